@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 import numpy
+import pytest
 
 import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.options import OpenMode
 
-from ..stores import WAIT_LIMIT_S, RecordingBackend
+from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 PAGE = 4096
 KEY = "file"
@@ -46,6 +48,22 @@ class Rig:
         handle = self.volume.open(key, cast(OpenMode, mode), **options)
         self.handles.append(handle)
         return handle
+
+    def opened(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> tuple[Rig, CachedFile]:
+        """Return the rig, and a file of it that this opens."""
+        return self, self.open(mode, key, **options)
+
+    def content(self, key: Hashable = KEY) -> bytes:
+        """Return what a new handle reads."""
+        with self.volume.open(key) as file:
+            return file.readall()
+
+    def reconnect(self, *, fenced: bool = False, **successor: bool) -> RecordingBackend:
+        """Abort the volume, and reconnect it to the same store after a crash."""
+        self.volume.abort()
+        fresh = self.backend.successor(**successor)
+        self.volume.reconnect(fresh, fenced=fenced)
+        return fresh
 
     def finish(self) -> None:
         """Close everything whatever the test did to it, and check that the backend has seen no breach of its rules."""
@@ -120,6 +138,29 @@ class Task(Generic[T]):
         wrong.
         """
         return not self.finished.wait(moment)
+
+
+def raises(
+    kind: type[E] | tuple[type[E], ...],
+    call: Callable[..., object],
+    *args: Any,
+    match: str | None = None,
+    **kwargs: Any,
+) -> E:
+    """Make a call that raises, and return the exception."""
+    with pytest.raises(kind, match=match) as caught:
+        call(*args, **kwargs)
+    try:
+        return caught.value
+    finally:
+        del caught  # with the exception's traceback, a cycle that keeps the memory of the call
+
+
+def at_gate(gate: Gate, call: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[Gate, Task[T]]:
+    """Start a call on a separate thread, and wait until it has reached a gate of the backend."""
+    task = Task(call, *args, **kwargs)
+    gate.wait_entered()
+    return gate, task
 
 
 def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float = 60.0) -> None:

@@ -27,7 +27,7 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, make_rig, overlay, pattern
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -39,9 +39,7 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) 
     rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
     file = rig.open()
     file.pwrite(b"bad!", 0)
-    gate = rig.backend.gate("stat")
-    opening = Task(rig.open)
-    gate.wait_entered()
+    gate, opening = at_gate(rig.backend.gate("stat"), rig.open)
     Task(file.abandon).result()
     gate.open()
     opened = opening.result()
@@ -55,8 +53,7 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) 
 def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
     """No earlier call of the file may follow a write of the new handle. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     file.pwrite(b"bad!", 0)
     looked, rolling = backend.gate("stat", KEY), backend.gate("rollback")
     opening, other = Task(rig.open), Task(rig.volume.exists, "other")
@@ -73,8 +70,7 @@ def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
 
 def test_a_writer_that_came_first_keeps_what_another_one_abandons(make: Make) -> None:
     """The abandoning handle is not the last. [2.20]"""
-    rig = make({KEY: DATA})
-    file = rig.open()
+    rig, file = make({KEY: DATA}).opened()
     opened = rig.open()
     file.pwrite(b"good", 0)
     file.abandon()
@@ -136,13 +132,11 @@ def test_a_handle_is_opened_again_after_the_rollback_of_its_file(make: Make) -> 
 
 def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
     """The name is free then, and the file goes back all the same. [2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA}))
-    file = rig.open()
+    rig, file = make(backend=ObjectBackend({KEY: DATA})).opened()
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     file.abandon()
-    with pytest.raises(TimeoutError):
-        rig.open(timeout=0.05)
+    raises(TimeoutError, rig.open, timeout=0.05)
     gate.release()
     assert rig.open().pread(len(DATA), 0) == DATA
 
@@ -165,8 +159,7 @@ def test_calls_by_name_see_nothing_that_was_abandoned(make: Make, whole: bool) -
 
 def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make) -> None:
     """No call finds it, before or after its rollback. [2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA}))
-    file = rig.open("wb", key="new")
+    rig, file = make(backend=ObjectBackend({KEY: DATA})).opened("wb", key="new")
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     file.abandon()
@@ -175,8 +168,7 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
     assert all(call.waits() for call in calls)
     gate.release()
     for call in calls:
-        with pytest.raises(FileNotFoundError):
-            call.result()
+        raises(FileNotFoundError, call.result)
     with rig.volume.open("new", "xb") as again:
         again.pwrite(b"good", 0)
     assert rig.backend.committed("new") == b"good"
@@ -187,8 +179,7 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
 def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool) -> None:
     """No later handle uses the file of the backend that may have its bytes; an earlier handle reads none. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     reader = rig.open("rb") if reading else None
     file.pwrite(b"bad!", 0)
     file._native.flush_start(STAMP_MAX)
@@ -201,8 +192,7 @@ def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool
     again.fsync()
     assert backend.committed(KEY) == GOOD
     if reader is not None:
-        with pytest.raises(ConflictError):
-            reader.read()
+        raises(ConflictError, reader.read)
         reader.close()
     eventually(lambda: not rig.volume.orphans)
     rig.cache.check()
@@ -211,16 +201,14 @@ def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool
 def test_a_store_that_is_down_fails_the_open_of_an_abandoned_object(make: Make) -> None:
     """Nor does a later one read a byte that was given up. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(b"bad!", 0)
     file._native.flush_start(STAMP_MAX)
     eventually(lambda: backend.seen("write_from"))
     for op in ("rollback", "open"):
         backend.fault(op, OSError(errno.ECONNREFUSED, "down"))
     file.abandon()
-    with pytest.raises(ConnectionRefusedError):
-        rig.open()
+    raises(ConnectionRefusedError, rig.open)
     assert rig.open().pread(len(DATA), 0) == DATA
 
 
@@ -236,8 +224,7 @@ def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_on
     backend.change_remotely(KEY, b"theirs")
     file.abandon()
     again = rig.open()
-    with pytest.raises(ConflictError):
-        reader.pread(10, 2 * PAGE)
+    raises(ConflictError, reader.pread, 10, 2 * PAGE)
     assert again.read() == b"theirs"
     again.pwrite(b"good", 0)
     again.fsync()
@@ -251,8 +238,7 @@ def test_an_abandon_ends_a_conflict(make: Make, whole: bool) -> None:
     file = rig.open()
     file.pwrite(b"bad!", 0)
     rig.backend.change_remotely(KEY, b"theirs")
-    with pytest.raises(ConflictError):
-        rig.open()
+    raises(ConflictError, rig.open)
     file.abandon()
     with rig.volume.open(KEY, "r+b") as again:
         assert again.read() == b"theirs"
@@ -314,8 +300,7 @@ def test_an_abandoned_file_is_opened_anew_after_a_reconnect(make: Make, whole: b
 
 def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_object(make: Make) -> None:
     """It waits until the file has gone back: the empty object is there, and is durable. [2.20, 2.22]"""
-    rig = make({})
-    file = rig.open("wb", key="new")
+    rig, file = make({}).opened("wb", key="new")
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     file.abandon()
@@ -334,8 +319,7 @@ def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     file.abandon()
-    with pytest.raises(UnsavedDataError, match="the deadline passed"):
-        rig.volume.detach(timeout=0.3)
+    raises(UnsavedDataError, rig.volume.detach, timeout=0.3, match="the deadline passed")
     assert rig.backend.committed("other") == b"saved"
     gate.release()
     assert rig.cache.close() == []
@@ -359,8 +343,7 @@ def kept(store: Rig, key: str = KEY) -> None:
     store.backend.fault("commit", OSError(errno.ENOSPC, "no space"))
     file = store.volume.open(key, "wb")
     file.pwrite(MINE, 0)
-    with pytest.raises(OSError, match="no space"):
-        file.close()
+    raises(OSError, file.close, match="no space")
     assert store.backend.committed(KEY) == DATA
 
 
@@ -379,8 +362,7 @@ def test_an_open_whose_truncate_is_refused_leaves_unsaved_bytes(store: Rig, flag
     """A definite refusal changes nothing. [2.17, 2.20]"""
     kept(store, key)
     store.backend.fault("truncate", OSError(errno.ENOSPC, "no space"))
-    with pytest.raises(OSError, match="no space"):
-        store.volume.open(key, flags=flags)
+    raises(OSError, store.volume.open, key, flags=flags, match="no space")
     check_kept(store, key)
 
 
@@ -390,8 +372,7 @@ def test_an_open_that_times_out_before_its_truncate_leaves_unsaved_bytes(store: 
     gate = store.backend.gate("write_from")
     ticket = store.volume.begin_sync()
     gate.wait_entered()
-    with pytest.raises(TimeoutError):
-        store.volume.open(KEY, "wb", timeout=0.05)
+    raises(TimeoutError, store.volume.open, KEY, "wb", timeout=0.05)
     gate.open()
     ticket.wait(20)
     assert store.backend.committed(KEY) == MINE
@@ -401,13 +382,11 @@ def test_an_open_that_times_out_in_its_truncate_reports_the_bytes_that_it_has_cu
     """The truncate is taken back, what it has cut off cannot be: a loss, reported to the next opener. [2.16, 2.20]"""
     kept(store)
     gate = store.backend.gate("truncate")
-    with pytest.raises(TimeoutError):
-        store.volume.open(KEY, "wb", timeout=0.2)
+    raises(TimeoutError, store.volume.open, KEY, "wb", timeout=0.2)
     gate.open()
     with store.volume.open(KEY, "r+b") as file:
-        with pytest.raises(DataLossError) as caught:
-            file.fsync()
-        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, len(MINE))]
+        caught = raises(DataLossError, file.fsync)
+        assert [(lost.offset, lost.length) for lost in caught.ranges] == [(0, len(MINE))]
         assert file.pread(len(DATA), 0) == DATA
 
 
@@ -427,8 +406,7 @@ def test_an_open_that_is_cancelled_reports_the_bytes_that_it_has_cut_off(store: 
     asyncio.run(main())
     eventually(lambda: not store.volume.engine.native.usage()["local"] and not store.volume.orphans)
     with store.volume.open(KEY, "r+b") as file:
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
         assert file.pread(len(DATA), 0) == DATA
 
 
@@ -480,8 +458,7 @@ def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(
     other.pwrite(b"half", 0)
     closed.close()
     leave(other)
-    with store.volume.open(KEY) as file:
-        assert file.pread(len(DATA), 0) == DATA
+    assert store.content() == DATA
     assert store.volume.unsaved() == []
 
 
@@ -495,8 +472,7 @@ def test_saved_bytes_of_a_closed_handle_keep_none_of_an_abandoned_one(
     file = store.volume.open(KEY, "r+b")
     file.pwrite(b"half", 0)
     leave(file)
-    with store.volume.open(KEY) as file:
-        assert file.pread(len(DATA), 0) == MINE
+    assert store.content() == MINE
     assert store.volume.unsaved() == []
 
 
@@ -571,8 +547,7 @@ def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> 
     late.pwrite(b"half", 0)
     late.abandon()
     eventually(lambda: not rig.volume.orphans)
-    with rig.volume.open(KEY) as file:
-        assert file.pread(len(MINE), 0) == MINE
+    assert rig.content() == overlay(DATA, 0, MINE)
 
 
 def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(store: Rig) -> None:
@@ -586,8 +561,7 @@ def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(stor
     gate.wait_entered()
     store.volume.open(KEY, "r+b", keep_cache=True).abandon()
     gate.open()
-    with pytest.raises(OSError, match="no space"):
-        closing.result()
+    raises(OSError, closing.result, match="no space")
     check_kept(store)
 
 
@@ -674,12 +648,9 @@ def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_u
 
 def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -> None:
     """Its own close writes back its bytes, whatever the other close does. [2.20]"""
-    rig = make({KEY: DATA})
-    first = rig.open("r+b")
+    rig, first = make({KEY: DATA}).opened("r+b")
     first.pwrite(NEW[:PAGE], 0)
-    gate = rig.backend.gate("write_from")
-    closing = Task(first.close)
-    gate.wait_entered()
+    gate, closing = at_gate(rig.backend.gate("write_from"), first.close)
     second = rig.open("r+b", keep_cache=True)
     second.pwrite(NEW[PAGE:], PAGE)
     again = Task(second.close)
@@ -723,11 +694,9 @@ class Between:
 def test_a_change_between_its_look_and_its_place_in_line_does_not_land(make: Make, change: str) -> None:
     """The change raises ValueError and the file keeps its content: abandoned means abandoned. [2.20, 2.22]"""
     backend, call = LATE[change]
-    rig = make(backend=backend())
-    file = rig.open("r+b", direct="direct" in change)
+    rig, file = make(backend=backend()).opened("r+b", direct="direct" in change)
     file._native = Between(file)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="closed"):
-        call(file)
+    raises(ValueError, call, file, match="closed")
     eventually(lambda: not rig.volume.orphans)
     with rig.volume.open(KEY) as again:
         assert again.pread(len(DATA) + 9, 0) == DATA

@@ -22,7 +22,7 @@ from pagecache import CachedFile, ShutdownError, View, Volume
 
 from ..aio.over import Over
 from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(4 * PAGE)
@@ -81,11 +81,8 @@ class Stuck:
 
 def filling(make: Make) -> Stuck:
     """Another thread's fill of the page hangs."""
-    rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
-    file = rig.open("r+b")
-    gate = rig.backend.gate("read_into", times=9)
-    reader = Task(rig.open("rb").pread, PAGE, 2 * PAGE)
-    gate.wait_entered()
+    rig, file = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE).opened("r+b")
+    gate, reader = at_gate(rig.backend.gate("read_into", times=9), rig.open("rb").pread, PAGE, 2 * PAGE)
     return Stuck(rig, file, [gate], [reader])
 
 
@@ -123,8 +120,7 @@ def locked(make: Make) -> Stuck:
 def throttled(make: Make) -> Stuck:
     """There is no room for dirty data, and the backend takes none."""
     limits = {"dirty_background": 16 * PAGE, "dirty_limit": 32 * PAGE}
-    rig = make({KEY: OLD, "other": OLD, "big": b""}, capacity=128 * PAGE, retry=ONCE, **limits)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD, "other": OLD, "big": b""}, capacity=128 * PAGE, retry=ONCE, **limits).opened("r+b")
     gate = rig.backend.gate("write_from", times=99)
     writer = Task(rig.open("r+b", key="big").pwrite, bytes(64 * PAGE), 0)
     gate.wait_entered()
@@ -141,8 +137,7 @@ def full_of_views(make: Make) -> Stuck:
 
 def busy_name(make: Make) -> Stuck:
     """Another thread's rename of the keys hangs."""
-    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD, "other": OLD}, retry=ONCE).opened("r+b")
     gates = [rig.backend.gate("rename")]
     helper = Task(rig.volume.rename, "other", "elsewhere")
     gates[0].wait_entered()
@@ -151,8 +146,7 @@ def busy_name(make: Make) -> Stuck:
 
 def hung_rollback(make: Make) -> Stuck:
     """A discard of uploaded bytes makes the backend roll them back, and that call hangs."""
-    rig = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make(backend=ObjectBackend({KEY: OLD}), retry=ONCE).opened("r+b")
     file.pwrite(b"dirty", 0)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable)
@@ -219,9 +213,7 @@ def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: s
     assert waiter.waits(0.05)
     local = dirty_bytes(rig.volume)
     rig.volume.abort(ConnectionError("cable pulled"))
-    with pytest.raises(ShutdownError, match="cable pulled") as caught:
-        waiter.result()
-    assert caught.value.errno == errno.ESHUTDOWN
+    assert raises(ShutdownError, waiter.result, match="cable pulled").errno == errno.ESHUTDOWN
     assert dirty_bytes(rig.volume) >= min(local, 1)
     for gate in stuck.gates:
         gate.open()
@@ -239,9 +231,7 @@ def test_abort_ends_the_wait(make: Make, build: Callable[[Make], Stuck], verb: s
 def test_a_read_of_a_prompt_backend_ends_when_the_backend_returns(make: Make, verb: str) -> None:
     """An abort cannot take the thread of the caller out of the backend. [T-13, I-23, K9]"""
     rig = make({KEY: OLD}, limits={"prompt": True}, retry=ONCE)
-    gate = rig.backend.gate("read_into")
-    task = Task(VERBS[verb], rig, rig.open("r+b"))
-    gate.wait_entered()
+    gate, task = at_gate(rig.backend.gate("read_into"), VERBS[verb], rig, rig.open("r+b"))
     rig.volume.abort()
     assert task.waits(0.3)
     gate.open()
@@ -265,8 +255,7 @@ def test_canonical_runs_on_the_thread_of_the_caller(make: Make, monkeypatch: pyt
     rig.volume.abort()
     assert task.waits(0.3)
     gate.open()
-    with pytest.raises(ShutdownError):
-        task.result()
+    raises(ShutdownError, task.result)
 
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -289,8 +278,7 @@ WORK: dict[str, Callable[..., Any]] = {
 )
 def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(make: Make, op: str, verb: str, how: str) -> None:
     """No Python code runs in the thread of the backend's call. [I-23, K9]"""
-    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD, "other": OLD}, retry=ONCE).opened("r+b")
     file.pwrite(b"dirty", 0)
     entered, (out, into) = threading.Event(), os.pipe()
 
@@ -308,8 +296,7 @@ def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(make: Make
         task = Task(VERBS[verb], rig, file)
         assert entered.wait(WAIT_LIMIT_S)
         rig.volume.abort()
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     os.write(into, b"x")
     if how == "abort":
         rig.volume.reconnect(rig.backend)
@@ -344,8 +331,7 @@ def test_every_blocking_verb_is_in_the_table() -> None:
 
 def test_nothing_new_starts_after_an_abort(make: Make) -> None:
     """Every verb that would call the backend raises; cached pages can still be read and written. [2.22]"""
-    rig = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD, "other": OLD}, limits={"punch": True}, retry=ONCE).opened("r+b")
     file.pread(PAGE, 0)
     file.pwrite(b"dirty", 0)
     rig.volume.abort()
@@ -373,13 +359,11 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
     saving = Task(other.fsync)
     file_reads.result()
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        saving.result()
+    raises(ShutdownError, saving.result)
     calls = len(rig.backend.calls)
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
-    with pytest.raises(ShutdownError):
-        file.pread(PAGE, 100 * PAGE)
+    raises(ShutdownError, file.pread, PAGE, 100 * PAGE)
     assert reader.finished.wait(30)
     assert len(rig.backend.calls) == calls
     rig.cache.check()
@@ -388,8 +372,7 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
 @pytest.mark.parametrize("op", ["read_into", "write_from"])
 def test_a_request_that_was_answered_short_makes_no_further_call(make: Make, op: str) -> None:
     """The rest is asked for again after a short answer, but not after an abort. [2.22]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     rig.backend.fault(op, short(PAGE), times=99)
     if op == "write_from":
         file.pwrite(pattern(4 * PAGE, seed=1), 0)
@@ -398,8 +381,7 @@ def test_a_request_that_was_answered_short_makes_no_further_call(make: Make, op:
     gate.wait_entered()
     rig.volume.abort()
     gate.open()
-    with pytest.raises(ShutdownError):
-        waiter.result()
+    raises(ShutdownError, waiter.result)
     eventually(lambda: rig.backend.nr_running == 0)
     eventually(lambda: rig.cache.stats().writeback == 0)
     assert len(rig.backend.seen(op)) == 1

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pagecache import Advice, BackendLimits, CachedFile
 from pagecache.file.prefetch import GAP, merged
 
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 CONTENT = pattern(64 * PAGE)
 
@@ -36,8 +36,7 @@ def test_advice_is_taken_where_posix_fadvise_takes_it(
     make: Make, tmp_path: Path, advice: Advice, extent: tuple[int, int | None]
 ) -> None:
     """Any range is accepted, also behind the end; no byte changes, dirty or not."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    file = make({KEY: CONTENT}).open("r+b")
     file.pwrite(b"dirty", 2 * PAGE)
     expected = CONTENT[: 2 * PAGE] + b"dirty" + CONTENT[2 * PAGE + 5 :]
     (tmp_path / "f").write_bytes(expected)
@@ -53,8 +52,7 @@ def test_advice_is_taken_where_posix_fadvise_takes_it(
 
 def test_dontneed_drops_whole_clean_pages_of_the_range(make: Make) -> None:
     """Pages that the range covers in part stay, except the last of the file: posix_fadvise does the same."""
-    rig = make({KEY: CONTENT[:-100]}, max_folio=PAGE)
-    file = rig.open("rb")
+    file = make({KEY: CONTENT[:-100]}, max_folio=PAGE).open("rb")
     file.prefetch(wait=True)
     file.advise(Advice.DONTNEED, 5, 3 * PAGE)
     assert sorted(set(range(64)) - set(cached(file, 64))) == [1, 2]
@@ -66,8 +64,7 @@ def test_dontneed_drops_whole_clean_pages_of_the_range(make: Make) -> None:
 
 def test_dontneed_begins_to_write_back_dirty_bytes(make: Make) -> None:
     """It does not wait. The next call drops the pages stored by then. Dirty data is never dropped."""
-    rig = make({KEY: CONTENT}, limits={"durable_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, limits={"durable_writes": True}).opened("r+b")
     for page in (1, 3, 9):
         file.pwrite(b"x" * PAGE, page * PAGE)
     with rig.backend.gate("write_from", times=10) as gate:
@@ -84,8 +81,7 @@ def test_dontneed_begins_to_write_back_dirty_bytes(make: Make) -> None:
 def test_dontneed_hands_nothing_over(make: Make, case: str) -> None:
     """If `flush` would not, if a commit decides, or if no backend is there, it only drops clean pages."""
     limits = {"commit_on_close": True} if "publish" in case else {}
-    rig = make({KEY: CONTENT}, limits=limits)
-    writer = rig.open("r+b")
+    rig, writer = make({KEY: CONTENT}, limits=limits).opened("r+b")
     writer.pread(PAGE, 0)
     writer.pwrite(b"x" * PAGE, 5 * PAGE)
     handle = rig.open("rb") if "cannot" in case else writer
@@ -101,8 +97,7 @@ def test_dontneed_hands_nothing_over(make: Make, case: str) -> None:
 
 def test_willneed_fetches_without_waiting(make: Make) -> None:
     """The whole range is fetched in the background."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("rb")
+    rig, file = make({KEY: CONTENT}).opened("rb")
     with rig.backend.gate("read_into") as gate:
         file.advise(Advice.WILLNEED, 3 * PAGE, 4 * PAGE)
         gate.wait_entered()
@@ -139,8 +134,7 @@ def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) 
     """A scan of many times the cache, twice, evicts nothing that was read before; without the advice it evicts much.
     Each page of the scan is read once.
     """
-    rig = make({KEY: CONTENT, "large": pattern(500 * PAGE)}, capacity=100 * PAGE, max_folio=PAGE)
-    hot = rig.open("rb")
+    rig, hot = make({KEY: CONTENT, "large": pattern(500 * PAGE)}, capacity=100 * PAGE, max_folio=PAGE).opened("rb")
 
     def scan(advice: Advice) -> None:
         with rig.volume.open("large", "rb", read_ahead="16KiB") as file:
@@ -189,8 +183,7 @@ def test_noreuse_spares_what_others_use(make: Make) -> None:
 
 def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
     """The next reader meets them."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("rb")
+    rig, file = make({KEY: CONTENT}).opened("rb")
     fault = rig.backend.fault("read_into", OSError(19, "no device"), times=1)
     file.prefetch()
     file.prefetch_ranges([(0, PAGE)])
@@ -201,13 +194,10 @@ def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
 
 def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
     """One error is raised for all the ranges; afterwards a prefetch works as before."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("rb")
+    rig, file = make({KEY: CONTENT}).opened("rb")
     rig.backend.fault("read_into", OSError(19, "no device"), times=float("inf"))
-    with pytest.raises(OSError, match="no device"):
-        file.prefetch(wait=True)
-    with pytest.raises(OSError, match="no device"):
-        file.prefetch_ranges([(0, 5), (30 * PAGE, 5)], wait=True)
+    raises(OSError, file.prefetch, wait=True, match="no device")
+    raises(OSError, file.prefetch_ranges, [(0, 5), (30 * PAGE, 5)], wait=True, match="no device")
     rig.backend.clear_faults()
     file.prefetch_ranges([(0, 5), (30 * PAGE, 5)], wait=True)
     assert {0, 30} <= set(cached(file, 64))
@@ -215,8 +205,7 @@ def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
 
 def test_near_ranges_are_one_call(make: Make) -> None:
     """The call also reads the gap between them, up to the size limit of a call; distant ranges are separate calls."""
-    rig = make({KEY: pattern(1024 * PAGE)})
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(1024 * PAGE)}).opened("rb")
     file.prefetch_ranges(((page * PAGE, 100) for page in range(0, 16, 2)), wait=True)
     assert rig.backend.spans("read_into") == [(0, 15 * PAGE)]
     rig.backend.forget_calls()
@@ -226,8 +215,7 @@ def test_near_ranges_are_one_call(make: Make) -> None:
 
 def test_ranges_are_fetched_in_their_order(make: Make) -> None:
     """The range named first is fetched first, with one call at a time."""
-    rig = make({KEY: pattern(1024 * PAGE)}, limits={"max_inflight": 1})
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(1024 * PAGE)}, limits={"max_inflight": 1}).opened("rb")
     places = [700, 100, 900, 300]
     file.prefetch_ranges([(page * PAGE, PAGE) for page in places])
     eventually(lambda: len(rig.backend.spans("read_into")) == 4)
@@ -239,17 +227,14 @@ def test_ranges_are_fetched_in_their_order(make: Make) -> None:
 )
 def test_a_range_that_is_none_is_refused_before_anything_is_read(make: Make, ranges: list[tuple[int, int]]) -> None:
     """It is a ValueError or TypeError, as for any offset."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("rb")
-    with pytest.raises((ValueError, TypeError)):
-        file.prefetch_ranges(ranges)
+    rig, file = make({KEY: CONTENT}).opened("rb")
+    raises((ValueError, TypeError), file.prefetch_ranges, ranges)
     assert rig.backend.spans("read_into") == []
 
 
 def test_ranges_without_a_length_go_to_the_end(make: Make) -> None:
     """A length of None reaches to the end, as everywhere; empty ranges and those behind the end are skipped."""
-    rig = make({KEY: CONTENT})
-    file = rig.open("rb")
+    file = make({KEY: CONTENT}).open("rb")
     file.prefetch_ranges([(60 * PAGE, None), (2**40, None), (2**40, 5), (7, 0)], wait=True)
     assert cached(file, 64) == [60, 61, 62, 63]
     file.prefetch_ranges([], wait=True)
@@ -257,8 +242,7 @@ def test_ranges_without_a_length_go_to_the_end(make: Make) -> None:
 
 def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
     """The end of a large range does not evict its beginning."""
-    rig = make({KEY: pattern(1024 * PAGE)}, capacity=64 * PAGE)
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(1024 * PAGE)}, capacity=64 * PAGE).opened("rb")
     file.prefetch(wait=True)
     assert sum(length for _, length in rig.backend.spans("read_into")) <= 64 * PAGE
     assert cached(file, 8) == list(range(8))

@@ -17,7 +17,7 @@ from pagecache.observe import documents
 
 from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
 from .clock import HandClock, after_flusher_turn
-from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 pytestmark = pytest.mark.usefixtures("far_from_retries")
 
@@ -75,9 +75,7 @@ def fails(rig: Rig, clock: HandClock, save: Callable[[], object]) -> OSError:
     """The error of a save that fails, with the time that its retries take."""
     task = Task(save)
     clock.until(task.finished.is_set)
-    with pytest.raises(WritebackError) as caught:
-        task.result()
-    return caught.value
+    return raises(WritebackError, task.result)
 
 
 def in_time(clock: HandClock, condition: Callable[[], object]) -> None:
@@ -102,8 +100,7 @@ def test_the_alarms_fire_until_a_save_that_failed_is_made_up_for(
     make: Make, clock: HandClock, store: str, failure: str, save: str
 ) -> None:
     """The cache tries again by itself, without another call of the program. [2.14, 2.16, 2.27]"""
-    rig = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, failure)
     saves: dict[str, Callable[[], object]] = {
@@ -131,8 +128,7 @@ def test_the_alarm_of_old_data_fires_while_a_call_does_not_end(
     make: Make, clock: HandClock, store: str, op: str
 ) -> None:
     """Bytes in a running write, or waiting for a running commit, are not saved. [2.27]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     with rig.backend.gate(op) as gate:
         task = Task(file.fsync)
@@ -147,8 +143,7 @@ def test_the_alarm_of_old_data_fires_while_a_call_does_not_end(
 
 def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandClock) -> None:
     """Later writes of the file, and passes by age, do not make bytes in a running call younger. [2.11, 2.27]"""
-    rig = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0})
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0}).opened("r+b")
     file.pwrite(DATA, 0)
     with rig.backend.gate("write_from") as gate:
         after_flusher_turn(rig.cache)
@@ -166,8 +161,7 @@ def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandCloc
 
 def test_data_that_is_written_back_in_time_is_never_old(make: Make, clock: HandClock) -> None:
     """A file that is written all the time raises no alarm. [2.11, 2.27]"""
-    rig = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0})
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0}).opened("r+b")
     for turn in range(20):
         file.pwrite(NEW, turn * PAGE)
         after_flusher_turn(rig.cache)
@@ -180,8 +174,7 @@ def test_data_that_is_written_back_in_time_is_never_old(make: Make, clock: HandC
 @pytest.mark.parametrize("how", ["write", "truncate"])
 def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClock, how: str) -> None:
     """What came after the fsync is published by the next one, or by close. Until then the alarm fires. [2.22]"""
-    rig = make(backend=STORES["whole objects"](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES["whole objects"](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
@@ -205,16 +198,14 @@ def test_a_changed_object_is_not_published_by_a_retry(make: Make, clock: HandClo
 @pytest.mark.parametrize("store", STORES)
 def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make, clock: HandClock, store: str) -> None:
     """The deadline ends the wait, not the save. [2.14, 2.15]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("commit", failing_commit(KEPT, forget=False))
     with rig.backend.gate("commit") as gate:
         task = Task(file.fsync, timeout=1.0)
         gate.wait_entered()
         clock.advance(2.0)
-        with pytest.raises(TimeoutError):
-            task.result()
+        raises(TimeoutError, task.result)
     in_time(clock, lambda: stored(rig) == DATA and is_silent(rig))
 
 
@@ -244,8 +235,7 @@ def test_the_events_of_a_failed_commit_name_the_next_try(make: Make, clock: Hand
 @pytest.mark.parametrize("store", STORES)
 def test_data_that_is_given_up_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
     """[2.16]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
@@ -261,8 +251,7 @@ def test_the_alarms_fire_until_a_conflict_is_settled(
     make: Make, clock: HandClock, store: str, notice: str, end: Any
 ) -> None:
     """Local bytes of a conflict are not saved. [2.16, 2.19, 2.27]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     if notice == "fsync" and store == "in place":
         rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"))
@@ -279,8 +268,7 @@ def test_the_alarms_fire_until_a_conflict_is_settled(
     assert [(r.offset, r.length, r.next_retry) for r in rig.volume.failed()] == [(0, len(DATA), None)]
     rig.volume.resolve(KEY, end)
     if end == "discard":
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     file.fsync()
     eventually(lambda: is_silent(rig))
 
@@ -288,8 +276,7 @@ def test_the_alarms_fire_until_a_conflict_is_settled(
 @pytest.mark.parametrize("store", STORES)
 def test_a_save_of_a_removed_object_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
     """[2.16, 2.20]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
@@ -299,8 +286,7 @@ def test_a_save_of_a_removed_object_raises_no_alarm(make: Make, clock: HandClock
 
 def test_retry_failed_saves_at_once(make: Make, clock: HandClock) -> None:
     """[2.14]"""
-    rig = make(backend=STORES["whole objects"](), **{**SELDOM, "retry": FAST})
-    file = rig.open("r+b")
+    rig, file = make(backend=STORES["whole objects"](), **{**SELDOM, "retry": FAST}).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
@@ -315,12 +301,10 @@ def test_retry_failed_saves_at_once(make: Make, clock: HandClock) -> None:
 @pytest.mark.parametrize("kept", [False, True])
 def test_only_commits_that_succeeded_count_as_commits(make: Make, kept: bool) -> None:
     """Failed ones have a counter of their own, on files, volumes and caches. [2.27]"""
-    rig = make({KEY: b""}, retry=FAST)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=FAST).opened("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("commit", BackendError(errno.EIO, "down", retry=True, kept=kept), times=FAST.attempts)
-    with pytest.raises(CommitError):
-        file.fsync()
+    raises(CommitError, file.fsync)
     for stats in (file.stats(), rig.volume.stats(), rig.cache.stats()):
         assert (stats.commits, stats.failed_commits) == (0, FAST.attempts)
     file.fsync()

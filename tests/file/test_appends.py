@@ -12,7 +12,7 @@ import pytest
 from pagecache import CachedFile
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Task, pattern
+from .rig import KEY, PAGE, Make, Task, pattern, raises
 
 RECORD = struct.Struct("<III")
 
@@ -154,9 +154,8 @@ def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:
     rig = make({KEY: b"begin"}, capacity=64 * PAGE, dirty_background=0.1, dirty_limit=0.25, throttle_timeout=0.2)
     file = rig.open("r+b")
     rig.backend.gate("write_from", times=1000)
-    with pytest.raises(BlockingIOError) as caught:
-        file.append(pattern(60 * PAGE))
-    accepted = caught.value.characters_written
+    caught = raises(BlockingIOError, file.append, pattern(60 * PAGE))
+    accepted = caught.characters_written
     assert 0 < accepted < 60 * PAGE
     assert file.size == 5 + accepted
     rig.backend.open_all_gates()

@@ -16,6 +16,8 @@ from tests.aio.stores import Store
 from tests.file.rig import KEY, PAGE, QUIET, Rig, Task, eventually
 from tests.stores import RecordingBackend
 
+from .rig import at_gate
+
 Make = Callable[..., Rig]
 NAMES = ("read", "write", "commit")
 
@@ -26,8 +28,7 @@ def counts(volume: Any) -> dict[str, int]:
 
 
 def test_reads_writes_and_commits_are_counted_apart(make: Make) -> None:
-    rig = make({KEY: b"x" * 8 * PAGE})
-    f = rig.open()
+    rig, f = make({KEY: b"x" * 8 * PAGE}).opened()
     f.pread(PAGE, 0)
     f.pwrite(b"y" * PAGE, 4 * PAGE)
     f.fsync()
@@ -136,9 +137,7 @@ def test_calls_of_an_asynchronous_backend_count() -> None:
 def test_a_call_left_behind_by_an_abort_is_not_measured(make: Make) -> None:
     """Its operation ended before it did."""
     rig = make({KEY: b"x"})
-    gate = rig.backend.gate("read_into")
-    reading = Task(rig.open().pread, 1, 0)
-    gate.wait_entered()
+    gate, reading = at_gate(rig.backend.gate("read_into"), rig.open().pread, 1, 0)
     rig.volume.abort(OSError(errno.EIO, "gone"))
     rig.volume.reconnect(rig.backend.successor(), fenced=True)
     gate.open()

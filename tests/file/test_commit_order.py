@@ -21,7 +21,7 @@ from pagecache.engine.io.barrier import FileSync
 from tests.publishing import PublishingBackend
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
@@ -87,8 +87,7 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
     no commit between two turns. [T-30, 2.19]
     """
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
-    rig = make(backend=backend, retry=FAST)
-    file = rig.open("r+b")
+    rig, file = make(backend=backend, retry=FAST).opened("r+b")
     file.pwrite(pattern(100 * PAGE), 0)
 
     def store_and_request(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -103,13 +102,11 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
     """A page that the backend has acknowledged, then discarded and read again."""
-    rig = make({KEY: DATA}, retry=FAST, **options)
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, retry=FAST, **options).opened("r+b")
     file.pwrite(NEW, 0)
     file.flush()
     rig.volume.discard(KEY)
-    with pytest.raises(DataLossError):
-        file.flush()
+    raises(DataLossError, file.flush)
     assert file.pread(PAGE, 0) == NEW
     return rig, file
 
@@ -138,16 +135,13 @@ def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monke
 def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
     """No later commit contains it. [2.18, 2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
 
     backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
     file.pwrite(NEW, 0)
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     rig.volume.discard(KEY)
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.pwrite(NEW, PAGE)
     file.fsync()
     assert backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
@@ -156,8 +150,7 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
 def changed_in_every_way(make: Make) -> tuple[Rig, RecordingBackend, Any]:
     """Truncated, punched and written; none of it is committed, all of it is acknowledged."""
     backend = RecordingBackend({KEY: DATA}, staged=True)
-    rig = make(backend=backend, retry=FAST)
-    file = rig.open("r+b")
+    rig, file = make(backend=backend, retry=FAST).opened("r+b")
     file.truncate(3 * PAGE)
     file.truncate(4 * PAGE)
     file.punch_hole(PAGE, 100)
@@ -181,8 +174,7 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
     backend.fault(fails, OSError(errno.EIO, "made up"))
     lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)
     assert [(entry.offset, entry.length) for entry in lost] == [(2 * PAGE, len(b"given up"))]
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert backend.committed(KEY) == file.pread(4 * PAGE, 0) == CHANGED
     rig.cache.check()
@@ -207,11 +199,9 @@ def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) 
             raise left.pop()
         return opens(*args, **options)
 
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     backend.open = open_later  # type: ignore[method-assign]
-    with pytest.raises(OSError, match="made up"):
-        volume.resolve(KEY, "rebase")
+    raises(OSError, volume.resolve, KEY, "rebase", match="made up")
     volume.resolve(KEY, "rebase")
     Task(file.fsync).result()
     assert not left
@@ -262,14 +252,11 @@ def test_an_fsync_reports_its_commit_and_sends_nothing_before(
     make: Make, monkeypatch: pytest.MonkeyPatch, error: int, question: str
 ) -> None:
     """[T-18, 2.15, 2.16]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("w+b")
+    rig, file = make({KEY: b""}, retry=ONCE).opened("w+b")
     file.pwrite(DATA, 0)
     failing = Failing(rig, error)
     failing.before(monkeypatch, question)
-    with pytest.raises(CommitError) as caught:
-        Task(file.fsync).result()
-    assert caught.value.errno == error
+    assert raises(CommitError, lambda: Task(file.fsync).result()).errno == error
     assert rig.backend.seen("write_from") == []
     assert rig.volume.failed()
     file.fsync()
@@ -281,11 +268,9 @@ def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
     make: Make, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file = rig.open()
+    rig, file = make({KEY: DATA}, retry=ONCE).opened()
     file.pwrite(DATA[:PAGE], 0)
     file.flush()
     Failing(rig, error).before(monkeypatch, "_committed")
-    with pytest.raises(CommitError) as caught:
-        Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result()
-    assert caught.value.errno == error
+    caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result())
+    assert caught.errno == error

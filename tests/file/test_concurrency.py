@@ -156,8 +156,7 @@ def test_closing_the_cache_beside_its_users() -> None:
 
 def test_hits_and_misses_are_exact(make: Make) -> None:
     """Every read counts once, whatever runs beside it. [2.27]"""
-    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", gil_release=PAGE)
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", gil_release=PAGE).opened("rb")
     before = rig.volume.stats()
 
     def read(first: int) -> None:

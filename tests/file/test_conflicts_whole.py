@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, LostRange, PageCacheError, WritebackError
+from pagecache import ConflictError, DataLossError, PageCacheError, WritebackError
 from pagecache.engine import throttle
-from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, quiet
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, quiet, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 # ---------------------------------------------------------------- objects that are replaced as a whole
@@ -34,10 +33,9 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make, first: str) -> 
     base = rig.volume.engine.files()[0].versions.base
     calls: list[Callable[[], object]] = [file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync]
     for call in calls if first == "commit" else calls[2:]:
-        with pytest.raises(ConflictError) as caught:
-            call()
-        assert (caught.value.base, caught.value.remote) == (base, rig.backend.stat(KEY).version)
-        assert caught.value.ranges == [(PAGE, PAGE)]
+        caught = raises(ConflictError, call)
+        assert (caught.base, caught.remote) == (base, rig.backend.stat(KEY).version)
+        assert caught.ranges == [(PAGE, PAGE)]
     eventually(rig.volume.failed)
     (failed,) = rig.volume.failed()
     assert (failed.offset, failed.length, failed.errno, failed.next_retry) == (PAGE, PAGE, errno.ESTALE, None)
@@ -48,12 +46,10 @@ def test_a_commit_over_another_version_is_a_conflict(make: Make, first: str) -> 
 
 def test_a_conflict_ends_pending_retries(make: Make) -> None:
     """A write-back had failed before another client stored a version. [2.16, 2.19]"""
-    rig = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0))
-    file = rig.open()
+    rig, file = make({KEY: DATA}, retry=replace(ONCE, failed_retry=3600.0)).opened()
     file.pwrite(MINE, PAGE)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     (failed,) = rig.volume.failed()
     assert failed.next_retry is not None
     rig.volume.invalidate_remote(KEY, version="other")
@@ -62,46 +58,15 @@ def test_a_conflict_ends_pending_retries(make: Make) -> None:
     rig.volume.resolve(KEY, "discard")
 
 
-@pytest.mark.parametrize("notice", ["commit", "open", "announced"])
-@pytest.mark.parametrize(
-    ("how", "content"), [("force", over(DATA)), ("rebase", over(OTHER)), ("discard", OTHER)], ids=lambda v: str(v)[:7]
-)
-def test_a_conflict_of_an_object_is_resolved(make: Make, how: Any, content: bytes, notice: str) -> None:
-    """Force stores the whole local version; the parts uploaded for the old one are forgotten in any case.
-    [T-30, 2.19]
-    """
-    rig = uploaded(make)
-    file = rig.handles[0]
-    if notice == "announced" and how == "force":
-        pytest.skip("the range announced as changed is no longer in memory")
-    if notice == "announced":
-        rig.volume.invalidate_remote(KEY)
-    with pytest.raises(ConflictError):
-        file.fsync() if notice == "commit" else rig.volume.open(KEY)
-    rig.volume.resolve(KEY, how)
-    assert len(rig.backend.seen("rollback")) == 1
-    if how == "discard":
-        with pytest.raises(DataLossError):
-            file.fsync()
-    file.fsync()
-    assert rig.backend.committed(KEY) == content
-    with rig.volume.open(KEY) as again:
-        assert again.pread(len(DATA), 0) == content
-
-
 def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     """Uncached parts of the local version can no longer be read, so only rebase and discard are possible. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     backend.put(KEY, OTHER)
-    with pytest.raises(ConflictError):
-        file.fsync()
-    with pytest.raises(ConflictError):
-        rig.volume.resolve(KEY, "force")
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
+    raises(ConflictError, rig.volume.resolve, KEY, "force")
+    raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert rig.backend.committed(KEY) == over(OTHER)
@@ -121,42 +86,20 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
     [2.17, 2.19]
     """
     backend = ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1)
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     file.pwrite(MINE, 3 * PAGE)  # in memory: a truncate in it waits for no read
     backend.put(KEY, OTHER)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     backend.fault("read_into", old_version, times=100)
-    reading = backend.gate("read_into")
-    forcing = Task(rig.volume.resolve, KEY, "force")
-    reading.wait_entered()
+    reading, forcing = at_gate(backend.gate("read_into"), rig.volume.resolve, KEY, "force")
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.truncate(3 * PAGE + 10)
+    raises(OSError, file.truncate, 3 * PAGE + 10, match="the line went dead")
     assert len(backend.seen("read_into")) == 1
     reading.open()
     assert forcing.result() == []
     file.fsync()
     assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
-
-
-@pytest.mark.parametrize("notice", ["commit", "open", "announced"])
-def test_a_policy_settles_a_conflict_of_a_commit(make: Make, notice: str) -> None:
-    """There is nothing left to commit. [T-30, 2.19]"""
-    rig = uploaded(make, "take_remote")
-    file = rig.handles[0]
-    if notice == "open":
-        rig.open("rb")
-    elif notice == "announced":
-        rig.volume.invalidate_remote(KEY)
-    with pytest.raises(DataLossError):
-        file.fsync()
-    file.fsync()
-    assert rig.backend.committed(KEY) == OTHER
-    assert file.pread(len(DATA), 0) == OTHER
-    assert len(rig.backend.seen("rollback")) == 1
 
 
 def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -> None:
@@ -179,13 +122,11 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -
         saving = Task(file.fsync)
         assert entered.wait(WAIT_LIMIT_S)
         assert not file.stats().dirty
-        with pytest.raises(TimeoutError):
-            file.fsync(timeout=0.2)
+        raises(TimeoutError, file.fsync, timeout=0.2)
     finally:
         release.set()
         log.removeHandler(handler)
-    with pytest.raises(DataLossError):
-        saving.result()
+    raises(DataLossError, saving.result)
     file.fsync()
 
 
@@ -193,20 +134,17 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -
 def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, then: str) -> None:
     """The backend recognises its own object; until then the version is unknown. The same call may retry it. [T-69]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=FAST if then == "retry" else ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=FAST if then == "retry" else ONCE).opened()
     file.pwrite(MINE, PAGE)
     backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
     with contextlib.nullcontext() if then == "retry" else pytest.raises(WritebackError):
         file.fsync()
     assert backend.committed(KEY) == over(DATA)
     if then == "open":
-        with rig.volume.open(KEY) as other:
-            assert other.pread(len(DATA), 0) == over(DATA)
+        assert rig.content() == over(DATA)
     file.fsync()
     assert backend.committed(KEY) == over(DATA)
-    with rig.volume.open(KEY) as again:
-        assert again.pread(len(DATA), 0) == over(DATA)
+    assert rig.content() == over(DATA)
 
 
 @pytest.mark.parametrize("stored", ["ours", "another"])
@@ -216,8 +154,7 @@ def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_ve
 ) -> None:
     """The version of the commit is unknown then, and may be the announced one. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=FAST, options={"revalidate": 1e6})
-    file = rig.open()
+    rig, file = make(backend=backend, retry=FAST, options={"revalidate": 1e6}).opened()
     file.pwrite(MINE, PAGE)
 
     def commit(stored_file: Any) -> str:
@@ -232,11 +169,9 @@ def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_ve
         if announced == "before the answer":
             file.fsync()
         file.pwrite(MINE, 0)
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         assert backend.committed(KEY) == OTHER
-        with pytest.raises(ConflictError):
-            file.pread(PAGE, 2 * PAGE)
+        raises(ConflictError, file.pread, PAGE, 2 * PAGE)
     else:
         file.fsync()
         assert file.pread(len(DATA), 0) == over(DATA)
@@ -259,22 +194,18 @@ def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_
     with rig.open() as file:
         file.pwrite(MINE, PAGE)
         file.fsync()
-        with rig.volume.open(KEY) as again:
-            assert again.pread(len(DATA), 0) == OTHER
+        assert rig.content() == OTHER
 
 
 def test_after_a_lost_answer_the_object_of_another_client_is_a_conflict(make: Make) -> None:
     """It is not mistaken for the cache's own. [T-69, 2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     backend.put(KEY, OTHER)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     assert backend.committed(KEY) == OTHER
     rig.volume.resolve(KEY, "discard")
 
@@ -299,8 +230,7 @@ def change_under_units(rig: Rig) -> bytes:
 
 
 def rebase(rig: Rig) -> None:
-    with pytest.raises(ConflictError):
-        rig.handles[0].fsync()
+    raises(ConflictError, rig.handles[0].fsync)
     rig.volume.resolve(KEY, "rebase")
     rig.handles[0].fsync()
 
@@ -314,45 +244,19 @@ def test_the_others_bytes_survive_in_every_unit(make: Make) -> None:
     assert backend.committed(KEY) == expected
 
 
-def test_uploads_kept_over_a_rebase_would_bring_old_neighbours_back(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This is the test above without the fix: the race is real. [T-73]"""
-    backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig = make(backend=backend, retry=ONCE)
-
-    def keep_uploads(file: EngineFile) -> list[LostRange]:
-        """Adopt the version, and keep the parts sent under the old one."""
-        with file.lock:
-            file.dispute.end()
-        stored = backend.committed_object(KEY)
-        assert stored is not None
-        upload: Any = file.backend_file
-        upload.base, upload.version = bytes(stored.written), str(stored.version)
-        return []
-
-    monkeypatch.setattr("pagecache.engine.commit.remote.rebase", keep_uploads)
-    expected = change_under_units(rig)
-    rebase(rig)
-    assert backend.committed(KEY) != expected
-
-
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
 def test_another_version_met_while_widening_is_a_remote_change(make: Make, policy: str) -> None:
     """It is not a failed write-back. [2.12, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig = make(backend=backend, options={"on_conflict": policy}, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, options={"on_conflict": policy}, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     backend.put(KEY, BIG_OTHER)
     mine = BIG_OTHER[:PAGE] + MINE + BIG_OTHER[2 * PAGE :]
     if policy == "fail":
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         rig.volume.resolve(KEY, "rebase")
     else:
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     file.fsync()
     assert backend.committed(KEY) == (BIG_OTHER if policy == "take_remote" else mine)
     assert rig.volume.failed() == []
@@ -361,16 +265,14 @@ def test_another_version_met_while_widening_is_a_remote_change(make: Make, polic
 def test_discarding_uploaded_bytes_keeps_truncates(make: Make) -> None:
     """The backend forgets the truncate with the upload, so it is sent again. [2.17, 2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.truncate(PAGE)
     file.truncate(3 * PAGE)
     file.pwrite(MINE, PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == PAGE)
     rig.volume.discard(KEY)
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert backend.committed(KEY) == DATA[:PAGE] + bytes(2 * PAGE)
 
@@ -379,8 +281,7 @@ def test_discarding_uploaded_bytes_keeps_truncates(make: Make) -> None:
 def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: str) -> None:
     """ConflictError on its next miss, the new version after reopening. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    reader = rig.open("rb")
+    rig, reader = make(backend=backend).opened("rb")
     assert reader.pread(PAGE, 0) == DATA[:PAGE]
     backend.put(KEY, OTHER)
     if notice == "announced":
@@ -388,13 +289,11 @@ def test_a_reader_of_a_replaced_version_never_reads_a_mix(make: Make, notice: st
     else:
         assert reader.pread(PAGE, 0) == DATA[:PAGE]
     for _ in range(2):
-        with pytest.raises(ConflictError):
-            reader.pread(PAGE, PAGE)
+        raises(ConflictError, reader.pread, PAGE, PAGE)
     with rig.volume.open(KEY) as fresh:
         assert fresh.pread(len(DATA), 0) == OTHER
         for offset in (0, PAGE):
-            with pytest.raises(ConflictError):
-                reader.pread(PAGE, offset)
+            raises(ConflictError, reader.pread, PAGE, offset)
     reader.close()
 
 
@@ -407,13 +306,11 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
     writer.pwrite(MINE, 0)
     with backend.lock:
         backend.objects.clear()
-    with pytest.raises(FileNotFoundError):
-        rig.volume.open(KEY)
+    raises(FileNotFoundError, rig.volume.open, KEY)
     with rig.volume.open(KEY, "w+b") as fresh:
         fresh.write(b"new")
     assert backend.committed(KEY) == b"new"
-    with pytest.raises(ConflictError):
-        rig.volume.open("dirty")
+    raises(ConflictError, rig.volume.open, "dirty")
     rig.volume.resolve("dirty", "rebase")
     writer.fsync()
     assert backend.committed("dirty") == MINE
@@ -423,8 +320,7 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
 def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str) -> None:
     """The refusal comes late: its conflict has been settled, and nothing is local any longer. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, options={"on_conflict": policy})
-    file = rig.open()
+    rig, file = make(backend=backend, options={"on_conflict": policy}).opened()
     file.pwrite(MINE, PAGE)
     with backend.gate("read_into") as gate:
         reading = Task(file.pread, PAGE, 0)
@@ -438,8 +334,7 @@ def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_ag
     assert reading.result() == OTHER[:PAGE]
     assert file.pread(len(DATA), 0) == (OTHER if policy == "take_remote" else over(OTHER))
     if policy == "take_remote":
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
 
 
 def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it(make: Make) -> None:
@@ -447,8 +342,7 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
     committed. [2.19]
     """
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     file.pwrite(MINE, PAGE)
     stat, queried, go_on = backend.stat, threading.Event(), threading.Event()
 
@@ -475,12 +369,10 @@ def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it
 
 def test_reads_go_on_after_an_announced_change_that_did_not_happen(make: Make) -> None:
     """Uncached bytes are refused until an open finds the version of the cache; then every handle reads them. [2.19]"""
-    rig = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": "fail"})
-    file = rig.open("rb")
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), options={"on_conflict": "fail"}).opened("rb")
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     rig.volume.invalidate_remote(KEY, version="7")
-    with pytest.raises(ConflictError):
-        file.pread(PAGE, 0)
+    raises(ConflictError, file.pread, PAGE, 0)
     rig.open("rb")
     assert file.pread(len(DATA), 0) == DATA
 
@@ -492,15 +384,13 @@ def in_conflict(make: Make) -> tuple[Rig, Any]:
     """A small cache with a handle in conflict: a folio whose dirty pages have failed, and one page is written later."""
     small: dict[str, Any] = {"dirty_background": "64KiB", "dirty_limit": "128KiB", "failed_limit": 1.0}
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, retry=ONCE, capacity="1MiB", max_folio=4 * PAGE, **small)
-    file = rig.open("w+b")
+    rig, file = make(backend=backend, retry=ONCE, capacity="1MiB", max_folio=4 * PAGE, **small).opened("w+b")
     file.pwrite(MINE * 4, 0)
     file.fsync()
     for page in (0, 2, 3):
         file.pwrite(MINE, page * PAGE)
     backend.put(KEY, OTHER)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     file.pwrite(MINE, PAGE)
     usage = file._inode.native.usage()
     assert (usage["dirty"], usage["failed"]) == (4 * PAGE, 3 * PAGE)

@@ -15,7 +15,7 @@ from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCac
 from pagecache.backends import MemoryBackend
 
 from ..stores import WAIT_LIMIT_S, address, short
-from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, dirty_bytes, make_rig, pattern
+from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, dirty_bytes, make_rig, pattern, raises
 
 DATA = pattern(8 * PAGE)
 
@@ -37,8 +37,7 @@ def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
     """A prompt backend gets the caller's memory, not a copy; fewer bytes are returned only at the end of the file.
     [2.9]
     """
-    rig = make({KEY: DATA}, limits={"prompt": True})
-    direct = rig.open("rb", direct=True)
+    rig, direct = make({KEY: DATA}, limits={"prompt": True}).opened("rb", direct=True)
     space = bytearray(b"?" * 3 * PAGE)
     seen: list[tuple[int, int]] = []
 
@@ -74,37 +73,30 @@ def test_a_hole_between_storage_and_a_local_end_reads_as_zeros(make: Make) -> No
 
 def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
     """Short answers are continued, transient errors retried, others raised, nonsense refused. [2.9, 2.14]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("rb", direct=True)
+    rig, direct = make({KEY: DATA}).opened("rb", direct=True)
     rig.backend.fault("read_into", lambda f, offset, buffers: f.fill(offset, buffers, 100), times=5)
     assert direct.pread(2 * PAGE, 10) == DATA[10 : 10 + 2 * PAGE]
     rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"), times=2)
     assert direct.pread(10, 10) == DATA[10:20]
     rig.backend.fault("read_into", PermissionError(errno.EACCES, "no"))
-    with pytest.raises(PermissionError):
-        direct.pread(10, 10)
+    raises(PermissionError, direct.pread, 10, 10)
     rig.backend.fault("read_into", lambda f, offset, buffers: 11)
-    with pytest.raises(BackendProtocolError):
-        direct.pread(10, 10)
+    raises(BackendProtocolError, direct.pread, 10, 10)
     rig.backend.fault("read_into", lambda f, offset, buffers: 0, times=2)
-    with pytest.raises(BackendProtocolError):
-        direct.pread(10, 10)
+    raises(BackendProtocolError, direct.pread, 10, 10)
     rig.backend.fault("read_into", ZeroDivisionError("odd"))
-    with pytest.raises(OSError, match="odd"):
-        direct.pread(10, 10)
+    raises(OSError, direct.pread, 10, 10, match="odd")
 
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_read_goes_on_after_answers_shorter_than_its_place_in_the_unit(make: Make, direct: bool) -> None:
     """The read begins inside a read unit, and two answers end before that. Endless ones are an error. [2.9, 2.14]"""
-    rig = make({KEY: DATA}, limits={"read_unit": 512})
-    file = rig.open("rb", direct=direct)
+    rig, file = make({KEY: DATA}, limits={"read_unit": 512}).opened("rb", direct=direct)
     rig.backend.fault("read_into", short(100), times=2)
     assert file.pread(100, 300) == DATA[300:400]
     rig.volume.drop_clean()
     endless = rig.backend.fault("read_into", short(100), times=1000)
-    with pytest.raises(BackendProtocolError):
-        file.pread(100, 300)
+    raises(BackendProtocolError, file.pread, 100, 300)
     assert endless.nr_hit >= 32
 
 
@@ -132,8 +124,7 @@ def test_reading_into_a_view_of_the_same_bytes_is_refused(make: Make) -> None:
     with file.view(PAGE, PAGE) as view:
         where, length = address(view.segments[0])
         space = (ctypes.c_char * length).from_address(where)
-        with pytest.raises(DeadlockError):
-            direct.pread_into(space, PAGE + 10)
+        raises(DeadlockError, direct.pread_into, space, PAGE + 10)
         assert direct.pread_into(bytearray(PAGE), PAGE) == PAGE
     rig.cache.check()
 
@@ -175,10 +166,9 @@ def test_an_append_beyond_the_largest_offset_is_refused() -> None:
         with volume.open(KEY, "w+b") as file, volume.open(KEY, "r+b", direct=True) as direct:
             file.truncate(2**63 - 3)
             for handle in (file, direct):
-                with pytest.raises(OSError, match="beyond") as caught:
-                    handle.append(b"12345")
-                assert caught.value.errno == errno.EFBIG
-                assert accepted_before(caught.value) == 0
+                caught = raises(OSError, handle.append, b"12345", match="beyond")
+                assert caught.errno == errno.EFBIG
+                assert accepted_before(caught) == 0
                 assert file.size == 2**63 - 3
             file.truncate(0)
             assert direct.append(b"12345") == 0
@@ -242,8 +232,7 @@ def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_that_it_s
     make: Make, parallel: bool
 ) -> None:
     """It is written back when it returns. Earlier and later stores of the view are not lost. [2.10]"""
-    rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, limits={"parallel_direct_writes": True}).opened("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=parallel)
     with file.view(0, 2 * PAGE, writable=True) as view:
         view.segments[0][:5] = b"first"
@@ -262,8 +251,7 @@ def test_a_direct_read_into_a_writable_view_of_the_same_bytes_is_refused(make: M
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("rb", direct=True)
     with file.view(0, PAGE, writable=True) as view:
-        with pytest.raises(DeadlockError):
-            direct.pread_into(view.segments[0], 0)
+        raises(DeadlockError, direct.pread_into, view.segments[0], 0)
         assert direct.pread_into(view.segments[0], 3 * PAGE) == PAGE
     file.fsync()
     assert rig.backend.committed(KEY) == DATA[3 * PAGE : 4 * PAGE] + DATA[PAGE:]
@@ -309,23 +297,19 @@ def test_backends_of_units_and_of_commits_are_written_through_the_cache(make: Ma
 
 def test_short_answers_of_a_direct_write_are_continued(make: Make) -> None:
     """Three answers of 0 are an error. [2.10, 2.14]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     rig.backend.fault("write_from", short(100), times=3)
     direct.pwrite(b"x" * PAGE, 0)
     assert rig.backend.written(KEY)[: PAGE + 1] == b"x" * PAGE + DATA[PAGE : PAGE + 1]
     rig.backend.fault("write_from", lambda f, offset, buffers: 0, times=9)
-    with pytest.raises(OSError, match="no progress"):
-        direct.pwrite(b"y" * PAGE, 0)
+    raises(OSError, direct.pwrite, b"y" * PAGE, 0, match="no progress")
     rig.backend.fault("write_from", lambda f, offset, buffers: PAGE + 1)
-    with pytest.raises(BackendProtocolError):
-        direct.pwrite(b"y" * PAGE, 0)
+    raises(BackendProtocolError, direct.pwrite, b"y" * PAGE, 0)
 
 
 def test_transient_errors_of_a_direct_write_are_tried_again(make: Make) -> None:
     """Only unacknowledged bytes are sent again, in smaller pieces if the backend asks for that. [2.10, 2.14]"""
-    rig = make({KEY: DATA}, limits={"max_write": 2 * PAGE})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}, limits={"max_write": 2 * PAGE}).opened("r+b", direct=True)
     rig.backend.fault("write_from", BlockingIOError(errno.EAGAIN, "again"), times=2)
     direct.pwrite(b"x" * 4 * PAGE, 0)
     rig.backend.forget_calls()
@@ -341,11 +325,10 @@ def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     file.pread(8 * PAGE, 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), skip=2, times=100)
-    with pytest.raises(OSError, match="full") as raised:
-        direct.pwrite(b"x" * 4 * PAGE, 6 * PAGE)
-    assert raised.value.errno == errno.ENOSPC
-    assert accepted_before(raised.value) == 2 * PAGE
-    assert raised.value.filename == KEY
+    raised = raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 6 * PAGE, match="full")
+    assert raised.errno == errno.ENOSPC
+    assert accepted_before(raised) == 2 * PAGE
+    assert raised.filename == KEY
     rig.backend.clear_faults()
     assert file.size == 8 * PAGE
     assert file.pread(9 * PAGE, 0) == DATA[: 6 * PAGE] + b"x" * 2 * PAGE
@@ -354,8 +337,7 @@ def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
 
 def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     """Position, modes, wrappers, arguments. [2.9, 2.10, T-59]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     assert direct.read(10) == DATA[:10]
     assert direct.write(b"abc") == 3
     assert direct.tell() == 13
@@ -377,35 +359,23 @@ def test_a_direct_handle_is_a_complete_raw_file(make: Make) -> None:
     assert direct.try_pwrite(b"x", 0) is None
     wrong: list[Any] = ["text", 1]
     for data in wrong:
-        with pytest.raises(TypeError):
-            direct.pwrite(data, 0)
-    with pytest.raises(TypeError):
-        direct.pread_into(b"read-only", 0)
+        raises(TypeError, direct.pwrite, data, 0)
+    raises(TypeError, direct.pread_into, b"read-only", 0)
     for size, offset in ((-1, 0), (1, -1), (1, 2**63)):
-        with pytest.raises(ValueError, match=r"offset|size"):
-            direct.pread(size, offset)
-    with pytest.raises(ValueError, match="negative"):
-        direct.pwrite(b"x", -1)
-    with pytest.raises(OSError, match="beyond") as raised:
-        direct.pwrite(b"xx", 2**63 - 2)
-    assert raised.value.errno == errno.EFBIG
-    with pytest.raises(io.UnsupportedOperation):
-        appending.pread(1, 0)
-    with pytest.raises(io.UnsupportedOperation):
-        rig.open("rb", direct=True).pwrite(b"x", 0)
+        raises(ValueError, direct.pread, size, offset, match=r"offset|size")
+    raises(ValueError, direct.pwrite, b"x", -1, match="negative")
+    assert raises(OSError, direct.pwrite, b"xx", 2**63 - 2, match="beyond").errno == errno.EFBIG
+    raises(io.UnsupportedOperation, appending.pread, 1, 0)
+    raises(io.UnsupportedOperation, lambda: rig.open("rb", direct=True).pwrite(b"x", 0))
     direct.close()
-    with pytest.raises(ValueError, match="closed"):
-        direct.pread(1, 0)
-    with pytest.raises(ValueError, match="closed"):
-        direct.pwrite(b"x", 0)
-    with pytest.raises(ValueError, match="closed"):
-        direct.append(b"x")
+    raises(ValueError, direct.pread, 1, 0, match="closed")
+    raises(ValueError, direct.pwrite, b"x", 0, match="closed")
+    raises(ValueError, direct.append, b"x", match="closed")
 
 
 def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
     """Maps as source and destination are touched with no lock held. [K11]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     with mmap.mmap(-1, 2 * PAGE) as memory:
         assert direct.pread_into(memory, PAGE) == 2 * PAGE
         assert memory[:] == DATA[PAGE : 3 * PAGE]
@@ -438,12 +408,10 @@ def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
     met: list[BaseException] = []
 
     def inside(stored: Any, offset: int, buffers: Any) -> int:
-        with pytest.raises(DeadlockError) as raised:
-            direct.pread(10, 4 * PAGE)
-        met.append(raised.value)
-        with pytest.raises(DeadlockError) as raised:
-            direct.pwrite(b"x", 4 * PAGE)
-        met.append(raised.value)
+        raised = raises(DeadlockError, direct.pread, 10, 4 * PAGE)
+        met.append(raised)
+        raised = raises(DeadlockError, direct.pwrite, b"x", 4 * PAGE)
+        met.append(raised)
         return int(stored.fill(offset, buffers))
 
     for reader in (file, direct):
@@ -454,11 +422,9 @@ def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
 
 def test_another_version_in_storage_ends_a_direct_write(make: Make) -> None:
     """[2.10, 2.19]"""
-    rig = make({KEY: DATA}, retry=RetryPolicy(attempts=2, first_delay=0.001))
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}, retry=RetryPolicy(attempts=2, first_delay=0.001)).opened("r+b", direct=True)
     rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"), times=5)
-    with pytest.raises(OSError, match="version"):
-        direct.pwrite(b"x", 0)
+    raises(OSError, direct.pwrite, b"x", 0, match="version")
 
 
 def test_storage_changed_by_direct_writes_is_no_remote_change(make: Make) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pagecache import BackendError, CachedFile, DataLossError, LostRange, ShutdownError
 
 from ..stores import WAIT_LIMIT_S, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, at_gate, eventually, pattern, raises
 
 DATA = pattern(8 * PAGE)
 NEW = b"x" * PAGE
@@ -54,9 +54,7 @@ def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make)
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True})
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(NEW, 0)
-    gate = rig.backend.gate("commit")
-    sync = Task(direct.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(rig.backend.gate("commit"), direct.fsync)
     Task(direct.pwrite, NEW, PAGE).result()
     gate.open()
     sync.result()
@@ -73,8 +71,7 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.
     direct.pwrite(NEW, PAGE)
     assert file.pread(PAGE, PAGE) == NEW
     rig.backend.fault("commit", forgetting_commit)
-    with pytest.raises(OSError, match="forgot"):
-        file.fsync()
+    raises(OSError, file.fsync, match="forgot")
     assert file.pread(8 * PAGE, 0) == DATA
     said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
     assert said == [
@@ -82,9 +79,7 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.
         "[4096, 8192) given up, 4096 bytes; each handle raises DataLossError once"
     ]
     for handle in (file, direct):
-        with pytest.raises(DataLossError) as raised:
-            handle.fsync()
-        assert raised.value.ranges == lost(rig, PAGE, PAGE)
+        assert raises(DataLossError, handle.fsync).ranges == lost(rig, PAGE, PAGE)
         handle.fsync()
     rig.cache.check()
 
@@ -96,25 +91,20 @@ def forgetting_commit(file: RecordingFile) -> str:
 
 def test_a_loss_is_reported_once_though_commits_go_on_failing(make: Make) -> None:
     """A range that was written again in between counts as new. [2.16, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}, retry=ONCE).opened("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
     rig.backend.fault("commit", forgetting_commit, times=3)
     for n in range(3):
-        with pytest.raises(OSError, match="forgot"):
-            direct.fsync()
+        raises(OSError, direct.fsync, match="forgot")
         if n == 1:
             direct.pwrite(NEW, PAGE + 100)
-    with pytest.raises(DataLossError) as raised:
-        direct.fsync()
-    assert raised.value.ranges == lost(rig, PAGE, PAGE) + lost(rig, PAGE, PAGE + 100)
+    assert raises(DataLossError, direct.fsync).ranges == lost(rig, PAGE, PAGE) + lost(rig, PAGE, PAGE + 100)
     direct.fsync()
 
 
 def test_a_commit_that_kept_everything_loses_nothing(make: Make) -> None:
     """[2.15, 2.17]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
     rig.backend.fault("commit", BackendError(errno.EIO, "not now", retry=True, kept=True))
     direct.fsync()
@@ -129,12 +119,9 @@ def test_bytes_written_over_direct_ones_are_not_lost_with_them(make: Make) -> No
     file.pwrite(b"y" * PAGE, PAGE)
     file.flush()
     rig.backend.fault("commit", forgetting_commit)
-    with pytest.raises(OSError, match="forgot"):
-        file.fsync()
+    raises(OSError, file.fsync, match="forgot")
     rig.volume.retry_failed()
-    with pytest.raises(DataLossError) as raised:
-        file.fsync()
-    assert raised.value.ranges == lost(rig, 0, PAGE) + lost(rig, 2 * PAGE, PAGE)
+    assert raises(DataLossError, file.fsync).ranges == lost(rig, 0, PAGE) + lost(rig, 2 * PAGE, PAGE)
     assert rig.backend.committed(KEY) == written(b"y" * PAGE, PAGE)
 
 
@@ -146,11 +133,8 @@ def test_bytes_cut_off_or_punched_are_no_loss(make: Make) -> None:
     file.truncate(5 * PAGE)
     file.truncate(8 * PAGE)
     rig.backend.fault("commit", forgetting_commit)
-    with pytest.raises(OSError, match="forgot"):
-        file.fsync()
-    with pytest.raises(DataLossError) as raised:
-        file.fsync()
-    assert raised.value.ranges == lost(rig, 4 * PAGE, PAGE)
+    raises(OSError, file.fsync, match="forgot")
+    assert raises(DataLossError, file.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
 
 
 def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
@@ -158,26 +142,19 @@ def test_a_write_beside_a_failing_commit_is_sent_again(make: Make) -> None:
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": True}, retry=ONCE)
     direct = rig.open("r+b", direct=True, parallel_direct_writes=True)
     direct.pwrite(NEW, 4 * PAGE)
-    answered = rig.backend.gate("write_from answer")
-    writer = Task(direct.pwrite, NEW, PAGE)
-    answered.wait_entered()
+    answered, writer = at_gate(rig.backend.gate("write_from answer"), direct.pwrite, NEW, PAGE)
     rig.backend.fault("commit", forgetting_commit)
-    with pytest.raises(OSError, match="forgot"):
-        direct.fsync()
+    raises(OSError, direct.fsync, match="forgot")
     assert rig.backend.written(KEY) == DATA
     answered.open()
     writer.result()
-    with pytest.raises(DataLossError) as raised:
-        direct.fsync()
-    assert raised.value.ranges == lost(rig, 4 * PAGE, PAGE)
+    assert raises(DataLossError, direct.fsync).ranges == lost(rig, 4 * PAGE, PAGE)
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
 
 
 def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[], object]) -> bytes:
     """A read that has got the old bytes from storage when a direct write replaces them. Return a later read."""
-    got = rig.backend.gate("read_into answer")
-    reader = Task(read)
-    got.wait_entered()
+    got, reader = at_gate(rig.backend.gate("read_into answer"), read)
     Task(direct.pwrite, NEW, PAGE).result()
     got.open()
     reader.result()
@@ -201,9 +178,7 @@ def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
     """
     rig = make({KEY: DATA})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, NEW, PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, NEW, PAGE)
     assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
     gate.open()
     writer.result()
@@ -220,8 +195,7 @@ def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> No
     begun.wait_entered()
     assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
     begun.open()
-    with pytest.raises(OSError, match="lost"):
-        writer.result()
+    raises(OSError, writer.result, match="lost")
     assert file.pread(PAGE, PAGE) == NEW
     direct.fsync()  # the bytes it may have stored are committed like the rest
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
@@ -251,29 +225,23 @@ def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
     rig.volume.abort()
     rig.backend = rig.backend.successor()
     rig.volume.reconnect(rig.backend)
-    with pytest.raises(DataLossError) as raised:
-        file.fsync()
-    assert raised.value.ranges == lost(rig, PAGE, PAGE)
+    assert raises(DataLossError, file.fsync).ranges == lost(rig, PAGE, PAGE)
     assert file.pread(8 * PAGE, 0) == written(NEW, 0)
     direct.pwrite(NEW, 2 * PAGE)
-    with pytest.raises(DataLossError):
-        direct.fsync()
+    raises(DataLossError, direct.fsync)
     direct.fsync()
     rig.cache.check()
 
 
 def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> None:
     """The size stays; its bytes are a loss and read as zeros. [2.17, 2.22]"""
-    rig = make({KEY: DATA})
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     direct.append(NEW)
     rig.volume.abort()
     rig.backend = rig.backend.successor()
     rig.volume.reconnect(rig.backend)
     assert direct.pread(10 * PAGE, 0) == DATA + bytes(PAGE)
-    with pytest.raises(DataLossError) as raised:
-        direct.fsync()
-    assert raised.value.ranges == lost(rig, 8 * PAGE, PAGE)
+    assert raises(DataLossError, direct.fsync).ranges == lost(rig, 8 * PAGE, PAGE)
     assert rig.backend.committed(KEY) == DATA + bytes(PAGE)
 
 
@@ -285,14 +253,11 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
     rig = make({KEY: DATA}, limits={"max_inflight": 2})
     old = rig.backend
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-    gate = old.gate("write_from")
-    writer = Task(direct.pwrite, NEW, PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(old.gate("write_from"), direct.pwrite, NEW, PAGE)
     rig.volume.abort()
     rig.backend = old.successor(shared=not fenced)
     rig.volume.reconnect(rig.backend, fenced=fenced)
-    with pytest.raises(ShutdownError):
-        writer.result()
+    raises(ShutdownError, writer.result)
     later = Task(file.pwrite, b"later", PAGE)
     if fenced:
         later.result(WAIT_LIMIT_S / 3)
@@ -310,13 +275,11 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
 
 def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make) -> None:
     """[2.16, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    direct = rig.open("r+b", direct=True)
+    rig, direct = make({KEY: DATA}, retry=ONCE).opened("r+b", direct=True)
     direct.pwrite(NEW, PAGE)
     direct._leave()
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "no commit"), forget=False), times=100)
-    with pytest.raises(OSError, match=r"saved|commit"):
-        rig.volume.detach(timeout=5)
+    raises(OSError, rig.volume.detach, timeout=5, match=r"saved|commit")
     rig.backend.clear_faults()
     rig.volume.detach(timeout=20)
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
@@ -324,8 +287,7 @@ def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make
 
 def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make) -> None:
     """The bytes go to the caller, past the cache: busy direct writers do not starve a reader. [2.3, K12]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     native = file._inode.native
 
     def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
@@ -344,8 +306,7 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
 
 def test_the_same_after_a_call_that_failed(make: Make) -> None:
     """If the first call failed, the engine makes the calls, and takes the same answer. [2.3, 2.14, K12]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     native = file._inode.native
 
     def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
@@ -374,9 +335,7 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     writer = Task(direct.pwrite, 2 * NEW, PAGE)
     answered.wait_entered()
     rig.backend.fault("commit", forgetting_commit)
-    with pytest.raises(OSError, match="forgot"):
-        direct.fsync()
+    raises(OSError, direct.fsync, match="forgot")
     answered.open()
-    with pytest.raises(OSError, match="full") as raised:
-        writer.result()
-    assert accepted_before(raised.value) == 0
+    raised = raises(OSError, writer.result, match="full")
+    assert accepted_before(raised) == 0

@@ -13,7 +13,7 @@ from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
 
 from ..stores import WAIT_LIMIT_S
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, make_rig, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 from .test_interrupts import ctrl_c, interrupted_each
 
 DATA = pattern(16 * PAGE)
@@ -80,8 +80,7 @@ def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, cas
     [T-21, 2.10]
     """
     shares, limits, options, before, write = TABLE[case]
-    rig = make({KEY: DATA}, limits={**PARALLEL, **limits})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, limits={**PARALLEL, **limits}).opened("r+b")
     direct = rig.open("r+b", direct=True, **{"parallel_direct_writes": True, **options})
     if before is not None:
         before(rig, file)
@@ -140,9 +139,7 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pyte
         return answer
 
     monkeypatch.setattr(inode, "direct_may_share", asked)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
     assert other.waits()
     gate.open()
@@ -156,9 +153,7 @@ def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
     """This is the other order. [T-22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     cut = Task(file.truncate, 2 * PAGE)
     assert cut.waits()
     assert rig.backend.seen("truncate") == []
@@ -255,28 +250,24 @@ def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
 
 def fails(rig: Rig, direct: CachedFile) -> None:
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
-    with pytest.raises(OSError, match="full"):
-        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
 
 
 def fails_before_it_begins(rig: Rig, direct: CachedFile) -> None:
     rig.handles[0].pwrite(b"dirty", 4 * PAGE)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
-    with pytest.raises(OSError, match="full"):
-        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
 
 
 def fails_to_commit_what_is_below(rig: Rig, direct: CachedFile) -> None:
     rig.handles[0].pwrite(b"dirty", 4 * PAGE)
     rig.backend.fault("commit", OSError(errno.ENOSPC, "full"), times=10)
-    with pytest.raises(OSError, match="full"):
-        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
 
 
 def answers_nonsense(rig: Rig, direct: CachedFile) -> None:
     rig.backend.fault("write_from", lambda f, offset, buffers: "all")
-    with pytest.raises(OSError, match="did not answer"):
-        direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
+    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="did not answer")
 
 
 def is_interrupted_in_the_backend(rig: Rig, direct: CachedFile) -> None:
@@ -323,8 +314,7 @@ def test_a_direct_write_that_fails_leaves_nothing_behind(
     make: Make, ends: Callable[[Rig, CachedFile], None], mode: str
 ) -> None:
     """It holds no lock, count or ticket: other calls go on, and everything can still be saved. [T-24, T-51]"""
-    rig = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE).opened("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=mode == "shared")
     ends(rig, direct)
     rig.backend.clear_faults()
@@ -416,15 +406,12 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
     """The call goes on with its lock and its count; calls waiting behind it also end. [T-13, T-24, 2.22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, b"x" * PAGE, 0)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 0)
     behind = Task(file.pwrite, b"y", 0)
     assert behind.waits()
     rig.volume.abort()
     for task in (writer, behind):
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     assert direct_count(rig) == 1
     rig.cache.check()
     gate.open()
@@ -439,9 +426,7 @@ def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     acknowledged(file)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     syncing = Task(file.fsync)
     if both:
         syncing.result()
@@ -464,9 +449,7 @@ def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     acknowledged(file)
-    gate = rig.backend.gate("commit")
-    syncing = Task(file.fsync)
-    gate.wait_entered()
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
     writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
     if both:
         writer.result()
@@ -486,15 +469,12 @@ def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> Non
     rig = make({KEY: DATA}, limits={"parallel_direct_writes": False})
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     acknowledged(file)
-    gate = rig.backend.gate("write_from")
-    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     syncing = Task(file.fsync)
     assert syncing.waits()
     rig.volume.abort()
     for task in (writer, syncing):
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     gate.open()
     eventually(lambda: direct_count(rig) == 0)
     rig.cache.check()
@@ -527,9 +507,7 @@ def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
     """One that waits for the lock while the volume is detached is refused, and stores nothing. [2.10, 2.22]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     direct = parallel(rig)
-    gate = rig.backend.gate("write_from")
-    first = Task(direct.pwrite, b"x" * PAGE, 0)
-    gate.wait_entered()
+    gate, first = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 0)
     end = Task(rig.volume.detach)
     eventually(lambda: rig.volume.engine.seals)
     assert end.waits(0.05)
@@ -538,6 +516,5 @@ def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
     gate.open()
     first.result()
     end.result()
-    with pytest.raises(ShutdownError):
-        late.result()
+    raises(ShutdownError, late.result)
     assert rig.backend.committed(KEY) == b"x" * PAGE + DATA[PAGE:]

@@ -15,7 +15,7 @@ from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import lifetimes
 
-from .rig import Task
+from .rig import Task, raises
 
 
 @pytest.fixture
@@ -88,8 +88,7 @@ def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume,
     assert opening.waits(0.02)
     gate.release()
     renaming.result()
-    with pytest.raises(FileNotFoundError):
-        opening.result()
+    raises(FileNotFoundError, opening.result)
     held.close()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pagecache import PageCache, RetryPolicy, UnsavedDataError, WritebackError
 
-from .rig import PAGE, QUIET, pattern
+from .rig import PAGE, QUIET, pattern, raises
 
 SIZE = 1 << 20
 
@@ -44,9 +44,7 @@ def test_a_full_disk_and_then_room(small_disk: Path) -> None:
         volume = cache.attach(f"dir:{small_disk}")
         file = volume.open("big", "w+b")
         file.pwrite(data, 0)
-        with pytest.raises(WritebackError) as caught:
-            file.fsync()
-        assert caught.value.errno == errno.ENOSPC
+        assert raises(WritebackError, file.fsync).errno == errno.ENOSPC
         assert file.pread(len(data), 0) == data
         failed = volume.failed()
         assert {f.errno for f in failed} == {errno.ENOSPC}
@@ -66,9 +64,8 @@ def test_a_full_disk_at_close(small_disk: Path) -> None:
     cache = PageCache("8MiB", retry=RetryPolicy(attempts=2, first_delay=0.001, failed_retry=None), **QUIET)
     file = cache.attach(f"dir:{small_disk}").open("big", "w+b")
     file.pwrite(data, 0)
-    with pytest.raises(UnsavedDataError) as caught:
-        cache.close()
-    assert {r.errno for r in caught.value.ranges} == {errno.ENOSPC}
+    caught = raises(UnsavedDataError, cache.close)
+    assert {r.errno for r in caught.ranges} == {errno.ENOSPC}
     assert file.pread(len(data), 0) == data
     (small_disk / "ballast").unlink()
     assert cache.close() == []
@@ -85,12 +82,10 @@ def test_a_disk_that_is_full_for_good(small_disk: Path) -> None:
             file.fsync()
         big = volume.open("big", "w+b")
         big.pwrite(pattern(2 * SIZE), 0)
-        with pytest.raises(WritebackError):
-            big.fsync()
+        raises(WritebackError, big.fsync)
         lost = volume.discard("big")
         assert {item.key for item in lost} == {"big"}
         assert 0 < sum(item.length for item in lost) <= 2 * SIZE
-        with pytest.raises(OSError):
-            big.close()
+        raises(OSError, big.close)
         volume.sync(20)
     assert (small_disk / "good").read_bytes() == b"good" * PAGE

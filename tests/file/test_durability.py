@@ -9,7 +9,7 @@ import pytest
 from pagecache import CommitError, SyncTicket, WritebackError
 
 from ..stores import failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, eventually, pattern, spread
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
 
 DATA = pattern(5 * PAGE + 17)
 
@@ -80,8 +80,7 @@ def test_fsync_after_flush_only_commits(dirty: Rig) -> None:
 
 def test_a_durable_backend_needs_no_commit(make: Make) -> None:
     """Acknowledged means durable there. [K2]"""
-    rig = make({KEY: b""}, limits={"durable_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"durable_writes": True}).opened("r+b")
     file.pwrite(DATA, 0)
     file.flush()
     assert rig.volume.dirty_ranges(KEY) == []
@@ -96,9 +95,7 @@ def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig,
     """
     dirty.backend.fault("commit", failing_commit(OSError(code, "no room")))
     file = dirty.handles[0]
-    with pytest.raises(CommitError) as caught:
-        file.fsync()
-    assert caught.value.errno == code
+    assert raises(CommitError, file.fsync).errno == code
     assert dirty.volume.dirty_ranges(KEY) == [(0, len(DATA))]
     failed = [(r.offset, r.length, r.errno, r.message) for r in dirty.volume.failed()]
     assert failed == [(0, len(DATA), code, "no room")]
@@ -120,8 +117,7 @@ def test_unstable_bytes_are_not_evicted(make: Make) -> None:
     for page in range(64):
         other.pread(PAGE, page * PAGE)
     rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
-    with pytest.raises(CommitError):
-        file.fsync()
+    raises(CommitError, file.fsync)
     for page in range(64):
         other.pread(PAGE, page * PAGE)
     assert file.pread(len(DATA), 0) == DATA
@@ -131,8 +127,7 @@ def test_unstable_bytes_are_not_evicted(make: Make) -> None:
 
 def test_a_transient_commit_error_is_repaired_within_fsync(make: Make) -> None:
     """The bytes are sent again before the second commit. [T-18, 2.15]"""
-    rig = make({KEY: b""})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "flaky")))
     file.fsync()
@@ -143,9 +138,7 @@ def test_a_transient_commit_error_is_repaired_within_fsync(make: Make) -> None:
 def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
     """Bytes written again while it runs belong to the next one. [T-42, 2.15]"""
     file = dirty.handles[0]
-    gate = dirty.backend.gate("write_from")
-    sync = Task(file.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(dirty.backend.gate("write_from"), file.fsync)
     file.pwrite(b"later", 0)
     gate.open()
     sync.result()
@@ -158,9 +151,7 @@ def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
 def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
     """The others wait for the first one's commit and share it. [2.15]"""
     file = dirty.handles[0]
-    gate = dirty.backend.gate("commit")
-    first = Task(file.fsync)
-    gate.wait_entered()
+    gate, first = at_gate(dirty.backend.gate("commit"), file.fsync)
     others = [Task(dirty.open("r+b").fsync) for _ in range(7)]
     assert others[-1].waits()
     assert not any(other.finished.is_set() for other in others)
@@ -173,8 +164,7 @@ def test_no_fsync_succeeds_while_a_commit_runs(dirty: Rig) -> None:
 def test_fsync_with_a_deadline_ends_and_the_io_goes_on(dirty: Rig) -> None:
     """TimeoutError; nothing is lost, the request stays in flight and completes later. [2.15, T-13, K7]"""
     gate = dirty.backend.gate("write_from")
-    with pytest.raises(TimeoutError):
-        Task(dirty.handles[0].fsync, timeout=0.05).result()
+    raises(TimeoutError, lambda: Task(dirty.handles[0].fsync, timeout=0.05).result())
     gate.wait_entered()
     assert dirty.cache.stats().writeback >= len(DATA)
     gate.open()
@@ -204,8 +194,7 @@ def test_close_of_a_handle_that_is_not_the_last_writer_makes_no_call(dirty: Rig)
 
 def test_abandon_hands_nothing_over(make: Make) -> None:
     """Uncommitted bytes are given up; the store and the next opener have the old content. [2.20]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"half-written", 0)
     file.abandon()
     file.abandon()
@@ -253,10 +242,8 @@ def test_volume_sync_commits_every_file(make: Make) -> None:
 def test_sync_with_a_deadline(dirty: Rig) -> None:
     """TimeoutError, nothing lost. [2.15]"""
     gate = dirty.backend.gate("commit")
-    with pytest.raises(TimeoutError):
-        Task(dirty.volume.sync, 0.05).result()
-    with pytest.raises(TimeoutError):
-        Task(dirty.cache.sync, 0.05).result()
+    raises(TimeoutError, lambda: Task(dirty.volume.sync, 0.05).result())
+    raises(TimeoutError, lambda: Task(dirty.cache.sync, 0.05).result())
     gate.open()
     dirty.cache.sync(20)
     assert dirty.backend.committed(KEY) == DATA
@@ -269,8 +256,7 @@ def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
     assert ticket.total >= len(DATA)
     assert ticket.remaining >= len(DATA)
     assert not ticket.done()
-    with pytest.raises(TimeoutError):
-        ticket.wait(0.02)
+    raises(TimeoutError, ticket.wait, 0.02)
     gate.wait_entered()
     gate.open()
     ticket.wait(20)
@@ -282,8 +268,7 @@ def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:
 def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
     """Later writes to other pages of the file do not hide its progress. [2.15]"""
     limits = {"durable_writes": True, "max_write": PAGE, "max_inflight": 4}
-    rig = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB")
-    file = rig.open("r+b")
+    rig, file = make({KEY: bytes(64 * PAGE)}, capacity="4MiB", limits=limits, max_folio="4KiB").opened("r+b")
     file.pwrite(b"a" * 4 * PAGE, 0)
     gate = rig.backend.gate("write_from")
     ticket: SyncTicket = rig.volume.begin_sync()
@@ -302,9 +287,8 @@ def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
 def test_a_ticket_raises_what_sync_would(dirty: Rig) -> None:
     """WritebackError with the ranges. [2.15]"""
     dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    with pytest.raises(WritebackError) as caught:
-        dirty.volume.begin_sync().wait(20)
-    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(DATA))]
+    caught = raises(WritebackError, lambda: dirty.volume.begin_sync().wait(20))
+    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, len(DATA))]
 
 
 def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:
@@ -318,8 +302,7 @@ def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:
 def test_invalidate_of_a_failing_file_raises_and_keeps(dirty: Rig) -> None:
     """WritebackError, nothing lost. [2.18]"""
     dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    with pytest.raises(WritebackError):
-        dirty.volume.invalidate(KEY)
+    raises(WritebackError, dirty.volume.invalidate, KEY)
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
     dirty.handles[0].fsync()
     dirty.volume.invalidate()

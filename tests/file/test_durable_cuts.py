@@ -16,7 +16,7 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 
 from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, eventually, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -25,8 +25,7 @@ LOST = OSError(errno.ETIMEDOUT, "line")
 
 
 def opened(make: Make, *, durable: bool = True, **limits: Any) -> tuple[Rig, CachedFile]:
-    rig = make({KEY: OLD}, limits={"durable_writes": durable, "punch": True, **limits}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, limits={"durable_writes": durable, "punch": True, **limits}, retry=ONCE).opened("r+b")
     file.pread(4 * PAGE, 0)
     return rig, file
 
@@ -70,12 +69,9 @@ def test_bytes_written_after_a_paid_cut_stay(make: Make) -> None:
 def test_a_cut_that_is_not_paid_is_made_with_the_next_backend(make: Make) -> None:
     """It is made before anything else is sent, and only once. [2.17, 2.22]"""
     rig, file = opened(make)
-    gate = rig.backend.gate("truncate")
-    hung = Task(file.truncate, CUT)
-    gate.wait_entered()
+    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        hung.result()
+    raises(ShutdownError, hung.result)
     rig.backend.fault("truncate", OSError(errno.EPERM, "too late"))
     gate.open()
     fresh = next_backend(rig)
@@ -136,8 +132,7 @@ def test_a_hole_that_is_not_paid_is_made_by_the_next_backend(make: Make) -> None
 def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:
     """A direct write beyond the end: one call stores a page and acknowledges it, the next one fails."""
     rig.backend.fault("write_from", LOST, skip=1, times=1)
-    with pytest.raises(OSError, match=r"line|abort"):
-        direct.pwrite(NEW[: 2 * PAGE], 4 * PAGE)
+    raises(OSError, direct.pwrite, NEW[: 2 * PAGE], 4 * PAGE, match=r"line|abort")
 
 
 def test_the_tail_of_a_direct_write_is_cut_by_the_next_backend(make: Make) -> None:
@@ -162,16 +157,13 @@ def test_the_tail_of_a_direct_write_at_an_abort_is_cut_by_the_next_backend(make:
     rig, file = opened(make, durable=durable, max_write=PAGE)
     direct = rig.open("r+b", direct=True)
     file.pwrite(b"y", 0)
-    handing_over = rig.backend.gate("write_from")
-    saving = Task(file.fsync)
-    handing_over.wait_entered()
+    handing_over, saving = at_gate(rig.backend.gate("write_from"), file.fsync)
     writing = Task(half_a_direct_write, rig, direct)
     eventually(lambda: [call.offset for call in rig.backend.seen("write_from")][-1] == 5 * PAGE)
     assert writing.waits()
     rig.volume.abort()
     writing.result()
-    with pytest.raises(ShutdownError):
-        saving.result()
+    raises(ShutdownError, saving.result)
     end = direct.size
     handing_over.open()
     fresh = next_backend(rig, durable=durable)

@@ -45,7 +45,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..stores import StoredObject
-from .rig import KEY, PAGE, Make, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern, raises
 
 DATA = pattern(3 * PAGE)
 HUGE = (1 << 63) - 1
@@ -109,8 +109,7 @@ def test_a_bad_offset_is_refused(stored: Rig, call: str, offset: str) -> None:
 @pytest.mark.parametrize("call", POSITIONAL)
 def test_a_negative_offset_is_a_value_error_that_names_it(stored: Rig, call: str) -> None:
     """The promise of the interface for negative offsets. [T-59]"""
-    with pytest.raises(ValueError, match="-17"):
-        POSITIONAL[call](stored.handles[0], -17)
+    raises(ValueError, POSITIONAL[call], stored.handles[0], -17, match="-17")
 
 
 @pytest.mark.parametrize("size", [name for name in OFFSETS if name != "None"])
@@ -144,8 +143,7 @@ def test_a_write_beyond_the_largest_offset_is_refused(stored: Rig, length: int, 
         lambda f: f.pwritev([bytes(length)], offset),
     ]
     for call in calls:
-        with pytest.raises((ValueError, OverflowError, OSError)):
-            call(stored.handles[0])
+        raises((ValueError, OverflowError, OSError), call, stored.handles[0])
     unchanged(stored)
 
 
@@ -203,8 +201,7 @@ def test_a_read_only_destination_is_refused(stored: Rig, target: Any) -> None:
         lambda: file.readinto(target),
     ]
     for call in calls:
-        with pytest.raises((TypeError, ValueError, BufferError)):
-            call()
+        raises((TypeError, ValueError, BufferError), call)
     assert bytes(target) == b"read-only"
     unchanged(stored)
 
@@ -219,8 +216,7 @@ def test_a_buffer_with_gaps_is_refused(stored: Rig) -> None:
         lambda: file.pwrite(memoryview(bytearray(10))[::2], 0),
     ]
     for call in calls:
-        with pytest.raises((ValueError, BufferError, TypeError)):
-            call()
+        raises((ValueError, BufferError, TypeError), call)
     unchanged(stored)
 
 
@@ -239,8 +235,7 @@ def test_a_handle_without_the_right_refuses(stored: Rig, direct: bool) -> None:
         lambda: reader.write(b"x"),
     ]
     for call in refused:
-        with pytest.raises(io.UnsupportedOperation, match="File not open for writing: 'file'"):
-            call()
+        raises(io.UnsupportedOperation, call, match="File not open for writing: 'file'")
     stored.backend.objects["sink"] = StoredObject(DATA)
     writer = stored.volume.open("sink", "wb", direct=direct)
     unread: list[Callable[[], object]] = [
@@ -253,8 +248,7 @@ def test_a_handle_without_the_right_refuses(stored: Rig, direct: bool) -> None:
         lambda: writer.read(1),
     ]
     for call in unread:
-        with pytest.raises(io.UnsupportedOperation, match="File not open for reading: 'sink'"):
-            call()
+        raises(io.UnsupportedOperation, call, match="File not open for reading: 'sink'")
     writer.close()
     unchanged(stored)
 
@@ -284,8 +278,7 @@ def test_a_read_only_volume_refuses_writers(make: Make) -> None:
     """PermissionError for every mode that could write and every change of names. [T-59]"""
     for rig in (make({KEY: DATA}, options={"read_only": True}), make({KEY: DATA}, limits={"read_only": True})):
         for mode in ("r+b", "wb", "w+b", "ab", "a+b", "xb"):
-            with pytest.raises(PermissionError):
-                rig.volume.open("new" if mode == "xb" else KEY, mode)
+            raises(PermissionError, rig.volume.open, "new" if mode == "xb" else KEY, mode)
         for method, arguments in (("remove", (KEY,)), ("rename", (KEY, "b")), ("truncate", (KEY, 0))):
             with pytest.raises(PermissionError):
                 getattr(rig.volume, method)(*arguments)
@@ -324,8 +317,7 @@ def test_every_error_is_an_os_error(kind: type[PageCacheError]) -> None:
 
 def test_errors_that_happened_survive_pickling(make: Make) -> None:
     """Class, errno, filename, text and ranges. [T-66]"""
-    rig = make({KEY: b""}, retry=RetryPolicy(attempts=1, failed_retry=None))
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=RetryPolicy(attempts=1, failed_retry=None)).opened("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
 
@@ -346,9 +338,8 @@ def test_errors_that_happened_survive_pickling(make: Make) -> None:
     ]
     caught: list[OSError] = []
     for call in calls:
-        with pytest.raises(OSError) as raised:
-            call()
-        caught.append(raised.value)
+        raised = raises(OSError, call)
+        caught.append(raised)
     kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
     for error, kind in zip(caught, kinds, strict=True):
         assert type(error) is kind
@@ -403,8 +394,7 @@ def test_statistics_pickle(stored: Rig) -> None:
 def test_handles_and_caches_do_not_pickle(stored: Rig) -> None:
     """They are not values. [T-66]"""
     for thing in (stored.cache, stored.volume, stored.handles[0]):
-        with pytest.raises((TypeError, pickle.PicklingError)):
-            pickle.dumps(thing)
+        raises((TypeError, pickle.PicklingError), pickle.dumps, thing)
 
 
 # ---------------------------------------------------------------- each with its words
@@ -449,8 +439,7 @@ def test_misuse_of_a_volume_is_an_error_and_changes_nothing(make: Make, what: st
     """The volume goes on. [T-59]"""
     rig = make({KEY: pattern(PAGE)})
     call, kind, text = OF_A_VOLUME[what]
-    with pytest.raises(kind, match=text):
-        call(rig.cache, rig.volume)
+    raises(kind, call, rig.cache, rig.volume, match=text)
     assert rig.cache.volumes() == (rig.volume,)
     with rig.volume.open(KEY, "r+") as file:
         assert file.pwrite(b"on", 0) == 2
@@ -460,11 +449,9 @@ def test_misuse_of_a_volume_is_an_error_and_changes_nothing(make: Make, what: st
 @pytest.mark.parametrize("what", OF_A_HANDLE)
 def test_misuse_of_a_handle_is_an_error_and_changes_nothing(make: Make, what: str) -> None:
     """Its bytes and its position stay. [T-59]"""
-    rig = make({KEY: pattern(PAGE)})
-    file = rig.open("r+b")
+    file = make({KEY: pattern(PAGE)}).open("r+b")
     call, kind, text = OF_A_HANDLE[what]
-    with pytest.raises(kind, match=text):
-        call(file)
+    raises(kind, call, file, match=text)
     assert (file.tell(), file.read()) == (0, pattern(PAGE))
 
 
@@ -504,9 +491,8 @@ def test_swapped_arguments_are_named(verb: str, direct: bool) -> None:
     call, signature = SWAPPED[verb]
     with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+", direct=direct) as file:
         file.pwrite(b"12345", 0)
-        with pytest.raises(TypeError, match="the arguments are swapped") as raised:
-            call(file)
-        assert signature in str(raised.value)
+        raised = raises(TypeError, call, file, match="the arguments are swapped")
+        assert signature in str(raised)
         assert file.pread(10, 0) == b"12345"
 
 
@@ -557,5 +543,4 @@ def test_a_closed_handle_names_the_object(call: Callable[[Any], object], direct:
     with PageCache("1MiB") as cache:
         file = cache.attach("memory:").open("the key", "w+", direct=direct)
         file.close()
-        with pytest.raises(ValueError, match="I/O operation on closed file: 'the key'"):
-            call(file)
+        raises(ValueError, call, file, match="I/O operation on closed file: 'the key'")

@@ -27,7 +27,7 @@ from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.volume import EngineVolume
 
-from .rig import FAST, KEY, PAGE, Make, Task, dirty_bytes, eventually, pattern
+from .rig import FAST, KEY, PAGE, Make, Task, dirty_bytes, eventually, pattern, raises
 from .test_unreadable_errors import CALLS, SAVING, odd_rig
 
 OLD = pattern(8 * PAGE)
@@ -175,13 +175,11 @@ def test_a_call_ends_whatever_of_the_failure_path_raises(
 
 def test_bytes_are_sent_again_without_a_call_after_a_fault(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flusher learns when to retry, although the function that plans the retry raised. [2.14]"""
-    rig = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.05), flush_interval=1000.0)
-    handle = rig.open("r+b")
+    rig, handle = make({KEY: OLD}, retry=replace(FAST, failed_retry=0.05), flush_interval=1000.0).opened("r+b")
     handle.pwrite(NEW[:PAGE], 0)
     rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=1)
     with monkeypatch.context() as patch:
         broken(patch, (collector, "failed"), Broken)
-        with pytest.raises(pagecache.WritebackError):
-            Task(handle.flush).result()
+        raises(pagecache.WritebackError, lambda: Task(handle.flush).result())
     eventually(lambda: rig.backend.objects[KEY].written == NEW[:PAGE] + OLD[PAGE:])
     rig.cache.check()

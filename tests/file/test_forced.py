@@ -15,7 +15,7 @@ from pagecache import BackendError, CachedFile, ConflictError, DataLossError
 from pagecache.engine.commit import remote
 
 from ..stores import Gate, ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(2 * PAGE)
 LONGER = pattern(3 * PAGE + 100, seed=9)
@@ -25,12 +25,10 @@ FAR = pattern(PAGE, seed=4)
 
 def in_conflict(make: Make, at: int = PAGE, **limits: Any) -> tuple[Rig, CachedFile]:
     """A file with a dirty page, of which another client has stored a longer version in place."""
-    rig = make({KEY: DATA}, retry=ONCE, limits=limits)
-    file = rig.open()
+    rig, file = make({KEY: DATA}, retry=ONCE, limits=limits).opened()
     file.pwrite(MINE, at)
     rig.backend.change_remotely(KEY, LONGER)
-    with pytest.raises(ConflictError):
-        rig.volume.open(KEY)
+    raises(ConflictError, rig.volume.open, KEY)
     return rig, file
 
 
@@ -55,8 +53,7 @@ def test_a_cut_that_fails_is_owed(make: Make, error: OSError) -> None:
     rig, file = in_conflict(make)
     rig.backend.fault("truncate", error, times=math.inf)
     rig.volume.resolve(KEY, "force")
-    with pytest.raises(OSError):
-        file.fsync()
+    raises(OSError, file.fsync)
     assert len(rig.backend.written(KEY)) == len(LONGER)
     rig.backend.clear_faults()
     assert file.pread(len(LONGER), 0) == LONGER[:PAGE] + MINE
@@ -67,15 +64,13 @@ def test_a_cut_that_fails_is_owed(make: Make, error: OSError) -> None:
 def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
     """It is replaced as a whole, byte for byte. [2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pread(len(DATA), 0)
     file.pwrite(MINE, PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == PAGE)
     backend.put(KEY, LONGER)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "force")
     file.fsync()
     assert backend.committed(KEY) == DATA[:PAGE] + MINE
@@ -88,12 +83,9 @@ def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(
     """The bytes it cut off do not come back. [2.17, 2.19]"""
     rig, file = in_conflict(make, at=0)
     rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "late"), times=math.inf)
-    with pytest.raises(TimeoutError):
-        file.truncate(PAGE + 10)
-    with pytest.raises(TimeoutError):
-        rig.volume.resolve(KEY, how)
-    with pytest.raises(ConflictError):
-        rig.volume.open(KEY)
+    raises(TimeoutError, file.truncate, PAGE + 10)
+    raises(TimeoutError, rig.volume.resolve, KEY, how)
+    raises(ConflictError, rig.volume.open, KEY)
     rig.backend.clear_faults()
     rig.volume.resolve(KEY, how)
     assert (file.size, file.pread(3 * PAGE, 0)) == (PAGE + 10, MINE + LONGER[PAGE : PAGE + 10])
@@ -107,9 +99,7 @@ def beside_a_direct_write(make: Make) -> tuple[Rig, CachedFile, Gate, Task[int]]
     rig = make({KEY: DATA}, retry=ONCE)
     file, direct = rig.open(), rig.open(direct=True)
     file.pwrite(MINE, PAGE)
-    gate = rig.backend.gate("write_from")
-    writing = Task(direct.pwrite, FAR, 6 * PAGE)
-    gate.wait_entered()
+    gate, writing = at_gate(rig.backend.gate("write_from"), direct.pwrite, FAR, 6 * PAGE)
     rig.backend.change_remotely(KEY, LONGER)
     rig.volume.invalidate_remote(KEY, version="another")
     return rig, file, gate, writing
@@ -162,20 +152,16 @@ def test_a_discard_that_cuts_a_tail_off_takes_nothing_of_a_direct_write(make: Ma
         "discard": lambda: rig.volume.discard(KEY, 4 * PAGE),
         "write": lambda: direct.pwrite(FAR * 2, PAGE),
     }
-    gate = rig.backend.gate("truncate" if first == "discard" else "write_from")
-    one = Task(calls.pop(first))
-    gate.wait_entered()
+    gate, one = at_gate(rig.backend.gate("truncate" if first == "discard" else "write_from"), calls.pop(first))
     other = Task(*calls.values())
     assert other.waits()
     gate.open()
     one.result()
     other.result()
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert (file.size, file.pread(4 * PAGE, 0)) == (3 * PAGE, DATA[:PAGE] + FAR * 2)
     assert direct.pread(4 * PAGE, 0) == DATA[:PAGE] + FAR * 2
-    with pytest.raises(DataLossError):
-        direct.fsync()
+    raises(DataLossError, direct.fsync)
     rig.cache.check()
     assert rig.backend.written(KEY) == DATA[:PAGE] + FAR * 2

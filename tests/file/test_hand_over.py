@@ -18,8 +18,7 @@ def test_one_dirty_mib_is_as_few_calls_as_the_limit_allows(
     make: Make, max_write: str, nr_calls: int, order: str
 ) -> None:
     """Contiguous dirty pages become one call up to `max_write`, in whatever order they were written. [T-08, 2.12]"""
-    rig = make({KEY: b""}, limits={"max_write": max_write})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"max_write": max_write}).opened("r+b")
     data = pattern(MIB)
     offsets = list(range(0, MIB, PAGE))
     if order == "shuffled":
@@ -35,8 +34,7 @@ def test_one_dirty_mib_is_as_few_calls_as_the_limit_allows(
 
 def test_one_large_write_is_one_call(make: Make) -> None:
     """The size of the application's calls does not matter. [T-08]"""
-    rig = make({KEY: b""})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(pattern(MIB), 0)
     file.fsync()
     assert rig.backend.spans("write_from") == [(0, MIB)]
@@ -60,8 +58,7 @@ def test_requests_end_where_they_must(make: Make, case: str) -> None:
     """One contiguous range a call; it ends at gaps, limits, boundaries and the end of the file. [T-09, 2.12]"""
     size, limits, writes, expected = SPLITS[case]
     content = bytearray(pattern(size))
-    rig = make({KEY: bytes(content)}, limits=limits)
-    file = rig.open("r+b")
+    rig, file = make({KEY: bytes(content)}, limits=limits).opened("r+b")
     for seed, (offset, length) in enumerate(writes, 1):
         data = pattern(length, seed)
         file.pwrite(data, offset)
@@ -84,8 +81,7 @@ def test_requests_end_where_they_must(make: Make, case: str) -> None:
 )
 def test_odd_limits_are_kept(make: Make, limits: dict[str, int]) -> None:
     """Limits below or across the page size cut calls; every byte arrives. [T-09]"""
-    rig = make({KEY: b""}, limits=limits)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits=limits).opened("r+b")
     data = pattern(20_000)
     file.pwrite(data, 0)
     file.fsync()
@@ -95,8 +91,7 @@ def test_odd_limits_are_kept(make: Make, limits: dict[str, int]) -> None:
 
 def test_no_call_has_more_buffers_than_allowed(make: Make) -> None:
     """`max_vectors` counts segments of memory, not pages. [T-09]"""
-    rig = make({KEY: b""}, limits={"max_vectors": 3})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"max_vectors": 3}).opened("r+b")
     data = pattern(64 * PAGE)
     for page in random.Random(5).sample(range(64), 64):
         file.pwrite(data[page * PAGE : (page + 1) * PAGE], page * PAGE)
@@ -107,8 +102,7 @@ def test_no_call_has_more_buffers_than_allowed(make: Make) -> None:
 
 def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
     """A small change of a cached page sends bytes of that page only. [T-09, M6]"""
-    rig = make({KEY: pattern(3 * PAGE)})
-    file = rig.open("r+b")
+    rig, file = make({KEY: pattern(3 * PAGE)}).opened("r+b")
     file.pread(3 * PAGE, 0)
     file.pwrite(b"!", PAGE + 5)
     file.fsync()
@@ -118,8 +112,7 @@ def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
 
 def test_calls_of_a_file_go_up(make: Make) -> None:
     """`ordered_writes` allows one call at a time, ascending. [2.12]"""
-    rig = make({KEY: b""}, limits={"max_write": "16KiB", "ordered_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"max_write": "16KiB", "ordered_writes": True}).opened("r+b")
     data = pattern(32 * PAGE)
     for page in random.Random(6).sample(range(32), 32):
         file.pwrite(data[page * PAGE : (page + 1) * PAGE], page * PAGE)
@@ -193,8 +186,7 @@ def test_buffers_are_read_only(make: Make) -> None:
 
 def test_clean_data_is_not_sent_again(make: Make) -> None:
     """flush and fsync without anything dirty call no backend. [2.15]"""
-    rig = make({KEY: b""})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(b"x", 0)
     file.fsync()
     rig.backend.forget_calls()

@@ -25,6 +25,8 @@ from pagecache import (
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
+from .rig import raises
+
 PAGE = 4096
 KIB = 1024
 
@@ -103,8 +105,7 @@ def test_the_position_moves_to_what_was_found(volume: Volume, store: Path) -> No
             file.seek(128 * KIB, os.SEEK_DATA)
         assert caught.value.errno == errno.ENXIO
         assert file.tell() == 64 * KIB + PAGE
-        with pytest.raises(ValueError, match=r"whence 5 is not 0, 1, 2, 3 \(SEEK_DATA\) or 4 \(SEEK_HOLE\)"):
-            file.seek(0, 5)
+        raises(ValueError, file.seek, 0, 5, match=r"whence 5 is not 0, 1, 2, 3 \(SEEK_DATA\) or 4 \(SEEK_HOLE\)")
 
 
 def test_dirty_bytes_are_data_before_they_are_written_back(volume: Volume, store: Path) -> None:
@@ -193,9 +194,8 @@ def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> N
     backend = _Odd(store)
     backend.answers = lambda offset: wrong
     with cache.attach(backend).open("a") as file:
-        with pytest.raises(BackendProtocolError, match="next_data answers") as caught:
-            file.seek(5, os.SEEK_DATA)
-        assert repr(wrong) in str(caught.value)
+        caught = raises(BackendProtocolError, file.seek, 5, os.SEEK_DATA, match="next_data answers")
+        assert repr(wrong) in str(caught)
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
@@ -217,8 +217,7 @@ def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path) -> None:
         DirectoryBackend(store), FaultPlan([Rule("next_data", error=BackendError(errno.EIO, "gone", retry=False))])
     )
     with cache.attach(faulty).open("a") as file:
-        with pytest.raises(OSError, match="gone"):
-            file.seek(0, os.SEEK_DATA)
+        raises(OSError, file.seek, 0, os.SEEK_DATA, match="gone")
         assert file.pread(4, 0) == b"0123"
     assert [(call.op, call.offset) for call in faulty.calls_of("next_data")] == [("next_data", 0)]
 
@@ -228,9 +227,7 @@ def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Pat
     (store / "a").write_bytes(b"0123456789")
     gone = Rule("next_data", error=OSError(errno.ENXIO, "no such device"))
     with cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([gone]))).open("a") as file:
-        with pytest.raises(OSError, match="no such device") as caught:
-            file.seek(0, os.SEEK_DATA)
-        assert caught.value.errno == errno.EIO
+        assert raises(OSError, file.seek, 0, os.SEEK_DATA, match="no such device").errno == errno.EIO
 
 
 def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:
@@ -263,8 +260,7 @@ def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: 
     cache.configure(retry=RetryPolicy(attempts=1))
     volume = cache.attach(faulty)
     with volume.open("a", "r+") as file:
-        with pytest.raises(OSError, match="lost"):
-            file.punch_hole(16 * KIB, 16 * KIB)
+        raises(OSError, file.punch_hole, 16 * KIB, 16 * KIB, match="lost")
         assert file.seek(0, os.SEEK_HOLE) == 16 * KIB
         assert file.seek(16 * KIB, os.SEEK_DATA) == 32 * KIB
 

@@ -23,7 +23,7 @@ from pagecache.volume.inode import InodeTable
 
 from ..planted.failing import store_by_name, whole_objects
 from ..planted.planted import Factory
-from .rig import ONCE, Task
+from .rig import ONCE, Task, raises
 
 
 @pytest.fixture
@@ -60,8 +60,7 @@ def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volu
     assert held.pread(100, 0) == b"replaced"
     volume.rename("a", "y")
     for call in (volume.stat, volume.open):
-        with pytest.raises(FileNotFoundError):
-            call("a")
+        raises(FileNotFoundError, call, "a")
     assert content(volume, "y") == content(volume, "f") == b"linked"
     held.close()
 
@@ -95,8 +94,7 @@ def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path
         for length in (1, 2):
             file = volume.open("f", "w")
             file.pwrite(bytes(length), 0)
-            with pytest.raises(WritebackError):
-                file.close()
+            raises(WritebackError, file.close)
             (tmp_path / "f").rename(tmp_path / f"gone {length}")
             (tmp_path / f"gone {length}").unlink()
         (tmp_path / "f").write_bytes(b"other")
@@ -186,8 +184,7 @@ def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_pat
     if how == "link":
         (tmp_path / "d" / "f").symlink_to("nowhere")
     for mode in ("r", "r+"):
-        with pytest.raises(FileNotFoundError):
-            volume.open("d/f", mode)
+        raises(FileNotFoundError, volume.open, "d/f", mode)
     if how == "file":
         store(volume, "d/f", b"new")
         volume.sync(20)
@@ -203,16 +200,14 @@ def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[],
         volume = cache.attach(backend())
         store(volume, "a", b"old bytes")
         volume.sync(20)
-        with pytest.raises(FileExistsError):
-            volume.open("a", "x")
+        raises(FileExistsError, volume.open, "a", "x")
         held = volume.open("a", "r+", read_ahead=0)
         assert held.pread(100, 0) == b"old bytes"
         if local:
             held.pwrite(b"unsaved", 0)
         backend().remove("a")
         if local:
-            with pytest.raises(FileExistsError):
-                volume.open("a", "x")
+            raises(FileExistsError, volume.open, "a", "x")
         else:
             with volume.open("a", "x+") as file:
                 file.pwrite(b"new", 0)
@@ -239,9 +234,7 @@ def test_a_link_that_another_program_has_put_over_a_name_takes_it(
     leads = {"itself": "a", "outside": str(tmp_path.parent / "x")}
     os.symlink(leads.get(where, where), tmp_path / "link")
     os.rename(tmp_path / "link", tmp_path / "a")
-    with pytest.raises(FileExistsError) as caught:
-        volume.open("a", "x")
-    assert caught.value.filename == "a"
+    assert raises(FileExistsError, volume.open, "a", "x").filename == "a"
     assert os.path.islink(tmp_path / "a")
     assert bool(volume.dirty_ranges("a"))
     handle.close()
@@ -282,8 +275,7 @@ def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any)
         if replaced:
             backend.put("k", b"new object")
         if not replaced and mode != "w":
-            with pytest.raises(FileNotFoundError):
-                volume.open("k", mode)
+            raises(FileNotFoundError, volume.open, "k", mode)
             return
         with volume.open("k", mode) as file:
             if mode != "w":
@@ -387,8 +379,7 @@ def test_an_open_beside_a_rename_of_its_name_ends(tmp_path: Path, own: bool, tak
             with opening.result() as file:
                 assert file.pread(100, 0) == b"other"
         else:
-            with pytest.raises(FileNotFoundError):
-                opening.result()
+            raises(FileNotFoundError, opening.result)
         assert held.pread(100, 0) == b"renamed"
         held.close()
 
@@ -407,8 +398,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
             file.pwrite(b"new", 0)
             assert others[0].pread(100, 0) == b"new"
         others[0].close()
-        with pytest.raises(FileExistsError):
-            volume.open("l/new", "x")
+        raises(FileExistsError, volume.open, "l/new", "x")
 
 
 @pytest.mark.parametrize("mode", ["x", "w+"])
@@ -450,8 +440,7 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
         with volume.open("l/new", "x") as file:
             file.pwrite(b"new", 0)
         others[0].close()
-    with pytest.raises(FileNotFoundError):
-        mirror.open("d/new")
+    raises(FileNotFoundError, mirror.open, "d/new")
 
 
 def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
@@ -468,8 +457,7 @@ def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
     (tmp_path / "a").write_bytes(b"other")
     volume.abort()
     volume.reconnect(backend)
-    with pytest.raises(OSError, match="not open in the backend"):
-        held.fsync()
+    raises(OSError, held.fsync, match="not open in the backend")
     assert (tmp_path / "a").read_bytes() == content(volume, "a") == b"other"
     with volume.open("b", "r+"):
         held.fsync()
@@ -571,8 +559,7 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
 
         backend.use([beside_an_open(lose)])
         if how == "remove":
-            with pytest.raises(FileNotFoundError):
-                volume.open("link", "r+")
+            raises(FileNotFoundError, volume.open, "link", "r+")
         else:
             with volume.open("link", "r+") as found:
                 assert found.pread(100, 0) == b"another object"

@@ -25,7 +25,7 @@ from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
 from ..stores import WAIT_LIMIT_S, Fault
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, make_rig, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -97,8 +97,7 @@ def much_dirty(rig: Rig) -> PageCache:
 def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) -> None:
     """KeyboardInterrupt while the call still hangs; afterwards everything goes on and every byte arrives. [T-51, K9]"""
     op, call = WAITS[wait]
-    rig = make({KEY: DATA, "other": DATA}, limits={"punch": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA, "other": DATA}, limits={"punch": True}).opened("r+b")
     file.pwrite(b"dirty" * 100, 0)
     gate = rig.backend.gate(op)
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
@@ -132,12 +131,9 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
         asked.append(thread.name)
         return is_alive(thread)
 
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"dirty", 0)
-    gate = rig.backend.gate("write_from")
-    sync = Task(file.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(rig.backend.gate("write_from"), file.fsync)
     monkeypatch.setattr(threading.Thread, "is_alive", recorded)
     assert sync.waits(0.3)
     gate.open()
@@ -149,8 +145,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log handler of the program ended each of them. [K9]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"dirty", 0)
 
     def ends(*_args: Any) -> None:
@@ -160,8 +155,7 @@ def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkey
         broken.setattr(NativeVolume, "work", ends)
         broken.setattr(runner, "fault", ends)
         sync = Task(file.fsync)  # it wakes them
-        with pytest.raises(ShutdownError, match="have ended"):
-            sync.result()
+        raises(ShutdownError, sync.result, match="have ended")
     rig.volume.abort()
     rig.volume.reconnect(rig.backend)  # with other threads
     Task(file.fsync).result()
@@ -212,11 +206,8 @@ BEHIND: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
 def test_a_wait_for_another_thread_can_be_interrupted(make: Make, wait: str) -> None:
     """The waiter leaves, and the other call goes on; a later call is made. [T-51]"""
     op, first, second = BEHIND[wait]
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
-    gate = rig.backend.gate(op)
-    owner = Task(first, file)
-    gate.wait_entered()
+    rig, file = make({KEY: DATA}).opened("r+b")
+    gate, owner = at_gate(rig.backend.gate(op), first, file)
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         second(file)
     assert not owner.finished.is_set()
@@ -230,8 +221,7 @@ def test_a_wait_for_another_thread_can_be_interrupted(make: Make, wait: str) -> 
 
 def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
     """A cancelled fill is no error; one of its waiters reads instead. [T-51, 2.1]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     gate = rig.backend.gate("read_into")
     waiters: list[Task[bytes]] = []
 
@@ -252,8 +242,7 @@ def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
 
 def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
     """The accepted bytes are kept, in order and without a gap. [T-51, 2.24]"""
-    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB").opened("r+b")
     gate = rig.backend.gate("write_from", times=1000)
     data = pattern(512 * 1024)
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
@@ -268,11 +257,10 @@ def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:
 
 def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> None:
     """The interrupt comes in the backoff after a transient error. [T-51, 2.14]"""
-    rig = make(
+    rig, file = make(
         {KEY: DATA},
         retry=RetryPolicy(attempts=100, first_delay=600.0, max_delay=600.0, deadline=None, failed_retry=None),
-    )
-    file = rig.open("r+b")
+    ).opened("r+b")
     file.pwrite(b"dirty", 0)
     fault = rig.backend.fault("write_from", OSError(5, "flaky"), times=float("inf"))
     ready = threading.Event()

@@ -16,7 +16,7 @@ from pagecache.testing import Gate
 
 from ..planted.failing import whole_objects
 from ..stores import WAIT_LIMIT_S
-from .rig import PAGE, QUIET, Task
+from .rig import PAGE, QUIET, Task, raises
 
 
 class Held(PassingBackend):
@@ -75,8 +75,7 @@ def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(
         saving = Task(file.fsync)
         old.commits.wait_entered()
         volume.abort()
-        with pytest.raises(ShutdownError):
-            saving.result()
+        raises(ShutdownError, saving.result)
         volume.reconnect(new)
         new.held = {new.opens}
         old.commits.release()

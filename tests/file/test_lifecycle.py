@@ -31,11 +31,13 @@ from .rig import (
     Rig,
     Task,
     accepted_before,
+    at_gate,
     dirty_bytes,
     ended_or_behind,
     eventually,
     overlay,
     pattern,
+    raises,
 )
 
 DATA = pattern(4 * PAGE)
@@ -76,9 +78,8 @@ def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
     """UnsavedDataError lists it, nothing is lost, the next try succeeds. [2.16, 2.22]"""
     end = dirty.cache.close if what == "cache" else dirty.volume.detach
     fault = dirty.backend.fault("write_from", FULL, times=float("inf"))
-    with pytest.raises(UnsavedDataError) as caught:
-        end()
-    assert [(r.key, r.offset, r.length, r.errno) for r in caught.value.ranges] == [(KEY, 0, len(DATA), errno.ENOSPC)]
+    caught = raises(UnsavedDataError, end)
+    assert [(r.key, r.offset, r.length, r.errno) for r in caught.ranges] == [(KEY, 0, len(DATA), errno.ENOSPC)]
     assert dirty.handles[0].pread(len(DATA), 0) == DATA
     fault.clear()
     dirty.handles[0].pwrite(b"still open", 0)
@@ -94,8 +95,7 @@ def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
     rig = make({KEY: DATA})
     other = rig.cache.attach(RecordingBackend({KEY: DATA}), name="other")
     rig.volume.detach()
-    with pytest.raises(ShutdownError):
-        rig.volume.open(KEY)
+    raises(ShutdownError, rig.volume.open, KEY)
     assert rig.cache.volumes() == (other,)
     with other.open(KEY, "r+b") as file:
         assert file.pread(10, 0) == DATA[:10]
@@ -106,8 +106,7 @@ def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
 def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
     """The second of the same name is a ValueError that names it."""
     rig = make()
-    with pytest.raises(ValueError, match="volume"):
-        rig.cache.attach("memory:", name="volume")
+    raises(ValueError, rig.cache.attach, "memory:", name="volume", match="volume")
     rig.volume.detach()
     rig.cache.attach("memory:", name="volume").detach()
 
@@ -123,8 +122,7 @@ def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
     native = file._inode.native
     native.start_commit()  # queues behind the pass
     dirty.volume.abort()
-    with pytest.raises(ShutdownError):
-        flush.result()
+    raises(ShutdownError, flush.result)
     gate.open()
     eventually(native.pass_idle)
     done = dirty.volume.engine.runner.submit(NAMES, Job(dirty.volume.engine.park, lambda: None, None))
@@ -208,9 +206,7 @@ def written_back(rig: Rig) -> None:
 def hung_writer(make: Make, writer: str) -> tuple[Rig, Any, Task[Any]]:
     op, verb, _stored = WRITERS[writer]
     rig = make(backend=RecordingBackend({KEY: DATA}, punch=True), retry=ONCE)
-    gate = rig.backend.gate(op)
-    task = Task(verb(rig))
-    gate.wait_entered()
+    gate, task = at_gate(rig.backend.gate(op), verb(rig))
     return rig, gate, task
 
 
@@ -219,9 +215,8 @@ def hung_writer(make: Make, writer: str) -> tuple[Rig, Any, Task[Any]]:
 def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: str, end: str) -> None:
     """The volume is open again, and goes on once the call has returned. [2.16, 2.22, K9]"""
     rig, gate, task = hung_writer(make, writer)
-    with pytest.raises(UnsavedDataError) as caught:
-        Task(ENDS[end], rig, timeout=0.05, on_failed="raise").result()
-    assert isinstance(caught.value.__cause__, TimeoutError)
+    caught = raises(UnsavedDataError, lambda: Task(ENDS[end], rig, timeout=0.05, on_failed="raise").result())
+    assert isinstance(caught.__cause__, TimeoutError)
     assert not rig.volume.engine.seals
     assert rig.volume in rig.cache.volumes()
     gate.open()
@@ -240,8 +235,7 @@ def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end
     """
     rig, gate, task = hung_writer(make, writer)
     Task(ENDS[end], rig, timeout=0.05, on_failed="discard").result()
-    with pytest.raises(ShutdownError):
-        task.result()
+    raises(ShutdownError, task.result)
     assert rig.cache.volumes() == () or rig.cache.closed
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
@@ -279,9 +273,7 @@ def test_the_second_end_waits_for_the_first(make: Make, pair: tuple[str, str], h
     """Both return without an error, whichever did the work, and everything is stored. [2.16, 2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
-    gate = rig.backend.gate("commit")
-    first = Task(ENDS[pair[0]], rig)
-    gate.wait_entered()
+    gate, first = at_gate(rig.backend.gate("commit"), ENDS[pair[0]], rig)
     second = Task(ENDS[pair[1]], rig, on_failed=how)
     assert second.waits(0.05)
     gate.open()
@@ -320,34 +312,26 @@ def test_where_the_first_fails_the_second_tries_for_itself(make: Make) -> None:
     rig = make({KEY: DATA}, retry=ONCE)
     rig.open("r+b").pwrite(NEW, 0)
     rig.backend.fault("write_from", FULL)
-    gate = rig.backend.gate("write_from")
-    first = Task(rig.cache.close)
-    gate.wait_entered()
+    gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     # Two syncs of the first wait, and one of the second: one that collected the file later would try the data again.
     eventually(lambda: collected(rig) == 2)
     second = Task(rig.cache.close)
     eventually(lambda: collected(rig) == 3)
     gate.open()
-    with pytest.raises(UnsavedDataError):
-        first.result()
+    raises(UnsavedDataError, first.result)
     assert second.result() == []
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
 
 
 def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
     """UnsavedDataError lists the unsaved bytes; the first goes on, and the volume stays sealed for it. [2.22, K9]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(NEW, 0)
-    gate = rig.backend.gate("write_from")
-    first = Task(rig.cache.close)
-    gate.wait_entered()
+    gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     eventually(lambda: rig.volume.engine.seals)  # it is the first: a sync had begun before
-    with pytest.raises(UnsavedDataError) as caught:
-        Task(rig.cache.close, timeout=0.05).result()
-    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, PAGE)]
-    with pytest.raises(ShutdownError):
-        file.pwrite(b"x", 0)
+    caught = raises(UnsavedDataError, lambda: Task(rig.cache.close, timeout=0.05).result())
+    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
+    raises(ShutdownError, file.pwrite, b"x", 0)
     gate.open()
     assert first.result() == []
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
@@ -359,15 +343,12 @@ def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None
     """
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
-    gate = rig.backend.gate("write_from")
-    first = Task(rig.cache.close)
-    gate.wait_entered()
+    gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
     eventually(lambda: rig.volume.engine.seals)
     lost = Task(rig.cache.close, timeout=0.05, on_failed="discard").result()
     assert [(entry.key, entry.offset, entry.length) for entry in lost] == [(KEY, 0, PAGE)]
-    with pytest.raises(UnsavedDataError) as caught:
-        first.result()
-    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, PAGE)]
+    caught = raises(UnsavedDataError, first.result)
+    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
     gate.open()
 
 
@@ -405,8 +386,7 @@ def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(detach, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            rig.cache.close()
+        raises(KeyboardInterrupt, rig.cache.close)
     assert rig.cache.close() == []
     assert len(rig.backend.seen("close")) == 1
     assert not rig.volume.engine.runner.alive()
@@ -417,9 +397,7 @@ def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> Non
     """The attach may also be refused: the volume is never left behind with its threads. [2.22]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
-    gate = rig.backend.gate("commit")
-    closing = Task(rig.cache.close)
-    gate.wait_entered()
+    gate, closing = at_gate(rig.backend.gate("commit"), rig.cache.close)
     late = RecordingBackend({"late": b""})
     volume = rig.cache.attach(late, name="late")
     file = volume.open("late", "r+b")
@@ -462,8 +440,7 @@ def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
 def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Without the refusal it was accepted and lost, or made the end fail. [2.22, I-22]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     refused: list[ShutdownError] = []
     calls: list[Callable[[], object]] = [
         lambda: file.pwrite(b"x", 5),
@@ -477,9 +454,8 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: py
     def write() -> None:
         assert file.try_pwrite(b"x", 5) is None
         for call in calls:
-            with pytest.raises(ShutdownError, match="detached") as caught:
-                call()
-            refused.append(caught.value)
+            caught = raises(ShutdownError, call, match="detached")
+            refused.append(caught)
 
     before(monkeypatch, step, write)
     assert rig.cache.close() == []
@@ -501,8 +477,7 @@ def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.M
             lambda: volume.remove(KEY),
             lambda: volume.truncate(KEY, 3),
         ):
-            with pytest.raises(ShutdownError, match="detached"):
-                call()
+            raises(ShutdownError, call, match="detached")
 
     before(monkeypatch, "_unsaved", names)
     volume.detach()
@@ -512,16 +487,14 @@ def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.M
 
 def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """[2.22, T-51]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         before(patch, "_unsaved", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            rig.cache.close()
+        raises(KeyboardInterrupt, rig.cache.close)
     assert file.pwrite(b"a", 0) == 1
     assert rig.cache.close() == []
     assert rig.backend.committed(KEY) == b"a" + DATA[1:]
@@ -557,9 +530,8 @@ def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     gate.wait_entered()
     eventually(lambda: waits_at_the_limit(rig))
     closing = Task(rig.cache.close)
-    with pytest.raises(ShutdownError) as caught:
-        task.result()
+    caught = raises(ShutdownError, task.result)
     gate.open()
     closing.result()
-    accepted = accepted_before(caught.value)
+    accepted = accepted_before(caught)
     assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]

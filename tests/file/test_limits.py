@@ -13,7 +13,7 @@ from pagecache import ObjectStat, PageCache, VolumeOptions
 from pagecache.backends import MemoryBackend
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Make, Task, accepted_before, eventually, pattern
+from .rig import KEY, PAGE, QUIET, Make, Task, accepted_before, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -26,8 +26,7 @@ def rss() -> int:
 
 def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
     """At the limit it goes on when a call completes, and not before. [2.24]"""
-    rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB")
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB").opened("r+b")
     gate = rig.backend.gate("write_from", times=1000)
     data = pattern(512 * KIB)
     writer = Task(file.pwrite, data, 0)
@@ -46,10 +45,9 @@ def test_a_failure_wakes_throttled_writers(make: Make) -> None:
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", failed_limit=0.3)
     file = rig.open("r+b")
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
-    with pytest.raises(OSError) as caught:
-        Task(file.pwrite, bytes(512 * KIB), 0).result()
-    assert caught.value.errno == errno.ENOSPC
-    accepted = accepted_before(caught.value)
+    caught = raises(OSError, lambda: Task(file.pwrite, bytes(512 * KIB), 0).result())
+    assert caught.errno == errno.ENOSPC
+    accepted = accepted_before(caught)
     assert file.size == accepted
     rig.backend.clear_faults()
     file.fsync()
@@ -87,8 +85,7 @@ def test_a_backend_with_latency_says_how_far_to_read_ahead_unless_it_was_asked_f
 
 def test_growing_makes_room(make: Make) -> None:
     """`capacity` follows, and more stays cached. [T-57]"""
-    rig = make({KEY: pattern(200 * PAGE)}, capacity="256KiB")
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(200 * PAGE)}, capacity="256KiB").opened("rb")
     rig.cache.resize("2MiB")
     assert rig.cache.capacity == 2 * MIB
     file.pread(200 * PAGE, 0)
@@ -99,8 +96,7 @@ def test_growing_makes_room(make: Make) -> None:
 
 def test_shrinking_loses_nothing(make: Make) -> None:
     """Dirty data is written back and committed first. [T-57]"""
-    rig = make({KEY: b""}, capacity="16MiB")
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity="16MiB").opened("r+b")
     data = pattern(8 * MIB)
     file.pwrite(data, 0)
     rig.cache.resize("1MiB", timeout=30)
@@ -127,11 +123,9 @@ def test_shrinking_gives_memory_back_at_once() -> None:
 
 def test_shrinking_below_what_is_pinned_is_refused(make: Make) -> None:
     """BlockingIOError; the capacity and the pinned bytes stay. [T-57]"""
-    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB")
-    file = rig.open("rb")
+    rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB").opened("rb")
     with file.view(0, 40 * PAGE) as view:
-        with pytest.raises(BlockingIOError):
-            rig.cache.resize("64KiB", timeout=5)
+        raises(BlockingIOError, rig.cache.resize, "64KiB", timeout=5)
         assert view.tobytes() == pattern(40 * PAGE)
         assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
     rig.cache.resize("64KiB", timeout=5)
@@ -140,12 +134,10 @@ def test_shrinking_below_what_is_pinned_is_refused(make: Make) -> None:
 
 def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
     """An OSError, and everything is still there. [T-57]"""
-    rig = make({KEY: b""}, capacity="1MiB")
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity="1MiB").opened("r+b")
     file.pwrite(pattern(64 * PAGE), 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=float("inf"))
-    with pytest.raises(OSError):
-        rig.cache.resize("64KiB", timeout=5)
+    raises(OSError, rig.cache.resize, "64KiB", timeout=5)
     assert file.pread(64 * PAGE, 0) == pattern(64 * PAGE)
     rig.backend.clear_faults()
     file.fsync()
@@ -156,8 +148,7 @@ def test_shrinking_with_unsavable_data_loses_nothing(make: Make) -> None:
 def test_a_nonsense_new_capacity_is_refused(make: Make, capacity: str | int) -> None:
     """ValueError, the old one stays. [T-59]"""
     rig = make(capacity="1MiB")
-    with pytest.raises(ValueError):
-        rig.cache.resize(capacity)
+    raises(ValueError, rig.cache.resize, capacity)
     assert rig.cache.capacity == MIB
 
 

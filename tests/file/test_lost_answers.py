@@ -13,7 +13,7 @@ from pagecache import CachedFile, CommitError, ConflictError, PageCache, Volume
 from pagecache.options import OpenMode
 
 from ..publishing import PublishingBackend
-from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Task, overlay, pattern, raises
 
 CAPACITY = 64 * PAGE
 UNIT = 2 * PAGE
@@ -54,8 +54,7 @@ class Store:
     def lose_an_answer(self, file: CachedFile, **how: Any) -> None:
         """Carry one commit out, and report a failure to the cache."""
         self.backend.fail_commits(**{"done": True, **how})
-        with pytest.raises(CommitError):
-            file.fsync()
+        raises(CommitError, file.fsync)
         self.volume.drop_clean(KEY)
 
     def visible(self) -> bytes | None:
@@ -160,8 +159,7 @@ def test_a_second_lost_answer_loses_nothing(store: Store) -> None:
     store.lose_an_answer(file)
     file.pwrite(b"x", 30 * PAGE + 5)
     store.backend.fail_commits(1000, done=True)
-    with pytest.raises(OSError, match="as the test wants"):
-        file.fsync()
+    raises(OSError, file.fsync, match="as the test wants")
     assert store.of(file, "staged") > 0
     store.backend._failures.clear()
     assert file.pread(10, 20 * PAGE) == CONTENT[20 * PAGE : 20 * PAGE + 10]
@@ -202,8 +200,7 @@ def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store:
     store.lose_an_answer(file)
     store.put(BASE)
     file.pwrite(b"x", 30 * PAGE + 5)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     assert store.visible() == BASE
     assert file.pread(1, 30 * PAGE + 5) == b"x"
     store.volume.resolve(KEY, "rebase")
@@ -241,8 +238,7 @@ def test_another_version_stored_in_between_is_a_conflict_that_loses_nothing(stor
     store.put(newer)
     file.pwrite(b"x", 30 * PAGE + 5)
     expected = overlay(CONTENT, 30 * PAGE + 5, b"x")
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     assert store.visible() == newer
     assert file.pread(len(expected), 0) == expected
     store.volume.resolve(KEY, "rebase")

@@ -14,7 +14,7 @@ from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.backends.protocol import Key
 
 from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
 
@@ -48,8 +48,7 @@ def opened(make: Make, kind: str = "a file", **options: Any) -> tuple[Rig, Cache
     """Return a rig, and a file with dirty bytes that is open there; at most its first page is cached."""
     key = NAMES[kind][2]
     backend = StoreOfPaths({key: DATA}, **{"by_name": True, "max_write": PAGE, **options})
-    store = make(backend=backend, retry=ONCE)
-    file = store.open("r+b", key=key, read_ahead=0)
+    store, file = make(backend=backend, retry=ONCE).opened("r+b", key=key, read_ahead=0)
     file.pwrite(b"dirty", 0)
     return store, file
 
@@ -86,8 +85,7 @@ ENDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
 
 
 def gone(read: Callable[[], Any]) -> None:
-    with pytest.raises(FileNotFoundError):
-        read()
+    raises(FileNotFoundError, read)
 
 
 @LOSSES
@@ -137,9 +135,7 @@ def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
     """Its call may look the name up when another object has it: the answer is dropped. [K12, 2.20]"""
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, prompt=prompt), retry=FAST)
     file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
-    gate = store.backend.gate("read_into", KEY)
-    reading = Task(file.pread, 10, PAGE)
-    gate.wait_entered()
+    gate, reading = at_gate(store.backend.gate("read_into", KEY), file.pread, 10, PAGE)
     replace(store)
     gate.open()
     gone(reading.result)
@@ -156,9 +152,7 @@ def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(
     store, file = opened(make, kind, prompt=prompt)
     old, new, before, _after = NAMES[kind]
     reader = store.open("rb", key=before, direct=direct, read_ahead=0)
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, old, new)
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, old, new)
     reading = Task(reader.pread, 10, PAGE)
     eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
     gate.open()
@@ -170,9 +164,7 @@ def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(
 
 def rename_to_a_name_that_is_removed_at_once(store: Rig) -> None:
     """Another program removes the new name before the file is opened by it."""
-    gate = store.backend.gate("open", "new")
-    renaming = Task(store.volume.rename, KEY, "new")
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("open", "new"), store.volume.rename, KEY, "new")
     store.backend.remove("new")
     gate.open()
     renaming.result()
@@ -199,9 +191,7 @@ def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_
     """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
     store, file = opened(make)
     rename_to_a_name_that_is_removed_at_once(store)
-    with pytest.raises(OSError) as raised:
-        file.fsync()
-    assert raised.value.errno == errno.ENOENT
+    assert raises(OSError, file.fsync).errno == errno.ENOENT
     assert store.volume.unsaved("new")
     if back:
         store.backend.objects["new"] = StoredObject(DATA)
@@ -210,8 +200,7 @@ def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_
     else:
         store.volume.discard("new")
         gone(lambda: file.pread(10, PAGE))
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
         file.close()
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (
         None,
@@ -224,11 +213,9 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True), retry=ONCE)
     file = store.open("r+b", read_ahead=0)
     store.backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"), key=KEY)
-    with pytest.raises(OSError, match="the line went dead"):
-        file.truncate(PAGE)
+    raises(OSError, file.truncate, PAGE, match="the line went dead")
     store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    with pytest.raises(OSError, match="no"):
-        store.volume.rename(KEY, "new")
+    raises(OSError, store.volume.rename, KEY, "new", match="no")
     store.volume.rename("other", KEY)
     file.fsync()
     file.close()
@@ -238,11 +225,9 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
 
 def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(make: Make) -> None:
     """It is cut off: nothing is owed, and no object of the name is opened for it. [2.20]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True), retry=ONCE)
-    file = store.open("r+b", read_ahead=0)
+    store, file = make(backend=RecordingBackend({KEY: DATA}, by_name=True), retry=ONCE).opened("r+b", read_ahead=0)
     store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    with pytest.raises(OSError, match="no"):
-        store.volume.rename(KEY, "new")
+    raises(OSError, store.volume.rename, KEY, "new", match="no")
     store.volume.remove("new")
     make_another(store, "new")
     gone(lambda: file.pread(10, PAGE))
@@ -260,8 +245,7 @@ def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = Tru
     op = "" if landed else "rename"
     store.backend.fault(op or "rename answer", LOST)
     store.backend.fault(op or "remove answer", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        change()
+    raises(OSError, change, match="no answer")
     store.backend.clear_faults()
     if landed:
         store.backend.objects[KEY] = StoredObject(OTHER)
@@ -277,8 +261,7 @@ def rename(store: Rig, kind: str) -> None:
 def rename_and_fail_to_open(store: Rig, kind: str) -> None:
     """The rename is done, and raises the error of the open."""
     store.backend.fault("open", OSError(errno.ENETUNREACH, "no"), key="new")
-    with pytest.raises(OSError, match="no"):
-        store.volume.rename(KEY, "new")
+    raises(OSError, store.volume.rename, KEY, "new", match="no")
     make_another(store, KEY)
 
 
@@ -346,8 +329,7 @@ def test_a_removed_file_asks_for_its_name_after_a_remove_without_an_answer(make:
     """Nothing of it is stored in the next object of its name. [2.14, 2.20]"""
     store, file = opened(make)
     store.backend.fault("remove answer", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        store.volume.remove(KEY)
+    raises(OSError, store.volume.remove, KEY, match="no answer")
     file.fsync()
     store.backend.objects[KEY] = StoredObject(OTHER)
     gone(lambda: file.pread(10, PAGE))
@@ -360,8 +342,7 @@ def test_the_same_rename_succeeds_once_after_a_file_has_found_it_done(make: Make
     """As if the call had found it. [2.14]"""
     store, file = opened(make)
     store.backend.fault("rename answer", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        store.volume.rename(KEY, "new")
+    raises(OSError, store.volume.rename, KEY, "new", match="no answer")
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     store.volume.rename(KEY, "new")
     gone(lambda: store.volume.rename(KEY, "new"))
@@ -372,8 +353,7 @@ def test_a_look_that_fails_leaves_the_file_without_a_name(make: Make) -> None:
     store, file = opened(make)
     lose_the_answer(store, lambda: store.volume.rename(KEY, "new"))
     store.backend.fault("stat", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        file.pread(10, PAGE)
+    raises(OSError, file.pread, 10, PAGE, match="no answer")
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     assert not [call for call in store.backend.seen("read_into", KEY) if call.offset]
 
@@ -401,9 +381,7 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
 def test_a_read_that_runs_beside_the_rename_of_its_directory_reads_again(make: Make, prompt: bool) -> None:
     """Its call looks the old name up when another object has it. [2.20]"""
     store, file = opened(make, "a directory", prompt=prompt)
-    gate = store.backend.gate("read_into", "d/file")
-    reading = Task(file.pread, 10, PAGE)
-    gate.wait_entered()
+    gate, reading = at_gate(store.backend.gate("read_into", "d/file"), file.pread, 10, PAGE)
     store.volume.rename("d", "e")
     make_another(store, "d/file")
     gate.open()
@@ -415,8 +393,7 @@ def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_ans
     """It goes on under the new name. [2.14, 2.20]"""
     store, file = opened(make, "a directory")
     store.backend.fault("rename answer", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        store.volume.rename("d", "e")
+    raises(OSError, store.volume.rename, "d", "e", match="no answer")
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     store.backend.objects["d/file"] = StoredObject(OTHER)
     file.fsync()
@@ -428,9 +405,7 @@ def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_ans
 def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_name(make: Make, save: str) -> None:
     """It waits for the end of the rename, and fails for no policy. [2.20]"""
     store, file = opened(make, "a directory")
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, "d", "e")
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, "d", "e")
     store.backend.objects["d/file"] = StoredObject(OTHER)
     saving = Task(ENDS[save], store, file)
     eventually(lambda: len(store.cache.waits()) > 1)
@@ -445,9 +420,7 @@ def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_
 def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make) -> None:
     """Bytes in flight are stored under the old name first. [2.20]"""
     store, file = opened(make, "a directory")
-    gate = store.backend.gate("write_from", "d/file")
-    saving = Task(file.fsync)
-    gate.wait_entered()
+    gate, saving = at_gate(store.backend.gate("write_from", "d/file"), file.fsync)
     renaming = Task(store.volume.rename, "d", "e")
     what = "the calls of a file whose directory is renamed"
     eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
@@ -462,12 +435,8 @@ def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make)
 def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(make: Make) -> None:
     """The retry policy makes them again; nothing is sent before. [2.20]"""
     store, file = opened(make, "a directory")
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, "d", "e")
-    gate.wait_entered()
-    with pytest.raises(OSError) as raised:
-        file.truncate(PAGE)
-    assert raised.value.errno == errno.EBUSY
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, "d", "e")
+    assert raises(OSError, file.truncate, PAGE).errno == errno.EBUSY
     gate.open()
     renaming.result()
     file.truncate(PAGE)
@@ -480,9 +449,7 @@ def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
     """It could reach the next object of the name. [2.20]"""
     file = store.open("r+b")
     file.pwrite(b"dirty", 0)
-    gate = store.backend.gate("write_from")
-    flushing = Task(file.flush)
-    gate.wait_entered()
+    gate, flushing = at_gate(store.backend.gate("write_from"), file.flush)
     removing = Task(store.volume.remove, KEY)
     assert removing.waits()
     assert store.backend.seen("remove") == []
@@ -497,8 +464,7 @@ def test_a_refused_remove_changes_nothing(store: Rig) -> None:
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
     store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
-    with pytest.raises(PermissionError):
-        store.volume.remove(KEY)
+    raises(PermissionError, store.volume.remove, KEY)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.close()
     store.volume.sync(20)
@@ -507,8 +473,7 @@ def test_a_refused_remove_changes_nothing(store: Rig) -> None:
 
 def test_a_removed_file_that_fills_the_cache_makes_its_writer_fail(make: Make) -> None:
     """Its bytes can neither be saved nor evicted: the error says so, and nothing hangs. [2.23]"""
-    store = make(backend=RecordingBackend({KEY: DATA}, by_name=True), capacity="1MiB", retry=FAST)
-    file = store.open("r+b")
+    store, file = make(backend=RecordingBackend({KEY: DATA}, by_name=True), capacity="1MiB", retry=FAST).opened("r+b")
     store.volume.remove(KEY)
     with pytest.raises(OSError) as raised:
         for position in range(0, 2 << 20, PAGE):
@@ -539,11 +504,10 @@ def test_a_reconnect_leaves_a_removed_file_cut_off(store: Rig) -> None:
 @pytest.mark.parametrize("whole", [False, True])
 def test_zeros_that_a_removed_file_was_extended_by_are_read(make: Make, whole: bool) -> None:
     """They were never stored: neither those of a truncate, nor those before a write, nor a hole. [2.20]"""
-    store = make(
+    store, file = make(
         backend=RecordingBackend({KEY: DATA}, by_name=True, punch=True, write_unit=512, commit_on_close=whole),
         retry=FAST,
-    )
-    file = store.open("r+b", read_ahead=0)
+    ).opened("r+b", read_ahead=0)
     store.volume.remove(KEY)
     file.truncate(PAGE)
     file.truncate(2 * PAGE)

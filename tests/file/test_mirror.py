@@ -22,7 +22,7 @@ from pagecache.testing.gate import Gate
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
+from .rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern, raises
 
 MIB = 1 << 20
 
@@ -379,8 +379,7 @@ def test_data_that_is_given_up_takes_the_copy_away(pairs: Any) -> None:
         pair.volume.discard(KEY)
         pair.caught_up()
         assert KEY not in pair.mirror.objects
-        with pytest.raises(pagecache.DataLossError):
-            file.fsync()
+        raises(pagecache.DataLossError, file.fsync)
 
 
 def test_bytes_that_had_to_change_in_place_spoil_the_copy(pairs: Any) -> None:
@@ -523,9 +522,7 @@ def test_buffers_that_a_mirror_keeps_are_never_used_again(pairs: Any) -> None:
 )
 def test_an_invalid_mirror_is_refused(mirror: Any, error: type[Exception], rule: str) -> None:
     with PageCache("1MiB") as cache:
-        with pytest.raises(error, match=rule):
-            cache.attach(MemoryBackend(), mirror=mirror)
+        raises(error, lambda: cache.attach(MemoryBackend(), mirror=mirror), match=rule)
         same = MemoryBackend()
-        with pytest.raises(ValueError, match="second place"):
-            cache.attach(same, mirror=same)
+        raises(ValueError, cache.attach, same, mirror=same, match="second place")
         assert cache.volumes() == ()

@@ -12,7 +12,7 @@ from pagecache import PageCache, ShutdownError
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -34,8 +34,7 @@ def test_an_open_waits_for_its_key_while_names_change(make: Make, verb: str) -> 
         with opening.result() as file:
             assert file.pread(1, 0) == b"A"
     else:
-        with pytest.raises(FileNotFoundError):
-            opening.result()
+        raises(FileNotFoundError, opening.result)
 
 
 def test_renames_in_both_directions_at_once_do_not_deadlock(make: Make) -> None:
@@ -74,9 +73,7 @@ def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str)
     files = {name: rig.open(key=name) for name in ("src", "dst")}
     for file in files.values():
         file.pwrite(DATA, 0)
-    gate = rig.backend.gate("write_from", busy)
-    flushing = Task(files[busy].flush)
-    gate.wait_entered()
+    gate, flushing = at_gate(rig.backend.gate("write_from", busy), files[busy].flush)
     renaming = Task(rig.volume.rename, "src", "dst")
     assert renaming.waits()
     assert rig.backend.seen("rename") == []
@@ -91,12 +88,9 @@ def test_rename_waits_for_what_is_in_flight_of_both_files(make: Make, busy: str)
 def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> None:
     """Write-back, fsync and truncate wait for the token, and end under the new name. [2.20]"""
     kind = ObjectBackend if whole else RecordingBackend
-    rig = make(backend=kind({KEY: pattern(PAGE)}))
-    file = rig.open()
+    rig, file = make(backend=kind({KEY: pattern(PAGE)})).opened()
     file.pwrite(DATA, 0)
-    gate = rig.backend.gate("rename")
-    renaming = Task(rig.volume.rename, KEY, "moved")
-    gate.wait_entered()
+    gate, renaming = at_gate(rig.backend.gate("rename"), rig.volume.rename, KEY, "moved")
     syncing, cutting = Task(file.fsync), Task(file.truncate, 100)
     assert syncing.waits()
     assert cutting.waits()
@@ -106,27 +100,21 @@ def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> 
         task.result()
     file.fsync()
     assert rig.backend.committed("moved") == DATA[:100]
-    with pytest.raises(FileNotFoundError):
-        rig.volume.open(KEY)
+    raises(FileNotFoundError, rig.volume.open, KEY)
 
 
 def test_an_interrupted_rename_is_finished_and_published(make: Make) -> None:
     """An interrupt ends only the wait: the cache has the object under its new name. [2.20, K7]"""
-    rig = make({KEY: DATA})
-    file = rig.open()
+    rig, file = make({KEY: DATA}).opened()
     file.pwrite(b"dirty", 0)
-    gate = rig.backend.gate("rename")
-    renaming = Task(rig.volume.rename, KEY, "moved")
-    gate.wait_entered()
+    gate, renaming = at_gate(rig.backend.gate("rename"), rig.volume.rename, KEY, "moved")
     rig.volume.engine.aborted = True  # every wait ends; the call itself goes on
-    with pytest.raises(ShutdownError):
-        renaming.result()
+    raises(ShutdownError, renaming.result)
     rig.volume.engine.aborted = False
     opening = Task(rig.volume.open, KEY)
     assert opening.waits()
     gate.open()
-    with pytest.raises(FileNotFoundError):
-        opening.result()
+    raises(FileNotFoundError, opening.result)
     with rig.volume.open("moved") as again:
         assert again.pread(10, 0) == b"dirty" + DATA[5:10]
     file.fsync()
@@ -150,8 +138,7 @@ def test_the_last_close_of_a_removed_file_makes_no_call_for_its_bytes(make: Make
 
 def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
     """Neither the remove nor the last close waits for the hung call. [2.20, K7]"""
-    rig = make(backend=RecordingBackend({KEY: DATA}, identities=True))
-    file = rig.open()
+    rig, file = make(backend=RecordingBackend({KEY: DATA}, identities=True)).opened()
     file.pwrite(b"x" * PAGE, 0)
     gate = rig.backend.gate("write_from")
     file._native.flush_start(1 << 40)
@@ -188,8 +175,7 @@ def test_a_created_object_is_there_for_this_cache_before_it_is_committed(store: 
 
 def test_abandon_never_waits_and_an_open_of_the_file_waits_until_it_is_over(make: Make) -> None:
     """Calls in flight end first, then the upload is rolled back, then the open has the same file. [2.20]"""
-    store = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE, max_inflight=1), retry=ONCE)
-    file = store.open("r+b")
+    store, file = make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE, max_inflight=1), retry=ONCE).opened("r+b")
     file.pwrite(DATA[::-1], 0)
     gate = store.backend.gate("write_from")
     file._native.flush_start(1 << 40)
@@ -215,8 +201,7 @@ def test_an_abandoned_file_is_readable_through_its_open_handles(store: Rig) -> N
     writer.pwrite(b"half", 0)
     assert reader.pread(4, 0) == b"half"
     writer.abandon()
-    with store.volume.open(KEY, "rb") as fresh:
-        assert fresh.pread(len(DATA), 0) == DATA
+    assert store.content() == DATA
     assert reader.pread(len(DATA), 0) == DATA
     reader.close()
 
@@ -227,8 +212,7 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     file.pwrite(b"x", 0)
     store.volume.remove("new")
     assert not store.volume.exists("new")
-    with pytest.raises(FileNotFoundError):
-        store.volume.remove("new")
+    raises(FileNotFoundError, store.volume.remove, "new")
     file.close()
     store.volume.sync(20)
     assert store.backend.committed("new") is None
@@ -255,12 +239,10 @@ def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: 
 
 def test_a_failed_rename_changes_nothing(make: Make) -> None:
     """Both names lead to their previous files. [2.20]"""
-    rig = make({"a": b"A", "b": b"B"})
-    file = rig.open(key="a")
+    rig, file = make({"a": b"A", "b": b"B"}).opened(key="a")
     file.pwrite(b"dirty", 0)
     rig.backend.fault("rename", OSError(errno.EACCES, "no"))
-    with pytest.raises(PermissionError):
-        rig.volume.rename("a", "b")
+    raises(PermissionError, rig.volume.rename, "a", "b")
     file.fsync()
     assert rig.backend.committed("a") == b"dirty"
     assert rig.backend.committed("b") == b"B"

@@ -17,7 +17,7 @@ import pagecache
 from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
-from .rig import KEY, ONCE, PAGE, Make, Task, pattern
+from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -44,9 +44,8 @@ def test_a_missing_object(make: Make) -> None:
         lambda: rig.volume.rename("none", "x"),
         lambda: rig.volume.truncate("none", 5),
     ):
-        with pytest.raises(FileNotFoundError) as caught:
-            call()
-        assert "none" in str(caught.value)
+        caught = raises(FileNotFoundError, call)
+        assert "none" in str(caught)
     assert not rig.volume.exists("none")
     assert rig.backend.objects == {}
 
@@ -54,8 +53,7 @@ def test_a_missing_object(make: Make) -> None:
 def test_exclusive_creation(make: Make) -> None:
     """FileExistsError; the content stays. [2.20]"""
     rig = make({KEY: DATA})
-    with pytest.raises(FileExistsError):
-        rig.volume.open(KEY, "xb")
+    raises(FileExistsError, rig.volume.open, KEY, "xb")
     assert rig.backend.written(KEY) == DATA
 
 
@@ -88,8 +86,7 @@ def test_stat_exists_and_list(make: Make) -> None:
 
 def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
     """This holds for unwritten bytes too; a new file of that name is another file. [2.20]"""
-    rig = make({KEY: DATA})
-    old = rig.open("r+b")
+    rig, old = make({KEY: DATA}).opened("r+b")
     old.pread(PAGE, 0)
     old.pwrite(b"unwritten", 0)
     rig.volume.remove(KEY)
@@ -107,8 +104,7 @@ def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
 
 def test_rename_takes_content_and_dirty_bytes_along(make: Make) -> None:
     """Open handles follow; the old name is free. [2.20]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"dirty", 0)
     rig.volume.rename(KEY, "moved")
     assert not rig.volume.exists(KEY)
@@ -120,8 +116,7 @@ def test_rename_takes_content_and_dirty_bytes_along(make: Make) -> None:
 
 def test_rename_over_an_open_file_leaves_its_handles_the_old_one(make: Make) -> None:
     """The destination behaves as removed. [2.20]"""
-    rig = make({"a": b"A" * 5000, "b": b"B" * 5000})
-    old = rig.open("r+b", key="b")
+    rig, old = make({"a": b"A" * 5000, "b": b"B" * 5000}).opened("r+b", key="b")
     assert old.pread(5000, 0) == b"B" * 5000
     rig.volume.rename("a", "b")
     assert old.pread(5000, 0) == b"B" * 5000
@@ -132,8 +127,7 @@ def test_rename_over_an_open_file_leaves_its_handles_the_old_one(make: Make) -> 
 def test_rename_without_replace_is_refused(make: Make) -> None:
     """FileExistsError, both stay. [2.20]"""
     rig = make({"a": b"A", "b": b"B"})
-    with pytest.raises(FileExistsError):
-        rig.volume.rename("a", "b", replace=False)
+    raises(FileExistsError, rig.volume.rename, "a", "b", replace=False)
     assert rig.open("rb", key="a").pread(5, 0) == b"A"
     assert rig.open("rb", key="b").pread(5, 0) == b"B"
 
@@ -154,9 +148,7 @@ def test_keys_may_be_any_hashable(make: Make) -> None:
 def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
     """Other names are served at the same time. [T-78, 2.20]"""
     rig = make({"slow": DATA, "fast": DATA})
-    gate = rig.backend.gate("open", "slow")
-    slow = Task(rig.volume.open, "slow", "rb")
-    gate.wait_entered()
+    gate, slow = at_gate(rig.backend.gate("open", "slow"), rig.volume.open, "slow", "rb")
     with Task(rig.volume.open, "fast", "rb").result() as fast:
         assert fast.pread(10, 0) == DATA[:10]
     assert slow.waits(0.02)
@@ -188,8 +180,7 @@ def test_an_open_keeps_the_pages_of_an_unchanged_version(make: Make, change: str
 
 def test_an_announced_remote_change_is_read_anew(make: Make) -> None:
     """After invalidate_remote on an open file, its clean bytes are no longer served. [2.19]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     file.pread(3 * PAGE, 0)
     rig.backend.change_remotely(KEY, pattern(3 * PAGE, seed=8))
     rig.volume.invalidate_remote(KEY)
@@ -232,8 +223,7 @@ def test_keys_cannot_leave_the_root(tree: Volume, tmp_path: Path, key: str) -> N
         lambda: tree.rename("a", key) if key != "way-out" else tree.open(key),
     ]
     for call in calls:
-        with pytest.raises((OSError, ValueError)):
-            call()
+        raises((OSError, ValueError), call)
     assert (tmp_path / "outside").read_bytes() == b"secret"
     assert (tmp_path / "root" / "a").read_bytes() == DATA
 
@@ -261,8 +251,7 @@ def test_a_link_that_cannot_be_followed_is_renamed_and_removed(tree: Volume, tmp
 def test_a_directory_is_no_file(tree: Volume) -> None:
     """IsADirectoryError, reading and writing. [2.20]"""
     for mode in ("rb", "r+b", "wb"):
-        with pytest.raises(IsADirectoryError):
-            tree.open("sub", mode)
+        raises(IsADirectoryError, tree.open, "sub", mode)
 
 
 def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
@@ -273,8 +262,7 @@ def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
         assert file.pread(len(DATA), 0) == DATA
         file.pwrite(b"x", 0)
         file.fsync()
-    with pytest.raises(FileNotFoundError):
-        tree.open("a", "rb")
+    raises(FileNotFoundError, tree.open, "a", "rb")
     with tree.open("a", "xb") as file:
         file.write(b"new")
     tree.sync(20)
@@ -369,8 +357,7 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
 
 def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make) -> None:
     """The size is the one that a reader of the cache sees. [2.20]"""
-    rig = make({KEY: b"x" * 100})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b"x" * 100}).opened("r+b")
     file.append(b"y" * 5000)
     answer_of = rig.backend.object_stat
     entered, go = threading.Event(), threading.Event()
@@ -392,12 +379,10 @@ def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Ma
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:
     """The truncate happened; the old failure is reported to the next caller that saves the data. [2.17, 2.16]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
     file.pwrite(bytes(5000), 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"), times=2)
-    with pytest.raises(WritebackError):
-        file.close()
+    raises(WritebackError, file.close)
     rig.volume.truncate(KEY, 170)
     assert rig.volume.stat(KEY).size == 170
     assert len(rig.backend.seen("write_from")) == 1

@@ -29,7 +29,7 @@ from pagecache.volume import reconnect
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import KEY, PAGE, Make, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet
+from .rig import KEY, PAGE, Make, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -69,8 +69,7 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
 
 def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make) -> None:
     """The work may last longer than the call that waited for it: by itself it changes no stored byte. [2.19]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     assert file.pread(len(DATA), 0) == DATA
     entered, over, at_work = threading.Event(), threading.Event(), list[threading.Thread]()
 
@@ -208,8 +207,7 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
 
             store.put(KEY, b"other")
             monkeypatch.setattr(NativeInode, "has_local", late)
-            with pytest.raises(ConflictError):
-                volume.open(KEY)
+            raises(ConflictError, volume.open, KEY)
             volume.resolve(KEY, "rebase")
             assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
             file.fsync()
@@ -345,8 +343,7 @@ def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume
     with volume.open(KEY, "x+b") as creator:
         saved(creator, b"first")
         del late.objects[KEY]
-        with pytest.raises(FileNotFoundError):
-            volume.open(KEY)
+        raises(FileNotFoundError, volume.open, KEY)
 
 
 # ---------------------------------------------------------------- versions of the cache's own writes
@@ -378,8 +375,7 @@ def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothi
     finally:
         returned.set()
     rig.backend.change_remotely(KEY, OTHER)
-    with rig.volume.open(KEY) as late:
-        assert late.pread(len(OTHER), 0) == OTHER
+    assert rig.content() == OTHER
 
 
 # ---------------------------------------------------------------- announced versions
@@ -396,8 +392,7 @@ def announced(rig: Rig, content: bytes) -> None:
 @pytest.mark.parametrize("size", [100, 3 * PAGE, 6 * PAGE + 10])
 def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, policy: str) -> None:
     """Appends go to its end, and no byte of the other program is overwritten. [2.19]"""
-    rig = make({KEY: DATA}, options={"on_conflict": policy})
-    reader = rig.open("rb")
+    rig, reader = make({KEY: DATA}, options={"on_conflict": policy}).opened("rb")
     assert reader.pread(len(DATA), 0) == DATA
     other = pattern(size, seed=9)
     announced(rig, other)
@@ -414,8 +409,7 @@ def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes_elsewh
     make: Make, size: int, policy: str
 ) -> None:
     """They are no conflict, and stay. [2.19]"""
-    rig = make({KEY: DATA}, options={"on_conflict": policy})
-    file = rig.open()
+    rig, file = make({KEY: DATA}, options={"on_conflict": policy}).opened()
     assert file.pread(len(DATA), 0) == DATA
     file.pwrite(MINE, PAGE)
     other = DATA[: 2 * PAGE] + pattern(size - 2 * PAGE, seed=9)
@@ -429,8 +423,7 @@ def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes_elsewh
 @pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
 def test_a_write_after_an_announcement_does_not_hide_the_size(make: Make, size: int) -> None:
     """The write makes a version of its own, with the size of the announced one below it. [2.19]"""
-    rig = make({KEY: DATA})
-    file = rig.open()
+    rig, file = make({KEY: DATA}).opened()
     assert file.pread(len(DATA), 0) == DATA
     other = pattern(size, seed=9)
     announced(rig, other)
@@ -445,14 +438,12 @@ def test_a_write_after_an_announcement_does_not_hide_the_size(make: Make, size: 
 
 def test_a_version_after_the_announced_one_is_a_conflict(make: Make) -> None:
     """It may have changed the local bytes, too. [2.19]"""
-    rig = make({KEY: DATA})
-    file = rig.open()
+    rig, file = make({KEY: DATA}).opened()
     assert file.pread(len(DATA), 0) == DATA
     file.pwrite(MINE, PAGE)
     announced(rig, DATA[: 2 * PAGE] + MINE)
     rig.backend.change_remotely(KEY, MINE)
-    with pytest.raises(ConflictError):
-        rig.volume.open(KEY)
+    raises(ConflictError, rig.volume.open, KEY)
     rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert rig.backend.written(KEY) == MINE + MINE

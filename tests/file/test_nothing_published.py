@@ -18,7 +18,7 @@ from pagecache import CachedFile, PageCache, UnsavedDataError
 from pagecache.volume import lifetimes
 
 from ..stores import RecordingBackend, RecordingFile
-from .rig import FAST, KEY, PAGE, QUIET, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, PAGE, QUIET, Make, Rig, Task, eventually, pattern, raises
 
 OLD = pattern(PAGE)
 NEW = pattern(3 * PAGE, seed=1)
@@ -80,10 +80,9 @@ def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
     objects.cache.flusher.wake()
     for inode in lifetimes.withhold(objects.volume):
         assert inode is held
-    with pytest.raises(UnsavedDataError) as caught:
-        objects.cache.close(timeout=20)
+    caught = raises(UnsavedDataError, objects.cache.close, timeout=20)
     held.engine.set_aside(withheld=False)
-    assert [(r.key, r.offset, r.length) for r in caught.value.ranges] == [(KEY, 0, len(NEW))]
+    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, len(NEW))]
     assert objects.backend.seen("commit") == []
     assert objects.backend.committed(KEY) == OLD
     objects.volume.sync(20)
@@ -99,19 +98,16 @@ def test_an_object_whose_writer_was_collected_is_not_dropped_by_invalidate(objec
     handles.clear()
     gc.collect()
     eventually(lambda: inode.handles == 0)
-    with pytest.raises(BlockingIOError):
-        objects.volume.invalidate(KEY)
+    raises(BlockingIOError, objects.volume.invalidate, KEY)
     assert objects.backend.seen("commit") == []
 
 
 def test_resize_leaves_objects_uncommitted(make: Make) -> None:
     """This holds even if uncommitted data does not fit: BlockingIOError. [T-77, 2.22]"""
     options = {"spool": None}
-    rig = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True}, options=options)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, capacity=256 * PAGE, limits={"commit_on_close": True}, options=options).opened("r+b")
     file.pwrite(bytes(100 * PAGE), 0)
-    with pytest.raises(BlockingIOError):
-        Task(rig.cache.resize, 32 * PAGE).result()
+    raises(BlockingIOError, lambda: Task(rig.cache.resize, 32 * PAGE).result())
     assert rig.backend.seen("commit") == []
     file.close()
     assert rig.backend.committed(KEY) == bytes(100 * PAGE)

@@ -11,7 +11,7 @@ import pytest
 
 from pagecache.engine.file import EngineFile
 
-from .rig import KEY, PAGE, Make, Task, eventually
+from .rig import KEY, PAGE, Make, Task, eventually, raises
 
 DATA = bytes(4 * PAGE)
 
@@ -41,9 +41,8 @@ def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
     refused: list[str] = []
 
     def out_of_turn(call: Callable[[], object]) -> None:
-        with pytest.raises(ValueError, match=r"no backend call has begun|is settled") as caught:
-            call()
-        refused.append(str(caught.value))
+        caught = raises(ValueError, call, match=r"no backend call has begun|is settled")
+        refused.append(str(caught))
 
     def send(self: EngineFile, op: Any) -> None:
         if answer == "before the call":
@@ -59,8 +58,7 @@ def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
         if answer == "finished twice":
             out_of_turn(lambda: op.finish(False, True))
 
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"x" * PAGE, PAGE)
     file.fsync(timeout=20)
@@ -80,8 +78,7 @@ def test_an_answer_may_come_from_another_thread(make: Make, monkeypatch: pytest.
         assert Task(op.complete, n).result() == 1
         Task(op.finish, True, False).result()
 
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"y" * PAGE, 0)
     file.fsync(timeout=20)
@@ -94,9 +91,8 @@ def refusals(op: Any, *calls: Callable[[], object]) -> list[str]:
     """Return the messages of calls that the operation must refuse."""
     found = []
     for call in calls:
-        with pytest.raises(ValueError) as caught:
-            call()
-        found.append(str(caught.value))
+        caught = raises(ValueError, call)
+        found.append(str(caught))
     return found
 
 
@@ -124,8 +120,7 @@ def test_a_write_request_refuses_the_methods_of_a_caller(make: Make, monkeypatch
         op.finish(True, False)
         found.extend(refusals(op, op.begin, lambda: op.mirror(None)))
 
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     outcomes = sending(monkeypatch, send)
     file.pwrite(b"z" * PAGE, PAGE)
     file.fsync(timeout=20)

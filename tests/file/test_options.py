@@ -11,7 +11,7 @@ import pagecache
 from pagecache import CacheConfig, PageCache, RetryPolicy, VolumeOptions
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -62,10 +62,9 @@ BAD_CONFIG: list[tuple[dict[str, Any], str]] = [
 def test_nonsense_configuration_is_a_value_error_that_names_it(options: dict[str, Any], named: str) -> None:
     """The value and the rule are in the text. [T-59]"""
     options = dict(options)
-    with pytest.raises(ValueError) as caught:
-        PageCache(options.pop("capacity", "1MiB"), **options).close()
-    assert named in str(caught.value)
-    assert len(str(caught.value)) > len(named) + 10
+    caught = raises(ValueError, lambda: PageCache(options.pop("capacity", "1MiB"), **options).close())
+    assert named in str(caught)
+    assert len(str(caught)) > len(named) + 10
 
 
 @pytest.mark.parametrize(
@@ -85,8 +84,7 @@ def test_nonsense_configuration_is_a_value_error_that_names_it(options: dict[str
 def test_a_value_of_the_wrong_type_is_refused(options: dict[str, Any]) -> None:
     """TypeError or ValueError. [T-59]"""
     options = dict(options)
-    with pytest.raises((TypeError, ValueError)):
-        PageCache(options.pop("capacity", "1MiB"), **options).close()
+    raises((TypeError, ValueError), lambda: PageCache(options.pop("capacity", "1MiB"), **options).close())
 
 
 @pytest.mark.parametrize(
@@ -104,8 +102,7 @@ def test_a_value_of_the_wrong_type_is_refused(options: dict[str, Any]) -> None:
 )
 def test_a_nonsense_retry_policy_is_a_value_error(wrong: dict[str, Any]) -> None:
     """The error comes when the policy is made, or when a cache is made with it. [T-59]"""
-    with pytest.raises(ValueError):
-        PageCache("1MiB", retry=RetryPolicy(**wrong)).close()
+    raises(ValueError, lambda: PageCache("1MiB", retry=RetryPolicy(**wrong)).close())
 
 
 @pytest.mark.parametrize(
@@ -169,8 +166,7 @@ def test_the_block_size_of_a_running_cache_cannot_change(stored: Rig) -> None:
 def test_a_refused_change_changes_nothing(stored: Rig) -> None:
     """Good values in the same call are not taken either. [T-59]"""
     before = stored.cache.config
-    with pytest.raises(ValueError):
-        stored.cache.configure(flush_interval=1.0, dirty_limit=7.5)
+    raises(ValueError, stored.cache.configure, flush_interval=1.0, dirty_limit=7.5)
     assert stored.cache.config == before
     stored.cache.configure(flush_interval=1.25, dirty_expire=2.5)
     assert (stored.cache.config.flush_interval, stored.cache.config.dirty_expire) == (1.25, 2.5)
@@ -200,11 +196,9 @@ def test_options_of_a_volume_are_checked() -> None:
 def test_an_unknown_url_is_a_value_error_that_lists_the_schemes(url: str) -> None:
     """The known ones are in the text. [T-59]"""
     with PageCache("1MiB") as cache:
-        with pytest.raises(ValueError, match="memory") as caught:
-            cache.attach(url)
-        assert "dir" in str(caught.value)
-        with pytest.raises(ValueError):
-            pagecache.backend_from_url(url)
+        caught = raises(ValueError, cache.attach, url, match="memory")
+        assert "dir" in str(caught)
+        raises(ValueError, pagecache.backend_from_url, url)
 
 
 def test_config_object_and_overrides_together() -> None:

@@ -18,7 +18,7 @@ from pagecache.engine.retryer import EARLY_MAX, Again, decide
 from pagecache.testing import FaultyBackend, Rule
 
 from .clock import HandClock
-from .rig import PAGE, QUIET, Task, eventually
+from .rig import PAGE, QUIET, Task, eventually, raises
 
 KEY = "object"
 DATA = os.urandom(4 * PAGE)
@@ -134,8 +134,7 @@ def test_data_is_parked_when_the_outage_is_longer_than_the_policy(
     refuse(backend)
     task = Task(file.fsync)
     outlast(clock, task, 3600.0)
-    with pytest.raises(OSError, match="no server"):
-        task.result()
+    raises(OSError, task.result, match="no server")
     assert [(failed.offset, failed.length) for failed in volume.failed()] == [(0, 3)]
     backend.use([])
     file.fsync()
@@ -150,8 +149,7 @@ def test_a_version_that_is_refused_without_end_is_asked_for_a_few_times(clock: H
     backend = FaultyBackend(store)
     with PageCache("8MiB", **QUIET) as cache, cache.attach(backend).open(KEY) as file:
         backend.use([Rule("read", error=OSError(errno.ESTALE, "another version"))])
-        with pytest.raises(ConflictError):
-            file.pread(PAGE, 0)
+        raises(ConflictError, file.pread, PAGE, 0)
         assert len(backend.calls_of("read")) == 2 * (EARLY_MAX + 1)  # readahead tries, and so does the read
         backend.use([])
 
@@ -218,5 +216,4 @@ def test_the_policy_is_that_of_the_volume_the_cache_or_the_backend(
 def test_a_policy_of_another_type_is_refused(wrong: Any) -> None:
     with PageCache("1MiB") as cache, pytest.raises(ValueError, match="is not a RetryPolicy"):
         cache.attach(MemoryBackend(), retry=wrong)
-    with pytest.raises(ValueError, match="is not a RetryPolicy"):
-        MemoryBackend(retry=wrong)
+    raises(ValueError, MemoryBackend, retry=wrong, match="is not a RetryPolicy")

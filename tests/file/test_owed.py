@@ -16,7 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern, raises
 
 OLD = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
@@ -50,8 +50,7 @@ class Holding:
 def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b", direct=True)
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
         file.truncate(4 * PAGE)  # the outcome is unknown: it is owed
@@ -59,8 +58,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     assert holding.stands.wait(WAIT_LIMIT_S)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        reading.result()
+    raises(ShutdownError, reading.result)
     fresh = backend.successor()
     cutting = fresh.gate("truncate")
     rig.volume.reconnect(fresh)
@@ -79,11 +77,9 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b", direct=True)
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.truncate(PAGE)
+    raises(OSError, file.truncate, PAGE, match="the line went dead")
     stands, goes_on, over = threading.Event(), threading.Event(), threading.Event()
     genuine, pay = EngineFile.still_opened, Owed._pay_all
 
@@ -106,8 +102,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     reading = Task(file.pread, PAGE, 0)
     assert stands.wait(WAIT_LIMIT_S)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        reading.result()
+    raises(ShutdownError, reading.result)
     fresh = backend.successor(lose=False, shared=False)
     rig.volume.reconnect(fresh, fenced=True)
     assert Task(file.pwrite, LATER, PAGE).result() == len(LATER)
@@ -121,8 +116,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
 def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
     """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
     backend = RecordingBackend({KEY: OLD})
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     gate = backend.gate("truncate answer")
     backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
 
@@ -137,8 +131,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
         gate.wait_entered()
         rig.volume.abort()
         gate.open()
-        with pytest.raises(OSError, match="the line was cut"):
-            cutting.result()
+        raises(OSError, cutting.result, match="the line was cut")
     fresh = backend.successor(lose=False, shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)
     assert file.pread(len(OLD), 0) == OLD[:PAGE]
@@ -153,8 +146,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
 def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: bool, carried_out: bool) -> None:
     """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
     backend = RecordingBackend({KEY: OLD}, durable_writes=durable, punch=True)
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     file.pwrite(LATER[:PAGE], 0)
     backend.fault("punch_hole answer" if carried_out else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     with pytest.raises(OSError, match="the line went dead"):
@@ -172,23 +164,19 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: 
 def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> None:
     """[2.16, 2.17]"""
     backend = RecordingBackend({KEY: OLD}, punch=True)
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.punch_hole(0, PAGE)
+    raises(OSError, file.punch_hole, 0, PAGE, match="the line went dead")
     rig.volume.abort()
     second = backend.successor()
     second.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
     rig.volume.reconnect(second)
-    with pytest.raises(OSError, match="no"):
-        file.fsync()
+    raises(OSError, file.fsync, match="no")
     assert second.written(KEY) == bytes(PAGE) + OLD[PAGE:]
     rig.volume.abort()
     rig.volume.reconnect(second.successor())
-    with pytest.raises(DataLossError) as caught:
-        file.fsync()
-    assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(0, PAGE)]
+    caught = raises(DataLossError, file.fsync)
+    assert [(lost.offset, lost.length) for lost in caught.ranges] == [(0, PAGE)]
     assert file.pread(2 * PAGE, 0) == OLD
     rig.finish()
 
@@ -202,8 +190,7 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where:
     page, lost = {"end": (4, [1, 2, 3]), "begin": (0, [2, 3, 4]), "middle": (2, [1, 4])}[where]
     second = (page * PAGE, 2 * PAGE)
     backend = RecordingBackend({KEY: old}, punch=True)
-    rig = make_rig(backend=backend, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False))
     with pytest.raises(OSError, match="no"):
         file.punch_hole(*first)
@@ -214,9 +201,8 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where:
     rig.volume.abort()
     fresh = backend.successor(shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)
-    with pytest.raises(DataLossError) as caught:
-        file.fsync()
-    lost_pages = [(one.offset + at) // PAGE for one in caught.value.ranges for at in range(0, one.length, PAGE)]
+    caught = raises(DataLossError, file.fsync)
+    lost_pages = [(one.offset + at) // PAGE for one in caught.ranges for at in range(0, one.length, PAGE)]
     assert lost_pages == lost
     content = overlay(old, second[0], bytes(second[1]))
     assert file.pread(6 * PAGE, 0) == content

@@ -15,7 +15,7 @@ from pagecache.engine import flusher
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Make, Rig, Task, accepted_before, dirty_bytes, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, accepted_before, at_gate, dirty_bytes, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
@@ -31,8 +31,7 @@ def sent(rig: Rig) -> list[tuple[object, int, int]]:
 
 def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock: HandClock) -> None:
     """It goes at `dirty_expire`, neither before nor later, however much other data is written. [2.11]"""
-    rig = make({KEY: bytes(100 * PAGE)}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: bytes(100 * PAGE)}, **AGE).opened()
     file.pwrite(b"old", 0)
     for _ in range(5):
         clock.advance(5.0)
@@ -54,8 +53,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
 
 def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock) -> None:
     """As the tutorial says: after `dirty_expire` the bytes are unstable, and time alone never commits them. [2.11]"""
-    rig = make({KEY: b""}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, **AGE).opened()
     file.pwrite(b"five!", 0)
     clock.advance(30.0)
     eventually(lambda: rig.volume.stats().unstable == PAGE)
@@ -120,9 +118,7 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
     old, big = rig.open(key="old"), rig.open(key="big")
     old.pwrite(b"old", 0)
     big.pwrite(bytes(40 * PAGE), 0)
-    gate = rig.backend.gate("write_from", "big")
-    sync = Task(big.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(rig.backend.gate("write_from", "big"), big.fsync)
     clock.advance(30.0)
     after_flusher_turn(rig.cache)
     gate.open()
@@ -132,12 +128,9 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
 
 def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandClock) -> None:
     """The token is taken at that moment: the data goes when it is free, without another check of the clock. [2.11]"""
-    rig = make({KEY: b""}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, **AGE).opened()
     file.pwrite(b"one", 0)
-    gate = rig.backend.gate("commit")
-    sync = Task(file.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(rig.backend.gate("commit"), file.fsync)
     file.pwrite(b"two", PAGE)
     clock.advance(30.0)
     after_flusher_turn(rig.cache)
@@ -149,8 +142,7 @@ def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandC
 
 def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
     """A truncate comes in the middle of a long pass: all old data arrives without another check of the clock. [2.11]"""
-    rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 2}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 2}, **AGE).opened()
     file.pwrite(bytes(200 * PAGE), 0)
     gate = rig.backend.gate("write_from")
     clock.advance(30.0)
@@ -164,8 +156,7 @@ def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
 
 def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock: HandClock) -> None:
     """The file is dirty all the time; young data is sent at its time and not before. [2.11]"""
-    rig = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits={"max_write": PAGE, "max_inflight": 1}, **AGE).opened()
     file.pwrite(bytes(3 * PAGE), 0)
     with rig.backend.gate("write_from") as gate:
         clock.advance(30.0)
@@ -190,8 +181,7 @@ def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> 
     fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
     file = rig.open()
     file.pwrite(b"x", 0)
-    with pytest.raises(pagecache.WritebackError):
-        file.flush()
+    raises(pagecache.WritebackError, file.flush)
     for _ in range(10):
         clock.advance(30.0)
         after_flusher_turn(rig.cache)
@@ -200,8 +190,7 @@ def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> 
 
 def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, clock: HandClock) -> None:
     """A write-back would protect nothing. [2.11]"""
-    rig = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE).opened()
     file.pwrite(b"x" * 1000, 0)
     for _ in range(10):
         clock.advance(30.0)
@@ -216,8 +205,7 @@ def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, cl
 
 def test_an_object_is_sent_while_it_grows(make: Make) -> None:
     """Each write unit as soon as all of it is dirty, below every threshold; the rest goes with the commit. [2.11]"""
-    rig = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT})
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
     data = pattern(2 * UNIT + 100)
     for offset in range(0, len(data), 3000):
         file.pwrite(data[offset : offset + 3000], offset)
@@ -233,8 +221,7 @@ def test_an_object_is_sent_while_it_grows(make: Make) -> None:
 
 def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
     """The call returns while the backend still has them; incomplete units stay. [2.15, 2.12]"""
-    rig = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT})
-    file = rig.open()
+    rig, file = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
     file.pwrite(bytes(UNIT - 1), 0)
     Task(file.flush).result()
     with rig.backend.gate("write_from") as gate:
@@ -252,8 +239,7 @@ def test_a_growing_object_is_sent_by_as_many_calls_as_its_file_may_have(
     """However large its units are: one pass may take one for each call of the volume. [2.11]"""
     monkeypatch.setattr(flusher, "PASS_BUDGET", UNIT)
     limits = {"commit_on_close": True, "write_unit": UNIT, "max_write": UNIT, "max_inflight": 9}
-    rig = make({KEY: b""}, limits=limits)
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits=limits).opened()
     with rig.backend.gate("write_from") as first, rig.backend.gate("write_from", times=8) as others:
         file.pwrite(bytes(UNIT), 0)
         first.wait_entered()
@@ -269,15 +255,14 @@ def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> 
     """Below the limit they stay; a writer at the limit sends them, and gets an error if that does not help, as without
     a spool. [2.11, 2.23]
     """
-    rig = make(
+    rig, file = make(
         {KEY: bytes(4 * MIB)},
         capacity="1MiB",
         dirty_background="64KiB",
         dirty_limit="128KiB",
         limits={"commit_on_close": True, "write_unit": UNIT},
         options={"spool": None},
-    )
-    file = rig.open()
+    ).opened()
     for unit in range(20):  # 80 KiB: above dirty_background, below the midpoint
         file.pwrite(b"x", unit * UNIT)
     after_flusher_turn(rig.cache)
@@ -312,8 +297,7 @@ def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
 
 def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> None:
     """A running pass takes new marks along: no write waits for the end of another's request. [T-79, 2.11]"""
-    rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
-    file = rig.open()
+    rig, file = make({KEY: bytes(64 * PAGE)}, options={"write_through": True}).opened()
     with rig.backend.gate("write_from") as gate:
         hung = Task(file.pwrite, b"a" * PAGE, 32 * PAGE)
         gate.wait_entered()
@@ -331,8 +315,7 @@ def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> No
 
 def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
     """There are as few calls as the limits allow, whatever the folios. [T-36, 2.8]"""
-    rig = make({KEY: b""}, limits={"max_write": 128 * KIB})
-    file = rig.open(write_through=True)
+    rig, file = make({KEY: b""}, limits={"max_write": 128 * KIB}).opened(write_through=True)
     data = pattern(300 * KIB)
     file.pwrite(data, 0)
     assert sorted(sent(rig)) == [
@@ -350,13 +333,11 @@ def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd")], ids=["ENOSPC", "odd"])
 def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error: Exception) -> None:
     """WritebackError; the bytes are dirty, failed and readable, and the next fsync repairs them. [T-36, 2.8]"""
-    rig = make({KEY: bytes(8 * PAGE)})
-    file = rig.open(write_through=True)
+    rig, file = make({KEY: bytes(8 * PAGE)}).opened(write_through=True)
     rig.backend.fault("write_from", error)
     data = pattern(3 * PAGE)
-    with pytest.raises(pagecache.WritebackError) as caught:
-        file.pwrite(data, PAGE)
-    assert [(r.offset, r.length) for r in caught.value.ranges] == [(PAGE, 3 * PAGE)]
+    caught = raises(pagecache.WritebackError, file.pwrite, data, PAGE)
+    assert [(r.offset, r.length) for r in caught.ranges] == [(PAGE, 3 * PAGE)]
     assert file.pread(3 * PAGE, PAGE) == data
     assert sum(r.length for r in rig.volume.failed()) == 3 * PAGE
     file.fsync()
@@ -378,9 +359,8 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
         "write": lambda: file.write(b"abcdef"),
     }
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
-    with pytest.raises(pagecache.WritebackError) as caught:
-        calls[verb]()
-    accepted = accepted_before(caught.value)
+    caught = raises(pagecache.WritebackError, calls[verb])
+    accepted = accepted_before(caught)
     assert accepted > 0
     assert file.pread(10, 0) == b"abcdef"[:accepted]
     if verb == "write":
@@ -392,8 +372,7 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
 
 def test_a_write_through_of_many_buffers_is_one_request(make: Make) -> None:
     """Buffers of a call are written back together, whatever a round trip costs. [2.8]"""
-    rig = make({KEY: b""})
-    file = rig.open(write_through=True)
+    rig, file = make({KEY: b""}).opened(write_through=True)
     assert file.pwritev([b"x" * 100] * 50, 0) == 5000
     assert rig.backend.spans("write_from") == [(0, 5000)]
 
@@ -406,13 +385,10 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
     """Writes up to it do not wait; above it the writer waits for the call; both versions arrive in order.
     [T-11, 2.7]
     """
-    rig = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB")
-    file = rig.open()
+    rig, file = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB").opened()
     old = pattern(64 * KIB)
     file.pwrite(old, 0)
-    gate = rig.backend.gate("write_from")
-    sync = Task(file.fsync)
-    gate.wait_entered()
+    gate, sync = at_gate(rig.backend.gate("write_from"), file.fsync)
     writer = Task(file.pwrite, b"new", 100)
     if waits:
         assert writer.waits()
@@ -429,8 +405,7 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
 
 def test_an_interrupted_wait_for_a_folio_in_flight_blocks_no_other_call(make: Make) -> None:
     """A writer that gave up leaves nothing behind: background work takes the folio again. [T-11, 2.7]"""
-    rig = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1)
-    file = rig.open()
+    rig, file = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1).opened()
     file.pwrite(bytes(64 * KIB), 0)
     gate = rig.backend.gate("write_from")
     gate.wait_entered()

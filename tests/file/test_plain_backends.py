@@ -16,6 +16,7 @@ from pagecache.backends import MemoryBackend, TransformBackend
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, LatencyBackend
 
 from ..plain import AsyncBlobs, Blobs
+from .rig import raises
 
 
 class Upside:
@@ -39,8 +40,7 @@ def used(volume: pagecache.Volume) -> None:
     volume.sync()
     assert volume.stat("key").size == 7
     for call in (lambda: volume.remove("key"), lambda: volume.rename("key", "new"), lambda: list(volume.list())):
-        with pytest.raises(io.UnsupportedOperation, match=r"Blobs cannot (remove|rename|list) objects"):
-            call()
+        raises(io.UnsupportedOperation, call, match=r"Blobs cannot (remove|rename|list) objects")
 
 
 @pytest.mark.parametrize("kind", [Blobs, AsyncBlobs])
@@ -51,8 +51,7 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
         assert volume.backend is backend
         assert volume.name == f"{kind.__name__}-1"
         used(volume)
-        with pytest.raises(ValueError, match="is in this cache already"):
-            cache.attach(backend)
+        raises(ValueError, cache.attach, backend, match="is in this cache already")
         volume.abort()
         volume.reconnect(backend)
         assert volume.backend is backend
@@ -70,12 +69,10 @@ def test_a_backend_is_in_one_cache_of_a_process(kind: Callable[[], Any]) -> None
             for taken in (backend, mirror):
                 with pytest.raises(ValueError, match=rf"is in another cache .*{cache.name}.* already, as volume"):
                     other.attach(taken)
-            with pytest.raises(ValueError, match=r"mirror: .* is in another cache"):
-                other.attach("memory:", mirror=backend)
+            raises(ValueError, other.attach, "memory:", mirror=backend, match=r"mirror: .* is in another cache")
             elsewhere = other.attach("memory:")
             elsewhere.abort()
-            with pytest.raises(ValueError, match="is in another cache"):
-                elsewhere.reconnect(mirror)
+            raises(ValueError, elsewhere.reconnect, mirror, match="is in another cache")
             volume.detach()
             other.attach(backend)
     with PageCache("1MiB") as later:
@@ -94,8 +91,7 @@ def test_optional_methods_of_a_plain_backend_are_always_used() -> None:
             backend.list = lambda prefix="": iter([ObjectStat(size=1, key="listed")])
             assert [stat.key for stat in volume.list()] == ["listed"]
             backend.limits = BackendLimits(read_only=True)
-            with pytest.raises(PermissionError):
-                volume.open("new", "w")
+            raises(PermissionError, volume.open, "new", "w")
             backend.limits = BackendLimits()
 
 
@@ -114,10 +110,8 @@ def test_a_plain_backend_can_be_wrapped_and_be_a_mirror(wrap: Callable[[Any], An
 def test_a_plain_asynchronous_backend_can_be_wrapped() -> None:
     with PageCache("1MiB") as cache:
         used(cache.attach(AsyncFaultyBackend(AsyncBlobs())))
-    with pytest.raises(TypeError, match="is asynchronous"):
-        FaultyBackend(AsyncBlobs())
-    with pytest.raises(TypeError, match="is not an asynchronous backend"):
-        AsyncFaultyBackend(Blobs())
+    raises(TypeError, lambda: FaultyBackend(AsyncBlobs()), match="is asynchronous")
+    raises(TypeError, lambda: AsyncFaultyBackend(Blobs()), match="is not an asynchronous backend")
 
 
 class OnlyStat:
@@ -158,10 +152,9 @@ def test_an_object_that_is_no_backend_is_refused_with_everything_that_it_lacks(
 ) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
-        with pytest.raises(TypeError) as raised:
-            WAYS[way](cache, volume, backend)
+        raised = raises(TypeError, WAYS[way], cache, volume, backend)
         for word in words:
-            assert word in str(raised.value)
+            assert word in str(raised)
         assert cache.volumes() == (volume,)
         with volume.open("key", "w") as file:
             file.write(b"the volume goes on")
@@ -182,10 +175,9 @@ def test_an_object_that_is_no_backend_is_refused_with_everything_that_it_lacks(
 def test_a_path_or_a_file_url_is_refused_with_the_url_of_the_directory(way: str, text: str, url: str) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
-        with pytest.raises(ValueError, match="did you mean") as raised:
-            WAYS[way](cache, volume, text)
-        assert repr(text) in str(raised.value)
-        assert f"did you mean {url!r}?" in str(raised.value)
+        raised = raises(ValueError, WAYS[way], cache, volume, text, match="did you mean")
+        assert repr(text) in str(raised)
+        assert f"did you mean {url!r}?" in str(raised)
 
 
 def test_a_path_given_as_a_url_is_refused_with_the_url_of_the_directory(tmp_path: Path) -> None:
@@ -221,10 +213,8 @@ def test_an_empty_key_is_refused_unless_the_backend_accepts_it(key: Any) -> None
         for backend in backends:
             volume = cache.attach(backend)
             for call in (volume.open, volume.stat, volume.exists, volume.remove, partial(volume.rename, "a")):
-                with pytest.raises(ValueError, match=f"key {key!r} names no object"):
-                    call(key)
-            with pytest.raises(ValueError, match=f"key {key!r} names no object"):
-                volume.open(key, "w")
+                raises(ValueError, call, key, match=f"key {key!r} names no object")
+            raises(ValueError, volume.open, key, "w", match=f"key {key!r} names no object")
         with cache.attach(Whole()).open(key, "w+") as file:
             file.write(b"content")
 

@@ -20,7 +20,7 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 from .test_interrupts import PACKAGE, interrupted_at
 
 
@@ -85,8 +85,7 @@ def test_only_the_main_thread_leaves_changes_of_names_to_a_thread_of_the_volume(
 
 def test_a_large_write_back_of_a_prompt_backend_has_help(make: Make) -> None:
     """Threads of the volume join in if there is more than one request."""
-    rig = make({KEY: b""}, limits={"prompt": True, "max_write": 16 * PAGE})
-    file = rig.open()
+    rig, file = make({KEY: b""}, limits={"prompt": True, "max_write": 16 * PAGE}).opened()
     content = pattern(256 * PAGE)
     file.pwrite(content, 0)
     with rig.backend.gate("write_from", times=4) as gate:
@@ -180,16 +179,14 @@ def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make) -> None:
 
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_value_that_is_no_bool_is_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=f"prompt: {value!r} is not True or False"):
-        BackendLimits(prompt=value)
+    raises(ValueError, BackendLimits, prompt=value, match=f"prompt: {value!r} is not True or False")
     with PageCache("1MiB") as cache, pytest.raises(TypeError, match="prompt must be True, False or None"):
         cache.attach(MemoryBackend(), prompt=value)
 
 
 def test_an_asynchronous_backend_is_never_prompt() -> None:
     with PageCache("1MiB") as cache:
-        with pytest.raises(ValueError, match="asynchronous"):
-            cache.attach(Over(MemoryBackend()), prompt=True)
+        raises(ValueError, lambda: cache.attach(Over(MemoryBackend()), prompt=True), match="asynchronous")
         volume = cache.attach(Over(MemoryBackend(BackendLimits(prompt=True))))
         assert not volume.engine.prompt
 
@@ -202,8 +199,7 @@ def test_an_asynchronous_backend_is_never_prompt() -> None:
 
 def test_a_deadline_that_has_passed_keeps_the_call_from_being_made(make: Make) -> None:
     rig = make({KEY: b""}, limits={"prompt": True})
-    with pytest.raises(TimeoutError, match="stat: the deadline passed"):
-        rig.volume.stat(KEY, timeout=0)
+    raises(TimeoutError, rig.volume.stat, KEY, timeout=0, match="stat: the deadline passed")
     assert not rig.backend.seen("stat")
 
 
@@ -231,8 +227,7 @@ def test_a_call_of_a_prompt_backend_is_in_the_report_of_waits(make: Make) -> Non
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str) -> None:
     """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
-    rig = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True})
-    file = rig.open()
+    rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).opened()
     file.pwrite(b"new", 100)
     inner = rig.volume.inodes[KEY].engine.backend_file
     assert inner is not None
@@ -246,8 +241,7 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
         return real(*args)
 
     setattr(inner, op, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        file.fsync()
+    raises(KeyboardInterrupt, file.fsync)
     assert rig.volume.failed() == []
     rig.cache.check()
     assert file.pread(3, 100) == b"new"
@@ -287,8 +281,7 @@ def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str
     nth, place = 0, "none yet"
     while place:
         nth += 1
-        rig = make(backend=RecordingBackend({KEY: pattern(4 * PAGE)}, staged=whole, prompt=True))
-        file = rig.open()
+        rig, file = make(backend=RecordingBackend({KEY: pattern(4 * PAGE)}, staged=whole, prompt=True)).opened()
         file.pwrite(b"new", 100)
         place = interrupted_at(nth, lambda: SAVES[name](rig, file), made_here)  # noqa: B023
         with rig.volume.open(KEY, "r+b") as again:

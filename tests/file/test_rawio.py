@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pagecache import CachedFile, PageCache
 from pagecache.options import OpenMode
 
-from .rig import KEY, PAGE, Make, make_rig, pattern
+from .rig import KEY, PAGE, Make, make_rig, pattern, raises
 
 START = pattern(10_000)
 MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
@@ -85,8 +85,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
         try:
             open(tmp_path / KEY, mode if "b" in mode else mode + "b", buffering=0).close()
         except ValueError:
-            with pytest.raises(ValueError):
-                rig.volume.open(KEY, mode)
+            raises(ValueError, rig.volume.open, KEY, mode)
         else:
             rig.volume.open(KEY, mode).close()
 
@@ -97,9 +96,8 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
 def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: OpenMode) -> None:
     """It creates nothing. [T-59]"""
     rig = make()
-    with pytest.raises(ValueError) as caught:
-        rig.volume.open("new", mode)
-    assert repr(mode) in str(caught.value)
+    caught = raises(ValueError, rig.volume.open, "new", mode)
+    assert repr(mode) in str(caught)
     assert not rig.volume.exists("new")
 
 
@@ -122,12 +120,10 @@ def test_flags_choose_the_access(make: Make, flags: int, readable: bool, writabl
 def test_flags_create_truncate_append_and_exclude(make: Make) -> None:
     """O_CREAT, O_EXCL, O_TRUNC and O_APPEND as in os.open. [T-59]"""
     rig = make({KEY: START})
-    with pytest.raises(FileNotFoundError):
-        rig.volume.open("new", flags=os.O_RDWR)
+    raises(FileNotFoundError, rig.volume.open, "new", flags=os.O_RDWR)
     rig.volume.open("new", flags=os.O_RDWR | os.O_CREAT).close()
     assert rig.volume.exists("new")
-    with pytest.raises(FileExistsError):
-        rig.volume.open("new", flags=os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    raises(FileExistsError, rig.volume.open, "new", flags=os.O_RDWR | os.O_CREAT | os.O_EXCL)
     with rig.volume.open(KEY, flags=os.O_WRONLY | os.O_APPEND) as file:
         file.write(b"tail")
         file.seek(0)
@@ -193,8 +189,7 @@ def test_positional_calls_do_not_move_the_position(make: Make) -> None:
 
 def test_read_of_everything_and_readall(make: Make) -> None:
     """They read from the position to the end, and nothing at the end or beyond it."""
-    rig = make({KEY: START})
-    file = rig.open("rb")
+    file = make({KEY: START}).open("rb")
     file.seek(9000)
     assert file.readall() == START[9000:]
     assert file.readall() == b""
@@ -220,8 +215,7 @@ def test_lines(make: Make) -> None:
 
 def test_a_closed_handle_refuses_everything(make: Make) -> None:
     """ValueError, as for any closed file; close itself may be repeated. [2.1]"""
-    rig = make({KEY: START})
-    file = rig.open("r+b")
+    rig, file = make({KEY: START}).opened("r+b")
     file.close()
     file.close()
     assert file.closed
@@ -280,29 +274,25 @@ def test_leaving_a_with_block_closes(make: Make) -> None:
 
 def test_a_handle_is_what_it_says(make: Make) -> None:
     """Attributes; it has no descriptor; it is a RawIOBase for isinstance."""
-    rig = make({KEY: START})
-    file = rig.open("r+b")
+    rig, file = make({KEY: START}).opened("r+b")
     assert isinstance(file, io.RawIOBase)
     assert (file.key, file.volume, file.size) == (KEY, rig.volume, len(START))
     assert KEY in str(file.name)
     assert "r" in file.mode
     assert "+" in file.mode
     assert KEY in repr(file)
-    with pytest.raises(io.UnsupportedOperation):
-        file.fileno()
+    raises(io.UnsupportedOperation, file.fileno)
 
 
 @pytest.mark.parametrize("whence", [os.SEEK_SET, os.SEEK_CUR, os.SEEK_END])
 def test_seek_counts_from_start_position_or_end(make: Make, whence: int) -> None:
     """A position before the start is refused and leaves the old one."""
-    rig = make({KEY: START})
-    file = rig.open("rb")
+    file = make({KEY: START}).open("rb")
     file.seek(100)
     base = {os.SEEK_SET: 0, os.SEEK_CUR: 100, os.SEEK_END: len(START)}[whence]
     assert file.seek(7, whence) == base + 7
     file.seek(100)
-    with pytest.raises((ValueError, OSError)):
-        file.seek(-base - 1, whence)
+    raises((ValueError, OSError), file.seek, -base - 1, whence)
     assert file.tell() == 100
 
 
@@ -311,8 +301,7 @@ def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
     """The position stays. [T-59]"""
     file = make({KEY: START}).open("rb")
     file.seek(100)
-    with pytest.raises((ValueError, TypeError, OSError)):
-        file.seek(0, whence)
+    raises((ValueError, TypeError, OSError), file.seek, 0, whence)
     assert file.tell() == 100
 
 

@@ -18,7 +18,7 @@ import pytest
 from pagecache import Advice
 
 from ..stores import short
-from .rig import KEY, PAGE, Make, Rig, Task, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern, raises
 
 CONTENT = pattern(16 * PAGE)
 
@@ -155,8 +155,7 @@ def test_prefetch_makes_the_following_reads_hits(stored: Rig) -> None:
 def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
     """1 MiB in pieces of one page takes a small number of backend calls, none beyond the end of the file. [2.6]"""
     content = pattern(256 * PAGE - 100)
-    rig = make({KEY: content}, options={"read_ahead": "256KiB"})
-    file = rig.open("rb")
+    rig, file = make({KEY: content}, options={"read_ahead": "256KiB"}).opened("rb")
     pieces = [file.pread(PAGE, offset) for offset in range(0, len(content), PAGE)]
     assert b"".join(pieces) == content
     assert len(rig.backend.spans("read_into")) <= 24
@@ -183,8 +182,7 @@ def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:
 def test_reads_keep_the_limits_of_the_backend(make: Make, limits: dict[str, int]) -> None:
     """Fills and readahead are cut to the backend's limits; the recorder notes every breach. [2.3, 2.26]"""
     content = pattern(100 * PAGE + 1234)
-    rig = make({KEY: content}, limits=limits, options={"read_ahead": "64KiB"})
-    file = rig.open("rb")
+    rig, file = make({KEY: content}, limits=limits, options={"read_ahead": "64KiB"}).opened("rb")
     assert file.pread(1 << 20, 0) == content
     rig.volume.drop_clean()
     rng = random.Random(1)
@@ -202,10 +200,9 @@ def test_parts_of_read_units_keep_the_number_of_buffers(
 ) -> None:
     """The surplus of a read unit has no buffer of its own; written bytes have missing neighbours. [2.3, 2.26]"""
     content = bytearray(pattern(40 * PAGE + 1234))
-    rig = make(
+    rig, file = make(
         {KEY: bytes(content)}, limits=limits | {"read_unit": read_unit, "max_read": 60_000, "max_vectors": max_vectors}
-    )
-    file = rig.open("r+b")
+    ).opened("r+b")
     for _ in range(2):
         for offset in range(1000, len(content) - 700, 3 * PAGE + 500):
             content[offset : offset + 700] = b"x" * 700
@@ -280,9 +277,7 @@ def test_short_answers_are_asked_again_for_the_rest(make: Make, step: Callable[[
 def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
     """A reader that finds the page in flight waits for it instead of reading it again. [2.3]"""
     file = stored.open("rb")
-    gate = stored.backend.gate("read_into")
-    first = Task(file.pread, PAGE, 0)
-    gate.wait_entered()
+    gate, first = at_gate(stored.backend.gate("read_into"), file.pread, PAGE, 0)
     others = [Task(file.pread, 100, 10 * i) for i in range(4)]
     assert all(other.waits(0.02) for other in others)
     gate.open()
@@ -303,9 +298,7 @@ def test_a_reader_of_a_valid_page_never_waits(stored: Rig, op: str) -> None:
         "read_into": lambda: file.pread(PAGE, 8 * PAGE),
         "truncate": lambda: file.truncate(12 * PAGE),
     }
-    gate = stored.backend.gate(op)
-    other = Task(calls.get(op, file.fsync))
-    gate.wait_entered()
+    gate, other = at_gate(stored.backend.gate(op), calls.get(op, file.fsync))
     expected = bytearray(CONTENT)
     expected[100:3100] = b"one" * 1000
     assert Task(file.pread, PAGE, 0).result() == expected[:PAGE]
@@ -331,9 +324,7 @@ def test_a_permanent_error_reaches_the_reader_at_once(stored: Rig) -> None:
     """One call, the backend's errno, and the next read tries again. [2.3, 2.14]"""
     file = stored.open("rb")
     stored.backend.fault("read_into", PermissionError(errno.EACCES, "not for you"))
-    with pytest.raises(OSError, match="not for you") as caught:
-        file.pread(PAGE, 0)
-    assert caught.value.errno == errno.EACCES
+    assert raises(OSError, file.pread, PAGE, 0, match="not for you").errno == errno.EACCES
     assert len(stored.backend.spans("read_into")) == 1
     assert file.pread(PAGE, 0) == CONTENT[:PAGE]
 
@@ -348,16 +339,14 @@ def test_a_waiter_of_a_failed_fill_tries_for_itself(stored: Rig) -> None:
     second = Task(file.pread, PAGE, 0)
     assert second.waits(0.02)
     gate.open()
-    with pytest.raises(OSError, match="once"):
-        first.result()
+    raises(OSError, first.result, match="once")
     assert second.result() == CONTENT[:PAGE]
 
 
 def test_a_file_larger_than_the_cache_reads_right_twice(make: Make) -> None:
     """Clean pages make room for others; memory stays below the capacity. [2.23, I-7]"""
     content = pattern(100 * PAGE + 5)
-    rig = make({KEY: content}, capacity="64KiB", options={"read_ahead": "16KiB"})
-    file = rig.open("rb")
+    rig, file = make({KEY: content}, capacity="64KiB", options={"read_ahead": "16KiB"}).opened("rb")
     for _ in range(2):
         for offset in range(0, len(content), 3000):
             assert file.pread(3000, offset) == content[offset : offset + 3000]
@@ -408,9 +397,7 @@ def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, b
     rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"read_unit": before})
     file, other = rig.open("r+b"), rig.open("rb", key="other")
     views = [other.view(page * PAGE, PAGE) for page in range(16)]  # no memory is left
-    gate = rig.backend.gate("read_into", KEY)
-    reading = Task(file.pread, 1000, 700)
-    gate.wait_entered()
+    gate, reading = at_gate(rig.backend.gate("read_into", KEY), file.pread, 1000, 700)
     rig.backend.limits = replace(rig.backend.limits, read_unit=after)
     file.fsync()  # checks them
     gate.open()
@@ -428,9 +415,7 @@ def test_a_read_past_the_cache_does_not_miss_bytes_that_are_stored_and_dropped_b
     file, other = rig.open("r+b"), rig.open("rb", key="other")
     file.pwrite(b"n" * PAGE, 2 * PAGE)
     views = [other.view(page * PAGE, PAGE) for page in range(15)]  # no memory is left
-    gate = rig.backend.gate("read_into answer", KEY)
-    task = Task(file.pread, 2 * PAGE, PAGE)
-    gate.wait_entered()
+    gate, task = at_gate(rig.backend.gate("read_into answer", KEY), file.pread, 2 * PAGE, PAGE)
     file.fsync()
     assert rig.volume.drop_clean(KEY) == PAGE
     gate.open()
@@ -451,8 +436,7 @@ def test_a_read_past_the_cache_survives_a_failing_call(make: Make, times: int) -
     if times == 1:
         assert file.pread(PAGE, PAGE) == pattern(3 * PAGE)[PAGE : 2 * PAGE]
     else:
-        with pytest.raises(OSError, match="a moment"):
-            file.pread(PAGE, PAGE)
+        raises(OSError, file.pread, PAGE, PAGE, match="a moment")
     assert fault.nr_hit == min(times, 3)
     assert rig.cache.stats().pinned == 16 * PAGE
     rig.backend.keep_buffers = None

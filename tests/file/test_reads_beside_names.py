@@ -15,7 +15,7 @@ from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import Key
 
 from ..stores import ObjectBackend, ObjectFile, stale
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 NAMES = "the call that changes the name of the object"
@@ -56,9 +56,7 @@ def wait_for(store: Rig, what: str) -> None:
 
 
 def refused(read: Callable[[], Any], code: int) -> None:
-    with pytest.raises(OSError) as raised:
-        read()
-    assert raised.value.errno == code
+    assert raises(OSError, read).errno == code
 
 
 @pytest.mark.parametrize("dirty", [False, True])
@@ -67,9 +65,7 @@ def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
-    gate = store.backend.gate("remove answer")
-    removing = Task(store.volume.remove, KEY)
-    gate.wait_entered()
+    gate, removing = at_gate(store.backend.gate("remove answer"), store.volume.remove, KEY)
     reading = Task(file.pread, 10, PAGE)
     wait_for(store, NAMES)
     gate.open()
@@ -92,9 +88,7 @@ def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
     file = store.open("r+b" if dirty else "rb", read_ahead=0)
     if dirty:
         file.pwrite(b"local", 0)
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, KEY, "new")
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
     reading = Task(file.pread, 10, PAGE)
     wait_for(store, NAMES)
     gate.open()
@@ -124,23 +118,18 @@ def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) 
 def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
     """As it ends all other waits. [2.22, I-23]"""
     file = store.open("rb", read_ahead=0)
-    gate = store.backend.gate("remove answer")
-    removing = Task(store.volume.remove, KEY)
-    gate.wait_entered()
+    _gate, removing = at_gate(store.backend.gate("remove answer"), store.volume.remove, KEY)
     reading = Task(file.pread, 10, PAGE)
     wait_for(store, NAMES)
     store.volume.abort()
     for task in (reading, removing):
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
 
 
 def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
     """It waits for nothing, and reports nothing; the read itself finds its bytes. [2.6, 2.20]"""
     file = store.open("rb", read_ahead=2 * PAGE)
-    gate = store.backend.gate("rename answer")
-    renaming = Task(store.volume.rename, KEY, "new")
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
     file.prefetch(0, 3 * PAGE)
     eventually(lambda: len(store.backend.seen("read_into")) and not store.volume.engine.native.inflight())
     assert not store.cache.waits() or all(wait.what != NAMES for wait in store.cache.waits())
@@ -152,8 +141,7 @@ def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
 
 def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
     """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
-    store = make(backend=ObjectBackend({KEY: DATA}), retry=FAST)
-    file = store.open("r+b")
+    store, file = make(backend=ObjectBackend({KEY: DATA}), retry=FAST).opened("r+b")
     file.pwrite(b"local", 0)
     store.backend.fault("open", OSError(errno.EIO, "once"), key="new")
     store.volume.rename(KEY, "new")

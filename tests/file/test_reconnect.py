@@ -17,7 +17,7 @@ from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Task, dirty_bytes, eventually, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -38,8 +38,7 @@ def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make
     stuck = Task(file.fsync if hung != "truncate" else lambda: file.truncate(3 * PAGE))
     gate.wait_entered()
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        stuck.result()
+    raises(ShutdownError, stuck.result)
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
     Task(other.fsync).result()
@@ -75,8 +74,7 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         gates[-1].wait_entered()
     rig.volume.abort()
     for task in stuck:
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     fresh = rig.backend.successor(shared=False)
     Task(rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)  # before the gates give up
     for file in (*files, committing):
@@ -100,17 +98,13 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
 
 def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
     """The deadline ended the wait, not the call: later calls wait for it, also after an abort. [T-63, K7]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate("write_from")
     rig.backend.fault("write_from", lambda stored, offset, _buffers: stored.store(offset, [memoryview(NEW[:PAGE])]))
-    with pytest.raises(TimeoutError):
-        Task(file.fsync, timeout=0.05).result()
+    raises(TimeoutError, lambda: Task(file.fsync, timeout=0.05).result())
     gate.wait_entered()
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect()
     file.pwrite(NEWER, 0)
     saving = Task(file.fsync)
     assert saving.waits()
@@ -127,17 +121,13 @@ def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owe
     make: Make, owed: int | None, fenced: bool
 ) -> None:
     """Of bytes that are not cached; cached ones are read, and after a fence everything is. [2.22]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     if owed is not None:
         file.truncate(owed)
-    gate = rig.backend.gate("commit")
-    stuck = Task(file.fsync)
-    gate.wait_entered()
+    gate, stuck = at_gate(rig.backend.gate("commit"), file.fsync)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        stuck.result()
+    raises(ShutdownError, stuck.result)
     rig.volume.reconnect(rig.backend.successor(), fenced=fenced)
     assert Task(file.pread, PAGE, PAGE).result() == NEW[PAGE : 2 * PAGE]
     reading = Task(file.pread, PAGE, 0)
@@ -154,12 +144,10 @@ def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
     """fsync runs again while the first call hangs: the page is not sent a second time before that returned. [T-63,
     I-20]
     """
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate("write_from")
-    with pytest.raises(TimeoutError):
-        Task(file.fsync, timeout=0.05).result()
+    raises(TimeoutError, lambda: Task(file.fsync, timeout=0.05).result())
     gate.wait_entered()
     file.pwrite(NEWER, 0)
     saving = Task(file.fsync)
@@ -172,8 +160,7 @@ def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
 
 def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) -> None:
     """Its folios are filled again; bytes that it writes into its buffers later are never read. [2.22, K7]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     gate = rig.backend.gate("read_into")
     kept: list[memoryview] = []
 
@@ -186,9 +173,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     rig.backend.keep_buffers = kept
     hung = Task(file.pread, PAGE, 0)
     gate.wait_entered()
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    rig.reconnect()
     assert Task(file.pread, PAGE, 0).result(WAIT_LIMIT_S / 3) == OLD[:PAGE]
     gate.open()
     try:
@@ -204,15 +189,11 @@ def test_a_late_error_is_ignored(make: Make) -> None:
     """It comes from the old backend after the reconnect: nothing is failed or in backoff, the bytes are plain dirty.
     [2.22]
     """
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEWER, 0)
-    gate = rig.backend.gate("write_from")
-    hung = Task(file.flush)
-    gate.wait_entered()
+    gate, hung = at_gate(rig.backend.gate("write_from"), file.flush)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        hung.result()
+    raises(ShutdownError, hung.result)
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
     rig.backend.fault("write_from", OSError(errno.EACCES, "from beyond"))
@@ -229,16 +210,14 @@ def test_a_late_error_is_ignored(make: Make) -> None:
 
 def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> None:
     """This holds even if the reconnect comes before the waiter wakes. [2.22, I-23]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
     gate = rig.backend.gate("write_from")
     ticket = rig.volume.begin_sync()
     gate.wait_entered()
     rig.volume.reconnect(rig.backend.successor())
     gate.open()
-    with pytest.raises(ShutdownError):
-        ticket.wait(20)
+    raises(ShutdownError, ticket.wait, 20)
 
 
 # -------------------------------------------------------------------- bytes sent again, owed, lost
@@ -246,8 +225,7 @@ def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> No
 
 def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -> None:
     """A ticket taken before ends; the bytes, acknowledged or not, arrive in the new backend. [2.22, M5]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     ticket = rig.volume.begin_sync()
     file.flush()
@@ -267,8 +245,7 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
     """Its answer is ignored. The cache's own commit may be lost in the store or may be there: neither is a conflict.
     [2.22, T-75b]
     """
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     file.flush()
     gate = rig.backend.gate("commit")
@@ -281,8 +258,7 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
     gate.open()
     eventually(lambda: not file._inode.native.usage()["unstable"])
     rig.volume.reconnect(fresh)
-    with pytest.raises(ShutdownError):
-        ticket.wait(20)
+    raises(ShutdownError, ticket.wait, 20)
     file.fsync()
     assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
 
@@ -308,13 +284,11 @@ def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make
 @pytest.mark.parametrize("commit_failed", [False, True])
 def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_failed: bool) -> None:
     """The smallest size is set, then the size: no byte that was cut comes back. [2.17]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.truncate(100)
     if commit_failed:
         rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no")))
-        with pytest.raises(pagecache.CommitError):
-            file.fsync()
+        raises(pagecache.CommitError, file.fsync)
     file.truncate(2 * PAGE)
     rig.volume.abort()
     fresh = rig.backend.successor()
@@ -328,12 +302,9 @@ def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_fai
 
 def test_owed_calls_are_made_once_before_anything_else(make: Make) -> None:
     """Readers, writers and commits at the same moment: each truncate is one call, before any other. [2.17]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.truncate(3 * PAGE)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect()
     file.pwrite(NEWER, 0)
     gate = fresh.gate("truncate")
     tasks = [Task(file.pread, PAGE, k * PAGE) for k in (1, 2)] + [Task(file.fsync), Task(file.flush)]
@@ -354,16 +325,12 @@ def test_owed_calls_are_made_once_before_anything_else(make: Make) -> None:
 
 def test_an_owed_call_stays_owed_while_it_fails(make: Make) -> None:
     """The write-back fails with its error, and nothing is sent past it. [2.17]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.truncate(10)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect()
     fresh.fault("truncate", OSError(errno.EACCES, "not yet"))
     file.pwrite(b"x", 5)
-    with pytest.raises(pagecache.WritebackError, match="not yet"):
-        file.fsync()
+    raises(pagecache.WritebackError, file.fsync, match="not yet")
     assert fresh.written(KEY) == OLD
     file.fsync()
     assert fresh.committed(KEY) == OLD[:5] + b"x" + OLD[6:10]
@@ -391,32 +358,25 @@ def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogC
     file, other = rig.open("r+b"), rig.open("r+b")
     rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
     for offset in (PAGE + 10, 3 * PAGE):
-        with pytest.raises(pagecache.CommitError):
-            file.punch_hole(offset, 20)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+        raises(pagecache.CommitError, file.punch_hole, offset, 20)
+    rig.reconnect()
     said = [record.getMessage() for record in caplog.records if record.name == "pagecache.loss"]
     assert len(said) == 1
     assert "holes were not committed when the backend was lost; [4106, 12308) given up" in said[0]
     for handle in (file, other):
-        with pytest.raises(DataLossError) as caught:
-            handle.fsync()
-        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(PAGE + 10, 2 * PAGE + 10)]
+        caught = raises(DataLossError, handle.fsync)
+        assert [(lost.offset, lost.length) for lost in caught.ranges] == [(PAGE + 10, 2 * PAGE + 10)]
         handle.fsync()
     assert file.pread(4 * PAGE, 0) == OLD
 
 
 def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> None:
     """A commit settles them. [2.17]"""
-    rig = make({KEY: OLD}, limits={"punch": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, limits={"punch": True}).opened("r+b")
     file.punch_hole(0, PAGE)
     file.truncate(2 * PAGE)
     file.fsync()
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect()
     file.pwrite(b"x", PAGE)
     file.fsync()
     assert fresh.seen("truncate") == []
@@ -425,8 +385,7 @@ def test_committed_holes_and_truncates_are_neither_owed_nor_lost(make: Make) -> 
 
 def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Make) -> None:
     """All bytes that were written after a hole are sent again after it: nothing is lost. [2.17, 2.22]"""
-    rig = make(backend=RecordingBackend({KEY: OLD}, staged=True))
-    file = rig.open("r+b")
+    rig, file = make(backend=RecordingBackend({KEY: OLD}, staged=True)).opened("r+b")
     file.punch_hole(PAGE, 2 * PAGE)
     file.pwrite(NEW[:PAGE], PAGE + 100)
     file.sync_range(0, len(OLD))
@@ -440,16 +399,13 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
 
 def test_reconnect_that_fails_changes_nothing(make: Make) -> None:
     """The volume stays aborted, data stays, another try works. [2.22]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
     rig.volume.abort()
     fresh = rig.backend.successor()
     fresh.fault("open", OSError(errno.ECONNREFUSED, "still down"))
-    with pytest.raises(OSError, match="still down"):
-        rig.volume.reconnect(fresh)
-    with pytest.raises(ShutdownError):
-        file.fsync()
+    raises(OSError, rig.volume.reconnect, fresh, match="still down")
+    raises(ShutdownError, file.fsync)
     assert dirty_bytes(rig.volume) == PAGE
     rig.volume.reconnect(fresh)
     file.fsync()
@@ -475,8 +431,7 @@ def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, mo
     """The commit comes between the volume's first call to the new backend and the check of the version it had before:
     the committed bytes and size are not taken back. [2.19, 2.22]
     """
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pread(PAGE, 0)
     rig.volume.abort()
     fresh = rig.backend.successor(lose=False)
@@ -495,8 +450,7 @@ def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, mo
 
 def test_reconnect_without_abort_aborts_first(make: Make) -> None:
     """A backend may be replaced while it works. [2.22]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
@@ -507,8 +461,7 @@ def test_reconnect_without_abort_aborts_first(make: Make) -> None:
 
 def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
     """Each time with calls in flight that answer after the next reconnect. [2.22]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     backend, gates, model = rig.backend, [], OLD
     for turn in range(5):
         data = pattern(PAGE, seed=turn + 10)
@@ -518,8 +471,7 @@ def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
         hung = Task(file.flush)
         gates[-1].wait_entered()
         rig.volume.abort()
-        with pytest.raises(ShutdownError):
-            hung.result()
+        raises(ShutdownError, hung.result)
         backend = backend.successor(shared=False)
         rig.volume.reconnect(backend, fenced=True)
     file.fsync()
@@ -535,8 +487,7 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
     make: Make, monkeypatch: pytest.MonkeyPatch, fenced: bool
 ) -> None:
     """Its truncate was carried out, and it has not published it: the store is shorter than the cache assumes. [2.17]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     gate = rig.backend.gate("truncate")
     waited_for, genuine = threading.Event(), Job.wait
 

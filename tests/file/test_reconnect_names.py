@@ -23,7 +23,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
-from .rig import FAST, KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -53,8 +53,7 @@ class Story:
         self.waiter = Task(getattr(self.rig.volume, call), *arguments)
         self.gate.wait_entered()
         self.rig.volume.abort()
-        with pytest.raises(ShutdownError):
-            self.waiter.result()
+        raises(ShutdownError, self.waiter.result)
 
     def reconnect(self, *, fenced: bool = False) -> RecordingBackend:
         fresh = self.old.successor(lose=False, shared=not fenced)
@@ -151,9 +150,7 @@ def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -
     """The reconnect has left the file closed, and still opens others, when the call returns."""
     story = Story("rename", landed=True, objects={"other": OTHER})
     fresh = story.old.successor(lose=False)
-    gate = fresh.gate("open", "other")
-    reconnecting = Task(story.rig.volume.reconnect, fresh)
-    gate.wait_entered()
+    gate, reconnecting = at_gate(fresh.gate("open", "other"), story.rig.volume.reconnect, fresh)
     story.answer()
     eventually(lambda: NEW not in story.rig.volume.busy)
     gate.open()
@@ -168,8 +165,7 @@ def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> Non
     story = Story("rename", landed=True)
     fresh = story.reconnect()
     assert story.file.pread(PAGE, PAGE) == MINE
-    with pytest.raises(ShutdownError):
-        Task(story.file.pread, PAGE, 0).result()
+    raises(ShutdownError, lambda: Task(story.file.pread, PAGE, 0).result())
     story.answer()
     eventually(lambda: story.rig.volume.inodes[NEW].engine.backend_file is not None)
     assert story.file.pread(PAGE, 0) == OLD[:PAGE]
@@ -241,8 +237,7 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
         return found
 
     monkeypatch.setattr(opening, "open_backend", overtaken)
-    with pytest.raises(ShutdownError, match="reconnected since"):
-        rig.open("r+b")
+    raises(ShutdownError, rig.open, "r+b", match="reconnected since")
     file = rig.open("r+b")
     save_later(file).result()
     assert stored(fresh) == {KEY: overlay(OLD, 0, LATER)}
@@ -273,10 +268,8 @@ def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str
     story = Story(call, landed=False)
     fresh = story.old.successor(lose=False, shared=False)
     fresh.fault("stat", OSError(errno.EIO, "for a moment"))
-    with pytest.raises(OSError, match="for a moment"):
-        story.rig.volume.reconnect(fresh, fenced=True)
-    with pytest.raises(ShutdownError):
-        story.file.fsync()
+    raises(OSError, story.rig.volume.reconnect, fresh, fenced=True, match="for a moment")
+    raises(ShutdownError, story.file.fsync)
     Task(story.rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)
     save_later(story.file).result(WAIT_LIMIT_S / 3)
     assert stored(fresh) == {KEY: SAVED}
@@ -299,8 +292,7 @@ def test_a_fenced_reconnect_leaves_the_object_of_an_alias_that_is_gone(tmp_path:
             calling = Task(volume.remove, "alias") if call == "remove" else Task(volume.rename, "other", "alias")
             gate.wait_entered()
             volume.abort()
-            with pytest.raises(ShutdownError):
-                calling.result()
+            raises(ShutdownError, calling.result)
             if call == "remove":
                 (tmp_path / "alias").unlink()
             else:
@@ -353,12 +345,9 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
     rig = make_rig(backend=backend, retry=ONCE)
     file = rig.volume.open(KEY, "xb")
     file.pwrite(MINE, 0)
-    gate = backend.gate("remove")
-    removing = Task(rig.volume.remove, KEY)
-    gate.wait_entered()
+    gate, removing = at_gate(backend.gate("remove"), rig.volume.remove, KEY)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        removing.result()
+    raises(ShutdownError, removing.result)
     fresh = backend.successor(shared=False)
     rig.volume.reconnect(fresh, fenced=True)
     file.fsync()
@@ -396,12 +385,9 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:
         with suppress(OSError):
             each.flush()
     backend.clear_faults()
-    gate = backend.gate("rename answer")
-    renaming = Task(rig.volume.rename, KEY, NEW)
-    gate.wait_entered()
+    gate, renaming = at_gate(backend.gate("rename answer"), rig.volume.rename, KEY, NEW)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        renaming.result()
+    raises(ShutdownError, renaming.result)
     fresh = backend.successor(lose=False, shared=False)
     rig.volume.reconnect(fresh, fenced=True)
     save_later(file).result()
@@ -434,8 +420,7 @@ def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect
             renaming = Task(volume.rename, "link", "moved")
             assert backend.moved.wait(WAIT_LIMIT_S)
             volume.abort()
-            with pytest.raises(ShutdownError):
-                renaming.result()
+            raises(ShutdownError, renaming.result)
             volume.reconnect(DirectoryBackend(tmp_path))
             backend.answers.set()
             eventually(lambda: "link" not in volume.busy)

@@ -11,7 +11,7 @@ import pytest
 
 from pagecache import ShutdownError
 
-from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Task, eventually, make_rig, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -154,8 +154,7 @@ def play(story: Story, order: tuple[str, ...]) -> None:
                 published = not calm
             published |= not calm and story.answer != "refused"
         elif event == "abort" and not story.waiter.finished.is_set():
-            with pytest.raises(ShutdownError):
-                story.waiter.result()
+            raises(ShutdownError, story.waiter.result)
             published = not calm
         if calm and not (event == "late 0" and order[0] == event):
             story.nothing_clean_that_is_not_stored()

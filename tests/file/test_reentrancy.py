@@ -60,8 +60,7 @@ REFUSED: dict[str, Callable[[CachedFile, Volume], object]] = {
 def run_inside(make: Make, op: str, action: Callable[[Rig, CachedFile], object]) -> tuple[Rig, list[Any]]:
     """Return the result or the exception of `action` inside a backend call of the volume."""
     backend = RecordingBackend({KEY: DATA, "other": DATA})
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     file.pread(10, 0)
     file.pwrite(b"dirty", PAGE)
     seen: list[Any] = []
@@ -146,8 +145,7 @@ def test_a_volume_attached_earlier_can_be_used_and_synced(make: Make, op: str) -
 def test_a_volume_attached_later_can_be_read_and_written_but_not_synced(make: Make, verb: str) -> None:
     """Its write-back may need the volume that would wait for it. [T-49, 2.25]"""
     backend = RecordingBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     later = rig.cache.attach(RecordingBackend({KEY: DATA}), name="later", read_ahead=0)
     other = later.open(KEY, "r+b", write_through=verb == "write-through")
     seen: list[Any] = []
@@ -196,8 +194,7 @@ def test_writes_from_inside_a_backend_call_are_not_throttled(make: Make) -> None
 @pytest.mark.parametrize("first", ["widening", "truncate"])
 def test_truncate_against_a_pass_that_widens_units_with_slow_fills(make: Make, first: str) -> None:
     """Neither waits for the other while holding something that it needs, in either order. [T-71]"""
-    rig = make({KEY: pattern(64 * PAGE)}, limits={"write_unit": 8 * PAGE, "max_write": 16 * PAGE})
-    file = rig.open()
+    rig, file = make({KEY: pattern(64 * PAGE)}, limits={"write_unit": 8 * PAGE, "max_write": 16 * PAGE}).opened()
     for unit in range(8):
         file.pwrite(b"x" * 100, unit * 8 * PAGE + 50)
     reads = rig.backend.gate("read_into", times=2)

@@ -11,7 +11,7 @@ import pytest
 from pagecache import CachedFile, ShutdownError
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -44,9 +44,7 @@ def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: s
         other.pwrite(b"new", 0)
     file = store.open("r+b" if key == KEY else "xb", key)
     file.pwrite(DATA[::-1], 0)
-    gate = store.backend.gate(op, key)
-    saving = Task(SAVES[save], store, file)
-    gate.wait_entered()
+    gate, saving = at_gate(store.backend.gate(op, key), SAVES[save], store, file)
     changing = Task(store.volume.remove, key) if change == "remove" else Task(store.volume.rename, "other", key)
     wait_for(store, "the file's token")
     assert changing.waits()
@@ -77,8 +75,7 @@ def test_no_commit_begins_beside_a_remove(store: Rig, save: str, refused: bool) 
     assert store.backend.seen("commit") == []
     gate.open()
     if refused:
-        with pytest.raises(PermissionError):
-            removing.result()
+        raises(PermissionError, removing.result)
         saving.result()
         assert store.backend.committed(KEY) == DATA[::-1]
     else:
@@ -89,8 +86,7 @@ def test_no_commit_begins_beside_a_remove(store: Rig, save: str, refused: bool) 
 
 def test_no_commit_begins_between_two_tries_of_a_remove(make: Make) -> None:
     """The first try may have been carried out, so a commit would make another object of the name. [2.14, 2.20]"""
-    store = make(backend=ObjectBackend({KEY: DATA}))
-    file = store.open("r+b")
+    store, file = make(backend=ObjectBackend({KEY: DATA})).opened("r+b")
     file.pwrite(b"x", 0)
     gate = store.backend.gate("remove")
 
@@ -110,11 +106,8 @@ def test_a_remove_beside_a_hanging_commit_ends_by_its_deadline(store: Rig) -> No
     """The backend is not called then; a later remove works. [2.20, K9]"""
     file = store.open("r+b")
     file.pwrite(b"x", 0)
-    gate = store.backend.gate("commit")
-    saving = Task(file.fsync)
-    gate.wait_entered()
-    with pytest.raises(TimeoutError, match="remove"):
-        store.volume.remove(KEY, timeout=0.05)
+    gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
+    raises(TimeoutError, store.volume.remove, KEY, timeout=0.05, match="remove")
     gate.open()
     saving.result()
     file.pwrite(b"y", 0)
@@ -129,15 +122,12 @@ def test_an_abort_ends_a_remove_that_waits_for_a_commit(store: Rig) -> None:
     """With a fence, the names of the new backend do not wait for the hanging call. [2.22, K9]"""
     file = store.open("r+b")
     file.pwrite(b"x", 0)
-    gate = store.backend.gate("commit")
-    saving = Task(file.fsync)
-    gate.wait_entered()
+    gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
     removing = Task(store.volume.remove, KEY)
     wait_for(store, "the file's token")
     store.volume.abort()
     for task in (saving, removing):
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     after = ObjectBackend({KEY: DATA})
     store.volume.reconnect(after, fenced=True)
     store.volume.remove(KEY)

@@ -16,7 +16,7 @@ from pagecache import CachedFile, ConflictError, DataLossError, Volume, Writebac
 from pagecache.backends.protocol import close_backend_file
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, make_rig, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
@@ -37,9 +37,7 @@ def stored_before(rig: Rig, backend: ObjectBackend) -> None:
 
 def stored_between(rig: Rig, backend: ObjectBackend) -> None:
     """Another client stores the new name right after the backend has renamed, before the object is opened there."""
-    gate = backend.gate("open", NEW)
-    renaming = Task(rig.volume.rename, KEY, NEW)
-    gate.wait_entered()
+    gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
     backend.put(NEW, OTHER)
     gate.open()
     renaming.result()
@@ -53,14 +51,12 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
     make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     file.pwrite(MINE, PAGE)
     base = file.volume.inodes[KEY].engine.versions.base
     store_in_between(rig, backend)
-    with pytest.raises(ConflictError) as caught:
-        file.fsync()
-    assert (caught.value.base, caught.value.remote) == (base, backend.version(NEW))
+    caught = raises(ConflictError, file.fsync)
+    assert (caught.base, caught.remote) == (base, backend.version(NEW))
     assert backend.committed(NEW) == OTHER
     rig.volume.resolve(NEW, "rebase")
     file.fsync()
@@ -72,14 +68,12 @@ def test_a_policy_settles_a_version_of_another_client_behind_a_rename(
     make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """No conflict is raised: no page of the old version is left beside the new ones. [2.19, 2.20]"""
-    rig = make(backend=backend, options={"on_conflict": "take_remote"})
-    file = rig.open()
+    rig, file = make(backend=backend, options={"on_conflict": "take_remote"}).opened()
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     file.pwrite(MINE, PAGE)
     store_in_between(rig, backend)
     eventually(lambda: file.pread(len(DATA), 0) == OTHER)  # once the token is free; no call waits for it
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert backend.committed(NEW) == OTHER
 
@@ -89,21 +83,16 @@ def test_a_handle_without_local_bytes_never_reads_a_mix_behind_a_rename(
     make: Make, backend: ObjectBackend, store_in_between: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Its version is gone: ConflictError at the next miss; an open of the new name gets the other one. [2.19, 2.20]"""
-    rig = make(backend=backend)
-    file = rig.open("rb")
+    rig, file = make(backend=backend).opened("rb")
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     store_in_between(rig, backend)
-    with pytest.raises(ConflictError):
-        file.pread(PAGE, PAGE)
-    with rig.volume.open(NEW) as again:
-        assert again.pread(len(DATA), 0) == OTHER
+    raises(ConflictError, file.pread, PAGE, PAGE)
+    assert rig.content(NEW) == OTHER
 
 
 def removed_between(rig: Rig, backend: ObjectBackend) -> None:
     """Another client removes the new name before the object is opened there: the rename is done."""
-    gate = backend.gate("open", NEW)
-    renaming = Task(rig.volume.rename, KEY, NEW)
-    gate.wait_entered()
+    gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
     backend.remove(NEW)
     gate.open()
     renaming.result()
@@ -112,8 +101,7 @@ def removed_between(rig: Rig, backend: ObjectBackend) -> None:
 def removed_before_the_next_call(rig: Rig, backend: ObjectBackend) -> None:
     """The object could not be opened by its new name, which another client removes before the next call."""
     backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
-    with pytest.raises(OSError, match="no"):
-        rig.volume.rename(KEY, NEW)
+    raises(OSError, rig.volume.rename, KEY, NEW, match="no")
     backend.remove(NEW)
 
 
@@ -125,14 +113,11 @@ def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsa
     make: Make, backend: ObjectBackend, remove: Callable[[Rig, ObjectBackend], None]
 ) -> None:
     """Nothing is lost, and the object comes back on request only. [2.19, 2.20]"""
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open(read_ahead=0)
+    rig, file = make(backend=backend, retry=ONCE).opened(read_ahead=0)
     assert file.pread(len(DATA), 0) == DATA
     file.pwrite(MINE, PAGE)
     remove(rig, backend)
-    with pytest.raises(ConflictError) as caught:
-        file.fsync()
-    assert caught.value.remote is None
+    assert raises(ConflictError, file.fsync).remote is None
     assert backend.committed(NEW) is None
     rig.volume.resolve(NEW, "force")
     file.fsync()
@@ -143,16 +128,13 @@ def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_opened_by_i
     make: Make, backend: ObjectBackend
 ) -> None:
     """Its file of the backend was closed since: nothing is owed any longer. [2.20]"""
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open("rb")
+    rig, file = make(backend=backend, retry=ONCE).opened("rb")
     backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
-    with pytest.raises(OSError, match="no"):
-        rig.volume.rename(KEY, NEW)
+    raises(OSError, rig.volume.rename, KEY, NEW, match="no")
     file.close()
     for backend_file in rig.volume.engine.take_idle(0, turn=None):
         close_backend_file(backend_file)
-    with rig.volume.open(NEW) as again:
-        assert again.pread(len(DATA), 0) == DATA
+    assert rig.content(NEW) == DATA
 
 
 @pytest.mark.parametrize("landed", [True, False])
@@ -160,17 +142,14 @@ def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_vers
     make: Make, backend: ObjectBackend, landed: bool
 ) -> None:
     """It is unknown whose version is stored, unless it is the old one. [2.19, 2.20]"""
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     lost = OSError(errno.ETIMEDOUT, "no answer")
     backend.fault("commit answer" if landed else "commit", lost)
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     rig.volume.rename(KEY, NEW)
     if landed:
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         rig.volume.resolve(NEW, "rebase")
     file.fsync()
     assert backend.committed(NEW) == overlay(DATA, PAGE, MINE)
@@ -211,18 +190,15 @@ def opened(rig: Rig) -> CachedFile:
 
 def lose_a_rename(rig: Rig, backend: RecordingBackend, *, landed: bool = True) -> None:
     backend.fault("rename answer" if landed else "rename", LOST)
-    with pytest.raises(OSError, match="no answer"):
-        rig.volume.rename(KEY, NEW)
+    raises(OSError, rig.volume.rename, KEY, NEW, match="no answer")
 
 
 def fail_to_open(volume: Volume) -> None:
-    with pytest.raises(FileNotFoundError):
-        volume.open(KEY, "rb")
+    raises(FileNotFoundError, volume.open, KEY, "rb")
 
 
 def fail_to_remove(volume: Volume) -> None:
-    with pytest.raises(FileNotFoundError):
-        volume.remove(KEY)
+    raises(FileNotFoundError, volume.remove, KEY)
 
 
 CALLS: list[Callable[[Volume], object]] = [
@@ -261,8 +237,7 @@ def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: Ob
     eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 2)
     gate.open()
     for task in (renaming, opening, again):
-        with pytest.raises(OSError):
-            task.result()
+        raises(OSError, task.result)
     file.pwrite(MINE, PAGE)
     file.fsync()
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
@@ -282,8 +257,7 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_na
     again = Task(rig.volume.rename, NEW, "third")
     eventually(lambda: [wait.what for wait in rig.cache.waits()].count("the name") == 1)
     gate.open()
-    with pytest.raises(OSError, match="no answer"):
-        renaming.result()
+    raises(OSError, renaming.result, match="no answer")
     again.result()
     replaced.pwrite(MINE, 0)
     replaced.fsync()

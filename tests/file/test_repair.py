@@ -15,7 +15,7 @@ from pagecache import CachedFile, CommitError, DataLossError, FailedRange, LostR
 from pagecache.native import FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, at_gate, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -31,9 +31,7 @@ def dirty(make: Make) -> Rig:
 
 
 def fails(call: Callable[[], object]) -> WritebackError:
-    with pytest.raises(WritebackError) as caught:
-        call()
-    return caught.value
+    return raises(WritebackError, call)
 
 
 @pytest.mark.parametrize(("op", "action"), [("write_from", FULL), ("commit", failing_commit(FULL))])
@@ -65,8 +63,7 @@ def test_an_error_names_file_ranges_and_cause(dirty: Rig) -> None:
 
 def test_failed_lists_exactly_what_failed(make: Make) -> None:
     """The acknowledged pages are not in it; ranges are cut at the size. [T-20, 2.16]"""
-    rig = make({KEY: b""}, retry=ONCE, limits={"max_write": 2 * PAGE, "ordered_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE, limits={"max_write": 2 * PAGE, "ordered_writes": True}).opened("r+b")
     file.pwrite(DATA[: 5 * PAGE + 100], 0)
     rig.backend.fault("write_from", FULL, skip=1)
     fails(file.fsync)
@@ -79,8 +76,7 @@ def test_failed_lists_exactly_what_failed(make: Make) -> None:
 
 def test_failed_data_is_readable_and_not_evicted(make: Make) -> None:
     """Under memory pressure too. [K1, 2.16]"""
-    rig = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE).opened("r+b")
     file.pwrite(DATA, 0)
     rig.backend.fault("write_from", FULL, times=FOREVER)
     fails(file.fsync)
@@ -109,16 +105,13 @@ def test_no_space_then_space(dirty: Rig) -> None:
 
 def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     """Above `failed_limit` they raise the stored errno at once; other files go on; space repairs all. [T-20, 2.16]"""
-    rig = make(
+    rig, file = make(
         {KEY: b""}, capacity="1MiB", retry=ONCE, dirty_background="300KiB", dirty_limit="400KiB", failed_limit=0.5
-    )
-    file = rig.open("r+b")
+    ).opened("r+b")
     file.pwrite(bytes(250 * 1024), 0)
     fault = rig.backend.fault("write_from", FULL, key=KEY, times=FOREVER)
     fails(file.fsync)
-    with pytest.raises(OSError) as caught:
-        file.pwrite(b"x" * PAGE, 300 * 1024)
-    assert caught.value.errno == errno.ENOSPC
+    assert raises(OSError, file.pwrite, b"x" * PAGE, 300 * 1024).errno == errno.ENOSPC
     assert file.size == 250 * 1024
     other = rig.open("w+b", key="other")
     assert other.pwrite(b"fine", 0) == 4
@@ -158,22 +151,19 @@ def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     assert [(item.key, item.offset, item.length, item.volume) for item in lost] == [(KEY, 0, len(DATA), "volume")]
     assert dirty.volume.dirty_ranges(KEY) == []
     assert dirty.handles[0].size == 0
-    with pytest.raises(DataLossError):
-        dirty.handles[0].fsync()
+    raises(DataLossError, dirty.handles[0].fsync)
     dirty.volume.sync(20)
     assert dirty.backend.committed(KEY) == b""
 
 
 def test_discard_of_a_part_leaves_the_rest(make: Make) -> None:
     """Only the range is given up; the store's bytes are read again there. [2.18]"""
-    rig = make({KEY: pattern(6 * PAGE, seed=9)}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: pattern(6 * PAGE, seed=9)}, retry=ONCE).opened("r+b")
     file.pwrite(DATA, 0)
     rig.volume.discard(KEY, 2 * PAGE, PAGE)
     expected = DATA[: 2 * PAGE] + pattern(6 * PAGE, seed=9)[2 * PAGE : 3 * PAGE] + DATA[3 * PAGE :]
     assert file.pread(6 * PAGE, 0) == expected
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == expected
 
@@ -185,10 +175,9 @@ def test_loss_is_reported_once_per_handle(dirty: Rig, call: str) -> None:
     dirty.volume.discard(KEY, PAGE, PAGE)
     later = dirty.open("r+b")
     for file in handles:
-        with pytest.raises(DataLossError) as caught:
-            getattr(file, call)()
-        assert caught.value.errno == errno.EIO
-        assert [(lost.offset, lost.length) for lost in caught.value.ranges] == [(PAGE, PAGE)]
+        caught = raises(DataLossError, getattr(file, call))
+        assert caught.errno == errno.EIO
+        assert [(lost.offset, lost.length) for lost in caught.ranges] == [(PAGE, PAGE)]
         if call != "close":
             file.fsync()
         file.close()
@@ -198,8 +187,7 @@ def test_loss_is_reported_once_per_handle(dirty: Rig, call: str) -> None:
 
 def test_discard_of_clean_data_loses_nothing(make: Make) -> None:
     """An empty list and no error anywhere. [2.18]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pread(PAGE, 0)
     assert rig.volume.discard(KEY) == []
     file.fsync()
@@ -208,16 +196,13 @@ def test_discard_of_clean_data_loses_nothing(make: Make) -> None:
 
 def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
     """Dirty, in flight and unstable, cut at the size, in order. [2.16]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
     assert rig.volume.dirty_ranges(KEY) == []
     file.pwrite(b"a" * PAGE, 0)
     file.pwrite(b"b" * 100, 4 * PAGE)
     expected = [(0, PAGE), (4 * PAGE, 100)]
     assert rig.volume.dirty_ranges(KEY) == expected
-    gate = rig.backend.gate("write_from", times=10)
-    flush = Task(file.flush)
-    gate.wait_entered()
+    gate, flush = at_gate(rig.backend.gate("write_from", times=10), file.flush)
     assert rig.volume.dirty_ranges(KEY) == expected
     gate.open()
     flush.result()
@@ -251,8 +236,7 @@ def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
 
 def test_reads_are_counted(make: Make) -> None:
     """Misses, requests and bytes read. [I-26, 2.27]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     file.pread(PAGE, 0)
     file.pread(PAGE, 0)
     stats = rig.volume.stats()
@@ -276,8 +260,7 @@ def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fsync raises for data that is failed now, not for data that was. [2.15]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, retry=ONCE).opened()
     file.pwrite(b"new", 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=1)
     pending = NativeInode.flush_pending
@@ -328,10 +311,9 @@ def test_each_handle_reports_a_loss_exactly_once(rig: Rig, telling: str, mode: s
     handles = [rig.open(mode) for _ in range(3)]
     lose(rig)
     for file in handles:
-        with pytest.raises(DataLossError) as caught:
-            TELLING[telling](file)
-        assert caught.value.errno == errno.EIO
-        assert sum(lost.length for lost in caught.value.ranges) >= len(b"theirs comes")
+        caught = raises(DataLossError, TELLING[telling], file)
+        assert caught.errno == errno.EIO
+        assert sum(lost.length for lost in caught.ranges) >= len(b"theirs comes")
         assert file.closed == (telling == "close")
     for file in handles:
         if not file.closed:
@@ -342,8 +324,7 @@ def test_each_handle_reports_a_loss_exactly_once(rig: Rig, telling: str, mode: s
 def test_a_loss_that_no_handle_reported_is_reported_to_the_next_opener(rig: Rig) -> None:
     """No later opener sees it once it was reported. [2.16]"""
     lose(rig)
-    with pytest.raises(DataLossError):
-        rig.open("rb").close()
+    raises(DataLossError, lambda: rig.open("rb").close())
     rig.open("rb").close()
 
 
@@ -352,8 +333,7 @@ def test_an_opener_that_never_asks_has_not_seen_it(rig: Rig) -> None:
     lose(rig)
     first, second = rig.open("rb"), rig.open("r+b")
     for file in (first, second):
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     rig.open("rb").close()
 
 
@@ -365,8 +345,7 @@ def test_a_collected_handle_has_reported_nothing(rig: Rig, caplog: pytest.LogCap
     handles.clear()
     gc.collect()
     eventually(lambda: "is lost" in caplog.text)
-    with pytest.raises(DataLossError):
-        rig.open("rb").close()
+    raises(DataLossError, lambda: rig.open("rb").close())
 
 
 @pytest.mark.parametrize("how", ["fsync", "sync", "write"])
@@ -381,8 +360,7 @@ def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
         rig.volume.sync(20)
     elif how == "write":
         file.sync_range(0, PAGE)
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     assert rig.backend.committed(KEY) == b"new" + OLD[3:]
     file.fsync()
 
@@ -393,12 +371,10 @@ def test_two_losses_are_reported_together_or_one_by_one(rig: Rig) -> None:
     for offset in (0, PAGE):
         early.pwrite(b"x", offset)
         rig.volume.discard(KEY)
-        with pytest.raises(DataLossError) as caught:
-            early.fsync()
-        assert [lost.offset for lost in caught.value.ranges] == [offset]
-    with pytest.raises(DataLossError) as caught:
-        late.fsync()
-    assert [lost.offset for lost in caught.value.ranges] == [0, PAGE]
+        caught = raises(DataLossError, early.fsync)
+        assert [lost.offset for lost in caught.ranges] == [offset]
+    caught = raises(DataLossError, late.fsync)
+    assert [lost.offset for lost in caught.ranges] == [0, PAGE]
 
 
 def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
@@ -407,8 +383,7 @@ def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
     for _ in range(50):
         file.pwrite(b"x", 0)
         rig.volume.discard(KEY)
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     assert len(file._inode._losses) <= 2
 
 
@@ -427,8 +402,7 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
     assert [(entry.key, entry.offset, entry.length, entry.volume) for entry in lost] == [(KEY, 0, 8, "volume")]
     assert rig.cache.volumes() == ()
     for handle in (file, reader):
-        with pytest.raises(DataLossError):
-            handle.close()
+        raises(DataLossError, handle.close)
         handle.close()
 
 
@@ -437,12 +411,10 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
 
 def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: Make) -> None:
     """Neither age nor memory pressure sends it again. [2.14, 2.16]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
     file.pwrite(OLD, 0)
     fault = rig.backend.fault("commit", failing_commit(NO), times=99)
-    with pytest.raises(CommitError):
-        file.fsync()
+    raises(CommitError, file.fsync)
     rig.backend.forget_calls()
     rig.cache.configure(dirty_expire=0.001, flush_interval=0.005, dirty_background=PAGE)
     turns = rig.cache.flusher
@@ -458,16 +430,14 @@ def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: 
 
 def test_ranges_lie_inside_the_size_and_inside_valid_bytes(make: Make) -> None:
     """This concerns failed, dirty_ranges, errors and discard. [2.16]"""
-    rig = make({KEY: b""}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
     file.pwrite(b"a" * 10, 100)
     file.pwrite(b"b" * 10, 3000)
     file.pwrite(b"c" * 10, 3 * PAGE - 5)
     rig.backend.fault("write_from", NO, times=9)
-    with pytest.raises(WritebackError) as caught:
-        file.fsync()
+    caught = raises(WritebackError, file.fsync)
     lists = [
-        [(r.offset, r.length) for r in caught.value.ranges],
+        [(r.offset, r.length) for r in caught.ranges],
         [(r.offset, r.length) for r in rig.volume.failed()],
         rig.volume.dirty_ranges(KEY),
     ]

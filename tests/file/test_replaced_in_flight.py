@@ -13,7 +13,7 @@ from pagecache import CachedFile, ConflictError
 from pagecache.volume.inode import Inode
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, pattern, raises
 
 OLD, NEWER = pattern(3 * PAGE), pattern(PAGE + 77, 9)
 
@@ -30,17 +30,13 @@ def rig(make: Make, backend: ObjectBackend) -> Rig:
 
 def test_a_read_that_runs_returns_the_old_version_or_none(rig: Rig, backend: ObjectBackend) -> None:
     file = rig.open()
-    gate = backend.gate("read_into")
-    reading = Task(file.pread, 10, 0)
-    gate.wait_entered()
+    gate, reading = at_gate(backend.gate("read_into"), file.pread, 10, 0)
     backend.put(KEY, NEWER)
     fresh = rig.open("rb")
     gate.open()
-    with pytest.raises(ConflictError):
-        reading.result()
+    raises(ConflictError, reading.result)
     assert fresh.pread(10 * PAGE, 0) == NEWER
-    with pytest.raises(ConflictError):
-        file.pread(10, 0)
+    raises(ConflictError, file.pread, 10, 0)
 
 
 CHANGES: dict[str, Callable[[CachedFile], Any]] = {
@@ -71,8 +67,7 @@ def test_a_change_that_waits_meanwhile_is_refused(
     monkeypatch.setattr(Inode, "replaced", later)
     backend.put(KEY, NEWER)
     fresh = rig.open("rb")
-    with pytest.raises(ConflictError):
-        changing[0].result()
+    raises(ConflictError, changing[0].result)
     assert fresh.pread(10 * PAGE, 0) == NEWER
     fresh.close()
     rig.volume.sync(20)
@@ -95,8 +90,6 @@ def test_a_change_that_is_over_makes_the_replacement_a_conflict(
 
     monkeypatch.setattr(type(file._native), "run", run)
     backend.put(KEY, NEWER)
-    with pytest.raises(ConflictError):
-        rig.open("rb")
+    raises(ConflictError, rig.open, "rb")
     assert backend.content(KEY) == NEWER
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)

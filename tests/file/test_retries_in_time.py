@@ -17,7 +17,7 @@ from pagecache import PageCache, RetryPolicy, aio
 
 from ..stores import RecordingBackend
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 pytestmark = pytest.mark.usefixtures("far_from_retries")
 
@@ -121,8 +121,7 @@ def test_a_file_is_tried_again_beside_one_that_is_parked(make: Make, clock: Hand
     rig = make({KEY: b"", "parked": b""}, **SELDOM)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key="parked", times=float("inf"))
     rig.open("r+b", key="parked").pwrite(DATA, 0)
-    with pytest.raises(OSError, match="full"):
-        rig.handles[0].fsync()
+    raises(OSError, rig.handles[0].fsync, match="full")
     file = rig.open("r+b")
     file.pwrite(DATA, 0)
     fail_in_time(rig, clock, 3, lambda: Task(file.fsync), late=True)
@@ -133,8 +132,7 @@ def test_parked_data_is_tried_again_by_the_policy_of_now(make: Make, clock: Hand
     rig = make({KEY: b""}, **SELDOM)
     fault = rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
     rig.open("r+b").pwrite(DATA, 0)
-    with pytest.raises(OSError, match="full"):
-        rig.handles[0].fsync()
+    raises(OSError, rig.handles[0].fsync, match="full")
     assert [entry.next_retry for entry in rig.volume.failed()] == [3000.0]
     rig.cache.configure(retry=RetryPolicy(failed_retry=None))
     assert [entry.next_retry for entry in rig.volume.failed()] == [None]

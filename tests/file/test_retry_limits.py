@@ -16,7 +16,7 @@ from pagecache.native import NativeInode
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(16 * PAGE)
 REQUEST = 4 * PAGE
@@ -66,8 +66,7 @@ def written(make: Make, max_write: int, retry: RetryPolicy) -> tuple[Rig, Changi
 def test_retried_bytes_are_divided_by_the_current_limits(make: Make, max_write: int, lengths: list[int]) -> None:
     """They are divided or joined anew; bytes acknowledged beside them are not sent again. [T-32, K5]"""
     rig, changing = written(make, max_write, ONCE)
-    with pytest.raises(WritebackError):
-        rig.handles[0].fsync()
+    raises(WritebackError, rig.handles[0].fsync)
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == DATA
     assert changing.sent_again() == [pages * PAGE for pages in lengths]
@@ -93,8 +92,7 @@ def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(
     """The first thread to find new limits is about to pass them to the C core; another thread's pass does not begin
     before. [K5]
     """
-    rig = make({KEY: b""}, limits={"max_write": REQUEST})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
     file.pwrite(DATA, 0)
     engine = rig.volume.inodes[KEY].engine
     setting, proceed, set_limits = threading.Event(), threading.Event(), NativeInode.set_limits

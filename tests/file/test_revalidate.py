@@ -14,7 +14,7 @@ from pagecache.engine.volume import IDLE_FILES_MAX
 
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern, raises
 
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
 
@@ -89,8 +89,7 @@ def test_a_version_that_the_store_refuses_is_looked_at(rig: Rig, store: ObjectBa
     """A read that is not cached has found another version: the next open takes it."""
     with rig.volume.open(KEY, "rb") as file:
         store.put(KEY, OTHER)
-        with pytest.raises(OSError):
-            file.pread(PAGE, 0)
+        raises(OSError, file.pread, PAGE, 0)
     assert read(rig) == OTHER
 
 
@@ -140,8 +139,7 @@ def test_a_look_by_name_finds_what_another_program_has_done_with_a_clean_open_ob
         assert rig.volume.exists(KEY)
         backend.remove(KEY)
         assert not rig.volume.exists(KEY)
-        with pytest.raises(FileNotFoundError):
-            rig.volume.stat(KEY)
+        raises(FileNotFoundError, rig.volume.stat, KEY)
         backend.objects[KEY] = StoredObject(OTHER + OTHER)
         assert rig.volume.stat(KEY).size == 2 * len(OTHER)
         assert file.pread(len(DATA), 0) == DATA
@@ -263,8 +261,7 @@ def test_a_closed_object_is_looked_at(seen: tuple[Rig, SeenStore], clock: HandCl
     elif how == "later":
         clock.advance(10.1)
     elif how == "exclusive":
-        with pytest.raises(FileExistsError):
-            rig.volume.open(key, "xb")
+        raises(FileExistsError, rig.volume.open, key, "xb")
         assert asked(backend) == 1
         return
     elif how == "renamed":
@@ -284,8 +281,7 @@ def test_a_write_over_a_version_that_was_only_believed_is_a_conflict(seen: tuple
     backend.put(key, OTHER)
     file = rig.volume.open(key, "r+b")
     file.pwrite(b"ours", 0)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     file.abandon()
     assert bytes(backend.content(key)) == OTHER
 

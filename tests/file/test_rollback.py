@@ -15,7 +15,7 @@ from pagecache.engine.commit.staging import Staging
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, dirty_bytes, ended_or_behind, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, ended_or_behind, eventually, pattern, raises
 
 DATA = pattern(4 * PAGE)
 MINE = b"m" * PAGE
@@ -24,8 +24,7 @@ MINE = b"m" * PAGE
 def uploaded(make: Make) -> tuple[Rig, CachedFile, ObjectBackend]:
     """Two pages are acknowledged and not committed."""
     backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig = make(backend=backend, retry=ONCE)
-    file = rig.open()
+    rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, 0)
     file.pwrite(MINE, 2 * PAGE)
     file.flush()
@@ -48,12 +47,9 @@ def test_discard_rolls_back_on_a_thread_of_the_volume(make: Make) -> None:
 def test_an_abort_ends_a_discard_whose_rollback_hangs_and_a_reconnect_saves_the_data(make: Make) -> None:
     """Nothing is given up; bytes that the old backend may have forgotten are sent to the new one. [2.22, K7, K9]"""
     rig, file, backend = uploaded(make)
-    gate = backend.gate("rollback")
-    discarding = Task(rig.volume.discard, KEY, 0, PAGE)
-    gate.wait_entered()
+    gate, discarding = at_gate(backend.gate("rollback"), rig.volume.discard, KEY, 0, PAGE)
     rig.volume.abort(ConnectionError("cable pulled"))
-    with pytest.raises(ShutdownError, match="cable pulled"):
-        discarding.result()
+    raises(ShutdownError, discarding.result, match="cable pulled")
     assert dirty_bytes(rig.volume) == 2 * PAGE
     rig.cache.check()
     gate.open()
@@ -71,8 +67,7 @@ def test_a_discard_whose_rollback_fails_gives_up_nothing(make: Make, error: OSEr
     """Refused: nothing has changed. Unknown outcome: all of it is sent again, after another rollback. [2.17, 2.19]"""
     rig, file, backend = uploaded(make)
     backend.fault("rollback", error)
-    with pytest.raises(OSError, match=str(error.strerror)):
-        rig.volume.discard(KEY, 0, PAGE)
+    raises(OSError, rig.volume.discard, KEY, 0, PAGE, match=str(error.strerror))
     rig.cache.check()
     assert file.pread(4 * PAGE, 0) == ALL
     file.fsync()
@@ -85,8 +80,7 @@ def test_a_discard_whose_stat_after_the_rollback_fails_sends_everything_again(ma
     """The rollback was done: the upload no longer has the acknowledged bytes. [2.19]"""
     rig, file, backend = uploaded(make)
     backend.fault("file_stat", OSError(errno.EACCES, "no"))
-    with pytest.raises(PermissionError):
-        rig.volume.discard(KEY, 0, PAGE)
+    raises(PermissionError, rig.volume.discard, KEY, 0, PAGE)
     file.fsync()
     assert backend.committed(KEY) == ALL
 
@@ -109,9 +103,7 @@ def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, cloc
     """Unsaved data is given up at the deadline, and listed. [2.22, K9]"""
     rig, _file, backend = uploaded(make)
     backend.fault("commit", BackendError(errno.EACCES, "no", retry=False, kept=True), times=9)
-    gate = backend.gate("rollback", times=9)
-    closing = Task(rig.cache.close, timeout=60.0, on_failed="discard")
-    gate.wait_entered()
+    gate, closing = at_gate(backend.gate("rollback", times=9), rig.cache.close, timeout=60.0, on_failed="discard")
     clock.advance(60.0)
     lost = closing.result()
     assert sum(entry.length for entry in lost) == 2 * PAGE
@@ -128,8 +120,7 @@ LOCAL = pattern(4 * PAGE, seed=1)
 def staged(make: Make) -> tuple[Rig, RecordingBackend]:
     # a call for each page, whichever thread begins to write back
     backend = RecordingBackend({KEY: DATA}, staged=True, max_write=PAGE)
-    rig = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64)
-    file = rig.open()
+    rig, file = make(backend=backend, capacity="1MiB", dirty_background=0.0, dirty_limit=1 / 64).opened()
     file.pwrite(LOCAL, 0)
     file.sync_range(0, 4 * PAGE)
     rig.volume.drop_clean(KEY)
@@ -142,9 +133,7 @@ def test_a_read_of_staged_bytes_beside_their_discard_needs_no_backend(make: Make
     """The backend has forgotten them, and the cache has not noticed yet: the spool has them. [2.19]"""
     rig, backend = staged(make)
     file = rig.handles[0]
-    rolled_back = backend.gate("file_stat")
-    discarding = Task(rig.volume.discard, KEY)
-    rolled_back.wait_entered()
+    rolled_back, discarding = at_gate(backend.gate("file_stat"), rig.volume.discard, KEY)
     assert Task(file.pread, PAGE, 3 * PAGE).result() == LOCAL[3 * PAGE :]
     rolled_back.open()
     assert [(lost.offset, lost.length) for lost in discarding.result()] == [(0, 4 * PAGE)]
@@ -187,8 +176,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
 def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
     """The object is shorter than the cache assumes: the read returns no bytes where zeros belong. [2.19, 2.3]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file = rig.open()
+    rig, file = make(backend=backend).opened()
     file.pwrite(LOCAL[:PAGE], 0)
     file.pwrite(LOCAL[:PAGE], 10 * PAGE)
     file.flush()

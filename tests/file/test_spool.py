@@ -27,7 +27,22 @@ from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 
 from ..stores import RecordingBackend, failing_commit, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, dirty_bytes, eventually, overlay, pattern, quiet
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Rig,
+    Task,
+    accepted_before,
+    at_gate,
+    dirty_bytes,
+    eventually,
+    overlay,
+    pattern,
+    quiet,
+    raises,
+)
 from .test_interrupts import ctrl_c
 
 CAPACITY = 64 * PAGE
@@ -131,8 +146,7 @@ def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: M
         assert file.pread(3 * PAGE, offset) == content[offset : offset + 3 * PAGE]
     file.close()
     assert rig.backend.committed(KEY) == bytes(content)
-    with rig.volume.open(KEY) as again:
-        assert again.pread(len(content), 0) == content
+    assert rig.content() == content
     assert dirty_bytes(rig.volume) == 0
 
 
@@ -171,10 +185,9 @@ def test_without_a_spool_a_full_cache_says_so_and_loses_nothing(make: Make) -> N
     rig = spooling(make, options={"spool": None})
     content = pattern(4 * CAPACITY)
     file = rig.open("x+b")
-    with pytest.raises(PageCacheError, match="spool") as caught:
-        Task(file.pwrite, content, 0).result()
-    assert caught.value.errno == errno.ENOBUFS
-    taken = accepted_before(caught.value)
+    caught = raises(PageCacheError, lambda: Task(file.pwrite, content, 0).result(), match="spool")
+    assert caught.errno == errno.ENOBUFS
+    taken = accepted_before(caught)
     assert 0 < taken < CAPACITY
     assert file.pread(len(content), 0) == content[:taken]
     rig.cache.check()
@@ -195,11 +208,8 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
             file.pwrite(b"new", 100)
     sync.result()
     rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)))
-    with pytest.raises(OSError, match="lost"):
-        file.fsync()
-    with pytest.raises(PageCacheError) as caught:
-        Task(other.pwrite, bytes(CAPACITY), 0).result()
-    assert caught.value.errno == errno.ENOBUFS
+    raises(OSError, file.fsync, match="lost")
+    assert raises(PageCacheError, lambda: Task(other.pwrite, bytes(CAPACITY), 0).result()).errno == errno.ENOBUFS
 
 
 def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
@@ -293,9 +303,7 @@ def test_spooled_bytes_are_read_while_a_commit_runs(make: Make) -> None:
     """The backend may have committed, and the cache has not noticed: the spool has the same bytes. [2.23]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
-    gate = rig.backend.gate("commit")
-    syncing = Task(file.fsync)
-    gate.wait_entered()
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
     assert Task(file.pread, len(content), 0).result() == content
     gate.open()
     syncing.result()
@@ -338,10 +346,9 @@ def test_a_full_disk_fails_the_write_back_and_loses_nothing(make: Make, faulty: 
     file = rig.open("x+b")
     faulty.write_error = OSError(errno.ENOSPC, "No space left on device")
     file.pwrite(content[:PAGE], 0)
-    with pytest.raises(WritebackError, match="spool in") as caught:
-        file.fsync()
-    assert caught.value.errno == errno.ENOSPC
-    assert tempfile.gettempdir() in str(caught.value)
+    caught = raises(WritebackError, file.fsync, match="spool in")
+    assert caught.errno == errno.ENOSPC
+    assert tempfile.gettempdir() in str(caught)
     assert file.pread(PAGE, 0) == content[:PAGE]
     assert not rig.backend.seen("commit")
     faulty.write_error = None
@@ -359,9 +366,7 @@ def test_an_error_of_the_disk_says_nothing_about_the_stored_object(make: Make, f
     file = rig.open("x+b")
     faulty.write_error = OSError(errno.ESTALE, "Stale file handle")
     file.pwrite(bytes(PAGE), 0)
-    with pytest.raises(WritebackError, match="Stale file handle") as caught:
-        file.fsync()
-    assert caught.value.errno == errno.EIO
+    assert raises(WritebackError, file.fsync, match="Stale file handle").errno == errno.EIO
     faulty.write_error = None
     file.fsync()
 
@@ -371,9 +376,7 @@ def test_a_spool_that_cannot_be_read_fails_that_read_only(make: Make, faulty: ty
     content = pattern(16 * PAGE)
     rig, file = only_spooled(make, content)
     faulty.read_error = OSError(errno.EIO, "Input/output error")
-    with pytest.raises(OSError, match="spool in") as caught:
-        file.pread(PAGE, 0)
-    assert caught.value.errno == errno.EIO
+    assert raises(OSError, file.pread, PAGE, 0, match="spool in").errno == errno.EIO
     file.fsync()
     assert rig.backend.committed(KEY) == content == file.pread(len(content), 0)
 
@@ -384,8 +387,7 @@ def test_a_commit_fails_if_it_must_send_what_the_spool_cannot_return(make: Make,
     rig, file = only_spooled(make, content)
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
     faulty.read_error = OSError(errno.EIO, "Input/output error")
-    with pytest.raises(CommitError, match="spool in"):
-        file.fsync()
+    raises(CommitError, file.fsync, match="spool in")
     faulty.read_error = None
     file.fsync()
     assert rig.backend.committed(KEY) == content
@@ -394,8 +396,7 @@ def test_a_commit_fails_if_it_must_send_what_the_spool_cannot_return(make: Make,
 def test_a_spool_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with PageCache("1MiB") as cache:
         missing = tmp_path / "missing"
-        with pytest.raises(ValueError, match=f"spool: '{missing}' is not a directory"):
-            cache.attach("memory:", spool=missing)
+        raises(ValueError, cache.attach, "memory:", spool=missing, match=f"spool: '{missing}' is not a directory")
         with pytest.raises(TypeError, match="spool must be"):
             cache.attach("memory:", spool=7)  # type: ignore[arg-type]
 
@@ -483,8 +484,7 @@ def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) ->
     rig.cache.check()
     expected = content[: 10 * PAGE] + base[10 * PAGE : 15 * PAGE] + content[15 * PAGE :]
     assert file.pread(len(base), 0) == expected
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == expected
 
@@ -496,8 +496,7 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
     base, content = pattern(CAPACITY, 2), pattern(70 * PAGE)
     rig, file = only_spooled(make, content, base, write_unit=unit)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        file.fsync()
+    raises(ShutdownError, file.fsync)
     rig.backend.forget_uncommitted(rig.backend.objects[KEY])
     backend = rig.backend if same else RecordingBackend({KEY: base}, staged=True, write_unit=unit)
     rig.volume.reconnect(rig.volume.backend if same else backend)
@@ -532,8 +531,7 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
     syncing = Task(file.fsync)
     gate.wait_entered()
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        syncing.result()
+    raises(ShutdownError, syncing.result)
     rig.volume.reconnect(rig.volume.backend, fenced=True)
     monkeypatch.setattr(staging.Staging, "put", put)
     file.pwrite(b"newer" * PAGE, 0)
@@ -564,16 +562,14 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
         stored = rig.backend.objects[KEY]
         stored.committed, stored.safe = newer, bytearray(newer)
         stored.version = 7
-    with pytest.raises(ConflictError):
-        rig.volume.open(KEY)
+    raises(ConflictError, rig.volume.open, KEY)
     rig.volume.resolve(KEY, how)
     expected = {"rebase": content + newer[len(content) :], "force": content + base[len(content) :], "discard": newer}
     with rig.volume.open(KEY) as again:
         assert again.read() == expected[how]
     assert rig.backend.seen("rollback")
     if how == "discard":
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == expected[how]
 
@@ -590,8 +586,7 @@ def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[Fa
     assert rig.backend.committed(KEY) == content
     fault = rig.backend.fault("write_from", OSError(errno.EACCES, "for good"), times=100)
     file.pwrite(b"x" * PAGE, 0)
-    with pytest.raises(WritebackError, match="for good"):
-        file.fsync()
+    raises(WritebackError, file.fsync, match="for good")
     fault.clear()
     file.fsync()
     assert rig.backend.committed(KEY) == b"x" * PAGE + content[PAGE:]

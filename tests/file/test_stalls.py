@@ -10,7 +10,7 @@ import pytest
 from pagecache import Event
 
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Make, Rig, Task, eventually
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually
 
 # ---------------------------------------------------------------------------------------------- stalls
 
@@ -93,9 +93,7 @@ def test_a_call_of_a_name_that_hangs_is_named(
     expected: list[tuple[str, str, str | None]] = []
     lines: list[str] = []
     for key in ("one", "two"):
-        gate = rig.backend.gate(call)
-        task = Task(NAME_CALLS[call], rig, key)
-        gate.wait_entered()
+        gate, task = at_gate(rig.backend.gate(call), NAME_CALLS[call], rig, key)
         after_flusher_turn(rig.cache)
         clock.advance(9.9)
         file.pread(PAGE, 10 * len(lines) * PAGE)

@@ -22,7 +22,7 @@ from pagecache import CachedFile, RetryPolicy, View, WritebackError
 from pagecache.options import OpenMode
 
 from ..stores import RecordingBackend, failing_commit, short
-from .rig import PAGE, Rig, Task, make_rig, pattern
+from .rig import PAGE, Rig, Task, make_rig, pattern, raises
 
 KEYS = ["a", "b", "dir/c"]
 MODES = ["rb", "r+b", "wb", "w+b", "xb", "x+b", "ab", "a+b"]
@@ -149,12 +149,10 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(key=keys, mode=st.sampled_from(MODES), keep=st.booleans())
     def open(self, key: str, mode: OpenMode, keep: bool) -> None:
         if mode[0] == "r" and key not in self.names:
-            with pytest.raises(FileNotFoundError):
-                self.rig.volume.open(key, mode)
+            raises(FileNotFoundError, self.rig.volume.open, key, mode)
             return
         if mode[0] == "x" and key in self.names:
-            with pytest.raises(FileExistsError):
-                self.rig.volume.open(key, mode)
+            raises(FileExistsError, self.rig.volume.open, key, mode)
             return
         real = self.rig.volume.open(key, mode, keep_cache=keep)
         file = self.names.setdefault(key, File())
@@ -180,8 +178,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.rig.volume.remove(key)
             del self.names[key]
         else:
-            with pytest.raises(FileNotFoundError):
-                self.rig.volume.remove(key)
+            raises(FileNotFoundError, self.rig.volume.remove, key)
 
     @rule(src=keys, dst=keys)
     def rename(self, src: str, dst: str) -> None:

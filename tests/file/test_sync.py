@@ -15,7 +15,7 @@ from pagecache import CachedFile, Volume, WritebackError
 
 from ..stores import Gate, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 EVERYTHING = (
@@ -60,8 +60,7 @@ def writing(file: CachedFile, data: bytes, spread: int) -> Iterator[None]:
 
 def test_sync_ends_under_a_never_ending_writer(make: Make) -> None:
     """It covers the bytes written before the call. [T-38]"""
-    rig = make({KEY: bytes(64 * PAGE)})
-    file = rig.open()
+    rig, file = make({KEY: bytes(64 * PAGE)}).opened()
     file.pwrite(DATA, 100 * PAGE)
     with writing(file, pattern(PAGE, 3), 64):
         for _ in range(5):
@@ -96,8 +95,7 @@ def test_no_call_started_for_later_writes_is_awaited(make: Make) -> None:
 
 def test_a_ticket_does_not_wait_for_a_commit_of_later_writes(make: Make) -> None:
     """The bytes of the ticket are committed. A later write to the same file is being committed. [2.15, I-19]"""
-    rig = make()
-    file = rig.open("w+b")
+    rig, file = make().opened("w+b")
     file.pwrite(DATA, 0)
     ticket = rig.volume.begin_sync()
     file.fsync()
@@ -198,8 +196,7 @@ def test_a_failed_backend_sync_is_raised_and_made_again(make: Make) -> None:
     rig = make({KEY: DATA}, retry=ONCE)
     rig.volume.rename(KEY, "other")
     rig.backend.fault("sync", OSError(errno.EIO, "no"))
-    with pytest.raises(OSError, match="no"):
-        rig.volume.sync(20)
+    raises(OSError, rig.volume.sync, 20, match="no")
     rig.volume.sync(20)
     assert len(rig.backend.seen("sync")) == 2
 
@@ -212,10 +209,9 @@ def test_errors_of_files_and_of_names_are_collected(make: Make) -> None:
     for name in ("bad", "worse"):
         rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=name)
     rig.backend.fault("sync", OSError(errno.EROFS, "no names"))
-    with pytest.raises(WritebackError) as caught:
-        rig.volume.sync(20)
-    assert {entry.key for entry in caught.value.ranges} == {"bad", "worse"}
-    assert len(caught.value.exceptions) == 3
+    caught = raises(WritebackError, rig.volume.sync, 20)
+    assert {entry.key for entry in caught.ranges} == {"bad", "worse"}
+    assert len(caught.exceptions) == 3
     assert rig.backend.committed("good") == DATA
 
 
@@ -240,8 +236,7 @@ def test_an_untrusted_backend_is_waited_for_only_so_long(make: Make, timeout: fl
     rig = make({KEY: b""}, limits={"trusted": False, "sync_timeout": 0.05})
     rig.open().pwrite(DATA, 0)
     gate = rig.backend.gate("write_from")
-    with pytest.raises(TimeoutError):
-        Task(rig.volume.sync, timeout).result()
+    raises(TimeoutError, lambda: Task(rig.volume.sync, timeout).result())
     gate.open()
 
     def saved() -> bool:
@@ -272,8 +267,7 @@ def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandCloc
         clock.until(lambda: backend.committed(KEY) == DATA and not volume.engine._tickets)  # and the ticket is settled
         assert not syncing.finished.is_set()
         clock.advance(3600.0)
-        with pytest.raises(TimeoutError):
-            syncing.result()
+        raises(TimeoutError, syncing.result)
     for gate in hung:
         gate.open()
 
@@ -292,9 +286,8 @@ def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: H
     for gate in gates:
         gate.wait_entered()
     clock.advance(0.2)  # once, for all of them
-    with pytest.raises(WritebackError) as caught:
-        syncing.result()
-    assert sum(isinstance(error, TimeoutError) for error in caught.value.exceptions) == 8
+    caught = raises(WritebackError, syncing.result)
+    assert sum(isinstance(error, TimeoutError) for error in caught.exceptions) == 8
     assert rig.backend.committed(KEY) == DATA
     for backend, _volume in dead:
         backend.open_all_gates()
@@ -306,8 +299,7 @@ def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(m
     """All dirty bytes of a folio are written back in one section, so bytes dirtied at the same time count as later.
     [T-76]
     """
-    rig = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"})
-    file = rig.open()
+    rig, file = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"}).opened()
     file.pwrite(bytes(2 << 20), 0)
     file.fsync()
     assert rig.cache.stats().folios == 1
@@ -319,8 +311,7 @@ def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(m
 @pytest.mark.parametrize("end", ["fsync", "close"])
 def test_an_extending_writer_loses_no_byte_to_fsync_and_close(make: Make, end: str) -> None:
     """Neither ever cuts the file at a size that it saw before. [T-45a]"""
-    rig = make({KEY: b""}, limits={"max_write": "16KiB"})
-    writer = rig.open("r+b")
+    rig, writer = make({KEY: b""}, limits={"max_write": "16KiB"}).opened("r+b")
     record = pattern(700)
 
     def extend() -> None:

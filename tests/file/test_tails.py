@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, make_rig, overlay, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -152,10 +152,8 @@ def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> Non
     writing = Task(story.direct.pwrite, TAIL, len(OLD))
     gate.wait_entered()
     story.rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        writing.result()
-    with pytest.raises(ShutdownError):
-        story.tasks.pop().result()
+    raises(ShutdownError, writing.result)
+    raises(ShutdownError, lambda: story.tasks.pop().result())
     fresh = story.backend.successor(lose=False, shared=not fenced)
     story.rig.volume.reconnect(fresh, fenced=fenced)
     grows: Callable[[], object] = (
@@ -232,10 +230,8 @@ def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored() -> None:
     flushing = Task(story.buffered.flush)
     assert flushing.waits()
     story.holder.open()
-    with pytest.raises(OSError, match="not now"):
-        flushing.result()
-    with pytest.raises(OSError, match="not now"):
-        story.buffered.truncate(FAR + 2 * PAGE)
+    raises(OSError, flushing.result, match="not now")
+    raises(OSError, story.buffered.truncate, FAR + 2 * PAGE, match="not now")
     assert story.backend.written(KEY)[len(OLD) :] == TAIL
     story.backend.clear_faults("truncate")
     story.tasks.clear()
@@ -250,11 +246,9 @@ def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
     file = rig.open("r+b", direct=True)
 
     backend.fault("write_from answer", LOST)
-    with pytest.raises(OSError):
-        file.pwrite(TAIL, len(OLD))
+    raises(OSError, file.pwrite, TAIL, len(OLD))
     rig.volume.discard(KEY)
-    with pytest.raises(OSError):
-        file.fsync()
+    raises(OSError, file.fsync)
     file.truncate(FAR)
     file.fsync()
     assert backend.committed(KEY) == OLD + bytes(FAR - len(OLD))
@@ -284,8 +278,7 @@ class Extended:
 
     def abort(self) -> None:
         self.rig.volume.abort()
-        with pytest.raises(ShutdownError):
-            self.writing.result()
+        raises(ShutdownError, self.writing.result)
 
     def answer(self) -> None:
         ended = self.old.nr_ended
@@ -321,9 +314,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     fresh = story.old.successor(lose=False, shared=not fenced)
     story.rig.volume.reconnect(fresh, fenced=fenced)
     story.answer()
-    gate = fresh.gate("write_from answer")
-    writing = Task(story.file.pwrite, LONGER, len(OLD))
-    gate.wait_entered()
+    gate, writing = at_gate(fresh.gate("write_from answer"), story.file.pwrite, LONGER, len(OLD))
     file = story.rig.volume.inodes[KEY].engine
     eventually(lambda: not file.settling and not file.native.locks()["token"])
     gate.open()
@@ -353,8 +344,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
     noticed.set()
-    with pytest.raises(ShutdownError):
-        story.writing.result()
+    raises(ShutdownError, story.writing.result)
     story.rig.finish()
 
 
@@ -378,8 +368,7 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
     story.gate.open()
     cutting.wait_entered()
     story.rig.volume.abort()
-    with pytest.raises(OSError):
-        story.writing.result()
+    raises(OSError, story.writing.result)
     fresh = story.old.successor(lose=False, shared=False)
     story.rig.volume.reconnect(fresh, fenced=True)
     if returns:
@@ -400,10 +389,8 @@ def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut
     story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
     story.answer_last()
     for _ in range(3):
-        with pytest.raises(OSError, match="not now"):
-            story.file.pwrite(LONGER, len(OLD))
-        with pytest.raises(OSError):
-            story.file.fsync()
+        raises(OSError, story.file.pwrite, LONGER, len(OLD), match="not now")
+        raises(OSError, story.file.fsync)
     assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
     assert len(story.old.seen("write_from")) == 1
     story.old.clear_faults("truncate")
@@ -431,8 +418,7 @@ class Stored:
         self.file.pwrite(GIVEN_UP, len(STORED))
 
         self.rig.backend.fault("write_from answer", OSError(errno.ECONNRESET, "the line went dead"))
-        with pytest.raises(WritebackError):
-            self.file.fsync()
+        raises(WritebackError, self.file.fsync)
 
     def give_up(self, refusal: OSError) -> Fault:
         """The cut is refused until the answer is cleared."""
@@ -443,12 +429,10 @@ class Stored:
         return fault
 
     def is_not_saved(self) -> None:
-        with pytest.raises((CommitError, WritebackError)):
-            self.rig.volume.sync(20)
+        raises((CommitError, WritebackError), self.rig.volume.sync, 20)
 
     def hear_of_it(self) -> None:
-        with pytest.raises(DataLossError):
-            self.file.flush()
+        raises(DataLossError, self.file.flush)
 
     def ends_as(self, content: bytes) -> None:
         self.rig.volume.sync(20)
@@ -475,8 +459,7 @@ def test_calls_that_make_the_file_longer_show_zeros(make: Make, how: str, durabl
     far = len(STORED) + 3 * PAGE
     expected = STORED
     if how == "truncate":
-        with pytest.raises(OSError, match="no room to cut"):
-            story.file.truncate(far)
+        raises(OSError, story.file.truncate, far, match="no room to cut")
         fault.clear()
         story.file.truncate(far)
         expected += bytes(3 * PAGE)
@@ -540,8 +523,7 @@ def test_the_next_backend_makes_a_cut_that_was_called_off(make: Make, durable: b
     rig.volume.abort()
     discarding.result()
     for task in hung:
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
     assert rig.backend.seen("truncate") == []

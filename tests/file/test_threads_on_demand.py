@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Task, eventually
+from .rig import Task, eventually, raises
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -261,8 +261,7 @@ def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -
         refusals.on = True
         with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started: can't start new thread"):
             cache.attach(MemoryBackend())
-        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
-            PageCache("1MiB")
+        raises(BlockingIOError, PageCache, "1MiB", match="a thread of the cache cannot be started")
         refusals.on = False
         assert cache.volumes() == ()
         with cache.attach("memory:").open("key", "w+b") as file:
@@ -280,12 +279,9 @@ def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         refusals.on = True
-        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
-            cache.subscribe(lambda event: None)
-        with pytest.raises(BlockingIOError, match="a thread of the cache cannot be started"):
-            cache.attach(Awaited())
-        with pytest.raises(BlockingIOError, match="a thread for a call of a task"):
-            asyncio.run(size(volume))
+        raises(BlockingIOError, cache.subscribe, lambda event: None, match="a thread of the cache cannot be started")
+        raises(BlockingIOError, lambda: cache.attach(Awaited()), match="a thread of the cache cannot be started")
+        raises(BlockingIOError, lambda: asyncio.run(size(volume)), match="a thread for a call of a task")
         refusals.on = False
         cache.subscribe(lambda event: None)()
         assert asyncio.run(size(volume)) == 0

@@ -22,7 +22,7 @@ from pagecache.native import Pressure
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -110,14 +110,13 @@ def test_below_the_midpoint_no_writer_waits_and_above_it_writers_pause(make: Mak
 
 def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> None:
     """Back below the midpoint no writer waits for a clock. [2.24]"""
-    rig = make(
+    rig, file = make(
         {KEY: b""},
         capacity="1MiB",
         dirty_background="128KiB",
         dirty_limit="256KiB",
         limits={"durable_writes": True},
-    )
-    file = rig.open()
+    ).opened()
     with rig.backend.gate("write_from", times=1000):
         file.pwrite(bytes(192 * KIB), 0)
         writer = Task(file.pwrite, bytes(PAGE), 192 * KIB)
@@ -194,9 +193,8 @@ def test_a_writer_that_gives_up_leaves_the_line(make: Make) -> None:
     """BlockingIOError(EAGAIN) with nothing written; the writer behind it is next. [2.24]"""
     rig = full(make, throttle_timeout=1.0)
     first = in_line(rig, "a")["a"]
-    with pytest.raises(BlockingIOError) as caught:
-        first.result()
-    assert (caught.value.errno, caught.value.characters_written) == (errno.EAGAIN, 0)
+    caught = raises(BlockingIOError, first.result)
+    assert (caught.errno, caught.characters_written) == (errno.EAGAIN, 0)
     rig.cache.configure(throttle_timeout=None)
     second = in_line(rig, "b")["b"]
     let_one_go(rig)
@@ -231,8 +229,7 @@ def test_an_abort_ends_the_line(make: Make) -> None:
     tasks = in_line(rig, "a", "b")
     rig.volume.abort()
     for task in tasks.values():
-        with pytest.raises(pagecache.ShutdownError):
-            task.result()
+        raises(pagecache.ShutdownError, task.result)
     rig.backend.open_all_gates()
 
 
@@ -272,8 +269,7 @@ def test_the_limit_is_kept_to_the_page(make: Make, folio: str, piece: int) -> No
 
 def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
     """A limit of one page and unaligned writes are slow, and nothing stands still. [2.24]"""
-    rig = make({KEY: b""}, dirty_background=0, dirty_limit=PAGE)
-    file = rig.open()
+    rig, file = make({KEY: b""}, dirty_background=0, dirty_limit=PAGE).opened()
     data = pattern(10 * PAGE)
     file.pwrite(data[:100], PAGE - 50)
     for offset in range(0, len(data), 5000):
@@ -391,9 +387,7 @@ def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monke
     eventually(lambda: len(rig.cache.waits()) == len(files))
     in_line.set()
     for writer in writers:
-        with pytest.raises(pagecache.PageCacheError) as caught:
-            writer.result()
-        assert caught.value.errno == errno.ENOBUFS
+        assert raises(pagecache.PageCacheError, writer.result).errno == errno.ENOBUFS
     assert len(checks) < 2 * throttle.HOPELESS_CHECKS_MAX
 
 
@@ -404,10 +398,9 @@ def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> Non
         limits={"commit_on_close": True}, options={"spool": None},
     )  # fmt: skip
     file = rig.open()
-    with pytest.raises(pagecache.PageCacheError) as caught:
-        Task(file.pwrite, bytes(MIB), 0).result()
-    assert caught.value.errno == errno.ENOBUFS
-    accepted = accepted_before(caught.value)
+    caught = raises(pagecache.PageCacheError, lambda: Task(file.pwrite, bytes(MIB), 0).result())
+    assert caught.errno == errno.ENOBUFS
+    accepted = accepted_before(caught)
     assert rig.backend.seen("commit") == []
     assert rig.backend.committed(KEY) == b"old"
     assert file.pread(MIB, 0) == bytes(accepted)
@@ -431,8 +424,7 @@ def filled(make: Make, names: list[str], retry: RetryPolicy = ONCE) -> Rig:
         rig.backend.fault("write_from", FULL, key=name, times=math.inf)
     for file in files:
         file.pwrite(bytes(128 * KIB // len(names) // PAGE * PAGE), 0)
-        with pytest.raises(pagecache.WritebackError):
-            file.close()
+        raises(pagecache.WritebackError, file.close)
     return rig
 
 
@@ -513,17 +505,15 @@ def test_a_writer_beside_commits_that_always_fail_gets_an_error(
         file.pwrite(bytes(128 * KIB), 0)
         file.fsync()
     never_more_checks(monkeypatch)
-    with pytest.raises(pagecache.PageCacheError) as caught:
-        Task(rig.open().pwrite, bytes(MIB), 0).result()
-    assert caught.value.errno == errno.ENOBUFS
+    caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
+    assert caught.errno == errno.ENOBUFS
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """Of an object that nothing else saves. [2.23]"""
     whole = {"limits": {"commit_on_close": True}, "options": {"spool": None}}
-    rig = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole)
-    file = rig.open(key="full")
+    rig, file = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole).opened(key="full")
     file.pwrite(bytes(96 * KIB), 0)
     file.flush()
     checked, count = threading.Semaphore(0), throttle.Checks.count
@@ -544,11 +534,8 @@ def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.Mon
         for _ in range(4):
             assert checked.acquire(timeout=WAIT_LIMIT_S)
     if fails:
-        with pytest.raises(pagecache.WritebackError):
-            saving.result()
-        with pytest.raises(pagecache.PageCacheError) as caught:
-            writing.result()
-        assert caught.value.errno == errno.ENOBUFS
+        raises(pagecache.WritebackError, saving.result)
+        assert raises(pagecache.PageCacheError, writing.result).errno == errno.ENOBUFS
     else:
         saving.result()
         assert writing.result() == 96 * KIB
@@ -580,9 +567,8 @@ def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: 
     """Also if no check visits all of them. [2.23]"""
     rig = filled(make, [f"full {k}" for k in range(7)], RETRIED)
     monkeypatch.setattr(throttle, "VISITS_MAX", 1)
-    with pytest.raises(pagecache.PageCacheError) as caught:
-        Task(rig.open().pwrite, bytes(MIB), 0).result()
-    assert caught.value.errno == errno.ENOBUFS
+    caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
+    assert caught.errno == errno.ENOBUFS
 
 
 # ---------------------------------------------------------------------------------------------- everything at once

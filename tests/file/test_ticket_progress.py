@@ -11,7 +11,7 @@ from pagecache import ShutdownError, SyncTicket, WritebackError
 
 from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, eventually, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, eventually, pattern, raises
 
 # One call for each page, one after the other, so that a gate can release them one by one.
 STEPS = {"max_write": PAGE, "ordered_writes": True, "max_inflight": 2}
@@ -135,8 +135,7 @@ def test_unsaved_bytes_remain(make: Make, clock: HandClock) -> None:
     assert (ticket.remaining, ticket.rate, ticket.expected) == (7 * PAGE, 4 * PAGE, 1.0)
     for gate in gates:
         gate.open()
-    with pytest.raises(WritebackError):
-        ticket.wait(20)
+    raises(WritebackError, ticket.wait, 20)
     assert (ticket.total, ticket.remaining, ticket.expected) == (11 * PAGE, 3 * PAGE, 0.0)
     rig.volume.sync(20)
     assert ticket.remaining == 3 * PAGE  # of this ticket: it has ended
@@ -159,8 +158,7 @@ def test_a_ticket_of_an_aborted_volume_keeps_what_remains(make: Make, clock: Han
     # The acknowledged bytes are not committed, so all of it remains.
     assert (ticket.remaining, ticket.rate, ticket.expected) == (ticket.total, 2 * PAGE, 0.0)
     assert [type(error) for error in ticket.errors] == [WritebackError, ShutdownError]
-    with pytest.raises(ShutdownError, match="unplugged"):
-        ticket.wait(20)
+    raises(ShutdownError, ticket.wait, 20, match="unplugged")
     for gate in gates:
         gate.open()
 

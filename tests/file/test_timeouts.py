@@ -24,7 +24,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
 from .clock import HandClock
-from .rig import FAST, QUIET, Task, eventually
+from .rig import FAST, QUIET, Task, eventually, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -59,10 +59,9 @@ def cache(clock: HandClock) -> Iterator[PageCache]:
 def late(clock: HandClock, task: Task[Any], seconds: float) -> TimeoutError:
     """Let a deadline pass, and return the error of the call."""
     clock.advance(seconds)
-    with pytest.raises(TimeoutError) as caught:
-        task.result()
-    assert caught.value.errno == errno.ETIMEDOUT
-    return caught.value
+    caught = raises(TimeoutError, task.result)
+    assert caught.errno == errno.ETIMEDOUT
+    return caught
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -98,13 +97,11 @@ def test_a_deadline_that_does_not_pass_changes_nothing(cache: PageCache, backend
 def test_a_timeout_that_is_none_is_refused(cache: PageCache, backend: Any, call: str, timeout: Any) -> None:
     """No call reaches the backend. [T-59]"""
     if call == "attach":
-        with pytest.raises((ValueError, TypeError), match="timeout"):
-            cache.attach(backend, timeout=timeout)
+        raises((ValueError, TypeError), cache.attach, backend, timeout=timeout, match="timeout")
         cache.attach(backend)
         return
     volume = cache.attach(backend)
-    with pytest.raises((ValueError, TypeError), match="timeout"):
-        CALLS[call][1](volume, timeout=timeout)
+    raises((ValueError, TypeError), CALLS[call][1], volume, timeout=timeout, match="timeout")
     assert backend.calls == []
 
 
@@ -209,8 +206,7 @@ def test_names_are_busy_until_a_call_that_timed_out_has_returned(
         third = Task(volume.exists, KEY)
     assert third.result() in (True, False)
     eventually(lambda: not volume.exists(KEY))
-    with pytest.raises(FileNotFoundError):
-        volume.open(KEY, "rb")
+    raises(FileNotFoundError, volume.open, KEY, "rb")
 
 
 def test_a_status_does_not_depend_on_when_the_object_is_removed(
@@ -227,8 +223,7 @@ def test_a_status_does_not_depend_on_when_the_object_is_removed(
         return plain(versions)
 
     monkeypatch.setattr(Versions, "quiet", removed)
-    with pytest.raises(FileNotFoundError):
-        volume.stat(KEY)
+    raises(FileNotFoundError, volume.stat, KEY)
 
 
 def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(cache: PageCache, backend: Any) -> None:
@@ -318,8 +313,7 @@ def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cac
         file.write(b"bytes")
         saving = Task(file.fsync)
         gate.wait_entered()
-        with pytest.raises(TimeoutError, match="deadline"):
-            Task(volume.truncate, KEY, 5, timeout=0.05).result()
+        raises(TimeoutError, lambda: Task(volume.truncate, KEY, 5, timeout=0.05).result(), match="deadline")
         gate.release()
         saving.result()
         assert file.size == len(DATA)

@@ -21,7 +21,7 @@ from pagecache.testing import FaultyBackend, Rule
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..publishing import PublishingBackend
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit, short
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern, raises
 
 UNIT = 4 * PAGE
 SLOT = UNIT + Sealed.overhead
@@ -121,8 +121,7 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
         file.pwrite(b"new", UNIT + PAGE)
         rig.backend.fault("write_from", short(bytes_stored))
         rig.backend.fault("write_from", OSError(errno.ENOSPC, "made up"))
-        with pytest.raises(WritebackError):
-            file.fsync()
+        raises(WritebackError, file.fsync)
         rig.volume.drop_clean(KEY)
         expected = content[: UNIT + PAGE] + b"new" + content[UNIT + PAGE + 3 :]
         assert file.pread(3 * UNIT, 0) == expected
@@ -139,8 +138,7 @@ def test_cut_in_a_unit_survives_a_commit_that_forgets() -> None:
         file = rig.open()
         file.truncate(UNIT + 100)
         rig.backend.fault("commit", failing_commit(OSError(errno.EROFS, "made up")))
-        with pytest.raises(CommitError):
-            file.fsync()
+        raises(CommitError, file.fsync)
         rig.volume.drop_clean(KEY)
         assert file.pread(2 * UNIT, 0) == content[: UNIT + 100]
         file.fsync()
@@ -204,9 +202,8 @@ def test_failed_check_is_an_error_at_once() -> None:
         stored.written[SLOT + 50] ^= 1
         file = rig.open()
         rig.backend.forget_calls()
-        with pytest.raises(OSError, match=r"unit 1 .*wrong tag") as raised:
-            file.pread(10, UNIT + 5)
-        assert (raised.value.errno, raised.value.filename) == (errno.EIO, KEY)
+        raised = raises(OSError, file.pread, 10, UNIT + 5, match=r"unit 1 .*wrong tag")
+        assert (raised.errno, raised.filename) == (errno.EIO, KEY)
         assert len(rig.backend.seen("read_into")) == 1
         assert file.pread(10, 0) == pattern(10, 1)
 
@@ -219,8 +216,7 @@ def test_failed_encoding_keeps_the_bytes_dirty() -> None:
         with volume.open(KEY, "w+") as file:
             file.write(b"content")
             encode, transform.encode = transform.encode, lambda index, data: data  # type: ignore[method-assign]
-            with pytest.raises(WritebackError, match=r"unit 0 .*answered 7 bytes for 7, not 31"):
-                file.fsync()
+            raises(WritebackError, file.fsync, match=r"unit 0 .*answered 7 bytes for 7, not 31")
             assert [failed.length for failed in volume.failed()] == [7]
             transform.encode = encode  # type: ignore[method-assign]
             volume.retry_failed()

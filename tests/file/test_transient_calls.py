@@ -20,7 +20,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from ..aio.over import Over
 from ..publishing import PublishingBackend
 from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig
+from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig, raises
 from .test_interrupts import interrupted_each
 
 KEY = "object"
@@ -91,9 +91,7 @@ def test_the_last_error_is_raised_as_it_is(make: Make, call: str, policy: RetryP
     """It comes after as many tries as the policy has. [2.14]"""
     operation, run = READS[call]
     volume, backend = make(Rule(operation, error=BackendError(errno.EIO, "no answer", retry=True)), retry=policy)
-    with pytest.raises(OSError, match="no answer") as caught:
-        run(volume)
-    assert caught.value.errno == errno.EIO
+    assert raises(OSError, run, volume, match="no answer").errno == errno.EIO
     assert len(backend.calls_of(operation)) == policy.attempts
     backend.use([])
 
@@ -115,8 +113,7 @@ def test_another_error_is_raised_at_once(make: Make, call: str, error: OSError) 
     if isinstance(error, io.UnsupportedOperation) and operation == "sync":
         run(volume)  # names need no sync there
     else:
-        with pytest.raises(OSError, match="no"):
-            run(volume)
+        raises(OSError, run, volume, match="no")
     assert len(backend.calls_of(operation)) == 1
 
 
@@ -148,8 +145,7 @@ def test_a_listing_that_has_begun_is_not_made_again() -> None:
     with PageCache("1MiB", retry=FAST) as cache:
         listing = cache.attach(store).list()
         assert [next(listing).key for _ in range(1000)] == [f"{nr:04}" for nr in range(1000)]
-        with pytest.raises(OSError, match="in the middle"):
-            next(listing)
+        raises(OSError, next, listing, match="in the middle")
         assert store.begun == 1
 
 
@@ -251,8 +247,7 @@ def test_a_rename_of_a_missing_name_leaves_the_destination(make: Make) -> None:
     volume, _backend = make(fails("rename", 1))
     with volume.open(KEY, "r+b") as file:
         file.pwrite(b"unsaved", 0)
-        with pytest.raises(OSError, match="Input/output error"):
-            volume.rename("nothing", KEY)
+        raises(OSError, volume.rename, "nothing", KEY, match="Input/output error")
         file.fsync()
     with volume.open(KEY, "rb") as again:
         assert again.read() == b"unsaved" + DATA[7:]
@@ -275,8 +270,7 @@ def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
     with PageCache("1MiB", retry=FAST) as cache:
         volume = cache.attach(backend)
         volume.open(KEY, "rb").close()
-        with pytest.raises(BackendError, match="lost"):
-            volume.remove(KEY)
+        raises(BackendError, volume.remove, KEY, match="lost")
     assert store.snapshot(KEY) == b"another"
     assert len(backend.calls_of("remove")) == 1
 
@@ -287,8 +281,7 @@ def test_a_rename_without_replace_is_not_made_again_if_the_destination_is_there(
     with volume.open("other", "wb") as file:
         file.write(b"other")
     volume.sync(20)
-    with pytest.raises(OSError, match="lost"):
-        volume.rename(KEY, "other", replace=False)
+    raises(OSError, volume.rename, KEY, "other", replace=False, match="lost")
     assert len(backend.calls_of("rename")) == 1
     volume.rename(KEY, "other")
     assert volume.stat("other").size == len(DATA)
@@ -313,10 +306,8 @@ def test_an_exclusive_creation_that_may_have_been_carried_out_raises_its_error(m
     """FileExistsError of the next try does not reveal the creator of the object. [2.14]"""
     error = BackendError(errno.EIO, "lost", retry=True)
     volume, _backend = make(Rule("open", key="new", nth=1, error=error, done=True, delay=LATENCY))
-    with pytest.raises(BackendError, match="lost"):
-        volume.open("new", "xb")
-    with pytest.raises(FileExistsError):
-        volume.open("new", "xb")
+    raises(BackendError, volume.open, "new", "xb", match="lost")
+    raises(FileExistsError, volume.open, "new", "xb")
 
 
 def test_an_exclusive_creation_whose_status_fails_is_made(make: Make) -> None:
@@ -338,8 +329,7 @@ def test_an_exclusive_open_finds_the_object_that_another_program_has_made_since(
 
     rig.backend.fault("file_stat", BackendError(errno.EIO, "no answer", retry=True))
     rig.backend.fault("open", replaced, skip=1)
-    with pytest.raises(FileExistsError):
-        rig.volume.open(KEY, "x+b")
+    raises(FileExistsError, rig.volume.open, KEY, "x+b")
     rig.finish()
 
 
@@ -375,8 +365,7 @@ def test_an_abort_ends_the_wait_for_the_next_try(make: Make, call: str) -> None:
     volume, backend = make(fails(operation, 1, error=BackendError(errno.EIO, "no", retry=True, retry_after=100.0)))
     task = between_tries(volume, run)
     volume.abort()
-    with pytest.raises(ShutdownError):
-        task.result()
+    raises(ShutdownError, task.result)
     backend.use([])
     volume.reconnect(backend)
     run(volume)
@@ -403,8 +392,7 @@ def test_other_calls_go_on_between_two_tries(make: Make, call: str) -> None:
         Task(lambda: volume.open(KEY, "rb").close()).result()
     volume.abort()
     for task in tasks:
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
 
 
 def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
@@ -412,10 +400,8 @@ def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
     error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
     volume, backend = make(fails("remove", 1, error=error))
     task = between_tries(volume, lambda volume: volume.remove(KEY, timeout=0.3))
-    with pytest.raises(TimeoutError, match="busy with remove"):
-        volume.open(KEY, "rb", timeout=0.05)
-    with pytest.raises(TimeoutError, match="EIO"):
-        task.result()
+    raises(TimeoutError, volume.open, KEY, "rb", timeout=0.05, match="busy with remove")
+    raises(TimeoutError, task.result, match="EIO")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("remove")) == 1
 
@@ -424,8 +410,7 @@ def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -
     """Other calls of the volume go on in the meantime. [2.15]"""
     error = BackendError(errno.EIO, "names", retry=True, retry_after=20.0)
     volume, backend = make(fails("sync", 1, error=error))
-    with pytest.raises(TimeoutError, match=r"sync: .* EIO \(names\); the next try is in 1\d\.\d s"):
-        volume.sync(0.2)
+    raises(TimeoutError, volume.sync, 0.2, match=r"sync: .* EIO \(names\); the next try is in 1\d\.\d s")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("sync")) == 1
     volume.abort()  # else the next sync waits for that try
@@ -439,8 +424,7 @@ def test_a_reconnect_between_two_tries_ends_them(make: Make) -> None:
     volume.abort()
     backend.use([])
     volume.reconnect(backend)
-    with pytest.raises(ShutdownError):
-        task.result()
+    raises(ShutdownError, task.result)
     assert volume.exists(KEY)
 
 
@@ -448,8 +432,7 @@ def test_a_limit_of_bytes_is_no_reason_for_tries_without_end(make: Make) -> None
     """`max_write` means nothing here. [2.14]"""
     error = BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE)
     volume, backend = make(Rule("stat", error=error))
-    with pytest.raises(OSError, match="too large"):
-        volume.stat(KEY)
+    raises(OSError, volume.stat, KEY, match="too large")
     assert len(backend.calls_of("stat")) == FAST.attempts
 
 

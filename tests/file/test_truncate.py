@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, pattern
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, at_gate, pattern, raises
 
 CONTENT = pattern(8 * PAGE)
 
@@ -106,8 +106,7 @@ def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
     file = stored.open("r+b")
     file.pwrite(b"dirty", 6 * PAGE)
     stored.backend.fault("truncate", OSError(errno.EPERM, "append only"))
-    with pytest.raises(OSError, match="append only"):
-        file.truncate(10)
+    raises(OSError, file.truncate, 10, match="append only")
     assert file.size == 8 * PAGE
     expected = CONTENT[: 6 * PAGE] + b"dirty" + CONTENT[6 * PAGE + 5 :]
     assert file.pread(8 * PAGE, 0) == expected
@@ -119,9 +118,7 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
     """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
     file = stored.open("r+b")
     file.pwrite(b"d" * 8 * PAGE, 0)
-    gate = stored.backend.gate("write_from")
-    flush = Task(file.flush)
-    gate.wait_entered()
+    gate, flush = at_gate(stored.backend.gate("write_from"), file.flush)
     cut = Task(file.truncate, 10)
     assert cut.waits()
     gate.open()
@@ -175,10 +172,9 @@ def test_zeroing_that_ends_half_way_says_how_far_it_came(make: Make) -> None:
     rig = make({KEY: content}, "256KiB", **THROTTLED)
     rig.backend.gate("write_from", times=99)
     file = rig.open("r+b")
-    with pytest.raises(BlockingIOError) as caught:
-        file.zero_range(100, 60 * PAGE)
-    assert 0 < caught.value.characters_written < 60 * PAGE
-    assert file.pread(64 * PAGE, 0) == zeroed(content, 100, caught.value.characters_written)
+    caught = raises(BlockingIOError, file.zero_range, 100, 60 * PAGE)
+    assert 0 < caught.characters_written < 60 * PAGE
+    assert file.pread(64 * PAGE, 0) == zeroed(content, 100, caught.characters_written)
 
 
 def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> None:
@@ -187,9 +183,8 @@ def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> Non
     rig.backend.gate("write_from", times=99)
     file = rig.open("r+b")
     file.pwrite(b"tail", 60 * PAGE)
-    with pytest.raises(BlockingIOError) as caught:
-        file.punch_hole(4 * PAGE, 60 * PAGE)
-    done = caught.value.characters_written
+    caught = raises(BlockingIOError, file.punch_hole, 4 * PAGE, 60 * PAGE)
+    done = caught.characters_written
     assert 4 * PAGE < done < 56 * PAGE
     assert rig.backend.written(KEY) == zeroed(CONTENT, 4 * PAGE, 4 * PAGE)
     assert file.pread(64 * PAGE, 0) == CONTENT[: 4 * PAGE] + bytes(56 * PAGE) + b"tail"
@@ -203,14 +198,12 @@ def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, erro
     """The error reports no hole after a refusal. After an unknown outcome, which is published, and after a failed
     commit, it reports all of it. [K13]
     """
-    rig = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE).opened("r+b")
     op = {"refused": "punch_hole", "answer lost": "punch_hole answer", "commit": "commit"}[what]
     rig.backend.fault(op, OSError(error, "no"))
-    with pytest.raises(OSError) as caught:
-        file.punch_hole(PAGE, 2 * PAGE)
-    assert caught.value.errno == error
-    assert accepted_before(caught.value) == done
+    caught = raises(OSError, file.punch_hole, PAGE, 2 * PAGE)
+    assert caught.errno == error
+    assert accepted_before(caught) == done
     assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
 
 

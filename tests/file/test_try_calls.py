@@ -13,7 +13,7 @@ import pagecache
 from pagecache import CachedFile
 
 from ..stores import StoredObject
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 CONTENT = pattern(16 * PAGE)
 MIB = 1 << 20
@@ -81,8 +81,7 @@ def test_all_or_nothing_where_bytes_are_missing(stored: Rig) -> None:
 
 def test_all_or_nothing_above_cow_limit(make: Make) -> None:
     """Bytes in flight that may not be copied aside: the writer would wait for the call. [2.7]"""
-    rig = make({KEY: CONTENT}, cow_limit=0)
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, cow_limit=0).opened("r+b")
     file.pwrite(b"first" * 2000, 0)
     with rig.backend.gate("write_from") as gate:
         flushed = Task(file.flush)
@@ -97,8 +96,7 @@ def test_all_or_nothing_above_cow_limit(make: Make) -> None:
 
 def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
     """No later write waits after a None: dirty bytes beside those in flight are written back in time. [2.7, 2.11]"""
-    rig = make({KEY: CONTENT}, cow_limit=0)
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, cow_limit=0).opened("r+b")
     file.prefetch(0, 8 * PAGE, wait=True)  # one folio
     file.pwrite(b"first", 0)
     with rig.backend.gate("write_from") as gate:
@@ -149,8 +147,7 @@ def test_where_a_writer_is_slowed_down(make: Make) -> None:
 @pytest.mark.parametrize("length", [MIB - 1, MIB, 4 * MIB])
 def test_large_ones_reserve_what_they_dirty(make: Make, length: int) -> None:
     """Many at once do not pass the limit together, and return their reservations. [2.24]"""
-    rig = make(capacity="16MiB", dirty_background=0.7, dirty_limit=0.9)
-    file = rig.open("w+b")
+    rig, file = make(capacity="16MiB", dirty_background=0.7, dirty_limit=0.9).opened("w+b")
     data = pattern(length)
     answers = [task.result() for task in [Task(file.try_pwrite, data, n * 4 * MIB + 5) for n in range(4)]]
     assert set(answers) <= {None, length}
@@ -165,8 +162,7 @@ def test_large_ones_reserve_what_they_dirty(make: Make, length: int) -> None:
 
 def test_more_than_4_mib_is_more_than_it_tries(make: Make) -> None:
     """The limit is the largest piece of a write that no other write's bytes can split. [2.7]"""
-    rig = make(capacity="32MiB")
-    file = rig.open("w+b")
+    rig, file = make(capacity="32MiB").opened("w+b")
     assert refused(rig, file, bytes(4 * MIB + 1), 0)
     assert file.try_pwrite(bytes(4 * MIB), 3) == 4 * MIB
 
@@ -180,12 +176,10 @@ def test_with_write_through(stored: Rig) -> None:
 
 def test_a_file_with_failed_data(make: Make) -> None:
     """A write might raise its error, or send it again. [2.16]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}).opened("r+b")
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=float("inf"))
     file.pwrite(b"x", 0)
-    with pytest.raises(pagecache.WritebackError):
-        file.flush()
+    raises(pagecache.WritebackError, file.flush)
     assert refused(rig, file, b"y", PAGE)
     rig.backend.clear_faults()
     rig.volume.retry_failed()
@@ -195,8 +189,7 @@ def test_a_file_with_failed_data(make: Make) -> None:
 
 def test_growing_beyond_a_short_unit(make: Make) -> None:
     """The unit of the old end has to be sent again, and its last byte is not cached: it would be read. [2.12]"""
-    rig = make({KEY: CONTENT[: 5 * PAGE + 100]}, limits={"write_unit": 4 * PAGE})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT[: 5 * PAGE + 100]}, limits={"write_unit": 4 * PAGE}).opened("r+b")
     assert refused(rig, file, b"x" * 2 * PAGE, 9 * PAGE)
     file.pread(1, 5 * PAGE + 99)
     assert file.try_pwrite(b"x" * 2 * PAGE, 9 * PAGE) == 2 * PAGE
@@ -207,12 +200,10 @@ def test_growing_beyond_a_short_unit(make: Make) -> None:
 def test_a_write_that_never_succeeds_is_an_error(stored: Rig) -> None:
     """None would send the caller to a pwrite that raises, so it raises itself. [2.1, 2.7]"""
     file = stored.open("r+b")
-    with pytest.raises(OSError, match="beyond 2") as caught:
-        file.try_pwrite(b"xx", 2**63 - 2)
-    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, KEY)
+    caught = raises(OSError, file.try_pwrite, b"xx", 2**63 - 2, match="beyond 2")
+    assert (caught.errno, caught.filename) == (errno.EFBIG, KEY)
     stored.volume.abort(OSError("gone"))
-    with pytest.raises(pagecache.ShutdownError, match="gone"):
-        file.try_pwrite(b"x", 0)
+    raises(pagecache.ShutdownError, file.try_pwrite, b"x", 0, match="gone")
 
 
 # -- try_pread
@@ -270,8 +261,7 @@ def test_a_read_of_what_changed_behind_the_cache(stored: Rig) -> None:
 def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
     """A caller that tries first, and then reads the missing bytes, reads as far ahead as one that only reads. [2.6]"""
     content = pattern(256 * PAGE)
-    rig = make({KEY: content}, options={"read_ahead": "128KiB"})
-    file = rig.open("rb")
+    rig, file = make({KEY: content}, options={"read_ahead": "128KiB"}).opened("rb")
 
     def backend_reads(read: Callable[[int, int], bytes]) -> list[tuple[int, int]]:
         rig.volume.drop_clean()
@@ -304,8 +294,7 @@ def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:
 
 def test_tries_inside_of_a_backend_call(make: Make) -> None:
     """They wait for nothing, so a backend may query the cache. [2.25]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}).opened("r+b")
     file.pread(PAGE, 0)
     answers: list[object] = []
 

@@ -11,7 +11,7 @@ import pytest
 from pagecache import CachedFile, CommitError, DataLossError, LostRange
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -22,8 +22,7 @@ def discard_acknowledged(rig: Rig, file: CachedFile) -> None:
     file.pwrite(b"given up", PAGE)
     file.flush()
     assert rig.volume.discard(KEY) == [LostRange(KEY, PAGE, len(b"given up"), 0, "volume")]
-    with pytest.raises(DataLossError):
-        file.flush()
+    raises(DataLossError, file.flush)
 
 
 CHANGES: dict[str, Callable[[Rig, CachedFile], Any]] = {
@@ -39,8 +38,7 @@ CHANGES: dict[str, Callable[[Rig, CachedFile], Any]] = {
 def punch(rig: Rig, file: CachedFile) -> None:
     """Punch a hole whose own commit fails: it stays, and waits for the next one."""
     rig.backend.fault("commit", failing_commit(NO, forget=False))
-    with pytest.raises(CommitError):
-        file.punch_hole(0, 2 * PAGE)
+    raises(CommitError, file.punch_hole, 0, 2 * PAGE)
     assert file.pread(2 * PAGE, 0) == bytes(2 * PAGE)
 
 
@@ -92,8 +90,7 @@ def test_a_failed_commit_gives_it_back(make: Make, what: str) -> None:
     rig, file = changed(make, what)
     rig.backend.fault("commit", failing_commit(NO), times=2)
     for _ in range(2):
-        with pytest.raises(CommitError):
-            file.fsync()
+        raises(CommitError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == file.pread(9 * PAGE, 0)
 
@@ -102,15 +99,10 @@ def test_a_failed_commit_gives_it_back(make: Make, what: str) -> None:
 def test_a_commit_that_an_abort_overtook_gives_it_back(make: Make, what: str) -> None:
     """Its answer comes late and is ignored. [2.17, 2.22]"""
     rig, file = changed(make, what)
-    gate = rig.backend.gate("commit")
-    saving = Task(file.fsync)
-    gate.wait_entered()
-    rig.volume.abort()
-    fresh = rig.backend.successor(lose=False)
-    rig.volume.reconnect(fresh)
+    gate, saving = at_gate(rig.backend.gate("commit"), file.fsync)
+    fresh = rig.reconnect(lose=False)
     gate.open()
-    with pytest.raises(OSError):
-        saving.result()
+    raises(OSError, saving.result)
     again(file)
     assert len(fresh.seen("commit")) >= 1
     assert fresh.committed(KEY) == file.pread(9 * PAGE, 0)
@@ -143,8 +135,7 @@ def test_with_durable_writes_none_of_this_exists(make: Make, what: str) -> None:
 def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
     """Its stamp is that of its publication, or of the bytes that it removed. [1.3, 2.17]"""
     objects = {KEY: OLD, "first": b""}
-    rig = make(objects, limits={"punch": True}, retry=ONCE)
-    first = rig.open("r+b", key="first")
+    rig, first = make(objects, limits={"punch": True}, retry=ONCE).opened("r+b", key="first")
     first.pwrite(b"x", 0)
     ticket = rig.volume.begin_sync()
     # The other order, files listed after the change, is not covered: then the ticket waits for the running commit.
@@ -161,8 +152,7 @@ def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
 
 def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
     """A ticket that covers bytes is not done when they were cut off: it waits for the cut. [1.3, 2.17]"""
-    rig = make({KEY: OLD})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(b"x" * PAGE, 2 * PAGE)
     gate = rig.backend.gate("commit")
     ticket = rig.volume.begin_sync()
@@ -178,8 +168,7 @@ def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
 @pytest.mark.parametrize("limits", [{"durable_writes": True}, {"commit_on_close": True}])
 def test_punch_hole_does_not_commit_where_that_is_not_its_affair(make: Make, limits: dict[str, Any]) -> None:
     """The hole is already durable, or close alone publishes it. [2.17]"""
-    rig = make({KEY: OLD}, limits={"punch": True, **limits})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, limits={"punch": True, **limits}).opened("r+b")
     file.punch_hole(PAGE, PAGE)
     assert rig.backend.seen("commit") == []
     file.close()
@@ -188,8 +177,7 @@ def test_punch_hole_does_not_commit_where_that_is_not_its_affair(make: Make, lim
 
 def test_a_hole_in_a_local_tail_keeps_the_size_on_flush_and_reopening(make: Make) -> None:
     """Part of it is stored, part of it is not yet: the rest becomes zeros that carry the size. [T-75, 2.17]"""
-    rig = make({KEY: OLD[: PAGE + 7]}, limits={"punch": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD[: PAGE + 7]}, limits={"punch": True}).opened("r+b")
     file.pwrite(b"t" * 3 * PAGE, 2 * PAGE)
     file.punch_hole(100, 5 * PAGE)
     assert file.size == 5 * PAGE
@@ -214,26 +202,20 @@ def test_a_backend_without_holes_gets_zeros(make: Make) -> None:
 
 def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     """The backend is cut to the size at the discard, not to one seen earlier. [2.18]"""
-    rig = make({KEY: OLD}, retry=FAST)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=FAST).opened("r+b")
     file.pwrite(b"x" * 10, 4 * PAGE)
-    gate = rig.backend.gate("truncate")
-    discarding = Task(rig.volume.discard, KEY)
-    gate.wait_entered()
+    gate, discarding = at_gate(rig.backend.gate("truncate"), rig.volume.discard, KEY)
     file.append(b"appended")
     gate.open()
     assert [(entry.offset, entry.length) for entry in discarding.result()] == [(4 * PAGE, 10)]
-    with pytest.raises(OSError, match="given up"):
-        file.fsync()
+    raises(OSError, file.fsync, match="given up")
     assert rig.backend.committed(KEY) == OLD + b"appended"
 
 
 def test_stat_reports_the_uncommitted_size(make: Make) -> None:
     """It does even while the backend still has another size. [2.20]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     rig.backend.fault("truncate", OSError(errno.ECONNRESET, "answer lost"))
-    with pytest.raises(OSError, match="answer lost"):
-        file.truncate(10)
+    raises(OSError, file.truncate, 10, match="answer lost")
     assert len(rig.backend.written(KEY)) == 4 * PAGE
     assert file.size == rig.volume.stat(KEY).size == 10

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import BackendError, CachedFile, DataLossError, RetryPolicy, ShutdownError
 
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 OLD = pattern(4 * PAGE)
 CUT = PAGE + 10
@@ -37,8 +37,7 @@ REFUSED: dict[str, BaseException] = {
 
 
 def punching(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
-    rig = make({KEY: OLD}, limits={"punch": True}, **{"retry": ONCE, **options})
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD}, limits={"punch": True}, **{"retry": ONCE, **options}).opened("r+b")
     file.pread(4 * PAGE, 0)
     return rig, file
 
@@ -70,8 +69,7 @@ def test_an_unknown_outcome_is_done_and_owed(
     rig, file = punching(make)
     rig.backend.fault(f"{change} answer" if happened else change, UNKNOWN[error])
     call, expected = CHANGES[change]
-    with pytest.raises(OSError, match="line"):
-        call(file)
+    raises(OSError, call, file, match="line")
     assert file.pread(9 * PAGE, 0) == expected
     assert rig.volume.stat(KEY).size == len(expected)
     rig.backend.forget_calls()
@@ -79,8 +77,7 @@ def test_an_unknown_outcome_is_done_and_owed(
     calls = [c.op for c in rig.backend.calls if c.op in ("truncate", "punch_hole", "write_from", "commit", "read_into")]
     assert calls[0] == change
     if following == "discard":
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == file.pread(9 * PAGE, 0)
     assert file.size == len(expected)
@@ -92,8 +89,7 @@ def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str)
     """Nothing is owed, nothing waits for a commit. [2.17]"""
     rig, file = punching(make)
     rig.backend.fault(change, REFUSED[error])
-    with pytest.raises(OSError, match="line"):
-        CHANGES[change][0](file)
+    raises(OSError, CHANGES[change][0], file, match="line")
     assert file.pread(9 * PAGE, 0) == OLD
     rig.backend.forget_calls()
     file.fsync()
@@ -106,8 +102,7 @@ def test_a_refusal_after_an_unknown_outcome_is_unknown(make: Make) -> None:
     rig, file = punching(make, retry=RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.001, failed_retry=None))
     rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "line"))
     rig.backend.fault("truncate", OSError(errno.EPERM, "second thoughts"), times=1)
-    with pytest.raises(OSError, match="second thoughts"):
-        file.truncate(CUT)
+    raises(OSError, file.truncate, CUT, match="second thoughts")
     assert file.size == CUT
     file.fsync()
     assert rig.backend.committed(KEY) == OLD[:CUT]
@@ -133,8 +128,7 @@ def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: s
     hung = Task(call, file)
     gate.wait_entered()
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        hung.result()
+    raises(ShutdownError, hung.result)
     assert file.pread(PAGE, 0) == OLD[:PAGE]
     assert file.size == len(expected)
     if late == "refused":
@@ -156,12 +150,9 @@ def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: s
 def test_the_token_stays_with_a_truncate_that_was_left_behind(make: Make) -> None:
     """No write, commit or truncate of the file beside it; afterwards all go on. [2.22, I-12]"""
     rig, file = punching(make)
-    gate = rig.backend.gate("truncate")
-    hung = Task(file.truncate, CUT)
-    gate.wait_entered()
+    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        hung.result()
+    raises(ShutdownError, hung.result)
     rig.volume.reconnect(rig.backend)
     file.pwrite(b"x", 0)
     tasks: list[Task[Any]] = [Task(file.fsync), Task(file.truncate, 2 * PAGE), Task(rig.volume.sync, 20)]
@@ -176,8 +167,7 @@ def test_the_token_stays_with_a_truncate_that_was_left_behind(make: Make) -> Non
 
 def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> None:
     """It was not sent: nothing has changed, and it is not sent later. [2.17]"""
-    rig = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE).opened("r+b")
     gate = rig.backend.gate("stat", times=2)
     hung: list[Task[Any]] = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
     eventually(lambda: gate.nr_entered == 2)
@@ -185,8 +175,7 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
     assert cutting.waits()
     rig.volume.abort()
     for task in (cutting, *hung):
-        with pytest.raises(ShutdownError):
-            task.result()
+        raises(ShutdownError, task.result)
     assert file.size == 4 * PAGE
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
@@ -199,12 +188,9 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
 def test_a_fill_waits_for_a_truncate_that_was_left_behind(make: Make) -> None:
     """The owed truncate is repeated after it, so it cannot land later; and bytes are read after that. [2.17, 2.22]"""
     rig, file = punching(make)
-    gate = rig.backend.gate("truncate")
-    hung = Task(file.truncate, CUT)
-    gate.wait_entered()
+    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
     rig.volume.abort()
-    with pytest.raises(ShutdownError):
-        hung.result()
+    raises(ShutdownError, hung.result)
     rig.volume.reconnect(rig.backend)
     rig.volume.drop_clean(KEY)
     reading = Task(file.pread, 9 * PAGE, 0)

@@ -16,7 +16,7 @@ import pytest
 from pagecache import aio
 
 from ..stores import Key
-from .rig import FAST, KEY, PAGE, Make, Rig, Task, dirty_bytes, pattern
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, dirty_bytes, pattern, raises
 from .unreadable import ERRORS
 
 OLD = pattern(8 * PAGE)
@@ -38,12 +38,11 @@ def raising(rig: Rig, op: str, error: Callable[[], BaseException]) -> None:
 
 def raised(rig: Rig, call: Callable[[], object]) -> OSError:
     """Return the error that a caller gets while operations raise."""
-    with pytest.raises(OSError) as caught:
-        Task(call).result()
-    assert isinstance(caught.value.errno, int)
-    assert caught.value.errno > 0
+    caught = raises(OSError, lambda: Task(call).result())
+    assert isinstance(caught.errno, int)
+    assert caught.errno > 0
     rig.backend.clear_faults()
-    return caught.value
+    return caught
 
 
 async def fsync_of_a_task(rig: Rig) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pagecache import DeadlockError
 
-from .rig import KEY, PAGE, Make, Rig, accepted_before, make_rig, pattern
+from .rig import KEY, PAGE, Make, Rig, accepted_before, make_rig, pattern, raises
 
 PAGES = 24
 SIZE = PAGES * PAGE
@@ -77,8 +77,7 @@ def test_a_view_written_to_its_own_file_moves_its_bytes(
 def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pieces: str) -> None:
     """The write is taken piece by piece, and the first must not change what the next is made of. [T-04, 2.7]"""
     limits = {"dirty_limit": 16 * PAGE, "dirty_background": 8 * PAGE} if pieces == "many" else {}
-    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio="64KiB", **limits)
-    file = rig.open("r+b")
+    file = make({KEY: CONTENT}, capacity="2MiB", max_folio="64KiB", **limits).open("r+b")
     with file.view(0, 16 * PAGE) as view:
         (segment,) = view.segments
         assert file.pwrite(segment, shift) == 16 * PAGE
@@ -87,15 +86,13 @@ def test_a_long_view_moves_up_by_less_than_its_length(make: Make, shift: int, pi
 
 def test_a_view_written_to_its_own_range_changes_nothing(make: Make) -> None:
     """It copies nothing aside, nor does a write of a view in pieces to another part of the file. [T-04, 2.7]"""
-    rig = make({KEY: CONTENT}, max_folio="64KiB")
-    file = rig.open("r+b")
+    file = make({KEY: CONTENT}, max_folio="64KiB").open("r+b")
     with file.view(0, 16 * PAGE, writable=True) as view:
         view.segments[0][:5] = b"hello"
         assert file.pwrite(view.segments[0], 0) == 16 * PAGE
         assert file.stats().staged_copies == 0
     assert file.pread(SIZE, 0) == b"hello" + CONTENT[5:]
-    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
-    file = rig.open("r+b")
+    file = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE).open("r+b")
     with file.view(0, 4 * PAGE) as view:
         file.pwritev(view.segments, 0)
         file.pwritev(view.segments, 8 * PAGE)
@@ -139,8 +136,7 @@ def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> 
     rig.volume.sync(20)
     with file.view(start, length, writable=True) as view:
         if direct and shift in (0, 1):  # each piece into itself
-            with pytest.raises(DeadlockError):
-                other.preadv(view.segments, start + shift)
+            raises(DeadlockError, other.preadv, view.segments, start + shift)
             return
         assert other.preadv(view.segments, start + shift) == length
     assert file.pread(SIZE, 0) == moved(model, start + shift, length, start)
@@ -162,8 +158,7 @@ def cut_mapping(tmp_path: Path) -> mmap.mmap:
 
 def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
     """EFAULT where the system would end the process; none of it is valid, dirty or part of the file. [T-05]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}).opened("r+b")
     for offset in (0, 100, SIZE, None):
         with pytest.raises(OSError) as caught:
             file.append(cut_mapping) if offset is None else file.pwrite(cut_mapping, offset)
@@ -174,11 +169,9 @@ def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, 
 
 def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
     """The buffers before it are in the file and count; nothing behind them has changed. [T-05, K13]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
-    with pytest.raises(OSError) as caught:
-        file.pwritev([b"a" * 1000, b"b" * PAGE, cut_mapping, b"c"], 10)
-    assert (caught.value.errno, accepted_before(caught.value)) == (errno.EFAULT, 1000 + PAGE)
+    rig, file = make({KEY: CONTENT}).opened("r+b")
+    caught = raises(OSError, file.pwritev, [b"a" * 1000, b"b" * PAGE, cut_mapping, b"c"], 10)
+    assert (caught.errno, accepted_before(caught)) == (errno.EFAULT, 1000 + PAGE)
     assert rig.volume.dirty_ranges(KEY) == [(10, 1000 + PAGE)]
     assert file.pread(SIZE, 0) == CONTENT[:10] + b"a" * 1000 + b"b" * PAGE + CONTENT[10 + 1000 + PAGE :]
 
@@ -186,6 +179,4 @@ def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapp
 def test_a_destination_that_faults_is_an_error(make: Make, cut_mapping: mmap.mmap) -> None:
     """EFAULT; the file keeps its content. [T-05, T-65]"""
     rig = make({KEY: CONTENT})
-    with pytest.raises(OSError) as caught:
-        rig.open("rb").pread_into(cut_mapping, 0)
-    assert caught.value.errno == errno.EFAULT
+    assert raises(OSError, lambda: rig.open("rb").pread_into(cut_mapping, 0)).errno == errno.EFAULT

@@ -12,7 +12,7 @@ import pytest
 
 from pagecache import View
 
-from .rig import KEY, PAGE, Make, Rig, pattern
+from .rig import KEY, PAGE, Make, Rig, pattern, raises
 
 CONTENT = pattern(64 * PAGE + 100)
 
@@ -72,8 +72,7 @@ def test_a_view_of_nothing(stored: Rig) -> None:
 )
 def test_a_range_outside_the_file_is_a_value_error(stored: Rig, offset: int, length: int, writable: bool) -> None:
     """A view extends nothing; the refused call pins nothing. [T-59, 2.21]"""
-    with pytest.raises(ValueError):
-        stored.open("r+b").view(offset, length, writable=writable)
+    raises(ValueError, lambda: stored.open("r+b").view(offset, length, writable=writable))
     assert (stored.cache.stats().pinned, stored.volume.dirty_ranges(KEY)) == (0, [])
 
 
@@ -116,8 +115,7 @@ def test_release_may_be_repeated(stored: Rig) -> None:
     view = stored.open("rb").view(0, PAGE)
     view.release()
     view.release()
-    with pytest.raises(ValueError):
-        view.tobytes()
+    raises(ValueError, view.tobytes)
 
 
 def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
@@ -200,9 +198,7 @@ def test_too_many_views_of_one_page_are_refused(stored: Rig) -> None:
     file = stored.open("rb")
     views = [file.view(10, 10) for _ in range(60_000)]
     for _ in range(2):
-        with pytest.raises(OSError, match="release") as caught:
-            file.view(0, 3 * PAGE)
-        assert caught.value.errno == errno.ENOMEM
+        assert raises(OSError, file.view, 0, 3 * PAGE, match="release").errno == errno.ENOMEM
     assert stored.cache.stats().pinned == PAGE
     assert file.pread(len(CONTENT), 0) == CONTENT
     views.pop().release()

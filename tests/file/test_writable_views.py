@@ -19,7 +19,7 @@ from pagecache import CachedFile, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, overlay, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
 CONTENT = pattern(64 * PAGE + 100)
 SIZE = len(CONTENT)
@@ -76,13 +76,10 @@ def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig)
 
 def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
     """The buffers of a running call are a copy; the next store waits for nothing. [2.13, 2.21]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}).opened("r+b")
     with file.view(0, 10, writable=True) as view:
         view.segments[0][:] = b"0123456789"
-        gate = rig.backend.gate("write_from")
-        saving = Task(file.flush)
-        gate.wait_entered()
+        gate, saving = at_gate(rig.backend.gate("write_from"), file.flush)
         view.segments[0][:] = b"abcdefghij"
         assert Task(file.pwrite, b"beside", 20).result() == 6
         gate.open()
@@ -95,9 +92,7 @@ def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
 def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
     """Missing bytes are fetched before the lock of writers is taken. [2.21]"""
     file, other = stored.open("r+b"), stored.open("r+b")
-    gate = stored.backend.gate("read_into")
-    opening = Task(file.view, 0, 4 * PAGE, writable=True)
-    gate.wait_entered()
+    gate, opening = at_gate(stored.backend.gate("read_into"), file.view, 0, 4 * PAGE, writable=True)
     assert Task(other.pwrite, b"w" * PAGE, 20 * PAGE).result() == PAGE
     assert not opening.finished.is_set()
     gate.open()
@@ -161,15 +156,12 @@ def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
 def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) -> None:
     """The view waits for the lock of the object, and compares with the size that the truncate leaves. [2.21]"""
     file = stored.open("r+b")
-    gate = stored.backend.gate("truncate", KEY)
-    truncate = Task(file.truncate, 10 * PAGE)
-    gate.wait_entered()
+    gate, truncate = at_gate(stored.backend.gate("truncate", KEY), file.truncate, 10 * PAGE)
     view = Task(file.view, 10 * PAGE, PAGE, writable=True)
     assert view.waits()
     gate.open()
     truncate.result()
-    with pytest.raises(ValueError, match=rf"is not inside the file of {10 * PAGE} bytes"):
-        view.result()
+    raises(ValueError, view.result, match=rf"is not inside the file of {10 * PAGE} bytes")
     assert stored.cache.stats().pinned == 0
     stored.cache.check()
 
@@ -179,9 +171,8 @@ def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
     file = stored.open("r+b")
     with file.view(0, 32 * PAGE, writable=True) as view:
         for _ in range(2):
-            with pytest.raises(OSError, match="writable views") as caught:
-                file.view(30 * PAGE, 10 * PAGE, writable=True)
-            assert caught.value.errno == errno.ENOMEM
+            caught = raises(OSError, file.view, 30 * PAGE, 10 * PAGE, writable=True, match="writable views")
+            assert caught.errno == errno.ENOMEM
         assert stored.cache.stats().pinned == 32 * PAGE
         with file.view(5, 20 * PAGE, writable=True):
             pass  # the same pages once more
@@ -194,12 +185,10 @@ def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
 
 def test_a_cache_full_of_views_says_so(make: Make) -> None:
     """No write-back makes room: ENOBUFS for a caller that needs a page, and no endless wait. [2.23]"""
-    rig = make({KEY: CONTENT}, capacity=32 * PAGE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, capacity=32 * PAGE).opened("r+b")
     views = [file.view(0, 8 * PAGE, writable=True), file.view(8 * PAGE, 24 * PAGE)]
-    with pytest.raises(OSError, match="pinned") as caught:
-        Task(rig.open("w+b", key="new").write, bytes(PAGE)).result()
-    assert caught.value.errno == errno.ENOBUFS
+    caught = raises(OSError, lambda: Task(rig.open("w+b", key="new").write, bytes(PAGE)).result(), match="pinned")
+    assert caught.errno == errno.ENOBUFS
     for view in views:
         view.release()
 
@@ -209,8 +198,7 @@ def test_a_cache_full_of_views_says_so(make: Make) -> None:
 
 def test_write_through_beside_a_view(make: Make) -> None:
     """The write and the earlier stores of the view are acknowledged when it returns. [2.8, 2.10]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b", write_through=True)
+    rig, file = make({KEY: CONTENT}).opened("r+b", write_through=True)
     with file.view(0, 10, writable=True) as view:
         view.segments[0][:] = b"0123456789"
         file.pwrite(b"abc", 100)
@@ -233,8 +221,7 @@ def test_a_mirror_gets_what_the_store_gets() -> None:
 
 def test_whole_units_around_a_view(make: Make) -> None:
     """The unit is sent with a copy of the view's stores. [2.12]"""
-    rig = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE).opened("r+b")
     with file.view(5 * PAGE + 7, 100, writable=True) as view:
         view.segments[0][:] = b"u" * 100
         file.fsync()
@@ -305,8 +292,7 @@ def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> N
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -> None:
     """They cover the call's own folios, and those of an unclosed handle. [T-48, 2.21]"""
-    rig = make({KEY: CONTENT})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT}).opened("r+b")
     file.pwrite(b"dirty", 3 * PAGE)
 
     def collecting(*call: Any) -> Any:
@@ -379,8 +365,7 @@ def cut_off(rig: Rig, file: CachedFile, how: str) -> bytes:
 @pytest.mark.parametrize("how", ["truncate", "truncate in it", "punch", "discard", "discard a part"])
 def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: str, folio: str) -> None:
     """`detached` is set; earlier stores that are still in the file stay. [T-47, 2.17, 2.18, 2.21]"""
-    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio)
-    file = rig.open("r+b")
+    rig, file = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio=folio).opened("r+b")
     file.pread(SIZE, 0)
     view = file.view(10 * PAGE, 2 * PAGE, writable=True)
     for segment in view.segments:
@@ -410,8 +395,7 @@ def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: 
 
 def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
     """Truncate cuts off the views that reach behind the end, and no others. [T-44, T-47]"""
-    rig = make({KEY: CONTENT}, max_folio="64KiB")
-    file = rig.open("r+b")
+    file = make({KEY: CONTENT}, max_folio="64KiB").open("r+b")
     file.pread(SIZE, 0)
     with file.view(100, 50, writable=True) as view:
         file.truncate(150)
@@ -424,8 +408,7 @@ def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
 
 def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
     """A mapping behaves alike; later stores are saved. [2.17]"""
-    rig = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB")
-    file = rig.open("r+b")
+    rig, file = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB").opened("r+b")
     file.pread(SIZE, 0)
     with file.view(10 * PAGE, 2 * PAGE, writable=True) as view:
         file.punch_hole(10 * PAGE, PAGE)
@@ -441,8 +424,7 @@ def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
     file = stored.open("r+b")
     with file.view(0, PAGE, writable=True) as view:
         view.segments[0][:3] = b"new"
-        with pytest.raises(BlockingIOError, match="view"):
-            stored.volume.invalidate(KEY)
+        raises(BlockingIOError, stored.volume.invalidate, KEY, match="view")
         assert not view.detached
     stored.volume.invalidate(KEY)
     assert stored.cache.stats().used == 0
@@ -483,11 +465,8 @@ def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
     file = stored.open("r+b")
     view = file.view(0, 5, writable=True)
     view.segments[0][:] = b"early"
-    gate = stored.backend.gate("commit")
-    closing = Task(stored.volume.detach)
-    gate.wait_entered()
-    with pytest.raises(ShutdownError):
-        file.view(PAGE, 5, writable=True)
+    gate, closing = at_gate(stored.backend.gate("commit"), stored.volume.detach)
+    raises(ShutdownError, file.view, PAGE, 5, writable=True)
     gate.open()
     closing.result()
     assert view.detached

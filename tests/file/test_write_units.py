@@ -11,7 +11,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..stores import ObjectBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Task, eventually, pattern
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Task, eventually, pattern, raises
 
 # Size of the stored file, unit, a write as (offset, length), and the calls that must follow.
 UNITS: list[tuple[int, int, tuple[int, int], list[tuple[int, int]]]] = [
@@ -29,8 +29,7 @@ def test_calls_are_whole_units(
 ) -> None:
     """They are widened to units, the end of the file aside; the bytes around are those of the store. [T-09, 2.12]"""
     content = bytearray(pattern(size))
-    rig = make({KEY: bytes(content)}, limits={"write_unit": unit})
-    file = rig.open("r+b")
+    rig, file = make({KEY: bytes(content)}, limits={"write_unit": unit}).opened("r+b")
     data = pattern(write[1], seed=1)
     file.pwrite(data, write[0])
     content[write[0] : sum(write)] = data
@@ -41,8 +40,7 @@ def test_calls_are_whole_units(
 
 def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:
     """With `write_unit` the end of the file may be short; growth makes that unit dirty again. [2.12]"""
-    rig = make({KEY: b""}, limits={"write_unit": 4 * PAGE})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"write_unit": 4 * PAGE}).opened("r+b")
     file.pwrite(b"a" * 5 * PAGE, 0)
     file.fsync()
     assert rig.backend.committed(KEY) == b"a" * 5 * PAGE
@@ -54,8 +52,7 @@ def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> N
 
 def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
     """The clean bytes around are referenced for the call; they never become dirty. [2.12]"""
-    rig = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE})
-    file = rig.open("r+b")
+    rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE}).opened("r+b")
     file.pwrite(b"x", 17 * PAGE)
     assert sum(length for _offset, length in rig.volume.dirty_ranges(KEY)) <= PAGE
     file.flush()
@@ -72,8 +69,7 @@ def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
     volume = cache.attach(store, read_ahead=0)
     with volume.open(KEY, "w+b") as file:
         file.pwrite(pattern(3 * PAGE), 0)
-        with pytest.raises(WritebackError):
-            file.sync_range(0, 3 * PAGE)
+        raises(WritebackError, file.sync_range, 0, 3 * PAGE)
         file._native.start_commit()
         eventually(lambda: cache.stats().unstable == 0)
         assert store.stat(KEY).size == 2 * PAGE + 100
@@ -120,22 +116,18 @@ def test_distant_gaps_in_a_unit_are_read_separately() -> None:
 
 def test_the_error_of_a_read_around_dirty_bytes_names_its_range(make: Make) -> None:
     """A wrong answer to the read of the rest of a unit is a failed write-back. [2.12, 2.14]"""
-    rig = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=ONCE)
-    file = rig.open()
+    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=ONCE).opened()
     file.pwrite(b"x" * PAGE, 2 * PAGE)
     rig.backend.fault("read_into", lambda *_: None)
-    with pytest.raises(WritebackError, match=rf"read_into\({3 * PAGE}, {PAGE} bytes\) did not answer"):
-        file.fsync()
+    raises(WritebackError, file.fsync, match=rf"read_into\({3 * PAGE}, {PAGE} bytes\) did not answer")
 
 
 def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
     """It fails the whole request, also behind dirty bytes: none of them is accepted before it. [2.12, 2.14]"""
-    rig = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST)
-    file = rig.open()
+    rig, file = make({KEY: pattern(8 * PAGE)}, limits={"write_unit": 2 * PAGE}, retry=FAST).opened()
     file.pwrite(b"x" * PAGE, 2 * PAGE)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     rig.volume.drop_clean()  # what was read around them
     passing = rig.backend.fault("read_into", OSError(errno.EIO, "passing"))
     Task(file.fsync).result()
@@ -148,8 +140,7 @@ def test_a_transient_read_around_parked_bytes_is_made_again(make: Make) -> None:
 
 def test_a_removed_object_grows_without_a_read_of_its_last_unit(make: Make) -> None:
     """None of its units is stored any longer. [2.12, 2.20]"""
-    rig = make({KEY: b"a"}, limits={"write_unit": PAGE})
-    file = rig.open()
+    rig, file = make({KEY: b"a"}, limits={"write_unit": PAGE}).opened()
     rig.volume.remove(KEY)
     assert file.pwrite(b"b", PAGE) == 1
     assert file.pread(1, PAGE) == b"b"

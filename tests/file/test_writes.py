@@ -19,7 +19,7 @@ import pagecache
 from pagecache import CachedFile, PageCache
 
 from ..stores import Gate, RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, pattern, spread
+from .rig import KEY, PAGE, Make, Rig, Task, pattern, raises, spread
 
 CONTENT = pattern(8 * PAGE)
 
@@ -103,8 +103,7 @@ def test_a_write_beyond_the_stored_end_reads_nothing(stored: Rig) -> None:
 
 def test_extending_inside_the_last_page_leaves_zeros_between(make: Make) -> None:
     """The old end of the file lies inside a page, the gap after it is zeros. [M8, 2.7]"""
-    rig = make({KEY: CONTENT[:1000]})
-    file = rig.open("r+b")
+    rig, file = make({KEY: CONTENT[:1000]}).opened("r+b")
     file.pwrite(b"end", 2000)
     assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(1000) + b"end"
     file.fsync()
@@ -205,16 +204,14 @@ def test_an_anonymous_mapping_can_be_written_and_read_into(stored: Rig) -> None:
 @pytest.mark.parametrize("pieces", [1, 32])
 def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: int) -> None:
     """`characters_written` bytes of all buffers are dirty and readable, nothing beyond them is. [T-05, 2.7, 2.24]"""
-    rig = make(
+    rig, file = make(
         {KEY: bytes(100)}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", throttle_timeout=0.05
-    )
-    file = rig.open("r+b")
+    ).opened("r+b")
     data, length = pattern(1 << 20), (1 << 20) // pieces
     buffers = [data[at : at + length] for at in range(0, len(data), length)]
     with rig.backend.gate("write_from", times=1000):
-        with pytest.raises(BlockingIOError) as caught:
-            Task(file.pwritev, buffers, 0).result()
-        accepted = caught.value.characters_written
+        caught = raises(BlockingIOError, lambda: Task(file.pwritev, buffers, 0).result())
+        accepted = caught.characters_written
         assert 0 < accepted < len(data)
         assert file.size == max(accepted, 100)
         assert file.pread(1 << 20, 0) == data[:accepted]
@@ -239,8 +236,7 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
     assert Task(file.pwrite, b"new" * 500, 0).result() == 1500
     gate.open()
     if fails:
-        with pytest.raises(pagecache.WritebackError):
-            flush.result()
+        raises(pagecache.WritebackError, flush.result)
     else:
         flush.result()
     assert stored.backend.seen("write_from")[0].data == b"old" * 1000
@@ -272,8 +268,7 @@ TAILS = {"same page": 0, "next page": PAGE, "far": 40 * PAGE}
 @pytest.mark.parametrize("how", ["pwrite", "append", "truncate"])
 def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: str, answer: str) -> None:
     """The call sees the size at its start; later bytes are dirty after it has returned. [T-43, T-19, 2.7]"""
-    rig = make({KEY: b""})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(HEAD, 0)
     gate = rig.backend.gate("write_from")
 
@@ -320,8 +315,7 @@ def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
     """In the other order, it grows before the write-back, is acknowledged in part, and grows again before the rest.
     [T-43]
     """
-    rig = make({KEY: b""}, limits={"ordered_writes": True})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, limits={"ordered_writes": True}).opened("r+b")
     file.pwrite(HEAD, 0)
     file.flush()
     start = len(HEAD) + TAILS[tail]
