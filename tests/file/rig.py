@@ -125,8 +125,10 @@ class Task(Generic[T]):
         finally:
             self.finished.set()
 
-    def result(self, timeout: float = WAIT_LIMIT_S) -> T:
-        """The function's return value, or its exception."""
+    def result(self, timeout: float = WAIT_LIMIT_S, *, opening: Gate | None = None) -> T:
+        """Open the gate that holds the call, and return the function's value, or raise its exception."""
+        if opening is not None:
+            opening.open()
         assert self.finished.wait(timeout), "the call did not come back"
         self.thread.join(timeout)
         if self.error is not None:
@@ -209,6 +211,11 @@ async def until_all_wait(cache: PageCache, *tasks: asyncio.Task[Any]) -> None:
     async with asyncio.timeout(WAIT_LIMIT_S):
         while not names <= {wait.name for wait in cache.waits() if wait.task}:
             await asyncio.sleep(0)
+
+
+def wait_for(cache: PageCache, what: str) -> None:
+    """Wait until a thread waits for this."""
+    eventually(lambda: any(wait.what == what for wait in cache.waits()))
 
 
 def quiet(volume: Volume, key: Hashable = KEY) -> None:

@@ -41,8 +41,7 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) 
     file.pwrite(b"bad!", 0)
     gate, opening = at_gate(rig.backend.gate("stat"), rig.open)
     Task(file.abandon).result()
-    gate.open()
-    opened = opening.result()
+    opened = opening.result(opening=gate)
     assert opened.pread(len(DATA), 0) == DATA
     opened.pwrite(b"good", 0)
     opened.fsync()
@@ -63,8 +62,7 @@ def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
     looked.open()
     assert opening.waits()
     other.result()
-    rolling.open()
-    assert opening.result().pread(len(DATA), 0) == DATA
+    assert opening.result(opening=rolling).pread(len(DATA), 0) == DATA
     assert not rig.volume.busy._busy
 
 
@@ -654,8 +652,7 @@ def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -
     second = rig.open("r+b", keep_cache=True)
     second.pwrite(NEW[PAGE:], PAGE)
     again = Task(second.close)
-    gate.open()
-    closing.result()
+    closing.result(opening=gate)
     again.result()
     assert rig.backend.written(KEY) == NEW + DATA[2 * PAGE :]
 

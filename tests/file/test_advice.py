@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pagecache import Advice, BackendLimits, CachedFile
-from pagecache.file.prefetch import GAP, merged
+from pagecache import Advice, CachedFile
 
 from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
@@ -105,9 +101,7 @@ def test_willneed_fetches_without_waiting(make: Make) -> None:
 
 
 def test_the_windows_of_an_advice(make: Make) -> None:
-    """SEQUENTIAL reads twice as far ahead, RANDOM not at all, NORMAL as the handle was opened; this affects this handle
-    only.
-    """
+    """SEQUENTIAL reads twice as far ahead, RANDOM not at all; this affects this handle only."""
     rig = make({KEY: pattern(1024 * PAGE)}, options={"read_ahead": 16 * PAGE})
     file, other = rig.open("rb"), rig.open("rb")
 
@@ -131,9 +125,7 @@ def test_the_windows_of_an_advice(make: Make) -> None:
 @pytest.mark.parametrize("length", [PAGE, 1000, 5 * PAGE], ids=["pages", "parts of pages", "several pages"])
 @pytest.mark.parametrize("verb", ["pread", "read", "try_pread"])
 def test_noreuse_leaves_the_pages_of_others(make: Make, length: int, verb: str) -> None:
-    """A scan of many times the cache, twice, evicts nothing that was read before; without the advice it evicts much.
-    Each page of the scan is read once.
-    """
+    """A scan of many times the cache evicts nothing that was read before; without the advice, much."""
     rig, hot = make({KEY: CONTENT, "large": pattern(500 * PAGE)}, capacity=100 * PAGE, max_folio=PAGE).opened("rb")
 
     def scan(advice: Advice) -> None:
@@ -259,26 +251,3 @@ def test_a_waiter_takes_what_others_fetch(make: Make) -> None:
         assert task.waits()
     task.result()
     assert rig.backend.spans("read_into") == [(0, 4 * PAGE)]
-
-
-RANGES = st.lists(st.tuples(st.integers(0, 1 << 22), st.integers(0, 1 << 18)), max_size=20)
-
-
-@given(ranges=RANGES, most=st.sampled_from([4096, 1 << 16, 1 << 20]))
-def test_merging_ranges(ranges: list[tuple[int, int]], most: int) -> None:
-    """All bytes, disjoint, in the order of first mention; a join that reads a gap stays below one call."""
-    extents = [(start, start + length) for start, length in ranges]
-    found = merged(extents, BackendLimits(max_read=most))
-    wanted = [(start, end) for start, end in extents if start < end]
-    assert all(any(low <= start and end <= high for low, high in found) for start, end in wanted)
-    apart = sorted(found)
-    assert all(a[1] < b[0] for a, b in itertools.pairwise(apart))
-    firsts = [min(k for k, (start, end) in enumerate(wanted) if low <= start and end <= high) for low, high in found]
-    assert firsts == sorted(firsts)
-    for low, high in found:
-        inside = sorted((start, end) for start, end in wanted if low <= start and end <= high)
-        assert (low, high) == (inside[0][0], max(end for _, end in inside))
-        reached = low
-        for start, end in inside:
-            assert start <= reached or (start - reached <= GAP and end - low <= most)
-            reached = max(reached, end)

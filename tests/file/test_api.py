@@ -9,12 +9,7 @@ import sys
 from pathlib import Path
 
 import pagecache
-from pagecache import (
-    CacheConfig,
-    CachedFile,
-    PageCache,
-    VolumeOptions,
-)
+from pagecache import CacheConfig, CachedFile, PageCache, VolumeOptions
 
 
 def test_base_classes_and_attributes() -> None:

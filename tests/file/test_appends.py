@@ -36,9 +36,7 @@ def record(writer: int, number: int, length: int) -> bytes:
 @pytest.mark.parametrize("length", [10, 777, 3 * PAGE], ids=["small", "across pages", "several pages"])
 @pytest.mark.parametrize("capacity", ["8MiB", "256KiB"])
 def test_records_of_many_handles_are_whole(make: Make, length: int, capacity: str) -> None:
-    """append, write of "a" handles and of O_APPEND flags, beside write-back and, if memory is short, with waits in the
-    middle of one. Each handle's records stay in their order. [2.7]
-    """
+    """By append, "a" handles and O_APPEND, beside write-back and waits; each handle's stay in order. [2.7]"""
     config = {} if capacity == "8MiB" else {"dirty_background": 0.1, "dirty_limit": 0.3, "flush_interval": 0.01}
     rig = make({KEY: b""}, capacity=capacity, **config)
     nr_writers, nr_records = 6, 60

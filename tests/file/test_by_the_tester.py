@@ -15,9 +15,7 @@ from pagecache.stress import Plan, run
 @pytest.mark.parametrize("faults", ["none", "nasty"])
 @pytest.mark.parametrize("profile", ["fsx", "log", "generic-095", "direct", "metadata", "losses"])
 def test_random_operations_of_one_worker(profile: str, faults: str) -> None:
-    """Reads, writes, views, truncates, holes, names and discards; with faults, calls are short, late, lost or refused,
-    and commits forget. [T-45, I-17, I-18, I-22]
-    """
+    """With faults, calls are short, late, lost or refused, and commits forget. [T-45, I-17, I-18, I-22]"""
     report = run(
         Plan(
             seed=1,

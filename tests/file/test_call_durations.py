@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from pagecache import PageCache, RetryPolicy, aio
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
-from tests.aio.stores import Store
-from tests.file.rig import KEY, PAGE, QUIET, Rig, Task, eventually
-from tests.stores import RecordingBackend
 
-from .rig import at_gate
+from ..aio.stores import Store
+from ..stores import RecordingBackend
+from .rig import KEY, PAGE, QUIET, Make, Task, at_gate, eventually
 
-Make = Callable[..., Rig]
 NAMES = ("read", "write", "commit")
 
 
@@ -64,8 +61,7 @@ def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make
         time.sleep(0.02)  # gives the call a length; no event is awaited
         assert sum(rig.volume.engine.native.latency(call)[0]) == 0
         released = time.monotonic()
-        gate.open()
-        running.result()
+        running.result(opening=gate)
         found, total = rig.volume.engine.native.latency(call)
         assert sum(found) == 1
         assert released - entered <= total <= time.monotonic() - began

@@ -53,9 +53,7 @@ class Published:
 def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
     make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """The commit fails while the fsync checks for dirty bytes. The creation alone needs a commit too: it does not
-    become visible without them. [T-18, 2.15, 2.17]
-    """
+    """The creation alone, which needs a commit too, is not visible without them. [T-18, 2.15, 2.17]"""
     backend = ObjectBackend()
     rig = make(backend=backend, retry=FAST)
     published = Published(backend, holds=True)
@@ -83,9 +81,7 @@ def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
 
 
 def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
-    """The object takes more requests than one turn of a pass; the work is requested during the first turn, and starts
-    no commit between two turns. [T-30, 2.19]
-    """
+    """It is requested in the first turn of a pass, and no commit starts between two turns. [T-30, 2.19]"""
     backend = ObjectBackend({KEY: b"old"}, max_write=PAGE)
     rig, file = make(backend=backend, retry=FAST).opened("r+b")
     file.pwrite(pattern(100 * PAGE), 0)
@@ -167,9 +163,7 @@ CHANGED = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] +
 
 @pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
 def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
-    """The backend forgets everything it had acknowledged. Afterwards bytes, truncates and holes are back. Steps that
-    could not be done at once are owed, and the list of losses is returned. [T-75b, 2.17, 2.19]
-    """
+    """Bytes, truncates and holes are made again, or owed; the losses are returned. [T-75b, 2.17, 2.19]"""
     rig, backend, file = changed_in_every_way(make)
     backend.fault(fails, OSError(errno.EIO, "made up"))
     lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)

@@ -234,8 +234,7 @@ def test_an_announcement_while_a_fill_runs_spoils_it(make: Make) -> None:
     gate, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
     Task(rig.volume.invalidate_remote, KEY).result()
     rig.backend.change_remotely(KEY, OTHER)
-    gate.open()
-    assert reading.result() == OTHER[:PAGE]
+    assert reading.result(opening=gate) == OTHER[:PAGE]
     assert len(rig.backend.seen("read_into")) > 1
 
 

@@ -25,9 +25,7 @@ from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 @pytest.mark.parametrize("first", ["commit", "open"])
 def test_a_commit_over_another_version_is_a_conflict(make: Make, first: str) -> None:
-    """The backend refuses it; acknowledged bytes do not change the base, and stay local, and readable. Only `resolve`
-    and `discard` lead on from there, and `failed` says so. [T-30, 2.16, 2.19]
-    """
+    """Acknowledged bytes stay local; only `resolve` and `discard` lead on. [T-30, 2.16, 2.19]"""
     rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
     file = rig.handles[0]
     base = rig.volume.engine.files()[0].versions.base
@@ -82,9 +80,7 @@ def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) ->
 
 
 def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make) -> None:
-    """A truncate with an unknown outcome is owed at the same time: it is paid, and the whole local version is read.
-    [2.17, 2.19]
-    """
+    """An owed truncate is paid, and the whole local version is read. [2.17, 2.19]"""
     backend = ObjectBackend({KEY: DATA}, max_read=PAGE, max_inflight=1)
     rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
@@ -96,8 +92,7 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, 3 * PAGE + 10, match="the line went dead")
     assert len(backend.seen("read_into")) == 1
-    reading.open()
-    assert forcing.result() == []
+    assert forcing.result(opening=reading) == []
     file.fsync()
     assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
@@ -338,9 +333,7 @@ def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_ag
 
 
 def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it(make: Make) -> None:
-    """A refusal asks for the version. Before the answer is examined, that conflict is settled and the local version
-    committed. [2.19]
-    """
+    """The conflict is settled, and the local version committed, before the answer is examined. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend).opened()
     file.pwrite(MINE, PAGE)

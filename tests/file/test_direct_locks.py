@@ -33,52 +33,30 @@ def acknowledged(file: CachedFile) -> None:
     file.flush()
 
 
-# The state before the second write: the options of its handle, limits of the backend, earlier calls.
+def inside(direct: CachedFile) -> object:
+    return direct.pwrite(b"x" * 512, 8 * PAGE)
+
+
+# Whether the second write shares the lock; limits of the backend, options of its handle, earlier calls, and the write.
 Prepare = Callable[[Rig, CachedFile], object]
 TABLE: dict[str, tuple[bool, dict[str, Any], dict[str, Any], Prepare | None, Callable[[CachedFile], object]]] = {
-    "inside the file": (True, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+    "inside the file": (True, {}, {}, None, inside),
     "up to its end": (True, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 16 * PAGE - 512)),
-    "over clean pages": (True, {}, {}, lambda rig, f: f.pread(16 * PAGE, 0), lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+    "over clean pages": (True, {}, {}, lambda rig, f: f.pread(16 * PAGE, 0), inside),
     "beyond the end": (False, {}, {}, None, lambda d: d.pwrite(b"x" * 512, 16 * PAGE - 256)),
     "append": (False, {}, {}, None, lambda d: d.append(b"x" * 512)),
     "not aligned": (False, {"direct_unit": 512}, {}, None, lambda d: d.pwrite(b"x" * 100, 8 * PAGE)),
-    "something dirty elsewhere": (
-        False,
-        {},
-        {},
-        lambda rig, f: f.pwrite(b"d", 0),
-        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
-    ),
-    "something uncommitted elsewhere": (
-        False,
-        {},
-        {},
-        lambda rig, f: acknowledged(f),
-        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
-    ),
-    "a handle that does not want it": (
-        False,
-        {},
-        {"parallel_direct_writes": False},
-        None,
-        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
-    ),
-    "a backend that does not allow it": (
-        False,
-        {"parallel_direct_writes": False},
-        {},
-        None,
-        lambda d: d.pwrite(b"x" * 512, 8 * PAGE),
-    ),
-    "ordered writes": (False, {"ordered_writes": True}, {}, None, lambda d: d.pwrite(b"x" * 512, 8 * PAGE)),
+    "something dirty elsewhere": (False, {}, {}, lambda rig, f: f.pwrite(b"d", 0), inside),
+    "something uncommitted elsewhere": (False, {}, {}, lambda rig, f: acknowledged(f), inside),
+    "a handle that does not want it": (False, {}, {"parallel_direct_writes": False}, None, inside),
+    "a backend that does not allow it": (False, {"parallel_direct_writes": False}, {}, None, inside),
+    "ordered writes": (False, {"ordered_writes": True}, {}, None, inside),
 }
 
 
 @pytest.mark.parametrize("case", TABLE)
 def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, case: str) -> None:
-    """A writer that needs the file alone waits for every other holder; those that share it do not wait for each other.
-    [T-21, 2.10]
-    """
+    """A writer that needs the file alone waits for every other holder. [T-21, 2.10]"""
     shares, limits, options, before, write = TABLE[case]
     rig, file = make({KEY: DATA}, limits={**PARALLEL, **limits}).opened("r+b")
     direct = rig.open("r+b", direct=True, **{"parallel_direct_writes": True, **options})
@@ -142,8 +120,7 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: pyte
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     other = Task(parallel(rig).pwrite, b"y" * PAGE, 0)
     assert other.waits()
-    gate.open()
-    writer.result()
+    writer.result(opening=gate)
     other.result()
     assert file.size == 9 * PAGE
     assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
@@ -157,8 +134,7 @@ def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
     cut = Task(file.truncate, 2 * PAGE)
     assert cut.waits()
     assert rig.backend.seen("truncate") == []
-    gate.open()
-    writer.result()
+    writer.result(opening=gate)
     cut.result()
     assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE]
 
@@ -192,9 +168,7 @@ def test_neither_kind_of_writer_starves_the_other(make: Make, stream: str) -> No
 
 
 def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> None:
-    """Unaligned writes go through the cache and aligned ones past it, by one handle; lock and bytes stay right.
-    [T-25]
-    """
+    """Unaligned writes go through the cache, aligned ones past it. [T-25]"""
     rig = make({KEY: DATA}, limits={**PARALLEL, "direct_unit": 512})
     direct = parallel(rig)
 
@@ -218,9 +192,7 @@ def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> N
 
 
 def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
-    """8 threads write directly and buffered, others cut, punch and commit. The backend asserts that those calls meet
-    nothing in flight, commits aside. [T-29, 2.17, 2.26]
-    """
+    """The backend asserts that they meet nothing in flight, commits aside. [T-29, 2.17, 2.26]"""
     rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
     file, direct = rig.open("r+b"), parallel(rig)
     over = threading.Event()
@@ -277,8 +249,7 @@ def is_interrupted_in_the_backend(rig: Rig, direct: CachedFile) -> None:
     waiting = Task(rig.handles[0].pwrite, b"next", 4 * PAGE)
     assert waiting.waits()  # its bytes may still land
     rig.cache.check()
-    gate.open()
-    waiting.result()
+    waiting.result(opening=gate)
 
 
 def is_interrupted_while_it_waits_for_the_lock(rig: Rig, direct: CachedFile) -> None:
@@ -303,9 +274,8 @@ ENDINGS = [
     fails_to_commit_what_is_below,
     answers_nonsense,
     is_interrupted_in_the_backend,
-    is_interrupted_while_it_waits_for_the_lock,
-    is_interrupted_while_it_cleans,
 ]
+ENDINGS += [is_interrupted_while_it_waits_for_the_lock, is_interrupted_while_it_cleans]
 
 
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
@@ -434,8 +404,7 @@ def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside
         assert syncing.waits()
         assert (rig.backend.committed(KEY) or b"")[:1] != b"d"
     rig.cache.check()
-    gate.open()
-    writer.result()
+    writer.result(opening=gate)
     syncing.result()
     assert (rig.backend.committed(KEY) or b"")[:1] == b"d"
     file.fsync()
@@ -457,8 +426,7 @@ def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside
         assert writer.waits()
         assert direct_count(rig) == 0
     rig.cache.check()
-    gate.open()
-    syncing.result()
+    syncing.result(opening=gate)
     writer.result()
     file.fsync()
     assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
@@ -513,8 +481,7 @@ def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
     assert end.waits(0.05)
     late = Task(direct.append, b"late")
     assert late.waits(0.05)
-    gate.open()
-    first.result()
+    first.result(opening=gate)
     end.result()
     raises(ShutdownError, late.result)
     assert rig.backend.committed(KEY) == b"x" * PAGE + DATA[PAGE:]

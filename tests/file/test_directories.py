@@ -204,9 +204,7 @@ def test_a_symbolic_link_is_renamed_itself(volume: Volume, root: Path) -> None:
 
 @pytest.mark.parametrize("target", ["old/a", "old"])
 def test_a_renamed_link_that_leads_elsewhere_takes_no_file_along(volume: Volume, root: Path, target: str) -> None:
-    """Nothing is at the place that the link leads to from its new directory, and a file made there is another one.
-    Neither a link to a file nor one to a directory changes a key of the files. [2.20]
-    """
+    """Nothing is where it leads to then, and a file made there is another one. [2.20]"""
     made = os.path.join("deep", target, "" if target == "old/a" else "a").rstrip("/")
     (root / "alias").symlink_to(target)
     (root / "deep" / "old").mkdir(parents=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, UnsavedDataError, WritebackError
+from pagecache import PageCache, RetryPolicy, WritebackError
 
-from .rig import PAGE, QUIET, pattern, raises
+from .rig import QUIET, pattern, raises
 
 SIZE = 1 << 20
 
@@ -55,37 +55,3 @@ def test_a_full_disk_and_then_room(small_disk: Path) -> None:
         assert volume.dirty_ranges("big") == []
         assert (small_disk / "big").read_bytes() == data
         file.close()
-
-
-def test_a_full_disk_at_close(small_disk: Path) -> None:
-    """UnsavedDataError, the cache stays open; once there is room, close succeeds. [T-20, 2.22]"""
-    (small_disk / "ballast").write_bytes(bytes(SIZE * 3 // 4))
-    data = pattern(SIZE // 2)
-    cache = PageCache("8MiB", retry=RetryPolicy(attempts=2, first_delay=0.001, failed_retry=None), **QUIET)
-    file = cache.attach(f"dir:{small_disk}").open("big", "w+b")
-    file.pwrite(data, 0)
-    caught = raises(UnsavedDataError, cache.close)
-    assert {r.errno for r in caught.ranges} == {errno.ENOSPC}
-    assert file.pread(len(data), 0) == data
-    (small_disk / "ballast").unlink()
-    assert cache.close() == []
-    assert (small_disk / "big").read_bytes() == data
-    file.close()
-
-
-def test_a_disk_that_is_full_for_good(small_disk: Path) -> None:
-    """The data is discarded on request: the list names it, the rest is stored. [2.16]"""
-    with PageCache("8MiB", retry=RetryPolicy(attempts=1, failed_retry=None), **QUIET) as cache:
-        volume = cache.attach(f"dir:{small_disk}")
-        with volume.open("good", "wb") as file:
-            file.write(b"good" * PAGE)
-            file.fsync()
-        big = volume.open("big", "w+b")
-        big.pwrite(pattern(2 * SIZE), 0)
-        raises(WritebackError, big.fsync)
-        lost = volume.discard("big")
-        assert {item.key for item in lost} == {"big"}
-        assert 0 < sum(item.length for item in lost) <= 2 * SIZE
-        raises(OSError, big.close)
-        volume.sync(20)
-    assert (small_disk / "good").read_bytes() == b"good" * PAGE

@@ -101,9 +101,7 @@ def test_dirty_data_of_a_dropped_cache_is_saved(warned: list[str], close: bool) 
 def test_files_of_a_dropped_cache_stay_open_until_its_data_is_saved(
     warned: list[str], tmp_path: Path, call: str, close: bool
 ) -> None:
-    """The collection that finds the cache ends before the first bytes are written, or committed: it must not close the
-    descriptors of the backend. [2.21]
-    """
+    """The collection must not close descriptors of the backend. [2.21]"""
     before = threads()
     (tmp_path / KEY).touch()
     with Gate() as gate:
@@ -243,9 +241,7 @@ def test_a_child_frees_a_cache_that_it_drops() -> None:
 def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     warned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged with its ranges, kept, and retried by the policy for failed data; the threads end. [K1,
-    2.16, 2.21]
-    """
+    """It is logged with its ranges and retried by the policy; the threads end. [K1, 2.16, 2.21]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
     policy = RetryPolicy(attempts=1, first_delay=0.001, max_delay=0.005, deadline=20.0, failed_retry=0.02)
@@ -277,9 +273,7 @@ def test_unpublished_objects_are_listed_and_never_published(
 
 
 def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The exception of the block ends it; the object keeps its content, and the writer may still decide.
-    [T-77, 2.22]
-    """
+    """The object keeps its content, and the writer may still decide. [T-77, 2.22]"""
     backend = ObjectBackend({KEY: b"as it was"})
     cache = PageCache("1MiB", **QUIET)
     with caplog.at_level(logging.ERROR, "pagecache"), pytest.raises(ZeroDivisionError), cache:

@@ -90,9 +90,7 @@ def test_a_durable_backend_needs_no_commit(make: Make) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ETIMEDOUT])
 def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig, code: int) -> None:
-    """This holds even if the backend forgot the bytes it had acknowledged; the next fsync repairs. A transient error
-    that outlasts the policy is reported like a permanent one. [T-18, K2, 2.16]
-    """
+    """Even if the backend forgot them; the next fsync repairs. [T-18, K2, 2.16]"""
     dirty.backend.fault("commit", failing_commit(OSError(code, "no room")))
     file = dirty.handles[0]
     assert raises(CommitError, file.fsync).errno == code
@@ -140,8 +138,7 @@ def test_fsync_does_not_wait_for_later_writes(dirty: Rig) -> None:
     file = dirty.handles[0]
     gate, sync = at_gate(dirty.backend.gate("write_from"), file.fsync)
     file.pwrite(b"later", 0)
-    gate.open()
-    sync.result()
+    sync.result(opening=gate)
     assert dirty.backend.committed(KEY) == DATA
     assert dirty_bytes(dirty.volume) > 0
     file.fsync()

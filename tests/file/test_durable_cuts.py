@@ -16,7 +16,7 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 
 from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -117,16 +117,6 @@ def test_a_hole_that_was_paid_is_no_loss(make: Make) -> None:
     next_backend(rig)
     file.fsync()
     assert file.pread(9 * PAGE, 0) == OLD[:PAGE] + NEW[:PAGE] + bytes(PAGE) + OLD[3 * PAGE :]
-
-
-def test_a_hole_that_is_not_paid_is_made_by_the_next_backend(make: Make) -> None:
-    """It is no loss. [2.17, 2.22]"""
-    rig, file = opened(make)
-    unknown(rig, file, "punch_hole")
-    fresh = next_backend(rig)
-    file.fsync()
-    content = overlay(OLD, PAGE, bytes(2 * PAGE))
-    assert file.pread(9 * PAGE, 0) == fresh.written(KEY) == content
 
 
 def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:

@@ -161,38 +161,6 @@ def test_bytes_that_wait_without_a_record_are_retried_beside_a_failure_that_stay
     assert [(failed.offset, failed.length) for failed in rig.volume.failed()] == [(0, PAGE)]
 
 
-def test_a_report_of_many_failed_ranges_walks_each_page_once(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One record of a failed commit covers many ranges; the cost of the report grows with the file, not with ranges
-    times pages.
-    """
-    pages = 256
-    rig, file = make({KEY: bytes(pages * PAGE)}, retry=ONCE, max_folio=PAGE).opened("r+b")
-    for page in range(0, pages, 2):
-        file.pwrite(NEW[:PAGE], page * PAGE)
-    rig.backend.fault("commit", failing_commit(FULL))
-    raises(WritebackError, file.fsync)
-    walked = 0
-
-    def counting(name: str) -> None:
-        plain = getattr(NativeInode, name)
-
-        def count(native: NativeInode, pos: int, end: int, *args: int) -> int:
-            nonlocal walked
-            walked += min(end, pages * PAGE) - pos
-            return int(plain(native, pos, end, *args))
-
-        monkeypatch.setattr(NativeInode, name, count)
-
-    counting("range_local")
-    counting("range_next")
-    for everything in (False, True):
-        walked = 0
-        found = failures.failed_ranges(engine_of(rig), everything)
-        assert len(found) == pages // 2
-        assert {failed.errno for failed in found} == {errno.ENOSPC}
-        assert walked <= pages * PAGE
-
-
 def with_ten_failures(make: Make) -> Rig:
     """A file of which every other page was refused, each in a separate call."""
     rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
@@ -298,9 +266,7 @@ def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(
 
 
 def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Make) -> None:
-    """A block fails as a whole; after a truncate of the failed bytes the rest still has a sender, and the failure is
-    over. [2.14, 2.17]
-    """
+    """A block fails as a whole; its rest still has a sender after a truncate. [2.14, 2.17]"""
     content = bytes(range(256)) * (PAGE // 256)
     rig, file = make({KEY: content}).opened("r+b")
     file.pwrite(b"a" * 10, 100)
@@ -334,9 +300,7 @@ def test_a_tail_given_up_in_part_takes_the_size_along(make: Make, offset: int, l
 @pytest.mark.parametrize("stored", [b"old", pattern(3 * PAGE)], ids=["extended", "overwritten"])
 @pytest.mark.parametrize("how", ["commit failed", "answer lost"])
 def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str, stored: bytes) -> None:
-    """The bytes were discarded after the backend had taken them: readers then see the content that a crash leaves.
-    [I-18, 2.17]
-    """
+    """Readers then see the content that a crash leaves. [I-18, 2.17]"""
     rig, file = make({KEY: stored}, retry=ONCE).opened("r+b")
     file.pwrite(b"new" * 2000, 0)
     full = OSError(errno.ENOSPC, "full")

@@ -13,13 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import (
-    BackendError,
-    BackendProtocolError,
-    ObjectStat,
-    PageCache,
-    WritebackError,
-)
+from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
 
 from ..plain import AsyncWrong, Wrong
@@ -352,8 +346,7 @@ def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make
     flusher = Task(file.flush)
     gate.wait_entered()
     file.pwrite(b"b" * PAGE, 0)
-    gate.open()
-    flusher.result()
+    flusher.result(opening=gate)
     for i in range(1, 200):
         file.pwrite(bytes([i % 251]) * PAGE, i * PAGE)
         if i % 10 == 0:
@@ -476,8 +469,7 @@ def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
     rig.volume.abort()
     gate, task = at_gate(rig.backend.gate("open"), rig.volume.reconnect, rig.backend)
     assert task.waits(0.3)  # several checks of the volume's state
-    gate.open()
-    task.result()
+    task.result(opening=gate)
     rig.volume.sync()
     assert rig.backend.committed(KEY) == b"new" + SMALL[3:]
 

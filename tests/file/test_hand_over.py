@@ -71,12 +71,7 @@ def test_requests_end_where_they_must(make: Make, case: str) -> None:
 
 @pytest.mark.parametrize(
     "limits",
-    [
-        {"max_write": 10_000},
-        {"max_write": 1000},
-        {"boundary": 512},
-        {"boundary": 5000, "max_write": 4097},
-    ],
+    [{"max_write": 10_000}, {"max_write": 1000}, {"boundary": 512}, {"boundary": 5000, "max_write": 4097}],
     ids=str,
 )
 def test_odd_limits_are_kept(make: Make, limits: dict[str, int]) -> None:

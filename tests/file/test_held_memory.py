@@ -113,9 +113,7 @@ def held(volume: Volume) -> list[Any]:
     ids=["a view", "a larger view", "a write"],
 )
 def test_write_back_of_writable_views_frees_no_memory(operation: str, wants: Callable[[Any], object]) -> None:
-    """Its pages stay dirty while the views are held: a request for memory gets an error, while they are sent and
-    committed again and again. [2.21, 2.23]
-    """
+    """Their pages stay dirty, however often they are sent: a request for memory fails. [2.21, 2.23]"""
     store = MemoryBackend()
     store.put("k", bytes(200 * PAGE))
     backend = FaultyBackend(store)

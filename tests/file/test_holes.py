@@ -6,26 +6,17 @@ import asyncio
 import errno
 import os
 import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import (
-    BackendError,
-    BackendProtocolError,
-    CachedFile,
-    PageCache,
-    RetryPolicy,
-    Volume,
-    aio,
-)
+from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache, RetryPolicy, ShutdownError, Volume, aio
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
-from .rig import raises
+from .rig import Task, raises
 
 PAGE = 4096
 KIB = 1024
@@ -231,9 +222,7 @@ def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Pat
 
 
 def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:
-    """The store answered "a hole" before it had them: the answer is used for the range that was not local
-    before that.
-    """
+    """Its answer is used for the range that was not local before that."""
     (store / "a").write_bytes(b"")
     os.truncate(store / "a", 64 * KIB)
     backend = _Odd(store)
@@ -267,25 +256,12 @@ def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: 
 
 def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) -> None:
     (store / "a").write_bytes(b"0123456789")
-    gate = Gate()
-    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)]))
-    volume = cache.attach(faulty)
-    file = volume.open("a")
-    found: list[BaseException] = []
-
-    def seek() -> None:
-        try:
-            file.seek(0, os.SEEK_DATA)
-        except OSError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=seek)
-    thread.start()
-    gate.wait_entered()
-    volume.abort()
-    thread.join(30)
-    assert [type(error).__name__ for error in found] == ["ShutdownError"]
-    gate.release()
+    with Gate() as gate:
+        volume = cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)])))
+        seeking = Task(volume.open("a").seek, 0, os.SEEK_DATA)
+        gate.wait_entered()
+        volume.abort()
+        raises(ShutdownError, seeking.result)
     volume.detach(on_failed="discard")
 
 

@@ -242,9 +242,7 @@ def test_a_link_that_another_program_has_put_over_a_name_takes_it(
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volume, tmp_path: Path, keep: bool) -> None:
-    """Its unsaved bytes are found by the new name, and by no other; an open that keeps the cache believes the old name.
-    [2.20]
-    """
+    """The new name has its unsaved bytes; an open that keeps the cache believes the old one. [2.20]"""
     store(volume, "a", b"stored")
     held = volume.open("a", "r+")
     held.pwrite(b"unsaved", 0)

@@ -136,8 +136,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
     gate, sync = at_gate(rig.backend.gate("write_from"), file.fsync)
     monkeypatch.setattr(threading.Thread, "is_alive", recorded)
     assert sync.waits(0.3)
-    gate.open()
-    sync.result()
+    sync.result(opening=gate)
     rig.volume.stat("file")
     assert [name for name in asked if name.startswith("pagecache")] == []
 
@@ -211,8 +210,7 @@ def test_a_wait_for_another_thread_can_be_interrupted(make: Make, wait: str) -> 
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         second(file)
     assert not owner.finished.is_set()
-    gate.open()
-    owner.result()
+    owner.result(opening=gate)
     assert len(rig.backend.seen(op)) == 1
     Task(second, file).result()
     Task(file.fsync).result()

@@ -52,9 +52,7 @@ class HeldFile(PassingFile):
 def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(
     monkeypatch: pytest.MonkeyPatch, answered: bool
 ) -> None:
-    """The version that it has stored is none of another program. The call has not returned when the read begins, or it
-    has and the file is being opened again. [2.22]
-    """
+    """Its version is none of another program. [2.22]"""
     make, judge, refused = whole_objects(), reader._judge, threading.Event()
 
     def judged(*arguments: Any) -> Any:

@@ -142,8 +142,7 @@ def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig
         gate.wait_entered()
         sync = Task(file.fsync)
         sync.waits()
-        gate.open()
-        reconnect.result()
+        reconnect.result(opening=gate)
     with contextlib.suppress(OSError):  # it came too early
         sync.result()
     file.fsync()
@@ -230,9 +229,7 @@ def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end: str) -> None:
-    """The volume is aborted at the deadline; the writer gets an error, the call keeps its thread. [2.22, K7,
-    K9, I-23]
-    """
+    """The volume is aborted at the deadline; the writer gets an error. [2.22, K7, K9, I-23]"""
     rig, gate, task = hung_writer(make, writer)
     Task(ENDS[end], rig, timeout=0.05, on_failed="discard").result()
     raises(ShutdownError, task.result)
@@ -332,15 +329,12 @@ def test_a_second_with_a_deadline_does_not_wait_longer(make: Make) -> None:
     caught = raises(UnsavedDataError, lambda: Task(rig.cache.close, timeout=0.05).result())
     assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
     raises(ShutdownError, file.pwrite, b"x", 0)
-    gate.open()
-    assert first.result() == []
+    assert first.result(opening=gate) == []
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
 
 
 def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None:
-    """The first has no deadline and the backend hangs: it reports the unsaved bytes, the other returns the list of
-    those given up. [2.22, K9]
-    """
+    """The one reports the unsaved bytes, the other returns those given up. [2.22, K9]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     gate, first = at_gate(rig.backend.gate("write_from"), rig.cache.close)
@@ -353,9 +347,7 @@ def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None
 
 
 def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler that closes the cache runs while its thread is closing it: the thread does not wait for itself. [2.22,
-    K9]
-    """
+    """The thread does not wait for itself. [2.22, K9]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
     original = detach._unsaved
@@ -402,8 +394,7 @@ def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> Non
     volume = rig.cache.attach(late, name="late")
     file = volume.open("late", "r+b")
     file.pwrite(NEW, 0)
-    gate.open()
-    assert closing.result() == []
+    assert closing.result(opening=gate) == []
     assert late.committed("late") == NEW
     assert volume.detached
     file.close()
@@ -510,8 +501,7 @@ def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     closing = Task(rig.cache.close)
     ended_or_behind(rig.cache, closing, cutting.thread)
     assert not closing.finished.is_set()
-    gate.open()
-    assert cutting.result() == PAGE
+    assert cutting.result(opening=gate) == PAGE
     assert closing.result() == []
     assert rig.backend.committed(KEY) == DATA[:PAGE]
 
@@ -531,7 +521,6 @@ def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     eventually(lambda: waits_at_the_limit(rig))
     closing = Task(rig.cache.close)
     caught = raises(ShutdownError, task.result)
-    gate.open()
-    closing.result()
+    closing.result(opening=gate)
     accepted = accepted_before(caught)
     assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]

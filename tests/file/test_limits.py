@@ -24,22 +24,6 @@ def rss() -> int:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_throttled_writer_waits_for_the_backend(make: Make) -> None:
-    """At the limit it goes on when a call completes, and not before. [2.24]"""
-    rig, file = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB").opened("r+b")
-    gate = rig.backend.gate("write_from", times=1000)
-    data = pattern(512 * KIB)
-    writer = Task(file.pwrite, data, 0)
-    gate.wait_entered()
-    assert writer.waits()
-    assert Task(rig.cache.stats).result().used <= 256 * KIB
-    gate.open()
-    assert writer.result() == len(data)
-    file.fsync()
-    assert rig.backend.committed(KEY) == data
-    assert rig.cache.stats().throttled_seconds > 0
-
-
 def test_a_failure_wakes_throttled_writers(make: Make) -> None:
     """They get the error of the failed data instead of waiting forever. [2.24, 2.16]"""
     rig = make({KEY: b""}, capacity="256KiB", dirty_background="32KiB", dirty_limit="64KiB", failed_limit=0.3)

@@ -139,9 +139,7 @@ def test_writers_that_wait_for_room_get_it(store: Store) -> None:
 
 
 def test_nothing_newer_is_published_with_it(store: Store) -> None:
-    """Newer writes are written back, a part of them, and read: they must stay invisible before an fsync.
-    [T-77, 2.15]
-    """
+    """Newer writes, written back or not, stay invisible before an fsync. [T-77, 2.15]"""
     file = store.staged()
     store.lose_an_answer(file)
     newer = pattern(40 * PAGE, 3)

@@ -14,7 +14,7 @@ from pagecache import CachedFile, DataLossError, ObjectStat
 from pagecache.backends.protocol import Key
 
 from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, wait_for
 
 DATA, OTHER = pattern(3 * PAGE), pattern(4 * PAGE, 7)
 
@@ -154,9 +154,8 @@ def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(
     reader = store.open("rb", key=before, direct=direct, read_ahead=0)
     gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, old, new)
     reading = Task(reader.pread, 10, PAGE)
-    eventually(lambda: any(wait.what == "the call that changes the name of the object" for wait in store.cache.waits()))
-    gate.open()
-    renaming.result()
+    wait_for(store.cache, "the call that changes the name of the object")
+    renaming.result(opening=gate)
     assert reading.result() == DATA[PAGE : PAGE + 10]
     assert not [call for call in store.backend.seen("read_into", before) if call.offset]
     file.close()
@@ -166,8 +165,7 @@ def rename_to_a_name_that_is_removed_at_once(store: Rig) -> None:
     """Another program removes the new name before the file is opened by it."""
     gate, renaming = at_gate(store.backend.gate("open", "new"), store.volume.rename, KEY, "new")
     store.backend.remove("new")
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
 
 
 def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_removed_one(store: Rig) -> None:
@@ -296,9 +294,7 @@ RENAMED = [("a file", how) for how in RENAMES] + [("a directory", "renamed")]
 @pytest.mark.parametrize("needs", NEEDS)
 @pytest.mark.parametrize(("kind", "how"), RENAMED)
 def test_a_file_goes_on_under_the_name_that_it_has_after_a_rename(make: Make, kind: str, how: str, needs: str) -> None:
-    """The next call that needs it opens it anew, and asks for its name before if there was no answer. No call by name
-    comes before; nothing of the next object of the old name is read or written. [2.14, 2.20]
-    """
+    """The next call opens it anew, after a look if there was no answer; no call goes by the old name. [2.14, 2.20]"""
     store, file = opened(make, kind)
     *_names, before, after = NAMES[kind]
     RENAMES[how](store, kind)
@@ -369,7 +365,7 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     gate.wait_entered()
     tasks.append(Task(calls[first != "name"]))
     waits = "a call that was left behind" if first == "name" else "what the file owes the backend"
-    eventually(lambda: any(waits == wait.what for wait in store.cache.waits()))
+    wait_for(store.cache, waits)
     gate.open()
     assert [task.result() for task in tasks] == [DATA[PAGE : PAGE + 10], True][:: 1 if first == "file" else -1]
     file.fsync()
@@ -384,8 +380,7 @@ def test_a_read_that_runs_beside_the_rename_of_its_directory_reads_again(make: M
     gate, reading = at_gate(store.backend.gate("read_into", "d/file"), file.pread, 10, PAGE)
     store.volume.rename("d", "e")
     make_another(store, "d/file")
-    gate.open()
-    assert reading.result() == DATA[PAGE : PAGE + 10]
+    assert reading.result(opening=gate) == DATA[PAGE : PAGE + 10]
     file.close()
 
 
@@ -409,8 +404,7 @@ def test_write_back_that_begins_beside_the_rename_of_its_directory_uses_the_new_
     store.backend.objects["d/file"] = StoredObject(OTHER)
     saving = Task(ENDS[save], store, file)
     eventually(lambda: len(store.cache.waits()) > 1)
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
     saving.result()
     written = store.backend.written("d/file"), store.backend.written("e/file")
     file.close()
@@ -422,11 +416,9 @@ def test_the_rename_of_a_directory_waits_for_write_back_of_its_files(make: Make)
     store, file = opened(make, "a directory")
     gate, saving = at_gate(store.backend.gate("write_from", "d/file"), file.fsync)
     renaming = Task(store.volume.rename, "d", "e")
-    what = "the calls of a file whose directory is renamed"
-    eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
+    wait_for(store.cache, "the calls of a file whose directory is renamed")
     assert not store.backend.seen("rename")
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
     saving.result()
     file.close()
     assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (None, b"dirty" + DATA[5:])
@@ -437,8 +429,7 @@ def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(m
     store, file = opened(make, "a directory")
     gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, "d", "e")
     assert raises(OSError, file.truncate, PAGE).errno == errno.EBUSY
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
     file.truncate(PAGE)
     file.fsync()
     file.close()
@@ -453,8 +444,7 @@ def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
     removing = Task(store.volume.remove, KEY)
     assert removing.waits()
     assert store.backend.seen("remove") == []
-    gate.open()
-    removing.result()
+    removing.result(opening=gate)
     flushing.result()
     file.close()
 

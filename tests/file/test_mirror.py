@@ -258,9 +258,7 @@ def test_a_rename_that_fails_in_the_mirror_leaves_neither_name(pairs: Any) -> No
 
 @pytest.mark.parametrize("behind", [True, False])
 def test_random_work_leaves_two_equal_stores(behind: bool) -> None:
-    """Bytes, sizes, holes and names on a small cache: what differs is listed. `behind`: the mirror is at the first
-    object until all is done. [T-31, T-34]
-    """
+    """What differs is listed. `behind`: the mirror is at the first object until all is done. [T-31, T-34]"""
     for seed in range(20):
         rng, store, copy = random.Random(seed), MemoryBackend(), MemoryBackend()
         late = FaultyBackend(copy)

@@ -28,8 +28,7 @@ def test_an_open_waits_for_its_key_while_names_change(make: Make, verb: str) -> 
     assert opening.waits()
     with rig.volume.open("other") as other:
         assert other.pread(1, 0) == b"O"
-    gate.open()
-    change.result()
+    change.result(opening=gate)
     if verb == "rename to":
         with opening.result() as file:
             assert file.pread(1, 0) == b"A"
@@ -219,9 +218,7 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
 
 
 def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make) -> None:
-    """There are more idle files than the limit: a backend whose close hangs delays no open and no close.
-    [2.20, T-62]
-    """
+    """A backend whose close hangs delays no open and no close. [2.20, T-62]"""
     rig = make({f"f{k}": DATA for k in range(100)})
     gate = rig.backend.gate("file_close", times=3)
 

@@ -152,8 +152,7 @@ def test_a_slow_open_delays_only_its_own_key(make: Make) -> None:
     with Task(rig.volume.open, "fast", "rb").result() as fast:
         assert fast.pread(10, 0) == DATA[:10]
     assert slow.waits(0.02)
-    gate.open()
-    slow.result().close()
+    slow.result(opening=gate).close()
 
 
 @pytest.mark.parametrize(

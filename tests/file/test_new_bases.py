@@ -25,8 +25,6 @@ from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import collector
 from pagecache.native import NativeInode
-from pagecache.volume import reconnect
-from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
 from .rig import KEY, PAGE, Make, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet, raises
@@ -37,9 +35,7 @@ MINE = b"mine" * (PAGE // 4)
 
 
 def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is local before and after: the size is the cache's own, and no page of the old version is left. [2.19,
-    I-17]
-    """
+    """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
     with PageCache("1MiB", flush_interval=60) as cache:
@@ -89,9 +85,7 @@ def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make
 
 
 def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a reconnect, an operation in old hands may replace the backend's file beside a new one: each file that was
-    in use is closed with the object, none is forgotten. [K8]
-    """
+    """Each backend file that was in use is closed with the object, none is forgotten. [K8]"""
     rig = make({KEY: DATA})
     rig.open()
     engine = rig.volume.inodes[KEY].engine
@@ -126,63 +120,6 @@ def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch:
 
 
 # ---------------------------------------------------------------- sizes that the cache has changed since
-
-
-def test_a_reconnect_does_not_take_a_size_that_a_truncate_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The object was checked before the volume was live again. [2.22, T-75b]"""
-    store = MemoryBackend()
-    store.put(KEY, DATA)
-    look = reconnect._check_version
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+") as file:
-
-            def late(volume: Volume, inode: Inode, opened: Any) -> None:
-                file.truncate(100)
-                file.fsync()
-                look(volume, inode, opened)
-
-            file.pread(10, 0)
-            volume.abort()
-            monkeypatch.setattr(reconnect, "_check_version", late)
-            volume.reconnect(store)
-            assert (file.size, file.pread(2 * PAGE, 0)) == (100, DATA[:100])
-            file.pwrite(b"end", 200)
-            assert file.size == 203
-            file.fsync()
-            cache.check()
-    assert store.snapshot(KEY) == DATA[:100] + bytes(100) + b"end"
-
-
-def test_a_reconnect_keeps_no_page_where_a_commit_of_ours_hides_another_version(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Another client changed the object while the volume was down; by the time its versions are compared, the cache has
-    stored over that change. [2.19, 2.22]
-    """
-    store = MemoryBackend()
-    store.put(KEY, DATA)
-    other = b"else" * PAGE
-    look = reconnect._check_version
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+") as file:
-
-            def late(volume: Volume, inode: Inode, opened: Any) -> None:
-                file.pwrite(b"mine", 0)
-                file.fsync()
-                quiet(volume)
-                look(volume, inode, opened)
-
-            assert file.pread(len(DATA), 0) == DATA
-            volume.abort()
-            store.put(KEY, other)
-            monkeypatch.setattr(reconnect, "_check_version", late)
-            volume.reconnect(store)
-            assert file.pread(PAGE, PAGE) == other[PAGE : 2 * PAGE]
-            assert file.pread(4, 0) == b"mine"
-    assert store.snapshot(KEY)[:4] == b"mine"
-    assert store.snapshot(KEY)[PAGE:] == other[PAGE:]
 
 
 def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(
@@ -221,9 +158,7 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
 def test_an_open_takes_no_other_version_beside_a_direct_write(
     monkeypatch: pytest.MonkeyPatch, *, pages: int, shared: bool, durable: bool
 ) -> None:
-    """The write needs no token. It begins once the new sizes are taken, with a lock and an offset chosen for them.
-    [2.10, 2.19, T-22]
-    """
+    """It begins once the new sizes are taken, with a lock chosen for them. [2.10, 2.19, T-22]"""
     store, other, mine = MemoryBackend(durable_writes=durable), pattern(pages * PAGE, seed=9), b"m" * PAGE
     store.put(KEY, DATA)
     with PageCache("1MiB", flush_interval=60) as cache:
@@ -316,9 +251,7 @@ def saved(file: CachedFile, data: bytes) -> None:
 
 @pytest.mark.parametrize("looks", [1, 2, 3])
 def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBackend, looks: int) -> None:
-    """The store had no such object before its first commit. Beside commits without end the open takes the object as it
-    is, after the second look. [2.19, 2.20]
-    """
+    """Beside commits without end it takes the object as it is after the second look. [2.19, 2.20]"""
     with volume.open(KEY, "x+b") as creator:
         creator.pwrite(b"first", 0)
 
@@ -353,9 +286,7 @@ def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume
 def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothing_more(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """The pass has the token until some thread finds that nothing is left of it: the call waits for that.
-    [T-30, 2.19]
-    """
+    """The call waits until some thread finds that nothing is left of the pass. [T-30, 2.19]"""
     rig = make({KEY: DATA}, limits={"durable_writes": True})
     returned = threading.Event()
     acknowledged = collector.acknowledged

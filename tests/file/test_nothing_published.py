@@ -140,9 +140,7 @@ ASKING: dict[str, Callable[[Rig, CachedFile], Any]] = {
 
 @pytest.mark.parametrize("asking", ASKING)
 def test_each_request_of_the_writer_publishes(objects: Rig, asking: str) -> None:
-    """The list of requests is complete: fsync, close, sync and tickets, close of the volume or the cache.
-    [T-77, 2.22]
-    """
+    """fsync, close, sync and tickets, close of the volume or the cache. [T-77, 2.22]"""
     file = objects.open("r+b")
     file.pwrite(NEW, 0)
     ASKING[asking](objects, file)

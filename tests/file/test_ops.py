@@ -145,13 +145,7 @@ def test_the_operation_of_a_caller_refuses_the_methods_of_a_request(
     def lend(self: EngineFile, op: Any, call: Any) -> None:
         assert (op.anew(), op.ahead, op.stage, op.staged, op.extent) == (False, False, False, False, (0, 0))
         found.extend(
-            refusals(
-                op,
-                op.begin,
-                lambda: op.complete(PAGE),
-                lambda: op.mirror(None),
-                lambda: op.finish(True, False),
-            )
+            refusals(op, op.begin, lambda: op.complete(PAGE), lambda: op.mirror(None), lambda: op.finish(True, False))
         )
         lending(self, op, call)
 

@@ -67,8 +67,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     cutting.wait_entered()
     assert reading.waits()
-    cutting.open()
-    assert reading.result() == ZEROS
+    assert reading.result(opening=cutting) == ZEROS
     rig.finish()
 
 

@@ -121,8 +121,7 @@ def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClo
     gate, sync = at_gate(rig.backend.gate("write_from", "big"), big.fsync)
     clock.advance(30.0)
     after_flusher_turn(rig.cache)
-    gate.open()
-    sync.result()
+    sync.result(opening=gate)
     assert [key for key, _, _ in sent(rig)].index("old") <= 2
 
 
@@ -135,8 +134,7 @@ def test_age_waits_behind_a_commit_and_is_not_forgotten(make: Make, clock: HandC
     clock.advance(30.0)
     after_flusher_turn(rig.cache)
     assert len(sent(rig)) == 1
-    gate.open()
-    sync.result()
+    sync.result(opening=gate)
     eventually(lambda: (KEY, PAGE, 3) in sent(rig))
 
 
@@ -149,8 +147,7 @@ def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
     gate.wait_entered()
     cut = Task(file.truncate, 300 * PAGE)
     eventually(lambda: not file._native.pass_idle() and cut.waits(0.01))
-    gate.open()
-    cut.result()
+    cut.result(opening=gate)
     eventually(lambda: len({offset for _, offset, _ in sent(rig)}) == 200)
 
 
@@ -252,9 +249,7 @@ def test_a_growing_object_is_sent_by_as_many_calls_as_its_file_may_have(
 
 
 def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> None:
-    """Below the limit they stay; a writer at the limit sends them, and gets an error if that does not help, as without
-    a spool. [2.11, 2.23]
-    """
+    """A writer at the limit sends them, and gets an error if that does not help. [2.11, 2.23]"""
     rig, file = make(
         {KEY: bytes(4 * MIB)},
         capacity="1MiB",
@@ -318,11 +313,7 @@ def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
     rig, file = make({KEY: b""}, limits={"max_write": 128 * KIB}).opened(write_through=True)
     data = pattern(300 * KIB)
     file.pwrite(data, 0)
-    assert sorted(sent(rig)) == [
-        (KEY, 0, 128 * KIB),
-        (KEY, 128 * KIB, 128 * KIB),
-        (KEY, 256 * KIB, 44 * KIB),
-    ]
+    assert sorted(sent(rig)) == [(KEY, 0, 128 * KIB), (KEY, 128 * KIB, 128 * KIB), (KEY, 256 * KIB, 44 * KIB)]
     rig.backend.forget_calls()
     file.pwrite(data[:5000], 1000)
     assert sum(length for _, _, length in sent(rig)) <= 2 * PAGE
@@ -347,9 +338,7 @@ def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error
 @pytest.mark.parametrize("direct", [False, True], ids=["write_through", "direct through the cache"])
 @pytest.mark.parametrize("verb", ["append", "pwrite", "pwritev", "write"])
 def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, verb: str, direct: bool) -> None:
-    """They are in the file, and the position is behind them: a program that goes on after `characters_written` bytes
-    writes none of them twice. [2.7, 2.8, 2.9]
-    """
+    """A program that goes on after `characters_written` writes none twice. [2.7, 2.8, 2.9]"""
     rig = make({KEY: b""}, limits={"write_unit": 512} if direct else {})
     file = rig.open(direct=True) if direct else rig.open(write_through=True)
     calls: dict[str, Callable[[], object]] = {
@@ -382,9 +371,7 @@ def test_a_write_through_of_many_buffers_is_one_request(make: Make) -> None:
 
 @pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])
 def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_limit: str | int, waits: bool) -> None:
-    """Writes up to it do not wait; above it the writer waits for the call; both versions arrive in order.
-    [T-11, 2.7]
-    """
+    """Above it the writer waits for the call; both versions arrive in order. [T-11, 2.7]"""
     rig, file = make({KEY: b""}, cow_limit=cow_limit, max_folio="64KiB").opened()
     old = pattern(64 * KIB)
     file.pwrite(old, 0)
@@ -395,8 +382,7 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
         assert file.pread(3, 100) == old[100:103]
     else:
         assert writer.result() == 3
-    gate.open()
-    sync.result()
+    sync.result(opening=gate)
     writer.result()
     assert rig.cache.stats().cow_copies == (0 if waits else 1)
     file.fsync()
@@ -411,6 +397,5 @@ def test_an_interrupted_wait_for_a_folio_in_flight_blocks_no_other_call(make: Ma
     gate.wait_entered()
     writer = Task(file.pwrite, b"new", 100)
     assert writer.waits(0.05)
-    gate.open()
-    writer.result()
+    writer.result(opening=gate)
     eventually(lambda: rig.backend.written(KEY)[100:103] == b"new")

@@ -15,7 +15,6 @@ import pagecache
 from pagecache import BackendLimits, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.volume import IDLE_FILES_MAX
-from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
@@ -45,25 +44,16 @@ def do_all(rig: Rig) -> None:
 # -- the threads
 
 
-def test_callers_make_the_calls_of_a_prompt_backend(make: Make) -> None:
-    rig = make({"other": b""}, limits={"prompt": True})
+@pytest.mark.parametrize(("limit", "option"), [(True, None), (False, None), (True, False), (False, True)])
+def test_callers_make_the_calls_of_a_prompt_backend(make: Make, limit: bool, option: bool | None) -> None:
+    """Threads of the volume make those of any other; attach overrules the limits."""
+    rig = make({"other": b""}, limits={"prompt": limit}, options={"prompt": option})
     do_all(rig)
     for op in ("open", "stat", "list", "write_from", "commit"):
-        assert threads_of(rig, op) == {threading.get_ident()}, op
-
-
-def test_threads_of_the_volume_make_the_calls_of_any_other_backend(make: Make) -> None:
-    rig = make({"other": b""})
-    do_all(rig)
-    for op in ("open", "stat", "list", "write_from", "commit"):
-        assert threading.get_ident() not in threads_of(rig, op), op
-
-
-@pytest.mark.parametrize("prompt", [True, False])
-def test_attach_overrules_the_limits(make: Make, prompt: bool) -> None:
-    rig = make({"other": b""}, limits={"prompt": not prompt}, options={"prompt": prompt})
-    do_all(rig)
-    assert (threading.get_ident() in threads_of(rig, "open")) == prompt
+        if limit if option is None else option:
+            assert threads_of(rig, op) == {threading.get_ident()}, op
+        else:
+            assert threading.get_ident() not in threads_of(rig, op), op
 
 
 def test_only_the_main_thread_leaves_changes_of_names_to_a_thread_of_the_volume(make: Make) -> None:
@@ -126,37 +116,6 @@ def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
     assert (faulty.limits.prompt, faulty.limits.max_write) == (False, 64 << 10)
 
 
-def test_a_piece_of_work_wakes_one_thread(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That thread returns twice: it was woken, and it has done the job. One that was about to sleep can return too."""
-    begun: list[int] = []
-    ended: list[int] = []
-    work = NativeVolume.work
-
-    def counted(self: NativeVolume, *args: Any) -> bool | None:
-        begun.append(threading.get_ident())
-        try:
-            return work(self, *args)
-        finally:
-            ended.append(threading.get_ident())
-
-    monkeypatch.setattr(NativeVolume, "work", counted)
-    rig = make({KEY: b"", "other": b""})
-    rig.open()
-    threads = rig.volume.engine.runner._threads
-
-    def all_wait() -> bool:
-        left = len(ended)  # first: a thread that begins in between counts as one that has not
-        return len(begun) - left == len(threads)
-
-    eventually(all_wait)
-    before, jobs = len(ended), 20
-    for _ in range(jobs):
-        rig.volume.stat("other")
-        eventually(all_wait)
-    assert len(threads) == 9
-    assert len(ended) - before < jobs * len(threads) // 2
-
-
 def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make) -> None:
     """The caller whose close makes it a surplus one closes it in the backend, which may take long. [K9, 2.27]"""
     names = [f"file{number}" for number in range(IDLE_FILES_MAX + 2)]
@@ -189,9 +148,6 @@ def test_an_asynchronous_backend_is_never_prompt() -> None:
         raises(ValueError, lambda: cache.attach(Over(MemoryBackend()), prompt=True), match="asynchronous")
         volume = cache.attach(Over(MemoryBackend(BackendLimits(prompt=True))))
         assert not volume.engine.prompt
-
-
-# -- calls of the cache from inside
 
 
 # -- deadlines, reports

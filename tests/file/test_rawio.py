@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import CachedFile, PageCache
+from pagecache import CachedFile
 from pagecache.options import OpenMode
 
-from .rig import KEY, PAGE, Make, make_rig, pattern, raises
+from .rig import KEY, Make, make_rig, pattern, raises
 
 START = pattern(10_000)
 MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
@@ -102,12 +102,7 @@ def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: OpenMode) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "readable", "writable"),
-    [
-        (os.O_RDONLY, True, False),
-        (os.O_WRONLY, False, True),
-        (os.O_RDWR, True, True),
-    ],
+    ("flags", "readable", "writable"), [(os.O_RDONLY, True, False), (os.O_WRONLY, False, True), (os.O_RDWR, True, True)]
 )
 def test_flags_choose_the_access(make: Make, flags: int, readable: bool, writable: bool) -> None:
     """`flags` instead of a mode string. [T-59]"""
@@ -303,15 +298,3 @@ def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
     file.seek(100)
     raises((ValueError, TypeError, OSError), file.seek, 0, whence)
     assert file.tell() == 100
-
-
-def test_the_whole_protocol_on_a_directory(tmp_path: Path) -> None:
-    """A handle on real files: another program reads the written bytes."""
-    (tmp_path / "in").write_bytes(START)
-    with PageCache("256KiB") as cache:
-        volume = cache.attach(f"dir:{tmp_path}")
-        with volume.open("in", "rb") as source, volume.open("out", "xb") as target:
-            while piece := source.read(777):
-                assert target.write(piece) == len(piece)
-            target.truncate(PAGE)
-    assert (tmp_path / "out").read_bytes() == START[:PAGE]

@@ -15,7 +15,7 @@ from pagecache.backends.protocol import ObjectStat
 from pagecache.errors import Key
 
 from ..stores import ObjectBackend, ObjectFile, stale
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 NAMES = "the call that changes the name of the object"
@@ -50,11 +50,6 @@ def store(request: pytest.FixtureRequest, make: Make) -> Rig:
     return make(backend=Refusing({KEY: DATA}, max_write=PAGE), retry=ONCE, options={"on_conflict": request.param})
 
 
-def wait_for(store: Rig, what: str) -> None:
-    """Wait until a thread waits for this."""
-    eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
-
-
 def refused(read: Callable[[], Any], code: int) -> None:
     assert raises(OSError, read).errno == code
 
@@ -67,9 +62,8 @@ def test_a_read_beside_a_remove_is_no_conflict(store: Rig, dirty: bool) -> None:
         file.pwrite(b"local", 0)
     gate, removing = at_gate(store.backend.gate("remove answer"), store.volume.remove, KEY)
     reading = Task(file.pread, 10, PAGE)
-    wait_for(store, NAMES)
-    gate.open()
-    removing.result()
+    wait_for(store.cache, NAMES)
+    removing.result(opening=gate)
     refused(reading.result, errno.ENOENT)
     refused(lambda: file.pread(10, PAGE), errno.ENOENT)
     with store.open("xb") as other:
@@ -90,9 +84,8 @@ def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
         file.pwrite(b"local", 0)
     gate, renaming = at_gate(store.backend.gate("rename answer"), store.volume.rename, KEY, "new")
     reading = Task(file.pread, 10, PAGE)
-    wait_for(store, NAMES)
-    gate.open()
-    renaming.result()
+    wait_for(store.cache, NAMES)
+    renaming.result(opening=gate)
     assert reading.result() == DATA[PAGE : PAGE + 10]
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.close()
@@ -108,7 +101,7 @@ def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) 
     renaming = Task(store.volume.rename, KEY, "new")
     gate.wait_entered()
     reading = Task(file.pread, 10, PAGE)
-    wait_for(store, NAMES)
+    wait_for(store.cache, NAMES)
     gate.open()
     refused(renaming.result, errno.EACCES)
     assert reading.result() == DATA[PAGE : PAGE + 10]
@@ -120,7 +113,7 @@ def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
     file = store.open("rb", read_ahead=0)
     _gate, removing = at_gate(store.backend.gate("remove answer"), store.volume.remove, KEY)
     reading = Task(file.pread, 10, PAGE)
-    wait_for(store, NAMES)
+    wait_for(store.cache, NAMES)
     store.volume.abort()
     for task in (reading, removing):
         raises(ShutdownError, task.result)
@@ -133,8 +126,7 @@ def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
     file.prefetch(0, 3 * PAGE)
     eventually(lambda: len(store.backend.seen("read_into")) and not store.volume.engine.native.inflight())
     assert not store.cache.waits() or all(wait.what != NAMES for wait in store.cache.waits())
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.close()
 

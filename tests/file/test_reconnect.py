@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import CommitError, DataLossError, ShutdownError
+from pagecache import BackendProtocolError, CachedFile, CommitError, DataLossError, ShutdownError
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, dirty_bytes, eventually, overlay, pattern, quiet, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -49,8 +49,7 @@ def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make
     assert saving.waits()
     assert not cutting.finished.is_set()
     assert not [call for call in fresh.calls if call.key == KEY and call.op in ("write_from", "truncate", "commit")]
-    gate.open()
-    saving.result()
+    saving.result(opening=gate)
     cutting.result()
     file.fsync()
     assert fresh.committed(KEY) == NEWER + NEW[PAGE : 2 * PAGE]
@@ -96,25 +95,6 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         assert fresh.committed(key) == overlay(NEW, PAGE, NEWER)
 
 
-def test_newest_bytes_win_over_a_call_that_lands_late(make: Make) -> None:
-    """The deadline ended the wait, not the call: later calls wait for it, also after an abort. [T-63, K7]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
-    gate = rig.backend.gate("write_from")
-    rig.backend.fault("write_from", lambda stored, offset, _buffers: stored.store(offset, [memoryview(NEW[:PAGE])]))
-    raises(TimeoutError, lambda: Task(file.fsync, timeout=0.05).result())
-    gate.wait_entered()
-    fresh = rig.reconnect()
-    file.pwrite(NEWER, 0)
-    saving = Task(file.fsync)
-    assert saving.waits()
-    gate.open()
-    saving.result()
-    eventually(lambda: rig.backend.nr_running == 0)
-    file.fsync()
-    assert fresh.written(KEY)[:PAGE] == NEWER
-
-
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("owed", [None, 3 * PAGE, 6 * PAGE], ids=["nothing", "a cut", "a size"])
 def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owed(
@@ -141,9 +121,7 @@ def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owe
 
 
 def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
-    """fsync runs again while the first call hangs: the page is not sent a second time before that returned. [T-63,
-    I-20]
-    """
+    """The page is not sent a second time before the first call has returned. [T-63, I-20]"""
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate("write_from")
@@ -153,8 +131,7 @@ def test_newest_bytes_win_after_a_deadline_without_abort(make: Make) -> None:
     saving = Task(file.fsync)
     assert saving.waits()
     assert len(rig.backend.seen("write_from")) == 1
-    gate.open()
-    saving.result()
+    saving.result(opening=gate)
     assert rig.backend.committed(KEY) == overlay(OLD, 0, NEWER)
 
 
@@ -186,9 +163,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
 
 
 def test_a_late_error_is_ignored(make: Make) -> None:
-    """It comes from the old backend after the reconnect: nothing is failed or in backoff, the bytes are plain dirty.
-    [2.22]
-    """
+    """Nothing is failed or in backoff, the bytes are plain dirty. [2.22]"""
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEWER, 0)
     gate, hung = at_gate(rig.backend.gate("write_from"), file.flush)
@@ -242,9 +217,7 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
-    """Its answer is ignored. The cache's own commit may be lost in the store or may be there: neither is a conflict.
-    [2.22, T-75b]
-    """
+    """It may be lost in the store or be there: neither is a conflict. [2.22, T-75b]"""
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     file.flush()
@@ -351,9 +324,7 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
 
 
 def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and reported once to each handle that was open, with the hull; the bytes are read again. [2.17,
-    2.16]
-    """
+    """It is logged, and each handle reports its hull; the bytes are read again. [2.17, 2.16]"""
     rig = make({KEY: OLD}, limits={"punch": True}, retry=ONCE)
     file, other = rig.open("r+b"), rig.open("r+b")
     rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
@@ -397,14 +368,18 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
     assert fresh.committed(KEY) == file.pread(len(OLD), 0) == expected
 
 
-def test_reconnect_that_fails_changes_nothing(make: Make) -> None:
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OSError(errno.ECONNREFUSED, "still down"), OSError), (KeyError("still down"), BackendProtocolError)],
+)
+def test_reconnect_that_fails_changes_nothing(make: Make, error: Exception, kind: type[OSError]) -> None:
     """The volume stays aborted, data stays, another try works. [2.22]"""
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
     rig.volume.abort()
     fresh = rig.backend.successor()
-    fresh.fault("open", OSError(errno.ECONNREFUSED, "still down"))
-    raises(OSError, rig.volume.reconnect, fresh, match="still down")
+    fresh.fault("open", error)
+    raises(kind, rig.volume.reconnect, fresh, match="still down")
     raises(ShutdownError, file.fsync)
     assert dirty_bytes(rig.volume) == PAGE
     rig.volume.reconnect(fresh)
@@ -427,25 +402,37 @@ def test_clean_pages_are_read_again_if_the_store_changed_before_the_reconnect(ma
     assert fresh.seen("read_into", "same") == []
 
 
-def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit comes between the volume's first call to the new backend and the check of the version it had before:
-    the committed bytes and size are not taken back. [2.19, 2.22]
-    """
+LATE: dict[str, tuple[Callable[[CachedFile], object], bytes]] = {
+    "longer": (lambda file: file.pwrite(NEWER, 4 * PAGE), OLD + NEWER),
+    "shorter": (lambda file: file.truncate(100), OLD[:100]),
+    "over another version": (lambda file: file.pwrite(NEWER, 0), NEWER + NEW[PAGE:]),
+}
+
+
+@pytest.mark.parametrize("how", LATE)
+def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(
+    make: Make, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its bytes and size stay, and no page of another version. [2.19, 2.22, T-75b]"""
     rig, file = make({KEY: OLD}).opened("r+b")
-    file.pread(PAGE, 0)
+    file.pread(len(OLD), 0)
     rig.volume.abort()
     fresh = rig.backend.successor(lose=False)
-    look = reconnect._check_version
+    if how == "over another version":
+        fresh.change_remotely(KEY, NEW)
+    look, (change, content) = reconnect._check_version, LATE[how]
 
     def late(*arguments: Any) -> None:
-        file.pwrite(NEWER, 4 * PAGE)
+        change(file)
         file.fsync()
+        quiet(rig.volume)
         look(*arguments)
 
     monkeypatch.setattr(reconnect, "_check_version", late)
     rig.volume.reconnect(fresh)
-    assert (file.size, file.pread(8 * PAGE, 0)) == (5 * PAGE, OLD + NEWER)
-    assert fresh.committed(KEY) == OLD + NEWER
+    assert (file.size, file.pread(8 * PAGE, 0)) == (len(content), content)
+    assert fresh.committed(KEY) == content
+    rig.cache.check()
 
 
 def test_reconnect_without_abort_aborts_first(make: Make) -> None:

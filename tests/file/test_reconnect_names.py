@@ -90,9 +90,7 @@ SAVED = overlay(overlay(OLD, PAGE, MINE), 0, LATER)
 def test_a_file_goes_on_by_the_name_that_the_store_has_for_it(
     call: str, objects: dict[str, bytes], answer: str, first: str
 ) -> None:
-    """The test runs both orders of the answer and the reconnect. The old name is not made again, and local bytes of a
-    removed file are dropped with its last handle.
-    """
+    """In both orders of answer and reconnect; the old name is not made again."""
     story = Story(call, landed=answer == "has landed", objects=objects)
     refused = answer == "refused"
     names = [key for key in (KEY, NEW) if call == "rename" or key == KEY]
@@ -153,8 +151,7 @@ def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -
     gate, reconnecting = at_gate(fresh.gate("open", "other"), story.rig.volume.reconnect, fresh)
     story.answer()
     eventually(lambda: NEW not in story.rig.volume.busy)
-    gate.open()
-    reconnecting.result()
+    reconnecting.result(opening=gate)
     save_later(story.file).result()
     assert stored(fresh) == {NEW: SAVED, "other": OTHER}
     story.rig.finish()

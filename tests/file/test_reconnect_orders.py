@@ -124,9 +124,7 @@ class Story:
 @pytest.mark.parametrize("hung", HUNG)
 @pytest.mark.parametrize("fenced", [False, True])
 def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:
-    """Nothing is clean that is not stored; files with old calls are left alone; the newest bytes arrive.
-    [T-75b, 2.22]
-    """
+    """Nothing is clean that is not stored; the newest bytes arrive. [T-75b, 2.22]"""
     cases = [case for case in CASES if case[0] == hung and case[4] == fenced]
     assert cases
     for _hung, answer, order, lose, _fenced in cases:

@@ -11,7 +11,7 @@ import pytest
 from pagecache import CachedFile, ShutdownError
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 
@@ -28,29 +28,21 @@ def store(make: Make) -> Rig:
     return make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE), retry=ONCE)
 
 
-def wait_for(store: Rig, what: str) -> None:
-    """Wait until a thread waits for this."""
-    eventually(lambda: any(wait.what == what for wait in store.cache.waits()))
-
-
 @pytest.mark.parametrize(("key", "change"), [(KEY, "remove"), ("new", "remove"), (KEY, "rename over")])
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 @pytest.mark.parametrize("save", SAVES)
 def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: str, key: str, change: str) -> None:
-    """The change waits for bytes in flight, after which nothing publishes them, and for a commit: that may store the
-    object after any look at the store. [2.20, I-23]
-    """
+    """Nothing publishes bytes after the change, which waits for those in flight. [2.20, I-23]"""
     with store.volume.open("other", "xb") as other:
         other.pwrite(b"new", 0)
     file = store.open("r+b" if key == KEY else "xb", key)
     file.pwrite(DATA[::-1], 0)
     gate, saving = at_gate(store.backend.gate(op, key), SAVES[save], store, file)
     changing = Task(store.volume.remove, key) if change == "remove" else Task(store.volume.rename, "other", key)
-    wait_for(store, "the file's token")
+    wait_for(store.cache, "the file's token")
     assert changing.waits()
     assert store.backend.seen("remove") == store.backend.seen("rename") == []
-    gate.open()
-    changing.result()
+    changing.result(opening=gate)
     saving.result()
     file.close()
     store.volume.sync(20)
@@ -95,8 +87,7 @@ def test_no_commit_begins_between_two_tries_of_a_remove(make: Make) -> None:
     gate.wait_entered()
     saving = Task(file.fsync)
     assert saving.waits()
-    gate.open()
-    removing.result()
+    removing.result(opening=gate)
     saving.result()
     assert store.backend.seen("commit") == []
     assert store.backend.committed(KEY) is None
@@ -108,8 +99,7 @@ def test_a_remove_beside_a_hanging_commit_ends_by_its_deadline(store: Rig) -> No
     file.pwrite(b"x", 0)
     gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
     raises(TimeoutError, store.volume.remove, KEY, timeout=0.05, match="remove")
-    gate.open()
-    saving.result()
+    saving.result(opening=gate)
     file.pwrite(b"y", 0)
     file.fsync()
     assert store.backend.committed(KEY) == b"y" + DATA[1:]
@@ -124,7 +114,7 @@ def test_an_abort_ends_a_remove_that_waits_for_a_commit(store: Rig) -> None:
     file.pwrite(b"x", 0)
     gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
     removing = Task(store.volume.remove, KEY)
-    wait_for(store, "the file's token")
+    wait_for(store.cache, "the file's token")
     store.volume.abort()
     for task in (saving, removing):
         raises(ShutdownError, task.result)

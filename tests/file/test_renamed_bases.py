@@ -39,8 +39,7 @@ def stored_between(rig: Rig, backend: ObjectBackend) -> None:
     """Another client stores the new name right after the backend has renamed, before the object is opened there."""
     gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
     backend.put(NEW, OTHER)
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
 
 
 IN_BETWEEN = pytest.mark.parametrize("store_in_between", [stored_before, stored_between])
@@ -94,8 +93,7 @@ def removed_between(rig: Rig, backend: ObjectBackend) -> None:
     """Another client removes the new name before the object is opened there: the rename is done."""
     gate, renaming = at_gate(backend.gate("open", NEW), rig.volume.rename, KEY, NEW)
     backend.remove(NEW)
-    gate.open()
-    renaming.result()
+    renaming.result(opening=gate)
 
 
 def removed_before_the_next_call(rig: Rig, backend: ObjectBackend) -> None:
@@ -164,8 +162,7 @@ def test_a_hole_behind_the_end_reads_as_zeros_after_a_failed_commit_and_a_rename
     file, end = rig.open(), 9 * PAGE
     file.pwrite(MINE, end)
     backend.fault("commit", OSError(errno.EIO, "not carried out"))
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     rig.volume.rename(KEY, NEW)
     assert file.pread(PAGE, 5 * PAGE) == bytes(PAGE)
     file.truncate(end - PAGE)  # the bytes behind it are no longer to be saved

@@ -168,23 +168,6 @@ def test_discard_of_a_part_leaves_the_rest(make: Make) -> None:
     assert rig.backend.committed(KEY) == expected
 
 
-@pytest.mark.parametrize("call", ["fsync", "flush", "close"])
-def test_loss_is_reported_once_per_handle(dirty: Rig, call: str) -> None:
-    """Each handle open at that time reports it from its next fsync, flush or close; later ones do not. [T-16, 2.16]"""
-    handles = [dirty.handles[0], dirty.open("r+b")]
-    dirty.volume.discard(KEY, PAGE, PAGE)
-    later = dirty.open("r+b")
-    for file in handles:
-        caught = raises(DataLossError, getattr(file, call))
-        assert caught.errno == errno.EIO
-        assert [(lost.offset, lost.length) for lost in caught.ranges] == [(PAGE, PAGE)]
-        if call != "close":
-            file.fsync()
-        file.close()
-    later.fsync()
-    later.close()
-
-
 def test_discard_of_clean_data_loses_nothing(make: Make) -> None:
     """An empty list and no error anywhere. [2.18]"""
     rig, file = make({KEY: DATA}).opened("r+b")
@@ -204,8 +187,7 @@ def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
     assert rig.volume.dirty_ranges(KEY) == expected
     gate, flush = at_gate(rig.backend.gate("write_from", times=10), file.flush)
     assert rig.volume.dirty_ranges(KEY) == expected
-    gate.open()
-    flush.result()
+    flush.result(opening=gate)
     assert rig.volume.dirty_ranges(KEY) == expected
     rig.backend.fault("commit", failing_commit(FULL))
     fails(file.fsync)

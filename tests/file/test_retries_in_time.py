@@ -91,8 +91,7 @@ def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[]
         entered.open()
         eventually(lambda number=number: attempts(rig) == number)  # type: ignore[misc]
         clock.time = max(clock.time, next_retry(rig))
-    gate.open()
-    task.result()
+    task.result(opening=gate)
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["fails at once", "fails when the flusher sleeps"])

@@ -89,9 +89,7 @@ def test_a_retry_of_the_flusher_obeys_them_too(make: Make, clock: HandClock, max
 def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first thread to find new limits is about to pass them to the C core; another thread's pass does not begin
-    before. [K5]
-    """
+    """It does not begin before the thread that found them has passed them to the C core. [K5]"""
     rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
     file.pwrite(DATA, 0)
     engine = rig.volume.inodes[KEY].engine

@@ -94,8 +94,7 @@ def test_abandon_returns_while_its_rollback_hangs(make: Make) -> None:
     opening = Task(rig.open)
     assert opening.waits()
     rig.open("wb", key="other").close()
-    gate.open()
-    assert opening.result().pread(4 * PAGE, 0) == DATA
+    assert opening.result(opening=gate).pread(4 * PAGE, 0) == DATA
     assert backend.committed(KEY) == DATA
 
 
@@ -166,8 +165,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     if not late:
         answer.set()
         assert reading.result() == LOCAL[3 * PAGE :]
-    rolled_back.open()
-    discarding.result()
+    discarding.result(opening=rolled_back)
     answer.set()
     assert reading.result() == (DATA if late else LOCAL)[3 * PAGE :]
     assert file.pread(4 * PAGE, 0) == DATA
@@ -189,7 +187,6 @@ def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
     read.open()
     ended_or_behind(rig.cache, reading, discarding.thread)
     assert not reading.finished.is_set()
-    rolled_back.open()
-    discarding.result()
+    discarding.result(opening=rolled_back)
     assert reading.result() == bytes(PAGE)
     assert file.pread(PAGE, 10 * PAGE) == LOCAL[:PAGE]

@@ -236,9 +236,7 @@ def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
 
 
 def test_a_failed_commit_sends_spooled_bytes_again_without_memory(make: Make) -> None:
-    """The commit forgets as much as it may: the bytes are sent again from the spool, and the cache stays empty.
-    [T-18a, 1.1]
-    """
+    """From the spool, and the cache stays empty. [T-18a, 1.1]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
     rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
@@ -305,8 +303,7 @@ def test_spooled_bytes_are_read_while_a_commit_runs(make: Make) -> None:
     rig, file = only_spooled(make, content)
     gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
     assert Task(file.pread, len(content), 0).result() == content
-    gate.open()
-    syncing.result()
+    syncing.result(opening=gate)
     assert file._inode.engine.staging._spool is None
 
 
@@ -471,9 +468,7 @@ def test_a_unit_that_is_cut_is_sent_again(make: Make, unit: int) -> None:
 
 @pytest.mark.parametrize("new", [False, True], ids=["an old object", "a new object"])
 def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) -> None:
-    """The backend forgets all acknowledged bytes and the size of a new object; the rest is sent again from the spool,
-    however much it is. [2.19]
-    """
+    """The backend forgets all of it; the rest is sent again, however much. [2.19]"""
     base, content = bytes(3 * CAPACITY) if new else pattern(3 * CAPACITY, 4), pattern(3 * CAPACITY)
     rig = spooling(make, {} if new else {KEY: base})
     file = rig.open("x+b" if new else "r+b")
@@ -595,9 +590,7 @@ def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[Fa
 @pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"read_unit": 3000, "max_read": 60_000}], ids=str)
 @pytest.mark.parametrize("begin", [0, 7 * PAGE + 100])
 def test_a_full_cache_reads_staged_bytes_past_itself(make: Make, limits: dict[str, Any], begin: int) -> None:
-    """Every frame is pinned: staged bytes, stored ones and dirty ones are read past the cache. A read unit that is
-    staged in part is read from both places. [0.1, 2.23]
-    """
+    """So it reads stored and dirty ones; a read unit staged in part comes from both places. [0.1, 2.23]"""
     base, content = pattern(3 * CAPACITY, 5), pattern(CAPACITY)
     rig = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE)
     file = rig.open("r+b")

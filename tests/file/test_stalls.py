@@ -44,8 +44,7 @@ def test_a_stall_is_said_once(make: Make, clock: HandClock, caplog: pytest.LogCa
             after_flusher_turn(rig.cache)
         assert stalled() == times
         assert sum("none has ended for 10 seconds" in record.getMessage() for record in caplog.records) == times
-        gate.open()
-        task.result()
+        task.result(opening=gate)
     assert {event.volume for event in events if event.kind == "stalled"} == {"volume"}
 
 
@@ -111,5 +110,4 @@ def test_a_call_of_a_name_that_hangs_is_named(
             after_flusher_turn(rig.cache)
         assert [(event.kind, event.volume, event.key) for event in events] == expected
         assert [record.getMessage() for record in caplog.records] == lines
-        gate.open()
-        task.result()
+        task.result(opening=gate)

@@ -18,25 +18,12 @@ from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
-EVERYTHING = (
-    "open",
-    "stat",
-    "remove",
-    "rename",
-    "list",
-    "sync",
-    "read_into",
-    "write_from",
-    "truncate",
-    "commit",
-    "file_stat",
-    "file_close",
-)
+EVERYTHING = "open stat remove rename list sync read_into write_from truncate commit file_stat file_close"
 
 
 def hang(backend: RecordingBackend, *ops: str) -> list[Gate]:
     """Hang these calls of the backend from here on."""
-    return [backend.gate(op, times=10**6) for op in ops or EVERYTHING]
+    return [backend.gate(op, times=10**6) for op in ops or EVERYTHING.split()]
 
 
 @contextmanager
@@ -121,8 +108,7 @@ def test_a_later_sync_does_not_return_before_the_earlier_writes(make: Make) -> N
     assert waiting.waits()
     assert not second.done()
     assert not first.done()
-    gate.open()
-    waiting.result()
+    waiting.result(opening=gate)
     assert first.done()
     assert rig.backend.committed("a") == DATA
     assert rig.backend.committed("b") == DATA
@@ -253,9 +239,7 @@ def other_volume(rig: Rig, name: str, **limits: Any) -> tuple[RecordingBackend, 
 
 
 def test_a_dead_volume_delays_no_other_in_cache_sync(make: Make, clock: HandClock) -> None:
-    """The dead volume was attached first: the others are still committed, and the error names the unsaved ones.
-    [T-41]
-    """
+    """Though it was attached first; the error names the unsaved ones. [T-41]"""
     rig = make({KEY: b""})
     rig.open().pwrite(DATA, 0)
     hung = hang(rig.backend, "write_from")
@@ -296,9 +280,7 @@ def test_dead_untrusted_volumes_are_waited_for_side_by_side(make: Make, clock: H
 
 
 def test_fsync_beside_a_writer_that_dirties_a_large_folio_again_and_again_ends(make: Make) -> None:
-    """All dirty bytes of a folio are written back in one section, so bytes dirtied at the same time count as later.
-    [T-76]
-    """
+    """Bytes dirtied beside the write-back of a folio count as later. [T-76]"""
     rig, file = make({KEY: b""}, "32MiB", limits={"max_write": "64KiB"}).opened()
     file.pwrite(bytes(2 << 20), 0)
     file.fsync()

@@ -317,8 +317,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     gate, writing = at_gate(fresh.gate("write_from answer"), story.file.pwrite, LONGER, len(OLD))
     file = story.rig.volume.inodes[KEY].engine
     eventually(lambda: not file.settling and not file.native.locks()["token"])
-    gate.open()
-    assert writing.result() == len(LONGER)
+    assert writing.result(opening=gate) == len(LONGER)
     assert fresh.written(KEY) == OLD + LONGER
     story.rig.finish()
 
@@ -380,9 +379,7 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
 
 
 def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut() -> None:
-    """Its bytes would be cut with the tail later; nothing of it is sent, and the cut is owed once, however often it
-    failed.
-    """
+    """Nothing of it is sent; the cut is owed once, however often it failed."""
     story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(OLD))
@@ -500,8 +497,7 @@ def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
         rig.volume.abort()
         if when == "left behind":
             discarding.result()
-        gate.open()
-        discarding.result()
+        discarding.result(opening=gate)
         eventually(lambda: not rig.volume.inodes[KEY].engine.native.in_old_hands())
     assert rig.backend.written(KEY) == STORED + GIVEN_UP
     rig.volume.reconnect(rig.backend)

@@ -213,31 +213,9 @@ def test_a_mirror_has_no_thread_before_its_volume_has_work_for_it() -> None:
         eventually(lambda: list(copy.list()) == [])
 
 
-def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: Refusals) -> None:
-    """The copies are right, and threads come back later."""
-    store, copy = MemoryBackend(), MemoryBackend()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store, name="poor", mirror=copy)
-        refusals.on = True
-        with volume.open("first", "w+b") as file:
-            file.pwrite(b"bytes" * 1000, 0)
-            file.fsync()
-            eventually(lambda: volume.engine.mirror is not None and not volume.engine.mirror.busy())
-            assert copy.snapshot("first") == b"bytes" * 1000
-            assert threads("pagecache-poor-") == []
-            refusals.on = False
-            assert volume.engine.mirror is not None
-            volume.engine.mirror.thread._refused -= runner.AGAIN
-            file.pwrite(b"others", 0)
-            file.fsync()
-            assert threads("pagecache-poor-mirror-") != []
-            refusals.on = True
-    refusals.on = False
-    assert copy.snapshot("first") == store.snapshot("first") == b"others" + (b"bytes" * 1000)[6:]
-
-
-def test_a_mirror_on_the_spare_thread_ends_with_its_volume(refusals: Refusals) -> None:
-    """It catches up at the end, and its backend is closed."""
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: Refusals, detached: bool) -> None:
+    """The copies are right, and threads come back later. It catches up at the end, and its backend is closed."""
     closed = []
 
     class Closing(MemoryBackend):
@@ -248,11 +226,25 @@ def test_a_mirror_on_the_spare_thread_ends_with_its_volume(refusals: Refusals) -
     with PageCache("1MiB") as cache:
         volume = cache.attach(store, name="poor", mirror=copy)
         refusals.on = True
-        with volume.open("key", "w+b") as file:
+        with volume.open("first", "w+b") as file:
             file.pwrite(b"bytes" * 1000, 0)
-        volume.detach()
-        assert (closed, copy.snapshot("key")) == ([copy], b"bytes" * 1000)
+            file.fsync()
+            eventually(lambda: volume.engine.mirror is not None and not volume.engine.mirror.busy())
+            assert copy.snapshot("first") == b"bytes" * 1000
+            assert threads("pagecache-poor-") == []
+            if not detached:
+                refusals.on = False
+                assert volume.engine.mirror is not None
+                volume.engine.mirror.thread._refused -= runner.AGAIN
+            file.pwrite(b"others", 0)
+            file.fsync()
+            assert (threads("pagecache-poor-mirror-") == []) is detached
+            refusals.on = True
+        if detached:
+            volume.detach()
+            assert closed == [copy]
     refusals.on = False
+    assert copy.snapshot("first") == store.snapshot("first") == b"others" + (b"bytes" * 1000)[6:]
 
 
 def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:

@@ -52,9 +52,7 @@ def pressed(position: int, throttled: int = 1, acked: int = 0) -> Pressure:
 
 
 def test_pauses_make_writers_as_fast_as_completions() -> None:
-    """At the limit they are exactly as fast, half way twice as fast, all writers of a volume together; 10 to 200 ms
-    each. [2.24]
-    """
+    """At the limit exactly as fast, half way twice as fast; 10 to 200 ms each. [2.24]"""
     pace = Pace()
     assert pace.pause(MIB, pressed(500)) == (PAUSE_MIN, MIB)  # no rate is known yet
     pace.sample(pressed(0), 100.0)
@@ -111,11 +109,7 @@ def test_below_the_midpoint_no_writer_waits_and_above_it_writers_pause(make: Mak
 def test_a_pause_ends_when_there_is_room_again(make: Make, clock: HandClock) -> None:
     """Back below the midpoint no writer waits for a clock. [2.24]"""
     rig, file = make(
-        {KEY: b""},
-        capacity="1MiB",
-        dirty_background="128KiB",
-        dirty_limit="256KiB",
-        limits={"durable_writes": True},
+        {KEY: b""}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB", limits={"durable_writes": True}
     ).opened()
     with rig.backend.gate("write_from", times=1000):
         file.pwrite(bytes(192 * KIB), 0)
@@ -303,14 +297,11 @@ def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
         Task(work).result()
     assert healthy.committed("free") == data
     assert not dead.finished.is_set()
-    gate.open()
-    dead.result()
+    dead.result(opening=gate)
 
 
 def test_shares_follow_what_volumes_complete(make: Make) -> None:
-    """Together they have the limit; a volume that completes gets most, the others keep a floor, `dirty_share` bounds
-    all. [2.24]
-    """
+    """A volume that completes gets most, the others keep a floor, `dirty_share` bounds all. [2.24]"""
     rig = make({KEY: b""}, capacity="8MiB", dirty_background="512KiB", dirty_limit="1MiB")
     other = rig.cache.attach(RecordingBackend({KEY: b""}), name="other")
     third = rig.cache.attach(RecordingBackend({KEY: b""}), name="third", dirty_share=0.125)
@@ -643,9 +634,7 @@ def test_the_same_for_minutes(make: Make) -> None:
 
 @pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])
 def test_no_writer_waits_for_a_file_with_budget_that_its_holder_needs(make: Make, change: str) -> None:
-    """The holder of the file's lock may need more budget; writers in line for the lock have none of it reserved.
-    [2.24]
-    """
+    """Writers in line for the lock have none of it reserved. [2.24]"""
     rig = make(
         {KEY: bytes(64 * PAGE)},
         capacity="256KiB",

@@ -294,11 +294,7 @@ def run(inner: Backend, fail: Callable[[int], None], make: Callable[[], Transfor
         assert plain(inner, make()) == model
 
 
-FAULTS = [
-    Rule("write", short=1, times=1),
-    Rule("write", short="half", times=2),
-    Rule("read", short="half", times=2),
-]
+FAULTS = [Rule("write", short=1, times=1), Rule("write", short="half", times=2), Rule("read", short="half", times=2)]
 
 
 @settings(max_examples=60)
@@ -321,9 +317,7 @@ def test_content_is_that_of_a_model_over_memory(steps: list[Any], make: Callable
 def test_content_is_that_of_a_model_over_objects_published_as_a_whole(
     steps: list[Any], make: Callable[[], Transform], read_back: bool, kept: bool, in_pairs: bool
 ) -> None:
-    """This also holds if reads show the last committed content, failed commits forget, and two slots are one unit
-    below. [T-45, 2.26]
-    """
+    """Also if reads show committed content and failed commits forget. [T-45, 2.26]"""
     slot = Units(make()).slot
     with tempfile.TemporaryDirectory() as root:
         inner = PublishingBackend(root, read_back=read_back, write_unit=2 * slot if in_pairs else 1)

@@ -241,9 +241,7 @@ def test_a_missing_name_is_reported_though_the_store_failed_before(make: Make, o
 
 
 def test_a_rename_of_a_missing_name_leaves_the_destination(make: Make) -> None:
-    """The destination has the version that it had before the first try: it was not replaced, and keeps its unsaved
-    bytes. [2.14, 2.20]
-    """
+    """It was not replaced, by its version, and keeps its unsaved bytes. [2.14, 2.20]"""
     volume, _backend = make(fails("rename", 1))
     with volume.open(KEY, "r+b") as file:
         file.pwrite(b"unsaved", 0)
@@ -254,9 +252,7 @@ def test_a_rename_of_a_missing_name_leaves_the_destination(make: Make) -> None:
 
 
 def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
-    """The first try was carried out, and another object has the name: its version says so. The first error is raised.
-    [2.14]
-    """
+    """Its version says so, and the first error is raised. [2.14]"""
 
     class Shared(MemoryBackend):
         def remove(self, key: Any) -> None:

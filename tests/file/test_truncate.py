@@ -121,8 +121,7 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
     gate, flush = at_gate(stored.backend.gate("write_from"), file.flush)
     cut = Task(file.truncate, 10)
     assert cut.waits()
-    gate.open()
-    flush.result()
+    flush.result(opening=gate)
     cut.result()
     file.fsync()
     assert stored.backend.committed(KEY) == b"d" * 10
@@ -195,9 +194,7 @@ def test_a_hole_whose_zeros_end_half_way_says_how_far_it_came(make: Make) -> Non
     [("refused", errno.EACCES, 0), ("answer lost", errno.ECONNRESET, 2 * PAGE), ("commit", errno.EACCES, 2 * PAGE)],
 )
 def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, error: int, done: int) -> None:
-    """The error reports no hole after a refusal. After an unknown outcome, which is published, and after a failed
-    commit, it reports all of it. [K13]
-    """
+    """None after a refusal; all of it after an unknown outcome or a failed commit. [K13]"""
     rig, file = make({KEY: CONTENT}, limits={"punch": True}, retry=ONCE).opened("r+b")
     op = {"refused": "punch_hole", "answer lost": "punch_hole answer", "commit": "commit"}[what]
     rig.backend.fault(op, OSError(error, "no"))
@@ -205,14 +202,6 @@ def test_a_hole_that_raises_says_whether_it_is_there(make: Make, what: str, erro
     assert caught.errno == error
     assert accepted_before(caught) == done
     assert file.pread(8 * PAGE, 0) == zeroed(CONTENT, PAGE, done)
-
-
-def test_a_truncated_file_is_committed_by_fsync(stored: Rig) -> None:
-    """It is uncommitted without a dirty byte. [2.17]"""
-    file = stored.open("r+b")
-    file.truncate(3)
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT[:3]
 
 
 def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: Make) -> None:

@@ -160,8 +160,7 @@ def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
     waiting = Task(ticket.wait, 20)
     gate.wait_entered()
     assert waiting.waits()
-    gate.open()
-    waiting.result()
+    waiting.result(opening=gate)
     assert rig.backend.committed(KEY) == OLD[:10]
 
 
@@ -210,12 +209,3 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     assert [(entry.offset, entry.length) for entry in discarding.result()] == [(4 * PAGE, 10)]
     raises(OSError, file.fsync, match="given up")
     assert rig.backend.committed(KEY) == OLD + b"appended"
-
-
-def test_stat_reports_the_uncommitted_size(make: Make) -> None:
-    """It does even while the backend still has another size. [2.20]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    rig.backend.fault("truncate", OSError(errno.ECONNRESET, "answer lost"))
-    raises(OSError, file.truncate, 10, match="answer lost")
-    assert len(rig.backend.written(KEY)) == 4 * PAGE
-    assert file.size == rig.volume.stat(KEY).size == 10

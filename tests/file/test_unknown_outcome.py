@@ -147,24 +147,6 @@ def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: s
         assert fresh.committed(KEY) == expected
 
 
-def test_the_token_stays_with_a_truncate_that_was_left_behind(make: Make) -> None:
-    """No write, commit or truncate of the file beside it; afterwards all go on. [2.22, I-12]"""
-    rig, file = punching(make)
-    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
-    rig.volume.abort()
-    raises(ShutdownError, hung.result)
-    rig.volume.reconnect(rig.backend)
-    file.pwrite(b"x", 0)
-    tasks: list[Task[Any]] = [Task(file.fsync), Task(file.truncate, 2 * PAGE), Task(rig.volume.sync, 20)]
-    assert all(task.waits(0.05) for task in tasks)
-    assert rig.backend.seen("write_from") == rig.backend.seen("commit") == []
-    gate.open()
-    for task in tasks:
-        task.result()
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"x" + OLD[1:CUT] + bytes(2 * PAGE - CUT)
-
-
 def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> None:
     """It was not sent: nothing has changed, and it is not sent later. [2.17]"""
     rig, file = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE).opened("r+b")
@@ -196,7 +178,6 @@ def test_a_fill_waits_for_a_truncate_that_was_left_behind(make: Make) -> None:
     reading = Task(file.pread, 9 * PAGE, 0)
     assert reading.waits()
     assert len(rig.backend.seen("truncate")) == 1
-    gate.open()
-    assert reading.result() == OLD[:CUT]
+    assert reading.result(opening=gate) == OLD[:CUT]
     assert len(rig.backend.seen("truncate")) == 3
     assert rig.backend.violations == []

@@ -49,9 +49,7 @@ def moved(content: bytes, start: int, length: int, to: int) -> bytes:
 def test_a_view_written_to_its_own_file_moves_its_bytes(
     folio: str, writable: bool, cached: bool, moves: list[tuple[int, int, int, bool]]
 ) -> None:
-    """The result equals memmove, whatever overlaps, in one folio and over many, cached or not; and by append. [T-04,
-    2.7]
-    """
+    """As memmove does, in one folio and over many, cached or not; and by append. [T-04, 2.7]"""
     with a_rig(folio) as rig:
         file, model = rig.open("r+b"), CONTENT
         for start, length, to, append in moves:

@@ -82,8 +82,7 @@ def test_the_bytes_of_a_running_call_do_not_change(make: Make) -> None:
         gate, saving = at_gate(rig.backend.gate("write_from"), file.flush)
         view.segments[0][:] = b"abcdefghij"
         assert Task(file.pwrite, b"beside", 20).result() == 6
-        gate.open()
-        saving.result()
+        saving.result(opening=gate)
         assert rig.backend.written(KEY)[:10] == b"0123456789"
     file.fsync()
     assert saved(rig)[:26] == b"abcdefghij" + CONTENT[10:20] + b"beside"
@@ -159,8 +158,7 @@ def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) 
     gate, truncate = at_gate(stored.backend.gate("truncate", KEY), file.truncate, 10 * PAGE)
     view = Task(file.view, 10 * PAGE, PAGE, writable=True)
     assert view.waits()
-    gate.open()
-    truncate.result()
+    truncate.result(opening=gate)
     raises(ValueError, view.result, match=rf"is not inside the file of {10 * PAGE} bytes")
     assert stored.cache.stats().pinned == 0
     stored.cache.check()
@@ -249,9 +247,7 @@ def eager_collector() -> Any:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_collector_releases_anywhere(make: Make, eager_collector: None) -> None:
-    """Views and unclosed handles are released by every allocation of four threads that read, write, cut and save.
-    [T-48, 2.21]
-    """
+    """At every allocation of four threads that read, write, cut and save. [T-48, 2.21]"""
     rig = make({KEY: CONTENT, "other": CONTENT}, capacity="16MiB")
     stop = threading.Event()
 
@@ -467,8 +463,7 @@ def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
     view.segments[0][:] = b"early"
     gate, closing = at_gate(stored.backend.gate("commit"), stored.volume.detach)
     raises(ShutdownError, file.view, PAGE, 5, writable=True)
-    gate.open()
-    closing.result()
+    closing.result(opening=gate)
     assert view.detached
     assert saved(stored)[:5] == b"early"
 

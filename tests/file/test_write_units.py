@@ -81,9 +81,7 @@ def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
 
 
 def test_gaps_between_missing_bytes_of_a_unit_are_read_along_if_a_call_is_expensive() -> None:
-    """A read of a store of whole objects costs more than some pages; the gap between local bytes counts, not the read
-    length. [2.12]
-    """
+    """The gap between local bytes counts, not the read length. [2.12]"""
     content = bytearray(pattern(64 * PAGE))
     store = ObjectBackend({KEY: bytes(content)}, write_unit=16 * PAGE, max_read=16 * PAGE, max_write=16 * PAGE)
     with PageCache("1MiB", **QUIET) as cache, cache.attach(store, read_ahead=0).open(KEY, "r+b") as file:

@@ -40,9 +40,7 @@ def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
 
 
 def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
-    """The written bytes are valid and dirty by themselves. A later read fills only what is missing around them. [T-01,
-    M2, M7]
-    """
+    """A later read fills only what is missing around the bytes. [T-01, M2, M7]"""
     file = stored.open("r+b")
     expected = patched(CONTENT, (1000, b"x" * 100))
     assert file.pwrite(b"x" * 100, 1000) == 100
@@ -59,9 +57,7 @@ def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
 
 
 def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> None:
-    """Each byte is right before and after the gaps are filled. Write-back sends the written bytes, not the page around
-    them. [T-03, M7, 2.12]
-    """
+    """Write-back sends the written bytes, not the page around them. [T-03, M7, 2.12]"""
     file = stored.open("r+b")
     changes = [(500 * i + 7, bytes([65 + i]) * (100 + i)) for i in range(8)]
     for offset, data in changes:
@@ -222,9 +218,7 @@ def test_a_write_cut_by_the_throttle_says_what_it_accepted(make: Make, pieces: i
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fails: bool) -> None:
-    """The write does not wait, and the bytes of the running call stay as they were. The older request succeeding or
-    failing never cleans or resurrects anything. [T-11, T-19, M5]
-    """
+    """The older request neither cleans nor resurrects anything. [T-11, T-19, M5]"""
     stored.backend.capture = True
     file = stored.open("r+b")
     file.pwrite(b"old" * 1000, 0)
@@ -281,8 +275,7 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
     flush = Task(file.flush)
     gate.wait_entered()
     expected = grow(file, how, TAILS[tail], gate)
-    gate.open()
-    flush.result()
+    flush.result(opening=gate)
     assert file.pread(100 * PAGE, 0) == expected
     assert file.size == len(expected)
     file.fsync()
@@ -305,16 +298,13 @@ def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
     size = len(HEAD) + distance + 300
     growing = Task(file.truncate, size)
     assert growing.waits(0.05)
-    gate.open()
-    growing.result()
+    growing.result(opening=gate)
     return HEAD + bytes(distance + 300)
 
 
 @pytest.mark.parametrize("tail", TAILS)
 def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
-    """In the other order, it grows before the write-back, is acknowledged in part, and grows again before the rest.
-    [T-43]
-    """
+    """In the other order: acknowledged in part, it grows again before the rest. [T-43]"""
     rig, file = make({KEY: b""}, limits={"ordered_writes": True}).opened("r+b")
     file.pwrite(HEAD, 0)
     file.flush()

@@ -699,12 +699,7 @@ LATE = {
     "a first put that is given up lands after the remove": ("SRZ", True, ALL, "a removed object comes back: F1"),
     "a put over a version does not": ("SRZ", False, ALL, ""),
     "a conditional delete does not land on a new object": ("SRCZ", False, ALL, ""),
-    "an unconditional delete does": (
-        "SRCZ",
-        False,
-        ALL | {"late-unconditional"},
-        "the bytes of a new object are gone",
-    ),
+    "an unconditional delete does": ("SRCZ", False, ALL | {"late-unconditional"}, "the bytes of a new object are gone"),
 }
 """Limits with all guards: requests that land after their callers have given them up, with the broken promise."""
 
