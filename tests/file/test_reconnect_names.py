@@ -23,7 +23,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
-from .rig import FAST, KEY, ONCE, PAGE, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -410,7 +410,7 @@ def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect
     (tmp_path / "folder" / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("folder")
     backend = LinksMoveLate(tmp_path, prompt=False)
-    with PageCache("1MiB") as cache:
+    with PageCache("1MiB", **QUIET) as cache:
         volume = cache.attach(backend)
         with volume.open("link/file", "r+b") as file:
             file.pwrite(MINE, PAGE)

@@ -144,9 +144,9 @@ class Player:
         self.file: CachedFile = self.rig.open("r+b")
         self.file.pwrite(bytes(2 * PAGE), 0)
         self.file.fsync()  # a clean folio of two pages
-        # The flusher retries failed blocks at its own time; here the test does, when it checks.
+        # The flusher retries failed blocks and commits at its own time; here the test does, when it checks.
         engine = self.rig.volume.engine
-        setattr(engine, "retry_later", lambda file: None)  # noqa: B010
+        setattr(engine, "retry_by", lambda file, at: None)  # noqa: B010
         self.parked: set[int] = set()
         wait = engine.park.wait
 
