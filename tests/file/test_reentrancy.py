@@ -35,7 +35,6 @@ REFUSED: dict[str, Callable[[CachedFile, Volume], object]] = {
     "fill": lambda file, volume: file.pread(10, 2 * PAGE),
     "view": lambda file, volume: file.view(2 * PAGE, 10),
     "writable view": lambda file, volume: file.view(2 * PAGE, 10, writable=True),
-    "prefetch": lambda file, volume: file.prefetch(2 * PAGE, 10, wait=True),
     "write": lambda file, volume: file.pwrite(b"x", 0),
     "append": lambda file, volume: file.append(b"x"),
     "fsync": lambda file, volume: file.fsync(),
