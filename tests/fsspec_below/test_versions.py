@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine.volume import IDLE_FILES_MAX
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
-from tests.fsspec_below.stores import Whole
+from tests.fsspec_below.stores import Elsewhere, Whole
 from tests.rebased import Written
 
 
@@ -207,6 +208,20 @@ def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
         get(file, LARGE - 10, 10)
     assert raised.value.errno == errno.ESTALE
     assert get(place.backend.open("key"), 0, 6) == OLD[:-7:-1]
+
+
+def test_file_that_was_opened_on_another_version_serves_no_later_read(tmp_path: Path) -> None:
+    """The opened version is stored again after the refused read."""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    (tmp_path / "key").rename(tmp_path / "aside")
+    place.put("key", OLD[::-1])
+    with pytest.raises(OSError) as raised:
+        get(file, 0, 6)
+    assert raised.value.errno == errno.ESTALE
+    (tmp_path / "aside").rename(tmp_path / "key")
+    assert get(file, 0, 6) == OLD[:6]
 
 
 def test_reads_are_not_checked_where_that_is_not_wanted() -> None:

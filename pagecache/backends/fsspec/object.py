@@ -84,6 +84,8 @@ class FsspecObject(ObjectFile[ObjectStat]):
         if not any(piece.source == OLD for piece in pieces) or not (self._objects.check_reads or short):
             return
         if not self._store.same(await self._calls.found(name), base):
+            with self.draft.lock:
+                self._close_reader()  # its open files may be of the other version
             raise OSError(errno.ESTALE, f"{self._calls.name} another version is stored")
 
     # ---------------------------------------------------------------- writing
