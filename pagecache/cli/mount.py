@@ -52,18 +52,12 @@ def _show_features(context: click.Context, option: click.Parameter, requested: b
 @click.option(
     "--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Option of the backend (repeatable)."
 )
-@click.option(
-    "--loop",
-    type=click.Choice(["auto", "c", "pyfuse3"]),
-    help="Without effect: the loop in C serves every mount.",
-)
 def mount(
     url: str,
     directory: str,
     foreground: bool,
     words: tuple[str, ...],
     backend_options: tuple[str, ...],
-    loop: str | None,
     **options: Any,
 ) -> None:
     """Mount the backend that URL names on DIRECTORY, as a file system.
@@ -78,8 +72,6 @@ def mount(
 
     if why := why_cannot_serve():
         raise WrongUsage(f"mounting: {why}")
-    if loop == "pyfuse3":
-        click.echo("pagecache mount: --loop pyfuse3: the loop in C serves this mount, as every mount", err=True)
     try:
         mount_options = options_from(url, directory, words, backend_options, options)
     except ValueError as error:

@@ -87,12 +87,6 @@ def test_nothing_is_mounted_over_a_live_mount(tmp_path: Path, store: Path) -> No
         assert (mounted.path / "a").read_bytes() == b"a"
 
 
-def test_the_other_loop_of_earlier_commands_is_accepted_with_a_note(tmp_path: Path) -> None:
-    with Mounted(tmp_path, "memory:", "--loop=pyfuse3") as mounted:
-        assert mounted.unmount() == 0
-        assert "the loop in C serves this mount" in mounted.said()
-
-
 def test_user_password_and_options_of_a_url_are_not_in_the_list_of_mounts(tmp_path: Path) -> None:
     with Mounted(tmp_path, "fsspec:memory://me:secret@host/folder") as mounted:
         listed = [line for line in Path("/proc/mounts").read_text().splitlines() if str(mounted.path) in line]
