@@ -131,16 +131,13 @@ class S3Place(Place):
         return self.bucket.keys()
 
     def put(self, name: str, content: bytes) -> None:
-        self.bucket.client.put_object(Bucket=self.bucket.name, Key=name, Body=content)
+        self.bucket.put(name, content)
 
     def take_away(self, name: str) -> None:
-        self.bucket.client.delete_object(Bucket=self.bucket.name, Key=name)
+        self.bucket.remove(name)
 
     def content(self, name: str) -> bytes | None:
-        if name not in self.names():
-            return None
-        body: bytes = self.bucket.client.get_object(Bucket=self.bucket.name, Key=name)["Body"].read()
-        return body
+        return self.bucket.get(name) if name in self.names() else None
 
     def lose(self, failed_looks: int) -> None:
         self._lose(ProxyRule("lost", is_for("DeleteObject")), failed_looks)

@@ -68,7 +68,7 @@ def object_of(bucket: Bucket, place: Path, name: str) -> bytes | None:
 
 
 def put(bucket: Bucket, place: Path, name: str, data: bytes) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key=f"{place.name}/{name}", Body=data)
+    bucket.put(f"{place.name}/{name}", data)
 
 
 def test_programs_work_on_a_bucket(place: Path, bucket: Bucket, tmp_path: Path) -> None:
@@ -221,27 +221,6 @@ def test_names_of_a_bucket(place: Path, bucket: Bucket) -> None:
     assert code(os.chmod, place / "f", 0o600) == errno.EOPNOTSUPP
     assert code(os.setxattr, place / "f", "user.a", b"b") == errno.EOPNOTSUPP
     assert code(os.mkfifo, place / "p") == errno.EOPNOTSUPP
-
-
-def test_an_open_object_that_is_removed_or_replaced(place: Path, bucket: Bucket) -> None:
-    """An open handle keeps its cached pages; no byte comes back into the bucket."""
-    path = place / "a"
-    path.write_bytes(b"a" * 10_000)
-    fd = os.open(path, os.O_RDWR)
-    assert os.pread(fd, 10_000, 0) == b"a" * 10_000
-    path.unlink()
-    os.pwrite(fd, b"late", 0)
-    assert os.pread(fd, 10, 0) == b"lateaaaaaa"
-    os.close(fd)
-    assert object_of(bucket, place, "a") is None
-    (place / "b").write_bytes(b"b" * 10_000)
-    fd = os.open(place / "b", os.O_RDWR)
-    os.pwrite(fd, b"changed", 0)
-    (place / "c").write_bytes(b"c")
-    os.rename(place / "c", place / "b")
-    assert os.pread(fd, 10, 0) == b"changedbbb"
-    os.close(fd)
-    assert object_of(bucket, place, "b") == b"c"
 
 
 def test_unclosed_objects_are_not_published_by_the_end(service: Server, tmp_path: Path) -> None:

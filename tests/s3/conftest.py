@@ -1,7 +1,7 @@
 """Servers that run for the whole session, started when the first test asks, and a bucket for each test.
 
-server       moto, then ministack: the behaviour of every object store
-moto, ministack, rclone        that one; rclone's is skipped if its program is not installed
+server       those that `SERVERS` of the module names, by default moto and ministack
+moto, ministack        that one
 bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
 proxy        in front of `server`: slow and unreliable on request, and counting
 new_server   starts one for this test alone, to be stopped and started again
@@ -45,7 +45,14 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         server.close()
 
 
-@pytest.fixture(params=BOTH)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make the tests of `server` on each kind that `SERVERS` of their module names; by default on both."""
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "server" in metafunc.fixturenames and not any("server" in names for names in given):
+        metafunc.parametrize("server", getattr(metafunc.module, "SERVERS", BOTH), indirect=True)
+
+
+@pytest.fixture
 def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
     return started(request.param)
 
@@ -58,11 +65,6 @@ def moto(started: Callable[[str], Server]) -> Server:
 @pytest.fixture
 def ministack(started: Callable[[str], Server]) -> Server:
     return started("ministack")
-
-
-@pytest.fixture
-def rclone(started: Callable[[str], Server]) -> Server:
-    return started("rclone")
 
 
 @pytest.fixture

@@ -36,9 +36,12 @@ import botocore.session
 from botocore.config import Config
 from botocore.loaders import create_loader
 
+from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.conditions import Conditions
+
 from . import rgw
 
-__all__ = ["BOTH", "ENVIRONMENT", "KINDS", "Bucket", "Server", "missing", "new_bucket"]
+__all__ = ["BOTH", "ENVIRONMENT", "KINDS", "PART", "SMALL_PARTS", "Bucket", "Server", "missing", "new_bucket"]
 
 ACCESS_KEY, SECRET_KEY = "tests", "tests-secret"
 ENVIRONMENT = {
@@ -114,6 +117,9 @@ KINDS = {
 }
 BOTH = ("moto", "ministack")
 """Servers with conditional requests: neither alone has all of them."""
+SMALL_PARTS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, copy=False)}
+"""Servers that take parts of any size, and the conditions that they honour."""
+PART = 64 << 10
 
 
 def missing(kind: str) -> bool:
@@ -251,10 +257,35 @@ class Bucket:
         query = urlencode({"endpoint": endpoint or self.server.endpoint, **options})
         return f"s3://{self.name}/{prefix}?{query}"
 
+    def backend(self, endpoint: str | None = None, **options: Any) -> S3Backend:
+        """A backend with parts of 64 KiB; `endpoint`: another address of the server."""
+        return S3Backend(
+            self.name, endpoint_url=endpoint or self.server.endpoint, part_size=PART, least_part=1, **options
+        )
+
     def keys(self, prefix: str = "") -> list[str]:
         """All keys, including private ones."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+
+    def put(self, key: str, body: bytes | bytearray, **properties: Any) -> None:
+        """Store an object, as another client does."""
+        self.client.put_object(Bucket=self.name, Key=key, Body=body, **properties)
+
+    def get(self, key: str, **how: Any) -> bytes:
+        """The bytes of an object."""
+        with self.client.get_object(Bucket=self.name, Key=key, **how)["Body"] as body:
+            data: bytes = body.read()
+            return data
+
+    def remove(self, key: str) -> None:
+        """Remove an object, as another client does."""
+        self.client.delete_object(Bucket=self.name, Key=key)
+
+    def end_uploads(self) -> None:
+        """End all uploads, as an operator does."""
+        for key, upload in self.uploads():
+            self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
 
     def uploads(self) -> list[tuple[str, str]]:
         """Multipart uploads that are open: key and id."""
@@ -272,10 +303,9 @@ class Bucket:
 
     def clear(self) -> None:
         """Empty it."""
-        for key, upload in self.uploads():
-            self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
+        self.end_uploads()
         for key in self.keys():
-            self.client.delete_object(Bucket=self.name, Key=key)
+            self.remove(key)
 
 
 @contextmanager

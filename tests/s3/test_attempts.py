@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,31 +16,20 @@ from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Task
 from .requests import is_for
-from .servers import Bucket, Server
+from .servers import PART, Bucket
 
-PART = 64 << 10
+SERVERS = ("moto_small",)  # it ignores the condition of a completion, so that a late one lands
 OLD = b"".join(bytes([i]) * PART for i in range(1, 5))
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 
 
 @pytest.fixture
-def server(started: Callable[[str], Server]) -> Server:
-    """A server that ignores the condition of a completion, so that a late one lands."""
-    return started("moto_small")
-
-
-@pytest.fixture
 def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
+    bucket.put("k", OLD)
+    backend = bucket.backend(proxy.endpoint)
     yield backend
     proxy.rules.clear()
     backend.close()
-
-
-def stored(bucket: Bucket) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
-    return body
 
 
 def lose(proxy: FaultyProxy, fault: Any) -> None:
@@ -74,7 +63,7 @@ def test_a_commit_that_lands_after_a_truncate_is_not_taken_for_the_truncated_one
         file.commit()
     except OSError:  # the upload was given up
         file.commit()
-    assert stored(bucket) == OLD[: 3 * PART]
+    assert bucket.get("k") == OLD[: 3 * PART]
 
 
 def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_commit_finds_it(
@@ -93,7 +82,7 @@ def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_com
         file.commit()
         gate.release()
         assert (reading.result(), bytes(room)) == (4, OLD[-4:])
-    assert stored(bucket) == b"W" * PART + OLD[PART:]
+    assert bucket.get("k") == b"W" * PART + OLD[PART:]
 
 
 def test_a_read_sees_later_bytes_over_a_commit_of_unknown_result(

@@ -60,7 +60,7 @@ def left(bucket: Bucket) -> list[str]:
 def test_uploads_below_the_prefix_are_ended_and_nothing_else(bucket: Bucket, left: list[str]) -> None:
     others = bucket.client.create_multipart_upload(Bucket=bucket.name, Key="elsewhere/k")["UploadId"]
     for key in ("below/k2", "below/.pagecached/x", "elsewhere/k2"):
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+        bucket.put(key, b"theirs")
     before = sorted(bucket.keys())
     result = clean(bucket.url("below"), "--older-than", "0s", "--dry-run")
     assert result.output.splitlines() == ["upload of below/k", "would remove 1"]
@@ -101,7 +101,7 @@ def test_private_objects_go_at_their_age(bucket: Bucket, monkeypatch: pytest.Mon
     folder = "below/.pagecache/"
     ages = {f"{folder}try-1": 90.0, f"{folder}try-2": 10.0, "below/k": 90.0}
     for key in ages:
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"x")
+        bucket.put(key, b"x")
     backend = S3Backend(bucket.name, "below", endpoint_url=bucket.server.endpoint)
     names = backend.bucket.names
 
@@ -263,7 +263,7 @@ def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_
     proxy.rules = [lost]
     file.commit()
     assert lost.seen == 1
-    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == b"short"
+    assert bucket.get("k") == b"short"
     file.close()
     backend.close()
     assert bucket.left_behind() == []
@@ -334,7 +334,7 @@ def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
     with new_bucket(server) as bucket:
         backend = S3Backend(bucket.name, endpoint_url=server.endpoint, part_size="64KiB", least_part=1)
         cache = PageCache("512KiB", retry=RetryPolicy(attempts=1, first_delay=0.01, max_delay=0.01))
-        bucket.client.put_object(Bucket=bucket.name, Key="other", Body=b"keeps the bucket over a restart")
+        bucket.put("other", b"keeps the bucket over a restart")
         file = cache.attach(backend).open("k", "w")
         file.write(bytes(2 << 20))  # more than memory holds
         server.stop()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume, WritebackError
-from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import counted, is_for, name_of
-from .servers import Bucket, Server
+from .servers import PART, SMALL_PARTS, Bucket
 
-PART = 64 << 10
+SERVERS = tuple(SMALL_PARTS)
 OLD = b"".join(bytes([i]) * PART for i in range(12))
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
 ERROR = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
@@ -32,29 +30,15 @@ SPEC: dict[str, dict[str, Any]] = {
 WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
 
 
-HONOURS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, copy=False)}
-
-
-@pytest.fixture(params=HONOURS)
-def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
-    """A server that heeds every condition, and one that does not; both with small parts."""
-    return started(request.param)
-
-
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     """A volume through the proxy, with parts of 64 KiB."""
-    known = HONOURS[bucket.server.kind]
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+    known = SMALL_PARTS[bucket.server.kind]
+    backend = bucket.backend(proxy.endpoint, conditions=known)
     with PageCache("1MiB", retry=AGAIN) as cache:
         volume = cache.attach(backend)
         yield volume
         proxy.rules.clear()
-
-
-def stored(bucket: Bucket, key: str) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return body
 
 
 def changed(volume: Volume, key: str) -> bytes:
@@ -74,7 +58,7 @@ def change(file: CachedFile) -> bytes:
 
 SWEEPS = [
     pytest.param(kind, spec, marks=[pytest.mark.slow] if kind == "moto_small" and spec not in ("reset", "lost") else [])
-    for kind in HONOURS
+    for kind in SMALL_PARTS
     for spec in SPEC
 ]
 
@@ -83,14 +67,14 @@ SWEEPS = [
 def test_a_fault_at_each_request_of_a_commit_in_turn(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, spec: str
 ) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
-    assert changed(volume, "clean") == stored(bucket, "clean")
+    bucket.put("clean", OLD)
+    assert changed(volume, "clean") == bucket.get("clean")
     concerned = ("PUT", "POST", "DELETE") if spec == "error in a good answer" else ("PUT", "POST", "DELETE", "GET")
     requests = [call for call in proxy.taken() if call.method in concerned]
     assert len(requests) >= 8
     for nth in range(1, len(requests) + 1):
         key = f"k{nth}"
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        bucket.put(key, OLD)
         seen: list[str] = []  # they go side by side, in any order
 
         def noted(call: ProxyCall, seen: list[str] = seen) -> bool:
@@ -101,14 +85,14 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
         proxy.rules = [ProxyRule(matches=noted, nth=nth, **SPEC[spec])]
         expected = changed(volume, key)
         assert len(seen) >= nth
-        assert stored(bucket, key) == expected, f"request {nth}: {seen[nth - 1]}"
+        assert bucket.get(key) == expected, f"request {nth}: {seen[nth - 1]}"
         volume.backend.uploads.settle()  # type: ignore[union-attr]
         if bucket.uploads():  # begun, though the answer does not say so: moto reports no times by which to find it
             assert bucket.server.kind == "moto_small"
             assert seen[nth - 1] == "CreateMultipartUpload"
             assert spec in ("lost", "cut answer")
-            [(_, upload)] = bucket.uploads()
-            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+            assert len(bucket.uploads()) == 1
+            bucket.end_uploads()
     proxy.rules.clear()
 
 
@@ -117,7 +101,7 @@ def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
 ) -> None:
     """Otherwise one of a few thousand requests would fail each time, forever."""
     content = bytearray(b"o" * 40 * PART)
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=content)
+    bucket.put("k", content)
     with volume.open("k", "r+") as file:
         proxy.taken()
         proxy.rules = [ProxyRule("reset", is_for("UploadPartCopy"), nth=3, times=5)]
@@ -131,20 +115,20 @@ def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
         )  # others ignore the condition of copies: each try makes them again
         assert requests["UploadPart"] == 20
         assert (requests["UploadPartCopy"] == 20 + 5) == remembered
-        assert stored(bucket, "k") == content
+        assert bucket.get("k") == content
         file.pwrite(b"more", PART)
         proxy.rules = [ProxyRule("reset", is_for("CompleteMultipartUpload"))]
         file.fsync()
         assert counted(proxy.taken())["UploadPartCopy"] == (2 if remembered else 4)
     content[PART : PART + 4] = b"more"
-    assert stored(bucket, "k") == content
+    assert bucket.get("k") == content
 
 
 def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_before(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
     """The content is zeros, bytes, and zeros again: the server no longer has the first zeros."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    bucket.put("k", OLD)
     with volume.open("k", "r+") as file:
         file.truncate(16 * PART)
         for data in (b"a", b"b" * PART):
@@ -158,7 +142,7 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
         proxy.taken()
         file.fsync()
         assert counted(proxy.taken())["AbortMultipartUpload"] == 0, "the upload was good"
-    assert stored(bucket, "k") == OLD[:-1] + b"a" + bytes(4 * PART)
+    assert bucket.get("k") == OLD[:-1] + b"a" + bytes(4 * PART)
 
 
 @pytest.mark.parametrize("length", [0, 10, PART, 3 * PART + 5])
@@ -171,17 +155,17 @@ def test_a_commit_whose_answer_was_lost_is_no_conflict(
     with volume.open("k", "w") as file:
         file.write(bytes(length))
     assert [call.fault for call in proxy.taken() if publishing(call) and ".pagecache" not in call.path] == ["lost"]
-    assert stored(bucket, "k") == bytes(length)
+    assert bucket.get("k") == bytes(length)
     with volume.open("k", "r+") as file:
         file.pwrite(b"more", length)
-    assert stored(bucket, "k") == bytes(length) + b"more"
+    assert bucket.get("k") == bytes(length) + b"more"
 
 
 def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
     """More may have been written since, which replaces it."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    bucket.put("k", OLD)
     with volume.open("k", "r+") as file:
         file.pwrite(b"first", 0)
         proxy.rules = [
@@ -193,25 +177,21 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
         file.pwrite(b"second", 2 * PART)
         proxy.rules.clear()
         file.fsync()
-    content = stored(bucket, "k")
+    content = bucket.get("k")
     assert content[:5] == b"first"
     assert content[2 * PART : 2 * PART + 6] == b"second"
 
 
 def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Its parts are sent again; nothing is lost or left half done."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
-
-    def abort_all() -> None:
-        for key, upload in bucket.uploads():
-            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+    bucket.put("k", OLD)
 
     for at in ("UploadPart", "UploadPartCopy", "CompleteMultipartUpload"):
-        proxy.rules = [ProxyRule("call", is_for(at), action=abort_all)]
+        proxy.rules = [ProxyRule("call", is_for(at), action=bucket.end_uploads)]
         expected = changed(volume, "k")
         assert proxy.rules[0].seen
-        assert stored(bucket, "k") == expected
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+        assert bucket.get("k") == expected
+        bucket.put("k", OLD)
 
 
 @pytest.mark.parametrize("way", ["replaced", "removed"])
@@ -223,18 +203,18 @@ def test_another_client_changes_the_object_at_each_request(
     If the completion of an upload has no condition, there is one moment in which theirs is replaced unnoticed.
     """
     window = bucket.server.kind == "moto_small"
-    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=OLD)
+    bucket.put("clean", OLD)
     changed(volume, "clean")
     total = len([call for call in proxy.taken() if call.method != "HEAD"])
     for nth in range(2, total + 1):  # the first is the open
         key = f"k{nth}."
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        bucket.put(key, OLD)
 
         def act(key: str = key) -> None:
             if way == "replaced":
-                bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+                bucket.put(key, b"theirs")
             else:
-                bucket.client.delete_object(Bucket=bucket.name, Key=key)
+                bucket.remove(key)
 
         proxy.rules = [ProxyRule("call", lambda call: call.method != "HEAD", nth=nth, action=act)]
         refused: OSError | None = None
@@ -247,10 +227,10 @@ def test_another_client_changes_the_object_at_each_request(
         [last] = [name_of(call) for call in proxy.taken() if call.method != "HEAD" and "call" in call.fault]
         if window and last == "CompleteMultipartUpload":
             assert refused is None
-            assert stored(bucket, key)[PART + 100 : PART + 103] == b"one"
+            assert bucket.get(key)[PART + 100 : PART + 103] == b"one"
         else:
             assert found == ([key] if way == "replaced" else []), refused
-            assert not found or stored(bucket, key) == b"theirs"
+            assert not found or bucket.get(key) == b"theirs"
             assert refused or last == "DeleteObject", "only after it was published may it be replaced unseen"
         assert bool(volume.dirty_ranges(key)) == (refused is not None)
         volume.discard(key)
@@ -263,7 +243,7 @@ def test_without_permission_data_stays_and_the_error_names_key_and_code(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
     denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    bucket.put("k", OLD)
     with volume.open("k", "r+") as file:
         file.pwrite(b"mine", 5)
         proxy.rules = [ProxyRule("status", is_for(*WRITES), status=403, body=denied, times=1000)]
@@ -272,16 +252,16 @@ def test_without_permission_data_stays_and_the_error_names_key_and_code(
         assert raised.value.filename == "k"
         assert "k" in str(raised.value)
         assert file.pread(4, 5) == b"mine"
-        assert stored(bucket, "k") == OLD
+        assert bucket.get("k") == OLD
         proxy.rules.clear()
         file.fsync()
-    assert stored(bucket, "k")[5:9] == b"mine"
+    assert bucket.get("k")[5:9] == b"mine"
 
 
 def test_a_read_that_is_cut_goes_on_and_one_that_fails_is_tried_again(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume
 ) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    bucket.put("k", OLD)
     for rule in (
         ProxyRule("cut", is_for("GetObject"), bytes=1000, times=3),
         ProxyRule("reset", is_for("GetObject"), times=2),

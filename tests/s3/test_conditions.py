@@ -91,16 +91,16 @@ def test_another_version_is_never_replaced_that_was_there_before_the_commit(
     server = started(kind)
     with new_bucket(server) as bucket, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint, part_size=PART))
-        bucket.client.put_object(Bucket=bucket.name, Key="old", Body=bytes(size))
+        bucket.put("old", bytes(size))
         modes: dict[str, OpenMode] = {"old": "r+", "new": "w"}
         for key, mode in modes.items():
             file = volume.open(key, mode)
             file.pwrite(b"ours", size)
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"theirs")
+            bucket.put(key, b"theirs")
             with pytest.raises(ConflictError):
                 file.fsync()
             file.abandon()
-            assert bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read() == b"theirs"
+            assert bucket.get(key) == b"theirs"
 
 
 def test_conditions_that_are_given_are_not_tried(ministack: Server) -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
-from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
-from .servers import Bucket, Server
+from .servers import PART, Bucket
 
-PART = 64 << 10
+SERVERS = ("moto_small",)
 UNITS = 6
 OLD = b"old!" * (UNITS * PART // 4)
 AT = 2 * PART
@@ -26,14 +25,9 @@ TIGHT: dict[str, Any] = {"dirty_background": 0.0, "dirty_limit": 1 / 256}
 
 
 @pytest.fixture
-def server(started: Callable[[str], Server]) -> Server:
-    return started("moto_small")
-
-
-@pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     with PageCache("1MiB", page_size=4096, max_folio="4KiB", flush_interval=3600, retry=AGAIN) as cache:
-        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
+        backend = bucket.backend(proxy.endpoint)
         yield cache.attach(backend, read_ahead=0)
 
 
@@ -128,7 +122,7 @@ def test_a_cut_unit_is_completed_from_its_newest_bytes(
     """Some are in memory, some in the spool; the stored ones are older. [2.12, 2.17, 2.23]"""
     for key in ORDERS:
         if base:
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=base)
+            bucket.put(key, base)
         with volume.open(key, "r+" if base else "x+") as file:
             model = Model(volume, file, proxy, base)
             for step in key.split():
@@ -138,7 +132,7 @@ def test_a_cut_unit_is_completed_from_its_newest_bytes(
                 model.fail()
             assert file.pread(len(model.content) + 1, 0) == model.content
             file.fsync()
-            assert stored(bucket, key) == model.content
+            assert bucket.get(key) == model.content
             assert file.pread(len(model.content) + 1, 0) == model.content
 
 
@@ -160,9 +154,4 @@ def test_a_cut_sends_the_units_at_its_ends_again_and_no_other_one(
         del content[-5000:]
         file.fsync()
     assert counted(proxy.taken())["UploadPart"] == 4  # one of them is zeros
-    assert stored(bucket, "k") == content
-
-
-def stored(bucket: Bucket, key: str) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return body
+    assert bucket.get("k") == content

@@ -112,7 +112,7 @@ def test_an_endless_list_of_uploads_ends_with_an_error(proxy: FaultyProxy, backe
 def test_a_clean_up_does_not_follow_a_list_outside_its_prefix(
     bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
 ) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="other/k", Body=b"theirs")
+    bucket.put("other/k", b"theirs")
     body = listed("other/k")
     proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
     with pytest.raises(OSError, match="'other/k', which is not below this prefix"):
@@ -121,7 +121,7 @@ def test_a_clean_up_does_not_follow_a_list_outside_its_prefix(
 
 
 def test_names_that_are_cleaned_up_cannot_move_the_cursor(bucket: Bucket) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="p/.pagecache/1-bb/\x1b]0;PWNED\x07", Body=b"")
+    bucket.put("p/.pagecache/1-bb/\x1b]0;PWNED\x07", b"")
     result = CliRunner().invoke(main, ["s3-clean", bucket.url("p"), "--older-than", "0s"])
     assert result.exit_code == 0
     assert result.output == "p/.pagecache/1-bb/\\x1b]0;PWNED\\x07\nremoved 1\n"

@@ -36,7 +36,7 @@ def test_a_bucket_in_another_region_is_found_by_one_redirect(ministack: Server) 
         assert backend.stat("k").size == len(SMALL) + 3
         assert "/eu-west-1/s3/" not in requests[-1].headers["authorization"]
         backend.close()
-        assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == SMALL + b"end"
+        assert bucket.get("k") == SMALL + b"end"
         bucket.clear()
 
 
@@ -47,13 +47,13 @@ def empty(matches: Callable[[Request], bool]) -> Callable[[Request], Answer | No
 
 def test_a_copy_with_an_empty_answer_keeps_its_source(bucket: Bucket) -> None:
     """It may not have been carried out, and a rename removes the source."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=SMALL)
+    bucket.put("k", SMALL)
     copies = empty(lambda request: "x-amz-copy-source" in request.headers)
     with Imitation(bucket.server.endpoint, copies) as proxy, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint), retry=ONCE)
         with pytest.raises(OSError, match="the answer has no ETag"):
             volume.rename("k", "new")
-    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == SMALL
+    assert bucket.get("k") == SMALL
     assert bucket.keys() == ["k"]
 
 

@@ -58,9 +58,7 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
 
 
 def piece(bucket: Bucket, offset: int, length: int) -> bytes:
-    span = f"bytes={offset}-{offset + length - 1}"
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="large", Range=span)["Body"].read()
-    return body
+    return bucket.get("large", Range=f"bytes={offset}-{offset + length - 1}")
 
 
 def moved(calls: list[ProxyCall]) -> tuple[int, int]:

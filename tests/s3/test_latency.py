@@ -15,21 +15,16 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
-from .servers import Bucket, Server
+from .servers import Bucket
 
+SERVERS = ("ministack",)
 MiB = 1 << 20
 CONTENT = random.Random(1).randbytes(24 * MiB)
 
 
 @pytest.fixture
-def server(ministack: Server) -> Server:
-    """The faster server."""
-    return ministack
-
-
-@pytest.fixture
 def bucket(bucket: Bucket) -> Bucket:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=CONTENT)
+    bucket.put("k", CONTENT)
     return bucket
 
 

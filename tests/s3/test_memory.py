@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .servers import Bucket, Server
+from .servers import Bucket
 
+SERVERS = ("ministack",)
 MiB = 1 << 20
 CAPACITY, PART, IN_FLIGHT = 40 * MiB, 5 * MiB, 3
 ROOM = 12 * MiB
@@ -45,12 +46,6 @@ with PageCache(capacity) as cache:
                 file.pwrite(b"changed", offset)
 print(peak() - before)
 """
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """The faster server."""
-    return ministack
 
 
 @pytest.mark.parametrize("size", [96 * MiB, pytest.param(1024 * MiB, marks=pytest.mark.slow)], ids=["96M", "1G"])

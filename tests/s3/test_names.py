@@ -82,7 +82,7 @@ def test_questions_are_asked_again_after_an_error_that_passes(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "lost", "status"]
 ) -> None:
     """An idle connection that the server has closed must not fail an open."""
-    bucket.client.put_object(Bucket=bucket.name, Key="pre fix/é/k", Body=b"x")
+    bucket.put("pre fix/é/k", b"x")
     volume.stat("k")
     proxy.taken()
     questions = ("GetObject", "ListObjectsV2")
@@ -123,50 +123,11 @@ def test_many_keys_are_listed_without_loading_them_all(bucket: Bucket, proxy: Fa
 
 
 def fill(bucket: Bucket, count: int) -> None:
-    client = bucket.server.client()
-
     def put(n: int) -> None:
-        client.put_object(Bucket=bucket.name, Key=f"pre fix/é/k{n:06}", Body=b"")
+        bucket.put(f"pre fix/é/k{n:06}", b"")
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(put, range(count)))
-
-
-def test_metadata_of_an_object_stays(bucket: Bucket, volume: Volume) -> None:
-    """One PUT keeps it, and so does an upload in parts."""
-    for key, size in (("small", 100), ("large", 17 << 20)):
-        name = f"pre fix/é/{key}"
-        bucket.client.put_object(
-            Bucket=bucket.name, Key=name, Body=bytes(size), ContentType="text/x-odd", CacheControl="max-age=7",
-            ContentDisposition="attachment", Metadata={"color": "green"}, Tagging="kind=test&a=b%20c",
-        )  # fmt: skip
-        with volume.open(key, "r+") as file:
-            file.pwrite(b"x", size // 2)
-        found = bucket.client.head_object(Bucket=bucket.name, Key=name)
-        assert found["ContentType"] == "text/x-odd"
-        assert (found["CacheControl"], found["ContentDisposition"]) == ("max-age=7", "attachment")
-        assert found["Metadata"]["color"] == "green"
-        tags = bucket.client.get_object_tagging(Bucket=bucket.name, Key=name)["TagSet"]
-        assert {tag["Key"]: tag["Value"] for tag in tags} == {"kind": "test", "a": "b c"}
-
-
-def test_a_rename_is_no_other_version_and_open_files_follow(bucket: Bucket, volume: Volume) -> None:
-    """The copy of an object that was uploaded in parts can have another ETag."""
-    size = 17 << 20
-    with volume.open("old", "w") as file:
-        file.write(bytes(size))
-    with volume.open("old", "r+") as file:
-        file.pwrite(b"changed", 9 << 20)
-        volume.rename("old", "new")
-        stored = bucket.client.head_object(Bucket=bucket.name, Key="pre fix/é/new")
-        assert volume.stat("new").version == stored["ETag"].strip('"')
-        with volume.open("new", "r") as other:
-            assert other.pread(7, 9 << 20) == b"changed"
-        file.pwrite(b"again", 1 << 20)
-        file.fsync()
-    assert bucket.keys() == ["pre fix/é/new"]
-    body = bucket.client.get_object(Bucket=bucket.name, Key="pre fix/é/new")["Body"].read()
-    assert (len(body), body[9 << 20 :][:7], body[1 << 20 :][:5]) == (size, b"changed", b"again")
 
 
 def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> None:

@@ -23,7 +23,7 @@ SMALL, LARGE = random.Random(1).randbytes(16 << 10), random.Random(2).randbytes(
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     """A volume that knows what its server honours, and has made no request."""
     for key, body in {"small": SMALL, "large": LARGE, "empty": b""}.items():
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, Metadata={"colour": "blue"})
+        bucket.put(key, body, Metadata={"colour": "blue"})
     with PageCache("64MiB") as cache:
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
         backend.honours(of="put")
@@ -43,7 +43,7 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
     """They are opened as they were seen, to be read and to be written. [2.19]"""
     keys = [f"many/{k}" for k in range(IDLE_FILES_MAX + 8)]
     for key in keys:
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=key.encode())
+        bucket.put(key, key.encode())
         with volume.open(key) as file:
             assert file.read() == key.encode()
     requests(proxy)
@@ -54,7 +54,7 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
     with volume.open(keys[0], "r+b", revalidate=3600) as file:
         file.pwrite(b"M", 0)
     assert requests(proxy) == {"PutObject": 1}
-    bucket.client.put_object(Bucket=bucket.name, Key=keys[1], Body=b"another program's")
+    bucket.put(keys[1], b"another program's")
     with volume.open(keys[1], "r+b", revalidate=3600) as file:
         file.pwrite(b"M", 0)
         with pytest.raises(ConflictError):
@@ -63,13 +63,13 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
         with pytest.raises(DataLossError):
             file.fsync()
     for key in keys:
-        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        bucket.remove(key)
 
 
 def test_bytes_that_came_with_an_open_are_of_its_version(proxy: FaultyProxy, volume: Volume, bucket: Bucket) -> None:
     """A replacement after the open is found by the first read of other bytes, and nothing is mixed. [2.19]"""
     with volume.open("large", read_ahead=0) as file:
-        bucket.client.put_object(Bucket=bucket.name, Key="large", Body=bytes(len(LARGE)))
+        bucket.put("large", bytes(len(LARGE)))
         assert file.pread(4096, 0) == LARGE[:4096]
         with pytest.raises(ConflictError):
             file.pread(4096, 2 << 20)
@@ -89,7 +89,7 @@ def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Vol
     file.write(b"mine")
     with pytest.raises(ConflictError):
         file.close()
-    assert bucket.client.get_object(Bucket=bucket.name, Key="small")["Body"].read() == SMALL
+    assert bucket.get("small") == SMALL
     volume.discard("small")
     with volume.open("small") as again:
         assert again.read() == SMALL

@@ -44,7 +44,7 @@ def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Serve
     server = new_server("ministack")
     with new_bucket(server) as bucket, PageCache("64MiB") as cache:
         for key in ("old", "useless", "moved"):
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+            bucket.put(key, OLD)
         reported: list[Event] = []
         cache.subscribe(lambda event: reported.append(event) if event.kind == "stalled" else None)
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint))
@@ -62,5 +62,4 @@ def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Serve
         assert early == []
         assert results["read"] == OLD
         assert bucket.keys() == ["new", "old", "there"]
-        with bucket.client.get_object(Bucket=bucket.name, Key="new")["Body"] as body:
-            assert body.read() == NEW
+        assert bucket.get("new") == NEW

@@ -80,12 +80,6 @@ def attach_moto(moto: Server) -> Iterator[Attach]:
         yield attached
 
 
-def content(bucket: Bucket, key: str) -> bytes:
-    with bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"] as body:
-        data: bytes = body.read()
-        return data
-
-
 @pytest.mark.parametrize("name", FOUND)
 def test_a_peculiarity_is_found_and_nothing_else(attach: Attach, name: str) -> None:
     peculiarity, conditions = FOUND[name]
@@ -108,14 +102,14 @@ def check_edits(volume: Volume, bucket: Bucket) -> None:
         data = bytearray(randoms.randbytes(size))
         with volume.open(key, "x") as file:
             file.write(bytes(data))
-        assert content(bucket, f"p/{key}") == data
+        assert bucket.get(f"p/{key}") == data
         for at in (0, size // 2, size - 3):
             with volume.open(key, "r+") as file:
                 file.pwrite(b"new", at)
             data[at : at + 3] = b"new"
-            assert content(bucket, f"p/{key}") == data
+            assert bucket.get(f"p/{key}") == data
         volume.rename(key, f"{key}2")
-        assert content(bucket, f"p/{key}2") == data
+        assert bucket.get(f"p/{key}2") == data
 
 
 def test_a_completion_without_an_etag_is_looked_up_though_others_have_one(attach: Attach) -> None:
@@ -129,12 +123,12 @@ def test_a_key_with_an_escape_is_never_copied_from_another_key(attach: Attach, c
     ignored = [ignores("x-amz-copy-source-if-match")] if condition == "ignored" else []
     volume, bucket = attach(imitation.decodes_sources_twice, *ignored)
     ours, theirs = bytes(4 * PART), b"t" * (4 * PART)
-    bucket.client.put_object(Bucket=bucket.name, Key="p/a b", Body=theirs)
-    bucket.client.put_object(Bucket=bucket.name, Key="p/a%20b", Body=ours)
+    bucket.put("p/a b", theirs)
+    bucket.put("p/a%20b", ours)
     with volume.open("a%20b", "r+") as file:
         file.pwrite(b"new", 5)
-    assert content(bucket, "p/a%20b") == b"\0\0\0\0\0new" + ours[8:]
-    assert content(bucket, "p/a b") == theirs
+    assert bucket.get("p/a%20b") == b"\0\0\0\0\0new" + ours[8:]
+    assert bucket.get("p/a b") == theirs
 
 
 def test_parts_that_a_truncate_leaves_out_do_not_stop_the_commit(attach: Attach) -> None:
@@ -144,7 +138,7 @@ def test_parts_that_a_truncate_leaves_out_do_not_stop_the_commit(attach: Attach)
         file.write(data)
         file.flush()
         file.truncate(PART + 100)
-    assert content(bucket, "p/k") == data[: PART + 100]
+    assert bucket.get("p/k") == data[: PART + 100]
 
 
 @pytest.mark.parametrize("put_back", [False, True])
@@ -157,7 +151,7 @@ def test_a_version_that_was_stored_while_parts_were_copied_is_noticed(attach: At
         request.headers.pop("x-amz-copy-source-if-match", None)
         if "x-amz-copy-source" in request.headers and ".pagecache" not in request.target and not acted:
             acted.append(1)
-            bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=other)
+            bucket.put("p/k", other)
 
     def back(request: imitation.Request) -> Callable[[imitation.Answer], None] | None:
         if acted != [1] or "x-amz-copy-source" not in request.headers:
@@ -165,22 +159,22 @@ def test_a_version_that_was_stored_while_parts_were_copied_is_noticed(attach: At
 
         def put(answer: imitation.Answer) -> None:
             acted.append(2)
-            bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=old, Metadata={"back": "yes"})
+            bucket.put("p/k", old, Metadata={"back": "yes"})
 
         return put
 
     volume, bucket = attach(act, *([back] if put_back else []))
-    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=old)
+    bucket.put("p/k", old)
     file = volume.open("k", "r+")
     file.pwrite(b"new", 0)
     if put_back:
         file.close()
-        assert content(bucket, "p/k") == b"new" + old[3:]
+        assert bucket.get("p/k") == b"new" + old[3:]
         return
     with pytest.raises(OSError, match="version"):
         file.fsync()
     file.abandon()
-    assert content(bucket, "p/k") == other
+    assert bucket.get("p/k") == other
 
 
 # ---------------------------------------------------------------- what a user is told, and may require
@@ -217,7 +211,7 @@ def test_a_server_that_honours_everything_gives_no_warning(attach: Attach, caplo
 @pytest.mark.parametrize("size", [1, PART + 1])
 def test_required_conditions_that_the_server_ignores_refuse_to_write(attach: Attach, size: int) -> None:
     volume, bucket = attach(ignores(*WRITES), require_conditions=True)
-    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=b"old")
+    bucket.put("p/k", b"old")
     with volume.open("k") as file:
         assert file.read() == b"old"  # reads need none
     file = volume.open("k", "w")
@@ -226,7 +220,7 @@ def test_required_conditions_that_the_server_ignores_refuse_to_write(attach: Att
         file.fsync()
     assert raised.value.errno == errno.ENOTSUP
     file.abandon()
-    assert content(bucket, "p/k") == b"old"
+    assert bucket.get("p/k") == b"old"
 
 
 def test_required_conditions_do_not_copy_where_the_version_of_a_source_is_not_checked(attach: Attach) -> None:
@@ -238,10 +232,10 @@ def test_required_conditions_do_not_copy_where_the_version_of_a_source_is_not_ch
             copied.append(request.target)
 
     volume, bucket = attach(count, require_conditions="yes")
-    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=bytes(3 * PART))
+    bucket.put("p/k", bytes(3 * PART))
     with volume.open("k", "r+") as file:
         file.pwrite(b"new", 0)
-    assert content(bucket, "p/k") == b"new" + bytes(3 * PART - 3)
+    assert bucket.get("p/k") == b"new" + bytes(3 * PART - 3)
     assert copied == []
 
 
@@ -298,7 +292,7 @@ def test_odd_properties_of_an_object_stay_when_it_is_edited(attach_moto: Attach,
 
     volume, bucket = attach_moto(count, *found)
     client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
-    client.put_object(**where, Body=bytes(size), Metadata=METADATA, **HEADERS)
+    bucket.put("p/k", bytes(size), Metadata=METADATA, **HEADERS)
     client.put_object_tagging(**where, Tagging={"TagSet": [{"Key": k, "Value": v} for k, v in TAGS.items()]})
     for n in range(2):
         with volume.open("k", "r+") as file:
@@ -318,10 +312,10 @@ def test_tags_that_a_server_does_not_keep_are_reported(attach_moto: Attach, capl
         return imitation.Answer(200, b"") if request.method == "PUT" and "tagging" in request.query else None
 
     volume, bucket = attach_moto(forgets)
-    bucket.client.put_object(Bucket=bucket.name, Key="p/k", Body=b"old", Tagging="a=b")
+    bucket.put("p/k", b"old", Tagging="a=b")
     with volume.open("k", "r+") as file:
         file.pwrite(b"new", 0)
-    assert content(bucket, "p/k") == b"new"
+    assert bucket.get("p/k") == b"new"
     assert "'k' is stored without its tags a=b" in caplog.text
 
 
@@ -331,7 +325,7 @@ def test_the_storage_class_stays_and_acl_and_checksums_of_an_object_do_not(attac
     volume, bucket = attach_moto()
     client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
     data = bytes(size)
-    client.put_object(**where, Body=data, ACL="public-read", StorageClass="STANDARD_IA", ChecksumAlgorithm="SHA256")
+    bucket.put("p/k", data, ACL="public-read", StorageClass="STANDARD_IA", ChecksumAlgorithm="SHA256")
     assert len(client.get_object_acl(**where)["Grants"]) == 2
     assert "ChecksumSHA256" in client.head_object(**where, ChecksumMode="ENABLED")
     with volume.open("k", "r+") as file:

@@ -19,7 +19,7 @@ DATA = bytes(range(256)) * 1000
 
 @pytest.fixture(autouse=True)
 def stored(bucket: Bucket) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=DATA)
+    bucket.put("k", DATA)
 
 
 def test_requests_go_through_and_are_counted_with_their_bytes(bucket: Bucket, proxy: FaultyProxy) -> None:

@@ -18,35 +18,24 @@ from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
-from .servers import Bucket, Server
+from .servers import PART, Bucket
 
-PART = 64 << 10
+SERVERS = ("ministack",)
 OLD, NEW = b"o" * PART, b"n" * PART
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """The server that takes small parts."""
-    return ministack
 
 
 @pytest.fixture
 def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
     known = Conditions()
-    made = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+    made = bucket.backend(proxy.endpoint, conditions=known)
     yield made
     proxy.rules.clear()
     made.close()
 
 
 def opened(backend: S3Backend, bucket: Bucket, units: int) -> BlockingFile:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD * units)
+    bucket.put("k", OLD * units)
     return backend.open("k")
-
-
-def stored(bucket: Bucket) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
-    return body
 
 
 def run(call: Callable[[], object]) -> threading.Thread:
@@ -70,8 +59,7 @@ def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
     def answered_late(*arguments: Any) -> str:
         monkeypatch.undo()
         etag = send(*arguments)
-        for key, upload in bucket.uploads():
-            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
+        bucket.end_uploads()
         with pytest.raises(BackendError, match="sent again"):
             file.write_from(PART, [memoryview(NEW)])
         return etag
@@ -82,7 +70,7 @@ def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
     for offset in (0, PART):
         file.write_from(offset, [memoryview(NEW)])
     file.commit()
-    assert stored(bucket) == NEW * 2 + OLD * 2
+    assert bucket.get("k") == NEW * 2 + OLD * 2
 
 
 def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:
@@ -108,7 +96,7 @@ def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bu
         thread.join()
     assert counted(proxy.taken())["CreateMultipartUpload"] == 1
     file.commit()
-    assert stored(bucket) == NEW * 2 + OLD * 2
+    assert bucket.get("k") == NEW * 2 + OLD * 2
 
 
 def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it_made(
@@ -160,4 +148,4 @@ def test_a_read_beside_a_cut_is_made_again(backend: S3Backend, bucket: Bucket, p
     proxy.rules = [ProxyRule("call", is_for("GetObject"), action=cut)]
     assert read(file, 0, 4 * PART) == bytes(10) + OLD[10:] + bytes(2 * PART)
     file.commit()
-    assert stored(bucket) == bytes(10) + OLD[10:] + bytes(2 * PART)
+    assert bucket.get("k") == bytes(10) + OLD[10:] + bytes(2 * PART)

@@ -8,29 +8,22 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from pagecache import PageCache, RetryPolicy, ShutdownError, Volume
-from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import eventually
 from .requests import is_for, name_of
-from .servers import Bucket, Server
+from .servers import PART, Bucket
 
-PART = 64 << 10
+SERVERS = ("ministack",)
 OLD = random.Random(1).randbytes(4 * PART)
 NEW = random.Random(2).randbytes(20 * PART)
 PAGES, HOLE = 3 * 4096, 5 * PART  # start of the hole, and its length
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
-
-
-@pytest.fixture(params=["ministack"])
-def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
-    return started(request.param)
 
 
 @pytest.mark.parametrize("punched", [False, True], ids=["bytes", "holes"])
@@ -38,7 +31,7 @@ def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
     bucket: Bucket, proxy: FaultyProxy, punched: bool
 ) -> None:
     """More than memory holds is staged; the answer of the commit in flight is ignored. [2.22]"""
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=Conditions())
+    backend = bucket.backend(proxy.endpoint, conditions=Conditions())
     with PageCache("512KiB", retry=AGAIN) as cache:
         volume = cache.attach(backend)
         met = set()
@@ -57,7 +50,7 @@ def interrupted(
     """Abort and reconnect at this request of a commit, counting requests whose name has this prefix. Return: its name,
     if it came.
     """
-    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+    bucket.put(key, OLD)
     met: list[str] = []
     begun, over = threading.Event(), threading.Event()
 
@@ -83,7 +76,7 @@ def interrupted(
             assert over.wait(60)
         proxy.rules = []
         file.fsync()
-        found = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+        found = bucket.get(key)
         assert found == (NEW[:PAGES] + bytes(HOLE) + NEW[PAGES + HOLE :] if punched else NEW), met[nth - 1 : nth]
     return met[nth - 1] if begun.is_set() else None
 
@@ -96,18 +89,15 @@ def test_a_commit_that_lands_after_a_reconnect_is_recognised(
     [2.22]
     """
     known = Conditions()
-    backends = [
-        S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
-        for _ in range(2)
-    ]
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=OLD)
+    backends = [bucket.backend(proxy.endpoint, conditions=known) for _ in range(2)]
+    bucket.put("k", OLD)
 
     def act() -> None:
         volume.abort()
         volume.reconnect(backends[0 if to == "the same" else 1], fenced=fenced)
 
     def stored() -> bytes:
-        body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
+        body: bytes = bucket.get("k")
         return body
 
     with PageCache("512KiB", retry=AGAIN) as cache:

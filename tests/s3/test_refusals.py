@@ -13,18 +13,13 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import is_for
-from .servers import Bucket, Server
+from .servers import Bucket
 
+SERVERS = ("ministack",)  # the refusals are simulated
 POLICY = "a policy of the bucket, or of these credentials, does not allow it"
 LIKELY = "the credentials are wrong, or a policy of the bucket does not allow it"
 CREDENTIALS = "the server does not accept these credentials"
 CLOCKS = "the clocks of this machine and of the server differ"
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """One server is enough: the refusals are simulated."""
-    return ministack
 
 
 @pytest.fixture
@@ -50,7 +45,7 @@ def refusal(code: str) -> bytes:
 def test_a_refusal_says_what_is_likely(
     backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, status: int, code: str, likely: str | None
 ) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="below/k", Body=b"stored")
+    bucket.put("below/k", b"stored")
     file = backend.open("k")
     proxy.rules = [ProxyRule("status", is_for("GetObject"), status=status, body=refusal(code))]
     with pytest.raises(BackendError) as raised:
@@ -108,7 +103,7 @@ def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
 def test_the_error_of_a_rename_has_the_key_that_it_is_about(
     backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, request_: str, key: str
 ) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="below/k", Body=b"stored")
+    bucket.put("below/k", b"stored")
     proxy.rules = [ProxyRule("status", is_for(request_), status=403, body=refusal("AccessDenied"))]
     with pytest.raises(BackendError) as raised:
         backend.rename("k", "other")

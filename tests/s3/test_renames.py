@@ -15,36 +15,31 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import name_of
-from .servers import Bucket, Server
+from .servers import PART, SMALL_PARTS, Bucket
 
-PART = 64 << 10
+SERVERS = tuple(SMALL_PARTS)
 SOURCE, OTHER = b"1" * (2 * PART + 100), b"2" * (2 * PART + 100)
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
 Store = Callable[[str, bytes], object]
 
 
-@pytest.fixture(params=["moto_small", "ministack"])
-def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
-    return started(request.param)
-
-
 @pytest.fixture
 def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
-    return S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1)
+    return bucket.backend(proxy.endpoint)
 
 
 @pytest.fixture
 def put(bucket: Bucket) -> Store:
     """Store as another program does."""
-    return lambda name, data: bucket.client.put_object(Bucket=bucket.name, Key=name, Body=data)
+    return lambda name, data: bucket.put(name, data)
 
 
 def content(bucket: Bucket, name: str) -> bytes | None:
     stored = bucket.keys(name)
     if name not in stored:
         return None
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=name)["Body"].read()
+    body: bytes = bucket.get(name)
     return body
 
 

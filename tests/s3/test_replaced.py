@@ -7,38 +7,30 @@ part is left behind. The requests of a commit: `test_commit_faults.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
 import pytest
 
 from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
-from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import is_for, name_of
-from .servers import Bucket, Server
+from .servers import PART, SMALL_PARTS, Bucket
 
-PART = 64 << 10
+SERVERS = tuple(SMALL_PARTS)
 OLD = random.Random(1).randbytes(7 * PART + 100)
 THEIRS = random.Random(2).randbytes(9 * PART)
 SIZE = 5 << 18
 AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
-HONOURS = {"ministack": Conditions(), "moto_small": Conditions(complete=False, copy=False)}
 WAYS = pytest.mark.parametrize("way", ["replaced", "removed", "replaced for a while"])
-
-
-@pytest.fixture(params=HONOURS)
-def server(request: pytest.FixtureRequest, started: Callable[[str], Server]) -> Server:
-    return started(request.param)
 
 
 @pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    known = HONOURS[bucket.server.kind]
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART, least_part=1, conditions=known)
+    known = SMALL_PARTS[bucket.server.kind]
+    backend = bucket.backend(proxy.endpoint, conditions=known)
     with PageCache("512KiB", retry=AGAIN) as cache:
         yield cache.attach(backend, read_ahead=0)
         proxy.rules.clear()
@@ -47,20 +39,15 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
 def act(bucket: Bucket, way: str, key: str, old: bytes) -> None:
     """Act as another client. If its version is replaced again, equal bytes then belong to another version."""
     if way == "removed":
-        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+        bucket.remove(key)
         return
-    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=THEIRS)
+    bucket.put(key, THEIRS)
     if way != "replaced":
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=old)
+        bucket.put(key, old)
 
 
 def is_no_head(call: ProxyCall) -> bool:
     return call.method != "HEAD"
-
-
-def stored(bucket: Bucket, key: str) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return body
 
 
 @WAYS
@@ -71,7 +58,7 @@ def test_a_read_beside_a_change_of_the_object_is_of_one_version(
     while changed:
         nth += 1
         key, done, refused = f"k{nth}", b"", False
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=OLD)
+        bucket.put(key, OLD)
         with volume.open(key) as file:
             rule = ProxyRule("call", is_for("GetObject"), nth, action=partial(act, bucket, way, key, OLD))
             proxy.rules = [rule]
@@ -108,7 +95,7 @@ def test_another_client_changes_the_object_at_each_request_while_local_bytes_are
     ours = random.Random(3).randbytes(SIZE)
     pieces = [(at, ours[at : at + PART]) for at in range(0, SIZE, 2 * PART)]
     old = bytes(SIZE)
-    bucket.client.put_object(Bucket=bucket.name, Key="clean", Body=old)
+    bucket.put("clean", old)
     proxy.taken()
     with volume.open("clean", "r+") as file:
         for offset, data in pieces:
@@ -118,7 +105,7 @@ def test_another_client_changes_the_object_at_each_request_while_local_bytes_are
     last = names.index("CompleteMultipartUpload") - 1
     for nth in range(2, last, -(-last // 6)):  # the first one is that of the open
         key = f"k{nth}."
-        bucket.client.put_object(Bucket=bucket.name, Key=key, Body=old)
+        bucket.put(key, old)
         rule = ProxyRule("call", is_no_head, nth, action=partial(act, bucket, way, key, old))
         proxy.rules = [rule]
         refused = False
@@ -138,5 +125,5 @@ def test_another_client_changes_the_object_at_each_request_while_local_bytes_are
         expected = bytearray({"replaced": THEIRS, "removed": b""}.get(way, old).ljust(pieces[-1][0] + PART, b"\0"))
         for offset, data in pieces:
             expected[offset : offset + PART] = data
-        assert stored(bucket, key) == expected
+        assert bucket.get(key) == expected
         assert [left for left in bucket.left_behind() if key in left or "object" in left] == []

@@ -61,7 +61,7 @@ def missing(volume: Volume, _bucket: Bucket) -> None:
 
 
 def replace(_volume: Volume, bucket: Bucket) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="small", Body=OTHER)
+    bucket.put("small", OTHER)
 
 
 def looks(volume: Volume, _bucket: Bucket) -> None:
@@ -110,7 +110,7 @@ def test_each_call_makes_the_requests_of_the_page(ministack: Server, call: str) 
     before, act = CALLS[call]
     with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy, PageCache("128MiB") as cache:
         for key, body in {"small": SMALL, "large": LARGE}.items():
-            bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body)
+            bucket.put(key, body)
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
         backend.honours(of="put")
         backend.honours(of="upload")

@@ -14,23 +14,16 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..rebased import Written
 from .requests import is_for
-from .servers import Bucket, Server
+from .servers import PART, Bucket
 
-PART = 64 << 10
+SERVERS = ("ministack",)
 OLD = random.Random(1).randbytes(4 * PART)
 THEIRS, LATER = b"theirs" * PART, b"later" * PART
 MINE = b"mine" * 1000
 NOT_HONOURED = Conditions(create=False, put=False, complete=False, copy=False)
 AGAIN = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.01)
 How = Literal["force", "rebase"]
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """A server that honours every condition; conditions declared unsupported are not sent."""
-    return ministack
 
 
 @pytest.fixture
@@ -46,12 +39,7 @@ def attach(proxy: FaultyProxy, bucket: Bucket) -> Iterator[Callable[[Conditions]
 
 
 def put(bucket: Bucket, content: bytes) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=content)
-
-
-def stored(bucket: Bucket) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read()
-    return body
+    bucket.put("k", content)
 
 
 def laid_over(content: bytes) -> bytes:
@@ -70,28 +58,6 @@ def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
     return file
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_exactly_what_was_written_is_laid_over_the_other_version(
-    bucket: Bucket, attach: Callable[[Conditions], Volume], seed: int
-) -> None:
-    """Bytes that are read around it, for the page or for the part, are the other version's. [T-30, 2.19]"""
-    base, theirs = OLD[:30_000], random.Random(3).randbytes((100, 20_000, 60_000, 200_000)[seed])
-    put(bucket, base)
-    volume = attach(Conditions())
-    with volume.open("k", "r+") as file:
-        model = Written(file, base, seed, holes=True)
-        model.change(30)
-        model.put(10, 3)
-        put(bucket, theirs)
-        with pytest.raises(ConflictError):
-            file.fsync()
-        volume.resolve("k", "rebase")
-        volume.cache.check()
-        assert file.pread(300_000, 0) == model.over(theirs)
-        file.fsync()
-    assert stored(bucket) == model.over(theirs)
-
-
 @pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])
 def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
     bucket: Bucket, attach: Callable[[Conditions], Volume], conditions: Conditions
@@ -100,14 +66,14 @@ def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
     volume = attach(conditions)
     with in_conflict(bucket, volume) as file:
         volume.resolve("k", "force")
-        assert stored(bucket) == THEIRS
+        assert bucket.get("k") == THEIRS
         put(bucket, LATER)
         with pytest.raises(ConflictError):
             file.fsync()
-        assert stored(bucket) == LATER
+        assert bucket.get("k") == LATER
         volume.resolve("k", "force")
         file.fsync()
-        assert stored(bucket) == laid_over(OLD)
+        assert bucket.get("k") == laid_over(OLD)
 
 
 @pytest.mark.parametrize("how", ["force", "rebase"])
@@ -125,10 +91,10 @@ def test_a_version_that_is_stored_while_a_settled_one_is_published(
         else:
             with pytest.raises(ConflictError):
                 file.fsync()
-            assert stored(bucket) == LATER
+            assert bucket.get("k") == LATER
             volume.resolve("k", how)
             file.fsync()
-        found = stored(bucket)
+        found = bucket.get("k")
     if how == "force":
         assert found == laid_over(OLD)
     else:

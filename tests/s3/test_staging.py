@@ -20,33 +20,18 @@ from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Task, eventually, without_collector
 from .requests import counted, is_for
-from .servers import Bucket, Server, new_bucket
+from .servers import PART, Bucket, Server, new_bucket
 
-PART = 64 << 10
+SERVERS = ("ministack",)
 SIZE = 4 << 20
 CAPACITY = "1MiB"
 AGAIN = RetryPolicy(attempts=60, first_delay=0.05, max_delay=0.2)
 
 
 @pytest.fixture
-def server(ministack: Server) -> Server:
-    """The server that takes small parts."""
-    return ministack
-
-
-def small(bucket: Bucket, endpoint: str) -> S3Backend:
-    return S3Backend(bucket.name, endpoint_url=endpoint, part_size=PART, least_part=1)
-
-
-@pytest.fixture
 def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
     with PageCache(CAPACITY, retry=AGAIN) as cache:
-        yield cache.attach(small(bucket, proxy.endpoint))
-
-
-def stored(bucket: Bucket, key: str) -> bytes:
-    body: bytes = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
-    return body
+        yield cache.attach(bucket.backend(proxy.endpoint))
 
 
 def rewritten(file: CachedFile, content: bytearray, seed: int, count: int = 60) -> None:
@@ -69,15 +54,15 @@ def test_objects_larger_than_the_cache_are_written_rewritten_and_committed(bucke
         assert bucket.keys() == []
         assert list(volume.list()) == []
         file.fsync()
-        assert stored(bucket, "k") == content
+        assert bucket.get("k") == content
         rewritten(file, content, 3)
-    assert stored(bucket, "k") == content
+    assert bucket.get("k") == content
     assert bucket.left_behind() == []
 
 
 @pytest.mark.smoke("S3")
 def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old" * SIZE)
+    bucket.put("k", b"old" * SIZE)
     file = volume.open("k", "r+")
     content = bytearray(b"old" * SIZE)
     rewritten(file, content, 4, count=100)
@@ -87,35 +72,35 @@ def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> N
     with volume.open("k") as again:
         assert again.read(9) == b"old" * 3
     assert bucket.left_behind() == []
-    assert stored(bucket, "k") == b"old" * SIZE
+    assert bucket.get("k") == b"old" * SIZE
 
 
 def test_a_conflict_while_bytes_are_staged_gives_them_up_on_request(bucket: Bucket, proxy: FaultyProxy) -> None:
     """That is reported. [2.19]"""
     theirs = random.Random(5).randbytes(SIZE)
     with PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, proxy.endpoint), on_conflict="take_remote")
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
+        volume = cache.attach(bucket.backend(proxy.endpoint), on_conflict="take_remote")
+        bucket.put("k", bytes(SIZE))
         file = volume.open("k", "r+")
         for offset in range(0, 24 * PART, 2 * PART):
             file.pwrite(bytes([1 + offset // PART % 250]) * PART, offset)
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
+        bucket.put("k", theirs)
         with pytest.raises(DataLossError):
             file.fsync()
         with suppress(DataLossError):
             file.close()
-        assert stored(bucket, "k") == theirs
+        assert bucket.get("k") == theirs
 
 
 def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: Bucket, proxy: FaultyProxy) -> None:
     """Its bytes are sent again from the spool. [2.19]"""
     theirs, ours = random.Random(11).randbytes(SIZE + 3000), random.Random(12).randbytes(SIZE)
     with PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, proxy.endpoint))
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(SIZE))
+        volume = cache.attach(bucket.backend(proxy.endpoint))
+        bucket.put("k", bytes(SIZE))
         with volume.open("k", "r+") as file:
             file.pwrite(ours, 0)
-            bucket.client.put_object(Bucket=bucket.name, Key="k", Body=theirs)
+            bucket.put("k", theirs)
             with pytest.raises(ConflictError):
                 file.fsync()
             volume.resolve("k", "force")
@@ -123,60 +108,33 @@ def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: B
             for begin in range(0, SIZE, 5 * PART):
                 assert file.pread(PART, begin) == ours[begin : begin + PART]
             assert file.size == len(ours)
-        assert stored(bucket, "k") == ours
+        assert bucket.get("k") == ours
 
 
-def test_local_bytes_that_are_gone_cannot_be_forced(bucket: Bucket, volume: Volume) -> None:
-    """They belong to the opened version, with a conflict in between; a rebase still settles it."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old." * (SIZE // 4))
-    with volume.open("k", "r+") as file:
-        for begin in range(0, SIZE, 2 * PART):
-            file.pwrite(b"x" * PART, begin)
-        bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"new." * (SIZE // 4))
-        with pytest.raises(ConflictError):
-            file.fsync()
-        with pytest.raises(PageCacheError):
-            volume.resolve("k", "force")
-        assert file.pread(PART, 4 * PART) == b"x" * PART
-        volume.resolve("k", "rebase")
-    assert stored(bucket, "k") == (b"x" * PART + b"new." * (PART // 4)) * (SIZE // PART // 2)
-
-
+@pytest.mark.parametrize("to", ["the same backend", "another backend"])
 def test_a_volume_that_is_reconnected_goes_on_with_what_was_staged(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, to: str
 ) -> None:
-    """This holds even if the server has forgotten an upload in the meantime: those bytes are in the spool."""
-    content = bytearray(random.Random(13).randbytes(SIZE))
+    """This holds even if the server has forgotten an upload in the meantime: those bytes are in the spool. [2.22]"""
+    content, before = bytearray(random.Random(13).randbytes(SIZE)), volume.backend
+    assert isinstance(before, S3Backend)
     with volume.open("k", "w+") as file:
         file.write(content)
         volume.abort()
-        for key, upload in bucket.uploads():
-            bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
-        volume.reconnect(volume.backend)
+        if to == "the same backend":
+            bucket.end_uploads()
+            volume.reconnect(before)
+        else:
+            volume.reconnect(bucket.backend(proxy.endpoint))
+            before.close()
         rewritten(file, content, 14, count=20)
         file.fsync()
-        assert stored(bucket, "k") == content
-
-
-def test_a_volume_that_is_reconnected_to_another_backend_loses_nothing(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
-    """What was staged is in the spool. [2.22]"""
-    file, content = volume.open("k", "w+"), random.Random(15).randbytes(SIZE)
-    file.write(content)
-    before = volume.backend
-    volume.abort()
-    volume.reconnect(small(bucket, proxy.endpoint))
-    assert isinstance(before, S3Backend)
-    before.close()
-    file.fsync()
-    assert file.pread(SIZE, 0) == content
-    file.close()
-    assert stored(bucket, "k") == content
+        assert file.pread(SIZE, 0) == content
+    assert bucket.get("k") == content
 
 
 def test_a_hole_is_sent_once_as_zeros(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old!" * (SIZE // 4))
+    bucket.put("k", b"old!" * (SIZE // 4))
     proxy.taken()
     with volume.open("k", "r+") as file:
         file.pwrite(b"new", 3 * PART)
@@ -185,36 +143,31 @@ def test_a_hole_is_sent_once_as_zeros(bucket: Bucket, proxy: FaultyProxy, volume
         assert file.pread(4, 3 * PART) == b"n\0\0\0"
     expected = bytearray(b"old!" * (SIZE // 4))
     expected[3 * PART : 3 * PART + 1 + SIZE // 2] = b"n" + bytes(SIZE // 2)
-    assert stored(bucket, "k") == expected
+    assert bucket.get("k") == expected
     assert sum(call.up for call in proxy.taken()) <= SIZE // 2 + 6 * PART
 
 
 def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Bytes written into a hole are sent again, the hole around them stays."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old!" * (SIZE // 4))
+    bucket.put("k", b"old!" * (SIZE // 4))
     expected = bytearray(b"old!" * (SIZE // 4))
     with volume.open("k", "r+") as file:
         file.punch_hole(2 * PART + 5, 4 * PART)
         file.pwrite(b"inside", 4 * PART + 10)
         expected[2 * PART + 5 : 6 * PART + 5] = bytes(4 * PART)
         expected[4 * PART + 10 : 4 * PART + 16] = b"inside"
-
-        def forget() -> None:
-            for key, upload in bucket.uploads():
-                bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=key, UploadId=upload)
-
         volume.backend.honours()  # type: ignore[union-attr]
-        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=forget)]
+        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=bucket.end_uploads)]
         file.fsync()
         assert proxy.rules[0].seen > 1
-    assert stored(bucket, "k") == expected
+    assert bucket.get("k") == expected
 
 
 def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Callable[[str], Server]) -> None:
     """It forgets open uploads: their parts are sent again, staged bytes are there."""
     server = new_server("ministack")
     with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, server.endpoint))
+        volume = cache.attach(bucket.backend(server.endpoint))
         content = bytearray(random.Random(6).randbytes(SIZE))
         with volume.open("k", "w+") as file:
             for begin, end in pairwise(range(0, SIZE + 1, SIZE // 4)):
@@ -226,7 +179,7 @@ def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Call
             server.kill()
             server.start()
             assert file.pread(SIZE, 0) == content
-        assert stored(bucket, "k") == content
+        assert bucket.get("k") == content
 
 
 @pytest.mark.parametrize("fault", ["reset", "midway", "lost", "status"])
@@ -292,8 +245,8 @@ def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
 
 def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, proxy: FaultyProxy) -> None:
     """An object is changed in its middle, and the rest of it cannot be read: a failed file keeps its error."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=bytes(4096))
-    backend = small(bucket, proxy.endpoint)
+    bucket.put("k", bytes(4096))
+    backend = bucket.backend(proxy.endpoint)
     file = backend.open("k")
     file.write_from(1000, [memoryview(b"new")])
     proxy.rules.append(ProxyRule("reset", is_for("GetObject"), times=float("inf")))
@@ -316,9 +269,9 @@ def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Serv
     """
     server = new_server("ministack")
     with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(small(bucket, server.endpoint))
+        volume = cache.attach(bucket.backend(server.endpoint))
         with volume.open("k", "w+") as file, without_collector():
-            bucket.client.put_object(Bucket=bucket.name, Key="other", Body=b"")  # it forgets empty buckets
+            bucket.put("other", b"")  # it forgets empty buckets
             server.kill()
             file.write(random.Random(9).randbytes(6 * PART))
             eventually(lambda: cache.stats().retries > 20)
@@ -329,7 +282,7 @@ def test_an_outage_leaves_no_memory_with_errors(new_server: Callable[[str], Serv
 
 def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: Bucket) -> None:
     """The bytes that it took are still in the spool, and are sent again."""
-    backend = FaultyBackend(small(bucket, bucket.server.endpoint))
+    backend = FaultyBackend(bucket.backend(bucket.server.endpoint))
     content = bytearray(random.Random(3).randbytes(SIZE))
     once = RetryPolicy(attempts=1, failed_retry=None)
     with PageCache(CAPACITY, retry=once, flush_interval=3600, dirty_expire=3600) as cache:
@@ -344,7 +297,7 @@ def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: 
             file.flush()
             for offset in range(0, SIZE, PART):
                 assert file.pread(PART, offset) == content[offset : offset + PART]
-    assert stored(bucket, "k") == content
+    assert bucket.get("k") == content
 
 
 def test_staged_units_travel_once(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
@@ -366,6 +319,6 @@ def test_a_commit_that_fails_leaves_what_is_staged(bucket: Bucket, proxy: Faulty
         proxy.rules = [rule]
         file.fsync()
         assert rule.seen > 2
-    assert stored(bucket, "k") == content
+    assert bucket.get("k") == content
     sent = sum(call.up for call in proxy.taken())
     assert sent < 1.6 * SIZE

@@ -11,15 +11,11 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import is_for
-from .servers import Bucket, Server
+from .servers import Bucket
 
+SERVERS = ("ministack",)
 HUGE = "1732400000"  # a time, which some proxies send
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    return ministack
 
 
 @pytest.fixture
@@ -56,7 +52,7 @@ def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_ret
     proxy: FaultyProxy, bucket: Bucket, volume: Volume
 ) -> None:
     """No thread sleeps so long: another fsync commits."""
-    bucket.client.put_object(Bucket=bucket.name, Key="k", Body=b"old")
+    bucket.put("k", b"old")
     with volume.open("k", "r+") as file:
         file.pwrite(b"n", 0)
         file.fsync()
@@ -69,7 +65,7 @@ def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_ret
         assert [call.status for call in proxy.taken() if call.status == 503] == [503, 503]
         proxy.rules.clear()
         file.fsync(timeout=30)
-    assert bucket.client.get_object(Bucket=bucket.name, Key="k")["Body"].read() == b"ned"
+    assert bucket.get("k") == b"ned"
 
 
 @pytest.mark.parametrize("after", [HUGE, "nan", "-1"])

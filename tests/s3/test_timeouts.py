@@ -65,14 +65,14 @@ class Silent:
 
 
 @pytest.fixture
-def server() -> Iterator[Silent]:
-    silent = Silent()
-    yield silent
-    silent.close()
+def silent() -> Iterator[Silent]:
+    made = Silent()
+    yield made
+    made.close()
 
 
-def attached(cache: PageCache, server: Silent, **options: Any) -> Volume:
-    return cache.attach(S3Backend("bucket", endpoint_url=server.endpoint, region_name="us-east-1"), **options)
+def attached(cache: PageCache, silent: Silent, **options: Any) -> Volume:
+    return cache.attach(S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1"), **options)
 
 
 CALLS: dict[str, Any] = {
@@ -86,44 +86,44 @@ CALLS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_deadline_ends_the_wait_for_a_server_that_does_not_answer(server: Silent, call: str) -> None:
+def test_a_deadline_ends_the_wait_for_a_server_that_does_not_answer(silent: Silent, call: str) -> None:
     """The error names operation and key; the request goes on."""
     cache = PageCache("128MiB")
     try:
-        volume = attached(cache, server)
+        volume = attached(cache, silent)
         with pytest.raises(
             TimeoutError, match=f"^.Errno {errno.ETIMEDOUT}. {call}: the deadline passed.*'large"
         ) as caught:
             CALLS[call](volume, timeout=0.2)
         assert caught.value.errno == errno.ETIMEDOUT
-        server.wait_arrived()
+        silent.wait_arrived()
     finally:
-        server.close()
+        silent.close()
         cache.close(timeout=20, on_failed="discard")
 
 
-def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(server: Silent) -> None:
+def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(silent: Silent) -> None:
     cache = PageCache("128MiB")
     try:
-        volume = attached(cache, server, timeout=0.2)
+        volume = attached(cache, silent, timeout=0.2)
         with pytest.raises(TimeoutError, match="stat: the deadline passed"):
             volume.stat("k")
         with pytest.raises(TimeoutError, match="stat: the deadline passed"):
             volume.exists("k", timeout=0.1)
     finally:
-        server.close()
+        silent.close()
         cache.close(timeout=20, on_failed="discard")
 
 
 @pytest.mark.parametrize("call", ["open", "stat", "list"])
-def test_a_request_without_an_answer_ends_after_the_read_timeout(server: Silent, call: str) -> None:
+def test_a_request_without_an_answer_ends_after_the_read_timeout(silent: Silent, call: str) -> None:
     """It is made as often as the retry policy says: the backend adds no retries."""
     with PageCache("128MiB", retry=TWICE) as cache:
-        backend = S3Backend("bucket", endpoint_url=server.endpoint, region_name="us-east-1", read_timeout=0.1)
+        backend = S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1", read_timeout=0.1)
         with pytest.raises(OSError, match="Read timeout") as caught:
             CALLS[call](cache.attach(backend))
         assert caught.value.errno == errno.ETIMEDOUT
-        assert server.requests == TWICE.attempts
+        assert silent.requests == TWICE.attempts
 
 
 def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeout() -> None:

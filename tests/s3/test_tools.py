@@ -14,20 +14,15 @@ from pagecache.stress import Plan, run
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import name_of
-from .servers import Bucket, Server
+from .servers import Bucket
 
+SERVERS = ("ministack",)
 SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "512KiB", "capacity": "512KiB", "operations": 30, "rounds": 1,
     "duration": 1,
 }  # fmt: skip
 SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>made up</Message></Error>"
 SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", 600))
-
-
-@pytest.fixture
-def server(ministack: Server) -> Server:
-    """The server that heeds every condition."""
-    return ministack
 
 
 def carries(call: ProxyCall) -> bool:
