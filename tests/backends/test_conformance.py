@@ -8,67 +8,32 @@ from typing import Any
 import pytest
 
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
-from pagecache.errors import Key
-from pagecache.testing import BackendConformance, FaultyBackend, LatencyBackend
+from pagecache.testing import FaultyBackend, LatencyBackend
 from pagecache.testing.checks import checks_of, run_check
 
 from ..plain import AsyncBlobs, Blobs
+from ..suites import suite
 
 
-@pytest.mark.smoke("memory:")
-class TestMemory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return MemoryBackend()
+def nested(folder: Path) -> Backend:
+    (folder / "a" / "b").mkdir(parents=True)
+    return DirectoryBackend(folder)
 
 
-class TestMemoryWithOtherKeys(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return MemoryBackend(durable_writes=True)
-
-    def make_key(self, i: int) -> Key:
-        return ("bucket", i)
-
-
-class TestMemoryWithNarrowLimits(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return MemoryBackend(max_read=12288, max_write=8192, max_vectors=3, boundary=16384, write_unit=4096)
-
-
-@pytest.mark.smoke("dir:")
-class TestDirectory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return DirectoryBackend(tmp_path)
-
-
-class TestDirectoryWithNestedKeys(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        return DirectoryBackend(tmp_path)
-
-    def make_key(self, i: int) -> Key:
-        return f"a/object-{i}" if i % 2 else f"a/b/object-{i}"
-
-
-class TestShortAnswers(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FaultyBackend(MemoryBackend(), "short", seed=3)
-
-
-class TestFaultyWithoutFaults(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FaultyBackend(DirectoryBackend(tmp_path))
-
-
-class TestLatency(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return LatencyBackend(MemoryBackend(), read=10e-6, write=20e-6, commit=50e-6, jitter=0.5, seed=1)
-
-
-class TestPlainClass(BackendConformance):
-    """A class that has the required methods and no base class is checked as any backend."""
-
-    def make_backend(self, tmp_path: Path) -> Any:
-        return Blobs()
+NARROW: dict[str, Any] = {"max_read": 12288, "max_write": 8192, "max_vectors": 3, "boundary": 16384, "write_unit": 4096}
+TestMemory = pytest.mark.smoke("memory:")(suite(lambda folder: MemoryBackend()))
+TestMemoryWithOtherKeys = suite(
+    lambda folder: MemoryBackend(durable_writes=True), make_key=lambda self, i: ("bucket", i)
+)
+TestMemoryWithNarrowLimits = suite(lambda folder: MemoryBackend(**NARROW))
+TestDirectory = pytest.mark.smoke("dir:")(suite(DirectoryBackend))
+TestDirectoryWithNestedKeys = suite(nested, make_key=lambda self, i: f"a/object-{i}" if i % 2 else f"a/b/object-{i}")
+TestShortAnswers = suite(lambda folder: FaultyBackend(MemoryBackend(), "short", seed=3))
+TestFaultyWithoutFaults = suite(lambda folder: FaultyBackend(DirectoryBackend(folder)))
+TestLatency = suite(
+    lambda folder: LatencyBackend(MemoryBackend(), read=10e-6, write=20e-6, commit=50e-6, jitter=0.5, seed=1)
+)
+TestPlainClass = suite(lambda folder: Blobs())  # required methods and no base class: checked as any backend
 
 
 @pytest.mark.parametrize(
@@ -82,10 +47,7 @@ class TestPlainClass(BackendConformance):
     ids=["object", "class", "path", "asynchronous"],
 )
 def test_the_suite_refuses_what_is_no_backend(made: Any, words: str, tmp_path: Path) -> None:
-    class Suite(BackendConformance):
-        def make_backend(self, tmp_path: Path) -> Any:
-            return made
-
-    check = next(iter(checks_of(Suite)))
+    refusing = suite(lambda folder: made)
+    check = next(iter(checks_of(refusing)))
     with pytest.raises(TypeError, match=words):
-        run_check(Suite(), check, tmp_path=tmp_path)
+        run_check(refusing(), check, tmp_path=tmp_path)

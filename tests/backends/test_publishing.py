@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import PageCache
-from pagecache.backends import Backend
 from pagecache.errors import BackendError
-from pagecache.testing import BackendConformance
 from tests.publishing import PublishingBackend, PublishingFile
+from tests.suites import suite
 
 
 class Checked(PublishingBackend):
@@ -23,19 +21,9 @@ class Checked(PublishingBackend):
         assert self.violations == []
 
 
-class TestPublishing(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Checked(tmp_path)
-
-
-class TestPublishingOfUnits(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Checked(tmp_path, write_unit="4KiB", read_back=False)
-
-
-class TestPublishingOfLargeUnits(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Checked(tmp_path, write_unit="64KiB")
+TestPublishing = suite(Checked)
+TestPublishingOfUnits = suite(lambda folder: Checked(folder, write_unit="4KiB", read_back=False))
+TestPublishingOfLargeUnits = suite(lambda folder: Checked(folder, write_unit="64KiB"))
 
 
 @pytest.fixture
@@ -78,17 +66,6 @@ def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: PublishingBackend,
     assert backend.visible("key") == b"NEW c" + bytes(3) + b"!"
 
 
-def test_an_object_that_is_renamed_before_its_commit_replaces_the_one_of_that_name(
-    backend: PublishingBackend, file: PublishingFile
-) -> None:
-    fresh = backend.open("new", create=True)
-    put(fresh, 0, b"new")
-    backend.rename("new", "key")
-    assert backend.visible("key") == b"old content"
-    fresh.commit()
-    assert backend.visible("key") == b"new"
-
-
 def test_failed_commit_that_kept_everything_needs_the_commit_only(
     backend: PublishingBackend, file: PublishingFile
 ) -> None:
@@ -123,18 +100,6 @@ def test_crash_leaves_what_is_committed(backend: PublishingBackend, file: Publis
     assert get(backend.open("key").read_into, 0, 20) == b"old content"
 
 
-def test_version_of_another_client_is_not_overwritten(backend: PublishingBackend, file: PublishingFile) -> None:
-    other = backend.open("key")
-    put(other, 0, b"other")
-    other.commit()
-    put(file, 0, b"mine")
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ESTALE
-    file.rollback()
-    assert get(file.read_into, 0, 20) == b"otherontent"
-
-
 def test_changes_side_by_side_are_violations(backend: PublishingBackend, file: PublishingFile) -> None:
     entered, go = threading.Event(), threading.Event()
 
@@ -157,24 +122,3 @@ def test_changes_side_by_side_are_violations(backend: PublishingBackend, file: P
         "commit",
         "truncate",
     ]
-
-
-@pytest.mark.parametrize("unit", [1, "4KiB", "64KiB"])
-@pytest.mark.parametrize("read_back", [True, False])
-def test_cache_above_it_publishes_at_close_only(tmp_path: Path, unit: int | str, read_back: bool) -> None:
-    backend = PublishingBackend(tmp_path, write_unit=unit, read_back=read_back)
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("key", "w+") as file:
-            for i in range(30):
-                file.pwrite(bytes([i]) * 5000, 7000 * i)
-            file.flush()
-            assert backend.visible("key") is None
-        first = backend.visible("key")
-        with volume.open("key", "r+") as file:
-            file.pwrite(b"middle", 100_000)
-            backend.fail_commits()
-            file.truncate(150_000)
-        assert first is not None
-        assert backend.visible("key") == first[:100_000] + b"middle" + first[100_006:150_000]
-    assert backend.violations == []

@@ -2,72 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
-from pagecache.testing import BackendConformance, FaultyBackend
+from pagecache.backends import DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.testing import FaultyBackend
 
 from ..publishing import PublishingBackend
+from ..suites import suite
 from .transforms import Checksums, Sealed, XorStream
 
+NARROW: dict[str, Any] = {
+    "max_read": 6144, "max_write": 8192, "max_vectors": 1, "boundary": 16384, "write_unit": 4096, "read_unit": 512,
+}  # fmt: skip
+"""Slots do not fit the units below, so that several of them are stored together."""
 
-@pytest.mark.smoke("TransformBackend")
-class TestXorOverMemory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(MemoryBackend(), XorStream())
-
-
-class TestSealedOverMemory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(MemoryBackend(), Sealed())
-
-
-class TestChecksumsOverDirectory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(DirectoryBackend(tmp_path), Checksums())
-
-
-class TestSealedOverDirectory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(DirectoryBackend(tmp_path), Sealed(65536))
-
-
-class TestSmallUnits(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(MemoryBackend(), Checksums(100))
-
-
-class TestOverNarrowLimits(BackendConformance):
-    """Slots do not fit the units below, so that several of them are stored together."""
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        inner = MemoryBackend(
-            max_read=6144, max_write=8192, max_vectors=1, boundary=16384, write_unit=4096, read_unit=512
-        )
-        return TransformBackend(inner, Checksums(1024 - 4))
-
-
-class TestOverShortAnswers(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(FaultyBackend(MemoryBackend(), "short", seed=5), Sealed(512))
-
-
-class TestTwoTransforms(BackendConformance):
-    """One in the other: encryption, and checksums over the stored bytes."""
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))
-
-
-class TestOverPublishing(BackendConformance):
-    """Optional methods are those of the inner file, such as rollback."""
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(PublishingBackend(tmp_path), Sealed())
-
-
-class TestOverPublishingOfUnits(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return TransformBackend(PublishingBackend(tmp_path, write_unit=4096), Checksums(2048 - 4))
+TestXorOverMemory = pytest.mark.smoke("TransformBackend")(
+    suite(lambda folder: TransformBackend(MemoryBackend(), XorStream()))
+)
+TestSealedOverMemory = suite(lambda folder: TransformBackend(MemoryBackend(), Sealed()))
+TestChecksumsOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Checksums()))
+TestSealedOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Sealed(65536)))
+TestSmallUnits = suite(lambda folder: TransformBackend(MemoryBackend(), Checksums(100)))
+TestOverNarrowLimits = suite(lambda folder: TransformBackend(MemoryBackend(**NARROW), Checksums(1024 - 4)))
+TestOverShortAnswers = suite(
+    lambda folder: TransformBackend(FaultyBackend(MemoryBackend(), "short", seed=5), Sealed(512))
+)
+# One in the other: encryption, and checksums over the stored bytes.
+TestTwoTransforms = suite(
+    lambda folder: TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))
+)
+# Optional methods are those of the inner file, such as rollback.
+TestOverPublishing = suite(lambda folder: TransformBackend(PublishingBackend(folder), Sealed()))
+TestOverPublishingOfUnits = suite(
+    lambda folder: TransformBackend(PublishingBackend(folder, write_unit=4096), Checksums(2048 - 4))
+)

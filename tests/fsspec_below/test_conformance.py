@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import itertools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import fsspec
 import pytest
@@ -18,6 +19,7 @@ from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.testing import BackendConformance
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
+from tests.suites import suite
 
 numbers = itertools.count()
 
@@ -27,62 +29,26 @@ def folder() -> str:
     return f"/conformance-{next(numbers)}"
 
 
-def file_system(backend: Any) -> Any:
-    return backend.fs
+def failing(when: str, method: str) -> Callable[[Any], None]:
+    """Make the next call of a method of the file system fail, `before` or `after` its work."""
+    return lambda backend: getattr(backend.fs.hooks, when).update({method: once(OSError(errno.EIO, "planted"))})
 
 
-@pytest.mark.smoke("fsspec:")
-class TestMemory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(fsspec.filesystem("memory"), folder())
+def directory(_: Path) -> FsspecBackend:
+    return FsspecBackend(fsspec.filesystem("dir", path=folder(), fs=fsspec.filesystem("memory")), "below")
 
 
-class TestMemoryFromUrl(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        url = f"fsspec:memory:/{folder()}"
-        return cast(Backend, backend_from_url(url, max_read="64KiB", max_write=8192, max_vectors=3))
-
-
-class TestDirectoryOfMemory(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        fs = fsspec.filesystem("dir", path=folder(), fs=fsspec.filesystem("memory"))
-        return FsspecBackend(fs, "below")
-
-
-class TestLocal(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(fsspec.filesystem("file"), str(tmp_path))
-
-
-class TestElsewhere(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(Elsewhere(), str(tmp_path))
-
-    def fail_commit(self, backend: Backend) -> None:
-        file_system(backend).hooks.before["mv"] = once(OSError(errno.EIO, "planted"))
-
-
-class TestParts(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(Parts(), "bucket/folder")
-
-    def fail_commit(self, backend: Backend) -> None:
-        file_system(backend).hooks.before["upload"] = once(OSError(errno.EIO, "planted"))
-
-
-class TestBlockingInstance(BackendConformance):
-    """An instance of an asynchronous class: it has fsspec's loop."""
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(Whole(), "bucket")
-
-    def fail_commit(self, backend: Backend) -> None:
-        file_system(backend).hooks.before["pipe_file"] = once(OSError(errno.EIO, "planted"))
-
-
-class TestWithoutVersions(BackendConformance):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return FsspecBackend(Whole(tells="nothing"), "bucket")
+TestMemory = pytest.mark.smoke("fsspec:")(suite(lambda _: FsspecBackend(fsspec.filesystem("memory"), folder())))
+TestMemoryFromUrl = suite(
+    lambda _: backend_from_url(f"fsspec:memory:/{folder()}", max_read="64KiB", max_write=8192, max_vectors=3)
+)
+TestDirectoryOfMemory = suite(directory)
+TestLocal = suite(lambda path: FsspecBackend(fsspec.filesystem("file"), str(path)))
+TestElsewhere = suite(lambda path: FsspecBackend(Elsewhere(), str(path)), failing("before", "mv"))
+TestParts = suite(lambda _: FsspecBackend(Parts(), "bucket/folder"), failing("before", "upload"))
+# An instance of an asynchronous class: it has fsspec's loop.
+TestBlockingInstance = suite(lambda _: FsspecBackend(Whole(), "bucket"), failing("before", "pipe_file"))
+TestWithoutVersions = suite(lambda _: FsspecBackend(Whole(tells="nothing"), "bucket"))
 
 
 class OnALoop(BackendConformance):
@@ -102,7 +68,7 @@ class TestAsynchronousInstance(OnALoop):
         return blocking(FsspecBackend(Whole(asynchronous=True), "bucket"), lambda: self.loop)
 
     def fail_commit(self, backend: Backend) -> None:
-        file_system(backend).hooks.after["cp_file"] = once(OSError(errno.EIO, "planted"))  # the answer is lost
+        failing("after", "cp_file")(backend)  # the answer is lost
 
 
 class TestWrapped(OnALoop):
