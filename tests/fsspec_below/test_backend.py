@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import io
 import ssl
@@ -22,14 +21,13 @@ from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import known_implementations
 
-import pagecache
 from pagecache import BackendError, PageCache
 from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec.calls import about, stat_of, tagged
 from pagecache.engine.blocking import is_async
 from tests.fsspec_below.place import get
-from tests.fsspec_below.stores import Elsewhere, Parts, Streams, Whole
+from tests.fsspec_below.stores import Streams, Whole
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -104,22 +102,6 @@ def test_asynchronous_instances_run_on_the_loop_of_the_cache_and_blocking_ones_o
         assert fs.objects == {}
 
 
-def test_tasks_read_and_write_over_an_asynchronous_instance() -> None:
-    fs = Whole(asynchronous=True)
-    fs.put("bucket/key", bytes(100000))
-
-    async def work() -> None:
-        with PageCache("1MiB") as cache:
-            volume = cache.attach(FsspecBackend(fs, "bucket"))
-            async with pagecache.aio.open(volume, "key", "r+b") as file:
-                await file.pwrite(b"NEW", 50000)
-                assert await file.pread(5, 49999) == b"\0NEW\0"
-                await file.fsync()
-
-    asyncio.run(work())
-    assert fs.content("bucket/key") == bytes(50000) + b"NEW" + bytes(49997)
-
-
 # ---------------------------------------------------------------------------------------- unsupported operations
 
 
@@ -179,12 +161,6 @@ def test_missing_methods_of_a_class_are_reported_before_anything_is_written(kind
     with pytest.raises(io.UnsupportedOperation, match=f"lacking: objects can only be read: it has {words}"):
         backend.open("new", create=True)
     assert FsspecBackend(kind(), publish="put").limits.read_only is (kind is OnlyInfos)
-
-
-def test_file_systems_that_have_all_of_it_are_written() -> None:
-    for fs in (Whole(), Parts(), Elsewhere(), fsspec.filesystem("memory")):
-        backend: Any = FsspecBackend(fs)
-        assert (backend.limits.read_only, backend.why_read_only) == (False, "")
 
 
 def test_read_only_as_it_was_given() -> None:
@@ -382,8 +358,3 @@ def test_version_is_what_belongs_to_the_content_or_a_time_with_the_size() -> Non
     for size in (None, -1, "5", True):
         with pytest.raises(io.UnsupportedOperation, match="unknown size"):
             stat_of({"size": size, "type": "file"})
-
-
-def test_elsewhere_is_no_local_file_system_of_ours(tmp_path: Path) -> None:
-    """A class derived from fsspec's may do anything else."""
-    assert FsspecBackend(Elsewhere(), str(tmp_path)).limits.commit_on_close

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, WritebackError
+from pagecache import PageCache
 from pagecache.backends.fsspec.objects import STAGE
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
@@ -112,23 +112,6 @@ def test_move_that_does_not_replace_is_an_error_and_no_lost_update(tmp_path: Pat
     assert place.content("other") == b"made"
 
 
-def test_failed_commit_through_the_cache_loses_nothing(place: Place) -> None:
-    with PageCache("2MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "r+b") as file:
-            file.pwrite(b"NEW", 1 << 20)
-            place.fs.hooks.before[storing(place, LARGE)] = always(OSError(errno.ENOSPC, "full"))
-            with pytest.raises(WritebackError) as raised:
-                file.fsync()
-            assert raised.value.errno == errno.ENOSPC
-            assert file.pread(3, 1 << 20) == b"NEW"
-            assert place.content("key") == OLD
-            place.fs.hooks.before.clear()
-            volume.retry_failed()
-            file.fsync()
-    assert place.content("key") == OLD[: 1 << 20] + b"NEW" + OLD[(1 << 20) + 3 :]
-
-
 def test_read_that_fails_half_way_is_tried_again_and_mixes_nothing(place: Place) -> None:
     method = {"Whole": "cat_file", "Parts": "fetch"}.get(type(place.fs).__name__)
     if method is None:
@@ -155,20 +138,6 @@ def test_what_is_written_waits_on_this_machine_and_its_disk_may_be_full(small: C
     file.commit()
     assert place.content("key") == b"small"
     assert list(folder.iterdir()) == []
-
-
-def test_full_disk_below_leaves_the_old_object(small: Callable[[str], Path]) -> None:
-    place = Place(Elsewhere(), str(small("5m")))
-    place.put("key", OLD)
-    with PageCache("8MiB") as cache, cache.attach(place.backend).open("key", "r+b") as file:
-        file.pwrite(b"NEW", 0)
-        with pytest.raises(WritebackError) as raised:
-            file.fsync()
-        assert raised.value.errno == errno.ENOSPC
-        assert place.content("key") == OLD
-        assert place.names() == ["key"]
-        file.truncate(1 << 20)
-    assert place.content("key") == b"NEW" + OLD[3 : 1 << 20]
 
 
 # ------------------------------------------------------------------------------------ lost answers

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, PageCache
+from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
-from tests.fsspec_below.place import LARGE, OLD, Place, get, put
+from tests.clients.shelf import Shelf
+from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
 
@@ -121,34 +122,6 @@ def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Plac
     assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
 
 
-def test_rename_is_no_remote_change(place: Place) -> None:
-    """The copy has a new version, and equal content."""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "r+b") as file:
-            file.pwrite(b"NEW", 0)
-            volume.rename("key", "other")
-            with volume.open("other") as again:
-                assert again.pread(6, 0) == b"NEW" + OLD[3:6]
-            assert place.content("other") == OLD
-            assert [stat.version for stat in place.backend.list()] == [place.backend.stat("other").version]
-    assert place.content("other") == b"NEW" + OLD[3:]
-
-
-def test_version_of_another_client_is_found_behind_a_rename(place: Place) -> None:
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "r+b") as file:
-            file.pwrite(b"NEW", 0)
-            volume.rename("key", "other")
-            place.put("other", bytes(LARGE))
-            with pytest.raises(ConflictError):
-                file.fsync()
-            assert place.content("other") == bytes(LARGE)
-            volume.resolve("other", "rebase")
-    assert place.content("other") == b"NEW" + bytes(LARGE - 3)
-
-
 def test_directories_are_no_objects(place: Place) -> None:
     if isinstance(place.fs, Elsewhere):
         (Path(place.root) / "folder").mkdir()
@@ -173,3 +146,20 @@ def test_new_object_brings_the_directories_that_it_needs(tmp_path: Path) -> None
     place.backend.close()
     assert place.content("a/b/key") == b"content"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "b", "key"]  # no temporary file is left
+
+
+def test_keys_of_a_whole_file_system_begin_at_its_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path begins elsewhere: in the working directory, or in a login directory."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = str(tmp_path / "a").removeprefix("/")
+    with PageCache("4MiB") as cache:
+        volume = cache.attach(FsspecBackend(Shelf()))
+        with volume.open(f"{folder}/b", "wb") as file:
+            file.write(b"here")
+            file.fsync()
+        assert (tmp_path / "a/b").read_bytes() == b"here"
+        assert [stat.key for stat in volume.list(f"{folder}/")] == [f"{folder}/b"]
+        volume.rename(f"{folder}/b", f"{folder}/c")
+        volume.remove(f"{folder}/c")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []

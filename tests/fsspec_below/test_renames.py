@@ -56,6 +56,10 @@ def read(file: CachedFile) -> None:
     file.pread(4, 0)
 
 
+def content_after(use: Callable[[CachedFile], None]) -> bytes:
+    return OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+
+
 @pytest.mark.parametrize("use", [None, read, uploaded], ids=["closed", "read", "uploaded"])
 def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
     place: Place, use: Callable[[CachedFile], None] | None
@@ -89,17 +93,6 @@ def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> N
         file.abandon()
         with pytest.raises(FileNotFoundError):
             volume.rename("made", "key")
-    assert place.content("key") == OLD
-
-
-def test_file_that_was_closed_without_a_commit_stands_for_no_object(place: Place) -> None:
-    """While some reference keeps it. [2.20]"""
-    file = place.backend.open("made", create=True)
-    file.close()
-    with pytest.raises(FileNotFoundError):
-        place.backend.rename("made", "key")
-    with pytest.raises(FileNotFoundError):
-        place.backend.remove("made")
     assert place.content("key") == OLD
 
 
@@ -228,37 +221,16 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
     assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
-@pytest.mark.parametrize("use", [uploaded, read])
-def test_status_that_fails_once_behind_a_rename_makes_no_conflict(
-    place: Place, use: Callable[[CachedFile], None]
-) -> None:
-    """The version of the copy is asked for again. [2.14, 2.19, 2.20]"""
-    backend = FaultyBackend(place.backend)
-    with PageCache("16MiB", retry=OFTEN) as cache:
-        volume = cache.attach(backend)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            use(file)
-            backend.use([Rule("stat", error=errno.ECONNRESET, times=1)])
-            volume.rename("key", "other")
-            backend.use([])
-            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
-            with volume.open("other", "rb") as again:
-                assert again.read() == expected
-            assert file.pread(len(OLD), 0) == expected[: len(OLD)]
-            file.pwrite(b"M", 0)
-    assert place.content("other") == b"M" + expected[1:]
-
-
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("retry", "times"), [(OFTEN, 1), (ONCE, 1), (ONCE, 2)], ids=["again", "once", "twice"])
 @pytest.mark.parametrize("use", [uploaded, written, read])
-def test_status_that_fails_for_good_behind_a_rename_is_asked_for_by_the_next_call(
-    place: Place, use: Callable[[CachedFile], None], times: int
+def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_call(
+    place: Place, use: Callable[[CachedFile], None], retry: RetryPolicy, times: int
 ) -> None:
     """Until then only the file that was open before tells the version of the copy from that of another client; if it
-    does not answer before the rename returns, that raises. [2.19, 2.20]
+    does not answer before the rename returns, that raises. [2.14, 2.19, 2.20]
     """
     backend = FaultyBackend(place.backend)
-    with PageCache("16MiB", retry=ONCE, flush_interval=3600) as cache:
+    with PageCache("16MiB", retry=retry, flush_interval=3600) as cache:
         volume = cache.attach(backend)
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
@@ -266,7 +238,7 @@ def test_status_that_fails_for_good_behind_a_rename_is_asked_for_by_the_next_cal
             with pytest.raises(ConnectionResetError) if times == 2 else contextlib.nullcontext():
                 volume.rename("key", "other")
             backend.use([])
-            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            expected = content_after(use)
             with volume.open("other", "rb") as again:
                 assert again.read() == expected
             assert file.pread(len(OLD), 0) == expected[: len(OLD)]
@@ -294,7 +266,7 @@ def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
             place.put("other", OTHER)
         volume.invalidate_remote("other", version=place.backend.stat("other").version)
         if ours:
-            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            expected = content_after(use)
             assert file.pread(len(OLD), 0) == expected
             if place.fs is None and use is not read:
                 with contextlib.suppress(
@@ -330,7 +302,7 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
             volume.rename("key", "other")
-            expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+            expected = content_after(use)
             assert file.pread(len(OLD), 0) == expected
         assert place.content("other") == expected
 
@@ -409,7 +381,7 @@ def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(
             assert file.pread(4, len(OLD) - 4) == OLD[-4:]
             with volume.open("key", "rb") as taken:
                 assert taken.read() == PRECIOUS
-        assert place.content("other") == (OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :])
+        assert place.content("other") == content_after(use)
     assert place.content("key") == PRECIOUS
 
 
@@ -477,7 +449,7 @@ def test_rename_whose_answer_is_lost_takes_open_files_along(
     losing: Place, use: Callable[[CachedFile], None], failed_looks: int
 ) -> None:
     """Whether the backend's own look-up or that of the next try finds it done. [2.14, 2.20]"""
-    expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+    expected = content_after(use)
     with PageCache("16MiB", retry=OFTEN) as cache:
         volume = cache.attach(losing.backend)
         with volume.open("key", "r+b", read_ahead=0) as file:
@@ -512,7 +484,7 @@ def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_ta
     is gone, and the old name has the other client's. [2.14, 2.20]
     """
     losing.put("other", PRECIOUS)
-    expected = OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
+    expected = content_after(use)
     backend = FaultyBackend(Taking(losing))
     with PageCache("16MiB", retry=tries, flush_interval=3600) as cache:
         volume = cache.attach(backend)
@@ -535,34 +507,21 @@ def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_ta
 
 
 @LOOKS
-def test_remove_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place, failed_looks: int) -> None:
+@pytest.mark.parametrize("call", ["remove", "rename over it"])
+def test_call_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place, call: str, failed_looks: int) -> None:
     """They do not follow another object that has the name later. [2.14, I-24]"""
-    with PageCache("16MiB", retry=OFTEN) as cache:
-        volume = cache.attach(losing.backend)
-        with volume.open("key", "rb", read_ahead=0) as file:
-            read(file)
-            losing.lose(failed_looks)
-            volume.remove("key")
-            with volume.open("key", "wb") as other:
-                other.write(OTHER)
-            volume.rename("key", "other")
-            with pytest.raises(FileNotFoundError):
-                file.pread(4, len(OLD) - 4)
-    assert (losing.content("key"), losing.content("other")) == (None, OTHER)
-
-
-@LOOKS
-def test_rename_over_an_object_whose_answer_is_lost_takes_the_name_from_its_files(
-    losing: Place, failed_looks: int
-) -> None:
-    """[2.14, I-24]"""
     losing.put("source", OTHER)
     with PageCache("16MiB", retry=OFTEN) as cache:
         volume = cache.attach(losing.backend)
         with volume.open("key", "rb", read_ahead=0) as file:
             read(file)
             losing.lose(failed_looks)
-            volume.rename("source", "key")
+            if call == "remove":
+                volume.remove("key")
+                with volume.open("key", "wb") as other:
+                    other.write(OTHER)
+            else:
+                volume.rename("source", "key")
             volume.rename("key", "other")
             with pytest.raises(FileNotFoundError):
                 file.pread(4, len(OLD) - 4)
@@ -741,25 +700,22 @@ def test_a_remove_of_an_object_that_was_never_stored_is_settled_by_its_open_file
     assert place.content("draft") == (b", saved" if landed else b"mine, saved")
 
 
+@pytest.mark.parametrize("then", ["fsync", "remove"])
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
-def test_an_own_remove_without_an_answer_is_no_change_by_another_program(faulty: Faulty, landed: bool) -> None:
+def test_an_own_remove_without_an_answer_is_no_change_by_another_program(
+    place: Place, faulty: Faulty, landed: bool, then: str
+) -> None:
     """Unsaved bytes go with the name, and the same call succeeds when it is made again. [2.14, 2.20]"""
     volume, backend, handles = faulty
     file = handles.enter_context(volume.open("key", "r+b"))
     file.write(b"unsaved")
     lose_answer(backend, partial(volume.remove, "key"), landed=landed)
-    assert volume.exists("key") is not landed
-    volume.remove("key") if not landed else file.fsync()
-    assert (volume.exists("key"), volume.unsaved()) == (False, [])
-
-
-def test_a_remove_without_an_answer_succeeds_when_it_is_made_again(place: Place, faulty: Faulty) -> None:
-    volume, backend, handles = faulty
-    file = handles.enter_context(volume.open("key", "r+b"))
-    file.write(b"unsaved")
-    lose_answer(backend, partial(volume.remove, "key"), landed=True)
-    volume.remove("key")
-    with pytest.raises(FileNotFoundError):
+    if then == "remove":
         volume.remove("key")
+        with pytest.raises(FileNotFoundError):
+            volume.remove("key")
+    else:
+        assert volume.exists("key") is not landed
+        volume.remove("key") if not landed else file.fsync()
     file.fsync()
-    assert place.content("key") is None
+    assert (volume.exists("key"), volume.unsaved(), place.content("key")) == (False, [], None)

@@ -94,20 +94,6 @@ def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> 
     assert place.content("made") == b"theirs"
 
 
-def test_conflict_through_the_cache_is_reported_and_settled(place: Place) -> None:
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "r+b") as file:
-            file.pwrite(b"NEW", 0)
-            place.put("key", b"x" * 5000)
-            with pytest.raises(ConflictError):
-                file.fsync()
-            assert place.content("key") == b"x" * 5000
-            volume.resolve("key", "rebase")
-            file.fsync()
-    assert place.content("key") == b"NEW" + b"x" * 4997
-
-
 CHANGES: dict[str, Callable[[CachedFile], object]] = {
     "pwrite": lambda file: file.pwrite(b"mine", 0),
     "truncate": lambda file: file.truncate(5),
