@@ -48,41 +48,7 @@ class OverFiles(abstract.AbstractFixtures):
         return make_path_posix
 
 
-class TestCopyOverMemory(abstract.AbstractCopyTests, OverMemory):
-    pass
-
-
-class TestGetOverMemory(abstract.AbstractGetTests, OverMemory):
-    pass
-
-
-class TestPutOverMemory(abstract.AbstractPutTests, OverMemory):
-    pass
-
-
-class TestOpenOverMemory(abstract.AbstractOpenTests, OverMemory):
-    pass
-
-
-class TestPipeOverMemory(abstract.AbstractPipeTests, OverMemory):
-    pass
-
-
-class TestCopyOverFiles(abstract.AbstractCopyTests, OverFiles):
-    pass
-
-
-class TestGetOverFiles(abstract.AbstractGetTests, OverFiles):
-    pass
-
-
-class TestPutOverFiles(abstract.AbstractPutTests, OverFiles):
-    pass
-
-
-class TestOpenOverFiles(abstract.AbstractOpenTests, OverFiles):
-    pass
-
-
-class TestPipeOverFiles(abstract.AbstractPipeTests, OverFiles):
-    pass
+for kind in ("Copy", "Get", "Put", "Open", "Pipe"):
+    for above in (OverMemory, OverFiles):
+        name = f"Test{kind}{above.__name__}"
+        globals()[name] = type(name, (getattr(abstract, f"Abstract{kind}Tests"), above), {})

@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -52,33 +53,18 @@ def outcome(open_it: Callable[[], Any]) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("deferred", [False, True], ids=["", "in a transaction"])
 @pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_file_does_what_open_does(
-    fs: PageCacheFileSystem, below: Any, root: str, tmp_path_factory: pytest.TempPathFactory, mode: str, there: bool
+    fs: Any, below: Any, root: str, tmp_path_factory: pytest.TempPathFactory, mode: str, there: bool, deferred: bool
 ) -> None:
     example, path = tmp_path_factory.mktemp("example") / "file", f"{root}/file"
     if there:
         example.write_bytes(OLD)
         below.pipe_file(path, OLD)
     expected = outcome(lambda: example.open(mode + "b", buffering=0))
-    assert outcome(lambda: fs.open(path, mode + "b")) == expected
-    assert below.exists(path) == example.exists()
-    if example.exists():
-        assert below.cat_file(path) == fs.cat_file(path) == example.read_bytes()
-
-
-@pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
-@pytest.mark.parametrize("mode", MODES)
-def test_a_file_of_a_transaction_does_what_open_does(
-    fs: PageCacheFileSystem, below: Any, root: str, tmp_path_factory: pytest.TempPathFactory, mode: str, there: bool
-) -> None:
-    example, path = tmp_path_factory.mktemp("example") / "file", f"{root}/file"
-    if there:
-        example.write_bytes(OLD)
-        below.pipe_file(path, OLD)
-    expected = outcome(lambda: example.open(mode + "b", buffering=0))
-    with fs.transaction:
+    with fs.transaction if deferred else nullcontext():
         assert outcome(lambda: fs.open(path, mode + "b")) == expected
     assert below.exists(path) == example.exists()
     if example.exists():

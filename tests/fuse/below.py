@@ -159,10 +159,6 @@ def slow(root: str) -> Backend:
     return LatencyBackend(DirectoryBackend(root), read=0.002, write=0.002, commit=0.005)
 
 
-def memory() -> Backend:
-    return MemoryBackend()
-
-
 class _Misnamed(DirectoryBackend):
     """A store with some names that no directory can have."""
 

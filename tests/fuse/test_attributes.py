@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .calls_about_names import rename
-from .mounts import Mounted, code, folder_for_everybody, names, needs_mounts, run
+from .mounts import Mounted, code, folder_for_everybody, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
 
@@ -35,19 +35,6 @@ def test_times_are_kept_and_writes_before_them_do_not_move_them(place: Path, sto
     run("sync", "-f", path)
     assert (stored / "a").stat().st_mtime_ns == YEAR_2020 + 1
     assert path.read_bytes() == b"x" * 10_000
-
-
-def test_a_write_moves_the_time(place: Path) -> None:
-    """It moves at once, and does not go back when the file is closed."""
-    path = place / "a"
-    path.write_bytes(b"x")
-    os.utime(path, ns=(YEAR_2020, YEAR_2020))
-    fd = os.open(path, os.O_RDWR)
-    os.write(fd, b"y")
-    during = os.fstat(fd).st_mtime_ns
-    assert during > YEAR_2020
-    os.close(fd)
-    assert path.stat().st_mtime_ns >= during
 
 
 def test_what_no_store_can_keep_is_refused(place: Path) -> None:
@@ -81,29 +68,6 @@ def test_files_of_another_user_belong_to_that_user() -> None:
         assert [stat.S_IMODE(entry.st_mode) for entry in found[:2]] == [0o640, 0o2750]
         text = run(sys.executable, "-c", program, mounted.path, "open('mine')", status=1)
         assert "PermissionError" in text
-
-
-def test_a_store_of_objects_has_directories_of_prefixes(flat: Path) -> None:
-    """They are made, listed, emptied, removed; an empty one lives as long as the mount."""
-    (flat / "d" / "e").mkdir(parents=True)
-    (flat / "d" / "e" / "a").write_bytes(b"a")
-    (flat / "d" / "b").write_bytes(b"bb")
-    assert names(flat / "d") == ["b", "e"]
-    assert (flat / "d" / "b").stat().st_size == 2
-    assert stat.S_ISDIR((flat / "d" / "e").stat().st_mode)
-    with pytest.raises(OSError) as caught:
-        os.rmdir(flat / "d" / "e")
-    assert caught.value.errno == errno.ENOTEMPTY
-    os.rename(flat / "d" / "e" / "a", flat / "d" / "c")
-    os.rename(flat / "d" / "c", flat / "d" / "b")
-    assert (flat / "d" / "b").read_bytes() == b"a"
-    assert names(flat / "d" / "e") == []
-    os.rename(flat / "d" / "e", flat / "f")
-    os.rmdir(flat / "f")
-    os.unlink(flat / "d" / "b")
-    assert names(flat / "d") == []
-    os.rmdir(flat / "d")
-    assert names(flat) == []
 
 
 def test_attributes_that_a_store_of_objects_cannot_keep_are_refused(flat: Path) -> None:

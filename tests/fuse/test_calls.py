@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +14,14 @@ from types import ModuleType
 
 import pytest
 
-from . import calls_about_attributes, calls_about_bytes, calls_about_names
+from . import (
+    calls_about_attributes,
+    calls_about_bytes,
+    calls_about_descriptors,
+    calls_about_links,
+    calls_about_names,
+    calls_about_special_files,
+)
 from .calls import CHECKS, answers
 from .mounts import Mounted, folder_for_everybody, maps_shared, needs_mounts
 
@@ -26,12 +35,12 @@ pytestmark = [
 
 
 @contextlib.contextmanager
-def shared(mode: str, *more: str) -> Iterator[tuple[Path, Sequence[str]]]:
+def shared(mode: str) -> Iterator[tuple[Path, Sequence[str]]]:
     """A mount that other users may also use, and its options."""
     others = ("--allow-other",) if os.geteuid() == 0 else ()
     with (
         folder_for_everybody() as folder,
-        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, *more, longest=600) as mounted,
+        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, "-o", "dev", longest=600) as mounted,
     ):
         yield mounted.path, mounted.options
 
@@ -95,7 +104,8 @@ def about(module: ModuleType) -> list[str]:
 
 
 NAMES = about(calls_about_names) + about(calls_about_attributes)
-BYTES = about(calls_about_bytes)
+BYTES = about(calls_about_bytes) + about(calls_about_special_files)
+BYTES += about(calls_about_descriptors) + about(calls_about_links)
 
 
 @pytest.mark.parametrize("name", NAMES + BYTES)
@@ -107,3 +117,27 @@ def test_calls_are_answered_as_on_tmpfs(direct: tuple[Path, Sequence[str]], name
 def test_so_they_are_with_pages_of_the_kernel(cached: tuple[Path, Sequence[str]], name: str) -> None:
     """Checks about names never reach a page, and run with the slow tests."""
     compare(cached, name)
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK])
+def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None:
+    """It cannot store them; nothing is made."""
+    if kind in (stat.S_IFCHR, stat.S_IFBLK) and os.geteuid():
+        return
+    with pytest.raises(OSError, match="not supported") as caught:
+        os.mknod(flat / "a", kind | 0o600, os.makedev(1, 5))
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert os.listdir(flat) == []
+
+
+def test_a_fifo_is_one_past_the_mount_too(direct: tuple[Path, Sequence[str]]) -> None:
+    """Special files are those of the store: other programs of this machine use them."""
+    path, _ = direct
+    store = path.parent / "store"
+    os.mkfifo(path / "here", 0o400)  # no usual umask removes these bits
+    os.mkfifo(store / "there", 0o200)
+    assert oct((store / "here").lstat().st_mode) == oct(stat.S_IFIFO | 0o400)
+    assert oct((path / "there").lstat().st_mode) == oct(stat.S_IFIFO | 0o200)
+    (path / "there").unlink()
+    (store / "here").unlink()
+    assert os.listdir(store) == []

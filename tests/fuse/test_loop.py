@@ -107,31 +107,14 @@ def test_attributes_of_an_open_file_follow_each_change(volume: Volume, mnt: Path
         assert loop._native.check() == ""
 
 
-def test_a_call_that_raises_is_an_error_and_nothing_else(
-    volume: Volume, mnt: Path, store: Path, caplog: pytest.LogCaptureFixture
+ERRORS = [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_call_that_raises_is_an_error_at_once_and_nothing_else(
+    volume: Volume, mnt: Path, store: Path, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    (store / "a").write_bytes(b"a")
-    system = Plain(volume)
-
-    def fail(name: str) -> None:
-        raise {"getattr": ZeroDivisionError, "lookup": KeyError, "open": MemoryError}[name]
-
-    with Loop(system, mnt, attr_timeout=0, entry_timeout=0, timeout=LONG):
-        assert (mnt / "a").read_bytes() == b"a"
-        system.before = fail
-        assert code((mnt / "a").stat) == errno.EIO
-        assert code((mnt / "b").mkdir) in (errno.EIO, errno.ENOSYS)
-        system.before = lambda name: None
-        assert (mnt / "a").read_bytes() == b"a"
-        assert code((mnt / "b").mkdir) == errno.ENOSYS  # it has no such method
-    assert "failed with an unexpected error" in caplog.text
-
-
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_a_call_that_wants_to_end_its_thread_is_an_error_at_once_too(
-    volume: Volume, mnt: Path, store: Path, error: type[BaseException]
-) -> None:
-    """The error does not wait for the deadline, which a loop need not have; and the thread goes on."""
+    """The error does not wait for the deadline, which a loop need not have; the thread and the loop go on."""
     (store / "a").write_bytes(b"a")
     system = Plain(volume)
 
@@ -144,6 +127,8 @@ def test_a_call_that_wants_to_end_its_thread_is_an_error_at_once_too(
         assert loop.counts()["expired"] == 0
         system.before = lambda name: None
         assert (mnt / "a").read_bytes() == b"a"
+        assert code((mnt / "b").mkdir) == errno.ENOSYS  # it has no such method
+    assert "failed with an unexpected error" in caplog.text
 
 
 def test_a_call_that_hangs_is_eio_in_time_and_its_late_answer_is_taken_back(

@@ -309,6 +309,7 @@ def stress(path: Path, *options: str, timeout: float = 100) -> None:
         *options,
     ]
     done = subprocess.run(command, cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False)
+    print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -328,3 +329,17 @@ def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store:
     with Mounted(tmp_path, f"{BELOW}:{below}", mode, "--capacity", "2MiB", *options) as mounted:
         stress(mounted.path, "--duration", "4s", "--seed", "9")
         assert mounted.number("write_requests") > 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("mode", KINDS)
+def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, store: Path, mode: str) -> None:
+    """Half of it with pages of the kernel, half without; nothing is left to save in the end.
+    PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes.
+    """
+    seconds = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
+    options = ["--option", f"root={store}", "--option", "profile=mild", "--capacity", "4MiB", mode]
+    with Mounted(tmp_path, f"{BELOW}:faulty", *options, longest=seconds + 1200) as mounted:
+        stress(mounted.path, "--duration", f"{seconds:g}s", "--patience", "120s", timeout=seconds + 900)
+        assert mounted.unmount() == 0, mounted.said()

@@ -238,24 +238,6 @@ def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
     assert [name for name, _ in listing.entries] == ["d"]
 
 
-def test_a_listing_never_reports_an_old_size(server: Server) -> None:
-    """The file was written and closed since: the kernel would cut it to that size."""
-    listing = server.opendir(1)
-    number = server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDWR)
-    server.files.write(fh, 0, b"longer")
-    index = [name for name, _ in listing.entries].index("a")
-    found = server.entry(listing, index)
-    assert found is not None
-    assert found.size == 6
-    server.flush(fh)
-    server.release(fh)
-    assert server.entry(listing, index) is None
-    assert now(server, listing, "a").size == 6
-    server.setattr(number, {"size": 3})
-    assert now(server, listing, "a").size == 3
-
-
 def place(listing: Listing, name: str) -> int:
     return [entry for entry, _ in listing.entries].index(name)
 
