@@ -29,11 +29,12 @@ from ..objects import Event
 from ..target import Target
 from ..volume.volume import Volume
 from .daemon import notify
+from .loop import Loop
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .pruning import Pruning
 from .server import Server, ServerOptions
-from .serving import Ending, Serving, keep_signals, why_cannot_serve
+from .serving import keep_signals, serve, why_cannot_serve
 
 __all__ = ["CannotMount", "Mount"]
 
@@ -63,7 +64,7 @@ class Mount:
         self.cache: PageCache
         self.volume: Volume
         self.server: Server
-        self.serving: Serving
+        self.loop: Loop
 
     def run(self, mounted: Callable[[], object]) -> int:
         """Mount, serve, and save.
@@ -113,12 +114,12 @@ class Mount:
                 for number in came[:1]:  # arrived before the handler was installed
                     signal.raise_signal(number)
 
-            pruning = Pruning(self.server.nodes, self.serving.notify)
+            pruning = Pruning(self.server.nodes, self.loop.notify)
             try:
-                self.serving.serve(ready, Ending(self._end, self._save_before_the_end))
+                serve(self.loop, ready, self._end, self._save_before_the_end)
             finally:
                 pruning.stop()
-                self.serving.close(unmount=not self.hidden)
+                self.loop.stop(unmount=not self.hidden)
             return self._save()
 
     # -- mounting
@@ -129,13 +130,21 @@ class Mount:
         flags.add("fsname=" + name.replace("\\", "\\\\").replace(",", "\\,"))
         flags |= {"ro"} if options.read_only else set()
         flags |= {"allow_other"} if options.allow_other else set()
-        self.serving = Serving(options, self.server, flags)
         where = os.path.realpath(options.mountpoint)  # now: later the kernel would ask this server, on this thread
         with _said_on_stderr() as said:
             try:
-                self.serving.mount()
+                self.loop = Loop(
+                    self.server,
+                    options.mountpoint,
+                    words=",".join(sorted(flags)),
+                    direct_io=options.direct_io,
+                    keep_pages=options.kernel_cache,
+                    entry_timeout=options.entry_timeout,
+                    attr_timeout=options.attr_timeout,
+                    timeout=options.timeout,
+                    acls=options.allow_other,
+                )
             except OSError as error:
-                self.serving.close(unmount=False)
                 raise CannotMount(f"{options.mountpoint}: {said() or error}") from None
         _raise_read_ahead(where)
 
@@ -160,7 +169,7 @@ class Mount:
         if event.kind in ("invalidated", "conflict"):
             for number in self.server.changed(event.key):
                 with contextlib.suppress(OSError):  # reported at the next access
-                    self.serving.invalidate(number)
+                    self.loop.invalidate(number)
 
     # -- saving
 

@@ -13,14 +13,11 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from .loop import Loop, why_no_loop
-from .options import MountOptions
-from .server import Server
 
-__all__ = ["GRACE", "SIGNALS", "Ending", "Serving", "keep_signals", "why_cannot_serve"]
+__all__ = ["GRACE", "SIGNALS", "keep_signals", "serve", "why_cannot_serve"]
 
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
@@ -32,103 +29,53 @@ ADVICE = (
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """The actions of a mount at an ending signal.
-
-    Attributes:
-        hide: takes it out of sight; returns soon.
-        save: saves all writes so far; may take long.
-    """
-
-    hide: Callable[[signal.Signals], object]
-    save: Callable[[], object]
-
-
 def why_cannot_serve() -> str:
     """Return the reason why no mount can be served on this machine, or ""."""
     why = why_no_loop()
     return f"{why}; {ADVICE}" if why else ""
 
 
-class Serving:
-    """One mount of this process. The main thread only waits for signals and for the end."""
+def serve(
+    loop: Loop, mounted: Callable[[], object], hide: Callable[[signal.Signals], object], save: Callable[[], object]
+) -> None:
+    """Serve a mount until it is gone, in the main thread, which only waits for signals and for the end.
 
-    def __init__(self, options: MountOptions, server: Server, words: set[str]) -> None:
-        self._options, self._server, self._words = options, server, words
-        self.loop: Loop | None = None
-
-    def mount(self) -> None:
-        """Mount and begin to serve.
-
-        Raises:
-            OSError: It could not be mounted; libfuse has printed the reason on stderr.
-        """
-        options = self._options
-        self.loop = Loop(
-            self._server,
-            options.mountpoint,
-            words=",".join(sorted(self._words)),
-            direct_io=options.direct_io,
-            keep_pages=options.kernel_cache,
-            entry_timeout=options.entry_timeout,
-            attr_timeout=options.attr_timeout,
-            timeout=options.timeout,
-            acls=options.allow_other,
-        )
-
-    def serve(self, mounted: Callable[[], object], ending: Ending) -> None:
-        """Serve until the mount is gone; in the main thread."""
-        assert self.loop is not None
-        with _signals() as (woken, caught):
-            mounted()
-            poll = select.poll()
-            poll.register(self.loop.ended_fd(), select.POLLIN)
-            poll.register(woken, select.POLLIN)
-            while not self.loop.wait(0) and not caught:
-                poll.poll()
-            if caught and not self.loop.wait(0):
-                ending.hide(caught[0])
-                self._outlast(ending.save)
-        self.loop.drain(GRACE)
-
-    def _outlast(self, save: Callable[[], object]) -> None:
-        """Serve until everything is saved, or no process is left whose data could be."""
-        assert self.loop is not None
-        ours, theirs = socket.socketpair()
-        with ours:
-
-            def run() -> None:
-                with theirs:
-                    save()
-
-            threading.Thread(target=run, daemon=True).start()
-            poll = select.poll()
-            poll.register(self.loop.ended_fd(), select.POLLIN)
-            poll.register(ours, select.POLLIN)
+    Args:
+        loop: of the mount.
+        mounted: called first.
+        hide: takes the mount out of sight at an ending signal; returns soon.
+        save: then saves all writes so far; may take long.
+    """
+    with _signals() as (woken, caught):
+        mounted()
+        poll = select.poll()
+        poll.register(loop.ended_fd(), select.POLLIN)
+        poll.register(woken, select.POLLIN)
+        while not loop.wait(0) and not caught:
             poll.poll()
-            if self.loop.wait(0):
-                poll.unregister(self.loop.ended_fd())
-                poll.poll(GRACE * 1000)
+        if caught and not loop.wait(0):
+            hide(caught[0])
+            _outlast(loop, save)
+    loop.drain(GRACE)
 
-    def invalidate(self, number: int) -> None:
-        """Drop the kernel's pages and attributes of a node. From any thread except those that serve."""
-        assert self.loop is not None
-        self.loop.invalidate(number)
 
-    def notify(self, message: bytes) -> None:
-        """Write a message to the kernel. From any thread except those that serve.
+def _outlast(loop: Loop, save: Callable[[], object]) -> None:
+    """Serve until everything is saved, or no process is left whose data could be."""
+    ours, theirs = socket.socketpair()
+    with ours:
 
-        Raises:
-            OSError: EINVAL, the kernel has no such message.
-        """
-        assert self.loop is not None
-        self.loop.notify(message)
+        def run() -> None:
+            with theirs:
+                save()
 
-    def close(self, *, unmount: bool) -> None:
-        """Stop serving."""
-        if self.loop is not None:
-            self.loop.stop(unmount=unmount)
+        threading.Thread(target=run, daemon=True).start()
+        poll = select.poll()
+        poll.register(loop.ended_fd(), select.POLLIN)
+        poll.register(ours, select.POLLIN)
+        poll.poll()
+        if loop.wait(0):
+            poll.unregister(loop.ended_fd())
+            poll.poll(GRACE * 1000)
 
 
 @contextlib.contextmanager
