@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 from functools import partial
 
-from ..backends.protocol import Backend, BackendFile
+from ..backends.protocol import Backend
 from .checks import each, promise, raises, same, skip
 from .conformance_base import (
     COMMIT,
@@ -27,6 +26,7 @@ from .conformance_base import (
     METHODS,
     REFLECT,
     VERSIONS,
+    Opened,
     commit,
     content,
     read,
@@ -46,9 +46,7 @@ class BackendConformance(NamePromises, BytePromises):
     # --------------------------------------------------------------------------------------- commit
 
     @promise("versions", VERSIONS)
-    def test_commit_returns_the_version_that_stat_gives(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_commit_returns_the_version_that_stat_gives(self, backend: Backend, opened: Opened) -> None:
         """`commit` returns the version that stat returns from then on, or None."""
         file = opened(0, b"content")
         version = file.commit()
@@ -58,9 +56,7 @@ class BackendConformance(NamePromises, BytePromises):
 
     @promise("versions", VERSIONS)
     @each("change", ["write", "truncate", "punch"])
-    def test_version_changes_with_the_content(
-        self, backend: Backend, opened: Callable[..., BackendFile], change: str
-    ) -> None:
+    def test_version_changes_with_the_content(self, backend: Backend, opened: Opened, change: str) -> None:
         """The version changes whenever the content may have changed."""
         file = opened(0, b"0" * 100)
         versions = [file.commit()]
@@ -79,7 +75,7 @@ class BackendConformance(NamePromises, BytePromises):
         assert len(set(versions)) == len(versions), f"the versions of different contents were {versions}"
 
     @promise("commit", COMMIT)
-    def test_commit_can_be_repeated(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_commit_can_be_repeated(self, backend: Backend, opened: Opened) -> None:
         """`commit` may be repeated without new bytes."""
         file = opened(0, b"content")
         for _ in range(3):
@@ -87,7 +83,7 @@ class BackendConformance(NamePromises, BytePromises):
         same(read(backend, file, 0, 10), b"content")
 
     @promise("publish by commit", LIMITS)
-    def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Opened) -> None:
         """With commit_on_close no other file sees a new object, or a change, before commit."""
         if not backend.limits.commit_on_close:
             skip("not commit_on_close: bytes may be visible at once")
@@ -104,7 +100,7 @@ class BackendConformance(NamePromises, BytePromises):
         same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 4])
 
     @promise("rollback", COMMIT)
-    def test_rollback_forgets(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_rollback_forgets(self, backend: Backend, opened: Opened) -> None:
         """`rollback` drops all uncommitted bytes; commit_on_close requires it."""
         file = opened(0, b"old")
         if not hasattr(file, "rollback"):
@@ -116,7 +112,7 @@ class BackendConformance(NamePromises, BytePromises):
         same(read(backend, opened(0), 0, 10), b"old")
 
     @promise("sync", METHODS)
-    def test_sync_after_everything(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_sync_after_everything(self, backend: Backend, opened: Opened) -> None:
         """`sync` may be called at any time, and again."""
         opened(0, b"content")
         supported(backend.sync)
@@ -125,9 +121,7 @@ class BackendConformance(NamePromises, BytePromises):
     # --------------------------------------------------------------------------------------- side by side
 
     @promise("concurrent calls", CONCURRENT)
-    def test_writes_of_disjoint_ranges_side_by_side(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_writes_of_disjoint_ranges_side_by_side(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`write_from` calls on disjoint ranges of one object may run concurrently, unless ordered_writes=True."""
         if backend.limits.ordered_writes:
             skip("ordered_writes: the cache sends one call at a time")
@@ -145,9 +139,7 @@ class BackendConformance(NamePromises, BytePromises):
         same(read(backend, file, 0, len(expected) + 1), expected)
 
     @promise("concurrent calls", CONCURRENT)
-    def test_read_beside_writes_sees_old_or_new(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_read_beside_writes_sees_old_or_new(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` may run beside write_from, and returns old or new bytes."""
         file, done = opened(0, bytes(unit)), threading.Event()
         seen: set[int] = set()
@@ -167,7 +159,7 @@ class BackendConformance(NamePromises, BytePromises):
         assert seen <= set(range(10)), f"bytes that no call wrote: {sorted(seen - set(range(10)))}"
 
     @promise("concurrent calls", CONCURRENT)
-    def test_objects_side_by_side(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_objects_side_by_side(self, backend: Backend, opened: Opened, unit: int) -> None:
         """Several objects may be used concurrently."""
 
         def worker(i: int) -> None:
@@ -183,9 +175,7 @@ class BackendConformance(NamePromises, BytePromises):
 
     @promise("read and write", REFLECT)
     @each("seed", range(5))
-    def test_random_operations_match_a_model(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, seed: int
-    ) -> None:
+    def test_random_operations_match_a_model(self, backend: Backend, opened: Opened, unit: int, seed: int) -> None:
         """Writes, truncates, holes, commits and opens in any order give the right bytes."""
         choose, model = random.Random(seed), bytearray()
         file = opened(0, b"")

@@ -17,9 +17,22 @@ from ..backends.protocol import Backend, BackendFile, BackendLimits
 from ..errors import BackendError, Key
 from .checks import fixture, skip
 
-__all__ = ["ConformanceBase", "commit", "content", "limits_of", "read", "supported", "together", "transfer", "write"]
+__all__ = [
+    "ConformanceBase",
+    "Opened",
+    "commit",
+    "content",
+    "limits_of",
+    "read",
+    "supported",
+    "together",
+    "transfer",
+    "write",
+]
 
 ZERO_ANSWERS_MAX = 3
+Opened = Callable[..., BackendFile]
+"""The function of the fixture `opened`."""
 
 # Sources of promises, for the marker `promise`.
 GUIDE = "docs/how-to/backend.md"
@@ -152,7 +165,7 @@ class ConformanceBase:
         backend.close()
 
     @fixture
-    def opened(self, backend: Backend) -> Iterator[Callable[..., BackendFile]]:
+    def opened(self, backend: Backend) -> Iterator[Opened]:
         """Return a function that opens files, and close them at the end."""
         files: list[BackendFile] = []
 

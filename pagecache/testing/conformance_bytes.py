@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..backends.protocol import Backend, BackendFile
+from ..backends.protocol import Backend
 from .checks import each, promise, same, skip
 from .conformance_base import (
     BUFFERS,
@@ -20,6 +20,7 @@ from .conformance_base import (
     REFLECT,
     REPEAT,
     ConformanceBase,
+    Opened,
     content,
     limits_of,
     read,
@@ -52,7 +53,7 @@ class BytePromises(ConformanceBase):
     """Promises about the bytes of an object."""
 
     @promise("read and write", COUNT)
-    def test_bytes_come_back(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_bytes_come_back(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` returns every byte that write_from took; a read is short only at the end."""
         data = content(3 * unit + 17, 1)
         file = opened(0, data)
@@ -62,7 +63,7 @@ class BytePromises(ConformanceBase):
         same(backend.stat(self.make_key(0)).size, len(data))
 
     @promise("read and write", COUNT)
-    def test_read_ends_at_the_end(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_read_ends_at_the_end(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` returns 0 at and past the end, and only there."""
         data = content(unit + 5, 2)
         file = opened(0, data)
@@ -71,9 +72,7 @@ class BytePromises(ConformanceBase):
             same(file.read_into(offset, [memoryview(bytearray(unit))]), 0)
 
     @promise("read and write", COUNT)
-    def test_read_leaves_neighbours_alone(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_read_leaves_neighbours_alone(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` changes the given buffers only."""
         file = opened(0, content(2 * unit, 3))
         buffer = bytearray(b"#" * (unit + 20))
@@ -83,9 +82,7 @@ class BytePromises(ConformanceBase):
         same(buffer[10:-10], content(2 * unit, 3)[unit:])
 
     @promise("read and write", END)
-    def test_write_past_the_end_leaves_zeros(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_write_past_the_end_leaves_zeros(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`write_from` past the end extends the object, and the gap reads as zeros."""
         file = opened(0, b"head")
         write(backend, file, 3 * unit, b"tail")
@@ -93,9 +90,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, 4 * unit), b"head" + bytes(3 * unit - 4) + b"tail")
 
     @promise("read and write", COUNT)
-    def test_write_changes_its_range_only(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_write_changes_its_range_only(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`write_from` changes the bytes of its range only."""
         data = content(4 * unit, 4)
         file = opened(0, data)
@@ -104,9 +99,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, 4 * unit), data[:unit] + content(unit, 5) + data[2 * unit :])
 
     @promise("read and write", REPEAT)
-    def test_repeating_a_write_is_harmless(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_repeating_a_write_is_harmless(self, backend: Backend, opened: Opened, unit: int) -> None:
         """A repeated write_from changes nothing more."""
         file = opened(0, b"")
         for _ in range(3):
@@ -118,9 +111,7 @@ class BytePromises(ConformanceBase):
 
     @promise("buffers", BUFFERS)
     @each("size", ["two", "uneven", "most"])
-    def test_buffers_are_taken_in_order(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, size: str
-    ) -> None:
+    def test_buffers_are_taken_in_order(self, backend: Backend, opened: Opened, unit: int, size: str) -> None:
         """Up to max_vectors buffers are filled, or stored, in their order."""
         file = opened(0, b"")
         limits = limits_of(backend, file)
@@ -148,9 +139,7 @@ class BytePromises(ConformanceBase):
         same(b"".join(buffers)[:answer], data[:answer])
 
     @promise("buffers", BUFFERS)
-    def test_buffers_are_not_changed_and_not_kept(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int
-    ) -> None:
+    def test_buffers_are_not_changed_and_not_kept(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`write_from` does not change its buffers, and no buffer is kept after a call."""
         data = bytearray(content(unit, 9))
         file = opened(0, b"")
@@ -169,7 +158,7 @@ class BytePromises(ConformanceBase):
         let_go(buffer)
 
     @promise("units and places", LIMITS)
-    def test_longest_call(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_longest_call(self, backend: Backend, opened: Opened) -> None:
         """Calls of max_read and max_write bytes are accepted, and the bytes come back."""
         file = opened(0, b"")
         limits = limits_of(backend, file)
@@ -180,7 +169,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, len(data) + 1), data)
 
     @promise("units and places", LIMITS)
-    def test_any_place_that_the_units_allow(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_any_place_that_the_units_allow(self, backend: Backend, opened: Opened) -> None:
         """Every multiple of read_unit and write_unit is accepted as offset and as length."""
         limits = backend.limits
         per_write, per_read = int(limits.write_unit), int(limits.read_unit)
@@ -197,7 +186,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, len(data)), data)
 
     @promise("read and write", REFLECT)
-    def test_reads_follow_commits(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_reads_follow_commits(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` returns the committed bytes, also for a reader of the earlier content."""
         file = opened(0, content(2 * unit, 32))
         reader = opened(0)
@@ -216,7 +205,7 @@ class BytePromises(ConformanceBase):
                 same(read(backend, reader, 0, 2 * unit), expected)
 
     @promise("commit", COMMIT)
-    def test_second_open_sees_what_was_committed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_second_open_sees_what_was_committed(self, backend: Backend, opened: Opened) -> None:
         """Every later open of the object sees the committed bytes."""
         first = opened(0, b"one")
         second = opened(0)
@@ -247,7 +236,7 @@ class BytePromises(ConformanceBase):
     # --------------------------------------------------------------------------------------- size and space
 
     @promise("truncate", REFLECT)
-    def test_truncate_cuts(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_truncate_cuts(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`truncate` to a smaller size cuts the object for every reader."""
         data = content(3 * unit, 11)
         file = opened(0, data)
@@ -259,7 +248,7 @@ class BytePromises(ConformanceBase):
         same(backend.stat(self.make_key(0)).size, unit + 1)
 
     @promise("truncate", REFLECT)
-    def test_truncate_extends_by_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_truncate_extends_by_zeros(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`truncate` to a larger size extends the object by zeros."""
         file = opened(0, b"head")
         file.truncate(2 * unit)
@@ -270,7 +259,7 @@ class BytePromises(ConformanceBase):
     @promise("truncate", REFLECT)
     @each("commit_between", [False, True])
     def test_cut_bytes_do_not_come_back(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, commit_between: bool
+        self, backend: Backend, opened: Opened, unit: int, commit_between: bool
     ) -> None:
         """Cut bytes read as zeros when the object grows again."""
         data = content(3 * unit, 12)
@@ -285,7 +274,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, 3 * unit), data[:10] + bytes(2 * unit - 10) + b"end")
 
     @promise("punch_hole", REFLECT)
-    def test_punched_hole_reads_as_zeros(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_punched_hole_reads_as_zeros(self, backend: Backend, opened: Opened, unit: int) -> None:
         """A punched range reads as zeros, and the bytes beside it do not change."""
         data = content(4 * unit, 13)
         file = opened(0, data)
@@ -299,7 +288,7 @@ class BytePromises(ConformanceBase):
         same(read(backend, file, 0, 5 * unit), expected)
 
     @promise("next_data", OPTIONAL)
-    def test_no_data_is_hidden(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_no_data_is_hidden(self, backend: Backend, opened: Opened, unit: int) -> None:
         """Ranges that next_data skips read as zeros, before and after a commit; at the end it returns None."""
         file = opened(0, content(unit, 15))
         if not hasattr(file, "next_data"):
@@ -321,7 +310,7 @@ class BytePromises(ConformanceBase):
             file.commit()
 
     @promise("punch_hole", REFLECT)
-    def test_hole_changes_no_size(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_hole_changes_no_size(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`punch_hole` never changes the size."""
         file = opened(0, content(2 * unit, 14))
         if not hasattr(file, "punch_hole"):

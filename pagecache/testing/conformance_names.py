@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
 from typing import cast
 
@@ -17,6 +17,7 @@ from .conformance_base import (
     ONE,
     VERSIONS,
     ConformanceBase,
+    Opened,
     content,
     read,
     supported,
@@ -61,7 +62,7 @@ class NamePromises(ConformanceBase):
             backend.stat(self.make_key(0))
 
     @promise("open and stat", METHODS)
-    def test_created_object_is_empty(self, backend: Backend, opened: Callable[..., BackendFile], unit: int) -> None:
+    def test_created_object_is_empty(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`open(create=True)` makes an empty object, and stat finds it after a commit."""
         file = opened(0, b"")
         same(file.stat().size, 0)
@@ -69,7 +70,7 @@ class NamePromises(ConformanceBase):
         same(read(backend, file, 0, unit), b"")
 
     @promise("open and stat", METHODS)
-    def test_create_keeps_an_existing_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_create_keeps_an_existing_object(self, backend: Backend, opened: Opened) -> None:
         """`open(create=True)` leaves an existing object unchanged."""
         opened(0, b"kept")
         again = backend.open(self.make_key(0), create=True)
@@ -78,9 +79,7 @@ class NamePromises(ConformanceBase):
             again.close()
 
     @promise("open and stat", METHODS)
-    def test_exclusive_create_refuses_an_existing_object(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_exclusive_create_refuses_an_existing_object(self, backend: Backend, opened: Opened) -> None:
         """`open(create=True, exclusive=True)` of an existing object raises FileExistsError and changes nothing.
 
         The open raises; if a commit makes the object, the commit at the latest.
@@ -118,7 +117,7 @@ class NamePromises(ConformanceBase):
             won[0].close()
 
     @promise("remove", NAMES)
-    def test_removed_object_is_not_found(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_removed_object_is_not_found(self, backend: Backend, opened: Opened) -> None:
         """A removed object is not found, nor removed again; other objects stay."""
         opened(0, b"here")
         opened(1, b"stays")
@@ -130,9 +129,7 @@ class NamePromises(ConformanceBase):
         same(backend.stat(self.make_key(1)).size, 5)
 
     @promise("versions", VERSIONS)
-    def test_object_made_anew_has_nothing_of_the_old_one(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_object_made_anew_has_nothing_of_the_old_one(self, backend: Backend, opened: Opened) -> None:
         """An object that was removed and made again has no byte of the old one, and another version."""
         old = opened(0, b"old content").stat().version
         supported(lambda: backend.remove(self.make_key(0)))
@@ -141,7 +138,7 @@ class NamePromises(ConformanceBase):
         assert old is None or backend.stat(self.make_key(0)).version != old, f"both have the version {old!r}"
 
     @promise("rename", NAMES)
-    def test_rename_moves(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_rename_moves(self, backend: Backend, opened: Opened) -> None:
         """`rename` moves an existing object, and no other."""
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
@@ -152,9 +149,7 @@ class NamePromises(ConformanceBase):
             backend.rename(self.make_key(0), self.make_key(2))
 
     @promise("rename", NAMES)
-    def test_rename_that_is_repeated_leaves_the_destination(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_rename_that_is_repeated_leaves_the_destination(self, backend: Backend, opened: Opened) -> None:
         """A repeated rename raises FileNotFoundError and leaves the destination unchanged.
 
         It is repeated as after a lost answer, with an open file of the object.
@@ -167,7 +162,7 @@ class NamePromises(ConformanceBase):
 
     @promise("rename", NAMES)
     def test_creation_that_was_closed_uncommitted_is_no_source_of_a_rename(
-        self, backend: Backend, opened: Callable[..., BackendFile]
+        self, backend: Backend, opened: Opened
     ) -> None:
         """A creation that was closed without a commit is not renamed, and replaces nothing."""
         if not backend.limits.commit_on_close:
@@ -182,7 +177,7 @@ class NamePromises(ConformanceBase):
         same(read(backend, opened(1), 0, 10), b"stays")
 
     @promise("rename", NAMES)
-    def test_rename_replaces_if_allowed(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_rename_replaces_if_allowed(self, backend: Backend, opened: Opened) -> None:
         """`rename` replaces the object of the new name; with replace=False it raises FileExistsError."""
         opened(0, b"first")
         opened(1, b"the second")
@@ -195,18 +190,14 @@ class NamePromises(ConformanceBase):
             backend.stat(self.make_key(0))
 
     @promise("rename", NAMES)
-    def test_rename_without_replacing_moves_to_a_free_name(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_rename_without_replacing_moves_to_a_free_name(self, backend: Backend, opened: Opened) -> None:
         """`rename` with replace=False moves an object to a free name."""
         opened(0, b"moved")
         supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
         same(backend.stat(self.make_key(1)).size, 5)
 
     @promise("list", METHODS)
-    def test_list_has_every_object_with_key_and_size(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_list_has_every_object_with_key_and_size(self, backend: Backend, opened: Opened) -> None:
         """`list` returns every object once, with its key and size."""
         same(list(supported(lambda: list(backend.list(self.prefix)))), [])
         for i in range(5):
@@ -215,7 +206,7 @@ class NamePromises(ConformanceBase):
         same(found, {backend.canonical(self.make_key(i)): i for i in range(5)})
 
     @promise("list", METHODS)
-    def test_list_follows_what_changes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_list_follows_what_changes(self, backend: Backend, opened: Opened) -> None:
         """`list` returns no removed object, and current sizes."""
         for i in range(3):
             opened(i, b"x")
@@ -228,7 +219,7 @@ class NamePromises(ConformanceBase):
         same(found, {backend.canonical(self.make_key(1)): 6, backend.canonical(self.make_key(2)): 1})
 
     @promise("list", METHODS)
-    def test_list_obeys_the_prefix(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_list_obeys_the_prefix(self, backend: Backend, opened: Opened) -> None:
         """`list(prefix)` returns exactly the objects whose keys begin with the prefix."""
         keys = [self.make_key(i) for i in range(12)]
         if not all(isinstance(key, str) for key in keys):
@@ -242,9 +233,7 @@ class NamePromises(ConformanceBase):
         same(list(backend.list(f"{self.prefix}no such prefix")), [])
 
     @promise("canonical", ONE)
-    def test_canonical_is_stable_and_keeps_objects_apart(
-        self, backend: Backend, opened: Callable[..., BackendFile]
-    ) -> None:
+    def test_canonical_is_stable_and_keeps_objects_apart(self, backend: Backend, opened: Opened) -> None:
         """`canonical` returns one key for a name, whether or not the object exists, and others for other names."""
         before = [backend.canonical(self.make_key(i)) for i in range(3)]
         for i in range(3):
@@ -255,7 +244,7 @@ class NamePromises(ConformanceBase):
         same([backend.canonical(key) for key in after], after)
 
     @promise("identity", ONE)
-    def test_identity_belongs_to_the_object(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_identity_belongs_to_the_object(self, backend: Backend, opened: Opened) -> None:
         """Every status of an object has its identity, under any name, and no other object has it."""
         keys = [self.make_key(i) for i in range(3)]
         file, other = opened(0, b"one"), opened(1, b"other")
@@ -273,7 +262,7 @@ class NamePromises(ConformanceBase):
     @promise("identity", ONE)
     @each("change", ["remove", "rename"])
     def test_open_file_never_reaches_another_object_of_its_name(
-        self, backend: Backend, opened: Callable[..., BackendFile], unit: int, change: str
+        self, backend: Backend, opened: Opened, unit: int, change: str
     ) -> None:
         """An open file never reads or changes another object that has its name now."""
         old, new = content(unit, 1), content(unit, 2)
@@ -312,7 +301,7 @@ class NamePromises(ConformanceBase):
             backend.stat(key)
 
     @promise("links", ONE)
-    def test_links(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_links(self, backend: Backend, opened: Opened) -> None:
         """Links work, and an object has one identity under all its names."""
         tree = namespace(backend)
         opened(0, b"linked")
@@ -324,7 +313,7 @@ class NamePromises(ConformanceBase):
         same(found, [found[0]] * 3)
 
     @promise("attributes", METHODS)
-    def test_attributes(self, backend: Backend, opened: Callable[..., BackendFile]) -> None:
+    def test_attributes(self, backend: Backend, opened: Opened) -> None:
         """`setattr` changes the given attributes, and stat returns them."""
         tree = namespace(backend)
         opened(0, b"content")
