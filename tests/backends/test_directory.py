@@ -236,28 +236,6 @@ def test_remaining_name_means_the_same_object_while_it_is_open(backend: Director
     other.close()
 
 
-def test_removed_object_gives_its_name_back_at_once(backend: DirectoryBackend) -> None:
-    file = put(backend, "a", b"old")
-    backend.remove("a")
-    put(backend, "a", b"new").close()
-    assert content(backend, "a") == b"new"
-    buffer = bytearray(3)
-    assert file.read_into(0, [memoryview(buffer)]) == 3
-    assert buffer == b"old", "open files work on"
-    file.close()
-
-
-def test_renamed_object_takes_its_new_name(backend: DirectoryBackend) -> None:
-    file, replaced = put(backend, "a", b"a"), put(backend, "b", b"b")
-    backend.rename("a", "b")
-    assert backend.stat("b").identity == file.stat().identity
-    put(backend, "a", b"new").close()
-    assert backend.stat("a").identity not in (file.stat().identity, replaced.stat().identity)
-    assert content(backend, "b") == b"a"
-    file.close()
-    replaced.close()
-
-
 def test_renaming_one_of_two_links_over_the_other_leaves_one(backend: DirectoryBackend) -> None:
     put(backend, "a", b"both").close()
     backend.link("a", "b")

@@ -38,18 +38,6 @@ def test_ranges_across_chunks(offset: int, length: int) -> None:
     assert backend.snapshot("a") == bytes(offset) + data[:1] + bytes(length - 1)
 
 
-def test_removed_object_works_on_and_its_name_is_free() -> None:
-    backend = MemoryBackend()
-    backend.put("a", b"old")
-    file = backend.open("a")
-    backend.remove("a")
-    backend.put("a", b"new")
-    buffer = bytearray(3)
-    assert file.read_into(0, [memoryview(buffer)]) == 3
-    assert (bytes(buffer), backend.snapshot("a")) == (b"old", b"new")
-    assert file.stat().version != backend.stat("a").version
-
-
 def test_put_is_a_change_that_open_files_see() -> None:
     backend = MemoryBackend()
     backend.put("a", b"a long content")

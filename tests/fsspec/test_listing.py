@@ -167,18 +167,6 @@ def test_a_copied_range_is_not_read_from_the_cache(fs: PageCacheFileSystem, root
     assert fs.cat_file(f"{root}/b") == b"aaaa"
 
 
-def test_trees_go_up_and_come_down(fs: PageCacheFileSystem, root: str, tmp_path_factory: Any) -> None:
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("target")
-    (source / "deep" / "er").mkdir(parents=True)
-    (source / "a").write_bytes(b"a" * 100_000)
-    (source / "deep" / "er" / "b").write_bytes(b"b")
-    fs.put(f"{source}/", f"{root}/up/", recursive=True)
-    assert fs.find(f"{root}/up") == [f"{root}/up/a", f"{root}/up/deep/er/b"]
-    fs.get(f"{root}/up/", f"{target}/", recursive=True)
-    assert (target / "a").read_bytes() == b"a" * 100_000
-    assert (target / "deep" / "er" / "b").read_bytes() == b"b"
-
-
 def test_times_and_keys_of_versions(fs: PageCacheFileSystem, below: Any, root: str) -> None:
     path, before = f"{root}/file", datetime.now(UTC)
     fs.pipe_file(path, b"one")
