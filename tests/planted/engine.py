@@ -220,7 +220,7 @@ ENGINE = [
         "truncate_is_forgotten_at_reconnect",
         "2.17, T-75b",
         "A truncate that no commit covered is not repeated on the new backend: the bytes that it cut are back.",
-        (reconnect, "_owed", lambda inode: []),
+        (reconnect, "_owed", lambda *_: []),
     ),
     engine(
         "truncate_is_not_committed",
@@ -299,7 +299,7 @@ ENGINE = [
         "open_trusts_its_pages",
         "T-30, 2.20",
         "Opening does not check the version: changes by other clients are never seen.",
-        (opening, "compare", lambda volume, inode, stat, quiet=None: None),
+        (opening, "compare", lambda *_: True),
     ),
     engine(
         "loss_is_not_reported",

@@ -4,17 +4,21 @@ them, and the settings without a bug: `make mutations`.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sysconfig
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from . import sources
+from . import engine, names, sources
 from .core import CORE, UNPLANTED
 from .mutations import CLEAN, SCHEDULES, hunted, scheduled
 from .planted import PLANTED_EXTENSION
@@ -102,6 +106,29 @@ def test_a_patch_that_fits_no_place_or_several_is_an_error(tmp_path: Path) -> No
         sources.edits("x", f"{head} five;\n+four;\n", tmp_path)
     with pytest.raises(ValueError, match=r"x\.patch fits 2 places of a\.c, expected 1, by the lines\none;"):
         sources.edits("x", f"{head} one;\n+four;\n", tmp_path)
+
+
+def test_a_patch_of_the_engine_takes_the_arguments_of_the_call_that_it_replaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A search would find the TypeError, and not the bug."""
+    changes: list[tuple[object, str, Callable[..., Any]]] = []
+
+    def recorded(*some: tuple[object, str, Callable[..., Any]]) -> contextlib.AbstractContextManager[None]:
+        changes.extend(some)
+        return contextlib.nullcontext()
+
+    for module in (engine, names):
+        monkeypatch.setattr(module, "patched", recorded)
+    for bug in [*engine.ENGINE, *names.NAMES]:
+        with bug.on():
+            pass
+    for owner, name, new in changes:
+        if callable(old := getattr(owner, name)):
+            parameters = inspect.signature(old).parameters.values()
+            fixed = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+            inspect.signature(new).bind(*fixed, **{one.name: one for one in parameters if one.kind == one.KEYWORD_ONLY})
+    assert changes
 
 
 def test_the_installed_extension_keeps_its_fixes() -> None:
