@@ -21,14 +21,13 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     "--mix",
     metavar="WAY,...",
     help="Ways into a file to use: buffered, direct, parallel, through, views, append, truncate, punch, try, "
-    "names, hints, sources, foreign, losses, rivals, touches, shared, links, announced, others.  "
-    "[default: all but rivals, touches, announced and others]",
+    "names, hints, sources, foreign, losses, rivals, shared, links, others.  [default: all but rivals and others]",
 )
 @click.option(
     "--profile",
     metavar="NAME",
     help="Kind of load: fsx, database, log, media, generic-095, direct, metadata, saving, crowd, losses, ends, "
-    "touched, unsaved, names, versions.  [default: fsx]",
+    "names, versions.  [default: fsx]",
 )
 @click.option("--faults", metavar="NAME", help="Make backend calls fail: none, mild, nasty, hell.  [default: none]")
 @click.option(

@@ -12,7 +12,6 @@ story.py       describes a wrong byte in English
 targets.py     the interface of a tested system, as verbs; cached.py: a cache over a backend; mounted.py: a directory
 variant.py     settings of the cache under test; objects.py: its objects as the backend alone sees them
 asynchronous.py  backends with coroutines
-witness.py     checks that buffers given to the backend do not change during a call
 faulting.py    faults of a round, the errors that they explain, and their repair
 naming.py      makes targets from names on the command line
 steps.py       each operation as a generator of verbs

@@ -3,7 +3,6 @@
     watch, change       a file that is only read through the cache, and changed in place by a foreign writer
     lose                unsaved writes to a file may be discarded at any time, including a longer size
     contest, replace    a file that is written through the cache while a foreign writer replaces its object
-    touch               any file: a foreign writer stores the current content again, as another version
 
 With lose, contest and replace the model cannot decide, while workers run, which bytes written since the last rest
 are present: each of them may be (`Model.loose`). At rest, memory and store must agree for each handle and byte, and
@@ -86,22 +85,11 @@ def replace(steps: Steps, _operation: Operation, model: Model, start: int, _end:
         model.finish(rest, certain=False)
 
 
-def touch(steps: Steps, _operation: Operation, model: Model, _start: int, _end: int) -> Step:
-    """Store the current content again: another version with equal bytes [2.19]."""
-    try:
-        yield ("touch", model.number)
-    except OSError as error:
-        steps.world.excuse(error, "touch", steps.worker)
-    except ValueError:
-        steps.world.count("touch: empty")  # an empty file has no local bytes
-
-
 BELOW: dict[str, Callable[[Steps, Operation, Model, int, int], Step]] = {
     "watch": watch,
     "change": change,
     "lose": lose,
     "contest": contest,
     "replace": replace,
-    "touch": touch,
 }
 """Kind of operation -> its generator of verbs."""

@@ -35,7 +35,6 @@ from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
 from pagecache.stress.views import Budget, HeldView
-from pagecache.stress.witness import Witness
 from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget"]
@@ -99,15 +98,13 @@ class CachedTarget:
             self.ways -= {"others"}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
-        if "touches" not in plan.mix or not limits.commit_on_close or not self._named:
-            self.ways -= {"touches"}  # commits must be refused over another version: only on request
         self.direct_unit = 1
         self.shows = False
         self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number, whole=limits.commit_on_close)
         if self.faulting.left_out:
-            self.skipped["another version"] = "objects are replaced as a whole: for that there is --profile touched"
+            self.skipped["another version"] = "objects are replaced as a whole: for that there is --profile versions"
         if "rivals" in plan.mix and not limits.commit_on_close:  # else a discard ends the handles of the old version
             self.faulting.options["on_conflict"] = plan.rng("rivals", number).choice(("fail", "take_remote"))
         self.loses_direct = self.faulting.loses_direct
@@ -176,8 +173,7 @@ class CachedTarget:
     def _stack(self) -> Backend:
         """Build the layers that the cache gets, with those that watch and those that fail."""
         self.faults = FaultyBackend(self.between(self.backend))
-        self.witness = Witness(self.faults)
-        self.pressure = PressedBackend(self.witness)
+        self.pressure = PressedBackend(self.faults)
         return self.pressure
 
     def reconnect(self, *, fenced: bool) -> None:
@@ -229,7 +225,7 @@ class CachedTarget:
     @property
     def contested(self) -> frozenset[int]:
         """Return the errnos of an open while another version is unsettled."""
-        return frozenset({errno.ESTALE} if {"rivals", "touches"} & set(self._plan.mix) else ())
+        return frozenset({errno.ESTALE} if "rivals" in self._plan.mix else ())
 
     def calm(self) -> None:
         self._collect()
@@ -253,7 +249,6 @@ class CachedTarget:
 
     def check(self) -> None:
         self.cache.check()
-        assert not self.witness.seen, self.witness.seen
 
     def close(self) -> None:
         for ways in self.files:
@@ -350,8 +345,7 @@ class CachedTarget:
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
         handle, segments = self.handle(file, way), held.segments()
-        with self.witness.blind() if way in PAST else contextlib.nullcontext():
-            handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
+        handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
 
     def fill(self, file: int, held: Held, offset: int) -> int:
         return self.handle(file, "buffered").preadv(held.segments(), offset)
@@ -441,20 +435,13 @@ class CachedTarget:
         return found
 
     def replace(self, file: int, data: bytes) -> None:
-        self._elsewhere(file, lambda: self.objects.put(file, 0, data, whole=True))
-
-    def touch(self, file: int) -> None:
-        self._elsewhere(file, lambda: self.objects.put_again(file))
-
-    def _elsewhere(self, file: int, store: Callable[[], None]) -> None:
-        """Store another version as a foreign writer, then invalidate the cache and settle the conflict."""
         key = self.key(file)
         # Some local data exists in any case: without it the cache does not check the size before an open. Another
         # replacement would discard that data, so they run one at a time.
         with self._replacing:
             held = self.handle(file, "buffered").view(0, 1, writable=True)
             try:
-                store()
+                self.objects.put(file, 0, data, whole=True)
                 self.volume.invalidate_remote(key)
             finally:
                 held.release()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from pagecache import aio
 from pagecache.errors import Key
 from pagecache.options import OpenMode
-from pagecache.stress.history import PAST
 from pagecache.stress.targets import Held
 from pagecache.stress.views import HeldView
 
@@ -120,8 +119,7 @@ class CachedTasks:
 
     async def copy(self, file: int, way: str, held: Held, offset: int) -> None:
         handle, segments = self._handle(file, way), held.segments()
-        with self._target.witness.blind() if way in PAST else contextlib.nullcontext():
-            await (handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset))
+        await (handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset))
 
     async def enter(self, name: str, way: str, mode: OpenMode) -> aio.AsyncCachedFile:
         target = self._target

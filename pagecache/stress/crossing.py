@@ -9,8 +9,8 @@ A worker has two slots for handles. The model of the names and objects is in sha
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.bindings import Binding, Sight, Value
@@ -394,20 +394,6 @@ class Crossing:
         if grip is not None:
             yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
 
-    @contextmanager
-    def _saver(self) -> Iterator[None]:
-        """Context of a sync: it saves the numbered files, too."""
-        world, what = self._world, "the store after name_sync"
-        world.savers[self._worker] = [
-            self._steps.observe(model, 0, FOREVER, what, store=True) for model in world.models
-        ]
-        try:
-            yield
-        finally:
-            world.saved = world.clock.tick()  # first: an ended sync must be known as such
-            for observation in world.savers.pop(self._worker):
-                observation.returned()
-
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
         that it had all the time; in place also under other names, if the store has it there [I-18, I-19]. A success is
@@ -421,8 +407,7 @@ class Crossing:
         models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
         saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
         try:
-            with self._saver() if only is None else nullcontext():
-                done = yield from self._calling(operation, verb)
+            done = yield from self._calling(operation, verb)
             if done is None:
                 return
             for model in models:

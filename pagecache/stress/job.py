@@ -24,7 +24,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned
 from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import names_of, shared_names
-from pagecache.stress.publishing import Publishing
 from pagecache.stress.refusals import refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
@@ -175,9 +174,6 @@ class Run:
         return world.failures[0] if world.failures else None
 
     def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
-        publishing = Publishing(world)
-        if isinstance(target, CachedTarget) and target.publishes:
-            target.pressure.publishing = publishing
         players = self._players = crash.players(world)
         script = self.plan.script
         rests = RESTS if script is None else script.stirs
@@ -185,7 +181,6 @@ class Run:
             self._stirs = rest + 1
             with Watchdog(world):
                 crash.arm()
-                publishing.stir(True)
                 threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.check()
@@ -194,7 +189,6 @@ class Run:
             give_up = time.monotonic() + self.grace
             for thread in threads:
                 thread.join(max(0.0, give_up - time.monotonic()))
-            publishing.stir(False)
             if world.failures:
                 return
             begun = world.clock.tick()

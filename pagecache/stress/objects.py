@@ -219,19 +219,6 @@ class Objects:
         finally:
             close_backend_file(file)
 
-    def put_again(self, what: int | str) -> None:
-        """Store the current content again, in the version that was read, or raise ESTALE: a concurrent change would be
-        overwritten.
-        """
-        file = self.backend.open(self.key(what))
-        try:
-            content = self._read(file)
-            self._write(file, 0, content)
-            file.truncate(len(content))
-            file.commit()
-        finally:
-            close_backend_file(file)
-
     def _write(self, file: Any, offset: int, data: bytes) -> None:
         most, done = int(self.backend.limits.max_write), 0
         while done < len(data):

@@ -60,9 +60,6 @@ class PressedBackend(PassingBackend):
         self._hold: Hold | None = None
         self.unreported: threading.Event | None = None
         """If set, writes are done and fail, as if their replies were lost; the first one sets the event."""
-        self.publishing: Callable[[Key], Callable[[bool], None]] = lambda _key: lambda _ok: None
-        """Called with an object whose commit begins; returns a function that is called with whether the commit
-        succeeded."""
 
     def hold(self, *, lost: bool) -> Hold:
         """Hold the next write."""
@@ -95,16 +92,15 @@ class PressedBackend(PassingBackend):
                 self._changed.wait_for(lambda: not self._pressing or self._writes >= enough, MOMENT)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return PressedFile(self.inner.open(key, create=create, exclusive=exclusive), self, key)
+        return PressedFile(self.inner.open(key, create=create, exclusive=exclusive), self)
 
 
 class PressedFile(PassingFile):
     """An object of `PressedBackend`."""
 
-    def __init__(self, inner: BackendFile, backend: PressedBackend, key: Key) -> None:
+    def __init__(self, inner: BackendFile, backend: PressedBackend) -> None:
         super().__init__(inner)
         self._backend = backend
-        self._key = key
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         hold = self._backend.taken()
@@ -119,12 +115,6 @@ class PressedFile(PassingFile):
         return count
 
     def commit(self) -> str | None:
-        published = self._backend.publishing(self._key)
-        try:
-            version = self.inner.commit()
-        except BaseException:
-            published(False)
-            raise
-        published(True)
+        version = self.inner.commit()
         self._backend.wait()
         return version

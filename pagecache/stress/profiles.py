@@ -15,8 +15,6 @@ hits the edge although the end is not known in advance.
     crowd         long appends and writes that collide with each other, and with direct writes, in little memory
     losses        unsaved writes are discarded, and a foreign writer replaces the stored object
     ends          losses with growing files: writes extend their ends, which are discarded or replaced concurrently
-    touched       frequent syncs, while a foreign writer stores the current content again as another version
-    unsaved       touched, with very few syncs
     versions      names, with few renames: for versions that another program stores of objects that are open
     names         objects under names that all workers share: made, opened, renamed, replaced, removed and saved
 """
@@ -80,7 +78,6 @@ KINDS: dict[str, str] = {
     "lose": "losses",
     "contest": "rivals",
     "replace": "rivals",
-    "touch": "touches",
     "name_create": "shared",
     "name_open": "shared",
     "name_rename": "shared",
@@ -104,11 +101,10 @@ IO = ("buffered", "direct", "parallel", "through")
 WAYS = (
     *IO,
     *("views", "append", "truncate", "punch", "try", "names", "hints", "sources"),
-    *("foreign", "losses", "rivals", "touches", "shared", "links", "others"),
+    *("foreign", "losses", "rivals", "shared", "links", "others"),
 )
 """Elements of a mix. sources: unmapped memory; foreign: a file that a foreign writer changes in the store; losses:
-local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store; touches: a
-foreign writer stores the current content again as another version, and a commit over another version is refused;
+local data is discarded; rivals: a file that is written here while a foreign writer replaces it in the store;
 shared: names that all workers share, and handles that stay open while the names change; links: hard and symbolic
 links, as shared names; others: another program makes, renames and removes shared objects in the store."""
 CROSSING = ("shared", "links", "others")
@@ -354,12 +350,6 @@ PROFILES: dict[str, Profile] = {
         _over_the_end,
         in_step=True,
     ),
-    "touched": Profile(
-        {"write": 10, "append": 2, "truncate": 5, "fsync": 24, "sync": 1, "ticket": 1, "flush": 3, "sync_range": 2}
-        | {"read": 2, "touch": 8},
-        _pages,
-        share=0.25,
-    ),
     "names": Profile(
         {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1}
         | {"name_link": 4, "name_symlink": 2, "name_put": 4, "name_move": 2, "name_drop": 2, "name_settle": 2}
@@ -371,11 +361,6 @@ PROFILES: dict[str, Profile] = {
     "versions": Profile(
         {"name_create": 3, "name_open": 10, "name_rename": 1, "name_remove": 1, "name_put": 6, "name_settle": 1}
         | {"held_read": 10, "held_write": 20, "held_append": 2, "held_truncate": 4, "held_fsync": 14, "held_close": 4},
-        _pages,
-        share=0.25,
-    ),
-    "unsaved": Profile(
-        {"write": 16, "append": 2, "truncate": 2, "fsync": 1, "flush": 4, "sync_range": 4, "read": 2, "touch": 12},
         _pages,
         share=0.25,
     ),

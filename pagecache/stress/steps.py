@@ -475,16 +475,12 @@ class Steps:
         """Check that earlier writes are stored when the call returns [I-18, I-19]."""
         observations = [self.observe(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = self._own.contents()
-        self.world.savers[self.worker] = observations
         try:
             try:
                 yield verb
             except OSError as error:
                 self.world.excuse(error, kind, self.worker)
                 return
-            finally:
-                self.world.saved = self.world.clock.tick()  # first: an ended sync must be known as such
-                del self.world.savers[self.worker]
             for observation in observations:
                 observation.model.synced = max(observation.model.synced, observation.begun)
                 got = yield ("store", observation.model.number)

@@ -180,12 +180,6 @@ class Target(Protocol):
         """
         raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
 
-    def touch(self, file: int) -> None:
-        """Store the current content again as a foreign writer, as another version; on return the conflict is
-        settled.
-        """
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
-
     def publish(self, name: str, data: bytes, extra: int) -> None:
         """Replace an object by a new one, or make it."""
         ...

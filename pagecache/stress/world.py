@@ -32,7 +32,7 @@ __all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World", 
 
 T = TypeVar("T")
 TRIES = 100
-PINNING = {"view", "store", "copy", "replace", "touch"}  # kinds that hold views: memory that the cache cannot free
+PINNING = {"view", "store", "copy", "replace"}  # kinds that hold views: memory that the cache cannot free
 REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an earlier end than the known one
 # No fault of a backend explains them.
 NEVER = {errno.EBADF, errno.EFAULT, errno.EINVAL, errno.EDEADLK, errno.EOWNERDEAD}
@@ -141,9 +141,6 @@ class World:
     loop: asyncio.AbstractEventLoop | None = None
     failures: list[Failure] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
-    # waiting syncs of a worker -> bytes that they must save
-    savers: dict[int, list[Observation]] = field(default_factory=dict)
-    saved: int = 0  # the last time at which a sync was waiting
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
@@ -334,8 +331,6 @@ class World:
     def _contested(self, activity: Activity) -> bool:
         """Return whether an operation may concern a file that gets another version, or an earlier end, at any time."""
         loose = {self.special[way] for way in ("losses", "rivals") if way in self.special}
-        if "touches" in self.plan.mix and "touches" in self.target.ways:
-            return True
         return activity.file in loose or (bool(loose) and activity.operation.kind in SYNCS)
 
     def _lost(self, error: DataLossError, kind: str, worker: int) -> None:

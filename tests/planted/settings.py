@@ -79,7 +79,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "size": "64KiB",
         "capacity": "64KiB",
     },
-    "withdrawn": SMALL | {"profile": "touched", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
+    "withdrawn": SMALL | {"profile": "saving", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
 }
 
 STORES: dict[str, Callable[[], Factory]] = {

@@ -301,6 +301,21 @@ def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
         verdict(observation, old, store=True)
 
 
+def test_a_read_that_goes_on_is_judged_by_earlier_calls() -> None:
+    """Later calls are not part of it, and the read itself goes on. [I-18]"""
+    file = File()
+    observation = file.observe()
+    first = file.done(0, 100)
+    now = observation.until_now()
+    second = file.done(0, 100)
+    first_bytes, second_bytes = (write.data(0, 100) + bytes(file.bytes[100:]) for write in (first, second))
+    assert verdict(now, first_bytes, store=True) is None
+    with pytest.raises(Broken, match="wrong"):
+        verdict(now, second_bytes, store=True)
+    observation.returned()
+    assert verdict(observation, second_bytes, store=True) is None
+
+
 def test_a_story_names_where_wrong_bytes_come_from() -> None:
     """It names the file, the write, and that it is over."""
     file = File()

@@ -588,15 +588,6 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     ended(whole)
 
 
-def test_a_sync_of_shared_objects_requests_the_commits_of_all_files(world: World) -> None:
-    step = Steps(world, 1).conduct(Operation("name_sync", 0))
-    assert next(step) == ("sync",)
-    assert [observation.model for observation in world.savers[1]] == world.models
-    with pytest.raises(StopIteration):
-        step.send(None)
-    assert not world.savers
-
-
 class Keeps(MemoryBackend):
     """A rename leaves the source."""
 
