@@ -187,7 +187,7 @@ class CheckedKey(str):
 
     A backend with identities resolves no symbolic link in it, and raises OSError with ESTALE if it leads to another
     object, or through another directory. It compares what it has opened, and acts on that. Other backends take it as a
-    plain path.
+    plain path: the volume compares the objects of opens and looks.
 
     Attributes:
         object: identity of the object; None: any.

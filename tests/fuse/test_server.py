@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
-from pagecache.backends import DirectoryBackend
-from pagecache.backends.protocol import ObjectStat
+from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.backends.protocol import ObjectStat, close_backend_file
 from pagecache.fuse import Server, moving
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.files import OpenFile
@@ -219,6 +219,39 @@ def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) 
     renaming.join(20)
     reading.join(20)
     assert results == [b"bb"]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
+    monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    """The names have moved after the kernel's look. The objects of such a store have identities, too."""
+    monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 0.01)
+    with PageCache("1MiB") as cache:
+        server = Server(cache.attach(MemoryBackend()))
+        numbers = {}
+        for name in ("a", "b"):
+            fh, made = server.create(1, name, 0o600, CREATE)
+            server.files.write(fh, 0, name.encode())
+            numbers[name] = made.number
+            server.flush(fh)
+            server.release(fh)
+        if not cached:
+            for backend_file in server.volume.engine.take_idle(0):
+                close_backend_file(backend_file)
+        genuine = server.files.open_file
+
+        def late(key: str, flags: int) -> OpenFile:
+            monkeypatch.setattr(server.files, "open_file", genuine)
+            server.rename(1, "a", 1, "c")
+            server.rename(1, "b", 1, "a")
+            return genuine(key, flags)
+
+        monkeypatch.setattr(server.files, "open_file", late)
+        fh, _ = server.open(numbers["a"], os.O_RDONLY)
+        assert server.files.read(fh, 0, 10) == b"a"
+        server.release(fh)
+        server.close()
 
 
 def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
