@@ -145,6 +145,24 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
     assert bucket.get("k") == OLD[:-1] + b"a" + bytes(4 * PART)
 
 
+def test_bytes_that_are_written_again_between_two_tries_are_sent_again(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """An earlier try has sent their part: less than a unit, at the same place of the spool."""
+    content = bytearray(OLD + b"end")
+    bucket.put("k", content)
+    with volume.open("k", "r+") as file:
+        for data in (b"one", b"two"):
+            proxy.rules = [ProxyRule("reset", is_for("UploadPartCopy"), times=100)]
+            file.pwrite(data, len(OLD))
+            content[len(OLD) :] = data
+            with pytest.raises(WritebackError):
+                file.fsync()
+        proxy.rules.clear()
+        file.fsync()
+    assert bucket.get("k") == content
+
+
 @pytest.mark.parametrize("length", [0, 10, PART, 3 * PART + 5])
 def test_a_commit_whose_answer_was_lost_is_no_conflict(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, length: int

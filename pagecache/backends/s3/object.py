@@ -92,6 +92,7 @@ class S3Object(ObjectFile[Stored]):
                 if self._is_part(begin, stop):
                     self._send(begin, stop, parts)
                 else:
+                    self._forget_sent(begin)
                     source = self._spooled()
                     source.spool.write_all(begin, parts)
                     self.draft.put(begin, stop, source, begin)
@@ -102,6 +103,15 @@ class S3Object(ObjectFile[Stored]):
         """Return whether a piece is sent as it comes. Servers without copies may refuse to replace a part."""
         direct = end - begin == self._unit and begin // self._unit < self._backend.sizes.direct
         return direct and self._backend.honours(self.name).copies
+
+    def _forget_sent(self, begin: int) -> None:
+        """Forget what tries of a commit have sent of a unit, before other bytes take their place in the spool."""
+        upload, unit, direct = self.draft.upload, begin // self._unit, self._backend.sizes.direct
+        if upload is not None and unit < direct:
+            upload.done.pop(unit + 1, None)
+        elif upload is not None:  # each try gives these units other numbers
+            for number in [number for number in upload.done if number > direct]:
+                del upload.done[number]
 
     def _spooled(self) -> Spooled:
         with self.draft.lock:
