@@ -19,6 +19,7 @@ crossing.py    operations on names that all workers share; bindings.py, shared.p
 world.py       state of one round: target, models, activity; the checks at rest
 player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, one that dies; durable.py: what is left
+directed.py    checks at the end of a round
 watchdog.py    reports a hang with all waits
 job.py         the course of a run
 report.py      the result of a run

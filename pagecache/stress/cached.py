@@ -25,12 +25,12 @@ from pagecache.errors import ConflictError, DataLossError, Key
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.asynchronous import for_threads
 from pagecache.stress.cached_tasks import CachedTasks
+from pagecache.stress.directed import Hooked
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
-from pagecache.stress.pressure import PressedBackend
 from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
 from pagecache.stress.targets import FULL, Held, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
@@ -171,10 +171,10 @@ class CachedTarget:
         self.faulting.begin(self.volume, self.faults, top)
 
     def _stack(self) -> Backend:
-        """Build the layers that the cache gets, with those that watch and those that fail."""
+        """Build the layers that the cache gets: one that fails calls, and one that holds them."""
         self.faults = FaultyBackend(self.between(self.backend))
-        self.pressure = PressedBackend(self.faults)
-        return self.pressure
+        self.hooked = Hooked(self.faults)
+        return self.hooked
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.

@@ -16,20 +16,18 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Crashing, NoCrash, crashing
+from pagecache.stress.directed import outlived, pressed, withdrawn
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
-from pagecache.stress.outlived import outlived
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned
-from pagecache.stress.pressed import pressed
 from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.refusals import refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.watchdog import Watchdog, hangs, late
-from pagecache.stress.withdrawn import withdrawn
 from pagecache.stress.world import Failure, Found, World, described
 
 __all__ = ["Run", "run"]
@@ -42,11 +40,6 @@ GRACE = 5.0  # seconds that the other workers may take to end after a failure
 CALLS = 5.0  # seconds after an interrupt: a call of a hanging backend does not return
 REMOVED = 5.0  # seconds for each of abandoning the target and removing its files after that
 NOTHING = "nothing is left in the target"
-DIRECTED: dict[str, Callable[[World, CachedTarget], None]] = {
-    "a call that outlives its backend": outlived,
-    "an upload that is given up": withdrawn,
-}
-"""Final checks of a round, each with its own operations."""
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
 SWITCHES = (0.005, 0.0005, 0.00001)  # switch intervals in seconds: a round has one of them
 
@@ -219,10 +212,9 @@ class Run:
             self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
             self._pressed = kind
             self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
-            if script is None and isinstance(crash, NoCrash):
-                for what, play in DIRECTED.items():
-                    if not world.failures:
-                        self._bounded(world, what, partial(play, world, target))
+            for play in (outlived, withdrawn) if script is None and isinstance(crash, NoCrash) else ():
+                if not world.failures:
+                    self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
         elif script is not None:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 

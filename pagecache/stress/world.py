@@ -426,12 +426,18 @@ class World:
         number = self.special.get("losses")
         if number is None or self.target.explained or self.plan.crash_of(self.number) != "none":
             return  # a store that fails or forgets loses more
+        self.check_reported(number, given)
+
+    def check_reported(self, number: int, given: list[tuple[int, int]]) -> None:
+        """Check that each unused handle of a file reports exactly these ranges.
+
+        Raises:
+            Broken: a handle reports something else.
+        """
         for name, reported in self.target.reported_losses(number):
             if sorted(reported) != sorted(given):
-                was, reported_text = (str(sorted(one)) if one else "nothing" for one in (given, reported))
-                raise Broken(
-                    f"file {number}: {was} was given up, as (offset, length); {name} says {reported_text}", "error"
-                )
+                was, says = (str(sorted(one)) if one else "nothing" for one in (given, reported))
+                raise Broken(f"file {number}: {was} was given up, as (offset, length); {name} says {says}", "error")
 
     def insisting(self, call: Callable[[], T]) -> T:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""

@@ -13,7 +13,7 @@ import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError, Key
-from pagecache.stress import Plan, UnusableTarget, pressure, run
+from pagecache.stress import Plan, UnusableTarget, directed, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend
 from pagecache.stress.job import Run
@@ -289,7 +289,7 @@ class SavesNoEmptyObject(CachedTarget):
 @pytest.fixture
 def held_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait within a reconnect, for a call held until after it, is short."""
-    monkeypatch.setattr(pressure, "HELD", 1.0)
+    monkeypatch.setattr(directed, "HELD", 1.0)
 
 
 @pytest.mark.long

@@ -1,0 +1,273 @@
+"""Checks at the end of a round, while nothing else runs: each makes a state that random operations hardly meet.
+
+    pressed     a sync beside writers that never stop waits for earlier writes, and for no later ones [I-19]
+    outlived    a write is held in the backend; the volume is aborted and reconnected, not fenced. Then
+                lands late: newer bytes are written and saved, and the old call goes on: its bytes must not be found
+                afterwards, as the cache must not have sent newer ones before the old call returned [T-63, K7]
+                or is lost: the old call reports success from a store that is gone, and its bytes must be stored all the
+                same: a late reply only ends the flight [2.22, T-75b]
+    withdrawn   a page is sent, with visibility by commit, and its reply is lost; it is discarded while it waits for a
+                retry. The commit of another page publishes nothing of it, and each handle reports it once [2.18, I-22]
+
+`Hooked`, a layer between cache and backend, lets a check hold calls, and change their ends.
+
+For `pressed` no call of the backend ends before more was written, so the file is never clean. The pages may be written
+back repeatedly while the sync waits, but a sync that waits for later writes never returns. So the check counts
+requests, not seconds: a sync needs each page of its start once, and once more if a pass was running; `MOST` is a
+hundred times that. A call waits for a writer only briefly: the writer may be waiting for the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.backends.protocol import BackendFile
+from pagecache.errors import BackendError, Key
+from pagecache.stress.player import played
+from pagecache.stress.profiles import Operation
+from pagecache.stress.steps import Steps
+from pagecache.stress.watchdog import hangs
+from pagecache.stress.world import Found, World
+
+if TYPE_CHECKING:
+    from pagecache.stress.cached import CachedTarget
+
+__all__ = ["Hooked", "outlived", "pressed", "withdrawn"]
+
+PAGE = 4096
+PAGES = 4
+WRITERS = 2
+MOST = 500  # requests of the volume while one sync runs
+CHECK_S = 0.005
+MOMENT = 0.02  # seconds that a call waits for writers
+ENOUGH = 3  # writes that end meanwhile: of two writers, one began after the call
+AT_ONCE = 0.1  # seconds in which a write that does not wait for the old call reaches the backend
+ENTER = 5.0  # seconds in which a requested write-back reaches the backend
+HELD = 30.0  # seconds after which the release of a held call cannot come
+
+Buffers = Sequence[memoryview]
+Hook = Callable[[Callable[[Buffers], Any], Buffers | None], Any]
+"""Makes a call, which gets the buffers of a write; None: it is a commit."""
+
+
+class Hooked(PassingBackend):
+    """The inner backend; `hook`, if there is one, makes its writes and commits."""
+
+    hook: Hook | None = None
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return _HookedFile(self.inner.open(key, create=create, exclusive=exclusive), self)
+
+
+class _HookedFile(PassingFile):
+    def __init__(self, inner: BackendFile, backend: Hooked) -> None:
+        super().__init__(inner)
+        self._backend = backend
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        call, hook = partial(self.inner.write_from, offset), self._backend.hook
+        taken: int = call(buffers) if hook is None else hook(call, buffers)
+        return taken
+
+    def commit(self) -> str | None:
+        hook = self._backend.hook
+        version: str | None = self.inner.commit() if hook is None else hook(lambda _: self.inner.commit(), None)
+        return version
+
+
+class Hold:
+    """A hook that holds one write: it has `entered`, and goes on when released. `lost`: it is acknowledged then, by a
+    store that is gone.
+    """
+
+    def __init__(self, backend: Hooked, *, lost: bool = False) -> None:
+        self._lost, self._one = lost, threading.Lock()
+        self.entered, self.over, self.go_on = threading.Event(), threading.Event(), threading.Event()
+        backend.hook = self
+
+    def __call__(self, call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
+        if buffers is None or not self._one.acquire(blocking=False):
+            return call(buffers or ())
+        sent = memoryview(b"".join(buffers))  # a copy: the bytes are in flight even if the memory changes
+        self.entered.set()
+        self.go_on.wait(HELD)
+        try:
+            return len(sent) if self._lost else call([sent])
+        finally:
+            self.over.set()
+
+
+def worker(world: World, number: int) -> Steps:
+    """Return a worker of these checks, which no other check uses."""
+    return Steps(world, 1 + world.plan.threads + world.plan.tasks + number)
+
+
+def write(page: int) -> Operation:
+    return Operation("write", 0, "buffered", page * PAGE, PAGE)
+
+
+def started(call: Callable[[int], None]) -> threading.Thread:
+    """Start a call on the first file that may fail in a thread; later checks examine its effect."""
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            call(0)
+
+    thread = threading.Thread(target=run, name="stress-directed", daemon=True)
+    thread.start()
+    return thread
+
+
+def pressed(world: World, target: CachedTarget, kind: str) -> None:
+    """Run fsync, sync or a ticket beside writers; also ends when the world stops.
+
+    Raises:
+        Found: the sync does not return.
+    """
+    returned, over, changed, errors = threading.Event(), threading.Event(), threading.Condition(), list[BaseException]()
+    writes = 0
+
+    def hook(call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
+        result = call(buffers or ())
+        with changed:
+            enough = writes + ENOUGH
+            changed.wait_for(lambda: over.is_set() or writes >= enough, MOMENT)
+        return result
+
+    def writing(number: int) -> None:
+        nonlocal writes
+        steps, pages = worker(world, number), itertools.count(number + 1)
+        while not over.is_set():
+            play(steps, write(next(pages) % PAGES))
+            with changed:
+                writes += 1
+                changed.notify_all()
+
+    def play(steps: Steps, operation: Operation) -> None:
+        try:
+            played(target, steps.conduct(operation))
+        except BaseException as error:
+            errors.append(error)
+
+    def syncing() -> None:
+        try:
+            play(worker(world, WRITERS), Operation(kind, 0))
+        finally:
+            returned.set()
+
+    threads = [threading.Thread(target=writing, args=(number,), daemon=True) for number in range(WRITERS)]
+    threads.append(threading.Thread(target=syncing, name="stress-sync", daemon=True))
+    before = target.volume.stats().write_requests
+    target.hooked.hook = hook
+    try:
+        for thread in threads:
+            thread.start()
+        while not returned.wait(CHECK_S) and not world.stopped.is_set():
+            requests = target.volume.stats().write_requests - before
+            if requests > MOST:
+                sentence = (
+                    f"{kind} beside {WRITERS} writers of {PAGES} pages has not returned after {requests} requests: "
+                    "it waits for what was written later"
+                )
+                raise Found(hangs(world, [sentence]))
+    finally:
+        over.set()
+        target.hooked.hook = None
+        for thread in threads:
+            thread.join(world.plan.patience)
+    world.counters["syncs beside writers"] += 1
+    if errors:
+        raise errors[0]
+
+
+def outlived(world: World, target: CachedTarget) -> None:
+    """Run the check while everything is saved.
+
+    Raises:
+        Broken: bytes of the held call are found where they must not be, or are missing.
+    """
+    if target.withholds or target.faulting.plan.rules:
+        return
+    rng, steps = world.plan.rng("outlived", world.number), worker(world, WRITERS + 1)
+    for lost in (False, True):
+        operation = write(rng.randrange(PAGES))
+        held = Hold(target.hooked, lost=lost)
+        try:
+            played(target, steps.conduct(operation))
+            flush = started(target.flush)
+            if held.entered.wait(ENTER):
+                target.volume.abort()
+                flush.join()
+                target.reconnect(fenced=False)
+                if not lost:
+                    _overtake(target, steps, operation, held)
+                held.go_on.set()
+                held.over.wait(ENTER)
+                world.counters["backends outlived"] += 1
+        finally:
+            held.go_on.set()
+            target.hooked.hook = None
+        world.rest(cold=True)
+
+
+def _overtake(target: CachedTarget, steps: Steps, operation: Operation, held: Hold) -> None:
+    """Write newer bytes over those of a held call, and save them; then let the held call land."""
+    early = Hold(target.hooked)
+    early.go_on.set()
+    played(target, steps.conduct(operation))
+    fsync = started(target.fsync)
+    if early.entered.wait(AT_ONCE):
+        fsync.join(ENTER)
+    held.go_on.set()
+    fsync.join()
+
+
+def withdrawn(world: World, target: CachedTarget) -> None:
+    """Run the check on the first file.
+
+    Raises:
+        Broken: the discarded bytes are found, or a handle reports another loss.
+    """
+    if not target.publishes or target.faulting.plan.rules:
+        return
+    world.rest(cold=False)  # other unsaved bytes would be discarded, too
+    first, second = world.plan.rng("withdrawn", world.number).sample(range(PAGES), 2)
+    steps, model, sent = worker(world, WRITERS + 2), world.models[0], threading.Event()
+
+    def unanswered(call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
+        result = call(buffers or ())
+        if buffers is not None:
+            sent.set()
+            raise BackendError(errno.EIO, "made up: done without a reply", retry=True)
+        return result
+
+    target.reported_losses(0)
+    operation = write(first)
+    world.enter(steps.worker, operation, operation.offset, operation.offset + PAGE)
+    target.hooked.hook = unanswered
+    try:
+        change = steps.new(model, "write", "buffered", operation.offset, PAGE)
+        model.begin(change)
+        target.write(0, "buffered", change.start, change.data(change.start, change.end), 0)
+        fsync = started(target.fsync)
+        sent.wait(ENTER)
+        lost = target.lose(0, change.start, PAGE)
+        model.cancel(change)
+    finally:
+        target.hooked.hook = None
+        world.leave(steps.worker)
+    fsync.join()
+    with contextlib.suppress(OSError):
+        target.flush(0)  # through a handle that is not checked below
+    world.check_reported(0, lost)
+    for operation in (write(second), Operation("fsync", 0)):
+        played(target, steps.conduct(operation))
+    world.counters["uploads given up"] += 1
+    world.rest(cold=True)
