@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import io
 import mmap
 import tempfile
@@ -228,12 +227,7 @@ class CachedTarget:
         return frozenset({errno.ESTALE} if "rivals" in self._plan.mix else ())
 
     def calm(self) -> None:
-        self._collect()
         self.faulting.calm()
-
-    def _collect(self) -> None:
-        """Collect the views that workers have left in reference cycles."""
-        gc.collect()
 
     def stir(self) -> None:
         self.faulting.stir()
@@ -268,7 +262,6 @@ class CachedTarget:
             self.objects.follow(self._factory)
 
     def give_up(self) -> None:
-        self._collect()
         self.volume.abort()
         handles = [handle for ways in self.files for several in ways.values() for handle in several]
         for handle in (*handles, *self._entered):
@@ -346,9 +339,6 @@ class CachedTarget:
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
         handle, segments = self.handle(file, way), held.segments()
         handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
-
-    def fill(self, file: int, held: Held, offset: int) -> int:
-        return self.handle(file, "buffered").preadv(held.segments(), offset)
 
     def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         self.handle(file, way).truncate(size)

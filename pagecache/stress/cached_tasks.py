@@ -133,10 +133,6 @@ class CachedTasks:
             self._target.left(handle._file)
         return await getattr(handle, call)(*arguments)
 
-    async def fill(self, file: int, held: Held, offset: int) -> int:
-        done: int = await self._handle(file).preadv(held.segments(), offset)
-        return done
-
     async def truncate(self, file: int, size: int, way: str = "buffered") -> None:
         await self._handle(file, way).truncate(size)
 

@@ -34,7 +34,7 @@ from pagecache.errors import DataLossError, set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges, shared_names
-from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
+from pagecache.stress.targets import FULL, Held, UnusableTarget
 
 __all__ = ["MountedTarget"]
 
@@ -47,6 +47,12 @@ PAGE = mmap.PAGESIZE
 READ_ALL = 1 << 30
 DIRECT_TRIES = 20
 """A direct read that overlaps a truncate sometimes raises EIO (ext4, Linux 6.18), without any fault of the disk."""
+
+
+NONE = dict.fromkeys(("try_read", "try_write"), "no call that refuses to wait")
+NONE |= dict.fromkeys(("change", "lose", "replace", "put"), "a file system has no foreign writers")
+NONE["tear"] = "system calls are not asked for it"
+"""Verb that a directory does not have -> the reason."""
 
 
 class Mapping:
@@ -74,8 +80,6 @@ class Mapping:
         self._memory.release()
         self._map.close()
         self._release()
-
-    leave = release  # truncates wait for mappings
 
 
 class Mappings:
@@ -145,7 +149,7 @@ class Descriptor:
 FLAGS = {"r+b": 0, "w+b": os.O_CREAT | os.O_TRUNC, "x+b": os.O_CREAT | os.O_EXCL}
 
 
-class MountedTarget(Target):
+class MountedTarget:
     """A directory; see `targets.Target`."""
 
     moves = detaches = False
@@ -187,6 +191,11 @@ class MountedTarget(Target):
             self.skipped["writes beside mappings"] = "FUSE: the kernel itself loses bytes of a write there"
         self._fds: list[dict[str, int]] = []
         self._mappings = [Mappings() for _ in range(plan.files)]
+
+    def __getattr__(self, verb: str) -> Any:
+        if verb in NONE:
+            raise io.UnsupportedOperation(errno.ENOTSUP, NONE[verb])
+        raise AttributeError(verb)
 
     # -- beginning and end
 
@@ -475,6 +484,15 @@ class MountedTarget(Target):
 
     def act(self, handle: Descriptor, call: str, *arguments: Any) -> Any:
         return getattr(handle, call)(*arguments)
+
+    def has_compared(self, handle: Descriptor) -> bool:
+        return True
+
+    def settle(self, name: str) -> None:
+        """Do nothing: no other program stores versions."""
+
+    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+        return []
 
     def look(self, name: str) -> bytes | None:
         try:

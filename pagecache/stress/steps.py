@@ -195,21 +195,12 @@ class Steps:
                 yield ("pause",)
                 got.append(held.tobytes())
                 self.world.count("views read again")
-            self._release(operation, model, held)
+            held.release()
         finally:
             for observation in observations:
                 observation.returned()
         for observation, one in zip(observations, got, strict=True):
             self.world.judge(observation, one, short=True)
-
-    def _release(self, operation: Operation, model: Model, held: Held) -> None:
-        """Release a view, or leave it to the garbage collector."""
-        world = self.world
-        if other(operation.extra) // 16 % 4 == 1 and world.target.detaches and not model.loose:
-            held.leave()
-            world.count("views left to the garbage collector")
-        else:
-            held.release()
 
     def _held(
         self, observation: Observation, operation: Operation, *, writable: bool
@@ -339,37 +330,12 @@ class Steps:
             elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
                 yield from self._truncate(operation, model, (start + end) // 2, end)
             observation.returned()
-            if other(operation.extra) % 4 == 1 and self.world.target.detaches:
-                yield from self._fill(operation, model, observation, held)
-            else:
-                self._stored(operation, model, observation, held, taken)
+            self._stored(operation, model, observation, held, taken)
         finally:
             observation.returned()
         if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
             yield from self._fsync(operation, model, start, end)
-        self._release(operation, model, held)
-
-    def _fill(self, operation: Operation, model: Model, observation: Observation, held: Held) -> Step:
-        """Read another place of the file into a view that was taken earlier."""
-        length = observation.end - observation.start
-        shift = operation.extra % (4 * length + 1) - 2 * length
-        origin = max(0, min(model.largest() - length, observation.start + shift))
-        source = self.observe(model, origin, origin + length, "a read into a view")
-        attached, done = not held.detached, 0
-        write = self.new(model, "copy", "view", observation.start, length, size=-1)
-        model.begin(write)
-        try:
-            done = yield ("fill", operation.file, held, origin)
-        except OSError as error:
-            self.world.excuse(error, "store", self.worker)
-        finally:
-            source.returned()
-            write.literal = copied(source, write, observation.start - origin) if done == length else None
-            write.wild = write.literal is None
-            model.finish(write, certain=attached and not held.detached and done == length)
-        self.world.count("reads into a view")
-        self.world.counters["copies of unknown bytes"] += write.wild
-        self.world.recheck()
+        held.release()
 
     def _stored(self, operation: Operation, model: Model, observation: Observation, held: Held, taken: int) -> None:
         """Store to a view that was taken earlier. Stores after a truncate that cut the view off are lost [T-47,
@@ -428,7 +394,7 @@ class Steps:
         write.literal = copied(observation, write, shift)
         write.wild = write.literal is None
         self.world.counters["copies of unknown bytes"] += write.wild
-        self._release(operation, model, held)
+        held.release()
         if failed is not None:
             model.resolve(write)
             self._failed(model, write, failed)

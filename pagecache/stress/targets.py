@@ -1,22 +1,31 @@
 """The interface of a tested system, as verbs: a cache over a backend, or a directory of the operating system.
 
-A target has numbered files. Workers that are threads call its verbs; tasks call the verbs of `tasks`, which are
-coroutines. An impossible verb raises io.UnsupportedOperation: it is skipped from then on, and the report lists it.
+A target has numbered files. The steps of workers request its verbs by name (steps.py, below.py, own_objects.py,
+crossing.py): those of threads as methods, those of tasks as coroutines of `tasks`. An impossible verb raises
+io.UnsupportedOperation: it is skipped from then on, and the report lists it. Verbs return and raise what the calls
+behind them do: errors are OSError, with `characters_written` after a partial write.
 
-Verbs return and raise what the calls behind them do: errors are OSError, with `characters_written` after a partial
-write.
+    read, readv, write, writev, append      of a file, by a way
+    try_read, try_write                     None, False: they would have to wait
+    view, copy                              memory of a file (`Held`), and a write out of it
+    tear                                    a write from memory whose last part is unmapped, which raises EFAULT
+    truncate, punch, zero, flush, sync_range, fsync, prefetch, advise       by the handle of a way
+    sync, ticket, drop, drop_all, invalidate, reopen
+    change      change the store as a foreign writer; on return the tested system is aware of it
+    replace     replace the stored object so, while some local data exists; on return the conflict is settled
+    lose        discard local data of a range, or of all from an offset on; returns the lost (offset, length)
+    publish, rename, remove, look           a worker's own objects; with `hold` the content of a handle opened before
+    enter, act, link, put, settle           shared names; `act` calls a method of a handle, `put` is another program's
 """
 
 from __future__ import annotations
 
 import errno
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from pagecache.errors import DataLossError
-from pagecache.options import OpenMode
 from pagecache.stress.profiles import Edges
 
 __all__ = ["FULL", "Held", "Target", "UnusableTarget", "Verb"]
@@ -57,14 +66,9 @@ class Held(Protocol):
         """Release the memory."""
         ...
 
-    def leave(self) -> None:
-        """Leave the memory to the garbage collector, in a reference cycle; release it if the target cannot do that."""
-        ...
-
 
 class Target(Protocol):
-    """The tested system of a round: made anew for each. Verbs that a directory cannot have raise UnsupportedOperation
-    here.
+    """The tested system of a round: made anew for each. Of its verbs, those that the tester itself calls are here.
 
     Attributes:
         name: in reports.
@@ -123,111 +127,26 @@ class Target(Protocol):
         """Make the files, each with a content, past the tested system."""
         ...
 
-    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes: ...
-    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes: ...
-    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
-        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
-
-    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None: ...
-    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None: ...
-    def try_write(self, file: int, offset: int, data: bytes) -> bool:
-        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
-
-    def append(self, file: int, way: str, data: bytes) -> int: ...
-    def view(self, file: int, offset: int, length: int, writable: bool) -> Held: ...
-    def copy(self, file: int, way: str, held: Held, offset: int) -> None: ...
-    def fill(self, file: int, held: Held, offset: int) -> int:
-        """Read from `offset` into a range that is held for writing; return the number of bytes."""
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a read into a mapping of its own file")
-
-    # `way`: the handle to call
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None: ...
-    def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None: ...
-    def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None: ...
-    def flush(self, file: int, way: str = "buffered") -> None: ...
-    def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None: ...
-    def fsync(self, file: int, way: str = "buffered") -> None: ...
     def sync(self) -> None: ...
-    def ticket(self) -> None: ...
-    def drop(self, file: int, offset: int, length: int) -> None: ...
-    def drop_all(self) -> None: ...
     def invalidate(self, file: int | str, offset: int, length: int) -> None: ...
-    def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None: ...
-    def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None: ...
-    def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes: ...
+    def look(self, name: str) -> bytes | None: ...
+    def settle(self, name: str) -> None:
+        """Give up unsaved bytes of the object of a name, if another program has stored another version."""
+        ...
 
-    def tear(self, file: int, offset: int, data: bytes) -> None:
-        """Write from memory whose last part is unmapped, which raises EFAULT."""
-        raise io.UnsupportedOperation(errno.ENOTSUP, "system calls are not asked for it")
+    def act(self, handle: Any, call: str, *arguments: Any) -> Any: ...
+    def link_of(self, name: str) -> str | None:
+        """Return the shared name that a symbolic link leads to; None: the name has no link."""
+        ...
 
-    def change(self, file: int, offset: int, data: bytes, extra: int) -> None:
-        """Change the store as a foreign writer; on return the tested system is aware of the change."""
-        raise io.UnsupportedOperation(errno.ENOTSUP, "there is no other way into a directory")
-
-    def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
-        """Discard local data of a range; None: to the end. Return the lost ranges, as (offset, length)."""
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system gives nothing up")
+    def has_compared(self, handle: Any) -> bool:
+        """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
+        ...
 
     def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return the losses, as (offset, length), that unused handles report since the last call, each with the
         handle's name.
         """
-        return []
-
-    def replace(self, file: int, data: bytes) -> None:
-        """Replace the stored object as a foreign writer, while some local data exists; on return the conflict is
-        settled.
-        """
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
-
-    def publish(self, name: str, data: bytes, extra: int) -> None:
-        """Replace an object by a new one, or make it."""
-        ...
-
-    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
-        """Rename an object. `hold`: return the content that a handle, opened before, shows afterwards."""
-        ...
-
-    def remove(self, name: str, hold: bool = False) -> bytes | None:
-        """Remove an object; `hold` as for `rename`."""
-        ...
-
-    def look(self, name: str) -> bytes | None:
-        """Return the content of an object by name; None: there is none."""
-        ...
-
-    def enter(self, name: str, way: str, mode: OpenMode) -> Any:
-        """Open a shared name, and return a handle: `pread`, `pwrite`, `append`, `truncate`, `fsync`, `close`."""
-        ...
-
-    def has_compared(self, handle: Any) -> bool:
-        """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
-        return True
-
-    def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
-        """Change a shared name in the store as another program: "put" (content, name of a draft), "rename" (new name),
-        or "remove".
-        """
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
-
-    def settle(self, name: str) -> None:
-        """Give up unsaved bytes of the object of a name, if another program has stored another version."""
-        raise io.UnsupportedOperation(errno.ENOTSUP, "a file system has no foreign writers")
-
-    def link(self, old: str, new: str) -> None:
-        """Give an object, or a symbolic link, another name."""
-        ...
-
-    def symlink(self, leads: str, name: str) -> None:
-        """Make a symbolic link to a shared name."""
-        ...
-
-    def link_of(self, name: str) -> str | None:
-        """Return the shared name that a symbolic link leads to; None: the name has no link."""
-        ...
-
-    def act(self, handle: Any, call: str, *arguments: Any) -> Any:
-        """Call a method of such a handle."""
         ...
 
     def store(self, file: int | str) -> bytes | None:

@@ -7,19 +7,12 @@ hold. In a program that would be a bug of the program; a tester would only stop 
 from __future__ import annotations
 
 import errno
-import gc
 import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from pagecache import View
 
 __all__ = ["Budget", "HeldView"]
-
-COLLECTED_EVERY = 8
-"""Refused views before a garbage collection, which frees the views that were left in reference cycles."""
 
 
 class Budget:
@@ -29,8 +22,6 @@ class Budget:
         self._lock = threading.Lock()
         self._left = most
         self._folio = folio
-        self._returned: deque[int] = deque()  # by `give`, which finalizers call anywhere: it takes no lock
-        self._refused = 0
 
     def take(self, length: int) -> Callable[[], None]:
         """Take the budget for a view of `length` bytes; return a function that gives it back.
@@ -40,16 +31,15 @@ class Budget:
         """
         amount = length + self._folio
         with self._lock:
-            while self._returned:
-                self._left += self._returned.popleft()
-            enough = amount <= self._left
-            self._left -= amount if enough else 0
-            self._refused += not enough
-        if not enough:
-            if self._refused % COLLECTED_EVERY == 0:
-                gc.collect()
-            raise OSError(errno.ENOMEM, "the views of the tester hold enough of the cache")
-        return lambda: self._returned.append(amount)
+            if amount > self._left:
+                raise OSError(errno.ENOMEM, "the views of the tester hold enough of the cache")
+            self._left -= amount
+
+        def give() -> None:
+            with self._lock:
+                self._left += amount
+
+        return give
 
 
 class HeldView:
@@ -86,10 +76,3 @@ class HeldView:
         """Release the view."""
         self._view.release()
         self._give()
-
-    def leave(self) -> None:
-        """Leave the view to the garbage collector, in a reference cycle."""
-        weakref.finalize(self._view, self._give).atexit = False
-        cycle: list[Any] = [self._view]
-        cycle.append(cycle)
-        del self._view

@@ -574,6 +574,7 @@ def test_unsaved_bytes_are_given_up_while_no_handle_is_used(whole: World) -> Non
 def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(whole: World) -> None:
     model, other = put_over(whole)
     target = whole.target
+    assert isinstance(target, CachedTarget)
     handle = target.enter("shared0", "buffered", "x+b")
     whole.shared.grips[1, 0] = Grip(handle, model, "")
     handle.pwrite(header_of(whole, model), 0)
