@@ -1,11 +1,12 @@
-"""Crashes of the store: in a round with crashes each stir ends with one, in this process, over any backend.
+"""Crashes: in a round with them each stir ends with one, of the store (`Forgetting`) or of the cache (killed.py).
 
-    arm       choose, by the seed, the call at which the store dies, and how
-    check     while workers run: if the store has died, abort the volume, which ends every wait, and stop all workers
-    recover   drop uncommitted bytes, or all but a part of them; then one of two:
-              connect the cache to the store again, and it writes the lost bytes once more;
-              abandon the cache, and make a new one over the stored objects
+    arm       choose, by the seed, the call at which it dies, and how
+    check     while workers run: end all waits if the store has died
+    recover   check the remains; then the cache goes on, or a new one takes over
     rested    everything is stored
+
+A store that forgets dies in this process, over any backend. It loses its uncommitted bytes, or all but a part of them;
+then the cache is connected to it again, and writes the lost bytes once more; or it is abandoned, and a new one made.
 
 durable.py decides which bytes must exist afterwards. A cache that outlived its store has all writes of its users,
 except direct writes and holes that no commit covered, and it reports those (contract 2.17, 2.22).
@@ -14,24 +15,23 @@ except direct writes and holes that no commit covered, and it reports those (con
 from __future__ import annotations
 
 import random
-import threading
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import DataLossError
-from pagecache.stress.cached import CachedTarget
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
-from pagecache.stress.killed import Killed
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.recorded import Recorded
-from pagecache.stress.refusals import BEHIND
 from pagecache.stress.targets import Target
 from pagecache.stress.world import World
 
-__all__ = ["Crashing", "NoCrash", "crashing"]
+if TYPE_CHECKING:
+    from pagecache.stress.cached import CachedTarget
+
+__all__ = ["Crash", "Forgetting", "NoCrash"]
 
 CALLS = (4, 30, 200)
 """Upper bounds for the number of changing calls before the store dies; one of them is chosen for each stir."""
@@ -41,43 +41,11 @@ LINGERS = (0.0, 0.0005, 0.003)
 """Extra seconds of a commit; one of them is chosen for each stir."""
 
 
-def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> Crashing:
-    """Return the object that makes the crashes of a round. refusals.py decides which crashes the target can have."""
-    kind = plan.crash_of(number)
-    if kind == "none":
-        return NoCrash()
-    assert isinstance(target, CachedTarget)
-    target.ways -= BEHIND
-    return Killed(target, made_from) if kind == "killed" else Forgetting(plan, number, target)
-
-
-class Stirring(Protocol):
-    """A player of workers: see `player.Players`."""
-
-    def stir(self, count: int) -> list[threading.Thread]: ...
-
-
-class Crashing(Protocol):
-    """The crashes of a round: see the top of this file. Methods are called in this order, repeatedly."""
-
-    def begin(self, world: World) -> None: ...
-    def players(self, world: World) -> Stirring: ...
-    def arm(self) -> None: ...
-    def check(self) -> None: ...
-    def recover(self, players: Any) -> None: ...
-    def rested(self) -> None: ...
-    def end(self) -> None: ...
-
-
 class NoCrash:
-    """Rounds without crashes."""
+    """The course of a round without crashes. Methods are called in this order, repeatedly."""
 
     def begin(self, world: World) -> None:
         """Take note that the files were made."""
-
-    def players(self, world: World) -> Stirring:
-        """Return threads and tasks of this process."""
-        return Players(world)
 
     def arm(self) -> None:
         """Begin a stir."""
@@ -85,18 +53,80 @@ class NoCrash:
     def check(self) -> None:
         """Check the store during a stir."""
 
-    def recover(self, players: Stirring) -> None:
-        """Recover after a stir."""
+    def recover(self, players: Players) -> None:
+        """Crash after a stir, unless that has happened, and check the remains.
 
-    rested = end = arm
+        Raises:
+            Broken: bytes are missing that must be there.
+        """
+
+    def rested(self) -> None:
+        """Record everything as stored: a later crash starts from this state."""
+
+    def end(self) -> None:
+        """End the round."""
+
+    def stop(self) -> None:
+        """Leave nothing running, whatever has happened."""
 
 
-class Forgetting:
+class Crash(NoCrash):
+    """A round whose stirs end with crashes, over a target whose durable state is known."""
+
+    kind: str
+
+    def __init__(self, target: CachedTarget) -> None:
+        self._target = target
+
+    def begin(self, world: World) -> None:
+        self._world = world
+        self._durable = Durable(world.models)
+
+    def _recorded(self, target: object) -> Target:
+        """Return a target that reports its calls to the current durable state while calls may fail."""
+        return cast(Target, Recorded(target, lambda: self._durable))
+
+    def recover(self, players: Players) -> None:
+        world = self._world
+        world.counters[f"crashes: {self.kind}"] += 1
+        self._recover(players)
+        world.crashing = False
+        if not world.failures:
+            world.stopped.clear()
+
+    def _recover(self, players: Players) -> None:
+        raise NotImplementedError
+
+    def _start_again(self, players: Players) -> None:
+        """Check what is stored, by a new cache."""
+        target, world, durable = self._target, self._world, self._durable
+        target.resume()
+        for number, model in enumerate(world.models):
+            got = target.store(number)
+            durable.judge(number, got)
+            world.models[number] = after_crash(number, world.tag, got or b"", model)
+        for name in durable.names():
+            durable.judge_name(name, target.store(name))
+        players.recall(target.store)
+        world.doubts.clear()
+
+    def rested(self) -> None:
+        names = {name: found for name in self._durable.names() if (found := self._target.store(name)) is not None}
+        self._durable.end()
+        self._durable = Durable(self._world.models, names)
+
+    def end(self) -> None:
+        self._durable.end()
+
+
+class Forgetting(Crash):
     """A round whose store forgets."""
 
+    kind = "forgetting"
+
     def __init__(self, plan: Plan, number: int, target: CachedTarget) -> None:
+        super().__init__(target)
         self._rng: random.Random = plan.rng("crash", number)
-        self._target = target
         self._store: ForgettingBackend
         target.between = self._between
         self._aborted = False
@@ -106,20 +136,9 @@ class Forgetting:
         self._target.shows = False  # written through is stored, but not committed
         return self._store
 
-    def begin(self, world: World) -> None:
-        """Record the made files as stored."""
-        self._world = world
-        self._durable = Durable(world.models)
-        world.target = cast(Target, Recorded(self._target, lambda: self._durable if world.crashing else None))
-
-    def players(self, world: World) -> Players:
-        """Return threads and tasks of this process."""
-        return Players(world)
-
     def arm(self) -> None:
-        """Choose when the store dies in this stir."""
-        self._world.crashing = True
-        rng = self._rng
+        world, rng = self._world, self._rng
+        world.target, world.crashing, self._aborted = self._recorded(self._target), True, False
         if rng.random() < 0.25:
             return  # dies after all workers ended: no commit was tried for the acknowledged bytes
         commits = rng.random() < 0.5
@@ -138,22 +157,16 @@ class Forgetting:
             self._world.stopped.set()
             self._target.volume.abort()
 
-    def recover(self, players: Players) -> None:
-        """Crash the store after all workers ended, and check the rest.
-
-        Raises:
-            Broken: bytes are missing that must be there.
-        """
+    def _recover(self, players: Players) -> None:
         self._store.die()
         self.check()
-        self._world.counters["crashes: forgetting"] += 1
+        self._world.target = cast(Target, self._target)
         if self._rng.random() < 0.5:
             self._reconnect(players)
         else:
+            self._target.give_up()
+            self._store.crash(self._rng)
             self._start_again(players)
-        self._world.crashing, self._aborted = False, False
-        if not self._world.failures:
-            self._world.stopped.clear()
 
     def _reconnect(self, players: Players) -> None:
         target, durable = self._target, self._durable
@@ -192,27 +205,6 @@ class Forgetting:
                         ) from error
         return reported
 
-    def _start_again(self, players: Players) -> None:
-        target, world, durable = self._target, self._world, self._durable
-        target.give_up()
-        self._store.crash(self._rng)
-        target.resume()
-        for number, model in enumerate(world.models):
-            got = target.store(number)
-            durable.judge(number, got)
-            world.models[number] = after_crash(number, world.tag, got or b"", model)
-        for name in durable.names():
-            durable.judge_name(name, target.store(name))
-        players.recall(target.store)
-        world.doubts.clear()
-
-    def rested(self) -> None:
-        """Record everything as stored: a later crash starts from this state."""
-        names = {name: found for name in self._durable.names() if (found := self._target.store(name)) is not None}
-        self._durable.end()
-        self._durable = Durable(self._world.models, names)
-
     def end(self) -> None:
-        """End the round."""
-        self._durable.end()
+        super().end()
         self._store.release()

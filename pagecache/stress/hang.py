@@ -66,7 +66,10 @@ class Hang:
 
     @classmethod
     def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
-        """Collect the current state; unavailable parts are left out."""
+        """Collect the current state, also of a target in another process; unavailable parts are left out."""
+        if (elsewhere := getattr(target, "hang", None)) is not None:
+            found: Hang = elsewhere(late)
+            return found
         cache = getattr(target, "cache", None)
         waits: list[dict[str, Any]] = []
         transitions = broken = ""

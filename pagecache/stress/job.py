@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.crash import Crashing, NoCrash, crashing
+from pagecache.stress.crash import NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
@@ -23,7 +23,7 @@ from pagecache.stress.narrative import narrative
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players, planned
 from pagecache.stress.profiles import names_of, shared_names
-from pagecache.stress.refusals import refuse_crashes, refuse_ways
+from pagecache.stress.refusals import crashing, refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
@@ -95,7 +95,8 @@ class Run:
         self.grace = min(GRACE, plan.patience)
         self.world: World | None = None  # of the running round
         self._latest: World | None = None
-        self._players: object = None
+        self._players: Players | None = None
+        self._crash = NoCrash()
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # files of a round may be in the target
         self._stirs = 0
@@ -129,7 +130,7 @@ class Run:
         try:
             self.name, self._made = target.name, True
             refuse_crashes(self.plan, target, self.target)
-            crash = crashing(self.plan, self.number, target, self.target)
+            crash = self._crash = crashing(self.plan, self.number, target, self.target)
             if self.number == self.plan.first_round:
                 self.begun()
             self._bounded(world, "making the files", world.begin)
@@ -157,6 +158,7 @@ class Run:
             self._interrupted(world)
             raise
         finally:
+            self._crash.stop()
             self.counters += world.counters + target.repairs
             self.counters["operations"] += world.operations
             self.counters["rounds"] += 1
@@ -166,14 +168,18 @@ class Run:
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
-    def _stir_and_rest(self, world: World, target: Target, crash: Crashing) -> None:
-        players = self._players = crash.players(world)
+    def _stir_and_rest(self, world: World, target: Target, crash: NoCrash) -> None:
+        players = self._players = Players(world)
         script = self.plan.script
         rests = RESTS if script is None else script.stirs
         for rest in range(rests):
             self._stirs = rest + 1
             with Watchdog(world):
-                crash.arm()
+                try:
+                    crash.arm()
+                except Broken as error:
+                    world.fail(Failure.of(error))
+                    return
                 threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.check()
@@ -186,7 +192,7 @@ class Run:
                 return
             begun = world.clock.tick()
             self._bounded(world, "a crash", partial(crash.recover, players))
-            if not isinstance(crash, NoCrash):
+            if self._crashes():
                 world.crashed(begun)
             if world.failures:
                 return
@@ -196,11 +202,14 @@ class Run:
                 return
             crash.rested()
             if rest == rests - 1:
-                self._press(world, target, crash)
+                self._press(world, target)
             if world.failures:
                 return
 
-    def _press(self, world: World, target: Target, crash: Crashing) -> None:
+    def _crashes(self) -> bool:
+        return self.plan.crash_of(self.number) != "none"
+
+    def _press(self, world: World, target: Target) -> None:
         """Run the final checks: a sync beside writers, if the target has one, and those outside of a script's
         vocabulary.
         """
@@ -212,7 +221,7 @@ class Run:
             self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
             self._pressed = kind
             self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
-            for play in (outlived, withdrawn) if script is None and isinstance(crash, NoCrash) else ():
+            for play in (outlived, withdrawn) if script is None and not self._crashes() else ():
                 if not world.failures:
                     self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
         elif script is not None:
@@ -283,6 +292,7 @@ class Run:
         """End all workers and remove the files, within a time limit."""
         world.interrupted = True
         world.stopped.set()
+        self._crash.stop()
         end = time.monotonic() + CALLS
         while (runs := bool(world.running)) and time.monotonic() < end:
             time.sleep(0.02)
@@ -329,12 +339,10 @@ class Run:
         world = self.world or self._latest
         if world is None or not self._stirs:
             return None
-        players = self._players
-        if isinstance(players, Players) and self.plan.crash_of(self.number) == "none":
-            found = players.script()
+        if self._players is None or self._crashes():
+            found = planned(world, self.plan.operations or OPERATIONS, self._stirs)
         else:
-            lives = not isinstance(players, Players)
-            found = planned(world, self.plan.operations or OPERATIONS, self._stirs, lives=lives)
+            found = self._players.script()
         return replace(found, pressed=self._pressed)
 
     def replay(self, failure: Failure | None) -> dict[str, Any]:

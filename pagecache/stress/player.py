@@ -22,7 +22,6 @@ from pagecache.stress.world import Failure, Halted, World, described
 
 __all__ = ["Players", "planned", "played", "ways_of"]
 
-LIFE = 20  # bits of a sequence number that are counted within one life
 PAUSE = 0.001  # seconds before an operation that faults refused is retried
 TASKS_SHARE = 4  # a task runs so many times fewer operations than a thread
 
@@ -37,14 +36,12 @@ def tasks_of(world: World) -> int:
     return 0 if world.target.tasks is None else world.plan.tasks
 
 
-def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
-    """Yield the operations that the seed gives a worker, without end; `life`: number of the stir, if each has a
-    separate stream.
-    """
+def stream_of(world: World, worker: int) -> Iterator[Operation]:
+    """Yield the operations that the seed gives a worker, without end."""
     plan = world.plan
     return operations(
         PROFILES[plan.profile],
-        plan.rng("worker", world.number, worker, *([life] if life else [])),
+        plan.rng("worker", world.number, worker),
         files=plan.files,
         size=plan.size_bytes,
         edges=world.target.edges,
@@ -52,10 +49,8 @@ def stream_of(world: World, worker: int, life: int = 0) -> Iterator[Operation]:
     )
 
 
-def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
-    """Return the planned operations of so many stirs; `lives`: workers started anew in each stir, in other
-    processes.
-    """
+def planned(world: World, count: int, stirs: int) -> Script:
+    """Return the planned operations of so many stirs."""
     plan, script = world.plan, world.plan.script
     if script is not None:
         threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
@@ -63,32 +58,21 @@ def planned(world: World, count: int, stirs: int, *, lives: bool) -> Script:
     workers = []
     for worker in range(1, 1 + plan.threads + tasks_of(world)):
         most = count if worker <= plan.threads else max(1, count // TASKS_SHARE)
-        streams = [stream_of(world, worker, life) for life in range(1, 1 + stirs)]
-        if not lives:
-            streams = [stream_of(world, worker)] * stirs
-        workers.append(tuple(tuple(itertools.islice(stream, most)) for stream in streams))
+        stream = stream_of(world, worker)
+        workers.append(tuple(tuple(itertools.islice(stream, most)) for _ in range(stirs)))
     return Script(tuple(world.contents), tuple(workers[: plan.threads]), tuple(workers[plan.threads :]))
 
 
 class Players:
-    """All workers of a round; their streams of operations continue from stir to stir, or they play a script.
+    """All workers of a round; their streams of operations continue from stir to stir, or they play a script."""
 
-    Args:
-        world: of the round.
-        life: number of the stir, if each has separate workers in another process.
-    """
-
-    def __init__(self, world: World, life: int = 0) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self._life = life
         plan = world.plan
         numbers = range(1, 1 + plan.threads + plan.tasks)
-        self._steps = [Steps(world, number, life << LIFE) for number in numbers]
-        self._streams = [self._stream(number) for number in numbers]
+        self._steps = [Steps(world, number) for number in numbers]
+        self._streams = [stream_of(world, number) for number in numbers]
         self._begun: list[list[int]] = [[] for _ in numbers]  # of each worker: number of operations begun in each stir
-
-    def _stream(self, worker: int) -> Iterator[Operation]:
-        return stream_of(self.world, worker, self._life)
 
     def turn(self, number: int, count: int) -> Iterator[Operation]:
         """Yield the operations of worker `number` (from 0) in this stir: `count` of its stream, or those of the
@@ -96,8 +80,7 @@ class Players:
         """
         script, begun = self.world.plan.script, self._begun[number]
         stream = itertools.islice(self._streams[number], count)
-        stir = len(begun) - 1 + max(0, self._life - 1)
-        for operation in stream if script is None else script.turn(number, stir):
+        for operation in stream if script is None else script.turn(number, len(begun) - 1):
             if self.world.stopped.is_set():
                 return
             begun[-1] += 1
@@ -109,7 +92,7 @@ class Players:
         workers = []
         for number, begun in enumerate(self._begun[: plan.threads + tasks_of(self.world)]):
             if script is None:
-                stream = self._stream(number + 1)
+                stream = stream_of(self.world, number + 1)
                 workers.append(tuple(tuple(itertools.islice(stream, count)) for count in begun))
             else:
                 stirs = zip(script.workers[number], begun, strict=False)

@@ -2,6 +2,7 @@
 
     refuse_crashes   crashes that a target cannot have; called before anything is made
     refuse_ways      ways that a target lacks; called after the files are made, since some ways are tried out on them
+    crashing         what makes the crashes of a round
 
 The plan itself refuses a mix that shares nothing with the profile (`profiles.leaves_nothing`). Operations that the
 target cannot do and that no option names are left out, and the report lists them.
@@ -12,12 +13,13 @@ from __future__ import annotations
 from typing import Any
 
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.killed import unpicklable
+from pagecache.stress.crash import Forgetting, NoCrash
+from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
 
-__all__ = ["BEHIND", "refuse_crashes", "refuse_ways"]
+__all__ = ["crashing", "refuse_crashes", "refuse_ways"]
 
 BEHIND = {"foreign", "rivals", "shared", "links", "others"}
 """Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
@@ -45,12 +47,24 @@ def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
     assert isinstance(target, CachedTarget)
     named = made_from not in (None, "memory:")
     if kind == "killed":
+        if not plan.threads:
+            return "its workers are threads"
         return unpicklable(made_from) if named else "the store ends with its process"
     if target.faulting.repairing:
         return f"the faults of {plan.faults!r} are repaired by reconnecting, too"
     if named and target.durable_writes:
         return "durable_writes: the backend promises that acknowledged bytes survive"
     return ""
+
+
+def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> NoCrash:
+    """Return the object that makes the crashes of a round."""
+    kind = plan.crash_of(number)
+    if kind == "none":
+        return NoCrash()
+    assert isinstance(target, CachedTarget)
+    target.ways -= BEHIND
+    return Killed(target, made_from) if kind == "killed" else Forgetting(plan, number, target)
 
 
 def refuse_ways(plan: Plan, target: Target) -> None:

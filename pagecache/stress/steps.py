@@ -38,10 +38,10 @@ APPEND_KEY = 20  # bytes of an append that suffice to find its place
 class Steps:
     """The operations of one worker."""
 
-    def __init__(self, world: World, worker: int, first: int = 0) -> None:
+    def __init__(self, world: World, worker: int) -> None:
         self.world = world
         self.worker = worker
-        self._sequence = first
+        self._sequence = 0
         self._own = OwnObjects(world, worker, self._next_number)
         self._crossing = Crossing(self)
         self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {

@@ -56,7 +56,7 @@ class Failure:
     Attributes:
         finding: the wrong bytes, if there are any.
         hang: all waits, if there are any.
-        happened: the operations around it (narrative.py); set for another process, which alone has them.
+        happened: the operations around a hang (narrative.py).
     """
 
     kind: str
@@ -221,14 +221,10 @@ class World:
         file = self._file(operation) if shared is None else shared
         if operation.kind in PLACELESS:
             start, end = 0, self.reach
-        self.entered(Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick()))
-
-    def entered(self, now: Activity) -> None:
-        """Record an operation."""
-        self.active[now.worker] = now
+        self.active[worker] = Activity(worker, operation, file, time.monotonic(), start, end, self.clock.tick())
         with self.lock:
             self.operations += 1
-            self.kinds[now.operation.kind] += 1
+            self.kinds[operation.kind] += 1
 
     def leave(self, worker: int) -> None:
         """End the operation of a worker."""
@@ -242,11 +238,6 @@ class World:
         activity = self.active.get(worker)
         if activity is not None:
             activity.moved = time.monotonic()
-
-    def cut_off(self) -> None:
-        """Move all running operations to the past: their workers are dead."""
-        self.past += self.active.values()
-        self.active.clear()
 
     def crashed(self, begun: int) -> None:
         """Record a crash that began at `begun` and is over."""

@@ -9,7 +9,6 @@ from pagecache import Backend
 from pagecache.backends import BackendFile, DirectoryBackend
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
-from pagecache.stress.killed import Journal, Task
 
 FOREVER = 1000.0  # seconds
 
@@ -34,8 +33,3 @@ class Elsewhere(PassingBackend):
 
 def hangs_elsewhere() -> Backend:
     return Elsewhere(DirectoryBackend(os.environ["PAGECACHE_TEST_WHERE"]))
-
-
-def plays_for_ever(task: Task, journal: Journal) -> None:
-    journal.put("plays")
-    threading.Event().wait(FOREVER)

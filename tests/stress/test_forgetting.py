@@ -13,7 +13,7 @@ import pytest
 
 from pagecache.backends import MemoryBackend
 from pagecache.errors import DataLossError, Key
-from pagecache.stress import Plan, UnusableTarget, directed, run
+from pagecache.stress import Plan, directed, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import Fate, ForgettingBackend
 from pagecache.stress.job import Run
@@ -231,14 +231,6 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
         assert report.ok, f"{report.story}\n{report.replay}"
         assert report.counters["crashes: forgetting"] == 6
     assert list(tmp_path.iterdir()) == []
-
-
-def test_where_nothing_may_be_forgotten_that_is_refused(tmp_path: Path) -> None:
-    plan = Plan(seed=1, duration=1, rounds=1, crashes=("forgetting",), **SMALL)
-    with pytest.raises(UnusableTarget, match="durable_writes"):
-        run(plan, lambda: MemoryBackend(durable_writes=True))
-    with pytest.raises(UnusableTarget, match=r"crashes: forgetting cannot be on path:.* here is none"):
-        run(plan, f"path:{tmp_path}")
 
 
 class FlushesOnly(CachedTarget):

@@ -12,17 +12,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import Backend
 from pagecache.stress import Plan, Script, UnusableTarget, killed, run, shrink
-from pagecache.stress.killed import Child, Journal, Task, records
+from pagecache.stress.history import Broken
+from pagecache.stress.killed import Child
 from pagecache.stress.profiles import Operation
-from pagecache.stress.world import Found
 
 from . import hanging, naive
 
@@ -52,21 +53,6 @@ def at_home_in(folder: Path) -> list[str]:
     return found
 
 
-def test_a_journal_has_what_was_put_before_the_end() -> None:
-    """Records are in their order; one that is cut off by a death is absent."""
-    fd = os.memfd_create("journal")
-    try:
-        journal = Journal(fd)
-        for number in range(100):
-            journal.put("record", number, b"x" * number)
-        wanted = [("record", number, b"x" * number) for number in range(100)]
-        assert list(records(fd)) == wanted
-        os.truncate(fd, os.fstat(fd).st_size - 1)
-        assert list(records(fd)) == wanted[:-1]
-    finally:
-        os.close(fd)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_runs_whose_process_is_killed_are_clean(tmp_path: Path, seed: int) -> None:
@@ -82,37 +68,36 @@ def in_memory() -> Backend:
     return MemoryBackend()
 
 
-def test_where_there_can_be_no_killed_process_that_is_refused(tmp_path: Path) -> None:
-    """The option was given explicitly: a run without it would pass, and prove nothing. Nothing is left behind."""
-    plan = Plan(seed=1, crashes=("killed",), threads=2, tasks=2, operations=60, **SMALL)
-    for target in (None, in_memory):
-        with pytest.raises(UnusableTarget, match=r"crashes: killed cannot be on .* ends with its process"):
-            run(plan, target)
-    with pytest.raises(UnusableTarget, match=r"crashes: killed cannot be on .* cannot be brought to another process"):
-        run(plan, lambda: DirectoryBackend(tmp_path))
-    with pytest.raises(UnusableTarget, match=r"crashes: killed cannot be on path:.* here is none"):
-        run(plan, f"path:{tmp_path}")
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (None, {"crashes": "killed"}, "crashes: killed cannot be on .* ends with its process"),
+    (in_memory, {"crashes": "killed"}, "crashes: killed cannot be on .* ends with its process"),
+    (lambda: MemoryBackend(), {"crashes": "killed"}, "killed cannot be on .* cannot be brought to another process"),
+    (in_memory, {"crashes": "killed", "threads": 0}, "killed cannot be on .* its workers are threads"),
+    ("path:", {"crashes": "killed"}, "crashes: killed cannot be on path:.* here is none"),
+    ("path:", {"crashes": "forgetting"}, "crashes: forgetting cannot be on path:.* here is none"),
+    (lambda: MemoryBackend(durable_writes=True), {"crashes": "forgetting"}, "durable_writes"),
+    ("path:", {"mix": "buffered,foreign"}, "mix: foreign cannot be on path:"),
+    (None, {"mix": "buffered,foreign", "crashes": "forgetting"}, "mix: foreign cannot be in rounds with crashes"),
+]
+
+
+@pytest.mark.parametrize(("target", "fields", "message"), REFUSED)
+def test_an_option_that_the_target_cannot_serve_is_refused(
+    target: Any, fields: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """A run without it would pass, and prove nothing. Nothing is left behind."""
+    plan = Plan(**SMALL | {"seed": 1, "threads": 2, "tasks": 2, "operations": 60} | fields)
+    with pytest.raises(UnusableTarget, match=message):
+        run(plan, f"path:{tmp_path}" if target == "path:" else target)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_way_that_was_named_and_the_target_has_not_is_refused(tmp_path: Path) -> None:
-    """Nothing is left behind."""
-    with pytest.raises(UnusableTarget, match="mix: foreign cannot be on path:"):
-        run(Plan(seed=1, mix=("buffered", "foreign"), **SMALL), f"path:{tmp_path}")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_changes_of_the_store_behind_a_cache_are_refused_with_crashes() -> None:
-    with pytest.raises(UnusableTarget, match="mix: foreign cannot be in rounds with crashes"):
-        run(Plan(seed=1, mix=("buffered", "foreign"), crashes=("forgetting",), **SMALL))
 
 
 # -- their operations
 
 
 def test_operations_of_a_killed_process_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three threads play in a child."""
-    monkeypatch.setattr(killed, "RECORDS", (1 << 40,))
+    """Three threads make its calls."""
+    monkeypatch.setattr(killed, "CALLS", (1 << 40,))
     fields = SMALL | {"threads": 3, "tasks": 0, "files": 1, "operations": 60, "mix": ("buffered",)}
     report = run(Plan(seed=1, crashes=("killed",), **fields), f"dir:{tmp_path}")
     assert report.ok, report.story
@@ -124,19 +109,13 @@ def test_operations_of_a_killed_process_are_counted(tmp_path: Path, monkeypatch:
 def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round shrinks to a write, an fsync and the kill. [I-18]"""
     monkeypatch.setenv(naive.WHERE, str(tmp_path))
-    plan = Plan(
-        seed=1, duration=100, crashes=("killed",), mix=("buffered", "truncate"), profile="database",
-        threads=2, tasks=0, files=2, operations=40, **SMALL | {"rounds": 0},
-    )  # fmt: skip
-    report = run(plan, naive.hasty)
-    assert report.kind == "crash", report.story
-    assert any(re.search(r"writer \d: (write|truncate)", step) for step in report.steps), report.steps
+    read = Operation("read", 0, "buffered", 0, 4096)
+    script = Script((0, 5000), (((*SAVED.operations(), read), ()), ((read, replace(read, file=1)),)))
+    shrunk = shrink(Plan(seed=1, script=script, crashes=("killed",), **SMALL), naive.hasty, seconds=LONG)
+    assert (shrunk.report.kind, shrunk.workers, shrunk.operations) == ("crash", 1, 2), shrunk.story
+    assert re.search(r"writer 1: write .*\n.*fsync.*\n.*the tester crashed the tested system", shrunk.story)
     for left in tmp_path.iterdir():
         left.unlink()
-    shrunk = shrink(report, naive.hasty, seconds=LONG)
-    assert (shrunk.report.kind, shrunk.workers) == ("crash", 1)
-    assert shrunk.operations <= 3, shrunk.story
-    assert "the tester crashed the tested system" in shrunk.story
     assert run(Plan.from_replay(shrunk.report.replay), naive.hasty).kind == "crash"
 
 
@@ -148,11 +127,11 @@ def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkey
     """Waits, stacks and transitions are those of that process. [I-23]"""
     monkeypatch.setenv("PAGECACHE_TEST_HOME", str(os.getpid()))
     monkeypatch.setenv("PAGECACHE_TEST_WHERE", str(tmp_path))
-    monkeypatch.setattr(killed, "RECORDS", (1 << 40,))
+    monkeypatch.setattr(killed, "CALLS", (1 << 40,))
     plan = Plan(seed=1, script=SAVED, crashes=("killed",), patience=1, **SMALL)
     report = run(plan, hanging.hangs_elsewhere)
     assert report.kind == "hang", report.story
-    assert "in the process of the cache: writer 1: fsync of file 0, still running" in report.story
+    assert "writer 1: fsync of file 0, still running" in report.story
     waits = [wait for wait in report.hang["waits"] if wait["what"].startswith("fsync")]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
     assert any("in commit" in line for frames in report.hang["stacks"].values() for line in frames)
@@ -160,29 +139,36 @@ def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkey
     assert any("fsync of file 0" in step for step in report.steps), report.steps
 
 
-def test_a_process_that_says_nothing_is_asked_where_its_threads_are() -> None:
-    task = Task(hanging.plays_for_ever, Plan(seed=1), 0, 1, None, [], {}, 0)
-    with Child(task) as child:
-        assert within_bound(lambda: list(records(child.journal)))
-        with pytest.raises(Found, match="a process of workers does not end") as found:
-            child.end(0.1, threading.Event())
-        assert found.value.failure.hang is not None
-        assert "plays_for_ever" in "\n".join(found.value.failure.hang.stacks["its threads"])
-    stopped = threading.Event()
-    stopped.set()
-    with Child(task) as child:
-        assert child.end(BOUND, stopped) == -signal.SIGKILL
+def test_a_process_that_says_nothing_is_asked_where_its_threads_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killed, "ASKED", 0.0)
+    child = Child(Plan(seed=1, threads=1), 0, None)
+    assert "another one does not find the files" in child.begun(threading.Event())
+    hang = child.hang(["late"])
+    child.kill()
+    assert hang.late == ("late",)
+    assert "in serve" in "\n".join(hang.stacks["its threads"])
+
+
+def test_a_process_that_ends_by_itself_is_a_finding() -> None:
+    child = Child(Plan(seed=1, threads=1), 0, raises)
+    with pytest.raises(Broken, match=r"(?s)the process of the cache ended with status 1.*a planted mistake"):
+        child.begun(threading.Event())
+    child.kill()
+
+
+def raises() -> Backend:
+    os.write(2, b"a planted mistake")
+    os._exit(1)
 
 
 # -- and none is left
 
 LEAVES = """
+import threading
 from pagecache.stress import Plan
-from pagecache.stress.killed import Child, Task, records
-from tests.stress import hanging
-child = Child(Task(hanging.plays_for_ever, Plan(seed=1), 0, 1, None, [], {}, 0))
-while not list(records(child.journal)):
-    pass
+from pagecache.stress.killed import Child
+child = Child(Plan(seed=1, threads=1), 0, None)
+child.begun(threading.Event())
 print("plays", flush=True)
 input()
 """
