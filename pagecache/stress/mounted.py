@@ -50,7 +50,7 @@ DIRECT_TRIES = 20
 
 
 NONE = dict.fromkeys(("try_read", "try_write"), "no call that refuses to wait")
-NONE |= dict.fromkeys(("change", "lose", "replace", "put"), "a file system has no foreign writers")
+NONE |= dict.fromkeys(("change", "lose", "replace", "elsewhere"), "a file system has no foreign writers")
 NONE["tear"] = "system calls are not asked for it"
 """Verb that a directory does not have -> the reason."""
 

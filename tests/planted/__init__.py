@@ -5,7 +5,7 @@ core.py       fixes of the C core that the planted extension can take out
 *.patch       for each of these fixes, the change of the sources by which `PC_FIX` can take it out
 sources.py    makes the copy of the sources with all patches; planted.h, planted.c: the switch
 engine.py     mistakes of the Python layers, as patches; names.py: of names
-backends.py   stores that break the protocol; caches.py: small write-back caches as people write them
+backends.py   stores that break the protocol
 settings.py   settings of the tester for each bug; failing.py: stores that they run on
 mutations.py  the search: `make mutations`
 """

@@ -1,5 +1,5 @@
 """Stores that break the protocol, each around a MemoryBackend: the cache above is right, and the stored bytes
-are not.
+are not. Some are small write-back caches over a remote store, as people write them in an afternoon.
 """
 
 from __future__ import annotations
@@ -183,6 +183,56 @@ class RubbishInGaps(PassingFile):
             self.inner.write_from(size, [memoryview(b"\xaa" * (end - size))])
 
 
+class Cached(PassingFile):
+    """An object of a small cache, in memory; `stable` is that of its remote store."""
+
+    stable: Any
+
+    def upload(self) -> None:
+        content = bytearray(self.inner.stat().size)
+        self.inner.read_into(0, [memoryview(content)])
+        self.stable.truncate(0)
+        self.stable.write_from(0, [memoryview(content)])
+
+    def commit(self) -> str | None:
+        """Do nothing."""
+        return None
+
+
+class UploadsOnClose(Cached):
+    closes = count(1)
+
+    def close(self) -> None:
+        if next(self.closes) % 3:
+            self.upload()
+
+
+class CleanBeforeUpload(Cached):
+    queued = False
+
+    def commit(self) -> str | None:
+        if self.queued:
+            self.upload()
+        self.queued = True
+        return None
+
+
+class ForgetsTruncate(Cached):
+    def __init__(self, inner: BackendFile) -> None:
+        super().__init__(inner)
+        self.written: list[tuple[int, bytes]] = []
+
+    def write_from(self, offset: int, buffers: Buffers) -> int:
+        self.written.append((offset, b"".join(buffers)))
+        return self.inner.write_from(offset, buffers)
+
+    def commit(self) -> str | None:
+        for offset, data in self.written:
+            self.stable.write_from(offset, [memoryview(data)])
+        self.written.clear()
+        return None
+
+
 def backend(name: str, rule: str, sentence: str, target: Callable[[], Factory]) -> Planted:
     return Planted(name, sentence, rule, "backend", target=target)
 
@@ -235,5 +285,29 @@ BACKENDS = [
         "2.26, M8",
         "The gap between the old end and a new one does not read as zeros: it has bytes that were never written.",
         around(RubbishInGaps),
+    ),
+    backend(
+        "cache_uploads_on_close_and_loses_errors",
+        "I-18, 2.15",
+        "fsync does nothing, close uploads the file and swallows errors: a crash, or a bad upload, loses all of it.",
+        crashing(UploadsOnClose),
+    ),
+    backend(
+        "cache_is_clean_before_the_upload",
+        "I-18, K2",
+        "Bytes count as saved when their upload is queued: a crash after fsync loses them.",
+        crashing(CleanBeforeUpload),
+    ),
+    backend(
+        "cache_forgets_truncates",
+        "2.17, T-75b",
+        "A truncate is never uploaded: the bytes that it cut are back after a restart.",
+        crashing(ForgetsTruncate),
+    ),
+    backend(
+        "cache_saves_its_own_handle_only",
+        "2.15, I-18",
+        "fsync uploads what its own handle wrote, and each call has another one: a crash loses all bytes.",
+        crashing(Cached),
     ),
 ]

@@ -26,7 +26,7 @@ __all__ = [
     "without",
 ]
 
-Kind = Literal["core", "engine", "backend", "cache"]
+Kind = Literal["core", "engine", "backend"]
 Factory = Callable[[], Backend]
 """A function that opens the store. Called again after a crash, it opens that store once more: uncommitted bytes may be
 gone.
@@ -48,7 +48,7 @@ class Planted:
         sentence: the mistake, and the user's loss.
         rule: the broken rule, as named by the contract.
         kind: core: `on()` works only in processes with the planted extension; engine: in all;
-            backend, cache: `target` is the broken thing, and there is nothing to switch on.
+            backend: `target` is the broken thing, and there is nothing to switch on.
         on: the bug is active for the length of a `with`.
         target: makes a factory, on a new and empty store; None: any store of the tester's choice.
     """

@@ -9,7 +9,6 @@ for bug in BUGS:
 from __future__ import annotations
 
 from .backends import BACKENDS
-from .caches import CACHES
 from .core import CORE
 from .engine import ENGINE
 from .names import NAMES
@@ -17,4 +16,4 @@ from .planted import Factory, Planted, planted_environment
 
 __all__ = ["BUGS", "Factory", "Planted", "planted_environment"]
 
-BUGS: list[Planted] = [*CORE, *ENGINE, *NAMES, *BACKENDS, *CACHES]
+BUGS: list[Planted] = [*CORE, *ENGINE, *NAMES, *BACKENDS]
