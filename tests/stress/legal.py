@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 from pagecache.backends import Backend, BackendFile, BackendLimits, MemoryBackend, ObjectStat
 from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.errors import BackendError, Key
-from pagecache.testing import FaultPlan, FaultyBackend, Rule
+from pagecache.errors import Key
 
 from ..planted.planted import Factory
 
-__all__ = ["LEGAL", "Legal", "faulty", "try_again"]
+__all__ = ["LEGAL", "Legal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +33,6 @@ def around(wrap: Callable[[Backend], Backend], **limits: Any) -> Callable[[], Fa
         return lambda: wrap(inner)
 
     return target
-
-
-def faulty(*rules: Rule) -> Callable[[], Factory]:
-    return around(lambda inner: FaultyBackend(inner, FaultPlan(rules, seed=1)))
-
-
-def try_again() -> BaseException:
-    return BackendError(errno.EIO, "no answer", retry=True, retry_after=0.0)
 
 
 class Nameless(PassingFile):
@@ -81,42 +71,8 @@ class RestlessLimits(PassingBackend):
         return replace(self.inner.limits, max_read=most, max_write=most, max_vectors=1 + turn % 4)
 
 
-class Twice(PassingFile):
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.inner.write_from(offset, buffers)
-        return self.inner.write_from(offset, buffers)
-
-    def truncate(self, size: int) -> None:
-        self.inner.truncate(size)
-        self.inner.truncate(size)
-
-    def commit(self) -> str | None:
-        self.inner.commit()
-        return self.inner.commit()
-
-
-class Duplicates(PassingBackend):
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return Twice(self.inner.open(key, create=create, exclusive=exclusive))
-
-
 LEGAL = [
-    Legal(
-        "lost_answers",
-        "One call in ten is carried out and reported as failed: it is sent again, and that does no harm.",
-        faulty(Rule(("write", "commit"), error=try_again, done=True, chance=0.1)),
-    ),
-    Legal(
-        "short_answers",
-        "Half of the reads and writes take a part of the request, down to one byte.",
-        faulty(Rule(("read", "write"), short="half", chance=0.4), Rule(("read", "write"), short=1, chance=0.1)),
-    ),
     Legal("no_versions", "Objects have no version.", around(NoVersions)),
-    Legal(
-        "long_tails",
-        "One call in fifty takes fifty times as long as the others.",
-        faulty(Rule(("read", "write", "commit"), delay=0.05, chance=0.02)),
-    ),
     Legal(
         "restless_limits",
         "The limits change from pass to pass: from 512 bytes and one buffer to a megabyte.",
@@ -136,5 +92,4 @@ LEGAL = [
             boundary=2048,
         ),
     ),
-    Legal("duplicates", "Every write, truncate and commit is carried out twice.", around(Duplicates)),
 ]

@@ -112,11 +112,3 @@ def test_the_files_of_a_run_are_removed_durably() -> None:
     """The store undoes removals that nothing has made durable."""
     clean(Plan(seed=1, **SHORT), "python:tests.check_backend.given:UndoesRemovals")
     assert list(UndoesRemovals.store.list()) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("profile", PROFILES)
-def test_runs_of_each_profile_on_a_directory_are_clean(tmp_path: Path, profile: str) -> None:
-    """`make soak` has longer runs over memory. [I-17, I-18, I-19, I-20, I-22]"""
-    clean(Plan(profile=profile, duration=5), f"dir:{tmp_path}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache.stress import Plan, UnusableTarget, command, run
+from pagecache.stress import Plan, command
 from pagecache.stress.command import line
 from pagecache.stress.job import Run
 from pagecache.stress.plan import seconds
@@ -156,12 +156,6 @@ def test_a_line_of_progress_counts_operations() -> None:
     assert "at work" in text
 
 
-def test_an_invalid_replay_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "r.json").write_text('{"version": 2}', encoding="utf-8")
-    ran = stress(tmp_path, "--replay", "r.json")
-    assert (ran.returncode, "not a replay of pagecache stress" in ran.stderr) == (2, True)
-
-
 def test_durations() -> None:
     assert [seconds(text, "duration") for text in ("90", "60s", "10m", "1.5h", "2min")] == [90, 60, 600, 5400, 120]
 
@@ -181,13 +175,6 @@ def test_operations_depend_on_seed_and_worker_alone() -> None:
 
     assert first(1) == first(1)
     assert first(1) != first(2)
-
-
-def test_a_factory_that_gives_no_backend_is_named() -> None:
-    with pytest.raises(UnusableTarget, match="read-only"):
-        from pagecache.backends import MemoryBackend
-
-        run(Plan(duration=1), lambda: MemoryBackend(read_only=True))
 
 
 def test_the_fixture_fails_with_the_story_and_costs_others_nothing(pytester: pytest.Pytester) -> None:

@@ -329,12 +329,3 @@ def test_runs_of_each_profile_under_each_level_of_faults_are_clean(tmp_path: Pat
     """Half of the pairs are over memory, half over a directory. [I-17, I-18, I-19, I-20, I-22]"""
     on_disk = (list(PROFILES).index(profile) + LEVELS.index(faults)) % 2
     clean(Plan(profile=profile, faults=faults, duration=5), f"dir:{tmp_path}" if on_disk else "memory:")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
-def test_longer_runs_on_stores_that_are_nasty_and_legal_raise_no_alarm(legal: Legal) -> None:
-    """[I-17, I-18, I-22]"""
-    report = run(Plan(duration=5, faults="nasty"), legal.target())
-    assert report.ok, report.story

@@ -5,21 +5,27 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import os
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import Backend
+from pagecache import Backend, ObjectStat
 from pagecache.backends import MemoryBackend
+from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
+from pagecache.errors import Key
 from pagecache.stress import Plan, Shrunk, UnusableTarget, outcome, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.crash import Forgetting
+from pagecache.stress.job import Run
+from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import Operation
 from pagecache.stress.report import exercised
@@ -58,36 +64,96 @@ class TakesNothing(PassingFile):
         return 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (ReturnsNothing, "write_from returned None, not the number of bytes that it took"),
-        (TakesNothing, "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
-    ],
-)
-def test_a_wrong_answer_of_write_from_is_reported_once(kind: type[PassingFile], message: str) -> None:
-    """It is not repeated for each form of keys that was tried, if each says the same."""
-    with pytest.raises(UnusableTarget) as raised:
-        run(plan(), lambda: Planted(kind))
-    assert str(raised.value).count(message) == 1
-    assert "pagecache-stress" not in str(raised.value)
+class TakesAPage(PassingFile):
+    """A page of each call is stored, and all of it is acknowledged."""
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self.inner.write_from(offset, [memoryview(b"".join(buffers)[:4096])])
+        return sum(map(len, buffers))
 
 
-def test_an_error_of_the_backend_has_the_line_that_raised_it() -> None:
+class LosesLater(PassingFile):
+    calls = itertools.count()
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        return sum(map(len, buffers)) if next(self.calls) >= 20 else self.inner.write_from(offset, buffers)
+
+
+class ReadsFail(PassingFile):
     """The first reads, those of the tester itself, are right."""
-    reads = itertools.count()
 
-    class Fails(PassingFile):
-        def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-            if next(reads) >= 12:
-                raise TypeError("'NoneType' object is not subscriptable")
-            return self.inner.read_into(offset, buffers)
+    calls = itertools.count()
 
-    report = run(plan(), lambda: Planted(Fails))
-    assert not report.ok
-    line = re.escape(f"(in read_into at {__file__}:") + r"\d+\)"
-    assert re.search(f"'NoneType' object is not subscriptable.* {line}", report.story), report.story
-    assert "Traceback" not in report.story
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        if next(self.calls) >= 12:
+            raise TypeError("'NoneType' object is not subscriptable")
+        return self.inner.read_into(offset, buffers)
+
+
+class NoCuts(PassingFile):
+    def truncate(self, size: int) -> None:
+        raise PermissionError(errno.EACCES, "no cutting here")
+
+
+class LocksTwice(MemoryBackend):
+    """A backend that waits for itself when an existing object is opened: a lock that is not reentrant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mine = threading.Lock()
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+        with self._mine:
+            if not create:
+                self.stat(key)
+            return super().open(key, create=create, exclusive=exclusive)
+
+    def stat(self, key: Key) -> ObjectStat:
+        with self._mine:
+            return MemoryBackend.open(self, key).stat()
+
+
+class TakesNoKey(MemoryBackend):
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
+        raise RuntimeError("not today")
+
+
+class Says(MountedTarget):
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+ALONE = "was wrong before anything ran, by the backend alone"
+STORIES: list[tuple[Any, dict[str, Any], str, str]] = [
+    (partial(Planted, TakesAPage), {"seed": 3}, "data", f"remark: .*{ALONE}.*4096 bytes, where"),
+    (partial(Planted, LosesLater), {"operations": 150}, "data", f"^(?!.*{ALONE})"),
+    (
+        partial(Planted, ReadsFail),
+        {},
+        "error",
+        r"^(?!.*Traceback).*not subscriptable.* \(in read_into at .*test_messages.py:\d+\)",
+    ),
+    (partial(Planted, NoCuts), {"mix": "truncate", "duration": 240}, "error", "file .*no cutting here"),
+    (LocksTwice, {"patience": 1.0}, "hang", "making the files does not end.*with self._mine"),
+    (lambda: MakesTwo(RuntimeError("a mistake")), {}, "error", "making the files: .*a mistake"),
+    (lambda: MakesTwo(OSError(errno.ENOSPC, "full")), {}, "error", "take fewer --files or a smaller --size"),
+]
+
+
+@pytest.mark.parametrize(("make", "fields", "kind", "story"), STORIES)
+def test_a_mistake_of_the_backend_is_reported_with_its_place(
+    make: Callable[[], Backend], fields: dict[str, Any], kind: str, story: str
+) -> None:
+    """If a file is wrong without the cache, a remark clears it of suspicion."""
+    report = run(plan(**fields), make)
+    assert (report.ok, report.kind) == (False, kind), report.story
+    assert re.search(f"(?s){story}", report.story), report.story
+
+
+def test_the_error_of_linux_for_direct_io_beside_a_mapping_has_a_hint(tmp_path: Path) -> None:
+    """It is a finding, and nothing that a file system could mend. [I-18]"""
+    report = Run(plan(mix="buffered"), make=lambda asked, number: Says(asked, number, str(tmp_path))).run()
+    assert re.search(r"(?s)raised OSError: \[Errno 5\].*O_DIRECT beside a mapping", report.story), report.story
 
 
 def test_an_error_of_the_backend_in_a_crash_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,16 +179,19 @@ def raises() -> MemoryBackend:
     [
         (lambda: None, "gave None, which is no Backend: it has no open and no stat"),
         (MemoryBackend(), "cannot be called: a factory gives a backend"),
-        (
-            raises,
-            r"raises: no backend could be made: RuntimeError: no such host \(in raises at .*test_messages.py:\d+\)",
-        ),
+        (raises, r"raises: no backend .*: RuntimeError: no such host \(in raises at .*test_messages.py:\d+\)"),
+        (lambda: MemoryBackend(read_only=True), "read-only"),
+        (TakesNoKey, "no object can be made.*not today"),
+        (partial(Planted, ReturnsNothing), "write_from returned None, not the number of bytes that it took"),
+        (partial(Planted, TakesNothing), "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
     ],
 )
-def test_a_target_without_a_backend_is_refused_in_one_sentence(target: Callable[[], Any], message: str) -> None:
+def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, message: str) -> None:
+    """It is not repeated for each form of keys that was tried, if each says the same."""
     with pytest.raises(UnusableTarget, match=message) as raised:
         run(plan(), target)
     assert "\n" not in str(raised.value)
+    assert len(re.findall(message, str(raised.value))) == 1
 
 
 def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytester) -> None:
@@ -146,12 +215,6 @@ def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytest
     result.stdout.fnmatch_lines(["pagecache_stress: *gave None, which is no Backend*"])
     result.stdout.fnmatch_lines(["pagecache_stress: crashes: killed cannot be on memory:*"])
     result.stdout.no_fnmatch_line("*Traceback*")
-
-
-def test_a_full_target_has_a_hint() -> None:
-    report = run(plan(), lambda: MakesTwo(OSError(errno.ENOSPC, "No space left on device")))
-    assert not report.ok
-    assert "the target is full: take fewer --files or a smaller --size" in report.story
 
 
 def test_a_hang_names_the_calls_of_the_backend_first() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import threading
+from functools import partial
 
 import pytest
 
+from pagecache import Backend, BackendError
+from pagecache.backends import MemoryBackend
 from pagecache.stress import Plan, run
-from pagecache.testing import Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 from pagecache.volume import reconnect
-
-from .legal import faulty, try_again
 
 FIELDS = {"threads": 1, "tasks": 0, "files": 1, "size": "64KiB", "capacity": "256KiB", "operations": 5}
 
@@ -19,13 +21,17 @@ def plan(**fields: object) -> Plan:
     return Plan(**({"seed": 1, "duration": 60, "mix": ("buffered",)} | FIELDS | fields))  # type: ignore[arg-type]
 
 
+def passed(store: Backend) -> Backend:
+    return store
+
+
 @pytest.mark.long
 def test_a_backend_is_outlived_by_its_calls() -> None:
     """Nothing is found; no thread is left. [T-63, T-75b]"""
     report = run(plan(rounds=6))
     assert report.ok, report.story
     assert report.counters["backends outlived"] >= 2
-    assert [one.name for one in threading.enumerate() if one.name == "stress-outlived"] == []
+    assert [one.name for one in threading.enumerate() if one.name == "stress-directed"] == []
 
 
 @pytest.mark.long
@@ -39,9 +45,11 @@ def test_a_cache_that_sends_beside_an_old_call_is_found(monkeypatch: pytest.Monk
 
 def test_a_handle_may_report_a_refusal_of_the_backend_before_the_last_one() -> None:
     """A commit that fails takes direct writes along; each handle reports it with its next call [2.9, I-22]."""
-    flaky = Rule("commit", error=try_again, done=True, chance=0.3)
+    refused = partial(BackendError, errno.EIO, "no answer", retry=True, retry_after=0.0)
+    flaky = Rule("commit", error=refused, done=True, chance=0.3)
     for seed in (4, 5, 8):
         asked = plan(seed=seed, files=2, operations=40, rounds=1, mix=("buffered", "direct"))
-        report = run(asked, faulty(flaky)())
+        store = FaultyBackend(MemoryBackend(), FaultPlan([flaky], seed=1))
+        report = run(asked, partial(passed, store))
         assert report.ok, report.story
         assert report.counters["backends outlived"] == 2

@@ -21,8 +21,8 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan, Rule
 
+from ..aio.over import Over
 from ..publishing import PublishingBackend
-from .test_asynchronous import Folder
 
 Factory = Callable[[], Backend | AsyncBackend] | None
 
@@ -139,7 +139,7 @@ def together(store: str, folder: Path, capacity: str, *, passing: bool, **fields
     factories: dict[str, Factory] = {
         "memory": None,
         "directory": lambda: DirectoryBackend(folder),
-        "coroutines": lambda: Folder(DirectoryBackend(folder)),
+        "coroutines": lambda: Over(DirectoryBackend(folder)),
         "objects": objects,
     }
     kind = Patient if passing else CachedTarget
