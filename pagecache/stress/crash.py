@@ -14,11 +14,12 @@ except direct writes and holes that no commit covered, and it reports those (con
 
 from __future__ import annotations
 
+import errno
 import random
 from typing import TYPE_CHECKING, cast
 
 from pagecache.backends.protocol import Backend
-from pagecache.errors import DataLossError
+from pagecache.errors import BackendError, DataLossError
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
@@ -27,18 +28,25 @@ from pagecache.stress.player import Players
 from pagecache.stress.recorded import Recorded
 from pagecache.stress.targets import Target
 from pagecache.stress.world import World
+from pagecache.testing import FaultPlan, Rule
 
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
 __all__ = ["Crash", "Forgetting", "NoCrash"]
 
+COMMITTING = ("commit", "sync")
+CHANGING = ("open", "write", "truncate", "punch", "remove", "rename", *COMMITTING)
 CALLS = (4, 30, 200)
 """Upper bounds for the number of changing calls before the store dies; one of them is chosen for each stir."""
 COMMITS = (3, 12, 60)
-"""Upper bounds for the number of commits before the store dies: before a commit, in it, or with its reply."""
+"""Upper bounds for the number of commits before the store dies: before a commit, or with its reply."""
 LINGERS = (0.0, 0.0005, 0.003)
 """Extra seconds of a commit; one of them is chosen for each stir."""
+
+
+def _passes() -> BaseException:
+    return BackendError(errno.ECONNRESET, "the store is gone", retry=True)
 
 
 class NoCrash:
@@ -141,24 +149,26 @@ class Forgetting(Crash):
         world.target, world.crashing, self._aborted = self._recorded(self._target), True, False
         if rng.random() < 0.25:
             return  # dies after all workers ended: no commit was tried for the acknowledged bytes
-        commits = rng.random() < 0.5
-        self._store.arm(
-            rng.randrange(1, rng.choice(COMMITS if commits else CALLS)),
-            rng.choice(("before", "half", "after")),
-            transient=rng.random() < 0.5,
-            commits=commits,
-            lingers=rng.choice(LINGERS),
+        commits, done, transient = (rng.random() < 0.5 for _ in range(3))
+        dies = Rule(
+            COMMITTING if commits else CHANGING,
+            nth=rng.randrange(1, rng.choice(COMMITS if commits else CALLS)),
+            dies=True,
+            done=done,
+            error=_passes if transient or done else None,  # a final error promises that nothing was changed
         )
+        faults, self._store.lingers = self._target.faulting.plan, rng.choice(LINGERS)
+        self._target.faults.use(FaultPlan((dies, *faults.rules), faults.seed))
 
     def check(self) -> None:
         """End all waits if the store has died."""
-        if self._store.died.is_set() and not self._aborted:
+        if self._target.faults.dead and not self._aborted:
             self._aborted = True
             self._world.stopped.set()
             self._target.volume.abort()
 
     def _recover(self, players: Players) -> None:
-        self._store.die()
+        self._target.faults.faults.die(Rule(dies=True).exception)
         self.check()
         self._world.target = cast(Target, self._target)
         if self._rng.random() < 0.5:

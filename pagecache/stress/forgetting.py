@@ -10,11 +10,9 @@
 the changes in memory, or keeps a part that a seed chooses: of the names a prefix, like the journal of a file system; of
 the objects any change, and of a write any of its blocks.
 
-A commit covers the writes that were acknowledged when it was requested, and no more. `arm` may delay it before it is
-carried out, and before its reply, so that other calls overlap it.
-
-`arm` lets the store die at a chosen call: before the call, after half of it, or after it, without a reply. From then on
-every call fails, until a new store is put over the inner backend.
+A commit covers the writes that were acknowledged when it was requested, and no more. It waits for `lingers` seconds
+before it is carried out, and before its reply, so that other calls overlap it. After a crash every call fails, until a
+new store is put over the inner backend.
 
 One lock covers everything but the calls that carry bytes over: the test is about lost state, not about speed.
 """
@@ -27,18 +25,15 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
-from pagecache.errors import BackendError, Key
+from pagecache.errors import Key
 from pagecache.stress.uncommitted import Change, Uncommitted, read_all
 
-__all__ = ["Fate", "ForgettingBackend", "ForgettingFile"]
-
-Fate = Literal["before", "half", "after"]
-"""Fate of the call at which the store dies: not done, done half, done without a reply."""
+__all__ = ["ForgettingBackend", "ForgettingFile"]
 
 BLOCK = 512
 KEEP = (0.0, 0.5, 0.9)
@@ -52,15 +47,13 @@ class ForgettingBackend(Backend):
         inner: the backend for committed changes. `close` does not close it.
         limits: in place of the inner backend's.
         cannot: "rename", "remove" -> the inner backend's error for it. It is raised at the call, not when a name is
-            carried
-            over.
+            carried over.
 
     Raises:
         ValueError: acknowledged means durable in `inner`: it may not forget.
-
-    Attributes:
-        died: set when the store has died.
     """
+
+    lingers = 0.0
 
     def __init__(
         self, inner: Backend, limits: BackendLimits | None = None, *, cannot: Mapping[str, str] | None = None
@@ -70,50 +63,14 @@ class ForgettingBackend(Backend):
         self.limits = replace(inner.limits if limits is None else limits)
         if self.limits.durable_writes:
             raise ValueError("limits: durable_writes promises that acknowledged bytes survive a crash")
-        self.died = threading.Event()
+        self._over = False
         self.lock = threading.RLock()  # protects everything below, and the order of carried changes
         self._objects: dict[Key, Uncommitted | None] = {}  # by current name; None: no such object
         self._all: list[Uncommitted] = []  # including those without a name
-        self._names: list[
-            tuple[Any, ...]
-        ] = []  # ("create", key, object), ("rename", src, object, dst), ("remove", key)
-        self._left: int | None = None
-        self._commits = False
-        self._lingers = 0.0
-        self._fate: Fate = "before"
-        self._error: Callable[[], OSError] = lambda: BackendError(errno.ENXIO, "the store is gone", retry=False)
+        # ("create", key, object), ("rename", src, object, dst), ("remove", key)
+        self._names: list[tuple[Any, ...]] = []
 
-    # -- dying
-
-    def arm(
-        self,
-        calls: int,
-        fate: Fate = "before",
-        *,
-        transient: bool = False,
-        commits: bool = False,
-        lingers: float = 0.0,
-    ) -> None:
-        """Die at the `calls`-th call from now on that changes something or commits.
-
-        Args:
-            calls: at least 1.
-            fate: of that call.
-            commits: count only the calls that make something durable.
-            lingers: seconds that a commit waits before it is carried out, and again before its reply.
-            transient: calls fail with a repeatable error. They always do if the last one was carried out: a final error
-                promises that nothing was changed.
-        """
-        with self.lock:
-            self._left, self._fate = calls, fate
-            self._commits, self._lingers = commits, lingers
-            if transient or fate != "before":
-                self._error = lambda: BackendError(errno.ECONNRESET, "the store is gone", retry=True)
-
-    def die(self) -> None:
-        """Fail every call from now on."""
-        with self.lock:
-            self.died.set()
+    # -- the crash
 
     def crash(self, rng: random.Random, *, names: bool = False) -> None:
         """Leave in the inner backend the state after a crash: the committed changes, and those others that `rng`
@@ -124,7 +81,6 @@ class ForgettingBackend(Backend):
             names: keep all creations, renames and removals.
         """
         with self.lock:
-            self.died.set()
             keep = rng.choice(KEEP)
             count = len(self._names) if names else round(len(self._names) * rng.choice([0.0, 1.0, rng.random()]))
             if not self.limits.commit_on_close:
@@ -139,7 +95,7 @@ class ForgettingBackend(Backend):
     def release(self) -> None:
         """Close the objects of the inner backend; the store is not used afterwards."""
         with self.lock:
-            self.died.set()
+            self._over = True
             for stored in self._all:
                 close_backend_file(stored.inner)
                 stored.inner = None
@@ -160,39 +116,14 @@ class ForgettingBackend(Backend):
         stored.inner.commit()
 
     def living(self) -> None:
-        """Check that the store lives. Raises: OSError: it is dead."""
-        if self.died.is_set():
-            raise self._error()
-
-    def step(self, half: Callable[[], object] | None = None, *, commits: bool = False) -> bool:
-        """Begin a call that changes something, or commits; the lock is held. True: carry it out, without a reply.
-
-        Raises:
-            OSError: the store dies here.
-        """
-        self.living()
-        if self._left is None or (self._commits and not commits):
-            return False
-        self._left -= 1
-        if self._left:
-            return False
-        if self._fate == "after":
-            return True
-        if self._fate == "half" and half is not None:
-            half()
-        self.died.set()
-        raise self._error()
+        """Check that there was no crash. Raises: OSError: there was one."""
+        if self._over:
+            raise OSError(errno.ENXIO, "the store is gone")
 
     def linger(self) -> None:
         """Delay a commit. The lock is not held."""
-        if self._lingers:
-            time.sleep(self._lingers)
-
-    def answer(self, last: bool) -> None:
-        """Reply to a call. Raises: OSError: it was the last."""
-        if last:
-            self.died.set()
-            raise self._error()
+        if self.lingers:
+            time.sleep(self.lingers)
 
     # -- names
 
@@ -219,13 +150,11 @@ class ForgettingBackend(Backend):
             if there and create and exclusive:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if found is None:
-                last = self.step()
                 found = Uncommitted(visible=not self.limits.commit_on_close)
                 found.changed()
                 self._objects[self.inner.canonical(key)] = found
                 self._all.append(found)
                 self._name("create", key, found)
-                self.answer(last)
             return self._file(found)
 
     def _file(self, stored: Uncommitted) -> ForgettingFile:
@@ -254,19 +183,18 @@ class ForgettingBackend(Backend):
     def remove(self, key: Key) -> None:
         self._can("remove")
         with self.lock:
-            last = self.step()
+            self.living()
             found = self._find(key)
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
             self._objects[self.inner.canonical(key)] = None
             if found.inner is not None or not self.limits.commit_on_close:
                 self._name("remove", key)
-            self.answer(last)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         self._can("rename")
         with self.lock:
-            last = self.step()
+            self.living()
             found, there = self._find(src), self._find(dst)
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
@@ -278,18 +206,6 @@ class ForgettingBackend(Backend):
             self._objects[self.inner.canonical(src)] = None
             if found.inner is not None or not self.limits.commit_on_close:
                 self._name("rename", src, found, dst)
-            self.answer(last)
-
-    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        with self.lock:
-            self.living()
-            for stat in self.inner.list(prefix):
-                self._find(stat.key)
-            return [
-                replace(self.stat_of(stored), key=key)
-                for key, stored in self._objects.items()
-                if stored is not None and stored.visible and (not prefix or str(key).startswith(prefix))
-            ]
 
     def canonical(self, key: Key) -> Key:
         with self.lock:  # a name that is carried over in this moment may lead to the object's other name
@@ -297,10 +213,9 @@ class ForgettingBackend(Backend):
 
     def sync(self) -> None:
         with self.lock:
-            last = self.step(commits=True)
+            self.living()
             self._carry_names(len(self._names))
             self.inner.sync()
-            self.answer(last)
 
     def close(self) -> None:
         """Do nothing: the inner backend goes on."""
@@ -379,22 +294,17 @@ class ForgettingFile(BackendFile):
                     break
             return done
 
-    def _change(self, change: Change, half: Change | None = None) -> None:
-        def do(what: Change) -> None:
-            what.on(self._object.content)
-            self._object.changes.append(what)
+    def _change(self, change: Change) -> None:
+        with self._store.lock:
+            self._store.living()
+            change.on(self._object.content)
+            self._object.changes.append(change)
             if not self._store.limits.commit_on_close:
                 self._object.changed()
 
-        with self._store.lock:
-            last = self._store.step(None if half is None else lambda: do(half))
-            do(change)
-            self._store.answer(last)
-
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         data = b"".join(buffers)
-        half = Change("write", offset, data[: len(data) // 2 - len(data) // 2 % BLOCK])
-        self._change(Change("write", offset, data), half)
+        self._change(Change("write", offset, data))
         return len(data)
 
     def truncate(self, size: int) -> None:
@@ -403,15 +313,13 @@ class ForgettingFile(BackendFile):
     def commit(self) -> str | None:
         store, stored = self._store, self._object
         with store.lock:
+            store.living()
             count = len(stored.changes)
-            last = store.step(lambda: store.carry(stored, count // 2), commits=True)
         store.linger()
         with store.lock:
             store.living()
             version = store.carry(stored, count)
         store.linger()
-        with store.lock:
-            store.answer(last)
         return version
 
     def close(self) -> None:
