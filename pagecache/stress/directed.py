@@ -34,7 +34,7 @@ from pagecache.stress.player import played
 from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
 from pagecache.stress.watchdog import hangs
-from pagecache.stress.world import Found, World
+from pagecache.stress.world import World
 
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
@@ -129,7 +129,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
     """Run fsync, sync or a ticket beside writers; also ends when the world stops.
 
     Raises:
-        Found: the sync does not return.
+        Broken: the sync does not return.
     """
     returned, over, changed, errors = threading.Event(), threading.Event(), threading.Condition(), list[BaseException]()
     writes = 0
@@ -176,7 +176,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
                     f"{kind} beside {WRITERS} writers of {PAGES} pages has not returned after {requests} requests: "
                     "it waits for what was written later"
                 )
-                raise Found(hangs(world, [sentence]))
+                raise hangs(world, [sentence])
     finally:
         over.set()
         target.hooked.hook = None

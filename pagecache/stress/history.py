@@ -28,6 +28,7 @@ from sortedcontainers import SortedDict
 from pagecache.stress.content import APPENDED, made
 
 if TYPE_CHECKING:
+    from pagecache.stress.hang import Hang
     from pagecache.stress.story import Finding
 
 __all__ = ["FOREVER", "PAST", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
@@ -40,12 +41,20 @@ SIZES_MAX = 64  # possible sizes of a file whose writes are never certain, befor
 
 
 class Broken(AssertionError):
-    """A broken promise; the text is for a person. `kind`, `finding`: see `world.Failure`."""
+    """A finding, as a text for a person. `kind`: "data", "error", "hang", "check" or "crash".
 
-    def __init__(self, text: str, kind: str = "data", finding: Finding | None = None) -> None:
+    Attributes:
+        finding: the wrong bytes, if there are any.
+        hang: all waits, if there are any.
+        happened: the operations around a hang (narrative.py).
+    """
+
+    def __init__(
+        self, text: str, kind: str = "data", *, finding: Finding | None = None, hang: Hang | None = None
+    ) -> None:
         super().__init__(text)
-        self.kind = kind
-        self.finding = finding
+        self.kind, self.finding, self.hang = kind, finding, hang
+        self.happened: tuple[str, ...] | None = None
 
 
 class Clock:

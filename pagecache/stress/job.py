@@ -28,7 +28,7 @@ from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.watchdog import Watchdog, hangs, late
-from pagecache.stress.world import Failure, Found, World, described
+from pagecache.stress.world import World, described
 
 __all__ = ["Run", "run"]
 
@@ -121,7 +121,7 @@ class Run:
             if time.monotonic() >= end or (last is not None and self.number >= last):
                 return self._report(None)
 
-    def _round(self) -> Failure | None:
+    def _round(self) -> Broken | None:
         self._stirs, self._pressed, self._latest, self._remarks = 0, "", None, []
         target = self._in_time(partial(self._make, self.plan, self.number))
         if target is None:
@@ -178,7 +178,7 @@ class Run:
                 try:
                     crash.arm()
                 except Broken as error:
-                    world.fail(Failure.of(error))
+                    world.fail(error)
                     return
                 threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
@@ -314,16 +314,14 @@ class Run:
                 call()
             except UnusableTarget as error:
                 unusable.append(error)
-            except Found as found:
-                world.fail(found.failure)
             except Broken as error:
-                world.fail(Failure.of(error))
+                world.fail(error)
             except AssertionError as error:
-                world.fail(Failure("check", f"{what}: {error}"))
+                world.fail(Broken(f"{what}: {error}", "check"))
             except BaseException as error:
                 hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
                 text = described(error)
-                world.fail(Failure("error", f"{what}: {text}" + (f"\n  {hint}" if hint else "")))
+                world.fail(Broken(f"{what}: {text}" + (f"\n  {hint}" if hint else ""), "error"))
 
         if not self._wait_for(partial(world.run, guarded), 3 * self.plan.patience):
             world.fail(hangs(world, [f"{what} does not end"]))
@@ -345,24 +343,24 @@ class Run:
             found = self._players.script()
         return replace(found, pressed=self._pressed)
 
-    def replay(self, failure: Failure | None) -> dict[str, Any]:
+    def replay(self, failure: Broken | None) -> dict[str, Any]:
         """Return a replay file that repeats the run from the failed round on."""
         plan = self.plan.to_dict()
         if failure is not None:
             plan |= {"first_round": self.number, "rounds": 1}
         return {"version": 1, "plan": plan, "target": name_of(self.target)}
 
-    def _happened(self, failure: Failure | None) -> tuple[str, ...]:
+    def _happened(self, failure: Broken | None) -> tuple[str, ...]:
         """Return the operations around a failure: from the process that found it, or from this one."""
         if failure is None or self._latest is None:
             return ()
         return failure.happened if failure.happened is not None else narrative(self._latest, failure)
 
-    def _report(self, failure: Failure | None) -> Report:
+    def _report(self, failure: Broken | None) -> Report:
         if failure is None:
             story = exercised(self.counters, self.kinds, self.name, self.skipped)
         else:
-            story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure.story}"
+            story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
             story += "".join(f"\nremark: {remark}" for remark in self._remarks)
         return Report(
             ok=failure is None,

@@ -4,10 +4,10 @@ error, a hang), the last of all workers. Times are those of the round's clock.
 
 from __future__ import annotations
 
-from pagecache.stress.history import FOREVER
+from pagecache.stress.history import FOREVER, Broken
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, shared_names
 from pagecache.stress.story import Finding, worker_name
-from pagecache.stress.world import CRASH, SYNCS, Activity, Failure, World
+from pagecache.stress.world import CRASH, SYNCS, Activity, World
 
 __all__ = ["narrative", "sentence"]
 
@@ -60,7 +60,7 @@ def touches(activity: Activity, finding: Finding) -> bool:
     return any(low < end and start < high for low, high in finding.ranges)
 
 
-def narrative(world: World, failure: Failure) -> tuple[str, ...]:
+def narrative(world: World, failure: Broken) -> tuple[str, ...]:
     """Return the operations, sorted by their begin; the same again of one worker is one sentence."""
     met = [*list(world.past), *list(world.active.values())]
     if failure.finding is not None:

@@ -18,7 +18,7 @@ from pagecache.stress.profiles import PROFILES, Operation, operations
 from pagecache.stress.script import Script
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.targets import Target
-from pagecache.stress.world import Failure, Halted, World, described
+from pagecache.stress.world import Halted, World, described
 
 __all__ = ["Players", "planned", "played", "ways_of"]
 
@@ -157,7 +157,7 @@ class Players:
         try:
             self.world.target.check()
         except AssertionError as error:
-            self.world.fail(Failure("check", f"in step: {error}"))
+            self.world.fail(Broken(f"in step: {error}", "check"))
 
     def _play(self, number: int, step: Step) -> None:
         played(self.world.target, step, partial(self.world.move, self._steps[number].worker))
@@ -211,10 +211,7 @@ class Players:
         """
         if isinstance(error, Halted) or (isinstance(error, OSError) and self.world.crashing):
             return
-        if isinstance(error, Broken):
-            self.world.fail(Failure.of(error))
-        else:
-            self.world.fail(Failure("error", described(error)))
+        self.world.fail(error if isinstance(error, Broken) else Broken(described(error), "error"))
 
 
 def played(target: Any, step: Step, returned: Callable[[], None] = lambda: None) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 from typing import Self
 
 from pagecache.stress.hang import Hang
+from pagecache.stress.history import Broken
 from pagecache.stress.narrative import narrative, sentence
 from pagecache.stress.story import worker_name
-from pagecache.stress.world import Activity, Failure, World
+from pagecache.stress.world import Activity, World
 
 __all__ = ["Watchdog", "hangs", "late", "overdue"]
 
@@ -61,14 +61,15 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
     return found
 
 
-def late(sentence: str) -> Failure:
+def late(sentence: str) -> Broken:
     """Return a failure without a round."""
     found = Hang.of([sentence], None, None)
-    return Failure("hang", found.describe(), hang=found)
+    return Broken(found.describe(), "hang", hang=found)
 
 
-def hangs(world: World, late: list[str]) -> Failure:
+def hangs(world: World, late: list[str]) -> Broken:
     """Return a failure with the late workers and the state around them."""
     found = Hang.of(late, world.target, world.loop)
-    failure = Failure("hang", found.describe(), hang=found)
-    return replace(failure, happened=narrative(world, failure))  # before the round is torn down
+    failure = Broken(found.describe(), "hang", hang=found)
+    failure.happened = narrative(world, failure)  # before the round is torn down
+    return failure

@@ -11,7 +11,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
@@ -24,11 +24,7 @@ from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
 from pagecache.target import place
 
-if TYPE_CHECKING:
-    from pagecache.stress.hang import Hang
-    from pagecache.stress.story import Finding
-
-__all__ = ["CRASH", "SYNCS", "Activity", "Failure", "Found", "Halted", "World", "described"]
+__all__ = ["CRASH", "SYNCS", "Activity", "Halted", "World", "described"]
 
 T = TypeVar("T")
 TRIES = 100
@@ -47,36 +43,6 @@ REMEMBERED = 4096  # ended operations of a round
 
 class Halted(Exception):
     """The world is stopping: this operation cannot be completed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failure. `kind`: "data", "error", "hang", "check" or "crash".
-
-    Attributes:
-        finding: the wrong bytes, if there are any.
-        hang: all waits, if there are any.
-        happened: the operations around a hang (narrative.py).
-    """
-
-    kind: str
-    story: str
-    finding: Finding | None = None
-    hang: Hang | None = None
-    happened: tuple[str, ...] | None = None
-
-    @classmethod
-    def of(cls, error: Broken) -> Failure:
-        """Return the failure for a broken promise."""
-        return cls(error.kind, str(error), error.finding)
-
-
-class Found(Exception):
-    """A failure with all details."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.story)
-        self.failure = failure
 
 
 @dataclass(slots=True)
@@ -139,7 +105,7 @@ class World:
     special: dict[str, int] = field(default_factory=dict)  # way -> number of its special file
     given_up: list[tuple[int, int]] = field(default_factory=list)  # (offset, length), since the last rest
     loop: asyncio.AbstractEventLoop | None = None
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[Broken] = field(default_factory=list)
     doubts: list[Doubt] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -194,7 +160,7 @@ class World:
             self.models[-1].loose = number in (self.special.get("losses"), self.special.get("rivals"))
         self.target.start(contents)
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: Broken) -> None:
         """Record a failure; all workers end soon."""
         with self.lock:
             self.failures.append(failure)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pagecache.stress import Plan
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.history import Broken
 from pagecache.stress.narrative import narrative, sentence
 from pagecache.stress.profiles import KINDS, MOVES, Operation
-from pagecache.stress.world import Activity, Failure, World
+from pagecache.stress.world import Activity, World
 
 
 def test_each_kind_can_be_shown() -> None:
@@ -22,5 +23,5 @@ def test_a_crash_is_among_the_operations_of_all_workers() -> None:
     plan = Plan(seed=1, size="64KiB", capacity="128KiB")
     world = World(plan, CachedTarget(plan, 0, None, "memory:"), 0)
     world.crashed(world.clock.tick())
-    (line,) = narrative(world, Failure("crash", "lost"))
+    (line,) = narrative(world, Broken("lost", "crash"))
     assert line.endswith("the tester crashed the tested system, and checked the remains")
