@@ -13,7 +13,6 @@ failed at least once.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,11 +34,9 @@ Place = tuple[int, int, int]
 """Worker, stir and number of an operation in a script."""
 
 SECONDS = 60.0
-PASSES = 0.75  # fraction of the time; the rest measures how often the result fails
-SEEN = 3  # failures of the whole round that suffice to estimate their rate
-MEASURED = 12  # tries for that estimate, and for the failure rate of the result
+PASSES = 1.0  # fraction of the time
 AGAIN = 40  # tries of the whole round as a script
-MISSED = 0.1  # accepted fraction of failing candidates that are missed
+TIMES = 3  # a candidate is tried so many times as often as the whole round until it failed
 TRIES = (3, 12)  # minimum and maximum tries of a candidate
 GROWTH = 16  # factor by which the last tries repeat a script more often
 PLAYED = 1000  # operations of a try, with repetitions
@@ -64,8 +61,6 @@ class Shrunk:
         report: of the smallest failing round; `report.replay` has its script.
         story: its operations, in order, and the failure; for people.
         operations, workers: how many are left; `before`: how many there were.
-        rate: measured failure rate of the smallest candidate; `tries`: number of all runs.
-        seconds: duration.
     """
 
     report: Report
@@ -73,9 +68,6 @@ class Shrunk:
     operations: int
     workers: int
     before: tuple[int, int]
-    rate: float
-    tries: int
-    seconds: float
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""
@@ -155,16 +147,12 @@ class Shrinking:
             for each in passes:
                 each()
         stopped = self._over()
-        rate = self._measure()
         return Shrunk(
             report=self.report,
-            story=self._story(before, rate, stopped=stopped),
+            story=self._story(before, stopped=stopped),
             operations=len(self.script),
             workers=len(self.script.workers),
             before=before,
-            rate=rate,
-            tries=self._count,
-            seconds=time.monotonic() - self._begun,
         )
 
     # -- tries
@@ -178,7 +166,7 @@ class Shrinking:
         return report, run.script()
 
     def _fail_again(self) -> None:
-        """Repeat the unchanged round until its failure rate is known, and then its operations alone.
+        """Repeat the unchanged round until it fails, and then its operations alone.
 
         Raises:
             NotFailing: it does not fail.
@@ -190,24 +178,19 @@ class Shrinking:
             self._known(report.kind)
             self.plan = Plan.from_replay(report.replay)
         self.plan = replace(self.plan, duration=0.001, rounds=1)
-        found: list[tuple[Script, Report]] = []
-        tries = 0
-        while len(found) < SEEN and (tries < MEASURED or not found):
-            if tries and self._over(0.5 if found else 1.0):
-                break
-            report, script = self._try(self.plan)
+        tries, script = 0, None
+        while True:
+            self.report, script = self._try(self.plan)
             tries += 1
-            self._known(report.kind)
-            if self._same(report):
-                if script is None:
-                    raise NotFailing("it fails before any worker begins: there is nothing that could be left out")
-                found.append((script, report))
-            self._progress(f"failed {len(found)} of {tries} times")
-        if not found:
-            raise NotFailing(f"it did not fail again in {tries} tries: more of --shrink-time gives it more of them")
-        needed = math.ceil(math.log(MISSED) / math.log(1 - min(len(found) / tries, 0.99)))
-        self._candidate_tries = min(max(needed, TRIES[0]), TRIES[1])
-        script, self.report = min(found, key=lambda each: len(each[0]))
+            self._known(self.report.kind)
+            if self._same(self.report):
+                break
+            if self._over():
+                raise NotFailing(f"it did not fail again in {tries} tries: more of --shrink-time gives it more of them")
+            self._progress(f"did not fail in {tries} tries")
+        if script is None:
+            raise NotFailing("it fails before any worker begins: there is nothing that could be left out")
+        self._candidate_tries = min(max(TIMES * tries, TRIES[0]), TRIES[1])
         by_seed, self.plan = self.plan.script is None, replace(self.plan, script=script)
         if by_seed and not self._fails(script, AGAIN):
             raise NotFailing(
@@ -228,9 +211,9 @@ class Shrinking:
     def _same(self, report: Report) -> bool:
         return not report.ok and report.kind == self.kind
 
-    def _over(self, part: float = 1.0) -> bool:
-        """Return whether a part of the time for passes is over."""
-        return time.monotonic() > self._begun + part * PASSES * self._seconds
+    def _over(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() > self._begun + PASSES * self._seconds
 
     def _fails(self, script: Script, tries: int = 0, **settings: Any) -> bool:
         """Return whether a candidate fails in one of its tries; it is the smallest then."""
@@ -312,17 +295,7 @@ class Shrinking:
             if one.way not in ("", "buffered"):
                 self._fails(self.script.each(partial(buffered, one=one)))
 
-    def _measure(self) -> float:
-        """Return how often the smallest candidate fails; it has failed once."""
-        failed, tries = 1, 1
-        end = time.monotonic() + max(1.0, self._seconds / 10)
-        while tries < MEASURED and time.monotonic() < end:
-            report, _script = self._try(self.plan)
-            tries += 1
-            failed += self._same(report)
-        return failed / tries
-
-    def _story(self, before: tuple[int, int], rate: float, *, stopped: bool) -> str:
+    def _story(self, before: tuple[int, int], *, stopped: bool) -> str:
         script = self.script
         again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
         few = f"{counted(len(script), 'operation')} of {counted(len(script.workers), 'worker')}"
@@ -331,7 +304,7 @@ class Shrinking:
             few = f"{few} and then {sync}" if len(script) else sync
         lines = [
             f"{few} {'is' if len(script) == (not script.pressed) else 'are'} enough{again} "
-            f"(there were {before[0]} of {before[1]}); failed in {rate:.0%} of its tries",
+            f"(there were {before[0]} of {before[1]})",
             *([f"stopped after {self._seconds:g} s; more --shrink-time may make it smaller"] if stopped else []),
             *(f"  {line}" for line in self.report.steps),
             self.report.story,
