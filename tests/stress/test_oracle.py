@@ -58,10 +58,18 @@ class File:
     def observe(self, start: int = 0, end: int = 2 * SIZE) -> Observation:
         return Observation(self.model, start, end, 9, "pread")
 
-    def sees(self, got: bytes | None = None) -> None:
+    def seen(self) -> Observation:
         observation = self.observe()
         observation.returned()
-        assert verdict(observation, bytes(self.bytes) if got is None else got) is None
+        return observation
+
+    def append(self, length: int, way: str = "direct", worker: int = 1) -> Write:
+        write = Write("append", way, worker, 1, 0, 7, -1, length)
+        self.model.begin(write)
+        return write
+
+    def sees(self, got: bytes | None = None) -> None:
+        assert verdict(self.seen(), bytes(self.bytes) if got is None else got) is None
 
 
 def test_calls_one_after_another_have_one_value() -> None:
@@ -152,8 +160,7 @@ def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
     file.put(other)
     file.model.finish(other)
     file.model.finish(one)
-    observation = file.observe()
-    observation.returned()
+    observation = file.seen()
     got = bytes(file.bytes)
     file.model.settle(settled(observation, got), len(got))
     file.sees(got)
@@ -169,14 +176,12 @@ def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
     file.model.finish(write)
     file.model.finish(cut)
     for size in (100, 20_000):
-        observation = file.observe()
-        observation.returned()
+        observation = file.seen()
         content = bytes(file.bytes[:100]) + bytes(20_000 - 110) + write.data(19_990, 20_000)
         assert verdict(observation, content[:size]) is None
     up = file.truncate(20_000)
     file.model.finish(up)
-    observation = file.observe()
-    observation.returned()
+    observation = file.seen()
     with pytest.raises(Broken):
         verdict(observation, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
 
@@ -206,8 +211,7 @@ def test_what_a_look_saw_of_the_part_that_failed_is_that_write_s() -> None:
     file = File()
     copy = Write("copy", "direct", 1, 1, 0, 7, 10, 40)
     file.model.begin(copy)
-    observation = file.observe()
-    observation.returned()
+    observation = file.seen()
     copy.literal = [(10, (b"c" * 40,))]
     file.model.resolve(copy)
     rest = file.model.split(copy, 0)
@@ -226,8 +230,7 @@ def test_an_append_that_was_lost_may_lie_behind_what_was_written_beside_it() -> 
     file.model.begin(append)
     file.model.lose(append)
     file.model.finish(write, certain=False)
-    observation = file.observe()
-    observation.returned()
+    observation = file.seen()
     assert observation.sizes_meanwhile()[1] >= 150 + 20
 
 
@@ -235,11 +238,9 @@ def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> N
     """Bytes that a reader saw of it are judged then. [I-17]"""
     for right in (True, False):
         file = File()
-        append = Write("append", "buffered", 1, 1, 0, 7, -1, 50)
-        file.model.begin(append)
+        append = file.append(50, "buffered")
         data = made(7, APPENDED, 1, 1, 0, 50)
-        observation = file.observe()
-        observation.returned()
+        observation = file.seen()
         doubt = verdict(observation, bytes(file.bytes) + (data if right else data[::-1]))
         assert doubt is not None
         assert doubt.recheck() is not None
@@ -376,8 +377,7 @@ def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
 def test_an_append_that_was_not_found_may_be_anywhere_behind_the_least_end() -> None:
     """This includes places behind concurrent calls. [I-17]"""
     file = File()
-    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
-    file.model.begin(append)
+    append = file.append(50, "direct")
     write = file.begin(SIZE + 100, 100)
     file.model.lose(append)
     file.put(write)
@@ -410,10 +410,8 @@ def test_an_append_that_was_not_found_may_be_behind_another_that_runs() -> None:
 def test_an_append_that_was_not_found_may_have_been_behind_an_end_that_is_gone() -> None:
     """A store that was read before the truncate shows it there. [I-18]"""
     file = File()
-    append = Write("append", "direct", 1, 1, 0, 7, -1, 50)
-    file.model.begin(append)
-    observation = file.observe()
-    observation.returned()
+    append = file.append(50, "direct")
+    observation = file.seen()
     cut = file.truncate(100)
     file.model.finish(cut)
     doubt = verdict(observation, bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 30))
@@ -426,8 +424,7 @@ def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that
     """The store has it, and not the truncate that came after it. [I-18]"""
     file = File()
     durable = Durable([file.model])
-    append = Write("append", "through", 1, 1, 0, 7, -1, 50)
-    file.model.begin(append)
+    file.append(50, "through")
     cut = file.truncate(100)
     file.model.finish(cut)
     before = bytes(file.bytes) + made(7, APPENDED, 1, 1, 0, 50)
