@@ -31,7 +31,7 @@ def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
     assert (ran.returncode, "nothing wrong" in ran.stdout) == (0, True), ran.stderr
     assert ran.stdout.count("\n") == 1, "one line where nothing was found"
     assert stress(tmp_path, *SMALL, "--duration", "0.1s", "-v").stdout.count("\n") > 5
-    assert ran.stderr == "seed 7\n"
+    assert ran.stderr.startswith("seed 7\n")  # on a slow machine a line of progress follows
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,6 +197,6 @@ def test_the_fixture_fails_with_the_story_and_costs_others_nothing(pytester: pyt
     )
     root = Path(__file__).parents[2]
     pytester.makeini(f"[pytest]\npythonpath = {root}\n")
-    result = pytester.runpytest_subprocess(timeout=100)
+    result = pytester.runpytest_subprocess(timeout=280)
     result.assert_outcomes(passed=2, failed=1)
     result.stdout.fnmatch_lines(["*round 0 of seed 1: data*", "*again: Plan.from_replay(*"])
