@@ -142,7 +142,7 @@ CORE      := base memory state file io
 CORE_C    := $(wildcard $(CORE:%=$(NATIVE)/%/*.c))
 CORE_H    := $(NATIVE)/pagecache.h $(wildcard $(CORE:%=$(NATIVE)/%/*.h))
 TESTS_C   := $(wildcard tests/native/test_*.c)
-CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
+CFLAGS_C  := -std=c11 -D_GNU_SOURCE -DPC_DEBUG=1 -Wall -Wextra -Wno-unused-parameter -pthread -g -fno-omit-frame-pointer -I$(NATIVE) -Itests/native
 VARIANTS  := plain asan tsan
 FLAGS_plain := -O1
 FLAGS_asan  := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all

@@ -24,7 +24,7 @@ from cffi import FFI
 FOLDER = os.path.join("pagecache", "_native")
 FOLDERS = ("base", "memory", "state", "file", "io", "types")  # from the bottom up: includes and calls go down only
 HEADER = os.path.join(FOLDER, "pagecache.h")
-WARNINGS = ["-Wall", "-Wextra"]
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter"]
 LANGUAGE = ["-std=c11", "-D_GNU_SOURCE", "-fvisibility=hidden", "-pthread"]
 
 

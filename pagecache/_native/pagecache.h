@@ -358,7 +358,6 @@ int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, siz
 void pc_request_settle(struct pc_request *r);
 uint64_t pc_request_pos(const struct pc_request *r);
 uint64_t pc_request_len(const struct pc_request *r);
-struct pc_inode *pc_request_inode(const struct pc_request *r);
 
 /* ---- pins of views */
 /* Memory of one folio that a view holds. */
@@ -434,9 +433,6 @@ int64_t pc_clock_ns(void);
 void pc_sync_arm(const char *point, uint32_t skip);
 bool pc_sync_arrived(const char *point);
 void pc_sync_release(const char *point);
-
-/* ---- tests: index walks that count their visits */
-bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited);
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */
 int pc_install_types(void);

@@ -236,15 +236,12 @@ void pc_sync_release(const char *point)
 #else
 void pc_sync_arm(const char *point, uint32_t skip)
 {
-	(void)point, (void)skip;
 }
 bool pc_sync_arrived(const char *point)
 {
-	(void)point;
 	return false;
 }
 void pc_sync_release(const char *point)
 {
-	(void)point;
 }
 #endif

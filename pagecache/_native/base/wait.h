@@ -20,7 +20,6 @@ void pc_leaf_wake(struct pc_leaf_lock *l);
 static inline bool pc_leaf_trylock(struct pc_leaf_lock *l, int level)
 {
 	u32 free_word = 0;
-	(void)level;
 	PC_POINT("leaf_trylock");
 	if (!atomic_compare_exchange_strong_explicit(&l->word, &free_word, 1, memory_order_acquire,
 						     memory_order_relaxed))
@@ -32,7 +31,6 @@ static inline bool pc_leaf_trylock(struct pc_leaf_lock *l, int level)
 static inline void pc_leaf_lock(struct pc_leaf_lock *l, int level)
 {
 	u32 free_word = 0;
-	(void)level;
 	PC_POINT("leaf_lock");
 	if (PC_UNLIKELY(!atomic_compare_exchange_strong_explicit(&l->word, &free_word, 1, memory_order_acquire,
 								 memory_order_relaxed)))
@@ -42,7 +40,6 @@ static inline void pc_leaf_lock(struct pc_leaf_lock *l, int level)
 
 static inline void pc_leaf_unlock(struct pc_leaf_lock *l, int level)
 {
-	(void)level;
 	pc_debug_unlock(level);
 	if (PC_UNLIKELY(atomic_exchange_explicit(&l->word, 0, memory_order_release) == 2))
 		pc_leaf_wake(l);

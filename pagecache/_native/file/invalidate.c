@@ -74,11 +74,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	remote = pc_max(remote, pc_staged_end(i));
 	index = 0;
 	end = remote;
-	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_after(f);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
 		end = pc_max(end, pc_local_end(c, f, size));
-	}
 	pc_set_remote_size(i, remote);
 	pc_set_size(i, end);
 	if (forgotten) {
@@ -116,10 +113,8 @@ void pc_end_at_written(struct pc_inode *i)
 	}
 	/* The leaf lock was released: later writes are in D as well. */
 	index = remote >> c->page_shift;
-	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));) {
 		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_after(f);
 		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++)
 			for (u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift), last = at + c->page_size;
 			     pc_written_next(i, f, b, true, at, last, &pos, &stop); at = stop)
@@ -165,10 +160,8 @@ bool pc_dirty_all(struct pc_inode *i)
 	u64 size = pc_inode_size(i), index = 0, at = 0;
 	bool ok = true;
 	pc_inode_leaf_lock(i);
-	for (u32 id; ok && at < size && (id = pc_index_next(i, index, pc_last_index(c)));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	for (struct pc_folio *f; ok && at < size && (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), size);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		if (start >= size)
 			break;
 		ok = all_staged(i, at, start) && !(pc_folio_state(f) & (PC_F_STALE | PC_F_LOCKED)) &&
@@ -177,11 +170,10 @@ bool pc_dirty_all(struct pc_inode *i)
 	}
 	ok = ok && all_staged(i, at, size);
 	index = 0;
-	for (u32 id; ok && index << c->page_shift < size && (id = pc_index_next(i, index, pc_last_index(c)));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	for (struct pc_folio *f;
+	     ok && index << c->page_shift < size && (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
 		u32 len = start < size ? (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start) : 0;
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		for (u32 from = 0, to; from < len; from = pc_missing_until(c, f, to, len)) {
 			to = pc_valid_until(c, f, from, len);
 			if (to > from)
@@ -201,9 +193,7 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
 	int err = 0;
 	pc_invalidated(i, pos, end);
-	for (u32 id; (id = pc_index_next(i, index, last >> c->page_shift));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+	for (struct pc_folio *f; (f = pc_next_folio(i, &index, last >> c->page_shift));) {
 		if (!pc_folio_trylock(f)) {
 			/* A fill reads again by inval_seq; a writer's section soon ends with dirty bytes. */
 			atomic_fetch_or(&f->state, PC_F_STALE);

@@ -252,9 +252,8 @@ u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
 	while (pos < end) {
-		u32 id = pc_index_lookup(i, pos >> c->page_shift);
-		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || !pc_folio_is(i, f, pos >> c->page_shift))
+		struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+		if (!f)
 			return pos;
 		u64 start = pc_folio_pos(c, f);
 		u32 to = (u32)pc_min(end - start, pc_folio_bytes(c, f)), from = (u32)(pos - start);

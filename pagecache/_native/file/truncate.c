@@ -61,13 +61,7 @@ void pc_invalidate_unlock(struct pc_inode *i)
  * Nothing blocks such reads during either, and the object is cut before the sizes change. Return: 0: a truncate or a
  * hole is in progress. Context: takes the leaf lock; any thread.
  */
-uint64_t pc_storage_seen(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 seen = atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq);
-	pc_inode_leaf_unlock(i);
-	return seen;
-}
+PC_READ_LOCKED(uint64_t, pc_storage_seen, atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq))
 
 /* Whether a folio of [pos, end) is owned by a fill. Return: 1 and need (FOLIO), 0. */
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need)
@@ -76,13 +70,11 @@ uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc
 	u64 index = pos >> c->page_shift, last = pc_min(end, UINT64_MAX - c->page_size) + c->page_size - 1;
 	u32 busy = 0;
 	pc_inode_leaf_lock(i);
-	for (u32 id; !busy && (id = pc_index_next(i, index, last >> c->page_shift));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+	for (struct pc_folio *f; !busy && (f = pc_next_folio(i, &index, last >> c->page_shift));) {
 		need->owner = atomic_load(&f->owner);
 		if (pc_folio_state(f) & PC_F_LOCKED && need->owner) {
 			need->kind = PC_NEED_FOLIO;
-			need->folio = id;
+			need->folio = pc_folio_id(c, f);
 			busy = 1;
 		}
 	}
@@ -121,11 +113,8 @@ static void cut_unit(struct pc_inode *i, u64 pos)
 	if (pos == start || !i->limits.commit_on_close)
 		return;
 	u64 end = (start + unit + c->page_size - 1) >> c->page_shift;
-	for (u32 id; (id = pc_index_next_marked(i, index, end, PC_MARK_UNSTABLE, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_after(f);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, end, PC_MARK_UNSTABLE));)
 		pc_folio_uncommitted(i, f, false);
-	}
 }
 
 /* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, released while zeroing. */
@@ -339,12 +328,9 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	}
 	pc_invalidated(i, pos, end);
 	if (cut_size && size > remote && last - last % c->page_size >= size) { /* whole blocks were given up */
-		u32 id;
-		for (u64 at = 0; (id = pc_index_next_marked(i, at, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
-			struct pc_folio *f = pc_folio_at(c, id);
-			at = pc_folio_after(f);
+		index = 0;
+		for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
 			tail = pc_max(tail, pc_local_end(c, f, size));
-		}
 		pc_set_size(i, pc_min(size, pc_max(remote, tail)));
 	}
 	pc_dirty_list_update(i);

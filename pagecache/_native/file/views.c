@@ -144,10 +144,9 @@ bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u
 	if (!len || !pc_arena_has(&c->arena, memory))
 		return false;
 	for (u64 at = pos; at < pos + bytes;) {
-		u32 id = pc_index_lookup(i, at >> c->page_shift);
-		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		const struct pc_folio *f = pc_folio_cached(i, at >> c->page_shift);
 		u64 stop = ((at >> c->page_shift) + 1) << c->page_shift;
-		if (f && pc_folio_is(i, f, at >> c->page_shift)) {
+		if (f) {
 			const u8 *folio = pc_folio_memory(c, f);
 			u64 start = pc_folio_pos(c, f);
 			stop = start + pc_folio_bytes(c, f);
@@ -172,9 +171,8 @@ bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, 
 	if (!pc_arena_has(&c->arena, memory))
 		return false;
 	for (u64 index = pos >> c->page_shift; index << c->page_shift < pos + len;) {
-		u32 id = pc_index_lookup(i, index);
-		const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || !pc_folio_is(i, f, index)) {
+		const struct pc_folio *f = pc_folio_cached(i, index);
+		if (!f) {
 			index++;
 			continue;
 		}

@@ -107,9 +107,8 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
 	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
 		return true; /* whole, or sent again with this write */
-	u32 id = pc_index_lookup(i, (size - 1) >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (!f || !pc_folio_is(i, f, (size - 1) >> c->page_shift))
+	struct pc_folio *f = pc_folio_cached(i, (size - 1) >> c->page_shift);
+	if (!f)
 		return false;
 	u32 at = (u32)(size - 1 - pc_folio_pos(c, f)), block = at >> c->page_shift;
 	if (pc_set_count(c, f, PC_D, block, block + 1))

@@ -119,7 +119,8 @@ struct pc_loop_options {
 struct pc_loop_features {
 	uint32_t library, proto_major, proto_minor, capable, want, max_write, max_read, max_readahead, max_background;
 	uint8_t initialized, parallel_writes_built;
-	uint8_t direct_mmap_built, direct_mmap; /* files with direct I/O can be mapped shared; direct_mmap: the kernel agreed */
+	uint8_t direct_mmap_built,
+		direct_mmap; /* files with direct I/O can be mapped shared; direct_mmap: the kernel agreed */
 };
 
 /* Requests so far. */
@@ -191,7 +192,7 @@ int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const ch
 
 /* cdef-end */
 
-#define PC_NO_FH UINT64_MAX
+#define PC_NO_FH     UINT64_MAX
 #define PC_NOT_KNOWN UINT64_MAX
 
 #endif

@@ -9,43 +9,38 @@
 
 #include "state.h"
 
-static int sent(struct pc_loop *l, int result)
-{
-	pc_sender_leave(l);
-	return result;
-}
+/* Return the result of a notification, unless the loop has ended. */
+#define NOTIFY(l, notification)                                                                                        \
+	do {                                                                                                           \
+		if (!pc_sender_enter(l))                                                                               \
+			return -ENOTCONN;                                                                              \
+		int result = notification;                                                                             \
+		pc_sender_leave(l);                                                                                    \
+		return result;                                                                                         \
+	} while (0)
 
 /* Invalidate pages of [offset, offset + len) and attributes; len 0: to the end; offset below 0: only attributes. */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len)
 {
 	pc_node_changed(l, number);
-	if (!pc_sender_enter(l))
-		return -ENOTCONN;
-	return sent(l, fuse_lowlevel_notify_inval_inode(l->session, number, offset, len));
+	NOTIFY(l, fuse_lowlevel_notify_inval_inode(l->session, number, offset, len));
 }
 
 int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name)
 {
-	if (!pc_sender_enter(l))
-		return -ENOTCONN;
-	return sent(l, fuse_lowlevel_notify_inval_entry(l->session, parent, name, strlen(name)));
+	NOTIFY(l, fuse_lowlevel_notify_inval_entry(l->session, parent, name, strlen(name)));
 }
 
 int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name)
 {
 	pc_node_changed(l, child);
-	if (!pc_sender_enter(l))
-		return -ENOTCONN;
-	return sent(l, fuse_lowlevel_notify_delete(l->session, parent, child, name, strlen(name)));
+	NOTIFY(l, fuse_lowlevel_notify_delete(l->session, parent, child, name, strlen(name)));
 }
 
 /* Send a complete message, header included, for notifications that libfuse has no call for. */
 int pc_notify(struct pc_loop *l, const char *message, uint64_t len)
 {
-	if (!pc_sender_enter(l))
-		return -ENOTCONN;
-	ssize_t done = write(fuse_session_fd(l->session), message, len);
-	return sent(l, done < 0 ? -errno : 0);
+	NOTIFY(l, write(fuse_session_fd(l->session), message, len) < 0 ? -errno : 0);
 }
 
 int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len)
@@ -53,7 +48,5 @@ int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const ch
 	struct fuse_bufvec buffer = FUSE_BUFVEC_INIT(len);
 	buffer.buf[0].mem = (void *)(uintptr_t)data;
 	pc_node_changed(l, number);
-	if (!pc_sender_enter(l))
-		return -ENOTCONN;
-	return sent(l, fuse_lowlevel_notify_store(l->session, number, offset, &buffer, 0));
+	NOTIFY(l, fuse_lowlevel_notify_store(l->session, number, offset, &buffer, 0));
 }

@@ -22,15 +22,41 @@ static struct pc_opened *opened_of(const struct fuse_file_info *info)
 	return info ? (struct pc_opened *)(uintptr_t)info->fh : NULL;
 }
 
-/* Pass on a request that consists of a node, a name and flags. */
-static void pass_on(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
+/* A request for a node, with other fields after the number of its open file. */
+#define REQUEST(op_, number_, fh_, ...)                                                                                \
+	(struct pc_fuse_request)                                                                                       \
+	{                                                                                                              \
+		.op = op_, .number = number_, .fh = fh_, ##__VA_ARGS__                                                 \
+	}
+
+/* Pass on a request to the handlers. @changes: CHANGES_*. */
+static void pass_on(fuse_req_t req, struct pc_fuse_request a, u8 changes, const char *name, const char *name2,
+		    const char *data)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, number);
-	if (s) {
-		s->changes = changes;
-		pc_submit(l, s, name, NULL, NULL);
-	}
+	struct slot *s = pc_slot_new(l, req, a.op, a.number);
+	if (!s)
+		return;
+	struct pc_fuse_request *r = &s->request;
+	r->flags = a.flags;
+	r->number2 = a.number2;
+	r->fh = a.fh;
+	r->offset = a.offset;
+	r->size = a.size;
+	r->mode = a.mode;
+	r->rdev = a.rdev;
+	s->changes = changes;
+	pc_submit(l, s, name, name2, data);
+}
+
+static void pass_on_name(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
+{
+	pass_on(req, REQUEST(op, number, PC_NO_FH), changes, name, NULL, NULL);
+}
+
+static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
+{
+	pass_on(req, REQUEST(op, number, fh, .flags = flags), changes, NULL, NULL, NULL);
 }
 
 /* ---------------------------------------------------------------- bytes */
@@ -53,13 +79,7 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 			return;
 		}
 	}
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_READ, number);
-	if (!s)
-		return;
-	s->request.fh = o->fh;
-	s->request.offset = (u64)offset;
-	s->request.size = size;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_READ, number, o->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL, NULL);
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t size, off_t offset,
@@ -78,37 +98,13 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 			return;
 		}
 	}
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_WRITE, number);
-	if (!s)
-		return;
-	s->request.fh = o->fh;
-	s->request.offset = (u64)offset;
-	s->request.size = size;
-	pc_submit(l, s, NULL, NULL, data);
-}
-
-static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
-{
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, number);
-	if (!s)
-		return;
-	s->request.fh = fh;
-	s->request.flags = flags;
-	s->changes = changes;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL, data);
 }
 
 static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
 {
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_LSEEK, number);
-	if (!s)
-		return;
-	s->request.fh = opened_of(info)->fh;
-	s->request.offset = (u64)offset;
-	s->request.flags = (u32)whence;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_LSEEK, number, opened_of(info)->fh, .offset = (u64)offset, .flags = (u32)whence),
+		0, NULL, NULL, NULL);
 }
 
 static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
@@ -133,21 +129,15 @@ static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info 
 
 static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
 {
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_CREATE, parent);
-	if (!s)
-		return;
-	s->request.mode = mode;
-	s->request.flags = (u32)info->flags;
-	s->changes = info->flags & O_TRUNC ? CHANGES_ALL : 0;
-	pc_submit(l, s, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_CREATE, parent, PC_NO_FH, .mode = mode, .flags = (u32)info->flags),
+		info->flags & O_TRUNC ? CHANGES_ALL : 0, name, NULL, NULL);
 }
 
 /* ---------------------------------------------------------------- nodes and names */
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_FUSE_LOOKUP, parent, name, 0);
+	pass_on_name(req, PC_FUSE_LOOKUP, parent, name, 0);
 }
 
 /* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
@@ -165,7 +155,6 @@ static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info 
 	struct pc_loop *l = loop_of(req);
 	struct stat known;
 	double timeout;
-	(void)info;
 	if (pc_known_attributes(l, number, false, &known, &timeout)) {
 		count(&l->counts.getattrs);
 		fuse_reply_attr(req, &known, timeout);
@@ -243,98 +232,63 @@ static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *n
 
 static void do_readlink(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on(req, PC_FUSE_READLINK, number, NULL, 0);
-}
-
-static void make(fuse_req_t req, u32 op, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
-{
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, parent);
-	if (!s)
-		return;
-	s->request.mode = mode;
-	s->request.rdev = rdev;
-	pc_submit(l, s, name, NULL, NULL);
+	pass_on_name(req, PC_FUSE_READLINK, number, NULL, 0);
 }
 
 static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	make(req, PC_FUSE_MKNOD, parent, name, mode, rdev);
+	pass_on(req, REQUEST(PC_FUSE_MKNOD, parent, PC_NO_FH, .mode = mode, .rdev = rdev), 0, name, NULL, NULL);
 }
 
 static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	make(req, PC_FUSE_MKDIR, parent, name, mode, 0);
+	pass_on(req, REQUEST(PC_FUSE_MKDIR, parent, PC_NO_FH, .mode = mode), 0, name, NULL, NULL);
 }
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_FUSE_UNLINK, parent, name, CHANGES_ALL);
+	pass_on_name(req, PC_FUSE_UNLINK, parent, name, CHANGES_ALL);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, PC_FUSE_RMDIR, parent, name, CHANGES_ALL);
-}
-
-static void pass_on_two(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, fuse_ino_t number2,
-			const char *name2, u32 flags, u8 changes)
-{
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, number);
-	if (!s)
-		return;
-	s->request.number2 = number2;
-	s->request.flags = flags;
-	s->changes = changes;
-	pc_submit(l, s, name, name2, NULL);
+	pass_on_name(req, PC_FUSE_RMDIR, parent, name, CHANGES_ALL);
 }
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_FUSE_SYMLINK, parent, name, 0, target, 0, 0);
+	pass_on(req, REQUEST(PC_FUSE_SYMLINK, parent, PC_NO_FH), 0, name, target, NULL);
 }
 
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
 		      unsigned int flags)
 {
-	pass_on_two(req, PC_FUSE_RENAME, parent, name, parent2, name2, flags, CHANGES_ALL);
+	pass_on(req, REQUEST(PC_FUSE_RENAME, parent, PC_NO_FH, .number2 = parent2, .flags = flags), CHANGES_ALL, name,
+		name2, NULL);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
 {
-	pass_on_two(req, PC_FUSE_LINK, number, NULL, parent, name, 0, CHANGES_ALL);
+	pass_on(req, REQUEST(PC_FUSE_LINK, number, PC_NO_FH, .number2 = parent), CHANGES_ALL, NULL, name, NULL);
 }
 
 /* ---------------------------------------------------------------- directories, attributes, other requests */
 
 static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	(void)info;
-	pass_on(req, PC_FUSE_OPENDIR, number, NULL, 0);
-}
-
-static void read_directory(fuse_req_t req, u32 op, fuse_ino_t number, size_t size, off_t offset,
-			   const struct fuse_file_info *info)
-{
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, number);
-	if (!s)
-		return;
-	s->request.fh = info->fh;
-	s->request.offset = (u64)offset;
-	s->request.size = size;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pass_on_name(req, PC_FUSE_OPENDIR, number, NULL, 0);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	read_directory(req, PC_FUSE_READDIR, number, size, offset, info);
+	pass_on(req, REQUEST(PC_FUSE_READDIR, number, info->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL,
+		NULL);
 }
 
 static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	read_directory(req, PC_FUSE_READDIRPLUS, number, size, offset, info);
+	pass_on(req, REQUEST(PC_FUSE_READDIRPLUS, number, info->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL,
+		NULL);
 }
 
 static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
@@ -349,29 +303,13 @@ static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct 
 
 static void do_statfs(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on(req, PC_FUSE_STATFS, number, NULL, 0);
+	pass_on_name(req, PC_FUSE_STATFS, number, NULL, 0);
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
 {
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_SETXATTR, number);
-	if (!s)
-		return;
-	s->request.size = size;
-	s->request.flags = (u32)flags;
-	s->changes = CHANGES_NODE;
-	pc_submit(l, s, name, NULL, value);
-}
-
-static void pass_on_attribute(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, size_t size)
-{
-	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, op, number);
-	if (!s)
-		return;
-	s->request.size = size;
-	pc_submit(l, s, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_SETXATTR, number, PC_NO_FH, .size = size, .flags = (u32)flags), CHANGES_NODE, name,
+		NULL, value);
 }
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
@@ -380,17 +318,17 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, siz
 		fuse_reply_err(req, ENODATA);
 		return;
 	}
-	pass_on_attribute(req, PC_FUSE_GETXATTR, number, name, size);
+	pass_on(req, REQUEST(PC_FUSE_GETXATTR, number, PC_NO_FH, .size = size), 0, name, NULL, NULL);
 }
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 {
-	pass_on_attribute(req, PC_FUSE_LISTXATTR, number, NULL, size);
+	pass_on(req, REQUEST(PC_FUSE_LISTXATTR, number, PC_NO_FH, .size = size), 0, NULL, NULL, NULL);
 }
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
 {
-	pass_on(req, PC_FUSE_REMOVEXATTR, number, name, CHANGES_NODE);
+	pass_on_name(req, PC_FUSE_REMOVEXATTR, number, name, CHANGES_NODE);
 }
 
 const struct fuse_lowlevel_ops pc_operations = {

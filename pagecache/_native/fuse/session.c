@@ -109,7 +109,6 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 #define PC_DIRECT_MMAP 1
 static int pass_replies(struct pc_loop *l)
 {
-	(void)l;
 	return 0;
 }
 #elif FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
@@ -178,7 +177,6 @@ static int pass_replies(struct pc_loop *l)
 #else
 static int pass_replies(struct pc_loop *l)
 {
-	(void)l;
 	return 0;
 }
 #endif

@@ -32,10 +32,8 @@
 #ifdef PC_DEBUG
 /* Bits 1 << state of the states that may follow. */
 static const u8 following[SLOT_STATES] = {
-	[SLOT_FREE] = 1 << SLOT_MADE,
-	[SLOT_MADE] = 1 << SLOT_QUEUED | 1 << SLOT_HELD | 1 << SLOT_FREE,
-	[SLOT_HELD] = 1 << SLOT_QUEUED,
-	[SLOT_QUEUED] = 1 << SLOT_TAKEN,
+	[SLOT_FREE] = 1 << SLOT_MADE,   [SLOT_MADE] = 1 << SLOT_QUEUED | 1 << SLOT_HELD | 1 << SLOT_FREE,
+	[SLOT_HELD] = 1 << SLOT_QUEUED, [SLOT_QUEUED] = 1 << SLOT_TAKEN,
 	[SLOT_TAKEN] = 1 << SLOT_FREE,
 };
 
@@ -49,8 +47,6 @@ static void check_move(const struct slot *s, enum slot_state to)
 #else
 static void check_move(const struct slot *s, enum slot_state to)
 {
-	(void)s;
-	(void)to;
 }
 #endif
 

@@ -109,13 +109,7 @@ void pc_settle_start(struct pc_inode *i)
 }
 
 /* The largest epoch that a caller wanted of the last commit that began; 0: it began without a caller. */
-uint64_t pc_commit_asked(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 stamp = i->commit_asked;
-	pc_inode_leaf_unlock(i);
-	return stamp;
-}
+PC_READ_LOCKED(uint64_t, pc_commit_asked, i->commit_asked)
 
 /* Whether a write, truncate or hole came after @stamp, or a view may be changing the file. */
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp)
@@ -279,27 +273,9 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 }
 
 /* Whether an operation of this cache may be changing the stored object: a holder of the token, or a direct write. */
-bool pc_storage_busy(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool busy = i->token != PC_TOKEN_FREE || i->nr_direct;
-	pc_inode_leaf_unlock(i);
-	return busy;
-}
+PC_READ_LOCKED(bool, pc_storage_busy, i->token != PC_TOKEN_FREE || i->nr_direct)
 
-bool pc_commit_running(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool running = i->commit_running;
-	pc_inode_leaf_unlock(i);
-	return running;
-}
+PC_READ_LOCKED(bool, pc_commit_running, i->commit_running)
 
 /* Whether the running one is to commit, and not only to settle. */
-bool pc_commit_due(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool due = i->commit_due;
-	pc_inode_leaf_unlock(i);
-	return due;
-}
+PC_READ_LOCKED(bool, pc_commit_due, i->commit_due)

@@ -119,13 +119,7 @@ bool pc_gate_close(struct pc_inode *i)
 }
 
 /* Whether a direct write has to wait for the end of work under the token. */
-bool pc_gate_closed(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool closed = pc_gate_is_closed(i);
-	pc_inode_leaf_unlock(i);
-	return closed;
-}
+PC_READ_LOCKED(bool, pc_gate_closed, pc_gate_is_closed(i))
 
 /* ---------------------------------------------------------------- a direct write */
 
@@ -196,13 +190,7 @@ void pc_tail_left(struct pc_inode *i)
 }
 
 /* The latest tail without an owed cut; 0: none. */
-uint32_t pc_tail(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u32 tail = pc_tail_noted(i) ? i->tails : 0;
-	pc_inode_leaf_unlock(i);
-	return tail;
-}
+PC_READ_LOCKED(uint32_t, pc_tail, pc_tail_noted(i) ? i->tails : 0)
 
 /* The cut of all tails up to this one is owed: it precedes the next request of any kind. Token: nothing of the file is
  * in flight. */
@@ -263,12 +251,11 @@ bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint
 	if (memory + len <= (uintptr_t)c->arena.base || memory >= (uintptr_t)c->arena.base + c->arena.reserved)
 		return false;
 	pc_inode_leaf_lock(i);
-	for (u32 id; pos < end && !found && (id = pc_index_next(i, index, ((end - 1) >> c->page_shift) + 1));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	for (struct pc_folio *f;
+	     pos < end && !found && (f = pc_next_folio(i, &index, ((end - 1) >> c->page_shift) + 1));) {
 		u64 at = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
 		u64 first = pc_max(pos, at) - at, last = pc_min(end - at, size); /* part of the folio that is read */
 		uintptr_t base = (uintptr_t)pc_folio_memory(c, f);
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
 		found = memory < base + last && base + first < memory + len;
 	}
 	pc_inode_leaf_unlock(i);

@@ -54,9 +54,8 @@ static u64 missing_end(const struct pc_inode *i, u64 pos, u64 end)
 {
 	const struct pc_cache *c = i->cache;
 	while (pos < end) {
-		u32 id = pc_index_lookup(i, pos >> c->page_shift);
-		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-		if (!f || !pc_folio_is(i, f, pos >> c->page_shift)) {
+		struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+		if (!f) {
 			pos = ((pos >> c->page_shift) + 1) << c->page_shift;
 			continue;
 		}

@@ -38,9 +38,8 @@ static u64 grown_size(u64 size, u32 max)
 
 static bool cached(struct pc_inode *i, u64 index, u64 *next)
 {
-	u32 id = pc_index_lookup(i, index);
-	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
-	if (!f || !pc_folio_is(i, f, index))
+	struct pc_folio *f = pc_folio_cached(i, index);
+	if (!f)
 		return false;
 	*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
 	return true;
@@ -126,9 +125,8 @@ bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t m
 static void set_marker(struct pc_inode *i, u64 index, u64 end)
 {
 	for (; index < end; index++) {
-		u32 id = pc_index_lookup(i, index);
-		struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
-		if (!f || !pc_folio_is(i, f, index))
+		struct pc_folio *f = pc_folio_cached(i, index);
+		if (!f)
 			continue;
 		if (pc_folio_state(f) & PC_F_UNREAD) {
 			atomic_fetch_or_explicit(&f->state, PC_F_READAHEAD, memory_order_relaxed);

@@ -54,11 +54,6 @@ uint64_t pc_request_len(const struct pc_request *r)
 	return r->gather > 1 ? r->run_got : r->call_len;
 }
 
-struct pc_inode *pc_request_inode(const struct pc_request *r)
-{
-	return r->inode;
-}
-
 /* Make room for `more` segments. */
 bool pc_seg_reserve(struct pc_request *r, u32 more)
 {

@@ -90,14 +90,12 @@ static bool in_flight(const struct pc_inode *i, u64 pos, u64 end)
 {
 	const struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift;
-	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_WRITEBACK, NULL));) {
-		const struct pc_folio *f = pc_folio_at(c, id);
+	for (const struct pc_folio *f; (f = pc_next_marked(i, &index, pages_end(c, end), PC_MARK_WRITEBACK));) {
 		u64 base = pc_folio_pos(c, f);
 		u32 b0 = (u32)((pc_max(pos, base) - base) >> c->page_shift);
 		u32 b1 = (u32)pages_end(c, pc_min(end, folio_end(c, f)) - base);
 		if (pc_set_next(c, f, PC_W, b0, b1) < b1)
 			return true;
-		index = pc_folio_after(f);
 	}
 	return false;
 }
@@ -182,9 +180,7 @@ static void take_unit(struct units *b, u64 pos, u64 end)
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, start, stop, nowhere = 0;
 	bool ignored;
-	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_DIRTY, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_after(f);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pages_end(c, end), PC_MARK_DIRTY));) {
 		if (pc_folio_pos(c, f) < pos || !run_of(b, f, PC_D, 0, &start, &stop) || start >= end)
 			continue;
 		bool inside = pc_min(folio_end(c, f), b->eof) <= end;
@@ -245,9 +241,7 @@ static u32 unit_segs(struct units *b, u64 pos, u64 end, bool add)
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, at = pos, start, stop;
 	u32 n = 0;
-	for (u32 id; (id = pc_index_next_marked(i, index, pages_end(c, end), PC_MARK_WRITEBACK, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_after(f);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pages_end(c, end), PC_MARK_WRITEBACK));) {
 		while (at < end && run_of(b, f, PC_W, at, &start, &stop) && start < end) {
 			stop = pc_min(stop, end);
 			n += 1 + (start > at);
@@ -290,9 +284,7 @@ static void dirty_again(struct units *b, u64 pos)
 	struct pc_cache *c = i->cache;
 	u64 index = pos >> c->page_shift, start, stop;
 	b->failed = true;
-	for (u32 id; (id = pc_index_next_marked(i, index, pc_folio_after(b->last), PC_MARK_WRITEBACK, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		index = pc_folio_after(f);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_folio_after(b->last), PC_MARK_WRITEBACK));) {
 		if (!run_of(b, f, PC_W, pos, &start, &stop))
 			continue;
 		pc_folio_end_writeback(i, f, (u32)((start - pc_folio_pos(c, f)) >> c->page_shift),

@@ -17,7 +17,7 @@ enum { PC_SWEEP = 64, PC_INTEGRITY_TURN = 64 };
 
 static u64 last_index(const struct pc_inode *i, u64 end)
 {
-	u64 max = UINT64_MAX >> i->cache->page_shift;
+	u64 max = pc_last_index(i->cache);
 	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
 }
 
@@ -31,12 +31,8 @@ static bool aborted(const struct pc_inode *i)
 static void forget_marks(struct pc_inode *i)
 {
 	u64 index = 0;
-	for (u32 id;
-	     (id = pc_index_next_marked(i, index, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL));) {
-		struct pc_folio *f = pc_folio_at(i->cache, id);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(i->cache), PC_MARK_TOWRITE));)
 		pc_index_mark(i, pc_folio_index(f), pc_folio_order(f), PC_MARK_TOWRITE, false);
-		index = pc_folio_after(f);
-	}
 }
 
 /* The pass has the token. Leaf lock held. */
@@ -242,7 +238,7 @@ static void pass_end(struct pc_inode *i)
 	pc_trace_add(i->cache, PC_T_PASS_END, i->id, 0, 0);
 	if (aborted(i))
 		forget_marks(i);
-	if (pc_index_next_marked(i, 0, UINT64_MAX >> i->cache->page_shift, PC_MARK_TOWRITE, NULL)) {
+	if (pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_TOWRITE, NULL)) {
 		/* It gave way to a waiter: queue it again. */
 		p->integrity = 1;
 		i->pass_wanted = 1;
@@ -355,13 +351,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 }
 
 /* Whether no pass runs or waits for its turn: marked dirty bytes then need another pc_flush_start. */
-bool pc_pass_idle(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool idle = !i->pass.active && !i->pass_wanted;
-	pc_inode_leaf_unlock(i);
-	return idle;
-}
+PC_READ_LOCKED(bool, pc_pass_idle, !i->pass.active && !i->pass_wanted)
 
 /* Whether all requests of the pass are answered, but no thread has checked yet for more. That takes no backend call. */
 bool pc_pass_ending(struct pc_inode *i)
@@ -393,16 +383,4 @@ void pc_inode_aborted(struct pc_inode *i)
 		pc_write_done(r, false, false);
 	}
 	pc_inode_wake(i);
-}
-
-/* For tests and tools: whether any byte of [pos, end) is under writeback. *visited counts index nodes. */
-bool pc_any_writeback(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t *visited)
-{
-	struct pc_cache *c = i->cache;
-	*visited = 0;
-	pc_inode_leaf_lock(i);
-	u32 id = pc_index_next_marked(i, pos >> c->page_shift, (end + c->page_size - 1) >> c->page_shift,
-				      PC_MARK_WRITEBACK, visited);
-	pc_inode_leaf_unlock(i);
-	return id != 0;
 }

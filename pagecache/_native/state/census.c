@@ -122,13 +122,7 @@ void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside)
 	pc_inode_leaf_unlock(i);
 }
 
-uint64_t pc_inode_dirtied_ns(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 ns = i->nr_dirty ? i->dirtied_ns : 0;
-	pc_inode_leaf_unlock(i);
-	return ns;
-}
+PC_READ_LOCKED(uint64_t, pc_inode_dirtied_ns, i->nr_dirty ? i->dirtied_ns : 0)
 
 /* The dirty bytes count as written now: write-back has taken care of them. */
 void pc_inode_age_anew(struct pc_inode *i)

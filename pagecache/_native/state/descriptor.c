@@ -152,6 +152,14 @@ bool pc_folio_is(const struct pc_inode *i, const struct pc_folio *f, u64 index)
 	       index - pc_folio_index(f) < (1ull << pc_folio_order(f));
 }
 
+/* The folio of a page, found without a lock: it may be removed at any moment. Return: NULL: the page is not cached. */
+struct pc_folio *pc_folio_cached(const struct pc_inode *i, u64 index)
+{
+	u32 id = pc_index_lookup(i, index);
+	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+	return f && pc_folio_is(i, f, index) ? f : NULL;
+}
+
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio)
 {
 	return &c->folio_events[(folio * 2654435761u) >> 24];

@@ -135,6 +135,7 @@ void pc_folio_unlock(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_get(struct pc_folio *f);
 void pc_folio_put(struct pc_cache *c, struct pc_folio *f);
 bool pc_folio_is(const struct pc_inode *i, const struct pc_folio *f, u64 index);
+struct pc_folio *pc_folio_cached(const struct pc_inode *i, u64 index);
 bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_freed(struct pc_cache *c, struct pc_folio *f);
 struct pc_event *pc_folio_event(struct pc_cache *c, u32 folio);

@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 
+struct pc_folio;
 struct pc_inode;
 
 enum pc_mark { PC_MARK_DIRTY, PC_MARK_WRITEBACK, PC_MARK_UNSTABLE, PC_MARK_TOWRITE, PC_MARKS };
@@ -35,6 +36,8 @@ void pc_index_mark(struct pc_inode *i, u64 index, u32 order, enum pc_mark mark, 
 bool pc_index_marked(const struct pc_inode *i, u64 index, enum pc_mark mark);
 u32 pc_index_next(const struct pc_inode *i, u64 from, u64 to);
 u32 pc_index_next_marked(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *visited);
+struct pc_folio *pc_next_folio(const struct pc_inode *i, u64 *index, u64 to);
+struct pc_folio *pc_next_marked(const struct pc_inode *i, u64 *index, u64 to, enum pc_mark mark);
 u32 pc_index_collect(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *ids, u32 n);
 bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order);
 bool pc_index_check(const struct pc_inode *i, struct pc_violation *out);

@@ -130,6 +130,27 @@ u32 pc_index_next_marked(const struct pc_inode *i, u64 from, u64 to, enum pc_mar
 	return walk(i, from, to, (int)mark, visited, &id, 1) ? id : 0;
 }
 
+static struct pc_folio *step(const struct pc_inode *i, u64 *index, u64 to, int mark)
+{
+	u32 id;
+	if (!walk(i, *index, to, mark, NULL, &id, 1))
+		return NULL;
+	struct pc_folio *f = pc_folio_at(i->cache, id);
+	*index = pc_folio_after(f);
+	return f;
+}
+
+/* The first folio with a page in [*index, to), and with the mark; *index moves behind it. Return: NULL: there is none. */
+struct pc_folio *pc_next_folio(const struct pc_inode *i, u64 *index, u64 to)
+{
+	return step(i, index, to, -1);
+}
+
+struct pc_folio *pc_next_marked(const struct pc_inode *i, u64 *index, u64 to, enum pc_mark mark)
+{
+	return step(i, index, to, (int)mark);
+}
+
 /* The first n folios with the mark and a page in [from, to), ascending; a walk goes on behind the last of them. Return: how many. */
 u32 pc_index_collect(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *ids, u32 n)
 {

@@ -214,21 +214,9 @@ void pc_inode_wake(struct pc_inode *i)
 	pc_event_wake(&i->event);
 }
 
-uint64_t pc_inode_fail_seq(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 seq = i->fail_seq;
-	pc_inode_leaf_unlock(i);
-	return seq;
-}
+PC_READ_LOCKED(uint64_t, pc_inode_fail_seq, i->fail_seq)
 
-uint64_t pc_inode_commit_seq(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 seq = i->commit_seq;
-	pc_inode_leaf_unlock(i);
-	return seq;
-}
+PC_READ_LOCKED(uint64_t, pc_inode_commit_seq, i->commit_seq)
 
 /* Something that is no folio waits for a commit (contract 2.17, stamp m): a creation, or what a backend is owed again.
  * @lowest: a size that storage was or will be cut to; UINT64_MAX: none. */
@@ -325,22 +313,10 @@ void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
 	hull(&to->gone_pos, &to->gone_end, from->gone_pos, from->gone_end);
 }
 
-bool pc_inode_has_local(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool local = pc_unsaved(i);
-	pc_inode_leaf_unlock(i);
-	return local;
-}
+PC_READ_LOCKED(bool, pc_inode_has_local, pc_unsaved(i))
 
 /* Direct writes that run, including those without a waiter. */
-uint32_t pc_direct_count(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u32 n = i->nr_direct;
-	pc_inode_leaf_unlock(i);
-	return n;
-}
+PC_READ_LOCKED(uint32_t, pc_direct_count, i->nr_direct)
 
 void pc_count_throttled(struct pc_inode *i, uint64_t ns)
 {

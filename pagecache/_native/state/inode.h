@@ -4,10 +4,10 @@
 #ifndef PC_INODE_H
 #define PC_INODE_H
 
+#include "state/cache.h"
 #include "state/direct_set.h"
 #include "state/folio.h"
 #include "state/pass.h"
-#include "state/cache.h"
 #include "state/staged.h"
 #include "state/volume.h"
 #include "state/written.h"
@@ -115,6 +115,16 @@ static inline void pc_inode_leaf_unlock(struct pc_inode *i)
 {
 	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
 }
+
+/* Define a function that evaluates @expression with the leaf lock held. */
+#define PC_READ_LOCKED(type, name, expression)                                                                         \
+	type name(struct pc_inode *i)                                                                                  \
+	{                                                                                                              \
+		pc_inode_leaf_lock(i);                                                                                 \
+		type value = expression;                                                                               \
+		pc_inode_leaf_unlock(i);                                                                               \
+		return value;                                                                                          \
+	}
 
 /* Direct writes have left something in storage behind remote_size, and the engine does not owe the cut yet. Leaf lock held. */
 static inline bool pc_tail_noted(const struct pc_inode *i)

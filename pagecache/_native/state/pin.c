@@ -104,9 +104,8 @@ static int pin_to_read(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out)
 {
 	int err = -EAGAIN;
 	pc_inode_leaf_lock(i);
-	u32 id = pc_index_lookup(i, pos >> i->cache->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
-	if (f && pc_folio_is(i, f, pos >> i->cache->page_shift))
+	struct pc_folio *f = pc_folio_cached(i, pos >> i->cache->page_shift);
+	if (f)
 		err = pin_checked(i, f, pos, len, false, out);
 	pc_inode_leaf_unlock(i);
 	return err;
@@ -116,10 +115,10 @@ static int pin_to_read(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out)
 static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;
-	u32 id = pc_index_lookup(i, pos >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (!f || !pc_folio_is(i, f, pos >> c->page_shift))
+	struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+	if (!f)
 		return -EAGAIN;
+	u32 id = pc_folio_id(c, f);
 	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
 	if (err) {
 		need->kind = err == -EAGAIN ? PC_NEED_FOLIO : PC_NEED_NOTHING;

@@ -201,10 +201,9 @@ void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
 	u64 size = pc_inode_size(i);
 	for (u64 at = pos, next; at < end; at = next) {
 		u64 index = at >> c->page_shift;
-		u32 id = pc_index_lookup(i, index);
-		struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
+		struct pc_folio *f = pc_folio_cached(i, index);
 		next = (index + 1) << c->page_shift;
-		if (!f || !pc_folio_is(i, f, index))
+		if (!f)
 			continue;
 		next = pc_max(next, pc_folio_pos(c, f) + pc_folio_bytes(c, f));
 		used_once(i, f, index, next <= end || end >= size);

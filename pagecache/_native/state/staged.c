@@ -114,13 +114,7 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 	return found;
 }
 
-uint64_t pc_inode_staged_end(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	u64 end = pc_staged_end(i);
-	pc_inode_leaf_unlock(i);
-	return end;
-}
+PC_READ_LOCKED(uint64_t, pc_inode_staged_end, pc_staged_end(i))
 
 /* ---------------------------------------------------------------- acknowledged bytes */
 

@@ -458,10 +458,8 @@ static size_t ranges_of(struct pc_inode *i, bool written, u64 *ranges, size_t n)
 	u64 index = 0, staged = 0;
 	pc_inode_leaf_lock(i);
 	u64 size = atomic_load(&i->size);
-	for (u32 id; (id = pc_index_next_marked(i, index, pc_last_index(c), PC_MARK_DIRTY, NULL));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));) {
 		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_after(f);
 		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
 			u64 at = block_pos(i, f, b), end = pc_min(at + c->page_size, size);
 			for (u64 pos, stop; pc_written_next(i, f, b, written, at, end, &pos, &stop); at = stop) {
@@ -525,9 +523,8 @@ int pc_borrowed_put(struct pc_inode *i, uint64_t pos, const void *bytes)
 {
 	struct pc_cache *c = i->cache;
 	u64 from, to;
-	u32 id = pc_index_lookup(i, pos >> c->page_shift);
-	struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
-	if (!f || !pc_folio_is(i, f, pos >> c->page_shift))
+	struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
+	if (!f)
 		return 0; /* it was given up */
 	if (pc_folio_trylock_at(i, f, pos >> c->page_shift))
 		return -EAGAIN;

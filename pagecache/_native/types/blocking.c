@@ -21,7 +21,6 @@ PyObject *pc_inside_calls;
 PyObject *pc_use_inside(PyObject *module, PyObject *function)
 {
 	PyObject *old = pc_inside_calls;
-	(void)module;
 	pc_inside_calls = Py_NewRef(function);
 	Py_XDECREF(old);
 	Py_RETURN_NONE;
@@ -29,8 +28,6 @@ PyObject *pc_use_inside(PyObject *module, PyObject *function)
 
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused)
 {
-	(void)module;
-	(void)unused;
 	pc_tls_loop = true;
 	Py_RETURN_NONE;
 }

@@ -60,7 +60,6 @@ static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
 static void buf_releasebuffer(PyObject *self, Py_buffer *view)
 {
 	struct buf *b = (struct buf *)self;
-	(void)view;
 	if (atomic_fetch_sub(&b->exports, 1) == 1 && b->kept)
 		give_back(b);
 }
@@ -155,7 +154,6 @@ static void pin_dealloc(PyObject *self)
 static PyObject *pin_detached(PyObject *self, void *closure)
 {
 	struct pin *p = (struct pin *)self;
-	(void)closure;
 	return PyBool_FromLong(pc_pin_detached(((struct core *)p->core)->cache, &p->held));
 }
 
@@ -271,7 +269,6 @@ PyObject *pc_view_open(PyObject *module, PyObject *args)
 	PyObject *core;
 	unsigned long long address, pos, len;
 	int writable;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;

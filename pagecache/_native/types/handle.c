@@ -292,25 +292,21 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 static PyObject *handle_tell(PyObject *self, PyObject *unused)
 {
 	struct handle *h = handle_of(self);
-	(void)unused;
 	return check_open(h) ? NULL : PyLong_FromUnsignedLongLong(h->position);
 }
 
 static PyObject *handle_readable(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return check_open(handle_of(self)) ? NULL : PyBool_FromLong(handle_of(self)->readable);
 }
 
 static PyObject *handle_writable(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return check_open(handle_of(self)) ? NULL : PyBool_FromLong(handle_of(self)->writable);
 }
 
 static PyObject *handle_seekable(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return check_open(handle_of(self)) ? NULL : Py_NewRef(Py_True);
 }
 
@@ -344,7 +340,6 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 
 static PyObject *handle_unbind(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	handle_of(self)->closed = HANDLE_CLOSED;
 	Py_RETURN_NONE;
 }
@@ -352,7 +347,6 @@ static PyObject *handle_unbind(PyObject *self, PyObject *unused)
 /* The volume is detached: the handle can only be closed. */
 static PyObject *handle_shut(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	if (handle_of(self)->closed != HANDLE_CLOSED)
 		handle_of(self)->closed = HANDLE_SHUT;
 	Py_RETURN_NONE;
@@ -361,7 +355,6 @@ static PyObject *handle_shut(PyObject *self, PyObject *unused)
 /* The pinned version that the handle reads is gone; the handle never reads another one. */
 static PyObject *handle_replace(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	if (handle_of(self)->closed == HANDLE_OPEN)
 		handle_of(self)->closed = HANDLE_REPLACED;
 	Py_RETURN_NONE;
@@ -369,7 +362,6 @@ static PyObject *handle_replace(PyObject *self, PyObject *unused)
 
 static PyObject *handle_check_usable(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return check_open(handle_of(self)) ? NULL : Py_NewRef(Py_None);
 }
 
@@ -395,14 +387,12 @@ static PyObject *handle_set_noreuse(PyObject *self, PyObject *value)
 /* Whether bytes may have been written through this handle. */
 static PyObject *handle_wrote(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return PyBool_FromLong(handle_of(self)->wrote);
 }
 
 static PyObject *handle_closed(PyObject *self, void *closure)
 {
 	struct handle *h = handle_of(self);
-	(void)closure;
 	return PyBool_FromLong(!h->inode || h->closed == HANDLE_CLOSED);
 }
 

@@ -277,10 +277,8 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
 		return NULL;
 	struct writing w;
-	enum pc_result result = begin_writing(&w, h, pc_str_zero, pos, len, 0);
+	enum pc_result result = begin_writing(&w, h, pc_str_zero_range, pos, len, 0);
 	if (result == PC_DONE)
 		result = write_zeros(&w, len);
-	if (end_writing(&w, result) == PC_FAILED)
-		return NULL;
-	Py_RETURN_NONE;
+	return end_writing(&w, result) == PC_FAILED ? NULL : Py_NewRef(Py_None);
 }

@@ -11,7 +11,6 @@ PyObject *handle_open_hit(PyObject *self, PyObject *unused)
 {
 	struct handle *h = handle_of(self);
 	struct pc_hit *hit;
-	(void)unused;
 	if (check_open(h))
 		return NULL;
 	h->wrote |= h->writable; /* from now on maybe without this handle */
@@ -25,7 +24,6 @@ PyObject *handle_open_hit(PyObject *self, PyObject *unused)
 PyObject *handle_close_hit(PyObject *self, PyObject *address)
 {
 	unsigned long long hit = PyLong_AsUnsignedLongLong(address);
-	(void)self;
 	if (PyErr_Occurred())
 		return NULL;
 	pc_hit_close((struct pc_hit *)(uintptr_t)hit);

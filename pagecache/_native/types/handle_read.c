@@ -273,7 +273,6 @@ PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 
 PyObject *handle_readall(PyObject *self, PyObject *unused)
 {
-	(void)unused;
 	return handle_read(self, NULL, 0);
 }
 

@@ -101,9 +101,7 @@ PyObject *handle_joined(PyObject *self, PyObject *args)
 	int tangled = pc_segments_tangled(h, buffers, pos, false, &s);
 	if (tangled > 0)
 		return pc_segments_join(h, buffers, s.total);
-	if (tangled < 0)
-		return NULL;
-	Py_RETURN_NONE;
+	return tangled < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* _tangled(buffers, offset) -> number of bytes to read at once and pass to _spread; 0: read into one buffer after
@@ -131,7 +129,5 @@ PyObject *handle_spread(PyObject *self, PyObject *args)
 		return NULL;
 	int err = pc_segments_spread(h, buffers, from.buf, (u64)from.len);
 	PyBuffer_Release(&from);
-	if (err)
-		return NULL;
-	Py_RETURN_NONE;
+	return err ? NULL : Py_NewRef(Py_None);
 }

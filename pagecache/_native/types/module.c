@@ -12,7 +12,6 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	unsigned long long address;
 	unsigned int holds;
 	long long deadline_ns;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KILOO", pc_core_type, &core, &address, &holds, &deadline_ns, &method, &argument))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
@@ -27,9 +26,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 		Py_DECREF(op);
 		return NULL;
 	}
-	if (pc_op_run(op, method, argument) == PC_FAILED)
-		return NULL;
-	Py_RETURN_NONE;
+	return pc_op_run(op, method, argument) == PC_FAILED ? NULL : Py_NewRef(Py_None);
 }
 
 /* run_both(core, inode, other, deadline_ns, method, argument): engine.<method>(op, (op of the other, argument)) of
@@ -40,7 +37,6 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	PyObject *core, *method, *argument;
 	unsigned long long address, other;
 	long long deadline_ns;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKLOO", pc_core_type, &core, &address, &other, &deadline_ns, &method, &argument))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *j = (struct pc_inode *)(uintptr_t)other;
@@ -64,9 +60,7 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 		pc_op_settle(second); /* the caller of a call under its token may still have it */
 	Py_XDECREF(both);
 	Py_XDECREF((PyObject *)second);
-	if (err)
-		return NULL;
-	Py_RETURN_NONE;
+	return err ? NULL : Py_NewRef(Py_None);
 }
 
 /* settle_fills(core, inode, pos, end): wait until no fill owns a folio of the range (under the invalidate lock). */
@@ -75,16 +69,13 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 	PyObject *core;
 	unsigned long long address, pos, end;
 	struct pc_need need;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &end))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	enum pc_result result = PC_TRY_AGAIN;
 	while (result == PC_TRY_AGAIN && pc_range_busy(i, pos, end, &need))
 		result = pc_wait_fill(i, core, &need);
-	if (result == PC_FAILED)
-		return NULL;
-	Py_RETURN_NONE;
+	return result == PC_FAILED ? NULL : Py_NewRef(Py_None);
 }
 
 /* prefetch(core, inode, pos, end, wait): read a range into the cache. Without `wait` the volume's threads do it, as far
@@ -94,7 +85,6 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 	PyObject *core;
 	unsigned long long address, pos, end;
 	int wait, again = 0;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &end, &wait))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
@@ -124,7 +114,6 @@ static PyObject *end_inode(PyObject *module, PyObject *args)
 {
 	PyObject *core;
 	unsigned long long address;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!K", pc_core_type, &core, &address))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
@@ -150,12 +139,10 @@ static PyObject *wait_for_event(PyObject *module, PyObject *args)
 	unsigned long long address;
 	unsigned int seq;
 	long long timeout_ns;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "sKIL", &kind, &address, &seq, &timeout_ns))
 		return NULL;
-	if (timeout_ns > 0 && pc_wait_event(pc_event_at(kind[0], address), seq, timeout_ns))
-		return NULL;
-	Py_RETURN_NONE;
+	return timeout_ns > 0 && pc_wait_event(pc_event_at(kind[0], address), seq, timeout_ns) ? NULL
+											       : Py_NewRef(Py_None);
 }
 
 static int add_address(PyObject *list, struct pc_volume *v)
@@ -169,8 +156,6 @@ static int add_address(PyObject *list, struct pc_volume *v)
 /* inside(): addresses of the volumes in whose backend calls this thread is, innermost first. */
 PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 {
-	(void)module;
-	(void)unused;
 	PyObject *list = PyList_New(0);
 	int err = list ? 0 : -1;
 	for (struct op *op = pc_tls_op; !err && op; op = op->outer)
@@ -204,7 +189,6 @@ static int end_future(PyObject *future)
 static PyObject *wake(PyObject *module, PyObject *args)
 {
 	PyObject *posted, *futures, *type = NULL, *value = NULL, *traceback = NULL;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "OO!", &posted, &PyList_Type, &futures))
 		return NULL;
 	PyObject *released = PyObject_CallMethod(posted, "release", NULL);
@@ -288,7 +272,6 @@ static PyObject *core_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	unsigned long long capacity, max_folio;
 	unsigned int page_size;
 	PyObject *error;
-	(void)kwargs;
 	if (!PyArg_ParseTuple(args, "KIKO", &capacity, &page_size, &max_folio, &error))
 		return NULL;
 	struct core *core = PyObject_New(struct core, type);
@@ -320,13 +303,11 @@ static void core_dealloc(PyObject *self)
 
 static PyObject *core_address(PyObject *self, void *closure)
 {
-	(void)closure;
 	return PyLong_FromVoidPtr(((struct core *)self)->cache);
 }
 
 static PyObject *core_forked(PyObject *self, void *closure)
 {
-	(void)closure;
 	return PyBool_FromLong(pc_is_forked(((struct core *)self)->cache));
 }
 
@@ -334,7 +315,6 @@ static PyObject *core_forked(PyObject *self, void *closure)
 static PyObject *core_close(PyObject *self, PyObject *unused)
 {
 	struct core *core = (struct core *)self;
-	(void)unused;
 	if (!pc_is_forked(core->cache)) {
 		pc_cache_close(core->cache);
 		pc_core_release(self);

@@ -20,9 +20,8 @@ PyTypeObject *pc_op_type;
 _Thread_local struct op *pc_tls_op;
 static struct pc_list running = {&running, &running}; /* operations inside pc_op_run of any thread; under the GIL */
 _Thread_local const struct pc_inside *pc_tls_inside;
-PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room,
-	*pc_str_release, *pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged,
-	*pc_str_read_aside, *pc_str_outlast_names, *pc_str_append, *pc_str_zero, *pc_str_view;
+#define DEFINE(name) PyObject *pc_str_##name;
+PC_STRINGS(DEFINE)
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r)
 {
@@ -221,7 +220,6 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 	unsigned long long address;
 	int fenced;
 	struct op *op;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "Kp", &address, &fenced))
 		return NULL;
 	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
@@ -241,7 +239,6 @@ PyObject *pc_stragglers(PyObject *module, PyObject *address)
 {
 	struct pc_volume *v = PyLong_AsVoidPtr(address);
 	long n = 0;
-	(void)module;
 	if (!v && PyErr_Occurred())
 		return NULL;
 	for (struct pc_list *l = pc_operations.next; l != &pc_operations; l = l->next) {
@@ -271,7 +268,6 @@ void pc_op_extent(const struct op *op, u64 *start, u64 *end)
 static PyObject *op_offset(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
-	(void)closure;
 	u64 start, end;
 	pc_op_extent(op, &start, &end);
 	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_pos(request_of(op)) : start);
@@ -280,7 +276,6 @@ static PyObject *op_offset(PyObject *self, void *closure)
 static PyObject *op_length(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
-	(void)closure;
 	u64 start, end;
 	pc_op_extent(op, &start, &end);
 	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_len(request_of(op)) : end - start);
@@ -290,55 +285,28 @@ static PyObject *op_extent(PyObject *self, void *closure)
 {
 	struct op *op = (struct op *)self;
 	u64 start, end;
-	(void)closure;
 	pc_op_extent(op, &start, &end);
 	return Py_BuildValue("KK", (unsigned long long)start, (unsigned long long)end);
 }
 
-static PyObject *op_ahead(PyObject *self, void *closure)
-{
-	struct op *op = (struct op *)self;
-	(void)closure;
-	return PyBool_FromLong(op->kind == PC_OP_FILL && request_of(op) && request_of(op)->cls == PC_WORK_READAHEAD);
-}
+/* Define the getter of an attribute that is true or false. */
+#define OP_FLAG(name, expression)                                                                                      \
+	static PyObject *op_##name(PyObject *self, void *closure)                                                      \
+	{                                                                                                              \
+		struct op *op = (struct op *)self;                                                                     \
+		return PyBool_FromLong(expression);                                                                    \
+	}
 
-static PyObject *op_staged(PyObject *self, void *closure)
-{
-	struct op *op = (struct op *)self;
-	(void)closure;
-	return PyBool_FromLong(op_reads_staged(op));
-}
-
-static PyObject *op_stage(PyObject *self, void *closure)
-{
-	struct op *op = (struct op *)self;
-	(void)closure;
-	return PyBool_FromLong(request_of(op) && request_of(op)->stage);
-}
-
-static PyObject *op_settled(PyObject *self, void *closure)
-{
-	(void)closure;
-	return PyBool_FromLong(op_is_settled((struct op *)self) || ((struct op *)self)->state == OP_LEFT);
-}
-
-static PyObject *op_left(PyObject *self, void *closure)
-{
-	struct op *op = (struct op *)self;
-	(void)closure;
-	return PyBool_FromLong(op->state == OP_LEFT);
-}
-
-static PyObject *op_stopped(PyObject *self, void *closure)
-{
-	(void)closure;
-	return PyBool_FromLong(pc_op_stopped((struct op *)self));
-}
+OP_FLAG(ahead, op->kind == PC_OP_FILL && request_of(op) && request_of(op)->cls == PC_WORK_READAHEAD)
+OP_FLAG(staged, op_reads_staged(op))
+OP_FLAG(stage, request_of(op) && request_of(op)->stage)
+OP_FLAG(settled, op_is_settled(op) || op->state == OP_LEFT)
+OP_FLAG(left, op->state == OP_LEFT)
+OP_FLAG(stopped, pc_op_stopped(op))
 
 static PyObject *op_answer(PyObject *self, void *closure)
 {
 	PyObject *answer = ((struct op *)self)->answer;
-	(void)closure;
 	answer = answer ? answer : Py_None;
 	Py_INCREF(answer);
 	return answer;
@@ -347,7 +315,6 @@ static PyObject *op_answer(PyObject *self, void *closure)
 static PyObject *op_anew(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	return PyBool_FromLong(op->kind == PC_OP_FILL && request_of(op) && pc_fill_anew(request_of(op)));
 }
 
@@ -355,7 +322,6 @@ static PyObject *op_anew(PyObject *self, PyObject *unused)
 static PyObject *op_give_back(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED) {
 		PyErr_SetString(PyExc_ValueError, "only a read gives its folios back");
 		return NULL;
@@ -423,24 +389,10 @@ static PyType_Spec op_spec = {"pagecache._native._core.Op", sizeof(struct op), 0
 
 int pc_install_op(PyObject *module)
 {
-	pc_str_fill = PyUnicode_InternFromString("fill");
-	pc_str_write = PyUnicode_InternFromString("write");
-	pc_str_write_units = PyUnicode_InternFromString("write_units");
-	pc_str_commit = PyUnicode_InternFromString("commit");
-	pc_str_commit_here = PyUnicode_InternFromString("commit_here");
-	pc_str_read_aside = PyUnicode_InternFromString("read_aside");
-	pc_str_outlast_names = PyUnicode_InternFromString("outlast_names");
-	pc_str_room = PyUnicode_InternFromString("room");
-	pc_str_release = PyUnicode_InternFromString("release");
-	pc_str_write_back = PyUnicode_InternFromString("write_back");
-	pc_str_write_through = PyUnicode_InternFromString("write_through");
-	pc_str_read_into = PyUnicode_InternFromString("read_into");
-	pc_str_read_staged = PyUnicode_InternFromString("read_staged");
-	pc_str_append = PyUnicode_InternFromString("append");
-	pc_str_zero = PyUnicode_InternFromString("zero_range");
-	pc_str_view = PyUnicode_InternFromString("view");
+#define INTERN(name) &&(pc_str_##name = PyUnicode_InternFromString(#name))
+	bool interned = true PC_STRINGS(INTERN);
 	pc_op_type = (PyTypeObject *)PyType_FromSpec(&op_spec);
-	if (!pc_op_type || !pc_str_read_into || !pc_str_view)
+	if (!pc_op_type || !interned)
 		return -1;
 	return PyModule_AddObjectRef(module, "Op", (PyObject *)pc_op_type);
 }

@@ -34,7 +34,6 @@ static void call_raised(struct op *op)
 PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	call_raised(op);
 	Py_RETURN_NONE;
 }
@@ -180,7 +179,6 @@ PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
 	u64 pos;
-	(void)unused;
 	int more = op_next(op, &pos);
 	if (more < 0)
 		return NULL;

@@ -46,17 +46,16 @@ PyObject *pc_op_take(PyObject *self, PyObject *holds)
 {
 	struct op *op = (struct op *)self;
 	unsigned long wanted = PyLong_AsUnsignedLong(holds);
-	if ((wanted == (unsigned long)-1 && PyErr_Occurred()) || not_running(op) ||
-	    pc_op_acquire(op, (u32)wanted & ~caller_of(op)->holds, -1))
-		return NULL;
-	Py_RETURN_NONE;
+	return (wanted == (unsigned long)-1 && PyErr_Occurred()) || not_running(op) ||
+			       pc_op_acquire(op, (u32)wanted & ~caller_of(op)->holds, -1)
+		       ? NULL
+		       : Py_NewRef(Py_None);
 }
 
 /* release_lock(): release the inode lock before the end. */
 PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	if (not_running(op))
 		return NULL;
 	u32 *holds = &caller_of(op)->holds;
@@ -72,7 +71,6 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	if (not_running(op) || is_stopped(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
@@ -95,7 +93,6 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	(void)unused;
 	if (not_running(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
@@ -274,7 +271,6 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
 	unsigned long long address;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KOO", pc_core_type, &core, &address, &method, &argument))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;

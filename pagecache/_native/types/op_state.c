@@ -76,13 +76,10 @@ static void check_settled(const struct op *op)
 #else
 static void check_move(const struct op *op, enum op_state to)
 {
-	(void)op;
-	(void)to;
 }
 
 static void check_settled(const struct op *op)
 {
-	(void)op;
 }
 #endif
 

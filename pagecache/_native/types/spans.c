@@ -41,7 +41,6 @@ struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, c
 PyObject *pc_trace_into(PyObject *module, PyObject *args)
 {
 	PyObject *core, *append;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!O", pc_core_type, &core, &append))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
@@ -71,8 +70,8 @@ static void add_event(struct pc_cache *c, PyObject *event)
 	Py_XDECREF(event);
 }
 
-static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reason, u64 thread, i64 began, u64 file, u64 pos,
-		       u64 end, bool failed)
+static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reason, u64 thread, i64 began, u64 file,
+		       u64 pos, u64 end, bool failed)
 {
 	PyObject *type, *value, *traceback;
 	PyErr_Fetch(&type, &value, &traceback);
@@ -90,7 +89,6 @@ static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reaso
 PyObject *pc_trace_event(PyObject *module, PyObject *args)
 {
 	PyObject *core, *event;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!O", pc_core_type, &core, &event))
 		return NULL;
 	add_event(((struct core *)core)->cache, Py_NewRef(event));

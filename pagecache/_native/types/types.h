@@ -182,9 +182,13 @@ int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 
-extern PyObject *pc_str_fill, *pc_str_write, *pc_str_write_units, *pc_str_commit, *pc_str_commit_here, *pc_str_room,
-	*pc_str_release, *pc_str_write_back, *pc_str_write_through, *pc_str_read_into, *pc_str_read_staged,
-	*pc_str_read_aside, *pc_str_outlast_names, *pc_str_append, *pc_str_zero, *pc_str_view;
+/* Names of the engine's methods, and of verbs. */
+#define PC_STRINGS(X)                                                                                                  \
+	X(fill)                                                                                                        \
+	X(write) X(write_units) X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through)             \
+		X(read_into) X(read_staged) X(read_aside) X(outlast_names) X(append) X(zero_range) X(view)
+#define PC_STRING(name) extern PyObject *pc_str_##name;
+PC_STRINGS(PC_STRING)
 
 void pc_nap(i64 ns);
 

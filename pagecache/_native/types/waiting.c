@@ -45,9 +45,8 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 	unsigned long long volume, inode, pos, end;
 	unsigned int kind;
 	int inside;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKIKKOOp", pc_core_type, &core, &volume, &inode, &kind, &pos, &end, &reason,
-			       &call, &inside))
+			      &call, &inside))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
 	struct pc_sleep sleep;
@@ -121,7 +120,6 @@ static int append_new(PyObject *list, PyObject *item)
 PyObject *pc_waits(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
-	(void)module;
 	if (!c)
 		return NULL;
 	size_t room = pc_waits_bound(c) + 1u;
@@ -207,8 +205,8 @@ static PyObject *call_item(const struct call *p)
 	return Py_BuildValue("iKLKKKKKKKIiiiiO", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, (unsigned long long)p->from, (unsigned long long)p->to,
-			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->left,
-			     p->helper, p->staged, p->what ? p->what : Py_None);
+			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->left, p->helper,
+			     p->staged, p->what ? p->what : Py_None);
 }
 
 /* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, left, on a thread of the volume, staged, what)]; [pos, end) of the running call, [from, to) of the
@@ -216,7 +214,6 @@ static PyObject *call_item(const struct call *p)
 PyObject *pc_calls(PyObject *module, PyObject *core)
 {
 	const struct pc_cache *c = cache_of(core);
-	(void)module;
 	if (!c)
 		return NULL;
 	size_t n = pc_is_forked(c) ? 0 : copy_calls(c, NULL, 0);
@@ -238,14 +235,13 @@ PyObject *pc_calls(PyObject *module, PyObject *core)
 PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
-	(void)module;
 	if (!c)
 		return NULL;
 	u64 oldest = pc_waits_oldest_ns(c);
 	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c &&
-		    op->kind != PC_OP_MIRROR && (!oldest || (u64)op->since_ns < oldest))
+		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c && op->kind != PC_OP_MIRROR &&
+		    (!oldest || (u64)op->since_ns < oldest))
 			oldest = (u64)op->since_ns;
 	}
 	return PyLong_FromUnsignedLongLong(oldest);

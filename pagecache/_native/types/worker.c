@@ -323,7 +323,6 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	unsigned long long address;
 	long long timeout_ns;
 	struct pc_work w;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KOL", pc_core_type, &core, &address, &job, &timeout_ns))
 		return NULL;
 	struct pc_volume *v = (struct pc_volume *)(uintptr_t)address;
@@ -384,7 +383,6 @@ PyObject *pc_flush_here(PyObject *module, PyObject *args)
 {
 	PyObject *core;
 	unsigned long long address, stamp, pos, end;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KKKK", pc_core_type, &core, &address, &stamp, &pos, &end))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
@@ -399,7 +397,6 @@ PyObject *pc_commit_here(PyObject *module, PyObject *args)
 {
 	PyObject *core;
 	unsigned long long address, stamp;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "O!KK", pc_core_type, &core, &address, &stamp))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
