@@ -6,6 +6,7 @@ Each order is forced by an action of the proxy right before a request, or by a c
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from pagecache.backends.objects.blocking import BlockingFile
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
+from pagecache.backends.s3.draft import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -149,3 +151,18 @@ def test_a_read_beside_a_cut_is_made_again(backend: S3Backend, bucket: Bucket, p
     assert read(file, 0, 4 * PART) == bytes(10) + OLD[10:] + bytes(2 * PART)
     file.commit()
     assert bucket.get("k") == bytes(10) + OLD[10:] + bytes(2 * PART)
+
+
+def test_two_threads_that_collect_uploads_of_dropped_files_meet_at_the_last_one(backend: S3Backend) -> None:
+    """Commits of different files do. The other thread takes it between the look and the taking of this one."""
+
+    class Shared(deque[Draft]):
+        def popleft(self) -> Draft:
+            self.clear()
+            return super().popleft()
+
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(b"data")])
+    backend.uploads.left = Shared([Draft(backend.requests, None)])
+    file.commit()
+    assert backend.stat("k").size == 4

@@ -90,11 +90,12 @@ class Uploads:
 
     def _collect(self) -> None:
         """Give up the uploads of files that were dropped without a close."""
-        while self.left:
-            upload = self.left.popleft().upload
-            if upload is not None:
-                with self._lock:
-                    self._given_up.add((upload.name, upload.upload))
+        with contextlib.suppress(IndexError):  # there are no more: another thread may have taken the last one
+            while True:
+                upload = self.left.popleft().upload
+                if upload is not None:
+                    with self._lock:
+                        self._given_up.add((upload.name, upload.upload))
 
     def _abort_all(self) -> None:
         """Abort pending uploads. Raises OSError: a transient error at once, leaving the others; a refusal after the
