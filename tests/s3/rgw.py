@@ -41,7 +41,7 @@ run dir = {folder}/run
 admin socket = {folder}/run/$name.sock
 log file = {folder}/$name.log
 osd objectstore = memstore
-memstore device bytes = 6442450944
+memstore device bytes = 12884901888
 osd crush chooseleaf type = 0
 osd pool default size = 1
 osd pool default min size = 1
@@ -52,7 +52,7 @@ mon data avail crit = 0
 mon max pg per osd = 1000
 rgw gc obj min wait = 2
 rgw gc processor period = 2
-rgw gc processor max time = 2
+rgw gc processor max time = 20
 """
 
 
