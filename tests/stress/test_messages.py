@@ -126,7 +126,8 @@ class Says(MountedTarget):
 ALONE = "was wrong before anything ran, by the backend alone"
 STORIES: list[tuple[Any, dict[str, Any], str, str]] = [
     (partial(Planted, TakesAPage), {"seed": 3}, "data", f"remark: .*{ALONE}.*4096 bytes, where"),
-    (partial(Planted, LosesLater), {"operations": 150}, "data", f"^(?!.*{ALONE})"),
+    # A lost write at the end of a file is an error of the read that ends too early.
+    (partial(Planted, LosesLater), {"operations": 150}, "data or error", f"^(?!.*{ALONE})"),
     (
         partial(Planted, ReadsFail),
         {},
@@ -146,7 +147,8 @@ def test_a_mistake_of_the_backend_is_reported_with_its_place(
 ) -> None:
     """If a file is wrong without the cache, a remark clears it of suspicion."""
     report = run(plan(**fields), make)
-    assert (report.ok, report.kind) == (False, kind), report.story
+    assert not report.ok
+    assert report.kind in kind.split(" or "), report.story
     assert re.search(f"(?s){story}", report.story), report.story
 
 
