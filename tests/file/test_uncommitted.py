@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, LostRange
+from pagecache.engine.commit import overdue
+from pagecache.engine.file import EngineFile
 
-from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from ..stores import ObjectBackend, failing_commit
+from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -209,3 +211,28 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     assert [(entry.offset, entry.length) for entry in discarding.result()] == [(4 * PAGE, 10)]
     raises(OSError, file.fsync, match="given up")
     assert rig.backend.committed(KEY) == OLD + b"appended"
+
+
+def test_a_try_of_the_flusher_that_begins_beside_a_commit_that_saves_everything_is_none(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep later commits back: the flusher publishes no change that no caller wants published. [2.14]"""
+    rig = make(backend=ObjectBackend({KEY: pattern(4 * PAGE)}), retry=ONCE)
+    file, genuine = rig.open("r+b"), overdue.is_blocked
+    file.pwrite(b"one", 0)
+    rig.backend.fault("commit", OSError(errno.EIO, "not carried out"))
+    with pytest.raises(CommitError):
+        file.fsync()
+
+    def beside(engine: EngineFile) -> bool:
+        monkeypatch.undo()
+        blocked = genuine(engine)
+        Task(file.fsync).result()
+        return blocked
+
+    monkeypatch.setattr(overdue, "is_blocked", beside)
+    rig.volume.retry_failed()
+    file.pwrite(b"two", PAGE)
+    file.fsync(timeout=10)
+    expected = overlay(overlay(pattern(4 * PAGE), 0, b"one"), PAGE, b"two")
+    assert rig.backend.committed(KEY) == expected

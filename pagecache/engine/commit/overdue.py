@@ -128,6 +128,8 @@ def _start(file: EngineFile, now: float) -> float | None:
         return None
     again = now + file.volume.retry.max_delay
     with file.lock:
+        if file.commits.failing_since is None:
+            return None  # a commit has saved everything since the check
         file.commits.begin_try(again)
     file.native.count_retry()
     file.refresh_limits()
