@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..backends.plain import forgotten, missing_in_file
 from ..backends.protocol import BackendFile, CheckedKey, ObjectStat, close_backend_file
 from ..errors import BackendProtocolError, Key, os_error
 from ..native import FOREVER
 
-__all__ = ["check_object", "checked_listing", "checked_open", "checked_stat"]
+__all__ = ["checked_listing", "checked_open", "checked_stat"]
 
 
 def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
@@ -18,7 +18,7 @@ def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile
 
     Raises:
         BackendProtocolError: names the defect of the result.
-        OSError: ESTALE: see `check_object`.
+        OSError: ESTALE: see `checked_stat`.
     """
     backend_file = open()
     try:
@@ -32,22 +32,20 @@ def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile
 
 
 def checked_stat(stat: ObjectStat, key: Key) -> ObjectStat:
+    """Return a status, after checking it.
+
+    Raises:
+        BackendProtocolError: names the defect of the result.
+        OSError: ESTALE: a `CheckedKey` leads to another object than its caller has looked up.
+    """
     size = getattr(stat, "size", None)
     if not isinstance(size, int) or not 0 <= size <= FOREVER:
         what = f"stat() answered {stat!r}, which has no size of 0 or more{forgotten(stat)}"
         raise BackendProtocolError(what, key)
-    check_object(stat.identity, key)
-    return stat
-
-
-def check_object(identity: Hashable | None, key: Key) -> None:
-    """Check that a key leads to the object that its caller has looked up: not every backend compares it.
-
-    Raises:
-        OSError: ESTALE: a `CheckedKey` leads to another one.
-    """
-    if isinstance(key, CheckedKey) and None not in (key.object, identity) and key.object != identity:
+    # Not every backend compares the object of a key.
+    if isinstance(key, CheckedKey) and None not in (key.object, stat.identity) and key.object != stat.identity:
         raise os_error(errno.ESTALE, key)
+    return stat
 
 
 def checked_listing(answer: object) -> Iterator[ObjectStat]:

@@ -28,7 +28,7 @@ from ..engine.retryer import is_transient
 from ..errors import Key, ShutdownError, os_error
 from ..native import END, LOCK, STAMP_MAX, TOKEN
 from . import lifetimes
-from .answers import check_object, checked_open, checked_stat
+from .answers import checked_open, checked_stat
 from .inode import Inode
 from .lifetimes import Use
 from .modes import flags_mode
@@ -89,7 +89,6 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                                 continue  # an open by another name was faster
                             _reopen(volume, inode, found, name, age, tries, quiet)
                     if still:
-                        check_object(inode.engine.identity, key)
                         return use
                     _leave(volume, name, inode)
                 except BaseException:

@@ -176,6 +176,7 @@ def test_a_hole_behind_the_end_reads_as_zeros_after_a_failed_commit_and_a_rename
 ANOTHER = pattern(2 * PAGE, seed=1)
 SAVED = overlay(DATA, PAGE, MINE)
 LOST = OSError(errno.ECONNRESET, "no answer")
+ENDED = OSError(errno.ENOTCONN, "no answer")
 
 
 def opened(rig: Rig) -> CachedFile:
@@ -185,8 +186,8 @@ def opened(rig: Rig) -> CachedFile:
     return file
 
 
-def lose_a_rename(rig: Rig, backend: RecordingBackend, *, landed: bool = True) -> None:
-    backend.fault("rename answer" if landed else "rename", LOST)
+def lose_a_rename(rig: Rig, backend: RecordingBackend, *, landed: bool = True, error: OSError = LOST) -> None:
+    backend.fault("rename answer" if landed else "rename", error)
     raises(OSError, rig.volume.rename, KEY, NEW, match="no answer")
 
 
@@ -209,13 +210,14 @@ CALLS: list[Callable[[Volume], object]] = [
 IDS = ["open old", "remove old", "open new", "stat new", "exists old", "rename again"]
 
 
+@pytest.mark.parametrize("error", [LOST, ENDED], ids=["lost", "connection ended"])
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
 def test_a_call_for_either_name_settles_a_rename_that_was_carried_out(
-    make: Make, backend: ObjectBackend, call: Callable[[Volume], object]
+    make: Make, backend: ObjectBackend, call: Callable[[Volume], object], error: OSError
 ) -> None:
     rig = make(backend=backend, retry=ONCE)
     file = opened(rig)
-    lose_a_rename(rig, backend)
+    lose_a_rename(rig, backend, error=error)
     call(rig.volume)
     file.pwrite(MINE, PAGE)
     file.fsync()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,10 +146,15 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
     assert bucket.get("k") == OLD[:-1] + b"a" + bytes(4 * PART)
 
 
+@pytest.mark.parametrize("direct", [6000, 2])
 def test_bytes_that_are_written_again_between_two_tries_are_sent_again(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, direct: int
 ) -> None:
-    """An earlier try has sent their part: less than a unit, at the same place of the spool."""
+    """An earlier try has sent their part: less than a unit, at the same place of the spool. Units behind the `direct`
+    ones have a number for each try.
+    """
+    backend: Any = volume.backend
+    backend.sizes = replace(backend.sizes, direct=direct)
     content = bytearray(OLD + b"end")
     bucket.put("k", content)
     with volume.open("k", "r+") as file:
