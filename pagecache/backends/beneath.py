@@ -160,7 +160,12 @@ class Tree:
                     raise self._outside(key)
                 os.close(held.pop()[0])
                 continue
-            found = self._lstat(part, here, may_miss=not todo)
+            try:
+                found = linux.status(part, here)
+            except FileNotFoundError:
+                if todo:
+                    raise
+                found = None
             link = found is not None and stat.S_ISLNK(found.st_mode)
             if link and (todo or follow):
                 if isinstance(key, CheckedKey):
@@ -181,14 +186,6 @@ class Tree:
                 todo.append(part)  # something else has the name since: look again
         here = held[-1][0]
         return Place(here, ".", "/".join(name for _, name in held[1:]), linux.status_of(here))
-
-    def _lstat(self, name: str, directory: int, may_miss: bool) -> linux.Status | None:
-        try:
-            return linux.status(name, directory)
-        except FileNotFoundError:
-            if may_miss:
-                return None
-            raise
 
     def _target(self, key: Key, target: str, held: list[tuple[int, str]]) -> list[str]:
         """Return the components of a link's target, the next one last. An absolute target starts again from the

@@ -183,11 +183,11 @@ class Directories(Namespace):
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
         start = len(key) + 1 if key else 0
-        return [(str(entry.key)[start:], self._listed(str(entry.key), entry)) for entry in listed]
+        return [(str(entry.key)[start:], self._listed(entry)) for entry in listed]
 
-    def _listed(self, key: str, found: ObjectStat) -> ObjectStat:
+    def _listed(self, found: ObjectStat) -> ObjectStat:
         """Return the status with the size for a reader of the cache."""
-        inode = self.volume._inode_found(key, found) if found.kind == "file" else None  # the name may be no valid key
+        inode = self.volume._inode_found(found.key, found) if found.kind == "file" else None  # no valid key, maybe
         if inode is not None and inode.native.has_local():
             return dataclasses.replace(found, size=inode.native.size)
         return found
@@ -224,8 +224,7 @@ class Directories(Namespace):
         self.change("mknod", key, lambda: mknod(key, mode, rdev))
 
     def readlink(self, key: str) -> str:
-        target: str = self.query("readlink", key, lambda: self.backend.readlink(key))
-        return target
+        return self.query("readlink", key, lambda: str(self.backend.readlink(key)))
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         if found.kind == "file" and changes.keys() & {"atime_ns", "mtime_ns"}:
@@ -235,9 +234,8 @@ class Directories(Namespace):
         return changed
 
     def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        call = partial(self.backend.getxattr, key, name, **self._how(key, kind))
-        value: bytes = self.query("getxattr", key, call)
-        return value
+        how = self._how(key, kind)
+        return self.query("getxattr", key, lambda: bytes(self.backend.getxattr(key, name, **how)))
 
     def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
         self.change("setxattr", key, partial(self.backend.setxattr, key, name, value, flags, **self._how(key, kind)))
@@ -359,34 +357,26 @@ class Prefixes(Namespace):
         self.volume.remove(key)
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
-        if (kind or self.status(src).kind) == "dir":
-            if next(iter(self._below(src)), None) is not None:
-                # Like a rename across file systems: mv and others copy then. Renaming object by object would not be
-                # atomic.
-                raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
-            self._rename_empty(src, dst, replace)
-            return
+        directory = (kind or self.status(src).kind) == "dir"
+        if directory and next(iter(self._below(src)), None) is not None:
+            # Like a rename across file systems: mv and others copy then. Object by object would not be atomic.
+            raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
         there = self._kind(dst)
-        if there == "dir":
+        if there is not None and not replace:
+            raise os_error(errno.EEXIST, dst)
+        if there == "dir" and not directory:
             raise os_error(errno.EISDIR, dst)
-        if there is not None and not replace:
-            raise os_error(errno.EEXIST, dst)
-        self._keep(src.rpartition("/")[0])
-        self._keep(dst.rpartition("/")[0])
-        self.volume.rename(src, dst, replace=replace)
-
-    def _rename_empty(self, src: str, dst: str, replace: bool) -> None:
-        there = self._kind(dst)
-        if there is not None and not replace:
-            raise os_error(errno.EEXIST, dst)
-        if there is not None:
-            self.rmdir(dst)  # refused if it is no directory
         self.volume._check_may_write(src, os.O_RDWR)
-        with self._lock:
-            moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
-            self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}
-        self._keep(dst)
+        if directory and there is not None:
+            self.rmdir(dst)  # refused if it is no directory
         self._keep(src.rpartition("/")[0])
+        self._keep(dst if directory else dst.rpartition("/")[0])
+        if directory:
+            with self._lock:
+                moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
+                self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}
+        else:
+            self.volume.rename(src, dst, replace=replace)
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         """Accept changes without effect, and those that the store makes by itself."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends import DirectoryBackend, beneath, linux
+from pagecache.backends import DirectoryBackend, linux
 from pagecache.backends.directory import DirectoryFile
 
 
@@ -130,18 +130,19 @@ def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
     put(backend, "target", b"content").close()
     if made != "file":
         (root / "name").write_bytes(b"old")
-    lstat = beneath.Tree._lstat
+    status = linux.status
     left = [1]
 
-    def lstat_before(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
-        found = lstat(self, name, fd, may_miss)
-        if name == "name" and left and left.pop():
-            (root / "name").unlink(missing_ok=True)
-            if made != "nothing":
-                (root / "name").symlink_to("target")
-        return found
+    def status_before(name: str, fd: int) -> linux.Status:
+        try:
+            return status(name, fd)
+        finally:
+            if name == "name" and left and left.pop():
+                (root / "name").unlink(missing_ok=True)
+                if made != "nothing":
+                    (root / "name").symlink_to("target")
 
-    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_before)
+    monkeypatch.setattr(linux, "status", status_before)
     with contextlib.closing(backend.open("name", create=made != "link")) as file:
         assert file.stat().size == (0 if made == "nothing" else len(b"content"))
 
@@ -152,16 +153,16 @@ def test_a_directory_that_is_replaced_by_a_link_during_the_walk_is_looked_up_aga
     (root / "real").mkdir()
     (root / "name").mkdir()
     put(backend, "real/file", b"content").close()
-    lstat = beneath.Tree._lstat
+    status = linux.status
 
-    def lstat_before(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
-        found = lstat(self, name, fd, may_miss)
+    def status_before(name: str, fd: int) -> linux.Status:
+        found = status(name, fd)
         if name == "name" and not (root / "name").is_symlink():
             (root / "name").rmdir()
             (root / "name").symlink_to("real")
         return found
 
-    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_before)
+    monkeypatch.setattr(linux, "status", status_before)
     assert content(backend, "name/file") == b"content"
 
 
@@ -190,16 +191,16 @@ def test_name_exchanged_during_the_walk_leads_nowhere_else(
     """The attacker puts a link to the outside at a name that the walk has just checked."""
     put(backend, "sub/secret", b"inside").close()
     victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
-    lstat = beneath.Tree._lstat
+    status = linux.status
 
-    def lstat_after(self: beneath.Tree, name: str, fd: int, may_miss: bool) -> linux.Status | None:
-        found = lstat(self, name, fd, may_miss)
+    def status_after(name: str, fd: int) -> linux.Status:
+        found = status(name, fd)
         if name == victim.name and not victim.is_symlink():
             victim.rename(root / "away")
             victim.symlink_to(".." if swap == "directory" else "../../secret")
         return found
 
-    monkeypatch.setattr(beneath.Tree, "_lstat", lstat_after)
+    monkeypatch.setattr(linux, "status", status_after)
     with pytest.raises(OSError):  # ELOOP or ENOTDIR, depending on the kernel
         backend.open("sub/secret")
 

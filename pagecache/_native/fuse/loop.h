@@ -119,8 +119,7 @@ struct pc_loop_options {
 struct pc_loop_features {
 	uint32_t library, proto_major, proto_minor, capable, want, max_write, max_read, max_readahead, max_background;
 	uint8_t initialized, parallel_writes_built;
-	uint8_t direct_mmap_built,
-		direct_mmap; /* files with direct I/O can be mapped shared; direct_mmap: the kernel agreed */
+	uint8_t direct_mmap_built, direct_mmap; /* files with direct I/O can be mapped shared; the kernel agreed */
 };
 
 /* Requests so far. */
