@@ -254,7 +254,7 @@ class SyncTicket:
             try:
                 if sync.poll():
                     self._drop(number)
-                elif sync.waits_for_time():
+                elif sync.not_before:
                     self._timed.add(number)
             except ShutdownError:
                 raise
@@ -268,7 +268,7 @@ class SyncTicket:
         due = self._events.moved()
         for number in list(self._timed):
             sync = self._pending.get(number)
-            if sync is None or sync.due(now):
+            if sync is None or 0.0 < sync.not_before <= now:
                 self._timed.discard(number)
                 due.append(number)
         if now >= self._checked_at + SLICE:

@@ -6,27 +6,15 @@ waited for. A commit follows if anything acknowledged is stamped <= s. Then ever
 failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing
 <= s is left.
 
-One file's progress is a `FileSync`. Each poll begins with the flush again, so a state may be skipped, and a failed
-commit leads back. An exception changes no state; the next poll then checks again.
-
-    Phase        a poll found                                          next
-    FLUSHING     dirty bytes or bytes in flight                        all phases
-    COMMITTING   bytes that are acknowledged and not committed         all phases
-    ENDING       everything done, requests of the last pass in flight  all phases
-    LOOKUP       everything done; a call asks for the stored version   DONE
-    DONE         nothing left up to the stamp                          -
-
-    Commit       of this sync                                          next
-    NONE         no commit is awaited                                  AWAITED: one was requested
-    AWAITED      it waits for the end of commit number `seq`           NONE: it succeeded; BACKOFF: it failed
-    BACKOFF      the next one is due at `until`                        NONE: that time has come, or none is needed
+One file's progress is a `FileSync`, which is polled. A poll begins with the flush again and goes as far as it can:
+flush, commit, and for callers that want it the stored version. An exception changes no state; the next poll then
+checks again.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
-from enum import IntEnum, auto
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import CommitError, WritebackError
@@ -58,55 +46,20 @@ def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     return error
 
 
-class Phase(IntEnum):
-    """What the last poll of a sync found; see the top of this file."""
-
-    FLUSHING = auto()
-    COMMITTING = auto()
-    ENDING = auto()
-    LOOKUP = auto()
-    DONE = auto()
-
-
-class Commit(IntEnum):
-    """The state of the commit that a sync waits for; see the top of this file."""
-
-    NONE = auto()
-    AWAITED = auto()
-    BACKOFF = auto()
-
-
-class _Attempt(NamedTuple):
+class _Commit(NamedTuple):
     """The commit of a sync. One object for all values: an interrupt leaves either the old state or the new one."""
 
-    state: Commit = Commit.NONE
-    seq: int = 0  # AWAITED: number of the commit
-    failed: int = 0  # AWAITED: failed commits of the file before it
-    until: float = 0.0  # BACKOFF: time of the next commit
+    seq: int = -1  # number of the commit that it waits for; -1: none
+    failed: int = 0  # failed commits of the file before it
+    until: float = 0.0  # time of the next commit, after one that has failed; 0.0: none has
 
 
-PHASES: dict[Phase, frozenset[Phase]] = {
-    Phase.FLUSHING: frozenset(Phase),
-    Phase.COMMITTING: frozenset(Phase),
-    Phase.ENDING: frozenset(Phase),
-    Phase.LOOKUP: frozenset({Phase.LOOKUP, Phase.DONE}),
-    Phase.DONE: frozenset({Phase.DONE}),
-}
-COMMITS: dict[Commit, frozenset[Commit]] = {
-    Commit.NONE: frozenset({Commit.AWAITED}),
-    Commit.AWAITED: frozenset({Commit.NONE, Commit.BACKOFF}),
-    Commit.BACKOFF: frozenset({Commit.NONE}),
-}
-FLUSHING, COMMITTING, ENDING, LOOKUP, DONE = Phase  # a global costs a tenth of a member in CPython 3.11
-NONE, AWAITED, BACKING_OFF = Commit
-_NO_ATTEMPT = _Attempt()
+_NO_COMMIT = _Commit()
 
 
 class FileSync:
-    """One file's progress to "committed up to s": a state machine that is polled, so that one thread can drive many.
-
-    `poll` returns whether it is done; between two polls the caller waits for the inode's event. `_enter` and
-    `_commit_is` make and assert the transitions.
+    """One file's progress to "committed up to s". One thread can drive many: `poll` returns whether it is done, and
+    between two polls the caller waits for the inode's event.
     """
 
     def __init__(
@@ -129,8 +82,8 @@ class FileSync:
         self.commit = commit
         self._cursor = file.native.cursor()
         self._regress = -1
-        self.phase = FLUSHING if flush else COMMITTING
-        self._attempt = _NO_ATTEMPT
+        self._done = False
+        self._commit = _NO_COMMIT
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
@@ -148,60 +101,36 @@ class FileSync:
         Raises:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
-        self.file.volume.check_alive(self.file.key, self._began)
-        if self.file.is_cut_off() or (self.commit and self.file.is_unpublishable()):
-            self._enter(DONE)  # it has no name under which it could be stored
-        elif self.file.conflict is not None:
-            raise self.file.conflict_error()
-        if self.phase is DONE:
-            return True
-        found = self._next_phase()
-        if found is not self.phase:
-            self._enter(found)
-        return found is DONE
+        file = self.file
+        file.volume.check_alive(file.key, self._began)
+        if file.is_cut_off() or (self.commit and file.is_unpublishable()):
+            self._done = True  # it has no name under which it could be stored
+        elif file.conflict is not None:
+            raise file.conflict_error()
+        self._done = self._done or self._is_done()
+        return self._done
 
-    def _next_phase(self) -> Phase:
-        if self._version is not None:
-            return DONE if self._version.finished() else LOOKUP
-        if self.flush and not self._flushed():
-            return FLUSHING
-        if self.commit and not self._committed():
-            return COMMITTING
-        if self._want_version:
+    def _is_done(self) -> bool:
+        if self._version is None:
+            if (self.flush and not self._flushed()) or (self.commit and not self._committed()):
+                return False
+            if not self._want_version:
+                return True
             if self.file.native.pass_ending():
-                return ENDING  # this sync's requests are in flight; their end wakes it
+                return False  # this sync's requests are in flight; their end wakes it
             self._version = self.file.versions.start_reading(here=self.here)
-        return DONE if self._version is None else LOOKUP
+        return self._version is None or self._version.finished()
 
-    def _enter(self, phase: Phase) -> None:
-        assert phase in PHASES[self.phase], (self.phase, phase)
-        self.phase = phase
-        assert phase is DONE or self.mistake() is None, self.mistake()
-
-    def _commit_is(self, attempt: _Attempt) -> None:
-        assert attempt.state in COMMITS[self._attempt.state], (self._attempt, attempt)
-        before, self._attempt = self._attempt.state, attempt
-        if attempt.state is not before and BACKING_OFF in (attempt.state, before):
+    def _commit_is(self, commit: _Commit) -> None:
+        before, self._commit = self._commit, commit
+        if before.until or commit.until:
             with self.file.lock:
-                self.file.commits.set_caller(self, attempt.state is BACKING_OFF)
-
-    def mistake(self) -> str | None:
-        """Return a broken invariant of the states; None: there is none. For assertions and tests."""
-        phase, attempt = self.phase, self._attempt
-        if (phase is FLUSHING and not self.flush) or (phase is COMMITTING and not self.commit):
-            return f"{phase} of a sync that has no such step"
-        if phase is LOOKUP and self._version is None:
-            return "a lookup without a call"
-        if attempt.state is not NONE and not self.commit:
-            return f"{attempt} of a sync without commit"
-        if attempt.until and attempt.state is not Commit.BACKOFF:
-            return f"{attempt} with the values of another state"
-        return None
+                self.file.commits.set_caller(self, bool(commit.until))
 
     @property
     def not_before(self) -> float:
-        """Time of the next commit after a failed one; 0.0: not in BACKOFF."""
-        return self._attempt.until
+        """Time of the next commit, after one that has failed; 0.0: none has."""
+        return self._commit.until
 
     def _pending(self, *cursor: Any) -> int:
         """Return the number of dirty bytes and bytes in flight. Check the commit after that: bytes that it made dirty
@@ -242,30 +171,31 @@ class FileSync:
 
     def _judge_commit(self) -> None:
         """Judge a commit that this sync waited for, before anything is sent again."""
-        attempt, file = self._attempt, self.file
-        if attempt.state is AWAITED and file.native.commit_seq() != attempt.seq:
+        awaited, file = self._commit, self.file
+        if awaited.seq >= 0 and file.native.commit_seq() != awaited.seq:
             error = file.commits.error
-            if error is not None and file.commits.failed != attempt.failed:
+            if error is not None and file.commits.failed != awaited.failed:
                 self._commit_failed(error)
             else:
-                self._commit_is(_NO_ATTEMPT)
+                self._commit_is(_NO_COMMIT)
 
     def _committed(self) -> bool:
         file, native = self.file, self.file.native
         needed = native.commit_needed(self.stamp)
         self._judge_commit()  # none is needed because it failed
         if self.not_before and not (needed and file.volume.clock.now() < self.not_before):
-            self._commit_is(_NO_ATTEMPT)
+            self._commit_is(_NO_COMMIT)
         if not needed:
             # Not done: a commit is ending, bytes are being given up, or a commit failed between two checks.
             return not self.flush or file.is_synced(self.stamp)
         if self.not_before or file.unnaming is not None:
             return False
-        if self._attempt.state is NONE:
+        if self._commit.seq < 0:
             if file.commits.failing_since is not None:
                 with file.lock:
                     file.commits.asked(first=not self._attempts)
-            self._commit_is(_Attempt(AWAITED, failed=file.commits.failed, seq=native.commit_seq()))
+            failed = file.commits.failed  # first: a failure in between counts
+            self._commit_is(_Commit(native.commit_seq(), failed))
         (native.commit_here if self.commits_here else native.start_commit)(self.stamp if self.flush else 0)
         return False
 
@@ -288,11 +218,11 @@ class FileSync:
             ) from error
         file.native.count_retry()
         until = now + decision.delay if file.commits.parked else max(now, file.commits.not_before)
-        self._commit_is(_Attempt(BACKING_OFF, until=until))
+        self._commit_is(_Commit(until=until))
 
     def leave(self) -> None:
         """Record that its caller polls no more: it makes no further try."""
-        if self._attempt.state is BACKING_OFF:
+        if self.not_before:
             commits = self.file.commits
             with self.file.lock:
                 commits.set_caller(self, False)
@@ -313,10 +243,6 @@ class FileSync:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         return left
 
-    def waits_for_time(self) -> bool:
-        """Return whether the next step only waits for its time."""
-        return self.not_before > 0.0
-
     def failure(self) -> tuple[str, float | None]:
         """Return the last error of a write-back or commit that must succeed first, and the time of its retry; "":
         none.
@@ -333,10 +259,6 @@ class FileSync:
         failed, at = self.failure()
         now = self.file.volume.clock.now()
         return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)
-
-    def due(self, now: float) -> bool:
-        """Return whether the awaited time has come."""
-        return 0.0 < self.not_before <= now
 
 
 def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
