@@ -14,6 +14,7 @@ files.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import threading
@@ -21,6 +22,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import Key, os_error
 from . import linux
@@ -36,8 +38,7 @@ so that idle files can be closed.
 WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The place of a key: a name in an open directory.
 
     Attributes:
@@ -121,9 +122,9 @@ class Tree:
                 self._reserve.append(os.dup(self.fd))
 
     @contextmanager
-    def locate(self, key: Key, *, follow: bool = True) -> Iterator[Place]:
+    def locate(self, key: Key, *, follow: bool = True, other: Key | None = None) -> Iterator[Place]:
         """Context with the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
-        `CheckedKey` never are.
+        `CheckedKey` never are. Errors name the key, or `other` if they do already.
 
         Raises:
             ValueError: not a key.
@@ -138,6 +139,10 @@ class Tree:
             if isinstance(key, CheckedKey):
                 self._check(key, place)
             yield place
+        except OSError as error:
+            if isinstance(error, io.UnsupportedOperation) or (other is not None and error.filename == other):
+                raise
+            raise OSError(error.errno, error.strerror, key) from None  # not the component at which the walk ended
         finally:
             for fd, _ in held:
                 os.close(fd)

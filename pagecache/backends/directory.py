@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import io
 import os
 import stat
 import threading
@@ -73,17 +72,6 @@ def _object_stat(found: linux.Status, key: Key | None = None) -> ObjectStat:
         allocated=found.st_blocks * BLOCK,
         identity=found.identity,
     )
-
-
-@contextmanager
-def _about(key: Key, other: Key | None = None) -> Iterator[None]:
-    """Make errors name the key (or the other one, if they do already), not the component at which a walk ended."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, io.UnsupportedOperation) or (other is not None and error.filename == other):
-            raise
-        raise OSError(error.errno, error.strerror, key) from None
 
 
 def _proc_path(fd: int) -> str:
@@ -202,7 +190,7 @@ class DirectoryBackend(NamespaceBackend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
         looks = 0
         while True:
-            with _about(key), self._tree.locate(key, follow=not (create and exclusive)) as place:
+            with self._tree.locate(key, follow=not (create and exclusive)) as place:
                 try:
                     return self._open_at(place, key, create, exclusive)
                 except OSError as error:
@@ -263,7 +251,7 @@ class DirectoryBackend(NamespaceBackend):
 
     def stat(self, key: Key, *, follow: bool = True) -> ObjectStat:
         """Return the status of the key's object; with `follow` False of a link itself."""
-        with _about(key), self._tree.locate(key, follow=follow) as place:
+        with self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
             return _object_stat(place.found)
@@ -299,17 +287,17 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- names
 
     def remove(self, key: Key) -> None:
-        with _about(key), self._tree.locate(key, follow=False) as place:
+        with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.unlink(place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        with _about(src, dst), self._tree.locate(src, follow=False) as old:
+        with self._tree.locate(src, follow=False, other=dst) as old:
             self._change_allowed(src)
             if old.found is None:
                 raise os_error(errno.ENOENT, src)
-            with _about(dst), self._tree.locate(dst, follow=False) as new:
+            with self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
                     raise os_error(errno.EEXIST, dst)
                 self._rename(old, new, replace)
@@ -332,15 +320,15 @@ class DirectoryBackend(NamespaceBackend):
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""
-        with _about(src, dst), self._held(src, follow) as fd:
+        with self._held(src, follow, dst) as fd:
             self._change_allowed(src)
-            with _about(dst), self._tree.locate(dst, follow=False) as new:
+            with self._tree.locate(dst, follow=False) as new:
                 os.link(_proc_path(fd), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
                 self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:
         """Make a symbolic link. A link out of the root can be made, but not followed."""
-        with _about(key), self._tree.locate(key, follow=False) as place:
+        with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.symlink(target, place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
@@ -349,7 +337,7 @@ class DirectoryBackend(NamespaceBackend):
         """Make a FIFO, a socket or a device node; `open` makes regular files."""
         if stat.S_IFMT(mode) not in SPECIAL:
             raise ValueError(f"mode {mode:#o} is not that of a FIFO, a socket or a device")
-        with _about(key), self._tree.locate(key, follow=False) as place:
+        with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.mknod(place.name, mode, rdev, dir_fd=place.directory)
             self._unsynced.add(place.parent)
@@ -363,7 +351,7 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- directories
 
     def mkdir(self, key: Key, mode: int = 0o777) -> None:
-        with _about(key), self._tree.locate(key, follow=False) as place:
+        with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             if place.found is not None:
                 raise os_error(errno.EEXIST, key)
@@ -371,7 +359,7 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def rmdir(self, key: Key) -> None:
-        with _about(key), self._tree.locate(key, follow=False) as place:
+        with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.rmdir(place.name, dir_fd=place.directory)
             self._unsynced.add(place.parent)
@@ -382,7 +370,7 @@ class DirectoryBackend(NamespaceBackend):
     def _entries(self, key: Key) -> builtins.list[tuple[str, linux.Status]]:
         """Return path and status of everything in a directory, links not followed, by name."""
         entries = []
-        with _about(key), self._tree.locate(key) as place:
+        with self._tree.locate(key) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
@@ -404,9 +392,9 @@ class DirectoryBackend(NamespaceBackend):
     # ---------------------------------------------------------------------------------------- attributes
 
     @contextmanager
-    def _held(self, key: Key, follow: bool) -> Iterator[int]:
-        """Context with a descriptor that leads to the object and nowhere else."""
-        with _about(key), self._tree.locate(key, follow=follow) as place:
+    def _held(self, key: Key, follow: bool, other: Key | None = None) -> Iterator[int]:
+        """Context with a descriptor that leads to the object and nowhere else. `other`: as for `Tree.locate`."""
+        with self._tree.locate(key, follow=follow, other=other) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)

@@ -22,7 +22,7 @@ AT_EMPTY_PATH = 0x1000
 STATX_ALL = 0xFFF  # the fields of stat, and the birth time
 STATX_BTIME = 0x800
 STATX = struct.Struct("=IIQIIIHxxQQQQ" + 4 * "qIxxxx" + "IIII")  # struct statx, up to the numbers of devices
-STATX_SIZE = 256
+StatxBuffer = ctypes.c_char * 256
 RENAME_NOREPLACE = 1
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
@@ -99,28 +99,28 @@ def status_of(fd: int) -> Status:
 
 
 def _statx(directory: int, name: bytes, flags: int) -> Status:
-    found = ctypes.create_string_buffer(STATX_SIZE)
+    found = StatxBuffer()
     if _library().statx(directory, name, flags, STATX_ALL, found):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    values = STATX.unpack_from(found)
-    mask, _, _, nlink, uid, gid, mode, ino, size, blocks, _ = values[:11]
-    atime, birth, ctime, mtime = (values[i] * 10**9 + values[i + 1] for i in range(11, 19, 2))
-    rdev_major, rdev_minor, dev_major, dev_minor = values[19:]
+    mask, _, _, nlink, uid, gid, mode, ino, size, blocks, _, *times, rmajor, rminor, major, minor = STATX.unpack_from(
+        found
+    )
+    atime, atime_ns, birth, birth_ns, ctime, ctime_ns, mtime, mtime_ns = times
     return Status(
         mode,
         ino,
-        os.makedev(dev_major, dev_minor),
+        os.makedev(major, minor),
         nlink,
         uid,
         gid,
         size,
         blocks,
-        atime,
-        mtime,
-        ctime,
-        os.makedev(rdev_major, rdev_minor),
-        birth if mask & STATX_BTIME else 0,
+        atime * 10**9 + atime_ns,
+        mtime * 10**9 + mtime_ns,
+        ctime * 10**9 + ctime_ns,
+        os.makedev(rmajor, rminor),
+        birth * 10**9 + birth_ns if mask & STATX_BTIME else 0,
     )
 
 

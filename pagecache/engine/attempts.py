@@ -225,9 +225,9 @@ class Attempts:
     ) -> T:
         volume = self.volume
         if file is None:
-            volume.check_alive(self.key)
             if volume.prompt and not (whole and threading.current_thread() is threading.main_thread()):
                 return self._try_here(call, alive, what or self.what)
+            volume.check_alive(self.key)
         number = 0 if file is None else file.native.id
         job = Job(volume.park, call, undo, what=what or self.what, key=self.key, file=number)
         self.job = job
@@ -256,7 +256,7 @@ class Attempts:
                     raise
                 raise raised from error
 
-        return self.volume.call_here(what, self.key, attempt)
+        return during(Reason(f"the backend's {what}", self.volume.native, key=self.key, own=what), attempt)
 
     def _say(self, error: BaseException) -> None:
         what = f"{self.what} failed at try {self._tries.count}: {cause(error)}"

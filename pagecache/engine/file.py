@@ -232,7 +232,7 @@ class EngineFile:
         if seen is not None:
             self.last_seen = seen
         with self.lock:
-            if not isinstance(self.backend_file, GoneFile):
+            if type(self.backend_file) is not GoneFile:
                 self.backend_file = backend_file
             self._hold()
         self.bind()
@@ -274,7 +274,7 @@ class EngineFile:
         """Return whether nothing of the object leaves memory any longer: it is in place, and has lost the name by which
         the backend finds it.
         """
-        return isinstance(self.backend_file, GoneFile) and not self.limits().commit_on_close
+        return type(self.backend_file) is GoneFile and not self.limits().commit_on_close
 
     def take_files(self) -> tuple[BackendFile, ...]:
         """Take the files of the backend, retired ones included; the caller closes them."""

@@ -75,7 +75,10 @@ class Flusher:
         self._native = native
         self._clock = clock
         self._park = park
-        self._stop = self._over = False
+        self._stop = False
+        # Whether its thread has ended. `Thread.is_alive` is of no use: an exception of a signal handler in it makes
+        # CPython 3.11 take the thread for ended.
+        self.over = False
         self._next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
@@ -98,12 +101,6 @@ class Flusher:
         """Keep a dropped, unclosed cache alive until its data is saved. Called by its finaliser."""
         self._adopted = cache
         self._native.wake_flusher()
-
-    def alive(self) -> bool:
-        """Return whether the thread has not ended. `Thread.is_alive` is of no use: an exception of a signal handler in
-        it makes CPython 3.11 take the thread for ended.
-        """
-        return not self._over
 
     def is_current(self) -> bool:
         """Return whether the calling thread is the flusher's, which makes no backend call."""
@@ -138,7 +135,7 @@ class Flusher:
         try:
             self._loop()
         finally:
-            self._over = True
+            self.over = True
 
     def _loop(self) -> None:
         while not self._stop:

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 try:
     from .._native import _core
@@ -172,22 +172,11 @@ def enter_loop() -> None:
     extension.enter_loop()
 
 
-def waiting(
-    core: object,
-    volume: int,
-    inode: int,
-    kind: int,
-    pos: int,
-    end: int,
-    reason: object,
-    call: Callable[[], T],
-    inside: bool = False,
-) -> T:
-    """Make a call that waits; the wait is on record during the call, and in a trace at its end.
-
-    `inside`: it is a call of the volume's backend.
-    """
-    return cast(T, extension.waiting(core, volume, inode, kind, pos, end, reason, call, inside))
+waiting: Callable[..., Any] = extension.waiting
+"""waiting(core, volume, inode, kind, pos, end, reason, call, inside=False): make a call that waits, and return its
+result. The wait is on record during the call, and in a trace at its end. `inside`: it is a call of the volume's
+backend.
+"""
 
 
 class WaitRecord(NamedTuple):
@@ -256,9 +245,8 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     extension.wait(kind, address, seq, math.ceil(min(timeout, 1.0) * 1e9))
 
 
-def inside() -> list[int]:
-    """Return the addresses of the volumes whose backend calls this thread is in, innermost first."""
-    return cast("list[int]", extension.inside())
+inside: Callable[[], list[int]] = extension.inside
+"""Return the addresses of the volumes whose backend calls this thread is in, innermost first."""
 
 
 def counters(kind: str) -> Callable[[Any], dict[str, int]]:

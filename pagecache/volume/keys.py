@@ -28,7 +28,7 @@ __all__ = ["BusyKeys", "above", "is_below"]
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free.
+    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free; made by a waiter.
 
     For the block of a caller: `with claim.block, claim:`.
     """
@@ -36,8 +36,8 @@ class Claim:
     busy: BusyKeys
     what: str
     keys: tuple[Key, ...]
-    done: Signal
     tries: Attempts | None
+    done: Signal | None = None
     trees: bool = False  # the keys and all below them
     block: threading.Lock = field(default_factory=threading.Lock)  # locked while the keys are needed
     thread: int = field(default_factory=threading.get_ident)
@@ -107,13 +107,13 @@ class BusyKeys:
 
     def holding(self, *keys: Key, what: str, tries: Attempts | None = None) -> Claim:
         """Return the claim of a block on keys, which are not marked yet. `tries`: a call with a deadline."""
-        return Claim(self, what, keys, self._engine.park.signal(), tries)
+        return Claim(self, what, keys, tries)
 
     def free(self, claim: Claim) -> None:
         """Free the keys of a claim."""
         with self._lock:
             self._free(claim)
-        if not claim.done.is_set():
+        if claim.done is not None and not claim.done.is_set():
             claim.done.set()
 
     def _free(self, claim: Claim) -> None:
@@ -151,7 +151,7 @@ class BusyKeys:
             ended: called when no attempt runs or follows, before the keys are free.
         """
         self._engine.check_reentry(tries.what, keys[0])
-        claim = Claim(self, tries.what, keys, self._engine.park.signal(), tries, trees)
+        claim = Claim(self, tries.what, keys, tries, trees=trees)
         claim.block.acquire()  # for good: the keys are needed until they are freed
 
         def free() -> None:
@@ -182,6 +182,7 @@ class BusyKeys:
                     if tries.deadline.passed():
                         raise tries.late(f"the name is busy with {other.what}")
                     most = min(SLICE, tries.deadline.left())
+                assert other.done is not None
                 other.done.wait(most)
                 other = self._mark(claim)
 
@@ -193,6 +194,7 @@ class BusyKeys:
         with self._lock:
             while (other := self._holder(claim)) is not None:
                 if other.block.locked():
+                    other.done = other.done or self._engine.park.signal()
                     return other
                 self._free(other)
             self._busy.update(dict.fromkeys(claim.keys, claim))
@@ -211,7 +213,10 @@ class BusyKeys:
 
     def _above(self, key: Key) -> Claim | None:
         """Return the holder of a tree that contains the key. The lock is held."""
-        return next((found for tree in above(key) if (found := self._busy.get(tree)) and found.trees), None)
+        for tree in above(key):
+            if (found := self._busy.get(tree)) and found.trees:
+                return found
+        return None
 
 
 def above(key: Key) -> Iterator[str]:

@@ -484,8 +484,10 @@ class Unsettled:
 
 def unsettled_at(volume: Volume, *keys: Key) -> NameChange | None:
     """Return a call of unknown result that concerns one of these canonical keys, or a directory above it."""
+    if not volume.unsettled:
+        return None
     with volume.inodes_lock:
-        names = (name for key in keys for name in (key, *above(key))) if volume.unsettled else ()
+        names = (name for key in keys for name in (key, *above(key)))
         return next((volume.unsettled[name] for name in names if name in volume.unsettled), None)
 
 

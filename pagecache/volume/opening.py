@@ -79,7 +79,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                         if opened is None:
                             opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
                         else:  # other names may have led to changes of the object since
-                            opened = opened._replace(stat=_status(opened, key, tries))
+                            opened = opened._replace(stat=checked_stat(tries.repeated(opened.backend_file.stat), key))
                         still = _leads_to(inode, opened) and not _is_replaced(inode, opened, quiet, tries)
                         if still:
                             found, opened = opened, None
@@ -142,7 +142,7 @@ def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> 
     named = False
     try:
         removals = volume.inodes.removals
-        stat = _status(opened, key, tries)
+        stat = checked_stat(tries.repeated(opened.backend_file.stat), key)
         named = stat.nlink != 0
         return opened._replace(stat=stat, removals=removals) if named else None
     finally:
@@ -358,10 +358,6 @@ def as_seen(inode: Inode, name: Key, key: Key, age: float) -> _Opened | None:
 def _open(volume: Volume, key: Key, bits: int, tries: Attempts, *, read: bool) -> _Opened:
     before = volume.engine.reconnects, volume.inodes.removals, volume.engine.clock.now()
     return _Opened(*open_backend(volume, key, bits, tries, read=read), *before)
-
-
-def _status(opened: _Opened, key: Key, tries: Attempts) -> ObjectStat:
-    return checked_stat(tries.repeated(opened.backend_file.stat), key)
 
 
 def _use(volume: Volume, inode: Inode, opened: _Opened, key: Key) -> bool:
@@ -733,21 +729,14 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     if engine.versions.changes != changes or native.direct_count():
         native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
-    taken = take_over(inode, stat)
-    if taken:
-        with engine.lock:
-            engine.versions.take(stat.version, stale=engine.versions.stale)
-            engine.versions.sized()
-    return taken
-
-
-def take_over(inode: Inode, stat: ObjectStat) -> bool:
-    """Make another version the base, without local data: nothing of the old one is left. False: there is local data."""
-    inode.native.invalidate_remote(0, END)
-    if not inode.native.set_sizes(stat.size, stat.size):
+    native.invalidate_remote(0, END)
+    if not native.set_sizes(stat.size, stat.size):
         return False
-    inode.native.invalidate_remote(0, END)
+    native.invalidate_remote(0, END)  # nothing of the old version is left
     _report_taken(inode)
+    with engine.lock:
+        engine.versions.take(stat.version, stale=engine.versions.stale)
+        engine.versions.sized()
     return True
 
 

@@ -382,7 +382,7 @@ def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
     assert rig.cache.close() == []
     assert len(rig.backend.seen("close")) == 1
     assert not rig.volume.engine.runner.alive()
-    assert not rig.cache.flusher.alive()
+    assert rig.cache.flusher.over
 
 
 def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> None:

@@ -51,7 +51,7 @@ class Reason:
 def during(reason: Reason, call: Callable[[], T]) -> T:
     """Make a call that waits for this."""
     volume = reason.volume
-    return native.waiting(
+    result: T = native.waiting(
         volume.cache.core,
         volume.address,
         reason.file,
@@ -62,6 +62,7 @@ def during(reason: Reason, call: Callable[[], T]) -> T:
         call,
         reason.own is not None,
     )
+    return result
 
 
 def of_file(file: EngineFile, what: str, **more: Any) -> Reason:
