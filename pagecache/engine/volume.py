@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
+import resource
 import threading
 import time
 import weakref
@@ -53,8 +54,10 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
 
-IDLE_FILES_MAX = 64
-"""Files of the backend that stay open without handles and local data."""
+IDLE_FILES_MAX = max(64, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+"""Files of the backend that stay open without handles: up to a quarter of the descriptors of the process. A surplus one
+with unsaved data has to be committed before it is closed.
+"""
 IDLE_TURN, IDLE_TURN_FLUSHER = 4, 1024
 """Maximum idle files that a close, or a turn of the flusher, checks."""
 
@@ -394,7 +397,7 @@ class EngineVolume:
         with self._lock:
             return [file for file in self.idle if file.backend_file is not None]
 
-    def take_idle(self, most: int = IDLE_FILES_MAX, turn: int | None = IDLE_TURN) -> list[BackendFile]:
+    def take_idle(self, most: int, turn: int | None = IDLE_TURN) -> list[BackendFile]:
         """Take files of the backend that no handle uses, oldest first, down to `most`; the caller closes them.
 
         A file with uncommitted data is committed first if the engine may do so, and moves to the end.

@@ -17,6 +17,7 @@ import pytest
 
 from pagecache import DataLossError, LostRange, ShutdownError
 from pagecache.engine import flusher
+from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
 from pagecache.volume import lifetimes, namespace, ticket
@@ -267,6 +268,7 @@ def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: py
 
 def test_idle_files_with_unsaved_data_are_closed_in_turn(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that cannot be closed yet does not stop the others."""
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 64)
     rig = make()
     engine = rig.volume.engine
     for handle in dirty(rig, 70):

@@ -14,7 +14,7 @@ import pytest
 import pagecache
 from pagecache import BackendLimits, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
-from pagecache.engine.volume import IDLE_FILES_MAX
+from pagecache.engine import volume as engine_volume
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
@@ -116,9 +116,10 @@ def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
     assert (faulty.limits.prompt, faulty.limits.max_write) == (False, 64 << 10)
 
 
-def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make) -> None:
+def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller whose close makes it a surplus one closes it in the backend, which may take long. [K9, 2.27]"""
-    names = [f"file{number}" for number in range(IDLE_FILES_MAX + 2)]
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 4)
+    names = [f"file{number}" for number in range(6)]
     rig = make(dict.fromkeys(names, b"x"), limits={"prompt": True})
 
     def use() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from pagecache import ConflictError, Key, ObjectStat, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
-from pagecache.engine.volume import IDLE_FILES_MAX
+from pagecache.engine import volume as engine_volume
 
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
@@ -184,7 +184,7 @@ def test_a_look_by_name_believes_a_version_that_was_just_seen(rig: Rig, clock: H
 
 # ---------------------------------------------------------------- more objects than files that are kept open
 
-MANY: dict[Any, bytes] = {f"object {k}": pattern(PAGE, k) for k in range(2 * IDLE_FILES_MAX)}
+MANY: dict[Any, bytes] = {f"object {k}": pattern(PAGE, k) for k in range(32)}
 
 
 class SeenFile(ObjectFile):
@@ -213,8 +213,9 @@ class SeenStore(ObjectBackend):
 
 
 @pytest.fixture
-def seen(make: Make, clock: HandClock) -> tuple[Rig, SeenStore]:
+def seen(make: Make, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> tuple[Rig, SeenStore]:
     """All objects are cached; the files of most of them are closed."""
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
     backend = SeenStore(dict(MANY))
     rig = make(backend=backend, options={"revalidate": 10.0}, capacity=4 * len(MANY) * PAGE)
     for key, content in MANY.items():
@@ -236,7 +237,7 @@ def test_a_version_is_believed_as_long_as_its_bytes_are_cached(seen: tuple[Rig, 
     for key, content in MANY.items():
         assert read(rig, key) == content
     assert asked(backend) == len(MANY)
-    assert len(rig.volume.engine.idle_files()) <= IDLE_FILES_MAX
+    assert len(rig.volume.engine.idle_files()) <= 8
 
 
 @pytest.mark.parametrize("how", ["announced", "announced beside", "later", "exclusive", "renamed", "reconnected"])

@@ -16,7 +16,7 @@ import pytest
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
-from pagecache.engine.volume import IDLE_FILES_MAX
+from pagecache.engine import volume as engine_volume
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
 from tests.rebased import Written
@@ -326,7 +326,8 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
     file_system: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are opened as they were seen; a commit over another version is refused nevertheless. [2.19]"""
-    keys = [f"many{k}" for k in range(IDLE_FILES_MAX + 8)]
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
+    keys = [f"many{k}" for k in range(16)]
     for key in keys:
         file_system.put(key, key.encode())
     with PageCache("16MiB") as cache:

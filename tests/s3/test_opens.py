@@ -10,7 +10,7 @@ import pytest
 from pagecache import ConflictError, DataLossError, PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
-from pagecache.engine.volume import IDLE_FILES_MAX
+from pagecache.engine import volume as engine_volume
 from pagecache.testing.proxy import FaultyProxy
 
 from .requests import counted
@@ -38,10 +38,11 @@ def requests(proxy: FaultyProxy) -> dict[str, int]:
 
 
 def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate(
-    proxy: FaultyProxy, volume: Volume, bucket: Bucket
+    proxy: FaultyProxy, volume: Volume, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are opened as they were seen, to be read and to be written. [2.19]"""
-    keys = [f"many/{k}" for k in range(IDLE_FILES_MAX + 8)]
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
+    keys = [f"many/{k}" for k in range(16)]
     for key in keys:
         bucket.put(key, key.encode())
         with volume.open(key) as file:
