@@ -193,7 +193,8 @@ class NativeVolume:
 
     def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
-        return cast("bool | None", extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9)))
+        worked: bool | None = extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9))
+        return worked
 
     def set_calls(self, *, reads_here: bool, on_loop: bool) -> None:
         """Set how calls are made. `reads_here`: a caller makes the read that it waits for itself; `on_loop`: calls are
