@@ -84,14 +84,14 @@ class DirectoryFile(BackendFile):
 
     _fd = -1  # set by the open that has made this object; from then on `close` closes it
 
-    def __init__(self, backend: DirectoryBackend, fd: int, path: str, key: Key, writable: bool) -> None:
+    def __init__(self, backend: DirectoryBackend, version: str, path: str, key: Key, writable: bool) -> None:
         self._backend = backend
         self._name = backend._unsynced.follow(path)
         self._key = key
         self._writable = writable
         self._changed = False  # since the last commit
         self._closing = threading.Lock()
-        self._version = _version(os.fstat(fd))
+        self._version = version
 
     def stat(self) -> ObjectStat:
         return _object_stat(linux.status_of(self._fd))
@@ -221,7 +221,7 @@ class DirectoryBackend(NamespaceBackend):
             opened = linux.status_of(fd)
             check_object(key, opened)
             self._need_regular(opened)
-            file = DirectoryFile(self, fd, place.path, key, writable)
+            file = DirectoryFile(self, _version(opened), place.path, key, writable)
         except BaseException:
             os.close(fd)
             raise

@@ -112,7 +112,6 @@ class EngineFile:
     copy: Copy | None = None  # in the mirror
     _forced_reads = 0
     _max_write: int | None = None
-    _seen_limits: BackendLimits | None = None
 
     def __init__(
         self,
@@ -131,9 +130,10 @@ class EngineFile:
         self._aside_lock = threading.Lock()
         self._limits_lock = threading.Lock()  # held while limits are read and passed to CORE: the newest win
         self._report_loss: Callable[[list[LostRange]], None] = _unreported
-        self.native = NativeInode(volume.native, size, limits_of(volume.backend.limits))
+        self.backend_file: BackendFile | None = backend_file
+        self._seen_limits: BackendLimits = self.limits()
+        self.native = NativeInode(volume.native, size, self._limits(self._seen_limits))
         self.native.set_user(self)
-        self.backend_file: BackendFile | None = None
         self.read_into: Any = None
         self.use(backend_file)
 
@@ -302,7 +302,7 @@ class EngineFile:
         with self.lock:
             backend_file = self.backend_file
         if backend_file is not None:
-            self.apply_limits()
+            self.refresh_limits()
 
     def bind_reads(self) -> None:
         """Set the function that C calls for a fill: the backend's method, unless a check must come first. Each change
@@ -428,9 +428,12 @@ class EngineFile:
     def apply_limits(self) -> None:
         with self._limits_lock:
             limits = self.limits()
-            stages = limits.commit_on_close and self.volume.spool is not None
-            self.native.set_limits(limits_of(limits, self._max_write, stages=stages))
+            self.native.set_limits(self._limits(limits))
             self._seen_limits = limits  # last: a thread that sees it starts a pass at once
+
+    def _limits(self, limits: BackendLimits) -> dict[str, int]:
+        stages = limits.commit_on_close and self.volume.spool is not None
+        return limits_of(limits, self._max_write, stages=stages)
 
     # -- flags
 

@@ -160,7 +160,8 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
             if inode.engine.conflict is not None:
                 raise inode.engine.conflict_error()
-            inode.engine.set_aside(withheld=False)
+            if inode.engine.withheld:
+                inode.engine.set_aside(withheld=False)
             inode.engine.set_unclosed(False)
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine, timeout)
