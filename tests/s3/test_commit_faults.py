@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache import (
+    BackendError,
+    CachedFile,
+    ConflictError,
+    DataLossError,
+    PageCache,
+    RetryPolicy,
+    Volume,
+    WritebackError,
+)
+from pagecache.engine.retryer import is_refusal
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import counted, is_for, name_of
@@ -204,6 +214,26 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
     content = bucket.get("k")
     assert content[:5] == b"first"
     assert content[2 * PART : 2 * PART + 6] == b"second"
+
+
+def test_a_commit_that_cannot_be_looked_for_may_have_been_carried_out(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume
+) -> None:
+    """Its error is none of those that say that it was not. [2.14]"""
+    bucket.put("k", OLD)
+    backend: Any = volume.engine.backend
+    with closing(backend.open("k")) as file:
+        file.write_from(0, [memoryview(b"first")])
+        proxy.rules = [
+            ProxyRule("lost", is_for("CompleteMultipartUpload")),
+            ProxyRule("reset", is_for("HeadObject"), times=100),
+        ]
+        with pytest.raises(BackendError) as raised:
+            file.commit()
+        proxy.rules.clear()
+        assert (raised.value.retry, is_refusal(raised.value)) == (True, False)
+        file.commit()
+    assert bucket.get("k")[:5] == b"first"
 
 
 def test_the_server_forgets_an_upload(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:

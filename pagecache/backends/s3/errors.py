@@ -109,8 +109,9 @@ def named(verb: str, bucket: str, name: str = "", what: object = "") -> str:
     return printable(f"{verb} of s3://{bucket}" + (f"/{name}" if name else "") + (f": {what}" if what else ""))
 
 
-def send_again(why: object) -> SendAgain:
-    return SendAgain(errno.EAGAIN, f"{why}; it is sent again", retry=True, retry_after=0.0)
+def send_again(why: object, code: int = errno.EAGAIN) -> SendAgain:
+    """`code`: EAGAIN says that nothing was published, EIO that something may have been."""
+    return SendAgain(code, f"{why}; it is sent again", retry=True, retry_after=0.0)
 
 
 def keeping(error: OSError) -> OSError:

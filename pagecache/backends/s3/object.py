@@ -269,7 +269,7 @@ class S3Object(ObjectFile[Stored]):
             found = await self._stored()
         except OSError as error:
             self.draft.attempted(stored.id)
-            raise BackendError(errno.EAGAIN, f"it is stored; then {error}", retry=True, kept=True) from error
+            raise BackendError(errno.EIO, f"it is stored; then {error}", retry=True, kept=True) from error
         if found is None or found.id != stored.id:
             raise self._conflict(found)
         return found
@@ -298,7 +298,8 @@ class S3Object(ObjectFile[Stored]):
         out.
 
         Raises:
-            OSError: ESTALE: a foreign version is stored; otherwise the commit may be repeated.
+            OSError: ESTALE: a foreign version is stored. EIO: this commit, or an earlier one, may have been carried
+                out. Otherwise it was not; in either case it may be repeated.
         """
         answered = error if isinstance(error, ServerError) else None
         gone = answered is not None and (answered.code in ("NoSuchUpload", "InvalidPart") or answered.status == 409)
@@ -311,24 +312,24 @@ class S3Object(ObjectFile[Stored]):
             self._attempted(id, upload)
             if gone and upload is not None:
                 self._lose(upload)
-                raise send_again(f"{error}; then {unknown}") from unknown
-            raise BackendError(errno.EAGAIN, f"{error}; then {unknown}", retry=True, kept=True) from unknown
+                raise send_again(f"{error}; then {unknown}", errno.EIO) from unknown
+            raise BackendError(errno.EIO, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
             if upload is not None:  # otherwise an upload may be open that this commit did not use
                 self.draft.uploaded()
             return stored
         if stored is not None and stored.id in self.draft.attempts:
             self.draft.land(stored.id, stored)
-            raise send_again("an earlier commit was carried out")
+            raise send_again("an earlier commit was carried out", errno.EIO)
         if refused or not self.draft.replaces(stored):
             raise self._conflict(stored) from error
         if not gone:
             self._attempted(id, upload)
         if upload is not None and (gone or upload.failures >= REPEATS_MAX):
             self._lose(upload)
-            raise send_again(error) from error
+            raise send_again(error, errno.EAGAIN if gone else errno.EIO) from error
         after = answered.retry_after if answered is not None else None
-        raise BackendError(error.errno or errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
+        raise BackendError(errno.EIO, str(error), retry=True, retry_after=after, kept=True) from error
 
     def _attempted(self, id: str, upload: Upload | None) -> None:
         """Record a commit with unknown result, by a completion of this upload, if by one."""

@@ -290,13 +290,12 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
         # The commit publishes: an interrupt would leave open whether it did.
         sync.commits_here = threading.current_thread() is not threading.main_thread()
     first = _standing(sync, deadline, what)
-    while first is not None and sync.file.native.event_seq() != first:  # its calls were made here
-        first = _standing(sync, deadline, what)
 
     def sleep() -> None:
         seq = first
         while seq is not None:
-            sync.wait(seq, deadline)
+            if sync.file.native.event_seq() == seq:  # otherwise its calls were made here
+                sync.wait(seq, deadline)
             seq = _standing(sync, deadline, what)
 
     if first is not None:
