@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 from ..backends.plain import given
 from ..errors import BackendError, Key
@@ -48,6 +49,7 @@ class Faults:
         self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
         self._inside: Counter[int] = Counter()  # life -> running calls
         self._versions: Counter[Key] = Counter()
+        self._files: WeakSet[Any] = WeakSet()
         self._behind: list[tuple[Gate, list[int]]] = []  # gates of held calls, with the number of results they wait for
         self.use(plan)
 
@@ -108,7 +110,7 @@ class Faults:
         call: Call,
         carry_out: CarryOut,
         buffers: Sequence[memoryview] = (),
-        opened: int | None = None,
+        file: Any = None,
         then: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Make a call under the rules: return its result, or, of an asynchronous backend, an awaitable of it.
@@ -117,13 +119,13 @@ class Faults:
             call: for the log.
             carry_out: calls the inner object, with the buffers that the rule leaves.
             buffers: of the call.
-            opened: of a file, the life in which it was opened.
+            file: that is called.
             then: changes the result of the inner object.
 
         Raises:
             OSError: the backend is dead.
         """
-        course = self._course(call, carry_out, buffers, opened, then or _unchanged)
+        course = self._course(call, carry_out, buffers, file, then or _unchanged)
         if not self._blocking:
             return course
         try:
@@ -137,11 +139,11 @@ class Faults:
         call: Call,
         carry_out: CarryOut,
         buffers: Sequence[memoryview],
-        opened: int | None,
+        file: Any,
         then: Callable[[Any], Any],
     ) -> Any:
         life, rule, random = self._decide(call)
-        life = life if opened is None else opened
+        life = life if file is None else file.life
 
         async def carried(buffers: Sequence[memoryview]) -> Any:
             with self._changed:
@@ -161,20 +163,21 @@ class Faults:
                     self._changed.notify_all()
 
         try:
-            return await (carried(buffers) if rule is None else self._ruled(rule, random, call, carried, buffers))
+            return await (carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers))
         finally:
             self._answered()
 
     async def _ruled(
-        self, rule: Rule, random: float, call: Call, carried: CarryOut, buffers: Sequence[memoryview]
+        self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Sequence[memoryview]
     ) -> Any:
         if rule.delay:
             seconds = rule.seconds(random)
             time.sleep(seconds) if self._blocking else await asyncio.sleep(seconds)
         if rule.gate is not None:
             await self._enter(rule.gate)
-        if rule.change and call.key is not None:
-            await self._change(rule, call.key)
+        name = call.key if file is None else file.name
+        if rule.change and name is not None:
+            await self._change(rule, name)
         if rule.keep:
             self.kept_buffers.extend(buffers)
         if rule.fails and not rule.done:
@@ -243,22 +246,32 @@ class Faults:
         with self._changed:
             self._versions[key] += 1
 
-    def version(self, key: Key, version: str | None) -> str | None:
+    def version(self, key: Key | None, version: str | None) -> str | None:
         """Return the version of an object, including foreign changes."""
         with self._changed:
             changes = self._versions.get(key, 0)
         return f"{version}+{changes}" if changes and version is not None else version
 
-    def stat(self, key: Key, stat: ObjectStat) -> ObjectStat:
+    def stat(self, key: Key | None, stat: ObjectStat) -> ObjectStat:
         """Return `stat` with the version of foreign changes."""
         version = self.version(key, stat.version)
         return stat if version == stat.version else replace(stat, version=version)
 
-    def renamed(self, src: Key, dst: Key) -> None:
-        """Move the version with a renamed object."""
+    def follow(self, file: Any) -> None:
+        """Have an open file follow renames of its object."""
         with self._changed:
+            self._files.add(file)
+
+    def renamed(self, src: Key, dst: Key | None) -> None:
+        """Move the version, and the open files, with a renamed object; None: it was removed."""
+        with self._changed:
+            for file in list(self._files):
+                if file.name in (src, dst) and src != dst:
+                    file.renamed(dst if file.name == src else None)
             if src in self._versions or dst in self._versions:
-                self._versions[dst] = self._versions.pop(src, 0)
+                moved = self._versions.pop(src, 0)
+                if dst is not None:
+                    self._versions[dst] = moved
 
     # -- death
 

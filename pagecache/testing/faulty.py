@@ -107,7 +107,10 @@ class _Faulty:
         return self.faults.run(Call("stat", key), lambda _: self.inner.stat(key), then=partial(self.faults.stat, key))
 
     def remove(self, key: Key) -> Any:
-        return self.faults.run(Call("remove", key), lambda _: self.inner.remove(key))
+        def carry_out(_: Buffers) -> Any:
+            return self.inner.remove(key)
+
+        return self.faults.run(Call("remove", key), carry_out, then=lambda _: self.faults.renamed(key, None))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> Any:
         def carry_out(_: Buffers) -> Any:
@@ -129,18 +132,23 @@ class _FaultyFile(PassingFile):
         super().__init__(inner)
         self._faults = faults
         self._key = key
-        self._life = faults.life
+        self.life = faults.life
+        self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
+        faults.follow(self)
+
+    def renamed(self, name: Key | None) -> None:
+        self.name = name
 
     def _call(self, op: str, method: str, *args: Any, then: Callable[[Any], Any] | None = None) -> Any:
         carry_out = getattr(self.inner, method)
-        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self._life, then)
+        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self, then)
 
     def _transfer(self, op: str, method: Callable[..., Any], offset: int, buffers: Buffers) -> Any:
         logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        return self._faults.run(logged, lambda given: method(offset, given), buffers, self._life)
+        return self._faults.run(logged, lambda given: method(offset, given), buffers, self)
 
     def stat(self) -> Any:
-        return self._call("stat", "stat", then=partial(self._faults.stat, self._key))
+        return self._call("stat", "stat", then=lambda found: self._faults.stat(self.name, found))
 
     def read_into(self, offset: int, buffers: Buffers) -> Any:
         return self._transfer("read", self.inner.read_into, offset, buffers)
@@ -152,7 +160,7 @@ class _FaultyFile(PassingFile):
         return self._call("truncate", "truncate", size)
 
     def commit(self) -> Any:
-        return self._call("commit", "commit", then=partial(self._faults.version, self._key))
+        return self._call("commit", "commit", then=lambda version: self._faults.version(self.name, version))
 
     def _punch_hole(self, offset: int, length: int) -> Any:
         return self._call("punch", "punch_hole", offset, length)

@@ -251,6 +251,24 @@ def test_another_client_may_store_another_version(store: Store) -> None:
     assert store.backend.stat("b").version not in versions
 
 
+def test_an_object_keeps_its_version_of_another_client_under_each_name(store: Store) -> None:
+    """Also in files that were opened before a rename; what is changed under the old name later is another object."""
+    store.faulty.change("a")
+    version = store.file.stat().version
+    store.backend.rename("a", "b")
+    replaced = store.backend.open("a", create=True)
+    before = replaced.stat().version
+    store.faulty.change("a")
+    assert store.file.stat().version == store.backend.stat("b").version == version
+    assert replaced.stat().version != before
+    store.backend.rename("b", "a")
+    store.faulty.change("a")
+    assert store.file.stat().version == store.backend.stat("a").version != version
+    assert replaced.stat().version == before
+    store.backend.remove("a")
+    assert store.file.stat().version == store.file.commit()
+
+
 def test_another_client_may_store_other_bytes(store: Store) -> None:
     """The other bytes come right before a call, which finds them."""
 
