@@ -17,7 +17,7 @@ from pagecache.stress.bindings import Binding, Sight, Value
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, Broken, Model, Write
 from pagecache.stress.profiles import Operation, other, shared_names
-from pagecache.stress.shared import HEADER, Grip
+from pagecache.stress.shared import HEADER, Grip, name_beside
 from pagecache.stress.targets import Verb
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Crossing:
             return
         name, number, extra = self._name(operation), model.number, operation.extra
         self._shared.changes(number)
-        beside = "" if other(extra) % 2 else f"shared-new{number}"
+        beside = "" if other(extra) % 2 else name_beside(number)
         if beside:
             handle = yield from self._calling(operation, ("enter", beside, operation.way, "w+b"))
         else:

@@ -28,7 +28,7 @@ from pagecache.stress.profiles import CROSSING, KINDS, shared_names
 if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
 
-__all__ = ["FIRST", "HEADER", "Grip", "Shared"]
+__all__ = ["FIRST", "HEADER", "Grip", "Shared", "name_beside"]
 
 HEADER = 64  # bytes of an object that never change
 FIRST = 2048  # number of the first object: above all numbers of files
@@ -45,6 +45,11 @@ class Grip:
     model: Model
     way: str
     ended: bool = False  # unsaved bytes were given up to another program: the handle may show its version now
+
+
+def name_beside(number: int) -> str:
+    """Return the name under which an object is made that is renamed over a shared name."""
+    return f"shared-new{number}"
 
 
 class Shared:
@@ -231,11 +236,13 @@ class Shared:
         return any(self.may_be_lost(value) for value in found)
 
     def lost(self, lost: LostRange) -> bool:
-        """Return whether faults explain a loss under a shared name: bytes that went past the cache."""
-        end = lost.offset + lost.length
-        return any(self._world.target.key(name) == lost.key for name in self.names) and any(
-            model.loose or model.went_past(lost.offset, end) for model in list(self.models.values())
-        )
+        """Return whether faults explain a loss under a shared name or one beside it: bytes that went past the cache."""
+        key, end = self._world.target.key, lost.offset + lost.length
+        named = any(key(name) == lost.key for name in self.names)
+        models = [
+            model for number, model in self.models.copy().items() if named or key(name_beside(number)) == lost.key
+        ]
+        return any(model.loose or model.went_past(lost.offset, end) for model in models)
 
     def unmade(self, found: frozenset[Value]) -> bool:
         """Return whether a name may have an object that is being made."""

@@ -69,9 +69,7 @@ def test_a_short_run_through_an_unreliable_proxy_is_clean(bucket: Bucket, proxy:
     assert sum(bool(call.fault) for call in proxy.taken()) > 5
 
 
-@pytest.mark.parametrize(
-    "profile", ["losses", *(pytest.param(p, marks=pytest.mark.slow) for p in ("saving", "touched"))]
-)
+@pytest.mark.parametrize("profile", ["losses", pytest.param("saving", marks=pytest.mark.slow)])
 def test_staged_bytes_survive_the_actions_of_others(bucket: Bucket, profile: str) -> None:
     """Commits, discards and versions of another client, beside reads of evicted bytes."""
     report = run(Plan(seed=5, profile=profile, **SHORT), small(bucket, bucket.server.endpoint))
