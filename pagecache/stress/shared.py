@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pagecache.errors import ConflictError, LostRange
+from pagecache.errors import ConflictError, DataLossError, LostRange
 from pagecache.stress.bindings import Binding, Names, Sight, Value, described
 from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
 
 __all__ = ["FIRST", "HEADER", "Grip", "Shared", "name_beside"]
+
+T = TypeVar("T")
 
 HEADER = 64  # bytes of an object that never change
 FIRST = 2048  # number of the first object: above all numbers of files
@@ -98,9 +100,12 @@ class Shared:
         """Return whether the names, or another program, explain an error of a shared operation."""
         if error.errno == errno.ESTALE and activity.file is None:
             return KINDS[activity.operation.kind] in CROSSING and bool(self.contested())
-        if activity.file is None:  # a sync commits an object whose remove had no answer
-            return bool(self._lost and self._world.target.explained and self._is_of_a_lost_name(error))
-        return self.is_gone(error, activity.file)
+        return self.leaves_unsaved(error) if activity.file is None else self.is_gone(error, activity.file)
+
+    def leaves_unsaved(self, error: OSError) -> bool:
+        """Return whether a sync may raise this: it saves no object whose remove or rename had no answer."""
+        errors = getattr(error, "exceptions", None) or [error]
+        return bool(self._lost and self._world.target.explained) and all(map(self._is_of_a_lost_name, errors))
 
     def is_gone(self, error: OSError, number: int) -> bool:
         """Return whether an error says that an object has lost its name, if that is possible."""
@@ -299,7 +304,7 @@ class Shared:
                     raise Broken(f"{name}: {what} found a link to {link}, should be {self.story(name, sight.of(name))}")
                 self.names.settle(name, frozenset({link}))
                 continue
-            got = world.insisting(partial(world.target.look, name))
+            got = self._told(partial(world.target.look, name))
             model = self.check_found(name, got, sight.of(name), what)
             if got is None:
                 self.names.settle(name, frozenset({None}))
@@ -309,14 +314,23 @@ class Shared:
         sight.end()
         for place, grip in list(self.grips.items()):
             try:
-                got = world.insisting(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
+                got = self._told(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
             except OSError as error:
                 if not self.is_gone(error, grip.model.number):
                     raise
-                world.target.act(grip.handle, "close")
+                with suppress(OSError):  # what it has lost with its name
+                    world.target.act(grip.handle, "close")
                 del self.grips[place]
             else:
                 self._settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
+
+    def _told(self, call: Callable[[], T]) -> T:
+        """Return the result of a call, which may report a loss before."""
+        try:
+            return self._world.insisting(call)
+        except DataLossError as loss:
+            self._world.excuse(loss, "look", 0)
+            return self._world.insisting(call)
 
     def absent(self, name: str, found: frozenset[Value], what: str) -> None:
         """Check that a name may be free.

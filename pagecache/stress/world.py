@@ -350,7 +350,11 @@ class World:
             self._agree(model, "at rest")
         if self.shared.used:
             self.shared.agree("at rest")
-        self.insisting(self.target.sync)
+        try:
+            self.insisting(self.target.sync)
+        except OSError as error:
+            if not self.shared.leaves_unsaved(error):
+                raise
         for model in self.models:
             model.synced = self.clock.tick()
             self._stored(model, "the store after sync")
