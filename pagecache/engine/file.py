@@ -251,13 +251,17 @@ class EngineFile:
         backend from now on, and answers of running reads are dropped.
         """
         if self.finds_by_name():
-            if len(self.owed):
-                self.owe_instead()
-            self.replace_by(GoneFile(self.limits(), self.native, self.key))
-            if self.is_cut_off():
-                self.volume.cut_off.add(self)
-                self.volume.kept.add(self)
+            self.lose_object()
         self.set_aside(removed=True)
+
+    def lose_object(self) -> None:
+        """Record that no call can reach the object any longer; `set_aside` follows."""
+        if len(self.owed):
+            self.owe_instead()
+        self.replace_by(GoneFile(self.limits(), self.native, self.key))
+        if self.is_cut_off():
+            self.volume.cut_off.add(self)
+            self.volume.kept.add(self)
         self.bind_reads()
         self.native.read_anew()  # last: a read that began before may run in the old file
 

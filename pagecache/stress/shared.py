@@ -115,7 +115,8 @@ class Shared:
 
     def _is_of_a_lost_name(self, error: OSError) -> bool:
         target = self._world.target
-        ways = {errno.ENOENT: target.by_name, errno.ESHUTDOWN: target.loses_direct}  # by name, too: a reconnect
+        lost = target.loses_direct  # a reconnect finds no object without a name
+        ways = {errno.ENOENT: target.by_name or lost, errno.ESHUTDOWN: lost}
         return ways.get(error.errno or 0, False)
 
     def may_be_lost(self, value: Value) -> bool:

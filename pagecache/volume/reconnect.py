@@ -102,6 +102,9 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
     compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
+    for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
+        inode.engine.lose_object()
+        inode.engine.set_aside()
     for inode in left:
         inode.engine.versions.find_unanswered()
         inode.engine.use(None)

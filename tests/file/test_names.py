@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pagecache import PageCache, ShutdownError
+from pagecache.engine import volume as engine_volume
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
@@ -217,8 +218,11 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     assert store.backend.committed("new") is None
 
 
-def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make) -> None:
+def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A backend whose close hangs delays no open and no close. [2.20, T-62]"""
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 64)
     rig = make({f"f{k}": DATA for k in range(100)})
     gate = rig.backend.gate("file_close", times=3)
 

@@ -56,6 +56,29 @@ def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make
     assert fresh.violations == []
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["identities", "by name"])
+def test_a_removed_file_that_is_open_is_out_of_reach_of_the_new_backend(make: Make, named: bool) -> None:
+    """Its cached bytes stay readable and can be changed; no sync and no retry writes it back. [2.22]"""
+    rig = make(backend=RecordingBackend({KEY: OLD, "other": OLD}, identities=not named), retry=ONCE)
+    file, other = rig.open("r+b"), rig.open("r+b", key="other")
+    file.pwrite(NEW[:PAGE], 0)
+    rig.volume.remove(KEY)
+    rig.volume.abort()
+    fresh = rig.backend.successor()
+    rig.volume.reconnect(fresh)
+    assert file.pread(PAGE, 0) == NEW[:PAGE]
+    raises(FileNotFoundError, file.pread, PAGE, 2 * PAGE)
+    file.pwrite(NEWER, PAGE)
+    assert file.pread(2 * PAGE, 0) == NEW[:PAGE] + NEWER
+    other.pwrite(NEWER, 0)
+    rig.volume.sync()
+    rig.volume.retry_failed()
+    assert (rig.volume.unsaved(), rig.volume.failed()) == ([], [])
+    assert fresh.committed("other") == NEWER + OLD[PAGE:]
+    file.close()
+    assert not [call for call in fresh.calls if call.key == KEY and call.op in ("write_from", "truncate", "commit")]
+
+
 def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
     """Writes of every thread and a commit hang for good: all files can be saved in the new backend. [2.22]"""
     keys = [f"file {k}" for k in range(8)]
