@@ -14,7 +14,7 @@ import struct
 from collections.abc import Hashable
 from typing import NamedTuple
 
-__all__ = ["Status", "punch_hole", "rename_noreplace", "status", "status_of"]
+__all__ = ["Status", "punch_hole", "rename_noreplace", "status", "status_of", "zero_range"]
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW = 0x100
@@ -26,6 +26,7 @@ StatxBuffer = ctypes.c_char * 256
 RENAME_NOREPLACE = 1
 FALLOC_FL_KEEP_SIZE = 1
 FALLOC_FL_PUNCH_HOLE = 2
+FALLOC_FL_ZERO_RANGE = 16
 UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
 
 
@@ -138,7 +139,16 @@ def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str) -> bool:
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
     """Free the blocks of a range, which then reads as zeros; False: not supported by the file system."""
+    return _fallocate(fd, FALLOC_FL_PUNCH_HOLE, offset, length)
+
+
+def zero_range(fd: int, offset: int, length: int) -> bool:
+    """Zero a range, and keep the size; False: not supported by the file system."""
+    return _fallocate(fd, FALLOC_FL_ZERO_RANGE, offset, length)
+
+
+def _fallocate(fd: int, mode: int, offset: int, length: int) -> bool:
     call = getattr(_library(), "fallocate", None)
     if call is None or ctypes.sizeof(ctypes.c_long) < 8:  # a 32-bit fallocate takes a 32-bit off_t
         return False
-    return _done(call(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, offset, length))
+    return _done(call(fd, FALLOC_FL_KEEP_SIZE | mode, offset, length))

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from pagecache import Advice, CachedFile, PageCache, Volume, aio
+from pagecache import CachedFile, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
@@ -31,21 +31,20 @@ from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
-from pagecache.stress.targets import FULL, Held, UnusableTarget
+from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
 from pagecache.stress.views import Budget, HeldView
 from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget"]
 
-READ_ALL = 1 << 40
 HINTS = FULL | {
     errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
     "`stat` gives differs from that of `commit`, or from the size written (docs/how-to/backend.md, rule 7)"
 }
 
 
-class CachedTarget:
+class CachedTarget(Target):
     """A cache over a backend; see `targets.Target`.
 
     Args:
@@ -63,10 +62,12 @@ class CachedTarget:
 
     moves = detaches = True
     exact = True
+    unreachable = (FileNotFoundError,)  # a backend may find an object by its name at each call
 
     def __init__(
         self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
     ) -> None:
+        super().__init__(label)
         self._plan, self._number = plan, number
         self._files = plan.files
         self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
@@ -81,7 +82,6 @@ class CachedTarget:
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""
         self.objects = Objects(plan, number, self._factory(), label)
-        self.name = label
         limits = self.backend.limits
         if limits.read_only:
             raise UnusableTarget(f"{label} is read-only: there is nothing to write")
@@ -97,8 +97,6 @@ class CachedTarget:
             self.ways -= {"others"}
         if "rivals" not in plan.mix or (self.variant.objects and not self._named):
             self.ways -= {"rivals"}  # the other backend has one place for uncommitted bytes of all writers
-        self.direct_unit = 1
-        self.shows = False
         self.store_unit = int(limits.write_unit)
         self.tasks = CachedTasks(self)
         self.faulting = Faulting(plan, number, whole=limits.commit_on_close)
@@ -110,13 +108,12 @@ class CachedTarget:
         self.withholds = limits.commit_on_close
         self.publishes = limits.commit_on_close and self._named
         self.repairs = self.faulting.repairs
-        self.losses: list[DataLossError] = []
         self._refused_before: frozenset[int] = frozenset()
         self.hints = HINTS
         self._given_up = False
         self._replacing = threading.Lock()
         self._names: set[str] = set()
-        self.by_name, self.creates_unasked = limits.commit_on_close, False
+        self.by_name = limits.commit_on_close
         self._entered: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
         self.others: Others | None = None
 
@@ -293,7 +290,7 @@ class CachedTarget:
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
         return [
-            (f"a {way} handle", partial(handle.pread, READ_ALL if way == "buffered" else 1 << 31, 0))
+            (f"a {way} handle", partial(handle.pread, READ_ALL, 0))
             for way, handles in self.files[file].items()
             for handle in handles
         ]
@@ -305,35 +302,6 @@ class CachedTarget:
         handles = self.files[file][way or "buffered"]
         return handles[extra % len(handles)]
 
-    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        handle = self.handle(file, way, extra)
-        if extra & 2:
-            return handle.pread(length, offset)
-        room = bytearray(b"\xa5" * length)
-        return bytes(room[: handle.pread_into(room, offset)])
-
-    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        cut = extra % (length + 1)
-        rooms = [bytearray(cut), bytearray(length - cut)]
-        done = self.handle(file, way, extra).preadv(rooms, offset)
-        return b"".join(rooms)[:done]
-
-    def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
-        return self.handle(file, way).try_pread(length, offset)
-
-    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        self.handle(file, way, extra).pwrite(data, offset)
-
-    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        cut = extra % (len(data) + 1)
-        self.handle(file, way, extra).pwritev([data[:cut], data[cut:]], offset)
-
-    def try_write(self, file: int, offset: int, data: bytes) -> bool:
-        return self.handle(file, "buffered").try_pwrite(data, offset) is not None
-
-    def append(self, file: int, way: str, data: bytes) -> int:
-        return self.handle(file, way).append(data)
-
     def view(self, file: int, offset: int, length: int, writable: bool) -> HeldView:
         give = self.budget.take(length)
         try:
@@ -341,28 +309,6 @@ class CachedTarget:
         except BaseException:
             give()
             raise
-
-    def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        handle, segments = self.handle(file, way), held.segments()
-        handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
-
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
-        self.handle(file, way).truncate(size)
-
-    def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        self.handle(file, way).punch_hole(offset, length)
-
-    def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        self.handle(file, way).zero_range(offset, length)
-
-    def flush(self, file: int, way: str = "buffered") -> None:
-        self.handle(file, way).flush()
-
-    def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        self.handle(file, way).sync_range(offset, length)
-
-    def fsync(self, file: int, way: str = "buffered") -> None:
-        self.handle(file, way).fsync(timeout=self.call_timeout)
 
     def sync(self) -> None:
         self.volume.sync(self.call_timeout)
@@ -378,13 +324,6 @@ class CachedTarget:
 
     def invalidate(self, file: int | str, offset: int, length: int) -> None:
         self.volume.invalidate(self.key(file), offset, length)
-
-    def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
-        self.handle(file, way).prefetch(offset, length, wait=wait)
-
-    def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None:
-        advices = list(Advice)
-        self.handle(file, way).advise(advices[extra % len(advices)], offset, length)
 
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
         with self.volume.open(self.key(file), "rb", direct=direct) as handle:
@@ -449,42 +388,16 @@ class CachedTarget:
 
     # -- names
 
-    def publish(self, name: str, data: bytes, extra: int) -> None:
+    def opened(self, name: str, mode: OpenMode) -> CachedFile:
         self._names.add(name)
-        if extra % 2:
-            with self.volume.open(self.key(name), "wb") as file:
-                file.pwrite(data, 0)
-            return
-        beside = f"{name}-new"
-        self._names.add(beside)
-        with self.volume.open(self.key(beside), "wb") as file:
-            file.pwrite(data, 0)
-            if extra % 4:
-                file.fsync(timeout=self.call_timeout)
-            if extra & 8:  # keep it open, possibly with unsaved bytes
-                self.volume.rename(self.key(beside), self.key(name))
-        if not extra & 8:
-            self.volume.rename(self.key(beside), self.key(name))
+        return self.volume.open(self.key(name), mode)
 
-    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
+    def renamed(self, old: str, new: str) -> None:
         self._names.add(new)
-        return self._holding(old, hold, lambda: self.volume.rename(self.key(old), self.key(new)))
+        self.volume.rename(self.key(old), self.key(new))
 
-    def remove(self, name: str, hold: bool = False) -> bytes | None:
-        return self._holding(name, hold, lambda: self.volume.remove(self.key(name)))
-
-    def _holding(self, name: str, hold: bool, call: Callable[[], None]) -> bytes | None:
-        """Make a call; with `hold`, read afterwards from a handle that was opened before. None: that was not possible,
-        since a backend may find an object by its name at each call.
-        """
-        if not hold:
-            call()
-            return None
-        with self.volume.open(self.key(name), "rb") as held:
-            call()
-            with contextlib.suppress(FileNotFoundError):
-                return held.pread(READ_ALL, 0)
-        return None
+    def removed(self, name: str) -> None:
+        self.volume.remove(self.key(name))
 
     def enter(self, name: str, way: str, mode: OpenMode) -> CachedFile:
         before = self.quiet(name)

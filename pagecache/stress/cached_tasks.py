@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from pagecache import aio
 from pagecache.errors import Key
 from pagecache.options import OpenMode
-from pagecache.stress.targets import Held
+from pagecache.stress.targets import FileVerbs
 from pagecache.stress.views import HeldView
 
 if TYPE_CHECKING:
@@ -18,11 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["CachedTasks"]
 
 
-class CachedTasks:
+class CachedTasks(FileVerbs):
     """Verbs as coroutines. Used on one loop, between `open` and `close`."""
 
     def __init__(self, target: CachedTarget) -> None:
         self._target = target
+        self.call_timeout = target.call_timeout
         self._files: list[dict[str, aio.AsyncCachedFile]] = []
 
     async def open(self) -> None:
@@ -61,65 +64,33 @@ class CachedTasks:
 
     async def call(self, name: str, arguments: tuple[Any, ...]) -> Any:
         """Run a verb, as a coroutine if there is one."""
-        own = getattr(self, name, None)
-        if own is not None:
-            return await own(*arguments)
-        return await asyncio.to_thread(getattr(self._target, name), *arguments)
+        if (own := getattr(self, name, None)) is None:
+            return await asyncio.to_thread(getattr(self._target, name), *arguments)
+        result = own(*arguments)
+        return await result if isawaitable(result) else result
 
-    def _handle(self, file: int, way: str = "buffered") -> aio.AsyncCachedFile:
+    def handle(self, file: int, way: str, extra: int = 0) -> aio.AsyncCachedFile:
         return self._files[file][way or "buffered"]
 
-    async def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        handle = self._handle(file, way)
-        if extra & 2:
-            got: bytes = await handle.pread(length, offset)
-            return got
-        room = bytearray(b"\xa5" * length)
-        return bytes(room[: await handle.pread_into(room, offset)])
-
-    async def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        cut = extra % (length + 1)
-        rooms = [bytearray(cut), bytearray(length - cut)]
-        done = await self._handle(file, way).preadv(rooms, offset)
-        return b"".join(rooms)[:done]
+    async def then(self, result: Any, use: Callable[[Any], Any]) -> Any:
+        return use(await result)
 
     async def read_cancelled(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes | None:
         """Begin a read, and cancel it after up to two turns of the loop; None: it was cancelled."""
-        read = asyncio.ensure_future(self.read(file, way, offset, length, extra))
+        read = asyncio.ensure_future(self.call("read", (file, way, offset, length, extra)))
         for _ in range(extra % 3):
             await asyncio.sleep(0)
         read.cancel()
         await asyncio.wait([read])
         return None if read.cancelled() else read.result()
 
-    async def try_read(self, file: int, offset: int, length: int, way: str = "buffered") -> bytes | None:
-        return self._handle(file, way).try_pread(length, offset)
-
-    async def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        await self._handle(file, way).pwrite(data, offset)
-
-    async def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        cut = extra % (len(data) + 1)
-        await self._handle(file, way).pwritev([data[:cut], data[cut:]], offset)
-
-    async def try_write(self, file: int, offset: int, data: bytes) -> bool:
-        return self._handle(file).try_pwrite(data, offset) is not None
-
-    async def append(self, file: int, way: str, data: bytes) -> int:
-        offset: int = await self._handle(file, way).append(data)
-        return offset
-
     async def view(self, file: int, offset: int, length: int, writable: bool) -> HeldView:
         give = self._target.budget.take(length)
         try:
-            return HeldView(await self._handle(file).view(offset, length, writable=writable), give)
+            return HeldView(await self.handle(file, "buffered").view(offset, length, writable=writable), give)
         except BaseException:
             give()
             raise
-
-    async def copy(self, file: int, way: str, held: Held, offset: int) -> None:
-        handle, segments = self._handle(file, way), held.segments()
-        await (handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset))
 
     async def enter(self, name: str, way: str, mode: OpenMode) -> aio.AsyncCachedFile:
         target = self._target
@@ -133,27 +104,6 @@ class CachedTasks:
             self._target.left(handle._file)
         return await getattr(handle, call)(*arguments)
 
-    async def truncate(self, file: int, size: int, way: str = "buffered") -> None:
-        await self._handle(file, way).truncate(size)
-
-    async def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        await self._handle(file, way).punch_hole(offset, length)
-
-    async def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        await self._handle(file, way).zero_range(offset, length)
-
-    async def flush(self, file: int, way: str = "buffered") -> None:
-        await self._handle(file, way).flush()
-
-    async def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        await self._handle(file, way).sync_range(offset, length)
-
-    async def fsync(self, file: int, way: str = "buffered") -> None:
-        await self._handle(file, way).fsync(timeout=self._target.call_timeout)
-
     async def ticket(self) -> None:
         async with asyncio.timeout(self._target.call_timeout):
             await self._target.volume.begin_sync()
-
-    async def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
-        await self._handle(file, way).prefetch(offset, length, wait=wait)

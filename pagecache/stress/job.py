@@ -145,9 +145,8 @@ class Run:
                 crash.end()
             if not world.failures:
                 self._orderly(world, "removing the files", partial(self._discard, target))
-            if world.failures and (check_place := getattr(target, "check_place", None)) is not None:
-                check_place()
             if world.failures:
+                target.check_place()
                 self._give_up(
                     [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
                 )
@@ -283,9 +282,8 @@ class Run:
         """Remove the files of the round, those of a killed process too, once."""
         if not self._made:
             return
-        if (remember := getattr(target, "remember", None)) is not None:
-            names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
-            remember([*names, *(f"{name}-new" for name in names), *shared_names()])
+        names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
+        target.remember([*names, *(f"{name}-new" for name in names), *shared_names()])
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:

@@ -15,26 +15,25 @@ overlap freely. The stored bytes are read with O_DIRECT, or without it after dro
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import io
 import mmap
 import os
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pagecache import Advice
 from pagecache.backends import linux
-from pagecache.errors import DataLossError, set_written
+from pagecache.errors import set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import Edges, shared_names
-from pagecache.stress.targets import FULL, Held, UnusableTarget
+from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
 
 __all__ = ["MountedTarget"]
 
@@ -43,14 +42,14 @@ HINTS = FULL | {
     "the two out, for example with --mix buffered,views,append,truncate,punch"
 }
 
+Beside = Callable[[], AbstractContextManager[None]]
+
 PAGE = mmap.PAGESIZE
-READ_ALL = 1 << 30
 DIRECT_TRIES = 20
 """A direct read that overlaps a truncate sometimes raises EIO (ext4, Linux 6.18), without any fault of the disk."""
 
 
-NONE = dict.fromkeys(("try_read", "try_write"), "no call that refuses to wait")
-NONE |= dict.fromkeys(("change", "lose", "replace", "elsewhere"), "a file system has no foreign writers")
+NONE = dict.fromkeys(("change", "lose", "replace", "elsewhere"), "a file system has no foreign writers")
 NONE["tear"] = "system calls are not asked for it"
 """Verb that a directory does not have -> the reason."""
 
@@ -113,73 +112,133 @@ class Mappings:
                 self._changed.notify_all()
 
 
-class Descriptor:
-    """An open file on a shared name; see `targets.Target.enter`."""
+class Descriptor(io.FileIO):
+    """An open file, with the methods of a handle of the cache. `cutting`, `writing`: beside truncates, and writes."""
 
-    def __init__(self, path: Path, flags: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | flags, 0o644)
+    def __init__(self, path: Path, flags: int, cutting: Beside = nullcontext, writing: Beside = nullcontext) -> None:
+        super().__init__(path, MODES[flags & os.O_ACCMODE], opener=lambda path, _flags: os.open(path, flags, 0o644))
+        self.fd = self.fileno()
+        self._direct, self._sync = bool(flags & os.O_DIRECT), flags & os.O_DSYNC
+        self._cutting, self._writing = cutting, writing
+
+    def __del__(self) -> None:
+        self.close()  # a failed round leaves it open
 
     def pread(self, length: int, offset: int) -> bytes:
-        return os.pread(self._fd, length, offset)
+        if not self._direct:
+            return os.pread(self.fd, length, offset)
+        with mmap.mmap(-1, max(length, PAGE)) as room, memoryview(room) as memory, memory[:length] as wanted:
+            for left in reversed(range(DIRECT_TRIES)):
+                try:
+                    return bytes(wanted[: os.preadv(self.fd, [wanted], offset)])
+                except OSError as error:
+                    if error.errno != errno.EIO or not left:
+                        raise
+            raise AssertionError
 
-    def pwrite(self, data: bytes, offset: int) -> None:
-        _all(partial(os.pwrite, self._fd), data, offset)
+    def whole(self) -> bytes:
+        """Return all bytes."""
+        return self.pread((os.fstat(self.fd).st_size // PAGE + 2) * PAGE, 0)
+
+    def pread_into(self, room: bytearray, offset: int) -> int:
+        return self.preadv([room], offset)
+
+    def preadv(self, rooms: Sequence[bytearray], offset: int) -> int:
+        if not self._direct:
+            return os.preadv(self.fd, rooms, offset)
+        got = self.pread(sum(map(len, rooms)), offset)
+        stream = io.BytesIO(got)
+        for room in rooms:
+            stream.readinto(room)
+        return len(got)
+
+    def try_pread(self, *_arguments: object) -> None:
+        raise io.UnsupportedOperation(errno.ENOTSUP, "no call that refuses to wait")
+
+    try_pwrite = try_pread
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> None:
+        if not self._direct:
+            with self._writing():
+                _all(partial(os.pwrite, self.fd), data, offset)
+            return
+        with mmap.mmap(-1, len(data)) as room, memoryview(room) as memory, self._writing():
+            memory[:] = data
+            _all(partial(os.pwrite, self.fd), memory, offset)
+
+    def pwritev(self, parts: Sequence[bytes], offset: int) -> None:
+        data, done = b"".join(parts), 0
+        if not self._direct:
+            with self._writing():
+                done = os.pwritev(self.fd, parts, offset)
+        if done < len(data):
+            self.pwrite(data[done:], offset + done)
 
     def append(self, data: bytes) -> int:
         # By the same object, whatever its name is now; a separate descriptor: its position is the end of the bytes.
-        fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_APPEND)
+        fd = os.open(f"/proc/self/fd/{self.fd}", os.O_WRONLY | os.O_APPEND | self._sync)
         try:
-            done = os.write(fd, data)
+            with self._writing():
+                done = os.write(fd, data)
             if done < len(data):
                 raise _short(done)
             return os.lseek(fd, 0, os.SEEK_CUR) - done
         finally:
             os.close(fd)
 
-    def truncate(self, size: int) -> None:
-        os.ftruncate(self._fd, size)
+    def truncate(self, size: int | None = None) -> int:
+        with self._cutting():
+            return super().truncate(size)
 
-    def fsync(self) -> None:
-        os.fsync(self._fd)
+    def punch_hole(self, offset: int, length: int) -> None:
+        if not linux.punch_hole(self.fd, offset, length):
+            raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no holes")
 
-    def close(self) -> None:
-        os.close(self._fd)
+    def zero_range(self, offset: int, length: int) -> None:
+        if not linux.zero_range(self.fd, offset, length):
+            raise io.UnsupportedOperation(errno.ENOTSUP, "the file system cannot zero a range")
+
+    def sync_range(self, _offset: int, _length: int) -> None:
+        os.fdatasync(self.fd)
+
+    def fsync(self, timeout: float = 0.0) -> None:
+        os.fsync(self.fd)
+
+    def prefetch(self, offset: int, length: int, *, wait: bool) -> None:
+        self._advise(offset, length, os.POSIX_FADV_WILLNEED)
+
+    def drop(self, offset: int, length: int) -> None:
+        """Drop cached bytes that are clean; `length` 0: all from an offset on."""
+        self._advise(offset, length, os.POSIX_FADV_DONTNEED)
+
+    def advise(self, advice: Advice, offset: int, length: int) -> None:
+        self._advise(offset, length, ADVICES.get(advice, os.POSIX_FADV_NORMAL))
+
+    def _advise(self, offset: int, length: int, advice: int) -> None:
+        os.posix_fadvise(self.fd, offset, length, advice)
 
 
-FLAGS = {"r+b": 0, "w+b": os.O_CREAT | os.O_TRUNC, "x+b": os.O_CREAT | os.O_EXCL}
+MODES = {os.O_RDONLY: "rb", os.O_RDWR: "r+b"}
+ADVICES = {Advice.RANDOM: os.POSIX_FADV_RANDOM, Advice.SEQUENTIAL: os.POSIX_FADV_SEQUENTIAL}
+FLAGS: dict[OpenMode, int] = {"rb": os.O_RDONLY, "r+b": os.O_RDWR, "wb": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
+FLAGS |= {"w+b": FLAGS["wb"], "x+b": os.O_RDWR | os.O_CREAT | os.O_EXCL}
 
 
-class MountedTarget:
+class MountedTarget(Target):
     """A directory; see `targets.Target`."""
 
-    moves = detaches = False
-    exact = False
-    explained: frozenset[int] = frozenset()
-    refused: frozenset[int] = frozenset()
-    loses_direct = False
-    withholds = False
     shows = True
-    store_unit = 1
-    tasks = None
-    by_name = creates_unasked = False
+    edges = Edges((PAGE, 16 * PAGE))
+    hints = HINTS
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
-        self._files = plan.files
+        super().__init__(f"path:{folder}")
         self.root = folder
         self._folder = Path(folder) / f"pagecache-stress-{plan.seed}-{number}"
         self._place = _place(folder)
-        self.name = f"path:{folder}"
-        self.edges = Edges((PAGE, 16 * PAGE))
-        self.skipped: dict[str, str] = {}
-        self.direct_unit = 1
-        self.losses: list[DataLossError] = []
-        self.repairs: Counter[str] = Counter()
-        self.remarks: list[str] = []
-        self.hints = HINTS
-        self.ways = frozenset({"buffered", "through", "views", "append", "truncate", "punch", "names", "hints"}) | {
-            "shared",
-            "links",
-        }
+        self.ways = frozenset(
+            ("buffered", "through", "views", "append", "truncate", "punch", "names", "hints", "shared", "links")
+        )
         if plan.tasks:
             self.skipped["tasks"] = "system calls have no coroutines; threads alone"
         if plan.faults != "none":
@@ -189,7 +248,7 @@ class MountedTarget:
         self._apart = on_fuse(folder)
         if self._apart:
             self.skipped["writes beside mappings"] = "FUSE: the kernel itself loses bytes of a write there"
-        self._fds: list[dict[str, int]] = []
+        self._handles: list[dict[str, Descriptor]] = []
         self._mappings = [Mappings() for _ in range(plan.files)]
 
     def __getattr__(self, verb: str) -> Any:
@@ -215,15 +274,15 @@ class MountedTarget:
         self._open()
 
     def _open(self) -> None:
-        for number in range(self._files):
-            path = self._path(number)
-            self._fds.append({"buffered": os.open(path, os.O_RDWR), "through": os.open(path, os.O_RDWR | os.O_DSYNC)})
-        try:
-            for number, fds in enumerate(self._fds):
-                fds["direct"] = os.open(self._path(number), os.O_RDWR | os.O_DIRECT)
-        except OSError as error:
-            self.skipped["direct"] = f"O_DIRECT: {error.strerror}"
-        else:
+        for number, mappings in enumerate(self._mappings):
+            writing: Beside = mappings.cutting if self._apart and "views" in self.ways else nullcontext
+            open_by = partial(Descriptor, self._path(number), cutting=mappings.cutting, writing=writing)
+            self._handles.append({"buffered": open_by(os.O_RDWR), "through": open_by(os.O_RDWR | os.O_DSYNC)})
+            try:
+                self._handles[number]["direct"] = open_by(os.O_RDWR | os.O_DIRECT)
+            except OSError as error:
+                self.skipped["direct"] = f"O_DIRECT: {error.strerror}"
+        if "direct" not in self.skipped:
             self.ways |= {"direct"}
             self.direct_unit = PAGE
 
@@ -235,28 +294,16 @@ class MountedTarget:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)
 
     def check_place(self) -> None:
-        """Check that the path still leads to the directory in which the round began.
-
-        Raises:
-            UnusableTarget: it leads to another one, which explains any finding.
-        """
         if _place(self.root) not in (None, self._place):
             raise UnusableTarget(
                 f"{self.name}: another directory has this path since the round began: mount before the run, and unmount"
                 f" after it; {self._folder.name!r} is left in the first one"
             )
 
-    def calm(self) -> None:
-        """Do nothing: there are no faults."""
-
-    stir = check = calm
-
     def close(self) -> None:
-        for fds in self._fds:
-            for fd in fds.values():
-                os.close(fd)
-
-    give_up = close
+        for ways in self._handles:
+            for handle in ways.values():
+                handle.close()
 
     def discard(self) -> None:
         for path in self._folder.iterdir():
@@ -266,89 +313,27 @@ class MountedTarget:
     # -- what is stored
 
     def store(self, file: int | str) -> bytes | None:
-        path = self._path(file)
+        direct = "direct" in self.ways
         try:
-            fd = os.open(path, os.O_RDONLY | (os.O_DIRECT if "direct" in self.ways else 0))
+            handle = Descriptor(self._path(file), os.O_RDONLY | (os.O_DIRECT if direct else 0))
         except FileNotFoundError:
             return None
-        try:
-            if "direct" in self.ways:
-                return self._read_direct(fd, 0, (os.fstat(fd).st_size // PAGE + 2) * PAGE)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            return os.pread(fd, READ_ALL, 0)
-        finally:
-            os.close(fd)
+        with handle:
+            if not direct:
+                handle.drop(0, 0)
+            return handle.whole()
 
     def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
-        ways = [way for way in ("buffered", "direct") if way in self._fds[file]]
-        return [(f"a {way} descriptor", partial(self._whole, file, way)) for way in ways]
-
-    def _whole(self, file: int, way: str) -> bytes:
-        size = os.fstat(self._fds[file]["buffered"]).st_size
-        return self.read(file, way, 0, (size // PAGE + 2) * PAGE, 0)
+        handles = self._handles[file]
+        return [(f"a {way} descriptor", handles[way].whole) for way in ("buffered", "direct") if way in handles]
 
     # -- verbs
 
-    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        fd = self._fds[file][way or "buffered"]
-        return self._read_direct(fd, offset, length) if way == "direct" else os.pread(fd, length, offset)
-
-    @staticmethod
-    def _read_direct(fd: int, offset: int, length: int) -> bytes:
-        with mmap.mmap(-1, max(length, PAGE)) as room, memoryview(room) as memory, memory[:length] as wanted:
-            for left in reversed(range(DIRECT_TRIES)):
-                try:
-                    return bytes(wanted[: os.preadv(fd, [wanted], offset)])
-                except OSError as error:
-                    if error.errno != errno.EIO or not left:
-                        raise
-            raise AssertionError
-
-    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> bytes:
-        if way == "direct":
-            return self.read(file, way, offset, length, extra)
-        cut = extra % (length + 1)
-        rooms = [bytearray(cut), bytearray(length - cut)]
-        done = os.preadv(self._fds[file][way or "buffered"], rooms, offset)
-        return b"".join(rooms)[:done]
-
-    def _writing(self, file: int) -> AbstractContextManager[None]:
-        return self._mappings[file].cutting() if self._apart and "views" in self.ways else nullcontext()
-
-    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        fd = self._fds[file][way or "buffered"]
-        if way != "direct":
-            with self._writing(file):
-                _all(partial(os.pwrite, fd), data, offset)
-            return
-        with mmap.mmap(-1, len(data)) as room, memoryview(room) as memory, self._writing(file):
-            memory[:] = data
-            _all(partial(os.pwrite, fd), memory, offset)
-
-    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
-        if way == "direct":
-            self.write(file, way, offset, data, extra)
-            return
-        cut = extra % (len(data) + 1)
-        with self._writing(file):
-            done = os.pwritev(self._fds[file][way or "buffered"], [data[:cut], data[cut:]], offset)
-        if done < len(data):
-            self.write(file, way, offset + done, data[done:], extra)
-
-    def append(self, file: int, way: str, data: bytes) -> int:
-        # A separate descriptor: its position afterwards is the end of the appended bytes.
-        fd = os.open(self._path(file), os.O_WRONLY | os.O_APPEND | (os.O_DSYNC if way == "through" else 0))
-        try:
-            with self._writing(file):
-                done = os.write(fd, data)
-            if done < len(data):
-                raise _short(done)
-            return os.lseek(fd, 0, os.SEEK_CUR) - done
-        finally:
-            os.close(fd)
+    def handle(self, file: int, way: str, extra: int = 0) -> Descriptor:
+        return self._handles[file][way or "buffered"]
 
     def view(self, file: int, offset: int, length: int, writable: bool) -> Held:
-        fd, mappings = self._fds[file]["buffered"], self._mappings[file]
+        fd, mappings = self._handles[file]["buffered"].fd, self._mappings[file]
         mappings.enter()
         try:
             if offset + length > os.fstat(fd).st_size:
@@ -363,58 +348,30 @@ class MountedTarget:
     def copy(self, file: int, way: str, held: Held, offset: int) -> None:
         if self._apart:
             raise io.UnsupportedOperation(errno.ENOTSUP, "FUSE: a write out of a mapping of its own file")
-        fd = self._fds[file]["buffered"]
-        for segment in held.segments():
-            _all(partial(os.pwrite, fd), segment, offset)
-            offset += len(segment)
-
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
-        with self._mappings[file].cutting():
-            os.ftruncate(self._fds[file][way], size)
-
-    def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        if not linux.punch_hole(self._fds[file][way], offset, length):
-            raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no holes")
-
-    def zero(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        zero_range(self._fds[file][way], offset, length)
-
-    def flush(self, file: int, way: str = "buffered") -> None:
-        """Do nothing: writes go to the system at once."""
-
-    def sync_range(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
-        os.fdatasync(self._fds[file][way])
-
-    def fsync(self, file: int, way: str = "buffered") -> None:
-        os.fsync(self._fds[file][way])
+        super().copy(file, way, held, offset)
 
     def sync(self) -> None:
-        for fds in self._fds:
-            os.fsync(fds["buffered"])
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            for path in self._folder.iterdir():
-                try:
-                    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-                except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # removed since, or a symbolic link
-                        raise
-                    continue
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        for ways in self._handles:
+            ways["buffered"].fsync()
+        for path in (*self._folder.iterdir(), self._folder):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ELOOP):  # removed since, or a symbolic link
+                    raise
+                continue
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     ticket = sync
 
     def drop(self, file: int, offset: int, length: int) -> None:
-        os.posix_fadvise(self._fds[file]["buffered"], offset, length, os.POSIX_FADV_DONTNEED)
+        self._handles[file]["buffered"].drop(offset, length)
 
     def drop_all(self) -> None:
-        for file in range(self._files):
+        for file in range(len(self._handles)):
             self.drop(file, 0, 0)
 
     def invalidate(self, file: int | str, offset: int, length: int) -> None:
@@ -422,49 +379,20 @@ class MountedTarget:
             self.fsync(file)
             self.drop(file, offset, length)
 
-    def prefetch(self, file: int, offset: int, length: int, wait: bool, way: str = "buffered") -> None:
-        os.posix_fadvise(self._fds[file][way], offset, length, os.POSIX_FADV_WILLNEED)
-
-    def advise(self, file: int, offset: int, length: int, extra: int, way: str = "buffered") -> None:
-        advices = (os.POSIX_FADV_RANDOM, os.POSIX_FADV_SEQUENTIAL, os.POSIX_FADV_NORMAL)
-        os.posix_fadvise(self._fds[file][way], offset, length, advices[extra % 3])
-
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
-        fd = os.open(self._path(file), os.O_RDONLY)
-        try:
-            return os.pread(fd, length, offset)
-        finally:
-            os.close(fd)
+        with Descriptor(self._path(file), os.O_RDONLY) as handle:
+            return handle.pread(length, offset)
 
     # -- names
 
-    def publish(self, name: str, data: bytes, extra: int) -> None:
-        path = self._path(name)
-        if extra % 2:
-            path.write_bytes(data)
-            return
-        beside = self._path(f"{name}-new")
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if extra % 4:
-                os.fsync(file.fileno())
-        beside.rename(path)
+    def opened(self, name: str, mode: OpenMode) -> AbstractContextManager[Descriptor]:
+        return self.enter(name, "", mode)
 
-    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
-        return self._holding(old, hold, lambda: self._path(old).rename(self._path(new)))
+    def renamed(self, old: str, new: str) -> None:
+        self._path(old).rename(self._path(new))
 
-    def remove(self, name: str, hold: bool = False) -> bytes | None:
-        return self._holding(name, hold, self._path(name).unlink)
-
-    def _holding(self, name: str, hold: bool, call: Callable[[], object]) -> bytes | None:
-        """Make a call; with `hold`, read afterwards from a descriptor that was opened before."""
-        if not hold:
-            call()
-            return None
-        with self._path(name).open("rb") as held:
-            call()
-            return held.read()
+    def removed(self, name: str) -> None:
+        self._path(name).unlink()
 
     def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
         return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
@@ -481,18 +409,6 @@ class MountedTarget:
         except OSError:
             return None
         return found if found in shared_names() else None
-
-    def act(self, handle: Descriptor, call: str, *arguments: Any) -> Any:
-        return getattr(handle, call)(*arguments)
-
-    def has_compared(self, handle: Descriptor) -> bool:
-        return True
-
-    def settle(self, name: str) -> None:
-        """Do nothing: no other program stores versions."""
-
-    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
-        return []
 
     def look(self, name: str) -> bytes | None:
         try:
@@ -537,18 +453,3 @@ def _short(done: int) -> OSError:
     error = OSError(errno.EIO, "a short write")
     set_written(error, done)
     return error
-
-
-def zero_range(fd: int, offset: int, length: int) -> None:
-    """Zero a range with FALLOC_FL_ZERO_RANGE, keeping the size.
-
-    Raises:
-        io.UnsupportedOperation: the file system does not have it.
-    """
-    call = ctypes.CDLL(None, use_errno=True).fallocate
-    call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong)
-    if call(fd, 0x10 | 0x01, offset, length):
-        number = ctypes.get_errno()
-        if number in (errno.EOPNOTSUPP, errno.ENOSYS):
-            raise io.UnsupportedOperation(number, "the file system cannot zero a range")
-        raise OSError(number, os.strerror(number))

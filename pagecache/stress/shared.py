@@ -24,6 +24,7 @@ from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
 from pagecache.stress.oracle import Observation, settled, verdict
 from pagecache.stress.profiles import CROSSING, KINDS, shared_names
+from pagecache.stress.targets import READ_ALL
 
 if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
@@ -35,7 +36,6 @@ T = TypeVar("T")
 HEADER = 64  # bytes of an object that never change
 FIRST = 2048  # number of the first object: above all numbers of files
 LAST = (1 << 15) - 1  # of a round: content.py has so many numbers
-READ_ALL = 1 << 31
 SETTLES = 10  # conflicts of a rest are settled at most so often
 
 

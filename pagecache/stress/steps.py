@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from pagecache import Advice
 from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.crossing import Crossing
@@ -32,6 +33,7 @@ from pagecache.stress.world import World
 __all__ = ["Step", "Steps"]
 
 Step = Generator[Verb, Any, None]
+ADVICES = list(Advice)
 APPEND_KEY = 20  # bytes of an append that suffice to find its place
 
 
@@ -167,8 +169,8 @@ class Steps:
 
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         observation = self.observe(model, start, end, "try_read")
-        way = self._by("try_read", operation, model) if self.world.target.direct_unit == 1 else ()
-        got = yield from self.seeing(observation, "try_read", ("try_read", operation.file, start, end - start, *way))
+        way = self._by("try_read", operation, model) if self.world.target.direct_unit == 1 else "buffered"
+        got = yield from self.seeing(observation, "try_read", ("try_read", operation.file, way, end - start, start))
         if got is not None:
             self.world.judge(observation, got)
 
@@ -269,12 +271,12 @@ class Steps:
         write = self.new(model, "try_write", "buffered", start, end - start)
         model.begin(write)
         try:
-            done = yield ("try_write", operation.file, start, write.data(start, end))
+            done = yield ("try_write", operation.file, "buffered", write.data(start, end), start)
         except OSError as error:
             self._failed(model, write, error)
             self.world.excuse(error, "try_write", self.worker)
         else:
-            model.finish(write) if done else model.cancel(write)
+            model.cancel(write) if done is None else model.finish(write)
 
     def _append(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         length = end - start
@@ -369,7 +371,7 @@ class Steps:
         if way not in self.world.target.ways or self.world.target.direct_unit > 1:
             way = "buffered"
         elif way == "buffered":
-            way = "".join(self._by("copy", operation, model)) or way
+            way = self._by("copy", operation, model)
         observation = self.observe(model, start, end, "a view to copy from")
         try:
             held = yield from self._held(observation, operation, writable=False)
@@ -404,25 +406,24 @@ class Steps:
 
     # -- size and space
 
-    def _by(self, kind: str, operation: Operation, model: Model) -> tuple[str, ...]:
-        """Return the way of the handle to call, as the last argument of a verb; empty: the buffered handle."""
+    def _by(self, kind: str, operation: Operation, model: Model) -> str:
+        """Return the way of the handle to call."""
         way = ("buffered", *IO)[other(operation.extra) // 4 % 8 % 5]
         # Handles of a loose file report its losses at the rest; each reports them once.
         if way == "buffered" or model.loose or way not in self.world.target.ways:
-            return ()
+            return "buffered"
         self.world.count(f"{kind} by a {way} handle")
-        return (way,)
+        return way
 
     def _truncate(self, operation: Operation, model: Model, start: int, _end: int) -> Step:
         write = self.new(model, "truncate", "", start, FOREVER - start, size=start, zero=True)
-        yield from self.changing(
-            model, write, "truncate", ("truncate", operation.file, start, *self._by("truncate", operation, model))
-        )
+        verb = ("truncate", operation.file, self._by("truncate", operation, model), start)
+        yield from self.changing(model, write, "truncate", verb)
 
     def _punch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         kind = operation.kind
         write = self.new(model, kind, "", start, end - start, size=-1, zero=True)
-        verb = (kind, operation.file, start, end - start, *self._by(kind, operation, model))
+        verb = (kind, operation.file, self._by(kind, operation, model), start, end - start)
         yield from self.changing(model, write, kind, verb)
 
     _zero = _punch
@@ -430,7 +431,7 @@ class Steps:
     # -- durability
 
     def _fsync(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self._saving("fsync", ("fsync", operation.file, *self._by("fsync", operation, model)), [model])
+        yield from self._saving("fsync", ("fsync", operation.file, self._by("fsync", operation, model)), [model])
 
     def _sync(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
         yield from self._saving(operation.kind, (operation.kind,), self.world.models)
@@ -461,10 +462,10 @@ class Steps:
                 observation.returned()
 
     def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self._plain(operation.kind, ("flush", operation.file, *self._by(operation.kind, operation, model)))
+        yield from self._plain(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
 
     def _sync_range(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        verb = ("sync_range", operation.file, start, end - start, *self._by(operation.kind, operation, model))
+        verb = ("sync_range", operation.file, self._by(operation.kind, operation, model), start, end - start)
         yield from self._plain(operation.kind, verb)
 
     # -- calls that change nothing
@@ -486,8 +487,8 @@ class Steps:
 
     def _prefetch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         wait, way = bool(operation.extra % 2), self._by("prefetch", operation, model)
-        yield from self._plain("prefetch", ("prefetch", operation.file, start, end - start, wait, *way))
+        yield from self._plain("prefetch", ("prefetch", operation.file, way, start, end - start, wait))
 
     def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        way = self._by("advise", operation, model)
-        yield from self._plain("advise", ("advise", operation.file, start, end - start, operation.extra, *way))
+        way, advice = self._by("advise", operation, model), ADVICES[operation.extra % len(ADVICES)]
+        yield from self._plain("advise", ("advise", operation.file, way, advice, start, end - start))

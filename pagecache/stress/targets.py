@@ -22,13 +22,18 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 from pagecache.errors import DataLossError
-from pagecache.stress.profiles import Edges
+from pagecache.options import OpenMode
+from pagecache.stress.profiles import Edges, saved_first
 
-__all__ = ["FULL", "Held", "Target", "UnusableTarget", "Verb"]
+__all__ = ["FULL", "READ_ALL", "FileVerbs", "Held", "Target", "UnusableTarget", "Verb"]
+
+READ_ALL = 1 << 31  # no file is longer
 
 Verb = tuple[Any, ...]
 """A verb and its arguments, as a step requests them."""
@@ -67,8 +72,68 @@ class Held(Protocol):
         ...
 
 
-class Target(Protocol):
-    """The tested system of a round: made anew for each. Of its verbs, those that the tester itself calls are here.
+def _call_of(method: str) -> Callable[..., Any]:
+    """Return a verb that calls a method of a handle, with the same arguments."""
+
+    def call(verbs: FileVerbs, file: int, way: str = "buffered", *arguments: object) -> Any:
+        return getattr(verbs.handle(file, way), method)(*arguments)
+
+    return call
+
+
+class FileVerbs:
+    """Verbs that are calls of handles, which have the methods of `CachedFile`. Those of a task's handle return
+    awaitables, and so do the verbs.
+    """
+
+    call_timeout = 0.0
+
+    def handle(self, file: int, way: str, extra: int = 0) -> Any:
+        """Return a handle for a way; `extra` chooses among several."""
+        raise NotImplementedError
+
+    def then(self, result: Any, use: Callable[[Any], Any]) -> Any:
+        """Return what `use` makes of the result of a call."""
+        return use(result)
+
+    def read(self, file: int, way: str, offset: int, length: int, extra: int) -> Any:
+        handle = self.handle(file, way, extra)
+        if extra & 2:
+            return handle.pread(length, offset)
+        room = bytearray(b"\xa5" * length)
+        return self.then(handle.pread_into(room, offset), lambda done: bytes(room[:done]))
+
+    def readv(self, file: int, way: str, offset: int, length: int, extra: int) -> Any:
+        cut = extra % (length + 1)
+        rooms = [bytearray(cut), bytearray(length - cut)]
+        done = self.handle(file, way, extra).preadv(rooms, offset)
+        return self.then(done, lambda done: b"".join(rooms)[:done])
+
+    def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> Any:
+        return self.handle(file, way, extra).pwrite(data, offset)
+
+    def writev(self, file: int, way: str, offset: int, data: bytes, extra: int) -> Any:
+        cut = extra % (len(data) + 1)
+        return self.handle(file, way, extra).pwritev([data[:cut], data[cut:]], offset)
+
+    def copy(self, file: int, way: str, held: Held, offset: int) -> Any:
+        handle, segments = self.handle(file, way), held.segments()
+        return handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
+
+    def fsync(self, file: int, way: str = "buffered") -> Any:
+        return self.handle(file, way).fsync(timeout=self.call_timeout)
+
+    def prefetch(self, file: int, way: str, offset: int, length: int, wait: bool) -> Any:
+        return self.handle(file, way).prefetch(offset, length, wait=wait)
+
+    try_read, try_write = _call_of("try_pread"), _call_of("try_pwrite")
+    append, truncate, advise = _call_of("append"), _call_of("truncate"), _call_of("advise")
+    punch, zero = _call_of("punch_hole"), _call_of("zero_range")
+    flush, sync_range = _call_of("flush"), _call_of("sync_range")
+
+
+class Target(FileVerbs):
+    """The tested system of a round: made anew for each.
 
     Attributes:
         name: in reports.
@@ -92,91 +157,149 @@ class Target(Protocol):
         hints: errno -> such a sentence, for unexplained errors.
         by_name: it finds an object by its name at each call, so that a removed object cannot be read any more.
         creates_unasked: an exclusive open may succeed though the store has an object; then its commit is refused.
+        unreachable: errors of a handle whose object has another name now, or none.
     """
 
-    name: str
-    ways: frozenset[str]
-    edges: Edges
-    skipped: dict[str, str]
-    direct_unit: int
-    moves: bool
-    detaches: bool
-    exact: bool
-    shows: bool
-    store_unit: int
-    tasks: Any
-    loses_direct: bool
-    withholds: bool
-    losses: list[DataLossError]
-    repairs: Counter[str]
-    remarks: list[str]
-    hints: dict[int, str]
-    by_name: bool
-    creates_unasked: bool
+    ways: frozenset[str] = frozenset()
+    edges = Edges()
+    direct_unit = store_unit = 1
+    moves = detaches = exact = shows = loses_direct = withholds = by_name = creates_unasked = False
+    tasks: Any = None
+    hints = FULL
+    unreachable: tuple[type[OSError], ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.skipped: dict[str, str] = {}
+        self.losses: list[DataLossError] = []
+        self.repairs: Counter[str] = Counter()
+        self.remarks: list[str] = []
 
     @property
-    def explained(self) -> frozenset[int]: ...
+    def explained(self) -> frozenset[int]:
+        return frozenset()
+
     @property
-    def refused(self) -> frozenset[int]: ...
+    def refused(self) -> frozenset[int]:
+        return frozenset()
 
     def key(self, what: int | str) -> Any:
         """Return the key, in the store, of a file or of an object by name."""
-        ...
+        raise NotImplementedError
 
     def start(self, contents: Sequence[bytes]) -> None:
         """Make the files, each with a content, past the tested system."""
-        ...
+        raise NotImplementedError
 
-    def sync(self) -> None: ...
-    def invalidate(self, file: int | str, offset: int, length: int) -> None: ...
-    def look(self, name: str) -> bytes | None: ...
-    def settle(self, name: str) -> None:
-        """Give up unsaved bytes of the object of a name, if another program has stored another version."""
-        ...
+    def sync(self) -> None:
+        raise NotImplementedError
 
-    def act(self, handle: Any, call: str, *arguments: Any) -> Any: ...
-    def link_of(self, name: str) -> str | None:
-        """Return the shared name that a symbolic link leads to; None: the name has no link."""
-        ...
+    def invalidate(self, file: int | str, offset: int, length: int) -> None:
+        raise NotImplementedError
 
-    def has_compared(self, handle: Any) -> bool:
-        """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
-        ...
+    def store(self, file: int | str) -> bytes | None:
+        """Return the content of the store, read past the tested system; None: no such object."""
+        raise NotImplementedError
+
+    def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
+        """Return all ways to read the whole of a file, as pairs of name and function."""
+        raise NotImplementedError
 
     def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return the losses, as (offset, length), that unused handles report since the last call, each with the
         handle's name.
         """
-        ...
+        return []
 
-    def store(self, file: int | str) -> bytes | None:
-        """Return the content of the store, read past the tested system; None: no such object."""
-        ...
-
-    def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
-        """Return all ways to read the whole of a file, as pairs of name and function."""
-        ...
+    # -- course of a round
 
     def calm(self) -> None:
         """Stop faults and retry failed work, while nothing runs."""
-        ...
 
     def stir(self) -> None:
         """Let calls fail again."""
-        ...
 
     def check(self) -> None:
         """Check internal invariants."""
-        ...
+
+    def check_place(self) -> None:
+        """Check that the target is still the one in which the round began.
+
+        Raises:
+            UnusableTarget: it is another one, which explains any finding.
+        """
 
     def close(self) -> None:
         """Save everything, and end."""
-        ...
+        raise NotImplementedError
 
     def give_up(self) -> None:
         """End after a failure without saving; the files stay for examination."""
-        ...
+        self.close()
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Register names that were made elsewhere, for removal at the end."""
 
     def discard(self) -> None:
         """Remove the files."""
-        ...
+        raise NotImplementedError
+
+    # -- names
+
+    def opened(self, name: str, mode: OpenMode) -> AbstractContextManager[Any]:
+        """Open a worker's own object."""
+        raise NotImplementedError
+
+    def renamed(self, old: str, new: str) -> None:
+        """Rename a worker's own object."""
+        raise NotImplementedError
+
+    def removed(self, name: str) -> None:
+        """Remove a worker's own object."""
+        raise NotImplementedError
+
+    def publish(self, name: str, data: bytes, extra: int) -> None:
+        beside = name if extra % 2 else f"{name}-new"
+        with self.opened(beside, "wb") as file:
+            file.pwrite(data, 0)
+            if saved_first(extra):
+                file.fsync(timeout=self.call_timeout)
+            if extra & 8 and beside != name:  # it stays open, possibly with unsaved bytes
+                self.renamed(beside, name)
+        if not extra & 8 and beside != name:
+            self.renamed(beside, name)
+
+    def rename(self, old: str, new: str, hold: bool = False) -> bytes | None:
+        return self._holding(old, hold, partial(self.renamed, old, new))
+
+    def remove(self, name: str, hold: bool = False) -> bytes | None:
+        return self._holding(name, hold, partial(self.removed, name))
+
+    def _holding(self, name: str, hold: bool, call: Callable[[], None]) -> bytes | None:
+        """Make a call; with `hold`, read afterwards from a handle that was opened before. None: it was unreachable."""
+        if not hold:
+            call()
+            return None
+        with self.opened(name, "rb") as held:
+            call()
+            with suppress(*self.unreachable):
+                found: bytes = held.pread(READ_ALL, 0)
+                return found
+        return None
+
+    def look(self, name: str) -> bytes | None:
+        raise NotImplementedError
+
+    def settle(self, name: str) -> None:
+        """Give up unsaved bytes of the object of a name, if another program has stored another version."""
+
+    def act(self, handle: Any, call: str, *arguments: Any) -> Any:
+        return getattr(handle, call)(*arguments)
+
+    def has_compared(self, handle: Any) -> bool:
+        """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
+        return True
+
+    def link_of(self, name: str) -> str | None:
+        """Return the shared name that a symbolic link leads to; None: the name has no link."""
+        raise NotImplementedError

@@ -107,7 +107,7 @@ class AppendsOver(CachedTarget):
 class LeavesTail(CachedTarget):
     """A truncate keeps the last 50 bytes that it should cut off."""
 
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
+    def truncate(self, file: int, way: str, size: int) -> None:
         handle = self.handle(file, "buffered")
         kept = handle.pread(50, size)
         handle.truncate(size)

@@ -167,7 +167,7 @@ def test_an_error_that_no_fault_explains_is_an_alarm() -> None:
     """It names the operation and the error."""
 
     class Refusing(CachedTarget):
-        def punch(self, file: int, offset: int, length: int, way: str = "buffered") -> None:
+        def punch(self, file: int, way: str, offset: int, length: int) -> None:
             raise PermissionError(errno.EACCES, "not allowed")
 
     report = with_rules(*FAULTS["nasty"], kind=Refusing)

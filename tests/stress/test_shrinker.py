@@ -113,7 +113,7 @@ class TwoMistakes(CachedTarget):
     def write(self, file: int, way: str, offset: int, data: bytes, extra: int) -> None:
         pass
 
-    def truncate(self, file: int, size: int, way: str = "buffered") -> None:
+    def truncate(self, file: int, way: str, size: int) -> None:
         raise RuntimeError("a planted mistake")
 
 
