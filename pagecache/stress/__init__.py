@@ -19,7 +19,7 @@ crossing.py    operations on names that all workers share; bindings.py, shared.p
 world.py       state of one round: target, models, activity; the checks at rest
 player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, a cache that dies; durable.py: what is left
-recorded.py    reports calls to durable.py; refusals.py: options that a target cannot serve
+refusals.py    options that a target cannot serve
 directed.py    checks at the end of a round
 watchdog.py    reports a hang with all waits
 job.py         the course of a run

@@ -3,7 +3,6 @@
     arm       choose, by the seed, the call at which it dies, and how
     check     while workers run: end all waits if the store has died
     recover   check the remains; then the cache goes on, or a new one takes over
-    rested    everything is stored
 
 A store that forgets dies in this process, over any backend. It loses its uncommitted bytes, or all but a part of them;
 then the cache is connected to it again, and writes the lost bytes once more; or it is abandoned, and a new one made.
@@ -16,17 +15,14 @@ from __future__ import annotations
 
 import errno
 import random
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import BackendError, DataLossError
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
-from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
-from pagecache.stress.recorded import Recorded
-from pagecache.stress.targets import Target
 from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, Rule
 
@@ -52,9 +48,6 @@ def _passes() -> BaseException:
 class NoCrash:
     """The course of a round without crashes. Methods are called in this order, repeatedly."""
 
-    def begin(self, world: World) -> None:
-        """Take note that the files were made."""
-
     def arm(self) -> None:
         """Begin a stir."""
 
@@ -68,11 +61,8 @@ class NoCrash:
             Broken: bytes are missing that must be there.
         """
 
-    def rested(self) -> None:
-        """Record everything as stored: a later crash starts from this state."""
-
     def end(self) -> None:
-        """End the round."""
+        """End the round: nothing stays open."""
 
     def stop(self) -> None:
         """Leave nothing running, whatever has happened."""
@@ -83,22 +73,22 @@ class Crash(NoCrash):
 
     kind: str
 
-    def __init__(self, target: CachedTarget) -> None:
-        self._target = target
+    def __init__(self, world: World, target: CachedTarget) -> None:
+        self._world, self._target = world, target
+        self._durable = Durable([])
 
-    def begin(self, world: World) -> None:
-        self._world = world
-        self._durable = Durable(world.models)
-
-    def _recorded(self, target: object) -> Target:
-        """Return a target that reports its calls to the current durable state while calls may fail."""
-        return cast(Target, Recorded(target, lambda: self._durable))
+    def arm(self) -> None:
+        """Begin a stir; everything is stored."""
+        names = self._durable.names()
+        stored = {name: found for name in names if (found := self._target.store(name)) is not None}
+        self._world.durable = self._durable = Durable(self._world.models, stored)
 
     def recover(self, players: Players) -> None:
         world = self._world
         world.counters[f"crashes: {self.kind}"] += 1
+        world.durable = None
         self._recover(players)
-        world.crashing = False
+        world.target, world.crashing = self._target, False
         if not world.failures:
             world.stopped.clear()
 
@@ -118,23 +108,15 @@ class Crash(NoCrash):
         players.recall(target.store)
         world.doubts.clear()
 
-    def rested(self) -> None:
-        names = {name: found for name in self._durable.names() if (found := self._target.store(name)) is not None}
-        self._durable.end()
-        self._durable = Durable(self._world.models, names)
-
-    def end(self) -> None:
-        self._durable.end()
-
 
 class Forgetting(Crash):
     """A round whose store forgets."""
 
     kind = "forgetting"
 
-    def __init__(self, plan: Plan, number: int, target: CachedTarget) -> None:
-        super().__init__(target)
-        self._rng: random.Random = plan.rng("crash", number)
+    def __init__(self, world: World, target: CachedTarget) -> None:
+        super().__init__(world, target)
+        self._rng: random.Random = world.plan.rng("crash", world.number)
         self._store: ForgettingBackend
         target.between = self._between
         self._aborted = False
@@ -145,8 +127,8 @@ class Forgetting(Crash):
         return self._store
 
     def arm(self) -> None:
-        world, rng = self._world, self._rng
-        world.target, world.crashing, self._aborted = self._recorded(self._target), True, False
+        super().arm()
+        self._world.crashing, self._aborted, rng = True, False, self._rng
         if rng.random() < 0.25:
             return  # dies after all workers ended: no commit was tried for the acknowledged bytes
         commits, done, transient = (rng.random() < 0.5 for _ in range(3))
@@ -170,7 +152,6 @@ class Forgetting(Crash):
     def _recover(self, players: Players) -> None:
         self._target.faults.faults.die(Rule(dies=True).exception)
         self.check()
-        self._world.target = cast(Target, self._target)
         if self._rng.random() < 0.5:
             self._reconnect(players)
         else:
@@ -216,5 +197,4 @@ class Forgetting(Crash):
         return reported
 
     def end(self) -> None:
-        super().end()
         self._store.release()

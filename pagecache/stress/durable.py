@@ -18,15 +18,19 @@ Not checked: which states of several bytes, or names, belong together.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
-from pagecache.stress.oracle import Observation, fit, verdict
+from pagecache.stress.oracle import Observation, settled, verdict
 
-__all__ = ["CRASH", "Durable", "Mark", "after_crash", "states_of"]
+__all__ = ["CRASH", "Durable", "after_crash", "states_of"]
 
 CRASH = "the store after a crash"
+SAVING = frozenset({"fsync", "sync", "ticket"})
+NAMING = frozenset({"publish", "rename", "remove"})
 LOSSY = ("direct", "parallel")
 """Ways to write whose bytes a lost store takes with it; the cache reports their loss (contract 2.17)."""
 
@@ -50,14 +54,6 @@ class Name:
 
     states: list[State]
     dropped: int = 0
-
-
-@dataclass(slots=True)
-class Mark:
-    """A running call that makes state durable."""
-
-    observations: list[Observation]
-    names: dict[str, int]
 
 
 def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State | str]]:
@@ -87,25 +83,43 @@ class Durable:
         self._observations = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in self.models]
         self._names = {name: Name([State(content, done=True)]) for name, content in (names or {}).items()}
 
-    # -- calls that make durable
+    # -- calls
 
-    def saving(self, file: int | None) -> Mark:
-        """Begin a call that makes durable: an fsync of a file, or a sync of all files and names."""
+    @contextmanager
+    def recording(self, verb: str, arguments: Sequence[Any]) -> Iterator[None]:
+        """Record a call of a target, if it makes state durable, or changes names."""
+        if verb in SAVING:
+            with self._saving(arguments[0] if verb == "fsync" else None):
+                yield
+        elif verb in NAMING:
+            names = self._naming(verb, tuple(arguments))
+            yield
+            with self._lock:  # the last state of each name exists
+                for name in names:
+                    states = self._names[name].states
+                    states[-1] = replace(states[-1], done=True)
+        else:
+            yield
+
+    @contextmanager
+    def _saving(self, file: int | None) -> Iterator[None]:
+        """Make durable, if the call succeeds: a file, or all files and names."""
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
             names = {} if file is not None else {name: _settled(found) for name, found in self._names.items()}
-        return Mark([Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models], names)
-
-    def saved(self, mark: Mark) -> None:
-        """End a successful call."""
-        for observation in mark.observations:
-            number = self.models.index(observation.model)
-            with self._lock:
-                if observation.begun > self._observations[number].begun:
-                    observation, self._observations[number] = self._observations[number], observation
-            observation.returned()
+        saved = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models]
+        try:
+            yield
+            for at, observation in enumerate(saved):
+                number = self.models.index(observation.model)
+                with self._lock:
+                    if observation.begun > self._observations[number].begun:
+                        saved[at], self._observations[number] = self._observations[number], observation
+        finally:
+            for observation in saved:
+                observation.returned()
         with self._lock:
-            for name, number in mark.names.items():
+            for name, number in names.items():
                 found = self._names[name]
                 # A name that was replaced or removed in the meantime may have lost its bytes, and come back without
                 # them.
@@ -113,16 +127,10 @@ class Durable:
                     found.states = [replace(found.states[-1], torn=False)]
                     found.dropped = number
 
-    @staticmethod
-    def failed(mark: Mark) -> None:
-        """End a failed call."""
-        for observation in mark.observations:
-            observation.returned()
-
     # -- names
 
-    def naming(self, verb: str, arguments: tuple[object, ...]) -> list[str]:
-        """Begin a call that changes names; return these names."""
+    def _naming(self, verb: str, arguments: tuple[object, ...]) -> list[str]:
+        """Add the states that a call may give to names; return these names."""
         with self._lock:
             changed = states_of(verb, arguments)
             for name, what in changed.items():
@@ -135,13 +143,6 @@ class Durable:
 
     def _of(self, name: str) -> Name:
         return self._names.setdefault(name, Name([State(None, done=True)]))
-
-    def named(self, names: list[str]) -> None:
-        """End a successful call: the last state of each name exists."""
-        with self._lock:
-            for name in names:
-                states = self._names[name].states
-                states[-1] = replace(states[-1], done=True)
 
     def judge_name(self, name: str, found: bytes | None) -> None:
         """Check a name after a crash.
@@ -215,8 +216,7 @@ class Durable:
             older.assign(start, end, before.segments(start, end))
             pieces.assign(start, end, _joined(pieces.pieces(start, end), older))
         observation.pieces = list(pieces.pieces(0, FOREVER))
-        verdict(observation, got, store=True)
-        return _pieces(observation, got)
+        return settled(observation, got, store=True)
 
     def _ended(self, file: int) -> Observation:
         observation = self._observations[file]
@@ -242,16 +242,6 @@ def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:
         for a, b, before in older.pieces(low, high):
             joined.append((a, b, (*found, *(one for one in before if one not in found))))
     return joined
-
-
-def _pieces(observation: Observation, got: bytes) -> list[Piece]:
-    """Return each byte with the writes that it fits."""
-    pieces: list[Piece] = []
-    for low, high, found in observation.segments(0, len(got)):
-        part = got[low:high]
-        wild = next((write for write in found if write.wild), None)
-        pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]
-    return pieces
 
 
 def after_crash(file: int, tag: int, content: bytes, clock_of: Model) -> Model:

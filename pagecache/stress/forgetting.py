@@ -21,23 +21,74 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from pagecache.errors import Key
-from pagecache.stress.uncommitted import Change, Uncommitted, read_all
+from pagecache.stress.objects import read_whole, write_whole
 
 __all__ = ["ForgettingBackend", "ForgettingFile"]
 
 BLOCK = 512
 KEEP = (0.0, 0.5, 0.9)
 """Fractions of the changes in memory that a crash may leave in the store."""
+
+
+@dataclass(slots=True)
+class Change:
+    """One change of an object by one call: bytes at an offset, a size, or a hole."""
+
+    kind: Literal["write", "truncate", "punch"]
+    offset: int
+    data: bytes = b""
+    length: int = 0
+
+    def on(self, content: bytearray) -> None:
+        """Apply the change to bytes in memory."""
+        end = self.offset + (len(self.data) if self.kind == "write" else self.length)
+        if self.kind == "write":
+            content.extend(bytes(max(0, end - len(content))))
+            content[self.offset : end] = self.data
+        elif self.kind == "truncate":
+            content.extend(bytes(max(0, self.offset - len(content))))
+            del content[self.offset :]
+        else:
+            end = min(end, len(content))
+            content[self.offset : end] = bytes(max(0, end - self.offset))
+
+    def to(self, file: Any) -> None:
+        """Apply the change to an object of the inner backend."""
+        if self.kind == "truncate":
+            file.truncate(self.offset)
+        elif self.kind == "punch":
+            file.punch_hole(self.offset, self.length)
+        else:
+            write_whole(file, self.offset, self.data, len(self.data))
+
+
+VERSIONS = itertools.count(1)
+
+
+@dataclass(slots=True, eq=False)
+class Uncommitted:
+    """One object: its current `content`, and the `changes` that the inner backend does not have yet."""
+
+    inner: Any = None  # the object in the inner backend; None: created only here
+    version: str | None = None  # changes with the content only, not when pending changes are carried over
+    content: bytearray = field(default_factory=bytearray)
+    changes: list[Change] = field(default_factory=list)
+    visible: bool = True
+
+    def changed(self) -> None:
+        """Give the object a new version, after a change of its content."""
+        self.version = f"apart {next(VERSIONS)}"
 
 
 class ForgettingBackend(Backend):
@@ -136,7 +187,7 @@ class ForgettingBackend(Backend):
             except FileNotFoundError:
                 return None
             stored = self._objects[name] = Uncommitted(inner, inner.stat().version)
-            stored.content = read_all(inner, self.inner.limits)
+            stored.content = read_whole(inner, self.inner.limits)
             self._all.append(stored)
         return self._objects[name]
 
@@ -347,4 +398,4 @@ class ObjectFile(ForgettingFile):
                 rollback = getattr(stored.inner, "rollback", None)
                 if rollback is not None:
                     rollback()
-                stored.content = read_all(stored.inner, self._store.inner.limits)
+                stored.content = read_whole(stored.inner, self._store.inner.limits)

@@ -130,14 +130,13 @@ class Run:
         try:
             self.name, self._made = target.name, True
             refuse_crashes(self.plan, target, self.target)
-            crash = self._crash = crashing(self.plan, self.number, target, self.target)
+            crash = self._crash = crashing(world, target, self.target)
             if self.number == self.plan.first_round:
                 self.begun()
             self._bounded(world, "making the files", world.begin)
             if not world.failures:
                 refuse_ways(self.plan, target)
             if not world.failures:
-                crash.begin(world)
                 with disturbed(self.plan.rng("noise", self.number)):
                     self._stir_and_rest(world, target, crash)
                 if not world.failures:
@@ -199,7 +198,6 @@ class Run:
             self.counters["rests"] += 1
             if world.failures:
                 return
-            crash.rested()
             if rest == rests - 1:
                 self._press(world, target)
             if world.failures:

@@ -78,14 +78,15 @@ class Killed(Crash):
     """Crashes by SIGKILL.
 
     Args:
-        target: of the round.
+        world: of the round.
+        target: its target.
         made_from: source of the target, by name or as a factory.
     """
 
     kind = "killed"
 
-    def __init__(self, target: CachedTarget, made_from: Any) -> None:
-        super().__init__(target)
+    def __init__(self, world: World, target: CachedTarget, made_from: Any) -> None:
+        super().__init__(world, target)
         self._made_from = made_from
         self._life = 0
         self._child: Child | None = None
@@ -98,6 +99,7 @@ class Killed(Crash):
         Raises:
             UnusableTarget: another process does not find the files.
         """
+        super().arm()
         world, target, plan = self._world, self._target, self._world.plan
         target.close()
         self._life += 1
@@ -106,11 +108,10 @@ class Killed(Crash):
         self._child = child = Child(plan, world.number, self._made_from)
         if why := child.begun(world.stopped):
             raise UnusableTarget(f"crashes: killed cannot be on {target.name}: {why}")
-        world.target = self._recorded(Remote(target, child, world, dies))
+        world.target = cast(Target, Remote(target, child, world, dies))
 
     def _recover(self, players: Players) -> None:
         self.stop()
-        self._world.target = cast(Target, self._target)
         self._target.remember(self._durable.names())
         self._start_again(players)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from pagecache.backends.protocol import Backend, close_backend_file
+from pagecache.backends.protocol import Backend, BackendLimits, close_backend_file
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan
@@ -21,7 +21,7 @@ from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.targets import UnusableTarget
 from pagecache.target import place
 
-__all__ = ["TRIES", "Objects", "insisting"]
+__all__ = ["TRIES", "Objects", "insisting", "read_whole", "write_whole"]
 
 T = TypeVar("T")
 
@@ -57,6 +57,26 @@ def counted(taken: object, length: int) -> int:
     if not 0 < taken <= length:
         raise ValueError(f"write_from returned {taken!r}: it was given {length} bytes, and has to take 1 at least")
     return taken
+
+
+def write_whole(file: Any, offset: int, data: bytes, most: int) -> None:
+    """Write bytes to an object of a backend, at most `most` by one call."""
+    done = 0
+    while done < len(data):
+        part = memoryview(data)[done : done + most].toreadonly()
+        done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
+
+
+def read_whole(file: Any, limits: BackendLimits) -> bytearray:
+    """Return the content of an object of a backend."""
+    unit, most = int(limits.read_unit), int(limits.max_read)
+    content = bytearray()
+    while True:
+        room = bytearray(max(unit, most))
+        count = insisting(partial(file.read_into, len(content), [memoryview(room)]))
+        content += room[:count]
+        if not count or len(content) % unit:
+            return content
 
 
 class Objects:
@@ -212,18 +232,12 @@ class Objects:
         """Store bytes like `put`, in one try, through a backend."""
         file = backend.open(key, create=True)
         try:
-            self._write(file, offset, data)
+            write_whole(file, offset, data, int(self.backend.limits.max_write))
             if whole:
                 insisting(partial(file.truncate, len(data)))
             file.commit()
         finally:
             close_backend_file(file)
-
-    def _write(self, file: Any, offset: int, data: bytes) -> None:
-        most, done = int(self.backend.limits.max_write), 0
-        while done < len(data):
-            part = memoryview(data)[done : done + most].toreadonly()
-            done += counted(insisting(partial(file.write_from, offset + done, [part])), len(part))
 
     def read(self, what: int | str) -> bytes | None:
         """Return the content of an object, in one version; None: no such object."""
@@ -232,7 +246,7 @@ class Objects:
                 before = self._version(what)
                 found = insisting(partial(self.backend.open, self.key(what)))
                 try:
-                    content = self._read(found)
+                    content = bytes(read_whole(found, self.backend.limits))
                 finally:
                     close_backend_file(found)
                 if before == self._version(what):
@@ -247,20 +261,6 @@ class Objects:
     def _version(self, what: int | str) -> str | None:
         """Return the version of an object, if a read by several calls may find several objects; None: it does not."""
         return insisting(partial(self.backend.stat, self.key(what))).version if self._looks_up else None
-
-    def _read(self, file: Any) -> bytes:
-        limits = self.backend.limits
-        unit, most = int(limits.read_unit), int(limits.max_read)
-        content, done = bytearray(), 0
-        while True:
-            room = bytearray(max(unit, most))
-            count = insisting(partial(file.read_into, done, [memoryview(room)]))
-            if not count:
-                return bytes(content)
-            content += room[:count]
-            done += count
-            if done % unit:
-                return bytes(content)
 
     def remove(self, what: int | str) -> None:
         """Remove an object if it exists and the backend can remove it."""
@@ -306,7 +306,7 @@ class Objects:
         file: Any = self.backend.open(self.key("probe"))
         try:
             self.remove("probe")
-            self._looks_up = bool(self._read(file) != b"probe")
+            self._looks_up = bool(read_whole(file, self.backend.limits) != b"probe")
         except OSError:
             self._looks_up = True
         finally:

@@ -26,7 +26,7 @@ from itertools import pairwise
 from pagecache.stress.history import FOREVER, Broken, Candidates, Model, Piece, Write
 from pagecache.stress.story import Finding, describe_finding
 
-__all__ = ["Doubt", "Observation", "fit", "verdict"]
+__all__ = ["Doubt", "Observation", "copied", "settled", "verdict"]
 
 VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown
 
@@ -276,13 +276,13 @@ def _overtake(model: Model, seen: list[Piece]) -> None:
                 model.extents.assign(low, high, pieces)
 
 
-def settled(observation: Observation, got: bytes) -> list[Piece]:
-    """Return the content of a file while nothing runs: each byte with the one write that `got` shows.
+def settled(observation: Observation, got: bytes, *, store: bool = False) -> list[Piece]:
+    """Return the content of a file while nothing runs: each byte with the writes that `got` fits.
 
     Raises:
         Broken: a byte has an impossible value.
     """
-    verdict(observation, got)
+    verdict(observation, got, store=store)
     pieces: list[Piece] = []
     for low, high, found in observation.segments(observation.start, observation.start + len(got)):
         part = got[low - observation.start : high - observation.start]

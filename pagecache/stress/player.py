@@ -7,7 +7,8 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from pagecache.stress.targets import Target
 from pagecache.stress.world import Halted, World, described
 
 __all__ = ["Players", "planned", "played", "ways_of"]
+
+Recorded = Callable[[str, Sequence[Any]], AbstractContextManager[None]]
 
 PAUSE = 0.001  # seconds before an operation that faults refused is retried
 TASKS_SHARE = 4  # a task runs so many times fewer operations than a thread
@@ -160,7 +163,7 @@ class Players:
             self.world.fail(Broken(f"in step: {error}", "check"))
 
     def _play(self, number: int, step: Step) -> None:
-        played(self.world.target, step, partial(self.world.move, self._steps[number].worker))
+        played(self.world.target, step, partial(self.world.move, self._steps[number].worker), self.world.recorded)
 
     # -- tasks
 
@@ -195,7 +198,8 @@ class Players:
             name, *arguments = next(step)
             while True:
                 try:
-                    answer = await (asyncio.sleep(PAUSE) if name == "pause" else call(name, tuple(arguments)))
+                    with self.world.recorded(name, arguments):
+                        answer = await (asyncio.sleep(PAUSE) if name == "pause" else call(name, tuple(arguments)))
                 except (OSError, ValueError) as error:
                     self.world.move(worker)
                     name, *arguments = step.throw(error)
@@ -214,13 +218,17 @@ class Players:
         self.world.fail(error if isinstance(error, Broken) else Broken(described(error), "error"))
 
 
-def played(target: Any, step: Step, returned: Callable[[], None] = lambda: None) -> None:
-    """Make the calls of an operation in this thread; `returned` is called after each."""
+def played(
+    target: Any, step: Step, returned: Callable[[], None] = lambda: None, recorded: Recorded = lambda *_: nullcontext()
+) -> None:
+    """Make the calls of an operation in this thread, each within `recorded`; `returned` is called after each."""
     try:
         name, *arguments = next(step)
         while True:
             try:
-                answer = _call(target, name, arguments)
+                call = partial(time.sleep, PAUSE) if name == "pause" else partial(getattr(target, name), *arguments)
+                with recorded(name, arguments):
+                    answer = call()
             except (OSError, ValueError) as error:
                 returned()
                 name, *arguments = step.throw(error)
@@ -229,10 +237,3 @@ def played(target: Any, step: Step, returned: Callable[[], None] = lambda: None)
                 name, *arguments = step.send(answer)
     except StopIteration:
         pass
-
-
-def _call(target: Any, name: str, arguments: list[Any]) -> Any:
-    if name == "pause":
-        time.sleep(PAUSE)
-        return None
-    return getattr(target, name)(*arguments)

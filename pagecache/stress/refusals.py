@@ -18,6 +18,7 @@ from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.plan import Plan
 from pagecache.stress.targets import Target, UnusableTarget
+from pagecache.stress.world import World
 
 __all__ = ["crashing", "refuse_crashes", "refuse_ways"]
 
@@ -57,14 +58,14 @@ def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
     return ""
 
 
-def crashing(plan: Plan, number: int, target: Target, made_from: Any) -> NoCrash:
+def crashing(world: World, target: Target, made_from: Any) -> NoCrash:
     """Return the object that makes the crashes of a round."""
-    kind = plan.crash_of(number)
+    kind = world.plan.crash_of(world.number)
     if kind == "none":
         return NoCrash()
     assert isinstance(target, CachedTarget)
     target.ways -= BEHIND
-    return Killed(target, made_from) if kind == "killed" else Forgetting(plan, number, target)
+    return Killed(world, target, made_from) if kind == "killed" else Forgetting(world, target)
 
 
 def refuse_ways(plan: Plan, target: Target) -> None:

@@ -9,12 +9,14 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pagecache.errors import DataLossError
 from pagecache.stress.content import made
+from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.oracle import Doubt, Observation, settled, verdict
 from pagecache.stress.plan import Plan
@@ -110,6 +112,7 @@ class World:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: threading.Event = field(default_factory=threading.Event)
     operations: int = 0
+    durable: Durable | None = None  # while a crash may come
     crashing: bool = False  # the store is gone, or about to go: calls may fail
     running: set[object] = field(default_factory=set)  # one entry for each call of `run`
     interrupted: bool = False  # `run` makes no further calls
@@ -204,6 +207,10 @@ class World:
         activity = self.active.get(worker)
         if activity is not None:
             activity.moved = time.monotonic()
+
+    def recorded(self, verb: str, arguments: Sequence[Any]) -> AbstractContextManager[None]:
+        """Record a call of a worker, if a crash may come."""
+        return nullcontext() if self.durable is None else self.durable.recording(verb, arguments)
 
     def crashed(self, begun: int) -> None:
         """Record a crash that began at `begun` and is over."""
