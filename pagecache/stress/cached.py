@@ -30,7 +30,7 @@ from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, WAYS, Edges, shared_names
+from pagecache.stress.profiles import CROSSING, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant
 from pagecache.stress.views import Budget, HeldView
@@ -88,7 +88,7 @@ class CachedTarget(Target):
         units = {PAGE, int(limits.write_unit), int(limits.direct_unit), int(limits.max_write)}
         folio = self.variant.config["max_folio"]
         units.add(folio if isinstance(folio, int) else PAGE * 16)
-        self.edges = Edges(tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20)))
+        self.edges = tuple(sorted(unit for unit in units if 1 < unit <= 1 << 20))
         self.skipped, self.cannot, self.remarks = self.objects.skipped, self.objects.cannot, self.objects.remarks
         self.ways = frozenset(WAYS)
         if plan.crash_of(number) != "none":

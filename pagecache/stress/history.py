@@ -20,7 +20,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from sortedcontainers import SortedDict
@@ -67,6 +67,7 @@ class Clock:
         return next(self._ticks)
 
 
+@dataclass(eq=False, slots=True)
 class Write:
     """The change of one call: bytes [start, end) of a file.
 
@@ -83,60 +84,32 @@ class Write:
         rest: the part that its call did not report as done, as a separate change.
     """
 
-    __slots__ = (
-        "before",
-        "begun",
-        "certain",
-        "end",
-        "ended",
-        "file",
-        "floor",
-        "kind",
-        "length",
-        "literal",
-        "origin",
-        "rest",
-        "sequence",
-        "size",
-        "start",
-        "tag",
-        "vague",
-        "way",
-        "wild",
-        "worker",
-        "zero",
-    )
+    kind: str
+    way: str
+    worker: int
+    sequence: int
+    file: int
+    tag: int
+    start: int
+    length: int
+    _: KW_ONLY
+    size: int | None = None
+    zero: bool = False
+    literal: list[tuple[int, tuple[bytes, ...]]] | None = None
+    wild: bool = False
+    before: tuple[int, ...] = ()
+    vague: bool = False
+    floor: int = 0
+    certain: bool = True
+    rest: Write | None = None
+    begun: float = 0
+    ended: float = RUNNING
+    origin: int = field(init=False)
+    end: int = field(init=False)
 
-    def __init__(
-        self,
-        kind: str,
-        way: str,
-        worker: int,
-        sequence: int,
-        file: int,
-        tag: int,
-        start: int,
-        length: int,
-        *,
-        size: int | None = None,
-        zero: bool = False,
-    ) -> None:
-        self.kind, self.way = kind, way
-        self.worker, self.sequence, self.file, self.tag = worker, sequence, file, tag
-        self.start = self.origin = start
-        self.length = length
-        self.end = -1 if start < 0 else start + length
-        self.size = size
-        self.zero = zero
-        self.literal: list[tuple[int, tuple[bytes, ...]]] | None = None
-        self.begun: float = 0
-        self.ended: float = RUNNING
-        self.certain = True
-        self.rest: Write | None = None
-        self.wild = False
-        self.before: tuple[int, ...] = ()
-        self.vague = False
-        self.floor = 0
+    def __post_init__(self) -> None:
+        self.origin = self.start
+        self.end = -1 if self.start < 0 else self.start + self.length
 
     def __repr__(self) -> str:
         where = "at the end" if self.start < 0 else f"[{self.start}, {self.end if self.end < FOREVER else '...'})"

@@ -32,7 +32,7 @@ from pagecache.backends import linux
 from pagecache.errors import set_written
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import Edges, shared_names
+from pagecache.stress.profiles import shared_names
 from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
 
 __all__ = ["MountedTarget"]
@@ -228,7 +228,7 @@ class MountedTarget(Target):
     """A directory; see `targets.Target`."""
 
     shows = True
-    edges = Edges((PAGE, 16 * PAGE))
+    edges = (PAGE, 16 * PAGE)
     hints = HINTS
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:

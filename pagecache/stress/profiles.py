@@ -24,6 +24,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["CROSSING", "IO", "KINDS", "MOVES", "PLACELESS", "PRIVATE", "PROFILES", "SHARED", "WAYS"]
 __all__ += [
@@ -43,59 +44,27 @@ PAGE = 4096
 PRIVATE = 3  # names of each worker's own objects
 SHARED = 4  # names that all workers share
 
-# Kind -> its way in the mix; "": one of IO, drawn for each operation.
-KINDS: dict[str, str] = {
-    "read": "",
-    "readv": "",
-    "try_read": "try",
-    "view": "views",
-    "write": "",
-    "writev": "",
-    "try_write": "try",
+_KINDS = {
+    "": "read readv write writev",
+    "try": "try_read try_write",
+    "views": "view store copy",
     "append": "append",
-    "store": "views",
-    "copy": "views",
     "truncate": "truncate",
-    "punch": "punch",
-    "zero": "punch",
-    "flush": "buffered",
-    "sync_range": "buffered",
-    "fsync": "buffered",
-    "sync": "buffered",
-    "ticket": "buffered",
-    "drop": "hints",
-    "invalidate": "hints",
-    "prefetch": "hints",
-    "advise": "hints",
-    "reopen": "buffered",
-    "publish": "names",
-    "rename": "names",
-    "remove": "names",
-    "look": "names",
-    "tear": "sources",
-    "change": "foreign",
-    "watch": "foreign",
-    "lose": "losses",
-    "contest": "rivals",
-    "replace": "rivals",
-    "name_create": "shared",
-    "name_open": "shared",
-    "name_rename": "shared",
-    "name_remove": "shared",
-    "name_link": "links",
-    "name_symlink": "links",
-    "name_sync": "shared",
-    "name_put": "others",
-    "name_move": "others",
-    "name_drop": "others",
-    "name_settle": "others",
-    "held_read": "shared",
-    "held_write": "shared",
-    "held_append": "shared",
-    "held_truncate": "shared",
-    "held_fsync": "shared",
-    "held_close": "shared",
+    "punch": "punch zero",
+    "buffered": "flush sync_range fsync sync ticket reopen",
+    "hints": "drop invalidate prefetch advise",
+    "names": "publish rename remove look",
+    "sources": "tear",
+    "foreign": "change watch",
+    "losses": "lose",
+    "rivals": "contest replace",
+    "shared": "name_create name_open name_rename name_remove name_sync "
+    "held_read held_write held_append held_truncate held_fsync held_close",
+    "links": "name_link name_symlink",
+    "others": "name_put name_move name_drop name_settle",
 }
+KINDS = {kind: way for way, kinds in _KINDS.items() for kind in kinds.split()}
+"""Kind -> its way in the mix; "": one of IO, drawn for each operation."""
 IO = ("buffered", "direct", "parallel", "through")
 """Ways of I/O: through memory, past it (alone, or concurrently), or written through at once."""
 WAYS = (
@@ -170,13 +139,8 @@ def saved_first(extra: int) -> bool:
     return extra % 4 == 2
 
 
-@dataclass(frozen=True, slots=True)
-class Edges:
-    """Lengths at which code branches: of pages, folios and write units."""
-
-    units: tuple[int, ...] = (PAGE,)
-
-
+Edges = tuple[int, ...]
+"""Lengths at which code branches: of pages, folios and write units."""
 Choice = Callable[[random.Random, int, Edges, int], tuple[int, int, bool]]  # rng, size, edges, position -> where
 
 
@@ -198,7 +162,7 @@ class Profile:
 
 def _adversarial(rng: random.Random, size: int, edges: Edges, _position: int) -> tuple[int, int, bool]:
     """Edges of units and of the file, one byte to each side; a third of the operations in a hot twentieth."""
-    unit = rng.choice(edges.units)
+    unit = rng.choice(edges)
     pages = rng.randrange(1, rng.choice([4, 16]) * PAGE)
     length = rng.choice([1, rng.randrange(1, 64), rng.randrange(1, 600), unit - 1, unit, unit + 1, pages, pages])
     length = max(1, min(length, size // 2))
@@ -232,7 +196,7 @@ def _tail(rng: random.Random, _size: int, _edges: Edges, _position: int) -> tupl
 
 def _sequential(rng: random.Random, size: int, edges: Edges, position: int) -> tuple[int, int, bool]:
     """The range after the last one, with an occasional seek."""
-    length = min(size, rng.choice([PAGE, 16 * PAGE, 32 * PAGE, 64 * PAGE, max(edges.units)]))
+    length = min(size, rng.choice([PAGE, 16 * PAGE, 32 * PAGE, 64 * PAGE, max(edges)]))
     if position >= size or rng.random() < 0.05:
         position = rng.randrange(size)
     return position, length, False
@@ -254,113 +218,73 @@ def _over_the_end(rng: random.Random, size: int, _edges: Edges, _position: int) 
     return -rng.choice([0, 1, rng.randrange(PAGE), rng.randrange(4 * PAGE)]), length, True
 
 
-_ALL = {
-    "read": 16,
-    "readv": 4,
-    "try_read": 4,
-    "view": 6,
-    "write": 16,
-    "writev": 5,
-    "try_write": 4,
-    "append": 4,
-    "store": 6,
-    "copy": 4,
-    "truncate": 3,
-    "punch": 3,
-    "zero": 2,
-    "flush": 2,
-    "sync_range": 2,
-    "fsync": 3,
-    "sync": 1,
-    "ticket": 1,
-    "drop": 3,
-    "invalidate": 2,
-    "prefetch": 2,
-    "advise": 2,
-    "reopen": 1,
-    "publish": 1,
-    "rename": 1,
-    "remove": 1,
-    "look": 1,
-    "tear": 1,
-    "change": 3,
-    "watch": 6,
-}
+def _profile(weights: str, where: Choice, **more: Any) -> Profile:
+    """Return a profile; `weights`: kinds, each with its weight."""
+    words = weights.split()
+    return Profile(dict(zip(words[::2], map(int, words[1::2]), strict=True)), where, **more)
+
 
 PROFILES: dict[str, Profile] = {
-    "fsx": Profile(_ALL, _adversarial),
-    "database": Profile(
-        {"read": 12, "write": 16, "fsync": 8, "sync": 1, "ticket": 1, "append": 2, "sync_range": 2, "drop": 2}
-        | {"store": 2, "view": 2, "invalidate": 1},
+    "fsx": _profile(
+        "read 16 readv 4 try_read 4 view 6 write 16 writev 5 try_write 4 append 4 store 6 copy 4 truncate 3 "
+        "punch 3 zero 2 flush 2 sync_range 2 fsync 3 sync 1 ticket 1 drop 3 invalidate 2 prefetch 2 advise 2 "
+        "reopen 1 publish 1 rename 1 remove 1 look 1 tear 1 change 3 watch 6",
+        _adversarial,
+    ),
+    "database": _profile(
+        "read 12 write 16 fsync 8 sync 1 ticket 1 append 2 sync_range 2 drop 2 store 2 view 2 invalidate 1",
         _pages,
         io=(6, 2, 4, 2),
     ),
-    "log": Profile(
-        {"append": 20, "read": 10, "fsync": 5, "sync_range": 1, "ticket": 1, "truncate": 1, "flush": 2, "view": 2}
-        | {"reopen": 1, "drop": 1},
+    "log": _profile(
+        "append 20 read 10 fsync 5 sync_range 1 ticket 1 truncate 1 flush 2 view 2 reopen 1 drop 1",
         _tail,
         io=(6, 2, 0, 2),
     ),
-    "media": Profile(
-        {"read": 16, "readv": 4, "write": 10, "writev": 4, "prefetch": 3, "advise": 2, "drop": 2, "fsync": 1}
-        | {"view": 4, "copy": 2, "truncate": 1, "invalidate": 1},
+    "media": _profile(
+        "read 16 readv 4 write 10 writev 4 prefetch 3 advise 2 drop 2 fsync 1 view 4 copy 2 truncate 1 invalidate 1",
         _sequential,
         io=(8, 2, 2, 1),
     ),
-    "generic-095": Profile(
-        {"read": 10, "readv": 3, "write": 12, "writev": 3, "view": 6, "store": 8, "copy": 6, "truncate": 4}
-        | {"punch": 2, "fsync": 1, "invalidate": 2, "drop": 2, "try_read": 2, "try_write": 2, "append": 2},
+    "generic-095": _profile(
+        "read 10 readv 3 write 12 writev 3 view 6 store 8 copy 6 truncate 4 punch 2 fsync 1 invalidate 2 "
+        "drop 2 try_read 2 try_write 2 append 2",
         _small,
         io=(4, 3, 5, 1),
         share=0.25,
     ),
-    "direct": Profile(
-        {"read": 8, "write": 20, "fsync": 3, "drop": 1, "prefetch": 1, "truncate": 1, "append": 1},
-        _pages,
-        io=(1, 2, 12, 0),
-    ),
-    "metadata": Profile(
-        {"publish": 12, "rename": 8, "remove": 4, "look": 8, "sync": 3, "ticket": 2, "write": 4, "append": 4, "read": 6}
-        | {"truncate": 3, "fsync": 3, "reopen": 3},
+    "direct": _profile("read 8 write 20 fsync 3 drop 1 prefetch 1 truncate 1 append 1", _pages, io=(1, 2, 12, 0)),
+    "metadata": _profile(
+        "publish 12 rename 8 remove 4 look 8 sync 3 ticket 2 write 4 append 4 read 6 truncate 3 fsync 3 reopen 3",
         _adversarial,
         share=0.25,
     ),
-    "saving": Profile(
-        {"write": 8, "fsync": 24, "flush": 4, "sync_range": 4, "sync": 1, "ticket": 1, "read": 2, "append": 1}
-        | {"truncate": 1},
+    "saving": _profile(
+        "write 8 fsync 24 flush 4 sync_range 4 sync 1 ticket 1 read 2 append 1 truncate 1",
         _pages,
         io=(5, 1, 4, 1),
         share=0.25,
     ),
-    "crowd": Profile(
-        {"write": 16, "append": 8, "truncate": 4, "read": 2, "fsync": 1},
-        _sequential,
-        io=(10, 1, 4, 0),
-    ),
-    "losses": Profile(
-        {"read": 8, "write": 12, "append": 6, "view": 1, "store": 2, "truncate": 2, "punch": 1, "flush": 4}
-        | {"sync_range": 2, "fsync": 3, "sync": 1, "drop": 1, "prefetch": 2, "lose": 8, "contest": 14, "replace": 4}
-        | {"change": 4, "watch": 12},
+    "crowd": _profile("write 16 append 8 truncate 4 read 2 fsync 1", _sequential, io=(10, 1, 4, 0)),
+    "losses": _profile(
+        "read 8 write 12 append 6 view 1 store 2 truncate 2 punch 1 flush 4 sync_range 2 fsync 3 sync 1 drop 1 "
+        "prefetch 2 lose 8 contest 14 replace 4 change 4 watch 12",
         _adversarial,
         share=0.5,
     ),
-    "ends": Profile(
-        {"write": 8, "append": 8, "truncate": 3, "flush": 6, "fsync": 2, "read": 2, "lose": 10, "contest": 20}
-        | {"replace": 8},
-        _over_the_end,
-        in_step=True,
+    "ends": _profile(
+        "write 8 append 8 truncate 3 flush 6 fsync 2 read 2 lose 10 contest 20 replace 8", _over_the_end, in_step=True
     ),
-    "names": Profile(
-        {"name_create": 8, "name_open": 8, "name_rename": 10, "name_remove": 5, "name_sync": 1}
-        | {"name_link": 4, "name_symlink": 2, "name_put": 4, "name_move": 2, "name_drop": 2, "name_settle": 2}
-        | {"held_read": 16, "held_write": 14, "held_append": 3, "held_truncate": 2, "held_fsync": 6, "held_close": 6}
-        | {"publish": 1, "rename": 1, "remove": 1, "read": 2, "write": 2, "drop": 3},
+    "names": _profile(
+        "name_create 8 name_open 8 name_rename 10 name_remove 5 name_sync 1 name_link 4 name_symlink 2 "
+        "name_put 4 name_move 2 name_drop 2 name_settle 2 held_read 16 held_write 14 held_append 3 "
+        "held_truncate 2 held_fsync 6 held_close 6 publish 1 rename 1 remove 1 read 2 write 2 drop 3",
         _adversarial,
         share=0.25,
     ),
-    "versions": Profile(
-        {"name_create": 3, "name_open": 10, "name_rename": 1, "name_remove": 1, "name_put": 6, "name_settle": 1}
-        | {"held_read": 10, "held_write": 20, "held_append": 2, "held_truncate": 4, "held_fsync": 14, "held_close": 4},
+    "versions": _profile(
+        "name_create 3 name_open 10 name_rename 1 name_remove 1 name_put 6 name_settle 1 held_read 10 "
+        "held_write 20 held_append 2 held_truncate 4 held_fsync 14 held_close 4",
         _pages,
         share=0.25,
     ),

@@ -161,7 +161,7 @@ class Target(FileVerbs):
     """
 
     ways: frozenset[str] = frozenset()
-    edges = Edges()
+    edges: Edges = (4096,)
     direct_unit = store_unit = 1
     moves = detaches = exact = shows = loses_direct = withholds = by_name = creates_unasked = False
     tasks: Any = None

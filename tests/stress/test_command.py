@@ -14,7 +14,7 @@ from pagecache.stress import Plan, command
 from pagecache.stress.command import line
 from pagecache.stress.job import Run
 from pagecache.stress.plan import seconds
-from pagecache.stress.profiles import PROFILES, WAYS, Edges, operations
+from pagecache.stress.profiles import PROFILES, WAYS, operations
 
 pytest_plugins = ["pytester"]
 
@@ -170,7 +170,7 @@ def test_operations_depend_on_seed_and_worker_alone() -> None:
 
     def first(worker: int) -> list[object]:
         rng = Plan(seed=3).rng("worker", 0, worker)
-        stream = operations(PROFILES["fsx"], rng, files=4, size=1 << 20, edges=Edges(), ways=WAYS)
+        stream = operations(PROFILES["fsx"], rng, files=4, size=1 << 20, edges=(4096,), ways=WAYS)
         return [next(stream) for _ in range(300)]
 
     assert first(1) == first(1)

@@ -12,7 +12,7 @@ from pagecache.stress import Plan, Script
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.outcome import readable
-from pagecache.stress.profiles import PROFILES, WAYS, Edges, Operation, operations
+from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 BESIDE = {(0, page * 4096, 4096) for page in range(4)}
@@ -35,7 +35,7 @@ class Recording(CachedTarget):
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_script_survives_json(profile: str) -> None:
     """This covers every operation of a seed, in the short form and in the one that is written to files."""
-    stream = operations(PROFILES[profile], Plan(seed=3).rng("x"), files=2, size=1 << 16, edges=Edges(), ways=WAYS)
+    stream = operations(PROFILES[profile], Plan(seed=3).rng("x"), files=2, size=1 << 16, edges=(4096,), ways=WAYS)
     worker = (tuple(next(stream) for _ in range(40)), tuple(next(stream) for _ in range(3)))
     plan = Plan(seed=5, script=Script((0, 100), (worker, ()), ((), worker), repeat=3))
     replay = {"version": 1, "plan": plan.to_dict()}
