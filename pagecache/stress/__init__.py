@@ -21,14 +21,13 @@ player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, a cache that dies; durable.py: what is left
 refusals.py    options that a target cannot serve
 directed.py    checks at the end of a round
-watchdog.py    reports a hang with all waits
 job.py         the course of a run
 report.py      the result of a run
 script.py      operations that a test spells out, instead of the seed's
 shrinker.py    reduces a failure to a minimum
 outcome.py     files that a run leaves on disk
 narrative.py   the operations around a failure, as sentences
-hang.py        waits, stacks and the end of the trace
+hang.py        checks progress; reports a hang with all waits, stacks and the end of the trace
 """
 
 from pagecache.stress.job import run

@@ -84,11 +84,14 @@ class Crash(NoCrash):
         self._world.durable = self._durable = Durable(self._world.models, stored)
 
     def recover(self, players: Players) -> None:
-        world = self._world
+        world, begun = self._world, self._world.clock.tick()
         world.counters[f"crashes: {self.kind}"] += 1
-        world.durable = None
-        self._recover(players)
-        world.target, world.crashing = self._target, False
+        world.durable, world.target = None, self._target
+        try:
+            self._recover(players)
+        finally:
+            world.crashed(begun)
+        world.crashing = False
         if not world.failures:
             world.stopped.clear()
 

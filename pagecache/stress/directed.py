@@ -30,10 +30,10 @@ from typing import TYPE_CHECKING, Any
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import BackendFile
 from pagecache.errors import BackendError, Key
+from pagecache.stress.hang import hangs
 from pagecache.stress.player import played
 from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
-from pagecache.stress.watchdog import hangs
 from pagecache.stress.world import World
 
 if TYPE_CHECKING:

@@ -1,5 +1,8 @@
-"""State for a report when nothing makes progress: all waits, stacks of all threads and tasks, and the last transitions
-of the core.
+"""Check that workers make progress; if one does not, report the state: all waits, stacks of all threads and tasks, and
+the last transitions of the core.
+
+A call that takes longer than `Plan.patience` is a hang. So is an operation whose calls return, but without end: a fault
+that returns at each retry would otherwise stay undetected.
 """
 
 from __future__ import annotations
@@ -10,14 +13,19 @@ import os
 import re
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 from pagecache import PageCache
+from pagecache.stress.history import Broken
+from pagecache.stress.narrative import narrative, sentence
+from pagecache.stress.story import worker_name
+from pagecache.stress.world import Activity, World
 
-__all__ = ["Hang", "stacks"]
+__all__ = ["Hang", "Watchdog", "hangs", "late", "overdue", "stacks"]
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
@@ -26,6 +34,8 @@ PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
 FRAME = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
 OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
 """Threads of the tester, which do not explain a hang."""
+CHECK_S = 0.2  # seconds between two checks of workers
+CALLS = 4  # all calls of an operation may take so many times the patience
 CHECK = 5.0  # time limit in seconds for a check of the cache: a hanging thread may hold its lock
 
 
@@ -160,3 +170,56 @@ def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]
                 f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}" for frame in frames
             ]
     return found
+
+
+class Watchdog:
+    """A thread beside the workers; a context manager."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stress-watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        world = self._world
+        while not self._done.wait(CHECK_S):
+            late = overdue(world.active.copy(), time.monotonic(), world.plan.patience)
+            if late:
+                world.fail(hangs(world, late))
+                return
+
+
+def overdue(active: dict[int, Activity], now: float, patience: float) -> list[str]:
+    """Return a sentence for each worker that exceeds `patience` in one call, or `CALLS` times that in one operation."""
+    found = []
+    for worker, activity in sorted(active.items()):
+        since, began = max(activity.since, activity.moved), activity.since
+        if now - since > patience:
+            found.append(f"{worker_name(worker)}: {sentence(activity)} after {now - since:.0f} s")
+        elif now - began > CALLS * patience:
+            found.append(
+                f"{worker_name(worker)}: {sentence(activity)} after {now - began:.0f} s, though its calls return"
+            )
+    return found
+
+
+def late(sentence: str) -> Broken:
+    """Return a failure without a round."""
+    found = Hang.of([sentence], None, None)
+    return Broken(found.describe(), "hang", hang=found)
+
+
+def hangs(world: World, late: list[str]) -> Broken:
+    """Return a failure with the late workers and the state around them."""
+    found = Hang.of(late, world.target, world.loop)
+    failure = Broken(found.describe(), "hang", hang=found)
+    failure.happened = narrative(world, failure)  # before the round is torn down
+    return failure

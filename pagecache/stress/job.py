@@ -17,6 +17,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
+from pagecache.stress.hang import Watchdog, hangs, late
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
@@ -27,7 +28,6 @@ from pagecache.stress.refusals import crashing, refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
-from pagecache.stress.watchdog import Watchdog, hangs, late
 from pagecache.stress.world import World, described
 
 __all__ = ["Run", "run"]
@@ -70,6 +70,10 @@ def disturbed(rng: random.Random) -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+class Failed(Exception):
+    """The world of the round has a failure."""
 
 
 class Run:
@@ -123,32 +127,23 @@ class Run:
 
     def _round(self) -> Broken | None:
         self._stirs, self._pressed, self._latest, self._remarks = 0, "", None, []
-        target = self._in_time(partial(self._make, self.plan, self.number))
-        if target is None:
+        made = self._in_time(partial(self._make, self.plan, self.number))
+        if not made:
             return late("what makes the backend does not return")
+        (target,) = made
         world = self.world = World(self.plan, target, self.number)
         try:
             self.name, self._made = target.name, True
             refuse_crashes(self.plan, target, self.target)
-            crash = self._crash = crashing(world, target, self.target)
+            self._crash = crashing(world, target, self.target)
             if self.number == self.plan.first_round:
                 self.begun()
-            self._bounded(world, "making the files", world.begin)
-            if not world.failures:
-                refuse_ways(self.plan, target)
-            if not world.failures:
-                with disturbed(self.plan.rng("noise", self.number)):
-                    self._stir_and_rest(world, target, crash)
-                if not world.failures:
-                    self._bounded(world, "the end", world.end)
-                crash.end()
-            if not world.failures:
-                self._orderly(world, "removing the files", partial(self._discard, target))
+            with contextlib.suppress(Failed):
+                self._course(world, target)
             if world.failures:
                 target.check_place()
-                self._give_up(
-                    [target.give_up] if self.keep else [target.give_up, partial(self._clear, target)], self.grace
-                )
+                clear = [] if self.keep else [partial(self._clear, target)]
+                self._give_up([self._crash.end, target.give_up, *clear], self.grace)
         except UnusableTarget:
             self._give_up([target.give_up, partial(self._clear, target)], self.grace)
             raise
@@ -166,9 +161,23 @@ class Run:
             self.world, self._latest = None, world
         return world.failures[0] if world.failures else None
 
-    def _stir_and_rest(self, world: World, target: Target, crash: NoCrash) -> None:
-        players = self._players = Players(world)
-        script = self.plan.script
+    def _course(self, world: World, target: Target) -> None:
+        """Play a round.
+
+        Raises:
+            Failed: a failure was found.
+        """
+        self._bounded(world, "making the files", world.begin)
+        refuse_ways(self.plan, target)
+        with disturbed(self.plan.rng("noise", self.number)):
+            self._stir_and_rest(world, target)
+        self._bounded(world, "the end", world.end)
+        self._crash.end()
+        self._bounded(world, "removing the files", partial(self._discard, target))
+
+    def _stir_and_rest(self, world: World, target: Target) -> None:
+        players, crash = Players(world), self._crash
+        self._players, script = players, self.plan.script
         rests = RESTS if script is None else script.stirs
         for rest in range(rests):
             self._stirs = rest + 1
@@ -177,7 +186,7 @@ class Run:
                     crash.arm()
                 except Broken as error:
                     world.fail(error)
-                    return
+                    raise Failed from None
                 threads = players.stir(self.plan.operations or OPERATIONS)
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.check()
@@ -187,21 +196,11 @@ class Run:
             for thread in threads:
                 thread.join(max(0.0, give_up - time.monotonic()))
             if world.failures:
-                return
-            begun = world.clock.tick()
+                raise Failed
             self._bounded(world, "a crash", partial(crash.recover, players))
-            if self._crashes():
-                world.crashed(begun)
-            if world.failures:
-                return
             self._bounded(world, "a rest", partial(world.rest, cold=rest % 2 == 0))
             self.counters["rests"] += 1
-            if world.failures:
-                return
-            if rest == rests - 1:
-                self._press(world, target)
-            if world.failures:
-                return
+        self._press(world, target)
 
     def _crashes(self) -> bool:
         return self.plan.crash_of(self.number) != "none"
@@ -219,13 +218,12 @@ class Run:
             self._pressed = kind
             self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
             for play in (outlived, withdrawn) if script is None and not self._crashes() else ():
-                if not world.failures:
-                    self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
+                self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
         elif script is not None:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
-    def _in_time(self, call: Callable[[], T]) -> T | None:
-        """Return the result of a call; None: it hangs."""
+    def _in_time(self, call: Callable[[], T]) -> list[T]:
+        """Return the result of a call in a list; an empty one: it hangs."""
         came: list[T] = []
         raised: list[BaseException] = []
 
@@ -236,10 +234,11 @@ class Run:
                 raised.append(error)
 
         world = self.world
-        self._wait_for(guarded if world is None else partial(world.run, guarded), 3 * self.plan.patience)
+        if not self._wait_for(guarded if world is None else partial(world.run, guarded), 3 * self.plan.patience):
+            return []
         if raised:
             raise raised[0]
-        return came[0] if came else None
+        return came
 
     def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
         """Return whether a call, which must not raise, returned within `seconds`."""
@@ -247,16 +246,6 @@ class Run:
         thread.start()
         thread.join(seconds)
         return not thread.is_alive()
-
-    def _orderly(self, world: World, what: str, call: Callable[[], None]) -> None:
-        """Run a call that may hang, and that raises only if there is nothing to test."""
-
-        def called() -> bool:
-            call()
-            return True
-
-        if not self._in_time(called):
-            world.fail(hangs(world, [f"{what} does not end"]))
 
     def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
         """Run clean-up calls as far as a broken target permits; return whether the last one finished."""
@@ -301,28 +290,24 @@ class Run:
         """Run a call while nothing else runs; it may hang too.
 
         Raises:
+            Failed: it failed, or a failure was found.
             UnusableTarget: the call raised it.
         """
-        unusable: list[UnusableTarget] = []
-
-        def guarded() -> None:
-            try:
-                call()
-            except UnusableTarget as error:
-                unusable.append(error)
-            except Broken as error:
-                world.fail(error)
-            except AssertionError as error:
-                world.fail(Broken(f"{what}: {error}", "check"))
-            except BaseException as error:
-                hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-                text = described(error)
-                world.fail(Broken(f"{what}: {text}" + (f"\n  {hint}" if hint else ""), "error"))
-
-        if not self._wait_for(partial(world.run, guarded), 3 * self.plan.patience):
-            world.fail(hangs(world, [f"{what} does not end"]))
-        if unusable:
-            raise unusable[0]
+        try:
+            if not self._in_time(call):
+                world.fail(hangs(world, [f"{what} does not end"]))
+        except UnusableTarget:
+            raise
+        except Broken as error:
+            world.fail(error)
+        except AssertionError as error:
+            world.fail(Broken(f"{what}: {error}", "check"))
+        except Exception as error:
+            hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+            text = described(error)
+            world.fail(Broken(f"{what}: {text}" + (f"\n  {hint}" if hint else ""), "error"))
+        if world.failures:
+            raise Failed
 
     # -- the report
 

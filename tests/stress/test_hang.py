@@ -13,9 +13,8 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.stress import Plan, Report, Script, hang, run
-from pagecache.stress.hang import Hang, stacks
+from pagecache.stress.hang import Hang, overdue, stacks
 from pagecache.stress.profiles import Operation
-from pagecache.stress.watchdog import overdue
 from pagecache.stress.world import Activity, World
 
 from .planted import HangsInCommit, Planted
