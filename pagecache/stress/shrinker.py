@@ -101,26 +101,30 @@ def shrink(
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:
         raise ValueError(f"seconds: {seconds!r} is not a number of seconds above 0")
-    plan, kind = failed, ""
-    if isinstance(failed, Report):
-        if failed.ok:
-            raise NotFailing("nothing was found: there is nothing to shrink")
-        target = target if target is not None else failed.replay.get("target")
-        plan, kind = Plan.from_replay(failed.replay), failed.kind
-    assert isinstance(plan, Plan)
-    made = partial(Run, target=target, make=make)
-    return Shrinking(plan, kind, made, seconds, progress or (lambda _line: None)).run()
+    if isinstance(failed, Plan):
+        failed = tried(Run(failed, target, make))
+    elif target is None:
+        target = failed.replay.get("target")
+    if failed.ok:
+        raise NotFailing("nothing was found: there is nothing to shrink")
+    if failed.kind == "hang":
+        raise NotFailing("a hang is not shrunk, since its threads stay: its report has the waits and the stacks")
+    return Shrinking(failed, partial(Run, target=target, make=make), seconds, progress or (lambda _line: None)).run()
+
+
+def tried(run: Run) -> Report:
+    """Return the report of a run that leaves no files."""
+    run.keep = False
+    return run.run()
 
 
 class Shrinking:
     """One shrink: `plan` becomes smaller, pass by pass; it has failed with `report`."""
 
-    report: Report
-
     def __init__(
-        self, plan: Plan, kind: str, make: Callable[[Plan], Run], seconds: float, progress: Callable[[str], None]
+        self, failed: Report, make: Callable[[Plan], Run], seconds: float, progress: Callable[[str], None]
     ) -> None:
-        self.plan, self.kind = plan, kind
+        self.report, self.plan = failed, Plan.from_replay(failed.replay)
         self._make, self._progress = make, progress
         self._seconds, self._begun = seconds, time.monotonic()
         self._count = 0
@@ -135,17 +139,16 @@ class Shrinking:
 
     def run(self) -> Shrunk:
         """Run all passes, until nothing changes or the time is over."""
-        self._known(self.kind)
         self._fail_again()
-        before = len(self.script), len(self.script.workers)
-        passes: list[Callable[[], None]] = [self._press, self._settings, self._one_worker]
-        passes += [partial(self._leave_out, level) for level in LEVELS]
-        passes += [self._files, self._ways]
-        at = None
+        before, at = (len(self.script), len(self.script.workers)), None
         while self.script != at and not self._over():
             at = self.script
-            for each in passes:
-                each()
+            for script, settings in self._simpler():
+                self._fails(script, **settings)
+            for level in LEVELS:
+                self._leave_out(level)
+            for script in self._with_fewer_files_and_ways():
+                self._fails(script)
         stopped = self._over()
         return Shrunk(
             report=self.report,
@@ -157,13 +160,15 @@ class Shrinking:
 
     # -- tries
 
-    def _try(self, plan: Plan) -> tuple[Report, Script | None]:
-        """Run a plan; return its report, and the begun operations."""
+    def _fails_with(self, plan: Plan) -> Run | None:
+        """Run a plan; return the run if it fails with the original kind of failure."""
         self._count += 1
         run = self._make(plan)
-        run.keep = False
-        report = run.run()
-        return report, run.script()
+        report = tried(run)
+        if report.ok or report.kind != self.report.kind:
+            return None
+        self.report = report
+        return run
 
     def _fail_again(self) -> None:
         """Repeat the unchanged round until it fails, and then its operations alone.
@@ -171,45 +176,21 @@ class Shrinking:
         Raises:
             NotFailing: it does not fail.
         """
-        if self.plan.rounds != 1:
-            report, _script = self._try(self.plan)
-            if report.ok:
-                raise NotFailing("nothing was found: there is nothing to shrink")
-            self._known(report.kind)
-            self.plan = Plan.from_replay(report.replay)
-        self.plan = replace(self.plan, duration=0.001, rounds=1)
-        tries, script = 0, None
-        while True:
-            self.report, script = self._try(self.plan)
-            tries += 1
-            self._known(self.report.kind)
-            if self._same(self.report):
-                break
+        by_seed, self.plan = self.plan.script is None, replace(self.plan, duration=0.001, rounds=1)
+        while (run := self._fails_with(self.plan)) is None:
             if self._over():
-                raise NotFailing(f"it did not fail again in {tries} tries: more of --shrink-time gives it more of them")
-            self._progress(f"did not fail in {tries} tries")
-        if script is None:
+                tries = f"{self._count} tries: more of --shrink-time gives it more of them"
+                raise NotFailing(f"it did not fail again in {tries}")
+            self._progress(f"did not fail in {self._count} tries")
+        if (script := run.script()) is None:
             raise NotFailing("it fails before any worker begins: there is nothing that could be left out")
-        self._candidate_tries = min(max(TIMES * tries, TRIES[0]), TRIES[1])
-        by_seed, self.plan = self.plan.script is None, replace(self.plan, script=script)
+        self._candidate_tries = min(max(TIMES * self._count, TRIES[0]), TRIES[1])
+        self.plan = replace(self.plan, script=script)
         if by_seed and not self._fails(script, AGAIN):
             raise NotFailing(
                 "as a script it does not fail: what found it is not among its operations (a call that outlives its "
                 "backend, a commit that forgets), or it fails too seldom for --shrink-time"
             )
-
-    def _known(self, kind: str) -> None:
-        """Fix the kind of failure to shrink.
-
-        Raises:
-            NotFailing: it is a hang.
-        """
-        if kind == "hang":
-            raise NotFailing("a hang is not shrunk, since its threads stay: its report has the waits and the stacks")
-        self.kind = self.kind or kind
-
-    def _same(self, report: Report) -> bool:
-        return not report.ok and report.kind == self.kind
 
     def _over(self) -> bool:
         """Return whether the time is over."""
@@ -224,9 +205,8 @@ class Shrinking:
             if self._over():
                 return False
             plan = replace(self.plan, script=replace(script, repeat=repeat), **settings)
-            report, _script = self._try(plan)
-            if self._same(report):
-                self.plan, self.report = plan, report
+            if self._fails_with(plan) is not None:
+                self.plan = plan
                 self._progress(
                     f"{len(script)} operations of {len(script.workers)} workers, {self._count} tries, "
                     f"{time.monotonic() - self._begun:.0f} s of {self._seconds:.0f}"
@@ -244,33 +224,25 @@ class Shrinking:
 
     # -- passes
 
-    def _press(self) -> None:
-        """Drop the sync beside writers, or everything else."""
-        if (
-            self.script.pressed
-            and not self._fails(replace(self.script, pressed=""))
-            and (len(self.script) or len(self.script.workers) > 1)
-        ):
-            self._fails(replace(self.script, threads=(((),),), tasks=()))
-
-    def _settings(self) -> None:
-        """Remove faults and crashes."""
-        for name, values in SIMPLER.items():
-            for value in values:
-                if getattr(self.plan, name) == value or self._fails(self.script, **{name: value}):
-                    break
-
-    def _one_worker(self) -> None:
-        """Try a single worker that runs the operations of all: if that fails too, the order of threads does not
-        matter. Otherwise try threads in place of tasks.
+    def _simpler(self) -> Iterator[tuple[Script, dict[str, Any]]]:
+        """Yield candidates: without the sync beside writers, or that alone; without faults and crashes; with threads in
+        place of tasks; and by a single worker. If that fails too, the order of threads does not matter.
         """
+        if self.script.pressed:
+            yield replace(self.script, pressed=""), {}
+            if self.script.pressed:
+                yield replace(self.script, threads=(((),),), tasks=()), {}
+        for name, values in SIMPLER.items():
+            for number, value in enumerate(values):
+                if getattr(self.plan, name) not in values[: number + 1]:
+                    yield self.script, {name: value}
         script = self.script
         stirs = [[worker[n] if n < len(worker) else () for worker in script.workers] for n in range(script.stirs)]
         for merged in (chained, in_turns):
             if len(self.script.workers) > 1:
-                self._fails(replace(script, threads=(tuple(map(merged, stirs)),), tasks=()))
+                yield replace(script, threads=(tuple(map(merged, stirs)),), tasks=()), {}
         if self.script.tasks:
-            self._fails(replace(self.script, threads=self.script.workers, tasks=()))
+            yield replace(self.script, threads=self.script.workers, tasks=()), {}
 
     def _leave_out(self, level: Callable[[Place], object]) -> None:
         """Remove parts."""
@@ -279,21 +251,18 @@ class Shrinking:
             parts.setdefault(level(place), []).append(place)
         ddmin([*parts.values()], lambda some: self._fails(kept(script, set(itertools.chain(*some)))))
 
-    def _files(self) -> None:
-        """Remove unused files, and merge files."""
+    def _with_fewer_files_and_ways(self) -> Iterator[Script]:
+        """Yield candidates: without unused files; with one file; and with a way replaced by buffered."""
         script = self.script
         used = sorted({one.file for one in script.operations() if KINDS[one.kind] not in FILELESS})
         if 0 < len(used) < len(script.contents):
             contents = tuple(script.contents[number] for number in used)
-            self._fails(script.each(partial(renumbered, files=used), contents=contents))
+            yield script.each(partial(renumbered, files=used), contents=contents)
         if len(self.script.contents) > 1:
-            self._fails(self.script.each(lambda one: replace(one, file=0), contents=self.script.contents[:1]))
-
-    def _ways(self) -> None:
-        """Replace ways by buffered."""
-        for one in dict.fromkeys(self.script.operations()):
-            if one.way not in ("", "buffered"):
-                self._fails(self.script.each(partial(buffered, one=one)))
+            yield self.script.each(lambda one: replace(one, file=0), contents=self.script.contents[:1])
+        for operation in dict.fromkeys(self.script.operations()):
+            if operation.way not in ("", "buffered"):
+                yield self.script.each(partial(buffered, one=operation))
 
     def _story(self, before: tuple[int, int], *, stopped: bool) -> str:
         script = self.script

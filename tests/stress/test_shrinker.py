@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
-from pagecache.stress.shrinker import Shrinking, chained, ddmin, in_turns, kept
+from pagecache.stress.shrinker import chained, ddmin, in_turns, kept
 from pagecache.stress.targets import Target
 
 from .planted import BACKENDS, TARGETS, NoFsync
@@ -121,7 +121,9 @@ def test_the_same_kind_of_failure_has_to_come_back() -> None:
     """Without the truncate it fails too, at the rest: that is another failure than the one being shrunk."""
     operations = Operation("write", 0, "buffered", 0, 4096), Operation("truncate", 0)
     plan = Plan(seed=1, rounds=1, script=Script((0,), ((operations,),)), size="64KiB", capacity="128KiB")
-    shrunk = Shrinking(plan, "error", partial(Run, make=TwoMistakes), LONG, lambda _line: None).run()
+    replay = {"version": 1, "plan": plan.to_dict(), "target": None}
+    failed = Report(ok=False, story="", replay=replay, counters={}, kind="error")
+    shrunk = shrink(failed, seconds=LONG, make=TwoMistakes)
     assert shrunk.report.kind == "error"
     assert Plan.from_replay(shrunk.report.replay).script == Script((0,), (((Operation("truncate", 0),),),))
 
@@ -140,10 +142,11 @@ def test_ways_files_and_faults_become_simple() -> None:
 
 def test_a_failure_that_does_not_repeat_is_reported() -> None:
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
+    clean = run(plan)
     with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
-        shrink(plan, seconds=0.5)
+        shrink(replace(clean, ok=False, kind="data"), seconds=0.5)
     with pytest.raises(NotFailing, match="there is nothing to shrink"):
-        shrink(run(plan))
+        shrink(clean)
     with pytest.raises(ValueError, match="seconds: 0 is not a number of seconds above 0"):
         shrink(plan, seconds=0)
 
