@@ -11,7 +11,6 @@ oracle.py      checks whether an observation is possible
 story.py       describes a wrong byte in English
 targets.py     the interface of a tested system, as verbs; cached.py: a cache over a backend; mounted.py: a directory
 variant.py     settings of the cache under test; objects.py: its objects as the backend alone sees them
-asynchronous.py  backends with coroutines
 faulting.py    faults of a round, the errors that they explain, and their repair
 naming.py      makes targets from names on the command line
 steps.py       each operation as a generator of verbs

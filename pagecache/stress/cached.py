@@ -22,8 +22,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.config import parse_size
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
-from pagecache.stress.asynchronous import for_threads
-from pagecache.stress.cached_tasks import CachedTasks
+from pagecache.stress.cached_tasks import Budget, CachedTasks, HeldView
 from pagecache.stress.directed import Hooked
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.history import PAST, Broken
@@ -32,8 +31,7 @@ from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
-from pagecache.stress.variant import PAGE, Variant
-from pagecache.stress.views import Budget, HeldView
+from pagecache.stress.variant import PAGE, Variant, for_threads
 from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget"]

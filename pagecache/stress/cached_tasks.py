@@ -1,23 +1,93 @@
-"""The cache's verbs for tasks: coroutines of `pagecache.aio`, and threads for calls that have no coroutine."""
+"""Views of the cache as memory that a step holds; and the cache's verbs for tasks: coroutines of `pagecache.aio`, and
+threads for calls that have no coroutine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import errno
+import threading
+from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from pagecache import aio
+from pagecache import View, aio
 from pagecache.errors import Key
 from pagecache.options import OpenMode
 from pagecache.stress.targets import FileVerbs
-from pagecache.stress.views import HeldView
 
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["CachedTasks"]
+__all__ = ["Budget", "CachedTasks", "HeldView"]
+
+
+class Budget:
+    """Bytes that views may pin together.
+
+    Pinning a page pins its folio, so a few views can hold all of a small cache, each waiting for memory that the others
+    hold. In a program that would be a bug of the program; a tester would only stop itself.
+    """
+
+    def __init__(self, most: int, folio: int) -> None:
+        self._lock = threading.Lock()
+        self._left = most
+        self._folio = folio
+
+    def take(self, length: int) -> Callable[[], None]:
+        """Take the budget for a view of `length` bytes; return a function that gives it back.
+
+        Raises:
+            OSError: ENOMEM: others hold too much.
+        """
+        amount = length + self._folio
+        with self._lock:
+            if amount > self._left:
+                raise OSError(errno.ENOMEM, "the views of the tester hold enough of the cache")
+            self._left -= amount
+
+        def give() -> None:
+            with self._lock:
+                self._left += amount
+
+        return give
+
+
+class HeldView:
+    """A view; see `targets.Held`."""
+
+    def __init__(self, view: View, give: Callable[[], None]) -> None:
+        self._view = view
+        self._give = give
+
+    @property
+    def detached(self) -> bool:
+        """Return whether the view was cut off: stores to it are lost."""
+        return self._view.detached
+
+    def tobytes(self) -> bytes:
+        """Return the current bytes."""
+        return self._view.tobytes()
+
+    def segments(self) -> Sequence[memoryview]:
+        """Return the memory itself."""
+        return self._view.segments
+
+    def store(self, at: int, data: bytes) -> None:
+        """Store bytes, across segments."""
+        for segment in self._view.segments:
+            if at < len(segment) and data:
+                part = data[: len(segment) - at]
+                segment[at : at + len(part)] = part
+                data, at = data[len(part) :], 0
+            else:
+                at -= len(segment)
+
+    def release(self) -> None:
+        """Release the view."""
+        self._view.release()
+        self._give()
 
 
 class CachedTasks(FileVerbs):

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from rich.status import Status
 
 from pagecache.interrupts import INTERRUPTED
 from pagecache.stress import job
+from pagecache.stress.hang import beside
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
@@ -42,11 +43,7 @@ def plan_of(options: dict[str, Any]) -> Plan:
     Raises:
         ValueError: names the option that is out of range.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    for several in ("mix", "crashes"):
-        if several in given:
-            given[several] = tuple(given[several].split(","))
-    return Plan(**given)
+    return Plan(**{name: value for name, value in options.items() if value is not None})
 
 
 def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
@@ -130,36 +127,27 @@ def standing(most: float) -> Iterator[None]:
     of them keeps the interpreter lock. The watchdog needs that lock as well; the timer of faulthandler does not. It is
     reset while threads run.
     """
-    try:
-        sys.stderr.fileno()
-    except (AttributeError, io.UnsupportedOperation):  # not a file of the system: the stacks cannot be written to it
-        yield
-        return
-    over = threading.Event()
 
-    def wind() -> None:
-        while not over.wait(WINDS):
-            faulthandler.dump_traceback_later(most, exit=True)
+    def wind(over: threading.Event) -> None:
+        with suppress(AttributeError, io.UnsupportedOperation):  # stderr may be no file of the system
+            while True:
+                faulthandler.dump_traceback_later(most, exit=True)
+                if over.wait(WINDS):
+                    return
 
-    faulthandler.dump_traceback_later(most, exit=True)
-    thread = threading.Thread(target=wind, name="stress-standing", daemon=True)
-    thread.start()
     try:
-        yield
+        with beside("stress-standing", wind):
+            yield
     finally:
-        over.set()
-        thread.join()
         faulthandler.cancel_dump_traceback_later()
 
 
-@contextmanager
-def live(run: Run, stop_requested: threading.Event) -> Iterator[None]:
+def live(run: Run, stop_requested: threading.Event) -> AbstractContextManager[None]:
     """Show progress on stderr: one overwritten line on a terminal, an occasional line elsewhere."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    over, begun = threading.Event(), time.monotonic()
+    console, begun = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
     terminal = console.is_terminal
 
-    def show() -> None:
+    def show(over: threading.Event) -> None:
         with Status("", console=console) if terminal else nullcontext() as status:
             while not (over.wait(EVERY if terminal else SELDOM) or stop_requested.is_set()):
                 text = line(run, time.monotonic() - begun)
@@ -168,13 +156,7 @@ def live(run: Run, stop_requested: threading.Event) -> Iterator[None]:
                 else:
                     console.print(text, markup=False)
 
-    thread = threading.Thread(target=show, name="stress-live", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return beside("stress-live", show)
 
 
 def line(run: Run, elapsed: float) -> str:

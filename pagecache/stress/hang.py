@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 from pagecache import PageCache
 from pagecache.stress.history import Broken
@@ -25,7 +27,7 @@ from pagecache.stress.narrative import narrative, sentence
 from pagecache.stress.story import worker_name
 from pagecache.stress.world import Activity, World
 
-__all__ = ["Hang", "Watchdog", "hangs", "late", "overdue", "stacks"]
+__all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
@@ -172,29 +174,30 @@ def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]
     return found
 
 
-class Watchdog:
-    """A thread beside the workers; a context manager."""
+@contextmanager
+def beside(name: str, call: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run a thread during the body; at its end the event of the call is set."""
+    over = threading.Event()
+    thread = threading.Thread(target=call, args=(over,), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stress-watchdog", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+def watchdog(world: World) -> AbstractContextManager[None]:
+    """Fail the world if a worker makes no progress during the body."""
 
-    def __exit__(self, *exc: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        world = self._world
-        while not self._done.wait(CHECK_S):
+    def watch(over: threading.Event) -> None:
+        while not over.wait(CHECK_S):
             late = overdue(world.active.copy(), time.monotonic(), world.plan.patience)
             if late:
                 world.fail(hangs(world, late))
                 return
+
+    return beside("stress-watchdog", watch)
 
 
 def overdue(active: dict[int, Activity], now: float, patience: float) -> list[str]:

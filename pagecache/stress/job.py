@@ -17,7 +17,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
-from pagecache.stress.hang import Watchdog, hangs, late
+from pagecache.stress.hang import hangs, late, watchdog
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
@@ -181,7 +181,7 @@ class Run:
         rests = RESTS if script is None else script.stirs
         for rest in range(rests):
             self._stirs = rest + 1
-            with Watchdog(world):
+            with watchdog(world):
                 try:
                     crash.arm()
                 except Broken as error:

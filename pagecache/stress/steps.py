@@ -15,11 +15,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from pagecache import Advice
-from pagecache.stress.below import BELOW
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.crossing import Crossing
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
@@ -46,12 +44,6 @@ class Steps:
         self._sequence = 0
         self._own = OwnObjects(world, worker, self._next_number)
         self._crossing = Crossing(self)
-        self._kinds: dict[str, Callable[[Operation, Model, int, int], Step]] = {
-            kind: getattr(self._own, kind) if KINDS[kind] == "names" else getattr(self, f"_{kind}")
-            for kind, way in KINDS.items()
-            if kind not in BELOW and way not in CROSSING
-        }
-        self._kinds |= {kind: partial(step, self) for kind, step in BELOW.items()}
 
     def _next_number(self) -> int:
         self._sequence += 1
@@ -79,14 +71,10 @@ class Steps:
             end += -end % unit
         world.enter(self.worker, operation, start, end)
         try:
-            yield from self._kinds[kind](operation, model, start, end)
+            play = getattr(self._own, kind) if KINDS[kind] == "names" else getattr(self, f"_{kind}")
+            yield from play(operation, model, start, end)
         finally:
             world.leave(self.worker)
-
-    def same(self, kind: str, operation: Operation, model: Model, start: int, end: int) -> Step:
-        """Yield the verbs of an operation as if it were of another kind, on a model."""
-        way = "buffered" if kind in ("read", "write") else ""
-        return self._kinds[kind](replace(operation, kind=kind, file=model.number, way=way), model, start, end)
 
     def recall(self, found: Callable[[str], bytes | None]) -> None:
         """After a crash, set the worker's own names to the contents that `found` returns."""
@@ -492,3 +480,67 @@ class Steps:
     def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         way, advice = self._by("advise", operation, model), ADVICES[operation.extra % len(ADVICES)]
         yield from self._plain("advise", ("advise", operation.file, way, advice, start, end - start))
+
+    # -- below the cache: foreign changes of the store, and unsaved data that is given up
+    #
+    # With losses and rivals the model cannot decide, while workers run, which bytes written since the last rest are
+    # present: each of them may be (`Model.loose`). At rest, memory and store must agree for each handle and byte, and
+    # each handle must have reported the discarded ranges (world.py).
+
+    def _watch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Read the file that a foreign writer changes."""
+        observation = self.observe(model, start, end, "read of a file with foreign changes")
+        verb = ("read", model.number, "buffered", start, end - start, operation.extra)
+        got = yield from self.seeing(observation, "watch", verb)
+        if got is not None:
+            self.world.judge(observation, got)
+
+    def _change(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Change whole units in the store behind the cache; then invalidate the cache, or let it find out [2.19]."""
+        unit, size = self.world.target.store_unit, model.largest()
+        start, end = start - start % unit, min(end + -end % unit, size)
+        if start < end:
+            write = self.new(model, "foreign change", "", start, end - start, size=-1)
+            verb = ("change", model.number, start, write.data(start, end), operation.extra)
+            yield from self.changing(model, write, "change", verb)
+
+    def _lose(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Discard unsaved bytes of a range, or from an offset on [2.18]."""
+        write = self.new(model, "loss", "", 0, FOREVER, size=0, zero=True)
+        model.begin(write)
+        try:
+            lost = yield ("lose", model.number, start, None if operation.extra % 2 else end - start)
+        except OSError as error:
+            self.world.excuse(error, "lose", self.worker)
+        else:
+            with self.world.lock:
+                self.world.given_up += lost
+        finally:
+            model.finish(write, certain=False)
+            model.shrink(write)
+
+    def _contest(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        """Write, read or save; nothing else changes the size, so the local content has its own end."""
+        turn = operation.extra % 8
+        kind = "read" if turn < 2 else "fsync" if turn == 2 else "sync_range" if turn == 3 else "write"
+        way = "buffered" if kind in ("read", "write") else ""
+        same = replace(operation, kind=kind, file=model.number, way=way)
+        yield from getattr(self, f"_{kind}")(same, model, start, end)
+
+    def _replace(self, _operation: Operation, model: Model, start: int, _end: int) -> Step:
+        """Replace the object by other bytes of another length; then invalidate the cache, and lay local data over
+        them or give it up [2.19].
+        """
+        unit = self.world.target.store_unit
+        length = start // 2 + unit - start // 2 % unit
+        write = self.new(model, "foreign replacement", "", 0, length)
+        rest = self.new(model, "end of a foreign replacement", "", length, FOREVER, size=length, zero=True)
+        model.begin(write)
+        model.begin(rest)
+        try:
+            yield ("replace", model.number, write.data(0, length))
+        except OSError as error:
+            self.world.excuse(error, "replace", self.worker)
+        finally:
+            model.finish(write, certain=False)
+            model.finish(rest, certain=False)

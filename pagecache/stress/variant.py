@@ -5,14 +5,18 @@ default memory backend also its limits.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import Backend, BackendLimits
+from pagecache.engine.blocking import blocking
+from pagecache.engine.loop import CacheLoop
+from pagecache.engine.park import Park
 from pagecache.stress.forgetting import ForgettingBackend
 
-__all__ = ["PAGE", "Variant"]
+__all__ = ["PAGE", "Variant", "for_threads"]
 
 PAGE = 4096
 
@@ -64,3 +68,17 @@ class Variant:
         if not self.objects or crash:
             return MemoryBackend(limits)
         return ForgettingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
+
+
+def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
+    """Return a factory of blocking backends, for backends of either kind. The coroutines of asynchronous ones run on a
+    loop of the tester, and each call waits for its end: so the layers of the tester are between cache and backend.
+    """
+    loop: list[CacheLoop] = []
+
+    def running() -> CacheLoop:
+        if not loop or not loop[0].alive():
+            loop[:] = [CacheLoop("stress", Park())]
+        return loop[0]
+
+    return lambda: blocking(factory(), running)
