@@ -29,7 +29,7 @@ from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, WAYS, shared_names
+from pagecache.stress.profiles import CROSSING, IO, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.stress.variant import PAGE, Variant, for_threads
 from pagecache.testing import FaultyBackend
@@ -195,13 +195,10 @@ class CachedTarget(Target):
         return self.backend.limits.durable_writes
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
-        key, many = self.key(number), self.backend.limits.parallel_direct_writes
-        return {
-            "buffered": [self.volume.open(key, "r+b"), self.volume.open(key, "r+b", keep_cache=True)],
-            "direct": [self.volume.open(key, "r+b", direct=True)],
-            "parallel": [self.volume.open(key, "r+b", direct=True, parallel_direct_writes=many)],
-            "through": [self.volume.open(key, "r+b", write_through=True)],
-        }
+        key = self.key(number)
+        found = {way: [self.volume.open(key, "r+b", **self.options_of(way))] for way in IO}
+        found["buffered"].append(self.volume.open(key, "r+b", keep_cache=True))
+        return found
 
     @property
     def explained(self) -> frozenset[int]:
@@ -352,11 +349,11 @@ class CachedTarget(Target):
     def lose(self, file: int, offset: int, length: int | None) -> list[tuple[int, int]]:
         return [(lost.offset, lost.length) for lost in self.volume.discard(self.key(file), offset, length)]
 
-    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
+    def reported_losses(self, file: int, *, all_of_them: bool = False) -> list[tuple[str, list[tuple[int, int]]]]:
         found = []
         for way, handles in self.files[file].items():
             for number, handle in enumerate(handles):
-                if way == "buffered" and number == 0:
+                if way == "buffered" and number == 0 and not all_of_them:
                     continue  # workers check it
                 reported: list[tuple[int, int]] = []
                 for _ in range(2):
@@ -398,12 +395,12 @@ class CachedTarget(Target):
         self.volume.remove(self.key(name))
 
     def enter(self, name: str, way: str, mode: OpenMode) -> CachedFile:
-        before = self.quiet(name)
-        return self.entered(self.volume.open(self.key(name), mode, **self.options_of(name, way)), before)
-
-    def options_of(self, name: str, way: str) -> OpenOptions:
-        """Return the options of an open of a shared name, which is removed at the end."""
         self._names.add(name)
+        before = self.quiet(name)
+        return self.entered(self.volume.open(self.key(name), mode, **self.options_of(way)), before)
+
+    def options_of(self, way: str) -> OpenOptions:
+        """Return the options of an open for a way."""
         many = way == "parallel" and self.backend.limits.parallel_direct_writes
         return {"direct": way in PAST, "write_through": way == "through", "parallel_direct_writes": many}
 

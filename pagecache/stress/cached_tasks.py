@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from pagecache import View, aio
 from pagecache.errors import Key
 from pagecache.options import OpenMode
+from pagecache.stress.profiles import IO
 from pagecache.stress.targets import FileVerbs
 
 if TYPE_CHECKING:
@@ -55,24 +56,14 @@ class Budget:
 
 
 class HeldView:
-    """A view; see `targets.Held`."""
+    """A view, with its methods; see `targets.Held`."""
 
     def __init__(self, view: View, give: Callable[[], None]) -> None:
         self._view = view
         self._give = give
 
-    @property
-    def detached(self) -> bool:
-        """Return whether the view was cut off: stores to it are lost."""
-        return self._view.detached
-
-    def tobytes(self) -> bytes:
-        """Return the current bytes."""
-        return self._view.tobytes()
-
-    def segments(self) -> Sequence[memoryview]:
-        """Return the memory itself."""
-        return self._view.segments
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._view, name)
 
     def store(self, at: int, data: bytes) -> None:
         """Store bytes, across segments."""
@@ -101,15 +92,11 @@ class CachedTasks(FileVerbs):
     async def open(self) -> None:
         """Open separate handles on each file."""
         target = self._target
-        many = target.volume.backend.limits.parallel_direct_writes
         for number in range(len(target.files)):
-            key = target.key(number)
             handles: dict[str, aio.AsyncCachedFile] = {}
             self._files.append(handles)  # first: if one open fails, the others must be closed
-            handles["buffered"] = await self._open(key)
-            handles["direct"] = await self._open(key, direct=True)
-            handles["parallel"] = await self._open(key, direct=True, parallel_direct_writes=many)
-            handles["through"] = await self._open(key, write_through=True)
+            for way in IO:
+                handles[way] = await self._open(target.key(number), **target.options_of(way))
 
     async def _open(self, key: Key, **options: Any) -> aio.AsyncCachedFile:
         """Open a file; retry while faults refuse it, until the timeout of a call."""
@@ -164,8 +151,9 @@ class CachedTasks(FileVerbs):
 
     async def enter(self, name: str, way: str, mode: OpenMode) -> aio.AsyncCachedFile:
         target = self._target
+        target.remember([name])
         before = target.quiet(name)
-        handle = await aio.open(target.volume, target.key(name), mode, **target.options_of(name, way))
+        handle = await aio.open(target.volume, target.key(name), mode, **target.options_of(way))
         target.entered(handle._file, before)
         return handle
 

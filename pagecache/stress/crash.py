@@ -18,7 +18,7 @@ import random
 from typing import TYPE_CHECKING
 
 from pagecache.backends.protocol import Backend
-from pagecache.errors import BackendError, DataLossError
+from pagecache.errors import BackendError
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
@@ -178,25 +178,19 @@ class Forgetting(Crash):
         players.recall(target.look)
 
     def _reported_losses(self, file: int) -> list[tuple[int, int]]:
-        """Return the losses that the handles report; each handle must report them once, and only permitted ones.
+        """Return the losses that the handles report, only permitted ones.
 
         Raises:
             Broken: a reported loss is not permitted.
         """
         reported, model = [], self._world.models[file]
-        for handles in self._target.files[file].values():
-            for handle in handles:
-                try:
-                    handle.flush()
-                except DataLossError as error:
-                    lost = [(one.offset, one.offset + one.length) for one in error.ranges]
-                    reported += lost
-                    # A failed commit may have lost the range, and a successful one may have come after it.
-                    if wrong := [one for one in lost if not model.loose and not model.went_past(*one)]:
-                        ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
-                        raise Broken(
-                            f"file {file}: {ranges} is lost with the store, and no write went past the cache", "crash"
-                        ) from error
+        for _name, losses in self._target.reported_losses(file, all_of_them=True):
+            lost = [(offset, offset + length) for offset, length in losses]
+            reported += lost
+            # A failed commit may have lost the range, and a successful one may have come after it.
+            if wrong := [one for one in lost if not model.loose and not model.went_past(*one)]:
+                ranges = ", ".join(f"[{start}, {end})" for start, end in wrong)
+                raise Broken(f"file {file}: {ranges} is lost with the store, and no write went past the cache", "crash")
         return reported
 
     def end(self) -> None:

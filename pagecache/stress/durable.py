@@ -187,18 +187,9 @@ class Durable:
             raise Broken(str(error), "crash") from None
         assert doubt is None, doubt
 
-    def lossy(self, file: int) -> list[tuple[int, int]]:
-        """Return ranges that a surviving cache may report as lost with the store: direct writes and holes."""
-        observation = self._ended(file)
-        return [
-            (write.start, min(write.end, FOREVER))
-            for write in observation.beside
-            if write.way in LOSSY or write.kind in ("punch", "zero")
-        ]
-
     def survived(self, file: int, got: bytes, reported: list[tuple[int, int]]) -> list[Piece]:
-        """Return the content of a file seen through a cache that outlived its store: all of it, except lossy ranges
-        that were `reported` to be lost.
+        """Return the content of a file seen through a cache that outlived its store: all of it, except direct
+        writes and holes that were `reported` to be lost.
 
         Raises:
             Broken: other bytes are missing.
@@ -208,10 +199,8 @@ class Durable:
         observation.returned()
         pieces = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
         pieces.assign(0, FOREVER, observation.pieces)
-        lost = [
-            (max(a, low), min(b, high)) for a, b in self.lossy(file) for low, high in reported if a < high and low < b
-        ]
-        for start, end in lost:
+        lossy = [one for one in before.beside if one.way in LOSSY or one.kind in ("punch", "zero")]
+        for start, end in [(max(one.start, a), min(one.end, b, FOREVER)) for one in lossy for a, b in reported]:
             older = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
             older.assign(start, end, before.segments(start, end))
             pieces.assign(start, end, _joined(pieces.pieces(start, end), older))

@@ -122,13 +122,8 @@ class Hang:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report in JSON form."""
-        return {
-            "late": list(self.late),
-            "waits": list(self.waits),
-            "stacks": self.stacks,
-            "transitions": list(self.transitions),
-            "broken": self.broken,
-        }
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def checked(cache: PageCache) -> str:

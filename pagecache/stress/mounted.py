@@ -72,6 +72,7 @@ class Mapping:
     def store(self, at: int, data: bytes) -> None:
         self._memory[at : at + len(data)] = data
 
+    @property
     def segments(self) -> Sequence[memoryview]:
         return (self._memory,)
 

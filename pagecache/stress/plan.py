@@ -197,11 +197,4 @@ class Plan:
         if unknown:
             raise ValueError(f"the plan of the replay has unknown fields: {', '.join(unknown)}")
         script = fields.get("script")
-        return cls(
-            **dict(
-                fields,
-                mix=tuple(fields.get("mix", ())),
-                crashes=tuple(fields.get("crashes", ())),
-                script=None if script is None else Script.from_dict(script),
-            )
-        )
+        return cls(**dict(fields, script=None if script is None else Script.from_dict(script)))

@@ -39,18 +39,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""
-        return {
-            "ok": self.ok,
-            "kind": self.kind,
-            "story": self.story,
-            "replay": self.replay,
-            "counters": self.counters,
-            "kinds": self.kinds,
-            "skipped": self.skipped,
-            "hung": self.hung,
-            "steps": list(self.steps),
-            "hang": self.hang,
-        }
+        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {"steps": list(self.steps)}
 
 
 def counted(number: int, what: str) -> str:

@@ -63,6 +63,7 @@ class Held(Protocol):
         """Store bytes, `at` counted from the beginning of the range."""
         ...
 
+    @property
     def segments(self) -> Sequence[memoryview]:
         """Return the memory itself."""
         ...
@@ -117,7 +118,7 @@ class FileVerbs:
         return self.handle(file, way, extra).pwritev([data[:cut], data[cut:]], offset)
 
     def copy(self, file: int, way: str, held: Held, offset: int) -> Any:
-        handle, segments = self.handle(file, way), held.segments()
+        handle, segments = self.handle(file, way), held.segments
         return handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
 
     def fsync(self, file: int, way: str = "buffered") -> Any:
@@ -205,9 +206,9 @@ class Target(FileVerbs):
         """Return all ways to read the whole of a file, as pairs of name and function."""
         raise NotImplementedError
 
-    def reported_losses(self, file: int) -> list[tuple[str, list[tuple[int, int]]]]:
-        """Return the losses, as (offset, length), that unused handles report since the last call, each with the
-        handle's name.
+    def reported_losses(self, file: int, *, all_of_them: bool = False) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Return the losses, as (offset, length), that unused handles, or all handles, report since the last call, each
+        with the handle's name.
         """
         return []
 

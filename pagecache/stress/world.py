@@ -246,16 +246,10 @@ class World:
             return
         busy = isinstance(error, BlockingIOError) and (kind == "invalidate" or self.target.explained)
         full = error.errno == errno.ENOMEM or (error.errno == errno.ENOBUFS and self._fills())
-        if full or busy:  # bytes that are sent again and again do not become clean
-            self.count(f"{kind}: {name}")
-            return
-        if error.errno in REPLACED and activity is not None and self._contested(activity):
-            self.count(f"{kind}: {name}")
-            return
-        if activity is not None and self.shared.explains(error, activity):
-            self.count(f"{kind}: {name}")
-            return
-        if self.crashing and error.errno not in NEVER:
+        # bytes that are sent again and again do not become clean
+        named = activity is not None and self.shared.explains(error, activity)
+        other = error.errno in REPLACED and activity is not None and self._contested(activity)
+        if full or busy or named or other or (self.crashing and error.errno not in NEVER):
             self.count(f"{kind}: {name}")
             return
         if isinstance(error, DataLossError):
