@@ -11,14 +11,14 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.bindings import Binding, Sight, Value
-from pagecache.stress.content import APPENDED, made
 from pagecache.stress.history import FOREVER, Broken, Model, Write
 from pagecache.stress.profiles import Operation, other, shared_names
 from pagecache.stress.shared import HEADER, Grip, name_beside
-from pagecache.stress.targets import Verb
+from pagecache.stress.targets import READ_ALL, Verb
 
 if TYPE_CHECKING:
     from pagecache.stress.steps import Step, Steps
@@ -365,21 +365,9 @@ class Crossing:
         model, length = grip.model, operation.length
         if model.largest() + length > self._world.plan.size_bytes:
             return
-        write = self._new(model, "append", grip.way, -1, length)
-        data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
-        model.begin(write)
-        try:
-            offset = yield ("act", grip.handle, "append", data)
-        except OSError as error:
-            if getattr(error, "characters_written", None) == 0 and grip.way == "":
-                model.cancel(write)
-            else:
-                model.lose(write)
-            self._world.excuse(error, operation.kind, self._worker)
-        else:
-            model.place(write, offset)
-            model.finish(write)
-        self._world.recheck()
+        self._shared.changes(model.number)
+        verb, read = ("act", grip.handle, "append"), ("act", grip.handle, "pread", READ_ALL, 0)
+        yield from self._steps.appending(replace(operation, way=grip.way), model, length, verb, read)
 
     def _held_truncate(self, operation: Operation) -> Step:
         grip = yield from self._grip(operation)

@@ -22,7 +22,7 @@ from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
 from pagecache.stress.plan import Plan
-from pagecache.stress.player import Players, planned
+from pagecache.stress.player import Players
 from pagecache.stress.profiles import names_of, shared_names
 from pagecache.stress.refusals import crashing, refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
@@ -103,7 +103,6 @@ class Run:
         self._crash = NoCrash()
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # files of a round may be in the target
-        self._stirs = 0
         self._remarks: list[str] = []
         self._pressed = ""  # result of the last round's sync beside writers, if it ran
 
@@ -126,7 +125,7 @@ class Run:
                 return self._report(None)
 
     def _round(self) -> Broken | None:
-        self._stirs, self._pressed, self._latest, self._remarks = 0, "", None, []
+        self._players, self._pressed, self._latest, self._remarks = None, "", None, []
         made = self._in_time(partial(self._make, self.plan, self.number))
         if not made:
             return late("what makes the backend does not return")
@@ -176,18 +175,17 @@ class Run:
         self._bounded(world, "removing the files", partial(self._discard, target))
 
     def _stir_and_rest(self, world: World, target: Target) -> None:
-        players, crash = Players(world), self._crash
+        players, crash = Players(world, self.plan.operations or OPERATIONS), self._crash
         self._players, script = players, self.plan.script
         rests = RESTS if script is None else script.stirs
         for rest in range(rests):
-            self._stirs = rest + 1
             with watchdog(world):
                 try:
                     crash.arm()
                 except Broken as error:
                     world.fail(error)
                     raise Failed from None
-                threads = players.stir(self.plan.operations or OPERATIONS)
+                threads = players.stir()
                 while any(thread.is_alive() for thread in threads) and not world.failures:
                     crash.check()
                     for thread in threads:
@@ -315,14 +313,9 @@ class Run:
         """Return the operations of the last round, one by one. With crashes return the planned operations: the moments
         of crashes depend on them. None: no worker had begun.
         """
-        world = self.world or self._latest
-        if world is None or not self._stirs:
+        if self._players is None or not self._players.stirs:
             return None
-        if self._players is None or self._crashes():
-            found = planned(world, self.plan.operations or OPERATIONS, self._stirs)
-        else:
-            found = self._players.script()
-        return replace(found, pressed=self._pressed)
+        return replace(self._players.script(planned=self._crashes()), pressed=self._pressed)
 
     def replay(self, failure: Broken | None) -> dict[str, Any]:
         """Return a replay file that repeats the run from the failed round on."""

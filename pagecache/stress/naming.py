@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
@@ -26,26 +27,26 @@ def maker(target: str | Callable[[], Backend | AsyncBackend] | None) -> Callable
     if target is None or target == "memory:":
         return lambda plan, number: CachedTarget(plan, number, None, "memory:")
     if not isinstance(target, str):
-        return _from_factory(target)
+        label = getattr(target, "__qualname__", repr(target))
+        if not callable(target):
+            raise UnusableTarget(
+                f"{target!r} cannot be called: a factory gives a backend, for example lambda: MyBackend()"
+            )
+        return _over(lambda: checked(label, target()), label)
     if target.startswith(PATH):
         from pagecache.stress.mounted import MountedTarget
 
         return lambda plan, number: MountedTarget(plan, number, target.removeprefix(PATH))
-    return _from_backend(target)
+    try:
+        return _over(BackendTarget(target, {}, (PATH.rstrip(":"), "python")).make, target)
+    except (BadTarget, ValueError) as error:
+        raise UnusableTarget(str(error)) from None
 
 
-def _from_factory(target: Callable[[], Backend | AsyncBackend]) -> Callable[[Plan, int], Target]:
-    label = getattr(target, "__qualname__", repr(target))
-    if not callable(target):
-        raise UnusableTarget(f"{target!r} cannot be called: a factory gives a backend, for example lambda: MyBackend()")
-
-    def made() -> Backend | AsyncBackend:
-        found: Backend | AsyncBackend = checked(label, target())
-        return found
-
+def _over(factory: Callable[[], Any], label: str) -> Callable[[Plan, int], Target]:
     def make(plan: Plan, number: int) -> Target:
         try:
-            return CachedTarget(plan, number, made, label)
+            return CachedTarget(plan, number, factory, label)
         except UnusableTarget:
             raise
         except BadTarget as error:
@@ -53,21 +54,6 @@ def _from_factory(target: Callable[[], Backend | AsyncBackend]) -> Callable[[Pla
         except Exception as error:
             text = f"{type(error).__name__}: {error}{place(error)}"
             raise UnusableTarget(f"{label}: no backend could be made: {text}") from error
-
-    return make
-
-
-def _from_backend(name: str) -> Callable[[Plan, int], Target]:
-    try:
-        found = BackendTarget(name, {}, (PATH.rstrip(":"), "python"))
-    except (BadTarget, ValueError) as error:
-        raise UnusableTarget(str(error)) from None
-
-    def make(plan: Plan, number: int) -> Target:
-        try:
-            return CachedTarget(plan, number, found.make, name)
-        except BadTarget as error:
-            raise UnusableTarget(str(error)) from None
 
     return make
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,7 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.targets import Target
 from pagecache.stress.world import Halted, World, described
 
-__all__ = ["Players", "planned", "played", "ways_of"]
+__all__ = ["Players", "played", "ways_of"]
 
 Recorded = Callable[[str, Sequence[Any]], AbstractContextManager[None]]
 
@@ -52,61 +51,56 @@ def stream_of(world: World, worker: int) -> Iterator[Operation]:
     )
 
 
-def planned(world: World, count: int, stirs: int) -> Script:
-    """Return the planned operations of so many stirs."""
-    plan, script = world.plan, world.plan.script
-    if script is not None:
-        threads, tasks = (tuple(one[:stirs] for one in workers) for workers in (script.threads, script.tasks))
-        return replace(script, threads=threads, tasks=tasks)
-    workers = []
-    for worker in range(1, 1 + plan.threads + tasks_of(world)):
-        most = count if worker <= plan.threads else max(1, count // TASKS_SHARE)
-        stream = stream_of(world, worker)
-        workers.append(tuple(tuple(itertools.islice(stream, most)) for _ in range(stirs)))
-    return Script(tuple(world.contents), tuple(workers[: plan.threads]), tuple(workers[plan.threads :]))
-
-
 class Players:
-    """All workers of a round; their streams of operations continue from stir to stir, or they play a script."""
+    """All workers of a round; their streams of operations continue from stir to stir, or they play a script.
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    Attributes:
+        count: operations of a thread in a stir; tasks run their share.
+        stirs: number of stirs so far.
+    """
+
+    def __init__(self, world: World, count: int) -> None:
+        self.world, self.count, self.stirs = world, count, 0
         plan = world.plan
         numbers = range(1, 1 + plan.threads + plan.tasks)
         self._steps = [Steps(world, number) for number in numbers]
         self._streams = [stream_of(world, number) for number in numbers]
         self._begun: list[list[int]] = [[] for _ in numbers]  # of each worker: number of operations begun in each stir
 
-    def turn(self, number: int, count: int) -> Iterator[Operation]:
-        """Yield the operations of worker `number` (from 0) in this stir: `count` of its stream, or those of the
-        script.
-        """
+    def turn(self, number: int) -> Iterator[Operation]:
+        """Yield the operations of worker `number` (from 0) in this stir: of its stream, or those of the script."""
         script, begun = self.world.plan.script, self._begun[number]
-        stream = itertools.islice(self._streams[number], count)
+        stream = itertools.islice(self._streams[number], self._share(number))
         for operation in stream if script is None else script.turn(number, len(begun) - 1):
             if self.world.stopped.is_set():
                 return
             begun[-1] += 1
             yield operation
 
-    def script(self) -> Script:
-        """Return the operations begun so far; repeated ones once."""
+    def script(self, *, planned: bool) -> Script:
+        """Return the operations begun so far, or with `planned` all of their stirs; repeated ones once."""
         plan, script = self.world.plan, self.world.plan.script
         workers = []
         for number, begun in enumerate(self._begun[: plan.threads + tasks_of(self.world)]):
             if script is None:
-                stream = stream_of(self.world, number + 1)
-                workers.append(tuple(tuple(itertools.islice(stream, count)) for count in begun))
+                stream, most = stream_of(self.world, number + 1), self._share(number)
+                stirs = [tuple(itertools.islice(stream, most if planned else count)) for count in begun]
             else:
-                stirs = zip(script.workers[number], begun, strict=False)
-                workers.append(tuple(stir[:count] for stir, count in stirs))
+                known = zip(script.workers[number], begun, strict=False)
+                stirs = [stir if planned else stir[:count] for stir, count in known]
+            workers.append(tuple(stirs))
         repeat = 1 if script is None else script.repeat
         contents = tuple(self.world.contents)
         return Script(contents, tuple(workers[: plan.threads]), tuple(workers[plan.threads :]), repeat)
 
-    def stir(self, count: int) -> list[threading.Thread]:
-        """Start a stir: each thread runs `count` operations, and tasks their share; return the running threads."""
+    def _share(self, number: int) -> int:
+        """Return the number of operations of worker `number` (from 0) in a stir."""
+        return self.count if number < self.world.plan.threads else max(1, self.count // TASKS_SHARE)
+
+    def stir(self) -> list[threading.Thread]:
+        """Start a stir; return the running threads."""
         plan, go = self.world.plan, threading.Event()
+        self.stirs += 1
         for begun in self._begun:
             begun.append(0)
         in_step = PROFILES[plan.profile].in_step and not tasks_of(self.world)
@@ -116,16 +110,16 @@ class Players:
         threads = [
             threading.Thread(
                 target=self.world.run,
-                args=(partial(self._thread, number, count, go, bar),),
+                args=(partial(self._thread, number, go, bar),),
                 name=f"stress-{number + 1}",
                 daemon=True,
             )
             for number in range(plan.threads)
         ]
         if plan.tasks and self.world.target.tasks is not None:
-            share = max(1, count // TASKS_SHARE)
-            tasks = partial(self._loop, share)
-            threads.append(threading.Thread(target=self.world.run, args=(tasks,), name="stress-tasks", daemon=True))
+            threads.append(
+                threading.Thread(target=self.world.run, args=(self._loop,), name="stress-tasks", daemon=True)
+            )
         try:
             for thread in threads:
                 thread.start()
@@ -140,10 +134,10 @@ class Players:
 
     # -- threads
 
-    def _thread(self, number: int, count: int, go: threading.Event, bar: threading.Barrier | None) -> None:
+    def _thread(self, number: int, go: threading.Event, bar: threading.Barrier | None) -> None:
         try:
             go.wait()
-            for operation in self.turn(number, count):
+            for operation in self.turn(number):
                 self._play(number, self._steps[number].conduct(operation))
                 if bar is not None:
                     with contextlib.suppress(threading.BrokenBarrierError):
@@ -167,26 +161,26 @@ class Players:
 
     # -- tasks
 
-    def _loop(self, count: int) -> None:
+    def _loop(self) -> None:
         try:
-            asyncio.run(self._tasks(count))
+            asyncio.run(self._tasks())
         except BaseException as error:
             self._failed(error)
 
-    async def _tasks(self, count: int) -> None:
+    async def _tasks(self) -> None:
         plan = self.world.plan
         self.world.loop = asyncio.get_running_loop()
         try:
             await self.world.target.tasks.open()
             numbers = range(plan.threads, plan.threads + plan.tasks)
-            await asyncio.wait([asyncio.create_task(self._task(number, count)) for number in numbers])
+            await asyncio.wait([asyncio.create_task(self._task(number)) for number in numbers])
         finally:
             await self.world.target.tasks.close()
             self.world.loop = None
 
-    async def _task(self, number: int, count: int) -> None:
+    async def _task(self, number: int) -> None:
         try:
-            for operation in self.turn(number, count):
+            for operation in self.turn(number):
                 await self._play_async(number, self._steps[number].conduct(operation))
                 await asyncio.sleep(0)
         except BaseException as error:

@@ -270,27 +270,33 @@ class Steps:
         length = end - start
         if model.largest() + length > self.world.reach:
             return
+        verb = ("append", operation.file, operation.way)
+        read = ("read", operation.file, "buffered", 0, self.world.reach * 2, 0)
+        yield from self.appending(operation, model, length, verb, read)
+
+    def appending(self, operation: Operation, model: Model, length: int, verb: Verb, read: Verb) -> Step:
+        """Append by a call; `read` is one of the whole file."""
         write = self.new(model, "append", operation.way, -1, length)
         data = made(write.tag, write.file | APPENDED, write.worker, write.sequence, 0, length)
         model.begin(write)
         try:
-            offset = yield ("append", operation.file, operation.way, data)
+            offset = yield (*verb, data)
         except OSError as error:
-            yield from self._find_append(operation, model, write, data, error)
-            self.world.excuse(error, "append", self.worker)
+            yield from self._find_append(model, write, data, error, read)
+            self.world.excuse(error, operation.kind, self.worker)
         else:
             model.place(write, offset)
             model.finish(write)
         self.world.recheck()
 
-    def _find_append(self, operation: Operation, model: Model, write: Write, data: bytes, error: OSError) -> Step:
+    def _find_append(self, model: Model, write: Write, data: bytes, error: OSError, read: Verb) -> Step:
         """Find the place of an append that failed after storing a part without reporting where."""
         done = getattr(error, "characters_written", None)
         if done == 0 and self._exact(write):
             model.cancel(write)
             return
         try:
-            got = yield ("read", operation.file, "buffered", 0, self.world.reach * 2, 0)
+            got = yield read
         except OSError:
             got = b""
         part = data[: done or 1 << 30]
