@@ -18,9 +18,8 @@ crossing.py    operations on names that all workers share; bindings.py, shared.p
 world.py       state of one round: target, models, activity; the checks at rest
 player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, a cache that dies; durable.py: what is left
-refusals.py    options that a target cannot serve
 directed.py    checks at the end of a round
-job.py         the course of a run
+job.py         the course of a run, and options that its target cannot serve
 report.py      the result of a run
 script.py      operations that a test spells out, instead of the seed's
 shrinker.py    reduces a failure to a minimum

@@ -15,16 +15,17 @@ from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.crash import NoCrash
+from pagecache.stress.crash import Forgetting, NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
 from pagecache.stress.hang import hangs, late, watchdog
 from pagecache.stress.history import Broken
+from pagecache.stress.killed import Killed, unpicklable
+from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.narrative import narrative
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.profiles import names_of, shared_names
-from pagecache.stress.refusals import crashing, refuse_crashes, refuse_ways
 from pagecache.stress.report import Report, exercised
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
@@ -42,6 +43,9 @@ REMOVED = 5.0  # seconds for each of abandoning the target and removing its file
 NOTHING = "nothing is left in the target"
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
 SWITCHES = (0.005, 0.0005, 0.00001)  # switch intervals in seconds: a round has one of them
+BEHIND = {"foreign", "rivals", "shared", "links", "others"}
+"""Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
+with a cache have them."""
 
 
 def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = None) -> Report:
@@ -348,3 +352,62 @@ class Run:
             steps=self._happened(failure),
             hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
         )
+
+
+# Options that the target cannot serve: a run that silently skipped them would be green without a test. The plan itself
+# refuses a mix that shares nothing with the profile. Operations that the target cannot do and that no option names are
+# left out, and the report lists them.
+
+
+def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
+    """Refuse crashes that the target cannot have.
+
+    Raises:
+        UnusableTarget: names the refused option and the reason.
+    """
+    for kind in plan.crashes:
+        if kind != "none" and (why := why_no_crash(kind, plan, target, made_from)):
+            raise UnusableTarget(f"crashes: {kind} cannot be on {target.name}: {why}")
+    for way in BEHIND & set(plan.mix):
+        if plan.crashes and "none" not in plan.crashes:
+            raise UnusableTarget(f"mix: {way} cannot be in rounds with crashes: name none among them, too")
+
+
+def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
+    """Return a sentence that explains why crashes of this kind are impossible; "" if they are possible."""
+    if isinstance(target, MountedTarget):
+        return "a crash is of a cache and its store, and here is none"
+    assert isinstance(target, CachedTarget)
+    named = made_from not in (None, "memory:")
+    if kind == "killed":
+        if not plan.threads:
+            return "its workers are threads"
+        return unpicklable(made_from) if named else "the store ends with its process"
+    if target.faulting.repairing:
+        return f"the faults of {plan.faults!r} are repaired by reconnecting, too"
+    if named and target.durable_writes:
+        return "durable_writes: the backend promises that acknowledged bytes survive"
+    return ""
+
+
+def crashing(world: World, target: Target, made_from: Any) -> NoCrash:
+    """Return the object that makes the crashes of a round."""
+    kind = world.plan.crash_of(world.number)
+    if kind == "none":
+        return NoCrash()
+    assert isinstance(target, CachedTarget)
+    target.ways -= BEHIND
+    return Killed(world, target, made_from) if kind == "killed" else Forgetting(world, target)
+
+
+def refuse_ways(plan: Plan, target: Target) -> None:
+    """Refuse ways of the mix that the target lacks.
+
+    Raises:
+        UnusableTarget: names a way that the target lacks.
+    """
+    for way in plan.mix:
+        later = way in BEHIND and way not in target.skipped and isinstance(target, CachedTarget)  # in other rounds
+        if way not in target.ways and not later:
+            why = f": {target.skipped[way]}" if way in target.skipped else ""
+            raise UnusableTarget(f"mix: {way} cannot be on {target.name}{why}")

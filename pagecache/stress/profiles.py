@@ -3,20 +3,6 @@
 An `Operation` is fixed before it runs. With `end`, its offset counts from the end of the file at that time, so that it
 hits the edge although the end is not known in advance.
 
-    profile       description
-    fsx           everything, at offsets that provoke off-by-one errors
-    database      pages overwritten in place, a hot quarter, fsync often
-    log           appends, short reads near the end, fsync, an occasional truncate
-    media         long sequential reads and writes, seeks, hints
-    generic-095   a small file, every way at once: direct beside buffered, views, copies, truncates
-    direct        whole pages past the cache, concurrently; with occasional buffered writes
-    metadata      small files of each worker: made, replaced, renamed, removed, synced
-    saving        a few pages written, past the cache too, and saved again and again by many at once
-    crowd         long appends and writes that collide with each other, and with direct writes, in little memory
-    losses        unsaved writes are discarded, and a foreign writer replaces the stored object
-    ends          losses with growing files: writes extend their ends, which are discarded or replaced concurrently
-    versions      names, with few renames: for versions that another program stores of objects that are open
-    names         objects under names that all workers share: made, opened, renamed, replaced, removed and saved
 """
 
 from __future__ import annotations
