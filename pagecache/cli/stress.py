@@ -62,8 +62,7 @@ def stress(
     status: 0 nothing was found, 1 a fault was found; a file that repeats it is written.
     """
     from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import Ending, execute, plan_of, read_replay
-    from pagecache.stress.outcome import Outcome
+    from pagecache.stress.command import Ending, Outcome, execute, plan_of, read_replay
     from pagecache.stress.plan import seconds
 
     outcome: Outcome | None = None

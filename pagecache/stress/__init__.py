@@ -20,11 +20,9 @@ player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, a cache that dies; durable.py: what is left
 directed.py    checks at the end of a round
 job.py         the course of a run, and options that its target cannot serve
-report.py      the result of a run
+report.py      the result of a run, and the operations around a failure, as sentences
 script.py      operations that a test spells out, instead of the seed's
 shrinker.py    reduces a failure to a minimum
-outcome.py     files that a run leaves on disk
-narrative.py   the operations around a failure, as sentences
 hang.py        checks progress; reports a hang with all waits, stacks and the end of the trace
 """
 

@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from pagecache.errors import Key
 from pagecache.stress.objects import read_whole, write_whole
@@ -50,21 +51,8 @@ class Change:
     data: bytes = b""
     length: int = 0
 
-    def on(self, content: bytearray) -> None:
-        """Apply the change to bytes in memory."""
-        end = self.offset + (len(self.data) if self.kind == "write" else self.length)
-        if self.kind == "write":
-            content.extend(bytes(max(0, end - len(content))))
-            content[self.offset : end] = self.data
-        elif self.kind == "truncate":
-            content.extend(bytes(max(0, self.offset - len(content))))
-            del content[self.offset :]
-        else:
-            end = min(end, len(content))
-            content[self.offset : end] = bytes(max(0, end - self.offset))
-
     def to(self, file: Any) -> None:
-        """Apply the change to an object of the inner backend."""
+        """Apply the change to an object of a backend."""
         if self.kind == "truncate":
             file.truncate(self.offset)
         elif self.kind == "punch":
@@ -78,17 +66,22 @@ VERSIONS = itertools.count(1)
 
 @dataclass(slots=True, eq=False)
 class Uncommitted:
-    """One object: its current `content`, and the `changes` that the inner backend does not have yet."""
+    """One object: its current content, in `memory`, and the `changes` that the inner backend does not have yet."""
 
     inner: Any = None  # the object in the inner backend; None: created only here
     version: str | None = None  # changes with the content only, not when pending changes are carried over
-    content: bytearray = field(default_factory=bytearray)
+    memory: Any = field(default_factory=lambda: MemoryBackend().open("object", create=True))
     changes: list[Change] = field(default_factory=list)
     visible: bool = True
 
     def changed(self) -> None:
         """Give the object a new version, after a change of its content."""
         self.version = f"apart {next(VERSIONS)}"
+
+    def fill(self, content: bytes | bytearray) -> None:
+        """Replace the content in memory."""
+        self.memory.truncate(0)
+        write_whole(self.memory, 0, content, len(content))
 
 
 class ForgettingBackend(Backend):
@@ -187,7 +180,7 @@ class ForgettingBackend(Backend):
             except FileNotFoundError:
                 return None
             stored = self._objects[name] = Uncommitted(inner, inner.stat().version)
-            stored.content = read_whole(inner, self.inner.limits)
+            stored.fill(read_whole(inner, self.inner.limits))
             self._all.append(stored)
         return self._objects[name]
 
@@ -225,7 +218,7 @@ class ForgettingBackend(Backend):
     def stat_of(self, stored: Uncommitted) -> ObjectStat:
         """Return the status of an object, including changes in memory; the lock is held."""
         stat = ObjectStat(size=0) if stored.inner is None else stored.inner.stat()
-        return replace(stat, size=len(stored.content), version=stored.version)
+        return replace(stat, size=stored.memory.stat().size, version=stored.version)
 
     def _can(self, what: str) -> None:
         if what in self._cannot:
@@ -336,19 +329,13 @@ class ForgettingFile(BackendFile):
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._store.lock:
             self._store.living()
-            done, content = 0, self._object.content
-            for buffer in buffers:
-                part = content[offset + done : offset + done + len(buffer)]
-                buffer[: len(part)] = part
-                done += len(part)
-                if len(part) < len(buffer):
-                    break
+            done: int = self._object.memory.read_into(offset, buffers)
             return done
 
     def _change(self, change: Change) -> None:
         with self._store.lock:
             self._store.living()
-            change.on(self._object.content)
+            change.to(self._object.memory)
             self._object.changes.append(change)
             if not self._store.limits.commit_on_close:
                 self._object.changed()
@@ -393,9 +380,9 @@ class ObjectFile(ForgettingFile):
             stored = self._object
             stored.changes.clear()
             if stored.inner is None:
-                stored.content = bytearray()
+                stored.fill(b"")
             else:
                 rollback = getattr(stored.inner, "rollback", None)
                 if rollback is not None:
                     rollback()
-                stored.content = read_whole(stored.inner, self._store.inner.limits)
+                stored.fill(read_whole(stored.inner, self._store.inner.limits))

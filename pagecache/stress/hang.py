@@ -23,7 +23,7 @@ from typing import Any
 
 from pagecache import PageCache
 from pagecache.stress.history import Broken
-from pagecache.stress.narrative import narrative, sentence
+from pagecache.stress.report import narrative, sentence
 from pagecache.stress.story import worker_name
 from pagecache.stress.world import Activity, World
 

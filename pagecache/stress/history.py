@@ -46,7 +46,7 @@ class Broken(AssertionError):
     Attributes:
         finding: the wrong bytes, if there are any.
         hang: all waits, if there are any.
-        happened: the operations around a hang (narrative.py).
+        happened: the operations around a hang (report.py).
     """
 
     def __init__(

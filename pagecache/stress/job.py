@@ -22,11 +22,10 @@ from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.naming import maker, name_of
-from pagecache.stress.narrative import narrative
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.profiles import names_of, shared_names
-from pagecache.stress.report import Report, exercised
+from pagecache.stress.report import Report, exercised, narrative
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described

@@ -59,7 +59,7 @@ def counted(taken: object, length: int) -> int:
     return taken
 
 
-def write_whole(file: Any, offset: int, data: bytes, most: int) -> None:
+def write_whole(file: Any, offset: int, data: bytes | bytearray, most: int) -> None:
     """Write bytes to an object of a backend, at most `most` by one call."""
     done = 0
     while done < len(data):

@@ -21,7 +21,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
 from pagecache.errors import Key
-from pagecache.stress import Plan, Shrunk, UnusableTarget, outcome, run, shrinker
+from pagecache.stress import Plan, Shrunk, UnusableTarget, command, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.crash import Forgetting
 from pagecache.stress.job import Run
@@ -47,7 +47,7 @@ def test_output_replaces_a_link_of_its_name(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").write_text("precious")
     (tmp_path / "name").symlink_to("other")
-    assert outcome.write("name", "text") == tmp_path / "name"
+    assert command.write("name", "text") == tmp_path / "name"
     assert (tmp_path / "other").read_text() == "precious"
     assert (tmp_path / "name").read_text() == "text"
     assert not (tmp_path / "name").is_symlink()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pagecache.stress import Plan
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.history import Broken
-from pagecache.stress.narrative import narrative, sentence
 from pagecache.stress.profiles import KINDS, MOVES, Operation
+from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
 
 

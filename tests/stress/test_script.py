@@ -10,8 +10,8 @@ import pytest
 
 from pagecache.stress import Plan, Script
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.command import readable
 from pagecache.stress.job import Run
-from pagecache.stress.outcome import readable
 from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
