@@ -66,7 +66,7 @@ class CachedTarget(Target):
         self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
     ) -> None:
         super().__init__(label)
-        self._plan, self._number = plan, number
+        self._plan = plan
         self._files = plan.files
         self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))

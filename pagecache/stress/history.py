@@ -239,7 +239,6 @@ class Model:
         self.ended: deque[Write] = deque([first], REMEMBERED)
         self.loose = False  # writes may be discarded or replaced: none is certain
         self.loses_past = False  # direct writes may be lost later, without an error of their call
-        self.synced: float = 0  # time of the request of the last successful commit
         self.overtaken: dict[Write, list[Piece]] = {}  # running write that was seen -> pieces overwritten since
         self._past: list[Write] = []  # all direct writes and holes
 

@@ -443,7 +443,6 @@ class Steps:
                 self.world.excuse(error, kind, self.worker)
                 return
             for observation in observations:
-                observation.model.synced = max(observation.model.synced, observation.begun)
                 got = yield ("store", observation.model.number)
                 observation.returned()
                 if got is None:

@@ -357,7 +357,6 @@ class World:
             if not self.shared.leaves_unsaved(error):
                 raise
         for model in self.models:
-            model.synced = self.clock.tick()
             self._stored(model, "the store after sync")
         if self.shared.used:
             self.shared.stored("the store after sync")
