@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pagecache.stress.history import Clock
-from pagecache.stress.story import worker_name
+from pagecache.stress.oracle import worker_name
 
 __all__ = ["Binding", "Names", "Sight", "Value"]
 

@@ -148,7 +148,7 @@ class Crossing:
         self._shared.changes(number)
         beside = "" if other(extra) % 2 else name_beside(number)
         if beside:
-            handle = yield from self._calling(operation, ("enter", beside, operation.way, "w+b"))
+            handle = yield from self._steps.calling(operation.kind, ("enter", beside, operation.way, "w+b"))
         else:
             binding = self._binding(operation, name, number)
             handle = yield from self._naming(operation, ("enter", name, operation.way, "x+b"), [binding], free=name)
@@ -159,7 +159,7 @@ class Crossing:
         yield from self._first(operation, grip)
         early = bool(other(extra) & 2)
         if extra & 2:
-            yield from self._calling(operation, ("act", handle, "fsync"))
+            yield from self._steps.calling(operation.kind, ("act", handle, "fsync"))
         if not early:
             yield from self._keep(operation, grip)
         if beside:
@@ -191,7 +191,7 @@ class Crossing:
             yield from self._close(operation, place)
             self._shared.grips[place] = grip
         else:
-            yield from self._calling(operation, ("act", grip.handle, "close"))
+            yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
 
     def _name_open(self, operation: Operation) -> Step:
         yield from self._enter(operation)
@@ -224,7 +224,7 @@ class Crossing:
         else:
             model = self._shared.which(name, header, found, "open", unmade=unmade)
         if model is None:
-            yield from self._calling(operation, ("act", handle, "close"))
+            yield from self._steps.calling(operation.kind, ("act", handle, "close"))
             return None
         grip = self._shared.grips[place] = Grip(handle, model, operation.way)
         return grip
@@ -298,18 +298,9 @@ class Crossing:
             return self._world.idle(self._worker, operation.kind)
         self._shared.end_contested()
         for name in NAMES:
-            yield from self._calling(operation, ("settle", name))
+            yield from self._steps.calling(operation.kind, ("settle", name))
 
     # -- handles
-
-    def _calling(self, operation: Operation, verb: Verb) -> Generator[Verb, Any, Any]:
-        """Make a call that the model does not see; return its result, None if it failed."""
-        try:
-            result = yield verb
-        except OSError as error:
-            self._world.excuse(error, operation.kind, self._worker)
-            return None
-        return True if result is None else result
 
     def _close(self, operation: Operation, place: tuple[int, int]) -> Step:
         grip = self._shared.grips.pop(place, None)
@@ -321,7 +312,7 @@ class Crossing:
             return
         activity = self._world.active[self._worker]
         file, activity.file = activity.file, grip.model.number
-        yield from self._calling(operation, ("act", grip.handle, "close"))
+        yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
         activity.file = file
 
     def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
@@ -395,7 +386,7 @@ class Crossing:
         models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
         saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
         try:
-            done = yield from self._calling(operation, verb)
+            done = yield from self._steps.calling(operation.kind, verb)
             if done is None:
                 return
             for model in models:

@@ -23,8 +23,8 @@ from typing import Any
 
 from pagecache import PageCache
 from pagecache.stress.history import Broken
+from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
-from pagecache.stress.story import worker_name
 from pagecache.stress.world import Activity, World
 
 __all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]

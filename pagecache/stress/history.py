@@ -29,7 +29,7 @@ from pagecache.stress.content import APPENDED, made
 
 if TYPE_CHECKING:
     from pagecache.stress.hang import Hang
-    from pagecache.stress.story import Finding
+    from pagecache.stress.oracle import Finding
 
 __all__ = ["FOREVER", "PAST", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
 

@@ -333,7 +333,7 @@ class MountedTarget(Target):
     def handle(self, file: int, way: str, extra: int = 0) -> Descriptor:
         return self._handles[file][way or "buffered"]
 
-    def view(self, file: int, offset: int, length: int, writable: bool) -> Held:
+    def view(self, file: int, offset: int, length: int, writable: bool) -> Mapping:
         fd, mappings = self._handles[file]["buffered"].fd, self._mappings[file]
         mappings.enter()
         try:

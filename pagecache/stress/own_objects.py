@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pagecache.stress.content import made
 from pagecache.stress.history import Broken, Model
+from pagecache.stress.oracle import worker_name
 from pagecache.stress.profiles import PRIVATE, Operation, names_of, other, saved_first
-from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Verb
 from pagecache.stress.world import Halted, World
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken
+from pagecache.stress.oracle import Finding, worker_name
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, shared_names
-from pagecache.stress.story import Finding, worker_name
 from pagecache.stress.world import CRASH, SYNCS, Activity, World
 
 __all__ = ["Report", "counted", "exercised", "narrative", "sentence"]

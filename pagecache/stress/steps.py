@@ -21,10 +21,9 @@ from pagecache import Advice
 from pagecache.stress.content import APPENDED, made
 from pagecache.stress.crossing import Crossing
 from pagecache.stress.history import FOREVER, PAST, Broken, Model, Write
-from pagecache.stress.oracle import Observation, copied
+from pagecache.stress.oracle import Observation, copied, worker_name
 from pagecache.stress.own_objects import OwnObjects
 from pagecache.stress.profiles import CROSSING, IO, KINDS, Operation, other
-from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import World
 
@@ -91,6 +90,15 @@ class Steps:
         )
         self.world.active[self.worker].writes.append(write)
         return write
+
+    def calling(self, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
+        """Make a call that the model does not see; return its result, None if it failed."""
+        try:
+            result = yield verb
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+            return None
+        return True if result is None else result
 
     def seeing(self, observation: Observation, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
         """Make a call that observes; None: it had no result, and that is no failure."""
@@ -322,7 +330,7 @@ class Steps:
                 return
             taken = self.world.clock.tick()
             if operation.extra % 4 == 1:  # others have time to truncate it
-                yield from self._plain("flush", ("flush", operation.file))
+                yield from self.calling("flush", ("flush", operation.file))
             elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
                 yield from self._truncate(operation, model, (start + end) // 2, end)
             observation.returned()
@@ -455,36 +463,30 @@ class Steps:
                 observation.returned()
 
     def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self._plain(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
+        yield from self.calling(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
 
     def _sync_range(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         verb = ("sync_range", operation.file, self._by(operation.kind, operation, model), start, end - start)
-        yield from self._plain(operation.kind, verb)
+        yield from self.calling(operation.kind, verb)
 
     # -- calls that change nothing
-
-    def _plain(self, kind: str, verb: Verb) -> Step:
-        try:
-            yield verb
-        except OSError as error:
-            self.world.excuse(error, kind, self.worker)
 
     def _drop(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
         everything = operation.kind == "drop" and other(operation.extra) % 4 == 1
         verb = ("drop_all",) if everything else (operation.kind, operation.file, start, end - start)
         if everything:
             self.world.count("drops of all files")
-        yield from self._plain(operation.kind, verb)
+        yield from self.calling(operation.kind, verb)
 
     _invalidate = _drop
 
     def _prefetch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         wait, way = bool(operation.extra % 2), self._by("prefetch", operation, model)
-        yield from self._plain("prefetch", ("prefetch", operation.file, way, start, end - start, wait))
+        yield from self.calling("prefetch", ("prefetch", operation.file, way, start, end - start, wait))
 
     def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         way, advice = self._by("advise", operation, model), ADVICES[operation.extra % len(ADVICES)]
-        yield from self._plain("advise", ("advise", operation.file, way, advice, start, end - start))
+        yield from self.calling("advise", ("advise", operation.file, way, advice, start, end - start))
 
     # -- below the cache: foreign changes of the store, and unsaved data that is given up
     #

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from pagecache.errors import DataLossError
 from pagecache.options import OpenMode
@@ -47,30 +47,10 @@ class UnusableTarget(Exception):
     """There is nothing that could be tested; the text is a sentence with the reason."""
 
 
-class Held(Protocol):
-    """A range of a file as memory: a view, a mapping."""
-
-    @property
-    def detached(self) -> bool:
-        """Return whether the memory was cut off: stores to it are lost."""
-        ...
-
-    def tobytes(self) -> bytes:
-        """Return the current bytes."""
-        ...
-
-    def store(self, at: int, data: bytes) -> None:
-        """Store bytes, `at` counted from the beginning of the range."""
-        ...
-
-    @property
-    def segments(self) -> Sequence[memoryview]:
-        """Return the memory itself."""
-        ...
-
-    def release(self) -> None:
-        """Release the memory."""
-        ...
+Held = Any
+"""Memory of a file, a view or a mapping, with `detached` (stores to it are lost), `tobytes()`, `store(at, data)`,
+`segments` and `release()`.
+"""
 
 
 def _call_of(method: str) -> Callable[..., Any]:

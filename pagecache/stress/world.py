@@ -18,11 +18,10 @@ from pagecache.errors import DataLossError
 from pagecache.stress.content import made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
-from pagecache.stress.oracle import Doubt, Observation, settled, verdict
+from pagecache.stress.oracle import Doubt, Observation, settled, verdict, worker_name
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, PROFILES, Operation
 from pagecache.stress.shared import Shared
-from pagecache.stress.story import worker_name
 from pagecache.stress.targets import Target
 from pagecache.target import place
 

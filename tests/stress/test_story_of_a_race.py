@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from pagecache.stress import Plan, run
-from pagecache.stress.story import values
+from pagecache.stress.oracle import values
 
 from ..plain import Blob, Blobs
 
