@@ -21,7 +21,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
 from pagecache.errors import Key
-from pagecache.stress import Plan, Shrunk, UnusableTarget, command, run, shrinker
+from pagecache.stress import Plan, UnusableTarget, command, run, shrinker
 from pagecache.stress.command import read_replay
 from pagecache.stress.crash import Forgetting
 from pagecache.stress.job import Run
@@ -294,8 +294,9 @@ def test_times_have_units_everywhere_and_are_above_0() -> None:
         seconds("-3s", "--shrink-time")
 
 
-def shrunk(monkeypatch: pytest.MonkeyPatch, passes: float) -> Shrunk:
-    """A shrunk script of two writes, one of which is enough; with that share of the time for passes."""
+@pytest.mark.parametrize(("passes", "left"), [(1e-9, 2), (0.75, 1)])
+def test_a_shrink_that_ran_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch, passes: float, left: int) -> None:
+    """One of two writes is enough; passes have that share of the time."""
 
     class Zeros(PassingFile):
         def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -303,16 +304,6 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, passes: float) -> Shrunk:
 
     monkeypatch.setattr(shrinker, "PASSES", passes)
     writes = tuple(Operation("write", file, "buffered", 0, 4096) for file in (0, 1))
-    return shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), lambda: Planted(Zeros), seconds=600)
-
-
-def test_a_shrink_that_ran_out_of_time_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shrunk(monkeypatch, 1e-9)
-    assert "stopped after 600 s; more --shrink-time may make it smaller" in found.story
-    assert found.operations == 2
-
-
-def test_a_shrink_that_is_through_does_not_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shrunk(monkeypatch, 0.75)
-    assert "stopped after" not in found.story
-    assert found.operations == 1
+    found = shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), lambda: Planted(Zeros), seconds=600)
+    assert ("stopped after 600 s; more --shrink-time may make it smaller" in found.story) == (left == 2)
+    assert found.operations == left

@@ -68,6 +68,10 @@ class File:
         self.model.begin(write)
         return write
 
+    def refuses(self, got: bytes | None = None, match: str | None = None) -> None:
+        with pytest.raises(Broken, match=match):
+            self.sees(got)
+
     def sees(self, got: bytes | None = None) -> None:
         assert verdict(self.seen(), bytes(self.bytes) if got is None else got) is None
 
@@ -79,8 +83,7 @@ def test_calls_one_after_another_have_one_value() -> None:
     file.done(100, 500)
     file.done(300, 500)
     file.sees()
-    with pytest.raises(Broken, match=r"bytes 100 to 800: wrong"):
-        file.sees(old)
+    file.refuses(old, match=r"bytes 100 to 800: wrong")
 
 
 def test_random_calls_one_after_another_are_a_plain_file() -> None:
@@ -108,10 +111,8 @@ def test_random_calls_one_after_another_are_a_plain_file() -> None:
             wrong = bytearray(file.bytes)
             at = rng.randrange(len(wrong))
             wrong[at] ^= 0x55
-            with pytest.raises(Broken):
-                file.sees(bytes(wrong))
-        with pytest.raises(Broken, match="where the file had"):
-            file.sees(bytes(file.bytes) + b"\0")
+            file.refuses(bytes(wrong))
+        file.refuses(bytes(file.bytes) + b"\0", match="where the file had")
     assert len(file.model.extents) < 400
 
 
@@ -126,8 +127,7 @@ def test_a_look_beside_a_write_sees_either_and_after_it_the_new_one() -> None:
     file.model.finish(write)
     observation.returned()
     assert verdict(observation, torn) is None
-    with pytest.raises(Broken):
-        file.sees(torn)
+    file.refuses(torn)
 
 
 def test_values_that_were_read_stay() -> None:
@@ -138,8 +138,7 @@ def test_values_that_were_read_stay() -> None:
     file.sees(old)
     file.put(write)
     file.sees()
-    with pytest.raises(Broken):
-        file.sees(old)
+    file.refuses(old)
     file.model.finish(write)
 
 
@@ -164,8 +163,7 @@ def test_overlapping_writes_leave_one_of_them_and_rest_decides() -> None:
     got = bytes(file.bytes)
     file.model.settle(settled(observation, got), len(got))
     file.sees(got)
-    with pytest.raises(Broken):
-        file.sees(second)
+    file.refuses(second)
     assert first != second
 
 
@@ -197,11 +195,9 @@ def test_a_failed_write_is_there_up_to_what_it_said() -> None:
         file.model.cancel(rest) if exact else file.model.finish(rest, certain=False)
         new = made(7, 0, 1, 1, 0, 100)
         file.sees(new[:30] + old[30:])
-        with pytest.raises(Broken):
-            file.sees(new[:20] + old[20:])
+        file.refuses(new[:20] + old[20:])
         if exact:
-            with pytest.raises(Broken):
-                file.sees(new + old[100:])
+            file.refuses(new + old[100:])
         else:
             file.sees(new[:30] + old[30:60] + new[60:] + old[100:])
 
@@ -283,8 +279,7 @@ def test_a_copy_may_have_any_value_that_its_source_had_during_it() -> None:
     new = write.data(0, 100)
     for data in (old, new, old[:30] + new[30:]):
         file.sees(bytes(file.bytes[:5000]) + data + bytes(file.bytes[5100:]))
-    with pytest.raises(Broken):
-        file.sees()
+    file.refuses()
 
 
 def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
@@ -323,12 +318,10 @@ def test_a_story_names_where_wrong_bytes_come_from() -> None:
     file.done(200, 100)
     wrong = bytearray(file.bytes)
     wrong[400:500] = made(7, 3, 4, 17, 5000, 5100)
-    with pytest.raises(Broken, match=r"bytes 400 to 500: wrong\n.*began with\n  are: of file 3: writer 4, write 17"):
-        file.sees(bytes(wrong))
+    file.refuses(bytes(wrong), match=r"bytes 400 to 500: wrong\n.*began with\n  are: of file 3: writer 4, write 17")
     wrong = bytearray(file.bytes)
     wrong[250:260] = bytes(10)
-    with pytest.raises(Broken, match=r"should be of: writer 1, write 1: write \[200, 300\).*\n  are: 10 zeros"):
-        file.sees(bytes(wrong))
+    file.refuses(bytes(wrong), match=r"should be of: writer 1, write 1: write \[200, 300\).*\n  are: 10 zeros")
 
 
 def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_called() -> None:
@@ -342,8 +335,7 @@ def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_ca
     file.model.finish(write)
     observation.returned()
     assert verdict(observation, old, store=True) is None
-    with pytest.raises(Broken):
-        file.sees(old)
+    file.refuses(old)
     observation = Observation(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
     observation.returned()
     with pytest.raises(Broken):
@@ -390,8 +382,7 @@ def test_an_append_that_was_not_found_may_be_anywhere_behind_the_least_end() -> 
         file.sees(bytes(content))
     wrong = bytearray(file.bytes)
     wrong[SIZE - 50 : SIZE] = data
-    with pytest.raises(Broken):
-        file.sees(bytes(wrong))
+    file.refuses(bytes(wrong))
 
 
 def test_an_append_that_was_not_found_may_be_behind_another_that_runs() -> None:

@@ -41,9 +41,8 @@ def binding(name: str, *values: Value, source: str = "") -> Binding:
     return Binding(name, "call", 1, frozenset(values), source)
 
 
-@pytest.fixture
-def names() -> Names:
-    return Names(("a", "b", "c"), Clock())
+def renaming(old: str, new: str) -> list[Binding]:
+    return [binding(old, None), binding(new, source=old)]
 
 
 def bound(names: Names, *bindings: Binding) -> None:
@@ -56,21 +55,23 @@ def found(names: Names, name: str) -> frozenset[Value]:
     return Sight(names).of(name)
 
 
-def test_a_name_has_the_value_of_the_last_call_that_returned(names: Names) -> None:
+@pytest.fixture
+def names() -> Names:
+    """Names, the first of which has an object."""
+    names = Names(("a", "b", "c"), Clock())
     assert found(names, "a") == {None}
     bound(names, binding("a", 1))
+    return names
+
+
+def test_a_name_has_the_value_of_the_last_call_that_returned_and_those_of_running_calls(names: Names) -> None:
     bound(names, binding("a", 2))
     assert found(names, "a") == {2}
-
-
-def test_a_running_call_leaves_both_values(names: Names) -> None:
-    bound(names, binding("a", 1))
-    names.begin([binding("a", 2)])
-    assert found(names, "a") == {1, 2}
+    names.begin([binding("a", 3)])
+    assert found(names, "a") == {2, 3}
 
 
 def test_a_failed_call_leaves_both_values_for_good(names: Names) -> None:
-    bound(names, binding("a", 1))
     failed = [binding("a", 2)]
     names.begin(failed)
     names.finish(failed, certain=False)
@@ -80,7 +81,6 @@ def test_a_failed_call_leaves_both_values_for_good(names: Names) -> None:
 
 
 def test_a_call_finds_each_value_that_a_name_had_while_it_ran(names: Names) -> None:
-    bound(names, binding("a", 1))
     sight = Sight(names)
     for number in range(2, 200):
         bound(names, binding("a", number))
@@ -89,39 +89,31 @@ def test_a_call_finds_each_value_that_a_name_had_while_it_ran(names: Names) -> N
 
 
 def test_a_rename_moves_each_value_that_its_source_had_while_it_ran(names: Names) -> None:
-    bound(names, binding("a", 1))
-    rename = [binding("a", None), binding("b", source="a")]
+    rename = renaming("a", "b")
     names.begin(rename)
     bound(names, binding("a", 2))
     assert found(names, "b") == {None, 1, 2}
     names.finish(rename)
-    assert found(names, "b") == {1, 2}
     assert found(names, "a") == {None, 2}
+    assert found(names, "b") == {1, 2}
 
 
 def test_renames_in_a_circle_move_what_each_of_the_names_had(names: Names) -> None:
-    bound(names, binding("a", 1))
+    """Each of many is followed once: their number of orders does not matter."""
     bound(names, binding("b", 2))
-    there, back = ([binding(one, None), binding(other, source=one)] for one, other in ("ab", "ba"))
-    names.begin(there)
-    names.begin(back)
-    names.finish(there)
-    names.finish(back)
+    there, back = renaming("a", "b"), renaming("b", "a")
+    for call in (names.begin, names.finish):
+        call(there)
+        call(back)
     assert found(names, "a") == found(names, "b") == {None, 1, 2}
-
-
-def test_many_renames_that_run_side_by_side_are_each_followed_once(names: Names) -> None:
-    """Their number of orders does not matter."""
-    bound(names, binding("a", 1))
     for _ in range(20):
         for old, new in ("ab", "bc", "ca", "ba"):
-            names.begin([binding(old, None), binding(new, source=old)])
-    assert found(names, "c") == {None, 1}
+            names.begin(renaming(old, new))
+    assert found(names, "c") == {None, 1, 2}
 
 
 def test_a_rename_to_another_name_of_one_object_may_leave_both(names: Names) -> None:
     """The kernel then changes nothing. With links it is unknown which names have one object."""
-    bound(names, binding("a", 1))
     bound(names, Binding("b", "link", 1, source="a", links=True))
     bound(names, Binding("a", "rename", 1, frozenset({None}), over="b"), binding("b", source="a"))
     assert found(names, "a") == {None, 1}
@@ -129,7 +121,6 @@ def test_a_rename_to_another_name_of_one_object_may_leave_both(names: Names) -> 
 
 
 def test_an_open_follows_the_links_that_a_name_may_have(names: Names) -> None:
-    bound(names, binding("a", 1))
     bound(names, binding("b", "a"))
     bound(names, binding("c", "b"))
     sight = Sight(names)
@@ -146,6 +137,13 @@ def world() -> Iterator[World]:
     world.begin()
     yield world
     world.end()
+
+
+def objects_of(world: World, count: int = 2) -> list[Model]:
+    """Return objects that have their first bytes."""
+    models = [model for _ in range(count) if (model := world.shared.make()) is not None]
+    world.shared.bare.clear()
+    return models
 
 
 def opening(world: World) -> tuple[Model, Step]:
@@ -197,10 +195,7 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
     committed. [2.20]
     """
     world.target.withholds = True
-    model, other = (world.shared.make() for _ in range(2))
-    assert model is not None
-    assert other is not None
-    world.shared.bare.clear()
+    model, other = objects_of(world)
     bound(world.shared.names, binding("shared0", model.number))
     first = Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER)
     later = Write("held_write", "", 1, 2, model.number, world.tag, HEADER, HEADER)
@@ -221,10 +216,7 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
 
 def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: World) -> None:
     """A refused hard link may have given the object the name of a symbolic link while the store was read."""
-    model, other = (world.shared.make() for _ in range(2))
-    assert model is not None
-    assert other is not None
-    world.shared.bare.clear()
+    model, other = objects_of(world)
     names = world.shared.names
     bound(names, binding("shared1", other.number))
     bound(names, binding("shared2", model.number))
@@ -445,10 +437,7 @@ def whole() -> Iterator[World]:
 def put_over(world: World) -> tuple[Model, Model]:
     """An object of a shared name, and one that another program has stored in its place."""
     shared, names = world.shared, world.shared.names
-    model, other = (shared.make() for _ in range(2))
-    assert model is not None
-    assert other is not None
-    shared.bare.clear()
+    model, other = objects_of(world)
     bound(names, binding("shared0", model.number))
     put = Binding("shared0", "put", 1, frozenset({other.number}), takes=True, foreign=True)
     names.begin([put])
@@ -633,11 +622,11 @@ class Refuses(MemoryBackend):
 
 @pytest.mark.parametrize("make", [Keeps, Forgets, Refuses])
 def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> None:
-    """The story has the name and the calls that bound it."""
+    """The story has the name and the calls that bound it, unless bytes of a confused object are found before."""
     report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED), make)
     assert not report.ok
     assert "shared" in report.story
-    assert "before: " in report.story
+    assert "before: " in report.story or "a shared object" in report.story
 
 
 @pytest.mark.long
