@@ -244,12 +244,13 @@ def _failures(usages: list[dict[str, int]]) -> int:
     return sum(usage["returned"] + usage["failed_commits"] for usage in usages)
 
 
-def _hopeless(file: EngineFile, memory: bool, before: int) -> str | None:
-    """Return why no running or possible operation will make room; None: one may.
+def _hopeless(file: EngineFile, length: int, before: int) -> str | None:
+    """Return why no running or possible operation will make room for `length` bytes, or memory for 0; None: one may.
 
     Running retries of bytes that have failed for good may, until one of them has failed: `before` is the result of
     `_failures` when the wait began.
     """
+    memory = length == 0
     volumes = file.volume.cache._engine_volumes()
     usages = [(volume, volume.native.usage()) for volume in volumes]
     if any(volume.settling for volume in volumes if not volume.aborted):
@@ -264,13 +265,15 @@ def _hopeless(file: EngineFile, memory: bool, before: int) -> str | None:
         held = file.volume.cache.native.held()
         if clean > held or any(volume.mirror is not None and volume.mirror.busy() for volume in volumes):
             return None
-    kept = [volume.kept.visit() for volume in volumes]
-    if any(_can_move(volume, usage, bytes) for (volume, usage), bytes in zip(usages, kept, strict=True)):
+    kept = {volume: volume.kept.visit() for volume in volumes}
+    own = kept.get(file.volume, 0)
+    fits = not own or own + length <= file.volume.native.pressure().limit  # when all others are clean
+    if fits and any(_can_move(volume, usage, kept[volume]) for volume, usage in usages):
         return None
     if unfailed and sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:
         return None
     cut_off = any(volume.cut_off for volume in volumes)
-    failed = sum(u["failed"] for _, u in usages) or (0 if cut_off else sum(kept))
+    failed = sum(u["failed"] for _, u in usages) or (0 if cut_off else sum(kept.values()))
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
     if cut_off:
@@ -332,8 +335,8 @@ class _Wait:
         _check_failed(self.file)
         return self.cache.native.event_seq()
 
-    def make_room(self) -> bool:
-        """Start work that makes room; return whether it may succeed.
+    def make_room(self, length: int) -> bool:
+        """Start work that makes room for so many bytes, or memory for 0; return whether it may succeed.
 
         Raises:
             PageCacheError: ENOBUFS: it could not for long enough.
@@ -341,7 +344,7 @@ class _Wait:
         self.cache.flusher.make_room(urgent=True)
         if self._failures is None:
             self._failures = _failures([volume.native.usage() for volume in self.cache._engine_volumes()])
-        why = _hopeless(self.file, self.memory, self._failures)
+        why = _hopeless(self.file, length, self._failures)
         if self.inside and why is None:
             why = "this write comes from inside a backend call, which what fills it may wait for"
         self._checks.count(hopeless=why is not None)
@@ -394,7 +397,7 @@ class _Wait:
             elif not native.line_first(place):
                 self.sleep(seq, SLICE)
             else:
-                hope = self.make_room()
+                hope = self.make_room(length)
                 if native.room_take(place):
                     return
                 self.sleep(seq, SLICE if hope else PAUSE_MIN)
@@ -402,7 +405,7 @@ class _Wait:
     def for_memory(self) -> None:
         while True:
             seq = self.check()
-            hope = self.make_room()
+            hope = self.make_room(0)
             self.sleep(seq, SLICE if hope else PAUSE_MIN)
             if hope:
                 return

@@ -368,10 +368,10 @@ def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monke
     files = [rig.open(key=name) for name in names]
     checks, in_line, make_room = [], threading.Event(), throttle._Wait.make_room
 
-    def counted(wait: throttle._Wait) -> bool:
+    def counted(wait: throttle._Wait, length: int) -> bool:
         assert in_line.wait(WAIT_LIMIT_S)
         checks.append(wait)
-        return make_room(wait)
+        return make_room(wait, length)
 
     monkeypatch.setattr(throttle._Wait, "make_room", counted)
     writers = [Task(file.pwrite, bytes(MIB), 0) for file in files]
@@ -433,12 +433,12 @@ def test_a_writer_beside_retries_that_always_fail_gets_an_error(make: Make, monk
     rig.backend.fault("write_from", fails, key="full", times=math.inf)
     checks, make_room = [], throttle._Wait.make_room
 
-    def beside_a_retry(wait: throttle._Wait) -> bool:
+    def beside_a_retry(wait: throttle._Wait, length: int) -> bool:
         assert began.acquire(timeout=WAIT_LIMIT_S)
         checks.append(wait)
         assert len(checks) < 3 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
         try:
-            return make_room(wait)
+            return make_room(wait, length)
         finally:
             answer.release()
 
@@ -477,10 +477,10 @@ def never_more_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail a writer that goes on waiting."""
     checks, make_room = [], throttle._Wait.make_room
 
-    def counted(wait: throttle._Wait) -> bool:
+    def counted(wait: throttle._Wait, length: int) -> bool:
         checks.append(wait)
         assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
-        return make_room(wait)
+        return make_room(wait, length)
 
     monkeypatch.setattr(throttle._Wait, "make_room", counted)
 
