@@ -452,6 +452,26 @@ def test_a_writer_beside_retries_that_always_fail_gets_an_error(make: Make, monk
     assert caught.value.errno == errno.ENOBUFS
 
 
+def test_a_writer_that_does_not_fit_beside_bytes_that_are_kept_does_not_wait_for_others(make: Make) -> None:
+    """Write-back of other bytes goes on, and makes too little room. [2.23]"""
+    rig = make({"full": b"", "other": b"", KEY: b""}, retry=ONCE, **SMALL)
+    full, other = rig.open(key="full"), rig.open(key="other")
+    rig.backend.fault("write_from", FULL, key="full", times=math.inf)
+    full.pwrite(bytes(104 * KIB), 0)
+    raises(pagecache.WritebackError, full.flush)
+    with rig.backend.gate("write_from", "other") as gate:
+        other.pwrite(bytes(8 * KIB), 0)
+        saving = Task(other.flush)
+        gate.wait_entered()
+        writing = Task(rig.open().pwrite, bytes(64 * KIB), 0)
+        assert writing.waits()
+        rig.volume.retry_failed()
+        error = raises(pagecache.PageCacheError, writing.result, match="could not be written back")
+        assert error.errno == errno.ENOBUFS
+    saving.result()
+    assert rig.open().pwrite(bytes(16 * KIB), 0) == 16 * KIB
+
+
 def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may make room. [2.23]"""
     rig = filled(make, ["full"])
