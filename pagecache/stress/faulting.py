@@ -38,6 +38,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
 if TYPE_CHECKING:
+    from pagecache.engine.file import EngineFile
     from pagecache.stress.plan import Plan
 
 __all__ = ["Faulting"]
@@ -131,7 +132,7 @@ class Faulting:
                 one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
             )
             # An object without a name stays in conflict: `resolve` settles the one that has the name now.
-            found = [file.key for file in volume.files() if file.conflict is not None and not file.removed]
+            found = [file.key for file in volume.files() if file.conflict is not None and self._is_named(file)]
             for key in found:
                 self._settle(key)
             if not found:
@@ -139,6 +140,12 @@ class Faulting:
                     break
                 time.sleep(CHECK_S)
         self._taken()
+
+    def _is_named(self, file: EngineFile) -> bool:
+        """Return whether `resolve` of its key concerns a file."""
+        with self._volume.inodes_lock:
+            inode = self._volume.inodes.last_known(file.key)
+        return not file.removed and inode is not None and (inode.engine is file or not inode.has_unsaved_bytes())
 
     # -- repairs
 

@@ -41,7 +41,7 @@ from pagecache.stress import Plan
 from pagecache.stress.job import Run
 
 from .planted import planted_environment
-from .settings import SCHEDULED, SETTINGS, STORES, WORLDS, settings_of
+from .settings import FORCED, SCHEDULED, SETTINGS, STORES, WORLDS, settings_of
 from .table import BUGS
 
 __all__ = ["CLEAN", "SCHEDULES", "hunted", "scheduled"]
@@ -193,12 +193,13 @@ def main() -> None:
     if options.hunt:
         hunt(options.hunt[0], options.hunt[1], int(options.hunt[2]), float(options.hunt[3]))
     every = list(dict.fromkeys([*WORLDS, *SETTINGS, *BUG_NAMES]))
+    usual = [name for name in every if name not in FORCED]
     if unknown := set(options.names) - set(every):
         parser.error(f"no planted bug, no settings, no world: {', '.join(sorted(unknown))}")
     print("| bug | searcher | settings | found | median | finding |\n|---|---|---|---|---|---|", flush=True)
     wrong = []
     with ThreadPoolExecutor(options.jobs) as pool:
-        begun = [(row, row.outcomes(pool)) for row in rows(options.names or every, options.seeds, options.seconds)]
+        begun = [(row, row.outcomes(pool)) for row in rows(options.names or usual, options.seeds, options.seconds)]
         for row, outcomes in begun:
             print(row.text(outcomes()), flush=True)
             wrong.append(row.fault(outcomes()))

@@ -169,6 +169,11 @@ SCHEDULED: dict[str, str] = {
 }
 WORLDS = tuple(dict.fromkeys(SCHEDULED.values()))
 
+FORCED = frozenset({"rebase_sees_extension"})
+"""Bugs that the C test of the fix finds at each run (`make run-planted`), and the tester in a part of its hunts: the
+writer has to come into a moment in which the rebase has released a leaf lock. `make mutations` hunts them by name only.
+"""
+
 
 def settings_of(bug: str) -> str:
     """The name of the settings for a bug."""
