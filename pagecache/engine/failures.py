@@ -40,6 +40,7 @@ __all__ = [
     "replan_parked",
     "resume",
     "uncommitted_range",
+    "waiting",
     "worst",
 ]
 
@@ -180,6 +181,12 @@ def record(file: EngineFile, failure: Failure, parts: Iterable[tuple[int, int]])
         first, last = _blocks(file, start, end)
         file.failing().add(failure._replace(start=first, end=last))
     file.volume.kept.add(file)
+
+
+def waiting(file: EngineFile, start: int, end: int) -> list[Failure]:
+    """Return the records that overlap [start, end) of bytes that wait for the time of a retry. The lock is held."""
+    found = [failure for failure in file.failures.overlapping(start, end) if failure.next_retry is not None]
+    return [failure for failure in found if file.native.range_next(failure.start, failure.end, BACKOFF) != END]
 
 
 def _blocks(file: EngineFile, start: int, end: int) -> tuple[int, int]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, DataLossError, Event, WritebackError
+from pagecache import BackendError, DataLossError, Event, RetryPolicy, WritebackError
 from pagecache.engine import failures
 from pagecache.engine.file import EngineFile
-from pagecache.native import DIRTY, WRITEBACK, NativeInode
+from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeInode
 
 from ..stores import failing_commit, short
+from .clock import HandClock
 from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
@@ -51,6 +52,27 @@ def failed_rig(make: Make, length: int = 4 * PAGE, **options: Any) -> Rig:
     raises(WritebackError, rig.handles[0].fsync)
     assert recorded(rig) == [(0, -(-length // PAGE))]
     return rig
+
+
+def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Make, clock: HandClock) -> None:
+    """They are no part of the commit."""
+    rig = make({KEY: OLD}, retry=RetryPolicy(attempts=5, first_delay=0.2, max_delay=0.2, failed_retry=None))
+    file = rig.open("r+b")
+    file.pwrite(NEW[:PAGE], 0)
+    file.flush()
+    rig.backend.fault("write_from", PASSING)
+    file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
+    engine = engine_of(rig)
+    engine.native.flush_start(STAMP_MAX)
+    eventually(lambda: engine.native.range_next(0, END, BACKOFF) == 2 * PAGE)
+    rig.backend.fault("commit", failing_commit(FULL))
+    engine.native.start_commit()
+    eventually(lambda: engine.commits.parked)
+    clock.advance(1.0)
+    eventually(lambda: written(rig, 2))
+    assert not written(rig, 0)
+    rig.cache.check()
+    file.fsync()
 
 
 def test_the_record_of_the_accepted_front_of_a_failed_request_ends(make: Make) -> None:

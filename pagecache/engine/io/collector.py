@@ -272,7 +272,10 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
         parked = bool(local) and not kept and not is_transient(error)
         if parked:
             failure = _parked(file, local[0][0], sum(local[-1]), error, now, wait)
+            waiting = failures.waiting(file, failure.start, failure.end)
             failures.record(file, failure, [(failure.start, failure.end)])
+            for earlier in waiting:  # they are no part of this commit, and their retry stays
+                failures.record(file, earlier, [(earlier.start, earlier.end)])
     volume.troubles.failing(file)
     volume.kept.add(file)
     if not kept:
