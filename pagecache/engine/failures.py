@@ -272,7 +272,7 @@ def check(file: EngineFile) -> str | None:
     """Return a sentence on records that disagree with the index; None: they agree.
 
     A parked block has a record, unless the failure of a commit, an abort, an abandoned file or a conflict explains it.
-    A record without a time of a retry has parked blocks, if any of its blocks wait.
+    A record without a time of a retry has parked blocks, if any of its blocks wait and the file is not cut off.
     """
     with file.lock:
         for one, other in pairwise(file.failures):
@@ -280,7 +280,7 @@ def check(file: EngineFile) -> str | None:
                 return f"{file.key!r}: the records of failed ranges {one[:2]} and {other[:2]} overlap"
         for failure in file.failures:
             # In this order: a retry that begins beside this makes parked bytes dirty at once.
-            timeless = failure.next_retry is None and not is_parked(file, failure)
+            timeless = failure.next_retry is None and not is_parked(file, failure) and not file.is_cut_off()
             if timeless and file.native.range_next(failure.start, failure.end, BACKOFF) != END:
                 return f"{file.key!r}: nothing retries the bytes of {failure[:2]}, which wait for it"
         volume = file.volume
