@@ -310,6 +310,28 @@ int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
+/* A flush, a commit, or both: an fsync. The caller sets the first part, the rest is 0 at first. */
+struct pc_sync {
+	uint64_t stamp, pos, end;
+	uint8_t flush, commit;
+	uint8_t version; /* its requests have ended too, so that the version that they made can be read */
+	uint8_t backoff; /* bytes wait for the time of a retry */
+	uint8_t waits_for_commit;
+	uint32_t event; /* the inode's, before the last poll */
+	uint64_t cursor[2]; /* of pc_flush_pending() */
+	uint64_t sent; /* cursor[1] + 1 when a pass was last started; 0: none was */
+	uint64_t commit_seq, failed_commits; /* before the commit that it waits for */
+};
+enum pc_sync_next {
+	PC_SYNC_DONE,
+	PC_SYNC_WAIT,          /* for the inode's event, or a time */
+	PC_SYNC_SEND,          /* start a pass */
+	PC_SYNC_COMMIT,        /* request a commit */
+	PC_SYNC_COMMIT_FAILED, /* the one that it waited for */
+	PC_SYNC_FAILED,        /* bytes have failed, and nothing else is left to be sent */
+};
+enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s);
+void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next);
 void pc_commit_start(struct pc_inode *i, uint64_t stamp);
 void pc_settle_start(struct pc_inode *i);
 bool pc_commit_begin(struct pc_inode *i);

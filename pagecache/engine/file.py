@@ -468,6 +468,18 @@ class EngineFile:
         """Return whether no sync writes it back either."""
         return self.abandoned or self.withheld or self.is_cut_off()
 
+    def is_troubled(self) -> bool:
+        """Return whether anything may keep write-back or commits from beginning: a lost name or one that changes, a
+        foreign version, a failed commit.
+        """
+        return (
+            self.removed
+            or self.unnaming is not None
+            or self.dispute is not NO_DISPUTE
+            or self.commits is not NO_COMMITS
+            or type(self.backend_file) is GoneFile
+        )
+
     def finds_by_name(self) -> bool:
         """Return whether the backend finds the object by its name at each call, or at its commit."""
         return self.identity is None or self.limits().commit_on_close

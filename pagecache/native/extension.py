@@ -54,6 +54,11 @@ DIRTY, WRITEBACK, BACKOFF, FAILED, UNSTABLE = values(
 )
 """Results of `NativeInode.flush_pending` and `NativeInode.range_local`."""
 
+SYNC_DONE, SYNC_SEND, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_FAILED = values(
+    "PC_SYNC_", "DONE", "SEND", "COMMIT", "COMMIT_FAILED", "FAILED"
+)
+"""What a sync has to do next: see `NativeInode.advance`."""
+
 COMMIT, NAMES, FILL, DIRECT = values("PC_WORK_", "COMMIT", "NAMES", "FILL", "INTEGRITY")
 """Classes of a volume's work; from FILL on it carries bytes. The engine itself submits jobs of the other three; direct
 writes have the priority of data that an fsync waits for.

@@ -129,12 +129,6 @@ class NativeInode:
     def wake(self) -> None:
         lib.pc_inode_wake(self._i)
 
-    def fail_seq(self) -> int:
-        return int(lib.pc_inode_fail_seq(self._i))
-
-    def commit_seq(self) -> int:
-        return int(lib.pc_inode_commit_seq(self._i))
-
     def dirtied(self) -> float:
         """Return the time of the oldest dirty byte, on the cache's clock; 0.0 when nothing is dirty."""
         return int(lib.pc_inode_dirtied_ns(self._i)) / 1e9
@@ -240,20 +234,23 @@ class NativeInode:
     def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_start(self._i, stamp, pos, end))
 
-    def flush_here(self, stamp: int, pos: int = 0, end: int = END) -> None:
-        """Start write-back like `flush_start`, and do the calls on this thread, unless another thread has begun them.
+    def begin_sync(self, stamp: int, pos: int, end: int, *, flush: bool, commit: bool, version: bool) -> Any:
+        """Return the state of a sync, for `advance`: see `struct pc_sync`."""
+        return ffi.new("struct pc_sync *", (stamp, pos, end, flush, commit, version))
 
-        Raises what a signal handler raises; other threads do what is left.
+    def advance(self, sync: Any, allowed: int, here: int) -> int:
+        """Go on with a sync, without waiting. Return SYNC_DONE, SYNC_COMMIT_FAILED, SYNC_FAILED, or what may not begin;
+        any other number: it waits for the inode's event.
+
+        Args:
+            sync: its state.
+            allowed: 1 << SEND | 1 << COMMIT: what may begin.
+            here: what this thread then does itself. It raises what a signal handler raises; other threads do the rest.
         """
-        extension.flush_here(self.core, self.address, stamp, pos, end)
+        return int(extension.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here))
 
-    def flush_pending(self, stamp: int, pos: int = 0, end: int = END, cursor: Any = None) -> int:
-        return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL if cursor is None else cursor))
-
-    @staticmethod
-    def cursor() -> Any:
-        """Return the position of a walk of `flush_pending`."""
-        return ffi.new("uint64_t[2]")
+    def flush_pending(self, stamp: int, pos: int = 0, end: int = END) -> int:
+        return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL))
 
     def pass_background(self, budget: int) -> bool:
         return bool(lib.pc_pass_background(self._i, budget))
@@ -264,10 +261,6 @@ class NativeInode:
 
     def pass_idle(self) -> bool:
         return bool(lib.pc_pass_idle(self._i))
-
-    def pass_ending(self) -> bool:
-        """Return whether all results of a pass have arrived, and it still has the token."""
-        return bool(lib.pc_pass_ending(self._i))
 
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
@@ -294,13 +287,6 @@ class NativeInode:
     def start_commit(self, stamp: int = 0) -> None:
         """Commit acknowledged bytes, unless any bytes up to the stamp are dirty again by then."""
         lib.pc_commit_start(self._i, stamp)
-
-    def commit_here(self, stamp: int = 0) -> None:
-        """Request a commit like `start_commit`, and do it on this thread if the token is free.
-
-        Raises what a signal handler raises.
-        """
-        extension.commit_here(self.core, self.address, stamp)
 
     def commit_due(self) -> bool:
         """Return whether `user.commit` was entered for a commit, and not only for work under the token."""

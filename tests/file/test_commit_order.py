@@ -49,32 +49,22 @@ class Published:
         return version
 
 
-@pytest.mark.parametrize("moment", ["before the look", "after the look"])
-def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(
-    make: Make, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The creation alone, which needs a commit too, is not visible without them. [T-18, 2.15, 2.17]"""
     backend = ObjectBackend()
     rig = make(backend=backend, retry=FAST)
     published = Published(backend, holds=True)
     file = rig.open("w+b")
     file.pwrite(DATA, 0)
-    flushed = FileSync._flushed
+    poll = FileSync.poll
 
     def look(sync: FileSync) -> bool:
-        def let_it_fail() -> None:
-            if published.running.is_set() and not published.fail.is_set():
-                published.fail.set()
-                eventually(lambda: not sync.file.native.commit_running())
+        if published.running.is_set() and not published.fail.is_set():
+            published.fail.set()
+            eventually(lambda: not sync.file.native.commit_running())
+        return poll(sync)
 
-        if moment == "before the look":
-            let_it_fail()
-        done = flushed(sync)
-        if moment == "after the look" and done:
-            let_it_fail()
-        return done
-
-    monkeypatch.setattr(FileSync, "_flushed", look)
+    monkeypatch.setattr(FileSync, "poll", look)
     Task(file.fsync).result()
     assert published.fail.is_set()
     assert published.contents == [DATA]
@@ -228,28 +218,27 @@ class Failing:
         self.rig.backend.forget_calls()
         raise self.error
 
-    def before(self, monkeypatch: pytest.MonkeyPatch, question: str) -> None:
-        ask = getattr(FileSync, question)
+    def before_poll(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        poll = FileSync.poll
 
         def query(sync: FileSync) -> bool:
             if self.running.is_set() and not self.fail.is_set():
                 self.fail.set()
                 eventually(lambda: not sync.file.native.commit_running())
-            return bool(ask(sync))
+            return poll(sync)
 
-        monkeypatch.setattr(FileSync, question, query)
+        monkeypatch.setattr(FileSync, "poll", query)
 
 
-@pytest.mark.parametrize("question", ["_flushed", "_committed"])
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_fsync_reports_its_commit_and_sends_nothing_before(
-    make: Make, monkeypatch: pytest.MonkeyPatch, error: int, question: str
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     """[T-18, 2.15, 2.16]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened("w+b")
     file.pwrite(DATA, 0)
     failing = Failing(rig, error)
-    failing.before(monkeypatch, question)
+    failing.before_poll(monkeypatch)
     assert raises(CommitError, lambda: Task(file.fsync).result()).errno == error
     assert rig.backend.seen("write_from") == []
     assert rig.volume.failed()
@@ -265,6 +254,6 @@ def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
     rig, file = make({KEY: DATA}, retry=ONCE).opened()
     file.pwrite(DATA[:PAGE], 0)
     file.flush()
-    Failing(rig, error).before(monkeypatch, "_committed")
+    Failing(rig, error).before_poll(monkeypatch)
     caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result())
     assert caught.errno == error

@@ -285,6 +285,12 @@ def engine_code(frame: FrameType) -> bool:
     return PACKAGE in path.parents and path.relative_to(PACKAGE).parts[0] not in ("backends", "testing")
 
 
+def in_finaliser(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
 def interrupted_at(nth: int, call: Callable[[], object], within: Callable[[FrameType], bool] = engine_code) -> str:
     """Run `call`, interrupted at the nth place of some code at which CPython checks for signals. Return the place, or
     "" if there are fewer.
@@ -296,7 +302,7 @@ def interrupted_at(nth: int, call: Callable[[], object], within: Callable[[Frame
 
     def profile(frame: FrameType, event: str, _arg: object) -> None:
         nonlocal count, place
-        if event not in ("call", "c_return") or not within(frame) or frame.f_code.co_name == "__del__":
+        if event not in ("call", "c_return") or not within(frame) or in_finaliser(frame):
             return  # CPython drops what a finaliser raises
         count += 1
         if count == nth:

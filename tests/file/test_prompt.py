@@ -209,7 +209,7 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
         assert again.pread(3, 100) == b"new"
 
 
-HERE = ("call_here", "flush_here", "commit_here")
+HERE = ("call_here", "advance")
 """The functions in which the thread of a caller makes a call of the backend."""
 
 

@@ -11,7 +11,7 @@ from pagecache import ShutdownError, SyncTicket, WritebackError
 
 from ..stores import Gate, RecordingBackend, failing_commit
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 # One call for each page, one after the other, so that a gate can release them one by one.
 STEPS = {"max_write": PAGE, "ordered_writes": True, "max_inflight": 2}
@@ -172,8 +172,9 @@ def test_a_file_that_is_removed_no_longer_counts_as_remaining(make: Make, clock:
     ticket = rig.volume.begin_sync()
     held.wait_entered()
     gone_through(gates, 2)
-    rig.volume.remove("gone")
+    removing = Task(rig.volume.remove, "gone")  # waits for the call in flight, which finds the object by its name
     held.open()
+    removing.result()
     until(ticket, lambda: ticket.remaining <= 6 * PAGE)
     clock.advance(1.0)
     assert ticket.rate <= 4 * PAGE

@@ -232,10 +232,10 @@ static MAYBE void run_commit(struct file *f)
 	cut_tail(f);
 	/* A caller that has asked by now waits for a commit of all its earlier writes [2.15]. */
 	CHECK(!pc_commit_due(f->inode) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
-	if (pc_commit_due(f->inode))
-		pc_commit_end(f->inode, store_commit(&f->store) == 0, PC_COMMIT_AGAIN);
-	else
-		pc_commit_end(f->inode, false, PC_COMMIT_KEPT);
+	bool ok = pc_commit_due(f->inode) && store_commit(&f->store) == 0;
+	if (pc_commit_due(f->inode) && !ok)
+		pc_count_failed_commit(f->inode);
+	pc_commit_end(f->inode, ok, pc_commit_due(f->inode) ? PC_COMMIT_AGAIN : PC_COMMIT_KEPT);
 }
 
 static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
@@ -382,23 +382,32 @@ static MAYBE void take_token(struct file *f)
 
 #define WITH_TOKEN(x) (take_token(file), x, pc_token_release(file->inode))
 
+/* Advance a sync to its end, to a failure, or until nothing is left to be done without a retry. Return: what ended it. */
+static MAYBE enum pc_sync_next run_sync(struct file *f, struct pc_sync *s)
+{
+	const u32 moving = PC_PENDING_DIRTY | PC_PENDING_WRITEBACK;
+	for (;;) {
+		enum pc_sync_next next = pc_sync_poll(f->inode, s);
+		if (next == PC_SYNC_SEND || next == PC_SYNC_COMMIT)
+			pc_sync_start(f->inode, s, next);
+		else if (next != PC_SYNC_WAIT)
+			return next;
+		else if (s->backoff && !(pc_flush_pending(f->inode, s->stamp, s->pos, s->end, NULL) & moving))
+			return PC_SYNC_FAILED;
+		if (check_threads)
+			wait_event(&f->inode->event, s->event);
+		else if (!work(f->inode->volume))
+			return PC_SYNC_WAIT;
+	}
+}
+
 /* Flush until nothing of the range up to the stamp is dirty or in flight, or a failure ends it. Return:
  * pc_flush_pending. */
 static MAYBE u32 flush_range(struct file *f, u64 stamp, u64 pos, u64 end)
 {
-	for (;;) {
-		u32 seq = atomic_load(&f->inode->event.seq);
-		pc_flush_start(f->inode, stamp, pos, end);
-		u32 pending = pc_flush_pending(f->inode, stamp, pos, end, NULL);
-		if (!(pending & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)))
-			return pending;
-		if (pending & PC_PENDING_DIRTY && pc_pass_idle(f->inode))
-			continue; /* dirtied since it was marked */
-		if (check_threads)
-			wait_event(&f->inode->event, seq);
-		else
-			CHECK(work(f->inode->volume));
-	}
+	struct pc_sync s = {.stamp = stamp, .pos = pos, .end = end, .flush = 1};
+	CHECK(run_sync(f, &s) != PC_SYNC_WAIT);
+	return pc_flush_pending(f->inode, stamp, pos, end, NULL);
 }
 
 static MAYBE u32 flush(struct file *f)
@@ -406,23 +415,11 @@ static MAYBE u32 flush(struct file *f)
 	return flush_range(f, ALL, 0, ALL);
 }
 
-/* Rounds of the contract's fsync without its retries. Return: 0, or -EIO: a write or a commit failed. */
+/* The contract's fsync without its retries. Return: 0, or -EIO: a write or a commit failed. */
 static MAYBE int fsync_stamp(struct file *f, u64 stamp)
 {
-	u64 commits = pc_inode_commit_seq(f->inode);
-	while (!pc_sync_done(f->inode, stamp)) {
-		if (flush_range(f, stamp, 0, ALL) || pc_inode_commit_seq(f->inode) >= commits + 2)
-			return -EIO;
-		u32 seq = atomic_load(&f->inode->event.seq);
-		if (!pc_commit_needed(f->inode, stamp) && !pc_commit_running(f->inode))
-			continue;
-		pc_commit_start(f->inode, stamp);
-		if (check_threads)
-			wait_event(&f->inode->event, seq);
-		else if (!work(f->inode->volume))
-			return -EIO;
-	}
-	return 0;
+	struct pc_sync s = {.stamp = stamp, .end = ALL, .flush = 1, .commit = 1};
+	return run_sync(f, &s) == PC_SYNC_DONE ? 0 : -EIO;
 }
 
 static MAYBE int file_sync(struct file *f)

@@ -104,6 +104,66 @@ TEST(check_a_commit_that_fails_between_two_questions_is_noticed)
 	CHECK(!let_go("sync_between", t));
 }
 
+/* ---------------------------------------------------------------- the poll of a sync */
+
+static void *poll_sync(void *sync)
+{
+	return (void *)(uintptr_t)pc_sync_poll(file->inode, sync);
+}
+
+static void fail_commit(void)
+{
+	pc_count_failed_commit(file->inode);
+	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
+}
+
+static struct pc_sync waiting_for_commit(void)
+{
+	struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
+	EQUAL(flush(file), 0);
+	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT);
+	pc_sync_start(file->inode, &s, PC_SYNC_COMMIT);
+	CHECK(begin_commit(file));
+	return s;
+}
+
+/* Bytes that its commit made dirty are a failure of the commit: nothing of them is sent before it is judged. [2.15] */
+TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
+{
+	start(PAGE, false);
+	put(0, 1);
+	struct pc_sync s = waiting_for_commit();
+	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
+	fail_commit();
+	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT_FAILED);
+	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
+}
+
+/* The same, between the looks for dirty and for unstable bytes: nothing asks for a commit then, and it is not done. */
+TEST(check_a_sync_tells_a_commit_that_fails_between_its_looks)
+{
+	start(PAGE, false);
+	put(0, 1);
+	struct pc_sync s = waiting_for_commit();
+	pthread_t t = held_at("sync_flushed", poll_sync, &s);
+	fail_commit();
+	EQUAL((uintptr_t)let_go("sync_flushed", t), PC_SYNC_COMMIT_FAILED);
+}
+
+/* It waits for no commit, so that of another one tells it nothing; but bytes are dirty again. */
+TEST(check_a_sync_is_not_done_after_the_failed_commit_of_another)
+{
+	start(PAGE, false);
+	put(0, 1);
+	struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
+	EQUAL(flush(file), 0);
+	CHECK(begin_commit(file));
+	pthread_t t = held_at("sync_flushed", poll_sync, &s);
+	fail_commit();
+	EQUAL((uintptr_t)let_go("sync_flushed", t), PC_SYNC_WAIT);
+	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
+}
+
 /* ---------------------------------------------------------------- the walk */
 
 struct claim { /* one fsync: the content it has to find committed when it succeeds */

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pagecache.engine.io import collector
-from pagecache.engine.io.barrier import FileSync
 
 from .planted import Planted, without
 
@@ -20,16 +19,6 @@ UNPLANTED: dict[str, str] = {
 """Fixes that are not planted: without them no promise to users is broken. Fix -> the reason, and the place that shows
 it.
 """
-
-committed = FileSync._committed
-
-
-def committed_at_second_check(self: FileSync) -> bool:
-    """Dirty bytes are requested once, and not again if nothing is unstable."""
-    native = self.file.native
-    if native.commit_needed(self.stamp):
-        return native.sync_done(self.stamp) or committed(self)
-    return not native.commit_running()
 
 
 def core(name: str, rule: str, sentence: str, *changes: tuple[object, str, object]) -> Planted:
@@ -82,7 +71,6 @@ CORE = [
         "commit_failure_between_checks_is_seen",
         "T-18a, 2.15",
         "fsync checks dirty and unstable bytes one after the other: a commit that fails in between hides them.",
-        (FileSync, "_committed", committed_at_second_check),
     ),
     core(
         "commit_covers_earlier_changes",

@@ -216,10 +216,8 @@ static PyObject *wake(PyObject *module, PyObject *args)
 static PyMethodDef functions[] = {
 	{"work", pc_work, METH_VARARGS,
 	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
-	{"flush_here", pc_flush_here, METH_VARARGS,
-	 "flush_here($module, core, inode, stamp, pos, end, /)\n--\n\nWrite a range back, on this thread."},
-	{"commit_here", pc_commit_here, METH_VARARGS,
-	 "commit_here($module, core, inode, stamp, /)\n--\n\nCommit a file, on this thread."},
+	{"sync", pc_sync_go, METH_VARARGS,
+	 "sync($module, core, inode, sync, allowed, here, /)\n--\n\nAdvance a sync without waiting."},
 	{"run", run_holding, METH_VARARGS,
 	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
 	 "held."},

@@ -119,8 +119,7 @@ struct pc_reader {
 void pc_reader_open(struct pc_reader *reader, struct pc_request *r);
 void pc_reader_close(struct pc_reader *reader);
 void pc_report_stale(u32 report);
-PyObject *pc_flush_here(PyObject *module, PyObject *args);
-PyObject *pc_commit_here(PyObject *module, PyObject *args);
+PyObject *pc_sync_go(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
 struct pc_event *pc_event_at(char kind, unsigned long long address);

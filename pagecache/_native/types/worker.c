@@ -4,8 +4,8 @@
  *
  * pc_run_fill is the slow path of every read. pc_work is the loop body of a volume's threads: take the most urgent work
  * from CORE, wrap it in an Op, call the engine. After any exception of the engine the Op is settled. A fill's error is
- * dropped, since each waiter retries and gets its own; any other error goes to the unraisable hook. pc_flush_here and
- * pc_commit_here do the same work for a caller that would wait for it; an exception is that of a signal handler.
+ * dropped, since each waiter retries and gets its own; any other error goes to the unraisable hook. pc_sync_go does the
+ * same work for a caller that would wait for it; an exception is that of a signal handler.
  */
 #include "types/types.h"
 
@@ -378,30 +378,37 @@ static int work_own(PyObject *core, struct pc_inode *i)
 	return err;
 }
 
-/* flush_here(core, inode, stamp, pos, end): pc_flush_start(), and the calls that it queues, on this thread. */
-PyObject *pc_flush_here(PyObject *module, PyObject *args)
+/* Start what a sync has to do next; `here`: and make the calls that this queues. Return: 0, -1 exception. */
+static int sync_start(PyObject *core, struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next, bool here)
 {
-	PyObject *core;
-	unsigned long long address, stamp, pos, end;
-	if (!PyArg_ParseTuple(args, "O!KKKK", pc_core_type, &core, &address, &stamp, &pos, &end))
-		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
-	Py_BEGIN_ALLOW_THREADS pc_flush_start(i, stamp, pos, end);
-	Py_END_ALLOW_THREADS int err = work_own(core, i);
+	struct pc_inode *outer = here ? pc_work_own_begin(i) : NULL;
+	Py_BEGIN_ALLOW_THREADS pc_sync_start(i, s, next);
+	Py_END_ALLOW_THREADS if (!here) return 0;
+	int err = work_own(core, i);
 	pc_work_own_end(i, outer);
-	return err ? NULL : Py_NewRef(Py_None);
+	return err ? err : PyErr_CheckSignals();
 }
 
-/* commit_here(core, inode, stamp): pc_commit_start(), and the commit, on this thread if the token is free. */
-PyObject *pc_commit_here(PyObject *module, PyObject *args)
+/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync without waiting. `allowed`, `here`: bits 1 << SEND
+ * and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may not begin is the result. */
+PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
 	PyObject *core;
-	unsigned long long address, stamp;
-	if (!PyArg_ParseTuple(args, "O!KK", pc_core_type, &core, &address, &stamp))
+	unsigned long long address, sync;
+	unsigned int allowed, here;
+	if (!PyArg_ParseTuple(args, "O!KKII", pc_core_type, &core, &address, &sync, &allowed, &here))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address, *outer = pc_work_own_begin(i);
-	Py_BEGIN_ALLOW_THREADS pc_commit_start(i, stamp);
-	Py_END_ALLOW_THREADS int err = work_own(core, i);
-	pc_work_own_end(i, outer);
-	return err ? NULL : Py_NewRef(Py_None);
+	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
+	struct pc_sync *s = (struct pc_sync *)(uintptr_t)sync;
+	enum pc_sync_next next;
+	do {
+		Py_BEGIN_ALLOW_THREADS next = pc_sync_poll(i, s);
+		Py_END_ALLOW_THREADS u32 bit = 1u << next;
+		if (!((next == PC_SYNC_SEND || next == PC_SYNC_COMMIT) && allowed & bit))
+			break;
+		if (sync_start(core, i, s, next, here & bit))
+			return NULL;
+		next = PC_SYNC_WAIT;
+	} while (here && pc_inode_event_seq(i) != s->event); /* its calls were made here, or others have ended */
+	return PyLong_FromLong(next);
 }

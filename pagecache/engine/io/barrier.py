@@ -6,25 +6,26 @@ waited for. A commit follows if anything acknowledged is stamped <= s. Then ever
 failed commit makes acknowledged bytes dirty (contract 1.3, 2.15). fsync is level-triggered: it succeeds only if nothing
 <= s is left.
 
-One file's progress is a `FileSync`, which is polled. A poll begins with the flush again and goes as far as it can:
-flush, commit, and for callers that want it the stored version. An exception changes no state; the next poll then
-checks again.
+One file's progress is a `FileSync`, which is polled. CORE has its state, and does all that the normal way needs
+(`_native/io/sync.c`); this module judges failures, holds back what must not begin, and decides about retries. An
+exception changes no state; the next poll then checks again.
 """
 
 from __future__ import annotations
 
 import errno
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from ...errors import CommitError, WritebackError
-from ...native import BACKOFF, DIRTY, END, FAILED, WAITS, WRITEBACK
+from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, WAITS
 from .. import failures
 from ..commit import overdue
+from ..failures import NO_FAILURES
 from ..foreign import errno_of, text_of
 from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
-from ..report.reason import Reason, during, of_file
+from ..report.reason import during, of_file
 from ..retryer import Parked
 from ..runner import Job
 
@@ -46,20 +47,17 @@ def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     return error
 
 
-class _Commit(NamedTuple):
-    """The commit of a sync. One object for all values: an interrupt leaves either the old state or the new one."""
-
-    seq: int = -1  # number of the commit that it waits for; -1: none
-    failed: int = 0  # failed commits of the file before it
-    until: float = 0.0  # time of the next commit, after one that has failed; 0.0: none has
-
-
-_NO_COMMIT = _Commit()
+ALL = 1 << SYNC_SEND | 1 << SYNC_COMMIT
+"""Both things that a sync may begin."""
 
 
 class FileSync:
     """One file's progress to "committed up to s". One thread can drive many: `poll` returns whether it is done, and
     between two polls the caller waits for the inode's event.
+
+    Attributes:
+        here: what the thread that drives it does itself, of `ALL`.
+        not_before: time of the next commit, after one that has failed; 0.0: none has.
     """
 
     def __init__(
@@ -74,26 +72,27 @@ class FileSync:
         version: bool = True,
     ) -> None:
         self.file = file
-        self.here = self.commits_here = False  # the thread that drives it makes the calls
-        self.flush = flush
-        self.stamp = stamp
-        self.start = start
-        self.end = end
+        self.here = 0
+        self.stamp, self.start, self.end = stamp, start, end
         self.commit = commit
-        self._cursor = file.native.cursor()
-        self._regress = -1
-        self._done = False
-        self._commit = _NO_COMMIT
+        self.not_before = 0.0
+        self._state = file.native.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
         self._version: Job[None] | None = None
-        self._want_version = version
         file.refresh_limits()
-        if flush:
+        if flush and (file.failures is not NO_FAILURES or file.native.number("failed")):
             # A request in flight is not repeated: its error is raised, as kernels do for pages under writeback. With a
             # repetition, the order of several fsyncs would decide whether the sender gets its own failure.
             failures.resume(file, start, end)
+
+    def is_done(self) -> bool:
+        """Return whether nothing up to the stamp is left, as far as a look tells that begins nothing."""
+        file = self.file
+        if file.volume.aborted or file.is_troubled() or file.native.advance(self._state, 0, 0) != SYNC_DONE:
+            return False
+        return not (file.losing.locked() or (self._state.version and file.versions.stale))  # in this order
 
     def poll(self) -> bool:
         """Do all work that is possible now; True: nothing up to the stamp is left.
@@ -101,109 +100,83 @@ class FileSync:
         Raises:
             WritebackError, CommitError, ConflictError, ShutdownError.
         """
-        file = self.file
+        file, more = self.file, 0
         file.volume.check_alive(file.key, self._began)
-        if file.is_cut_off() or (self.commit and file.is_unpublishable()):
-            self._done = True  # it has no name under which it could be stored
-        elif file.conflict is not None:
-            raise file.conflict_error()
-        self._done = self._done or self._is_done()
-        return self._done
-
-    def _is_done(self) -> bool:
-        if self._version is None:
-            if (self.flush and not self._flushed()) or (self.commit and not self._committed()):
+        while self._version is None:
+            allowed = self._allowed() if file.is_troubled() else ALL
+            if allowed is None:
+                return True
+            met = file.native.advance(self._state, allowed | more, self.here)
+            if met == SYNC_DONE and not file.losing.locked():  # in this order
+                return self._ended()
+            more = 0
+            if met == SYNC_COMMIT_FAILED:
+                self._judge()
+            elif met == SYNC_COMMIT and self._may_commit():
+                more = 1 << SYNC_COMMIT
+            else:
+                if met == SYNC_FAILED:
+                    self._report()
+                if self._state.backoff:
+                    failures.ensure_retry(file)
                 return False
-            if not self._want_version:
-                return True
-            if self.file.native.pass_ending():
-                return False  # this sync's requests are in flight; their end wakes it
-            self._version = self.file.versions.start_reading(here=self.here)
-        return self._version is None or self._version.finished()
+        return self._version.finished()
 
-    def _commit_is(self, commit: _Commit) -> None:
-        before, self._commit = self._commit, commit
-        if before.until or commit.until:
-            with self.file.lock:
-                self.file.commits.set_caller(self, bool(commit.until))
-
-    @property
-    def not_before(self) -> float:
-        """Time of the next commit, after one that has failed; 0.0: none has."""
-        return self._commit.until
-
-    def _pending(self, *cursor: Any) -> int:
-        """Return the number of dirty bytes and bytes in flight. Check the commit after that: bytes that it made dirty
-        again are a failure of the commit. They are no failure of write-back, and must not be sent before the failure is
-        reported.
-        """
-        found = self.file.native.flush_pending(self.stamp, self.start, self.end, *cursor)
-        self._judge_commit()
-        return found
-
-    def _flushed(self) -> bool:
-        native = self.file.native
-        found = self._pending(self._cursor)
-        if not found & (DIRTY | WRITEBACK):
-            self._cursor = native.cursor()
-            self._regress = -1
-            found = self._pending()
-            if found & FAILED and not found & (DIRTY | WRITEBACK):
-                error = _writeback_error(self.file, "write-back")
-                if error.exceptions or self._pending() & FAILED:
-                    if self.commit:
-                        overdue.refused(self.file, self.stamp)
-                    raise error
-                return False  # a later attempt has succeeded
-            if not found:
-                return True
-        if self.file.is_found_elsewhere():
-            return False  # the end of the call that changes the name wakes it
-        if found & DIRTY and (self._regress != self._cursor[1] or native.pass_idle()):
-            self._regress = int(self._cursor[1])
-            if self.here:
-                native.flush_here(self.stamp, self.start, self.end)
-            else:
-                native.flush_start(self.stamp, self.start, self.end)
-        if found & BACKOFF:
-            failures.ensure_retry(self.file)
-        return False
-
-    def _judge_commit(self) -> None:
-        """Judge a commit that this sync waited for, before anything is sent again."""
-        awaited, file = self._commit, self.file
-        if awaited.seq >= 0 and file.native.commit_seq() != awaited.seq:
-            error = file.commits.error
-            if error is not None and file.commits.failed != awaited.failed:
-                self._commit_failed(error)
-            else:
-                self._commit_is(_NO_COMMIT)
-
-    def _committed(self) -> bool:
-        file, native = self.file, self.file.native
-        needed = native.commit_needed(self.stamp)
-        self._judge_commit()  # none is needed because it failed
-        if self.not_before and not (needed and file.volume.clock.now() < self.not_before):
-            self._commit_is(_NO_COMMIT)
-        if not needed:
-            # Not done: a commit is ending, bytes are being given up, or a commit failed between two checks.
-            return not self.flush or file.is_synced(self.stamp)
-        if self.not_before or file.unnaming is not None:
-            return False
-        if self._commit.seq < 0:
-            if file.commits.failing_since is not None:
-                with file.lock:
-                    file.commits.asked(first=not self._attempts)
-            failed = file.commits.failed  # first: a failure in between counts
-            self._commit_is(_Commit(native.commit_seq(), failed))
-        (native.commit_here if self.commits_here else native.start_commit)(self.stamp if self.flush else 0)
-        return False
-
-    def _commit_failed(self, error: BaseException) -> None:
+    def _allowed(self) -> int | None:
+        """Return what may begin beside trouble; None: the file has no name under which it could be stored."""
         file = self.file
+        if file.is_cut_off() or (self.commit and file.is_unpublishable()):
+            return None
         if file.conflict is not None:
             raise file.conflict_error()
-        volume = file.volume
+        return 0 if file.is_found_elsewhere() else 1 << SYNC_SEND  # the end of the call that changes the name wakes it
+
+    def _may_commit(self) -> bool:
+        """Return whether a commit may begin that was held back."""
+        file = self.file
+        if self.not_before:
+            if file.volume.clock.now() < self.not_before:
+                return False
+            self._pause(0.0)
+        if file.unnaming is not None:
+            return False
+        if file.commits.failing_since is not None and not self._state.waits_for_commit:
+            with file.lock:
+                file.commits.asked(first=not self._attempts)
+        return True
+
+    def _ended(self) -> bool:
+        """Read the version that the writes have made, if it is wanted; return whether that is over."""
+        file = self.file
+        if self.not_before:
+            self._pause(0.0)
+        if self._state.version and file.versions.stale:
+            self._version = file.versions.start_reading(here=bool(self.here))
+        return self._version is None or self._version.finished()
+
+    def _pause(self, until: float) -> None:
+        """Make the next commit at this time; 0.0: at any time."""
+        self.not_before = until
+        with self.file.lock:
+            self.file.commits.set_caller(self, bool(until))
+
+    def _report(self) -> None:
+        """Raise the error of the failed bytes, unless a later attempt has succeeded."""
+        file = self.file
+        error = _writeback_error(file, "write-back")
+        if error.exceptions or file.native.flush_pending(self.stamp, self.start, self.end) & FAILED:
+            if self.commit:
+                overdue.refused(file, self.stamp)
+            raise error
+
+    def _judge(self) -> None:
+        """Raise the error of a failed commit, or plan the next one, before anything is sent again."""
+        file, volume = self.file, self.file.volume
+        error = file.commits.error
+        if error is None:
+            return  # another one has succeeded since
+        if file.conflict is not None:
+            raise file.conflict_error()
         now = volume.clock.now()
         self._attempts += 1
         decision = volume.judge(error, self._attempts, self._since)
@@ -217,8 +190,7 @@ class FileSync:
                 exceptions=[error],
             ) from error
         file.native.count_retry()
-        until = now + decision.delay if file.commits.parked else max(now, file.commits.not_before)
-        self._commit_is(_Commit(until=until))
+        self._pause(now + decision.delay if file.commits.parked else max(now, file.commits.not_before))
 
     def leave(self) -> None:
         """Record that its caller polls no more: it makes no further try."""
@@ -229,19 +201,15 @@ class FileSync:
             if commits.next_try is not None:
                 overdue.plan(self.file, min(commits.next_try, self.not_before))
 
-    def wait(self, seq: int, deadline: Deadline) -> None:
-        """Sleep until something may have changed since `seq`."""
+    def wait(self, deadline: Deadline) -> None:
+        """Sleep until something may have changed since the last poll."""
         if self._version is not None:
             self._version.join(min(deadline.left(), SLICE))
             return
-        self.file.volume.park.wait("inode", self.file.native.address, seq, min(self.poll_delay(deadline), SLICE))
-
-    def poll_delay(self, deadline: Deadline) -> float:
-        """Return the seconds after which a check is due even without an event."""
         left = SLICE if deadline.at is None else min(SLICE, deadline.left())
         if self.not_before:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
-        return left
+        self.file.volume.park.wait("inode", self.file.native.address, self._state.event, left)
 
     def failure(self) -> tuple[str, float | None]:
         """Return the last error of a write-back or commit that must succeed first, and the time of its retry; "":
@@ -261,48 +229,34 @@ class FileSync:
         return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)
 
 
-def _standing(sync: FileSync, deadline: Deadline, what: str) -> int | None:
-    """Return the sequence number of the file's event from before the check; None: the sync is done."""
-    seq = sync.file.native.event_seq()
-    if sync.poll():
-        return None
-    if deadline.passed():
-        raise sync.late(what)
-    return seq
-
-
-def _reason(sync: FileSync, what: str) -> Reason:
-    whole = sync.start == 0 and sync.end == END
-    start, end = (0, 0) if whole else (sync.start, sync.end)
-    return of_file(sync.file, what, start=start, end=end, kind=WAITS["sync"])
-
-
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """Wait on this thread until it is done.
 
     Raises:
         TimeoutError: the deadline passed; I/O goes on.
     """
-    sync.file.volume.check_wait(what, sync.file.key)
-    deadline = Deadline(sync.file.volume.clock, timeout)
-    sync.here = sync.commits_here = sync.file.volume.prompt
-    if sync.here and sync.file.limits().commit_on_close:
-        # The commit publishes: an interrupt would leave open whether it did.
-        sync.commits_here = threading.current_thread() is not threading.main_thread()
-    first = _standing(sync, deadline, what)
+    file, volume = sync.file, sync.file.volume
+    volume.check_wait(what, file.key)
+    if sync.is_done():
+        return
+    if volume.prompt:
+        sync.here = ALL
+        if threading.current_thread() is threading.main_thread() and file.limits().commit_on_close:
+            sync.here = 1 << SYNC_SEND  # the commit publishes: an interrupt would leave open whether it did
+    deadline = Deadline(volume.clock, timeout)
 
-    def sleep() -> None:
-        seq = first
-        while seq is not None:
-            if sync.file.native.event_seq() == seq:  # otherwise its calls were made here
-                sync.wait(seq, deadline)
-            seq = _standing(sync, deadline, what)
+    def wait() -> None:
+        while not sync.poll():
+            if deadline.passed():
+                raise sync.late(what)
+            sync.wait(deadline)
 
-    if first is not None:
-        try:
-            during(_reason(sync, what), sleep)
-        finally:
-            sync.leave()
+    whole = sync.start == 0 and sync.end == END
+    start, end = (0, 0) if whole else (sync.start, sync.end)
+    try:
+        during(of_file(file, what, start=start, end=end, kind=WAITS["sync"]), wait)
+    finally:
+        sync.leave()
 
 
 def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:
