@@ -127,21 +127,27 @@ def _take_name(folder: int, secret: str, name: str) -> None:
             return
         except FileExistsError:
             with contextlib.suppress(FileNotFoundError):  # its owner removed it
-                _remove_dead(folder, name, _check_dead(folder, name))
+                dead = _check_dead(folder, name)
+                try:
+                    _remove_dead(folder, name, dead)
+                finally:
+                    os.close(dead)
     raise OSError(errno.EADDRINUSE, "another process took the path just now")
 
 
-def _remove_dead(folder: int, name: str, dead: tuple[int, int]) -> None:
-    """Remove a name, if it is still that of the dead socket. A file that has taken it meanwhile is put back."""
+def _remove_dead(folder: int, name: str, dead: int) -> None:
+    """Remove a name, if it is still that of the dead socket. A file that has taken it meanwhile is put back. `dead`: a
+    descriptor of the socket, so that no other file has its inode number.
+    """
     aside = f".pagecache-{secrets.token_hex(8)}"
     os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-    if _identity(os.stat(aside, dir_fd=folder, follow_symlinks=False)) != dead:
+    if not os.path.samestat(os.stat(aside, dir_fd=folder, follow_symlinks=False), os.stat(dead)):
         os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     os.unlink(aside, dir_fd=folder)
 
 
-def _check_dead(folder: int, name: str) -> tuple[int, int]:
-    """Return the identity of a socket without a listener, or raise OSError. A socket of another user may have one."""
+def _check_dead(folder: int, name: str) -> int:
+    """Return a descriptor of a socket without a listener, or raise OSError. A socket of another user may have one."""
     held = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
     try:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
@@ -149,6 +155,7 @@ def _check_dead(folder: int, name: str) -> tuple[int, int]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(f"/proc/self/fd/{held}") != errno.ECONNREFUSED:
                 raise OSError(errno.EADDRINUSE, "a server listens at this path already")
-        return _identity(os.stat(held))
-    finally:
+        return held
+    except BaseException:
         os.close(held)
+        raise

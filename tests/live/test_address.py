@@ -148,7 +148,7 @@ def test_a_file_that_takes_the_name_of_a_stale_socket_is_not_lost(
         stale.bind(str(path))
     check = address._check_dead
 
-    def replaced(folder: int, name: str) -> tuple[int, int]:
+    def replaced(folder: int, name: str) -> int:
         dead = check(folder, name)
         path.unlink()
         path.write_text("mine")
@@ -171,7 +171,7 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     check = address._check_dead
     second: list[Task[address.Listener]] = []
 
-    def checked(folder: int, name: str) -> tuple[int, int]:
+    def checked(folder: int, name: str) -> int:
         dead = check(folder, name)
         if not second:
             second.append(Task(address.Listener, path))
