@@ -2,9 +2,12 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import Buffer
+
+from ..errors import Key
+from ..objects import ObjectStat
 
 class Handle(io.RawIOBase):
     def pread(self, size: int, offset: int, /) -> bytes: ...
@@ -42,4 +45,19 @@ class Handle(io.RawIOBase):
     def _tangled(self, buffers: Sequence[Buffer], offset: int, /) -> int: ...
     def _spread(self, buffers: Sequence[Buffer], data: Buffer, /) -> None: ...
 
+class Place:
+    directory: int
+    key: Key
+    path: str
+    parent: str
+    name: str
+    found: ObjectStat | None
+    rest: str | None
+    def __new__(cls, root: int, text: str, follow: bool, key: Key, /) -> Self: ...
+    def __enter__(self) -> Self: ...
+    def close(self) -> None: ...
+
+def status(fd: int, name: str = "", key: Key | None = None, /) -> ObjectStat: ...
+def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str, /) -> bool: ...
+def change_range(mode: int, fd: int, offset: int, length: int, /) -> bool: ...
 def __getattr__(name: str) -> Any: ...

@@ -1,11 +1,12 @@
 """Names below a directory, resolved so that no path leads outside of it.
 
-`Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would, and
-follows symbolic links itself. A name that is exchanged during the walk is looked up again. The result is a place below
-the root or an error, never a place outside: every step starts from a directory that is held open, and none follows an
-unchecked link.
+`Tree.locate` walks a key component by component through open directories, as openat2(RESOLVE_BENEATH) would. The walk
+itself is in C, and follows no symbolic link: it stops there. `locate` puts the link's target into the path and walks
+again from the root; a ".." of the target shortens that path. A name that is exchanged during the walk is looked up
+again. The result is a place below the root or an error, never a place outside: every step starts from a directory that
+is held open, and none follows a link or "..".
 
-    key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<stat or None>)
+    key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<status or None>)
 
 `Unsynced` keeps the directories whose names changed since they were last made durable, and the current names of open
 files.
@@ -14,52 +15,49 @@ files.
 from __future__ import annotations
 
 import errno
-import io
 import os
-import stat
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import TracebackType
 
 from ..errors import Key, os_error
-from . import linux
-from .protocol import CheckedKey
+from ..native import names
+from .protocol import CheckedKey, ObjectStat
 
-__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "parts_of"]
+__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "path_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 RESERVE = 8
 """Descriptors that a tree keeps for syncs of directories: a program that has used up its descriptors can still commit,
 so that idle files can be closed.
 """
-WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Place(NamedTuple):
-    """The place of a key: a name in an open directory.
+class Place(names.Place):
+    """The place of a key: a name in an open directory. As a context it closes the directory at the end, and errors name
+    the key.
 
     Attributes:
-        directory: descriptor, open as long as the place is in use.
+        directory: descriptor.
         name: in it; "." for the root itself.
         path: from the root, without links; "" for the root itself.
-        found: its status, links not followed; None: nothing is there.
+        parent: path of the directory.
+        found: status of the name, links not followed; None: nothing is there.
+        rest: text behind a link or ".." at which the walk has stopped; None: it has reached the end.
     """
 
-    directory: int
-    name: str
-    path: str
-    found: linux.Status | None
+    __slots__ = ()
 
-    @property
-    def parent(self) -> str:
-        """Return the path of the directory that has the name."""
-        return self.path.rpartition("/")[0]
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self.close()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, self.key) from None  # not the component in the directory
 
 
-def check_object(key: Key, found: linux.Status) -> None:
+def check_object(key: Key, found: ObjectStat) -> None:
     """Check that a found object is the one of a `CheckedKey`.
 
     Raises:
@@ -69,8 +67,8 @@ def check_object(key: Key, found: linux.Status) -> None:
         raise os_error(errno.ESTALE, key)
 
 
-def parts_of(key: Key) -> list[str]:
-    """Return the components of a key.
+def path_of(key: Key) -> str:
+    """Return the path of a key, as it is spelled.
 
     Raises:
         ValueError: no object below a root can have this key; names it and the rule.
@@ -82,10 +80,9 @@ def parts_of(key: Key) -> list[str]:
         raise ValueError(f"{key!r} is not a key of a directory: it has a NUL character")
     if path.startswith("/"):
         raise ValueError(f"{key!r} is not a key of a directory: it is absolute")
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if ".." in parts:
+    if ".." in path and ".." in path.split("/"):
         raise ValueError(f"{key!r} is not a key of a directory: it has a '..'")
-    return parts
+    return path
 
 
 class Tree:
@@ -121,10 +118,9 @@ class Tree:
             while len(self._reserve) < RESERVE and self.fd >= 0:
                 self._reserve.append(os.dup(self.fd))
 
-    @contextmanager
-    def locate(self, key: Key, *, follow: bool = True, other: Key | None = None) -> Iterator[Place]:
-        """Context with the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
-        `CheckedKey` never are. Errors name the key, or `other` if they do already.
+    def locate(self, key: Key, *, follow: bool = True) -> Place:
+        """Return the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
+        `CheckedKey` never are. Errors name the key.
 
         Raises:
             ValueError: not a key.
@@ -132,80 +128,51 @@ class Tree:
             PermissionError: a link leads out of the root.
             OSError: ELOOP: too many links; ESTALE: a `CheckedKey` leads elsewhere.
         """
-        todo = parts_of(key)[::-1]
-        held: list[tuple[int, str]] = [(os.dup(self.fd), "")]
-        try:
-            place = self._walk(key, todo, held, follow and not isinstance(key, CheckedKey))
-            if isinstance(key, CheckedKey):
-                self._check(key, place)
-            yield place
-        except OSError as error:
-            if isinstance(error, io.UnsupportedOperation) or (other is not None and error.filename == other):
-                raise
-            raise OSError(error.errno, error.strerror, key) from None  # not the component at which the walk ended
-        finally:
-            for fd, _ in held:
-                os.close(fd)
-
-    def _check(self, key: CheckedKey, place: Place) -> None:
-        if key.directory is not None and key.directory != linux.status_of(place.directory).identity:
+        if not isinstance(key, CheckedKey):
+            place = Place(self.fd, path_of(key), follow, key)
+            return place if place.rest is None else self._follow(place, follow)
+        place = Place(self.fd, path_of(key), False, key)
+        other = key.directory is not None and key.directory != names.status(place.directory).identity
+        if other or place.rest is not None:
             raise os_error(errno.ESTALE, key)
         if place.found is not None:
             check_object(key, place.found)
+        return place
 
-    def _walk(self, key: Key, todo: list[str], held: list[tuple[int, str]], follow: bool) -> Place:
-        """Resolve the components in `todo`, the next one last; `held` is the chain of directories from the root."""
+    def _follow(self, place: Place, follow: bool) -> Place:
+        """Go on from a place at which a walk has stopped."""
         links = 0  # that were followed, and names that were exchanged in the meantime
-        while todo:
-            if links > LINKS_MAX:
-                raise os_error(errno.ELOOP, key)
-            part, here = todo.pop(), held[-1][0]
-            if part == "..":  # from a link: in a key it is refused
-                if len(held) == 1:
-                    raise self._outside(key)
-                os.close(held.pop()[0])
-                continue
-            try:
-                found = linux.status(part, here)
-            except FileNotFoundError:
-                if todo:
-                    raise
-                found = None
-            link = found is not None and stat.S_ISLNK(found.st_mode)
-            if link and (todo or follow):
-                if isinstance(key, CheckedKey):
-                    raise os_error(errno.ESTALE, key)
-                links += 1
-            elif not todo:
-                return Place(here, part, "/".join([*(name for _, name in held[1:]), part]), found)
-            try:
-                if link:
-                    todo += self._target(key, os.readlink(part, dir_fd=here), held)
+        while place.rest is not None:
+            with place:
+                base, target = place.parent, ""
+                if place.name == "..":
+                    if not base:
+                        raise self._outside()
+                    base = base.rpartition("/")[0]
                 else:
-                    held.append((os.open(part, WALK, dir_fd=here), part))
-            except OSError as error:
-                directory = found is not None and stat.S_ISDIR(found.st_mode)
-                if not (link and error.errno == errno.EINVAL) and not (directory and error.errno == errno.ENOTDIR):
-                    raise
-                links += not link
-                todo.append(part)  # something else has the name since: look again
-        here = held[-1][0]
-        return Place(here, ".", "/".join(name for _, name in held[1:]), linux.status_of(here))
+                    links += 1
+                    if links > LINKS_MAX:
+                        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                    base, target = self._target(place)
+            place = Place(self.fd, f"{base}/{target}/{place.rest}", follow, place.key)
+        return place
 
-    def _target(self, key: Key, target: str, held: list[tuple[int, str]]) -> list[str]:
-        """Return the components of a link's target, the next one last. An absolute target starts again from the
-        root.
-        """
-        if target.startswith("/"):
-            if target != self.root and not target.startswith(self.root.rstrip("/") + "/"):
-                raise self._outside(key)
-            target = target[len(self.root) :]
-            while len(held) > 1:
-                os.close(held.pop()[0])
-        return [part for part in target.split("/") if part not in ("", ".")][::-1]
+    def _target(self, place: Place) -> tuple[str, str]:
+        """Return the target of a link, and the path from which it leads. An absolute one leads from the root."""
+        try:
+            target = os.readlink(place.name, dir_fd=place.directory)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            target = place.name  # something else has the name since: look again
+        if not target.startswith("/"):
+            return place.parent, target
+        if target != self.root and not target.startswith(self.root.rstrip("/") + "/"):
+            raise self._outside()
+        return "", target[len(self.root) :]
 
-    def _outside(self, key: Key) -> PermissionError:
-        return PermissionError(errno.EACCES, f"a symbolic link leads out of the root {self.root!r}", key)
+    def _outside(self) -> PermissionError:
+        return PermissionError(errno.EACCES, f"a symbolic link leads out of the root {self.root!r}")
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)

@@ -20,63 +20,33 @@ import os
 import stat
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Unpack
 
 from ..config import with_overrides
 from ..errors import Key, os_error
-from ..objects import Kind
+from ..native import names
 from ..options import LimitsOverrides
-from . import linux
-from .beneath import LINKS_MAX, Place, Tree, Unsynced, check_object, parts_of
+from .beneath import LINKS_MAX, Place, Tree, Unsynced, check_object, path_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = bytes(1 << 20)
-BLOCK = 512  # unit of st_blocks
 OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files ignore it
-KINDS: dict[int, Kind] = {
-    stat.S_IFDIR: "dir",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-}
 SPECIAL = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
 ONLY_READABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY}
 
 
-def _version(found: os.stat_result | linux.Status) -> str:
-    return f"{found.st_mtime_ns}:{found.st_size}:{found.st_ino}"
+def _proc_path(held: Place) -> str:
+    """Return a path that leads to a held object, even if that is a symbolic link: calls on attributes need one."""
+    return f"/proc/self/fd/{held.directory}"
 
 
-def _object_stat(found: linux.Status, key: Key | None = None) -> ObjectStat:
-    kind = KINDS.get(stat.S_IFMT(found.st_mode), "file")
-    return ObjectStat(
-        size=found.st_size,
-        version=_version(found),
-        mtime=found.st_mtime,
-        key=key,
-        kind=kind,
-        mode=stat.S_IMODE(found.st_mode),
-        uid=found.st_uid,
-        gid=found.st_gid,
-        nlink=found.st_nlink,
-        atime_ns=found.st_atime_ns,
-        mtime_ns=found.st_mtime_ns,
-        ctime_ns=found.st_ctime_ns,
-        rdev=found.st_rdev if kind in ("char", "block") else None,
-        allocated=found.st_blocks * BLOCK,
-        identity=found.identity,
-    )
-
-
-def _proc_path(fd: int) -> str:
-    """Return a path that leads to the object of a descriptor, even if that is a symbolic link."""
-    return f"/proc/self/fd/{fd}"
+def _not_regular(found: ObjectStat) -> OSError:
+    if found.kind == "dir":
+        return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return OSError(errno.EINVAL, "not a regular file")
 
 
 class DirectoryFile(BackendFile):
@@ -84,7 +54,7 @@ class DirectoryFile(BackendFile):
 
     _fd = -1  # set by the open that has made this object; from then on `close` closes it
 
-    def __init__(self, backend: DirectoryBackend, version: str, path: str, key: Key, writable: bool) -> None:
+    def __init__(self, backend: DirectoryBackend, version: str | None, path: str, key: Key, writable: bool) -> None:
         self._backend = backend
         self._name = backend._unsynced.follow(path)
         self._key = key
@@ -94,7 +64,7 @@ class DirectoryFile(BackendFile):
         self._version = version
 
     def stat(self) -> ObjectStat:
-        return _object_stat(linux.status_of(self._fd))
+        return names.status(self._fd)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return os.preadv(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
@@ -113,7 +83,7 @@ class DirectoryFile(BackendFile):
     def punch_hole(self, offset: int, length: int) -> None:
         self._need_writable()
         end = min(offset + length, os.fstat(self._fd).st_size)
-        if offset < end and not linux.punch_hole(self._fd, offset, end - offset):
+        if offset < end and not names.punch_hole(self._fd, offset, end - offset):
             while offset < end:
                 offset += os.pwrite(self._fd, ZEROS[: end - offset], offset)
         self._changed = True
@@ -130,10 +100,10 @@ class DirectoryFile(BackendFile):
     def commit(self) -> str | None:
         changed, self._changed = self._changed, False
         try:
-            found = os.fstat(self._fd)
-            if changed and _version(found) == self._version:
+            if changed and names.status(self._fd).version == self._version:
                 # Two changes within one clock tick of the file system would share a version, and the cache would keep
                 # old data.
+                found = os.fstat(self._fd)
                 os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
             if self._writable:
                 os.fsync(self._fd)
@@ -141,7 +111,7 @@ class DirectoryFile(BackendFile):
         except BaseException:
             self._changed = changed
             raise
-        self._version = _version(os.fstat(self._fd))
+        self._version = names.status(self._fd).version
         return self._version
 
     def close(self) -> None:
@@ -218,10 +188,11 @@ class DirectoryBackend(NamespaceBackend):
         else:
             fd, writable = self._open_existing(place)
         try:
-            opened = linux.status_of(fd)
+            opened = names.status(fd)
             check_object(key, opened)
-            self._need_regular(opened)
-            file = DirectoryFile(self, _version(opened), place.path, key, writable)
+            if opened.kind != "file":
+                raise _not_regular(opened)
+            file = DirectoryFile(self, opened.version, place.path, key, writable)
         except BaseException:
             os.close(fd)
             raise
@@ -229,8 +200,8 @@ class DirectoryBackend(NamespaceBackend):
         return file
 
     def _open_existing(self, place: Place) -> tuple[int, bool]:
-        if place.found is not None:
-            self._need_regular(place.found)  # before the open, which has side effects for a device or a FIFO
+        if place.found is not None and place.found.kind != "file":
+            raise _not_regular(place.found)  # before the open, which has side effects for a device or a FIFO
         if not self.limits.read_only:
             try:
                 return os.open(place.name, OPEN | os.O_RDWR, dir_fd=place.directory), True
@@ -238,12 +209,6 @@ class DirectoryBackend(NamespaceBackend):
                 if error.errno not in ONLY_READABLE:
                     raise
         return os.open(place.name, OPEN | os.O_RDONLY, dir_fd=place.directory), False
-
-    def _need_regular(self, found: linux.Status) -> None:
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
 
     def _change_allowed(self, key: Key) -> None:
         if self.limits.read_only:
@@ -254,7 +219,7 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
-            return _object_stat(place.found)
+            return place.found
 
     def lstat(self, key: Key) -> ObjectStat:
         """Return the status of a link itself."""
@@ -266,7 +231,7 @@ class DirectoryBackend(NamespaceBackend):
         Raises:
             ValueError: no object below the root can have this key; names key and rule.
         """
-        return "/".join(parts_of(key))
+        return "/".join(part for part in path_of(key).split("/") if part not in ("", "."))
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the regular files whose path starts with `prefix`, in order of directories."""
@@ -278,11 +243,12 @@ class DirectoryBackend(NamespaceBackend):
                 entries = self._entries(todo.pop())
             except (FileNotFoundError, NotADirectoryError):
                 continue  # removed concurrently, or there never was one
-            for path, found in entries:
-                if stat.S_ISDIR(found.st_mode) and (path.startswith(prefix) or prefix.startswith(path + "/")):
+            for found in entries:
+                path = str(found.key)
+                if found.kind == "dir" and (path.startswith(prefix) or prefix.startswith(path + "/")):
                     todo.append(path)
-                elif stat.S_ISREG(found.st_mode) and path.startswith(prefix):
-                    yield _object_stat(found, path)
+                elif found.kind == "file" and path.startswith(prefix):
+                    yield found
 
     # ---------------------------------------------------------------------------------------- names
 
@@ -293,38 +259,38 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        with self._tree.locate(src, follow=False, other=dst) as old:
-            self._change_allowed(src)
-            if old.found is None:
-                raise os_error(errno.ENOENT, src)
-            with self._tree.locate(dst, follow=False) as new:
-                if new.found is not None and not replace:
-                    raise os_error(errno.EEXIST, dst)
-                self._rename(old, new, replace)
-                self._unsynced.add(old.parent, new.parent)
+        old = self._tree.locate(src, follow=False)
+        self._change_allowed(src)
+        if old.found is None:
+            raise os_error(errno.ENOENT, src)
+        with self._tree.locate(dst, follow=False) as new, old:  # errors name `dst`: the first one ends last
+            if new.found is not None and not replace:
+                raise os_error(errno.EEXIST, dst)
+            self._rename(old, new, replace)
+            self._unsynced.add(old.parent, new.parent)
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:
         assert old.found is not None
         if not replace:
-            if not linux.rename_noreplace(old.directory, old.name, new.directory, new.name):
+            if not names.rename_noreplace(old.directory, old.name, new.directory, new.name):
                 # Link fails if the name is taken; for directories there is no such call.
-                names = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
-                os.link(old.name, new.name, **names, follow_symlinks=False)
+                directories = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
+                os.link(old.name, new.name, **directories, follow_symlinks=False)
                 os.unlink(old.name, dir_fd=old.directory)
         elif new.found is not None and new.path != old.path and old.found.identity == new.found.identity:
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
             os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
-        if new.path != old.path and not stat.S_ISLNK(old.found.st_mode):  # no object or directory has a link's path
+        if new.path != old.path and old.found.kind != "symlink":  # no object or directory has a link's path
             self._unsynced.moved(old.path, new.path)
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""
-        with self._held(src, follow, dst) as fd:
-            self._change_allowed(src)
-            with self._tree.locate(dst, follow=False) as new:
-                os.link(_proc_path(fd), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
-                self._unsynced.add(new.parent)
+        held = self._held(src, follow)
+        self._change_allowed(src)
+        with self._tree.locate(dst, follow=False) as new, held:
+            os.link(_proc_path(held), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
+            self._unsynced.add(new.parent)
 
     def symlink(self, target: str, key: Key) -> None:
         """Make a symbolic link. A link out of the root can be made, but not followed."""
@@ -343,10 +309,10 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def readlink(self, key: Key) -> str:
-        with self._held(key, follow=False) as fd:
-            if not stat.S_ISLNK(os.fstat(fd).st_mode):
+        with self._held(key, follow=False) as held:
+            if held.found is None or held.found.kind != "symlink":
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            return os.readlink("", dir_fd=fd)
+            return os.readlink("", dir_fd=held.directory)
 
     # ---------------------------------------------------------------------------------------- directories
 
@@ -365,23 +331,23 @@ class DirectoryBackend(NamespaceBackend):
             self._unsynced.add(place.parent)
 
     def readdir(self, key: Key) -> Iterator[ObjectStat]:
-        return (_object_stat(found, path) for path, found in self._entries(key))
+        return iter(self._entries(key))
 
-    def _entries(self, key: Key) -> builtins.list[tuple[str, linux.Status]]:
-        """Return path and status of everything in a directory, links not followed, by name."""
+    def _entries(self, key: Key) -> builtins.list[ObjectStat]:
+        """Return the status of everything in a directory, links not followed, by name."""
         entries = []
         with self._tree.locate(key) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
             try:
-                check_object(key, linux.status_of(fd))
+                check_object(key, names.status(fd))
                 for name in sorted(os.listdir(fd)):
                     try:
-                        found = linux.status(name, fd)
+                        found = names.status(fd, name, f"{place.path}/{name}" if place.path else name)
                     except FileNotFoundError:
                         continue  # removed concurrently
-                    entries.append((f"{place.path}/{name}" if place.path else name, found))
+                    entries.append(found)
             finally:
                 os.close(fd)
         return entries
@@ -391,26 +357,23 @@ class DirectoryBackend(NamespaceBackend):
 
     # ---------------------------------------------------------------------------------------- attributes
 
-    @contextmanager
-    def _held(self, key: Key, follow: bool, other: Key | None = None) -> Iterator[int]:
-        """Context with a descriptor that leads to the object and nowhere else. `other`: as for `Tree.locate`."""
-        with self._tree.locate(key, follow=follow, other=other) as place:
+    def _held(self, key: Key, follow: bool) -> Place:
+        """Return a place whose descriptor leads to the key's object itself and nowhere else."""
+        with self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
             fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
             try:
-                check_object(key, linux.status_of(fd))
-                yield fd
+                held = Place(fd, "", False, key)
             finally:
                 os.close(fd)
+            if held.found is not None:
+                check_object(key, held.found)
+            return held
 
-    @contextmanager
-    def _named_by_proc(self, key: Key, change: bool, follow: bool = True) -> Iterator[str]:
-        """Context with a path that leads to the object: calls on attributes take no descriptor of this kind."""
-        if change:
-            self._change_allowed(key)
-        with self._held(key, follow) as fd:
-            yield _proc_path(fd)
+    def _held_for_change(self, key: Key, follow: bool) -> Place:
+        self._change_allowed(key)
+        return self._held(key, follow)
 
     def setattr(
         self,
@@ -424,7 +387,8 @@ class DirectoryBackend(NamespaceBackend):
         follow: bool = True,
     ) -> ObjectStat:
         """Change attributes of the key's object; with `follow` False of a link itself."""
-        with self._named_by_proc(key, change=True, follow=follow) as path:
+        with self._held_for_change(key, follow) as held:
+            path = _proc_path(held)
             if uid is not None or gid is not None:
                 os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
             if mode is not None:  # after chown, which clears set-id bits
@@ -433,23 +397,23 @@ class DirectoryBackend(NamespaceBackend):
                 found = os.stat(path)
                 atime = found.st_atime_ns if atime_ns is None else atime_ns
                 os.utime(path, ns=(atime, found.st_mtime_ns if mtime_ns is None else mtime_ns))
-            return _object_stat(linux.status(path, follow=True))
+            return names.status(held.directory)
 
     def getxattr(self, key: Key, name: str, *, follow: bool = True) -> bytes:
-        with self._named_by_proc(key, change=False, follow=follow) as path:
-            return os.getxattr(path, name)
+        with self._held(key, follow) as held:
+            return os.getxattr(_proc_path(held), name)
 
     def setxattr(self, key: Key, name: str, value: bytes, flags: int = 0, *, follow: bool = True) -> None:
-        with self._named_by_proc(key, change=True, follow=follow) as path:
-            os.setxattr(path, name, value, flags)
+        with self._held_for_change(key, follow) as held:
+            os.setxattr(_proc_path(held), name, value, flags)
 
     def listxattr(self, key: Key, *, follow: bool = True) -> Iterator[str]:
-        with self._named_by_proc(key, change=False, follow=follow) as path:
-            return iter(os.listxattr(path))
+        with self._held(key, follow) as held:
+            return iter(os.listxattr(_proc_path(held)))
 
     def removexattr(self, key: Key, name: str, *, follow: bool = True) -> None:
-        with self._named_by_proc(key, change=True, follow=follow) as path:
-            os.removexattr(path, name)
+        with self._held_for_change(key, follow) as held:
+            os.removexattr(_proc_path(held), name)
 
     # ---------------------------------------------------------------------------------------- durability
 

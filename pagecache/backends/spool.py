@@ -15,6 +15,8 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from ..native.names import punch_hole
+
 __all__ = ["END", "Ranges", "Spool", "parts_of_buffers", "revoke", "revoked"]
 
 END = 1 << 63
@@ -151,8 +153,6 @@ class Spool:
         if end >= size:
             self.cut(begin)
         elif begin < end:
-            from .linux import punch_hole
-
             punch_hole(self.fd, begin, end - begin)
 
     def cut(self, size: int) -> None:

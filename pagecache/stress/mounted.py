@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from pagecache import Advice
-from pagecache.backends import linux
 from pagecache.errors import set_written
+from pagecache.native import names
 from pagecache.options import OpenMode
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import shared_names
@@ -192,11 +192,11 @@ class Descriptor(io.FileIO):
             return super().truncate(size)
 
     def punch_hole(self, offset: int, length: int) -> None:
-        if not linux.punch_hole(self.fd, offset, length):
+        if not names.punch_hole(self.fd, offset, length):
             raise io.UnsupportedOperation(errno.ENOTSUP, "the file system has no holes")
 
     def zero_range(self, offset: int, length: int) -> None:
-        if not linux.zero_range(self.fd, offset, length):
+        if not names.zero_range(self.fd, offset, length):
             raise io.UnsupportedOperation(errno.ENOTSUP, "the file system cannot zero a range")
 
     def sync_range(self, _offset: int, _length: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends import DirectoryBackend, linux
+from pagecache.backends import DirectoryBackend
 from pagecache.backends.directory import DirectoryFile
 
 
@@ -122,6 +122,18 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
     assert content(backend, "name") == b"file"
 
 
+def before_the_open(monkeypatch: pytest.MonkeyPatch, name: str, exchange: Callable[[], None]) -> None:
+    """Exchange a name once, between the walk that finds it and the open."""
+    real, left = os.open, [exchange]
+
+    def late(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == name and left:
+            left.pop()()
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", late)
+
+
 @pytest.mark.parametrize("made", ["link", "file", "nothing"])
 def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
     backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, made: str
@@ -130,40 +142,43 @@ def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
     put(backend, "target", b"content").close()
     if made != "file":
         (root / "name").write_bytes(b"old")
-    status = linux.status
-    left = [1]
 
-    def status_before(name: str, fd: int) -> linux.Status:
-        try:
-            return status(name, fd)
-        finally:
-            if name == "name" and left and left.pop():
-                (root / "name").unlink(missing_ok=True)
-                if made != "nothing":
-                    (root / "name").symlink_to("target")
+    def exchange() -> None:
+        (root / "name").unlink(missing_ok=True)
+        if made != "nothing":
+            (root / "name").symlink_to("target")
 
-    monkeypatch.setattr(linux, "status", status_before)
+    before_the_open(monkeypatch, "name", exchange)
     with contextlib.closing(backend.open("name", create=made != "link")) as file:
         assert file.stat().size == (0 if made == "nothing" else len(b"content"))
 
 
-def test_a_directory_that_is_replaced_by_a_link_during_the_walk_is_looked_up_again(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("target", ["real", "sub/../real", "..", "nowhere"])
+def test_walks_beside_a_directory_that_is_exchanged_with_a_link(
+    backend: DirectoryBackend, root: Path, target: str
 ) -> None:
-    (root / "real").mkdir()
-    (root / "name").mkdir()
-    put(backend, "real/file", b"content").close()
-    status = linux.status
+    """Each finds the file behind one of them, or nothing, and never one outside of the root."""
+    (root.parent / "file").write_bytes(b"outside")
+    for name, data in (("real", b"behind the link"), ("name", b"in the directory")):
+        backend.mkdir(name)
+        put(backend, f"{name}/file", data).close()
+    (root / "link").symlink_to(target)
+    ended = threading.Event()
 
-    def status_before(name: str, fd: int) -> linux.Status:
-        found = status(name, fd)
-        if name == "name" and not (root / "name").is_symlink():
-            (root / "name").rmdir()
-            (root / "name").symlink_to("real")
-        return found
+    def exchange() -> None:
+        while not ended.is_set():
+            for names in (("name", "away"), ("link", "name"), ("name", "link"), ("away", "name")):
+                os.rename(root / names[0], root / names[1])
 
-    monkeypatch.setattr(linux, "status", status_before)
-    assert content(backend, "name/file") == b"content"
+    thread = threading.Thread(target=exchange)
+    thread.start()
+    try:
+        for _ in range(300):
+            with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
+                assert content(backend, "name/file") in (b"behind the link", b"in the directory")
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
@@ -184,24 +199,17 @@ def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path)
     assert (root / "sub" / "made").read_bytes() == b"x"
 
 
-@pytest.mark.parametrize("swap", ["directory", "file"])
-def test_name_exchanged_during_the_walk_leads_nowhere_else(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, swap: str
+def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_followed(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The attacker puts a link to the outside at a name that the walk has just checked."""
     put(backend, "sub/secret", b"inside").close()
-    victim = root / "sub" if swap == "directory" else root / "sub" / "secret"
-    status = linux.status
 
-    def status_after(name: str, fd: int) -> linux.Status:
-        found = status(name, fd)
-        if name == victim.name and not victim.is_symlink():
-            victim.rename(root / "away")
-            victim.symlink_to(".." if swap == "directory" else "../../secret")
-        return found
+    def exchange() -> None:
+        (root / "sub" / "secret").rename(root / "away")
+        (root / "sub" / "secret").symlink_to("../../secret")
 
-    monkeypatch.setattr(linux, "status", status_after)
-    with pytest.raises(OSError):  # ELOOP or ENOTDIR, depending on the kernel
+    before_the_open(monkeypatch, "secret", exchange)
+    with pytest.raises(PermissionError, match="out of the root"):
         backend.open("sub/secret")
 
 

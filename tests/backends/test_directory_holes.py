@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pagecache.backends import DirectoryBackend, directory, linux
+from pagecache.backends import DirectoryBackend, directory
+from pagecache.native import names
 
 from .test_directory import backend as backend  # the fixtures
 from .test_directory import content, put
@@ -14,7 +15,7 @@ from .test_directory import root as root
 
 
 def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linux, "punch_hole", lambda fd, offset, length: False)
+    monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
     monkeypatch.setattr(directory, "ZEROS", bytes(3))
     file = put(backend, "a", b"0123456789")
     file.punch_hole(2, 5)
@@ -24,7 +25,7 @@ def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monk
 
 
 def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linux, "rename_noreplace", lambda *names: False)
+    monkeypatch.setattr(names, "rename_noreplace", lambda *places: False)
     put(backend, "a", b"a").close()
     backend.rename("a", "b", replace=False)
     assert content(backend, "b") == b"a"

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from pagecache.backends import linux
+from pagecache.native import names
 
 __all__ = ["CALLS", "Call", "Program", "Programs", "content", "programs", "script"]
 
@@ -181,7 +181,7 @@ class Program:
         os.rename(self._at(path), self._at(other))
 
     def rename_noreplace(self, path: str, other: str) -> None:
-        linux.rename_noreplace(AT_FDCWD, self._at(path), AT_FDCWD, self._at(other))
+        names.rename_noreplace(AT_FDCWD, self._at(path), AT_FDCWD, self._at(other))
 
     def unlink(self, path: str) -> None:
         os.unlink(self._at(path))

@@ -180,6 +180,7 @@ int pc_install_op(PyObject *module);
 int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
+int pc_install_names(PyObject *module);
 
 /* Names of the engine's methods, and of verbs. */
 #define PC_STRINGS(X)                                                                                                  \

@@ -1,0 +1,337 @@
+/*
+ * names.c - system calls for the directory backend that `os` lacks. They run without the interpreter lock.
+ *
+ * A walk leads from an open directory to a place, and holds the directory of the place open. It follows no link: it stops
+ * there, and at the ".." of a link's target, and `rest` is the text behind the stop.
+ *
+ *     "a//./b/x"   directory of a/b, name "x",  path "a/b/x",  parent "a/b", rest None
+ *     "a/link/x"   directory of a,   name link, path "a/link", parent "a",   rest "x"
+ *     "a/b/../x"   directory of a/b, name "..", path "a/b/..", parent "a/b", rest "/x"
+ */
+#include "types/types.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <structmember.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+enum { EXCHANGES_MAX = 40, BLOCK = 512, SECOND = 1000000000 };
+
+/* ---------------------------------------------------------------- the status of an object */
+
+static PyTypeObject *status_type; /* pagecache.objects.ObjectStat */
+static const char *const field_names[] = {"size",     "version",  "mtime", "key",       "kind",
+					  "mode",     "uid",      "gid",   "nlink",     "atime_ns",
+					  "mtime_ns", "ctime_ns", "rdev",  "allocated", "identity"};
+enum { FIELDS = sizeof(field_names) / sizeof(*field_names) };
+static PyObject *fields[FIELDS];
+static const char *const kinds[16] = {[S_IFDIR >> 12] = "dir",  [S_IFLNK >> 12] = "symlink",
+				      [S_IFIFO >> 12] = "fifo", [S_IFSOCK >> 12] = "socket",
+				      [S_IFCHR >> 12] = "char", [S_IFBLK >> 12] = "block"};
+
+/* Look up a name in a directory, and no link behind it; "": the object of the descriptor. Return: 0, -errno. */
+static int look(int fd, const char *name, struct statx *found)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | (*name ? 0 : AT_EMPTY_PATH);
+	return statx(fd, name, flags, STATX_BASIC_STATS | STATX_BTIME, found) ? -errno : 0;
+}
+
+/* Return nanoseconds since the epoch, also those of dates that 64 bits do not hold. */
+static PyObject *nanoseconds(const struct statx_timestamp *t)
+{
+	char text[40];
+	long long ns;
+	if (!__builtin_mul_overflow(t->tv_sec, (long long)SECOND, &ns) && !__builtin_add_overflow(ns, t->tv_nsec, &ns))
+		return PyLong_FromLongLong(ns);
+	bool below = t->tv_sec < 0 && t->tv_nsec; /* digits of a negative number: -1.3 s is -2 s and 0.7 s */
+	unsigned rest = below ? SECOND - t->tv_nsec : t->tv_nsec;
+	snprintf(text, sizeof(text), "%lld%09u", (long long)t->tv_sec + below, rest);
+	return PyLong_FromString(text, NULL, 10);
+}
+
+/* Return an ObjectStat. The birth time in its identity tells the objects apart that have an inode number one after the
+ * other, if the file system keeps it; otherwise it is 0. */
+static PyObject *status_of(const struct statx *s, PyObject *key)
+{
+	const char *kind = kinds[(s->stx_mode & S_IFMT) >> 12];
+	bool device = S_ISCHR(s->stx_mode) || S_ISBLK(s->stx_mode);
+	struct statx_timestamp birth = s->stx_mask & STATX_BTIME ? s->stx_btime : (struct statx_timestamp){0};
+	PyObject *mtime_ns = nanoseconds(&s->stx_mtime);
+	unsigned long long size = s->stx_size, inode = s->stx_ino;
+	PyObject *values[FIELDS] = {
+		PyLong_FromUnsignedLongLong(size),
+		mtime_ns ? PyUnicode_FromFormat("%S:%llu:%llu", mtime_ns, size, inode) : NULL,
+		PyFloat_FromDouble((double)s->stx_mtime.tv_sec + 1e-9 * s->stx_mtime.tv_nsec),
+		Py_NewRef(key),
+		PyUnicode_InternFromString(kind ? kind : "file"),
+		PyLong_FromLong(s->stx_mode & ~S_IFMT),
+		PyLong_FromUnsignedLong(s->stx_uid),
+		PyLong_FromUnsignedLong(s->stx_gid),
+		PyLong_FromUnsignedLong(s->stx_nlink),
+		nanoseconds(&s->stx_atime),
+		mtime_ns,
+		nanoseconds(&s->stx_ctime),
+		device ? PyLong_FromUnsignedLongLong(makedev(s->stx_rdev_major, s->stx_rdev_minor))
+		       : Py_NewRef(Py_None),
+		PyLong_FromUnsignedLongLong(s->stx_blocks * BLOCK),
+		Py_BuildValue("KKN", (unsigned long long)makedev(s->stx_dev_major, s->stx_dev_minor), inode,
+			      nanoseconds(&birth)),
+	};
+	PyObject *status = PyType_GenericAlloc(status_type, 0);
+	for (int k = 0; k < FIELDS; k++) { /* past the class, which refuses changes */
+		if (status && (!values[k] || PyObject_GenericSetAttr(status, fields[k], values[k])))
+			Py_CLEAR(status);
+		Py_XDECREF(values[k]);
+	}
+	return status;
+}
+
+/* Set the exception of a failed call, unless a signal handler has raised. */
+static PyObject *raise(int err, PyObject *key)
+{
+	errno = -err;
+	return PyErr_Occurred() ? NULL : PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, key);
+}
+
+static PyObject *status(PyObject *module, PyObject *args)
+{
+	int fd, err;
+	PyObject *name = NULL, *key = Py_None;
+	struct statx found;
+	if (!PyArg_ParseTuple(args, "i|O&O", &fd, PyUnicode_FSConverter, &name, &key))
+		return NULL;
+	const char *text = name ? PyBytes_AsString(name) : "";
+	do {
+		Py_BEGIN_ALLOW_THREADS err = look(fd, text, &found);
+		Py_END_ALLOW_THREADS
+	} while (err == -EINTR && !PyErr_CheckSignals());
+	Py_XDECREF(name);
+	return err ? raise(err, NULL) : status_of(&found, key);
+}
+
+/* ---------------------------------------------------------------- walks */
+
+struct walk {
+	int directory;    /* reached so far; the walk owns it */
+	const char *rest; /* of the text */
+	char *path;       /* walked so far, with the name at its end: "a/b/x" */
+	char *name;       /* in the directory; "": the root itself */
+	bool stopped, exists;
+	struct statx found; /* if it exists */
+};
+
+/* Go on to the directory with the current name, or stop at a link. Return: 0, -errno. */
+static int enter(struct walk *w)
+{
+	for (int tries = 0; tries < EXCHANGES_MAX; tries++) {
+		int fd = openat(w->directory, w->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (fd >= 0) {
+			close(w->directory);
+			w->directory = fd;
+			return 0;
+		}
+		int err = errno == ENOTDIR || errno == ELOOP ? look(w->directory, w->name, &w->found) : -errno;
+		if (err)
+			return err;
+		w->exists = w->stopped = S_ISLNK(w->found.stx_mode);
+		if (w->stopped || !S_ISDIR(w->found.stx_mode))
+			return w->stopped ? 0 : -ENOTDIR;
+	} /* a directory has the name since: look again */
+	return -ELOOP;
+}
+
+/* Walk the text, which is `rest`. `follow`: stop at a link at the end, too. Return: 0, -errno. */
+static int walk(struct walk *w, bool follow)
+{
+	w->name = w->path;
+	*w->name = '\0';
+	w->stopped = w->exists = false;
+	for (;;) {
+		w->rest += strspn(w->rest, "/");
+		size_t len = strcspn(w->rest, "/");
+		if (!len)
+			break;
+		if (len == 1 && *w->rest == '.') {
+			w->rest++;
+			continue;
+		}
+		if (*w->name) {
+			int err = enter(w);
+			if (err || w->stopped)
+				return err;
+			w->name += strlen(w->name) + 1;
+			w->name[-1] = '/';
+		}
+		memcpy(w->name, w->rest, len);
+		w->name[len] = '\0';
+		w->rest += len;
+		if (!strcmp(w->name, "..")) {
+			w->stopped = true;
+			return 0;
+		}
+	}
+	int err = look(w->directory, w->name, &w->found);
+	w->exists = !err;
+	w->stopped = w->exists && follow && S_ISLNK(w->found.stx_mode);
+	return err == -ENOENT && *w->name ? 0 : err;
+}
+
+enum { KEY, PATH, PARENT, NAME, FOUND, REST, PARTS };
+struct place {
+	PyObject_HEAD int directory;
+	PyObject *parts[PARTS];
+};
+
+static PyObject *place_close(PyObject *self, PyObject *unused)
+{
+	struct place *p = (struct place *)self;
+	int fd = p->directory;
+	p->directory = -1;
+	if (fd >= 0)
+		close(fd);
+	Py_RETURN_NONE;
+}
+
+static void place_dealloc(PyObject *self)
+{
+	struct place *p = (struct place *)self;
+	PyTypeObject *type = Py_TYPE(self);
+	Py_DECREF(place_close(self, NULL));
+	for (int k = 0; k < PARTS; k++)
+		Py_XDECREF(p->parts[k]);
+	((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+	Py_DECREF(type);
+}
+
+/* Place(root, text, follow, key): the place that a walk from the open directory reaches. Errors name the key. */
+static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	int root, follow, err;
+	PyObject *text, *key;
+	if (!PyArg_ParseTuple(args, "iO&pO", &root, PyUnicode_FSConverter, &text, &follow, &key))
+		return NULL;
+	struct walk w = {.directory = -1, .path = malloc((size_t)PyBytes_Size(text) + 1)};
+	do {
+		if (w.directory >= 0)
+			close(w.directory);
+		w.directory = fcntl(root, F_DUPFD_CLOEXEC, 0);
+		w.rest = PyBytes_AsString(text);
+		err = !w.path ? -ENOMEM : w.directory < 0 ? -errno : 0;
+		Py_BEGIN_ALLOW_THREADS err = err ? err : walk(&w, follow);
+		Py_END_ALLOW_THREADS
+	} while (err == -EINTR && !PyErr_CheckSignals());
+	struct place *p = err ? NULL : (struct place *)PyType_GenericAlloc(type, 0);
+	if (p) {
+		p->directory = w.directory;
+		p->parts[KEY] = Py_NewRef(key);
+		p->parts[PATH] = PyUnicode_DecodeFSDefault(w.path);
+		p->parts[PARENT] = PyUnicode_DecodeFSDefaultAndSize(w.path, w.name > w.path ? w.name - w.path - 1 : 0);
+		p->parts[NAME] = PyUnicode_DecodeFSDefault(*w.name ? w.name : ".");
+		p->parts[FOUND] = w.exists ? status_of(&w.found, Py_None) : Py_NewRef(Py_None);
+		p->parts[REST] = w.stopped ? PyUnicode_DecodeFSDefault(w.rest) : Py_NewRef(Py_None);
+		for (int k = 0; p && k < PARTS; k++)
+			if (!p->parts[k])
+				Py_CLEAR(p);
+	} else if (w.directory >= 0) {
+		close(w.directory);
+	}
+	free(w.path);
+	Py_DECREF(text);
+	return err ? raise(err, key) : (PyObject *)p;
+}
+
+static PyObject *place_enter(PyObject *self, PyObject *unused)
+{
+	return Py_NewRef(self);
+}
+
+/* ---------------------------------------------------------------- changes */
+
+/* Return True; False: the kernel or the file system lacks the call; NULL: it has failed. */
+static PyObject *done(int err)
+{
+	if (err && err != -ENOSYS && err != -EINVAL && err != -EOPNOTSUPP)
+		return raise(err, NULL);
+	return PyBool_FromLong(!err);
+}
+
+static PyObject *rename_noreplace(PyObject *module, PyObject *args)
+{
+	int src_dir, dst_dir, err;
+	PyObject *src = NULL, *dst = NULL;
+	if (!PyArg_ParseTuple(args, "iO&iO&", &src_dir, PyUnicode_FSConverter, &src, &dst_dir, PyUnicode_FSConverter,
+			      &dst))
+		return NULL;
+	const char *old = PyBytes_AsString(src), *new = PyBytes_AsString(dst);
+	Py_BEGIN_ALLOW_THREADS err = renameat2(src_dir, old, dst_dir, new, RENAME_NOREPLACE) ? -errno : 0;
+	Py_END_ALLOW_THREADS Py_DECREF(src);
+	Py_DECREF(dst);
+	return done(err);
+}
+
+static PyObject *change_range(PyObject *module, PyObject *args)
+{
+	int mode, fd, err;
+	long long offset, length;
+	if (!PyArg_ParseTuple(args, "iiLL", &mode, &fd, &offset, &length))
+		return NULL;
+	do {
+		Py_BEGIN_ALLOW_THREADS err = fallocate(fd, FALLOC_FL_KEEP_SIZE | mode, offset, length) ? -errno : 0;
+		Py_END_ALLOW_THREADS
+	} while (err == -EINTR && !PyErr_CheckSignals());
+	return done(err);
+}
+
+int pc_install_names(PyObject *module)
+{
+	static PyMethodDef functions[] = {
+		{"status", status, METH_VARARGS,
+		 "status($module, fd, name='', key=None, /)\n--\n\nStatus of an open object, or of a name in it."},
+		{"rename_noreplace", rename_noreplace, METH_VARARGS,
+		 "rename_noreplace($module, src_dir, src, dst_dir, dst, /)\n--\n\nRename unless `dst` exists."},
+		{"change_range", change_range, METH_VARARGS,
+		 "change_range($module, mode, fd, offset, length, /)\n--\n\nCall fallocate; the size stays."},
+		{NULL, NULL, 0, NULL},
+	};
+	static PyMethodDef methods[] = {
+		{"close", place_close, METH_NOARGS, "close($self, /)\n--\n\nClose the directory. Idempotent."},
+		{"__enter__", place_enter, METH_NOARGS, NULL},
+		{NULL, NULL, 0, NULL},
+	};
+	static PyMemberDef members[] = {
+		{"directory", T_INT, offsetof(struct place, directory), READONLY, NULL},
+		{"key", T_OBJECT, offsetof(struct place, parts[KEY]), READONLY, NULL},
+		{"path", T_OBJECT, offsetof(struct place, parts[PATH]), READONLY, NULL},
+		{"parent", T_OBJECT, offsetof(struct place, parts[PARENT]), READONLY, NULL},
+		{"name", T_OBJECT, offsetof(struct place, parts[NAME]), READONLY, NULL},
+		{"found", T_OBJECT, offsetof(struct place, parts[FOUND]), READONLY, NULL},
+		{"rest", T_OBJECT, offsetof(struct place, parts[REST]), READONLY, NULL},
+		{NULL, 0, 0, 0, NULL},
+	};
+	static PyType_Slot slots[] = {
+		{Py_tp_new, place_new},
+		{Py_tp_dealloc, place_dealloc},
+		{Py_tp_methods, methods},
+		{Py_tp_members, members},
+		{Py_tp_doc, "A name in an open directory."},
+		{0, NULL},
+	};
+	static PyType_Spec spec = {"pagecache._native._core.Place", sizeof(struct place), 0,
+				   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+	PyObject *objects = PyImport_ImportModule("pagecache.objects");
+	status_type = objects ? (PyTypeObject *)PyObject_GetAttrString(objects, "ObjectStat") : NULL;
+	Py_XDECREF(objects);
+	for (int k = 0; k < FIELDS; k++)
+		if (!(fields[k] = PyUnicode_InternFromString(field_names[k])))
+			return -1;
+	PyObject *place = PyType_FromSpec(&spec);
+	int err = !status_type || !place || PyModule_AddObjectRef(module, "Place", place) ||
+		  PyModule_AddFunctions(module, functions);
+	Py_XDECREF(place);
+	return err ? -1 : 0;
+}

@@ -1,0 +1,19 @@
+"""System calls that `os` lacks: the status of an object with its birth time, and a walk that follows no link.
+
+`rename_noreplace`, `punch_hole` and `zero_range` return False if kernel or file system do not support the change; the
+caller uses another way. Every other failure is an OSError. `_native/types/names.c` has them all.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from .extension import extension
+
+__all__ = ["Place", "punch_hole", "rename_noreplace", "status", "zero_range"]
+
+Place = extension.Place
+status = extension.status
+rename_noreplace = extension.rename_noreplace
+punch_hole = partial(extension.change_range, 2)  # FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its blocks are free
+zero_range = partial(extension.change_range, 16)  # FALLOC_FL_ZERO_RANGE
