@@ -8,8 +8,7 @@ is held open, and none follows a link or "..".
 
     key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<status or None>)
 
-`Unsynced` keeps the directories whose names changed since they were last made durable, and the current names of open
-files.
+`Unsynced` keeps the directories whose names changed since they were last made durable.
 """
 
 from __future__ import annotations
@@ -17,10 +16,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import TracebackType
 
 from ..errors import Key, os_error
@@ -139,6 +136,15 @@ class Tree:
             check_object(key, place.found)
         return place
 
+    def path_to(self, fd: int) -> str | None:
+        """Return the path by which an open file was found, through renames; None: it is unknown or gone."""
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            return None
+        root = self.root.rstrip("/") + "/"
+        return path[len(root) :] if path.startswith(root) and not path.endswith(" (deleted)") else None
+
     def _follow(self, place: Place, follow: bool) -> Place:
         """Go on from a place at which a walk has stopped."""
         links = 0  # that were followed, and names that were exchanged in the meantime
@@ -175,13 +181,6 @@ class Tree:
         return PermissionError(errno.EACCES, f"a symbolic link leads out of the root {self.root!r}")
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Followed:
-    """The current path of a name, through renames."""
-
-    path: str
-
-
 class Unsynced:
     """Directories that must be synced before their names are durable. Thread-safe."""
 
@@ -191,35 +190,27 @@ class Unsynced:
         # Held during the syncs: a caller that finds nothing to sync has waited for them.
         self._syncing = threading.Lock()
         self._paths: set[str] = set()
-        self._followed: weakref.WeakSet[Followed] = weakref.WeakSet()
-
-    def follow(self, path: str) -> Followed:
-        """Follow the name of an open file."""
-        followed = Followed(path)
-        with self._lock:
-            self._followed.add(followed)
-        return followed
 
     def add(self, *paths: str) -> None:
         with self._lock:
             self._paths.update(paths)
 
-    def moved(self, src: str, dst: str) -> None:
-        """Record that a name, and everything below it, was renamed."""
-
-        def now(path: str) -> str:
-            return dst + path[len(src) :] if path == src or path.startswith(src + "/") else path
-
+    def renamed(self, old: Place, new: Place) -> None:
+        """Record that a name is about to change, and again that it has: a concurrent commit finds its file by either
+        path.
+        """
+        assert old.found is not None
         with self._lock:
-            self._paths = {now(path) for path in self._paths}
-            for followed in self._followed:
-                followed.path = now(followed.path)
+            if old.found.kind == "dir":
+                below = [path for path in self._paths if path == old.path or path.startswith(old.path + "/")]
+                self._paths.update(new.path + path[len(old.path) :] for path in below)
+            self._paths.update((old.parent, new.parent))
 
-    def sync(self, above: Followed | None = None) -> None:
-        """Make all names durable, or only those that lead to `above`."""
+    def sync(self, above: int | None = None) -> None:
+        """Make all names durable, or only those that lead to the open file `above`."""
         with self._syncing:
             with self._lock:
-                end = None if above is None else above.path
+                end = None if above is None or not self._paths else self._tree.path_to(above)
                 paths = [path for path in self._paths if end is None or not path or end.startswith(path + "/")]
             for path in paths:
                 with self._lock:  # before the sync: later changes of names need the next one

@@ -54,9 +54,8 @@ class DirectoryFile(BackendFile):
 
     _fd = -1  # set by the open that has made this object; from then on `close` closes it
 
-    def __init__(self, backend: DirectoryBackend, version: str | None, path: str, key: Key, writable: bool) -> None:
+    def __init__(self, backend: DirectoryBackend, version: str | None, key: Key, writable: bool) -> None:
         self._backend = backend
-        self._name = backend._unsynced.follow(path)
         self._key = key
         self._writable = writable
         self._changed = False  # since the last commit
@@ -107,7 +106,7 @@ class DirectoryFile(BackendFile):
                 os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
             if self._writable:
                 os.fsync(self._fd)
-            self._backend._unsynced.sync(above=self._name)
+            self._backend._unsynced.sync(above=self._fd)
         except BaseException:
             self._changed = changed
             raise
@@ -192,7 +191,7 @@ class DirectoryBackend(NamespaceBackend):
             check_object(key, opened)
             if opened.kind != "file":
                 raise _not_regular(opened)
-            file = DirectoryFile(self, opened.version, place.path, key, writable)
+            file = DirectoryFile(self, opened.version, key, writable)
         except BaseException:
             os.close(fd)
             raise
@@ -266,8 +265,9 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(dst, follow=False) as new, old:  # errors name `dst`: the first one ends last
             if new.found is not None and not replace:
                 raise os_error(errno.EEXIST, dst)
+            self._unsynced.renamed(old, new)
             self._rename(old, new, replace)
-            self._unsynced.add(old.parent, new.parent)
+            self._unsynced.renamed(old, new)
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:
         assert old.found is not None
@@ -281,8 +281,6 @@ class DirectoryBackend(NamespaceBackend):
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
             os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
-        if new.path != old.path and old.found.kind != "symlink":  # no object or directory has a link's path
-            self._unsynced.moved(old.path, new.path)
 
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""

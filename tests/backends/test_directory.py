@@ -320,6 +320,27 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(
     file.close()
 
 
+@pytest.mark.parametrize("made", ["other link", "nothing", "no proc", "moved root"])
+def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
+    backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    """Its remaining name may be in any directory."""
+    backend.mkdir("x")
+    file = put(backend, "sub/a")
+    backend.link("sub/a", "x/b")
+    if made == "no proc":
+        monkeypatch.setattr(os, "readlink", lambda path: os.open("/none", os.O_RDONLY))
+    elif made == "other link":
+        backend.rename("sub/a", "x/b")
+    elif made == "moved root":
+        root.rename(root.parent / "moved")
+    else:
+        backend.remove("sub/a")
+    file.commit()
+    assert synced == ["file", "dir", "dir", "dir"]
+    file.close()
+
+
 @pytest.mark.parametrize("place", ["x", "x/y"])
 @pytest.mark.parametrize("target", ["/", "x", "elsewhere"])
 def test_a_commit_of_a_file_whose_directory_another_program_has_replaced_by_a_link(

@@ -219,8 +219,8 @@ static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	do {
 		if (w.directory >= 0)
 			close(w.directory);
-		w.directory = fcntl(root, F_DUPFD_CLOEXEC, 0);
 		w.rest = PyBytes_AsString(text);
+		w.directory = fcntl(root, F_DUPFD_CLOEXEC, 0);
 		err = !w.path ? -ENOMEM : w.directory < 0 ? -errno : 0;
 		Py_BEGIN_ALLOW_THREADS err = err ? err : walk(&w, follow);
 		Py_END_ALLOW_THREADS
