@@ -228,7 +228,7 @@ class MemoryBackend(Backend):
                 yield replace(found.stat(), key=key)
 
     def canonical(self, key: Key) -> Key:
-        return checked_key(os.fspath(key) if isinstance(key, os.PathLike) else key)
+        return checked_key(os.fspath(key) if type(key) is not str and isinstance(key, os.PathLike) else key)
 
     def snapshot(self, key: Key) -> bytes:
         """Return the current content, as one piece."""

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from ..errors import Key
 from ..native import NAMES
 from .foreign import as_os_error, raised_by
-from .park import SLICE, Deadline, deadline_error
+from .park import NEVER, SLICE, Deadline, deadline_error
 from .report.notices import cause
 from .report.reason import Reason, during, of_file
 from .retryer import Parked, is_refusal
@@ -43,16 +43,17 @@ T = TypeVar("T")
 class Tries:
     """The failures of a call, and the time of its next attempt, by the retry policy of a volume."""
 
+    count = 0
+    failed = ""
+    at: float | None = None
+
     def __init__(self, volume: EngineVolume) -> None:
-        self._volume = volume
+        self.volume = volume
         self._since = volume.clock.now()
-        self.count = 0
-        self.failed = ""
-        self.at: float | None = None
 
     def judge(self, error: BaseException) -> float | None:
         """Return the seconds until the next attempt after one that raised `error`; None: there is none."""
-        volume, now = self._volume, self._volume.clock.now()
+        volume, now = self.volume, self.volume.clock.now()
         self.count += 1
         self.failed = cause(error)
         if not isinstance(error, OSError) or self.count >= volume.retry.attempts:
@@ -63,17 +64,12 @@ class Tries:
         self.at = now + decision.delay
         return decision.delay
 
-    def left(self) -> float:
+    def pause(self) -> float:
         """Return the seconds until the next attempt; 0.0: it is due."""
-        return 0.0 if self.at is None else max(0.0, self.at - self._volume.clock.now())
-
-    def succeeded(self) -> None:
-        """Reset the count after a success."""
-        self.count, self.failed, self.at = 0, "", None
-        self._since = self._volume.clock.now()
+        return 0.0 if self.at is None else max(0.0, self.at - self.volume.clock.now())
 
 
-class Attempts:
+class Attempts(Tries):
     """One call of the program that carries no bytes.
 
     Attributes:
@@ -85,18 +81,17 @@ class Attempts:
         job: the running or last attempt, if a thread of the volume made it.
     """
 
+    doubtful = False
+    first: BaseException | None = None
+    job: Job[Any] | None = None
+    _done = False
+    _judged: tuple[BaseException, float | None] | None = None
+
     def __init__(self, volume: EngineVolume, what: str, key: Key | None = None, timeout: float | None = None) -> None:
         self.volume = volume
         self.what = what
         self.key = key
-        self.deadline = Deadline(volume.clock, timeout)
-        self.doubtful = False
-        self.first: BaseException | None = None
-        self.job: Job[Any] | None = None
-        self._error: BaseException | None = None  # of the last attempt, as the backend raised it
-        self._done = False
-        self._tries = Tries(volume)
-        self._judged: tuple[BaseException, float | None] | None = None
+        self.deadline = NEVER if timeout is None else Deadline(volume.clock, timeout)
 
     # -- the deadline
 
@@ -111,14 +106,14 @@ class Attempts:
     def alive(self, began: int | None = None) -> None:
         """Raise if waiting longer is pointless; `began`: `EngineVolume.reconnects` at the first attempt."""
         self.volume.check_alive(self.key, began)
-        if self.deadline.passed():
+        if self.deadline is not NEVER and self.deadline.passed():
             raise self.late()
 
     def late(self, then: str = "what was started goes on") -> TimeoutError:
         """Return the error of a deadline that passed."""
-        if left := self._tries.left():
-            then = f"the next try would be in {left:.1f} s"
-        return deadline_error(self.what, self.key, failed=self._tries.failed, then=then)
+        if pause := self.pause():
+            then = f"the next try would be in {pause:.1f} s"
+        return deadline_error(self.what, self.key, failed=self.failed, then=then)
 
     # -- tries
 
@@ -149,15 +144,12 @@ class Attempts:
         if self._done:
             return None
         if self._judged is None or self._judged[0] is not error:
-            self._judged = error, self._tries.judge(error)
+            self._judged = error, super().judge(error)
         return self._judged[1]
 
     def once(self, call: Callable[[], T]) -> T:
         """Make a call, and wait for it until the deadline."""
-        try:
-            return self._try(call, None, partial(self.alive, self.volume.reconnects))
-        finally:
-            self._error = None
+        return self.repeated(call, again=False)
 
     def repeated(
         self,
@@ -168,8 +160,10 @@ class Attempts:
         cls: int = NAMES,
         file: EngineFile | None = None,
         whole: bool = False,
+        again: bool = True,
     ) -> T:
-        """Make a call, with retries after transient errors, until the deadline.
+        """Make a call, with retries after transient errors, until the deadline. That of a prompt backend begins before
+        it, on this thread.
 
         Args:
             call: a call of the backend.
@@ -178,29 +172,47 @@ class Attempts:
             cls: class of the call in the volume's queue.
             file: the object that the call changes, under its locks.
             whole: no interrupt may strike in the middle of the call.
+            again: False: without retries.
 
         Raises:
             TimeoutError: the deadline passed. ShutdownError: the volume was aborted.
         """
-        alive = partial(self.alive, self.volume.reconnects)
+        volume, key, what, job = self.volume, self.key, what or self.what, None
+        here = file is None and volume.prompt and not (whole and threading.current_thread() is threading.main_thread())
+        began, self._since = volume.reconnects, volume.clock.now()
         try:
             while True:
+                if file is None:
+                    volume.check_alive(key, began)
+                if not here:
+                    number = 0 if file is None else file.native.id
+                    self.job = job = Job(volume.park, call, undo, what=what, key=key, file=number)
+                elif self.deadline is not NEVER and self.deadline.passed():
+                    raise self.late()
                 try:
-                    result = self._try(call, undo, alive, what, cls, file, whole)
-                except OSError as error:
-                    if error is not self._error or self.judge(error) is None:
+                    if job is None:
+                        result = during(Reason(f"the backend's {what}", volume.native, key=key, own=what), call)
+                    else:
+                        result = volume.runner.submit(cls, job).wait(partial(self.alive, began), self.deadline)
+                except Exception as error:
+                    if job is not None and error is not job.error:
+                        raise
+                    raised = raised_by(error, what, key) if file is None else as_os_error(error, key)
+                    if raised is not error:
+                        raise raised from error
+                    if not again or self.judge(error) is None:
                         raise
                     self._say(error)
                 else:
-                    self._tries.succeeded()
+                    self.count, self.failed, self.at = 0, "", None
                     return result
-                self._pause(alive, file)
+                self._pause(began, file)
         finally:
-            self._judged = self.first = self._error = None  # errors keep frames, which keep errors
+            self._judged = self.first = None  # errors keep frames, which keep errors
 
     def here(self, call: Callable[[], T]) -> T:
         """Make the call on this thread, with retries; no deadline ends it while the call runs."""
-        alive = partial(self.alive, self.volume.reconnects)
+        began, self._since = self.volume.reconnects, self.volume.clock.now()
         try:
             while True:
                 try:
@@ -209,69 +221,24 @@ class Attempts:
                     if self.judge(error) is None:
                         raise
                     self._say(error)
-                self._pause(alive, None)
+                self._pause(began)
         finally:
             self._judged = None
 
-    def _try(
-        self,
-        call: Callable[[], T],
-        undo: Callable[[T], None] | None,
-        alive: Callable[[], None],
-        what: str | None = None,
-        cls: int = NAMES,
-        file: EngineFile | None = None,
-        whole: bool = False,
-    ) -> T:
-        volume = self.volume
-        if file is None:
-            if volume.prompt and not (whole and threading.current_thread() is threading.main_thread()):
-                return self._try_here(call, alive, what or self.what)
-            volume.check_alive(self.key)
-        number = 0 if file is None else file.native.id
-        job = Job(volume.park, call, undo, what=what or self.what, key=self.key, file=number)
-        self.job = job
-        try:
-            return volume.runner.submit(cls, job).wait(alive, self.deadline)
-        except Exception as error:
-            if error is not job.error:
-                raise
-            self._error = error
-            raised = raised_by(error, job.what, self.key) if file is None else as_os_error(error, self.key)
-            if raised is error:
-                raise
-            raise raised from error
-
-    def _try_here(self, call: Callable[[], T], alive: Callable[[], None], what: str) -> T:
-        """Make a call of a prompt backend on this thread, unless the deadline has passed."""
-        alive()
-
-        def attempt() -> T:
-            try:
-                return call()
-            except Exception as error:
-                self._error = error
-                raised = raised_by(error, what, self.key)
-                if raised is error:
-                    raise
-                raise raised from error
-
-        return during(Reason(f"the backend's {what}", self.volume.native, key=self.key, own=what), attempt)
-
     def _say(self, error: BaseException) -> None:
-        what = f"{self.what} failed at try {self._tries.count}: {cause(error)}"
+        what = f"{self.what} failed at try {self.count}: {cause(error)}"
         next = f"it is made again in {self.judge(error) or 0.0:.3g} s"
         self.volume.say(logging.DEBUG, "calls that are made again", what, next, self.key)
 
-    def _pause(self, alive: Callable[[], None], file: EngineFile | None) -> None:
+    def _pause(self, began: int, file: EngineFile | None = None) -> None:
         """Sleep until the time of the next attempt."""
-        volume, at = self.volume, self._tries.at or 0.0
+        volume, at = self.volume, self.at or 0.0
 
         def sleep() -> None:
             native = volume.native
             while True:
                 seq = native.event_seq()
-                alive()
+                self.alive(began)
                 left = at - volume.clock.now()
                 if left <= 0:
                     return
@@ -283,7 +250,7 @@ class Attempts:
                 during(Reason(what, volume.native, key=self.key, timed=True), sleep)
             else:
                 during(of_file(file, what, timed=True), sleep)
-        self._tries.at = None
+        self.at = None
 
     # -- other waits until the deadline
 
@@ -305,12 +272,12 @@ class Attempts:
 
     def _outlast(self, file: EngineFile, what: str, busy: Callable[[], bool]) -> None:
         volume, native = self.volume, file.native
-        alive = partial(self.alive, volume.reconnects)
+        began = volume.reconnects
 
         def sleep() -> None:
             while True:
                 seq = native.event_seq()
-                alive()
+                self.alive(began)
                 if not busy():
                     return
                 volume.park.wait("inode", native.address, seq, min(self.deadline.left(), SLICE))

@@ -48,7 +48,7 @@ class NameSyncCall:
 
     def poll_delay(self) -> float:
         """Return the seconds after which it may be time to submit it."""
-        return SLICE if self.submitted else self.tries.left()
+        return SLICE if self.submitted else self.tries.pause()
 
 
 class NameSync:
@@ -103,7 +103,7 @@ class NameSync:
 
     def submit(self, call: NameSyncCall) -> None:
         """Submit a call if its time has come; called again until it has."""
-        if not call.submitted and call.tries.left() <= 0:  # an interrupt may have struck before
+        if not call.submitted and call.tries.pause() <= 0:  # an interrupt may have struck before
             with self._lock:
                 call.covers = self._changes
             self.volume.runner.submit(NAMES, call.job)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from .. import native
 from ..errors import Key
 
-__all__ = ["Clock", "Deadline", "Park", "Signal", "deadline_error", "start_thread"]
+__all__ = ["NEVER", "Clock", "Deadline", "Park", "Signal", "deadline_error", "start_thread"]
 
 SLICE = 0.1
 
@@ -25,8 +25,7 @@ SLICE = 0.1
 class Clock:
     """Monotonic seconds."""
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
 
 def start_thread(thread: threading.Thread, whose: str) -> None:
@@ -86,6 +85,9 @@ class Deadline:
 
     def passed(self) -> bool:
         return self.at is not None and self.clock.now() >= self.at
+
+
+NEVER = Deadline(Clock(), None)
 
 
 class Signal:

@@ -290,6 +290,7 @@ class ThreadRunner(OnDemand):
         self._running: dict[Job[object], float] = {}  # job -> its start
         self._former: list[threading.Thread] = []  # of backends before this one
         self._ended = 0  # threads of this backend that have ended; guarded by the lock of the lists
+        self.ending = False  # a thread has ended, or all of them are to: `alive` says whether work will be done
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
@@ -319,6 +320,7 @@ class ThreadRunner(OnDemand):
         finally:
             with self._lock:
                 self._ended += era == self._era
+                self.ending = True
             self._volume.wake_worker()  # the piece of work that woke it is for another thread
 
     def _run_job(self, cls: int) -> None:
@@ -387,7 +389,7 @@ class ThreadRunner(OnDemand):
     def join(self, timeout: float) -> bool:
         """Wait for the threads after the volume was stopped. Return False if one still runs (a call hangs)."""
         with self._lock:
-            self._most = 0
+            self._most, self.ending = 0, True
             threads = [*self._former, *self._threads]
         for thread in threads:
             thread.join(timeout / len(threads))

@@ -204,7 +204,7 @@ class EngineVolume:
         if self.aborted:
             reason = f": {text_of(self.abort_reason)}" if self.abort_reason is not None else ""
             raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
-        if self.cache.flusher.over or not self.runner.alive():
+        if self.cache.flusher.over or (self.runner.ending and not self.runner.alive()):
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
 
     def check_unsealed(self, key: Key | None = None) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from .extension import (
@@ -93,9 +94,7 @@ class NativeCache:
         starts = [call.since_ns for call in calls if call is not None]
         return min([oldest, *starts] if oldest else starts, default=0) / 1e9
 
-    @property
-    def forked(self) -> bool:
-        return bool(self.core.forked)
+    forked = property(attrgetter("core.forked"))
 
     def trace_into(self, append: Callable[[Event], None] | None) -> int:
         """Pass the events of a trace to a function, which must be one of C: none of Python may run where it is called.

@@ -262,6 +262,15 @@ class NativeInode:
     def pass_idle(self) -> bool:
         return bool(lib.pc_pass_idle(self._i))
 
+    def is_quiet(self) -> bool:
+        """Return whether neither a pass nor a commit runs, or is about to."""
+        return bool(lib.pc_pass_idle(self._i)) and not lib.pc_commit_due(self._i)
+
+    def extent(self) -> tuple[int, int, bool]:
+        """Return the size, the cached bytes, and whether anything is local now."""
+        cached = lib.pc_show_number(self._i, self.id, NUMBERS.index("cached"))
+        return int(lib.pc_inode_size(self._i)), int(cached), bool(lib.pc_inode_has_local(self._i))
+
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
 

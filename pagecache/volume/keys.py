@@ -12,7 +12,6 @@ ended.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +27,7 @@ __all__ = ["BusyKeys", "above", "is_below"]
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """The keys that an operation makes busy; its thread, for reports. `done`: set when they are free; made by a waiter.
+    """The keys that an operation makes busy. `done`: set when they are free; made by a waiter.
 
     For the block of a caller: `with claim.block, claim:`.
     """
@@ -40,18 +39,23 @@ class Claim:
     done: Signal | None = None
     trees: bool = False  # the keys and all below them
     block: threading.Lock = field(default_factory=threading.Lock)  # locked while the keys are needed
-    thread: int = field(default_factory=threading.get_ident)
-    since: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> None:
         try:
-            self.busy.mark(self)
+            if (other := self.busy.mark(self)) is not None:
+                self.busy.outlast(self, other)
         except BaseException:
-            self.busy.free(self)
+            self.free()
             raise
 
-    def __exit__(self, *exc: object) -> None:
-        self.busy.free(self)
+    def free(self, *exc: object) -> None:
+        """Free the keys. After an interrupt, a second call completes this."""
+        with self.busy.lock:
+            self.busy.drop(self)
+        if self.done is not None and not self.done.is_set():
+            self.done.set()
+
+    __exit__ = free
 
 
 class _Hold:
@@ -61,12 +65,17 @@ class _Hold:
     caller holds them before, and between two attempts.
     """
 
-    def __init__(self, tries: Attempts, free: Callable[[], None]) -> None:
+    def __init__(self, claim: Claim, tries: Attempts, ended: Callable[[], None]) -> None:
+        self._claim = claim
         self._tries = tries
-        self._free = free
+        self._ended = ended
         self._lock = threading.Lock()  # guards the two flags; held briefly
         self._callers = True
         self._left = False
+
+    def _free(self) -> None:
+        self._ended()
+        self._claim.free()
 
     def run(self, call: Callable[[], None]) -> None:
         """Run one attempt, on a thread of the volume, unless the caller has left."""
@@ -97,7 +106,7 @@ class BusyKeys:
 
     def __init__(self, engine: EngineVolume, lock: threading.Lock, alive: Callable[[], None]) -> None:
         self._engine = engine
-        self._lock = lock
+        self.lock = lock
         self._alive = alive
         self._busy: dict[Key, Claim] = {}
 
@@ -109,25 +118,18 @@ class BusyKeys:
         """Return the claim of a block on keys, which are not marked yet. `tries`: a call with a deadline."""
         return Claim(self, what, keys, tries)
 
-    def free(self, claim: Claim) -> None:
-        """Free the keys of a claim."""
-        with self._lock:
-            self._free(claim)
-        if claim.done is not None and not claim.done.is_set():
-            claim.done.set()
-
-    def _free(self, claim: Claim) -> None:
-        """Free keys. The lock is held. After an interrupt, a second call completes this."""
+    def drop(self, claim: Claim) -> None:
+        """Drop the keys of a claim. The lock is held."""
         for key in claim.keys:
             if self._busy.get(key) is claim:
                 del self._busy[key]
 
     def take_away(self, keys: Iterable[Key]) -> None:
         """Free the keys of a call that can no longer change anything, and may never return."""
-        with self._lock:
+        with self.lock:
             found = [self._busy[key] for key in keys if key in self._busy]
         for claim in found:
-            self.free(claim)
+            claim.free()
 
     def run(
         self,
@@ -150,17 +152,12 @@ class BusyKeys:
             trees: every key below these keys is busy too.
             ended: called when no attempt runs or follows, before the keys are free.
         """
-        self._engine.check_reentry(tries.what, keys[0])
         claim = Claim(self, tries.what, keys, tries, trees=trees)
         claim.block.acquire()  # for good: the keys are needed until they are freed
-
-        def free() -> None:
-            ended()
-            self.free(claim)
-
-        hold = _Hold(tries, free)
+        hold = _Hold(claim, tries, ended)
         try:
-            self.mark(claim)
+            if (other := self.mark(claim)) is not None:
+                self.outlast(claim, other)
             within(lambda: tries.repeated(partial(hold.run, call), whole=True))
         except BaseException:
             try:
@@ -169,13 +166,13 @@ class BusyKeys:
                 hold.leave()  # completes the first one after another interrupt
             raise
 
-    def mark(self, claim: Claim) -> None:
-        """Mark the keys of a claim, and wait for busy ones until the deadline."""
-        other = self._mark(claim)
+    def outlast(self, claim: Claim, busy: Claim) -> None:
+        """Mark the keys of a claim, after waiting for busy ones until the deadline."""
         most, tries = SLICE, claim.tries
 
         def sleep() -> None:
-            nonlocal other, most
+            nonlocal most
+            other: Claim | None = busy
             while other is not None:
                 self._alive()
                 if tries is not None:
@@ -184,19 +181,18 @@ class BusyKeys:
                     most = min(SLICE, tries.deadline.left())
                 assert other.done is not None
                 other.done.wait(most)
-                other = self._mark(claim)
+                other = self.mark(claim)
 
-        if other is not None:
-            during(Reason("the name", self._engine.native, key=claim.keys[0]), sleep)
+        during(Reason("the name", self._engine.native, key=claim.keys[0]), sleep)
 
-    def _mark(self, claim: Claim) -> Claim | None:
+    def mark(self, claim: Claim) -> Claim | None:
         """Mark the keys, or return a claim that has one of them."""
-        with self._lock:
-            while (other := self._holder(claim)) is not None:
+        with self.lock:
+            while self._busy and (other := self._holder(claim)) is not None:
                 if other.block.locked():
                     other.done = other.done or self._engine.park.signal()
                     return other
-                self._free(other)
+                self.drop(other)
             self._busy.update(dict.fromkeys(claim.keys, claim))
             return None
 

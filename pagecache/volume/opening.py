@@ -222,22 +222,27 @@ def _forget_new(use: Use) -> None:
 def bind(
     use: Use, key: Key, bits: int, make: Callable[[Use], CachedFile], *, nameless: bool = False
 ) -> CachedFile | None:
-    """Return a handle for the result of `open_inode`, which has counted it; after an error the caller releases it.
-    None: it was abandoned concurrently. `nameless`: the object may have lost its name.
+    """Return a handle for the result of `open_inode`, which an error releases. None: it was abandoned concurrently.
+    `nameless`: the object may have lost its name.
     """
     inode, volume = use.inode, use.inode.volume
-    with volume.inodes_lock:
-        usable = not inode.engine.abandoned and (nameless or not inode.engine.removed)
-        if usable and bits & os.O_ACCMODE != os.O_RDONLY:
-            use.write()  # from now on no other handle is the last
-    if not usable:
+    try:
+        with volume.inodes_lock:
+            usable = not inode.engine.abandoned and (nameless or not inode.engine.removed)
+            if usable and bits & os.O_ACCMODE != os.O_RDONLY:
+                use.write()  # from now on no other handle is the last
+        if not usable:
+            lifetimes.release(use)
+            return None
+        if volume.engine.seals:
+            volume.engine.check_unsealed(key)
+        handle = make(use)
+        with volume.inodes_lock:
+            inode.open_handles[handle] = None
+        return handle
+    except BaseException:
         lifetimes.release(use)
-        return None
-    volume.engine.check_unsealed(key)
-    handle = make(use)
-    with volume.inodes_lock:
-        inode.open_handles[handle] = None
-    return handle
+        raise
 
 
 def open_again(handle: CachedFile, bits: int) -> CachedFile | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..engine.attempts import Attempts
@@ -30,22 +30,26 @@ LISTED_AT_ONCE = 1000
 
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
-    known, began = _shown(volume._inode_at(name)), volume.engine.clock.now()
-    seen = None if known is None else _seen(known, name, key)
-    if known is not None and _stands_for(known, name):
-        try:
-            return of_open(known, key, tries)
-        except FileNotFoundError:
-            if known.native.has_local():
-                return of_cached(known)
-            raise
+    known, began, seen = _shown(volume, name), volume.engine.clock.now(), None
+    facts = known is not None and known.names_are_facts()
+    if known is not None and facts:
+        if known.engine.backend_file is None:
+            seen = _seen(known, name, key)
+        elif _stands_for(known, name):
+            try:
+                return of_open(known, key, tries)
+            except FileNotFoundError:
+                if known.native.has_local():
+                    return of_cached(known)
+                raise
     quiet = None if known is None else known.engine.versions.quiet()
     unstored = 0 if known is None else known.native.number("unstored")
     stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
-    inode = _shown(volume._inode_found(name, stat))
+    inode = _shown(volume, name, stat)
     if inode is not None and inode is not known:
         quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
-    if inode is not None and inode.names_are_facts() and stat.version is not None:
+        facts = inode.names_are_facts()
+    if inode is not None and facts and stat.version is not None:
         inode.engine.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
@@ -56,20 +60,16 @@ def _stands_for(inode: Inode, name: Key) -> bool:
     or the store was asked a short time ago. Otherwise another program may have removed or replaced the object since.
     """
     engine = inode.engine
-    if engine.backend_file is None or not inode.names_are_facts():
-        return False
     stored = engine.versions.base is not None or not engine.limits().commit_on_close
     recent = engine.versions.is_recent(name, inode.volume.options.revalidate)
     return bool(inode.native.has_local()) or (stored and recent)
 
 
 def _seen(inode: Inode, name: Key, key: Key) -> ObjectStat | None:
-    """Return the status of an object without a request, if its backend file was closed, and the store was asked a short
+    """Return the status of an object whose backend file was closed, without a request, if the store was asked a short
     time ago.
     """
     volume = inode.volume
-    if inode.engine.backend_file is not None or not inode.names_are_facts():
-        return None
     opened = opening.as_seen(inode, name, key, volume.options.revalidate)
     if opened is None:
         return None
@@ -77,8 +77,12 @@ def _seen(inode: Inode, name: Key, key: Key) -> ObjectStat | None:
     return opened.stat
 
 
-def _shown(inode: Inode | None) -> Inode | None:
-    """Return the inode if its local data counts: none of an abandoned one does."""
+def _shown(volume: Volume, name: Key, stat: ObjectStat | None = None) -> Inode | None:
+    """Return the inode that a name led to when it was last known, or that of an object that the store has found by it,
+    if its local data counts: none of an abandoned one does.
+    """
+    with volume.inodes_lock:
+        inode = volume.inodes.at(name) if stat is None else volume.inodes.found(name, stat)
     return None if inode is None or inode.engine.abandoned else inode
 
 
@@ -134,7 +138,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
         for stat in page:
             inode = None
             if stat.key is not None and stat.key != "" and stat.kind == "file":
-                inode = _shown(volume._inode_found(volume._canonical(stat.key), stat))
+                inode = _shown(volume, volume._canonical(stat.key), stat)
             yield _combined(stat, inode, 0 if inode is None else inode.native.number("unstored"))
         volume._check_alive()
 
@@ -143,17 +147,20 @@ def _combined(stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileS
     """Combine the stored status with the cached state. `unstored`: bytes that may have been missing in the store at the
     time of `stat`, counted before it.
     """
-    fields: dict[str, Any] = {name: getattr(stat, name, None) for name in ObjectStat.__slots__}
+    names = ObjectStat.__slots__
+    fields: dict[str, Any] = dict(zip(names, map(getattr, repeat(stat), names, repeat(None)), strict=True))
     if inode is None:
         return FileStat(**fields)
-    usage = inode.native.usage()
-    if inode.native.has_local():
-        fields["size"] = usage["size"]
+    native, dirty = inode.native, 0
+    size, cached, local = native.extent()
+    if local:
+        usage = native.usage()
+        fields["size"] = size = usage["size"]
+        dirty = min(usage["local"], size)
+        if usage["staged"]:
+            dirty = sum(length for _, length in native.local_ranges())
     if (allocated := fields["allocated"]) is not None:
         page = int(inode.volume.cache.config.page_size)
-        pages = -(-max(fields["size"], usage["size"]) // page)
+        pages = -(-max(fields["size"], size) // page)
         fields["allocated"] = min(allocated + unstored, max(allocated, pages * page))
-    dirty = min(usage["local"], usage["size"])
-    if usage["staged"]:
-        dirty = sum(length for _, length in inode.native.local_ranges())
-    return FileStat(**fields, dirty=dirty, cached=min(usage["cached"], usage["size"]))
+    return FileStat(**fields, dirty=dirty, cached=min(cached, size))

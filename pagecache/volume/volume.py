@@ -32,7 +32,7 @@ from ..engine.volume import EngineVolume
 from ..errors import FailedRange, Key, LostRange, ShutdownError
 from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
-from ..native import END
+from ..native import END, inside
 from ..objects import FileStat
 from . import conflicts, detach, lifetimes, modes, namespace, opening, reconnect, status
 from .inode import Inode, InodeTable
@@ -120,15 +120,17 @@ class Volume:
     # -- alive
 
     def _check_alive(self, key: Key | None = None) -> None:
-        self.cache._check_forked()
-        if self.detached:
+        if self.detached or self.cache.native.forked:
+            self.cache._check_forked()
             raise ShutdownError(f"the volume {self.name!r} is detached", key)
         self.engine.check_alive(key)
 
     # -- names
 
     def _canonical(self, key: Key) -> Key:
-        """Return the canonical spelling of a key, by which the volume knows it."""
+        """Return the canonical spelling of a key, by which the volume knows it; that of such a spelling is the same."""
+        if type(key) is str and key in self.inodes:
+            return key
         try:
             hash(key)
         except TypeError:
@@ -188,12 +190,11 @@ class Volume:
             TimeoutError: the deadline passed.
             ValueError: mode, key or size; names value and rule.
         """
-        tries = self._attempts("open", key, timeout)
-        self._check_alive(key)
-        self.engine.check_unsealed(key)
+        tries = self._attempts("open", key, timeout, changes=True)
         bits = modes.mode_flags(mode) if flags is None else modes.checked_flags(flags)
         window = int(self.options.read_ahead) if read_ahead is None else parse_size(read_ahead, "read_ahead")
-        self._check_may_write(key, bits)
+        if bits != os.O_RDONLY:
+            self._check_may_write(key, bits)
         canonical = self._canonical(key)
         name = mode if flags is None else modes.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
@@ -216,14 +217,19 @@ class Volume:
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
     ) -> CachedFile:
-        """Open an object, as a part of a call with a deadline."""
+        """Open an object, as a part of a call with a deadline. It is found anew if it was abandoned concurrently, or if
+        a remove or rename ended with an unknown result.
+        """
         handle = None
         try:
             while handle is None:
-                namespace.settle_names(self, tries, canonical)
+                if self.unsettled:
+                    namespace.settle_names(self, tries, canonical)
                 holding = self.busy.holding(canonical, what="an open", tries=tries)
                 with holding.block, holding:
-                    handle = self._bound(key, canonical, bits, age, make, tries)
+                    if not self.unsettled or namespace.unsettled_at(self, canonical) is None:
+                        use = opening.open_inode(self, canonical, key, bits, age, tries)
+                        handle = opening.bind(use, key, bits, make)
             if bits & os.O_TRUNC and handle._native.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
@@ -234,30 +240,17 @@ class Volume:
             raise
         return handle
 
-    def _bound(
-        self,
-        key: Key,
-        canonical: Key,
-        bits: int,
-        age: float,
-        make: Callable[[lifetimes.Use], CachedFile],
-        tries: Attempts,
-    ) -> CachedFile | None:
-        """Return a handle on the object of a busy key; None: the object was abandoned concurrently, or a remove or
-        rename ended with an unknown result.
+    def _attempts(self, what: str, key: Key | None, timeout: float | None, *, changes: bool = False) -> Attempts:
+        """Begin a program's call with a deadline, and return its attempts. `timeout`: None: the volume's default.
+        `changes`: the volume must not be ending.
         """
-        if namespace.unsettled_at(self, canonical) is not None:
-            return None
-        use = opening.open_inode(self, canonical, key, bits, age, tries)
-        try:
-            return opening.bind(use, key, bits, make)
-        except BaseException:
-            lifetimes.release(use)
-            raise
-
-    def _attempts(self, what: str, key: Key | None, timeout: float | None) -> Attempts:
-        """Return the attempts of a program's call with a deadline; None: the volume's default."""
-        self.engine.check_reentry(what, key)
+        if inside():
+            self.engine.check_reentry(what, key)
+        if self.detached or self.cache.native.forked:
+            self._check_alive(key)
+        self.engine.check_alive(key)
+        if changes and self.engine.seals:
+            self.engine.check_unsealed(key)
         return Attempts(self.engine, what, key, self._timeout if timeout is None else timeout)
 
     def _check_may_write(self, key: Key, bits: int) -> None:
@@ -280,9 +273,9 @@ class Volume:
             FileNotFoundError: no such object. TimeoutError: the deadline passed.
         """
         tries = self._attempts("stat", key, timeout)
-        self._check_alive(key)
         canonical = self._canonical(key)
-        namespace.settle_names(self, tries, canonical)
+        if self.unsettled:
+            namespace.settle_names(self, tries, canonical)
         return status.of_name(self, canonical, key, tries)
 
     def unsaved(self, key: Key | None = None, *, hidden: bool = False) -> builtins.list[FileStat]:
@@ -329,9 +322,7 @@ class Volume:
         Raises:
             FileNotFoundError: no such object. TimeoutError: the deadline passed.
         """
-        tries = self._attempts("remove", key, timeout)
-        self._check_alive(key)
-        self.engine.check_unsealed(key)
+        tries = self._attempts("remove", key, timeout, changes=True)
         self._check_may_write(key, os.O_RDWR)
         namespace.remove(self, key, self._canonical(key), tries)
 
@@ -348,9 +339,7 @@ class Volume:
         Raises:
             FileNotFoundError: no such object. TimeoutError: the deadline passed.
         """
-        tries = self._attempts("rename", src, timeout)
-        self._check_alive(src)
-        self.engine.check_unsealed(src)
+        tries = self._attempts("rename", src, timeout, changes=True)
         self._check_may_write(src, os.O_RDWR)
         namespace.rename(self, src, dst, self._canonical(src), self._canonical(dst), tries, replace=replace)
 
@@ -380,9 +369,7 @@ class Volume:
             TimeoutError: the deadline passed. If the backend's call had begun, the file has the new size and the call
                 is repeated before its next one.
         """
-        tries = self._attempts("truncate", key, timeout)
-        self._check_alive(key)
-        self.engine.check_unsealed(key)
+        tries = self._attempts("truncate", key, timeout, changes=True)
         self._check_may_write(key, os.O_RDWR)
         window = int(self.options.read_ahead)
         make = partial(

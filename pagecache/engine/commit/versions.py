@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ...native import NAMES
 from ..runner import Job
+from .owed import NOTHING_OWED
 
 if TYPE_CHECKING:
     from ...errors import Key
@@ -111,7 +112,7 @@ class Versions:
         with self._file.lock:
             if when is None or version != self.base or self.stale or self.announced is not None:
                 return
-            if not self._is_distrusted() or when >= self.looked[1]:
+            if when >= self.looked[1] or not self._is_distrusted():
                 self.looked = name, when
 
     def distrust(self) -> None:
@@ -154,7 +155,7 @@ class Versions:
         file = self._file
         with file.lock:
             changes = self.changes  # first: a change that begins after this changes the number
-            if self.stale or len(file.owed) or not file.native.pass_idle() or file.native.commit_due():
+            if self.stale or (file.owed is not NOTHING_OWED and len(file.owed)) or not file.native.is_quiet():
                 return None  # work under the token alone announces its changes: `about_to_change`
             return changes
 
