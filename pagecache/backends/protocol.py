@@ -331,7 +331,7 @@ class Backend(Protocol):
         raise _unsupported(self, "list objects")
 
     def canonical(self, key: Any) -> Key:
-        """Return one common spelling for all spellings of a name, without asking the store.
+        """Return one common spelling for all spellings of a name, itself among them, without asking the store.
 
         The cache knows a name by it, and passes the original key to all other calls. Names that lead to one object have
         different canonical keys: `ObjectStat.identity` identifies the object. The default refuses None and empty keys.

@@ -437,8 +437,9 @@ class EngineVolume:
 
     def close_idle(self, turn: int = IDLE_TURN) -> None:
         """Close surplus files, without waiting."""
-        for key, backend_file in self._taken_idle(IDLE_FILES_MAX, turn):
-            self.close_later(backend_file, key)
+        if len(self.idle) > IDLE_FILES_MAX:
+            for key, backend_file in self._taken_idle(IDLE_FILES_MAX, turn):
+                self.close_later(backend_file, key)
 
     def close_later(self, backend_file: BackendFile | None, key: Key) -> None:
         """Close a file of the backend without waiting, unless the backend is prompt."""

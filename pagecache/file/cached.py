@@ -107,7 +107,7 @@ class CachedFile(Handle, io.RawIOBase):
     def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
         inode = use.inode
         self.key = key
-        self.name = os.fsdecode(key) if isinstance(key, str | bytes | os.PathLike) else str(key)
+        self.name = os.fsdecode(key) if isinstance(key, bytes | os.PathLike) else str(key)
         self.mode = mode
         self.volume = inode.volume
         self._inode = inode
@@ -467,7 +467,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                lifetimes.close_handle(self._use, changed=self._changed(), timeout=timeout)
+                lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
                 self._raise_loss()
         finally:
             self._end()
@@ -508,8 +508,9 @@ class CachedFile(Handle, io.RawIOBase):
             self._end()
 
     def _end(self) -> None:
-        if not self.volume.cache.native.forked:
-            lifetimes.release(self._use)  # unless it was released: an interrupt struck before
+        if not self._use.left and not self.volume.cache.native.forked:
+            lifetimes.release(self._use)  # an interrupt struck before
+        self._inode.open_handles.pop(id(self._use), None)
         self._unbind()
         super().close()  # calls flush, which has nothing left to do
         self._closing = False

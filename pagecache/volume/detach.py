@@ -334,7 +334,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
-        for handle in inode.open_handles:
+        for handle in inode.opened():
             handle._shut()
     if _quiet(volume, inodes, deadline):
         _close_backend(volume, inodes, deadline)

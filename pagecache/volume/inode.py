@@ -56,7 +56,7 @@ class Inode:
         self.naming: NameChange | None = None  # the call that changes its name; under the volume's lock
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
-        self.open_handles: weakref.WeakKeyDictionary[CachedFile, None] = weakref.WeakKeyDictionary()  # oldest first
+        self.open_handles: dict[int, weakref.ref[CachedFile]] = {}  # oldest first, by the id of the `Use`
         self.collected: deque[tuple[Use, bool]] = deque()  # uses of collected handles; whether these made changes
         self.pins: weakref.WeakSet[object] = weakref.WeakSet()
         self._losses: list[_Loss] = []
@@ -108,7 +108,7 @@ class Inode:
         """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
-        reported = min((handle._loss_cursor for handle in self.open_handles), default=self._last_loss)
+        reported = min((handle._loss_cursor for handle in self.opened()), default=self._last_loss)
         self._losses = [loss for loss in self._losses if loss.seq > reported or not loss.seen]
         self._last_loss += 1
         self._losses.append(_Loss(self._last_loss, lost, seen))
@@ -126,17 +126,23 @@ class Inode:
     def replaced(self) -> None:
         """Record that the version of the open handles is gone; they never see another one."""
         with self.volume.inodes_lock:
-            handles = list(self.open_handles)
+            handles = self.opened()
         for handle in handles:
             handle._replace()
 
+    def opened(self) -> list[CachedFile]:
+        """Return the open handles, oldest first."""
+        return [handle for ref in self.open_handles.copy().values() if (handle := ref()) is not None]
+
     def loss_cursor(self) -> int:
         """Return the position of a new handle in the losses: after all reported ones."""
+        if not self._losses:
+            return self._last_loss
         return min((loss.seq for loss in self._losses if not loss.seen), default=self._last_loss + 1) - 1
 
     def loss_since(self, cursor: int) -> tuple[DataLossError | None, int]:
         """Return the losses that a handle has not reported yet, and its new position. They count as reported."""
-        losses = [loss for loss in self._losses if loss.seq > cursor]
+        losses = self._losses and [loss for loss in self._losses if loss.seq > cursor]
         if not losses:
             return None, self._last_loss
         for loss in losses:

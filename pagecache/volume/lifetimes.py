@@ -141,7 +141,7 @@ def release(use: Use) -> None:
     elif not used:
         volume.engine.close_idle()
         prune(volume)
-    use.leave()
+    use.left = True
 
 
 def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> None:
@@ -151,10 +151,11 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
     inode, volume = use.inode, use.inode.volume
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
-            _end_collected(inode)
+            if inode.collected:
+                _end_collected(inode)
             if changed or (use.writable and inode.writers == 1):
                 inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
-            last = use.end_writing()
+            last = use.writable and use.end_writing()
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.engine.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
@@ -263,6 +264,7 @@ def close_collected(use: Use, *, loss_cursor: int) -> None:
     inode, volume = use.inode, use.inode.volume
     with volume.inodes_lock:
         _end_collected(inode)
+        inode.open_handles.pop(id(use), None)
         lost = inode.losses_since(loss_cursor)
         reported = not inode.has_unreported_loss()
     if lost:
@@ -355,8 +357,8 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
     CORE lists them: no handle, no page, no unsaved data. An inode with an unreported loss, a view or a busy name stays,
     or one that an operation uses, and other inodes have the next turn. Return whether the cache still has too many.
     """
-    native = volume.engine.cache.native
-    excess = native.hollow() - hollow_max(volume.cache.capacity)
+    hollow = volume.engine.cache.native.hollow()
+    excess = hollow and hollow - hollow_max(volume.cache.capacity)
     if excess <= 0:
         return False
     for file in volume.engine.files_at(volume.engine.native.some_hollow(min(most, excess))):

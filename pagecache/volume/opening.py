@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import os
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -21,7 +22,7 @@ from ..backends.plain import open_seen, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts, Tries
 from ..engine.commit import remote
-from ..engine.commit.owed import FOLLOWING
+from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..engine.file import EngineFile
 from ..engine.io import barrier
 from ..engine.retryer import is_transient
@@ -58,7 +59,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                 inode = use.inode
                 try:
                     volume.engine.keep(inode.engine)
-                    if inode.engine.owed.owes(FOLLOWING):
+                    if inode.engine.owed is not NOTHING_OWED and inode.engine.owed.owes(FOLLOWING):
                         inode.engine.settled(partial(open_renamed, inode.engine), tries)
                     if inode.engine.backend_file is not None:
                         own = opened if opened is not None and _leads_to(inode, opened) else None
@@ -238,7 +239,7 @@ def bind(
             volume.engine.check_unsealed(key)
         handle = make(use)
         with volume.inodes_lock:
-            inode.open_handles[handle] = None
+            inode.open_handles[id(use)] = weakref.ref(handle)
         return handle
     except BaseException:
         lifetimes.release(use)
@@ -287,7 +288,7 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
     """
     engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
-    if exclusive or engine.dispute.base_lost or not engine.versions.is_recent(name, age):
+    if exclusive or engine.dispute.base_lost or not age or not engine.versions.is_recent(name, age):
         began = volume.engine.clock.now()
         quiet, stat = _look(volume, inode, key, tries, follow=not exclusive)
         if quiet is not None and stat is None:
@@ -651,9 +652,8 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
         raise engine.conflict_error()
     if engine.versions.stale:
         return True  # this cache's writes changed it; the end of the flush reads their version
-    whole = engine.limits().commit_on_close
     same = stat.version == engine.versions.base
-    if not whole and stat.version is None:
+    if stat.version is None and not engine.limits().commit_on_close:
         # A version decides, if there is one: storing part of a unit makes an object longer, too.
         same = stat.size == inode.native.remote_size
     if quiet is not None and engine.versions.quiet() != quiet:
@@ -664,6 +664,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
                 engine.dispute.find_base()
             engine.bind()  # the announced change did not happen
         return True
+    whole = engine.limits().commit_on_close
     if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
     if volume.engine.mirror is not None:
