@@ -21,7 +21,7 @@ from pagecache.engine.park import Park
 from pagecache.errors import Key
 from pagecache.testing import AsyncFaultyBackend, BackendConformance
 
-from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern
+from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern, raises
 from .conftest import Attach
 from .over import Over
 from .stores import Store
@@ -153,8 +153,7 @@ def test_odd_answers_of_a_read(attach: Attach, what: str) -> None:
     volume = attach(store, retry=ONCE)
     with volume.open(KEY) as file:
         store.instead["read_into"] = act
-        with pytest.raises(expected):
-            Task(file.pread, 10, 0).result()
+        raises(expected, Task(file.pread, 10, 0).result)
 
         async def main() -> None:
             with pytest.raises(expected):
@@ -176,8 +175,7 @@ def test_odd_answers_of_write_back(attach: Attach, what: str, method: str) -> No
         file.pwrite(b"new", 0)
         store.instead[method] = act
         if method == "write_from" or "Error" in what or "Exit" in what or "Stop" in what:
-            with pytest.raises(WritebackError):
-                Task(file.fsync).result()
+            raises(WritebackError, Task(file.fsync).result)
             assert file.pread(3, 0) == b"new"
         store.instead.clear()
         file.fsync()
@@ -191,8 +189,7 @@ def test_exceptions_that_end_a_program_do_not_end_the_loop(attach: Attach, error
     volume = attach(store)
     with volume.open(KEY) as file:
         store.instead["read_into"] = raising(error)
-        with pytest.raises(type(error)):
-            Task(file.pread, 10, 0).result()
+        raises(type(error), Task(file.pread, 10, 0).result)
         store.instead.clear()
         assert file.pread(10, 0) == DATA[:10]
 
@@ -223,8 +220,7 @@ def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
             "stat": lambda: volume.stat("other"),
             "read_into": lambda: file.pread(10, 8 * PAGE),
         }
-        with pytest.raises(OSError, match="cannot be awaited"):
-            Task(calls.get(method, file.fsync)).result()
+        raises(OSError, Task(calls.get(method, file.fsync)).result, match="cannot be awaited")
         delattr(target, method)
         file.fsync()
         assert store.content(KEY)[:3] == b"new"
@@ -282,8 +278,7 @@ def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
         reader = Task(file.pread, PAGE, 0)
         assert entered.wait(20)
         volume.abort()
-        with pytest.raises(OSError):
-            reader.result()
+        raises(OSError, reader.result)
         store.instead.clear()
         volume.reconnect(store)
         assert file.pread(PAGE, 0) == DATA[:PAGE]
@@ -302,8 +297,7 @@ def test_an_abort_leaves_running_calls_alone(attach: Attach) -> None:
         syncer = Task(file.fsync)
         gate.wait_entered()
         volume.abort()
-        with pytest.raises(OSError):
-            syncer.result()
+        raises(OSError, syncer.result)
         assert gate.waiting == 1
         other = Store({KEY: DATA})
         volume.reconnect(other)
@@ -343,8 +337,7 @@ def test_an_abort_cancels_running_reads(attach: Attach, by: str) -> None:
         volume.abort()
         assert over.wait(20)
         if by != "readahead":
-            with pytest.raises(ShutdownError):
-                reader.result()
+            raises(ShutdownError, reader.result)
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -13,7 +13,7 @@ import pytest
 from pagecache import native
 from pagecache.engine import aside
 
-from ..file.rig import eventually
+from ..file.rig import eventually, raises
 from .conftest import Attach
 from .stores import Store
 
@@ -72,8 +72,7 @@ def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeyp
         with monkeypatch.context() as patched:
             patched.setattr(aside, "start_thread", refuse)
             lane.submit(second)
-            with pytest.raises(BlockingIOError):
-                aside._Lane("other", lambda: 8).submit(aside._Call(lambda: 3))
+            raises(BlockingIOError, aside._Lane("other", lambda: 8).submit, aside._Call(lambda: 3))
         free.set()
         for call in (first, second):
             await asyncio.wait_for(call.over, 20)
@@ -154,8 +153,7 @@ def test_a_future_that_cannot_be_ended_keeps_no_other_from_its_end() -> None:
         over.cancel()
         futures = [bad, over, good, bad]
         posted.acquire()
-        with pytest.raises(OSError, match="refused"):
-            native.wake(posted, futures)
+        raises(OSError, native.wake, posted, futures, match="refused")
         assert (good.done(), futures, posted.locked()) == (True, [], False)
 
     asyncio.run(main())

@@ -17,7 +17,7 @@ import pytest
 from pagecache import DeadlockError, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, PAGE, Task, pattern, until_all_wait
+from ..file.rig import KEY, PAGE, Task, pattern, raises, until_all_wait
 from .conftest import Attach
 from .stores import Store
 from .test_handles import both, run
@@ -176,12 +176,9 @@ def test_without_a_running_loop_an_await_says_so(attach: Attach) -> None:
         plain.write(DATA)
         plain.fsync()
         file = aio.AsyncCachedFile(plain)
-        with pytest.raises(StopIteration) as stop:
-            file.pread(3, 0).send(None)
-        assert stop.value.value == DATA[:3]
+        assert raises(StopIteration, file.pread(3, 0).send, None).value == DATA[:3]
         volume.drop_clean()
-        with pytest.raises(RuntimeError, match="no running event loop"):
-            file.pread(3, 0).send(None)
+        raises(RuntimeError, file.pread(3, 0).send, None, match="no running event loop")
         assert plain.pread(3, 0) == DATA[:3]
 
 

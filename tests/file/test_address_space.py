@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from .rig import KEY, PAGE, Make, pattern
+from .rig import KEY, PAGE, Make, pattern, raises
 
 DATA = pattern(20 * PAGE)
 CAPACITY = 8 << 30
@@ -130,8 +128,7 @@ def test_a_view_keeps_the_memory_of_a_closed_cache_until_it_is_released(make: Ma
 
 def test_answers_of_a_closed_cache(make: Make) -> None:
     """Objects outlive their cache and say so; none of them reads unmapped memory. [2.1]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"x", 0)
     ticket = rig.volume.begin_sync()
     rig.cache.close()
@@ -150,8 +147,7 @@ def test_answers_of_a_closed_cache(make: Make) -> None:
         lambda: rig.cache.resize("1GiB"),
     ]
     for call in refused:
-        with pytest.raises((OSError, ValueError)):
-            call()
+        raises((OSError, ValueError), call)
     file.close()
 
 

@@ -119,8 +119,7 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
 def test_resolve_refuses_what_it_does_not_know(make: Make) -> None:
     """ValueError names it. [T-59]"""
     rig = make({KEY: DATA})
-    with pytest.raises(ValueError, match="merge"):
-        rig.volume.resolve(KEY, "merge")  # type: ignore[arg-type]
+    raises(ValueError, rig.volume.resolve, KEY, "merge", match="merge")
 
 
 def test_no_policy_lays_local_bytes_over_a_version_of_another_program(make: Make) -> None:
@@ -141,8 +140,7 @@ def test_take_remote_gives_local_bytes_up_and_says_so(
     elif notice == "announced":
         rig.volume.invalidate_remote(KEY)
         eventually(lambda: dirty_bytes(rig.volume) == 0)
-    caught = raises(DataLossError, file.fsync)
-    assert [(item.offset, item.length) for item in caught.ranges] == [(PAGE, PAGE)]
+    assert [(item.offset, item.length) for item in raises(DataLossError, file.fsync).ranges] == [(PAGE, PAGE)]
     assert "the foreign version was taken; [4096, 8192) given up" in caplog.text
     file.fsync()
     assert rig.backend.committed(KEY) == file.pread(len(DATA), 0) == OTHER

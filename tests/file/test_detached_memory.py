@@ -14,7 +14,7 @@ from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingBackend
-from .rig import Task
+from .rig import Task, raises
 
 
 def objects(cache: PageCache) -> int:
@@ -174,8 +174,7 @@ def test_a_call_that_hangs_in_the_backend_keeps_what_it_uses() -> None:
         syncing = Task(handle.fsync)
         gate.wait_entered()
         volume.detach(timeout=0.1, on_failed="discard")
-        with pytest.raises(OSError):
-            syncing.result()
+        raises(OSError, syncing.result)
         del volume, handle, syncing
         assert objects(cache) == 1
         filled(cache, 100).detach()

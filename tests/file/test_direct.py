@@ -53,8 +53,7 @@ def test_a_direct_read_stores_into_the_callers_own_buffer(make: Make) -> None:
 
 def test_reads_keep_the_units_of_the_backend(make: Make) -> None:
     """The cache requests whole units; the surplus stays out of the caller's buffer. [2.9]"""
-    rig = make({KEY: DATA}, limits={"read_unit": 512, "max_read": 1024, "boundary": 2048})
-    direct = rig.open("rb", direct=True)
+    direct = make({KEY: DATA}, limits={"read_unit": 512, "max_read": 1024, "boundary": 2048}).open("rb", direct=True)
     for start, length in ((0, 512), (5, 3), (500, 1000), (511, 2), (0, 8 * PAGE), (8 * PAGE - 3, 100)):
         space = bytearray(b"?" * (length + 9))
         done = direct.pread_into(memoryview(space)[:length], start)

@@ -313,5 +313,4 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
     rig.backend.fault("commit", forgetting_commit)
     raises(OSError, direct.fsync, match="forgot")
     answered.open()
-    raised = raises(OSError, writer.result, match="full")
-    assert accepted_before(raised) == 0
+    assert accepted_before(raises(OSError, writer.result, match="full")) == 0

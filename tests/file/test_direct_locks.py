@@ -449,8 +449,7 @@ def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> Non
     fresh = rig.backend.successor()
     rig.volume.reconnect(fresh)
     Task(direct.pwrite, b"y" * PAGE, 9 * PAGE).result()
-    with pytest.raises(DataLossError):
-        Task(file.fsync).result()  # what the interrupted write has sent
+    raises(DataLossError, Task(file.fsync).result)  # what the interrupted write has sent
     Task(file.fsync).result()
     assert (fresh.committed(KEY) or b"")[9 * PAGE : 10 * PAGE] == b"y" * PAGE
     rig.cache.check()

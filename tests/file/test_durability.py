@@ -189,30 +189,6 @@ def test_close_of_a_handle_that_is_not_the_last_writer_makes_no_call(dirty: Rig)
     assert ops(dirty) == ["write_from"]
 
 
-def test_abandon_hands_nothing_over(make: Make) -> None:
-    """Uncommitted bytes are given up; the store and the next opener have the old content. [2.20]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(b"half-written", 0)
-    file.abandon()
-    file.abandon()
-    assert file.closed
-    assert rig.open("rb").pread(len(DATA), 0) == DATA
-    rig.volume.sync(20)
-    assert rig.backend.written(KEY) == DATA
-    assert rig.backend.seen("write_from") == []
-
-
-def test_abandon_beside_another_writer_only_closes(make: Make) -> None:
-    """The bytes belong to the file, not to the handle. [2.20]"""
-    rig = make({KEY: DATA})
-    file, other = rig.open("r+b"), rig.open("r+b")
-    file.pwrite(b"kept", 0)
-    file.abandon()
-    assert other.pread(4, 0) == b"kept"
-    other.fsync()
-    assert rig.backend.committed(KEY) == b"kept" + DATA[4:]
-
-
 def test_sync_on_close_commits(make: Make) -> None:
     """The option makes close commit. [2.20]"""
     rig = make({KEY: b""}, options={"sync_on_close": True})

@@ -381,8 +381,7 @@ def test_every_public_value_pickles_and_is_frozen(value: Any) -> None:
     """Equal after a round trip; attributes cannot be assigned. [T-66]"""
     assert pickle.loads(pickle.dumps(value)) == value
     assert copy.deepcopy(value) == value
-    with pytest.raises((dataclasses.FrozenInstanceError, AttributeError)):
-        setattr(value, dataclasses.fields(value)[0].name, None)
+    raises((dataclasses.FrozenInstanceError, AttributeError), setattr, value, dataclasses.fields(value)[0].name, None)
 
 
 def test_statistics_pickle(stored: Rig) -> None:
@@ -491,8 +490,7 @@ def test_swapped_arguments_are_named(verb: str, direct: bool) -> None:
     call, signature = SWAPPED[verb]
     with PageCache("1MiB") as cache, cache.attach("memory:").open("key", "w+", direct=direct) as file:
         file.pwrite(b"12345", 0)
-        raised = raises(TypeError, call, file, match="the arguments are swapped")
-        assert signature in str(raised)
+        assert signature in str(raises(TypeError, call, file, match="the arguments are swapped"))
         assert file.pread(10, 0) == b"12345"
 
 

@@ -17,7 +17,7 @@ from pagecache.engine.mirror import SHARE
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, without_collector
+from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises, without_collector
 
 CAPACITY = 64 * PAGE
 DATA = pattern(4 * CAPACITY)
@@ -57,9 +57,8 @@ def test_a_writer_gets_an_error_for_memory_that_a_program_keeps(make: Make) -> N
     kept: list[list[memoryview]] = []
     keeping(rig, kept.append)
     file = rig.open("w+b")
-    with pytest.raises(PageCacheError, match=r"\d+ bytes are held by .* slices of buffers") as caught:
-        Task(file.write, DATA).result()
-    error: Any = caught.value
+    caught = raises(PageCacheError, Task(file.write, DATA).result, match=r"\d+ bytes are held by .* slices of buffers")
+    error: Any = caught
     assert error.errno == errno.ENOBUFS
     done = error.characters_written
     assert 0 < done < len(DATA)
@@ -122,9 +121,7 @@ def test_write_back_of_writable_views_frees_no_memory(operation: str, wants: Cal
         backend.use([Rule(operation, gate=gate)])
         saving = Task(file.fsync)
         gate.wait_entered()
-        with pytest.raises(PageCacheError, match="pinned by views") as caught:
-            Task(wants, file).result()
-        assert caught.value.errno == errno.ENOBUFS
+        assert raises(PageCacheError, Task(wants, file).result, match="pinned by views").errno == errno.ENOBUFS
         gate.release()
         saving.result()
         for view in views:

@@ -185,8 +185,7 @@ def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> N
     backend = _Odd(store)
     backend.answers = lambda offset: wrong
     with cache.attach(backend).open("a") as file:
-        caught = raises(BackendProtocolError, file.seek, 5, os.SEEK_DATA, match="next_data answers")
-        assert repr(wrong) in str(caught)
+        assert repr(wrong) in str(raises(BackendProtocolError, file.seek, 5, os.SEEK_DATA, match="next_data answers"))
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])

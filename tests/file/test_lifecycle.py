@@ -341,8 +341,7 @@ def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None
     eventually(lambda: rig.volume.engine.seals)
     lost = Task(rig.cache.close, timeout=0.05, on_failed="discard").result()
     assert [(entry.key, entry.offset, entry.length) for entry in lost] == [(KEY, 0, PAGE)]
-    caught = raises(UnsavedDataError, first.result)
-    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, PAGE)]
+    assert [(r.key, r.offset, r.length) for r in raises(UnsavedDataError, first.result).ranges] == [(KEY, 0, PAGE)]
     gate.open()
 
 

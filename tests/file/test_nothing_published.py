@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache, UnsavedDataError
+from pagecache import CachedFile, UnsavedDataError
 from pagecache.volume import lifetimes
 
-from ..stores import RecordingBackend, RecordingFile
-from .rig import FAST, KEY, PAGE, QUIET, Make, Rig, Task, eventually, pattern, raises
+from ..stores import RecordingFile
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 OLD = pattern(PAGE)
 NEW = pattern(3 * PAGE, seed=1)
@@ -28,42 +28,6 @@ NEW = pattern(3 * PAGE, seed=1)
 def objects(make: Make) -> Rig:
     """An object store with one object, and room for new ones."""
     return make({KEY: OLD}, limits={"commit_on_close": True}, retry=FAST)
-
-
-def store() -> tuple[PageCache, RecordingBackend, CachedFile]:
-    backend = RecordingBackend({KEY: OLD}, commit_on_close=True)
-    cache = PageCache("1MiB", retry=FAST, **QUIET)
-    file = cache.attach(backend, name="store").open(KEY, "r+b")
-    file.pwrite(NEW, 0)
-    return cache, backend, file
-
-
-def test_closing_the_cache_on_purpose_publishes(make: Make) -> None:
-    """No exception: the application asked for it. [T-77, 2.22]"""
-    for how in ("with", "close", "detach"):
-        cache, backend, file = store()
-        if how == "with":
-            with cache:
-                pass
-        elif how == "close":
-            cache.close()
-        else:
-            cache.volumes()[0].detach()
-        assert backend.committed(KEY) == NEW
-        file.close()
-        cache.close()
-
-
-def test_an_exception_in_the_with_block_of_the_handle_publishes_nothing(objects: Rig) -> None:
-    """The handle is abandoned: the object keeps its content, for every later opener too. [T-77]"""
-    with pytest.raises(ZeroDivisionError), objects.volume.open(KEY, "r+b") as file:
-        file.pwrite(NEW, 0)
-        file.sync_range(0, len(NEW))
-        raise ZeroDivisionError
-    eventually(lambda: objects.volume.dirty_ranges(KEY) == [])
-    objects.volume.sync(20)
-    assert objects.backend.committed(KEY) == OLD
-    assert objects.backend.seen("commit") == []
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -135,6 +99,7 @@ ASKING: dict[str, Callable[[Rig, CachedFile], Any]] = {
     "cache.sync": lambda rig, file: rig.cache.sync(20),
     "detach": lambda rig, file: rig.volume.detach(),
     "cache.close": lambda rig, file: rig.cache.close(),
+    "with cache": lambda rig, file: rig.cache.__exit__(None, None, None),
 }
 
 

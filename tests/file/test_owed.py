@@ -52,8 +52,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.truncate(4 * PAGE)  # the outcome is unknown: it is owed
+    raises(OSError, file.truncate, 4 * PAGE, match="the line went dead")  # the outcome is unknown: it is owed
     holding = Holding(monkeypatch)
     reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
     assert holding.stands.wait(WAIT_LIMIT_S)
@@ -148,8 +147,7 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: 
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     file.pwrite(LATER[:PAGE], 0)
     backend.fault("punch_hole answer" if carried_out else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.punch_hole(0, PAGE + 10)  # the outcome is unknown: it is owed
+    raises(OSError, file.punch_hole, 0, PAGE + 10, match="the line went dead")  # the outcome is unknown: it is owed
     rig.volume.abort()
     fresh = backend.successor(lose=not durable, shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)
@@ -174,8 +172,7 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> N
     assert second.written(KEY) == bytes(PAGE) + OLD[PAGE:]
     rig.volume.abort()
     rig.volume.reconnect(second.successor())
-    caught = raises(DataLossError, file.fsync)
-    assert [(lost.offset, lost.length) for lost in caught.ranges] == [(0, PAGE)]
+    assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, PAGE)]
     assert file.pread(2 * PAGE, 0) == OLD
     rig.finish()
 

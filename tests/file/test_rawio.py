@@ -96,8 +96,7 @@ def test_mode_strings_are_judged_as_open_judges_them(make: Make, tmp_path: Path)
 def test_a_bad_mode_is_a_value_error_that_names_it(make: Make, mode: OpenMode) -> None:
     """It creates nothing. [T-59]"""
     rig = make()
-    caught = raises(ValueError, rig.volume.open, "new", mode)
-    assert repr(mode) in str(caught)
+    assert repr(mode) in str(raises(ValueError, rig.volume.open, "new", mode))
     assert not rig.volume.exists("new")
 
 

@@ -264,12 +264,10 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
 def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make, ended: int, landed: bool) -> None:
     """It has failed before the volume is aborted. [2.14, 2.19, 2.22]"""
     backend = ObjectBackend({KEY: OLD})
-    rig = make(backend=backend)
-    file = rig.open("r+b")
+    rig, file = make(backend=backend).opened("r+b")
     file.pwrite(NEW[:PAGE], 0)
     backend.fault("commit answer" if landed else "commit", OSError(ended, "injected"))
-    with pytest.raises(CommitError, match="injected"):
-        file.fsync()
+    raises(CommitError, file.fsync, match="injected")
     rig.volume.abort()
     rig.volume.reconnect(backend)
     file.pwrite(NEW[:PAGE], PAGE)

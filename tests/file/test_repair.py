@@ -87,22 +87,6 @@ def test_failed_data_is_readable_and_not_evicted(make: Make) -> None:
     assert rig.cache.stats().failed >= len(DATA)
 
 
-def test_no_space_then_space(dirty: Rig) -> None:
-    """Failed, retried on request, clean. [T-20]"""
-    fault = dirty.backend.fault("write_from", FULL, times=FOREVER)
-    fails(dirty.handles[0].flush)
-    dirty.volume.retry_failed()
-    eventually(lambda: fault.nr_hit >= 2)
-    assert dirty.handles[0].pread(len(DATA), 0) == DATA
-    fault.clear()
-    dirty.volume.retry_failed(KEY)
-    eventually(lambda: dirty.backend.written(KEY) == DATA)
-    dirty.handles[0].fsync()
-    assert dirty.volume.failed() == []
-    assert dirty.backend.committed(KEY) == DATA
-    assert dirty.cache.stats().failed == 0
-
-
 def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     """Above `failed_limit` they raise the stored errno at once; other files go on; space repairs all. [T-20, 2.16]"""
     rig, file = make(
@@ -353,10 +337,8 @@ def test_two_losses_are_reported_together_or_one_by_one(rig: Rig) -> None:
     for offset in (0, PAGE):
         early.pwrite(b"x", offset)
         rig.volume.discard(KEY)
-        caught = raises(DataLossError, early.fsync)
-        assert [lost.offset for lost in caught.ranges] == [offset]
-    caught = raises(DataLossError, late.fsync)
-    assert [lost.offset for lost in caught.ranges] == [0, PAGE]
+        assert [lost.offset for lost in raises(DataLossError, early.fsync).ranges] == [offset]
+    assert [lost.offset for lost in raises(DataLossError, late.fsync).ranges] == [0, PAGE]
 
 
 def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:

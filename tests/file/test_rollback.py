@@ -85,19 +85,6 @@ def test_a_discard_whose_stat_after_the_rollback_fails_sends_everything_again(ma
     assert backend.committed(KEY) == ALL
 
 
-def test_abandon_returns_while_its_rollback_hangs(make: Make) -> None:
-    """The key is busy until it is over, other keys are not. [2.20, T-50]"""
-    rig, file, backend = uploaded(make)
-    gate = backend.gate("rollback")
-    Task(file.abandon).result()
-    gate.wait_entered()
-    opening = Task(rig.open)
-    assert opening.waits()
-    rig.open("wb", key="other").close()
-    assert opening.result(opening=gate).pread(4 * PAGE, 0) == DATA
-    assert backend.committed(KEY) == DATA
-
-
 def test_closing_with_a_deadline_ends_though_the_rollback_hangs(make: Make, clock: HandClock) -> None:
     """Unsaved data is given up at the deadline, and listed. [2.22, K9]"""
     rig, _file, backend = uploaded(make)

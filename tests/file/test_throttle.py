@@ -22,7 +22,7 @@ from pagecache.native import Pressure
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -380,23 +380,6 @@ def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monke
     for writer in writers:
         assert raises(pagecache.PageCacheError, writer.result).errno == errno.ENOBUFS
     assert len(checks) < 2 * throttle.HOPELESS_CHECKS_MAX
-
-
-def test_nothing_is_committed_without_the_writer_of_an_object(make: Make) -> None:
-    """On commit_on_close volumes without a spool a full cache is an error, not a half-written object. [2.24, 2.23]"""
-    rig = make(
-        {KEY: b"old"}, capacity="1MiB", dirty_background="128KiB", dirty_limit="256KiB",
-        limits={"commit_on_close": True}, options={"spool": None},
-    )  # fmt: skip
-    file = rig.open()
-    caught = raises(pagecache.PageCacheError, lambda: Task(file.pwrite, bytes(MIB), 0).result())
-    assert caught.errno == errno.ENOBUFS
-    accepted = accepted_before(caught)
-    assert rig.backend.seen("commit") == []
-    assert rig.backend.committed(KEY) == b"old"
-    assert file.pread(MIB, 0) == bytes(accepted)
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(accepted)
 
 
 # ---------------------------------------------------------------------------------------------- bytes that always fail

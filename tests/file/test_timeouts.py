@@ -263,8 +263,7 @@ def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache,
         saving = Task(file.fsync)
         gate.wait_entered()
         for dst in ("new", "other"):
-            with pytest.raises(TimeoutError, match="deadline"):
-                Task(volume.rename, KEY, dst, timeout=0.05).result()
+            raises(TimeoutError, Task(volume.rename, KEY, dst, timeout=0.05).result, match="deadline")
         assert backend.calls_of("rename") == []
         volume.open(KEY, "rb").close()
         gate.release()

@@ -221,8 +221,7 @@ def test_a_try_of_the_flusher_that_begins_beside_a_commit_that_saves_everything_
     file, genuine = rig.open("r+b"), overdue.is_blocked
     file.pwrite(b"one", 0)
     rig.backend.fault("commit", OSError(errno.EIO, "not carried out"))
-    with pytest.raises(CommitError):
-        file.fsync()
+    raises(CommitError, file.fsync)
 
     def beside(engine: EngineFile) -> bool:
         monkeypatch.undo()

@@ -147,8 +147,7 @@ def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: i
 def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
     """Others raise UnsupportedOperation and pin nothing. [2.21]"""
     for mode in ("rb", "ab"):
-        with pytest.raises(io.UnsupportedOperation):
-            stored.open(mode).view(0, 10, writable=True)
+        raises(io.UnsupportedOperation, stored.open(mode).view, 0, 10, writable=True)
     assert stored.cache.stats().pinned == 0
 
 

@@ -26,6 +26,7 @@ from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec.calls import about, stat_of, tagged
 from pagecache.engine.blocking import is_async
+from tests.file.rig import raises
 from tests.fsspec_below.place import get
 from tests.fsspec_below.stores import Streams, Whole
 
@@ -75,8 +76,7 @@ def test_local_files_are_found_whatever_is_around_them(tmp_path: Path, form: str
 
 
 def test_directories_are_made_where_the_local_file_system_is_to_make_them(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        FsspecBackend(LocalFileSystem(), str(tmp_path / "a"))
+    raises(FileNotFoundError, FsspecBackend, LocalFileSystem(), str(tmp_path / "a"))
     backend = FsspecBackend(LocalFileSystem(auto_mkdir=True), str(tmp_path / "a"))
     file = backend.open("b/c/key", create=True)
     file.write_from(0, [memoryview(b"x")])
@@ -172,14 +172,12 @@ def test_read_only_as_it_was_given() -> None:
         lambda: backend.remove("key"),
         lambda: backend.rename("key", "other"),
     ):
-        with pytest.raises(io.UnsupportedOperation, match="whole: was given as read_only"):
-            call()
+        raises(io.UnsupportedOperation, call, match="whole: was given as read_only")
     assert list(fs.objects) == ["bucket/key"]
 
 
 def test_file_systems_that_cannot_read_ranges_say_so_at_open() -> None:
-    with pytest.raises(io.UnsupportedOperation, match="streams: cannot read ranges"):
-        FsspecBackend(Streams(), "x").open("key")
+    raises(io.UnsupportedOperation, FsspecBackend(Streams(), "x").open, "key", match="streams: cannot read ranges")
     fs = Whole()
     fs.put("bucket/key", b"content")
     fs.ranges = False
@@ -240,10 +238,9 @@ def installed() -> Iterator[None]:
     ],
 )
 def test_urls_that_lead_nowhere_say_why(url: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as raised:
-        open_url(url)
+    raised = raises(ValueError, open_url, url, match=words)
     if "simplecache" not in url:
-        assert repr(url) in str(raised.value)
+        assert repr(url) in str(raised)
 
 
 def test_url_gives_options_to_whom_they_belong(tmp_path: Path) -> None:
@@ -356,5 +353,4 @@ def test_version_is_what_belongs_to_the_content_or_a_time_with_the_size() -> Non
     assert stat_of({"size": 5, "modified": "2026-01-02"}).version == "2026-01-02:5:"
     assert stat_of({"size": 5, "type": "file"}).version is None
     for size in (None, -1, "5", True):
-        with pytest.raises(io.UnsupportedOperation, match="unknown size"):
-            stat_of({"size": size, "type": "file"})
+        raises(io.UnsupportedOperation, stat_of, {"size": size, "type": "file"}, match="unknown size")

@@ -18,6 +18,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec.objects import STAGE
+from tests.file.rig import raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
 
@@ -51,10 +52,9 @@ def test_upload_that_fails_half_way_leaves_the_old_object_and_nothing_else(place
     file.truncate(size)
     put(file, 0, b"NEW")
     place.fs.hooks.before[storing(place, size)] = once(OSError(errno.ENOSPC, "full"))
-    with pytest.raises(OSError) as raised:
-        file.commit()
+    raised = raises(OSError, file.commit)
     gc.collect()
-    assert raised.value.errno == errno.ENOSPC
+    assert raised.errno == errno.ENOSPC
     assert place.content("key") == OLD
     assert [name for name in place.names() if STAGE in name] == []
     file.commit()  # nothing has to be sent again
@@ -75,8 +75,7 @@ def test_upload_that_fails_is_published_neither_by_close_nor_by_the_garbage_coll
             raise OSError(errno.EIO, "planted")
 
     place.fs.hooks.before["upload"] = fails
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     gc.collect()
     assert place.content("key") == OLD
     file.commit()
@@ -90,8 +89,7 @@ def test_move_that_fails_leaves_the_old_object_and_nothing_else(place: Place) ->
     file = place.backend.open("key")
     put(file, 5, b"NEW")
     place.fs.hooks.before["mv" if isinstance(place.fs, Elsewhere) else "cp_file"] = once(PermissionError("no"))
-    with pytest.raises(PermissionError):
-        file.commit()
+    raises(PermissionError, file.commit)
     assert place.content("key") == OLD
     assert [name for name in place.names() if STAGE in name] == []
 
@@ -102,8 +100,7 @@ def test_move_that_does_not_replace_is_an_error_and_no_lost_update(tmp_path: Pat
     place.put("key", OLD)
     file = place.backend.open("key")
     put(file, 0, b"NEW")
-    with pytest.raises(io.UnsupportedOperation, match="mv does not replace"):
-        file.commit()
+    raises(io.UnsupportedOperation, file.commit, match="mv does not replace")
     assert place.content("key") == OLD
     assert place.names() == ["key"]
     made = place.backend.open("other", create=True)
@@ -121,8 +118,7 @@ def test_read_that_fails_half_way_is_tried_again_and_mixes_nothing(place: Place)
         assert file.pread(LARGE, 0) == OLD
         place.fs.hooks.before[method] = always(PermissionError("no longer"))
         file.volume.drop_clean("key")
-        with pytest.raises(PermissionError):
-            file.pread(4096, 0)
+        raises(PermissionError, file.pread, 4096, 0)
         place.fs.hooks.before.clear()
 
 
@@ -130,9 +126,7 @@ def test_what_is_written_waits_on_this_machine_and_its_disk_may_be_full(small: C
     folder = small("256k")
     place = Place(Whole(), "bucket", spool=folder)
     file = place.backend.open("key", create=True)
-    with pytest.raises(OSError) as raised:
-        put(file, 0, OLD)
-    assert raised.value.errno == errno.ENOSPC
+    assert raises(OSError, put, file, 0, OLD).errno == errno.ENOSPC
     file.truncate(0)
     put(file, 0, b"small")
     file.commit()
@@ -149,8 +143,7 @@ def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     place.fs.hooks.after["mv" if isinstance(place.fs, Elsewhere) else "cp_file"] = once(TimeoutError("no answer"))
-    with pytest.raises(TimeoutError):
-        file.commit()
+    raises(TimeoutError, file.commit)
     assert place.content("key") == b"NEW" + OLD[3:]
     assert file.commit() == place.backend.stat("key").version
     put(file, 1, b"-")
@@ -165,8 +158,7 @@ def stored_without_an_answer() -> tuple[Place, Any]:
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
-    with pytest.raises(TimeoutError):
-        file.commit()
+    raises(TimeoutError, file.commit)
     return place, file
 
 
@@ -182,9 +174,7 @@ def test_bytes_written_after_a_lost_answer_replace_the_stored_ones() -> None:
 def test_version_of_another_client_after_a_lost_answer_is_a_conflict() -> None:
     place, file = stored_without_an_answer()
     place.put("key", OLD)  # of equal length
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, file.commit).errno == errno.ESTALE
     assert place.content("key") == OLD
 
 

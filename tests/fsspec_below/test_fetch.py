@@ -15,6 +15,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
+from tests.file.rig import raises
 from tests.fsspec_below.stores import Elsewhere, Whole, always
 
 PAGE = 4096
@@ -137,8 +138,7 @@ def test_a_read_that_fails_is_reported_when_the_others_have_ended_and_no_other_i
     place.fs.reading, place.fs.have_read = reading, ended.append
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", joined)
-        with pytest.raises(OSError, match="broken"):
-            place.file.commit()
+        raises(OSError, place.file.commit, match="broken")
     found = len(place.fs.ranges), len(ended)
     waited_for.set()
     assert found == (2, 1)
@@ -166,9 +166,7 @@ def test_an_object_that_became_shorter_is_a_conflict_and_stays(tmp_path: Path) -
     place = Place(tmp_path)
     place.write(5, b"new")
     place.fs.reading = lambda start: void(place.path.write_bytes(b"short"))
-    with pytest.raises(OSError) as raised:
-        place.file.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, place.file.commit).errno == errno.ESTALE
     assert place.path.read_bytes() == b"short"
 
 

@@ -12,6 +12,7 @@ from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
 from tests.clients.shelf import Shelf
+from tests.file.rig import raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
@@ -23,8 +24,7 @@ def test_temporary_objects_are_private(place: Place) -> None:
     place.put(f"{STAGE}/1-a-1", b"left")
     assert [stat.key for stat in place.backend.list()] == ["key", "other"]
     for key in (f"{STAGE}/1-a-1", f"a/{STAGE}/b"):
-        with pytest.raises(ValueError, match=r"is the backend's own"):
-            place.backend.open(key, create=True)
+        raises(ValueError, place.backend.open, key, create=True, match=r"is the backend's own")
 
 
 @pytest.mark.parametrize("key", ["a[1]", "*", "what?", "a b", "ü", "x{1,2}", "100%"])
@@ -58,9 +58,7 @@ def test_names_that_look_like_patterns_mean_themselves(place: Place, key: str) -
 def test_keys_that_no_object_has_are_refused(key: Any, rule: str) -> None:
     backend = FsspecBackend(Whole(), "bucket")
     for call in (backend.canonical, backend.open, backend.stat, backend.remove):
-        with pytest.raises(ValueError, match=rule) as raised:
-            call(key)
-        assert repr(key) in str(raised.value)
+        assert repr(key) in str(raises(ValueError, call, key, match=rule))
 
 
 def test_names_of_one_object_have_one_key() -> None:
@@ -103,8 +101,7 @@ def test_uncached_bytes_of_a_removed_object_are_gone_and_that_is_no_conflict(pla
         volume = cache.attach(place.backend)
         with volume.open("key", "rb") as file:
             volume.remove("key")
-            with pytest.raises(FileNotFoundError, match=r"uncached bytes of a removed object are gone: 'key'"):
-                file.pread(1, 0)
+            raises(FileNotFoundError, file.pread, 1, 0, match=r"uncached bytes of a removed object are gone: 'key'")
             assert file.size == len(OLD)
 
 
@@ -117,8 +114,7 @@ def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Plac
             assert (volume.exists("made"), volume.exists("other")) == (False, True)
             volume.remove("other")
             assert not volume.exists("other")
-            with pytest.raises(FileNotFoundError):
-                volume.remove("other")
+            raises(FileNotFoundError, volume.remove, "other")
     assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
 
 
@@ -133,8 +129,7 @@ def test_directories_are_no_objects(place: Place) -> None:
         lambda: place.backend.rename("key", "folder"),
     ]
     for call in calls:
-        with pytest.raises(IsADirectoryError):
-            call()
+        raises(IsADirectoryError, call)
     assert place.backend.stat("folder").kind == "dir"
 
 

@@ -11,6 +11,7 @@ import pytest
 from pagecache import BackendError, PageCache
 from pagecache.backends import TransformBackend
 from tests.backends.transforms import Sealed
+from tests.file.rig import raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
 
@@ -87,6 +88,4 @@ def test_errors_with_advice_of_the_backend_pass() -> None:
     place.put("key", OLD)
     file = place.backend.open("key")
     place.fs.hooks.before["cat_file"] = always(BackendError(errno.EBUSY, "slow down", retry=True, retry_after=2.0))
-    with pytest.raises(BackendError) as raised:
-        get(file, 0, 10)
-    assert raised.value.retry_after == 2.0
+    assert raises(BackendError, get, file, 0, 10).retry_after == 2.0

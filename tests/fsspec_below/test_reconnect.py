@@ -23,7 +23,7 @@ from pagecache import (
 )
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Task, eventually
+from tests.file.rig import Task, eventually, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
@@ -85,11 +85,9 @@ def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
     volume.reconnect(backend(place))
     if moment == "after the open":
         place.put("key", b"theirs!")
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     assert place.content("key") == b"theirs!"
-    with pytest.raises(ConflictError):
-        file.pread(1, len(OLD) - 2)
+    raises(ConflictError, file.pread, 1, len(OLD) - 2)
     with pytest.raises(ConflictError):
         volume.resolve("key", "force")  # not all bytes of the base are cached, and the store has none of them
     replaced = [(entry.offset, entry.length) for entry in volume.resolve("key", "rebase")]
@@ -115,8 +113,7 @@ def test_changes_are_given_up_for_the_other_version_on_request(place: Place, ope
     acknowledged(file)
     place.put("key", b"theirs!")
     volume.reconnect(backend(place))
-    with pytest.raises(DataLossError):
-        file.fsync()
+    raises(DataLossError, file.fsync)
     assert file.pread(8, 0) == place.content("key") == b"theirs!"
 
 
@@ -136,14 +133,12 @@ def test_a_commit_of_unknown_result_makes_no_foreign_version(
             volume.abort()
             gate.release()
             eventually(lambda: not file._inode.engine.publications)
-        with pytest.raises((CommitError, ShutdownError)):
-            saving.result()
+        raises((CommitError, ShutdownError), saving.result)
         volume.reconnect(backend(place))
         if not landed:
             place.put("key", b"theirs!")
             volume.reconnect(backend(place))
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             assert place.content("key") == b"theirs!"
             return
         file.pwrite(b"more", 4)
@@ -171,16 +166,14 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
         if lost == "in flight":
             gate.wait_entered()
             volume.abort()
-        with pytest.raises((CommitError, ShutdownError)):
-            saving.result()
+        raises((CommitError, ShutdownError), saving.result)
         place.repair()
         if replaced:
             place.put("key", b"theirs!")
         volume.reconnect(volume.backend if to == "the same backend" else backend(place))
     file.pwrite(b"more", 4)
     if replaced:
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         assert place.content("key") == b"theirs!"
         volume.resolve("key", "rebase")
     file.fsync()
@@ -241,8 +234,7 @@ def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
         renaming = Task(volume.rename, "key", "other")
         gate.wait_entered()
         volume.abort()
-        with pytest.raises(ShutdownError):
-            renaming.result()
+        raises(ShutdownError, renaming.result)
 
         def answer() -> None:
             gate.release()
@@ -299,8 +291,7 @@ def test_a_new_file_tells_the_copy_of_a_rename_from_the_version_of_another_clien
             faulty.fence()
         volume.reconnect(faulty, fenced=fenced)
         if stored != "nothing":
-            with pytest.raises(ConflictError):
-                file.pread(4, len(OLD) - 4)
+            raises(ConflictError, file.pread, 4, len(OLD) - 4)
             return
         assert file.pread(4, len(OLD) - 4) == OLD[-4:]
         file.fsync()

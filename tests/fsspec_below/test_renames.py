@@ -27,7 +27,7 @@ from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import opening
 from pagecache.volume.inode import Inode
-from tests.file.rig import Task
+from tests.file.rig import Task, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
@@ -76,12 +76,10 @@ def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
             stack.callback(file.abandon)
             use(file)
         place.take_away("key")
-        with pytest.raises(FileNotFoundError):
-            volume.rename("key", "precious")
+        raises(FileNotFoundError, volume.rename, "key", "precious")
         assert place.content("precious") == PRECIOUS
         if use is not None:
-            with pytest.raises(OSError):
-                file.pread(4, len(OLD) - 4)
+            raises(OSError, file.pread, 4, len(OLD) - 4)
 
 
 def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> None:
@@ -91,8 +89,7 @@ def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> N
         file = volume.open("made", "wb")
         file.write(b"given up")
         file.abandon()
-        with pytest.raises(FileNotFoundError):
-            volume.rename("made", "key")
+        raises(FileNotFoundError, volume.rename, "made", "key")
     assert place.content("key") == OLD
 
 
@@ -112,8 +109,7 @@ def test_object_whose_commit_was_not_carried_out_replaces_another_at_its_next_co
     file = place.backend.open("made", create=True)
     put(file, 0, b"new")
     place.lose_commit(landed=False)
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     place.repair()
     place.backend.rename("made", "key")
     assert place.content("key") == OLD
@@ -134,8 +130,7 @@ def test_object_that_is_not_committed_yet_replaces_no_version_that_was_stored_af
         place.put("key", OTHER)
         with contextlib.suppress(OSError):  # a unit that was uploaded for the old name has to be sent again
             file.fsync()
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         file.abandon()
     assert place.content("key") == OTHER
 
@@ -166,11 +161,9 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(
         use(file)
         place.put("key", OTHER)
         volume.rename("key", "other")
-        with pytest.raises(ConflictError):
-            file.pread(4, len(OLD) - 4)
+        raises(ConflictError, file.pread, 4, len(OLD) - 4)
         if use is uploaded:
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
         file.abandon()
     assert (place.content("key"), place.content("other")) == (None, OTHER)
 
@@ -183,10 +176,8 @@ def test_forcing_a_renamed_object_takes_no_byte_of_another_version(place: Place)
         file.pwrite(b"W", 0)
         place.put("key", OTHER)
         volume.rename("key", "other")
-        with pytest.raises(ConflictError):
-            file.fsync()
-        with pytest.raises(ConflictError):
-            volume.resolve("other", "force")
+        raises(ConflictError, file.fsync)
+        raises(ConflictError, volume.resolve, "other", "force")
         assert (place.content("other"), file.pread(1, 0)) == (OTHER, b"W")
         volume.resolve("other", "rebase")
         file.close()
@@ -259,8 +250,7 @@ def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         backend.use([Rule("stat", error=errno.ECONNRESET, times=2)])
-        with pytest.raises(ConnectionResetError):
-            volume.rename("key", "other")
+        raises(ConnectionResetError, volume.rename, "key", "other")
         backend.use([])
         if not ours:
             place.put("other", OTHER)
@@ -276,11 +266,9 @@ def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
             file.close()
             assert place.content("other") == expected
         else:
-            with pytest.raises(ConflictError):
-                file.pread(4, len(OLD) - 4)
+            raises(ConflictError, file.pread, 4, len(OLD) - 4)
             if use is not read:
-                with pytest.raises(ConflictError):
-                    file.fsync()
+                raises(ConflictError, file.fsync)
             file.abandon()
             assert place.content("other") == OTHER
 
@@ -341,11 +329,9 @@ def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_c
         volume.rename("key", "other")
         place.fs.hooks.after.clear()
         if use is uploaded:
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
         else:
-            with pytest.raises(FileNotFoundError):
-                file.pread(4, len(OLD) - 4)
+            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
             file.pwrite(b"W", 0)
             file.fsync()
         file.abandon()
@@ -392,12 +378,9 @@ def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_
     place.put("other", OTHER)
     file = place.backend.open("key")
     place.fs.hooks.after["mv"] = lambda path: place.put("key", PRECIOUS)
-    with pytest.raises(io.UnsupportedOperation, match="mv does not replace"):
-        place.backend.rename("key", "other")
+    raises(io.UnsupportedOperation, place.backend.rename, "key", "other", match="mv does not replace")
     assert file.stat().key == "key"
-    with pytest.raises(OSError) as raised:
-        get(file, 0, 4)
-    assert (raised.value.errno, place.content("other")) == (errno.ESTALE, OTHER)
+    assert (raises(OSError, get, file, 0, 4).errno, place.content("other")) == (errno.ESTALE, OTHER)
 
 
 @pytest.mark.parametrize("use", [read, written, uploaded])
@@ -414,11 +397,9 @@ def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         volume.rename("key", "other")
-        with pytest.raises(ConflictError):
-            file.pread(4, len(OLD) - 4)
+        raises(ConflictError, file.pread, 4, len(OLD) - 4)
         if use is not read:
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
         file.abandon()
     assert (place.content("key"), place.content("other")) == (None, longer)
 
@@ -523,8 +504,7 @@ def test_call_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place,
             else:
                 volume.rename("source", "key")
             volume.rename("key", "other")
-            with pytest.raises(FileNotFoundError):
-                file.pread(4, len(OLD) - 4)
+            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
     assert (losing.content("key"), losing.content("other")) == (None, OTHER)
 
 
@@ -540,12 +520,10 @@ def test_call_that_is_repeated_after_a_lost_answer_succeeds(silent: Place, verb:
         with volume.open("key", "rb", read_ahead=0) as file:
             read(file)
             silent.lose(1000)
-            with pytest.raises(OSError):
-                call()
+            raises(OSError, call)
             silent.repair()
             call()
-            with pytest.raises(FileNotFoundError):
-                call()
+            raises(FileNotFoundError, call)
             if verb == "rename":
                 assert file.pread(4, len(OLD) - 4) == OLD[-4:]
     assert (silent.content("key"), silent.content("other")) == (None, OLD if verb == "rename" else None)
@@ -556,8 +534,7 @@ def test_new_object_whose_commit_was_not_answered_can_be_renamed(losing: Place) 
     file = losing.backend.open("made", create=True)
     put(file, 0, b"content")
     losing.lose_commit(landed=True)
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     losing.repair()
     losing.backend.rename("made", "other")
     put(file, 0, b"C")
@@ -574,8 +551,7 @@ def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(s
         with volume.open("key", "r+b", read_ahead=0) as file:
             read(file)
             silent.lose(1000)
-            with pytest.raises(OSError):
-                volume.rename("key", "other")
+            raises(OSError, volume.rename, "key", "other")
             silent.repair()
             if name is not None:
                 assert volume.exists(name) is (name == "other")
@@ -596,8 +572,7 @@ def faulty(place: Place) -> Iterator[Faulty]:
 def lose_answer(backend: FaultyBackend, change: Callable[[], None], *, landed: bool) -> None:
     """Make a remove or rename whose last try gets no answer. `landed`: it was carried out."""
     backend.use([Rule(("remove", "rename"), error=errno.ECONNRESET, done=landed)])
-    with pytest.raises(ConnectionResetError):
-        change()
+    raises(ConnectionResetError, change)
     backend.use([])
 
 
@@ -609,8 +584,7 @@ def fail_to_commit(place: Place, backend: FaultyBackend, file: CachedFile, how: 
         place.lose_commit(landed=True)
     else:
         backend.use([Rule("commit", error=errno.ECONNRESET, done=how == "carried out", times=1)])
-    with pytest.raises(OSError):
-        file.fsync()
+    raises(OSError, file.fsync)
     backend.use([])
     place.repair()
 
@@ -657,8 +631,7 @@ def test_another_clients_version_is_a_conflict_behind_a_commit_without_an_answer
     volume.rename("key", "other")
     if stored == "after the rename":
         place.put("other", OTHER)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
@@ -712,8 +685,7 @@ def test_an_own_remove_without_an_answer_is_no_change_by_another_program(
     lose_answer(backend, partial(volume.remove, "key"), landed=landed)
     if then == "remove":
         volume.remove("key")
-        with pytest.raises(FileNotFoundError):
-            volume.remove("key")
+        raises(FileNotFoundError, volume.remove, "key")
     else:
         assert volume.exists("key") is not landed
         volume.remove("key") if not landed else file.fsync()

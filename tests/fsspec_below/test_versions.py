@@ -17,6 +17,7 @@ from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine import volume as engine_volume
+from tests.file.rig import raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
 from tests.rebased import Written
@@ -34,15 +35,11 @@ def test_commit_over_a_version_of_another_client_is_refused(place: Place) -> Non
     file = place.backend.open("key")
     put(file, 0, b"NEW")
     place.put("key", b"theirs")
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, file.commit).errno == errno.ESTALE
     assert place.content("key") == b"theirs"
     assert place.names() == [name for name in place.names() if STAGE not in name]
     file.rollback()
-    with pytest.raises(OSError) as raised:
-        get(file, LARGE - 10, 10)  # the file stays with the version that it was opened with
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, get, file, LARGE - 10, 10).errno == errno.ESTALE
     file = place.backend.open("key")
     put(file, 0, b"T")
     file.commit()
@@ -59,10 +56,8 @@ def test_rollback_takes_no_version_of_another_client(place: Place) -> None:
         file.pwrite(b"K" * 4096, 4096)
         place.put("key", bytes(LARGE))
         volume.discard("key", 1 << 20, 1 << 20)
-        with pytest.raises(ConflictError):
-            file.pread(4, LARGE - 4)
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.pread, 4, LARGE - 4)
+        raises(ConflictError, file.fsync)
         file.abandon()
     assert place.content("key") == bytes(LARGE)
 
@@ -77,9 +72,7 @@ def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Pla
         file_system.put("key", b"theirs")
 
     file_system.fs.hooks.before[method] = somebody
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, file.commit).errno == errno.ESTALE
     assert file_system.content("key") == b"theirs"
     assert [name for name in file_system.names() if STAGE in name] == []
 
@@ -88,9 +81,7 @@ def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> 
     made = place.backend.open("made", create=True, exclusive=True)
     put(made, 0, b"ours")
     place.put("made", b"theirs")
-    with pytest.raises(OSError) as raised:
-        made.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, made.commit).errno == errno.ESTALE
     assert place.content("made") == b"theirs"
 
 
@@ -111,8 +102,7 @@ def test_open_finds_the_version_of_another_client_below_an_uncommitted_change(pl
         CHANGES[change](file)
         volume.open("key", "rb").close()
         place.put("key", OLD[::-1])
-        with pytest.raises(ConflictError):
-            volume.open("key", "rb")
+        raises(ConflictError, volume.open, "key", "rb")
 
 
 @pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
@@ -128,8 +118,7 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         if created:
             volume.rename("draft", "key")
         place.take_away("key")
-        with pytest.raises(ConflictError if on_conflict == "fail" else DataLossError):
-            file.fsync()
+        raises(ConflictError if on_conflict == "fail" else DataLossError, file.fsync)
         volume.resolve("key", "discard")
         assert (volume.exists("key"), volume.unsaved()) == (False, [])
         with contextlib.suppress(DataLossError):
@@ -153,8 +142,7 @@ def test_exactly_what_was_written_is_laid_over_the_other_version(place: Place, s
             model.change(30)
             model.put(10, 3)
             place.put("key", theirs)
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             volume.resolve("key", "rebase")
             cache.check()
             assert file.pread(100_000, 0) == model.over(theirs)
@@ -177,8 +165,7 @@ def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place
                 expected[begin : begin + piece] = ours[begin : begin + piece]
             assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
             place.put("key", other)
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             volume.resolve("key", "rebase")
             assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
             file.fsync()
@@ -190,9 +177,7 @@ def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
     file = place.backend.open("key")
     assert get(file, LARGE - 10, 10) == OLD[-10:]
     place.put("key", OLD[::-1])
-    with pytest.raises(OSError) as raised:
-        get(file, LARGE - 10, 10)
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, get, file, LARGE - 10, 10).errno == errno.ESTALE
     assert get(place.backend.open("key"), 0, 6) == OLD[:-7:-1]
 
 
@@ -203,9 +188,7 @@ def test_file_that_was_opened_on_another_version_serves_no_later_read(tmp_path: 
     file = place.backend.open("key")
     (tmp_path / "key").rename(tmp_path / "aside")
     place.put("key", OLD[::-1])
-    with pytest.raises(OSError) as raised:
-        get(file, 0, 6)
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, get, file, 0, 6).errno == errno.ESTALE
     (tmp_path / "aside").rename(tmp_path / "key")
     assert get(file, 0, 6) == OLD[:6]
 
@@ -303,9 +286,7 @@ def test_without_versions_another_size_is_a_conflict_and_the_same_size_is_not_se
     file = place.backend.open("key")
     put(file, 0, b"new")
     place.put("key", b"longer")
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ESTALE
+    assert raises(OSError, file.commit).errno == errno.ESTALE
     place.put("key", b"yet")
     file.commit()
     assert place.content("key") == b"new"
@@ -344,9 +325,7 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
         file_system.put(keys[0], b"theirs")
         with volume.open(keys[0], "r+b") as file:
             file.pwrite(b"ours", 0)
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             volume.discard(keys[0])
-            with pytest.raises(DataLossError):
-                file.fsync()
+            raises(DataLossError, file.fsync)
     assert file_system.content(keys[0]) == b"theirs"

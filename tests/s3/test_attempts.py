@@ -14,7 +14,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing import Gate
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Task
+from ..file.rig import Task, raises
 from .requests import is_for
 from .servers import PART, Bucket
 
@@ -46,8 +46,7 @@ def test_a_commit_that_lands_after_a_truncate_is_not_taken_for_the_truncated_one
     file = backend.open("k")
     file.write_from(3 * PART, [memoryview(b"W" * PART)])
     lose(proxy, "reset")
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     proxy.rules.clear()
     [(_, id)] = bucket.uploads()
     parts = client.list_parts(**upload, UploadId=id)["Parts"]
@@ -73,8 +72,7 @@ def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_com
     file, room = backend.open("k"), bytearray(4)
     file.write_from(0, [memoryview(b"W" * PART)])
     lose(proxy, "lost")
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     with Gate() as gate:
         proxy.rules = [ProxyRule("call", is_for("HeadObject"), action=gate.enter)]
         reading = Task(file.read_into, 3 * PART, [memoryview(room)])
@@ -91,8 +89,7 @@ def test_a_read_sees_later_bytes_over_a_commit_of_unknown_result(
     file, room = backend.open("k"), bytearray(2 * PART)
     file.write_from(0, [memoryview(b"W" * PART)])
     lose(proxy, "lost")
-    with pytest.raises(OSError):
-        file.commit()
+    raises(OSError, file.commit)
     proxy.rules.clear()
     file.truncate(PART + 10)
     assert file.read_into(0, [memoryview(room)]) == PART + 10

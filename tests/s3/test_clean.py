@@ -27,6 +27,7 @@ from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.clock import HandClock
+from ..file.rig import raises
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -182,8 +183,7 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
     file = backend.open("k", create=True)
     failing = ProxyRule("reset", is_for(request_), times=float("inf"))
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload")), failing]
-    with pytest.raises(OSError):
-        file.write_from(0, [memoryview(bytes(5 << 20))])
+    raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
     file.write_from(0, [memoryview(bytes(5 << 20))])
     file.close()
     failing.times = failing.seen + 2
@@ -207,8 +207,7 @@ def test_every_beginning_that_was_not_answered_is_ended(
     proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), times=2), unlisted]
     for seconds in (0.0, 100.0):
         clock.advance(seconds)
-        with pytest.raises(OSError):
-            file.write_from(0, [memoryview(bytes(5 << 20))])
+        raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
     assert len(bucket.uploads()) == 2
     file.close()
     unlisted.times = 0
@@ -226,8 +225,7 @@ def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_
     file = committed(backend)
 
     def begins() -> None:
-        with pytest.raises(OSError):
-            file.write_from(0, [memoryview(bytes(5 << 20))])
+        raises(OSError, file.write_from, 0, [memoryview(bytes(5 << 20))])
 
     lost = ProxyRule("lost", is_for("CreateMultipartUpload"), times=2)
     listed = ProxyRule("call", is_for("ListParts"), action=begins)  # the uploads are listed by then
@@ -345,8 +343,7 @@ def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
         server.start()
         backend.close()
         assert bucket.left_behind() == []
-        with pytest.raises(OSError):
-            file.close()
+        raises(OSError, file.close)
 
 
 @pytest.mark.parametrize("arguments", [("memory:",), ("s3:bucket",), ("s3://bucket", "--older-than", "soon")])

@@ -22,6 +22,7 @@ from pagecache import (
 from pagecache.engine.retryer import is_refusal
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for, name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -145,8 +146,7 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
         for data in (b"a", b"b" * PART):
             proxy.rules = [ProxyRule("reset", lambda call: call.query.get("partNumber") == "1", times=100)]
             file.pwrite(data, len(OLD) - len(data) + len(data) // PART * 2 * PART)
-            with pytest.raises(WritebackError):
-                file.fsync()
+            raises(WritebackError, file.fsync)
         proxy.rules.clear()
         file.truncate(len(OLD))
         file.truncate(16 * PART)
@@ -172,8 +172,7 @@ def test_bytes_that_are_written_again_between_two_tries_are_sent_again(
             proxy.rules = [ProxyRule("reset", is_for("UploadPartCopy"), times=100)]
             file.pwrite(data, len(OLD))
             content[len(OLD) :] = data
-            with pytest.raises(WritebackError):
-                file.fsync()
+            raises(WritebackError, file.fsync)
         proxy.rules.clear()
         file.fsync()
     assert bucket.get("k") == content
@@ -206,8 +205,7 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
             ProxyRule("lost", is_for("CompleteMultipartUpload")),
             ProxyRule("reset", is_for("HeadObject"), times=100),
         ]
-        with pytest.raises(WritebackError):
-            file.fsync()
+        raises(WritebackError, file.fsync)
         file.pwrite(b"second", 2 * PART)
         proxy.rules.clear()
         file.fsync()
@@ -228,10 +226,9 @@ def test_a_commit_that_cannot_be_looked_for_may_have_been_carried_out(
             ProxyRule("lost", is_for("CompleteMultipartUpload")),
             ProxyRule("reset", is_for("HeadObject"), times=100),
         ]
-        with pytest.raises(BackendError) as raised:
-            file.commit()
+        raised = raises(BackendError, file.commit)
         proxy.rules.clear()
-        assert (raised.value.retry, is_refusal(raised.value)) == (True, False)
+        assert (raised.retry, is_refusal(raised)) == (True, False)
         file.commit()
     assert bucket.get("k")[:5] == b"first"
 
@@ -301,10 +298,9 @@ def test_without_permission_data_stays_and_the_error_names_key_and_code(
     with volume.open("k", "r+") as file:
         file.pwrite(b"mine", 5)
         proxy.rules = [ProxyRule("status", is_for(*WRITES), status=403, body=denied, times=1000)]
-        with pytest.raises(WritebackError, match="AccessDenied") as raised:
-            file.fsync()
-        assert raised.value.filename == "k"
-        assert "k" in str(raised.value)
+        raised = raises(WritebackError, file.fsync, match="AccessDenied")
+        assert raised.filename == "k"
+        assert "k" in str(raised)
         assert file.pread(4, 5) == b"mine"
         assert bucket.get("k") == OLD
         proxy.rules.clear()

@@ -14,6 +14,7 @@ from pagecache.backends.s3.backend import Conditions
 from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for
 from .servers import Server, new_bucket
 
@@ -46,8 +47,7 @@ def test_a_trial_that_fails_is_made_again(ministack: Server) -> None:
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
         for verb in ("PutObject", "CreateMultipartUpload", "UploadPartCopy", "UploadPart", "CompleteMultipartUpload"):
             proxy.rules = [ProxyRule("reset", is_for(verb))]
-            with pytest.raises(ConnectionError):
-                backend.honours()
+            raises(ConnectionError, backend.honours)
         proxy.rules = []
         assert backend.honours() == Conditions()
         backend.close()
@@ -58,8 +58,7 @@ def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(ministac
         backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
         for nth in (1, 2):
             proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), nth=nth)]
-            with pytest.raises(ConnectionError):
-                backend.honours()
+            raises(ConnectionError, backend.honours)
             assert bucket.left_behind() == []
         backend.close()
 
@@ -74,8 +73,7 @@ def test_a_trial_that_could_not_clean_up_does_so_at_the_close(ministack: Server,
             proxy.rules = [ProxyRule("reset", times=float("inf"))]
 
         proxy.rules = [ProxyRule("call", is_for(request_), action=fail), ProxyRule("reset", is_for(request_))]
-        with pytest.raises(ConnectionError):
-            backend.honours()
+        raises(ConnectionError, backend.honours)
         assert bucket.left_behind() != []
         proxy.rules = []
         backend.close()
@@ -97,8 +95,7 @@ def test_another_version_is_never_replaced_that_was_there_before_the_commit(
             file = volume.open(key, mode)
             file.pwrite(b"ours", size)
             bucket.put(key, b"theirs")
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             file.abandon()
             assert bucket.get(key) == b"theirs"
 

@@ -15,6 +15,7 @@ from pagecache.backends.s3 import S3Backend, calls
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for
 from .servers import Bucket
 
@@ -38,11 +39,10 @@ def test_the_text_of_a_server_cannot_forge_a_line_of_a_log(
         file = volume.open("k\u202e\r", "w")
         file.write(b"ours")
         proxy.rules = [ProxyRule("status", is_for("PutObject"), times=ALWAYS, status=403, body=REFUSED)]
-        with pytest.raises(WritebackError) as raised:
-            file.fsync()
+        raised = raises(WritebackError, file.fsync)
         proxy.rules.clear()
-        assert str(raised.value).isprintable()
-        assert "forged\\x9b31m \\u202egnp" in str(raised.value)
+        assert str(raised).isprintable()
+        assert "forged\\x9b31m \\u202egnp" in str(raised)
         file.abandon()
     assert caplog.records
     assert all(record.getMessage().isprintable() for record in caplog.records)
@@ -64,9 +64,7 @@ def test_errors_of_each_request_are_one_printable_line(proxy: FaultyProxy, backe
     for body in (REFUSED, b"\x1b[31m no document"):
         proxy.rules = [ProxyRule("status", times=ALWAYS, status=400, body=body)]
         for request in requests:
-            with pytest.raises(OSError, match=r"s3://") as raised:
-                request()
-            assert str(raised.value).isprintable()
+            assert str(raises(OSError, request, match=r"s3://")).isprintable()
 
 
 def listed(name: str, token: str = "") -> bytes:
@@ -82,8 +80,7 @@ def listed(name: str, token: str = "") -> bytes:
 )
 def test_an_endless_list_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend, body: bytes) -> None:
     proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
-    with pytest.raises(OSError, match=r"list of s3://.*: the list has no end"):
-        list(backend.list())
+    raises(OSError, list, backend.list(), match=r"list of s3://.*: the list has no end")
     assert len(proxy.taken()) <= 2
 
 
@@ -95,8 +92,7 @@ def test_a_list_of_ever_new_tokens_without_a_new_name_ends(
         ProxyRule("status", is_for("ListObjectsV2"), nth=n, status=200, body=listed("p/k", f"t{n}"))
         for n in range(1, 20)
     ]
-    with pytest.raises(OSError, match="the list has no end"):
-        list(backend.list())
+    raises(OSError, list, backend.list(), match="the list has no end")
     assert counted(proxy.taken()) == {"ListObjectsV2": 7}
 
 
@@ -104,8 +100,7 @@ def test_an_endless_list_of_uploads_ends_with_an_error(proxy: FaultyProxy, backe
     more = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
     body = f"<ListMultipartUploadsResult>{more}</ListMultipartUploadsResult>".encode()
     proxy.rules = [ProxyRule("status", is_for("ListMultipartUploads"), times=ALWAYS, status=200, body=body)]
-    with pytest.raises(OSError, match="the list has no end"):
-        backend.remove_leftovers(0.0)
+    raises(OSError, backend.remove_leftovers, 0.0, match="the list has no end")
     assert counted(proxy.taken())["ListMultipartUploads"] == 2
 
 
@@ -115,8 +110,7 @@ def test_a_clean_up_does_not_follow_a_list_outside_its_prefix(
     bucket.put("other/k", b"theirs")
     body = listed("other/k")
     proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
-    with pytest.raises(OSError, match="'other/k', which is not below this prefix"):
-        backend.remove_leftovers(0.0)
+    raises(OSError, backend.remove_leftovers, 0.0, match="'other/k', which is not below this prefix")
     assert bucket.keys() == ["other/k"]
 
 
@@ -139,8 +133,6 @@ def test_redirects_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend
         lambda: backend.bucket.put("p/k", piece, {}),
     ):
         proxy.rules = [ProxyRule("status", times=ALWAYS, status=status, headers=where)]
-        with pytest.raises(OSError, match="the server redirects") as raised:
-            request()
-        assert not getattr(raised.value, "retry", True)
+        assert not getattr(raises(OSError, request, match="the server redirects"), "retry", True)
         assert len(proxy.taken()) <= 2
     proxy.rules.clear()

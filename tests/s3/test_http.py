@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 
+from ..file.rig import raises
 from .imitation import Answer, Imitation, Request
 from .servers import Bucket, Server, new_bucket
 
@@ -51,8 +52,7 @@ def test_a_copy_with_an_empty_answer_keeps_its_source(bucket: Bucket) -> None:
     copies = empty(lambda request: "x-amz-copy-source" in request.headers)
     with Imitation(bucket.server.endpoint, copies) as proxy, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint), retry=ONCE)
-        with pytest.raises(OSError, match="the answer has no ETag"):
-            volume.rename("k", "new")
+        raises(OSError, volume.rename, "k", "new", match="the answer has no ETag")
     assert bucket.get("k") == SMALL
     assert bucket.keys() == ["k"]
 
@@ -66,8 +66,7 @@ def test_an_upload_without_an_id_sends_no_part(bucket: Bucket) -> None:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions="all"), retry=ONCE)
         file = volume.open("k", "xb")
         file.write(LARGE)
-        with pytest.raises(OSError, match="the answer has no UploadId"):
-            file.fsync()
+        raises(OSError, file.fsync, match="the answer has no UploadId")
         assert bucket.keys() == []
         cache.close(on_failed="discard")
 
@@ -146,8 +145,7 @@ def test_the_certificates_of_the_environment_are_used(
         thread.start()
         try:
             backend = S3Backend("bucket", endpoint_url=f"https://127.0.0.1:{server.server_port}", region_name="a")
-            with pytest.raises(FileNotFoundError if variable else OSError, match="k" if variable else "SSL"):
-                backend.stat("k")
+            raises(FileNotFoundError if variable else OSError, backend.stat, "k", match="k" if variable else "SSL")
             backend.close()
         finally:
             server.shutdown()

@@ -15,6 +15,7 @@ from pagecache.backends import backend_from_url
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for, name_of
 from .servers import Bucket
 
@@ -51,8 +52,7 @@ def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
 
 @pytest.mark.parametrize("key", ["", ".pagecache/x", "x" * 1025, "\ud800", b"bytes", 5, None])
 def test_keys_that_no_object_can_have_are_refused(volume: Volume, key: object) -> None:
-    with pytest.raises((ValueError, TypeError), match="key"):
-        volume.open(key, "w")
+    raises((ValueError, TypeError), volume.open, key, "w", match="key")
 
 
 def test_empty_objects(bucket: Bucket, volume: Volume) -> None:
@@ -99,12 +99,10 @@ def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
     volume.list("k")
     proxy.taken()
     proxy.rules = [ProxyRule("reset", times=100)]
-    with pytest.raises(ConnectionResetError, match="HEAD of s3://"):
-        volume.stat("k")
+    raises(ConnectionResetError, volume.stat, "k", match="HEAD of s3://")
     assert counted(proxy.taken()) == {"HeadObject": FEW.attempts}  # by the cache: the backend asks once
     proxy.rules = [ProxyRule("status", status=403)]
-    with pytest.raises(OSError, match="403"):
-        volume.stat("k")
+    raises(OSError, volume.stat, "k", match="403")
     assert counted(proxy.taken()) == {"HeadObject": 1}
     proxy.rules.clear()
 
@@ -168,8 +166,7 @@ def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> No
         volume = cache.attach(backend)
         file = volume.open("k", "w+")
         file.write(b"1" * 200_000)
-        with pytest.raises(WritebackError, match="EntityTooSmall"):
-            file.fsync()
+        raises(WritebackError, file.fsync, match="EntityTooSmall")
         assert file.pread(5, 199_990) == b"11111"
         assert bucket.keys("k") == []
         file.abandon()
@@ -188,8 +185,7 @@ def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> No
     ],
 )
 def test_urls_that_say_nothing_are_refused(url: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words.replace("?", r"\?")):
-        backend_from_url(url)
+    raises(ValueError, backend_from_url, url, match=words.replace("?", r"\?"))
 
 
 def test_a_url_says_what_the_arguments_say(bucket: Bucket) -> None:
@@ -203,7 +199,6 @@ def test_a_url_says_what_the_arguments_say(bucket: Bucket) -> None:
 
 def test_requests_that_only_look_change_nothing(proxy: FaultyProxy, volume: Volume) -> None:
     assert not volume.exists("k")
-    with pytest.raises(FileNotFoundError):
-        volume.stat("k")
+    raises(FileNotFoundError, volume.stat, "k")
     assert list(volume.list()) == []
     assert {name_of(call) for call in proxy.taken()} <= {"HeadObject", "HeadBucket", "ListObjectsV2"}

@@ -13,6 +13,7 @@ from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
 from pagecache.engine import volume as engine_volume
 from pagecache.testing.proxy import FaultyProxy
 
+from ..file.rig import raises
 from .requests import counted
 from .servers import Bucket
 
@@ -58,11 +59,9 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
     bucket.put(keys[1], b"another program's")
     with volume.open(keys[1], "r+b", revalidate=3600) as file:
         file.pwrite(b"M", 0)
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         volume.discard(keys[1])
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
     for key in keys:
         bucket.remove(key)
 
@@ -72,8 +71,7 @@ def test_bytes_that_came_with_an_open_are_of_its_version(proxy: FaultyProxy, vol
     with volume.open("large", read_ahead=0) as file:
         bucket.put("large", bytes(len(LARGE)))
         assert file.pread(4096, 0) == LARGE[:4096]
-        with pytest.raises(ConflictError):
-            file.pread(4096, 2 << 20)
+        raises(ConflictError, file.pread, 4096, 2 << 20)
 
 
 def test_an_empty_object_is_opened(proxy: FaultyProxy, volume: Volume) -> None:
@@ -88,8 +86,7 @@ def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Vol
     """
     file = volume.open("small", "xb")
     file.write(b"mine")
-    with pytest.raises(ConflictError):
-        file.close()
+    raises(ConflictError, file.close)
     assert bucket.get("small") == SMALL
     volume.discard("small")
     with volume.open("small") as again:

@@ -22,6 +22,7 @@ from pagecache.cli import main
 from pagecache.cli.check_backend import checking
 from pagecache.testing.proxy import FaultyProxy
 
+from ..file.rig import raises
 from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
 from .servers import Bucket, Server, new_bucket
@@ -171,8 +172,7 @@ def test_a_version_that_was_stored_while_parts_were_copied_is_noticed(attach: At
         file.close()
         assert bucket.get("p/k") == b"new" + old[3:]
         return
-    with pytest.raises(OSError, match="version"):
-        file.fsync()
+    raises(OSError, file.fsync, match="version")
     file.abandon()
     assert bucket.get("p/k") == other
 
@@ -216,9 +216,8 @@ def test_required_conditions_that_the_server_ignores_refuse_to_write(attach: Att
         assert file.read() == b"old"  # reads need none
     file = volume.open("k", "w")
     file.write(bytes(size))
-    with pytest.raises(OSError, match=r"require_conditions: the server of s3://.* ignores If-") as raised:
-        file.fsync()
-    assert raised.value.errno == errno.ENOTSUP
+    raised = raises(OSError, file.fsync, match=r"require_conditions: the server of s3://.* ignores If-")
+    assert raised.errno == errno.ENOTSUP
     file.abandon()
     assert bucket.get("p/k") == b"old"
 

@@ -16,6 +16,8 @@ from pagecache.backends.s3.errors import may_pass
 from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
 from pagecache.backends.spool import Spool
 
+from ..file.rig import raises
+
 UNIT = 8
 SPOOL = Spooled(Spool(None))
 SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=20, direct=6)
@@ -140,8 +142,7 @@ def test_lost_bytes_are_those_opened_less_cuts_and_holes(size: int, changes: lis
 def test_an_assembly_is_the_object_within_the_limits(size: int, changes: list[tuple[str, int, int]]) -> None:
     extents, oracle = changed(size, changes)
     if any(source == LOST for source, _ in oracle.bytes):
-        with pytest.raises(ValueError, match="lost"):
-            assembly(extents, SMALL)
+        raises(ValueError, assembly, extents, SMALL, match="lost")
         return
     steps = assembly(extents, SMALL)
     found = [byte for step in steps for byte in taken(step)]
@@ -203,9 +204,7 @@ def test_an_object_that_no_upload_can_hold_is_refused_with_a_part_size_that_suff
     extents.put(0, 10_000 * sizes.part, SPOOL)
     assert len(assembly(extents, sizes)) == 10_000
     extents.put(extents.size, extents.size + 1, SPOOL)
-    with pytest.raises(OSError, match="part_size='9MiB' suffices") as raised:
-        assembly(extents, sizes)
-    assert raised.value.errno == errno.EFBIG
+    assert raises(OSError, assembly, extents, sizes, match="part_size='9MiB' suffices").errno == errno.EFBIG
     assert len(assembly(extents, Sizes(part=9 * MiB))) <= 10_000
 
 
@@ -224,9 +223,7 @@ def failing(error: OSError, done: list[int]) -> Callable[[int], int]:
 
 def test_one_error_that_passes_does_not_keep_the_rest_from_being_done() -> None:
     error, done = ConnectionResetError(errno.ECONNRESET, "reset"), list[int]()
-    with pytest.raises(ConnectionResetError) as raised:
-        side_by_side(failing(error, done), range(100), 4, may_pass)
-    assert raised.value is error
+    assert raises(ConnectionResetError, side_by_side, failing(error, done), range(100), 4, may_pass) is error
     assert sorted([*done, 3]) == list(range(100))
 
 
@@ -237,9 +234,8 @@ def test_one_error_that_passes_does_not_keep_the_rest_from_being_done() -> None:
 )
 def test_an_error_that_stays_ends_it_and_so_does_a_server_that_asks_for_less(error: OSError) -> None:
     done: list[int] = []
-    with pytest.raises(OSError, match=str(error.strerror)) as raised:
-        side_by_side(failing(error, done), range(100), 1, may_pass)
-    assert raised.value is error
+    raised = raises(OSError, side_by_side, failing(error, done), range(100), 1, may_pass, match=str(error.strerror))
+    assert raised is error
     assert done == [0, 1, 2]
 
 
@@ -250,6 +246,5 @@ def test_work_ends_where_nearly_all_of_it_fails() -> None:
         asked.append(item)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
 
-    with pytest.raises(ConnectionRefusedError):
-        side_by_side(work, range(1000), 4, may_pass)
+    raises(ConnectionRefusedError, side_by_side, work, range(1000), 4, may_pass)
     assert 4 <= len(asked) <= 8

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStre
 
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for
 from .servers import Bucket
 
@@ -41,8 +42,7 @@ def test_a_connection_is_reset_before_or_after_the_server_has_the_request(
     client = bucket.server.client(proxy.endpoint)
     proxy.rules.append(ProxyRule(fault, is_for("PutObject"), nth=2))  # type: ignore[arg-type]
     client.put_object(Bucket=bucket.name, Key="a", Body=b"1")
-    with pytest.raises(ConnectionClosedError):
-        client.put_object(Bucket=bucket.name, Key="b", Body=DATA)
+    raises(ConnectionClosedError, client.put_object, Bucket=bucket.name, Key="b", Body=DATA)
     stored = bucket.keys()
     assert ("b" in stored) == (fault == "lost")
     client.put_object(Bucket=bucket.name, Key="c", Body=b"1")
@@ -56,11 +56,9 @@ def test_an_answer_is_made_up_or_cut(bucket: Bucket, proxy: FaultyProxy) -> None
         ProxyRule("status", is_for("GetObject"), status=503, body=error),
         ProxyRule("cut", is_for("GetObject"), nth=2, bytes=1000),
     ]
-    with pytest.raises(ClientError, match="SlowDown"):
-        client.get_object(Bucket=bucket.name, Key="k")
+    raises(ClientError, client.get_object, Bucket=bucket.name, Key="k", match="SlowDown")
     body = client.get_object(Bucket=bucket.name, Key="k")["Body"]
-    with pytest.raises(ResponseStreamingError):
-        body.read()
+    raises(ResponseStreamingError, body.read)
     body.close()
     assert [(call.status, call.down) for call in proxy.taken()] == [(503, len(error)), (200, 1000)]
 
@@ -100,5 +98,4 @@ def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
 
 
 def test_a_target_that_is_no_address_is_refused() -> None:
-    with pytest.raises(ValueError, match="http://HOST:PORT"):
-        FaultyProxy("somewhere")
+    raises(ValueError, FaultyProxy, "somewhere", match="http://HOST:PORT")

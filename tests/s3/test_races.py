@@ -19,6 +19,7 @@ from pagecache.backends.s3.draft import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import counted, is_for
 from .servers import PART, Bucket
 
@@ -62,13 +63,11 @@ def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
         monkeypatch.undo()
         etag = send(*arguments)
         bucket.end_uploads()
-        with pytest.raises(BackendError, match="sent again"):
-            file.write_from(PART, [memoryview(NEW)])
+        raises(BackendError, file.write_from, PART, [memoryview(NEW)], match="sent again")
         return etag
 
     monkeypatch.setattr(backend.bucket, "send", answered_late)
-    with pytest.raises(BackendError, match="given up"):
-        file.write_from(0, [memoryview(NEW)])
+    raises(BackendError, file.write_from, 0, [memoryview(NEW)], match="given up")
     for offset in (0, PART):
         file.write_from(offset, [memoryview(NEW)])
     file.commit()

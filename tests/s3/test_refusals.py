@@ -12,6 +12,7 @@ from pagecache import BackendError, PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import is_for
 from .servers import Bucket
 
@@ -48,25 +49,22 @@ def test_a_refusal_says_what_is_likely(
     bucket.put("below/k", b"stored")
     file = backend.open("k")
     proxy.rules = [ProxyRule("status", is_for("GetObject"), status=status, body=refusal(code))]
-    with pytest.raises(BackendError) as raised:
-        file.read_into(0, [memoryview(bytearray(6))])
-    assert (raised.value.errno, raised.value.retry) == (errno.EACCES, False)
+    raised = raises(BackendError, file.read_into, 0, [memoryview(bytearray(6))])
+    assert (raised.errno, raised.retry) == (errno.EACCES, False)
     message = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
-    assert raised.value.strerror == message + (f"; {likely}" if likely else "")
+    assert raised.strerror == message + (f"; {likely}" if likely else "")
     backend.close()
 
 
 def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
     """The answer to a HEAD has no body. For a key it may mean that there is none."""
     proxy.rules = [ProxyRule("status", is_for("HeadObject"), status=403)]
-    with pytest.raises(BackendError) as raised:
-        backend.stat("k")
-    assert str(raised.value.strerror).startswith(f"HEAD of s3://{bucket.name}/below/k: 403: Forbidden; {LIKELY}; ")
-    assert "without permission to list the bucket" in str(raised.value)
+    raised = raises(BackendError, backend.stat, "k")
+    assert str(raised.strerror).startswith(f"HEAD of s3://{bucket.name}/below/k: 403: Forbidden; {LIKELY}; ")
+    assert "without permission to list the bucket" in str(raised)
     proxy.rules = [ProxyRule("status", is_for("HeadBucket"), status=403)]
-    with pytest.raises(BackendError) as raised:
-        backend.stat("k")
-    assert str(raised.value.strerror) == f"HEAD of s3://{bucket.name}: 403: Forbidden; {LIKELY}"
+    raised = raises(BackendError, backend.stat, "k")
+    assert str(raised.strerror) == f"HEAD of s3://{bucket.name}: 403: Forbidden; {LIKELY}"
     backend.close()
 
 
@@ -92,11 +90,10 @@ def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
         rule = ProxyRule("reset" if fault == "connection" else "status", times=math.inf)
         rule.status, rule.body = (404, refusal("NoSuchBucket")) if gone else (403, refusal("AccessDenied"))
         proxy.rules = [rule]
-        with pytest.raises(OSError, match=bucket.name) as raised:
-            CALLS[call](volume)
+        raised = raises(OSError, CALLS[call], volume, match=bucket.name)
         proxy.rules = []
-        assert raised.value.filename == "k"
-        assert str(raised.value).endswith(": 'k'")
+        assert raised.filename == "k"
+        assert str(raised).endswith(": 'k'")
 
 
 @pytest.mark.parametrize(("request_", "key"), [("CopyObject", "other"), ("DeleteObject", "k")])
@@ -105,7 +102,5 @@ def test_the_error_of_a_rename_has_the_key_that_it_is_about(
 ) -> None:
     bucket.put("below/k", b"stored")
     proxy.rules = [ProxyRule("status", is_for(request_), status=403, body=refusal("AccessDenied"))]
-    with pytest.raises(BackendError) as raised:
-        backend.rename("k", "other")
-    assert raised.value.filename == key
+    assert raises(BackendError, backend.rename, "k", "other").filename == key
     backend.close()

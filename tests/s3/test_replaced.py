@@ -16,6 +16,7 @@ import pytest
 from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
+from ..file.rig import raises
 from .requests import is_for, name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -75,8 +76,7 @@ def test_a_read_beside_a_change_of_the_object_is_of_one_version(
         if not changed:
             break
         if way == "removed":
-            with pytest.raises(FileNotFoundError):
-                volume.open(key)
+            raises(FileNotFoundError, volume.open, key)
             continue
         with volume.open(key) as file:
             assert file.read() == (THEIRS if way == "replaced" else OLD)

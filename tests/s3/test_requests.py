@@ -15,6 +15,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.conditions import Of
 from pagecache.testing.proxy import FaultyProxy, ProxyCall
 
+from ..file.rig import raises
 from .requests import counted
 from .servers import Bucket, Server, new_bucket
 
@@ -56,8 +57,7 @@ def middle(volume: Volume, _bucket: Bucket) -> None:
 
 
 def missing(volume: Volume, _bucket: Bucket) -> None:
-    with pytest.raises(FileNotFoundError):
-        volume.open("missing")
+    raises(FileNotFoundError, volume.open, "missing")
 
 
 def replace(_volume: Volume, bucket: Bucket) -> None:

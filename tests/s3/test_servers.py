@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ..file.rig import raises
 from .servers import Bucket, Server, new_bucket
 
 
@@ -29,8 +30,7 @@ def test_a_server_that_cannot_start_says_why(new_server: Callable[[str], Server]
     second = new_server("rclone")
     second.kill()
     second.port = first.port
-    with pytest.raises(RuntimeError, match="in use"):
-        second.start()
+    raises(RuntimeError, second.start, match="in use")
 
 
 def test_servers_end_with_a_test_process_that_is_killed(tmp_path: Path) -> None:

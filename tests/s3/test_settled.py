@@ -14,6 +14,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import is_for
 from .servers import PART, Bucket
 
@@ -53,8 +54,7 @@ def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
     file.read()
     file.pwrite(MINE, 5)
     put(bucket, THEIRS)
-    with pytest.raises(ConflictError):
-        file.fsync()
+    raises(ConflictError, file.fsync)
     return file
 
 
@@ -68,8 +68,7 @@ def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
         volume.resolve("k", "force")
         assert bucket.get("k") == THEIRS
         put(bucket, LATER)
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         assert bucket.get("k") == LATER
         volume.resolve("k", "force")
         file.fsync()
@@ -89,8 +88,7 @@ def test_a_version_that_is_stored_while_a_settled_one_is_published(
         if not conditions.complete:
             file.fsync()
         else:
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             assert bucket.get("k") == LATER
             volume.resolve("k", how)
             file.fsync()

@@ -18,7 +18,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Task, eventually, without_collector
+from ..file.rig import Task, eventually, raises, without_collector
 from .requests import counted, is_for
 from .servers import PART, Bucket, Server, new_bucket
 
@@ -85,8 +85,7 @@ def test_a_conflict_while_bytes_are_staged_gives_them_up_on_request(bucket: Buck
         for offset in range(0, 24 * PART, 2 * PART):
             file.pwrite(bytes([1 + offset // PART % 250]) * PART, offset)
         bucket.put("k", theirs)
-        with pytest.raises(DataLossError):
-            file.fsync()
+        raises(DataLossError, file.fsync)
         with suppress(DataLossError):
             file.close()
         assert bucket.get("k") == theirs
@@ -101,8 +100,7 @@ def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: B
         with volume.open("k", "r+") as file:
             file.pwrite(ours, 0)
             bucket.put("k", theirs)
-            with pytest.raises(ConflictError):
-                file.fsync()
+            raises(ConflictError, file.fsync)
             volume.resolve("k", "force")
             file.fsync()
             for begin in range(0, SIZE, 5 * PART):
@@ -290,8 +288,7 @@ def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: 
         with volume.open("k", "w+") as file:
             file.write(content)
             backend.use([Rule("commit", error=errno.ECONNRESET, done=True, times=1)])
-            with pytest.raises(PageCacheError):
-                file.fsync()
+            raises(PageCacheError, file.fsync)
             content[5 * PART : 6 * PART] = b"n" * PART
             file.pwrite(b"n" * PART, 5 * PART)
             file.flush()

@@ -10,6 +10,7 @@ from pagecache import BackendError, PageCache, RetryPolicy, Volume, WritebackErr
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import raises
 from .requests import is_for
 from .servers import Bucket
 
@@ -42,9 +43,8 @@ def test_a_pause_is_at_most_a_minute_and_no_other_value_counts(
     proxy: FaultyProxy, backend: S3Backend, after: str, seconds: float
 ) -> None:
     proxy.rules = [throttled("HeadObject", after)]
-    with pytest.raises(BackendError) as raised:
-        backend.stat("k")
-    assert (raised.value.retry, raised.value.retry_after) == (True, seconds)
+    raised = raises(BackendError, backend.stat, "k")
+    assert (raised.retry, raised.retry_after) == (True, seconds)
     backend.close()
 
 
@@ -60,8 +60,7 @@ def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_ret
         put = throttled("PutObject", HUGE)
         head = ProxyRule("status", lambda call: put.seen > 0, status=503, headers={"Retry-After": HUGE}, times=2)
         proxy.rules = [head, put]
-        with pytest.raises(WritebackError, match="503"):
-            file.fsync(timeout=30)
+        raises(WritebackError, file.fsync, timeout=30, match="503")
         assert [call.status for call in proxy.taken() if call.status == 503] == [503, 503]
         proxy.rules.clear()
         file.fsync(timeout=30)

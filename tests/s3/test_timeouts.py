@@ -15,6 +15,8 @@ import pytest
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
 
+from ..file.rig import raises
+
 TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
 
 
@@ -106,10 +108,8 @@ def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(
     cache = PageCache("128MiB")
     try:
         volume = attached(cache, silent, timeout=0.2)
-        with pytest.raises(TimeoutError, match="stat: the deadline passed"):
-            volume.stat("k")
-        with pytest.raises(TimeoutError, match="stat: the deadline passed"):
-            volume.exists("k", timeout=0.1)
+        raises(TimeoutError, volume.stat, "k", match="stat: the deadline passed")
+        raises(TimeoutError, volume.exists, "k", timeout=0.1, match="stat: the deadline passed")
     finally:
         silent.close()
         cache.close(timeout=20, on_failed="discard")
@@ -120,9 +120,7 @@ def test_a_request_without_an_answer_ends_after_the_read_timeout(silent: Silent,
     """It is made as often as the retry policy says: the backend adds no retries."""
     with PageCache("128MiB", retry=TWICE) as cache:
         backend = S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1", read_timeout=0.1)
-        with pytest.raises(OSError, match="Read timeout") as caught:
-            CALLS[call](cache.attach(backend))
-        assert caught.value.errno == errno.ETIMEDOUT
+        assert raises(OSError, CALLS[call], cache.attach(backend), match="Read timeout").errno == errno.ETIMEDOUT
         assert silent.requests == TWICE.attempts
 
 
@@ -140,9 +138,7 @@ def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeo
         endpoint = f"http://127.0.0.1:{full.getsockname()[1]}"
         with PageCache("128MiB", retry=TWICE) as cache:
             backend = S3Backend("bucket", endpoint_url=endpoint, region_name="us-east-1", connect_timeout=0.1)
-            with pytest.raises(OSError, match="Connect timeout") as caught:
-                cache.attach(backend).stat("k")
-            assert caught.value.errno == errno.ETIMEDOUT
+            assert raises(OSError, cache.attach(backend).stat, "k", match="Connect timeout").errno == errno.ETIMEDOUT
     finally:
         for each in (full, *waiting):
             each.close()
