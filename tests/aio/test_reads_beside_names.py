@@ -37,9 +37,7 @@ def waits_for_names(volume: Volume) -> bool:
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
-def test_a_read_waits_for_the_call_and_reads_again(
-    attach: Attach, make: Callable[[], Any], change: str, direct: bool
-) -> None:
+def test_a_read_waits_and_reads_again(attach: Attach, make: Callable[[], Any], change: str, direct: bool) -> None:
     """The loop is free while it waits. A renamed object is read by its new name, and a removed one is gone. [T-56]"""
     store = make()
     volume = attach(store)

@@ -105,6 +105,8 @@ def make_rig(
 
 Make = Callable[..., Rig]
 """The fixture `make`."""
+Patch = pytest.MonkeyPatch
+"""The fixture `monkeypatch`."""
 
 
 class Task(Generic[T]):

@@ -406,6 +406,9 @@ def test_an_open_that_is_cancelled_reports_the_bytes_that_it_has_cut_off(store: 
         assert file.pread(len(DATA), 0) == DATA
 
 
+Leave = Callable[[CachedFile], Any]
+
+
 def abandoned(file: CachedFile) -> None:
     file.abandon()
 
@@ -416,9 +419,7 @@ def raising(file: CachedFile) -> None:
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
-def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
-    store: Rig, leave: Callable[[CachedFile], Any]
-) -> None:
+def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(store: Rig, leave: Leave) -> None:
     """The close left them to the other writer; they are unsaved, listed, and saved by a sync. [2.20, 2.22]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
     closed.truncate(0)
@@ -430,9 +431,7 @@ def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
-def test_bytes_that_cannot_be_told_apart_stay_and_are_not_published_at_exit(
-    store: Rig, leave: Callable[[CachedFile], Any]
-) -> None:
+def test_bytes_that_cannot_be_told_apart_stay_and_are_not_published_at_exit(store: Rig, leave: Leave) -> None:
     """Both handles have written; only an explicit call publishes the half object. [2.20, 2.22, T-77]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
     closed.pwrite(MINE, 0)
@@ -446,9 +445,7 @@ def test_bytes_that_cannot_be_told_apart_stay_and_are_not_published_at_exit(
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
-def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(
-    store: Rig, leave: Callable[[CachedFile], Any]
-) -> None:
+def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(store: Rig, leave: Leave) -> None:
     """It was open beside, and closed first. [2.20]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
     other.pwrite(b"half", 0)
@@ -459,9 +456,7 @@ def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
-def test_saved_bytes_of_a_closed_handle_keep_none_of_an_abandoned_one(
-    store: Rig, leave: Callable[[CachedFile], Any]
-) -> None:
+def test_saved_bytes_of_a_closed_handle_keep_none_of_an_abandoned_one(store: Rig, leave: Leave) -> None:
     """The bytes of the closed one were committed, late. [2.20]"""
     kept(store)
     store.volume.sync(20)

@@ -124,9 +124,7 @@ def test_the_alarms_fire_until_a_save_that_failed_is_made_up_for(
 
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 @pytest.mark.parametrize("store", STORES)
-def test_the_alarm_of_old_data_fires_while_a_call_does_not_end(
-    make: Make, clock: HandClock, store: str, op: str
-) -> None:
+def test_the_alarm_of_old_data_fires_while_a_call_hangs(make: Make, clock: HandClock, store: str, op: str) -> None:
     """Bytes in a running write, or waiting for a running commit, are not saved. [2.27]"""
     rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
@@ -247,9 +245,7 @@ def test_data_that_is_given_up_raises_no_alarm(make: Make, clock: HandClock, sto
 @pytest.mark.parametrize("end", ["rebase", "force", "discard"])
 @pytest.mark.parametrize("notice", ["open", "fsync", "announced"])
 @pytest.mark.parametrize("store", STORES)
-def test_the_alarms_fire_until_a_conflict_is_settled(
-    make: Make, clock: HandClock, store: str, notice: str, end: Any
-) -> None:
+def test_alarms_fire_until_a_conflict_is_over(make: Make, clock: HandClock, store: str, notice: str, end: Any) -> None:
     """Local bytes of a conflict are not saved. [2.16, 2.19, 2.27]"""
     rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)

@@ -14,7 +14,7 @@ from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
 
 from ..aio.stores import Store
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Make, Task, at_gate, eventually
+from .rig import KEY, PAGE, QUIET, Make, Patch, Task, at_gate, eventually
 
 NAMES = ("read", "write", "commit")
 
@@ -67,9 +67,7 @@ def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make
         assert released - entered <= total <= time.monotonic() - began
 
 
-def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_that_fails_counts_and_the_pause_before_the_next_does_not(make: Make, monkeypatch: Patch) -> None:
     policy = RetryPolicy(attempts=3, first_delay=10.0, max_delay=10.0, deadline=60.0, failed_retry=None)
     rig = make({KEY: b"x"}, retry=policy)
     paused = 0.0

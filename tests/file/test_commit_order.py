@@ -21,7 +21,7 @@ from pagecache.engine.io.barrier import FileSync
 from tests.publishing import PublishingBackend
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Patch, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
@@ -49,7 +49,7 @@ class Published:
         return version
 
 
-def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, monkeypatch: Patch) -> None:
     """The creation alone, which needs a commit too, is not visible without them. [T-18, 2.15, 2.17]"""
     backend = ObjectBackend()
     rig = make(backend=backend, retry=FAST)
@@ -105,7 +105,7 @@ def test_bytes_read_after_a_discard_do_not_outlast_a_commit_that_forgets(make: M
     assert file.pread(PAGE, 0) == rig.backend.committed(KEY)[:PAGE] == DATA[:PAGE]  # type: ignore[index]
 
 
-def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monkeypatch: Patch) -> None:
     """A store without versions is lost and replaced: it does not have the merely acknowledged bytes. [T-75b, 2.22]"""
     stat = ObjectBackend.object_stat
     monkeypatch.setattr(
@@ -218,7 +218,7 @@ class Failing:
         self.rig.backend.forget_calls()
         raise self.error
 
-    def before_poll(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def before_poll(self, monkeypatch: Patch) -> None:
         poll = FileSync.poll
 
         def query(sync: FileSync) -> bool:
@@ -231,9 +231,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_an_fsync_reports_its_commit_and_sends_nothing_before(
-    make: Make, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_an_fsync_reports_its_commit_and_sends_nothing_before(make: Make, monkeypatch: Patch, error: int) -> None:
     """[T-18, 2.15, 2.16]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened("w+b")
     file.pwrite(DATA, 0)
@@ -247,9 +245,7 @@ def test_an_fsync_reports_its_commit_and_sends_nothing_before(
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_a_commit_alone_is_no_success_when_none_is_needed_because_it_failed(
-    make: Make, monkeypatch: pytest.MonkeyPatch, error: int
-) -> None:
+def test_a_commit_alone_is_no_success_when_none_is_due_as_it_failed(make: Make, monkeypatch: Patch, error: int) -> None:
     """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
     rig, file = make({KEY: DATA}, retry=ONCE).opened()
     file.pwrite(DATA[:PAGE], 0)

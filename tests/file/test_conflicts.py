@@ -14,7 +14,7 @@ from pagecache import ConflictError, DataLossError, Event, RetryPolicy
 from pagecache.engine.file import EngineFile
 
 from ..stores import ObjectBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -243,9 +243,7 @@ def test_an_announcement_while_a_fill_runs_spoils_it(make: Make) -> None:
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])
 @pytest.mark.parametrize("late", [False, True], ids=["found before", "found beside"])
-def test_a_conflict_ends_with_the_last_name(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, whole: bool, late: bool
-) -> None:
+def test_a_conflict_ends_with_the_last_name(make: Make, monkeypatch: Patch, *, whole: bool, late: bool) -> None:
     """The other version belongs to the name; the object goes on without either. [2.19, 2.20]"""
     rig, file = make({KEY: pattern(4 * PAGE)}, limits={"commit_on_close": whole}).opened("r+b")
     file.pwrite(MINE, PAGE)

@@ -212,9 +212,7 @@ def test_a_view_whose_bytes_were_dropped_is_detached_beside_local_bytes(make: Ma
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_that_it_shows(
-    make: Make, parallel: bool
-) -> None:
+def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_it_shows(make: Make, parallel: bool) -> None:
     """It is written back when it returns. Earlier and later stores of the view are not lost. [2.10]"""
     rig, file = make({KEY: DATA}, limits={"parallel_direct_writes": True}).opened("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=parallel)

@@ -280,9 +280,7 @@ ENDINGS += [is_interrupted_while_it_waits_for_the_lock, is_interrupted_while_it_
 
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
 @pytest.mark.parametrize("ends", ENDINGS, ids=lambda ends: ends.__name__)
-def test_a_direct_write_that_fails_leaves_nothing_behind(
-    make: Make, ends: Callable[[Rig, CachedFile], None], mode: str
-) -> None:
+def test_a_failing_direct_write_leaves_nothing(make: Make, ends: Callable[[Rig, CachedFile], None], mode: str) -> None:
     """It holds no lock, count or ticket: other calls go on, and everything can still be saved. [T-24, T-51]"""
     rig, file = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE).opened("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=mode == "shared")

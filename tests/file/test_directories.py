@@ -15,7 +15,7 @@ from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import lifetimes
 
-from .rig import Task, raises
+from .rig import Patch, Task, raises
 
 
 @pytest.fixture
@@ -130,9 +130,7 @@ def held_at_new_names(root: Path) -> Iterator[tuple[Volume, Gate]]:
         yield cache.attach(backend, read_ahead=0), backend.gate
 
 
-def test_a_file_is_abandoned_beside_the_rename_of_its_directory(
-    root: Path, held_at_new_names: tuple[Volume, Gate]
-) -> None:
+def test_an_abandon_beside_the_rename_of_its_directory(root: Path, held_at_new_names: tuple[Volume, Gate]) -> None:
     """The others follow the directory. [2.20]"""
     volume, gate = held_at_new_names
     abandoned, held = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
@@ -149,9 +147,7 @@ def test_a_file_is_abandoned_beside_the_rename_of_its_directory(
     assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
 
 
-def test_no_file_of_a_directory_is_freed_beside_its_rename(
-    held_at_new_names: tuple[Volume, Gate], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_file_is_freed_beside_a_rename_above_it(held_at_new_names: tuple[Volume, Gate], monkeypatch: Patch) -> None:
     """A close of another file frees objects that nothing needs, and leaves those with busy names. [2.20]"""
     volume, gate = held_at_new_names
     for key in ("old/a", "old/sub/b"):
@@ -262,9 +258,7 @@ def test_a_link_that_is_renamed_over_its_file_replaces_it(volume: Volume, root: 
     assert (root / "target").read_bytes() == b"other"
 
 
-def test_a_call_that_changes_a_link_does_not_wait_for_its_file(
-    volume: Volume, backend: FaultyBackend, root: Path
-) -> None:
+def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: FaultyBackend, root: Path) -> None:
     """The file is being opened by a slow call. [2.20]"""
     for name in ("one", "two"):
         (root / name).symlink_to("target")

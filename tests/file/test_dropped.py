@@ -238,9 +238,7 @@ def test_a_child_frees_a_cache_that_it_drops() -> None:
     assert store.snapshot(KEY) == DATA
 
 
-def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
-    warned: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_data_that_cannot_be_saved_is_saved_later(warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """It is logged with its ranges and retried by the policy; the threads end. [K1, 2.16, 2.21]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
@@ -257,9 +255,7 @@ def test_data_that_cannot_be_saved_lives_on_and_is_saved_later(
     assert backend.committed(KEY) == DATA
 
 
-def test_unpublished_objects_are_listed_and_never_published(
-    warned: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
     before, backend = threads(), ObjectBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):

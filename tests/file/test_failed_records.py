@@ -19,7 +19,7 @@ from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeIn
 
 from ..stores import failing_commit, short
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
 FULL = OSError(errno.ENOSPC, "full")
@@ -105,9 +105,7 @@ def test_the_record_of_a_block_that_is_given_up_in_part_ends(make: Make) -> None
     assert recorded(rig) == []
 
 
-def test_bytes_written_beside_a_discard_start_without_the_failure_of_those_given_up(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_written_beside_a_discard_start_without_the_failure_given_up(make: Make, monkeypatch: Patch) -> None:
     """A write that comes between the discard and its record has all its attempts. [2.14, 2.18]"""
     rig = failed_rig(make, PAGE)
     discard = NativeInode.discard
@@ -249,9 +247,7 @@ def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: py
     rig.cache.check()
 
 
-def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waiting_bytes_behind_many_records_are_found_in_later_turns(make: Make, monkeypatch: Patch) -> None:
     """The search for bytes without a record passes few records in a turn, and goes on where it ended."""
     monkeypatch.setattr(failures, "PER_TURN", 3)
     rig = with_ten_failures(make)
@@ -270,9 +266,7 @@ def test_waiting_bytes_behind_many_records_are_found_in_later_turns(
     assert {1, 3, 5, 7, 9, 11, 13, 15, 17, 19} <= set(starts)
 
 
-def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(make: Make, monkeypatch: Patch) -> None:
     """Bytes that it has passed had a record, and have none now. [2.14]"""
     monkeypatch.setattr(failures, "PER_TURN", 3)
     rig = with_ten_failures(make)

@@ -27,7 +27,7 @@ from pagecache.engine.report.notices import Notices
 from pagecache.engine.report.trouble import Troubles
 from pagecache.engine.volume import EngineVolume
 
-from .rig import FAST, KEY, PAGE, Make, Task, dirty_bytes, eventually, pattern, raises
+from .rig import FAST, KEY, PAGE, Make, Patch, Task, dirty_bytes, eventually, pattern, raises
 from .test_unreadable_errors import CALLS, SAVING, odd_rig
 
 OLD = pattern(8 * PAGE)
@@ -154,9 +154,7 @@ def test_a_wait_ends_whatever_of_the_failure_path_raises(
 @pytest.mark.parametrize(
     ("what", "function"), OF_CALLS, ids=lambda value: value if isinstance(value, str) else name_of(value)
 )
-def test_a_call_ends_whatever_of_the_failure_path_raises(
-    make: Make, monkeypatch: pytest.MonkeyPatch, what: str, function: tuple[Any, str]
-) -> None:
+def test_a_call_ends_whatever_raises(make: Make, monkeypatch: Patch, what: str, function: tuple[Any, str]) -> None:
     """It ends with an error, and the file can be used when the function works again. [2.14, K9]"""
     rig = odd_rig(make)
     rig.open("r+b")

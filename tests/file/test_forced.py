@@ -15,7 +15,7 @@ from pagecache import BackendError, CachedFile, ConflictError, DataLossError
 from pagecache.engine.commit import remote
 
 from ..stores import Gate, ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(2 * PAGE)
 LONGER = pattern(3 * PAGE + 100, seed=9)
@@ -77,9 +77,7 @@ def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
 
 
 @pytest.mark.parametrize("how", ["force", "rebase"])
-def test_a_truncate_that_is_owed_is_paid_before_another_version_is_taken(
-    make: Make, how: Literal["force", "rebase"]
-) -> None:
+def test_an_owed_truncate_is_paid_before_another_version_is_taken(make: Make, how: Literal["force", "rebase"]) -> None:
     """The bytes it cut off do not come back. [2.17, 2.19]"""
     rig, file = in_conflict(make, at=0)
     rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "late"), times=math.inf)
@@ -114,9 +112,7 @@ def ends_with_the_direct_write(rig: Rig, file: CachedFile) -> None:
     assert rig.backend.written(KEY)[6 * PAGE :] == FAR
 
 
-def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(make: Make, monkeypatch: Patch) -> None:
     """The stored size at the time of the check is not final. [2.10, 2.19]"""
     rig, file, gate, writing = beside_a_direct_write(make)
     taken = remote.take_base

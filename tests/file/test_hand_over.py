@@ -14,9 +14,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(("max_write", "nr_calls"), [("4KiB", 256), ("64KiB", 16), ("1MiB", 1)])
 @pytest.mark.parametrize("order", ["ascending", "shuffled"])
-def test_one_dirty_mib_is_as_few_calls_as_the_limit_allows(
-    make: Make, max_write: str, nr_calls: int, order: str
-) -> None:
+def test_a_dirty_mib_is_as_few_calls_as_allowed(make: Make, max_write: str, nr_calls: int, order: str) -> None:
     """Contiguous dirty pages become one call up to `max_write`, in whatever order they were written. [T-08, 2.12]"""
     rig, file = make({KEY: b""}, limits={"max_write": max_write}).opened("r+b")
     data = pattern(MIB)

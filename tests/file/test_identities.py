@@ -23,7 +23,7 @@ from pagecache.volume.inode import InodeTable
 
 from ..planted.failing import store_by_name, whole_objects
 from ..planted.planted import Factory
-from .rig import ONCE, Task, raises
+from .rig import ONCE, Patch, Task, raises
 
 
 @pytest.fixture
@@ -317,9 +317,7 @@ def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
         second.close()
 
 
-def test_an_open_beside_writes_by_another_name_takes_no_old_status(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Path, monkeypatch: Patch) -> None:
     """The file was closed in the store again when the open finds out that its object is known."""
     (tmp_path / "a").touch()
     os.link(tmp_path / "a", tmp_path / "b")
@@ -401,9 +399,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("mode", ["x", "w+"])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_an_open_makes_one_object_though_its_name_is_taken_before_it_returns(
-    tmp_path: Path, reopened: bool, mode: Any
-) -> None:
+def test_an_open_makes_one_object_though_its_name_is_taken_at_once(tmp_path: Path, reopened: bool, mode: Any) -> None:
     """Another program renames it while the open runs, and an open by the new name is faster. [2.20]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))
     with PageCache("1MiB") as cache:
@@ -494,9 +490,7 @@ def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
     held.close()
 
 
-def test_the_new_object_of_an_inode_number_is_another_file(
-    volume: Volume, backend: DirectoryBackend, tmp_path: Path
-) -> None:
+def test_the_next_object_of_an_inode_is_another_file(volume: Volume, backend: DirectoryBackend, tmp_path: Path) -> None:
     """File systems use numbers again at once; the birth time tells the objects apart."""
     store(volume, "a", b"old bytes")
     volume.sync(20)
@@ -568,9 +562,7 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
 
 
 @pytest.mark.parametrize("call", ["remove a link", "rename a link", "rename a directory"])
-def test_a_change_of_a_path_walks_no_files(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_a_change_of_a_path_walks_no_files(volume: Volume, tmp_path: Path, monkeypatch: Patch, call: str) -> None:
     """The hints of all names are worthless at once, and are dropped when they are met. [2.20]"""
     os.symlink("d", tmp_path / "link")
     for number in range(20):
@@ -598,9 +590,7 @@ def test_a_change_of_a_path_walks_no_files(
 
 
 @pytest.mark.parametrize("call", ["remove", "rename away", "rename over"])
-def test_a_name_leads_through_the_present_link(
-    volume: Volume, backend: DirectoryBackend, tmp_path: Path, call: str
-) -> None:
+def test_a_name_leads_by_the_present_link(volume: Volume, backend: DirectoryBackend, tmp_path: Path, call: str) -> None:
     """An open that trusts the cache finds no file that the name led to before the link changed. [2.20]"""
     for folder in ("one", "two"):
         os.mkdir(tmp_path / folder)

@@ -25,7 +25,7 @@ from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
 from ..stores import WAIT_LIMIT_S, Fault
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
@@ -120,9 +120,7 @@ def test_every_wait_for_the_backend_can_be_interrupted(make: Make, wait: str) ->
     assert committed[: 8 * PAGE] == content[: 7 * PAGE] + b"end" + content[7 * PAGE + 3 :]
 
 
-def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(make: Make, monkeypatch: Patch) -> None:
     """An interrupt in `Thread.is_alive` makes CPython 3.11 take the thread for ended: later waits would fail. [K9]"""
     asked: list[str] = []
     is_alive = threading.Thread.is_alive
@@ -509,9 +507,7 @@ def freeing_code(frame: FrameType | None) -> bool:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a collection runs a finaliser there
 @pytest.mark.parametrize(("call", "arguments"), [("remove", (KEY,)), ("rename", (KEY, "new"))])
-def test_two_interrupts_leave_no_name_busy(
-    make: Make, monkeypatch: pytest.MonkeyPatch, call: str, arguments: tuple[str, ...]
-) -> None:
+def test_two_interrupts_leave_names_free(make: Make, monkeypatch: Patch, call: str, arguments: tuple[str, ...]) -> None:
     """The second one comes while the names are freed because of the first one. [T-51, 2.20]"""
 
     def interrupted(*_arguments: object, **_options: object) -> None:

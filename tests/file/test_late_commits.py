@@ -16,7 +16,7 @@ from pagecache.testing import Gate
 
 from ..planted.failing import whole_objects
 from ..stores import WAIT_LIMIT_S
-from .rig import PAGE, QUIET, Task, raises
+from .rig import PAGE, QUIET, Patch, Task, raises
 
 
 class Held(PassingBackend):
@@ -49,9 +49,7 @@ class HeldFile(PassingFile):
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(
-    monkeypatch: pytest.MonkeyPatch, answered: bool
-) -> None:
+def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: Patch, answered: bool) -> None:
     """Its version is none of another program. [2.22]"""
     make, judge, refused = whole_objects(), reader._judge, threading.Event()
 

@@ -28,6 +28,7 @@ from .rig import (
     PAGE,
     QUIET,
     Make,
+    Patch,
     Rig,
     Task,
     accepted_before,
@@ -365,9 +366,7 @@ def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch
 
 
 @pytest.mark.parametrize("step", ["_quiet", "_close_backend"])
-def test_an_end_that_was_interrupted_at_its_last_step_is_finished_by_the_next(
-    make: Make, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
+def test_an_end_interrupted_at_its_last_step_is_finished_by_the_next(make: Make, monkeypatch: Patch, step: str) -> None:
     """Everything is saved by then; threads and the backend are not left behind. [2.22, T-51]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)

@@ -183,9 +183,7 @@ def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_remove
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_stay_unsaved(
-    make: Make, back: bool
-) -> None:
+def test_unsaved_bytes_of_a_file_whose_new_name_another_program_removes_at_once_stay(make: Make, back: bool) -> None:
     """The rename is done; each save says what is missing, until something has the name, or they are given up. [2.20]"""
     store, file = opened(make)
     rename_to_a_name_that_is_removed_at_once(store)

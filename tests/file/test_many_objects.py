@@ -26,7 +26,7 @@ from pagecache.volume.keys import is_below
 
 from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -166,9 +166,7 @@ def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, mon
     assert len(rig.volume.inodes) <= 21
 
 
-def test_objects_that_lose_their_last_page_are_forgotten_by_the_flusher(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_objects_that_lose_their_last_page_are_forgotten_by_the_flusher(make: Make, monkeypatch: Patch) -> None:
     """No handle is opened or closed."""
     monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 5)
     monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
@@ -309,9 +307,7 @@ def test_a_ticket_counts_no_bytes_that_no_sync_saves(make: Make) -> None:
 
 
 @pytest.mark.parametrize("turn", [1, 3, 1024])
-def test_a_ticket_saves_all_files_of_its_moment_some_at_a_time(
-    make: Make, monkeypatch: pytest.MonkeyPatch, turn: int
-) -> None:
+def test_a_ticket_saves_all_files_of_its_moment_some_at_a_time(make: Make, monkeypatch: Patch, turn: int) -> None:
     """[2.15]"""
     monkeypatch.setattr(ticket, "TURN", turn)
     rig = make()
@@ -366,9 +362,7 @@ def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make
     raises(ShutdownError, found.wait, 20)
 
 
-def test_files_expire_oldest_first_and_a_turn_takes_some(
-    make: Make, clock: HandClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_expire_oldest_first_and_a_turn_takes_some(make: Make, clock: HandClock, monkeypatch: Patch) -> None:
     """The next turn comes at once; if nothing more has expired, it comes when the next file does. [2.11]"""
     monkeypatch.setattr(flusher, "TURN", 2)
     rig = make(None, dirty_expire=10.0, flush_interval=30.0, limits={"max_inflight": 1})

@@ -22,7 +22,7 @@ from pagecache.testing.gate import Gate
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern, raises
+from .rig import FAST, KEY, PAGE, QUIET, Patch, Task, eventually, pattern, raises
 
 MIB = 1 << 20
 
@@ -419,9 +419,7 @@ def test_more_than_its_share_of_memory_gives_a_copy_up(pairs: Any) -> None:
         assert file.pread(MIB, 0) == b"".join(pattern(128 << 10, i) for i in range(8))
 
 
-def test_a_request_that_finds_no_memory_for_the_mirror_is_written_all_the_same(
-    pairs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_that_finds_no_memory_for_the_mirror_is_written_all_the_same(pairs: Any, monkeypatch: Patch) -> None:
     """The copy is given up, not the upload. [T-34]"""
     pair, send = pairs(), EngineFile.write
 

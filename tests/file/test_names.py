@@ -13,7 +13,7 @@ from pagecache.engine import volume as engine_volume
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -218,9 +218,7 @@ def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     assert store.backend.committed("new") is None
 
 
-def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make, monkeypatch: Patch) -> None:
     """A backend whose close hangs delays no open and no close. [2.20, T-62]"""
     monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 64)
     rig = make({f"f{k}": DATA for k in range(100)})

@@ -267,9 +267,7 @@ def test_a_file_deleted_behind_the_cache(tree: Volume, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [RecordingBackend, ObjectBackend], ids=["in place", "whole objects"])
-def test_an_object_that_is_created_again_behind_the_cache_is_committed(
-    make: Make, kind: type[RecordingBackend]
-) -> None:
+def test_an_object_created_again_behind_the_cache_is_committed(make: Make, kind: type[RecordingBackend]) -> None:
     """The cache knows an earlier object of this name, whose backend file is closed. [2.20, T-74]"""
     backend = kind({KEY: DATA})
     rig = make(backend=backend)

@@ -27,7 +27,7 @@ from pagecache.engine.io import collector
 from pagecache.native import NativeInode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import KEY, PAGE, Make, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -122,9 +122,7 @@ def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch:
 # ---------------------------------------------------------------- sizes that the cache has changed since
 
 
-def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(monkeypatch: Patch) -> None:
     """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
@@ -155,9 +153,7 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("pages", [2, 6])
-def test_an_open_takes_no_other_version_beside_a_direct_write(
-    monkeypatch: pytest.MonkeyPatch, *, pages: int, shared: bool, durable: bool
-) -> None:
+def test_an_open_beside_a_direct_write_stays(monkeypatch: Patch, *, pages: int, shared: bool, durable: bool) -> None:
     """It begins once the new sizes are taken, with a lock chosen for them. [2.10, 2.19, T-22]"""
     store, other, mine = MemoryBackend(durable_writes=durable), pattern(pages * PAGE, seed=9), b"m" * PAGE
     store.put(KEY, DATA)
@@ -190,9 +186,7 @@ def test_an_open_takes_no_other_version_beside_a_direct_write(
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_an_open_beside_a_running_direct_write_takes_no_sizes(
-    monkeypatch: pytest.MonkeyPatch, *, durable: bool
-) -> None:
+def test_an_open_beside_a_running_direct_write_takes_no_sizes(monkeypatch: Patch, *, durable: bool) -> None:
     """It waits for nothing and leaves no cached page; a later open compares again. [2.10, 2.19]"""
     store, other, mine = MemoryBackend(durable_writes=durable), pattern(2 * PAGE, seed=9), b"m" * PAGE
     store.put(KEY, DATA)
@@ -336,9 +330,7 @@ def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, p
 
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
 @pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
-def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes_elsewhere(
-    make: Make, size: int, policy: str
-) -> None:
+def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(make: Make, size: int, policy: str) -> None:
     """They are no conflict, and stay. [2.19]"""
     rig, file = make({KEY: DATA}, options={"on_conflict": policy}).opened()
     assert file.pread(len(DATA), 0) == DATA

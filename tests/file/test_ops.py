@@ -11,7 +11,7 @@ import pytest
 
 from pagecache.engine.file import EngineFile
 
-from .rig import KEY, PAGE, Make, Task, eventually, raises
+from .rig import KEY, PAGE, Make, Patch, Task, eventually, raises
 
 DATA = bytes(4 * PAGE)
 
@@ -34,9 +34,7 @@ def sending(monkeypatch: pytest.MonkeyPatch, send: Callable[[EngineFile, Any], N
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("answer", ["twice", "before the call", "after the end", "finished twice"])
-def test_an_answer_that_belongs_to_no_call_is_refused_and_changes_nothing(
-    make: Make, monkeypatch: pytest.MonkeyPatch, answer: str
-) -> None:
+def test_an_answer_to_no_call_is_refused_and_changes_nothing(make: Make, monkeypatch: Patch, answer: str) -> None:
     """The bytes arrive once and stay right, whatever answer comes out of turn. [T-60, 2.1, 2.14]"""
     refused: list[str] = []
 
@@ -135,9 +133,7 @@ def test_a_write_request_refuses_the_methods_of_a_caller(make: Make, monkeypatch
     rig.cache.check()
 
 
-def test_the_operation_of_a_caller_refuses_the_methods_of_a_request(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_operation_of_a_caller_refuses_the_methods_of_a_request(make: Make, monkeypatch: Patch) -> None:
     """A rename has no request to send, answer, mirror or finish; it continues after these calls. [2.1]"""
     found: list[str] = []
     lending = EngineFile.lending

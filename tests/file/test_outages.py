@@ -124,9 +124,7 @@ def test_an_outage_is_reported_once(
     assert sum("calls have failed for" in line for line in lines) == 1
 
 
-def test_data_is_parked_when_the_outage_is_longer_than_the_policy(
-    cache: PageCache, clock: HandClock, backend: FaultyBackend
-) -> None:
+def test_data_is_parked_when_an_outage_is_too_long(cache: PageCache, clock: HandClock, backend: FaultyBackend) -> None:
     """It is kept and listed, fsync raises, and after the outage it is saved. [2.14]"""
     volume = cache.attach(backend)
     file = volume.open(KEY, "r+b")

@@ -16,7 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Task, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Patch, Task, make_rig, overlay, pattern, raises
 
 OLD = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
@@ -70,9 +70,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     rig.finish()
 
 
-def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(monkeypatch: Patch) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)

@@ -15,7 +15,7 @@ from pagecache.engine import flusher
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, PAGE, Make, Rig, Task, accepted_before, at_gate, dirty_bytes, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, accepted_before, at_gate, dirty_bytes, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 UNIT = 64 * KIB
@@ -230,9 +230,7 @@ def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Ma
     assert sent(rig) == [(KEY, 0, UNIT)]
 
 
-def test_a_growing_object_is_sent_by_as_many_calls_as_its_file_may_have(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_growing_object_is_sent_by_as_many_calls_as_its_file_may_have(make: Make, monkeypatch: Patch) -> None:
     """However large its units are: one pass may take one for each call of the volume. [2.11]"""
     monkeypatch.setattr(flusher, "PASS_BUDGET", UNIT)
     limits = {"commit_on_close": True, "write_unit": UNIT, "max_write": UNIT, "max_inflight": 9}

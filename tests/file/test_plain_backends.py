@@ -147,9 +147,7 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
     ],
     ids=["object", "stat alone", "limits", "class", "path", "relative path"],
 )
-def test_an_object_that_is_no_backend_is_refused_with_everything_that_it_lacks(
-    way: str, backend: Any, words: list[str]
-) -> None:
+def test_an_object_that_is_no_backend_is_refused_with_all_it_lacks(way: str, backend: Any, words: list[str]) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
         raised = raises(TypeError, WAYS[way], cache, volume, backend)

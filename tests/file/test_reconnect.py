@@ -17,7 +17,7 @@ from pagecache.native import NativeVolume
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, dirty_bytes, eventually, overlay, pattern, quiet, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, dirty_bytes, eventually, overlay, pattern, quiet, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -431,9 +431,7 @@ LATE: dict[str, tuple[Callable[[CachedFile], object], bytes]] = {
 
 
 @pytest.mark.parametrize("how", LATE)
-def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(
-    make: Make, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
+def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, monkeypatch: Patch, how: str) -> None:
     """Its bytes and size stay, and no page of another version. [2.19, 2.22, T-75b]"""
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pread(len(OLD), 0)
@@ -491,9 +489,7 @@ def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(
-    make: Make, monkeypatch: pytest.MonkeyPatch, fenced: bool
-) -> None:
+def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monkeypatch: Patch, fenced: bool) -> None:
     """Its truncate was carried out, and it has not published it: the store is shorter than the cache assumes. [2.17]"""
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     gate = rig.backend.gate("truncate")

@@ -23,7 +23,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Patch, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -87,9 +87,7 @@ SAVED = overlay(overlay(OLD, PAGE, MINE), 0, LATER)
     [("remove", {}), ("rename", {}), ("rename", {NEW: OTHER})],
     ids=["remove", "rename", "rename over an open file"],
 )
-def test_a_file_goes_on_by_the_name_that_the_store_has_for_it(
-    call: str, objects: dict[str, bytes], answer: str, first: str
-) -> None:
+def test_a_file_goes_on_by_the_name_in_the_store(call: str, objects: dict[str, bytes], answer: str, first: str) -> None:
     """In both orders of answer and reconnect; the old name is not made again."""
     story = Story(call, landed=answer == "has landed", objects=objects)
     refused = answer == "refused"
@@ -213,9 +211,7 @@ def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once() ->
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["never open before", "closed"])
-def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
-    monkeypatch: pytest.MonkeyPatch, known: bool
-) -> None:
+def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(monkeypatch: Patch, known: bool) -> None:
     """The backend has opened it, but the volume gets another backend before it counts."""
     old = RecordingBackend({KEY: OLD})
     rig = make_rig(backend=old, retry=ONCE)

@@ -122,9 +122,7 @@ def test_a_new_name_that_another_client_removes_at_once_is_a_conflict_below_unsa
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, overlay(DATA, PAGE, MINE))
 
 
-def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_opened_by_it(
-    make: Make, backend: ObjectBackend
-) -> None:
+def test_a_closed_object_that_could_not_be_opened_by_its_new_name_is_later(make: Make, backend: ObjectBackend) -> None:
     """Its file of the backend was closed since: nothing is owed any longer. [2.20]"""
     rig, file = make(backend=backend, retry=ONCE).opened("rb")
     backend.fault("open", OSError(errno.ENETUNREACH, "no"), key=NEW)
@@ -154,9 +152,7 @@ def test_a_commit_whose_answer_was_lost_before_a_rename_overwrites_no_other_vers
     assert backend.committed(KEY) is None
 
 
-def test_a_hole_behind_the_end_reads_as_zeros_after_a_failed_commit_and_a_rename(
-    make: Make, backend: ObjectBackend
-) -> None:
+def test_a_hole_behind_the_end_is_zeros_after_a_failed_commit_and_a_rename(make: Make, backend: ObjectBackend) -> None:
     """The file that has taken the bytes behind the hole goes on: a fresh one ends before it. [2.20]"""
     rig = make(backend=backend, retry=ONCE)
     file, end = rig.open(), 9 * PAGE
@@ -242,9 +238,7 @@ def test_a_call_that_waited_for_the_names_settles_it_too(make: Make, backend: Ob
     assert (backend.committed(KEY), backend.committed(NEW)) == (None, SAVED)
 
 
-def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_name(
-    make: Make, backend: ObjectBackend
-) -> None:
+def test_a_rename_that_waited_for_the_names_moves_the_object_with_its_name(make: Make, backend: ObjectBackend) -> None:
     """It has found the object that had the name before."""
     backend.put(NEW, ANOTHER)
     rig = make(backend=backend, retry=ONCE)
@@ -266,9 +260,7 @@ def test_a_rename_that_waited_for_the_names_moves_the_object_that_has_got_its_na
 
 
 @pytest.mark.parametrize("store", [ObjectBackend, RecordingBackend])
-def test_a_rename_of_a_missing_object_leaves_the_name_of_one_that_is_written_later(
-    store: type[RecordingBackend],
-) -> None:
+def test_a_rename_of_a_missing_object_leaves_the_name_of_one_written_later(store: type[RecordingBackend]) -> None:
     """Its stored version is another one than at the rename, by this cache's own commit."""
     rig = make_rig(backend=store({NEW: ANOTHER}), retry=ONCE)
     with rig.volume.open(NEW, "r+b") as file:

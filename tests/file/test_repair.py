@@ -15,7 +15,7 @@ from pagecache import CachedFile, CommitError, DataLossError, FailedRange, LostR
 from pagecache.native import FAILED, NativeInode
 
 from ..stores import failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, at_gate, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, at_gate, eventually, pattern, raises
 
 DATA = pattern(6 * PAGE)
 FULL = OSError(errno.ENOSPC, "no space left")
@@ -222,9 +222,7 @@ def test_stat_shows_local_extensions(dirty: Rig) -> None:
     assert stat.cached >= len(DATA)
 
 
-def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(make: Make, monkeypatch: Patch) -> None:
     """The fsync raises for data that is failed now, not for data that was. [2.15]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened()
     file.pwrite(b"new", 0)

@@ -97,9 +97,7 @@ def fail_in_time(rig: Rig, clock: HandClock, failures: int, waiting: Callable[[]
 @pytest.mark.parametrize("late", [False, True], ids=["fails at once", "fails when the flusher sleeps"])
 @pytest.mark.parametrize("failures", [2, 3])
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_wait_goes_on_when_the_retry_is_due(
-    make: Make, clock: HandClock, wait: str, failures: int, late: bool
-) -> None:
+def test_a_wait_ends_when_the_retry_is_due(make: Make, clock: HandClock, wait: str, failures: int, late: bool) -> None:
     """Every kind of retry begins when its delay has passed. [2.14, 2.26]"""
     rig = make({KEY: b""}, **SELDOM)
     rig.open("r+b").pwrite(DATA, 0)

@@ -16,7 +16,7 @@ from pagecache.native import NativeInode
 
 from ..stores import WAIT_LIMIT_S, RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 
 DATA = pattern(16 * PAGE)
 REQUEST = 4 * PAGE
@@ -86,9 +86,7 @@ def test_a_retry_of_the_flusher_obeys_them_too(make: Make, clock: HandClock, max
     assert max(changing.sent_again()) <= max_write
 
 
-def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(make: Make, monkeypatch: Patch) -> None:
     """It does not begin before the thread that found them has passed them to the C core. [K5]"""
     rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
     file.pwrite(DATA, 0)
@@ -173,9 +171,7 @@ def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
     ("deadline", "asked", "delay"),
     [(120.0, 60.0, 60.0), (120.0, 1e300, 90.0), (120.0, -1.0, 0.0), (None, 5.0, 5.0), (None, 1e300, 10.0)],
 )
-def test_a_delay_that_a_backend_asks_for_ends_within_the_policy(
-    deadline: float | None, asked: float, delay: float
-) -> None:
+def test_a_delay_a_backend_asks_for_ends_within_the_policy(deadline: float | None, asked: float, delay: float) -> None:
     """Thirty seconds have passed. A huge number would stop the retries of a file for good. [2.14]"""
     error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
     assert decide(RetryPolicy(deadline=deadline), error, 2, 30.0, 0.5) == Again(delay)

@@ -32,6 +32,7 @@ from .rig import (
     ONCE,
     PAGE,
     Make,
+    Patch,
     Rig,
     Task,
     accepted_before,
@@ -275,9 +276,7 @@ def test_a_unit_with_other_bytes_is_sent_again_with_them(make: Make, unit: int) 
     assert file.pread(len(base), 0) == expected
 
 
-def test_bytes_that_were_sent_again_before_an_error_are_not_sent_a_third_time(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bytes_that_were_sent_again_before_an_error_are_not_sent_a_third_time(make: Make, monkeypatch: Patch) -> None:
     """[2.14, 2.23]"""
     monkeypatch.setattr(staging, "STEP", 4 * PAGE)
     content = pattern(40 * PAGE)
@@ -308,9 +307,7 @@ def test_spooled_bytes_are_read_while_a_commit_runs(make: Make) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_read_that_was_planned_before_the_commit_reads_the_object_after_it(
-    make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
-) -> None:
+def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, monkeypatch: Patch, late: bool) -> None:
     """It finds no spool, or the one of later bytes, in which its bytes are a hole. [2.23, K12]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)

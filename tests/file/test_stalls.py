@@ -81,9 +81,7 @@ NAME_CALLS: dict[str, Callable[[Rig, str], object]] = {
 
 
 @pytest.mark.parametrize("call", NAME_CALLS)
-def test_a_call_of_a_name_that_hangs_is_named(
-    make: Make, clock: HandClock, caplog: pytest.LogCaptureFixture, call: str
-) -> None:
+def test_a_hanging_call_is_named(make: Make, clock: HandClock, caplog: pytest.LogCaptureFixture, call: str) -> None:
     """Each call is reported once, though other calls end at the same time; quick ones are not reported. [2.24, 2.27]"""
     rig = make({KEY: bytes(64 * PAGE), "one": b"1", "two": b"2"}, stall_warn=10.0, flush_interval=1.0)
     events: list[Event] = []

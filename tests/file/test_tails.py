@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -322,9 +322,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     story.rig.finish()
 
 
-def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(monkeypatch: Patch) -> None:
     """The volume is live again when the writer resumes: its tail is owed by then."""
     story = Extended(landed=True)
     noticed, genuine = threading.Event(), direct._Sender.running

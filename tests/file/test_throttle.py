@@ -22,7 +22,7 @@ from pagecache.native import Pressure
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -489,9 +489,7 @@ def never_more_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_a_writer_beside_commits_that_always_fail_gets_an_error(
-    make: Make, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monkeypatch: Patch, code: int) -> None:
     """The bytes are acknowledged again and again meanwhile. [2.23, 2.16]"""
     rig = make({"full": b"", KEY: b""}, retry=RETRIED, **SMALL)
     rig.backend.fault("commit", OSError(code, "not now"), key="full", times=math.inf)

@@ -24,7 +24,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
 from .clock import HandClock
-from .rig import FAST, QUIET, Task, eventually, raises
+from .rig import FAST, QUIET, Patch, Task, eventually, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -106,9 +106,7 @@ def test_a_timeout_that_is_none_is_refused(cache: PageCache, backend: Any, call:
 
 
 @pytest.mark.parametrize("call", ["open", "stat", "list", "remove", "rename"])
-def test_the_error_names_the_last_error_and_the_next_try(
-    cache: PageCache, clock: HandClock, backend: Any, call: str
-) -> None:
+def test_the_error_has_the_last_error_and_next_try(cache: PageCache, clock: HandClock, backend: Any, call: str) -> None:
     operation, run = CALLS[call]
     volume = cache.attach(backend)
     backend.use([Rule(operation, error=BackendError(errno.EIO, "bad cable", retry=True, retry_after=60.0))])
@@ -187,9 +185,7 @@ def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, c
 
 
 @pytest.mark.parametrize("call", ["remove", "rename"])
-def test_names_are_busy_until_a_call_that_timed_out_has_returned(
-    cache: PageCache, clock: HandClock, backend: Any, call: str
-) -> None:
+def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandClock, backend: Any, call: str) -> None:
     """A caller that needs them waits, at most until its own deadline; then they are free. [2.20]"""
     operation, run = CALLS[call]
     volume = cache.attach(backend)
@@ -209,9 +205,7 @@ def test_names_are_busy_until_a_call_that_timed_out_has_returned(
     raises(FileNotFoundError, volume.open, KEY, "rb")
 
 
-def test_a_status_does_not_depend_on_when_the_object_is_removed(
-    cache: PageCache, backend: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_status_does_not_depend_on_a_remove_beside_it(cache: PageCache, backend: Any, monkeypatch: Patch) -> None:
     """The object goes between the look-up of its open file and the call of that file. [2.20]"""
     volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
@@ -336,9 +330,7 @@ def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock:
         assert file.size == 5
 
 
-def test_an_open_that_empties_leaves_the_file_when_its_deadline_passes(
-    cache: PageCache, clock: HandClock, backend: Any
-) -> None:
+def test_an_open_that_empties_leaves_the_file_at_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
     """It does not wait for anything else of the store. [2.20]"""
     volume = cache.attach(backend)
     with Gate() as gate:

@@ -13,7 +13,7 @@ from pagecache.engine.commit import overdue
 from pagecache.engine.file import EngineFile
 
 from ..stores import ObjectBackend, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NO = OSError(errno.EACCES, "no")
@@ -213,9 +213,7 @@ def test_discard_beside_an_append_cuts_nothing_of_it(make: Make) -> None:
     assert rig.backend.committed(KEY) == OLD + b"appended"
 
 
-def test_a_try_of_the_flusher_that_begins_beside_a_commit_that_saves_everything_is_none(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_try_of_the_flusher_beside_a_commit_that_saves_everything_is_none(make: Make, monkeypatch: Patch) -> None:
     """It would keep later commits back: the flusher publishes no change that no caller wants published. [2.14]"""
     rig = make(backend=ObjectBackend({KEY: pattern(4 * PAGE)}), retry=ONCE)
     file, genuine = rig.open("r+b"), overdue.is_blocked

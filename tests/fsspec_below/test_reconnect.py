@@ -27,6 +27,7 @@ from tests.file.rig import Task, eventually, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
+Change = Callable[[CachedFile], None]
 Opened = Callable[..., tuple[Volume, CachedFile]]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 
@@ -73,7 +74,7 @@ def backend(place: Place, *rules: Rule) -> FaultyBackend:
 @pytest.mark.parametrize("moment", ["before the abort", "before the reconnect", "after the open"])
 @pytest.mark.parametrize("change", [acknowledged, dirty, cut])
 def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
-    place: Place, opened: Opened, change: Callable[[CachedFile], None], moment: str
+    place: Place, opened: Opened, change: Change, moment: str
 ) -> None:
     volume, file = opened()
     change(file)
@@ -203,7 +204,7 @@ def created(file: CachedFile) -> None:
 @pytest.mark.parametrize("change", [None, dirty, acknowledged, created])
 @pytest.mark.parametrize("stored", ["nothing", "another version"])
 def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
-    change: Callable[[CachedFile], None] | None, first: str, to: str, stored: str
+    change: Change | None, first: str, to: str, stored: str
 ) -> None:
     """The version under the new name is that of the file, though another file of the backend has it now; any other
     version is another client's. [2.19, 2.22]
@@ -261,7 +262,7 @@ def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
 @pytest.mark.parametrize("change", [None, dirty, acknowledged])
 @pytest.mark.parametrize("stored", ["nothing", "another version"])
 def test_a_new_file_tells_the_copy_of_a_rename_from_the_version_of_another_client(
-    place: Place, change: Callable[[CachedFile], None] | None, abort: str, stored: str, fenced: bool
+    place: Place, change: Change | None, abort: str, stored: str, fenced: bool
 ) -> None:
     """The backend dies as soon as it has renamed the object: its file cannot be asked for the version. [2.19, 2.22]"""
     rename = place.backend.rename

@@ -35,6 +35,7 @@ PRECIOUS = b"precious"
 OTHER = OLD[::-1]
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 OFTEN = RetryPolicy(attempts=5, first_delay=0.001, max_delay=0.005)
+Use = Callable[[CachedFile], None]
 Faulty = tuple[Volume, FaultyBackend, contextlib.ExitStack]
 
 
@@ -56,14 +57,12 @@ def read(file: CachedFile) -> None:
     file.pread(4, 0)
 
 
-def content_after(use: Callable[[CachedFile], None]) -> bytes:
+def content_after(use: Use) -> bytes:
     return OLD if use is read else b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
 @pytest.mark.parametrize("use", [None, read, uploaded], ids=["closed", "read", "uploaded"])
-def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
-    place: Place, use: Callable[[CachedFile], None] | None
-) -> None:
+def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(place: Place, use: Use | None) -> None:
     """No open file stands for an object that was stored once. [2.20, I-24]"""
     place.put("precious", PRECIOUS)
     with PageCache("16MiB") as cache, contextlib.ExitStack() as stack:
@@ -118,9 +117,7 @@ def test_object_whose_commit_was_not_carried_out_replaces_another_at_its_next_co
 
 
 @pytest.mark.parametrize("size", [3, (1 << 20) + 3], ids=["one request", "an upload in parts"])
-def test_object_that_is_not_committed_yet_replaces_no_version_that_was_stored_after_its_rename(
-    place: Place, size: int
-) -> None:
+def test_uncommitted_object_replaces_no_version_that_was_stored_after_its_rename(place: Place, size: int) -> None:
     """Its commit replaces the object that its new name had then. [2.19, 2.20]"""
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)
@@ -151,9 +148,7 @@ def test_object_that_is_not_committed_yet_is_given_up_and_the_destination_stays(
 
 
 @pytest.mark.parametrize("use", [uploaded, read])
-def test_version_of_another_client_is_renamed_and_mixed_with_nothing(
-    place: Place, use: Callable[[CachedFile], None]
-) -> None:
+def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Place, use: Use) -> None:
     """An open file keeps its own version, which is gone. [2.19, 2.20]"""
     with PageCache("16MiB") as cache:
         volume = cache.attach(place.backend)
@@ -215,7 +210,7 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
 @pytest.mark.parametrize(("retry", "times"), [(OFTEN, 1), (ONCE, 1), (ONCE, 2)], ids=["again", "once", "twice"])
 @pytest.mark.parametrize("use", [uploaded, written, read])
 def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_call(
-    place: Place, use: Callable[[CachedFile], None], retry: RetryPolicy, times: int
+    place: Place, use: Use, retry: RetryPolicy, times: int
 ) -> None:
     """Until then only the file that was open before tells the version of the copy from that of another client; if it
     does not answer before the rename returns, that raises. [2.14, 2.19, 2.20]
@@ -240,9 +235,7 @@ def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_cal
 
 @pytest.mark.parametrize("ours", [True, False], ids=["its copy", "another version"])
 @pytest.mark.parametrize("use", [uploaded, written, read])
-def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
-    place: Place, use: Callable[[CachedFile], None], ours: bool
-) -> None:
+def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(place: Place, use: Use, ours: bool) -> None:
     """Its own copy is no change by another client, and any other version is one. [2.19, 2.20]"""
     backend = FaultyBackend(place.backend)
     with PageCache("16MiB", retry=ONCE, flush_interval=3600) as cache:
@@ -275,7 +268,7 @@ def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(
 
 @pytest.mark.parametrize("use", [uploaded, written, read])
 def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_another_client(
-    place: Place, use: Callable[[CachedFile], None], monkeypatch: pytest.MonkeyPatch
+    place: Place, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[2.19, 2.20]"""
     with PageCache("16MiB", flush_interval=3600) as cache:
@@ -315,9 +308,7 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
 
 
 @pytest.mark.parametrize("use", [uploaded, read])
-def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(
-    tmp_path: Path, use: Callable[[CachedFile], None]
-) -> None:
+def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(tmp_path: Path, use: Use) -> None:
     """The rename is done; the removal is a conflict below uploaded bytes, otherwise there is no object. [2.19, 2.20]"""
     place = Place(Elsewhere(), str(tmp_path))
     place.put("key", OLD)
@@ -350,9 +341,7 @@ def at_once(place: Place, name: str, content: bytes) -> None:
 
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaces", "replaces nothing"])
 @pytest.mark.parametrize("use", [read, written, uploaded])
-def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(
-    tmp_path: Path, use: Callable[[CachedFile], None], replaced: bool
-) -> None:
+def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: Path, use: Use, replaced: bool) -> None:
     """What has the old name then is no sign that the store does not replace. [2.20]"""
     place = Place(Elsewhere(), str(tmp_path))
     place.put("key", OLD)
@@ -385,7 +374,7 @@ def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_
 
 @pytest.mark.parametrize("use", [read, written, uploaded])
 def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_with_nothing(
-    tmp_path: Path, use: Callable[[CachedFile], None]
+    tmp_path: Path, use: Use
 ) -> None:
     """[2.19, 2.20]"""
     place = Place(Elsewhere(), str(tmp_path))
@@ -426,9 +415,7 @@ def silent(losing: Place) -> Place:
 
 @LOOKS
 @pytest.mark.parametrize("use", [read, written, uploaded])
-def test_rename_whose_answer_is_lost_takes_open_files_along(
-    losing: Place, use: Callable[[CachedFile], None], failed_looks: int
-) -> None:
+def test_rename_whose_answer_is_lost_takes_open_files_along(losing: Place, use: Use, failed_looks: int) -> None:
     """Whether the backend's own look-up or that of the next try finds it done. [2.14, 2.20]"""
     expected = content_after(use)
     with PageCache("16MiB", retry=OFTEN) as cache:
@@ -459,7 +446,7 @@ class Taking(PassingBackend):
 @pytest.mark.parametrize("tries", [ONCE, OFTEN])
 @pytest.mark.parametrize("use", [read, written, uploaded])
 def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_takes_the_old_name(
-    losing: Place, use: Callable[[CachedFile], None], tries: RetryPolicy
+    losing: Place, use: Use, tries: RetryPolicy
 ) -> None:
     """The copy may have another version than the source. The object goes on under the new name, the one that was there
     is gone, and the old name has the other client's. [2.14, 2.20]
@@ -660,9 +647,7 @@ def test_a_rename_of_an_object_that_was_never_stored_is_settled_by_its_open_file
 
 
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
-def test_a_remove_of_an_object_that_was_never_stored_is_settled_by_its_open_file(
-    place: Place, faulty: Faulty, landed: bool
-) -> None:
+def test_a_remove_of_an_unstored_object_is_settled_by_its_open_file(place: Place, faulty: Faulty, landed: bool) -> None:
     volume, backend, handles = faulty
     draft = handles.enter_context(volume.open("draft", "xb"))
     draft.write(b"mine")

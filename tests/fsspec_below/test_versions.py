@@ -17,7 +17,7 @@ from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine import volume as engine_volume
-from tests.file.rig import raises
+from tests.file.rig import Patch, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
 from tests.rebased import Written
@@ -255,9 +255,7 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
 # ----------------------------------------------------------------------- distinguishing versions
 
 
-def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(monkeypatch: Patch) -> None:
     place = Place(Whole(tells="mtime"), "bucket")
     place.put("key", b"old")
     slept = []
@@ -303,9 +301,7 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     assert [stat.size for stat in place.backend.list()] == [5]
 
 
-def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate(
-    file_system: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_cached_objects_than_open_files_need_no_call_in_revalidate(file_system: Place, monkeypatch: Patch) -> None:
     """They are opened as they were seen; a commit over another version is refused nevertheless. [2.19]"""
     monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
     keys = [f"many{k}" for k in range(16)]

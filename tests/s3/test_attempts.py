@@ -83,9 +83,7 @@ def test_a_read_that_finds_a_commit_of_unknown_result_goes_on_while_the_next_com
     assert bucket.get("k") == b"W" * PART + OLD[PART:]
 
 
-def test_a_read_sees_later_bytes_over_a_commit_of_unknown_result(
-    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
-) -> None:
+def test_a_read_sees_later_bytes_over_an_unknown_commit(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend) -> None:
     file, room = backend.open("k"), bytearray(2 * PART)
     file.write_from(0, [memoryview(b"W" * PART)])
     lose(proxy, "lost")

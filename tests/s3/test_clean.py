@@ -27,7 +27,7 @@ from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.clock import HandClock
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
@@ -150,9 +150,7 @@ def made_up(code: str) -> bytes:
 
 
 @pytest.mark.parametrize(("status", "error"), [(501, "NotImplemented"), (403, "AccessDenied")])
-def test_where_uploads_are_not_listed_none_is_ended(
-    bucket: Bucket, proxy: FaultyProxy, status: int, error: str
-) -> None:
+def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyProxy, status: int, error: str) -> None:
     """The remains of an unanswered request are not found there; a lack of permission is reported."""
     asked, body = is_for("ListMultipartUploads"), made_up(error)
     unlisted = ProxyRule("status", asked, times=float("inf"), status=status, body=body)
@@ -193,9 +191,7 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
 
 
 @pytest.mark.parametrize("server", ["ministack"], indirect=True)
-def test_every_beginning_that_was_not_answered_is_ended(
-    bucket: Bucket, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_beginning_that_was_not_answered_is_ended(bucket: Bucket, proxy: FaultyProxy, monkeypatch: Patch) -> None:
     """There are two of one object, long apart, and nothing could be listed in between. One listing finds both."""
     clock = HandClock()
     monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=clock.now))

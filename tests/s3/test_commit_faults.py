@@ -76,9 +76,7 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize(("server", "spec"), SWEEPS, indirect=["server"])
-def test_a_fault_at_each_request_of_a_commit_in_turn(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume, spec: str
-) -> None:
+def test_a_fault_at_each_request_of_a_commit(bucket: Bucket, proxy: FaultyProxy, volume: Volume, spec: str) -> None:
     bucket.put("clean", OLD)
     assert changed(volume, "clean") == bucket.get("clean")
     concerned = ("PUT", "POST", "DELETE") if spec == "error in a good answer" else ("PUT", "POST", "DELETE", "GET")
@@ -108,9 +106,7 @@ def test_a_fault_at_each_request_of_a_commit_in_turn(
     proxy.rules.clear()
 
 
-def test_a_commit_that_is_tried_again_goes_on_from_where_it_was(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
+def test_a_commit_tried_again_goes_on_from_where_it_was(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Otherwise one of a few thousand requests would fail each time, forever."""
     content = bytearray(b"o" * 40 * PART)
     bucket.put("k", content)
@@ -214,9 +210,7 @@ def test_a_commit_that_was_lost_and_cannot_be_looked_for_is_found_later(
     assert content[2 * PART : 2 * PART + 6] == b"second"
 
 
-def test_a_commit_that_cannot_be_looked_for_may_have_been_carried_out(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
+def test_a_commit_that_cannot_be_looked_for_may_have_landed(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Its error is none of those that say that it was not. [2.14]"""
     bucket.put("k", OLD)
     backend: Any = volume.engine.backend
@@ -308,9 +302,7 @@ def test_without_permission_data_stays_and_the_error_names_key_and_code(
     assert bucket.get("k")[5:9] == b"mine"
 
 
-def test_a_read_that_is_cut_goes_on_and_one_that_fails_is_tried_again(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
+def test_a_cut_read_goes_on_and_a_failing_one_is_made_again(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     bucket.put("k", OLD)
     for rule in (
         ProxyRule("cut", is_for("GetObject"), bytes=1000, times=3),

@@ -137,9 +137,7 @@ def test_a_cut_unit_is_completed_from_its_newest_bytes(
 
 
 @pytest.mark.parametrize("at", ["memory", "spool"])
-def test_a_cut_sends_the_units_at_its_ends_again_and_no_other_one(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume, at: str
-) -> None:
+def test_a_cut_sends_the_units_at_its_ends_again(bucket: Bucket, proxy: FaultyProxy, volume: Volume, at: str) -> None:
     """[2.17, 2.23]"""
     content = bytearray(random.Random(1).randbytes(UNITS * PART))
     with volume.open("k", "x+") as file:

@@ -15,7 +15,7 @@ from pagecache.backends.s3 import S3Backend, calls
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from .requests import counted, is_for
 from .servers import Bucket
 
@@ -84,9 +84,7 @@ def test_an_endless_list_ends_with_an_error(proxy: FaultyProxy, backend: S3Backe
     assert len(proxy.taken()) <= 2
 
 
-def test_a_list_of_ever_new_tokens_without_a_new_name_ends(
-    proxy: FaultyProxy, backend: S3Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_of_new_tokens_without_a_name_ends(proxy: FaultyProxy, backend: S3Backend, monkeypatch: Patch) -> None:
     monkeypatch.setattr(calls, "IDLE_PAGES_MAX", 5)
     proxy.rules = [
         ProxyRule("status", is_for("ListObjectsV2"), nth=n, status=200, body=listed("p/k", f"t{n}"))
@@ -104,9 +102,7 @@ def test_an_endless_list_of_uploads_ends_with_an_error(proxy: FaultyProxy, backe
     assert counted(proxy.taken())["ListMultipartUploads"] == 2
 
 
-def test_a_clean_up_does_not_follow_a_list_outside_its_prefix(
-    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
-) -> None:
+def test_a_clean_up_follows_no_list_outside_its_prefix(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend) -> None:
     bucket.put("other/k", b"theirs")
     body = listed("other/k")
     proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from .imitation import Answer, Imitation, Request
 from .servers import Bucket, Server, new_bucket
 
@@ -128,9 +128,7 @@ def certificate(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", ""])
-def test_the_certificates_of_the_environment_are_used(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_certificates_of_the_environment_are_used(variable: str, tmp_path: Path, monkeypatch: Patch) -> None:
     """As by boto3."""
     path = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -14,6 +14,7 @@ from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
+from ..file.rig import Patch
 from .requests import counted, is_for
 from .servers import Bucket
 
@@ -65,9 +66,7 @@ def test_neighbours_of_scattered_edits_are_one_request_for_each_part(proxy: Faul
     assert sum(call.up for call in calls) <= 8 * MiB + 4096
 
 
-def test_the_body_of_a_request_does_not_wait_until_its_headers_are_acknowledged(
-    volume: Volume, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(volume: Volume, monkeypatch: Patch) -> None:
     """Headers and body are two sends. Without TCP_NODELAY the second waits for the server's delayed acknowledgement of
     the first: 40 ms for each small object on Linux.
     """

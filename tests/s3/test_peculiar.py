@@ -22,7 +22,7 @@ from pagecache.cli import main
 from pagecache.cli.check_backend import checking
 from pagecache.testing.proxy import FaultyProxy
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
 from .servers import Bucket, Server, new_bucket
@@ -346,9 +346,7 @@ def test_the_documented_table_of_properties_is_that_of_the_code() -> None:
     assert [row for row in rows if row[0].strip("`") in TEXTS] == [(f"`{name}`", *TEXTS[name]) for name in TEXTS]
 
 
-def test_check_backend_prints_what_the_server_honours_and_what_that_costs(
-    ministack: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_check_backend_prints_what_the_server_honours_and_its_cost(ministack: Server, monkeypatch: Patch) -> None:
     monkeypatch.setattr(checking, "CHECKS", [])
     with new_bucket(ministack) as bucket, Imitation(ministack.endpoint, *RGW) as proxy:
         command = ["check-backend", bucket.url("p", proxy.endpoint)]

@@ -52,9 +52,7 @@ def is_no_head(call: ProxyCall) -> bool:
 
 
 @WAYS
-def test_a_read_beside_a_change_of_the_object_is_of_one_version(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
-) -> None:
+def test_a_read_beside_a_change_is_of_one_version(bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str) -> None:
     nth, changed = 0, True
     while changed:
         nth += 1

@@ -43,9 +43,7 @@ def test_a_sequential_write_is_an_upload_of_its_parts(bucket: Bucket, proxy: Fau
 
 
 @pytest.mark.parametrize("capacity", [16 * MiB, 8 * MiB])
-def test_a_cache_of_one_or_two_units_writes_and_edits_an_object(
-    bucket: Bucket, proxy: FaultyProxy, capacity: int
-) -> None:
+def test_a_cache_of_one_or_two_units_edits_an_object(bucket: Bucket, proxy: FaultyProxy, capacity: int) -> None:
     """Units are completed in memory of the requests, so none has to fit beside others. [2.12, 2.23]"""
     content, choose = bytearray(random.Random(2).randbytes(SIZE)), random.Random(3)
     with PageCache(capacity) as cache:

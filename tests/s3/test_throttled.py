@@ -68,9 +68,7 @@ def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_ret
 
 
 @pytest.mark.parametrize("after", [HUGE, "nan", "-1"])
-def test_a_close_ends_though_uploads_cannot_be_aborted_for_long(
-    proxy: FaultyProxy, backend: S3Backend, after: str
-) -> None:
+def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backend: S3Backend, after: str) -> None:
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(backend.sizes.part))])
     proxy.rules = [throttled("AbortMultipartUpload", after, times=1000)]
