@@ -237,13 +237,13 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     file, volume = sync.file, sync.file.volume
     volume.check_wait(what, file.key)
+    deadline = Deadline(volume.clock, timeout)
     if sync.is_done():
         return
     if volume.prompt:
         sync.here = ALL
         if threading.current_thread() is threading.main_thread() and file.limits().commit_on_close:
             sync.here = 1 << SYNC_SEND  # the commit publishes: an interrupt would leave open whether it did
-    deadline = Deadline(volume.clock, timeout)
 
     def wait() -> None:
         while not sync.poll():
