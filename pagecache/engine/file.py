@@ -13,11 +13,9 @@
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
 
-`fill`, `read_aside`, `write`, `write_units`, `commit`, `commit_here`,
-`outlast_names`, `room`, `write_back`, `write_through`, `truncate`, `punch`, `drop_local`,
-`direct_read` and `direct_write` are entered from C with an operation, on a caller's thread or one of the volume's.
-Their modules implement them. While `abandoned` or `withheld` is set, only an explicit fsync or close writes back:
-nothing is published behind the application's back.
+C calls the methods of the backend's file that are bound as `read_into` and `write_from`. Otherwise, and if a call has
+failed, it enters the functions listed in the class, on a caller's thread or one of the volume's. While `abandoned` or
+`withheld` is set, only an explicit fsync or close writes back: nothing is published behind the application's back.
 
 Locks: `lock` guards the parts, each of which names its lock, and `read_into`; it is held briefly and never across a
 call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits.
@@ -135,57 +133,28 @@ class EngineFile:
         self.native = NativeInode(volume.native, size, self._limits(self._seen_limits))
         self.native.set_user(self)
         self.read_into: Any = None
+        self.write_from: Any = None
         self.use(backend_file)
 
-    # -- entered from C
-
-    def fill(self, op: Op, met: BaseException | int) -> None:
-        reader.fill(self, op, met)
-
-    def read_aside(self, op: Op) -> None:
-        reader.read_aside(self, op)
-
-    def write(self, op: Op) -> None:
-        issuer.write(self, op)
-
-    def write_units(self, op: Op) -> None:
-        issuer.write_units(self, op)
-
-    def commit(self, op: Op) -> None:
-        issuer.commit(self, op)
-
-    def commit_here(self, op: Op) -> None:
-        issuer.commit_here(self, op)
-
-    def outlast_names(self) -> bool:
-        return reader.outlast_names(self)
-
-    def room(self, pos: int, length: int, place: int) -> None:
-        throttle.room(self, pos, length, place)
-
-    def write_back(self, pos: int, length: int) -> None:
-        issuer.write_back(self, pos, length)
-
-    def write_through(self, pos: int, length: int) -> None:
-        issuer.write_through(self, pos, length)
-
-    def truncate(self, op: Op, change: tuple[int, Callable[[], None], Attempts | None]) -> None:
-        sizes.truncate(self, op, change)
-
-    def punch(self, op: Op, change: tuple[list[int], Callable[[], None]]) -> None:
-        sizes.punch(self, op, change)
-
-    def drop_local(self, op: Op, extent: tuple[int, int, list[LostRange], bool, bool]) -> None:
-        sizes.drop_local(self, op, extent)
-
-    def cut_views(self, op: Op, unused: None) -> None:
-        sizes.cut_views(self, op, unused)
-
-    def direct_read(self, op: Op, read: direct.Read) -> None:
-        direct.direct_read(self, op, read)
-
-    def direct_write(self, op: Op, write: direct.Write) -> None:
-        direct.direct_write(self, op, write)
+    # Entered from C
+    fill = reader.fill
+    read_aside = reader.read_aside
+    write = issuer.write
+    write_met = issuer.write_met
+    written = issuer.written
+    write_units = issuer.write_units
+    commit = issuer.commit
+    commit_here = issuer.commit_here
+    outlast_names = reader.outlast_names
+    room = throttle.room
+    write_back = issuer.write_back
+    write_through = issuer.write_through
+    truncate = sizes.truncate
+    punch = sizes.punch
+    drop_local = sizes.drop_local
+    cut_views = sizes.cut_views
+    direct_read = direct.direct_read
+    direct_write = direct.direct_write
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return self.staging.read(offset, buffers)
@@ -207,7 +176,10 @@ class EngineFile:
 
     def _part(self, name: str, make: Callable[[], P]) -> P:
         part: P | None = self.__dict__.get(name)
-        return self.__dict__.setdefault(name, make()) if part is None else part
+        if part is None:
+            part = self.__dict__.setdefault(name, make())
+            self.write_from = None  # last: see `bind_calls`
+        return part
 
     def staged(self) -> Staging:
         """Return the staging of the file, for bytes to be staged."""
@@ -262,7 +234,7 @@ class EngineFile:
         if self.is_cut_off():
             self.volume.cut_off.add(self)
             self.volume.kept.add(self)
-        self.bind_reads()
+        self.bind_calls()
         self.native.read_anew()  # last: a read that began before may run in the old file
 
     def lose_version(self, version: str | None) -> None:
@@ -272,7 +244,7 @@ class EngineFile:
         with self.lock:
             self.disputed().lose_base(version)
         self.set_aside(removed=True)
-        self.bind_reads()
+        self.bind_calls()
 
     def is_cut_off(self) -> bool:
         """Return whether nothing of the object leaves memory any longer: it is in place, and has lost the name by which
@@ -302,16 +274,16 @@ class EngineFile:
 
     def bind(self) -> None:
         """Take functions and limits from the backend's current file."""
-        self.bind_reads()
+        self.bind_calls()
         with self.lock:
             backend_file = self.backend_file
         if backend_file is not None:
             self.refresh_limits()
 
-    def bind_reads(self) -> None:
-        """Set the function that C calls for a fill: the backend's method, unless a check must come first. Each change
-        of the checks binds again. Atomic, or a call that looked before a change could bind after the call of that
-        change.
+    def bind_calls(self) -> None:
+        """Set the functions that C calls for a fill and for a write request: the backend's methods, unless a check must
+        come first, and None for a write of a file that has met trouble. Each change of the checks binds again. Atomic,
+        or a call that looked before a change could bind after the call of that change.
         """
         whole = self.limits().commit_on_close
         with self.lock:
@@ -325,6 +297,26 @@ class EngineFile:
                 self.read_into = self._read_later
             else:
                 self.read_into = self.backend_file.read_into
+            backend_file = self.backend_file
+            self.write_from = None if backend_file is None or self._checks_writes() else backend_file.write_from
+            if self.write_from is not None and self._checks_writes():  # a part was made in between, without the lock
+                self.write_from = None
+
+    def _checks_writes(self) -> bool:
+        """Return whether a write request needs a look at the state of the file. Whatever makes this true sets
+        `write_from` to None afterwards.
+        """
+        return (
+            self.removed
+            or self.abandoned
+            or self.unnaming is not None
+            or self.dispute is not NO_DISPUTE
+            or self.commits is not NO_COMMITS
+            or self.failures is not NO_FAILURES
+            or (self.owed is not NOTHING_OWED and len(self.owed) > 0)
+            or type(self.backend_file) is GoneFile
+            or self.volume.mirror is not None
+        )
 
     def rename(self, key: Key) -> None:
         """Set the name in calls of the backend and in reports; the backend has renamed the object."""
@@ -359,7 +351,7 @@ class EngineFile:
     def _force_reads(self, more: int) -> None:
         with self.lock:
             self._forced_reads += more
-        self.bind_reads()
+        self.bind_calls()
 
     def _read_later(self, offset: int, buffers: Any) -> int:
         self.owed.pay()
@@ -459,6 +451,7 @@ class EngineFile:
                 self.withheld = withheld
             unsynced = self.removed or self.is_given_up()
             self.native.set_aside(unsynced=unsynced, kept_back=self.is_kept_back())
+        self.bind_calls()
 
     def is_kept_back(self) -> bool:
         """Return whether neither age nor pressure writes it back."""
@@ -539,7 +532,7 @@ class EngineFile:
 
     def _bind_beside_names(self) -> None:
         self.set_aside()
-        self.bind_reads()
+        self.bind_calls()
         self.native.read_anew()
 
     def fence_names(self) -> None:

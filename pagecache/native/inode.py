@@ -208,6 +208,30 @@ class NativeInode:
         unsent = ffi.new("uint64_t *")
         return int(lib.pc_unsaved_bytes(self._i, stamp, unsent)), int(unsent[0])
 
+    # the stored version
+    def change_begins(self, another_version: bool) -> None:
+        """Count a change of the stored object, before its call; it may make another version."""
+        lib.pc_change_begins(self._i, another_version)
+
+    def changes(self) -> int:
+        return int(lib.pc_changes(self._i))
+
+    def is_stale(self) -> bool:
+        """Return whether a change may have made another version than the known one."""
+        return bool(lib.pc_version_stale(self._i))
+
+    def set_stale(self, stale: bool) -> None:
+        lib.pc_version_known(self._i, not stale)
+
+    def settle_version(self, changes: int) -> bool:
+        """Record that a version is known that was read after so many changes; False: there were others since."""
+        return bool(lib.pc_version_settle(self._i, changes))
+
+    def quiet(self) -> int | None:
+        """Return the number of changes; None: the version is not known, or a pass or commit runs or is about to."""
+        changes = ffi.new("uint64_t *")
+        return int(changes[0]) if lib.pc_quiet(self._i, changes) else None
+
     def count_throttled(self, seconds: float) -> None:
         lib.pc_count_throttled(self._i, int(seconds * 1e9))
 
@@ -261,10 +285,6 @@ class NativeInode:
 
     def pass_idle(self) -> bool:
         return bool(lib.pc_pass_idle(self._i))
-
-    def is_quiet(self) -> bool:
-        """Return whether neither a pass nor a commit runs, or is about to."""
-        return bool(lib.pc_pass_idle(self._i)) and not lib.pc_commit_due(self._i)
 
     def extent(self) -> tuple[int, int, bool]:
         """Return the size, the cached bytes, and whether anything is local now."""

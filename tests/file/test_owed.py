@@ -29,13 +29,13 @@ class Holding:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
         self._thread = 0
-        self._wait, self._bind = Owed.reads_wait, EngineFile.bind_reads
+        self._wait, self._bind = Owed.reads_wait, EngineFile.bind_calls
         monkeypatch.setattr(Owed, "reads_wait", lambda owed: self._looked(owed))
-        monkeypatch.setattr(EngineFile, "bind_reads", lambda file: self._binds(file))
+        monkeypatch.setattr(EngineFile, "bind_calls", lambda file: self._binds(file))
 
     def _looked(self, owed: Owed) -> bool:
         found = self._wait(owed)
-        if not found and sys._getframe(2).f_code.co_name == "bind_reads" and not self.stands.is_set():
+        if not found and sys._getframe(2).f_code.co_name == "bind_calls" and not self.stands.is_set():
             self._thread = threading.get_ident()
             self.stands.set()
             self.goes_on.wait(2.0)  # a limit: threads that would overtake it may have to wait for it

@@ -50,7 +50,7 @@ def done_if_gone(self: NameChange, backend: Any, **more: Any) -> bool | None:
 def lose_the_flag(self: EngineFile) -> None:
     """Keep the backend's file."""
     self.set_aside(removed=True)
-    self.bind_reads()
+    self.bind_calls()
 
 
 NAMES = [

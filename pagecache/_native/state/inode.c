@@ -318,6 +318,46 @@ PC_READ_LOCKED(bool, pc_inode_has_local, pc_unsaved(i))
 /* Direct writes that run, including those without a waiter. */
 PC_READ_LOCKED(uint32_t, pc_direct_count, i->nr_direct)
 
+/* A call begins that changes the stored object. @another_version: whatever its result, it may make one. */
+void pc_change_begins(struct pc_inode *i, bool another_version)
+{
+	pc_inode_leaf_lock(i);
+	i->changes++;
+	i->version_stale |= another_version;
+	pc_inode_leaf_unlock(i);
+}
+
+PC_READ_LOCKED(uint64_t, pc_changes, i->changes)
+PC_READ_LOCKED(bool, pc_version_stale, i->version_stale)
+
+void pc_version_known(struct pc_inode *i, bool known)
+{
+	pc_inode_leaf_lock(i);
+	i->version_stale = !known;
+	pc_inode_leaf_unlock(i);
+}
+
+/* The engine has read the stored version after so many changes. Return: whether that is the version now. */
+bool pc_version_settle(struct pc_inode *i, uint64_t changes)
+{
+	pc_inode_leaf_lock(i);
+	bool same = i->changes == changes;
+	if (same)
+		i->version_stale = 0;
+	pc_inode_leaf_unlock(i);
+	return same;
+}
+
+/* Whether the stored version is known, and no call is about to change it. @changes: receives the number of changes. */
+bool pc_quiet(struct pc_inode *i, uint64_t *changes)
+{
+	pc_inode_leaf_lock(i);
+	bool quiet = !i->version_stale && !i->pass.active && !i->pass_wanted && !i->commit_due;
+	*changes = i->changes;
+	pc_inode_leaf_unlock(i);
+	return quiet;
+}
+
 void pc_count_throttled(struct pc_inode *i, uint64_t ns)
 {
 	pc_count(i, &i->counters.throttled_ns, ns);

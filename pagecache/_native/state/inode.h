@@ -65,6 +65,8 @@ struct pc_inode {
 	u64 commit_asked; /* the same, of the last commit that began */
 	u64 commit_ns; /* when it began */
 	u64 changed; /* epoch of the last write, truncate or hole */
+	u64 changes; /* calls of this cache that change the stored object, counted before each */
+	u8 version_stale; /* one of them may have made another stored version than the one that the engine knows */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */
 	_Atomic u64 hits_apart; /* counted by them, apart from counters.hits, which is the interpreter lock's */

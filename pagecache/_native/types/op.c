@@ -91,9 +91,12 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 		op->outer = pc_tls_op;
 		pc_tls_op = op;
 		pc_list_add_tail(&running, &op->running);
-		result = method == pc_str_fill
-				 ? pc_op_fill(op, engine)
-				 : PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+		if (method == pc_str_fill)
+			result = pc_op_fill(op, engine);
+		else if (method == pc_str_write)
+			result = pc_op_write(op, engine);
+		else
+			result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
 		pc_list_del(&op->running);
 		pc_tls_op = op->outer;
 		op->outer = NULL;
@@ -119,6 +122,16 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 	return ran;
 }
 
+/* End a write request: acknowledged bytes are kept, the others are dirty again. */
+void pc_op_end_write(struct op *op, bool ok, bool parked)
+{
+	struct pc_request *r = request_of(op);
+	pc_op_end_call(op);
+	transfer_of(op)->request = NULL;
+	pc_op_move(op, OP_ENDED);
+	pc_write_done(r, ok, parked);
+}
+
 /* finish(ok, parked) ends a write request: acknowledged bytes are kept, the others are dirty again. finish(ok, how)
  * ends a commit. */
 static PyObject *op_finish(PyObject *self, PyObject *args)
@@ -137,10 +150,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
 		return NULL;
 	} else if (op->kind == PC_OP_WRITE) {
-		struct pc_request *r = request_of(op);
-		transfer_of(op)->request = NULL;
-		pc_op_move(op, OP_ENDED);
-		pc_write_done(r, ok, flag != 0);
+		pc_op_end_write(op, ok, flag != 0);
 	} else if (op->kind == PC_OP_MIRROR) {
 		pc_op_settle(op);
 	} else {

@@ -270,6 +270,19 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	return PyLong_FromLong(answer_object(op, value));
 }
 
+/* Return the exception that is set, with its traceback; it is set no longer. */
+static PyObject *take_exception(void)
+{
+	PyObject *type, *error, *traceback;
+	PyErr_Fetch(&type, &error, &traceback);
+	PyErr_NormalizeException(&type, &error, &traceback);
+	if (traceback)
+		PyException_SetTraceback(error, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return error;
+}
+
 /* Make one call of a fill: the file's read_into, and its answer into CORE. Return: 1 done; 0 go on; -1 exception; -2
  * the engine must handle *met, an exception or a negative errno. */
 static int fill_step(struct op *op, PyObject *engine, PyObject **met)
@@ -295,13 +308,7 @@ static int fill_step(struct op *op, PyObject *engine, PyObject **met)
 	/* On a thread of the volume no signal handler raises: whatever comes is the backend's, and has a waiter. */
 	if (!PyErr_ExceptionMatches(PyExc_Exception) && !(pc_tls_inside && pc_tls_inside->helper))
 		return -1;
-	PyObject *type, *traceback;
-	PyErr_Fetch(&type, met, &traceback);
-	PyErr_NormalizeException(&type, met, &traceback);
-	if (traceback)
-		PyException_SetTraceback(*met, traceback);
-	Py_XDECREF(type);
-	Py_XDECREF(traceback);
+	*met = take_exception();
 	return -2;
 }
 
@@ -318,5 +325,61 @@ PyObject *pc_op_fill(struct op *op, PyObject *engine)
 	if (step == -2 && met)
 		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
 	Py_XDECREF(met);
+	return result;
+}
+
+/* Make one call of a write request, and process its answer. Return: 1 done; 0 go on; -1 exception; -2 *met is a negative
+ * errno of an impossible answer. */
+static int write_step(struct op *op, PyObject *write_from, bool *sent, PyObject **met)
+{
+	u64 pos;
+	int more = op_next(op, &pos);
+	if (more <= 0)
+		return more < 0 ? -1 : 1;
+	*sent = true;
+	PyObject *offset = PyLong_FromUnsignedLongLong(pos);
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(write_from, offset, transfer_of(op)->views, NULL) : NULL;
+	Py_XDECREF(offset);
+	if (!n)
+		return -1;
+	int result = pc_op_check(op) ? 1 : answer_object(op, n);
+	Py_DECREF(n);
+	if (PyErr_Occurred())
+		return -1;
+	*met = result < 0 ? PyLong_FromLong(result) : NULL;
+	return result < 0 ? -2 : result;
+}
+
+/* Send a write request by the bound method of a file without trouble; otherwise the engine does: engine.write(op). It
+ * handles what a call has met, an exception or an impossible answer: engine.write_met(op, met, sent). If trouble has come
+ * beside the calls, it records the result: engine.written(op). */
+PyObject *pc_op_write(struct op *op, PyObject *engine)
+{
+	PyObject *write_from = PyObject_GetAttr(engine, pc_str_write_from), *met = NULL, *result = NULL;
+	if (!write_from)
+		return NULL;
+	if (write_from == Py_None || request_of(op)->stage) {
+		Py_DECREF(write_from);
+		return PyObject_CallMethodObjArgs(engine, pc_str_write, (PyObject *)op, NULL);
+	}
+	bool sent = false;
+	pc_change_begins(op->inode, !op->inode->limits.commit_on_close);
+	int step = write_step(op, write_from, &sent, &met);
+	while (step == 0)
+		step = PyErr_CheckSignals() ? -1 : write_step(op, write_from, &sent, &met);
+	PyObject *bound = step == 1 ? PyObject_GetAttr(engine, pc_str_write_from) : NULL;
+	if (step == 1 && bound == write_from && !pc_op_stopped(op)) {
+		pc_op_end_write(op, true, false);
+		result = Py_NewRef(Py_None);
+	} else if (bound) {
+		result = PyObject_CallMethodObjArgs(engine, pc_str_written, (PyObject *)op, NULL);
+	} else {
+		met = met ? met : take_exception();
+		result = PyObject_CallMethodObjArgs(engine, pc_str_write_met, (PyObject *)op, met,
+						    sent ? Py_True : Py_False, NULL);
+	}
+	Py_XDECREF(met);
+	Py_XDECREF(bound);
+	Py_DECREF(write_from);
 	return result;
 }

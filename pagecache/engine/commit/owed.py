@@ -122,7 +122,7 @@ class Owed:
             owed = len(steps) < len(self._steps)
             if owed:
                 self._steps = steps
-        self._file.bind_reads()
+        self._file.bind_calls()
         return owed
 
     def reads_wait(self) -> bool:
@@ -136,7 +136,7 @@ class Owed:
                 self._steps = deque([step, *(other for other in self._steps if other.method != FOLLOWING)])
             else:
                 self._steps.append(step)
-        self._file.bind_reads()
+        self._file.bind_calls()
 
     def replace(self, steps: Iterable[Debt], *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
         """Replace the debts, for another backend, or another version. `keep`: methods whose steps stay owed, before the
@@ -145,7 +145,7 @@ class Owed:
         with self._file.lock:
             kept = tuple(step for step in self._steps if step.method in keep)
             self._steps = deque([*kept, *steps])
-        self._file.bind_reads()
+        self._file.bind_calls()
         return kept
 
     def pay(self) -> None:
@@ -241,7 +241,7 @@ class Owed:
                 self._note(steps[0])
                 with file.lock:
                     steps.popleft()
-        file.bind_reads()
+        file.bind_calls()
 
 
 class _NothingOwed(Owed):

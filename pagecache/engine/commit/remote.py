@@ -204,7 +204,7 @@ def unnamed(file: EngineFile) -> None:
         if known:
             file.dispute.end()
     if known:
-        file.bind_reads()
+        file.bind_calls()
         _go_on(file)
 
 
@@ -238,7 +238,7 @@ def _lose_base(file: EngineFile, version: str | None) -> None:
         if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
             return
         file.disputed().lose_base(version)
-    file.bind_reads()
+    file.bind_calls()
 
 
 def _conflict(file: EngineFile, version: str | None) -> None:
@@ -246,7 +246,7 @@ def _conflict(file: EngineFile, version: str | None) -> None:
         known = file.removed or file.disputed().declare(file.versions.base, version)
     if known:  # or removed meanwhile: `unnamed` has taken the lock before
         return
-    file.bind_reads()
+    file.bind_calls()
     error = file.conflict_error()
     ranges = tuple(error.ranges)
     what = f"another version is stored below unsaved bytes, {spans(ranges)}: {cause(error)}"

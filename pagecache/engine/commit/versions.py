@@ -39,11 +39,13 @@ DISTRUSTED = Distrusted.DISTRUSTED
 class Versions:
     """The versions of one file. Part of every file.
 
+    CORE has the count, and whether the base is stale: it makes most of the calls.
+
     Lock: `EngineFile.lock`. A method takes it unless its description says that the caller holds it; a single field may
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "changes", "copied", "looked", "stale", "unanswered")
+    __slots__ = ("_file", "announced", "base", "copied", "looked", "unanswered")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -52,17 +54,24 @@ class Versions:
         """The name under which the base was found to be stored last, and the time before that look; or the time since
         when another version may be stored."""
         self.announced: str | None = None
-        self.changes = 0
         self.copied = False
         """A rename may have made another version of a whole object, which only its present backend file tells."""
-        self.stale = False
         self.unanswered: object = None
         """`BackendFile.unanswered` of the last backend file with a commit of unknown result."""
 
+    @property
+    def changes(self) -> int:
+        """The number of this cache's changes."""
+        return self._file.native.changes()
+
+    @property
+    def stale(self) -> bool:
+        """Whether this cache has changed the stored object since the base was read."""
+        return self._file.native.is_stale()
+
     def count_change(self, *, stale: bool) -> None:
         """Count a change of this cache; `stale`: the change may make another version. The lock is held."""
-        self.changes += 1
-        self.stale |= stale
+        self._file.native.change_begins(stale)
 
     def about_to_change(self) -> None:
         """Announce a call: whatever its result, another stored version may come from this cache. On commit_on_close
@@ -78,7 +87,8 @@ class Versions:
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
-        self.base, self.stale, self.copied = base, stale, False
+        self.base, self.copied = base, False
+        self._file.native.set_stale(stale)
         if not stale:
             self.unanswered = None
 
@@ -153,11 +163,10 @@ class Versions:
     def quiet(self) -> int | None:
         """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
         file = self._file
-        with file.lock:
-            changes = self.changes  # first: a change that begins after this changes the number
-            if self.stale or (file.owed is not NOTHING_OWED and len(file.owed)) or not file.native.is_quiet():
-                return None  # work under the token alone announces its changes: `about_to_change`
-            return changes
+        changes = file.native.quiet()  # first: a change that begins after this changes the number
+        if file.owed is not NOTHING_OWED and len(file.owed):
+            return None  # work under the token alone announces its changes: `about_to_change`
+        return changes
 
     def start_reading(self, *, here: bool = False) -> Job[None] | None:
         """Read the stored version after writes of this cache, on a thread of the volume. None: it is known, or was read
@@ -178,11 +187,14 @@ class Versions:
     def _read(self) -> None:
         """Record the stored version as this cache's own, if no change overlapped the read."""
         file = self._file
-        with file.lock:
-            changes = self.changes
+        changes = self.changes
         if file.native.storage_busy() or len(file.owed):
             return  # the call after the end of that change reads it
         version = file.opened().stat().version
         with file.lock:
-            if self.changes == changes:
-                self.take(version)
+            before = self.base
+            self.base = version  # first: nobody reads a base that is not stale, and older
+            if not file.native.settle_version(changes):
+                self.base = before
+                return
+            self.copied, self.unanswered = False, None

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from functools import partial, update_wrapper
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from ...backends.plain import returned
 from ...errors import BackendProtocolError
@@ -28,25 +28,30 @@ __all__ = [
     "commit_here",
     "write",
     "write_back",
+    "write_met",
     "write_through",
     "write_units",
+    "written",
 ]
 
+P = ParamSpec("P")
 
-def _ended(work: Callable[[EngineFile, Op], None], *, commit: bool = False) -> Callable[[EngineFile, Op], None]:
+
+def _ended(
+    work: Callable[Concatenate[EngineFile, Op, P], None], *, commit: bool = False
+) -> Callable[Concatenate[EngineFile, Op, P], None]:
     """Return the work with a guarantee that the operation has ended afterwards, also after an exception."""
 
-    @wraps(work)
-    def run(self: EngineFile, op: Op) -> None:
+    def run(self: EngineFile, op: Op, /, *args: P.args, **options: P.kwargs) -> None:
         try:
-            work(self, op)
+            work(self, op, *args, **options)
         except BaseException as error:
             if is_interrupt(error):
                 collector.end_interrupted(self, op, commit=commit)
                 raise
             collector.end_after_fault(self, op, error, commit=commit)
 
-    return run
+    return update_wrapper(run, work)
 
 
 @_ended
@@ -77,6 +82,21 @@ def write(self: EngineFile, op: Op) -> None:
         _not_sent(self, op, error, sent=sent)
     else:
         collector.acknowledged(self, op)
+
+
+@_ended
+def write_met(self: EngineFile, op: Op, met: BaseException | int, sent: bool) -> None:
+    """Record what a call of a bound write request has met; `sent`: a call was made."""
+    error = _refused(self, op, met) if isinstance(met, int) else met
+    if is_interrupt(error):
+        raise error
+    _not_sent(self, op, error, sent=sent)
+
+
+@_ended
+def written(self: EngineFile, op: Op) -> None:
+    """Record that all of a bound write request is acknowledged, beside trouble that has come since."""
+    collector.acknowledged(self, op)
 
 
 class _Spooling:

@@ -178,7 +178,7 @@ def _judge(
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
     if isinstance(error, NameChangingError) and file.unnaming is None:
-        file.bind_reads()  # the remove or rename has ended since; an interrupt may have kept its call from doing this
+        file.bind_calls()  # the remove or rename has ended since; an interrupt may have kept its call from doing this
         return failed, 0.0
     if isinstance(error, NotStagedError):
         return failed, 0.0  # they are committed now, or dropped: they are read from the object
