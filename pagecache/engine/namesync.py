@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..native import NAMES
@@ -62,21 +60,14 @@ class NameSync:
         self._durable = 0
         self._running: NameSyncCall | None = None
 
-    def changed(self) -> None:
-        """Count a change, or a possible change, of a name."""
+    def changed(self, *exc: object) -> None:
+        """Count a change, or a possible change, of a name. As a context, of a change that runs: a sync covers it only
+        if the sync begins after it; a failed change may have been carried out.
+        """
         with self._lock:
             self._changes += 1
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Context of a change: a sync covers it only if the sync begins after it; a failed change may have been carried
-        out.
-        """
-        self.changed()
-        try:
-            yield
-        finally:
-            self.changed()
+    __enter__ = __exit__ = changed
 
     def mark(self) -> int:
         """Return the number of changes so far."""

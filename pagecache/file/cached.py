@@ -76,6 +76,10 @@ def _number(value: int, what: str) -> int:
     return number
 
 
+def _text(key: Key) -> str:
+    return os.fsdecode(key) if isinstance(key, str | bytes | os.PathLike) else str(key)
+
+
 class CachedFile(Handle, io.RawIOBase):
     """One open of a cached object; made by `Volume.open`.
 
@@ -107,7 +111,7 @@ class CachedFile(Handle, io.RawIOBase):
     def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
         inode = use.inode
         self.key = key
-        self.name = os.fsdecode(key) if isinstance(key, bytes | os.PathLike) else str(key)
+        self.name = key if type(key) is str else _text(key)
         self.mode = mode
         self.volume = inode.volume
         self._inode = inode
@@ -162,8 +166,8 @@ class CachedFile(Handle, io.RawIOBase):
     def _check_open(self) -> None:
         if self.closed:
             raise ValueError(f"I/O operation on closed file: {self.key!r}")
-        self.volume.cache._check_forked()
-        if self.volume.detached:
+        if self.volume.detached or self.volume.cache.native.forked:
+            self.volume.cache._check_forked()
             raise ShutdownError(f"the volume {self.volume.name!r} is detached", self.key)
         self._check_usable()
 

@@ -155,7 +155,7 @@ class Directories(Namespace):
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
-        with self.volume.engine.name_sync.changing():
+        with self.volume.engine.name_sync:
             return self.volume.engine.call_here(what, key, call)
 
     def status(self, key: str) -> ObjectStat:

@@ -208,13 +208,14 @@ class InodeTable(dict[Key, Inode]):
         self._below: dict[str, int] = {}
 
     def __setitem__(self, key: Key, inode: Inode) -> None:
-        if key not in self:
+        if key not in self and isinstance(key, str) and "/" in key:
             self._count(key, 1)
         super().__setitem__(key, inode)
 
     def __delitem__(self, key: Key) -> None:
         super().__delitem__(key)
-        self._count(key, -1)
+        if isinstance(key, str) and "/" in key:
+            self._count(key, -1)
 
     def clear(self) -> None:
         super().clear()
@@ -227,7 +228,8 @@ class InodeTable(dict[Key, Inode]):
 
     def knows(self, inode: Inode) -> bool:
         """Return whether this is the file of its identity: it was neither removed nor abandoned."""
-        return self.objects.get(_identity(inode)) is inode
+        identity = inode.engine.identity
+        return self.objects.get(inode if identity is None else identity) is inode
 
     def at(self, key: Key) -> Inode | None:
         """Return the file of a known name."""
@@ -245,19 +247,22 @@ class InodeTable(dict[Key, Inode]):
         self.objects[_identity(inode)] = inode
         self.identified += inode.engine.identity is not None
 
-    def remove(self, inode: Inode) -> None:
-        """Remove a file and its names, if it is in the table."""
-        if self.knows(inode):
-            self.drop_names(inode)
-            del self.objects[_identity(inode)]
-            self.identified -= inode.engine.identity is not None
-            self._forget_last_name(inode)
+    def remove(self, inode: Inode) -> bool:
+        """Remove a file and its names. False: it is not in the table."""
+        if not self.knows(inode):
+            return False
+        self.drop_names(inode)
+        del self.objects[_identity(inode)]
+        self.identified -= inode.engine.identity is not None
+        self._forget_last_name(inode)
+        return True
 
-    def lose(self, inode: Inode) -> None:
-        """Remove a file that has lost its last name, if it is in the table: an open that has begun looks again."""
-        if self.knows(inode):
-            self.removals += 1
-            self.remove(inode)
+    def lose(self, inode: Inode) -> bool:
+        """Remove a file that has lost its last name: an open that has begun looks again. False: it is not in the
+        table.
+        """
+        self.removals += 1
+        return self.remove(inode)
 
     def identify(self, inode: Inode, identity: Hashable | None) -> None:
         """Set the identity that the store reports, unless another file has it."""
@@ -277,7 +282,9 @@ class InodeTable(dict[Key, Inode]):
 
     def found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
         """Return the file of a name, to which the store says `stat`; None: nothing has the name."""
-        known = self.at(key)
+        known = self.get(key)
+        if known is not None and known.hinted != self.hints:
+            known = self.at(key)
         if known is not None and (known.engine.identity is None or (stat is not None and stat.identity is None)):
             return known
         return None if stat is None or stat.identity is None else self.objects.get(stat.identity)
@@ -368,9 +375,7 @@ class InodeTable(dict[Key, Inode]):
         if self._unnamed.get(inode.key) is inode:
             del self._unnamed[inode.key]
 
-    def _count(self, key: Key, more: int) -> None:
-        if not isinstance(key, str):
-            return
+    def _count(self, key: str, more: int) -> None:
         at = key.find("/")
         while at >= 0:
             tree = key[:at]

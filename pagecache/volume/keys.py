@@ -158,7 +158,7 @@ class BusyKeys:
         try:
             if (other := self.mark(claim)) is not None:
                 self.outlast(claim, other)
-            within(lambda: tries.repeated(partial(hold.run, call), whole=True))
+            within(partial(tries.repeated, partial(hold.run, call), whole=True))
         except BaseException:
             try:
                 hold.leave()

@@ -389,9 +389,8 @@ def displace(volume: Volume, inode: Inode, version: str | None) -> None:
 def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
     """Take the name from a file, and record why. Return whether handles use it still; otherwise it is freed."""
     with volume.inodes_lock:
-        if not volume.inodes.knows(inode):
+        if not volume.inodes.lose(inode):
             return False
-        volume.inodes.lose(inode)
         volume.orphans[inode] = None
         record()
         inode.native.wake()  # an fsync of an object that is found by its name is done

@@ -54,7 +54,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,7 +62,7 @@ from typing import TYPE_CHECKING
 
 from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..engine.attempts import Attempts
-from ..engine.commit.owed import FOLLOWING
+from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..engine.file import EngineFile
 from ..errors import Key
 from ..native import TOKEN, Op
@@ -86,6 +86,7 @@ class NameChange:
     volume: Volume
     src: Key
     old: Key
+    names: tuple[Key, ...]  # the canonical ones
     dst: Key | None = None
     new: Key | None = None
 
@@ -94,6 +95,7 @@ class NameChange:
     kind: Kind | None = None  # of what has the name that is removed or renamed; None: unknown
     source: Inode | None = None  # the file that has this name
     loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
+    files: tuple[Inode, ...] = ()  # these two
     links: int | None = None  # number of names of the loser; None: the store has no links
     version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
@@ -106,12 +108,8 @@ class NameChange:
     beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
     catching_up: threading.Lock = field(default_factory=threading.Lock)  # held briefly, by a late change of a file
     publishing: threading.Lock = field(default_factory=threading.Lock)  # held while a settlement publishes
-    opened: dict[Inode, BackendFile | None] = field(default_factory=dict)  # files of its backend
+    opened: BackendFile | None = None  # the source's file of its backend
     debts: dict[Inode, Unsettled] = field(default_factory=dict)  # of files that are found by the names it changes
-
-    def names(self) -> tuple[Key, ...]:
-        """Return the canonical keys."""
-        return (self.old,) if self.new is None else (self.old, self.new)
 
     # -- before the first attempt
 
@@ -136,26 +134,25 @@ class NameChange:
                 self.loser = None  # two names of one object
             self.replaced = _known_version(self.loser)
         self.links = None if found is None else found.nlink
-
-    def files(self) -> list[Inode]:
-        """Return the files concerned."""
-        return list({inode: None for inode in (self.source, self.loser) if inode is not None})
+        self.files = () if self.source is None else (self.source,)
+        if self.loser is not None and self.loser is not self.source:
+            self.files += (self.loser,)
 
     def found_by_name(self) -> list[Inode]:
         """Return the files that the backend finds by names that the call changes."""
-        beneath = self.beneath if self.may_be_directory() else []
-        return [inode for inode in (*self.files(), *beneath) if inode.engine.finds_by_name()]
+        beneath = self.beneath if self.beneath and self.may_be_directory() else []
+        return [inode for inode in (*self.files, *beneath) if inode.engine.finds_by_name()]
 
     def may_be_directory(self) -> bool:
         """Return whether names below the old one change with it."""
         return self.kind in ("dir", None)
 
-    def lenders(self) -> list[Inode]:
+    def lenders(self) -> Sequence[Inode]:
         """Look at the names. Return the files whose tokens an attempt needs: nothing of them may be in flight. A remove
         of other files takes no token: that would wait for write-back of bytes that are no longer needed.
         """
         self.look()
-        return self.found_by_name() if self.new is None else self.files()
+        return self.found_by_name() if self.new is None else self.files
 
     def below(self) -> list[tuple[str, Inode]]:
         """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
@@ -181,11 +178,12 @@ class NameChange:
         with volume.inodes_lock:
             volume._check_alive(self.src)
             self.tried, self.pending, self.done, self.over = True, True, False, False
-            self.beneath = [inode for _, inode in self.below()]
-            for inode in (*self.files(), *self.beneath):
+            below = [] if self.new is None else self.below()
+            self.beneath = [inode for _, inode in below] if below else []
+            for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
-        self.opened = {inode: inode.engine.backend_file for inode in self.files()}
+        self.opened = None if self.source is None else self.source.engine.backend_file
         self.held = tuple(self.found_by_name())
         for inode in self.held:
             inode.engine.begin_unnaming(self)
@@ -195,10 +193,9 @@ class NameChange:
 
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
-        lent = self.files()
         for inode in self.held:
             tries.outlast_publications(inode.engine)
-            if inode not in lent and not inode.engine.limits().commit_on_close:
+            if inode not in self.files and not inode.engine.limits().commit_on_close:
                 tries.outlast_calls(inode.engine)
 
     def owe(self, inode: Inode) -> None:
@@ -208,12 +205,12 @@ class NameChange:
 
     def release_names(self) -> None:
         """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first."""
-        unknown = self.is_open() and not self.done
+        unknown = not self.done and self.is_open()
         for inode in self.held:
             if unknown:
                 self.owe(inode)
         self.over = True
-        if not unknown:
+        if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:
             inode.engine.end_unnaming(self)
@@ -236,7 +233,7 @@ class NameChange:
         opened: at once if this thread has their tokens.
         """
         self.pending = False
-        lent, others = ([], self.files()) if self.new is None else (self.files(), self.beneath)
+        lent, others = ((), self.files) if self.new is None else (self.files, self.beneath)
         for inode in lent:
             self.catch_up(inode)
         for inode in others:
@@ -269,14 +266,14 @@ class NameChange:
         volume, mirror = self.volume, self.volume.engine.mirror
         if self.old == self.new:
             return
-        if self.loser is not None and self._has_lost_last_name(self.loser):
+        if self.loser is not None and (self.links is None or self._has_lost_last_name(self.loser)):
             lifetimes.unname(volume, self.loser)
         elif self.loser is not None and self.links == 1:
             self.loser.native.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
-            below = self.below() if self.may_be_directory() else []
-            for inode in self.files():
+            below = self.below() if self.new is not None and self.may_be_directory() else []
+            for inode in self.files:
                 table.drop_names(inode)
             table.unbind(self.old)
             if self.kind in ("dir", "symlink"):
@@ -286,7 +283,8 @@ class NameChange:
         moved: list[tuple[Key, Inode | None]] = []
         if self.new is not None and self.kind != "symlink":
             moved.append((self.new, self.source))
-        moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
+        if below:
+            moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
         if mirror is not None and self.kind != "symlink":
             linked = self.loser is not None and self.links is not None and self.links > 1
             mirror.named(self.old, self.new, tree=self.kind == "dir" or bool(below), linked=linked)
@@ -297,8 +295,6 @@ class NameChange:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
         its names: only an open file tells the present one. A closed one that an open may find by another name stays.
         """
-        if self.links is None:
-            return True
         with suppress(Exception):
             found = loser.engine.stat_open()
             return found is not None and found.nlink == 0
@@ -311,12 +307,13 @@ class NameChange:
         if displaced is not None and displaced is not inode and displaced.engine.identity is None:
             lifetimes.unname(volume, displaced)
         with volume.inodes_lock:
-            volume.inodes.unbind(key)
             if inode is not None and volume.inodes.knows(inode):
                 volume.inodes.drop_names(inode)
                 volume.inodes.bind(key, inode)
+            else:
+                volume.inodes.unbind(key)
         if inode is not None:
-            opening.follow(inode, self.opened.get(inode))
+            opening.follow(inode, self.opened if inode is self.source else None)
 
     # -- an unknown result
 
@@ -380,8 +377,8 @@ class NameChange:
         volume = self.volume
         if tries.doubtful and not self.done and self.old != self.new:
             with volume.inodes_lock:
-                if self.beneath or any(map(volume.inodes.knows, self.files())):
-                    volume.unsettled.update(dict.fromkeys(self.names(), self))
+                if self.beneath or any(map(volume.inodes.knows, self.files)):
+                    volume.unsettled.update(dict.fromkeys(self.names, self))
         self.release_names()
 
     def is_open(self) -> bool:
@@ -396,7 +393,7 @@ class NameChange:
 
     def close(self) -> None:
         """Forget that it was left open. `inodes_lock` is held."""
-        for name in self.names():
+        for name in self.names:
             if self.volume.unsettled.get(name) is self:
                 del self.volume.unsettled[name]
 
@@ -409,7 +406,7 @@ class NameChange:
         if not self.is_open() or self.done:
             return
         carried_out = self.found_done(volume.engine.backend)
-        with self.publishing, volume.engine.name_sync.changing():
+        with self.publishing, volume.engine.name_sync:
             with volume.inodes_lock:
                 volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
                 if not self.is_open() or self.done:
@@ -444,11 +441,11 @@ class NameChange:
         with self.volume.inodes_lock:
             self.close()
         if not unsettled:
-            created = self.new is None and any(inode.native.undone()["created"] for inode in self.files())
+            created = self.new is None and any(inode.native.undone()["created"] for inode in self.files)
             done = self.claim() and done and not created  # the store may have lost a name that was not committed
         if fenced:
             with self.volume.inodes_lock:
-                for inode in (*self.files(), *self.beneath):
+                for inode in (*self.files, *self.beneath):
                     inode.naming = None
             with self.catching_up:  # so a concurrent `catch_up` of an earlier reconnect notices
                 pass
@@ -504,13 +501,13 @@ def settle_names(volume: Volume, tries: Attempts, *keys: Key) -> NameChange | No
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
     """Remove a name. `canonical` is the canonical key."""
-    change = NameChange(volume, key, canonical)
+    change = NameChange(volume, key, canonical, (canonical,))
     _carry_out(change, tries, lambda backend: backend.remove(key))
 
 
 def rename(volume: Volume, src: Key, dst: Key, old: Key, new: Key, tries: Attempts, *, replace: bool) -> None:
     """Rename. `old` and `new` are the canonical keys."""
-    change = NameChange(volume, src, old, dst, new)
+    change = NameChange(volume, src, old, (old, new), dst, new)
     _carry_out(change, tries, lambda backend: backend.rename(src, dst, replace=replace), replace)
 
 
@@ -518,17 +515,17 @@ def _carry_out(change: NameChange, tries: Attempts, call: Callable[[Backend], No
     """Make a call that changes names. Calls of unknown result that concern them are settled first; if one of them was
     this call, it is done.
     """
-    volume, keys, done = change.volume, change.names(), False
+    volume, keys, done = change.volume, change.names, False
 
     def attempt() -> None:
         nonlocal done
-        if unsettled_at(volume, *keys) is None:  # otherwise it ended while this call waited for the keys
-            _exchange(change, tries, lambda backend: _attempt(change, tries, backend, call, replace))
+        if not volume.unsettled or unsettled_at(volume, *keys) is None:  # else it ended while this call waited for keys
+            _exchange(change, tries, call, replace)
             done = True
 
     while not done:
-        settled = settle_names(volume, tries, *keys)
-        if settled is not None and settled.done and keys == settled.names():
+        settled = settle_names(volume, tries, *keys) if volume.unsettled else None
+        if settled is not None and settled.done and keys == settled.names:
             return
         _run(change, attempt, tries, partial(change.ended, tries))
 
@@ -564,13 +561,13 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
             raise
 
     trees = change.new is not None
-    change.volume.busy.run(run, tries, *change.names(), within=within, trees=trees, ended=ended)
+    change.volume.busy.run(run, tries, *change.names, within=within, trees=trees, ended=ended)
 
 
 def _attempt(
     change: NameChange, tries: Attempts, backend: Backend, call: Callable[[Backend], None], replace: bool
-) -> bool:
-    """Make one attempt, unless an earlier one was carried out; return True.
+) -> None:
+    """Make one attempt, unless an earlier one was carried out.
 
     Raises:
         OSError: the first error, if it is unknown whether an earlier attempt was carried out.
@@ -587,25 +584,23 @@ def _attempt(
             if not landed:
                 raise  # otherwise it was never stored; or an earlier attempt has changed the backend's open file
     tries.settle()
-    return True
 
 
-def _exchange(change: NameChange, tries: Attempts, make: Callable[[Backend], bool]) -> None:
-    """Publish the effect of a call, if `make` returns True: it has carried it out, or found that it was. No commit of a
-    whole object begins before that.
-    """
+def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], None], replace: bool) -> None:
+    """Make one attempt, and publish the effect. No commit of a whole object begins before that."""
     try:
         backend = change.begin()
-        change.outlast(tries)
-        with change.volume.engine.name_sync.changing():
-            if not make(backend):
-                return
+        if change.held:
+            change.outlast(tries)
+        with change.volume.engine.name_sync:
+            _attempt(change, tries, backend, call, replace)
         if change.claim():
             change.publish()
             change.release_names()  # the name is fixed: another version under it is another writer's
-            if change.source is not None and change.new is not None:
+            source = change.source
+            if source is not None and change.new is not None and source.engine.owed.owes(FOLLOWING):
                 with suppress(FileNotFoundError):  # another program has removed it since: this call is done
-                    opening.open_renamed(change.source.engine)
+                    opening.open_renamed(source.engine)
     finally:
         change.end()
 
@@ -623,7 +618,10 @@ def _stat(backend: Backend, key: Key, *, ask: bool) -> ObjectStat | None:
 
 def _file(volume: Volume, key: Key, found: ObjectStat | None) -> Inode | None:
     """Return the cached file that has a name. A symbolic link is none."""
-    return None if found is not None and found.kind == "symlink" else volume._inode_found(key, found)
+    if found is not None and found.kind == "symlink":
+        return None
+    with volume.inodes_lock:
+        return volume.inodes.found(key, found)
 
 
 def _known_version(inode: Inode | None) -> str | None:
@@ -635,4 +633,5 @@ def _knows_version(inode: Inode) -> bool:
     """Return whether the version below the cached bytes is known: not while the file owes to follow its name, since a
     copy may have another one.
     """
-    return not inode.engine.versions.stale and not inode.engine.owed.owes(FOLLOWING)
+    engine = inode.engine
+    return not engine.versions.stale and (engine.owed is NOTHING_OWED or not engine.owed.owes(FOLLOWING))

@@ -416,7 +416,7 @@ def open_backend(
 
     def make() -> BackendFile:
         nonlocal made
-        backend_file = tries.make(lambda: backend.open(key, create=True, exclusive=True))
+        backend_file = tries.make(partial(backend.open, key, create=True, exclusive=True))
         made = not backend.limits.commit_on_close
         return backend_file
 

@@ -219,7 +219,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
         job = Job(volume.engine.park, call, what="stat", key=change.src)
         _wait(volume.engine.runner.submit(NAMES, job), attached)
         if change in running:
-            volume.busy.take_away(change.names())
+            volume.busy.take_away(change.names)
 
 
 def _wanted(inode: Inode) -> bool:

@@ -138,7 +138,7 @@ class Volume:
         canonical = self.engine.backend.canonical
         if getattr(canonical, "__func__", None) is Backend.canonical:
             return canonical(key)
-        return self.engine.call_here("canonical", key, lambda: canonical(key))
+        return self.engine.call_here("canonical", key, partial(canonical, key))
 
     def _inode_at(self, key: Key) -> Inode | None:
         """Return the inode that a name led to when it was last known."""
