@@ -15,7 +15,7 @@ import numpy
 import pytest
 
 import pagecache
-from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.options import OpenMode
 
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend
@@ -53,14 +53,19 @@ class Rig:
         """Return the rig, and a file of it that this opens."""
         return self, self.open(mode, key, **options)
 
+    def both(self, mode: str = "r+b", key: Hashable = KEY, **options: Any) -> tuple[Rig, CachedFile, CachedFile]:
+        """Return the rig, a handle that reads and writes, and another one of this kind."""
+        return self, self.open(), self.open(mode, key, **options)
+
     def content(self, key: Hashable = KEY) -> bytes:
         """Return what a new handle reads."""
-        with self.volume.open(key) as file:
-            return file.readall()
+        return content_of(self.volume, key)
 
-    def reconnect(self, *, fenced: bool = False, **successor: bool) -> RecordingBackend:
-        """Abort the volume, and reconnect it to the same store after a crash."""
+    def reconnect(self, *hung: Task[Any], fenced: bool = False, **successor: bool) -> RecordingBackend:
+        """Abort the volume, which ends these calls, and reconnect it to the same store after a crash."""
         self.volume.abort()
+        for call in hung:
+            raises(ShutdownError, call.result)
         fresh = self.backend.successor(**successor)
         self.volume.reconnect(fresh, fenced=fenced)
         return fresh
@@ -101,6 +106,25 @@ def make_rig(
         cache.close()
         raise
     return Rig(cache, volume, backend)
+
+
+@contextmanager
+def attached(backend: Any, size: str = "16MiB", options: Any = None, **config: Any) -> Iterator[Volume]:
+    """A volume on a cache that is closed at the end, as `PageCache` as a context does."""
+    with PageCache(size, **config) as cache:
+        yield cache.attach(backend, **(options or {}))
+
+
+def content_of(volume: Volume, key: Hashable) -> bytes:
+    """Return what a new handle reads."""
+    with volume.open(key) as file:
+        return file.readall()
+
+
+def stored(volume: Volume, key: Hashable, data: Any, mode: OpenMode = "wb") -> None:
+    """Write to a new handle, and close it."""
+    with volume.open(key, mode) as file:
+        file.pwrite(data, 0)
 
 
 Make = Callable[..., Rig]

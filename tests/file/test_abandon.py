@@ -27,7 +27,22 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    QUIET,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    content_of,
+    eventually,
+    make_rig,
+    overlay,
+    pattern,
+    raises,
+)
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -113,8 +128,7 @@ def test_an_open_by_any_name_waits_for_an_abandoned_file(tmp_path: Path, name: s
 
 def test_a_handle_is_opened_again_after_the_rollback_of_its_file(make: Make) -> None:
     """Nothing that it writes is given up with the earlier bytes. [2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA}))
-    file, reader = rig.open(), rig.open("rb")
+    rig, file, reader = make(backend=ObjectBackend({KEY: DATA})).both("rb")
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     file.abandon()
@@ -151,8 +165,7 @@ def test_calls_by_name_see_nothing_that_was_abandoned(make: Make, whole: bool) -
     assert [volume.unsaved(), volume.unsaved(KEY), volume.dirty_ranges(KEY), volume.failed()] == [[]] * 4
     volume.sync(20)
     gate.release()
-    with volume.open(KEY) as again:
-        assert again.read() == DATA
+    assert content_of(volume, KEY) == DATA
 
 
 def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make) -> None:
@@ -213,8 +226,7 @@ def test_a_store_that_is_down_fails_the_open_of_an_abandoned_object(make: Make) 
 def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_one(make: Make) -> None:
     """The file goes back to the version that it was opened with; the next open finds the other one. [2.19, 2.20]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file, reader = rig.open(), rig.open("rb")
+    rig, file, reader = make(backend=backend).both("rb")
     assert reader.pread(10, 0) == DATA[:10]
     file.pwrite(b"bad!", 0)
     file._native.flush_start(STAMP_MAX)
@@ -261,8 +273,7 @@ def test_acknowledged_bytes_of_closed_handles_are_durable_after_an_abandon_and_a
 def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(make: Make) -> None:
     """It has nothing to wait for afterwards. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend)
-    file, reader = rig.open(), rig.open("rb")
+    _rig, file, reader = make(backend=backend).both("rb")
     file.pwrite(b"bad!", 0)
     file._native.flush_start(STAMP_MAX)
     eventually(lambda: backend.seen("write_from"))
@@ -347,8 +358,7 @@ def kept(store: Rig, key: str = KEY) -> None:
 def check_kept(store: Rig, key: str = KEY) -> None:
     """The bytes are there, listed, and saved by the next sync."""
     assert [(found.key, found.size) for found in store.volume.unsaved()] == [(key, len(MINE))]
-    with store.volume.open(key) as file:
-        assert file.pread(len(DATA) + len(MINE), 0) == MINE
+    assert store.content(key)[: len(DATA) + len(MINE)] == MINE
     store.volume.sync(20)
     assert store.backend.committed(key) == MINE
 
@@ -688,8 +698,7 @@ def test_a_change_between_its_look_and_its_place_in_line_does_not_land(make: Mak
     file._native = Between(file)  # type: ignore[assignment]
     raises(ValueError, call, file, match="closed")
     eventually(lambda: not rig.volume.orphans)
-    with rig.volume.open(KEY) as again:
-        assert again.pread(len(DATA) + 9, 0) == DATA
+    assert rig.content()[: len(DATA) + 9] == DATA
     rig.volume.sync()
     assert rig.backend.committed(KEY) == DATA
 

@@ -100,8 +100,7 @@ def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: st
 
 def test_after_an_extension_in_either_order(make: Make) -> None:
     """An append begins where the other one ends, whether it came before or after. [2.7]"""
-    rig = make({KEY: b""})
-    one, two = rig.open("r+b"), rig.open("r+b")
+    _rig, one, two = make({KEY: b""}).both()
     assert one.append(b"abc") == 0
     two.pwrite(b"x", 10)
     assert one.append(b"def") == 11
@@ -114,8 +113,7 @@ def test_after_an_extension_in_either_order(make: Make) -> None:
 
 def test_the_position_of_the_handle(make: Make) -> None:
     """append() leaves it, write() of an "a" handle moves it; pwrite goes to its given offset. [2.7]"""
-    rig = make({KEY: b"0123456789"})
-    plain, appending = rig.open("r+b"), rig.open("a+b")
+    rig, plain, appending = make({KEY: b"0123456789"}).both("a+b")
     plain.seek(3)
     assert plain.append(b"ab") == 10
     assert (plain.tell(), plain.read(2)) == (3, b"34")

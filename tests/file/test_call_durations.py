@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, aio
+from pagecache import RetryPolicy, aio
 from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
 
 from ..aio.stores import Store
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Make, Patch, Task, at_gate, eventually
+from .rig import KEY, PAGE, QUIET, Make, Patch, Task, at_gate, attached, eventually
 
 NAMES = ("read", "write", "commit")
 
@@ -104,8 +104,7 @@ def test_direct_reads_and_writes_count(make: Make, parallel: bool) -> None:
 
 def test_the_mirror_is_not_measured(make: Make) -> None:
     backend, mirror = RecordingBackend({KEY: b""}), RecordingBackend({KEY: b""})
-    with PageCache("8MiB", **QUIET) as cache:
-        volume = cache.attach(backend, mirror=mirror)
+    with attached(backend, "8MiB", **QUIET, options={"mirror": mirror}) as volume:
         with volume.open(KEY, "r+") as f:
             f.pwrite(b"x" * PAGE, 0)
             f.fsync()
@@ -115,8 +114,7 @@ def test_the_mirror_is_not_measured(make: Make) -> None:
 
 def test_calls_of_an_asynchronous_backend_count() -> None:
     store = Store({KEY: b"x" * PAGE})
-    with PageCache("8MiB", **QUIET) as cache:
-        volume = cache.attach(store, read_ahead=0)
+    with attached(store, "8MiB", **QUIET, options={"read_ahead": 0}) as volume:
 
         async def use() -> None:
             async with aio.open(volume, KEY, "r+") as f:

@@ -161,8 +161,7 @@ def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:
 
 def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
     """The commit returns a version that the direct write replaced before the answer came. [2.10, 2.19]"""
-    rig = make({KEY: pattern(4 * PAGE)}, limits={"parallel_direct_writes": True})
-    file, direct = rig.open(), rig.open(direct=True)
+    rig, file, direct = make({KEY: pattern(4 * PAGE)}, limits={"parallel_direct_writes": True}).both(direct=True)
     file.pwrite(b"local", 0)
     rig.backend.fault("commit answer", lambda: Task(direct.pwrite, b"d" * PAGE, PAGE).result())
     file.fsync()
@@ -174,8 +173,7 @@ def test_a_direct_write_beside_a_commit_is_no_remote_change(make: Make) -> None:
 @pytest.mark.parametrize("how", ["force", "rebase"])
 def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, how: Any) -> None:
     """The backend was not asked: what is stored in place stays there, and the next commit covers it. [2.16, 2.19]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open(), rig.open(direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(OTHER[:PAGE], 0)
     file.pwrite(MINE, PAGE)
     rig.volume.invalidate_remote(KEY)

@@ -14,7 +14,7 @@ from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingBackend
-from .rig import Task, raises
+from .rig import Task, raises, stored
 
 
 def objects(cache: PageCache) -> int:
@@ -26,8 +26,7 @@ def objects(cache: PageCache) -> int:
 def filled(cache: PageCache, count: int = 10) -> Volume:
     volume = cache.attach("memory:")
     for number in range(count):
-        with volume.open(f"f{number}", "wb") as file:
-            file.write(b"x" * 5000)
+        stored(volume, f"f{number}", b"x" * 5000)
     return volume
 
 

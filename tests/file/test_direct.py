@@ -22,8 +22,7 @@ DATA = pattern(8 * PAGE)
 
 def test_a_direct_read_sees_a_buffered_write_without_fsync(make: Make) -> None:
     """Local bytes come from memory, the others from the backend, and the read caches nothing. [T-27, 2.9]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
     file.pwrite(b"new", PAGE + 100)
     used = rig.cache.stats().used
     assert direct.pread(8 * PAGE, 0) == DATA[: PAGE + 100] + b"new" + DATA[PAGE + 103 :]
@@ -62,8 +61,7 @@ def test_reads_keep_the_units_of_the_backend(make: Make) -> None:
 
 def test_a_hole_between_storage_and_a_local_end_reads_as_zeros(make: Make) -> None:
     """[2.9]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    _rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
     file.pwrite(b"end", 20 * PAGE)
     assert direct.pread(30 * PAGE, 7 * PAGE) == DATA[7 * PAGE :] + bytes(12 * PAGE) + b"end"
 
@@ -171,8 +169,7 @@ def test_an_append_beyond_the_largest_offset_is_refused() -> None:
 
 def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
     """Dirty pages are committed before, cached ones dropped afterwards. [T-26, 2.10]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     file.pread(8 * PAGE, 0)
     file.pwrite(b"dirty" * 1000, PAGE + 7)
     direct.pwrite(b"direct" * 100, PAGE + 300)
@@ -191,8 +188,7 @@ def test_a_view_whose_bytes_were_dropped_is_detached_beside_local_bytes(make: Ma
     """Its memory stays as it was until a read; the folio stays in the file if other bytes of it are local. A later view
     is attached. [2.9, 2.10, 2.19, 2.21]
     """
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     file.pread(8 * PAGE, 0)
     if local:
         file.pwrite(b"L", 7 * PAGE)
@@ -230,8 +226,7 @@ def test_a_direct_write_beside_a_writable_view_goes_through_the_memory_it_shows(
 
 def test_a_direct_read_into_a_writable_view_of_the_same_bytes_is_refused(make: Make) -> None:
     """It could only wait for itself, or tear. Another range is fine. [2.9]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("rb", direct=True)
+    rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
     with file.view(0, PAGE, writable=True) as view:
         raises(DeadlockError, direct.pread_into, view.segments[0], 0)
         assert direct.pread_into(view.segments[0], 3 * PAGE) == PAGE
@@ -241,8 +236,7 @@ def test_a_direct_read_into_a_writable_view_of_the_same_bytes_is_refused(make: M
 
 def test_a_view_of_the_file_is_a_source_like_any_other(make: Make) -> None:
     """The view may show the very bytes that are written. [2.10]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     with file.view(0, 2 * PAGE) as view:
         direct.pwrite(view.tobytes()[PAGE:], 0)
         assert direct.pwritev(list(view.segments), PAGE) == 2 * PAGE
@@ -303,8 +297,7 @@ def test_transient_errors_of_a_direct_write_are_tried_again(make: Make) -> None:
 
 def test_an_error_of_a_direct_write_says_what_was_taken(make: Make) -> None:
     """The acknowledged prefix counts; the cached pages of the range are read again. [2.10]"""
-    rig = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, limits={"max_write": PAGE}, retry=ONCE).both(direct=True)
     file.pread(8 * PAGE, 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), skip=2, times=100)
     raised = raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 6 * PAGE, match="full")
@@ -385,8 +378,7 @@ def test_a_mirror_gives_up_what_is_written_past_it() -> None:
 
 def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:
     """[2.25, T-49]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     met: list[BaseException] = []
 
     def inside(stored: Any, offset: int, buffers: Any) -> int:

@@ -28,8 +28,7 @@ def lost(rig: Rig, start: int, length: int) -> list[LostRange]:
 @pytest.mark.parametrize("how", ["fsync", "sync", "ticket", "close of the volume"])
 def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) -> None:
     """Nothing is dirty, and yet there is something to commit. [T-74, T-75a, 2.15, 2.17]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     direct.pwrite(NEW, PAGE)
     assert rig.backend.committed(KEY) == DATA
     rig.cache.check()
@@ -63,8 +62,7 @@ def test_a_commit_issued_before_the_write_returned_does_not_cover_it(make: Make)
 
 def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, and each handle reports it once; cached pages are read again. [T-75a, 2.16, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(NEW, PAGE)
     assert file.pread(PAGE, PAGE) == NEW
     rig.backend.fault("commit", forgetting_commit)
@@ -110,8 +108,7 @@ def test_a_commit_that_kept_everything_loses_nothing(make: Make) -> None:
 
 def test_bytes_written_over_direct_ones_are_not_lost_with_them(make: Make) -> None:
     """Buffered bytes over them are dirty again and arrive. [2.16, 2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     direct.pwrite(b"x" * 3 * PAGE, 0)
     file.pwrite(b"y" * PAGE, PAGE)
     file.flush()
@@ -124,8 +121,7 @@ def test_bytes_written_over_direct_ones_are_not_lost_with_them(make: Make) -> No
 
 def test_bytes_cut_off_or_punched_are_no_loss(make: Make) -> None:
     """[2.17]"""
-    rig = make({KEY: DATA}, retry=ONCE, limits={"durable_writes": False})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE, limits={"durable_writes": False}).both(direct=True)
     direct.pwrite(b"x" * 2 * PAGE, 4 * PAGE)
     file.truncate(5 * PAGE)
     file.truncate(8 * PAGE)
@@ -159,8 +155,7 @@ def racing_read(rig: Rig, file: CachedFile, direct: CachedFile, read: Callable[[
 @pytest.mark.parametrize("how", ["fill", "read-ahead"])
 def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
     """A fill, or readahead, was in flight with old bytes. [T-26, T-75a, K12]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     read = (lambda: file.pread(PAGE, PAGE)) if how == "fill" else (lambda: file.prefetch(0, 8 * PAGE, wait=True))
     assert racing_read(rig, file, direct, read) == NEW
     assert file.pread(8 * PAGE, 0) == written(NEW, PAGE)
@@ -169,8 +164,7 @@ def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
 
 def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
     """In the other order, the fill begins after the write. [T-26, T-75a]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, NEW, PAGE)
     assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
     writer.result(opening=gate)
@@ -179,8 +173,7 @@ def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
 
 def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> None:
     """It may have stored something. [T-26, 2.10]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     begun = rig.backend.gate("write_from")
     rig.backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
     writer = Task(direct.pwrite, NEW, PAGE)
@@ -195,8 +188,7 @@ def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> No
 
 def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make) -> None:
     """Cached zeros behind the old end are gone before the new size shows. [2.10, M8]"""
-    rig = make({KEY: DATA[: 2 * PAGE + 10]})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA[: 2 * PAGE + 10]}).both(direct=True)
     assert file.pread(PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10]
     direct.append(NEW)
     assert file.pread(2 * PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10] + NEW
@@ -208,15 +200,12 @@ def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make)
 
 def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
     """The new backend has only the committed bytes. [T-75b, 2.17, 2.22]"""
-    rig = make({KEY: DATA})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}).both(direct=True)
     direct.pwrite(NEW, 0)
     direct.fsync()
     direct.pwrite(NEW, PAGE)
     assert file.pread(PAGE, PAGE) == NEW
-    rig.volume.abort()
-    rig.backend = rig.backend.successor()
-    rig.volume.reconnect(rig.backend)
+    rig.backend = rig.reconnect()
     assert raises(DataLossError, file.fsync).ranges == lost(rig, PAGE, PAGE)
     assert file.pread(8 * PAGE, 0) == written(NEW, 0)
     direct.pwrite(NEW, 2 * PAGE)
@@ -229,9 +218,7 @@ def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> Non
     """The size stays; its bytes are a loss and read as zeros. [2.17, 2.22]"""
     rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
     direct.append(NEW)
-    rig.volume.abort()
-    rig.backend = rig.backend.successor()
-    rig.volume.reconnect(rig.backend)
+    rig.backend = rig.reconnect()
     assert direct.pread(10 * PAGE, 0) == DATA + bytes(PAGE)
     assert raises(DataLossError, direct.fsync).ranges == lost(rig, 8 * PAGE, PAGE)
     assert rig.backend.committed(KEY) == DATA + bytes(PAGE)

@@ -391,8 +391,7 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
 @pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
 def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
     """It holds no token meanwhile: other bytes are written back. The next direct write comes after it. [2.10, 2.26]"""
-    rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
     acknowledged(file)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     syncing = Task(file.fsync)
@@ -413,8 +412,7 @@ def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside
 @pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
 def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
     """It is not counted before the commit has ended. [2.10, 2.26]"""
-    rig = make({KEY: DATA}, limits={"parallel_direct_writes": both})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
     acknowledged(file)
     gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
     writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
@@ -432,8 +430,7 @@ def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside
 
 def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> None:
     """After a reconnect direct writes and commits begin again. [2.10, 2.22, 2.26]"""
-    rig = make({KEY: DATA}, limits={"parallel_direct_writes": False})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
+    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": False}).both(direct=True)
     acknowledged(file)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
     syncing = Task(file.fsync)

@@ -18,7 +18,7 @@ from pagecache.backends import MemoryBackend
 
 from ..plain import AsyncWrong, Wrong
 from ..stores import RecordingBackend, RecordingFile, answering, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, attached, content_of, dirty_bytes, pattern, raises
 
 DATA = pattern(3 * PAGE + 5)
 TRANSIENT = """
@@ -277,8 +277,7 @@ def late(kept: list[memoryview], value: int) -> None:
 def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) -> None:
     """No memory for a copy: late bytes reach neither file nor store. [T-60, I-24, 2.1]"""
     other = pattern(64 * PAGE, seed=1)
-    rig = make({KEY: DATA, "other": other}, capacity=16 * PAGE)
-    file, rest = rig.open("r+b"), rig.open("rb", key="other")
+    rig, file, rest = make({KEY: DATA, "other": other}, capacity=16 * PAGE).both("rb", key="other")
     file.pwrite(b"dirty", 0)
     views = [rest.view(page * PAGE, PAGE) for page in range(15)]
     if viewed:
@@ -365,18 +364,16 @@ def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make
 @pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
 @pytest.mark.parametrize("op", ["write_from", "read_into"])
 def test_a_wrong_answer_is_shown_on_every_path(kind: Any, op: str, direct: bool) -> None:
-    with PageCache("1MiB", retry=ONCE) as cache:
-        volume = cache.attach(kind(**{op: None}))
+    with attached(kind(**{op: None}), "1MiB", retry=ONCE) as volume:
         rule = rf"{op}\(0, \d+ bytes\) did not answer with the number of bytes (taken|read).*None; a `return`"
         with pytest.raises(OSError, match=rule), volume.open("key", "r+", direct=direct) as file:
             file.pwrite(b"abc", 0) if op == "write_from" else file.pread(5, 0)
-        cache.close(on_failed="discard")
+        volume.cache.close(on_failed="discard")
 
 
 @pytest.mark.parametrize("kind", [Wrong, AsyncWrong])
 def test_an_end_that_comes_too_early_is_shown_with_the_size(kind: Any) -> None:
-    with PageCache("1MiB", retry=ONCE) as cache:
-        volume = cache.attach(kind(read_into=0))
+    with attached(kind(read_into=0), "1MiB", retry=ONCE) as volume:
         with pytest.raises(OSError, match="did not answer") as raised, volume.open("key") as file:
             file.pread(5, 0)
         assert "(0 is for the end of the object, at 5): it returned 0" in str(raised.value)
@@ -398,12 +395,10 @@ def test_an_end_that_comes_too_early_is_shown_with_the_size(kind: Any) -> None:
 def test_a_wrong_answer_of_open_or_stat_is_shown(kind: Any, answers: dict[str, Any], words: str) -> None:
     """Open refuses it, and the key works afterwards. [T-60]"""
     backend = kind(**answers)
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         assert words in str(raises(BackendProtocolError, volume.open, "key"))
         (backend.blobs if kind is AsyncWrong else backend).answers.clear()
-        with volume.open("key") as file:
-            assert file.pread(10, 0) == b"12345"
+        assert content_of(volume, "key")[:10] == b"12345"
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,7 @@ def test_an_owed_truncate_is_paid_before_another_version_is_taken(make: Make, ho
 
 def beside_a_direct_write(make: Make) -> tuple[Rig, CachedFile, Gate, Task[int]]:
     """That file, while a direct write far behind its end runs."""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file, direct = rig.open(), rig.open(direct=True)
+    rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
     file.pwrite(MINE, PAGE)
     gate, writing = at_gate(rig.backend.gate("write_from"), direct.pwrite, FAR, 6 * PAGE)
     rig.backend.change_remotely(KEY, LONGER)
@@ -141,8 +140,7 @@ def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off(m
 @pytest.mark.parametrize("first", ["discard", "write"])
 def test_a_discard_that_cuts_a_tail_off_takes_nothing_of_a_direct_write(make: Make, first: str) -> None:
     """The later call waits; bytes acknowledged by the backend stay. [2.10, 2.18]"""
-    rig = make({KEY: DATA[:PAGE]})
-    file, direct = rig.open(), rig.open(direct=True)
+    rig, file, direct = make({KEY: DATA[:PAGE]}).both(direct=True)
     file.pwrite(MINE, 4 * PAGE)
     calls: dict[str, Callable[[], object]] = {
         "discard": lambda: rig.volume.discard(KEY, 4 * PAGE),

@@ -23,7 +23,7 @@ from pagecache.volume.inode import InodeTable
 
 from ..planted.failing import store_by_name, whole_objects
 from ..planted.planted import Factory
-from .rig import ONCE, Patch, Task, raises
+from .rig import ONCE, Patch, Task, attached, content_of, raises
 
 
 @pytest.fixture
@@ -153,8 +153,7 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: DirectoryBac
 def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(tmp_path: Path, over: bool) -> None:
     """The store had one name of it when the call looked. [2.20]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
         store(volume, "new", b"new")
         held = volume.open("a", "w+")
         held.pwrite(b"linked", 0)
@@ -196,8 +195,7 @@ def test_a_name_that_another_program_has_removed_is_free(volume: Volume, tmp_pat
 def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[], Factory], local: bool) -> None:
     """Another program has removed the object; unsaved bytes alone answer for its name. [2.19, 2.20]"""
     backend = make()
-    with PageCache("1MiB", flush_interval=3600) as cache:
-        volume = cache.attach(backend())
+    with attached(backend(), "1MiB", flush_interval=3600) as volume:
         store(volume, "a", b"old bytes")
         volume.sync(20)
         raises(FileExistsError, volume.open, "a", "x")
@@ -266,8 +264,7 @@ def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any)
     """Another program has removed or replaced the cached one, whose file is open in the backend."""
     backend = MemoryBackend()
     backend.put("k", b"old")
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         assert content(volume, "k") == b"old"
         backend.remove("k")
         if replaced:
@@ -287,8 +284,7 @@ def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any)
 def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
     """Any other open of a cached file asks for the name, once."""
     backend = FaultyBackend(MemoryBackend())
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         store(volume, "k", b"data")
         backend.clear_calls()
         with volume.open("k", keep_cache=True) as file:
@@ -303,8 +299,7 @@ def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"linked")
     os.link(tmp_path / "a", tmp_path / "b")
     backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         with Gate() as gate:
             backend.use([Rule("stat", gate=gate)])  # of the files that were opened
             tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
@@ -329,8 +324,7 @@ def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Pat
         gate.enter(20)
         return found
 
-    with PageCache("1MiB") as cache, Gate() as gate:
-        volume = cache.attach(DirectoryBackend(tmp_path, prompt=False))
+    with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume, Gate() as gate:
         monkeypatch.setattr(DirectoryFile, "stat", late)
         opening = Task(volume.open, "b")
         gate.wait_entered()
@@ -357,8 +351,7 @@ def test_an_open_beside_a_rename_of_its_name_ends(tmp_path: Path, own: bool, tak
     (tmp_path / "d" / "a").write_bytes(b"renamed")
     (tmp_path / "other").write_bytes(b"other")
     backend = FaultyBackend(DirectoryBackend(tmp_path))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         held = volume.open("d/a", "r+")
 
         def rename() -> None:
@@ -385,8 +378,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
     backend = FaultyBackend(DirectoryBackend(tmp_path))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         others: list[CachedFile] = []
         backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
         with volume.open("l/new", "x") as file:
@@ -402,8 +394,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(tmp_path: Path) -> None
 def test_an_open_makes_one_object_though_its_name_is_taken_at_once(tmp_path: Path, reopened: bool, mode: Any) -> None:
     """Another program renames it while the open runs, and an open by the new name is faster. [2.20]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         others: list[CachedFile] = []
 
         def rename() -> None:
@@ -427,8 +418,7 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
     (tmp_path / "l").symlink_to("d")
     backend, mirror = FaultyBackend(DirectoryBackend(tmp_path)), MemoryBackend()
     mirror.open("d/new", create=True).write_from(0, [memoryview(b"earlier")])
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend, mirror=mirror)
+    with attached(backend, "1MiB", options={"mirror": mirror}) as volume:
         others: list[CachedFile] = []
         backend.use([beside_an_open(lambda: others.append(volume.open("d/new", "r+")))])
         with volume.open("l/new", "x") as file:
@@ -509,8 +499,7 @@ def test_the_next_object_of_an_inode_is_another_file(volume: Volume, backend: Di
 def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -> None:
     """Its last known name has another object by now. An open by its other name finds it, and its unsaved bytes."""
     backend = DirectoryBackend(tmp_path)
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
         held = volume.open("a", "w+")
         held.pwrite(b"linked", 0)
         held.fsync()
@@ -534,8 +523,7 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
     """Its unsaved bytes went with its last name; the open finds what the link leads to now. [2.20]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))
     os.symlink("a", tmp_path / "link")
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
         store(volume, "a", b"stored")
         store(volume, "new", b"another object")
         file = volume.open("a", "r+")
@@ -557,7 +545,7 @@ def test_an_open_through_a_link_makes_no_second_file_of_a_removed_object(tmp_pat
                 assert found.pread(100, 0) == b"another object"
         if held:
             assert file.pread(100, 0) == b"local bytes"
-        cache.check()
+        volume.cache.check()
         file.close()
 
 
@@ -583,8 +571,7 @@ def test_a_change_of_a_path_walks_no_files(volume: Volume, tmp_path: Path, monke
         os.mkdir(tmp_path / "empty")
         volume.rename("empty", "other")
     assert len(dropped) < 3
-    with volume.open("7") as file:
-        assert file.pread(4, 0) == b"text"
+    assert content_of(volume, "7")[:4] == b"text"
     assert len(dropped) < 5
     volume.cache.check()
 

@@ -175,8 +175,7 @@ def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: pytest.Mo
 
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
     """No byte of them is written back beside the call, to either name. [2.20]"""
-    rig = make({KEY: DATA, "other": DATA})
-    file, target = rig.open("r+b"), rig.open("r+b", key="other")
+    rig, file, target = make({KEY: DATA, "other": DATA}).both(key="other")
     file.pwrite(b"dirty", 0)
     target.pwrite(b"dirty", 0)
     gate = rig.backend.gate("rename")

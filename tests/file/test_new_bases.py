@@ -27,7 +27,22 @@ from pagecache.engine.io import collector
 from pagecache.native import NativeInode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, ended_or_behind, eventually, overlay, pattern, quiet, raises
+from .rig import (
+    KEY,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    attached,
+    content_of,
+    ended_or_behind,
+    eventually,
+    overlay,
+    pattern,
+    quiet,
+    raises,
+)
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -38,28 +53,26 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
     """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
-    with PageCache("1MiB", flush_interval=60) as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+") as file:
-            file.pread(len(DATA), 0)
-            store.put(KEY, OTHER[: 2 * PAGE])
-            local, written = NativeInode.has_local, list[int]()
+    with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
+        file.pread(len(DATA), 0)
+        store.put(KEY, OTHER[: 2 * PAGE])
+        local, written = NativeInode.has_local, list[int]()
 
-            def late(native: NativeInode) -> bool:
-                found = local(native)
-                if not written:
-                    written.append(0)
-                    assert not found
-                    file.pwrite(MINE, 3 * PAGE)
-                    file.fsync()
-                return found
+        def late(native: NativeInode) -> bool:
+            found = local(native)
+            if not written:
+                written.append(0)
+                assert not found
+                file.pwrite(MINE, 3 * PAGE)
+                file.fsync()
+            return found
 
-            monkeypatch.setattr(NativeInode, "has_local", late)
-            volume.open(KEY).close()
-            assert written
-            expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
-            assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
-            cache.check()
+        monkeypatch.setattr(NativeInode, "has_local", late)
+        volume.open(KEY).close()
+        assert written
+        expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
+        assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
+        volume.cache.check()
     assert store.snapshot(KEY) == expected
 
 
@@ -126,27 +139,25 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
     """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
-    with PageCache("1MiB", flush_interval=60) as cache:
-        volume = cache.attach(store)
-        with volume.open(KEY, "r+") as file:
-            local = NativeInode.has_local
-            written: list[int] = []
+    with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
+        local = NativeInode.has_local
+        written: list[int] = []
 
-            def late(native: NativeInode) -> bool:
-                found = local(native)
-                if not written:
-                    written.append(0)
-                    assert not found
-                    file.pwrite(b"mine", len(DATA))
-                return found
+        def late(native: NativeInode) -> bool:
+            found = local(native)
+            if not written:
+                written.append(0)
+                assert not found
+                file.pwrite(b"mine", len(DATA))
+            return found
 
-            store.put(KEY, b"other")
-            monkeypatch.setattr(NativeInode, "has_local", late)
-            raises(ConflictError, volume.open, KEY)
-            volume.resolve(KEY, "rebase")
-            assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
-            file.fsync()
-            cache.check()
+        store.put(KEY, b"other")
+        monkeypatch.setattr(NativeInode, "has_local", late)
+        raises(ConflictError, volume.open, KEY)
+        volume.resolve(KEY, "rebase")
+        assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
+        file.fsync()
+        volume.cache.check()
     assert store.snapshot(KEY) == b"other".ljust(len(DATA), b"\0") + b"mine"
 
 
@@ -260,8 +271,7 @@ def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBa
             fault.clear()
             saved(creator, b"later")
             assert other.pread(5, 0) == b"later"
-        with volume.open(KEY) as named:
-            assert named.pread(5, 0) == b"later"
+        assert content_of(volume, KEY)[:5] == b"later"
     assert late.content(KEY) == b"later"
 
 

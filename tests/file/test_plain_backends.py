@@ -16,7 +16,7 @@ from pagecache.backends import MemoryBackend, TransformBackend
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, LatencyBackend
 
 from ..plain import AsyncBlobs, Blobs
-from .rig import raises
+from .rig import attached, raises, stored
 
 
 class Upside:
@@ -46,12 +46,11 @@ def used(volume: pagecache.Volume) -> None:
 @pytest.mark.parametrize("kind", [Blobs, AsyncBlobs])
 def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> None:
     backend = kind()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         assert volume.backend is backend
         assert volume.name == f"{kind.__name__}-1"
         used(volume)
-        raises(ValueError, cache.attach, backend, match="is in this cache already")
+        raises(ValueError, volume.cache.attach, backend, match="is in this cache already")
         volume.abort()
         volume.reconnect(backend)
         assert volume.backend is backend
@@ -63,18 +62,16 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
 def test_a_backend_is_in_one_cache_of_a_process(kind: Callable[[], Any]) -> None:
     """The first detach would close it under the other cache. [2.14]"""
     backend, mirror = kind(), MemoryBackend()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend, mirror=mirror)
-        with PageCache("1MiB") as other:
-            for taken in (backend, mirror):
-                with pytest.raises(ValueError, match=rf"is in another cache .*{cache.name}.* already, as volume"):
-                    other.attach(taken)
-            raises(ValueError, other.attach, "memory:", mirror=backend, match=r"mirror: .* is in another cache")
-            elsewhere = other.attach("memory:")
-            elsewhere.abort()
-            raises(ValueError, elsewhere.reconnect, mirror, match="is in another cache")
-            volume.detach()
-            other.attach(backend)
+    with attached(backend, "1MiB", options={"mirror": mirror}) as volume, PageCache("1MiB") as other:
+        for taken in (backend, mirror):
+            with pytest.raises(ValueError, match=rf"is in another cache .*{volume.cache.name}.* already, as volume"):
+                other.attach(taken)
+        raises(ValueError, other.attach, "memory:", mirror=backend, match=r"mirror: .* is in another cache")
+        elsewhere = other.attach("memory:")
+        elsewhere.abort()
+        raises(ValueError, elsewhere.reconnect, mirror, match="is in another cache")
+        volume.detach()
+        other.attach(backend)
     with PageCache("1MiB") as later:
         later.attach(mirror)
 
@@ -83,16 +80,14 @@ def test_optional_methods_of_a_plain_backend_are_always_used() -> None:
     backend: Any = Blobs()
     backend.limits = BackendLimits(max_write=8192)
     backend.canonical = lambda key: str(key).lower()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("KEY", "w") as file:
-            file.write(bytes(100))
-            assert volume.stat("key").size == 100
-            backend.list = lambda prefix="": iter([ObjectStat(size=1, key="listed")])
-            assert [stat.key for stat in volume.list()] == ["listed"]
-            backend.limits = BackendLimits(read_only=True)
-            raises(PermissionError, volume.open, "new", "w")
-            backend.limits = BackendLimits()
+    with attached(backend, "1MiB") as volume, volume.open("KEY", "w") as file:
+        file.write(bytes(100))
+        assert volume.stat("key").size == 100
+        backend.list = lambda prefix="": iter([ObjectStat(size=1, key="listed")])
+        assert [stat.key for stat in volume.list()] == ["listed"]
+        backend.limits = BackendLimits(read_only=True)
+        raises(PermissionError, volume.open, "new", "w")
+        backend.limits = BackendLimits()
 
 
 @pytest.mark.parametrize(
@@ -148,14 +143,12 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
     ids=["object", "stat alone", "limits", "class", "path", "relative path"],
 )
 def test_an_object_that_is_no_backend_is_refused_with_all_it_lacks(way: str, backend: Any, words: list[str]) -> None:
-    with PageCache("1MiB") as cache:
-        volume = cache.attach("memory:")
-        raised = raises(TypeError, WAYS[way], cache, volume, backend)
+    with attached("memory:", "1MiB") as volume:
+        raised = raises(TypeError, WAYS[way], volume.cache, volume, backend)
         for word in words:
             assert word in str(raised)
-        assert cache.volumes() == (volume,)
-        with volume.open("key", "w") as file:
-            file.write(b"the volume goes on")
+        assert volume.cache.volumes() == (volume,)
+        stored(volume, "key", b"the volume goes on")
 
 
 @pytest.mark.parametrize("way", ["attach", "mirror", "reconnect"])
@@ -171,9 +164,8 @@ def test_an_object_that_is_no_backend_is_refused_with_all_it_lacks(way: str, bac
     ],
 )
 def test_a_path_or_a_file_url_is_refused_with_the_url_of_the_directory(way: str, text: str, url: str) -> None:
-    with PageCache("1MiB") as cache:
-        volume = cache.attach("memory:")
-        raised = raises(ValueError, WAYS[way], cache, volume, text, match="did you mean")
+    with attached("memory:", "1MiB") as volume:
+        raised = raises(ValueError, WAYS[way], volume.cache, volume, text, match="did you mean")
         assert repr(text) in str(raised)
         assert f"did you mean {url!r}?" in str(raised)
 

@@ -170,8 +170,7 @@ def test_any_sequence_of_calls_answers_as_an_unbuffered_file(
 
 def test_positional_calls_do_not_move_the_position(make: Make) -> None:
     """pread, pwrite, append and truncate leave `tell` alone; two handles have two positions."""
-    rig = make({KEY: START})
-    file, other = rig.open("r+b"), rig.open("r+b")
+    _rig, file, other = make({KEY: START}).both()
     file.seek(77)
     file.pread(100, 0)
     file.pwrite(b"x", 5)

@@ -390,8 +390,7 @@ def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, b
 
 def test_a_read_past_the_cache_does_not_miss_bytes_that_are_stored_and_dropped_beside_it(make: Make) -> None:
     """They were dirty when the backend read, dropped when it answered. [2.2, 2.5, I-17]"""
-    rig = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB")
-    file, other = rig.open("r+b"), rig.open("rb", key="other")
+    rig, file, other = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB").both("rb", key="other")
     file.pwrite(b"n" * PAGE, 2 * PAGE)
     views = [other.view(page * PAGE, PAGE) for page in range(15)]  # no memory is left
     gate, task = at_gate(rig.backend.gate("read_into answer", KEY), file.pread, 2 * PAGE, PAGE)

@@ -30,17 +30,13 @@ NEWER = pattern(PAGE, seed=2)
 @pytest.mark.parametrize("hung", ["write_from", "commit", "truncate"])
 def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make, hung: str) -> None:
     """It is not written, truncated or committed before the call returned; other files go on at once. [2.22]"""
-    rig = make({KEY: OLD, "other": OLD}, retry=ONCE)
-    file, other = rig.open("r+b"), rig.open("r+b", key="other")
+    rig, file, other = make({KEY: OLD, "other": OLD}, retry=ONCE).both(key="other")
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     other.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate(hung, KEY)
     stuck = Task(file.fsync if hung != "truncate" else lambda: file.truncate(3 * PAGE))
     gate.wait_entered()
-    rig.volume.abort()
-    raises(ShutdownError, stuck.result)
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect(stuck)
     Task(other.fsync).result()
     assert fresh.committed("other") == NEW[:PAGE] + OLD[PAGE:]
     file.pwrite(NEWER, 0)
@@ -63,9 +59,7 @@ def test_a_removed_file_that_is_open_is_out_of_reach_of_the_new_backend(make: Ma
     file, other = rig.open("r+b"), rig.open("r+b", key="other")
     file.pwrite(NEW[:PAGE], 0)
     rig.volume.remove(KEY)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect()
     assert file.pread(PAGE, 0) == NEW[:PAGE]
     raises(FileNotFoundError, file.pread, PAGE, 2 * PAGE)
     file.pwrite(NEWER, PAGE)
@@ -190,10 +184,7 @@ def test_a_late_error_is_ignored(make: Make) -> None:
     rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
     file.pwrite(NEWER, 0)
     gate, hung = at_gate(rig.backend.gate("write_from"), file.flush)
-    rig.volume.abort()
-    raises(ShutdownError, hung.result)
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
+    fresh = rig.reconnect(hung)
     rig.backend.fault("write_from", OSError(errno.EACCES, "from beyond"))
     gate.open()
     eventually(lambda: rig.cache.stats().writeback == 0)
@@ -346,8 +337,7 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
 
 def test_a_hole_that_was_not_committed_is_a_loss(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, and each handle reports its hull; the bytes are read again. [2.17, 2.16]"""
-    rig = make({KEY: OLD}, limits={"punch": True}, retry=ONCE)
-    file, other = rig.open("r+b"), rig.open("r+b")
+    rig, file, other = make({KEY: OLD}, limits={"punch": True}, retry=ONCE).both()
     rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
     for offset in (PAGE + 10, 3 * PAGE):
         raises(pagecache.CommitError, file.punch_hole, offset, 20)
@@ -410,8 +400,7 @@ def test_reconnect_that_fails_changes_nothing(make: Make, error: Exception, kind
 
 def test_clean_pages_are_read_again_if_the_store_changed_before_the_reconnect(make: Make) -> None:
     """Another client replaced the object while the connection was down. [2.19, 2.22]"""
-    rig = make({KEY: OLD, "same": OLD})
-    file, same = rig.open("r+b"), rig.open("r+b", key="same")
+    rig, file, same = make({KEY: OLD, "same": OLD}).both(key="same")
     file.pread(4 * PAGE, 0)
     same.pread(4 * PAGE, 0)
     rig.volume.abort()

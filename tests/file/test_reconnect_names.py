@@ -23,7 +23,22 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Patch, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    QUIET,
+    Patch,
+    Task,
+    at_gate,
+    attached,
+    eventually,
+    make_rig,
+    overlay,
+    pattern,
+    raises,
+)
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -406,17 +421,15 @@ def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect
     (tmp_path / "folder" / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("folder")
     backend = LinksMoveLate(tmp_path, prompt=False)
-    with PageCache("1MiB", **QUIET) as cache:
-        volume = cache.attach(backend)
-        with volume.open("link/file", "r+b") as file:
-            file.pwrite(MINE, PAGE)
-            renaming = Task(volume.rename, "link", "moved")
-            assert backend.moved.wait(WAIT_LIMIT_S)
-            volume.abort()
-            raises(ShutdownError, renaming.result)
-            volume.reconnect(DirectoryBackend(tmp_path))
-            backend.answers.set()
-            eventually(lambda: "link" not in volume.busy)
-            with volume.open("moved/file", "r+b"):
-                file.fsync()
+    with attached(backend, "1MiB", **QUIET) as volume, volume.open("link/file", "r+b") as file:
+        file.pwrite(MINE, PAGE)
+        renaming = Task(volume.rename, "link", "moved")
+        assert backend.moved.wait(WAIT_LIMIT_S)
+        volume.abort()
+        raises(ShutdownError, renaming.result)
+        volume.reconnect(DirectoryBackend(tmp_path))
+        backend.answers.set()
+        eventually(lambda: "link" not in volume.busy)
+        with volume.open("moved/file", "r+b"):
+            file.fsync()
     assert (tmp_path / "folder" / "file").read_bytes() == overlay(OLD, PAGE, MINE)

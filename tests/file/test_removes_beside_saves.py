@@ -11,7 +11,7 @@ import pytest
 from pagecache import CachedFile, ShutdownError
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, pattern, raises, wait_for
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, pattern, raises, stored, wait_for
 
 DATA = pattern(3 * PAGE)
 
@@ -33,8 +33,7 @@ def store(make: Make) -> Rig:
 @pytest.mark.parametrize("save", SAVES)
 def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: str, key: str, change: str) -> None:
     """Nothing publishes bytes after the change, which waits for those in flight. [2.20, I-23]"""
-    with store.volume.open("other", "xb") as other:
-        other.pwrite(b"new", 0)
+    stored(store.volume, "other", b"new", "xb")
     file = store.open("r+b" if key == KEY else "xb", key)
     file.pwrite(DATA[::-1], 0)
     gate, saving = at_gate(store.backend.gate(op, key), SAVES[save], store, file)

@@ -302,5 +302,4 @@ def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, b
     rig.volume.reconnect(backend)
     assert ended.nr_hit == 1
     assert file.pread(PAGE, 0) == DATA[:PAGE]
-    with rig.volume.open(KEY, "rb") as other:
-        assert other.pread(PAGE, 0) == ANOTHER[:PAGE]
+    assert rig.content()[:PAGE] == ANOTHER[:PAGE]

@@ -353,8 +353,7 @@ def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
 @pytest.mark.parametrize("end", ["close", "detach"])
 def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: str, aborted: bool) -> None:
     """The caller has the list, each handle raises DataLossError from close. [2.16, 2.22]"""
-    rig = make({KEY: OLD}, retry=ONCE)
-    file, reader = rig.open("r+b"), rig.open("rb")
+    rig, file, reader = make({KEY: OLD}, retry=ONCE).both("rb")
     file.pwrite(b"given up", 0)
     if aborted:
         rig.volume.abort()

@@ -14,7 +14,7 @@ from pagecache.engine import volume as engine_volume
 
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Rig, pattern, raises
+from .rig import KEY, PAGE, Make, Rig, attached, content_of, pattern, raises
 
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
 
@@ -97,8 +97,7 @@ def test_an_exclusive_open_asks(tmp_path: Path) -> None:
     """The name may have been removed by another program. [2.20]"""
     path = tmp_path / KEY
     path.write_bytes(DATA)
-    with PageCache("4MiB") as cache:
-        volume = cache.attach(DirectoryBackend(tmp_path), revalidate=10.0)
+    with attached(DirectoryBackend(tmp_path), "4MiB", options={"revalidate": 10.0}) as volume:
         volume.open(KEY, "rb").close()
         path.unlink()
         with volume.open(KEY, "xb") as file:
@@ -112,13 +111,11 @@ def test_another_name_of_an_object_is_looked_at(tmp_path: Path) -> None:
     path.write_bytes(DATA)
     linked.hardlink_to(path)
     other.write_bytes(OTHER)
-    with PageCache("4MiB") as cache:
-        volume = cache.attach(DirectoryBackend(tmp_path), revalidate=10.0)
+    with attached(DirectoryBackend(tmp_path), "4MiB", options={"revalidate": 10.0}) as volume:
         volume.open("linked", "rb").close()
         volume.open(KEY, "rb").close()
         other.rename(linked)
-        with volume.open("linked", "rb") as file:
-            assert file.pread(len(OTHER), 0) == OTHER
+        assert content_of(volume, "linked")[: len(OTHER)] == OTHER
 
 
 def looks(make: Make, names: bool) -> tuple[Rig, RecordingBackend]:

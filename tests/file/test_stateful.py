@@ -22,7 +22,7 @@ from pagecache import CachedFile, RetryPolicy, View, WritebackError
 from pagecache.options import OpenMode
 
 from ..stores import RecordingBackend, failing_commit, short
-from .rig import PAGE, Rig, Task, make_rig, pattern, raises
+from .rig import PAGE, Rig, Task, content_of, make_rig, pattern, raises
 
 KEYS = ["a", "b", "dir/c"]
 MODES = ["rb", "r+b", "wb", "w+b", "xb", "x+b", "ab", "a+b"]
@@ -442,8 +442,7 @@ class CacheMachine(RuleBasedStateMachine):
             Task(self.rig.volume.sync, 20).result()
             for name in self.names:
                 self.stored(name)
-                with self.rig.volume.open(name, "rb") as file:
-                    assert file.pread(2 * LIMIT, 0) == self.names[name].content
+                assert content_of(self.rig.volume, name)[: 2 * LIMIT] == self.names[name].content
             assert Task(self.rig.cache.close, timeout=20).result() == []
         finally:
             self.rig.finish()

@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Task, eventually, raises
+from .rig import Task, attached, eventually, raises
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -76,8 +76,7 @@ def test_two_hundred_volumes_have_no_thread_before_they_have_work() -> None:
 
 def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
     backend = FaultyBackend(MemoryBackend())
-    with PageCache("1MiB") as cache, Gate() as gate:
-        volume = cache.attach(backend, name="busy")
+    with attached(backend, "1MiB", options={"name": "busy"}) as volume, Gate() as gate:
         backend.use([Rule("stat", gate=gate)])
         callers = [threading.Thread(target=volume.exists, args=(f"key{k}",)) for k in range(4)]
         for caller in callers:
@@ -92,8 +91,7 @@ def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
 def test_a_job_that_comes_while_another_one_begins_gets_a_thread() -> None:
     """The first job has left the queue, and does not count as running yet."""
     backend = FaultyBackend(MemoryBackend())
-    with PageCache("1MiB") as cache, Gate() as gate, Gate() as begins:
-        volume = cache.attach(backend, name="busy")
+    with attached(backend, "1MiB", options={"name": "busy"}) as volume, Gate() as gate, Gate() as begins:
         backend.use([Rule("stat", gate=gate)])
         runner, clock = volume.engine.runner, volume.engine.clock
 
@@ -130,8 +128,7 @@ def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkey
 
 def test_a_log_handler_may_use_the_volume_that_has_too_few_threads(refusals: Refusals) -> None:
     """The handler waits for a thread that submits a job to the volume."""
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(MemoryBackend(), prompt=False)
+    with attached(MemoryBackend(), "1MiB", options={"prompt": False}) as volume:
         ended: list[bool] = []
 
         class Handler(logging.Handler):
@@ -223,8 +220,7 @@ def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
             closed.append(self)
 
     store, copy = MemoryBackend(), Closing()
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store, name="poor", mirror=copy)
+    with attached(store, "1MiB", options={"name": "poor", "mirror": copy}) as volume:
         refusals.on = True
         with volume.open("first", "w+b") as file:
             file.pwrite(b"bytes" * 1000, 0)

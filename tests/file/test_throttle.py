@@ -670,8 +670,7 @@ NAPS = 200
 
 def test_a_writer_without_pause_steps_aside_while_a_backend_call_runs(make: Make) -> None:
     """The engine's threads get the interpreter lock while it sleeps, without waiting for a switch interval. [P22]"""
-    rig = make({KEY: b"", "other": b""})
-    file, other = rig.open(), rig.open(key="other")
+    rig, file, other = make({KEY: b"", "other": b""}).both(key="other")
     other.pwrite(bytes(PAGE), 0)
     with rig.backend.gate("write_from") as gate:
         flushing = Task(other.flush)

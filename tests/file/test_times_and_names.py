@@ -16,7 +16,7 @@ from pagecache import PageCache
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.protocol import ObjectStat
 
-from .rig import Task
+from .rig import Task, attached, content_of
 from .test_interrupts import ctrl_c
 
 SECOND = 10**9
@@ -53,8 +53,7 @@ def test_times_that_are_set_beside_a_rename_are_no_remote_change(tmp_path: Path,
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 10)
     backend = Gated(tmp_path)
-    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
         if known == "both":
             volume.open("a", "r+").close()
             with volume.open("b", "r+") as file:
@@ -77,7 +76,7 @@ def test_times_that_are_set_beside_a_rename_are_no_remote_change(tmp_path: Path,
         with volume.open("a", "r+") as file:
             assert file.pread(20, 0) == (b"unsavedbbb" if known == "both" else b"b" * 10)
             file.fsync()
-            cache.check()
+            volume.cache.check()
     assert (tmp_path / "a").read_bytes() == (b"unsavedbbb" if known == "both" else b"b" * 10)
 
 
@@ -98,8 +97,7 @@ def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path) -> 
             backend.goes_on.set()
             renaming.result()
             assert os.stat(tmp_path / "a").st_mtime_ns != 5 * SECOND
-            with volume.open("a") as file:
-                assert file.pread(20, 0) == b"unsavedbbb"
+            assert content_of(volume, "a")[:20] == b"unsavedbbb"
             new.fsync()
             assert old.pread(20, 0) == b"a" * 10
             cache.check()

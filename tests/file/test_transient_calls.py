@@ -20,7 +20,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from ..aio.over import Over
 from ..publishing import PublishingBackend
 from ..stores import RecordingBackend, StoredObject
-from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, eventually, make_rig, raises
+from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, attached, content_of, eventually, make_rig, raises, stored
 from .test_interrupts import interrupted_each
 
 KEY = "object"
@@ -198,8 +198,7 @@ def test_a_rename_is_made_again(make: Make, lost: bool, replace: bool, known: bo
         file.pwrite(b"later", 0)
         file.fsync()
         file.close()
-    with volume.open("other", "rb") as other:
-        assert other.read() == (b"later" + DATA[5:] if known else DATA)
+    assert content_of(volume, "other") == (b"later" + DATA[5:] if known else DATA)
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
@@ -213,8 +212,7 @@ def test_a_rename_of_a_new_object_is_made_again(make: Make, lost: bool, over: bo
         backend.use([fails("rename", 1, done=lost)])
         volume.rename("new", name)
         assert (volume.exists("new"), volume.stat(name).size) == (False, 4)
-    with volume.open(name, "rb") as again:
-        assert again.read() == b"made"
+    assert content_of(volume, name) == b"made"
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["refused", "answer lost"])
@@ -222,13 +220,11 @@ def test_a_rename_of_an_object_that_is_not_committed_is_made_again(tmp_path: Pat
     """The store has no record of the name; the backend's open file has it, or had it. [2.14, 2.20]"""
     store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
-    with PageCache("1MiB", retry=FAST) as cache:
-        volume = cache.attach(backend)
-        with volume.open("new", "wb") as file:
-            file.write(b"made")
-            backend.use([fails("rename", 1, done=lost)])
-            volume.rename("new", "other")
-            assert (volume.exists("new"), volume.exists("other")) == (False, True)
+    with attached(backend, "1MiB", retry=FAST) as volume, volume.open("new", "wb") as file:
+        file.write(b"made")
+        backend.use([fails("rename", 1, done=lost)])
+        volume.rename("new", "other")
+        assert (volume.exists("new"), volume.exists("other")) == (False, True)
     assert (store.visible("new"), store.visible("other")) == (None, b"made")
 
 
@@ -247,8 +243,7 @@ def test_a_rename_of_a_missing_name_leaves_the_destination(make: Make) -> None:
         file.pwrite(b"unsaved", 0)
         raises(OSError, volume.rename, "nothing", KEY, match="Input/output error")
         file.fsync()
-    with volume.open(KEY, "rb") as again:
-        assert again.read() == b"unsaved" + DATA[7:]
+    assert content_of(volume, KEY) == b"unsaved" + DATA[7:]
 
 
 def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
@@ -263,8 +258,7 @@ def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
     store.put(KEY, DATA)
     lost = BackendError(errno.EIO, "lost", retry=True)
     backend = FaultyBackend(store, FaultPlan([fails("remove", 1, error=lost, done=True)]))
-    with PageCache("1MiB", retry=FAST) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB", retry=FAST) as volume:
         volume.open(KEY, "rb").close()
         raises(BackendError, volume.remove, KEY, match="lost")
     assert store.snapshot(KEY) == b"another"
@@ -274,8 +268,7 @@ def test_a_remove_leaves_the_object_that_another_program_made_since() -> None:
 def test_a_rename_without_replace_is_not_made_again_if_the_destination_is_there(make: Make) -> None:
     """A store that copies and removes may have copied: the outcome cannot be determined. [2.14]"""
     volume, backend = make(fails("rename", 1, error=BackendError(errno.EIO, "lost", retry=True)))
-    with volume.open("other", "wb") as file:
-        file.write(b"other")
+    stored(volume, "other", b"other")
     volume.sync(20)
     raises(OSError, volume.rename, KEY, "other", replace=False, match="lost")
     assert len(backend.calls_of("rename")) == 1
@@ -309,8 +302,7 @@ def test_an_exclusive_creation_that_may_have_been_carried_out_raises_its_error(m
 def test_an_exclusive_creation_whose_status_fails_is_made(make: Make) -> None:
     """The object was created for certain, and the next try opens it. [2.14]"""
     volume, _backend = make(fails("stat", 1))
-    with volume.open("new", "xb") as file:
-        file.write(b"made")
+    stored(volume, "new", b"made", "xb")
     volume.sync(20)
     assert volume.stat("new").size == 4
 

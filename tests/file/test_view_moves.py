@@ -123,8 +123,7 @@ def test_a_view_read_into_from_its_own_file_moves_the_bytes(folio: str, reads: l
 @pytest.mark.parametrize("shift", [-2 * PAGE, -PAGE, -100, 0, 1, PAGE, 4 * PAGE, 5 * PAGE])
 def test_a_view_in_pieces_moves_as_one(make: Make, direct: bool, shift: int) -> None:
     """The number of a view's segments makes no difference to pwritev and preadv. [T-04, T-65, 2.5, 2.7]"""
-    rig = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE)
-    file, other = rig.open("r+b"), rig.open("r+b", direct=direct)
+    rig, file, other = make({KEY: CONTENT}, capacity="2MiB", max_folio=PAGE).both(direct=direct)
     start, length = 2 * PAGE + 50, 5 * PAGE
     with file.view(start, length) as view:
         assert len(view.segments) == 6

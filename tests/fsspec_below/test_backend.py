@@ -26,7 +26,7 @@ from pagecache.backends import DirectoryBackend, backend_from_url
 from pagecache.backends.fsspec import FsspecBackend, LocalObjects
 from pagecache.backends.fsspec.calls import about, stat_of, tagged
 from pagecache.engine.blocking import is_async
-from tests.file.rig import raises
+from tests.file.rig import attached, raises
 from tests.fsspec_below.place import get
 from tests.fsspec_below.stores import Streams, Whole
 
@@ -90,8 +90,7 @@ def test_asynchronous_instances_run_on_the_loop_of_the_cache_and_blocking_ones_o
         fs.put("bucket/key", b"old content")
         backend = FsspecBackend(fs, "bucket")
         assert is_async(backend) is asynchronous
-        with PageCache("1MiB") as cache:
-            volume = cache.attach(backend)
+        with attached(backend, "1MiB") as volume:
             with volume.open("key", "r+b") as file:
                 assert file.read(3) == b"old"
                 file.pwrite(b"NEW", 0)
@@ -118,8 +117,7 @@ def test_archive_is_read_and_says_at_open_why_it_is_not_written(archive: Path) -
     assert backend.limits.read_only
     with pytest.raises(io.UnsupportedOperation, match="zip: objects can only be read: it has no way to remove"):
         backend.open("new", create=True)
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         with volume.open("key") as file:
             assert file.pread(10, 4995) == b"5678901234"
         for mode in ("r+b", "wb", "xb", "ab"):

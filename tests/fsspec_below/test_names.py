@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
 from tests.clients.shelf import Shelf
-from tests.file.rig import raises
+from tests.file.rig import attached, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
@@ -97,24 +96,20 @@ def test_object_that_is_written_follows_a_rename_and_not_a_removal(place: Place)
 
 
 def test_uncached_bytes_of_a_removed_object_are_gone_and_that_is_no_conflict(place: Place) -> None:
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "rb") as file:
-            volume.remove("key")
-            raises(FileNotFoundError, file.pread, 1, 0, match=r"uncached bytes of a removed object are gone: 'key'")
-            assert file.size == len(OLD)
+    with attached(place.backend) as volume, volume.open("key", "rb") as file:
+        volume.remove("key")
+        raises(FileNotFoundError, file.pread, 1, 0, match=r"uncached bytes of a removed object are gone: 'key'")
+        assert file.size == len(OLD)
 
 
 def test_object_that_is_not_committed_yet_can_be_renamed_and_removed(place: Place) -> None:
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("made", "xb") as file:
-            file.write(b"content")
-            volume.rename("made", "other")
-            assert (volume.exists("made"), volume.exists("other")) == (False, True)
-            volume.remove("other")
-            assert not volume.exists("other")
-            raises(FileNotFoundError, volume.remove, "other")
+    with attached(place.backend) as volume, volume.open("made", "xb") as file:
+        file.write(b"content")
+        volume.rename("made", "other")
+        assert (volume.exists("made"), volume.exists("other")) == (False, True)
+        volume.remove("other")
+        assert not volume.exists("other")
+        raises(FileNotFoundError, volume.remove, "other")
     assert [name.rpartition("/")[2] for name in place.names()] == ["key"]
 
 
@@ -148,8 +143,7 @@ def test_keys_of_a_whole_file_system_begin_at_its_top(tmp_path: Path, monkeypatc
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     folder = str(tmp_path / "a").removeprefix("/")
-    with PageCache("4MiB") as cache:
-        volume = cache.attach(FsspecBackend(Shelf()))
+    with attached(FsspecBackend(Shelf()), "4MiB") as volume:
         with volume.open(f"{folder}/b", "wb") as file:
             file.write(b"here")
             file.fsync()

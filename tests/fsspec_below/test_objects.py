@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from pagecache import BackendError, PageCache
+from pagecache import BackendError
 from pagecache.backends import TransformBackend
 from tests.backends.transforms import Sealed
-from tests.file.rig import raises
+from tests.file.rig import attached, content_of, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
 
@@ -19,8 +19,7 @@ from tests.fsspec_below.stores import Parts, Whole, always
 def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
     """Objects end with a short unit, which waits in the spool like the others. [T-61]"""
     rng = random.Random(3)
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(TransformBackend(place.backend, Sealed(4072)))
+    with attached(TransformBackend(place.backend, Sealed(4072)), "1MiB") as volume:
         written = {f"large-{number}": rng.randbytes(200_003) for number in range(20)}
         files = {key: volume.open(key, "w+b") for key in written}
         for key, file in files.items():
@@ -32,15 +31,13 @@ def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Pla
             file.close()
         volume.drop_clean()
         for key, data in written.items():
-            with volume.open(key) as file:
-                assert file.pread(200_004, 0) == data
+            assert content_of(volume, key)[:200_004] == data
 
 
 def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:
     """Bytes that do not fit into memory wait in the spool, and commits publish all of them."""
     data = bytearray(random.Random(2).randbytes(6 << 20))
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend, "1MiB") as volume:
         with volume.open("large", "w+b") as file:
             for at in range(0, len(data), 1 << 18):
                 file.pwrite(data[at : at + (1 << 18)], at)
@@ -63,11 +60,9 @@ def test_open_files_of_the_file_system_are_closed() -> None:
     """There are as many as concurrent calls, and none without a reader."""
     place = Place(Parts(), "bucket")
     place.put("key", OLD)
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key") as file:
-            assert file.pread(LARGE, 0) == OLD
-            assert 1 <= place.fs.open_files <= volume.backend.limits.max_inflight + 1
+    with attached(place.backend) as volume, volume.open("key") as file:
+        assert file.pread(LARGE, 0) == OLD
+        assert 1 <= place.fs.open_files <= volume.backend.limits.max_inflight + 1
     gc.collect()
     assert place.fs.open_files == 0
 

@@ -23,7 +23,7 @@ from pagecache import (
 )
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import Task, attached, eventually, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
@@ -221,8 +221,7 @@ def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
             place.put("other", OLD[::-1])
         gate.enter()
 
-    with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
-        volume = cache.attach(place.backend)
+    with attached(place.backend, flush_interval=1000, retry=ONCE) as volume, contextlib.ExitStack() as handles:
         place.backend.rename = ends_late
         file = volume.open("key", "w+b" if change is created else "r+b", read_ahead=0)
         handles.callback(file.abandon)
@@ -274,8 +273,7 @@ def test_a_new_file_tells_the_copy_of_a_rename_from_the_version_of_another_clien
             volume.abort()
 
     faulty = FaultyBackend(place.backend)
-    with PageCache("16MiB", flush_interval=1000, retry=ONCE) as cache, contextlib.ExitStack() as handles:
-        volume = cache.attach(faulty)
+    with attached(faulty, flush_interval=1000, retry=ONCE) as volume, contextlib.ExitStack() as handles:
         place.backend.rename = renames_last
         file = volume.open("key", "r+b", read_ahead=0)
         handles.callback(file.abandon)

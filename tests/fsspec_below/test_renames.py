@@ -27,7 +27,7 @@ from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import opening
 from pagecache.volume.inode import Inode
-from tests.file.rig import Task, raises
+from tests.file.rig import Task, attached, content_of, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 
@@ -65,8 +65,7 @@ def content_after(use: Use) -> bytes:
 def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(place: Place, use: Use | None) -> None:
     """No open file stands for an object that was stored once. [2.20, I-24]"""
     place.put("precious", PRECIOUS)
-    with PageCache("16MiB") as cache, contextlib.ExitStack() as stack:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume, contextlib.ExitStack() as stack:
         file = volume.open("key", "r+b", read_ahead=0)
         file.pread(4, 0)
         if use is None:
@@ -83,8 +82,7 @@ def test_rename_of_an_object_that_another_client_removed_leaves_the_destination(
 
 def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> None:
     """Its file, which is closed later, does not stand for an object. [2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("made", "wb")
         file.write(b"given up")
         file.abandon()
@@ -93,11 +91,9 @@ def test_creation_that_was_abandoned_is_no_source_of_a_rename(place: Place) -> N
 
 
 def test_object_that_is_not_committed_yet_replaces_another(place: Place) -> None:
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("made", "wb") as file:
-            file.write(b"new")
-            volume.rename("made", "key")
+    with attached(place.backend) as volume, volume.open("made", "wb") as file:
+        file.write(b"new")
+        volume.rename("made", "key")
     assert place.content("key") == b"new"
 
 
@@ -119,8 +115,7 @@ def test_object_whose_commit_was_not_carried_out_replaces_another_at_its_next_co
 @pytest.mark.parametrize("size", [3, (1 << 20) + 3], ids=["one request", "an upload in parts"])
 def test_uncommitted_object_replaces_no_version_that_was_stored_after_its_rename(place: Place, size: int) -> None:
     """Its commit replaces the object that its new name had then. [2.19, 2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("made", "wb")
         file.write(bytes(size))
         volume.rename("made", "key")
@@ -134,24 +129,20 @@ def test_uncommitted_object_replaces_no_version_that_was_stored_after_its_rename
 
 def test_object_that_is_not_committed_yet_is_given_up_and_the_destination_stays(place: Place) -> None:
     """Nothing is removed for an object that is not stored. [2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("made", "wb")
         file.write(b"new")
         volume.rename("made", "key")
         assert volume.stat("key").size == 3
-        with volume.open("key", "rb") as again:
-            assert again.read() == b"new"
+        assert content_of(volume, "key") == b"new"
         file.abandon()
-        with volume.open("key", "rb") as again:
-            assert again.read() == OLD
+        assert content_of(volume, "key") == OLD
 
 
 @pytest.mark.parametrize("use", [uploaded, read])
 def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Place, use: Use) -> None:
     """An open file keeps its own version, which is gone. [2.19, 2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         place.put("key", OTHER)
@@ -165,8 +156,7 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Plac
 
 def test_forcing_a_renamed_object_takes_no_byte_of_another_version(place: Place) -> None:
     """Bytes of its own version that are not in memory cannot be read any longer: nothing changes. [2.19, 2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("key", "r+b")
         file.pwrite(b"W", 0)
         place.put("key", OTHER)
@@ -192,18 +182,16 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
             gate.enter()
         return found
 
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            uploaded(file)
-            monkeypatch.setattr(Calls, "stat", answered_late)
-            asking = Task(place.backend.stat, "other")
-            gate.wait_entered()
-            volume.rename("key", "other")
-            gate.release()
-            asking.result()
-            volume.open("other", "rb").close()
-            file.fsync()
+    with attached(place.backend) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        uploaded(file)
+        monkeypatch.setattr(Calls, "stat", answered_late)
+        asking = Task(place.backend.stat, "other")
+        gate.wait_entered()
+        volume.rename("key", "other")
+        gate.release()
+        asking.result()
+        volume.open("other", "rb").close()
+        file.fsync()
     assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
@@ -216,20 +204,17 @@ def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_cal
     does not answer before the rename returns, that raises. [2.14, 2.19, 2.20]
     """
     backend = FaultyBackend(place.backend)
-    with PageCache("16MiB", retry=retry, flush_interval=3600) as cache:
-        volume = cache.attach(backend)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            use(file)
-            backend.use([Rule("stat", error=errno.ECONNRESET, times=times)])
-            with pytest.raises(ConnectionResetError) if times == 2 else contextlib.nullcontext():
-                volume.rename("key", "other")
-            backend.use([])
-            expected = content_after(use)
-            with volume.open("other", "rb") as again:
-                assert again.read() == expected
-            assert file.pread(len(OLD), 0) == expected[: len(OLD)]
-            file.pwrite(b"M", 0)
-            place.save(file)
+    with attached(backend, retry=retry, flush_interval=3600) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        use(file)
+        backend.use([Rule("stat", error=errno.ECONNRESET, times=times)])
+        with pytest.raises(ConnectionResetError) if times == 2 else contextlib.nullcontext():
+            volume.rename("key", "other")
+        backend.use([])
+        expected = content_after(use)
+        assert content_of(volume, "other") == expected
+        assert file.pread(len(OLD), 0) == expected[: len(OLD)]
+        file.pwrite(b"M", 0)
+        place.save(file)
     assert (place.content("key"), place.content("other")) == (None, b"M" + expected[1:])
 
 
@@ -238,8 +223,7 @@ def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_cal
 def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(place: Place, use: Use, ours: bool) -> None:
     """Its own copy is no change by another client, and any other version is one. [2.19, 2.20]"""
     backend = FaultyBackend(place.backend)
-    with PageCache("16MiB", retry=ONCE, flush_interval=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, retry=ONCE, flush_interval=3600) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         backend.use([Rule("stat", error=errno.ECONNRESET, times=2)])
@@ -271,8 +255,7 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
     place: Place, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[2.19, 2.20]"""
-    with PageCache("16MiB", flush_interval=3600) as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend, flush_interval=3600) as volume:
         follow = opening.follow
 
         def announced(inode: Inode, earlier: BackendFile | None) -> None:
@@ -313,8 +296,7 @@ def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_c
     place = Place(Elsewhere(), str(tmp_path))
     place.put("key", OLD)
     place.fs.hooks.after["mv"] = lambda path: place.take_away("other")
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         volume.rename("key", "other")
@@ -348,14 +330,12 @@ def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: 
     if replaced:
         place.put("other", OTHER)
     at_once(place, "key", PRECIOUS)
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
             volume.rename("key", "other")
             assert file.pread(4, len(OLD) - 4) == OLD[-4:]
-            with volume.open("key", "rb") as taken:
-                assert taken.read() == PRECIOUS
+            assert content_of(volume, "key") == PRECIOUS
         assert place.content("other") == content_after(use)
     assert place.content("key") == PRECIOUS
 
@@ -381,8 +361,7 @@ def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_
     place.put("key", OLD)
     longer = OTHER + b"!"
     at_once(place, "other", longer)
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         use(file)
         volume.rename("key", "other")
@@ -418,16 +397,13 @@ def silent(losing: Place) -> Place:
 def test_rename_whose_answer_is_lost_takes_open_files_along(losing: Place, use: Use, failed_looks: int) -> None:
     """Whether the backend's own look-up or that of the next try finds it done. [2.14, 2.20]"""
     expected = content_after(use)
-    with PageCache("16MiB", retry=OFTEN) as cache:
-        volume = cache.attach(losing.backend)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            use(file)
-            losing.lose(failed_looks)
-            volume.rename("key", "other")
-            assert file.pread(4, len(OLD) - 4) == OLD[-4:]
-            file.fsync()
-            with volume.open("other", "rb") as again:
-                assert again.read() == expected
+    with attached(losing.backend, retry=OFTEN) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        use(file)
+        losing.lose(failed_looks)
+        volume.rename("key", "other")
+        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+        file.fsync()
+        assert content_of(volume, "other") == expected
     assert (losing.content("key"), losing.content("other")) == (None, expected)
 
 
@@ -454,8 +430,7 @@ def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_ta
     losing.put("other", PRECIOUS)
     expected = content_after(use)
     backend = FaultyBackend(Taking(losing))
-    with PageCache("16MiB", retry=tries, flush_interval=3600) as cache:
-        volume = cache.attach(backend)
+    with attached(backend, retry=tries, flush_interval=3600) as volume:
         replaced = volume.open("other", "r+b", read_ahead=0)
         replaced.pread(4, 0)
         with volume.open("key", "r+b", read_ahead=0) as file:
@@ -463,10 +438,8 @@ def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_ta
             backend.use([Rule("rename", done=True, error=errno.ECONNRESET, times=1)])
             with pytest.raises(ConnectionResetError) if tries is ONCE else contextlib.nullcontext():
                 volume.rename("key", "other")
-            with volume.open("other", "rb") as again:
-                assert again.read() == expected
-            with volume.open("key", "rb") as another:
-                assert another.read() == OTHER
+            assert content_of(volume, "other") == expected
+            assert content_of(volume, "key") == OTHER
             assert replaced.pread(len(PRECIOUS), 0) == PRECIOUS
             replaced.pwrite(b"M", 0)
             replaced.close()
@@ -479,27 +452,24 @@ def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_ta
 def test_call_whose_answer_is_lost_takes_the_name_from_open_files(losing: Place, call: str, failed_looks: int) -> None:
     """They do not follow another object that has the name later. [2.14, I-24]"""
     losing.put("source", OTHER)
-    with PageCache("16MiB", retry=OFTEN) as cache:
-        volume = cache.attach(losing.backend)
-        with volume.open("key", "rb", read_ahead=0) as file:
-            read(file)
-            losing.lose(failed_looks)
-            if call == "remove":
-                volume.remove("key")
-                with volume.open("key", "wb") as other:
-                    other.write(OTHER)
-            else:
-                volume.rename("source", "key")
-            volume.rename("key", "other")
-            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
+    with attached(losing.backend, retry=OFTEN) as volume, volume.open("key", "rb", read_ahead=0) as file:
+        read(file)
+        losing.lose(failed_looks)
+        if call == "remove":
+            volume.remove("key")
+            with volume.open("key", "wb") as other:
+                other.write(OTHER)
+        else:
+            volume.rename("source", "key")
+        volume.rename("key", "other")
+        raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
     assert (losing.content("key"), losing.content("other")) == (None, OTHER)
 
 
 @pytest.mark.parametrize("verb", ["remove", "rename"])
 def test_call_that_is_repeated_after_a_lost_answer_succeeds(silent: Place, verb: str) -> None:
     """The first one raises: its result is unknown. [2.14]"""
-    with PageCache("16MiB", retry=ONCE) as cache:
-        volume = cache.attach(silent.backend)
+    with attached(silent.backend, retry=ONCE) as volume:
 
         def call() -> None:
             volume.remove("key") if verb == "remove" else volume.rename("key", "other")
@@ -533,19 +503,17 @@ def test_new_object_whose_commit_was_not_answered_can_be_renamed(losing: Place) 
 def test_bytes_written_after_a_rename_of_unknown_result_are_stored_or_reported(silent: Place, name: str | None) -> None:
     """Whichever name is looked up first, or none. [2.14, 2.20]"""
     silent.put("other", PRECIOUS)
-    with PageCache("16MiB", retry=ONCE) as cache:
-        volume = cache.attach(silent.backend)
-        with volume.open("key", "r+b", read_ahead=0) as file:
-            read(file)
-            silent.lose(1000)
-            raises(OSError, volume.rename, "key", "other")
-            silent.repair()
-            if name is not None:
-                assert volume.exists(name) is (name == "other")
-            file.pwrite(b"W" * (1 << 20), 0)
-            silent.save(file)
-            assert silent.content("key") is None
-            assert silent.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
+    with attached(silent.backend, retry=ONCE) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        read(file)
+        silent.lose(1000)
+        raises(OSError, volume.rename, "key", "other")
+        silent.repair()
+        if name is not None:
+            assert volume.exists(name) is (name == "other")
+        file.pwrite(b"W" * (1 << 20), 0)
+        silent.save(file)
+        assert silent.content("key") is None
+        assert silent.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine import volume as engine_volume
-from tests.file.rig import Patch, raises
+from tests.file.rig import Patch, attached, content_of, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
 from tests.rebased import Written
@@ -48,8 +48,7 @@ def test_commit_over_a_version_of_another_client_is_refused(place: Place) -> Non
 
 def test_rollback_takes_no_version_of_another_client(place: Place) -> None:
     """Bytes that are written later lie over the version that was opened, or over none. [2.19]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume:
         file = volume.open("key", "r+b", read_ahead=0)
         file.pwrite(b"W" * (1 << 20), 1 << 20)
         file.flush()
@@ -95,8 +94,7 @@ CHANGES: dict[str, Callable[[CachedFile], object]] = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_open_finds_the_version_of_another_client_below_an_uncommitted_change(place: Place, change: str) -> None:
     """No change of an object makes another version of it before the commit. [2.19]"""
-    with PageCache("16MiB") as cache, contextlib.ExitStack() as stack:
-        volume = cache.attach(place.backend)
+    with attached(place.backend) as volume, contextlib.ExitStack() as stack:
         file = volume.open("key", "r+b", read_ahead=0)
         stack.callback(file.abandon)
         CHANGES[change](file)
@@ -111,8 +109,7 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
     place: Place, on_conflict: Any, created: bool
 ) -> None:
     """What its open handle writes later makes a new object. [2.19, 2.20]"""
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(place.backend, on_conflict=on_conflict)
+    with attached(place.backend, options={"on_conflict": on_conflict}) as volume:
         file = volume.open("draft", "xb") if created else volume.open("key", "r+b")
         file.pwrite(b"mine", 0)
         if created:
@@ -156,20 +153,18 @@ def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place
     ours, piece = random.Random(2).randbytes(LARGE), 40_000
     expected = bytearray(random.Random(3).randbytes(theirs))
     other = bytes(expected)
-    with PageCache("256KiB") as cache:
-        volume = cache.attach(place.backend, read_ahead=0)
-        with volume.open("key", "r+b") as file:
-            for begin in range(1001, LARGE - piece, 2 * piece):
-                file.pwrite(ours[begin : begin + piece], begin)
-                expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
-                expected[begin : begin + piece] = ours[begin : begin + piece]
-            assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
-            place.put("key", other)
-            raises(ConflictError, file.fsync)
-            volume.resolve("key", "rebase")
-            assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
-            file.fsync()
-            assert file.size == len(expected)
+    with attached(place.backend, "256KiB", options={"read_ahead": 0}) as volume, volume.open("key", "r+b") as file:
+        for begin in range(1001, LARGE - piece, 2 * piece):
+            file.pwrite(ours[begin : begin + piece], begin)
+            expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
+            expected[begin : begin + piece] = ours[begin : begin + piece]
+        assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
+        place.put("key", other)
+        raises(ConflictError, file.fsync)
+        volume.resolve("key", "rebase")
+        assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
+        file.fsync()
+        assert file.size == len(expected)
     assert place.content("key") == bytes(expected)
 
 
@@ -307,16 +302,13 @@ def test_more_cached_objects_than_open_files_need_no_call_in_revalidate(file_sys
     keys = [f"many{k}" for k in range(16)]
     for key in keys:
         file_system.put(key, key.encode())
-    with PageCache("16MiB") as cache:
-        volume = cache.attach(file_system.backend, revalidate=3600)
+    with attached(file_system.backend, options={"revalidate": 3600}) as volume:
         for key in keys:
-            with volume.open(key) as file:
-                assert file.read() == key.encode()
+            assert content_of(volume, key) == key.encode()
         monkeypatch.setattr(Calls, "found", None)  # no object is asked for
         for key in keys:
             assert volume.stat(key).size == len(key)
-            with volume.open(key) as file:
-                assert file.read() == key.encode()
+            assert content_of(volume, key) == key.encode()
         monkeypatch.undo()
         file_system.put(keys[0], b"theirs")
         with volume.open(keys[0], "r+b") as file:

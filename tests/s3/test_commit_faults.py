@@ -22,7 +22,7 @@ from pagecache import (
 from pagecache.engine.retryer import is_refusal
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import content_of, raises
 from .requests import counted, is_for, name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -310,7 +310,6 @@ def test_a_cut_read_goes_on_and_a_failing_one_is_made_again(bucket: Bucket, prox
         ProxyRule("status", is_for("GetObject"), times=2, body=SLOW, headers={"Retry-After": "0"}),
     ):
         proxy.rules = [rule]
-        with volume.open("k") as file:
-            assert file.read() == OLD
+        assert content_of(volume, "k") == OLD
         assert rule.seen >= 2
         volume.drop_clean()

@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 
-from ..file.rig import Patch, raises
+from ..file.rig import Patch, raises, stored
 from .imitation import Answer, Imitation, Request
 from .servers import Bucket, Server, new_bucket
 
@@ -83,8 +83,7 @@ def test_an_answer_that_begins_with_white_space_is_read(bucket: Bucket) -> None:
     requests: list[Request] = []
     with Imitation(bucket.server.endpoint, requests.append, wait) as proxy, PageCache("64MiB") as cache:
         volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions="all"), retry=ONCE)
-        with volume.open("k", "xb") as file:
-            file.write(LARGE)
+        stored(volume, "k", LARGE, "xb")
         assert requests[-1].is_completion  # nothing is asked after it
     assert bucket.client.head_object(Bucket=bucket.name, Key="k")["ContentLength"] == len(LARGE)
 

@@ -14,7 +14,7 @@ from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Patch
+from ..file.rig import Patch, stored
 from .requests import counted, is_for
 from .servers import Bucket
 
@@ -79,7 +79,6 @@ def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(volume: Vo
         return sock
 
     monkeypatch.setattr(HTTPConnection, "_new_conn", connected)
-    with volume.open("new", "xb") as file:
-        file.write(b"bytes")
+    stored(volume, "new", b"bytes", "xb")
     assert made
     assert all(made)

@@ -15,7 +15,7 @@ from pagecache.backends import backend_from_url
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import attached, content_of, raises, stored
 from .requests import counted, is_for, name_of
 from .servers import Bucket
 
@@ -36,16 +36,14 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
 
 def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
     for n, key in enumerate(ODD):
-        with volume.open(key, "w") as file:
-            file.write(f"content {n}".encode())
+        stored(volume, key, f"content {n}".encode())
     assert sorted(bucket.keys()) == sorted(f"pre fix/é/{key}" for key in ODD)
     assert sorted(str(stat.key) for stat in volume.list()) == sorted(ODD)
     for n, key in enumerate(ODD):
         volume.rename(key, "other")
         volume.rename("other", key)
         volume.invalidate(key)
-        with volume.open(key) as file:
-            assert file.read() == f"content {n}".encode()
+        assert content_of(volume, key) == f"content {n}".encode()
         volume.remove(key)
     assert bucket.keys() == []
 
@@ -87,8 +85,7 @@ def test_questions_are_asked_again_after_an_error_that_passes(
     proxy.taken()
     questions = ("GetObject", "ListObjectsV2")
     proxy.rules = [ProxyRule(fault, is_for(name), times=3, headers={"Retry-After": "0"}) for name in questions]
-    with volume.open("k") as file:
-        assert file.read() == b"x"
+    assert content_of(volume, "k") == b"x"
     assert [entry.key for entry in volume.list()] == ["k"]
     assert counted(proxy.taken()) == {"GetObject": 4, "ListObjectsV2": 4}
 
@@ -130,8 +127,7 @@ def fill(bucket: Bucket, count: int) -> None:
 
 def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> None:
     backend = S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint)
-    with PageCache("64MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "64MiB") as volume:
         for mode in ("r", "w"):
             with pytest.raises(FileNotFoundError, match=r"no-such-bucket: .*NoSuchBucket") as raised:
                 volume.open("k", mode)
@@ -144,8 +140,7 @@ def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> No
 
 def test_a_volume_with_unsaved_data_does_not_go_on_with_a_bucket_that_is_missing(bucket: Bucket) -> None:
     """A typo in the name of the bucket must not make all objects look removed."""
-    with PageCache("64MiB") as cache:
-        volume = cache.attach(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint))
+    with attached(S3Backend(bucket.name, endpoint_url=bucket.server.endpoint), "64MiB") as volume:
         with volume.open("key", "w+") as file:
             file.write(b"content")
             volume.abort()
@@ -162,8 +157,7 @@ def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> No
     if bucket.server.kind != "moto":
         pytest.skip("it takes parts of any size")
     backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="64KiB", least_part=1)
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
+    with attached(backend, "1MiB") as volume:
         file = volume.open("k", "w+")
         file.write(b"1" * 200_000)
         raises(WritebackError, file.fsync, match="EntityTooSmall")

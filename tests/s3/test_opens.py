@@ -13,7 +13,7 @@ from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
 from pagecache.engine import volume as engine_volume
 from pagecache.testing.proxy import FaultyProxy
 
-from ..file.rig import raises
+from ..file.rig import content_of, raises
 from .requests import counted
 from .servers import Bucket
 
@@ -46,8 +46,7 @@ def test_more_cached_objects_than_open_files_are_not_asked_for_within_revalidate
     keys = [f"many/{k}" for k in range(16)]
     for key in keys:
         bucket.put(key, key.encode())
-        with volume.open(key) as file:
-            assert file.read() == key.encode()
+        assert content_of(volume, key) == key.encode()
     requests(proxy)
     for key in keys:
         with volume.open(key, revalidate=3600) as file:
@@ -75,8 +74,7 @@ def test_bytes_that_came_with_an_open_are_of_its_version(proxy: FaultyProxy, vol
 
 
 def test_an_empty_object_is_opened(proxy: FaultyProxy, volume: Volume) -> None:
-    with volume.open("empty") as file:
-        assert file.read() == b""
+    assert content_of(volume, "empty") == b""
     assert requests(proxy) == {"GetObject": 1, "HeadObject": 1}
 
 
@@ -89,8 +87,7 @@ def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Vol
     raises(ConflictError, file.close)
     assert bucket.get("small") == SMALL
     volume.discard("small")
-    with volume.open("small") as again:
-        assert again.read() == SMALL
+    assert content_of(volume, "small") == SMALL
 
 
 def test_first_bytes_that_nobody_reads_are_dropped_at_the_limit() -> None:

@@ -14,6 +14,7 @@ from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
+from ..file.rig import attached
 from .requests import name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -75,17 +76,15 @@ def test_a_renamed_object_keeps_its_tags_and_its_commits_do_too(
     def stored_tags() -> object:
         return client.get_object_tagging(Bucket=bucket.name, Key="b")["TagSet"]
 
-    with PageCache("4MiB", retry=ONCE) as cache:
-        volume = cache.attach(backend)
-        with volume.open("a", "r+b") as file:
-            file.pwrite(b"W" * PART, 0)
-            file.flush()
-            volume.rename("a", "b")
-            assert stored_tags() == tags
-            client.put_object(Bucket=bucket.name, Key="a", Body=b"another", Tagging="of=another")
-            with contextlib.suppress(OSError):  # what was uploaded for the old name has to be sent again
-                file.fsync()
-            volume.retry_failed()
+    with attached(backend, "4MiB", retry=ONCE) as volume, volume.open("a", "r+b") as file:
+        file.pwrite(b"W" * PART, 0)
+        file.flush()
+        volume.rename("a", "b")
+        assert stored_tags() == tags
+        client.put_object(Bucket=bucket.name, Key="a", Body=b"another", Tagging="of=another")
+        with contextlib.suppress(OSError):  # what was uploaded for the old name has to be sent again
+            file.fsync()
+        volume.retry_failed()
     assert (stored_tags(), content(bucket, "b")) == (tags, b"W" * PART + SOURCE[PART:])
 
 

@@ -16,7 +16,7 @@ import pytest
 from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import content_of, raises
 from .requests import is_for, name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
@@ -76,8 +76,7 @@ def test_a_read_beside_a_change_is_of_one_version(bucket: Bucket, proxy: FaultyP
         if way == "removed":
             raises(FileNotFoundError, volume.open, key)
             continue
-        with volume.open(key) as file:
-            assert file.read() == (THEIRS if way == "replaced" else OLD)
+        assert content_of(volume, key) == (THEIRS if way == "replaced" else OLD)
     assert nth > 4
 
 

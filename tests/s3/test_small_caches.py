@@ -11,6 +11,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.conditions import Conditions
 from pagecache.testing.proxy import FaultyProxy
 
+from ..file.rig import stored
 from .requests import counted
 from .servers import Bucket
 
@@ -48,8 +49,7 @@ def test_a_cache_of_one_or_two_units_edits_an_object(bucket: Bucket, proxy: Faul
     content, choose = bytearray(random.Random(2).randbytes(SIZE)), random.Random(3)
     with PageCache(capacity) as cache:
         volume = attach(cache, bucket, proxy)
-        with volume.open("k", "x") as file:
-            file.write(content)
+        stored(volume, "k", content, "x")
         assert bucket.get("k") == content
         with volume.open("k", "r+") as file:
             for _ in range(60):

@@ -18,7 +18,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Task, eventually, raises, without_collector
+from ..file.rig import Task, eventually, raises, stored, without_collector
 from .requests import counted, is_for
 from .servers import PART, Bucket, Server, new_bucket
 
@@ -299,8 +299,7 @@ def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: 
 
 def test_staged_units_travel_once(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     """Up when they are staged, as the final parts of the upload."""
-    with volume.open("k", "w") as file:
-        file.write(random.Random(9).randbytes(SIZE))
+    stored(volume, "k", random.Random(9).randbytes(SIZE))
     calls = proxy.taken()
     parts = [call for call in calls if call.method == "PUT" and call.up > 100]
     assert sum(call.up for call in parts) <= SIZE + 4 * PART
