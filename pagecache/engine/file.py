@@ -258,7 +258,7 @@ class EngineFile:
             files = self.retired if self.backend_file is None else (*self.retired, self.backend_file)
             self.retired, self.backend_file = (), None
             self._hold()
-        self.bind_reads()
+        self.bind_calls()
         return files
 
     def hold(self) -> None:
