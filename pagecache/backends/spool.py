@@ -109,7 +109,7 @@ class Spool:
     """
 
     def __init__(self, folder: str | None) -> None:
-        import tempfile  # here, and ctypes below: `import pagecache` loads this module, and most programs make no spool
+        import tempfile  # here: `import pagecache` loads this module, and most programs make no spool
 
         self.fd, name = tempfile.mkstemp(prefix="pagecache-", dir=folder)
         os.unlink(name)
