@@ -186,14 +186,14 @@ class Unsynced:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._lock = threading.Lock()  # guards the set; held briefly
+        self._lock = threading.Lock()  # guards the paths; held briefly
         # Held during the syncs: a caller that finds nothing to sync has waited for them.
         self._syncing = threading.Lock()
-        self._paths: set[str] = set()
+        self._paths: dict[str, object] = {}  # each with a mark of its last change
 
     def add(self, *paths: str) -> None:
         with self._lock:
-            self._paths.update(paths)
+            self._paths.update(dict.fromkeys(paths, object()))
 
     def renamed(self, old: Place, new: Place) -> None:
         """Record that a name is about to change, and again that it has: a concurrent commit finds its file by either
@@ -203,23 +203,34 @@ class Unsynced:
         with self._lock:
             if old.found.kind == "dir":
                 below = [path for path in self._paths if path == old.path or path.startswith(old.path + "/")]
-                self._paths.update(new.path + path[len(old.path) :] for path in below)
-            self._paths.update((old.parent, new.parent))
+                self._paths.update((new.path + path[len(old.path) :], object()) for path in below)
+            self._paths.update(dict.fromkeys((old.parent, new.parent), object()))
 
     def sync(self, above: int | None = None) -> None:
         """Make all names durable, or only those that lead to the open file `above`."""
         with self._syncing:
+            end: str | None = None
+            while self._paths:
+                before, end = end, None if above is None else self._tree.path_to(above)
+                if end is not None and end == before:
+                    return  # it had this path until the syncs were over: none of them has met a rename
+                self._sync_above(end)
+                if end is None:
+                    return
+
+    def _sync_above(self, end: str | None) -> None:
+        """Sync the directories on the way to a path, or all."""
+        with self._lock:
+            changed = {
+                path: mark
+                for path, mark in self._paths.items()
+                if end is None or not path or end.startswith(f"{path}/")
+            }
+        for path, mark in changed.items():
+            self._sync_reserved(path)
             with self._lock:
-                end = None if above is None or not self._paths else self._tree.path_to(above)
-                paths = [path for path in self._paths if end is None or not path or end.startswith(path + "/")]
-            for path in paths:
-                with self._lock:  # before the sync: later changes of names need the next one
-                    self._paths.discard(path)
-                try:
-                    self._sync_reserved(path)
-                except BaseException:
-                    self.add(path)
-                    raise
+                if self._paths.get(path) is mark:  # later changes of names need the next sync
+                    del self._paths[path]
 
     def _sync_reserved(self, path: str) -> None:
         try:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from pagecache.backends import DirectoryBackend
+from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
 
 
@@ -338,6 +339,31 @@ def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
         backend.remove("sub/a")
     file.commit()
     assert synced == ["file", "dir", "dir", "dir"]
+    file.close()
+
+
+def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of the file was found before, and leads nowhere now."""
+    backend.mkdir("a")
+    backend.sync()
+    file = put(backend, "a/f")
+    sync, fsync, done = Unsynced._sync_reserved, os.fsync, []
+
+    def rename_first(unsynced: Unsynced, path: str) -> None:
+        monkeypatch.setattr(Unsynced, "_sync_reserved", sync)
+        backend.rename("a", "b")
+        sync(unsynced, path)
+
+    def logged(fd: int) -> None:
+        done.append(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    monkeypatch.setattr(Unsynced, "_sync_reserved", rename_first)
+    monkeypatch.setattr(os, "fsync", logged)
+    file.commit()
+    assert os.stat(root / "b").st_ino in done
     file.close()
 
 
