@@ -125,21 +125,28 @@ class Tree:
             PermissionError: a link leads out of the root.
             OSError: ELOOP: too many links; ESTALE: a `CheckedKey` leads elsewhere.
         """
+        path = path_of(key)  # first: once `fd` is read nothing may run that closes the tree
         if not isinstance(key, CheckedKey):
-            place = Place(self.fd, path_of(key), follow, key)
+            place = Place(self.fd, path, follow, key)
             return place if place.rest is None else self._follow(place, follow)
-        place = Place(self.fd, path_of(key), False, key)
-        other = key.directory is not None and key.directory != names.status(place.directory).identity
-        if other or place.rest is not None:
-            raise os_error(errno.ESTALE, key)
-        if place.found is not None:
-            check_object(key, place.found)
+        place = Place(self.fd, path, False, key)
+        try:
+            other = key.directory is not None and key.directory != names.status(place.directory).identity
+            if other or place.rest is not None:
+                raise os_error(errno.ESTALE, key)
+            if place.found is not None:
+                check_object(key, place.found)
+        except BaseException:
+            place.close()  # the error may live long
+            raise
         return place
 
     def path_to(self, fd: int) -> str | None:
         """Return the path by which an open file was found, through renames; None: it is unknown or gone."""
         try:
             path = os.readlink(f"/proc/self/fd/{fd}")
+            if not os.path.samestat(os.stat(self.root), os.fstat(self.fd)):
+                return None  # the root has another path now
         except OSError:
             return None
         root = self.root.rstrip("/") + "/"

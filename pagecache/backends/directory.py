@@ -259,15 +259,18 @@ class DirectoryBackend(NamespaceBackend):
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old = self._tree.locate(src, follow=False)
-        self._change_allowed(src)
-        if old.found is None:
-            raise os_error(errno.ENOENT, src)
-        with self._tree.locate(dst, follow=False) as new, old:  # errors name `dst`: the first one ends last
-            if new.found is not None and not replace:
-                raise os_error(errno.EEXIST, dst)
-            self._unsynced.renamed(old, new)
-            self._rename(old, new, replace)
-            self._unsynced.renamed(old, new)
+        try:  # no `with`: errors of the call name `dst`
+            self._change_allowed(src)
+            if old.found is None:
+                raise os_error(errno.ENOENT, src)
+            with self._tree.locate(dst, follow=False) as new:
+                if new.found is not None and not replace:
+                    raise os_error(errno.EEXIST, dst)
+                self._unsynced.renamed(old, new)
+                self._rename(old, new, replace)
+                self._unsynced.renamed(old, new)
+        finally:
+            old.close()
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:
         assert old.found is not None
@@ -285,10 +288,13 @@ class DirectoryBackend(NamespaceBackend):
     def link(self, src: Key, dst: Key, *, follow: bool = True) -> None:
         """Give the key's object a second name; with `follow` False, the link itself."""
         held = self._held(src, follow)
-        self._change_allowed(src)
-        with self._tree.locate(dst, follow=False) as new, held:
-            os.link(_proc_path(held), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
-            self._unsynced.add(new.parent)
+        try:  # no `with`: errors of the call name `dst`
+            self._change_allowed(src)
+            with self._tree.locate(dst, follow=False) as new:
+                os.link(_proc_path(held), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
+                self._unsynced.add(new.parent)
+        finally:
+            held.close()
 
     def symlink(self, target: str, key: Key) -> None:
         """Make a symbolic link. A link out of the root can be made, but not followed."""
@@ -365,8 +371,12 @@ class DirectoryBackend(NamespaceBackend):
                 held = Place(fd, "", False, key)
             finally:
                 os.close(fd)
-            if held.found is not None:
-                check_object(key, held.found)
+            try:
+                if held.found is not None:
+                    check_object(key, held.found)
+            except BaseException:
+                held.close()
+                raise
             return held
 
     def _held_for_change(self, key: Key, follow: bool) -> Place:

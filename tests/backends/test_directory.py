@@ -19,6 +19,7 @@ import pytest
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
+from pagecache.backends.protocol import CheckedKey
 
 
 @pytest.fixture
@@ -340,6 +341,44 @@ def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
     file.commit()
     assert synced == ["file", "dir", "dir", "dir"]
     file.close()
+
+
+def test_a_commit_makes_names_durable_though_the_root_lies_below_its_old_path(
+    backend: DirectoryBackend, root: Path, synced: list[str]
+) -> None:
+    """The path of the file begins with that of the root, and does not lead from it."""
+    file = put(backend, "sub/a")
+    root.rename(root.parent / "moved")
+    root.mkdir()
+    (root.parent / "moved").rename(root / "old")
+    file.commit()
+    assert synced == ["file", "dir"]
+    file.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend: backend.rename("none", "x"),
+        lambda backend: backend.rename("a", "none/x"),
+        lambda backend: backend.rename("a", "b", replace=False),
+        lambda backend: backend.link("a", "none/x"),
+        lambda backend: backend.link("none", "x"),
+        lambda backend: backend.stat(CheckedKey("a", object=(0, 0, 0))),
+        lambda backend: backend.stat(CheckedKey("a", directory=(0, 0, 0))),
+        lambda backend: backend.getxattr(CheckedKey("a", object=(0, 0, 0)), "user.x"),
+    ],
+)
+def test_an_error_that_is_kept_keeps_no_descriptor(
+    backend: DirectoryBackend, call: Callable[[DirectoryBackend], object]
+) -> None:
+    for key in ("a", "b"):
+        put(backend, key).close()
+    gc.collect()
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError) as kept:
+        call(backend)
+    assert os.listdir("/proc/self/fd") == before, kept.value
 
 
 def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
