@@ -92,27 +92,29 @@ NEVER = Deadline(Clock(), None)
 
 class Signal:
     """A flag, set once. Made of one lock without Python code: threading.Condition can lose its lock to an interrupt
-    that strikes between acquiring it and the block that would release it.
+    that strikes between acquiring it and the block that would release it. If one strikes a waiter here, the lock stays
+    taken, and the other waiters see the flag at the end of their slice.
     """
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_set")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._set = False
+        self._lock = threading.Lock()  # locked while it is not set: waiters sleep on it
         self._lock.acquire()
 
     def set(self) -> None:
+        self._set = True
         self._lock.release()
 
     def is_set(self) -> bool:
-        return not self._lock.locked()
+        return self._set
 
     def wait(self, timeout: float) -> bool:
         """Return whether it is set, after waiting at most `timeout` seconds; signal handlers run."""
-        if not self._lock.acquire(timeout=timeout):
-            return False
-        self._lock.release()
-        return True
+        if not self._set and self._lock.acquire(timeout=timeout):
+            self._lock.release()
+        return self._set
 
 
 class Park:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
-
-from sortedcontainers import SortedDict
 
 from ..config import RetryPolicy
 from ..errors import BackendError
@@ -118,43 +117,51 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
 class Retries:
     """Files of one volume by the time at which the flusher must check their failures. Guarded by the volume's lock.
 
-    Each file is planned at most once, at the earliest requested time.
+    Each file is planned at most once, at the earliest requested time. An interrupt may strike between two steps: an
+    entry counts while `_planned` has it, which is set last; others are dropped when they are met.
     """
 
     def __init__(self) -> None:
-        self._files: SortedDict[tuple[float, int], EngineFile] = SortedDict()
-        self._keys: dict[EngineFile, tuple[float, int]] = {}
+        self._entries: list[tuple[float, int]] = []  # a heap of times, each with the number of its entry
+        self._files: dict[int, EngineFile] = {}  # by these numbers
+        self._planned: dict[EngineFile, tuple[float, int]] = {}
         self._numbers = itertools.count()
 
     def __contains__(self, file: EngineFile) -> bool:
-        return file in self._keys
+        return file in self._planned
 
     def plan(self, file: EngineFile, at: float) -> None:
         """Plan a check of the file by `at`. Cost: O(log n)."""
-        known = self._keys.get(file)
+        known = self._planned.get(file)
         if known is not None and known[0] <= at:
             return
-        self.forget(file)
-        key = self._keys[file] = (at, next(self._numbers))
-        self._files[key] = file
+        entry = at, next(self._numbers)
+        self._files[entry[1]] = file
+        heappush(self._entries, entry)
+        self._planned[file] = entry
+        if known is not None:
+            self._files.pop(known[1], None)
 
     def take(self, now: float) -> list[EngineFile]:
         """Remove and return the due files, the earliest first."""
         taken = []
-        while self._files and self._files.peekitem(0)[0][0] <= now:
-            file = self._files.popitem(0)[1]
-            del self._keys[file]
-            taken.append(file)
+        while (found := self.earliest()) is not None and found[0] <= now:
+            self.forget(found[1])
+            taken.append(found[1])
         return taken
 
     def forget(self, file: EngineFile) -> None:
-        key = self._keys.pop(file, None)
-        if key is not None:
-            del self._files[key]
+        entry = self._planned.pop(file, None)
+        if entry is not None:
+            self._files.pop(entry[1], None)
 
     def earliest(self) -> tuple[float, EngineFile] | None:
         """Return the next time, and its file."""
-        if not self._files:
-            return None
-        (at, _), file = self._files.peekitem(0)
-        return at, file
+        while self._entries:
+            entry = self._entries[0]
+            file = self._files.get(entry[1])
+            if file is not None and self._planned.get(file) == entry:
+                return entry[0], file
+            heappop(self._entries)
+            self._files.pop(entry[1], None)
+        return None

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 import pagecache
-from pagecache import BackendLimits, PageCache
+from pagecache import BackendLimits, ConflictError, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import volume as engine_volume
+from pagecache.engine.file import EngineFile
+from pagecache.engine.park import Signal
+from pagecache.engine.retryer import Retries
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
 from .test_interrupts import PACKAGE, interrupted_at
 
 
@@ -250,3 +254,46 @@ def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str
         rig.cache.check()
         rig.finish()
     assert nth > (0 if whole and name == "flush" else 5)  # an object that is replaced as a whole is not flushed
+
+
+def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monkeypatch: Patch) -> None:
+    """As one is beside a remove: the thread that makes the calls looks around between two of them. [2.15, 2.20]"""
+    rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
+    monkeypatch.setattr(EngineFile, "commit_here", lambda engine, op: op.finish(False, True))
+    file.pwrite(b"new", 100)
+    raises(TimeoutError, file.fsync, timeout=0.2)
+    monkeypatch.undo()
+    file.fsync()
+    assert (rig.backend.committed(KEY) or b"")[100:103] == b"new"
+
+
+def test_a_conflict_that_write_back_meets_is_one_for_its_fsync(make: Make) -> None:
+    """[2.19]"""
+    rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
+    file.pwrite(b"new", 100)
+    rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"))
+    raises(ConflictError, file.fsync)
+
+
+def test_a_signal_stays_set_after_an_interrupt_of_a_waiter() -> None:
+    """It struck between taking and releasing the lock."""
+    signal = Signal()
+    signal.set()
+    signal._lock.acquire()
+    assert signal.is_set()
+    assert signal.wait(0.01)
+
+
+def test_an_interrupt_of_a_plan_leaves_a_file_that_can_be_planned() -> None:
+    """And is checked once."""
+    file = cast(EngineFile, object())
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
+        retries = Retries()
+        retries.plan(file, 9.0)
+        place = interrupted_at(nth, lambda: retries.plan(file, 3.0), lambda frame: True)  # noqa: B023
+        retries.plan(file, 2.0)
+        assert retries.take(1.0) == []
+        assert (retries.take(5.0), file in retries, retries.take(10.0)) == ([file], False, []), place
+    assert nth > 3

@@ -389,7 +389,7 @@ static int sync_start(PyObject *core, struct pc_inode *i, struct pc_sync *s, enu
 	return err ? err : PyErr_CheckSignals();
 }
 
-/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync without waiting. `allowed`, `here`: bits 1 << SEND
+/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync by a step, without waiting. `allowed`, `here`: bits 1 << SEND
  * and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may not begin is the result. */
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
@@ -401,14 +401,12 @@ PyObject *pc_sync_go(PyObject *module, PyObject *args)
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	struct pc_sync *s = (struct pc_sync *)(uintptr_t)sync;
 	enum pc_sync_next next;
-	do {
-		Py_BEGIN_ALLOW_THREADS next = pc_sync_poll(i, s);
-		Py_END_ALLOW_THREADS u32 bit = 1u << next;
-		if (!((next == PC_SYNC_SEND || next == PC_SYNC_COMMIT) && allowed & bit))
-			break;
+	Py_BEGIN_ALLOW_THREADS next = pc_sync_poll(i, s);
+	Py_END_ALLOW_THREADS u32 bit = 1u << next;
+	if ((next == PC_SYNC_SEND || next == PC_SYNC_COMMIT) && allowed & bit) {
 		if (sync_start(core, i, s, next, here & bit))
 			return NULL;
-		next = PC_SYNC_WAIT;
-	} while (here && pc_inode_event_seq(i) != s->event); /* its calls were made here, or others have ended */
+		next = PC_SYNC_WAIT; /* the caller looks whether more is allowed by now */
+	}
 	return PyLong_FromLong(next);
 }

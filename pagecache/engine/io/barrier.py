@@ -163,6 +163,8 @@ class FileSync:
     def _report(self) -> None:
         """Raise the error of the failed bytes, unless a later attempt has succeeded."""
         file = self.file
+        if file.conflict is not None:
+            raise file.conflict_error()
         error = _writeback_error(file, "write-back")
         if error.exceptions or file.native.flush_pending(self.stamp, self.start, self.end) & FAILED:
             if self.commit:
