@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, DataLossError, FailedRange, LostRange, WritebackError
-from pagecache.native import FAILED, NativeInode
+from pagecache.native import STAMP_MAX, SYNC_FAILED, NativeInode
 
 from ..stores import failing_commit
 from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, at_gate, eventually, pattern, raises
@@ -227,20 +227,20 @@ def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(make: Make
     rig, file = make({KEY: b""}, retry=ONCE).opened()
     file.pwrite(b"new", 0)
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=1)
-    pending = NativeInode.flush_pending
+    advance = NativeInode.advance
     repaired: list[int] = []
 
     def repairing(native: NativeInode, *args: Any) -> int:
-        found = pending(native, *args)
-        if found & FAILED and len(args) == 3 and not repaired:  # the last check, which has no cursor
+        found = advance(native, *args)
+        if found == SYNC_FAILED and not repaired:
             repaired.append(found)
             rig.volume.retry_failed()
-            eventually(lambda: not pending(native, *args) and rig.volume.failed() == [])
+            eventually(lambda: not native.flush_pending(STAMP_MAX) and rig.volume.failed() == [])
         return found
 
-    monkeypatch.setattr(NativeInode, "flush_pending", repairing)
+    monkeypatch.setattr(NativeInode, "advance", repairing)
     file.fsync()
-    assert repaired == [FAILED]
+    assert repaired == [SYNC_FAILED]
     assert rig.backend.committed(KEY) == b"new"
 
 
