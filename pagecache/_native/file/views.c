@@ -85,7 +85,7 @@ int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 	return err;
 }
 
-/* Whether the end of the file moves before the end of a view that may store to the folio. */
+/* Whether the end of the file moves before the end of a view that may store to the folio. Leaf lock held. */
 static bool crosses(const struct pc_inode *i, struct pc_folio *f, u64 size)
 {
 	u64 start = pc_folio_pos(i->cache, f);
@@ -126,7 +126,10 @@ void pc_views_unreserve(struct pc_inode *i)
 /* The end of the file moves into a locked folio: cut off views that extend beyond it. No leaf lock held. */
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 {
-	if (!crosses(i, f, size))
+	pc_inode_leaf_lock(i);
+	bool cut = crosses(i, f, size);
+	pc_inode_leaf_unlock(i);
+	if (!cut)
 		return;
 	PC_ASSERT(i->spare.full && i->spare.order == pc_folio_order(f));
 	i->spare.full = false;
