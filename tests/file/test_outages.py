@@ -148,7 +148,8 @@ def test_a_version_that_is_refused_without_end_is_asked_for_a_few_times(clock: H
     with PageCache("8MiB", **QUIET) as cache, cache.attach(backend).open(KEY) as file:
         backend.use([Rule("read", error=OSError(errno.ESTALE, "another version"))])
         raises(ConflictError, file.pread, PAGE, 0)
-        assert len(backend.calls_of("read")) == 2 * (EARLY_MAX + 1)  # readahead tries, and so does the read
+        tries = EARLY_MAX + 1  # of the read, and of readahead if a thread of the volume comes first
+        assert tries <= len(backend.calls_of("read")) <= 2 * tries
         backend.use([])
 
 
