@@ -234,7 +234,6 @@ class EngineFile:
         if self.is_cut_off():
             self.volume.cut_off.add(self)
             self.volume.kept.add(self)
-        self.bind_calls()
         self.native.read_anew()  # last: a read that began before may run in the old file
 
     def lose_version(self, version: str | None) -> None:
@@ -244,7 +243,6 @@ class EngineFile:
         with self.lock:
             self.disputed().lose_base(version)
         self.set_aside(removed=True)
-        self.bind_calls()
 
     def is_cut_off(self) -> bool:
         """Return whether nothing of the object leaves memory any longer: it is in place, and has lost the name by which
@@ -307,14 +305,10 @@ class EngineFile:
         `write_from` to None afterwards.
         """
         return (
-            self.removed
+            self.is_troubled()
             or self.abandoned
-            or self.unnaming is not None
-            or self.dispute is not NO_DISPUTE
-            or self.commits is not NO_COMMITS
             or self.failures is not NO_FAILURES
             or (self.owed is not NOTHING_OWED and len(self.owed) > 0)
-            or type(self.backend_file) is GoneFile
             or self.volume.mirror is not None
         )
 
@@ -441,7 +435,9 @@ class EngineFile:
     def set_aside(
         self, *, removed: bool | None = None, abandoned: bool | None = None, withheld: bool | None = None
     ) -> None:
-        """Set flags that exclude the file from syncs or write-back; CORE counts and lists such files separately."""
+        """Set flags that exclude the file from syncs or write-back, and bind its calls. CORE counts such files
+        apart.
+        """
         with self._aside_lock:
             if removed is not None:
                 self.removed = removed
@@ -532,7 +528,6 @@ class EngineFile:
 
     def _bind_beside_names(self) -> None:
         self.set_aside()
-        self.bind_calls()
         self.native.read_anew()
 
     def fence_names(self) -> None:

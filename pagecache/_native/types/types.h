@@ -187,8 +187,10 @@ int pc_install_names(PyObject *module);
 /* Names of the engine's methods, and of verbs. */
 #define PC_STRINGS(X)                                                                                                  \
 	X(fill)                                                                                                        \
-	X(write) X(write_units) X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through)             \
-		X(read_into) X(write_from) X(write_met) X(written) X(read_staged) X(read_aside) X(outlast_names) X(append) X(zero_range) X(view)
+	X(write)                                                                                                       \
+	X(write_units) X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into)         \
+		X(write_from) X(write_met) X(written) X(read_staged) X(read_aside) X(outlast_names) X(append)          \
+			X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

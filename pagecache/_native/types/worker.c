@@ -389,8 +389,10 @@ static int sync_start(PyObject *core, struct pc_inode *i, struct pc_sync *s, enu
 	return err ? err : PyErr_CheckSignals();
 }
 
-/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync by a step, without waiting. `allowed`, `here`: bits 1 << SEND
- * and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may not begin is the result. */
+/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync by a step, without waiting.
+ *
+ * `allowed`, `here`: bits 1 << SEND and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may
+ * not begin is the result. */
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
 	PyObject *core;
