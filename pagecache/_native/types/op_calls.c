@@ -351,11 +351,12 @@ static int write_step(struct op *op, PyObject *write_from, bool *sent, PyObject 
 }
 
 /* Send a write request by the bound method of a file without trouble; otherwise the engine does: engine.write(op). It
- * handles what a call has met, an exception or an impossible answer: engine.write_met(op, met, sent). If trouble has come
- * beside the calls, it records the result: engine.written(op). */
+ * handles what a call has met, an exception or an impossible answer: engine.write_met(op, met, sent); and the result of a
+ * request that an abort has left behind: engine.written(op). Trouble that comes beside the calls changes nothing for bytes
+ * that were acknowledged. */
 PyObject *pc_op_write(struct op *op, PyObject *engine)
 {
-	PyObject *write_from = PyObject_GetAttr(engine, pc_str_write_from), *met = NULL, *result = NULL;
+	PyObject *write_from = PyObject_GetAttr(engine, pc_str_write_from), *met = NULL, *result;
 	if (!write_from)
 		return NULL;
 	if (write_from == Py_None || request_of(op)->stage) {
@@ -367,11 +368,10 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 	int step = write_step(op, write_from, &sent, &met);
 	while (step == 0)
 		step = PyErr_CheckSignals() ? -1 : write_step(op, write_from, &sent, &met);
-	PyObject *bound = step == 1 ? PyObject_GetAttr(engine, pc_str_write_from) : NULL;
-	if (step == 1 && bound == write_from && !pc_op_stopped(op)) {
+	if (step == 1 && !pc_op_stopped(op)) {
 		pc_op_end_write(op, true, false);
 		result = Py_NewRef(Py_None);
-	} else if (bound) {
+	} else if (step == 1) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_written, (PyObject *)op, NULL);
 	} else {
 		met = met ? met : take_exception();
@@ -379,7 +379,6 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 						    sent ? Py_True : Py_False, NULL);
 	}
 	Py_XDECREF(met);
-	Py_XDECREF(bound);
 	Py_DECREF(write_from);
 	return result;
 }

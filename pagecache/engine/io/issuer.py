@@ -95,7 +95,7 @@ def write_met(self: EngineFile, op: Op, met: BaseException | int, sent: bool) ->
 
 @_ended
 def written(self: EngineFile, op: Op) -> None:
-    """Record that all of a bound write request is acknowledged, beside trouble that has come since."""
+    """Record that all of a bound write request is acknowledged, after an abort."""
     collector.acknowledged(self, op)
 
 
