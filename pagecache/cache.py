@@ -191,10 +191,6 @@ class PageCache:
         """Set each volume's share of the dirty limit; called again whenever that or the volumes change."""
         throttle.divide(self._engine_volumes(), self.limits.dirty_limit)
 
-    def _emit(self, event: Event) -> None:
-        """Emit an event. A separate thread delivers it, so that no callback runs inside a call."""
-        self.feed.emit(event)
-
     def _forget(self, volume: Volume) -> None:
         counters = volume.engine.native.counters()
         with self._lock:

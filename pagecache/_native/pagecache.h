@@ -217,6 +217,7 @@ void pc_change_begins(struct pc_inode *i, bool another_version);
 uint64_t pc_changes(struct pc_inode *i);
 bool pc_version_stale(struct pc_inode *i);
 void pc_version_known(struct pc_inode *i, bool known);
+bool pc_version_committed(struct pc_inode *i, uint64_t changes, bool known);
 bool pc_version_settle(struct pc_inode *i, uint64_t changes);
 bool pc_quiet(struct pc_inode *i, uint64_t *changes);
 void pc_count_throttled(struct pc_inode *i, uint64_t ns);
@@ -321,6 +322,7 @@ struct pc_sync {
 	uint64_t stamp, pos, end;
 	uint8_t flush, commit;
 	uint8_t version; /* its requests have ended too, so that the version that they made can be read */
+	uint8_t stale;   /* it is to be read */
 	uint8_t backoff; /* bytes wait for the time of a retry */
 	uint8_t waits_for_commit;
 	uint32_t event; /* the inode's, before the last poll */
@@ -336,6 +338,7 @@ enum pc_sync_next {
 	PC_SYNC_COMMIT_FAILED, /* the one that it waited for */
 	PC_SYNC_FAILED,        /* bytes have failed, and nothing else is left to be sent */
 };
+bool pc_sync_begin(struct pc_inode *i, struct pc_sync *s);
 enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s);
 void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next);
 void pc_commit_start(struct pc_inode *i, uint64_t stamp);
@@ -349,6 +352,7 @@ uint64_t pc_commit_asked(struct pc_inode *i);
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp);
 bool pc_storage_busy(struct pc_inode *i);
 bool pc_commit_due(struct pc_inode *i);
+bool pc_commit_plain(struct pc_inode *i);
 bool pc_pass_idle(struct pc_inode *i);
 bool pc_pass_ending(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);

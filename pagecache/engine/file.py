@@ -13,9 +13,10 @@
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
 
-C calls the methods of the backend's file that are bound as `read_into` and `write_from`. Otherwise, and if a call has
-failed, it enters the functions listed in the class, on a caller's thread or one of the volume's. While `abandoned` or
-`withheld` is set, only an explicit fsync or close writes back: nothing is published behind the application's back.
+C calls the methods of the backend's file that are bound as `read_into`, `write_from` and `bound_commit`. Otherwise,
+and if a call has failed, it enters the functions listed in the class, on a caller's thread or one of the volume's.
+While `abandoned` or `withheld` is set, only an explicit fsync or close writes back: nothing is published behind the
+application's back.
 
 Locks: `lock` guards the parts, each of which names its lock, and `read_into`; it is held briefly and never across a
 call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits.
@@ -134,6 +135,7 @@ class EngineFile:
         self.native.set_user(self)
         self.read_into: Any = None
         self.write_from: Any = None
+        self.bound_commit: Any = None
         self.use(backend_file)
 
     # Entered from C
@@ -145,6 +147,8 @@ class EngineFile:
     write_units = issuer.write_units
     commit = issuer.commit
     commit_here = issuer.commit_here
+    commit_met = issuer.commit_met
+    committed = issuer.committed
     outlast_names = reader.outlast_names
     room = throttle.room
     write_back = issuer.write_back
@@ -172,18 +176,20 @@ class EngineFile:
 
     def loses(self) -> threading.Lock:
         """Return the lock that is held while bytes are given up and their loss is recorded: no sync ends then."""
-        return self._part("losing", threading.Lock)
+        return self._part("losing", threading.Lock, trouble=False)
 
-    def _part(self, name: str, make: Callable[[], P]) -> P:
+    def _part(self, name: str, make: Callable[[], P], *, trouble: bool = True) -> P:
+        """`trouble`: a file that has it is looked at before each call."""
         part: P | None = self.__dict__.get(name)
         if part is None:
             part = self.__dict__.setdefault(name, make())
-            self.write_from = None  # last: see `bind_calls`
+            if trouble:
+                self.write_from = self.bound_commit = None  # last: see `bind_calls`
         return part
 
     def staged(self) -> Staging:
         """Return the staging of the file, for bytes to be staged."""
-        return self._part("staging", lambda: Staging(self))
+        return self._part("staging", lambda: Staging(self), trouble=False)
 
     def owe(self, step: Debt) -> None:
         """Add a call that must precede any other call on the file."""
@@ -279,9 +285,9 @@ class EngineFile:
             self.refresh_limits()
 
     def bind_calls(self) -> None:
-        """Set the functions that C calls for a fill and for a write request: the backend's methods, unless a check must
-        come first, and None for a write of a file that has met trouble. Each change of the checks binds again. Atomic,
-        or a call that looked before a change could bind after the call of that change.
+        """Set the functions that C calls for a fill, a write request and a commit: the backend's methods, unless a
+        check must come first, and None for a write or commit of a file that has met trouble. Each change of the checks
+        binds again. Atomic, or a call that looked before a change could bind after the call of that change.
         """
         whole = self.limits().commit_on_close
         with self.lock:
@@ -296,13 +302,18 @@ class EngineFile:
             else:
                 self.read_into = self.backend_file.read_into
             backend_file = self.backend_file
-            self.write_from = None if backend_file is None or self._checks_writes() else backend_file.write_from
-            if self.write_from is not None and self._checks_writes():  # a part was made in between, without the lock
-                self.write_from = None
+            self.write_from = self.bound_commit = None
+            if backend_file is None or self._checks_writes():
+                return
+            self.write_from = backend_file.write_from
+            if not whole:  # the commit of a whole object is a publication of its name
+                self.bound_commit = backend_file.commit
+            if self._checks_writes():  # a part was made in between, without the lock
+                self.write_from = self.bound_commit = None
 
     def _checks_writes(self) -> bool:
         """Return whether a write request needs a look at the state of the file. Whatever makes this true sets
-        `write_from` to None afterwards.
+        `write_from` and `bound_commit` to None afterwards.
         """
         return (
             self.is_troubled()
@@ -403,7 +414,7 @@ class EngineFile:
 
     def refresh_limits(self) -> None:
         """Read the limits before a pass: a backend may change them at any time. On return CORE has them."""
-        if self.limits() is not self._seen_limits:
+        if (getattr(self.backend_file, "limits", None) or self.volume.backend.limits) is not self._seen_limits:
             self.apply_limits()
 
     def lower_max_write(self, most: int) -> None:
@@ -576,7 +587,7 @@ class EngineFile:
     def settle(self, job: Callable[[], None]) -> None:
         """Run a job under the token, on a thread of the volume, once the token is free."""
         self.volume.settling.add(self)  # first: a job is never missing
-        self._part("settling", Settling).add(job)
+        self._part("settling", Settling, trouble=False).add(job)
         self.native.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
@@ -36,6 +36,7 @@ from .held import Held
 from .mirror import Mirror
 from .namesync import NameSync
 from .park import SLICE, Clock, Park
+from .report.events import Feed
 from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
@@ -75,9 +76,9 @@ class EngineCache(Protocol):
     limits: CacheLimits
     flusher: Flusher
     spare: Spare
+    feed: Feed
 
     def _engine_volumes(self) -> list[EngineVolume]: ...
-    def _emit(self, event: Event) -> None: ...
     def _end(self) -> None: ...
     def _prune(self) -> bool: ...
     def _let_go(self) -> None: ...
@@ -504,7 +505,7 @@ class EngineVolume:
                 time=time.time(),
             )
             self.troubles.add(event, self.clock.now())
-            self.cache._emit(event)
+            self.cache.feed.emit(event)
         except Exception:  # the reported operation goes on
             fault("%s: %r: an event %r got lost", self.name, key, kind)
 
@@ -518,11 +519,9 @@ class EngineVolume:
 
     def pass_on_warnings(self) -> None:
         """Report what the backend says of its store, each sentence once."""
-        warnings = getattr(self.backend, "warnings", None)
-        if warnings is None:
-            return
+        backend: Any = self.backend
         try:
-            for text in warnings():
+            for text in backend.warnings():
                 if text not in self._warned:
                     self._warned.add(text)
                     self.say(logging.WARNING, "the store", text)

@@ -396,7 +396,7 @@ class CachedFile(Handle, io.RawIOBase):
             engine.refresh_limits()
             self._native.pass_background(FOREVER)
         elif self._native.has_local() or engine.versions.stale:
-            return barrier.begin_flush(engine, version=True)
+            return barrier.FileSync(engine, commit=False)
         return None
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
@@ -412,17 +412,19 @@ class CachedFile(Handle, io.RawIOBase):
         sync = self._begin_fsync()
         if sync is not None:
             barrier.drive(sync, timeout, "fsync")
-            self._fsynced()
-        self._raise_loss()
+            if self._inode.engine.unclosed:
+                self._fsynced()
+        if self._inode.last_loss > self._loss_cursor:
+            self._raise_loss()
 
     def _begin_fsync(self) -> barrier.FileSync | None:
         """Return the sync that `fsync` waits for, if any."""
         self._check_open()
-        self.volume._check_alive(self.key)
         engine = self._inode.engine
-        if engine.is_unpublishable():
+        if engine.removed and engine.is_unpublishable():
+            engine.volume.check_alive(self.key)
             return None
-        return barrier.begin_fsync(engine)
+        return barrier.FileSync(engine)
 
     def _fsynced(self) -> None:
         """Record that the writer itself has published the object."""
@@ -442,7 +444,9 @@ class CachedFile(Handle, io.RawIOBase):
         """Return the sync that `sync_range` waits for, if any."""
         self._check_open()
         start, end = extent(offset, length, self._native.size)
-        return barrier.begin_flush(self._inode.engine, start, end) if start < end else None
+        if start >= end:
+            return None
+        return barrier.FileSync(self._inode.engine, start=start, end=end, commit=False, version=False)
 
     # -- the end
 

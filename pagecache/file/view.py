@@ -42,7 +42,7 @@ class View:
         self._released = self._was_detached = False
         self._pins: list[Any] = inode.native.pin(offset, length, writable) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
-        inode.pins.add(self)
+        inode.add_view(self)
 
     @property
     def detached(self) -> bool:
@@ -65,7 +65,7 @@ class View:
         self._was_detached = self.detached
         self._pins = []
         self._released = True
-        self._inode.pins.discard(self)
+        self._inode.drop_view(self)
 
     def __len__(self) -> int:
         return self._length

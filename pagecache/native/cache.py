@@ -302,10 +302,6 @@ class NativeVolume:
         """Return the bytes that a sync would save now: an upper bound by page."""
         return int(lib.pc_volume_unsaved(self._v))
 
-    def count_call(self, call: int, seconds: float) -> None:
-        """Count an ended call of the backend (READ_CALL, WRITE_CALL, COMMIT_CALL) with its duration."""
-        lib.pc_latency_add(self._v, call, max(0, int(seconds * 1e9)))
-
     def latency(self, call: int) -> tuple[list[int], float]:
         """Return how many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""
         counts = ffi.new("uint64_t[]", len(LATENCY_BOUNDS) + 1)

@@ -68,7 +68,7 @@ WORK = ("commit", "names", "fill", "integrity", "background", "readahead")
 """All classes, most urgent first."""
 
 READ_CALL, WRITE_CALL, COMMIT_CALL = values("PC_TIMED_", "READ", "WRITE", "COMMIT")
-"""Kinds of backend calls whose durations `NativeVolume.count_call` counts."""
+"""Kinds of backend calls whose durations are counted."""
 
 LATENCY_BOUNDS = tuple(2**k / 1e6 for k in range(28))
 """Upper bounds in seconds: a call is counted at the first one that it did not exceed."""
@@ -133,6 +133,9 @@ class Op(Protocol):
 
     def finish(self, ok: bool, flag: int, /) -> None:
         """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
+
+    def send_commit(self, commit: Callable[[], str | None], /) -> str | None:
+        """Make the backend's commit call, and return the version that it has made."""
 
     def acquire(self, holds: int, /) -> None:
         """Take logical locks of the file, released with the operation."""

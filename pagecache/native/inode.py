@@ -223,6 +223,12 @@ class NativeInode:
     def set_stale(self, stale: bool) -> None:
         lib.pc_version_known(self._i, not stale)
 
+    def commit_changed(self, changes: int | None, known: bool) -> bool:
+        """Count a commit that has ended; `known`: with the version that it has made. Return whether that is stale:
+        there were other changes since `changes`, or may have been (None).
+        """
+        return bool(lib.pc_version_committed(self._i, END if changes is None else changes, known))
+
     def settle_version(self, changes: int) -> bool:
         """Record that a version is known that was read after so many changes; False: there were others since."""
         return bool(lib.pc_version_settle(self._i, changes))
@@ -258,11 +264,16 @@ class NativeInode:
     def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_start(self._i, stamp, pos, end))
 
-    def begin_sync(self, stamp: int, pos: int, end: int, *, flush: bool, commit: bool, version: bool) -> Any:
-        """Return the state of a sync, for `advance`: see `struct pc_sync`."""
-        return ffi.new("struct pc_sync *", (stamp, pos, end, flush, commit, version))
+    def begin_sync(
+        self, stamp: int | None, pos: int, end: int, *, flush: bool, commit: bool, version: bool
+    ) -> tuple[Any, bool]:
+        """Return the state of a sync, for `advance`: see `struct pc_sync`; and whether bytes have failed. `stamp`: None
+        takes an epoch.
+        """
+        state = ffi.new("struct pc_sync *", (stamp or 0, pos, end, flush, commit, version))
+        return state, bool(lib.pc_sync_begin(self._i, state))
 
-    def advance(self, sync: Any, allowed: int, here: int) -> int:
+    def advance(self, sync: Any, allowed: int, here: int, what: str | None = None) -> int:
         """Go on with a sync, without waiting. Return SYNC_DONE, SYNC_COMMIT_FAILED, SYNC_FAILED, or what may not begin;
         any other number: it waits for the inode's event.
 
@@ -270,8 +281,9 @@ class NativeInode:
             sync: its state.
             allowed: 1 << SEND | 1 << COMMIT: what may begin.
             here: what this thread then does itself. It raises what a signal handler raises; other threads do the rest.
+            what: words for the wait in reports; None: it is on record.
         """
-        return int(extension.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here))
+        return int(extension.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here, what))
 
     def flush_pending(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL))

@@ -82,11 +82,11 @@ def document(cache: PageCache, events: Iterable[Event], start: int = 0, **other:
 
 def _slice(event: Event, start: int, files: dict[int, tuple[str, object]]) -> dict[str, Any]:
     waits, kind, detail, thread, began, ended, file, pos, end, failed = event
-    reason: Reason | None = detail if waits else None
+    reason = detail if isinstance(detail, Reason) else None
     volume, key = files.get(file, (None, reason.key if reason is not None else None if waits else detail))
     category, name = "backend", METHODS.get(kind, kind)
     if waits:
-        category, name = "wait", f"wait: {KINDS[int(kind)] if reason is None else reason.what}"
+        category, name = "wait", f"wait: {(detail or KINDS[int(kind)]) if reason is None else reason.what}"
     if reason is not None and reason.own is not None:  # a call by name that the caller made itself
         category, name = "backend", reason.own
     args: dict[str, Any] = {"volume": volume, "file": None if key is None else text_of(key)}

@@ -11,7 +11,6 @@ time raises DataLossError once; a loss that no handle has reported is reported t
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,6 +42,8 @@ class _Loss:
 class Inode:
     """One object of a volume, independent of its names and the number of its handles."""
 
+    views: weakref.WeakSet[object] | tuple[()] = ()  # those that may refer to its memory
+
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
         self.volume = volume
         self.key = key  # its last known name
@@ -57,10 +58,9 @@ class Inode:
         self.missed = False  # a reconnect has left its file closed, because of that call
         self._kept: int | None = None  # epoch of the last close of a handle that has left changes of its own
         self.open_handles: dict[int, weakref.ref[CachedFile]] = {}  # oldest first, by the id of the `Use`
-        self.collected: deque[tuple[Use, bool]] = deque()  # uses of collected handles; whether these made changes
-        self.pins: weakref.WeakSet[object] = weakref.WeakSet()
+        self.collected: list[tuple[Use, bool]] = []  # uses of collected handles; whether these made changes
         self._losses: list[_Loss] = []
-        self._last_loss = 0
+        self.last_loss = 0
 
     # -- names; under the volume's lock
 
@@ -108,10 +108,10 @@ class Inode:
         """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
-        reported = min((handle._loss_cursor for handle in self.opened()), default=self._last_loss)
+        reported = min((handle._loss_cursor for handle in self.opened()), default=self.last_loss)
         self._losses = [loss for loss in self._losses if loss.seq > reported or not loss.seen]
-        self._last_loss += 1
-        self._losses.append(_Loss(self._last_loss, lost, seen))
+        self.last_loss += 1
+        self._losses.append(_Loss(self.last_loss, lost, seen))
 
     def record_discard(self, lost: list[LostRange]) -> None:
         """Record a loss that a caller requested."""
@@ -137,21 +137,21 @@ class Inode:
     def loss_cursor(self) -> int:
         """Return the position of a new handle in the losses: after all reported ones."""
         if not self._losses:
-            return self._last_loss
-        return min((loss.seq for loss in self._losses if not loss.seen), default=self._last_loss + 1) - 1
+            return self.last_loss
+        return min((loss.seq for loss in self._losses if not loss.seen), default=self.last_loss + 1) - 1
 
     def loss_since(self, cursor: int) -> tuple[DataLossError | None, int]:
         """Return the losses that a handle has not reported yet, and its new position. They count as reported."""
         losses = self._losses and [loss for loss in self._losses if loss.seq > cursor]
         if not losses:
-            return None, self._last_loss
+            return None, self.last_loss
         for loss in losses:
             loss.seen = True
         lost = [entry for loss in losses for entry in loss.ranges]
         total = sum(entry.length for entry in lost)
         return (
             DataLossError(f"{total} bytes of {self.key!r} were given up and are gone", self.key, ranges=lost),
-            self._last_loss,
+            self.last_loss,
         )
 
     def losses_since(self, cursor: int) -> list[LostRange]:
@@ -176,9 +176,17 @@ class Inode:
         usage = self.native.usage()
         return self.engine.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
 
+    def add_view(self, view: object) -> None:
+        """Record a view; from any thread."""
+        self.__dict__.setdefault("views", weakref.WeakSet()).add(view)
+
+    def drop_view(self, view: object) -> None:
+        """Record that a view refers to no memory any longer; from any thread."""
+        self.__dict__["views"].discard(view)
+
     def idle(self) -> bool:
         """Return whether the object has no handles and no views."""
-        return self.handles == 0 and not len(self.pins)
+        return self.handles == 0 and not len(self.views)
 
 
 class InodeTable(dict[Key, Inode]):

@@ -167,7 +167,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine, timeout)
             elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.versions.stale):
-                barrier.flush(inode.engine, volume.engine.native.take_epoch(), version=True)
+                barrier.flush(inode.engine, version=True)
     finally:
         release(use)
 
@@ -254,7 +254,7 @@ def _end_collected(inode: Inode) -> None:
         if changed:
             inode.keep_changes()
         use.end_writing()
-        inode.collected.popleft()
+        inode.collected.pop(0)
 
 
 def close_collected(use: Use, *, loss_cursor: int) -> None:

@@ -1,15 +1,19 @@
-"""Write requests that C sends by the bound method of a file, and syncs whose state is in C: what has to be looked at
-first is looked at, in files that trouble has met before, and in those that it meets beside the call.
+"""Write requests and commits that C makes by the bound methods of a file, and syncs whose state is in C: what has to be
+looked at first is looked at, in files that trouble has met before, and in those that it meets beside the call.
 """
 
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
-from pagecache import RetryPolicy, ShutdownError, WritebackError
+import pytest
+
+from pagecache import CommitError, ConflictError, RetryPolicy, ShutdownError, WritebackError
+from pagecache.engine.io import barrier
 from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX
 
-from ..stores import ObjectBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
@@ -99,7 +103,9 @@ def test_an_answer_after_an_abort_leaves_bytes_that_wait_for_nothing(make: Make)
 def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
     """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
     rig, file = make({KEY: NEW}).opened("r+b")
-    with rig.volume.inodes[KEY].engine.loses():
+    engine = rig.volume.inodes[KEY].engine
+    with engine.loses():
+        engine.bind_calls()
         syncing = Task(file.fsync)
         assert syncing.waits()
     syncing.result()
@@ -110,6 +116,17 @@ def test_a_range_of_an_aborted_volume_is_not_synced(make: Make) -> None:
     rig, file = make({KEY: NEW}).opened("r+b")
     rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
     raises(ShutdownError, file.sync_range, 0, PAGE, match="unplugged")
+
+
+def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
+    """Also if the file has been reopened since: the next backend has what the sync was for. [2.22]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.fsync()
+    sync = barrier.FileSync(rig.volume.inodes[KEY].engine)
+    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
+    rig.volume.reconnect(RecordingBackend({KEY: NEW}))
+    raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
 
 
 def test_an_fsync_has_bytes_retried_that_wait_without_a_record(make: Make, clock: HandClock) -> None:
@@ -125,4 +142,79 @@ def test_an_fsync_has_bytes_retried_that_wait_without_a_record(make: Make, clock
         engine.failures.forget()
     volume._retries.forget(engine)
     Task(file.fsync).result(20)
+    assert rig.backend.committed(KEY) == NEW
+
+
+# -- commits
+
+
+def test_a_commit_beside_a_direct_write_makes_no_version_known(make: Make) -> None:
+    """The write may land before or after the commit. [2.13, 2.19]"""
+    backend = RecordingBackend({KEY: NEW})
+    backend.limits = replace(backend.limits, parallel_direct_writes=True)
+    rig, file = make(backend=backend).opened("r+b")
+    versions = rig.volume.inodes[KEY].engine.versions
+    file.pwrite(NEW[:PAGE], PAGE)
+    acknowledged(rig)
+    gate = rig.backend.gate("write_from")
+    writing = Task(rig.open("r+b", direct=True).pwrite, NEW[:PAGE], 0)
+    gate.wait_entered()
+    Task(barrier.commit, rig.volume.inodes[KEY].engine).result()
+    assert versions.stale
+    writing.result(opening=gate)
+
+
+def test_a_commit_that_an_abort_has_left_behind_commits_nothing(make: Make) -> None:
+    """Its answer only ends it: the bytes go to the next backend. [2.22]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    engine = rig.volume.inodes[KEY].engine
+    file.pwrite(NEW, 0)
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
+    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
+    gate.open()
+    raises(ShutdownError, syncing.result)
+    eventually(lambda: not engine.native.in_old_hands())
+    assert engine.native.range_next(0, END, DIRTY) == 0
+    assert engine.versions.stale
+
+
+def test_the_conflict_that_a_commit_meets_is_the_error_of_the_fsync(make: Make) -> None:
+    """And nothing is committed over the foreign version. [2.20]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    file.pwrite(NEW, 0)
+    rig.backend.fault("commit", OSError(errno.ESTALE, "another version"))
+    raises(ConflictError, Task(file.fsync).result)
+    raises(ConflictError, Task(file.fsync).result)
+    assert len(rig.backend.seen("commit")) == 1
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bool) -> None:
+    """Such as a cut, or taking another version: it is queued while the commit before it runs. [2.17]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
+    engine = rig.volume.inodes[KEY].engine
+    done: list[int] = []
+    file.pwrite(NEW, 0)
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
+    engine.settle(lambda: done.append(len(rig.backend.seen("commit"))))
+    file.pwrite(NEW, 0)
+    second = Task(file.fsync)
+    syncing.result(opening=gate)
+    second.result()
+    assert done == [1]
+    assert len(rig.backend.seen("commit")) == 2
+    assert engine.bound_commit is not None
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_failed_commit_is_judged_before_anything_is_sent_again(make: Make, prompt: bool) -> None:
+    """By the caller's policy. [2.16]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}, retry=RetryPolicy(attempts=1, failed_retry=None)).opened(
+        "r+b"
+    )
+    file.pwrite(NEW, 0)
+    rig.backend.fault("commit", PASSING)
+    raises(CommitError, Task(file.fsync).result, match="passing")
+    assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1
+    Task(file.fsync).result()
     assert rig.backend.committed(KEY) == NEW

@@ -253,7 +253,7 @@ def test_an_interrupt_at_any_point_of_a_save_loses_nothing(make: Make, name: str
         assert (rig.backend.committed(KEY) or b"")[100:103] == b"new", place
         rig.cache.check()
         rig.finish()
-    assert nth > (0 if whole and name == "flush" else 5)  # an object that is replaced as a whole is not flushed
+    assert nth > (0 if whole and name == "flush" else 3)  # an object that is replaced as a whole is not flushed
 
 
 def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monkeypatch: Patch) -> None:

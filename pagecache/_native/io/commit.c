@@ -162,6 +162,7 @@ static int commit_begin(struct pc_inode *i, bool own)
 		i->commit_stamp = 0;
 	}
 	i->commit_due = wanted && commits;
+	i->commit_plain = i->commit_due && !i->settle;
 	if (wanted) {
 		i->settle = 0;
 		i->gate = commits && alone;
@@ -279,3 +280,6 @@ PC_READ_LOCKED(bool, pc_commit_running, i->commit_running)
 
 /* Whether the running one is to commit, and not only to settle. */
 PC_READ_LOCKED(bool, pc_commit_due, i->commit_due)
+
+/* Whether the running one is only to commit: the engine has nothing else to do under this token. */
+PC_READ_LOCKED(bool, pc_commit_plain, i->commit_plain)

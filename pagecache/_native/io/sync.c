@@ -68,15 +68,26 @@ static enum pc_sync_next poll_flush(struct pc_inode *i, struct pc_sync *s)
 	return found ? PC_SYNC_WAIT : PC_SYNC_DONE;
 }
 
+/* Begin a sync: up to the present epoch, unless the caller has set another. Return: whether bytes have failed. */
+bool pc_sync_begin(struct pc_inode *i, struct pc_sync *s)
+{
+	s->stamp = s->stamp ? s->stamp : pc_epoch_take(i->volume);
+	pc_inode_leaf_lock(i);
+	bool failed = i->nr_failed != 0;
+	pc_inode_leaf_unlock(i);
+	return failed;
+}
+
 /**
  * pc_sync_poll() - what a sync has to do next.
  *
- * Sets `event` to the inode's event of before the poll, and `backoff` if bytes wait for the time of a retry.
+ * Sets `event` to the inode's event of before the poll; `backoff` if bytes wait for the time of a retry; and `stale` if
+ * the sync is done but for the version that its requests have made, which is not known.
  */
 enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s)
 {
 	s->event = pc_inode_event_seq(i);
-	s->backoff = 0;
+	s->backoff = s->stale = 0;
 	if (s->flush) {
 		enum pc_sync_next next = poll_flush(i, s);
 		if (next != PC_SYNC_DONE)
@@ -93,7 +104,10 @@ enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s)
 		if (s->flush && !pc_sync_done(i, s->stamp))
 			return PC_SYNC_WAIT;
 	}
-	return s->version && pc_pass_ending(i) ? PC_SYNC_WAIT : PC_SYNC_DONE;
+	if (s->version && pc_pass_ending(i))
+		return PC_SYNC_WAIT;
+	s->stale = s->version && pc_version_stale(i);
+	return PC_SYNC_DONE;
 }
 
 /* Start the pass that it has to SEND, or request the COMMIT, and wait for the next one that ends. */

@@ -337,6 +337,19 @@ void pc_version_known(struct pc_inode *i, bool known)
 	pc_inode_leaf_unlock(i);
 }
 
+/* A commit has ended: one more change. @known: with the version that it has made; other changes than the first @changes
+ * may have made another one of an object in place. Return: whether the known version is stale. */
+bool pc_version_committed(struct pc_inode *i, uint64_t changes, bool known)
+{
+	pc_inode_leaf_lock(i);
+	if (known)
+		i->version_stale = i->changes != changes && !i->limits.commit_on_close;
+	i->changes++;
+	bool stale = i->version_stale;
+	pc_inode_leaf_unlock(i);
+	return stale;
+}
+
 /* The engine has read the stored version after so many changes. Return: whether that is the version now. */
 bool pc_version_settle(struct pc_inode *i, uint64_t changes)
 {

@@ -59,6 +59,7 @@ struct pc_inode {
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */
+	u8 commit_plain; /* ... and nothing else */
 	u8 gate; /* closed by the holder of the token, until it releases it: no direct write begins */
 	u8 commit_ending; /* the one that runs has its answer, and its effects are being applied */
 	u64 commit_stamp; /* largest epoch that a caller wants committed and has seen in flight; 0: none */

@@ -95,6 +95,8 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument)
 			result = pc_op_fill(op, engine);
 		else if (method == pc_str_write)
 			result = pc_op_write(op, engine);
+		else if (op->kind == PC_OP_COMMIT)
+			result = pc_op_commit(op, engine, method);
 		else
 			result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
 		pc_list_del(&op->running);
@@ -369,6 +371,8 @@ static PyMethodDef op_methods[] = {
 	{"read", pc_op_read, METH_VARARGS,
 	 "read($self, read_into, offset, buffer, /)\n--\n\nMake one backend call of a direct read: bytes stored, or "
 	 "-1."},
+	{"send_commit", pc_op_send_commit, METH_O,
+	 "send_commit($self, commit, /)\n--\n\nMake the backend's commit call: the version, or None."},
 	{"call", op_call, METH_O,
 	 "call($self, function, /)\n--\n\nMake a backend call under its token, on another thread."},
 	{NULL, NULL, 0, NULL},

@@ -6,8 +6,9 @@
  *   answer   ─► bytes into CORE; 1 all done, 0 go on with begin, a negative errno: an error for the engine
  *   end      ─► the views are released; an exported buffer keeps its memory, and the cache gets other memory
  *
- * A fill makes its calls here while they succeed, and calls the engine after a failure (pc_op_fill). The engine makes
- * the calls of writes, by the methods begin and complete of the Op.
+ * Of a file without trouble a fill, a write request and a commit make their calls here, and enter the engine after a
+ * failure. Otherwise the engine makes the calls of writes, by the methods begin and complete of the Op, and those of
+ * commits.
  */
 #include "types/types.h"
 
@@ -380,5 +381,45 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 	}
 	Py_XDECREF(met);
 	Py_DECREF(write_from);
+	return result;
+}
+
+/* send_commit(call) -> what the backend's commit has returned. */
+PyObject *pc_op_send_commit(PyObject *self, PyObject *call)
+{
+	struct op *op = (struct op *)self;
+	struct pc_io io;
+	pc_io_begin(&io, op->inode, (u32)op->kind, PC_TIMED_COMMIT, 0, 0);
+	PyObject *version = PyObject_CallNoArgs(call);
+	pc_io_end(&io, !version);
+	return version;
+}
+
+/* Make a commit by the bound method of a file without trouble; otherwise the engine does: engine.<method>(op). It takes
+ * the result: engine.committed(op, version, changes), or engine.commit_met(op, error). `changes`: this cache's changes
+ * that had begun before the call; None: some may have run beside it. */
+PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
+{
+	struct pc_inode *i = op->inode;
+	PyObject *commit = PyObject_GetAttr(engine, pc_str_bound_commit);
+	if (!commit)
+		return NULL;
+	if (commit == Py_None || !pc_commit_plain(i)) {
+		Py_DECREF(commit);
+		return PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
+	}
+	u64 begun = pc_changes(i); /* first: a direct write that begins after this changes the number */
+	PyObject *changes = pc_direct_count(i) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
+	PyObject *version = changes ? pc_op_send_commit((PyObject *)op, commit) : NULL, *result;
+	if (version) {
+		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);
+	} else {
+		PyObject *met = take_exception();
+		result = PyObject_CallMethodObjArgs(engine, pc_str_commit_met, (PyObject *)op, met, NULL);
+		Py_XDECREF(met);
+	}
+	Py_XDECREF(version);
+	Py_XDECREF(changes);
+	Py_DECREF(commit);
 	return result;
 }

@@ -99,6 +99,8 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value);
 void pc_op_impossible(struct op *op, PyObject *answer);
 PyObject *pc_op_fill(struct op *op, PyObject *engine);
 PyObject *pc_op_write(struct op *op, PyObject *engine);
+PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method);
+PyObject *pc_op_send_commit(PyObject *self, PyObject *call);
 void pc_op_end_write(struct op *op, bool ok, bool parked);
 PyObject *pc_op_ended(PyObject *self, PyObject *unused);
 void pc_op_end_call(struct op *op);
@@ -188,9 +190,10 @@ int pc_install_names(PyObject *module);
 #define PC_STRINGS(X)                                                                                                  \
 	X(fill)                                                                                                        \
 	X(write)                                                                                                       \
-	X(write_units) X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into)         \
-		X(write_from) X(write_met) X(written) X(read_staged) X(read_aside) X(outlast_names) X(append)          \
-			X(zero_range) X(view)
+	X(write_units)                                                                                                 \
+	X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from)          \
+		X(write_met) X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside)        \
+			X(outlast_names) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

@@ -389,26 +389,59 @@ static int sync_start(PyObject *core, struct pc_inode *i, struct pc_sync *s, enu
 	return err ? err : PyErr_CheckSignals();
 }
 
-/* sync(core, inode, sync, allowed, here) -> PC_SYNC_*: advance a sync by a step, without waiting.
+/* Whether the engine lets C make the calls of the file: no trouble has come. */
+static bool is_bound(struct pc_inode *i)
+{
+	PyObject *write_from = PyObject_GetAttr(engine_of(i), pc_str_write_from);
+	bool bound = write_from && write_from != Py_None;
+	Py_XDECREF(write_from);
+	if (!write_from)
+		PyErr_Clear();
+	return bound;
+}
+
+/* Go on with a sync until it waits. `here`: this thread makes the calls of what it starts, so it goes on, unless trouble
+ * comes. It starts a pass and a commit, and one more if a failure has made bytes dirty; then the caller polls again.
+ * Return: 0, -1 exception. */
+static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 allowed, u32 here,
+		   enum pc_sync_next *next)
+{
+	for (int starts = 0; starts < 3; starts++) {
+		enum pc_sync_next found;
+		Py_BEGIN_ALLOW_THREADS found = pc_sync_poll(i, s);
+		Py_END_ALLOW_THREADS *next = found;
+		u32 bit = 1u << found;
+		if ((found != PC_SYNC_SEND && found != PC_SYNC_COMMIT) || !(allowed & bit))
+			return 0;
+		*next = PC_SYNC_WAIT; /* for the event of before the start; the caller looks whether more is allowed by now */
+		if (sync_start(core, i, s, found, here & bit))
+			return -1;
+		if (!(here & bit) || !is_bound(i))
+			return 0;
+	}
+	return 0;
+}
+
+/* sync(core, inode, sync, allowed, here, what) -> PC_SYNC_*: advance a sync, without waiting for other threads.
  *
  * `allowed`, `here`: bits 1 << SEND and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may
- * not begin is the result. */
+ * not begin is the result. `what`: the words for the wait in reports, or None if the wait is on record. */
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
-	PyObject *core;
+	PyObject *core, *what;
 	unsigned long long address, sync;
 	unsigned int allowed, here;
-	if (!PyArg_ParseTuple(args, "O!KKII", pc_core_type, &core, &address, &sync, &allowed, &here))
+	if (!PyArg_ParseTuple(args, "O!KKIIO", pc_core_type, &core, &address, &sync, &allowed, &here, &what))
 		return NULL;
 	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
-	struct pc_sync *s = (struct pc_sync *)(uintptr_t)sync;
 	enum pc_sync_next next;
-	Py_BEGIN_ALLOW_THREADS next = pc_sync_poll(i, s);
-	Py_END_ALLOW_THREADS u32 bit = 1u << next;
-	if ((next == PC_SYNC_SEND || next == PC_SYNC_COMMIT) && allowed & bit) {
-		if (sync_start(core, i, s, next, here & bit))
-			return NULL;
-		next = PC_SYNC_WAIT; /* the caller looks whether more is allowed by now */
+	struct pc_sleep sleep = {0};
+	if (here && what != Py_None) {
+		struct pc_wait w = pc_wait_of(i, PC_WAIT_SYNC, 0, 0);
+		w.reason = (uintptr_t)what;
+		pc_sleep_begin(&sleep, i->cache, &w);
 	}
-	return PyLong_FromLong(next);
+	int err = sync_go(core, i, (struct pc_sync *)(uintptr_t)sync, allowed, here, &next);
+	pc_sleep_end(&sleep, err != 0);
+	return err ? NULL : PyLong_FromLong(next);
 }

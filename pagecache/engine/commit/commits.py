@@ -1,19 +1,10 @@
-"""Commits of one file: the record of failed ones, the call, and the effects of success."""
+"""Commits of one file: the record of failed ones, and uncommitted holes."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from ...native import COMMIT_CALL
-
-if TYPE_CHECKING:
-    from ..file import EngineFile
-
-__all__ = ["NO_COMMITS", "Commits", "call_commit", "stored"]
+__all__ = ["NO_COMMITS", "Commits"]
 
 
 class Commits:
@@ -133,46 +124,3 @@ class Commits:
 
 NO_COMMITS = Commits()
 """The commits of every file without a failed one, and without holes."""
-
-
-def call_commit(file: EngineFile, call: Callable[[], str | None]) -> str | None:
-    """Make the commit call, and record its duration."""
-    volume = file.volume
-    began, since, failed = volume.clock.now(), time.monotonic(), True
-    try:
-        version = call()
-        failed = False
-        return version
-    finally:
-        volume.cache.native.trace_call("commit", file.key, file.native.id, since, failed)
-        volume.native.count_call(COMMIT_CALL, volume.clock.now() - began)
-
-
-def stored(file: EngineFile, version: str | None, changes: int | None, finish: Callable[[], None]) -> None:
-    """Record a commit that was carried out; `finish` wakes its waiters.
-
-    `changes`: this cache's changes that had begun before the call; None: some of them may have run beside it.
-    """
-    with file.lock:  # until the events are queued
-        versions = file.versions
-        alone = versions.changes == changes
-        failed, tries = file.commits.succeed()
-        versions.count_change(stale=False)
-        if version is not None:
-            # Concurrent direct writes may have made another version of it since.
-            versions.commit(version, stale=not alone and not file.limits().commit_on_close)
-        spooled = file.staging.committed()  # first: `finish` releases the token
-        finish()
-        file.staging.drop(spooled)
-        if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
-            file.commits.end()
-        what = f"the commit went through after {tries} that failed"
-        if failed is not None:
-            file.volume.emit("repaired", file.key, message=what, next="it is stored")
-        file.volume.emit("committed", file.key, message="committed", next="it is stored")
-    file.volume.pass_on_warnings()
-    if failed is not None:
-        file.volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
-    if file.volume.mirror is not None:
-        file.volume.mirror.committed(file)
-    file.volume.say(logging.DEBUG, "commits", "committed", key=file.key)

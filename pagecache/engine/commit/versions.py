@@ -11,7 +11,6 @@ another version of it.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -104,10 +103,18 @@ class Versions:
             self.unanswered = getattr(self._file.backend_file, "unanswered", None) or self.unanswered
         return self.unanswered
 
-    def commit(self, base: str, *, stale: bool) -> None:
-        """Make the version that a commit has made the base. The lock is held."""
-        self.take(base, stale=stale)
-        if not self._is_distrusted():  # beside the commit, perhaps
+    def commit(self, base: str | None, changes: int | None) -> None:
+        """Make the version that a commit has made the base; None: it is not known. `changes`: those that had begun
+        before the call; None: some may have run beside it, and may have made another version since. The lock is held.
+        """
+        stale = self._file.native.commit_changed(changes, base is not None)
+        if base is None:
+            return
+        self.base, self.copied = base, False
+        if not stale:
+            self.unanswered = None
+        seen, when = self.looked
+        if seen is not DISTRUSTED or when == -math.inf:  # otherwise announced beside the commit, perhaps
             self.looked = self._file.key, self._file.volume.clock.now()
 
     def is_recent(self, name: Key, age: float) -> bool:
@@ -178,8 +185,10 @@ class Versions:
         if not self.stale or file.backend_file is None or file.limits().commit_on_close:
             return None
         if here:
-            with contextlib.suppress(Exception):
+            try:
                 file.volume.call_here("stat", file.key, self._read)
+            except Exception:
+                pass  # the next look reads it
             return None
         job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.native.wake)
         return file.volume.runner.submit(NAMES, job)

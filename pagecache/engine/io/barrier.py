@@ -23,7 +23,7 @@ from .. import failures
 from ..commit import overdue
 from ..failures import NO_FAILURES
 from ..foreign import errno_of, text_of
-from ..park import SLICE, Deadline, deadline_error
+from ..park import NEVER, SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from ..report.reason import during, of_file
 from ..retryer import Parked
@@ -32,7 +32,7 @@ from ..runner import Job
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["FileSync", "begin_flush", "begin_fsync", "commit", "drive", "flush", "fsync"]
+__all__ = ["FileSync", "commit", "drive", "flush", "fsync"]
 
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
@@ -55,6 +55,9 @@ class FileSync:
     """One file's progress to "committed up to s". One thread can drive many: `poll` returns whether it is done, and
     between two polls the caller waits for the inode's event.
 
+    It is for everything dirtied up to the epoch `stamp`, or so far, in [start, end). `version`: it also waits until the
+    stored version that its writes have made is known, so that this cache's own change does not look like a foreign one.
+
     Attributes:
         here: what the thread that drives it does itself, of `ALL`.
         not_before: time of the next commit, after one that has failed; 0.0: none has.
@@ -63,7 +66,7 @@ class FileSync:
     def __init__(
         self,
         file: EngineFile,
-        stamp: int,
+        stamp: int | None = None,
         start: int = 0,
         end: int = END,
         *,
@@ -73,26 +76,30 @@ class FileSync:
     ) -> None:
         self.file = file
         self.here = 0
-        self.stamp, self.start, self.end = stamp, start, end
+        self.start, self.end = start, end
         self.commit = commit
         self.not_before = 0.0
-        self._state = file.native.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
+        self._state, failed = file.native.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
         self._version: Job[None] | None = None
         file.refresh_limits()
-        if flush and (file.failures is not NO_FAILURES or file.native.number("failed")):
+        if flush and (failed or file.failures is not NO_FAILURES):
             # A request in flight is not repeated: its error is raised, as kernels do for pages under writeback. With a
             # repetition, the order of several fsyncs would decide whether the sender gets its own failure.
             failures.resume(file, start, end)
 
-    def is_done(self) -> bool:
-        """Return whether nothing up to the stamp is left, as far as a look tells that begins nothing."""
+    def runs(self, what: str) -> bool:
+        """Begin, and go on as long as no other thread has to be waited for; return whether nothing up to the stamp is
+        left. A file in trouble is left to `poll`.
+        """
         file = self.file
-        if file.volume.aborted or file.is_troubled() or file.native.advance(self._state, 0, 0) != SYNC_DONE:
+        if file.write_from is None or file.volume.aborted or file.volume.reconnects != self._began:
             return False
-        return not (file.losing.locked() or (self._state.version and file.versions.stale))  # in this order
+        if file.native.advance(self._state, self.here, self.here, what) != SYNC_DONE:
+            return False
+        return not file.losing.locked() and (not self._state.stale or (self.here != 0 and self._ended()))
 
     def poll(self) -> bool:
         """Do all work that is possible now; True: nothing up to the stamp is left.
@@ -150,7 +157,7 @@ class FileSync:
         file = self.file
         if self.not_before:
             self._pause(0.0)
-        if self._state.version and file.versions.stale:
+        if self._state.stale:
             self._version = file.versions.start_reading(here=bool(self.here))
         return self._version is None or self._version.finished()
 
@@ -166,9 +173,9 @@ class FileSync:
         if file.conflict is not None:
             raise file.conflict_error()
         error = _writeback_error(file, "write-back")
-        if error.exceptions or file.native.flush_pending(self.stamp, self.start, self.end) & FAILED:
+        if error.exceptions or file.native.flush_pending(self._state.stamp, self.start, self.end) & FAILED:
             if self.commit:
-                overdue.refused(file, self.stamp)
+                overdue.refused(file, self._state.stamp)
             raise error
 
     def _judge(self) -> None:
@@ -183,7 +190,7 @@ class FileSync:
         self._attempts += 1
         decision = volume.judge(error, self._attempts, self._since)
         if isinstance(decision, Parked):
-            overdue.refused(file, self.stamp)
+            overdue.refused(file, self._state.stamp)
             raise CommitError(
                 f"commit failed: {text_of(error)}",
                 file.key,
@@ -239,13 +246,14 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
     """
     file, volume = sync.file, sync.file.volume
     volume.check_wait(what, file.key)
-    deadline = Deadline(volume.clock, timeout)
-    if sync.is_done():
-        return
+    deadline = NEVER if timeout is None else Deadline(volume.clock, timeout)
     if volume.prompt:
         sync.here = ALL
-        if threading.current_thread() is threading.main_thread() and file.limits().commit_on_close:
-            sync.here = 1 << SYNC_SEND  # the commit publishes: an interrupt would leave open whether it did
+        publishes = file.bound_commit is None and file.limits().commit_on_close
+        if publishes and threading.current_thread() is threading.main_thread():
+            sync.here = 1 << SYNC_SEND  # an interrupt would leave open whether the commit did
+    if sync.runs(what):
+        return
 
     def wait() -> None:
         while not sync.poll():
@@ -261,25 +269,13 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
         sync.leave()
 
 
-def begin_flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> FileSync:
-    """Return a sync until nothing of [start, end) dirtied so far is dirty or in flight. `version`: also until the
-    resulting stored version is known, so that this cache's own change does not look like a foreign one.
-    """
-    return FileSync(file, file.volume.native.take_epoch(), start, end, commit=False, version=version)
-
-
-def begin_fsync(file: EngineFile) -> FileSync:
-    """Return a sync until everything written so far is committed."""
-    return FileSync(file, file.volume.native.take_epoch())
-
-
-def flush(file: EngineFile, stamp: int, start: int = 0, end: int = END, *, version: bool = False) -> None:
-    """Wait until nothing of [start, end) dirtied up to the stamp is dirty or in flight.
+def flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> None:
+    """Wait until nothing of [start, end) dirtied so far is dirty or in flight; `version`: see `FileSync`.
 
     Raises:
         WritebackError: it failed; it is still dirty.
     """
-    drive(FileSync(file, stamp, start, end, commit=False, version=version), None, "flush")
+    drive(FileSync(file, start=start, end=end, commit=False, version=version), None, "flush")
 
 
 def commit(file: EngineFile) -> None:
@@ -288,7 +284,7 @@ def commit(file: EngineFile) -> None:
     Raises:
         CommitError: they stay uncommitted.
     """
-    drive(FileSync(file, file.volume.native.take_epoch(), flush=False), None, "commit")
+    drive(FileSync(file, flush=False), None, "commit")
 
 
 def fsync(file: EngineFile, timeout: float | None = None) -> None:
@@ -298,4 +294,4 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
         WritebackError, CommitError: it is not, and is still dirty.
         TimeoutError: the deadline passed; I/O goes on.
     """
-    drive(begin_fsync(file), timeout, "fsync")
+    drive(FileSync(file), timeout, "fsync")

@@ -15,7 +15,8 @@ from ...errors import ConflictError
 from ...native import KEPT, PARKED, STAMP_MAX, Op
 from .. import failures
 from ..commit import overdue
-from ..commit.commits import stored
+from ..commit.commits import NO_COMMITS
+from ..commit.staging import NOTHING_STAGED
 from ..failures import Failure
 from ..foreign import as_os_error, errno_of, max_write_of, text_of
 from ..report.notices import cause, fault, spans
@@ -24,6 +25,8 @@ from ..retryer import Again, Parked, is_refusal, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
+
+writeback_log = logging.getLogger("pagecache.writeback")
 
 CALLER_GRACE = 1.0
 """Seconds that the caller of a failed commit may be late for its next try, before the flusher makes it."""
@@ -234,9 +237,33 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
     """Record a successful commit. `changes`: this cache's changes that had begun before the call; None: some of them
     may have run beside it.
     """
-    if _late_commit(file, op):
+    if op.stopped and _late_commit(file, op):
         return
-    stored(file, version, changes, lambda: op.finish(True, False))
+    volume, failed, tries = file.volume, None, 0
+    staging = file.staging
+    with file.lock:  # until the events are queued
+        if file.commits is not NO_COMMITS:
+            failed, tries = file.commits.succeed()
+        file.versions.commit(version, changes)
+        spooled = 0 if staging is NOTHING_STAGED else staging.committed()  # first: the end releases the token
+        op.finish(True, False)
+        if staging is not NOTHING_STAGED:
+            staging.drop(spooled)
+        if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
+            file.commits.end()
+        what = f"the commit went through after {tries} that failed"
+        if failed is not None:
+            volume.emit("repaired", file.key, message=what, next="it is stored")
+        if volume.cache.feed.subscribers:
+            volume.emit("committed", file.key, message="committed", next="it is stored")
+    if hasattr(volume.backend, "warnings"):
+        volume.pass_on_warnings()
+    if failed is not None:
+        volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
+    if volume.mirror is not None:
+        volume.mirror.committed(file)
+    if writeback_log.isEnabledFor(logging.DEBUG):
+        volume.say(logging.DEBUG, "commits", "committed", key=file.key)
 
 
 def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool, called: bool) -> None:

@@ -339,7 +339,7 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
         write.offset = native.size
     if _may_be_direct(file, write):
         if limits.ordered_writes:
-            barrier.flush(file, file.volume.native.take_epoch())  # nor does a pass send anything in between
+            barrier.flush(file)  # nor does a pass send anything in between
         _clean(file, write.offset, write.end)
         return True
     op.release_lock()
@@ -359,7 +359,7 @@ def _clean(file: EngineFile, start: int, end: int) -> None:
     for _ in range(ROUNDS):
         found = file.native.range_local(start, end)
         if found & (DIRTY | WRITEBACK):
-            barrier.flush(file, file.volume.native.take_epoch(), start, end)
+            barrier.flush(file, start, end)
         elif found & UNSTABLE:
             barrier.commit(file)
         else:

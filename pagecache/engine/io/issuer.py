@@ -16,7 +16,6 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
 from ..commit import overdue, remote, tails
-from ..commit.commits import call_commit
 from ..foreign import is_interrupt, is_kept
 from . import barrier, collector, reader
 
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "commit",
     "commit_here",
+    "commit_met",
+    "committed",
     "write",
     "write_back",
     "write_met",
@@ -254,20 +255,39 @@ def _commit(self: EngineFile, op: Op) -> None:
         sending, called = False, True
         begun = self.versions.changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
-        version = None if op.stopped else call_commit(self, call)
+        version = None if op.stopped else op.send_commit(call)
     except BaseException as error:
         if is_interrupt(error):
             raise
-        if remote.is_remote_change(error):
-            remote.refused(self)
-            if self.dispute.take_due:
-                self.run_settling()
-                op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
-                return
-            error = self.conflict_error()
-        collector.commit_failed(self, op, error, kept=sending or is_kept(error), called=called)
+        _not_committed(self, op, error, kept=sending or is_kept(error), called=called)
     else:
         collector.committed(self, op, version, changes)
+
+
+def _not_committed(self: EngineFile, op: Op, error: BaseException, *, kept: bool, called: bool) -> None:
+    """Record a failed commit, unless the stored version is to be taken."""
+    if remote.is_remote_change(error):
+        remote.refused(self)
+        if self.dispute.take_due:
+            self.run_settling()
+            op.finish(False, True)  # nothing was committed, and nothing is acknowledged any longer
+            return
+        error = self.conflict_error()
+    collector.commit_failed(self, op, error, kept=kept, called=called)
+
+
+@partial(_ended, commit=True)
+def commit_met(self: EngineFile, op: Op, error: BaseException) -> None:
+    """Record the error of a bound commit."""
+    if is_interrupt(error):
+        raise error
+    _not_committed(self, op, error, kept=is_kept(error), called=True)
+
+
+@partial(_ended, commit=True)
+def committed(self: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
+    """Record a bound commit that was carried out."""
+    collector.committed(self, op, version, changes)
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:
@@ -278,7 +298,7 @@ def write_back(self: EngineFile, pos: int, length: int) -> None:
     """
     if self.is_cut_off():
         raise FileNotFoundError(errno.ENOENT, "the object has lost its name: this page cannot be completed", self.key)
-    barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)
+    barrier.flush(self, pos, pos + length)
 
 
 def write_through(self: EngineFile, pos: int, length: int) -> None:
@@ -287,4 +307,4 @@ def write_through(self: EngineFile, pos: int, length: int) -> None:
     Raises:
         WritebackError: they are not; they stay dirty.
     """
-    barrier.flush(self, self.volume.native.take_epoch(), pos, pos + length)
+    barrier.flush(self, pos, pos + length)

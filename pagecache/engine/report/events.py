@@ -49,7 +49,7 @@ class Feed:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._subscribers: list[_Subscriber] = []
+        self.subscribers: list[_Subscriber] = []
         self._queue: Queue = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._number = 0
@@ -68,17 +68,17 @@ class Feed:
                 self._thread = thread
                 weakref.finalize(self, self._queue.put, None).atexit = False
             subscriber = _Subscriber(callback, self._number)
-            self._subscribers.append(subscriber)
+            self.subscribers.append(subscriber)
 
         def unsubscribe() -> None:
             with self._lock, contextlib.suppress(ValueError):
-                self._subscribers.remove(subscriber)
+                self.subscribers.remove(subscriber)
 
         return unsubscribe
 
     def emit(self, event: Event) -> None:
         """Queue an event; from any thread; never waits."""
-        if not self._subscribers or self._stopped:
+        if not self.subscribers or self._stopped:
             return
         with self._lock:
             if self._queue.qsize() >= QUEUED_MAX:
@@ -92,9 +92,9 @@ class Feed:
 
     def deliver(self, number: int, event: Event) -> None:
         with self._lock:
-            subscribers = [each for each in self._subscribers if each.since <= number]
+            subscribers = [each for each in self.subscribers if each.since <= number]
         for subscriber in subscribers:
-            if subscriber not in self._subscribers:
+            if subscriber not in self.subscribers:
                 continue  # an earlier subscriber has removed it
             try:
                 subscriber.callback(event)

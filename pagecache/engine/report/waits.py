@@ -50,7 +50,7 @@ WHATS = {
     WAITS["token"]: "the file's token",
     CREDIT: "a call more than the volume may have at once (max_inflight)",
 }
-"""Waits of C; the others have a Reason."""
+"""Waits of C; the others have a Reason, or words."""
 
 
 @dataclass(slots=True, eq=False)
@@ -152,10 +152,10 @@ class _Register:
                 continue  # an outer one of several
             if record.loop is not None and record.loop.is_closed():
                 continue  # of a task that never goes on
-            reason: Reason | None = record.reason
-            if reason is None:
+            reason: Reason | str | None = record.reason
+            if not isinstance(reason, Reason):
                 found = self.volumes[record.volume].native if record.volume in self.volumes else None
-                what = WHATS[record.kind].format(_span(record.pos, record.end))
+                what = reason or WHATS[record.kind].format(_span(record.pos, record.end))
                 key = self._key(record.volume, record.inode)
                 reason = Reason(what, found, key, record.inode, record.pos, record.end)  # type: ignore[arg-type]
             call = self._awaited(record, reason)
