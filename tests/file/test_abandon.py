@@ -42,6 +42,7 @@ from .rig import (
     overlay,
     pattern,
     raises,
+    wait_for,
 )
 
 DATA = pattern(3 * PAGE)
@@ -140,6 +141,18 @@ def test_a_handle_is_opened_again_after_the_rollback_of_its_file(make: Make) -> 
     with again:
         again.pwrite(b"good", 0)
     assert rig.backend.committed(KEY) == GOOD
+
+
+def test_an_open_sleeps_while_a_change_of_an_abandoned_file_goes_on(make: Make) -> None:
+    """It asks for no rollback before. [2.20]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA})).opened()
+    file.pwrite(b"bad!", 0)
+    gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, 5)
+    file.abandon()
+    opening = Task(rig.open)
+    wait_for(rig.cache, "a change that was abandoned")
+    cutting.result(opening=gate)
+    assert opening.result().pread(len(DATA), 0) == DATA
 
 
 def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:

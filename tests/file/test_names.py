@@ -13,7 +13,7 @@ from pagecache.engine import volume as engine_volume
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 
@@ -161,7 +161,7 @@ def test_abandon_never_waits_and_an_open_of_the_file_waits_until_it_is_over(make
     gate.wait_entered()
     Task(file.abandon).result()
     opening = Task(store.volume.open, KEY, "r+b")
-    assert opening.waits()
+    wait_for(store.cache, "the backend's work under the token")
     assert store.backend.seen("rollback") == []
     store.volume.open("other", "wb").abandon()
     gate.open()

@@ -197,16 +197,20 @@ def test_a_late_error_is_ignored(make: Make) -> None:
     eventually(arrived)
 
 
-def test_a_wait_that_began_before_an_abort_does_not_outlive_it(make: Make) -> None:
-    """This holds even if the reconnect comes before the waiter wakes. [2.22, I-23]"""
+def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
+    """It aborts a volume that lives. No such wait goes on with the new backend. [2.22, I-23]"""
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
-    gate = rig.backend.gate("write_from")
-    ticket = rig.volume.begin_sync()
-    gate.wait_entered()
-    rig.volume.reconnect(rig.backend.successor())
+    gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync)
+    ticket, fresh = rig.volume.begin_sync(), rig.backend.successor()
+    opening, reconnecting = at_gate(fresh.gate("open"), rig.volume.reconnect, fresh)
+    raises(ShutdownError, syncing.result)
+    raises(ShutdownError, ticket.wait, 20)
+    reconnecting.result(opening=opening)
     gate.open()
     raises(ShutdownError, ticket.wait, 20)
+    file.fsync()
+    assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
 
 
 # -------------------------------------------------------------------- bytes sent again, owed, lost
