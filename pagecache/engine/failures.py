@@ -12,11 +12,13 @@ carried, in the section that reports the result to CORE. Records end in one func
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedList
 
 from ..errors import ConflictError, FailedRange
 from ..native import BACKOFF, DIRTY, END, FAILED, STAMP_MAX, WRITEBACK
@@ -64,87 +66,94 @@ class Failure(NamedTuple):
     """They were parked, now or before."""
 
 
+_START, _END = attrgetter("start"), attrgetter("end")
+
+
+def _hopeless(records: list[Failure]) -> int:
+    return sum(failure.end - failure.start for failure in records if failure.hopeless)
+
+
+def _times(records: list[Failure]) -> list[tuple[float, int]]:
+    return [(failure.next_retry, failure.start) for failure in records if failure.next_retry is not None]
+
+
 class Failures:
     """The records of one file: disjoint failed ranges, by start. Made with the first failure.
 
-    Lock: `EngineFile.lock`, held by the caller of every method but `__len__`.
+    Lock: `EngineFile.lock`, held by the caller of every method but `__len__` and `hopeless`.
+
+    An interrupt may strike between two steps of a change. One step changes the records as a whole; the next call
+    derives times and sum anew if the last one has not reached its end.
     """
 
-    __slots__ = ("_map", "_times", "hopeless", "position", "search_again")
+    __slots__ = ("_hopeless", "_records", "_times", "_torn", "position", "search_again")
 
     def __init__(self) -> None:
-        self._map: SortedDict[int, Failure] = SortedDict()
+        self._records: list[Failure] = []
         self._times: SortedList[tuple[float, int]] = SortedList()
         """Times of retries, each with the start of its record."""
-        self.hopeless = 0
-        """Bytes with records that were parked, now or before."""
+        self._hopeless = 0
+        self._torn = False
+        """Whether a change has begun, and has not ended."""
         self.position = 0
         """Offset at which the next turn continues its search for bytes without a record; 0: no search runs."""
         self.search_again = False
         """Whether bytes that the search has passed may wait now."""
 
     def __len__(self) -> int:
-        return len(self._map)
+        return len(self._records)
 
     def __iter__(self) -> Iterator[Failure]:
-        return iter(list(self._map.values()))
+        return iter(list(self._records))
+
+    @property
+    def hopeless(self) -> int:
+        """Bytes with records that were parked, now or before."""
+        return _hopeless(list(self._records)) if self._torn else self._hopeless
 
     def overlapping(self, start: int, end: int) -> list[Failure]:
         """Return failures that overlap [start, end). Cost: O(log n + hits)."""
-        first = max(0, self._map.bisect_right(start) - 1)
-        found = []
-        for key in self._map.islice(first):
-            if key >= end:
-                break
-            if self._map[key].end > start:
-                found.append(self._map[key])
-        return found
-
-    def clear(self, start: int, end: int) -> None:
-        """Remove failures of [start, end), keeping parts outside."""
-        for failure in self.overlapping(start, end):
-            self._remove(failure)
-            if failure.start < start:
-                self._put(failure._replace(end=start))
-            if failure.end > end:
-                self._put(failure._replace(start=end))
+        return self._records[bisect_right(self._records, start, key=_END) : bisect_left(self._records, end, key=_START)]
 
     def add(self, failure: Failure) -> None:
-        self.clear(failure.start, failure.end)
-        self._put(failure)
+        self.clear(failure.start, failure.end, failure)
 
-    def _put(self, failure: Failure) -> None:
-        self._map[failure.start] = failure
-        self.hopeless += (failure.end - failure.start) * failure.hopeless
-        if failure.next_retry is not None:
-            self._times.add((failure.next_retry, failure.start))
+    def clear(self, start: int, end: int, *by: Failure) -> None:
+        """Remove failures of [start, end), keeping parts outside; `by` takes their place."""
+        times, old, first = self._timed(), self.overlapping(start, end), bisect_right(self._records, start, key=_END)
+        before = [failure._replace(end=start) for failure in old[:1] if failure.start < start]
+        new = [*before, *by, *(failure._replace(start=end) for failure in old[-1:] if failure.end > end)]
+        self._torn = True
+        self._records[first : first + len(old)] = new
+        for time in _times(old):
+            times.remove(time)
+        times.update(_times(new))
+        self._hopeless += _hopeless(new) - _hopeless(old)
+        self._torn = False
 
-    def _remove(self, failure: Failure) -> None:
-        del self._map[failure.start]
-        self.hopeless -= (failure.end - failure.start) * failure.hopeless
-        if failure.next_retry is not None:
-            self._times.remove((failure.next_retry, failure.start))
+    def _timed(self) -> SortedList[tuple[float, int]]:
+        if self._torn:
+            self._times, self._hopeless = SortedList(_times(self._records)), _hopeless(self._records)
+            self._torn = False
+        return self._times
 
     def postpone(self, failure: Failure, until: float | None) -> None:
         """Set the next check of a failure to `until`; None: on request only."""
-        self._remove(failure)
-        self._put(failure._replace(next_retry=until))
+        self.add(failure._replace(next_retry=until))
 
     def next_retry(self) -> float | None:
         """Return the earliest time of a retry. Cost: O(1)."""
-        return self._times[0][0] if self._times else None
+        times = self._timed()
+        return times[0][0] if times else None
 
     def due(self, now: float, most: int) -> list[Failure]:
         """Return at most `most` failures whose retry is due, earliest first."""
-        return [self._map[start] for at, start in self._times.islice(0, most) if at <= now]
+        return [found for at, start in self._timed().islice(0, most) if at <= now and (found := self.after(start))]
 
     def after(self, pos: int) -> Failure | None:
         """Return the first failure that ends after `pos`. Cost: O(log n)."""
-        found: Failure
-        for key in self._map.islice(max(0, self._map.bisect_right(pos) - 1)):
-            if (found := self._map[key]).end > pos:
-                return found
-        return None
+        first = bisect_right(self._records, pos, key=_END)
+        return self._records[first] if first < len(self._records) else None
 
     def search_anew(self) -> None:
         """Have a search in progress begin again after its end."""
@@ -164,10 +173,8 @@ class Failures:
 
     def forget(self) -> None:
         """Forget all records: retries of these bytes begin anew."""
-        if self._map:
-            self._map.clear()
-            self._times.clear()
-            self.hopeless = 0
+        if self._records:
+            self.clear(0, END)
         self.search_anew()  # waiting bytes that it has passed have no record from here on
 
 

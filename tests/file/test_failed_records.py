@@ -5,21 +5,26 @@ without one are retried. Failed bytes that were cut or discarded leave the store
 from __future__ import annotations
 
 import errno
+import itertools
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from pagecache import BackendError, DataLossError, Event, RetryPolicy, WritebackError
 from pagecache.engine import failures
+from pagecache.engine.failures import Failure, Failures
 from pagecache.engine.file import EngineFile
 from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeInode
 
 from ..stores import failing_commit, short
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises, without_collector
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
 FULL = OSError(errno.ENOSPC, "full")
@@ -329,3 +334,67 @@ def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str,
     raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0)
+
+
+# ---------------------------------------------------------------- an interrupt of a change
+
+
+def three_records() -> Failures:
+    """Pages 0 and 1, parked; pages 4 to 7, parked; page 9, never parked."""
+    records = Failures()
+    for start, end, at in ((0, 2, None), (4, 8, 5.0), (9, 10, 3.0)):
+        records.add(Failure(start * PAGE, end * PAGE, errno.EIO, 1, "", 0.0, at, PASSING, at != 3.0))
+    return records
+
+
+def state_of(records: Failures) -> tuple[object, ...]:
+    return list(records), records.hopeless, records.next_retry(), records.due(9.0, 9)
+
+
+def interrupted_before(nth: int, call: Callable[[], object]) -> bool:
+    """Run `call`, interrupted before its nth bytecode. False: it has fewer."""
+
+    def trace(frame: FrameType, event: str, _arg: object) -> Any:
+        nonlocal nth
+        frame.f_trace_opcodes = True
+        nth -= event == "opcode"
+        if nth == 0:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+CHANGES: dict[str, Callable[[Failures], object]] = {
+    "new": lambda records: records.add(Failure(20 * PAGE, 22 * PAGE, errno.EIO, 1, "", 0.0, 1.0, PASSING, True)),
+    "over two": lambda records: records.add(Failure(PAGE, 5 * PAGE, errno.EIO, 1, "", 0.0, 1.0, PASSING, True)),
+    "middle": lambda records: records.clear(5 * PAGE, 6 * PAGE),
+    "later": lambda records: records.postpone(next(iter(records)), 7.0),
+    "forgotten": Failures.forget,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_interrupt_leaves_a_change_of_records_undone_or_done(change: Callable[[Failures], object]) -> None:
+    """No later call fails, and no record is lost or left behind. [2.1.3, 2.14]"""
+    done = three_records()
+    change(done)
+    states, found = [state_of(three_records()), state_of(done)], set()
+    for nth in itertools.count(1):
+        records = three_records()
+        with without_collector():  # Python drops what a finaliser raises
+            if not interrupted_before(nth, partial(change, records)):
+                break
+        assert state_of(records) in states, nth
+        found.add(states.index(state_of(records)))
+        records.clear(0, END)
+        assert state_of(records) == ([], 0, None, []), nth
+    assert found == {0, 1}
