@@ -136,6 +136,7 @@ class EngineVolume:
         self._bind(backend)
         self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
         self.aborted = False
+        self.aborts = 0
         self.seals = 0
         self.abort_reason: BaseException | None = None
         self.notices = Notices(name)
@@ -539,6 +540,7 @@ class EngineVolume:
 
     def abort(self, reason: BaseException | None) -> None:
         known, self.aborted, self.abort_reason = self.aborted, True, reason
+        self.aborts += 1
         if not known:
             because = f": {text_of(reason)}" if reason is not None else ""
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from .namespace import NameChange
     from .volume import Volume
 
-__all__ = ["catch_up", "reconnect"]
+__all__ = ["Opened", "catch_up", "reconnect"]
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ ELSEWHERE = {errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 """What the open of a file says if something else has its name, or that of a directory above it."""
 
 
-class _Opened(NamedTuple):
+class Opened(NamedTuple):
     backend_file: BackendFile
     stat: ObjectStat
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
@@ -62,10 +62,11 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
     if not engine.aborted:
         engine.abort(None)
+    alive = _alive(volume)
     engine.runner.renew(threads_of(backend))
-    _outlast_callers(volume)
+    _outlast_callers(volume, alive)
     with engine.keeper():
-        _go_on(volume, backend, fenced)
+        _go_on(volume, backend, fenced, alive)
     with volume.inodes_lock:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
@@ -73,21 +74,21 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     volume.cache.flusher.wake()
 
 
-def _outlast_callers(volume: Volume) -> None:
+def _outlast_callers(volume: Volume, alive: Callable[[], None]) -> None:
     """Wait for the callers. Their waits have ended, but a thread may take its time to see that: its changes must be
     recorded before the new backend is used. The limit is for callers that cannot continue before this has ended.
     """
     engine = volume.engine
-    alive, until, never = _attached(volume), engine.clock.now() + CALLERS, engine.park.signal()
+    until, never = engine.clock.now() + CALLERS, engine.park.signal()
     while engine.native.stragglers() and engine.clock.now() < until:
         alive()
         never.wait(SLICE / 10)
 
 
-def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
+def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
     """Reconnect, while no inode is freed: most of these have no handles."""
     engine = volume.engine
-    _settle_names(volume, backend, fenced)
+    _settle_names(volume, backend, fenced, alive)
     with volume.inodes_lock:
         inodes = [inode for inode in volume.inodes.objects.values() if not inode.engine.freed]
         orphans = [inode for inode in volume.orphans if not inode.engine.freed]
@@ -95,13 +96,15 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         for inode in (*inodes, *orphans):
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
-    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced)
+    opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced, alive)
     for inode in inodes:
         if inode.native.direct_count():
             inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
-    compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
+    with volume.late_lock:
+        volume.late.clear()  # a late opening for an earlier backend ends here
+        compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
     for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
         inode.engine.lose_object()
         inode.engine.set_aside()
@@ -115,6 +118,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool) -> None:
         for inode, found in opened.items():
             volume.inodes.identify(inode, found.stat.identity)
     late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
+    volume.late.update(late)
     engine.settling.update(inode.engine for inode in late)  # before any read: it waits until its file is opened again
     engine.resume(backend)
     engine.native.revoke(fenced)  # those that began in between
@@ -158,26 +162,32 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
         volume.cache.flusher.wake()
 
 
-def _open_again(volume: Volume, backend: Backend, inode: Inode, early: _Opened) -> None:
+def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -> None:
     """Open a file again if a commit of the old backend, which has returned by now, has stored a version since. The
     token is held, on a thread of the volume, before any other call of the file.
     """
     file = inode.engine
     with volume.engine.keeper(), contextlib.suppress(ShutdownError):  # the next reconnect opens it
-        if file.freed or file.removed or file.backend_file is not early.backend_file or file.conflict is not None:
-            return
-        opened = _open_late(volume, backend, inode, early.unanswered)
-        if opened is None:
-            return
-        if opened.stat.version == early.stat.version:
+        if volume.late.get(inode) is not early:
+            return  # a later reconnect has opened it
+        usable = not file.freed and not file.removed and file.conflict is None
+        opened = fresh = None
+        if usable and file.backend_file is early.backend_file:
+            opened = _open_late(volume, backend, inode, early.unanswered)
+        with volume.late_lock:
+            if volume.late.get(inode) is early and not volume.engine.aborted:
+                del volume.late[inode]
+                fresh = opened if opened is not None and opened.stat.version != early.stat.version else None
+            if fresh is not None:
+                _adopt(inode, fresh, backend.limits, False)
+        if fresh is None:
             _close(opened)
             return
-        _adopt(inode, opened, backend.limits, False)
         volume.engine.close_later(early.backend_file, inode.key)
         _send_again(inode, known=True)
 
 
-def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: object = None) -> _Opened | None:
+def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: object = None) -> Opened | None:
     """Open a file late. None: it stays closed until its name is opened."""
     try:
         return insisting(inode.engine, partial(_open, backend, inode, unanswered=unanswered))
@@ -188,7 +198,7 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: objec
         return None
 
 
-def _take_version(inode: Inode, opened: _Opened) -> None:
+def _take_version(inode: Inode, opened: Opened) -> None:
     """Record the version like `_check_version`, with the token held."""
     file = inode.engine
     if file.versions.stale or not file.limits().commit_on_close:
@@ -205,11 +215,10 @@ def _send_again(inode: Inode, *, known: bool) -> None:
         inode.engine.native.retry()
 
 
-def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
+def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
     """Settle removes and renames of unknown result. After a fence also the running calls that change names: they can do
     nothing more on the old backend. The effects are read from the store.
     """
-    attached = _attached(volume)
     with volume.inodes_lock:
         cached = (*volume.inodes.objects.values(), *volume.orphans) if fenced else ()
         running = {inode.naming: None for inode in cached if inode.naming is not None}
@@ -217,7 +226,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool) -> None:
     for change in changes:
         call = partial(change.settle_aborted, backend, fenced)
         job = Job(volume.engine.park, call, what="stat", key=change.src)
-        _wait(volume.engine.runner.submit(NAMES, job), attached)
+        _wait(volume.engine.runner.submit(NAMES, job), alive)
         if change in running:
             volume.busy.take_away(change.names)
 
@@ -226,20 +235,23 @@ def _wanted(inode: Inode) -> bool:
     return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
 
 
-def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool) -> dict[Inode, _Opened]:
+def _open_all(
+    volume: Volume, backend: Backend, inodes: list[Inode], fenced: bool, alive: Callable[[], None]
+) -> dict[Inode, Opened]:
     """Open all objects concurrently. A missing object without local data stays closed."""
-    attached, same = _attached(volume), backend is volume.engine.backend
-    jobs: dict[Inode, Job[_Opened | None]] = {}
-    opened: dict[Inode, _Opened] = {}
+    same = backend is volume.engine.backend
+    jobs: dict[Inode, Job[Opened | None]] = {}
+    opened: dict[Inode, Opened] = {}
     try:
         for inode in inodes:
             call = partial(_open, backend, inode, fenced, same=same)
             job = Job(volume.engine.park, call, _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
-            found = _wait(job, attached)
+            found = _wait(job, alive)
             if found is not None:
                 opened[inode] = found
+        alive()
     except BaseException:
         for inode, job in jobs.items():
             if inode in opened:
@@ -250,13 +262,14 @@ def _open_all(volume: Volume, backend: Backend, inodes: list[Inode], fenced: boo
     return opened
 
 
-def _attached(volume: Volume) -> Callable[[], None]:
+def _alive(volume: Volume) -> Callable[[], None]:
     """Return a function that raises when the reconnect has become pointless."""
-    began = volume.engine.reconnects
+    engine = volume.engine
+    began = engine.reconnects, engine.aborts
 
     def check() -> None:
-        if volume.detached or volume.engine.reconnects != began:
-            raise ShutdownError(f"the volume {volume.name!r} was detached, or reconnected by another thread")
+        if volume.detached or (engine.reconnects, engine.aborts) != began:
+            raise ShutdownError(f"the volume {volume.name!r} was detached, aborted, or reconnected by another thread")
 
     return check
 
@@ -275,7 +288,7 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
 
 def _open(
     backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False, unanswered: object = None
-) -> _Opened | None:
+) -> Opened | None:
     """Open a file anew; `same`: by the backend that has reported its identity. `unanswered`: identifies its commits of
     unknown result; None: as its present backend file says. None: it stays closed.
     """
@@ -287,11 +300,12 @@ def _open(
     if found is None:
         return None
     backend_file, stat, quiet = found
-    unanswered = unanswered or inode.engine.versions.find_unanswered()
+    early = inode.volume.late.get(inode)  # its backend file has made no commit yet
+    unanswered = unanswered or (early.unanswered if early else inode.engine.versions.find_unanswered())
     recognises: Any = None if unanswered is None else getattr(backend_file, "recognises", None)
     try:
         ours = None if recognises is None else bool(recognises(unanswered))
-        return _Opened(backend_file, stat, quiet, settled, ours, unanswered)
+        return Opened(backend_file, stat, quiet, settled, ours, unanswered)
     except BaseException:
         close_backend_file(backend_file)
         raise
@@ -330,12 +344,12 @@ def _find(
         return None
 
 
-def _close(opened: _Opened | None) -> None:
+def _close(opened: Opened | None) -> None:
     if opened is not None:
         close_backend_file(opened.backend_file)
 
 
-def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: bool) -> bool:
+def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: bool) -> bool:
     """Give a file its newly opened backend file, in a backend with these limits. False: the stored version is still to
     be compared.
     """
@@ -387,7 +401,7 @@ def _adopt(inode: Inode, opened: _Opened | None, limits: BackendLimits, fenced: 
     return _is_base(inode, opened)
 
 
-def _is_base(inode: Inode, opened: _Opened) -> bool:
+def _is_base(inode: Inode, opened: Opened) -> bool:
     """Return whether the stored version is the base of a whole object, nothing of which is local. From any other one
     its handles read nothing.
     """
@@ -401,7 +415,7 @@ def _is_base(inode: Inode, opened: _Opened) -> bool:
     return bool(opened.ours)
 
 
-def _settle_base(inode: Inode, opened: _Opened) -> None:
+def _settle_base(inode: Inode, opened: Opened) -> None:
     """Compare the stored version with the base of an object that is replaced as a whole, below its changes, before a
     commit may begin. Only a commit of unknown result makes another version that is no foreign one. If the backend
     cannot tell, every version found after such a commit counts as its own.
@@ -456,7 +470,7 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 
 
-def _check_version(volume: Volume, inode: Inode, opened: _Opened) -> None:
+def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
     """Keep clean pages only if nothing has changed the object, including changes sent to the old backend.
 
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.

@@ -15,8 +15,9 @@ from pagecache.errors import Key
 from pagecache.testing import Gate
 
 from ..planted.failing import whole_objects
+from ..planted.planted import Factory
 from ..stores import WAIT_LIMIT_S
-from .rig import PAGE, QUIET, Patch, Task, raises
+from .rig import PAGE, QUIET, Patch, Task, content_of, eventually, raises
 
 
 class Held(PassingBackend):
@@ -26,6 +27,7 @@ class Held(PassingBackend):
         super().__init__(inner)
         self.commits, self.answers, self.opens = Gate(), Gate(), Gate()
         self.held: set[Gate] = set()
+        self.committed = 0
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         self.hold(self.opens)
@@ -44,14 +46,24 @@ class HeldFile(PassingFile):
     def commit(self) -> Any:
         self._store.hold(self._store.commits)
         made = self.inner.commit()
+        self._store.committed += 1
         self._store.hold(self._store.answers)
         return made
+
+
+def stored() -> Factory:
+    """A store with an object."""
+    make = whole_objects()
+    first = make().open("k", create=True)
+    first.write_from(0, [memoryview(b"a" * (8 * PAGE))])
+    first.commit()
+    return make
 
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: Patch, answered: bool) -> None:
     """Its version is none of another program. [2.22]"""
-    make, judge, refused = whole_objects(), reader._judge, threading.Event()
+    make, judge, refused = stored(), reader._judge, threading.Event()
 
     def judged(*arguments: Any) -> Any:
         try:
@@ -59,9 +71,6 @@ def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: P
         finally:
             refused.set()
 
-    first = make().open("k", create=True)
-    first.write_from(0, [memoryview(b"a" * (8 * PAGE))])
-    first.commit()
     old, new = Held(make()), Held(make())
     old.held = {old.commits, old.answers}
     with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
@@ -86,4 +95,45 @@ def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: P
         new.opens.release()
         assert reading.result() == b"a" * PAGE
         file.fsync()
+    assert make().open("k").stat().size == 8 * PAGE
+
+
+@pytest.mark.parametrize("opened", ["before the abort", "after the abort", "after the reconnect"])
+@pytest.mark.parametrize("reached", [False, True], ids=["not begun", "begun"])
+def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend(opened: str, reached: bool) -> None:
+    """An abort and another reconnect come before its late opening, beside it or after it. [2.22]"""
+    make = stored()
+    old, new, last = (Held(make()) for _ in range(3))
+    old.held = {old.commits}
+    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
+        volume = cache.attach(old, read_ahead=0)
+        file = volume.open("k", "r+b")
+        file.pwrite(b"b" * PAGE, 0)
+        saving = Task(file.fsync)
+        old.commits.wait_entered()
+        volume.abort()
+        raises(ShutdownError, saving.result)
+        volume.reconnect(new)
+        new.held = {new.opens}
+
+        def reach(moment: str) -> None:
+            if reached and moment == "before the abort":
+                old.commits.release()
+                new.opens.wait_entered()
+            if opened == moment:
+                new.opens.release()
+                old.commits.release()
+                if reached or not volume.engine.aborted:  # otherwise it begins after the reconnect
+                    eventually(lambda: file._inode.engine not in volume.engine.settling)
+
+        reach("before the abort")
+        volume.abort()
+        reach("after the abort")
+        Task(volume.reconnect, last).result()
+        reach("after the reconnect")
+        file.pwrite(b"c" * PAGE, PAGE)
+        Task(file.fsync).result()
+        assert (new.committed, last.committed) == (0, 1)
+        assert file.pread(3 * PAGE, 0) == b"b" * PAGE + b"c" * PAGE + b"a" * PAGE
+        assert content_of(volume, "k")[: 2 * PAGE] == b"b" * PAGE + b"c" * PAGE
     assert make().open("k").stat().size == 8 * PAGE

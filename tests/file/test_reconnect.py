@@ -213,6 +213,23 @@ def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
     assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
 
 
+def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
+    """The volume stays aborted until the next reconnect, whatever the backend answers. [2.22, K9]"""
+    rig, file = make({KEY: OLD}).opened("r+b")
+    file.pwrite(NEWER, 0)
+    fresh = rig.backend.successor()
+    opening, reconnecting = at_gate(fresh.gate("open"), rig.volume.reconnect, fresh)
+    rig.volume.abort()
+    raises(ShutdownError, reconnecting.result)
+    opening.open()
+    eventually(lambda: fresh.seen("file_close"))
+    raises(ShutdownError, file.fsync)
+    last = rig.reconnect()
+    file.fsync()
+    assert last.committed(KEY) == overlay(OLD, 0, NEWER)
+    assert fresh.seen("commit") == []
+
+
 # -------------------------------------------------------------------- bytes sent again, owed, lost
 
 
