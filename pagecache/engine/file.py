@@ -375,7 +375,7 @@ class EngineFile:
 
     def opened(self) -> BackendFile:
         """Return the backend's file for a call, opened by its present name."""
-        if self.owed.owes(FOLLOWING):
+        if self.owed is not NOTHING_OWED and self.owed.owes(FOLLOWING):
             self.owed.pay()
         return self.still_opened()
 

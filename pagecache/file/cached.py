@@ -476,7 +476,8 @@ class CachedFile(Handle, io.RawIOBase):
         try:
             if not self.volume.cache.native.forked:
                 lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
-                self._raise_loss()
+                if self._inode.last_loss > self._loss_cursor:
+                    self._raise_loss()
         finally:
             self._end()
 

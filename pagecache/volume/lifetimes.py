@@ -163,10 +163,11 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 raise inode.engine.conflict_error()
             if inode.engine.withheld:
                 inode.engine.set_aside(withheld=False)
-            inode.engine.set_unclosed(False)
+            if inode.engine.unclosed:
+                inode.engine.set_unclosed(False)
             if commit and inode.native.has_local():
                 barrier.fsync(inode.engine, timeout)
-            elif not limits.commit_on_close and (inode.native.has_local() or inode.engine.versions.stale):
+            elif not limits.commit_on_close and (inode.native.has_local() or inode.native.is_stale()):
                 barrier.flush(inode.engine, version=True)
     finally:
         release(use)

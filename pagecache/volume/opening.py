@@ -647,10 +647,10 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     file keeps the version that it read, without a name.
     """
     engine = inode.engine
-    changes = engine.versions.changes
-    if engine.conflict is not None:
+    changes = inode.native.changes()
+    if engine.dispute.versions is not None:
         raise engine.conflict_error()
-    if engine.versions.stale:
+    if inode.native.is_stale():
         return True  # this cache's writes changed it; the end of the flush reads their version
     same = stat.version == engine.versions.base
     if stat.version is None and not engine.limits().commit_on_close:

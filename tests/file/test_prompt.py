@@ -260,6 +260,7 @@ def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monk
     """As one is beside a remove: the thread that makes the calls looks around between two of them. [2.15, 2.20]"""
     rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
     monkeypatch.setattr(EngineFile, "commit_here", lambda engine, op: op.finish(False, True))
+    rig.volume.inodes[KEY].engine.bound_commit = None  # as in a file that has met trouble
     file.pwrite(b"new", 100)
     raises(TimeoutError, file.fsync, timeout=0.2)
     monkeypatch.undo()

@@ -395,7 +395,7 @@ void pc_inode_set_user(struct pc_inode *i, uintptr_t object)
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end)
 {
 	i->inval_seq++;
-	i->inval_ring[i->inval_seq % PC_INVAL_RING] = (struct pc_inval){i->inval_seq, pos, end};
+	i->inval_ring[i->inval_seq % PC_INVAL_RING] = (struct pc_inval){pos, end};
 }
 
 /* Whether anything in [pos, end) was invalidated after `seq`; a ring that has turned over says yes. Leaf lock held. */

@@ -12,10 +12,10 @@
 #include "state/volume.h"
 #include "state/written.h"
 
-enum { PC_INVAL_RING = 32 };
+enum { PC_INVAL_RING = 8 }; /* a fill beside more of them reads again */
 
 struct pc_inval {
-	u64 seq, pos, end;
+	u64 pos, end;
 };
 
 /* What needs a commit and is no folio (contract 2.17): what a reconnect has to repeat, or to report as lost. */

@@ -127,7 +127,7 @@ class Versions:
     def confirm(self, name: Key, version: str | None, when: float | None) -> None:
         """Record that this version was found under a name, by a look that began at that time; None: by none."""
         with self._file.lock:
-            if when is None or version != self.base or self.stale or self.announced is not None:
+            if when is None or version != self.base or self._file.native.is_stale() or self.announced is not None:
                 return
             if when >= self.looked[1] or not self._is_distrusted():
                 self.looked = name, when
@@ -176,13 +176,13 @@ class Versions:
         return changes
 
     def start_reading(self, *, here: bool = False) -> Job[None] | None:
-        """Read the stored version after writes of this cache, on a thread of the volume. None: it is known, or was read
-        on this thread (`here`). An error leaves it unknown.
+        """Read the stored version after writes of this cache, on a thread of the volume. None: it was read on this
+        thread (`here`), or cannot be. An error leaves it unknown.
 
         On commit_on_close backends acknowledgements change no version, and a commit returns its own (contract 2.19).
         """
         file = self._file
-        if not self.stale or file.backend_file is None or file.limits().commit_on_close:
+        if file.bound_commit is None and (file.backend_file is None or file.limits().commit_on_close):
             return None
         if here:
             try:
@@ -196,8 +196,8 @@ class Versions:
     def _read(self) -> None:
         """Record the stored version as this cache's own, if no change overlapped the read."""
         file = self._file
-        changes = self.changes
-        if file.native.storage_busy() or len(file.owed):
+        changes = file.native.changes()
+        if file.native.storage_busy() or (file.owed is not NOTHING_OWED and len(file.owed)):
             return  # the call after the end of that change reads it
         version = file.opened().stat().version
         with file.lock:
