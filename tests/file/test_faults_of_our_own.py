@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache.cache import PageCache
 from pagecache.engine import attempts, failures, namesync, volume
 from pagecache.engine.commit import remote
 from pagecache.engine.commit.staging import Staging
+from pagecache.engine.commit.versions import Versions
 from pagecache.engine.failures import Failures
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier, collector, direct, issuer, reader, sizes
@@ -51,8 +51,8 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
     *((barrier, name) for name in ("text_of", "errno_of", "_writeback_error")),
     *((remote, name) for name in ("is_remote_change",)),
-    *((collector, name) for name in ("stored",)),
-    *((issuer, name) for name in ("call_commit", "is_kept")),
+    *((issuer, name) for name in ("_not_committed", "is_kept")),
+    (Versions, "commit"),
     *((Staging, name) for name in ("forgotten", "sent", "put", "send_again")),
     *((Failures, name) for name in ("add", "clear", "overlapping")),
     *((EngineVolume, name) for name in ("emit", "judge", "say", "retry_by", "retry_planned")),
@@ -62,7 +62,6 @@ FUNCTIONS: list[tuple[Any, str]] = [
     (Notices, "say"),
     (Notices, "check"),
     (Feed, "emit"),
-    (PageCache, "_emit"),
     (logging.Logger, "log"),
     (logging.Logger, "exception"),
 ]
