@@ -8,17 +8,18 @@ is held open, and none follows a link or "..".
 
     key "a//./link/x"  ->  Place(directory=<fd of a/b>, name="x", path="a/b/x", found=<status or None>)
 
-`Unsynced` keeps the directories whose names changed since they were last made durable.
+`Unsynced` keeps the directories whose names changed since they were last made durable, by identity, as other programs
+may rename them.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Any, TypeAlias
 
 from ..errors import Key, os_error
 from ..native import names
@@ -27,10 +28,8 @@ from .protocol import CheckedKey, ObjectStat
 __all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "path_of"]
 
 LINKS_MAX = 40  # the kernel's limit
-RESERVE = 8
-"""Descriptors that a tree keeps for syncs of directories: a program that has used up its descriptors can still commit,
-so that idle files can be closed.
-"""
+CHANGED_MAX = 10_000  # directories that `Unsynced` keeps
+Identity: TypeAlias = Any  # device, inode number and birth time; None: of objects that are not known
 
 
 class Place(names.Place):
@@ -88,32 +87,12 @@ class Tree:
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
         self.fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._reserve: list[int] = []  # changed by close, and under `Unsynced._syncing`
-        self._fill_reserve()
+        self.identity: Identity = names.status(self.fd).identity
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-        self._close_reserve()
-
-    @contextmanager
-    def without_reserve(self) -> Iterator[None]:
-        """Context in which the reserved descriptors are free for use."""
-        self._close_reserve()
-        try:
-            yield
-        finally:
-            self._fill_reserve()
-
-    def _close_reserve(self) -> None:
-        while self._reserve:
-            os.close(self._reserve.pop())
-
-    def _fill_reserve(self) -> None:
-        with suppress(OSError):  # the next one fills it
-            while len(self._reserve) < RESERVE and self.fd >= 0:
-                self._reserve.append(os.dup(self.fd))
 
     def locate(self, key: Key, *, follow: bool = True) -> Place:
         """Return the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
@@ -144,12 +123,10 @@ class Tree:
     def path_to(self, fd: int) -> str | None:
         """Return the path by which an open file was found, through renames; None: it is unknown or gone."""
         try:
-            path = os.readlink(f"/proc/self/fd/{fd}")
-            if not os.path.samestat(os.stat(self.root), os.fstat(self.fd)):
-                return None  # the root has another path now
+            root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (self.fd, fd))
         except OSError:
             return None
-        root = self.root.rstrip("/") + "/"
+        root = root.rstrip("/") + "/"
         return path[len(root) :] if path.startswith(root) and not path.endswith(" (deleted)") else None
 
     def _follow(self, place: Place, follow: bool) -> Place:
@@ -193,74 +170,95 @@ class Unsynced:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._lock = threading.Lock()  # guards the paths; held briefly
+        self._lock = threading.Lock()  # guards the directories; held briefly
         # Held during the syncs: a caller that finds nothing to sync has waited for them.
         self._syncing = threading.Lock()
-        self._paths: dict[str, object] = {}  # each with a mark of its last change
+        self._directories: dict[Identity, tuple[str, object]] = {}  # each with its path and a mark of its last change
 
-    def add(self, *paths: str) -> None:
+    def add(self, *places: Place) -> None:
+        """Record a change of names in the directories of places."""
+        changed = {names.status(place.directory).identity: (place.parent, object()) for place in places}
         with self._lock:
-            self._paths.update(dict.fromkeys(paths, object()))
+            self._directories.update(changed)
+            if len(self._directories) > CHANGED_MAX:
+                self._directories = {None: ("", object())}
 
     def renamed(self, old: Place, new: Place) -> None:
-        """Record that a name is about to change, and again that it has: a concurrent commit finds its file by either
-        path.
-        """
+        """Record that a name has changed, and the paths of all directories below it."""
         assert old.found is not None
-        with self._lock:
-            if old.found.kind == "dir":
-                below = [path for path in self._paths if path == old.path or path.startswith(old.path + "/")]
-                self._paths.update((new.path + path[len(old.path) :], object()) for path in below)
-            self._paths.update(dict.fromkeys((old.parent, new.parent), object()))
+        self.add(old, new)
+        if old.found.kind == "dir":
+            with self._lock:
+                for identity, (path, _) in self._directories.items():
+                    if f"{path}/".startswith(f"{old.path}/"):
+                        self._directories[identity] = (new.path + path[len(old.path) :], object())
+
+    def removed(self, place: Place) -> None:
+        """Record that a directory was removed: it has no names."""
+        self.add(place)
+        if place.found is not None:
+            with self._lock:
+                self._directories.pop(place.found.identity, None)
 
     def sync(self, above: int | None = None) -> None:
         """Make all names durable, or only those that lead to the open file `above`."""
         with self._syncing:
             end: str | None = None
-            while self._paths:
+            while self._directories:
                 before, end = end, None if above is None else self._tree.path_to(above)
                 if end is not None and end == before:
                     return  # it had this path until the syncs were over: none of them has met a rename
-                self._sync_above(end)
-                if end is None:
+                if end is None or not self._sync_above(end):
+                    self._sync_all()
                     return
 
-    def _sync_above(self, end: str | None) -> None:
-        """Sync the directories on the way to a path, or all."""
-        with self._lock:
-            changed = {
-                path: mark
-                for path, mark in self._paths.items()
-                if end is None or not path or end.startswith(f"{path}/")
-            }
-        for path, mark in changed.items():
-            self._sync_reserved(path)
-            with self._lock:
-                if self._paths.get(path) is mark:  # later changes of names need the next sync
-                    del self._paths[path]
-
-    def _sync_reserved(self, path: str) -> None:
+    def _sync_above(self, end: str) -> bool:
+        """Sync the changed directories on the way to a path. Return False if one is not found."""
+        way: dict[str, Identity] = {"": self._tree.identity}
         try:
-            self._sync(path)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            with self._tree.without_reserve():
-                self._sync(path)
+            for slash in re.finditer("/", end):
+                way[end[: slash.start()]] = names.status(self._tree.fd, end[: slash.start()]).identity
+        except OSError:
+            return False
+        on_way = set(way.values())
+        with self._lock:
+            changed = {i: mark for i, mark in self._directories.items() if i in on_way or mark[0] in way}
+        # If another program has renamed a directory, a name may have changed in any of them.
+        renamed = any(way.get(path) != identity for identity, (path, _) in changed.items())
+        if not all(self._sync(path, i) for path, i in way.items() if renamed or i in changed):
+            return False
+        self._forget({i: mark for i, mark in changed.items() if i in on_way})
+        return True
 
-    def _sync(self, path: str) -> None:
-        """Sync a directory, unless it was removed or moved, together with its names, or a link has its place, or that
-        of a directory above it.
+    def _sync_all(self) -> None:
+        """Sync all changed directories, and the whole file system of one that is not found."""
+        with self._lock:
+            changed = self._directories.copy()
+        lost = {i and i[0] for i, (path, _) in changed.items() if not self._sync(path, i)}
+        if lost == {self._tree.identity[0]}:
+            names.sync_file_system(self._tree.fd)
+        elif lost:
+            os.sync()
+        self._forget(changed)
+
+    def _forget(self, synced: dict[Identity, tuple[str, object]]) -> None:
+        with self._lock:
+            for identity, mark in synced.items():
+                if self._directories.get(identity) is mark:  # later changes of names need the next sync
+                    del self._directories[identity]
+
+    def _sync(self, path: str, identity: Identity) -> bool:
+        """Sync a directory. Return False if it is not found: another program has renamed or removed it, or the process
+        has no descriptor left. Links on the way may lead anywhere, as the identity decides.
         """
         try:
-            with self._tree.locate(CheckedKey(path)) as place:
-                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(place.name, flags, dir_fd=place.directory)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
-                raise
-            return
+            fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tree.fd)
+        except OSError:
+            return False
         try:
-            os.fsync(fd)
+            found = bool(names.status(fd).identity == identity)
+            if found:
+                os.fsync(fd)
         finally:
             os.close(fd)
+        return found

@@ -182,7 +182,7 @@ class DirectoryBackend(NamespaceBackend):
                     raise
                 fd, writable = self._open_existing(place)  # a concurrent call has made it
             else:
-                self._unsynced.add(place.parent)
+                self._unsynced.add(place)
                 writable = True
         else:
             fd, writable = self._open_existing(place)
@@ -255,7 +255,7 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.unlink(place.name, dir_fd=place.directory)
-            self._unsynced.add(place.parent)
+            self._unsynced.add(place)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old = self._tree.locate(src, follow=False)
@@ -266,7 +266,7 @@ class DirectoryBackend(NamespaceBackend):
             with self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
                     raise os_error(errno.EEXIST, dst)
-                self._unsynced.renamed(old, new)
+                self._unsynced.add(old, new)  # a concurrent commit finds its file by either path
                 self._rename(old, new, replace)
                 self._unsynced.renamed(old, new)
         finally:
@@ -292,7 +292,7 @@ class DirectoryBackend(NamespaceBackend):
             self._change_allowed(src)
             with self._tree.locate(dst, follow=False) as new:
                 os.link(_proc_path(held), new.name, dst_dir_fd=new.directory, follow_symlinks=True)
-                self._unsynced.add(new.parent)
+                self._unsynced.add(new)
         finally:
             held.close()
 
@@ -301,7 +301,7 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.symlink(target, place.name, dir_fd=place.directory)
-            self._unsynced.add(place.parent)
+            self._unsynced.add(place)
 
     def mknod(self, key: Key, mode: int, rdev: int = 0) -> None:
         """Make a FIFO, a socket or a device node; `open` makes regular files."""
@@ -310,7 +310,7 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.mknod(place.name, mode, rdev, dir_fd=place.directory)
-            self._unsynced.add(place.parent)
+            self._unsynced.add(place)
 
     def readlink(self, key: Key) -> str:
         with self._held(key, follow=False) as held:
@@ -326,13 +326,13 @@ class DirectoryBackend(NamespaceBackend):
             if place.found is not None:
                 raise os_error(errno.EEXIST, key)
             os.mkdir(place.name, mode, dir_fd=place.directory)
-            self._unsynced.add(place.parent)
+            self._unsynced.add(place)
 
     def rmdir(self, key: Key) -> None:
         with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
             os.rmdir(place.name, dir_fd=place.directory)
-            self._unsynced.add(place.parent)
+            self._unsynced.removed(place)
 
     def readdir(self, key: Key) -> Iterator[ObjectStat]:
         return iter(self._entries(key))

@@ -10,10 +10,11 @@ from functools import partial
 
 from .extension import extension
 
-__all__ = ["Place", "punch_hole", "rename_noreplace", "status", "zero_range"]
+__all__ = ["Place", "punch_hole", "rename_noreplace", "status", "sync_file_system", "zero_range"]
 
 Place = extension.Place
 status = extension.status
 rename_noreplace = extension.rename_noreplace
+sync_file_system = extension.sync_file_system
 punch_hole = partial(extension.change_range, 2)  # FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its blocks are free
 zero_range = partial(extension.change_range, 16)  # FALLOC_FL_ZERO_RANGE

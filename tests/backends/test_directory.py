@@ -20,6 +20,7 @@ from pagecache.backends import DirectoryBackend
 from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
+from pagecache.native import names
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def backend(root: Path) -> Iterator[DirectoryBackend]:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The syncs from here on: "file" or "dir", in order."""
+    """The syncs from here on: "file", "dir" or "all", in order."""
     done: list[str] = []
     fsync = os.fsync
 
@@ -47,6 +48,8 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", logged)
+    monkeypatch.setattr(os, "sync", lambda: done.append("all"))
+    monkeypatch.setattr(names, "sync_file_system", lambda fd: done.append("all"))
     return done
 
 
@@ -169,8 +172,8 @@ def test_walks_beside_a_directory_that_is_exchanged_with_a_link(
 
     def exchange() -> None:
         while not ended.is_set():
-            for names in (("name", "away"), ("link", "name"), ("name", "link"), ("away", "name")):
-                os.rename(root / names[0], root / names[1])
+            for pair in (("name", "away"), ("link", "name"), ("name", "link"), ("away", "name")):
+                os.rename(root / pair[0], root / pair[1])
 
     thread = threading.Thread(target=exchange)
     thread.start()
@@ -322,7 +325,7 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(
     file.close()
 
 
-@pytest.mark.parametrize("made", ["other link", "nothing", "no proc", "moved root"])
+@pytest.mark.parametrize("made", ["other link", "nothing", "no proc"])
 def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
     backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, made: str
 ) -> None:
@@ -334,8 +337,6 @@ def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
         monkeypatch.setattr(os, "readlink", lambda path: os.open("/none", os.O_RDONLY))
     elif made == "other link":
         backend.rename("sub/a", "x/b")
-    elif made == "moved root":
-        root.rename(root.parent / "moved")
     else:
         backend.remove("sub/a")
     file.commit()
@@ -388,18 +389,18 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
     backend.mkdir("a")
     backend.sync()
     file = put(backend, "a/f")
-    sync, fsync, done = Unsynced._sync_reserved, os.fsync, []
+    sync, fsync, done = Unsynced._sync, os.fsync, []
 
-    def rename_first(unsynced: Unsynced, path: str) -> None:
-        monkeypatch.setattr(Unsynced, "_sync_reserved", sync)
+    def rename_first(unsynced: Unsynced, path: str, identity: object) -> bool:
+        monkeypatch.setattr(Unsynced, "_sync", sync)
         backend.rename("a", "b")
-        sync(unsynced, path)
+        return sync(unsynced, path, identity)
 
     def logged(fd: int) -> None:
         done.append(os.fstat(fd).st_ino)
         fsync(fd)
 
-    monkeypatch.setattr(Unsynced, "_sync_reserved", rename_first)
+    monkeypatch.setattr(Unsynced, "_sync", rename_first)
     monkeypatch.setattr(os, "fsync", logged)
     file.commit()
     assert os.stat(root / "b").st_ino in done
@@ -407,21 +408,77 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
 
 
 @pytest.mark.parametrize("place", ["x", "x/y"])
-@pytest.mark.parametrize("target", ["/", "x", "elsewhere"])
-def test_a_commit_of_a_file_whose_directory_another_program_has_replaced_by_a_link(
-    backend: DirectoryBackend, root: Path, synced: list[str], place: str, target: str
+@pytest.mark.parametrize("target", [None, "", "/", "x", "elsewhere"])
+def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
+    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, place: str, target: str | None
 ) -> None:
-    """The link may lead out of the root, to itself or nowhere: no name of the file is behind it."""
+    """The old name may be free, a new directory, or a link out of the root, to itself or nowhere: no name of the file
+    is behind it.
+    """
     backend.mkdir("x")
     backend.mkdir("x/y")
     backend.sync()
     file = put(backend, "x/y/a", b"moved")
     (root / place).rename(root / "moved")
-    (root / place).symlink_to(target)
-    synced.clear()
+    if target:
+        (root / place).symlink_to(target)
+    elif target is not None:
+        (root / place / "y").mkdir(parents=True)
+    fsync, done = os.fsync, []
+
+    def logged(fd: int) -> None:
+        done.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", logged)
     file.commit()
     backend.sync()
-    assert synced == ["file"]
+    path = next(root.rglob("a"))
+    assert sorted(done) == sorted([str(path), *(str(above) for above in path.parents if above.is_relative_to(root))])
+    file.close()
+
+
+def test_names_in_a_directory_that_another_program_has_renamed_or_removed_are_durable_after_a_sync(
+    backend: DirectoryBackend, root: Path, synced: list[str]
+) -> None:
+    """Its path is unknown, so that everything is synced."""
+    for name in ("x", "y"):
+        backend.mkdir(name)
+        put(backend, f"{name}/a").close()
+    (root / "x").rename(root / "moved")
+    backend.sync()
+    backend.sync()
+    assert sorted(synced) == ["all", "dir", "dir"]
+
+
+def test_names_are_durable_though_no_descriptor_is_left(
+    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = put(backend, "sub/a")
+
+    def none_left(*args: object, **kwargs: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", none_left)
+    file.commit()
+    file.commit()
+    assert synced == ["file", "all", "file"]
+    file.close()
+
+
+def test_directories_above_a_bound_are_forgotten_and_synced_all_the_same(
+    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagecache.backends.beneath.CHANGED_MAX", 2)
+    for name in ("x", "x/y", "x/y/z"):
+        backend.mkdir(name)
+    assert len(backend._unsynced._directories) == 1
+    file = backend.open("x/y/a", create=True)
+    file.commit()
+    assert synced == ["file", "dir", "dir", "dir"]
+    backend.sync()
+    backend.sync()
+    assert synced[4:] == ["all"]
     file.close()
 
 

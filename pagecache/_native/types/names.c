@@ -287,6 +287,15 @@ static PyObject *change_range(PyObject *module, PyObject *args)
 	return done(err);
 }
 
+static PyObject *sync_file_system(PyObject *module, PyObject *args)
+{
+	int fd, err;
+	if (!PyArg_ParseTuple(args, "i", &fd))
+		return NULL;
+	Py_BEGIN_ALLOW_THREADS err = syncfs(fd) ? -errno : 0;
+	Py_END_ALLOW_THREADS return err ? raise(err, NULL) : Py_NewRef(Py_None);
+}
+
 int pc_install_names(PyObject *module)
 {
 	static PyMethodDef functions[] = {
@@ -296,6 +305,8 @@ int pc_install_names(PyObject *module)
 		 "rename_noreplace($module, src_dir, src, dst_dir, dst, /)\n--\n\nRename unless `dst` exists."},
 		{"change_range", change_range, METH_VARARGS,
 		 "change_range($module, mode, fd, offset, length, /)\n--\n\nCall fallocate; the size stays."},
+		{"sync_file_system", sync_file_system, METH_VARARGS,
+		 "sync_file_system($module, fd, /)\n--\n\nSync the file system of an open object."},
 		{NULL, NULL, 0, NULL},
 	};
 	static PyMethodDef methods[] = {
