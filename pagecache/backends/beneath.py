@@ -18,6 +18,7 @@ import errno
 import os
 import re
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -25,7 +26,7 @@ from ..errors import Key, os_error
 from ..native import names
 from .protocol import CheckedKey, ObjectStat
 
-__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "path_of"]
+__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "directories_above", "path_of"]
 
 LINKS_MAX = 40  # the kernel's limit
 CHANGED_MAX = 10_000  # directories that `Unsynced` keeps
@@ -79,6 +80,11 @@ def path_of(key: Key) -> str:
     if ".." in path and ".." in path.split("/"):
         raise ValueError(f"{key!r} is not a key of a directory: it has a '..'")
     return path
+
+
+def directories_above(path: str) -> Iterator[str]:
+    """Yield the paths of the directories above a path, from the top, without the root."""
+    return (path[: slash.start()] for slash in re.finditer("/", path))
 
 
 class Tree:
@@ -216,8 +222,8 @@ class Unsynced:
         """Sync the changed directories on the way to a path. Return False if one is not found."""
         way: dict[str, Identity] = {"": self._tree.identity}
         try:
-            for slash in re.finditer("/", end):
-                way[end[: slash.start()]] = names.status(self._tree.fd, end[: slash.start()]).identity
+            for path in directories_above(end):
+                way[path] = names.status(self._tree.fd, path).identity
         except OSError:
             return False
         on_way = set(way.values())

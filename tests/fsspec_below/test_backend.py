@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import ssl
 import subprocess
 import sys
@@ -81,6 +82,32 @@ def test_directories_are_made_where_the_local_file_system_is_to_make_them(tmp_pa
     file = backend.open("b/c/key", create=True)
     file.write_from(0, [memoryview(b"x")])
     assert (tmp_path / "a" / "b" / "c" / "key").read_bytes() == b"x"
+    backend.close()
+
+
+def test_directories_are_made_in_the_root_alone_and_are_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, outside, fsync = tmp_path / "root", tmp_path / "outside", os.fsync
+    outside.mkdir()
+    backend: Any = FsspecBackend(LocalFileSystem(auto_mkdir=True), str(root))
+    (root / "out").symlink_to(outside)
+    raises(PermissionError, backend.open, "out/b/key", create=True, match="'out/b/key'")
+    assert list(outside.iterdir()) == []
+    raises(FileNotFoundError, backend.open, "b/key")
+    synced = []
+
+    def logged(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", logged)
+    (root / "in").symlink_to("d")
+    (root / "d").mkdir()
+    file = backend.open("in/b//c/key", create=True)
+    file.commit()
+    assert synced == [f"{root}/d/b/c/key", f"{root}/d", f"{root}/d/b", f"{root}/d/b/c"]
+    file.close()
     backend.close()
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
 
 from ...config import BY_TIME, with_overrides
 from ...errors import Key
 from ...options import LimitsOverrides
+from ..beneath import directories_above
 from ..directory import DirectoryBackend, DirectoryFile
 from ..objects.blocking import BlockingFile, blocking
 from ..objects.store import run
@@ -145,9 +147,14 @@ class LocalObjects(DirectoryBackend):
         super().__init__(path, limits, **overrides)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:
-        if create and self._makes_directories:
-            folder = os.path.dirname(str(self.canonical(key)))
-            os.makedirs(os.path.join(self.root, folder), exist_ok=True)
+        try:
+            return super().open(key, create=create, exclusive=exclusive)
+        except FileNotFoundError:
+            if not (create and self._makes_directories):
+                raise
+        for directory in directories_above(str(self.canonical(key))):
+            with suppress(FileExistsError):
+                self.mkdir(directory)
         return super().open(key, create=create, exclusive=exclusive)
 
 
