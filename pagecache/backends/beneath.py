@@ -29,6 +29,7 @@ from .protocol import CheckedKey, ObjectStat
 __all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "directories_above", "path_of"]
 
 LINKS_MAX = 40  # the kernel's limit
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CHANGED_MAX = 10_000  # directories that `Unsynced` keeps
 Identity: TypeAlias = Any  # device, inode number and birth time; None: of objects that are not known
 
@@ -92,13 +93,11 @@ class Tree:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
-        self.fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.identity: Identity = names.status(self.fd).identity
+        self.top = names.Descriptor(-1, self.root, DIRECTORY)
+        self.identity: Identity = names.status(self.top.fd).identity
 
     def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self.top.close()
 
     def locate(self, key: Key, *, follow: bool = True) -> Place:
         """Return the place of a key; intermediate links are always followed, the last one if `follow`. Those of a
@@ -112,9 +111,9 @@ class Tree:
         """
         path = path_of(key)  # first: once `fd` is read nothing may run that closes the tree
         if not isinstance(key, CheckedKey):
-            place = Place(self.fd, path, follow, key)
+            place = Place(self.top.fd, path, follow, key)
             return place if place.rest is None else self._follow(place, follow)
-        place = Place(self.fd, path, False, key)
+        place = Place(self.top.fd, path, False, key)
         try:
             other = key.directory is not None and key.directory != names.status(place.directory).identity
             if other or place.rest is not None:
@@ -129,7 +128,7 @@ class Tree:
     def path_to(self, fd: int) -> str | None:
         """Return the path by which an open file was found, through renames; None: it is unknown or gone."""
         try:
-            root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (self.fd, fd))
+            root, path = (os.readlink(f"/proc/self/fd/{n}") for n in (self.top.fd, fd))
         except OSError:
             return None
         root = root.rstrip("/") + "/"
@@ -150,7 +149,7 @@ class Tree:
                     if links > LINKS_MAX:
                         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                     base, target = self._target(place)
-            place = Place(self.fd, f"{base}/{target}/{place.rest}", follow, place.key)
+            place = Place(self.top.fd, f"{base}/{target}/{place.rest}", follow, place.key)
         return place
 
     def _target(self, place: Place) -> tuple[str, str]:
@@ -223,7 +222,7 @@ class Unsynced:
         way: dict[str, Identity] = {"": self._tree.identity}
         try:
             for path in directories_above(end):
-                way[path] = names.status(self._tree.fd, path).identity
+                way[path] = names.status(self._tree.top.fd, path).identity
         except OSError:
             return False
         on_way = set(way.values())
@@ -242,7 +241,7 @@ class Unsynced:
             changed = self._directories.copy()
         lost = {i and i[0] for i, (path, _) in changed.items() if not self._sync(path, i)}
         if lost == {self._tree.identity[0]}:
-            names.sync_file_system(self._tree.fd)
+            names.sync_file_system(self._tree.top.fd)
         elif lost:
             os.sync()
         self._forget(changed)
@@ -258,13 +257,11 @@ class Unsynced:
         has no descriptor left. Links on the way may lead anywhere, as the identity decides.
         """
         try:
-            fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._tree.fd)
+            directory = names.Descriptor(self._tree.top.fd, path or ".", DIRECTORY)
         except OSError:
             return False
-        try:
-            found = bool(names.status(fd).identity == identity)
+        with directory:
+            found = bool(names.status(directory.fd).identity == identity)
             if found:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+                os.fsync(directory.fd)
         return found

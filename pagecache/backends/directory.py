@@ -18,7 +18,6 @@ import builtins
 import errno
 import os
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Unpack
 
@@ -26,7 +25,7 @@ from ..config import with_overrides
 from ..errors import Key, os_error
 from ..native import names
 from ..options import LimitsOverrides
-from .beneath import LINKS_MAX, Place, Tree, Unsynced, check_object, path_of
+from .beneath import DIRECTORY, LINKS_MAX, Place, Tree, Unsynced, check_object, path_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
@@ -49,48 +48,45 @@ def _not_regular(found: ObjectStat) -> OSError:
     return OSError(errno.EINVAL, "not a regular file")
 
 
-class DirectoryFile(BackendFile):
+class DirectoryFile(names.Descriptor, BackendFile):
     """One open file. It works on after its name was removed, renamed or replaced."""
 
-    _fd = -1  # set by the open that has made this object; from then on `close` closes it
-
-    def __init__(self, backend: DirectoryBackend, version: str | None, key: Key, writable: bool) -> None:
+    def __init__(self, _directory: int, _name: str, flags: int, backend: DirectoryBackend, key: Key) -> None:
         self._backend = backend
         self._key = key
-        self._writable = writable
+        self._writable = bool(flags & os.O_RDWR)
         self._changed = False  # since the last commit
-        self._closing = threading.Lock()
-        self._version = version
+        self._version: str | None = None
 
     def stat(self) -> ObjectStat:
-        return names.status(self._fd)
+        return names.status(self.fd)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return os.preadv(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+        return os.preadv(self.fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._need_writable()
-        done = os.pwritev(self._fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
+        done = os.pwritev(self.fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
         self._changed = True
         return done
 
     def truncate(self, size: int) -> None:
         self._need_writable()
-        os.ftruncate(self._fd, size)
+        os.ftruncate(self.fd, size)
         self._changed = True
 
     def punch_hole(self, offset: int, length: int) -> None:
         self._need_writable()
-        end = min(offset + length, os.fstat(self._fd).st_size)
-        if offset < end and not names.punch_hole(self._fd, offset, end - offset):
+        end = min(offset + length, os.fstat(self.fd).st_size)
+        if offset < end and not names.punch_hole(self.fd, offset, end - offset):
             while offset < end:
-                offset += os.pwrite(self._fd, ZEROS[: end - offset], offset)
+                offset += os.pwrite(self.fd, ZEROS[: end - offset], offset)
         self._changed = True
 
     def next_data(self, offset: int) -> tuple[int, int] | None:
         try:
-            begin = os.lseek(self._fd, offset, os.SEEK_DATA)
-            return begin, max(os.lseek(self._fd, begin, os.SEEK_HOLE), begin + 1)
+            begin = os.lseek(self.fd, offset, os.SEEK_DATA)
+            return begin, max(os.lseek(self.fd, begin, os.SEEK_HOLE), begin + 1)
         except OSError as error:
             if error.errno != errno.ENXIO:
                 raise
@@ -99,30 +95,19 @@ class DirectoryFile(BackendFile):
     def commit(self) -> str | None:
         changed, self._changed = self._changed, False
         try:
-            if changed and names.status(self._fd).version == self._version:
+            if changed and names.status(self.fd).version == self._version:
                 # Two changes within one clock tick of the file system would share a version, and the cache would keep
                 # old data.
-                found = os.fstat(self._fd)
-                os.utime(self._fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+                found = os.fstat(self.fd)
+                os.utime(self.fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
             if self._writable:
-                os.fsync(self._fd)
-            self._backend._unsynced.sync(above=self._fd)
+                os.fsync(self.fd)
+            self._backend._unsynced.sync(above=self.fd)
         except BaseException:
             self._changed = changed
             raise
-        self._version = names.status(self._fd).version
+        self._version = names.status(self.fd).version
         return self._version
-
-    def close(self) -> None:
-        """Close the file. Idempotent; garbage collection calls it too."""
-        with self._closing:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            self.close()
 
     def _need_writable(self) -> None:
         if not self._writable:
@@ -176,38 +161,36 @@ class DirectoryBackend(NamespaceBackend):
                 raise os_error(errno.ENOENT, key)
             self._change_allowed(key)
             try:
-                fd = os.open(place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=place.directory)
+                file = DirectoryFile(place.directory, place.name, OPEN | os.O_RDWR | os.O_CREAT | os.O_EXCL, self, key)
             except FileExistsError:
                 if exclusive:
                     raise
-                fd, writable = self._open_existing(place)  # a concurrent call has made it
+                file = self._open_existing(place, key)  # a concurrent call has made it
             else:
                 self._unsynced.add(place)
-                writable = True
         else:
-            fd, writable = self._open_existing(place)
+            file = self._open_existing(place, key)
         try:
-            opened = names.status(fd)
+            opened = names.status(file.fd)
             check_object(key, opened)
             if opened.kind != "file":
                 raise _not_regular(opened)
-            file = DirectoryFile(self, opened.version, key, writable)
+            file._version = opened.version
         except BaseException:
-            os.close(fd)
+            file.close()  # the error may live long
             raise
-        file._fd = fd  # no call in between: either this function closes it or the file does
         return file
 
-    def _open_existing(self, place: Place) -> tuple[int, bool]:
+    def _open_existing(self, place: Place, key: Key) -> DirectoryFile:
         if place.found is not None and place.found.kind != "file":
             raise _not_regular(place.found)  # before the open, which has side effects for a device or a FIFO
         if not self.limits.read_only:
             try:
-                return os.open(place.name, OPEN | os.O_RDWR, dir_fd=place.directory), True
+                return DirectoryFile(place.directory, place.name, OPEN | os.O_RDWR, self, key)
             except OSError as error:
                 if error.errno not in ONLY_READABLE:
                     raise
-        return os.open(place.name, OPEN | os.O_RDONLY, dir_fd=place.directory), False
+        return DirectoryFile(place.directory, place.name, OPEN | os.O_RDONLY, self, key)
 
     def _change_allowed(self, key: Key) -> None:
         if self.limits.read_only:
@@ -343,8 +326,8 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
-            fd = os.open(place.name, os.O_RDONLY | os.O_DIRECTORY | OPEN, dir_fd=place.directory)
-            try:
+            with names.Descriptor(place.directory, place.name, DIRECTORY | OPEN) as directory:
+                fd = directory.fd
                 check_object(key, names.status(fd))
                 for name in sorted(os.listdir(fd)):
                     try:
@@ -352,12 +335,10 @@ class DirectoryBackend(NamespaceBackend):
                     except FileNotFoundError:
                         continue  # removed concurrently
                     entries.append(found)
-            finally:
-                os.close(fd)
         return entries
 
     def statfs(self) -> os.statvfs_result:
-        return os.fstatvfs(self._tree.fd)
+        return os.fstatvfs(self._tree.top.fd)
 
     # ---------------------------------------------------------------------------------------- attributes
 
@@ -366,11 +347,8 @@ class DirectoryBackend(NamespaceBackend):
         with self._tree.locate(key, follow=follow) as place:
             if place.found is None:
                 raise os_error(errno.ENOENT, key)
-            fd = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.directory)
-            try:
-                held = Place(fd, "", False, key)
-            finally:
-                os.close(fd)
+            with names.Descriptor(place.directory, place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) as opened:
+                held = Place(opened.fd, "", False, key)
             try:
                 if held.found is not None:
                     check_object(key, held.found)

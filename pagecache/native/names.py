@@ -10,8 +10,9 @@ from functools import partial
 
 from .extension import extension
 
-__all__ = ["Place", "punch_hole", "rename_noreplace", "status", "sync_file_system", "zero_range"]
+__all__ = ["Descriptor", "Place", "punch_hole", "rename_noreplace", "status", "sync_file_system", "zero_range"]
 
+Descriptor = extension.Descriptor
 Place = extension.Place
 status = extension.status
 rename_noreplace = extension.rename_noreplace

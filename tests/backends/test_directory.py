@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import os
 import stat
 import sys
@@ -129,14 +130,14 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
 
 def before_the_open(monkeypatch: pytest.MonkeyPatch, name: str, exchange: Callable[[], None]) -> None:
     """Exchange a name once, between the walk that finds it and the open."""
-    real, left = os.open, [exchange]
+    left = [exchange]
 
-    def late(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    def late(directory: int, path: str, *rest: Any) -> DirectoryFile:
         if path == name and left:
             left.pop()()
-        return real(path, flags, mode, dir_fd=dir_fd)
+        return DirectoryFile(directory, path, *rest)
 
-    monkeypatch.setattr(os, "open", late)
+    monkeypatch.setattr("pagecache.backends.directory.DirectoryFile", late)
 
 
 @pytest.mark.parametrize("made", ["link", "file", "nothing"])
@@ -268,7 +269,7 @@ def test_object_moved_away_by_another_program_keeps_its_identity(backend: Direct
 
 def test_a_file_that_is_collected_is_closed(backend: DirectoryBackend) -> None:
     file = put(backend, "file")
-    fd = file._fd
+    fd = file.fd
     del file
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -456,10 +457,10 @@ def test_names_are_durable_though_no_descriptor_is_left(
 ) -> None:
     file = put(backend, "sub/a")
 
-    def none_left(*args: object, **kwargs: object) -> int:
+    def none_left(*args: object) -> object:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(os, "open", none_left)
+    monkeypatch.setattr(names, "Descriptor", none_left)
     file.commit()
     file.commit()
     assert synced == ["file", "all", "file"]
@@ -691,24 +692,44 @@ def test_close_leaves_open_files_alone(root: Path) -> None:
     file.close()
 
 
-def test_an_open_that_is_interrupted_at_its_end_closes_its_descriptor_once(tmp_path: Path) -> None:
-    """A second close would hit a descriptor that was opened since, with the same number."""
-    (tmp_path / "a").write_bytes(b"content")
-    backend = DirectoryBackend(tmp_path)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda backend: backend.open("link/a"),
+        lambda backend: backend.open(f"b{len(os.listdir(backend.root))}", create=True, exclusive=True),
+        lambda backend: backend.stat("link/a"),
+        lambda backend: list(backend.readdir("link")),
+        lambda backend: backend.setattr("link/a", mode=0o600),
+        lambda backend: backend.rename("sub/a", "sub/a"),
+        lambda backend: (backend.mkdir(f"c{len(os.listdir(backend.root))}"), backend.sync()),
+        lambda backend: DirectoryBackend(backend.root),
+    ],
+)
+def test_a_call_that_is_interrupted_leaves_no_descriptor_open(
+    backend: DirectoryBackend, root: Path, call: Callable[[DirectoryBackend], object]
+) -> None:
+    """A signal handler may raise where a function begins or has returned. [2.1, 2.26]"""
+    put(backend, "sub/a").close()
+    (root / "link").symlink_to("sub")
+    before, ended = os.listdir("/proc/self/fd"), False
+    for calls in itertools.count(1):
+        left = calls
 
-    def profile(frame: FrameType, event: str, _arg: object) -> None:
-        if event == "return" and frame.f_code.co_qualname == "DirectoryFile.__init__":
-            sys.setprofile(None)
-            raise KeyboardInterrupt
+        def profile(_frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal left
+            if event != "c_call":
+                left -= 1
+                if left == 0:
+                    raise KeyboardInterrupt
 
-    sys.setprofile(profile)
-    try:
-        backend.open("a")
-    except KeyboardInterrupt as interrupt:
-        others = [os.open(os.devnull, os.O_RDONLY) for _ in range(4)]
-        interrupt.__traceback__ = None  # it refers to the file
-    finally:
+        sys.setprofile(profile)
+        try:
+            call(backend)
+            ended, left = True, 0
+        except KeyboardInterrupt:
+            pass
         sys.setprofile(None)
-    gc.collect()
-    for fd in others:
-        os.close(fd)
+        assert os.listdir("/proc/self/fd") == before, calls
+        if ended:
+            break
+    assert calls > 5

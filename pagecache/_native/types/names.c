@@ -114,6 +114,65 @@ static PyObject *status(PyObject *module, PyObject *args)
 	return err ? raise(err, NULL) : status_of(&found, key);
 }
 
+/* ---------------------------------------------------------------- descriptors */
+
+struct descriptor { /* owns it from the system call on: no signal handler runs in between */
+	PyObject_HEAD int fd;
+	bool is_path; /* its close does nothing that may take long */
+};
+
+/* Close a descriptor. Return: 0, -errno. */
+static int release(struct descriptor *d)
+{
+	int fd = d->fd, err = 0;
+	d->fd = -1;
+	if (fd >= 0 && d->is_path) {
+		close(fd);
+	} else if (fd >= 0) {
+		Py_BEGIN_ALLOW_THREADS err = close(fd) ? -errno : 0;
+		Py_END_ALLOW_THREADS
+	}
+	return err;
+}
+
+static PyObject *descriptor_close(PyObject *self, PyObject *unused)
+{
+	int err = release((struct descriptor *)self);
+	return err ? raise(err, NULL) : Py_NewRef(Py_None);
+}
+
+static PyObject *descriptor_enter(PyObject *self, PyObject *unused)
+{
+	return Py_NewRef(self);
+}
+
+static void descriptor_dealloc(PyObject *self)
+{
+	PyTypeObject *type = Py_TYPE(self);
+	release((struct descriptor *)self);
+	((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+	Py_DECREF(type);
+}
+
+/* Descriptor(directory, name, flags): open a name in an open directory. Subclasses may have two arguments more. */
+static PyObject *descriptor_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+	int directory, flags, err;
+	PyObject *name, *more;
+	if (!PyArg_ParseTuple(args, "iO&i|OO", &directory, PyUnicode_FSConverter, &name, &flags, &more, &more))
+		return NULL;
+	struct descriptor *d = (struct descriptor *)PyType_GenericAlloc(type, 0);
+	const char *text = PyBytes_AsString(name);
+	do {
+		Py_BEGIN_ALLOW_THREADS err = d && (d->fd = openat(directory, text, flags, 0666)) < 0 ? -errno : 0;
+		Py_END_ALLOW_THREADS
+	} while (err == -EINTR && !PyErr_CheckSignals());
+	Py_DECREF(name);
+	if (err)
+		Py_CLEAR(d);
+	return err ? raise(err, PyTuple_GetItem(args, 1)) : (PyObject *)d;
+}
+
 /* ---------------------------------------------------------------- walks */
 
 struct walk {
@@ -183,29 +242,16 @@ static int walk(struct walk *w, bool follow)
 
 enum { KEY, PATH, PARENT, NAME, FOUND, REST, PARTS };
 struct place {
-	PyObject_HEAD int directory;
+	struct descriptor directory;
 	PyObject *parts[PARTS];
 };
-
-static PyObject *place_close(PyObject *self, PyObject *unused)
-{
-	struct place *p = (struct place *)self;
-	int fd = p->directory;
-	p->directory = -1;
-	if (fd >= 0)
-		close(fd);
-	Py_RETURN_NONE;
-}
 
 static void place_dealloc(PyObject *self)
 {
 	struct place *p = (struct place *)self;
-	PyTypeObject *type = Py_TYPE(self);
-	Py_DECREF(place_close(self, NULL));
 	for (int k = 0; k < PARTS; k++)
 		Py_XDECREF(p->parts[k]);
-	((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-	Py_DECREF(type);
+	descriptor_dealloc(self);
 }
 
 /* Place(root, text, follow, key): the place that a walk from the open directory reaches. Errors name the key. */
@@ -227,7 +273,8 @@ static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	} while (err == -EINTR && !PyErr_CheckSignals());
 	struct place *p = err ? NULL : (struct place *)PyType_GenericAlloc(type, 0);
 	if (p) {
-		p->directory = w.directory;
+		p->directory.fd = w.directory;
+		p->directory.is_path = true;
 		p->parts[KEY] = Py_NewRef(key);
 		p->parts[PATH] = PyUnicode_DecodeFSDefault(w.path);
 		p->parts[PARENT] = PyUnicode_DecodeFSDefaultAndSize(w.path, w.name > w.path ? w.name - w.path - 1 : 0);
@@ -243,11 +290,6 @@ static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 	free(w.path);
 	Py_DECREF(text);
 	return err ? raise(err, key) : (PyObject *)p;
-}
-
-static PyObject *place_enter(PyObject *self, PyObject *unused)
-{
-	return Py_NewRef(self);
 }
 
 /* ---------------------------------------------------------------- changes */
@@ -310,12 +352,27 @@ int pc_install_names(PyObject *module)
 		{NULL, NULL, 0, NULL},
 	};
 	static PyMethodDef methods[] = {
-		{"close", place_close, METH_NOARGS, "close($self, /)\n--\n\nClose the directory. Idempotent."},
-		{"__enter__", place_enter, METH_NOARGS, NULL},
+		{"close", descriptor_close, METH_NOARGS, "close($self, /)\n--\n\nClose the descriptor. Idempotent."},
+		{"__enter__", descriptor_enter, METH_NOARGS, NULL},
+		{"__exit__", descriptor_close, METH_VARARGS, NULL},
 		{NULL, NULL, 0, NULL},
 	};
+	static PyMemberDef descriptor_members[] = {
+		{"fd", T_INT, offsetof(struct descriptor, fd), READONLY, NULL},
+		{NULL, 0, 0, 0, NULL},
+	};
+	static PyType_Slot descriptor_slots[] = {
+		{Py_tp_new, descriptor_new},
+		{Py_tp_dealloc, descriptor_dealloc},
+		{Py_tp_methods, methods},
+		{Py_tp_members, descriptor_members},
+		{Py_tp_doc, "An open descriptor, which its finaliser closes."},
+		{0, NULL},
+	};
+	static PyType_Spec descriptor_spec = {"pagecache._native._core.Descriptor", sizeof(struct descriptor), 0,
+					      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, descriptor_slots};
 	static PyMemberDef members[] = {
-		{"directory", T_INT, offsetof(struct place, directory), READONLY, NULL},
+		{"directory", T_INT, offsetof(struct place, directory.fd), READONLY, NULL},
 		{"key", T_OBJECT, offsetof(struct place, parts[KEY]), READONLY, NULL},
 		{"path", T_OBJECT, offsetof(struct place, parts[PATH]), READONLY, NULL},
 		{"parent", T_OBJECT, offsetof(struct place, parts[PARENT]), READONLY, NULL},
@@ -327,7 +384,6 @@ int pc_install_names(PyObject *module)
 	static PyType_Slot slots[] = {
 		{Py_tp_new, place_new},
 		{Py_tp_dealloc, place_dealloc},
-		{Py_tp_methods, methods},
 		{Py_tp_members, members},
 		{Py_tp_doc, "A name in an open directory."},
 		{0, NULL},
@@ -340,9 +396,11 @@ int pc_install_names(PyObject *module)
 	for (int k = 0; k < FIELDS; k++)
 		if (!(fields[k] = PyUnicode_InternFromString(field_names[k])))
 			return -1;
-	PyObject *place = PyType_FromSpec(&spec);
-	int err = !status_type || !place || PyModule_AddObjectRef(module, "Place", place) ||
-		  PyModule_AddFunctions(module, functions);
+	PyObject *descriptor = PyType_FromSpec(&descriptor_spec);
+	PyObject *place = descriptor ? PyType_FromSpecWithBases(&spec, descriptor) : NULL;
+	int err = !status_type || !place || PyModule_AddObjectRef(module, "Descriptor", descriptor) ||
+		  PyModule_AddObjectRef(module, "Place", place) || PyModule_AddFunctions(module, functions);
+	Py_XDECREF(descriptor);
 	Py_XDECREF(place);
 	return err ? -1 : 0;
 }
