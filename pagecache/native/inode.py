@@ -281,7 +281,8 @@ class NativeInode:
             sync: its state.
             allowed: 1 << SEND | 1 << COMMIT: what may begin.
             here: what this thread then does itself. It raises what a signal handler raises; other threads do the rest.
-            what: words for the wait in reports; None: it is on record.
+            what: words for the wait in reports, of a caller without a deadline: it goes on until it has to wait. None:
+                the wait is on record.
         """
         return int(extension.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here, what))
 

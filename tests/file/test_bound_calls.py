@@ -5,17 +5,20 @@ looked at first is looked at, in files that trouble has met before, and in those
 from __future__ import annotations
 
 import errno
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from pagecache import CommitError, ConflictError, RetryPolicy, ShutdownError, WritebackError
+from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
-from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX
+from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, NativeInode
 
-from ..stores import ObjectBackend, RecordingBackend
+from ..stores import ObjectBackend, RecordingBackend, RecordingFile
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 NEW = pattern(4 * PAGE, seed=1)
 FULL = OSError(errno.ENOSPC, "full")
@@ -218,3 +221,60 @@ def test_a_failed_commit_is_judged_before_anything_is_sent_again(make: Make, pro
     assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1
     Task(file.fsync).result()
     assert rig.backend.committed(KEY) == NEW
+
+
+def publish(file: RecordingFile) -> str:
+    """Commit, and make another version."""
+    file.stored.version += 1
+    file.stored.committed = bytes(file.stored.written)
+    return str(file.stored.version)
+
+
+def test_an_interrupt_before_the_result_of_a_commit_is_taken_makes_no_foreign_version(
+    make: Make, monkeypatch: Patch
+) -> None:
+    """The version that the commit has made is this cache's own. [2.19, K9]"""
+    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.flush()
+    rig.backend.fault("commit", publish)
+
+    def strike(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EngineFile, "committed", strike)
+        raises(KeyboardInterrupt, file.fsync)
+    rig.open("r+b").fsync()
+    assert rig.backend.committed(KEY) == NEW
+    rig.cache.check()
+
+
+def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make) -> None:
+    """The thread that makes the calls looks around between two of them. [2.15]"""
+    rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
+    file.pwrite(NEW, 0)
+    gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync, timeout=0.05)
+    time.sleep(0.1)  # the deadline passes; no event is awaited
+    raises(TimeoutError, syncing.result, opening=gate)
+    assert not rig.backend.seen("commit")
+    file.fsync()
+    assert rig.backend.committed(KEY) == NEW
+
+
+def test_the_failure_of_a_commit_that_a_look_has_found_is_judged(make: Make, monkeypatch: Patch) -> None:
+    """A look reports it once. [2.16]"""
+    rig, file = make({KEY: b""}, limits={"prompt": True}, retry=RetryPolicy(attempts=1, failed_retry=None)).opened(
+        "r+b"
+    )
+    file.pwrite(NEW, 0)
+    rig.backend.fault("commit", PASSING)
+    advance, met = NativeInode.advance, []
+
+    def twice(native: NativeInode, *args: Any) -> int:
+        met.append(advance(native, *args))
+        return advance(native, *args) if len(met) == 1 else met[-1]
+
+    monkeypatch.setattr(NativeInode, "advance", twice)
+    raises(CommitError, file.fsync, match="passing")
+    assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1

@@ -15,6 +15,7 @@ import pytest
 
 from pagecache import ConflictError, DataLossError, PageCacheError, WritebackError
 from pagecache.engine import throttle
+from pagecache.engine.commit import remote
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
 from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, quiet, raises
@@ -68,6 +69,42 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     rig.volume.resolve(KEY, "rebase")
     file.fsync()
     assert rig.backend.committed(KEY) == over(OTHER)
+
+
+@pytest.mark.parametrize("moment", ["at its look", "behind its look"])
+@pytest.mark.parametrize("way", ["rebase", "take_remote"])
+def test_a_read_that_was_refused_before_the_stored_version_was_taken_gives_nothing_up(
+    make: Make, monkeypatch: pytest.MonkeyPatch, way: str, moment: str
+) -> None:
+    """It looks, or acts on what it has found, afterwards: the version is the base by then. [2.19]"""
+    backend = ObjectBackend({KEY: DATA})
+    rig, file = make(backend=backend, retry=ONCE).opened()
+    file.pwrite(MINE, PAGE)
+    backend.put(KEY, OTHER)
+    found, act, changed, held = threading.Event(), threading.Event(), remote.changed, None
+    if moment == "at its look":
+        held, reading = at_gate(backend.gate("stat"), file.pread, PAGE, 0)
+    else:
+
+        def later(*args: Any, **options: Any) -> bool:
+            if options.get("read"):
+                found.set()
+                assert act.wait(WAIT_LIMIT_S)
+            return changed(*args, **options)
+
+        monkeypatch.setattr(remote, "changed", later)
+        reading = Task(file.pread, PAGE, 0)
+        assert found.wait(WAIT_LIMIT_S)
+    raises(ConflictError, file.fsync)
+    rig.volume.resolve(KEY, "rebase")
+    if way == "take_remote":
+        monkeypatch.setattr(rig.volume.engine, "on_conflict", "take_remote")
+    file.pwrite(MINE, PAGE)
+    act.set()
+    assert (reading.result() if held is None else reading.result(opening=held)) == OTHER[:PAGE]
+    file.fsync()
+    assert backend.committed(KEY) == over(OTHER)
+    assert rig.volume.engine.files()[0].conflict is None
 
 
 def old_version(file: ObjectFile, offset: int, buffers: Sequence[memoryview]) -> int:

@@ -86,7 +86,7 @@ SETTINGS: dict[str, tuple[str, int]] = {
 READS = [
     *((reader, name) for name in ("cause", "text_of", "as_os_error", "named", "_judge", "_refusal")),
     *((direct, name) for name in ("as_os_error", "named", "max_write_of", "_again")),
-    *((remote, name) for name in ("is_remote_change", "outdated", "refused")),
+    *((remote, name) for name in ("is_remote_change", "refused")),
     *((EngineVolume, name) for name in ("judge", "say")),
     (logging.Logger, "log"),
 ]

@@ -408,7 +408,8 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 		Py_DECREF(commit);
 		return PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
 	}
-	u64 begun = pc_changes(i); /* first: a direct write that begins after this changes the number */
+	pc_change_begins(i, true); /* first: an interrupt may end the engine's call before it has begun */
+	u64 begun = pc_changes(i); /* a direct write that begins after this changes the number */
 	PyObject *changes = pc_direct_count(i) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
 	PyObject *version = changes ? pc_op_send_commit((PyObject *)op, commit) : NULL, *result;
 	if (version) {

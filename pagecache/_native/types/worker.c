@@ -400,10 +400,10 @@ static bool is_bound(struct pc_inode *i)
 	return bound;
 }
 
-/* Go on with a sync until it waits. `here`: this thread makes the calls of what it starts, so it goes on, unless trouble
- * comes. It starts a pass and a commit, and one more if a failure has made bytes dirty; then the caller polls again.
- * Return: 0, -1 exception. */
-static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 allowed, u32 here,
+/* Advance a sync by a step. `here`: this thread makes the calls of what it starts; with `on` it goes on until the sync
+ * waits or trouble comes: with a pass, a commit, and one more if a failure has made bytes dirty. Return: 0, -1
+ * exception. */
+static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 allowed, u32 here, bool on,
 		   enum pc_sync_next *next)
 {
 	for (int starts = 0; starts < 3; starts++) {
@@ -416,7 +416,7 @@ static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 al
 		*next = PC_SYNC_WAIT; /* for the event of before the start; the caller looks whether more is allowed by now */
 		if (sync_start(core, i, s, found, here & bit))
 			return -1;
-		if (!(here & bit) || !is_bound(i))
+		if (!on || !(here & bit) || !is_bound(i))
 			return 0;
 	}
 	return 0;
@@ -425,7 +425,8 @@ static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 al
 /* sync(core, inode, sync, allowed, here, what) -> PC_SYNC_*: advance a sync, without waiting for other threads.
  *
  * `allowed`, `here`: bits 1 << SEND and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may
- * not begin is the result. `what`: the words for the wait in reports, or None if the wait is on record. */
+ * not begin is the result. `what`: words for the wait in reports, of a caller without a deadline; or None: the wait is on
+ * record, and the caller looks around after each step. */
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
 	PyObject *core, *what;
@@ -441,7 +442,7 @@ PyObject *pc_sync_go(PyObject *module, PyObject *args)
 		w.reason = (uintptr_t)what;
 		pc_sleep_begin(&sleep, i->cache, &w);
 	}
-	int err = sync_go(core, i, (struct pc_sync *)(uintptr_t)sync, allowed, here, &next);
+	int err = sync_go(core, i, (struct pc_sync *)(uintptr_t)sync, allowed, here, what != Py_None, &next);
 	pc_sleep_end(&sleep, err != 0);
 	return err ? NULL : PyLong_FromLong(next);
 }

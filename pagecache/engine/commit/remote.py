@@ -50,7 +50,6 @@ __all__ = [
     "is_remote_change",
     "lie_over_announced",
     "open_base",
-    "outdated",
     "rebase",
     "refused",
     "replaced",
@@ -123,9 +122,9 @@ def is_remote_change(error: BaseException) -> bool:
     return errno_of(error) == errno.ESTALE and not is_transient(error)
 
 
-def refused(file: EngineFile) -> bool:
+def refused(file: EngineFile, *, read: bool = False) -> bool:
     """Handle a call that was refused for the version; on a thread that may repeat it. False: the stored version is the
-    base by now, and nothing is lost.
+    base by now, and nothing is lost. `read`: the call was a read: the base may have changed beside it.
     """
     while True:
         with file.lock:
@@ -134,9 +133,9 @@ def refused(file: EngineFile) -> bool:
             version = file.volume.backend.stat(file.key).version
         except Exception:
             version = None
-        if file.native.has_local() or not file.limits().commit_on_close:
-            changed(file, version)
-            return True
+        whole = file.limits().commit_on_close
+        if file.native.has_local() or not whole:
+            return changed(file, version, read=read and whole)
         with file.lock:
             stands = file.versions.changes == changes  # otherwise that version may be older than the base
             same = file.versions.is_base(version)
@@ -144,20 +143,6 @@ def refused(file: EngineFile) -> bool:
             _lose_base(file, version)
         if stands:
             return not same
-
-
-def outdated(file: EngineFile) -> bool:
-    """Return whether a call was refused for a version that is settled by now: the stored version is the base, and the
-    call belonged to the earlier base. For objects that are replaced as a whole; on a thread that may repeat the call.
-    """
-    if not file.limits().commit_on_close:
-        return False
-    try:
-        version = file.volume.backend.stat(file.key).version
-    except Exception:
-        return False
-    with file.lock:
-        return file.versions.is_base(version)
 
 
 def announced(file: EngineFile, version: str | None, start: int, end: int) -> None:
@@ -208,20 +193,18 @@ def unnamed(file: EngineFile) -> None:
         _go_on(file)
 
 
-def changed(file: EngineFile, version: str | None) -> None:
+def changed(file: EngineFile, version: str | None, *, read: bool = False) -> bool:
     """Record that another version than the one below the local data is stored. Never waits. Not while this volume
-    changes the name: the version may be that of another object.
+    changes the name: the version may be that of another object. `read`: a read has found it; False: the version is the
+    base of a whole object by now.
     """
     if file.is_renamed():
-        return
+        return True
     if not file.native.has_local():
         if file.limits().commit_on_close:
             _lose_base(file, version)
-        return
-    if file.volume.on_conflict == "fail":
-        _conflict(file, version)
-    else:
-        _give_up(file)
+        return True
+    return (_conflict if file.volume.on_conflict == "fail" else _give_up)(file, version, read=read)
 
 
 def replaced(file: EngineFile, version: str | None) -> None:
@@ -235,17 +218,21 @@ def replaced(file: EngineFile, version: str | None) -> None:
 def _lose_base(file: EngineFile, version: str | None) -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
-        if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
+        # A remove ends with `unnamed`, which has taken the lock before.
+        if file.removed or file.versions.is_base(version):
             return
         file.disputed().lose_base(version)
     file.bind_calls()
 
 
-def _conflict(file: EngineFile, version: str | None) -> None:
+def _conflict(file: EngineFile, version: str | None, *, read: bool = False) -> bool:
+    """Declare a conflict. False: `read`, and the version is the base by now."""
     with file.lock:
+        if read and file.versions.is_base(version):
+            return False
         known = file.removed or file.disputed().declare(file.versions.base, version)
     if known:  # or removed meanwhile: `unnamed` has taken the lock before
-        return
+        return True
     file.bind_calls()
     error = file.conflict_error()
     ranges = tuple(error.ranges)
@@ -255,15 +242,20 @@ def _conflict(file: EngineFile, version: str | None) -> None:
     # Trying to send marks dirty bytes as failed, and shows that acknowledged ones are not committed.
     file.native.flush_start(STAMP_MAX)
     file.native.start_commit()
+    return True
 
 
-def _give_up(file: EngineFile) -> None:
+def _give_up(file: EngineFile, version: str | None, *, read: bool = False) -> bool:
+    """Request that the stored version is taken. False: `read`, and it is the base by now."""
     with file.lock:
+        if read and file.versions.is_base(version):
+            return False
         known = file.removed or file.disputed().request_take()
     if not known:
         what = "another version is stored below unsaved bytes"
         file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
         file.settle(lambda: _take(file))
+    return True
 
 
 # -- with the token held, on a thread of the volume

@@ -90,16 +90,20 @@ class FileSync:
             # repetition, the order of several fsyncs would decide whether the sender gets its own failure.
             failures.resume(file, start, end)
 
-    def runs(self, what: str) -> bool:
-        """Begin, and go on as long as no other thread has to be waited for; return whether nothing up to the stamp is
-        left. A file in trouble is left to `poll`.
+    def runs(self, what: str, *, look: bool) -> bool:
+        """Go on as long as no other thread has to be waited for; return whether nothing up to the stamp is left. A file
+        in trouble is left to `poll`, and so is all but a `look` before a deadline, which is checked between two calls.
         """
         file = self.file
         if file.write_from is None or file.volume.aborted or file.volume.reconnects != self._began:
             return False
-        if file.native.advance(self._state, self.here, self.here, what) != SYNC_DONE:
+        here = 0 if look else self.here
+        met = file.native.advance(self._state, here, here, what)
+        if met == SYNC_COMMIT_FAILED:
+            self._judge()
+        if met != SYNC_DONE or file.losing.locked():  # in this order
             return False
-        return not file.losing.locked() and (not self._state.stale or (self.here != 0 and self._ended()))
+        return not self._state.stale or (self.here != 0 and self._ended())
 
     def poll(self) -> bool:
         """Do all work that is possible now; True: nothing up to the stamp is left.
@@ -252,7 +256,7 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
         publishes = file.bound_commit is None and file.limits().commit_on_close
         if publishes and threading.current_thread() is threading.main_thread():
             sync.here = 1 << SYNC_SEND  # an interrupt would leave open whether the commit did
-    if sync.runs(what):
+    if sync.runs(what, look=deadline is not NEVER):
         return
 
     def wait() -> None:

@@ -183,8 +183,7 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
     """Wait until a call may be repeated, or raise its error."""
     volume = file.volume
     if remote.is_remote_change(error):
-        if not remote.outdated(file):  # otherwise do not repeat it: earlier parts of the read are of the other version
-            remote.refused(file)
+        remote.refused(file, read=True)  # and do not repeat it: earlier parts may be of the other version
         raise file.conflict_error() from error
     decision = volume.judge(error, attempts, since)
     if isinstance(decision, Parked):

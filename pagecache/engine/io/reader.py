@@ -193,7 +193,7 @@ def _judge(
     if remote.is_remote_change(error) and file.versions.stale and file in volume.settling and not op.ahead:
         return failed, REOPENED_S  # a late commit of an earlier backend has stored it: the file is opened again next
     if remote.is_remote_change(error) and not file.removed:
-        if attempts < min(volume.retry.attempts, EARLY_MAX) and (remote.outdated(file) or not remote.refused(file)):
+        if attempts < min(volume.retry.attempts, EARLY_MAX) and not remote.refused(file, read=True):
             return (attempts + 1, since), 0.0
         if file.unnaming is not None:
             raise NameChangingError from error
