@@ -30,6 +30,7 @@ from typing import Any
 import pytest
 
 import pagecache
+from pagecache.backends.protocol import BackendFile
 from pagecache.testing import BackendConformance
 
 from .fuse.mounts import why_no_mounts
@@ -428,6 +429,23 @@ def test_a_file_that_does_not_exist_is_found() -> None:
     assert not resolves("pagecache.engine.names")
     assert resolves("pagecache.testing.Gate")
     assert IN_PACKAGE["file.py"] > 1
+
+
+def test_functions_on_the_paths_through_the_core_exist() -> None:
+    paths = (DOCS / "native.md").read_text(encoding="utf-8").partition("## 6. Paths")[2].partition("\n## ")[0]
+    sources = {
+        suffix: [path.read_text(encoding="utf-8") for path in (ROOT / "pagecache").rglob(f"*{suffix}")]
+        for suffix in (".c", ".py")
+    }
+    named = {(bold, name) for bold, name in re.findall(r"(\*\*)?`(\w+)`", paths)}
+    assert len(named) > 40
+    for bold, name in named:
+        defined = (
+            rf"^ *(?:def|class) {name}\b" if bold or name in dir(BackendFile) else rf"^\w[^;\n]*\b{name}\([^;]*\n{{"
+        )
+        assert any(re.search(defined, text, re.MULTILINE) for text in sources[".py" if "def" in defined else ".c"]), (
+            name
+        )
 
 
 def test_decisions_that_texts_refer_to_are_written_down() -> None:
