@@ -78,6 +78,11 @@ def path_of(key: Key) -> str:
         raise ValueError(f"{key!r} is not a key of a directory: it has a NUL character")
     if path.startswith("/"):
         raise ValueError(f"{key!r} is not a key of a directory: it is absolute")
+    if not path.isascii():
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{key!r} is not a key of a directory: {error.reason}") from None
     if ".." in path and ".." in path.split("/"):
         raise ValueError(f"{key!r} is not a key of a directory: it has a '..'")
     return path

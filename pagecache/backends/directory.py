@@ -259,6 +259,8 @@ class DirectoryBackend(NamespaceBackend):
         assert old.found is not None
         if not replace:
             if not names.rename_noreplace(old.directory, old.name, new.directory, new.name):
+                if new.path.startswith(f"{old.path}/"):  # or what it has refused was this
+                    raise os_error(errno.EINVAL, old.key)
                 # Link fails if the name is taken; for directories there is no such call.
                 directories = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **directories, follow_symlinks=False)

@@ -561,6 +561,21 @@ def test_errors_name_the_key(backend: DirectoryBackend) -> None:
         assert raised.value.filename == key
 
 
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_directory_is_not_renamed_into_itself(backend: DirectoryBackend, replace: bool) -> None:
+    put(backend, "sub/a").close()
+    with pytest.raises(OSError) as raised:
+        backend.rename("sub", "sub/b", replace=replace)
+    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, "sub/b")
+
+
+def test_a_key_that_no_file_name_can_have_is_refused_with_the_rule(backend: DirectoryBackend) -> None:
+    for call in (backend.canonical, backend.stat, backend.remove):
+        with pytest.raises(ValueError, match=r"'a\\ud800' is not a key of a directory: surrogates not allowed"):
+            call("a\ud800")
+    assert backend.canonical("a\udc80") == "a\udc80"  # of a file whose name is no UTF-8
+
+
 @pytest.mark.parametrize(
     ("kind", "type"),
     [("fifo", stat.S_IFIFO), ("socket", stat.S_IFSOCK), ("char", stat.S_IFCHR), ("block", stat.S_IFBLK)],
