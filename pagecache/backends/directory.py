@@ -259,7 +259,7 @@ class DirectoryBackend(NamespaceBackend):
         assert old.found is not None
         if not replace:
             if not names.rename_noreplace(old.directory, old.name, new.directory, new.name):
-                if new.path.startswith(f"{old.path}/"):  # or what it has refused was this
+                if new.path.startswith(f"{old.path}/"):  # the kernel refuses this, too, by EINVAL
                     raise os_error(errno.EINVAL, old.key)
                 # Link fails if the name is taken; for directories there is no such call.
                 directories = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}

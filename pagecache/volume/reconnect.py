@@ -54,7 +54,7 @@ class Opened(NamedTuple):
     stat: ObjectStat
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
     settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
-    ours: bool | None = None  # a commit of unknown result, or a rename, has made it; None: the backend cannot tell
+    ours: bool | None = None  # a commit of unknown result, or a rename, has made it; None: the backend does not say
     unanswered: object = None  # identifies those
 
 
@@ -114,7 +114,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], N
     with volume.inodes_lock:
         for inode in inodes if backend is not engine.backend else opened:
             if inode in opened or volume.inodes.names(inode):
-                volume.inodes.identify(inode, None)  # the new backend has identities of its own
+                volume.inodes.identify(inode, None)  # the new backend has other identities
         for inode, found in opened.items():
             volume.inodes.identify(inode, found.stat.identity)
     late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
@@ -315,7 +315,7 @@ def _find(
     backend: Backend, inode: Inode, *, create: bool, comparable: bool
 ) -> tuple[BackendFile, ObjectStat, int | None] | None:
     """Open a file by its last known name; return also its status, and `Versions.quiet` before that. None: there is no
-    object, or another one has the name; `comparable`: their identities tell, and show which other name leads to it.
+    object, or another one has the name; `comparable`: their identities say so, and which other name leads to it.
     """
     key, quiet = inode.key, inode.engine.versions.quiet()
     for name in (key, *inode.aliases) if comparable else ():
@@ -418,7 +418,7 @@ def _is_base(inode: Inode, opened: Opened) -> bool:
 def _settle_base(inode: Inode, opened: Opened) -> None:
     """Compare the stored version with the base of an object that is replaced as a whole, below its changes, before a
     commit may begin. Only a commit of unknown result makes another version that is no foreign one. If the backend
-    cannot tell, every version found after such a commit counts as its own.
+    does not say, every version found after such a commit counts as its own.
     """
     file, stored = inode.engine, opened.stat.version
     same = stored == file.versions.base

@@ -1,11 +1,10 @@
-"""Write requests and commits that C makes by the bound methods of a file, and syncs whose state is in C: what has to be
-looked at first is looked at, in files that trouble has met before, and in those that it meets beside the call.
+"""Write requests and commits that C makes by the bound methods of a file, and syncs whose state is in C: the checks
+that have to come first are made, in files that trouble has met before, and in those that it meets beside the call.
 """
 
 from __future__ import annotations
 
 import errno
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -250,12 +249,12 @@ def test_an_interrupt_before_the_result_of_a_commit_is_taken_makes_no_foreign_ve
     rig.cache.check()
 
 
-def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make) -> None:
+def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, clock: HandClock) -> None:
     """The thread that makes the calls looks around between two of them. [2.15]"""
     rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
     file.pwrite(NEW, 0)
-    gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync, timeout=0.05)
-    time.sleep(0.1)  # the deadline passes; no event is awaited
+    gate, syncing = at_gate(rig.backend.gate("write_from"), file.fsync, timeout=5.0)
+    clock.advance(6.0)
     raises(TimeoutError, syncing.result, opening=gate)
     assert not rig.backend.seen("commit")
     file.fsync()

@@ -18,7 +18,7 @@ from pagecache.engine import throttle
 from pagecache.engine.commit import remote
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, quiet, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, quiet, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 # ---------------------------------------------------------------- objects that are replaced as a whole
@@ -74,9 +74,9 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
 @pytest.mark.parametrize("moment", ["at its look", "behind its look"])
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
 def test_a_read_that_was_refused_before_the_stored_version_was_taken_gives_nothing_up(
-    make: Make, monkeypatch: pytest.MonkeyPatch, way: str, moment: str
+    make: Make, monkeypatch: Patch, way: str, moment: str
 ) -> None:
-    """It looks, or acts on what it has found, afterwards: the version is the base by then. [2.19]"""
+    """Its look at the store, or the effect of its look, comes afterwards: the version is the base by then. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
@@ -213,7 +213,7 @@ def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_ve
 
 
 def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_open(make: Make) -> None:
-    """The commit tells the version that it has made, and another one may have replaced that. [2.19]"""
+    """The commit returns the version that it has made, and another one may have replaced that. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig = make(backend=backend, options={"revalidate": 1e6})
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache, ShutdownError
+from pagecache import CachedFile, PageCache, ShutdownError, Volume
 from pagecache.backends import Backend, BackendFile
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.engine.io import reader
@@ -60,6 +62,21 @@ def stored() -> Factory:
     return make
 
 
+@contextmanager
+def reconnected_beside_a_commit(old: Held, new: Held) -> Iterator[tuple[Volume, CachedFile]]:
+    """A file whose first page is changed: its commit by the old backend is held, and its volume has the new one."""
+    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
+        volume = cache.attach(old, read_ahead=0)
+        file = volume.open("k", "r+b")
+        file.pwrite(b"b" * PAGE, 0)
+        saving = Task(file.fsync)
+        old.commits.wait_entered()
+        volume.abort()
+        raises(ShutdownError, saving.result)
+        volume.reconnect(new)
+        yield volume, file
+
+
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: Patch, answered: bool) -> None:
     """Its version is none of another program. [2.22]"""
@@ -73,15 +90,7 @@ def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(monkeypatch: P
 
     old, new = Held(make()), Held(make())
     old.held = {old.commits, old.answers}
-    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
-        volume = cache.attach(old, read_ahead=0)
-        file = volume.open("k", "r+b")
-        file.pwrite(b"b" * PAGE, 0)
-        saving = Task(file.fsync)
-        old.commits.wait_entered()
-        volume.abort()
-        raises(ShutdownError, saving.result)
-        volume.reconnect(new)
+    with reconnected_beside_a_commit(old, new) as (_, file):
         new.held = {new.opens}
         old.commits.release()
         old.answers.wait_entered()
@@ -105,15 +114,7 @@ def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend
     make = stored()
     old, new, last = (Held(make()) for _ in range(3))
     old.held = {old.commits}
-    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
-        volume = cache.attach(old, read_ahead=0)
-        file = volume.open("k", "r+b")
-        file.pwrite(b"b" * PAGE, 0)
-        saving = Task(file.fsync)
-        old.commits.wait_entered()
-        volume.abort()
-        raises(ShutdownError, saving.result)
-        volume.reconnect(new)
+    with reconnected_beside_a_commit(old, new) as (volume, file):
         new.held = {new.opens}
 
         def reach(moment: str) -> None:

@@ -181,6 +181,21 @@ def test_a_call_of_a_prompt_backend_is_in_the_report_of_waits(make: Make) -> Non
     asker.result()
 
 
+@pytest.mark.parametrize(("op", "call"), [("write_from", "a write"), ("commit", "a commit")])
+def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op: str, call: str) -> None:
+    """With the call that it is in: the flusher warns about it."""
+    rig, file = make({KEY: b""}, limits={"prompt": True}).opened()
+    file.pwrite(b"new", 100)
+    with rig.backend.gate(op) as gate:
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        (found,) = [wait for wait in rig.cache.waits() if wait.thread == saving.thread.ident]
+        assert (found.what, found.key) == ("fsync", KEY)
+        assert found.owner is not None
+        assert (found.owner.what, found.owner.thread) == (f"{call} of the backend", saving.thread.ident)
+    saving.result()
+
+
 # -- interrupts on the main thread
 
 

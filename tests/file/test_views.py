@@ -208,3 +208,16 @@ def test_too_many_views_of_one_page_are_refused(stored: Rig) -> None:
         view.release()
     views.clear()
     assert stored.cache.stats().pinned == 0
+
+
+def test_a_view_uses_its_object_without_a_handle(make: Make) -> None:
+    """So the object is not freed, whatever leaves the cache. [2.8]"""
+    rig, file = make({KEY: pattern(PAGE)}).opened("r+b")
+    inode = rig.volume.inodes[KEY]
+    view, other = file.view(0, PAGE), file.view(0, 1)
+    file.close()
+    assert not inode.idle()
+    view.release()
+    assert not inode.idle()
+    other.release()
+    assert inode.idle()

@@ -223,6 +223,22 @@ TEST(check_an_invalidation_elsewhere_costs_nothing)
 	EQUAL(file->store.reads, 1);
 }
 
+TEST(check_an_invalidation_counts_when_the_ring_has_forgotten_it)
+{
+	start(65536, PAGE, limits_wide());
+	struct pc_request *r = begin_fill(file, 0, 16384);
+	struct call c = next_call(r);
+	int64_t answer = store_read(&file->store, c.pos, c.parts, c.n);
+	memset(file->store.bytes, 0x77, 65536);
+	pc_invalidate_remote(file->inode, 0, 16384);
+	for (int k = 0; k < 8; k++) /* as many as the ring has room for */
+		pc_invalidate_remote(file->inode, 32768, ALL);
+	EQUAL(pc_fill_answer(r, answer), 0);
+	run_fill(file, r);
+	EQUAL(file->store.reads, 2);
+	reads_right(0, 65536);
+}
+
 TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 {
 	start(65536, PAGE, limits_wide());

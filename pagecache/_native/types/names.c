@@ -124,8 +124,7 @@ struct descriptor { /* owns it from the system call on: no signal handler runs i
 /* Close a descriptor. Return: 0, -errno. */
 static int release(struct descriptor *d)
 {
-	int fd = d->fd, err = 0;
-	d->fd = -1;
+	int fd = __atomic_exchange_n(&d->fd, -1, __ATOMIC_RELAXED), err = 0; /* of two closes, one has it */
 	if (fd >= 0 && d->is_path) {
 		close(fd);
 	} else if (fd >= 0) {

@@ -400,8 +400,8 @@ static bool is_bound(struct pc_inode *i)
 	return bound;
 }
 
-/* Advance a sync by a step. `here`: this thread makes the calls of what it starts; with `on` it goes on until the sync
- * waits or trouble comes: with a pass, a commit, and one more if a failure has made bytes dirty. Return: 0, -1
+/* Advance a sync by a step. `here`: this thread makes the calls itself; with `on` it goes on until the sync waits
+ * or trouble comes: with a pass, a commit, and one more if a failure has made bytes dirty. Return: 0, -1
  * exception. */
 static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 allowed, u32 here, bool on,
 		   enum pc_sync_next *next)
@@ -424,8 +424,8 @@ static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 al
 
 /* sync(core, inode, sync, allowed, here, what) -> PC_SYNC_*: advance a sync, without waiting for other threads.
  *
- * `allowed`, `here`: bits 1 << SEND and 1 << COMMIT, of what may begin, and of what this thread does itself. One that may
- * not begin is the result. `what`: words for the wait in reports, of a caller without a deadline; or None: the wait is on
+ * `allowed`, `here`: bits 1 << SEND and 1 << COMMIT: the steps that may begin, and those that this thread makes itself. One
+ * that may not begin is the result. `what`: words for the wait in reports, of a caller without a deadline; or None: the wait is on
  * record, and the caller looks around after each step. */
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {

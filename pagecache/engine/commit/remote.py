@@ -218,8 +218,7 @@ def replaced(file: EngineFile, version: str | None) -> None:
 def _lose_base(file: EngineFile, version: str | None) -> None:
     """Record that uncached bytes can only be read by opening the object again."""
     with file.lock:
-        # A remove ends with `unnamed`, which has taken the lock before.
-        if file.removed or file.versions.is_base(version):
+        if file.removed:  # a remove ends with `unnamed`, which has taken the lock before
             return
         file.disputed().lose_base(version)
     file.bind_calls()

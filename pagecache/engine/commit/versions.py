@@ -54,7 +54,7 @@ class Versions:
         when another version may be stored."""
         self.announced: str | None = None
         self.copied = False
-        """A rename may have made another version of a whole object, which only its present backend file tells."""
+        """A rename may have made another version of a whole object, which only its present backend file has."""
         self.unanswered: object = None
         """`BackendFile.unanswered` of the last backend file with a commit of unknown result."""
 
@@ -92,7 +92,7 @@ class Versions:
             self.unanswered = None
 
     def may_be_copied(self, copied: bool) -> None:
-        """Record a rename of a whole object whose new version is not known yet; False: no file tells it any longer."""
+        """Record a rename of a whole object whose new version is not known yet; False: no file has it any longer."""
         self.copied = copied
 
     def find_unanswered(self) -> object:
@@ -202,7 +202,7 @@ class Versions:
         version = file.opened().stat().version
         with file.lock:
             before = self.base
-            self.base = version  # first: nobody reads a base that is not stale, and older
+            self.base = version  # first: no reader finds a base that is not stale, and older
             if not file.native.settle_version(changes):
                 self.base = before
                 return

@@ -251,8 +251,8 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
             staging.drop(spooled)
         if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
             file.commits.end()
-        what = f"the commit went through after {tries} that failed"
         if failed is not None:
+            what = f"the commit went through after {tries} that failed"
             volume.emit("repaired", file.key, message=what, next="it is stored")
         if volume.cache.feed.subscribers:
             volume.emit("committed", file.key, message="committed", next="it is stored")
