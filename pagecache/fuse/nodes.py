@@ -24,7 +24,7 @@ import hashlib
 import struct
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from itertools import islice
 from types import MappingProxyType
 from typing import Any
@@ -117,6 +117,14 @@ class Node:
             del self.more_links[link]  # type: ignore[attr-defined]
             self.more_links = self.more_links or NONE
 
+    def move_link(self, old: Link, new: Link) -> None:
+        """Replace a name. The first stays the first: only that may be one that the kernel keeps without asking."""
+        if self.link == old:
+            self.link = new
+        else:
+            self.drop_link(old)
+            self.add_link(new)
+
     @property
     def seen(self) -> ObjectStat | None:
         if not isinstance(self._seen, bytes):
@@ -168,13 +176,19 @@ class Nodes:
             parts.append(name)
         return "/".join(reversed(parts))
 
+    def _key_in(self, parent: Node, name: str) -> str | None:
+        above = self._key(parent)
+        if above is None:
+            return None
+        return f"{above}/{name}" if above else name
+
     def keys(self, node: Node) -> list[str]:
         """Return all known keys of a node."""
         if node is self.root:
             return [""]
         with self.lock:
-            parents = [(self._key(parent), name) for parent, name in node.links]
-        return [f"{parent}/{name}" if parent else name for parent, name in parents if parent is not None]
+            keys = [self._key_in(parent, name) for parent, name in node.links]
+        return [key for key in keys if key is not None]
 
     def child(self, parent: Node, name: str) -> Node | None:
         with self.lock:
@@ -266,6 +280,14 @@ class Nodes:
         with self.lock:
             self._unlink(parent, name)
 
+    def lose(self, node: Node, keys: Collection[str]) -> bool:
+        """Remove the names of a node that are among these keys. Return whether it had one."""
+        with self.lock:
+            lost = [(parent, name) for parent, name in node.links if keys and self._key_in(parent, name) in keys]
+            for parent, name in lost:
+                self._unlink(parent, name)
+            return bool(lost)
+
     def _unlink(self, parent: Node, name: str) -> None:
         parent.losses += 1
         node = parent.children.pop(name, None)
@@ -301,8 +323,7 @@ class Nodes:
             parent.losses += 1
             if node is not None:
                 del parent.children[name]
-                node.drop_link((parent, name))
-                node.add_link((new_parent, new_name))
+                node.move_link((parent, name), (new_parent, new_name))
                 new_parent.children[new_name] = node
                 node.changed = time.monotonic_ns()  # earlier listings by that name are of another object
 

@@ -495,9 +495,16 @@ class Server:
         The number of the open file, and whether the kernel's pages of it are still valid.
         """
         node = self.node(number)
+        gone: set[str] = set()
 
         def by_key(key: CheckedKey) -> OpenFile:
-            opened = self.files.open_file(key, flags & ~(os.O_CREAT | os.O_EXCL))
+            if not gone.isdisjoint(self.nodes.keys(node)):  # it may come by that name, and truncate
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+            try:
+                opened = self.files.open_file(key, flags & ~(os.O_CREAT | os.O_EXCL))
+            except OSError:
+                gone.add(key)
+                raise
             if node.identity is not None or key in self.nodes.keys(node):
                 return opened
             self.files.release(opened.number)  # it may be another object: the name has moved
@@ -508,7 +515,11 @@ class Server:
             try:
                 opened = self._moving.of(node, by_key)
             except OSError as error:
-                again = self._open_again(node, flags) if error.errno == errno.ESTALE else None
+                # If another program has taken a name away that the kernel still keeps, the kernel looks the path up
+                # again. An open that comes again without a lookup is by /proc/self/fd/N.
+                again = None
+                if error.errno == errno.ESTALE and not self.nodes.lose(node, gone):
+                    again = self._open_again(node, flags)
                 if again is None:
                     raise
                 opened = again

@@ -44,6 +44,8 @@ static struct fuse_entry_param entry_to(const struct pc_loop *l, const struct pc
 					 .attr_timeout = (double)l->options.attr_ns / 1e9,
 					 .entry_timeout = (double)l->options.entry_ns / 1e9};
 	pc_stat_of(a, &entry.attr);
+	if (S_ISREG(a->mode) && a->nlink > 1) /* an open does not say by which of its names it came */
+		entry.entry_timeout = 0;
 	return entry;
 }
 
