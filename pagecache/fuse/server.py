@@ -32,6 +32,7 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
+CREATE = os.O_CREAT | os.O_EXCL
 SPECIAL: dict[int, Kind] = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
@@ -498,16 +499,13 @@ class Server:
         gone: set[str] = set()
 
         def by_key(key: CheckedKey) -> OpenFile:
-            if not gone.isdisjoint(self.nodes.keys(node)):  # it may come by that name, and truncate
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
             try:
-                opened = self.files.open_file(key, flags & ~(os.O_CREAT | os.O_EXCL))
+                if gone.isdisjoint(self.nodes.keys(node)):
+                    return self._open_by_key(node, key, flags)
+                self.names.status(key)  # nothing is opened: the call may come by the name that is gone, and truncate
             except OSError:
                 gone.add(key)
                 raise
-            if node.identity is not None or key in self.nodes.keys(node):
-                return opened
-            self.files.release(opened.number)  # it may be another object: the name has moved
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
@@ -532,11 +530,17 @@ class Server:
         node.kept = version
         return opened.number, kept
 
+    def _open_by_key(self, node: Node, key: CheckedKey, flags: int) -> OpenFile:
+        opened = self.files.open_file(key, flags & ~CREATE)
+        if node.identity is not None or key in self.nodes.keys(node):
+            return opened
+        self.files.release(opened.number)  # it may be another object: the name has moved
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
     def _open_again(self, node: Node, flags: int) -> OpenFile | None:
         """Open a node without a name by one of its open files (/proc/self/fd/N); None: it is not open."""
-        flags &= ~(os.O_CREAT | os.O_EXCL)
         for opened in self._opened(node):
-            if (again := self.files.open_again(opened, flags)) is not None:
+            if (again := self.files.open_again(opened, flags & ~CREATE)) is not None:
                 return again
         return None
 

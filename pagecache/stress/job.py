@@ -41,7 +41,10 @@ CALLS = 5.0  # seconds after an interrupt: a call of a hanging backend does not 
 REMOVED = 5.0  # seconds for each of abandoning the target and removing its files after that
 NOTHING = "nothing is left in the target"
 LEFT = "objects that begin with 'pagecache-stress-' may be left in the target"
-SWITCHES = (0.005, 0.0005, 0.00001)  # switch intervals in seconds: a round has one of them
+SWITCHES = (0.005, 0.0005, 0.0)  # switch intervals in seconds: a round has one of them, or a longer one by its threads
+SWITCH_OF_A_THREAD = 0.00001
+"""A waiting thread wakes in each interval. If that is short beside their number, they leave no processor for the thread
+that runs."""
 BEHIND = {"foreign", "rivals", "shared", "links", "others"}
 """Ways that change the store behind a cache, and shared names. They cannot take part in crashes, and not all rounds
 with a cache have them."""
@@ -68,7 +71,7 @@ def run(plan: Plan, target: str | Callable[[], Backend | AsyncBackend] | None = 
 def disturbed(rng: random.Random) -> Iterator[None]:
     """Force extra switches between threads, between two steps of Python."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(rng.choice(SWITCHES))
+    sys.setswitchinterval(max(rng.choice(SWITCHES), SWITCH_OF_A_THREAD * threading.active_count()))
     try:
         yield
     finally:

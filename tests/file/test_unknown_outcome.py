@@ -167,15 +167,17 @@ def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> Non
     assert rig.backend.written(KEY) == OLD
 
 
-def test_a_fill_waits_for_a_truncate_that_was_left_behind(make: Make) -> None:
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_read_waits_for_a_truncate_that_was_left_behind(make: Make, direct: bool) -> None:
     """The owed truncate is repeated after it, so it cannot land later; and bytes are read after that. [2.17, 2.22]"""
     rig, file = punching(make)
+    reader = rig.open("rb", direct=direct)
     gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
     rig.volume.abort()
     raises(ShutdownError, hung.result)
     rig.volume.reconnect(rig.backend)
     rig.volume.drop_clean(KEY)
-    reading = Task(file.pread, 9 * PAGE, 0)
+    reading = Task(reader.pread, 9 * PAGE, 0)
     assert reading.waits()
     assert len(rig.backend.seen("truncate")) == 1
     assert reading.result(opening=gate) == OLD[:CUT]

@@ -540,11 +540,17 @@ def test_an_object_has_one_number_under_all_its_names_and_another_object_another
 
 
 def test_a_file_is_found_by_a_name_that_is_left(server: Server, tmp_path: Path) -> None:
-    os.link(tmp_path / "a", tmp_path / "second")
+    """The kernel may have come by one that is gone: it looks the path up once more, and no third time."""
+    for name in ("second", "third", "fourth"):
+        os.link(tmp_path / "a", tmp_path / name)
     number = server.lookup(1, "a").number
-    assert server.lookup(1, "second").number == number
-    os.unlink(tmp_path / "a")
-    fh, _ = server.open(number, os.O_RDONLY)
+    assert {server.lookup(1, name).number for name in ("second", "third", "fourth")} == {number}
+    for name in ("a", "third", "fourth"):
+        os.unlink(tmp_path / name)
+    with pytest.raises(OSError, match="Stale") as raised:
+        server.open(number, os.O_RDONLY)
+    assert raised.value.errno == errno.ESTALE
+    fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
     server.release(fh)
     assert server.getattr(number).nlink == 1
 

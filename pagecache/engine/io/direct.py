@@ -33,6 +33,7 @@ from ...backends.protocol import BackendLimits
 from ...errors import BackendProtocolError, LostRange, ShutdownError
 from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from ..commit import remote, tails
+from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, max_write_of, named
 from ..park import SLICE
 from ..report.reason import during, of_file
@@ -137,6 +138,9 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         seen, read_into = file.native.storage_seen(), file.read_into
         try:
             answer = _call_read(file, op, at, buffer)
+        except LeftBehindError:
+            file.owed.outlast()
+            continue
         except Exception as error:
             if not reader.outlast_names(file) and read_into == file.read_into:
                 attempts += 1
