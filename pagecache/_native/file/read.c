@@ -15,22 +15,6 @@
 
 enum { PC_OPTIMISTIC_TRIES = 4 };
 
-/* Seqlock copies race by design; the sequence decides whether a copy is valid. */
-#if defined(__SANITIZE_THREAD__)
-__attribute__((no_sanitize("thread"), noinline)) static void copy_racy(void *to, const void *from, size_t n)
-{
-	u8 *t = to;
-	const u8 *f = from;
-	/* Whole words where memcpy would move them whole: tests tag each one. */
-	for (; n >= 8 && ((uintptr_t)t | (uintptr_t)f) % 8 == 0; n -= 8, t += 8, f += 8)
-		*(volatile u64 *)(void *)t = *(const volatile u64 *)(const void *)f;
-	while (n--)
-		*(volatile u8 *)t++ = *(const volatile u8 *)f++;
-}
-#else
-#define copy_racy(to, from, n) memcpy(to, from, n)
-#endif
-
 /* Record a touch: first one after insertion, readahead marker, S3-FIFO counter. One try: a lost count is harmless.
  *
  * @more: the folio continues after the read. The marker's folio is still being read while room is made for the next
@@ -90,7 +74,7 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 		return COPY_MISSING;
 	const u8 *memory = pc_folio_memory(c, f) + from;
 	PC_SYNC("read_before_copy");
-	copy_racy(to, memory, part);
+	pc_copy_racy(to, memory, part); /* the sequence decides whether the copy is valid */
 	PC_POINT("read_copied");
 	atomic_thread_fence(memory_order_acquire);
 	if (PC_UNLIKELY(atomic_load_explicit(&f->seq, memory_order_relaxed) != seq)) {

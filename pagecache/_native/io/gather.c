@@ -98,7 +98,7 @@ static bool gather_run(struct pc_request *r)
 		if (!(g->off & PC_SEG_SCRATCH))
 			continue;
 		if (g->folio) {
-			memcpy(scratch_at(r, g->pos), pc_seg_memory(i->cache, g), g->len);
+			pc_copy_racy(scratch_at(r, g->pos), pc_seg_memory(i->cache, g), g->len);
 			continue;
 		}
 		r->cursor = pc_max(r->cursor, g->pos);

@@ -24,7 +24,7 @@ static bool take_copies(struct pc_request *m, const struct pc_request *r)
 	for (u32 s = 0; s < r->nr_segs; s++) {
 		const struct pc_seg *g = &r->segs[s];
 		if (g->folio && g->frame == PC_NO_FRAME)
-			memcpy(scratch + (g->pos - m->start), pc_seg_memory(m->inode->cache, g), g->len);
+			pc_copy_racy(scratch + (g->pos - m->start), pc_seg_memory(m->inode->cache, g), g->len);
 	}
 	return true;
 }

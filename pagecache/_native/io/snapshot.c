@@ -10,7 +10,8 @@
  * the cache, so a cache full of views can be written back. A pin keeps the folio's frame in place until the request has
  * ended.
  *
- * Writers need not wait for such a call, nor exchange the frame, since no call uses it. Locks: none while copying.
+ * Writers need not wait for such a call, nor exchange the frame, since no call uses it: what they write beside the copy is
+ * dirty, and sent again. Locks: none while copying.
  */
 #include "io/io.h"
 
@@ -38,7 +39,7 @@ bool pc_snapshot_make(struct pc_request *r)
 		const struct pc_seg *g = &r->segs[s];
 		if (!(g->off & PC_SEG_SCRATCH))
 			continue;
-		memcpy(r->scratch + (g->pos - r->start), pc_seg_memory(c, g), g->len);
+		pc_copy_racy(r->scratch + (g->pos - r->start), pc_seg_memory(c, g), g->len);
 		bytes += g->len;
 	}
 	pc_count(r->inode, &r->inode->counters.staged_copies, bytes != 0);
