@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ..errors import Key
 from ..native import NAMES
@@ -78,12 +78,10 @@ class Attempts(Tries):
         deadline: the end of the caller's wait.
         doubtful: a failed attempt may have been carried out.
         first: error of the first doubtful attempt.
-        job: the running or last attempt, if a thread of the volume made it.
     """
 
     doubtful = False
     first: BaseException | None = None
-    job: Job[Any] | None = None
     _done = False
     _judged: tuple[BaseException, float | None] | None = None
 
@@ -177,7 +175,8 @@ class Attempts(Tries):
         Raises:
             TimeoutError: the deadline passed. ShutdownError: the volume was aborted.
         """
-        volume, key, what, job = self.volume, self.key, what or self.what, None
+        volume, key, what = self.volume, self.key, what or self.what
+        job: Job[T] | None = None
         here = file is None and volume.prompt and not (whole and threading.current_thread() is threading.main_thread())
         began, self._since = volume.reconnects, volume.clock.now()
         try:
@@ -186,7 +185,7 @@ class Attempts(Tries):
                     volume.check_alive(key, began)
                 if not here:
                     number = 0 if file is None else file.native.id
-                    self.job = job = Job(volume.park, call, undo, what=what, key=key, file=number)
+                    job = Job(volume.park, call, undo, what=what, key=key, file=number)
                 elif self.deadline is not NEVER and self.deadline.passed():
                     raise self.late()
                 try:

@@ -539,8 +539,8 @@ class EngineVolume:
             self.native.seal(sealed)
 
     def abort(self, reason: BaseException | None) -> None:
+        self.aborts += 1  # first: see `resume`
         known, self.aborted, self.abort_reason = self.aborted, True, reason
-        self.aborts += 1
         if not known:
             because = f": {text_of(reason)}" if reason is not None else ""
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
@@ -551,14 +551,17 @@ class EngineVolume:
                 file.native.aborted()
         self.poll_tickets()  # they end here
 
-    def resume(self, backend: Backend) -> None:
-        """Revive the volume on another backend; its files have their new backend files."""
+    def resume(self, backend: Backend, aborts: int) -> None:
+        """Revive the volume on another backend; its files have their new backend files. `aborts`: their number when the
+        reconnect began; a later one aborts it again.
+        """
         self.backend = backend
         self._bind(backend)
         self.held.keep()
         self.reconnects += 1
         self.name_sync.reset()
         self.native.set_inflight(int(backend.limits.max_inflight))
+        reason = self.abort_reason
         self.aborted, self.abort_reason = False, None
         next = "what is not known to be committed is sent again"
         self.say(logging.INFO, "the volume", f"reconnected to {type(backend).__name__}", next)
@@ -568,6 +571,8 @@ class EngineVolume:
                 file.native.settle_start()
             if file.commits.failing_since is not None:
                 self.retry_by(file, self.clock.now())
+        if self.aborts != aborts:
+            self.abort(self.abort_reason or reason)
 
     def end(self) -> None:
         """Forget all files after the threads have ended. CORE frees each with its last handle, view or caller, and the

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -25,7 +26,7 @@ from ..engine.attempts import Attempts
 from ..engine.commit import remote, tails
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
-from ..engine.park import SLICE
+from ..engine.park import SLICE, start_thread
 from ..engine.report.notices import cause
 from ..engine.runner import Job
 from ..engine.volume import threads_of
@@ -62,11 +63,11 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     engine = volume.engine
     if not engine.aborted:
         engine.abort(None)
-    alive = _alive(volume)
+    aborts, alive = engine.aborts, _alive(volume)
     engine.runner.renew(threads_of(backend))
     _outlast_callers(volume, alive)
     with engine.keeper():
-        _go_on(volume, backend, fenced, alive)
+        _go_on(volume, backend, fenced, aborts, alive)
     with volume.inodes_lock:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
@@ -85,7 +86,7 @@ def _outlast_callers(volume: Volume, alive: Callable[[], None]) -> None:
         never.wait(SLICE / 10)
 
 
-def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
+def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: Callable[[], None]) -> None:
     """Reconnect, while no inode is freed: most of these have no handles."""
     engine = volume.engine
     _settle_names(volume, backend, fenced, alive)
@@ -102,6 +103,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], N
             inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
+    old = list(filter(None, (inode.engine.backend_file for inode in (*adopted, *left))))
     with volume.late_lock:
         volume.late.clear()  # a late opening for an earlier backend ends here
         compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
@@ -120,7 +122,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], N
     late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
     volume.late.update(late)
     engine.settling.update(inode.engine for inode in late)  # before any read: it waits until its file is opened again
-    engine.resume(backend)
+    engine.resume(backend, aborts)
+    _let_go(old)
     engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:
         _send_again(inode, known=inode in opened)
@@ -135,6 +138,17 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], N
             inode.naming = left[inode]
     for inode in ended:
         inode.engine.settle(partial(left[inode].catch_up, inode))
+
+
+def _let_go(old: list[BackendFile]) -> None:
+    """Drop the files of the old backend on a thread of their own: the last reference to a local file closes it, and its
+    file system may hang.
+    """
+    if not old:
+        return
+    thread = threading.Thread(target=old.clear, name="pagecache-old-files", daemon=True)
+    with contextlib.suppress(BlockingIOError):  # they are dropped here
+        start_thread(thread, "for files of the old backend")
 
 
 def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:

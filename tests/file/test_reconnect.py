@@ -230,6 +230,31 @@ def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
     assert fresh.seen("commit") == []
 
 
+@pytest.mark.parametrize("step", ["_bind", "name_sync.reset", "native.resume"])
+def test_an_abort_beside_the_end_of_a_reconnect_is_not_lost(make: Make, monkeypatch: Patch, step: str) -> None:
+    """The backend that was connected is gone, too. [2.22]"""
+    rig, file = make({KEY: OLD}).opened("r+b")
+    file.pwrite(b"new", 0)
+    rig.volume.abort()
+    engine: Any = rig.volume.engine
+    *above, name = step.split(".")
+    owner = getattr(engine, above[0]) if above else engine
+    genuine = getattr(owner, name)
+
+    def aborted(*arguments: Any) -> None:
+        rig.volume.abort(OSError(errno.EIO, "unplugged"))
+        genuine(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(owner), name, lambda self, *arguments: aborted(*arguments))
+        with contextlib.suppress(ShutdownError):
+            rig.volume.reconnect(rig.backend)
+    raises(ShutdownError, file.fsync)
+    rig.volume.reconnect(rig.backend)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"new" + OLD[3:]
+
+
 # -------------------------------------------------------------------- bytes sent again, owed, lost
 
 
