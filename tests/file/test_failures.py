@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, WritebackError
+from pagecache import BackendError, BackendProtocolError, CommitError, ObjectStat, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
 
 from ..plain import AsyncWrong, Wrong
@@ -103,6 +103,25 @@ def test_a_wrong_answer_to_a_read_is_a_protocol_error(make: Make, answer: str) -
     caught = raises(BackendProtocolError, file.pread, PAGE, 0, match=f"number of bytes read.*: {re.escape(words)}")
     assert caught.errno == errno.EPROTO
     assert file.pread(len(DATA), 0) == DATA
+
+
+@pytest.mark.parametrize("answer", [5, b"v1", ("v1",)], ids=str)
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_version_that_is_no_str_is_a_protocol_error(make: Make, bound: bool, prompt: bool, answer: object) -> None:
+    """Nothing counts as committed, and the next commit is right. `bound`: C makes the call. [2.14, 2.18]"""
+    rig = make({KEY: b""}, retry=ONCE, limits={"prompt": prompt})
+    file = rig.open("r+b")
+    file.pwrite(DATA, 0)
+    file.flush()
+    if not bound:
+        file._inode.engine.bound_commit = None
+    rig.backend.fault("commit", answering(answer))
+    caught = raises(CommitError, file.fsync, match=f"a str or None: it returned {re.escape(repr(answer))}")
+    assert caught.errno == errno.EPROTO
+    assert dirty_bytes(rig.volume) == len(DATA)
+    file.fsync()
+    assert rig.backend.committed(KEY) == DATA
 
 
 def test_nothing_twice_below_the_end_is_a_protocol_error(make: Make) -> None:

@@ -256,6 +256,8 @@ def _commit(self: EngineFile, op: Op) -> None:
         begun = self.versions.changes  # first: a direct write that begins after this changes the number
         changes = None if self.native.direct_count() else begun
         version = None if op.stopped else op.send_commit(call)
+        if version is not None and not isinstance(version, str):
+            raise _impossible_version(self, version)
     except BaseException as error:
         if is_interrupt(error):
             raise
@@ -287,7 +289,15 @@ def commit_met(self: EngineFile, op: Op, error: BaseException) -> None:
 @partial(_ended, commit=True)
 def committed(self: EngineFile, op: Op, version: str | None, changes: int | None) -> None:
     """Record a bound commit that was carried out."""
-    collector.committed(self, op, version, changes)
+    if version is None or isinstance(version, str):
+        collector.committed(self, op, version, changes)
+    else:
+        _not_committed(self, op, _impossible_version(self, version), kept=False, called=True)
+
+
+def _impossible_version(file: EngineFile, answer: object) -> BackendProtocolError:
+    rule = "commit did not answer with the version that it has made, a str or None"
+    return BackendProtocolError(f"{rule}: {returned(answer)}", file.key)
 
 
 def write_back(self: EngineFile, pos: int, length: int) -> None:
