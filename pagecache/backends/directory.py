@@ -18,7 +18,7 @@ import builtins
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Unpack
 
 from ..config import with_overrides
@@ -30,7 +30,6 @@ from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
 __all__ = ["DirectoryBackend", "DirectoryFile"]
 
-IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = bytes(1 << 20)
 OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files ignore it
 SPECIAL = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
@@ -48,40 +47,29 @@ def _not_regular(found: ObjectStat) -> OSError:
     return OSError(errno.EINVAL, "not a regular file")
 
 
-class DirectoryFile(names.Descriptor, BackendFile):
+class DirectoryFile(names.LocalFile, BackendFile):
     """One open file. It works on after its name was removed, renamed or replaced."""
 
     def __init__(self, _directory: int, _name: str, flags: int, backend: DirectoryBackend, key: Key) -> None:
         self._backend = backend
         self._key = key
-        self._writable = bool(flags & os.O_RDWR)
-        self._changed = False  # since the last commit
         self._version: str | None = None
 
     def stat(self) -> ObjectStat:
         return names.status(self.fd)
 
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return os.preadv(self.fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._need_writable()
-        done = os.pwritev(self.fd, buffers if len(buffers) <= IOV_MAX else buffers[:IOV_MAX], offset)
-        self._changed = True
-        return done
-
     def truncate(self, size: int) -> None:
-        self._need_writable()
+        self.need_writable()
         os.ftruncate(self.fd, size)
-        self._changed = True
+        self.changed = True
 
     def punch_hole(self, offset: int, length: int) -> None:
-        self._need_writable()
+        self.need_writable()
         end = min(offset + length, os.fstat(self.fd).st_size)
         if offset < end and not names.punch_hole(self.fd, offset, end - offset):
             while offset < end:
                 offset += os.pwrite(self.fd, ZEROS[: end - offset], offset)
-        self._changed = True
+        self.changed = True
 
     def next_data(self, offset: int) -> tuple[int, int] | None:
         try:
@@ -93,24 +81,24 @@ class DirectoryFile(names.Descriptor, BackendFile):
             return None
 
     def commit(self) -> str | None:
-        changed, self._changed = self._changed, False
+        changed, self.changed = self.changed, False
         try:
             if changed and names.status(self.fd).version == self._version:
                 # Two changes within one clock tick of the file system would share a version, and the cache would keep
                 # old data.
                 found = os.fstat(self.fd)
                 os.utime(self.fd, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
-            if self._writable:
+            if self.writable:
                 os.fsync(self.fd)
             self._backend._unsynced.sync(above=self.fd)
         except BaseException:
-            self._changed = changed
+            self.changed = changed
             raise
         self._version = names.status(self.fd).version
         return self._version
 
-    def _need_writable(self) -> None:
-        if not self._writable:
+    def need_writable(self) -> None:
+        if not self.writable:
             raise PermissionError(errno.EACCES, "the file could be opened for reading only", self._key)
 
 

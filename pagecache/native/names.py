@@ -10,9 +10,19 @@ from functools import partial
 
 from .extension import extension
 
-__all__ = ["Descriptor", "Place", "punch_hole", "rename_noreplace", "status", "sync_file_system", "zero_range"]
+__all__ = [
+    "Descriptor",
+    "LocalFile",
+    "Place",
+    "punch_hole",
+    "rename_noreplace",
+    "status",
+    "sync_file_system",
+    "zero_range",
+]
 
 Descriptor = extension.Descriptor
+LocalFile = extension.LocalFile
 Place = extension.Place
 status = extension.status
 rename_noreplace = extension.rename_noreplace

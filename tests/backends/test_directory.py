@@ -7,6 +7,7 @@ import errno
 import gc
 import itertools
 import os
+import signal
 import stat
 import sys
 import threading
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from pagecache import PageCache
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
@@ -748,3 +750,81 @@ def test_a_call_that_is_interrupted_leaves_no_descriptor_open(
         if ended:
             break
     assert calls > 5
+
+
+def test_c_moves_the_bytes_of_a_file(root: Path, backend: DirectoryBackend) -> None:
+    """A miss enters no frame of Python. [2.26]"""
+    put(backend, "a", b"0123456789").close()
+    frames: list[str] = []
+    with PageCache("1MiB") as cache:
+        file = cache.attach(backend).open("a", "r+", read_ahead=0)
+        sys.setprofile(lambda frame, event, _: frames.append(frame.f_code.co_qualname) if event == "call" else None)
+        try:
+            assert file.pread(4, 3) == b"3456"
+        finally:
+            sys.setprofile(None)
+        assert frames == []
+        file.pwrite(b"x", 3)
+        file.flush()
+        assert (root / "a").read_bytes() == b"012x456789"
+        file.close()
+
+
+def test_methods_of_a_subclass_move_the_bytes_instead(
+    root: Path, backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loud(DirectoryFile):
+        def read_into(self, offset: int, buffers: Any) -> int:
+            done = super().read_into(offset, buffers)
+            for buffer in buffers:
+                buffer[:] = bytes(buffer).upper()
+            return done
+
+        def write_from(self, offset: int, buffers: Any) -> int:
+            return super().write_from(offset, [memoryview(bytes(buffer).lower()) for buffer in buffers])
+
+    put(backend, "a", b"abc").close()
+    monkeypatch.setattr("pagecache.backends.directory.DirectoryFile", Loud)
+    with PageCache("1MiB") as cache:
+        file = cache.attach(backend).open("a", "r+")
+        assert file.pread(3, 0) == b"ABC"
+        file.pwrite(b"XYZ", 3)
+        file.fsync()
+        assert (root / "a").read_bytes() == b"abcxyz"
+        file.close()
+
+
+def test_bad_calls_for_bytes_are_refused(backend: DirectoryBackend, root: Path) -> None:
+    file = put(backend, "a")
+    calls: Any = file
+    with pytest.raises(TypeError):
+        calls.read_into(0, 5)
+    with pytest.raises((TypeError, BufferError)):
+        calls.read_into(0, [b"read-only"])
+    with pytest.raises(TypeError):
+        calls.write_from("0", [b"x"])
+    with pytest.raises(OSError, match="Invalid argument"):
+        calls.read_into(1 << 63, [bytearray(1)])
+    file.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        calls.read_into(0, [bytearray(1)])
+    os.chmod(root / "a", 0o444)
+    with backend.open("a") as file:
+        assert file.writable == (os.geteuid() == 0)
+
+
+def test_a_signal_interrupts_no_transfer(backend: DirectoryBackend) -> None:
+    """Its handler may raise; otherwise the call is made again."""
+    file = put(backend, "a", b"x" * 100)
+    handled: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: handled.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        for _ in range(2000):
+            assert file.write_from(0, [memoryview(b"x" * 100)]) == 100
+            assert file.read_into(0, [memoryview(bytearray(100))]) == 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert handled
+    file.close()

@@ -57,11 +57,22 @@ static int buf_getbuffer(PyObject *self, Py_buffer *view, int flags)
 	return 0;
 }
 
-static void buf_releasebuffer(PyObject *self, Py_buffer *view)
+/* A call of C uses the memory, from now on until pc_buf_release. */
+void pc_buf_export(PyObject *buf)
 {
-	struct buf *b = (struct buf *)self;
+	atomic_fetch_add(&((struct buf *)buf)->exports, 1);
+}
+
+void pc_buf_release(PyObject *buf)
+{
+	struct buf *b = (struct buf *)buf;
 	if (atomic_fetch_sub(&b->exports, 1) == 1 && b->kept)
 		give_back(b);
+}
+
+static void buf_releasebuffer(PyObject *self, Py_buffer *view)
+{
+	pc_buf_release(self);
 }
 
 static void buf_dealloc(PyObject *self)

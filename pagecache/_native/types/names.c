@@ -116,11 +116,6 @@ static PyObject *status(PyObject *module, PyObject *args)
 
 /* ---------------------------------------------------------------- descriptors */
 
-struct descriptor { /* owns it from the system call on: no signal handler runs in between */
-	PyObject_HEAD int fd;
-	bool is_path; /* its close does nothing that may take long */
-};
-
 /* Close a descriptor. Return: 0, -errno. */
 static int release(struct descriptor *d)
 {
@@ -154,7 +149,7 @@ static void descriptor_dealloc(PyObject *self)
 }
 
 /* Descriptor(directory, name, flags): open a name in an open directory. Subclasses may have two arguments more. */
-static PyObject *descriptor_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+PyObject *pc_fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
 	int directory, flags, err;
 	PyObject *name, *more;
@@ -361,7 +356,7 @@ int pc_install_names(PyObject *module)
 		{NULL, 0, 0, 0, NULL},
 	};
 	static PyType_Slot descriptor_slots[] = {
-		{Py_tp_new, descriptor_new},
+		{Py_tp_new, pc_fd_new},
 		{Py_tp_dealloc, descriptor_dealloc},
 		{Py_tp_methods, methods},
 		{Py_tp_members, descriptor_members},
@@ -398,7 +393,8 @@ int pc_install_names(PyObject *module)
 	PyObject *descriptor = PyType_FromSpec(&descriptor_spec);
 	PyObject *place = descriptor ? PyType_FromSpecWithBases(&spec, descriptor) : NULL;
 	int err = !status_type || !place || PyModule_AddObjectRef(module, "Descriptor", descriptor) ||
-		  PyModule_AddObjectRef(module, "Place", place) || PyModule_AddFunctions(module, functions);
+		  PyModule_AddObjectRef(module, "Place", place) || pc_install_local_file(module, descriptor) ||
+		  PyModule_AddFunctions(module, functions);
 	Py_XDECREF(descriptor);
 	Py_XDECREF(place);
 	return err ? -1 : 0;

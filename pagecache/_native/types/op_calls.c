@@ -39,19 +39,8 @@ PyObject *pc_op_ended(PyObject *self, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* End a call: revoke its memoryviews; a view that is still exported keeps its memory (contract 2.1.3). */
-void pc_op_end_call(struct op *op)
+static void release_views(PyObject *views)
 {
-	if (op->state == OP_IN_CALL)
-		pc_op_move(op, OP_OPEN);
-	if (!op_transfers(op))
-		return;
-	struct op_transfer *t = transfer_of(op);
-	PyObject *views = t->views;
-	pc_io_left(&t->io);
-	t->views = NULL;
-	if (!views)
-		return;
 	for (Py_ssize_t k = 0, n = PyTuple_Size(views); k < n; k++) {
 		PyObject *view = PyTuple_GetItem(views, k);
 		if (Py_REFCNT(views) == 1 && Py_REFCNT(view) == 1)
@@ -62,6 +51,22 @@ void pc_op_end_call(struct op *op)
 		Py_XDECREF(done);
 	}
 	Py_DECREF(views);
+}
+
+/* End a call: revoke its memoryviews; what is still exported keeps its memory (contract 2.1.3), as does a call of C that
+ * runs. */
+void pc_op_end_call(struct op *op)
+{
+	if (op->state == OP_IN_CALL)
+		pc_op_move(op, OP_OPEN);
+	if (!op_transfers(op))
+		return;
+	struct op_transfer *t = transfer_of(op);
+	PyObject *views = t->views;
+	pc_io_left(&t->io);
+	t->views = NULL;
+	if (views)
+		release_views(views);
 	if (op->kind == PC_OP_UNCACHED)
 		return; /* its buffer is a bytearray: references keep it alive */
 	if (t->buf && pc_buf_exported(t->buf)) {
@@ -77,13 +82,20 @@ void pc_op_end_call(struct op *op)
 	}
 }
 
-/* Make the views from the buffers of a call. Return: 1, -1 exception. */
-static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
+/* Make the exporter of a request's calls. */
+static bool has_buf(struct op *op)
 {
 	struct op_transfer *t = transfer_of(op);
 	if (!t->buf)
 		t->buf = pc_buf_new(op->core, op->kind != PC_OP_FILL && !t->request->gather);
-	PyObject *views = t->buf ? PyTuple_New((Py_ssize_t)n) : NULL;
+	return t->buf;
+}
+
+/* Make the views from the buffers of a call. Return: 1, -1 exception. */
+static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
+{
+	struct op_transfer *t = transfer_of(op);
+	PyObject *views = has_buf(op) ? PyTuple_New((Py_ssize_t)n) : NULL;
 	for (size_t k = 0; views && k < n; k++) {
 		PyObject *view = pc_buf_view(t->buf, parts[k].memory, parts[k].len);
 		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
@@ -96,15 +108,10 @@ static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
 	return 1;
 }
 
-static int begin_request(struct op *op, u64 *pos, u64 *len)
+/* The memory of a request's next call. Return: 1; 0 none; -1 exception. */
+static int next_parts(struct op *op, u64 *pos, struct pc_part *parts, size_t *n)
 {
-	struct pc_request *r = request_of(op);
-	struct pc_part parts[PC_PARTS_MAX];
-	size_t n = 0;
-	int more = pc_call_next(r, pos, parts, PC_PARTS_MAX, &n);
-	*len = pc_request_len(r);
-	if (more > 0)
-		return begin_call(op, parts, n);
+	int more = pc_call_next(request_of(op), pos, parts, PC_PARTS_MAX, n);
 	if (more == -ESTALE) {
 		errno = EAGAIN;
 		PyErr_SetFromErrno(PyExc_OSError);
@@ -114,8 +121,9 @@ static int begin_request(struct op *op, u64 *pos, u64 *len)
 		PyErr_NoMemory();
 		return -1;
 	}
-	Py_CLEAR(transfer_of(op)->buf);
-	return 0;
+	if (!more)
+		Py_CLEAR(transfer_of(op)->buf);
+	return more > 0;
 }
 
 static int begin_uncached(struct op *op, u64 *at, u64 *requested)
@@ -149,27 +157,39 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	return 1;
 }
 
-static int next_call(struct op *op, u64 *pos, u64 *len)
+/* Return: 0 a call may begin; -1 exception. */
+static int may_call(struct op *op)
 {
 	if (pc_op_check(op))
 		return -1;
-	if (pc_op_stopped(op))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (pc_op_stopped(op)) {
+		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+		return -1;
+	}
 	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
-	if (op->kind == PC_OP_UNCACHED)
-		return begin_uncached(op, pos, len);
-	if (request_of(op))
-		return begin_request(op, pos, len);
-	PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
-	return -1;
+	return 0;
 }
 
 /* The next backend call: its offset, and its views. Return: 1; 0 none; -1 exception. */
-static int op_next(struct op *op, u64 *pos)
+static int next_call(struct op *op, u64 *pos)
 {
+	struct pc_part parts[PC_PARTS_MAX];
+	size_t n = 0;
 	u64 len;
-	int more = next_call(op, pos, &len);
+	int more;
+	if (may_call(op))
+		return -1;
+	if (op->kind == PC_OP_UNCACHED) {
+		more = begin_uncached(op, pos, &len);
+	} else if (request_of(op)) {
+		more = next_parts(op, pos, parts, &n);
+		more = more > 0 ? begin_call(op, parts, n) : more;
+		len = pc_request_len(request_of(op));
+	} else {
+		PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
+		more = -1;
+	}
 	if (more > 0)
 		call_begins(op, *pos, len);
 	return more;
@@ -180,7 +200,7 @@ PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
 	u64 pos;
-	int more = op_next(op, &pos);
+	int more = next_call(op, &pos);
 	if (more < 0)
 		return NULL;
 	if (!more)
@@ -284,71 +304,102 @@ static PyObject *take_exception(void)
 	return error;
 }
 
-/* Make one call of a fill: the file's read_into, and its answer into CORE. Return: 1 done; 0 go on; -1 exception; -2
- * the engine must handle *met, an exception or a negative errno. */
-static int fill_step(struct op *op, PyObject *engine, PyObject **met)
+enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
+
+/* Make a call by a method of C, without the interpreter lock; an abort beside it leaves it its memory. Return: bytes, or
+ * -errno; INT64_MIN: exception. */
+static i64 call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
 {
+	i64 moved;
+	PyObject *buf = Py_NewRef(transfer_of(op)->buf);
+	pc_op_move(op, OP_IN_CALL);
+	call_begins(op, pos, pc_request_len(request_of(op)));
+	pc_buf_export(buf);
+	do {
+		Py_BEGIN_ALLOW_THREADS moved = driver->move(driver, pos, parts, n);
+		Py_END_ALLOW_THREADS
+	} while (moved == -EINTR && !PyErr_CheckSignals());
+	pc_buf_release(buf);
+	Py_DECREF(buf);
+	return PyErr_Occurred() ? INT64_MIN : moved;
+}
+
+/* Make the next call of a request, and process its answer. @method: NULL: read_into, or read_staged. *made: a call was
+ * made. Return: STEP_ON; STEP_DONE; STEP_MET: *met is a negative errno of an impossible answer; STEP_RAISED: the call has
+ * raised; STEP_FAILED: something else has. */
+static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bool *made, PyObject **met)
+{
+	struct pc_part parts[PC_PARTS_MAX];
+	struct pc_driver driver;
+	PyObject *answered = NULL;
+	size_t n = 0;
 	u64 pos;
-	int more = op_next(op, &pos);
+	if (may_call(op))
+		return STEP_FAILED;
+	int more = next_parts(op, &pos, parts, &n);
 	if (more <= 0)
-		return more < 0 ? -1 : 1;
-	PyObject *read_into = PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
-	PyObject *offset = read_into ? PyLong_FromUnsignedLongLong(pos) : NULL;
-	PyObject *n = offset ? PyObject_CallFunctionObjArgs(read_into, offset, transfer_of(op)->views, NULL) : NULL;
-	Py_XDECREF(read_into);
-	Py_XDECREF(offset);
-	if (PC_LIKELY(n != NULL)) {
-		int result = pc_op_check(op) ? 1 : answer_object(op, n);
-		Py_DECREF(n);
-		if (PyErr_Occurred())
-			return -1;
-		*met = result < 0 ? PyLong_FromLong(result) : NULL;
-		return result < 0 ? -2 : result;
+		return more < 0 ? STEP_FAILED : STEP_DONE;
+	if (method)
+		Py_INCREF(method);
+	else
+		method = PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
+	if (!method)
+		return STEP_FAILED;
+	bool native = pc_driver_of(method, &driver), begun = native ? has_buf(op) : begin_call(op, parts, n) > 0;
+	*made |= begun;
+	if (begun && native) {
+		i64 moved = call_driver(op, &driver, pos, parts, n);
+		errno = moved < 0 ? (int)-moved : 0;
+		answered = moved >= 0           ? PyLong_FromLongLong(moved)
+			   : moved == INT64_MIN ? NULL
+						: PyErr_SetFromErrno(PyExc_OSError);
+	} else if (begun) {
+		call_begins(op, pos, pc_request_len(request_of(op)));
+		PyObject *offset = PyLong_FromUnsignedLongLong(pos);
+		if (offset)
+			answered = PyObject_CallFunctionObjArgs(method, offset, transfer_of(op)->views, NULL);
+		Py_XDECREF(offset);
 	}
+	Py_DECREF(method);
+	if (!answered)
+		return begun ? STEP_RAISED : STEP_FAILED;
+	int result = pc_op_check(op) ? 1 : answer_object(op, answered);
+	Py_DECREF(answered);
+	if (PyErr_Occurred())
+		return STEP_FAILED;
+	*met = result < 0 ? PyLong_FromLong(result) : NULL;
+	return result < 0 ? STEP_MET : result ? STEP_DONE : STEP_ON;
+}
+
+/* Make one call of a fill. STEP_MET: the engine must handle *met, an exception or a negative errno. */
+static enum step fill_step(struct op *op, PyObject *engine, PyObject **met)
+{
+	bool made = false;
+	enum step step = make_call(op, engine, NULL, &made, met);
+	if (PC_LIKELY(step != STEP_RAISED))
+		return step;
 	call_raised(op);
 	/* On a thread of the volume no signal handler raises: whatever comes is the backend's, and has a waiter. */
 	if (!PyErr_ExceptionMatches(PyExc_Exception) && !(pc_tls_inside && pc_tls_inside->helper))
-		return -1;
+		return STEP_FAILED;
 	*met = take_exception();
-	return -2;
+	return STEP_MET;
 }
 
 /* Run a fill; only after a failed call or an impossible answer call the engine: engine.fill(op, met). */
 PyObject *pc_op_fill(struct op *op, PyObject *engine)
 {
 	PyObject *met = NULL;
-	int step = fill_step(op, engine, &met);
-	while (step == 0)
-		step = PyErr_CheckSignals() ? -1 : fill_step(op, engine, &met);
-	if (step == 1)
+	enum step step = fill_step(op, engine, &met);
+	while (step == STEP_ON)
+		step = PyErr_CheckSignals() ? STEP_FAILED : fill_step(op, engine, &met);
+	if (step == STEP_DONE)
 		Py_RETURN_NONE;
 	PyObject *result = NULL;
-	if (step == -2 && met)
+	if (step == STEP_MET && met)
 		result = PyObject_CallMethodObjArgs(engine, pc_str_fill, (PyObject *)op, met, NULL);
 	Py_XDECREF(met);
 	return result;
-}
-
-/* Make one call of a write request, and process its answer. Return: 1 done; 0 go on; -1 exception; -2 *met is a negative
- * errno of an impossible answer. */
-static int write_step(struct op *op, PyObject *write_from, bool *sent, PyObject **met)
-{
-	u64 pos;
-	int more = op_next(op, &pos);
-	if (more <= 0)
-		return more < 0 ? -1 : 1;
-	*sent = true;
-	PyObject *offset = PyLong_FromUnsignedLongLong(pos);
-	PyObject *n = offset ? PyObject_CallFunctionObjArgs(write_from, offset, transfer_of(op)->views, NULL) : NULL;
-	Py_XDECREF(offset);
-	if (!n)
-		return -1;
-	int result = pc_op_check(op) ? 1 : answer_object(op, n);
-	Py_DECREF(n);
-	if (PyErr_Occurred())
-		return -1;
-	*met = result < 0 ? PyLong_FromLong(result) : NULL;
-	return result < 0 ? -2 : result;
 }
 
 /* Send a write request by the bound method of a file without trouble; otherwise the engine does: engine.write(op). It
@@ -364,15 +415,15 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 		Py_DECREF(write_from);
 		return PyObject_CallMethodObjArgs(engine, pc_str_write, (PyObject *)op, NULL);
 	}
-	bool sent = false;
 	pc_change_begins(op->inode, !op->inode->limits.commit_on_close);
-	int step = write_step(op, write_from, &sent, &met);
-	while (step == 0)
-		step = PyErr_CheckSignals() ? -1 : write_step(op, write_from, &sent, &met);
-	if (step == 1 && !pc_op_stopped(op)) {
+	bool sent = false;
+	enum step step = make_call(op, engine, write_from, &sent, &met);
+	while (step == STEP_ON)
+		step = PyErr_CheckSignals() ? STEP_FAILED : make_call(op, engine, write_from, &sent, &met);
+	if (step == STEP_DONE && !pc_op_stopped(op)) {
 		pc_op_end_write(op, true, false);
 		result = Py_NewRef(Py_None);
-	} else if (step == 1) {
+	} else if (step == STEP_DONE) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_written, (PyObject *)op, NULL);
 	} else {
 		met = met ? met : take_exception();

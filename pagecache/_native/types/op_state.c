@@ -58,7 +58,7 @@ static void check_move(const struct op *op, enum op_state to)
 		abort();
 	}
 	if (to == OP_IN_CALL && op->kind != PC_OP_CALLER)
-		PC_DEBUG_ASSERT(transfer_of(op)->views);
+		PC_DEBUG_ASSERT(transfer_of(op)->views || transfer_of(op)->buf);
 	if (to == OP_ENDED)
 		PC_DEBUG_ASSERT(!transfer_of(op)->request && !transfer_of(op)->views);
 	if (to == OP_LEFT)

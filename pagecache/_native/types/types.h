@@ -108,6 +108,8 @@ void pc_op_end_call(struct op *op);
 PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
+void pc_buf_export(PyObject *buf);
+void pc_buf_release(PyObject *buf);
 void pc_buf_adopt(PyObject *buf, void *memory);
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
@@ -186,14 +188,31 @@ int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 int pc_install_names(PyObject *module);
 
+/* names.c */
+struct descriptor { /* owns it from the system call on: no signal handler runs in between */
+	PyObject_HEAD int fd;
+	bool is_path; /* its close does nothing that may take long */
+};
+PyObject *pc_fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+
+/* local_file.c: a file of a backend whose bytes C moves */
+struct pc_driver {
+	i64 (*move)(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
+	struct local_file *file;
+	bool write;
+};
+bool pc_driver_of(PyObject *method, struct pc_driver *driver);
+int pc_install_local_file(PyObject *module, PyObject *descriptor);
+
 /* Names of the engine's methods, and of verbs. */
 #define PC_STRINGS(X)                                                                                                  \
 	X(fill)                                                                                                        \
 	X(write)                                                                                                       \
 	X(write_units)                                                                                                 \
-	X(commit) X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from)          \
-		X(write_met) X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside)        \
-			X(outlast_names) X(append) X(zero_range) X(view)
+	X(commit)                                                                                                      \
+	X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from) X(write_met)       \
+		X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names)    \
+			X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

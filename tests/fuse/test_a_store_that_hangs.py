@@ -1,0 +1,105 @@
+"""A directory whose file system hangs in a call that C makes: the call may use its memory until it returns."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, PageCache, ShutdownError
+from pagecache.backends import DirectoryBackend, MemoryBackend
+
+from ..file.rig import Task, eventually, raises
+from .mounts import Mounted, needs_mounts
+
+pytestmark = needs_mounts
+SIZE = 128 << 10
+PATTERN = b"pattern\n" * (SIZE // 8)
+CAPACITY = 8 * SIZE
+
+
+@contextlib.contextmanager
+def stopped(mounted: Mounted) -> Iterator[None]:
+    assert mounted.process is not None
+    mounted.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        mounted.process.send_signal(signal.SIGCONT)
+
+
+def calls_of(fd: int) -> set[tuple[int, str]]:
+    """System calls of a descriptor that run on threads of a volume: thread and number."""
+    found = set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("pagecache-DirectoryBackend"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text().split()
+                if call[1:2] == [hex(fd)]:
+                    found.add((thread.native_id or 0, call[0]))
+    return found
+
+
+def fill_memory(cache: PageCache) -> CachedFile:
+    """Use all memory that is free for bytes of another file."""
+    file = cache.attach(MemoryBackend()).open("other", "x+")
+    for at in range(0, 2 * CAPACITY, SIZE):
+        file.pwrite(PATTERN, at)
+        file.fsync()
+    return file
+
+
+@pytest.mark.parametrize("call", ["a read", "a write"])
+@pytest.mark.parametrize("end", ["an abort", "a reconnect", "a fenced reconnect"])
+def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, store: Path, call: str, end: str) -> None:
+    """A fence is of the program: here it is wrong, and still no memory is shared. [I-13]"""
+    (store / "a").write_bytes(b"o" * SIZE)
+    with (
+        Mounted(tmp_path, f"dir:{store}", "--direct-io") as mounted,
+        contextlib.closing(DirectoryBackend(mounted.path)) as backend,
+        PageCache(CAPACITY) as cache,
+    ):
+        volume = cache.attach(backend, prompt=False)
+        file = volume.open("a", "r+", read_ahead=0)
+        if call == "a write":
+            file.pwrite(b"n" * SIZE, 0)
+        opened: Any = file._inode.engine.backend_file
+        fd = opened.fd
+        del opened
+        with stopped(mounted):
+            task = Task(file.fsync) if call == "a write" else Task(file.pread, SIZE, 0)
+            eventually(lambda: calls_of(fd))
+            calls = calls_of(fd)
+            volume.abort()
+            if end != "an abort":
+                volume.reconnect(DirectoryBackend(store), fenced=end == "a fenced reconnect")
+            raises(ShutdownError, task.result)
+            other = fill_memory(cache)
+            assert calls <= calls_of(fd)
+        eventually(lambda: not calls & calls_of(fd))
+        assert all(
+            other.pread(SIZE, at) == PATTERN for at in range(2 * CAPACITY - SIZE, 0, -SIZE)
+        )  # the last are cached
+        assert (store / "a").read_bytes() in (b"o" * SIZE, b"n" * SIZE)
+        file.abandon()
+        volume.detach(on_failed="discard")
+
+
+def test_a_reconnect_waits_for_no_close_of_a_file_system_that_hangs(tmp_path: Path, store: Path) -> None:
+    """The last reference to a local file closes it. [2.22]"""
+    (store / "a").write_bytes(b"o" * SIZE)
+    with (
+        Mounted(tmp_path, f"dir:{store}", "--direct-io") as mounted,
+        contextlib.closing(DirectoryBackend(mounted.path)) as backend,
+        PageCache(CAPACITY) as cache,
+    ):
+        volume = cache.attach(backend, prompt=False)
+        with volume.open("a", "r+") as file, stopped(mounted):
+            volume.abort()
+            Task(volume.reconnect, DirectoryBackend(store)).result()
+            assert file.pread(SIZE, 0) == b"o" * SIZE
