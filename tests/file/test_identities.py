@@ -65,6 +65,21 @@ def test_a_file_that_another_name_of_a_file_is_renamed_over_is_gone(volume: Volu
     held.close()
 
 
+def test_a_directory_with_a_former_name_of_a_file_is_no_name_of_it(volume: Volume, backend: DirectoryBackend) -> None:
+    """Its rename leaves the file, which has one cache under its other name. [2.20]"""
+    held = volume.open("a", "w+")
+    held.pwrite(b"hello", 0)
+    backend.link("a", "z")
+    volume.remove("a")
+    backend.mkdir("a")
+    volume.rename("a", "y")
+    with volume.open("z", "r+") as again:
+        assert again.pread(100, 0) == b"hello"
+        again.pwrite(b" world", 5)
+    assert held.pread(100, 0) == b"hello world"
+    held.close()
+
+
 def test_a_directory_takes_its_own_files_along(volume: Volume, backend: DirectoryBackend, tmp_path: Path) -> None:
     """A file that had a name in it stays where its other name is. [2.20]"""
     backend.mkdir("y")

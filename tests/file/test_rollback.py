@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from pagecache import BackendError, CachedFile, ShutdownError
+from pagecache import BackendError, CachedFile, DataLossError, ShutdownError
 from pagecache.engine.commit.staging import Staging
+from pagecache.engine.io.direct import _Sender
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
@@ -58,6 +59,36 @@ def test_an_abort_ends_a_discard_whose_rollback_hangs_and_a_reconnect_saves_the_
     file.fsync()
     assert fresh.committed(KEY) == ALL
     assert file.pread(4 * PAGE, 0) == ALL
+
+
+def test_a_discard_waits_for_a_direct_write_whose_bytes_are_acknowledged(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rollback forgets them, and they are reported: otherwise the write would count them as stored. [2.10, 2.19]"""
+    backend = RecordingBackend({KEY: DATA}, staged=True, commit_on_close=False)
+    rig, file, direct = make(backend=backend, retry=ONCE).both(direct=True)
+    file.pwrite(MINE, 0)
+    file.flush()
+    sent, over, send = threading.Event(), threading.Event(), _Sender.send
+
+    def late(sender: _Sender) -> None:
+        send(sender)
+        sent.set()
+        over.wait(WAIT_LIMIT_S)
+
+    monkeypatch.setattr(_Sender, "send", late)
+    writing = Task(direct.pwrite, MINE, 2 * PAGE)
+    assert sent.wait(WAIT_LIMIT_S)
+    discarding = Task(rig.volume.discard, KEY, 0, PAGE)
+    assert discarding.waits()
+    over.set()
+    assert writing.result() == PAGE
+    assert [(entry.offset, entry.length) for entry in discarding.result()] == [(0, PAGE)]
+    for handle in (file, direct):
+        lost = raises(DataLossError, handle.fsync).ranges
+        assert (2 * PAGE, PAGE) in [(entry.offset, entry.length) for entry in lost]
+        handle.fsync()
+    assert backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize(

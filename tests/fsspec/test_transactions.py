@@ -140,6 +140,22 @@ def test_unsaved_changes_of_another_handle_are_not_overwritten(
         assert fs.cat_file(path) == below.cat_file(path) == (b"NEWER56789" if later else b"new3456789TAIL")
 
 
+def test_another_writer_that_gives_up_takes_nothing_of_a_transaction_along(
+    fs: PageCacheFileSystem, below: Any, root: str
+) -> None:
+    path = f"{root}/file"
+    below.pipe_file(path, b"old")
+    other = fs.open(path, "r+b")
+    fs.start_transaction()
+    fs.pipe_file(path, b"new")
+    fs.end_transaction()
+    with pytest.raises(KeyError), other:
+        raise KeyError
+    assert fs.cat_file(path) == b"new"
+    fs.volume.sync(20)
+    assert below.cat_file(path) == b"new"
+
+
 def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
     make: Callable[..., PageCacheFileSystem], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <structmember.h>
 #include <sys/uio.h>
 
@@ -48,14 +49,19 @@ static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 	struct local_file *f = (struct local_file *)self;
 	unsigned long long pos;
 	PyObject *buffers;
-	Py_buffer held[CALL_PARTS];
 	struct iovec vector[CALL_PARTS];
 	i64 moved = -1;
 	int n = 0;
 	if (!PyArg_ParseTuple(args, "KO", &pos, &buffers))
 		return NULL;
 	Py_ssize_t count = PySequence_Size(buffers);
-	for (; n < count && n < CALL_PARTS; n++) {
+	if (count < 0)
+		return NULL;
+	count = count < CALL_PARTS ? count : CALL_PARTS;
+	Py_buffer *held = malloc(((size_t)count + 1) * sizeof(*held));
+	if (!held)
+		return PyErr_NoMemory();
+	for (; n < count; n++) {
 		PyObject *buffer = PySequence_GetItem(buffers, n);
 		int err = buffer ? PyObject_GetBuffer(buffer, &held[n], write ? PyBUF_SIMPLE : PyBUF_WRITABLE) : -1;
 		Py_XDECREF(buffer);
@@ -71,6 +77,7 @@ static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 	}
 	while (n)
 		PyBuffer_Release(&held[--n]);
+	free(held);
 	if (PyErr_Occurred())
 		return NULL;
 	if (moved >= 0)
