@@ -372,6 +372,18 @@ def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
         assert Task(file.pread, len(content), 0).result() == expected
 
 
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_read_finds_its_bytes_though_no_memory_is_left(make: Make, prompt: bool) -> None:
+    """It reads past the cache, on a thread of the volume or on its own. [2.2, T-14]"""
+    content = pattern(3 * PAGE)
+    rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"prompt": prompt})
+    file, other = rig.open("rb"), rig.open("rb", key="other")
+    views = [other.view(page * PAGE, PAGE) for page in range(16)]
+    assert file.pread(5000, 700) == content[700:5700]
+    for view in views:
+        view.release()
+
+
 @pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])
 def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, before: int, after: int) -> None:
     """Another read unit is set while it runs. Without the fix, bytes of another place came out. [2.2, 2.26, I-17]"""

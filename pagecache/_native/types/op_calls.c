@@ -324,19 +324,20 @@ static i64 call_driver(struct op *op, const struct pc_driver *driver, u64 pos, c
 	return PyErr_Occurred() ? INT64_MIN : moved;
 }
 
-/* Make the next call of a request, and process its answer. @method: NULL: read_into, or read_staged. *made: a call was
- * made. Return: STEP_ON; STEP_DONE; STEP_MET: *met is a negative errno of an impossible answer; STEP_RAISED: the call has
- * raised; STEP_FAILED: something else has. */
+/* Make the next call, and process its answer. @method: NULL: read_into, or read_staged. *made: a call was made. Return:
+ * STEP_ON; STEP_DONE; STEP_MET: *met is a negative errno of an impossible answer; STEP_RAISED: the call has raised;
+ * STEP_FAILED: something else has. */
 static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bool *made, PyObject **met)
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	struct pc_driver driver;
 	PyObject *answered = NULL;
 	size_t n = 0;
-	u64 pos;
+	u64 pos, len = 0;
+	bool uncached = op->kind == PC_OP_UNCACHED;
 	if (may_call(op))
 		return STEP_FAILED;
-	int more = next_parts(op, &pos, parts, &n);
+	int more = uncached ? begin_uncached(op, &pos, &len) : next_parts(op, &pos, parts, &n);
 	if (more <= 0)
 		return more < 0 ? STEP_FAILED : STEP_DONE;
 	if (method)
@@ -345,7 +346,8 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 		method = PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
 	if (!method)
 		return STEP_FAILED;
-	bool native = pc_driver_of(method, &driver), begun = native ? has_buf(op) : begin_call(op, parts, n) > 0;
+	bool native = !uncached && pc_driver_of(method, &driver);
+	bool begun = uncached || (native ? has_buf(op) : begin_call(op, parts, n) > 0);
 	*made |= begun;
 	if (begun && native) {
 		i64 moved = call_driver(op, &driver, pos, parts, n);
@@ -354,7 +356,7 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 			   : moved == INT64_MIN ? NULL
 						: PyErr_SetFromErrno(PyExc_OSError);
 	} else if (begun) {
-		call_begins(op, pos, pc_request_len(request_of(op)));
+		call_begins(op, pos, uncached ? len : pc_request_len(request_of(op)));
 		PyObject *offset = PyLong_FromUnsignedLongLong(pos);
 		if (offset)
 			answered = PyObject_CallFunctionObjArgs(method, offset, transfer_of(op)->views, NULL);
