@@ -194,8 +194,12 @@ class Nodes:
         with self.lock:
             return parent.children.get(name)
 
-    def found(self, parent: Node, name: str, kind: Kind, identity: Hashable | None = None) -> Node:
-        """Return the node of a found entry, and count one lookup of the kernel. `identity`: of the found object."""
+    def found(
+        self, parent: Node, name: str, kind: Kind, identity: Hashable | None = None, *, sole: int | None = None
+    ) -> Node:
+        """Return the node of a found entry, and count one lookup of the kernel. `identity`: of the found object.
+        `sole`: it had no other name at that time, by time.monotonic_ns: another program has taken those that are known.
+        """
         with self.lock:
             node = parent.children.get(name)
             if node is not None and not node.may_be(kind, identity):
@@ -205,6 +209,10 @@ class Nodes:
                 node = self._of(identity, kind) or self._added(parent, name, kind, identity)
                 node.add_link((parent, name))
                 parent.children[name] = node
+            if sole is not None and node.changed < sole:
+                for link in node.links:
+                    if link != (parent, name):
+                        self._unlink(*link, by_us=False)
             node.lookups += 1
             return node
 
@@ -281,19 +289,23 @@ class Nodes:
             self._unlink(parent, name)
 
     def lose(self, node: Node, keys: Collection[str]) -> bool:
-        """Remove the names of a node that are among these keys. Return whether it had one."""
+        """Remove the names of a node that are among these keys: another program has taken them. Return whether it had
+        one.
+        """
         with self.lock:
             lost = [(parent, name) for parent, name in node.links if keys and self._key_in(parent, name) in keys]
             for parent, name in lost:
-                self._unlink(parent, name)
+                self._unlink(parent, name, by_us=False)
             return bool(lost)
 
-    def _unlink(self, parent: Node, name: str) -> None:
+    def _unlink(self, parent: Node, name: str, *, by_us: bool = True) -> None:
+        """`by_us`: through this server, so an open that the kernel looks up again may be on its way."""
         parent.losses += 1
         node = parent.children.pop(name, None)
         if node is not None:
             node.drop_link((parent, name))
-            node.lost = parent, name
+            if by_us:
+                node.lost = parent, name
             self._forget_object(node)
 
     def _forget_object(self, node: Node) -> None:

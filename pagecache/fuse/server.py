@@ -251,12 +251,13 @@ class Server:
 
         def find(directory: Node, key: CheckedKey) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKUPS_MAX):
-                losses = directory.losses
+                losses, began = directory.losses, time.monotonic_ns()
                 found = self.names.status(key)
                 target = self._target(key, found)
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
-            node = self.nodes.found(directory, name, found.kind, found.identity)
+            sole = found.identity is not None and (found.kind == "dir" or found.nlink == 1)
+            node = self.nodes.found(directory, name, found.kind, found.identity, sole=began if sole else None)
             node.target = target
             return node, found
 

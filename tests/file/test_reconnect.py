@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -253,6 +255,37 @@ def test_an_abort_beside_the_end_of_a_reconnect_is_not_lost(make: Make, monkeypa
     rig.volume.reconnect(rig.backend)
     file.fsync()
     assert rig.backend.committed(KEY) == b"new" + OLD[3:]
+
+
+def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(make: Make) -> None:
+    """An allocation for the call's buffers collects, and a finaliser runs code meanwhile. [2.22, I-13]"""
+    rig = make({KEY: OLD, "other": b""}, capacity="64KiB", options={"read_ahead": 0})
+    file, other = rig.open("rb"), rig.open("r+b", key="other")
+    collecting, over = threading.Event(), threading.Event()
+
+    def collect(phase: str, _: object) -> None:
+        on_a_thread = threading.current_thread().name.startswith("pagecache-volume")
+        if phase == "start" and on_a_thread and sys._getframe(1).f_code.co_name == "work":
+            gc.callbacks.remove(collect)
+            collecting.set()
+            over.wait(WAIT_LIMIT_S)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(collect)
+    gc.set_threshold(1)
+    try:
+        reading = Task(file.pread, 4 * PAGE, 0)
+        assert collecting.wait(WAIT_LIMIT_S)
+    finally:
+        gc.set_threshold(*before)
+    rig.volume.abort()
+    rig.volume.reconnect(rig.backend, fenced=True)
+    other.pwrite(NEW * 3, 0)
+    over.set()
+    raises(ShutdownError, reading.result)
+    assert other.pread(12 * PAGE, 0) == NEW * 3
+    assert file.pread(4 * PAGE, 0) == OLD
+    rig.cache.check()
 
 
 # -------------------------------------------------------------------- bytes sent again, owed, lost

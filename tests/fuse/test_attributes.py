@@ -149,6 +149,29 @@ def test_a_name_that_another_program_gave_to_another_file_leads_there_while_the_
                 assert (place / "b").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize("seen", ["a lookup", "a listing", "an open"])
+def test_a_file_that_another_program_renames_over_a_known_name_is_opened(place: Path, stored: Path, seen: str) -> None:
+    """This mount has seen both names: the first is not taken for one that the file still has. [2.20]"""
+    (stored / "a").write_bytes(b"first")
+    (stored / "a.tmp").write_bytes(b"second")
+    if seen == "a listing":
+        assert sorted(entry.stat().st_size for entry in os.scandir(place)) == [5, 6]
+    for name in ("a", "a.tmp"):
+        (place / name).read_bytes() if seen == "an open" else (place / name).stat()
+    os.rename(stored / "a.tmp", stored / "a")
+    assert (place / "a").read_bytes() == b"second"
+
+
+def test_files_of_a_directory_that_another_program_has_renamed_can_be_opened(place: Path, stored: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d" / "f").write_bytes(b"x")
+    with (place / "d" / "f").open("rb"):
+        os.rename(stored / "d", stored / "e")
+        assert (place / "e" / "f").read_bytes() == b"x"
+    (place / "e" / "g").write_bytes(b"y")
+    assert (stored / "e" / "g").read_bytes() == b"y"
+
+
 def test_a_program_with_two_names_of_a_file_sees_another_file_under_one(place: Path, stored: Path) -> None:
     """The kernel opens a node, and does not say by which name. [2.20]"""
     for taken in range(4):

@@ -82,29 +82,42 @@ void pc_op_end_call(struct op *op)
 	}
 }
 
-/* Make the exporter of a request's calls. */
-static bool has_buf(struct op *op)
+/* Begin a call of a request: from now on its memory is in use, whatever revokes the operation, until release_memory.
+ * Return: the exporter, NULL. */
+static PyObject *hold_memory(struct op *op)
 {
 	struct op_transfer *t = transfer_of(op);
 	if (!t->buf)
 		t->buf = pc_buf_new(op->core, op->kind != PC_OP_FILL && !t->request->gather);
-	return t->buf;
+	if (!t->buf)
+		return NULL;
+	pc_buf_export(t->buf);
+	pc_op_move(op, OP_IN_CALL);
+	return Py_NewRef(t->buf);
 }
 
-/* Make the views from the buffers of a call. Return: 1, -1 exception. */
-static int begin_call(struct op *op, const struct pc_part *parts, size_t n)
+static void release_memory(PyObject *buf)
 {
-	struct op_transfer *t = transfer_of(op);
-	PyObject *views = has_buf(op) ? PyTuple_New((Py_ssize_t)n) : NULL;
+	if (buf)
+		pc_buf_release(buf);
+	Py_XDECREF(buf);
+}
+
+/* Make the views of a call. An allocation may collect garbage, whose finalisers may revoke the operation. Return: 1, -1
+ * exception. */
+static int make_views(struct op *op, PyObject *buf, const struct pc_part *parts, size_t n)
+{
+	PyObject *views = PyTuple_New((Py_ssize_t)n);
 	for (size_t k = 0; views && k < n; k++) {
-		PyObject *view = pc_buf_view(t->buf, parts[k].memory, parts[k].len);
+		PyObject *view = pc_buf_view(buf, parts[k].memory, parts[k].len);
 		if (!view || PyTuple_SetItem(views, (Py_ssize_t)k, view))
 			Py_CLEAR(views);
 	}
-	t->views = views;
+	if (views && pc_op_check(op))
+		Py_CLEAR(views);
 	if (!views)
 		return -1;
-	pc_op_move(op, OP_IN_CALL);
+	transfer_of(op)->views = views;
 	return 1;
 }
 
@@ -176,7 +189,7 @@ static int next_call(struct op *op, u64 *pos)
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	size_t n = 0;
-	u64 len;
+	u64 len = 0;
 	int more;
 	if (may_call(op))
 		return -1;
@@ -184,8 +197,11 @@ static int next_call(struct op *op, u64 *pos)
 		more = begin_uncached(op, pos, &len);
 	} else if (request_of(op)) {
 		more = next_parts(op, pos, parts, &n);
-		more = more > 0 ? begin_call(op, parts, n) : more;
 		len = pc_request_len(request_of(op));
+		PyObject *buf = more > 0 ? hold_memory(op) : NULL;
+		if (more > 0)
+			more = buf ? make_views(op, buf, parts, n) : -1;
+		release_memory(buf);
 	} else {
 		PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
 		more = -1;
@@ -306,22 +322,26 @@ static PyObject *take_exception(void)
 
 enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
 
-/* Make a call by a method of C, without the interpreter lock; an abort beside it leaves it its memory. Return: bytes, or
- * -errno; INT64_MIN: exception. */
-static i64 call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
+/* Make a call by a method of C, without the interpreter lock. Return: what a method of Python does. */
+static PyObject *call_driver(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
 {
 	i64 moved;
-	PyObject *buf = Py_NewRef(transfer_of(op)->buf);
-	pc_op_move(op, OP_IN_CALL);
-	call_begins(op, pos, pc_request_len(request_of(op)));
-	pc_buf_export(buf);
 	do {
 		Py_BEGIN_ALLOW_THREADS moved = driver->move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
 	} while (moved == -EINTR && !PyErr_CheckSignals());
-	pc_buf_release(buf);
-	Py_DECREF(buf);
-	return PyErr_Occurred() ? INT64_MIN : moved;
+	if (PyErr_Occurred())
+		return NULL;
+	errno = moved < 0 ? (int)-moved : 0;
+	return moved < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLongLong(moved);
+}
+
+static PyObject *call_method(struct op *op, PyObject *method, u64 pos)
+{
+	PyObject *offset = PyLong_FromUnsignedLongLong(pos);
+	PyObject *n = offset ? PyObject_CallFunctionObjArgs(method, offset, transfer_of(op)->views, NULL) : NULL;
+	Py_XDECREF(offset);
+	return n;
 }
 
 /* Make the next call, and process its answer. @method: NULL: read_into, or read_staged. *made: a call was made. Return:
@@ -331,38 +351,35 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	struct pc_driver driver;
-	PyObject *answered = NULL;
+	PyObject *answered = NULL, *buf = NULL;
 	size_t n = 0;
 	u64 pos, len = 0;
-	bool uncached = op->kind == PC_OP_UNCACHED;
+	bool uncached = op->kind == PC_OP_UNCACHED, native = false;
 	if (may_call(op))
 		return STEP_FAILED;
 	int more = uncached ? begin_uncached(op, &pos, &len) : next_parts(op, &pos, parts, &n);
 	if (more <= 0)
 		return more < 0 ? STEP_FAILED : STEP_DONE;
-	if (method)
-		Py_INCREF(method);
-	else
-		method = PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
-	if (!method)
-		return STEP_FAILED;
-	bool native = !uncached && pc_driver_of(method, &driver);
-	bool begun = uncached || (native ? has_buf(op) : begin_call(op, parts, n) > 0);
-	*made |= begun;
-	if (begun && native) {
-		i64 moved = call_driver(op, &driver, pos, parts, n);
-		errno = moved < 0 ? (int)-moved : 0;
-		answered = moved >= 0           ? PyLong_FromLongLong(moved)
-			   : moved == INT64_MIN ? NULL
-						: PyErr_SetFromErrno(PyExc_OSError);
-	} else if (begun) {
-		call_begins(op, pos, uncached ? len : pc_request_len(request_of(op)));
-		PyObject *offset = PyLong_FromUnsignedLongLong(pos);
-		if (offset)
-			answered = PyObject_CallFunctionObjArgs(method, offset, transfer_of(op)->views, NULL);
-		Py_XDECREF(offset);
+	if (!uncached) {
+		len = pc_request_len(request_of(op));
+		buf = hold_memory(op);
+		if (!buf)
+			return STEP_FAILED;
 	}
-	Py_DECREF(method);
+	method = method ? Py_NewRef(method)
+			: PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
+	bool begun = method && !pc_op_check(op);
+	if (begun && !uncached) {
+		native = pc_driver_of(method, &driver);
+		begun = native || make_views(op, buf, parts, n) > 0;
+	}
+	if (begun) {
+		*made = true;
+		call_begins(op, pos, len);
+		answered = native ? call_driver(&driver, pos, parts, n) : call_method(op, method, pos);
+	}
+	Py_XDECREF(method);
+	release_memory(buf);
 	if (!answered)
 		return begun ? STEP_RAISED : STEP_FAILED;
 	int result = pc_op_check(op) ? 1 : answer_object(op, answered);
