@@ -804,7 +804,10 @@ def test_bad_calls_for_bytes_are_refused(backend: DirectoryBackend, root: Path) 
     with pytest.raises(TypeError):
         calls.write_from("0", [b"x"])
     with pytest.raises(OSError, match="Invalid argument"):
-        calls.read_into(1 << 63, [bytearray(1)])
+        calls.read_into(-1, [bytearray(1)])
+    for offset in (1 << 63, 1 << 64):
+        with pytest.raises(OverflowError):
+            calls.read_into(offset, [bytearray(1)])
     file.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         calls.read_into(0, [bytearray(1)])

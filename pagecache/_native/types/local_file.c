@@ -47,14 +47,14 @@ static i64 move_parts(const struct pc_driver *driver, u64 pos, const struct pc_p
 static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 {
 	struct local_file *f = (struct local_file *)self;
-	unsigned long long pos;
-	PyObject *buffers;
+	PyObject *buffers, *offset;
 	struct iovec vector[CALL_PARTS];
 	i64 moved = -1;
 	int n = 0;
-	if (!PyArg_ParseTuple(args, "KO", &pos, &buffers))
+	if (!PyArg_ParseTuple(args, "OO", &offset, &buffers))
 		return NULL;
-	Py_ssize_t count = PySequence_Size(buffers);
+	long long pos = PyLong_AsLongLong(offset);
+	Py_ssize_t count = PyErr_Occurred() ? -1 : PySequence_Size(buffers);
 	if (count < 0)
 		return NULL;
 	count = count < CALL_PARTS ? count : CALL_PARTS;
@@ -71,7 +71,7 @@ static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 	}
 	if (!PyErr_Occurred()) {
 		do {
-			Py_BEGIN_ALLOW_THREADS moved = move(f, write, pos, vector, n);
+			Py_BEGIN_ALLOW_THREADS moved = move(f, write, (u64)pos, vector, n);
 			Py_END_ALLOW_THREADS
 		} while (moved == -EINTR && !PyErr_CheckSignals());
 	}
