@@ -141,7 +141,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
 
 
 def _let_go(old: list[BackendFile]) -> None:
-    """Drop the files of the old backend on a thread of their own: the last reference to a local file closes it, and its
+    """Drop the files of the old backend on a separate thread: the last reference to a local file closes it, and its
     file system may hang.
     """
     if not old:

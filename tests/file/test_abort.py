@@ -307,6 +307,18 @@ def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(make: Make
     os.close(into)
 
 
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_hit_and_a_flush_of_a_clean_file_need_no_backend(make: Make, prompt: bool) -> None:
+    """They succeed on an aborted volume; an fsync does not. [I-23]"""
+    rig, file = make({KEY: OLD}, limits={"prompt": prompt}).opened("r+b")
+    assert file.pread(len(OLD), 0) == OLD
+    rig.volume.abort()
+    file.flush()
+    assert file.pread(len(OLD), 0) == OLD
+    raises(ShutdownError, file.fsync)
+    rig.volume.reconnect(rig.backend)
+
+
 def test_every_blocking_verb_is_in_the_table() -> None:
     """Public methods of handles and volumes that may wait. [I-23]"""
     quick = {

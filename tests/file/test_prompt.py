@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import errno
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
 from pagecache.engine.park import Signal
 from pagecache.engine.retryer import Retries
+from pagecache.engine.runner import Job
 from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
@@ -313,3 +315,15 @@ def test_an_interrupt_of_a_plan_leaves_a_file_that_can_be_planned() -> None:
         assert retries.take(1.0) == []
         assert (retries.take(5.0), file in retries, retries.take(10.0)) == ([file], False, []), place
     assert nth > 3
+
+
+def test_a_call_on_a_thread_is_no_garbage(make: Make) -> None:
+    """Its job would keep the opened file of the backend until a collection."""
+    rig = make({KEY: b"x"}, limits={"prompt": False})
+    gc.collect()
+    gc.disable()
+    try:
+        rig.open("rb").close()
+        eventually(lambda: not [found for found in gc.get_objects() if type(found) is Job])
+    finally:
+        gc.enable()

@@ -258,7 +258,7 @@ def test_an_abort_beside_the_end_of_a_reconnect_is_not_lost(make: Make, monkeypa
 
 
 def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(make: Make) -> None:
-    """An allocation for the call's buffers collects, and a finaliser runs code meanwhile. [2.22, I-13]"""
+    """An allocation for the call's buffers collects, and a finaliser runs code there. [2.22, I-13]"""
     rig = make({KEY: OLD, "other": b""}, capacity="64KiB", options={"read_ahead": 0})
     file, other = rig.open("rb"), rig.open("r+b", key="other")
     collecting, over = threading.Event(), threading.Event()

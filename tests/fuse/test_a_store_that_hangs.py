@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import CachedFile, PageCache, ShutdownError
+from pagecache import CachedFile, PageCache, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..file.rig import Task, eventually, raises
@@ -33,6 +33,18 @@ def stopped(mounted: Mounted) -> Iterator[None]:
         yield
     finally:
         mounted.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def cached(folder: Path, store: Path) -> Iterator[tuple[Mounted, PageCache, Volume]]:
+    """A mount of a directory with a file, and a cache over the mount."""
+    (store / "a").write_bytes(b"o" * SIZE)
+    with (
+        Mounted(folder, f"dir:{store}", "--direct-io") as mounted,
+        contextlib.closing(DirectoryBackend(mounted.path)) as backend,
+        PageCache(CAPACITY) as cache,
+    ):
+        yield mounted, cache, cache.attach(backend, prompt=False)
 
 
 def calls_of(mounted: Mounted) -> set[tuple[int, str]]:
@@ -60,13 +72,7 @@ def fill_memory(cache: PageCache) -> CachedFile:
 @pytest.mark.parametrize("end", ["an abort", "a reconnect", "a fenced reconnect"])
 def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, store: Path, call: str, end: str) -> None:
     """A fence is of the program: here it is wrong, and still no memory is shared. [I-13]"""
-    (store / "a").write_bytes(b"o" * SIZE)
-    with (
-        Mounted(tmp_path, f"dir:{store}", "--direct-io") as mounted,
-        contextlib.closing(DirectoryBackend(mounted.path)) as backend,
-        PageCache(CAPACITY) as cache,
-    ):
-        volume = cache.attach(backend, prompt=False)
+    with cached(tmp_path, store) as (mounted, cache, volume):
         file = volume.open("a", "r+", read_ahead=0)
         if call == "a write":
             file.pwrite(b"n" * SIZE, 0)
@@ -81,9 +87,8 @@ def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, sto
             other = fill_memory(cache)
             assert calls <= calls_of(mounted)
         eventually(lambda: not calls & calls_of(mounted))
-        assert all(
-            other.pread(SIZE, at) == PATTERN for at in range(2 * CAPACITY - SIZE, 0, -SIZE)
-        )  # the last are cached
+        for at in reversed(range(0, 2 * CAPACITY, SIZE)):  # the last ones are cached
+            assert other.pread(SIZE, at) == PATTERN
         assert (store / "a").read_bytes() in (b"o" * SIZE, b"n" * SIZE)
         file.abandon()
         volume.detach(on_failed="discard")
@@ -91,14 +96,7 @@ def test_a_call_that_outlives_its_operation_keeps_its_memory(tmp_path: Path, sto
 
 def test_a_reconnect_waits_for_no_close_of_a_file_system_that_hangs(tmp_path: Path, store: Path) -> None:
     """The last reference to a local file closes it. [2.22]"""
-    (store / "a").write_bytes(b"o" * SIZE)
-    with (
-        Mounted(tmp_path, f"dir:{store}", "--direct-io") as mounted,
-        contextlib.closing(DirectoryBackend(mounted.path)) as backend,
-        PageCache(CAPACITY) as cache,
-    ):
-        volume = cache.attach(backend, prompt=False)
-        with volume.open("a", "r+") as file, stopped(mounted):
-            volume.abort()
-            Task(volume.reconnect, DirectoryBackend(store)).result()
-            assert file.pread(SIZE, 0) == b"o" * SIZE
+    with cached(tmp_path, store) as (mounted, _, volume), volume.open("a", "r+") as file, stopped(mounted):
+        volume.abort()
+        Task(volume.reconnect, DirectoryBackend(store)).result()
+        assert file.pread(SIZE, 0) == b"o" * SIZE

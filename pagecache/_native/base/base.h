@@ -1,5 +1,5 @@
 /*
- * base.h - what base/ offers: words, lists, leaf locks, events. No file here uses an object of the cache.
+ * base.h - what base/ offers: words, lists, leaf locks, events, racy copies. No file here uses an object of the cache.
  */
 #ifndef PC_BASE_H
 #define PC_BASE_H
@@ -8,7 +8,7 @@
 #include "base/wait.h"
 #include "base/words.h"
 
-/* A copy that races by design: of memory that writers, or programs with a view, may change meanwhile. */
+/* A copy that races by design: of memory that writers, or programs with a view, may change beside it. */
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread"), noinline, unused)) static void pc_copy_racy(void *to, const void *from, size_t n)
 {

@@ -10,8 +10,8 @@
  * the cache, so a cache full of views can be written back. A pin keeps the folio's frame in place until the request has
  * ended.
  *
- * Writers need not wait for such a call, nor exchange the frame, since no call uses it: what they write beside the copy is
- * dirty, and sent again. Locks: none while copying.
+ * Writers need not wait for such a call, nor exchange the frame, since no call uses it: bytes that they write beside the copy
+ * are dirty, and sent again. Locks: none while copying.
  */
 #include "io/io.h"
 

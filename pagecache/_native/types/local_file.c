@@ -2,7 +2,7 @@
  * local_file.c - the bytes of a local file: preadv and pwritev, for Python and for the core.
  *
  *   a method of Python    backend.read_into(offset, views)   the core makes views, and calls it with the interpreter lock
- *   a method of C         read_into of a LocalFile           the core knows its function, and moves the bytes without both
+ *   a method of C         read_into of a LocalFile           the core compares its address, and moves the bytes without both
  *
  * A subclass that overrides the method is called like any other backend.
  */
@@ -34,7 +34,8 @@ static i64 move(struct local_file *f, bool write, u64 pos, const struct iovec *p
 	return moved;
 }
 
-static i64 move_parts(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
+/* Move bytes of cache memory by one call; the caller holds it. Return: bytes, or -errno. Context: no GIL needed. */
+i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
 {
 	struct iovec vector[CALL_PARTS];
 	size_t count = n < CALL_PARTS ? n : CALL_PARTS;
@@ -95,9 +96,10 @@ static PyObject *write_from(PyObject *self, PyObject *args)
 {
 	if (((struct local_file *)self)->writable)
 		return move_buffers(self, args, true);
-	PyObject *done = PyObject_CallMethod(self, "need_writable", NULL);
+	PyObject *done = PyObject_CallMethod(self, "need_writable", NULL); /* its error has the key */
 	Py_XDECREF(done);
-	return NULL;
+	errno = EBADF;
+	return done ? PyErr_SetFromErrno(PyExc_OSError) : NULL;
 }
 
 /* Return whether C makes the calls of a bound method. The driver is valid as long as the method. Context: GIL. */
@@ -108,7 +110,6 @@ bool pc_driver_of(PyObject *method, struct pc_driver *driver)
 	if (function != read_into && function != write_from)
 		return false;
 	driver->file = (struct local_file *)PyCFunction_GetSelf(method);
-	driver->move = move_parts;
 	return driver->file->writable || !driver->write;
 }
 

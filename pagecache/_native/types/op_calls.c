@@ -53,7 +53,7 @@ static void release_views(PyObject *views)
 	Py_DECREF(views);
 }
 
-/* End a call: revoke its memoryviews; what is still exported keeps its memory (contract 2.1.3), as does a call of C that
+/* End a call: revoke its memoryviews; one that is still exported keeps its memory (contract 2.1.3), as does a call of C that
  * runs. */
 void pc_op_end_call(struct op *op)
 {
@@ -327,7 +327,7 @@ static PyObject *call_driver(const struct pc_driver *driver, u64 pos, const stru
 {
 	i64 moved;
 	do {
-		Py_BEGIN_ALLOW_THREADS moved = driver->move(driver, pos, parts, n);
+		Py_BEGIN_ALLOW_THREADS moved = pc_driver_move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
 	} while (moved == -EINTR && !PyErr_CheckSignals());
 	if (PyErr_Occurred())

@@ -197,11 +197,11 @@ PyObject *pc_fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 
 /* local_file.c: a file of a backend whose bytes C moves */
 struct pc_driver {
-	i64 (*move)(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
 	struct local_file *file;
 	bool write;
 };
 bool pc_driver_of(PyObject *method, struct pc_driver *driver);
+i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
 int pc_install_local_file(PyObject *module, PyObject *descriptor);
 
 /* Names of the engine's methods, and of verbs. */
@@ -210,9 +210,10 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write)                                                                                                       \
 	X(write_units)                                                                                                 \
 	X(commit)                                                                                                      \
-	X(commit_here) X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from) X(write_met)       \
-		X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names)    \
-			X(append) X(zero_range) X(view)
+	X(commit_here)                                                                                                 \
+	X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from) X(write_met) X(written)           \
+		X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append)     \
+			X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 
