@@ -24,7 +24,7 @@ from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
 from .loopfile import LoopFile
-from .server import Attributes, Listing, Owner
+from .server import Attributes, Listing, Owner, Server
 
 __all__ = ["Answers", "FileSystem", "has_xattrs"]
 
@@ -164,6 +164,10 @@ class Answers:
         found: Callable[..., Any] = method
         return found
 
+    def _thread(self, request: FuseRequest) -> tuple[int, ...]:
+        """Return the last argument of some calls of `Server`, which other file systems do not have."""
+        return (request.thread,) if isinstance(self._system, Server) else ()
+
     def _done(self, token: int) -> None:
         self._loop.reply_error(token, 0)
 
@@ -194,13 +198,13 @@ class Answers:
             self._forget_node(found.number)
 
     def _lookup(self, request: FuseRequest, token: int) -> None:
-        self._entry(token, self._system.lookup(request.number, request.name))
+        self._entry(token, self._system.lookup(request.number, request.name, *self._thread(request)))
 
     def _getattr(self, request: FuseRequest, token: int) -> None:
         self._loop.reply_attributes(token, _values(self._system.getattr(request.number)))
 
     def _setattr(self, request: FuseRequest, token: int) -> None:
-        found = self._method("setattr")(request.number, request.changes, request.fh)
+        found = self._method("setattr")(request.number, request.changes, request.fh, *self._thread(request))
         self._loop.reply_attributes(token, _values(found))
 
     def _readlink(self, request: FuseRequest, token: int) -> None:
@@ -246,7 +250,7 @@ class Answers:
         getattr(self._system, "release", self._files.release)(fh)
 
     def _open(self, request: FuseRequest, token: int) -> None:
-        fh, kept = self._system.open(request.number, request.flags)
+        fh, kept = self._system.open(request.number, request.flags, *self._thread(request))
         try:
             if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
                 self._clear_set_id(request.number)

@@ -61,6 +61,7 @@ class Node:
         losses: of a directory: number of names that it lost.
         lost: its last name, after it was lost: (directory, name).
         changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never.
+        name_taken: another program has taken one of its names, which the kernel may still keep.
         was_read: it was read through an open that has ended, so the kernel may have pages of it.
         nameless: attributes that were set after its last name was lost.
         target: of a symbolic link, if it was read when the kernel looked it up.
@@ -69,7 +70,7 @@ class Node:
 
     __slots__ = (
         *("_seen", "changed", "children", "identity", "kept", "kind", "link", "lookups", "losses", "lost"),
-        *("more_links", "nameless", "nameless_since", "number", "opens", "target", "was_read"),
+        *("more_links", "name_taken", "nameless", "nameless_since", "number", "opens", "target", "was_read"),
     )
 
     def __init__(self, number: int, kind: Kind, identity: Hashable | None = None) -> None:
@@ -86,6 +87,7 @@ class Node:
         self.losses = 0
         self.lost: Link | None = None
         self.changed = 0
+        self.name_taken = False
         self.was_read = False
         self.nameless: Mapping[str, Any] = NONE
         self.nameless_since: int | None = None
@@ -203,6 +205,7 @@ class Nodes:
         with self.lock:
             node = parent.children.get(name)
             if node is not None and not node.may_be(kind, identity):
+                node.name_taken = True
                 self._unlink(parent, name)
                 node = None
             if node is None:
@@ -306,6 +309,8 @@ class Nodes:
             node.drop_link((parent, name))
             if by_us:
                 node.lost = parent, name
+            else:
+                node.name_taken = True
             self._forget_object(node)
 
     def _forget_object(self, node: Node) -> None:

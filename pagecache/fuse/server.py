@@ -14,7 +14,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from ..backends.protocol import CheckedKey, ObjectStat
 from ..objects import Kind
 from ..volume.volume import Volume
 from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
+from .callers import Callers
 from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving, entry_key
@@ -79,7 +80,7 @@ def _unless_closed(opened: OpenFile) -> Iterator[None]:
 
 
 class Server:
-    """The file system of one volume.
+    """The file system of one volume. `thread`: of the calling program, if the binding knows it (callers.py).
 
     Args:
         volume: stores the bytes.
@@ -96,6 +97,7 @@ class Server:
         self.nodes = Nodes()
         self.names: Namespace = namespace_of(volume)
         self._moving = Moving(self.nodes)
+        self._callers = Callers()
         self._listed = Listed()
         self._appearance = Appearance(self.options)
         self._nodes_of: dict[int, Node] = {}  # number of an open file -> its node
@@ -181,7 +183,7 @@ class Server:
         except ValueError:  # closed since
             return None
 
-    def setattr(self, number: int, changes: dict[str, int], fh: int | None = None) -> Attributes:
+    def setattr(self, number: int, changes: dict[str, int], fh: int | None = None, thread: int = 0) -> Attributes:
         """Args:
         changes: of size, mode, uid, gid, atime_ns, mtime_ns.
         fh: the open file that is truncated, if any.
@@ -191,7 +193,7 @@ class Server:
         node.changed = time.monotonic_ns()
         size = changes.pop("size", None)
         if size is not None:
-            self._truncate(node, size, fh)
+            self._truncate(node, size, fh, thread)
         if changes:
             if changes.keys() & TIMES:
                 self._hand_over(node)
@@ -213,7 +215,10 @@ class Server:
                 with _unless_closed(opened):
                     node.nameless_since = opened.stat().mtime_ns
 
-    def _truncate(self, node: Node, size: int, fh: int | None) -> None:
+    def _truncate(self, node: Node, size: int, fh: int | None, thread: int) -> None:
+        if fh is None and (node.opens or node.name_taken):
+            with self._opening(node, thread):
+                self._by_name(node, thread, self.names.status)
         writable = [opened for opened in self._opened(node) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
@@ -246,8 +251,9 @@ class Server:
 
     # -- entries
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: int, name: str, thread: int = 0) -> Attributes:
         """Look up a name, and count one lookup of the kernel."""
+        self._callers.looks_up(thread)
 
         def find(directory: Node, key: CheckedKey) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKUPS_MAX):
@@ -262,6 +268,7 @@ class Server:
             return node, found
 
         node, found = self._moving.entry(self.node(parent), name, find)
+        self._callers.looks_up(thread, node.number)
         if not node.opens:
             return self.attributes(node, found)
         taken = self._taken(node)
@@ -492,36 +499,18 @@ class Server:
 
     # -- files
 
-    def open(self, number: int, flags: int) -> tuple[int, bool]:
+    def open(self, number: int, flags: int, thread: int = 0) -> tuple[int, bool]:
         """Returns:
         The number of the open file, and whether the kernel's pages of it are still valid.
         """
         node = self.node(number)
-        gone: set[str] = set()
-
-        def by_key(key: CheckedKey) -> OpenFile:
-            try:
-                if gone.isdisjoint(self.nodes.keys(node)):
-                    return self._open_by_key(node, key, flags)
-                self.names.status(key)  # nothing is opened: the call may come by the name that is gone, and truncate
-            except OSError:
-                gone.add(key)
-                raise
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
-
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
-        with self._moving.opening(node):
-            try:
-                opened = self._moving.of(node, by_key)
-            except OSError as error:
-                # If another program has taken a name away that the kernel still keeps, the kernel looks the path up
-                # again. An open that comes again without a lookup is by /proc/self/fd/N.
-                again = None
-                if error.errno == errno.ESTALE and not self.nodes.lose(node, gone):
-                    again = self._open_again(node, flags)
-                if again is None:
-                    raise
-                opened = again
+        with self._opening(node, thread):
+            opened = self._by_name(node, thread, lambda key: self._open_by_key(node, key, flags))
+            if opened is None:
+                opened = self._open_again(node, flags)
+            if opened is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._open(node, opened)
         if empty and self.names.keeps_modes:  # an empty file is not shortened, but its time must move
             self.setattr(number, {"mtime_ns": time.time_ns()})
@@ -530,6 +519,53 @@ class Server:
         kept = version is not None and version == node.kept
         node.kept = version
         return opened.number, kept
+
+    @contextlib.contextmanager
+    def _opening(self, node: Node, thread: int) -> Iterator[None]:
+        """Context of a call by the name of a node, which the kernel makes again if it fails with ESTALE."""
+        try:
+            with self._moving.opening(node):
+                yield
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                self._callers.failed(thread, node.number)
+            raise
+
+    def _by_name(self, node: Node, thread: int, call: Callable[[CheckedKey], T]) -> T | None:
+        """Make a call with a key of a node.
+
+        Returns:
+            None: the node has lost its names, and no other program has taken the one that this call came by.
+
+        Raises:
+            OSError: ESTALE: another program may have taken that name. The kernel looks the path up again.
+        """
+        certain = self._callers.came_again(thread, node.number)
+        gone: set[str] = set()
+
+        def is_taken() -> bool:  # after the keys were read: if not, the name that the call came by is among them
+            return not certain and node.name_taken and thread != 0
+
+        def by_key(key: CheckedKey) -> T:
+            if is_taken():
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
+            try:
+                if certain or gone.isdisjoint(self.nodes.keys(node)):
+                    return call(key)
+                self.names.status(key)  # no more: the call may come by the name that is gone
+            except OSError:
+                gone.add(key)
+                raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+
+        try:
+            return self._moving.of(node, by_key)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            if (self.nodes.lose(node, gone) and not certain) or is_taken():
+                raise
+            return None
 
     def _open_by_key(self, node: Node, key: CheckedKey, flags: int) -> OpenFile:
         opened = self.files.open_file(key, flags & ~CREATE)

@@ -94,6 +94,11 @@ class FuseRequest:
         return int(self._a.uid), int(self._a.gid)
 
     @property
+    def thread(self) -> int:
+        """Return the number of the requesting thread; 0: it has none here."""
+        return int(self._a.thread)
+
+    @property
     def name(self) -> str:
         return os.fsdecode(_fuse.ffi.string(self._a.name))
 

@@ -6,10 +6,12 @@ test_calls.py and test_differential.py compare calls about names, modes, links a
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +149,45 @@ def test_a_name_that_another_program_gave_to_another_file_leads_there_while_the_
                 path.write_bytes(b"ours")
                 assert (stored / "a").read_bytes() == b"ours"
                 assert (place / "b").read_bytes() == b"old"
+
+
+def test_a_name_that_another_program_took_leads_every_call_to_the_new_file(place: Path, stored: Path) -> None:
+    """The kernel keeps the name for a second, and the first file is open: several threads open the name at once, an
+    open by a descriptor or by another name comes before, and the name is cut. [2.20]
+    """
+
+    def taken(name: str) -> Path:
+        (place / name).write_bytes(b"old")
+        files.append((place / name).open("r+b", buffering=0))
+        (stored / "next").write_bytes(b"new")
+        os.rename(stored / "next", stored / name)
+        return place / name
+
+    files: list[io.FileIO] = []
+    with ThreadPoolExecutor(4) as threads:
+        for number in range(25):
+            assert list(threads.map(Path.read_bytes, [taken(f"many{number}")] * 4)) == [b"new"] * 4
+    path = taken("by a descriptor")
+    for _ in range(2):
+        assert Path(f"/proc/self/fd/{files[-1].fileno()}").read_bytes() == b"old"
+        assert path.read_bytes() == b"new"
+    path.write_bytes(b"ours")
+    assert (stored / path.name).read_bytes() == b"ours"
+    path = place / "by another name"
+    path.write_bytes(b"old")
+    path.with_name("second").hardlink_to(path)
+    (stored / "next").write_bytes(b"new")
+    os.rename(stored / "next", stored / path.name)
+    for _ in range(2):
+        assert path.with_name("second").read_bytes() == b"old"
+        assert path.read_bytes() == b"new"
+    path = taken("cut")
+    os.truncate(path, 1)
+    assert path.read_bytes() == (stored / "cut").read_bytes() == b"n"
+    os.truncate(f"/proc/self/fd/{files[-1].fileno()}", 2)
+    assert files[-1].read() == b"ol"
+    for file in files:
+        file.close()
 
 
 @pytest.mark.parametrize("seen", ["a lookup", "a listing", "an open"])

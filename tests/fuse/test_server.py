@@ -15,8 +15,9 @@ import pytest
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
-from pagecache.fuse import Server, moving
+from pagecache.fuse import Server, callers, moving
 from pagecache.fuse.attributes import Attributes
+from pagecache.fuse.callers import Callers
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.nodes import Node
 from pagecache.fuse.server import Listing
@@ -553,6 +554,133 @@ def test_a_file_is_found_by_a_name_that_is_left(server: Server, tmp_path: Path) 
     fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
     server.release(fh)
     assert server.getattr(number).nlink == 1
+
+
+ONE, TWO, THREE = 11, 12, 13
+"""Threads of a program."""
+
+
+def replace(tmp_path: Path, *names: str) -> None:
+    """Another program gives names to new files."""
+    for name in names:
+        (tmp_path / "next").write_bytes(b"new")
+        os.rename(tmp_path / "next", tmp_path / name)
+
+
+def opened_bytes(server: Server, number: int, thread: int, flags: int = os.O_RDONLY) -> bytes:
+    fh, _ = server.open(number, flags, thread)
+    found = server.files.read(fh, 0, 100)
+    server.release(fh)
+    return found
+
+
+def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again(
+    server: Server, tmp_path: Path
+) -> None:
+    """The file of that name is still open, and opens again by its descriptor, which no lookup leads to."""
+    old = server.lookup(1, "a").number
+    fh, _ = server.open(old, os.O_RDWR, ONE)
+    replace(tmp_path, "a")
+    for thread in (ONE, TWO, THREE):
+        assert code(server.open, old, os.O_RDONLY, thread) == errno.ESTALE
+    for thread in (ONE, TWO):
+        assert opened_bytes(server, server.lookup(1, "a", thread).number, thread) == b"new"
+    assert opened_bytes(server, old, THREE) == b"a"
+    for thread in (ONE, TWO, THREE):  # the kernel keeps names for a second
+        assert code(server.open, old, os.O_RDWR | os.O_TRUNC, thread) == errno.ESTALE
+    assert code(server.lookup, 1, "none", TWO) == errno.ENOENT
+    assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE  # by another old name: that lookup found nothing
+    assert server.files.read(fh, 0, 100) == b"a"
+    server.release(fh)
+
+
+@pytest.mark.parametrize("by", ["its other name", "a lookup of the name", "a listing"])
+def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
+    server: Server, tmp_path: Path, by: str
+) -> None:
+    old = server.lookup(1, "a").number
+    server.link(old, 1, "second")
+    fh, _ = server.open(old, os.O_RDWR, ONE)
+    replace(tmp_path, "a")
+    if by == "its other name":
+        assert server.lookup(1, "second", TWO).number == old
+        assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE
+        assert server.lookup(1, "second", TWO).number == old
+        assert opened_bytes(server, old, TWO) == b"a"
+    elif by == "a listing":
+        listing = server.opendir(1)
+        server.entry_now(listing, place(listing, "a"))
+    else:
+        assert server.lookup(1, "a", TWO).number != old
+    assert code(server.open, old, os.O_RDONLY, ONE) == errno.ESTALE
+    assert opened_bytes(server, server.lookup(1, "a", ONE).number, ONE) == b"new"
+    server.release(fh)
+
+
+@pytest.mark.parametrize("order", ["the name first", "the open first"])
+def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """The lookup is one of the file's other name, by which the open must not go on: it may have come by the first."""
+    old = server.lookup(1, "a").number
+    os.link(tmp_path / "a", tmp_path / "second")
+    assert server.lookup(1, "second").number == old
+    replace(tmp_path, "a")
+    keys = server.nodes.keys
+
+    def keys_and_then(node: Node) -> list[str]:
+        monkeypatch.undo()
+        found = keys(node) if order == "the open first" else []
+        server.lookup(1, "second", TWO)
+        return found or keys(node)
+
+    monkeypatch.setattr(server.nodes, "keys", keys_and_then)
+    assert code(server.open, old, os.O_RDWR | os.O_TRUNC, ONE) == errno.ESTALE
+    assert (tmp_path / "second").read_bytes() == b"a"
+    assert opened_bytes(server, server.lookup(1, "second", ONE).number, ONE) == b"a"
+
+
+def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(server: Server, tmp_path: Path) -> None:
+    """The kernel looks a path up once more, and no third time: other names of the file may be taken meanwhile."""
+    names = ("a", "second", "third", "fourth")
+    old = server.lookup(1, "a").number
+    for name in names[1:]:
+        server.link(old, 1, name)
+    replace(tmp_path, "a", "second")
+    assert code(server.open, old, os.O_RDONLY, ONE) == errno.ESTALE
+    assert server.lookup(1, "fourth", ONE).number == old
+    replace(tmp_path, "third")
+    fh, _ = server.open(old, os.O_RDONLY, ONE)
+    assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE
+    replace(tmp_path, "fourth")
+    assert opened_bytes(server, old, TWO) == b"a"  # by a descriptor
+    server.release(fh)
+
+
+def test_a_truncate_by_a_name_that_another_program_took_looks_again(server: Server, tmp_path: Path) -> None:
+    """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
+    old = server.lookup(1, "a").number
+    fh, _ = server.open(old, os.O_RDWR, ONE)
+    replace(tmp_path, "a")
+    assert code(server.setattr, old, {"size": 0}, None, ONE) == errno.ESTALE
+    new = server.lookup(1, "a", ONE).number
+    assert server.setattr(new, {"size": 2}, None, ONE).size == 2
+    assert (tmp_path / "a").read_bytes() == b"ne"
+    assert server.files.read(fh, 0, 100) == b"a"
+    assert code(server.setattr, old, {"size": 5}, None, TWO) == errno.ESTALE
+    assert server.setattr(old, {"size": 5}, None, TWO).size == 5  # by a descriptor: it comes again without a lookup
+    assert server.setattr(old, {"size": 7}, fh, TWO).size == 7
+    server.release(fh)
+
+
+def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(callers, "CALLERS_MAX", 3)
+    known = Callers()
+    for thread in range(1, 8):
+        known.failed(thread, 100)
+    assert [known.came_again(thread, 100) for thread in range(1, 8)] == [False] * 4 + [True] * 3
+    known.failed(0, 100)  # a thread that has no number here
+    assert not known.came_again(0, 100)
 
 
 def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ struct pc_fuse_request {
 	uint64_t fh;      /* argument of pc_opened_new() or pc_reply_opendir(); NO_FH: none */
 	uint64_t offset, size;
 	uint32_t mode, fields, uid, gid; /* uid, gid: to be set, otherwise of the caller */
+	uint32_t thread; /* of the caller; 0: it has no number here */
 	int64_t atime_ns, mtime_ns;
 	uint64_t rdev; /* MKNOD of a device: its number */
 	const char *name, *name2; /* end with a zero; name2: second name, or target of a symbolic link */

@@ -378,7 +378,7 @@ static void answer_overdue(struct pc_loop *l)
 	l->interrupts = 0;
 	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
 		u64 token = s->request.token;
-		pid_t pid = s->interrupted == 1 ? s->pid : 0;
+		pid_t pid = s->interrupted == 1 ? (pid_t)s->request.thread : 0;
 		if (!pid && s->known && !pc_known_open(l, s->request.number)) { /* it has been closed since */
 			s->known = false;
 			s->due_ns = pc_slot_due(l, s);

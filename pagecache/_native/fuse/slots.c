@@ -168,7 +168,7 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
 		const struct fuse_ctx *caller = fuse_req_ctx(req);
 		s->request.uid = caller->uid;
 		s->request.gid = caller->gid;
-		s->pid = caller->pid;
+		s->request.thread = (u32)caller->pid;
 	}
 	return s;
 }

@@ -56,7 +56,6 @@ struct slot {
 	u8 interrupted; /* 1: reported, 2: checked, and the program goes on */
 	u8 known;       /* its answer may be the last known attributes */
 	u8 changes;     /* attributes that it changes: CHANGES_*; 0: none */
-	pid_t pid;
 };
 enum { CHANGES_NODE = 1, CHANGES_ALL }; /* of one node, of any node */
 
