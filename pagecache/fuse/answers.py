@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
+from .callers import Callers
 from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
@@ -139,6 +140,7 @@ class Answers:
         self._direct_io, self._acls = direct_io, acls
         self._system: Any = system
         self._files = system.files
+        self._callers = Callers()
         self._deadline = deadline
         self._lock = threading.Lock()  # guards the table of directories and their content; held briefly
         self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
@@ -150,10 +152,13 @@ class Answers:
     def answer(self, request: FuseRequest) -> None:
         """Serve one request. Never raises."""
         op, token = request.op, request.token
+        request.again = self._callers.comes(request.thread, op, request.number)
         try:
             getattr(self, f"_{op}")(request, token)
         except BaseException as error:  # SystemExit, too: the request must get a reply
-            self._loop.reply_error(token, _code(error, op))
+            code = _code(error, op)
+            self._callers.failed(request.thread, op, request.number, stale=code == errno.ESTALE, again=request.again)
+            self._loop.reply_error(token, code)
         finally:
             self._loop.done(token)
 
@@ -164,9 +169,9 @@ class Answers:
         found: Callable[..., Any] = method
         return found
 
-    def _thread(self, request: FuseRequest) -> tuple[int, ...]:
+    def _again(self, request: FuseRequest) -> tuple[bool | None, ...]:
         """Return the last argument of some calls of `Server`, which other file systems do not have."""
-        return (request.thread,) if isinstance(self._system, Server) else ()
+        return (request.again if request.thread else None,) if isinstance(self._system, Server) else ()
 
     def _done(self, token: int) -> None:
         self._loop.reply_error(token, 0)
@@ -198,13 +203,16 @@ class Answers:
             self._forget_node(found.number)
 
     def _lookup(self, request: FuseRequest, token: int) -> None:
-        self._entry(token, self._system.lookup(request.number, request.name, *self._thread(request)))
+        found = self._system.lookup(request.number, request.name)
+        passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
+        self._callers.found(request.thread, found.number, passing=passing)
+        self._entry(token, found)
 
     def _getattr(self, request: FuseRequest, token: int) -> None:
         self._loop.reply_attributes(token, _values(self._system.getattr(request.number)))
 
     def _setattr(self, request: FuseRequest, token: int) -> None:
-        found = self._method("setattr")(request.number, request.changes, request.fh, *self._thread(request))
+        found = self._method("setattr")(request.number, request.changes, request.fh, *self._again(request))
         self._loop.reply_attributes(token, _values(found))
 
     def _readlink(self, request: FuseRequest, token: int) -> None:
@@ -250,7 +258,7 @@ class Answers:
         getattr(self._system, "release", self._files.release)(fh)
 
     def _open(self, request: FuseRequest, token: int) -> None:
-        fh, kept = self._system.open(request.number, request.flags, *self._thread(request))
+        fh, kept = self._system.open(request.number, request.flags, *self._again(request))
         try:
             if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
                 self._clear_set_id(request.number)

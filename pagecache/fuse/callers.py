@@ -8,18 +8,36 @@ if it came by a path, else at once.
     thread 1    open 9: ESTALE    lookup "a": 12    open 12     by a name that was taken
     thread 2    open 9: ESTALE    lookup "b": 9     open 9      by another name
     thread 3    open 9: ESTALE                      open 9      by /proc/self/fd/N
+
+So an open or a truncate that may have come by a name that was taken fails once, and not again.
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import dataclass
 
 __all__ = ["Callers"]
 
 CALLERS_MAX = 4096
-"""Threads that are remembered: more than make calls at once. Those that do not come again are forgotten at last."""
+"""Threads that are remembered: more than make calls at once."""
+AGAIN_S = 1.0
+"""Seconds after its failure, or its last lookup, within which a thread comes again."""
+ON_THE_WAY = ("lookup", "getattr", "getxattr", "readlink")
+"""Requests that a second try makes before its last one."""
+TRIED = ("open", "setattr")
+"""Requests that may come again without a lookup: by a descriptor."""
 NONE = 0
 """No node has this number."""
+
+
+@dataclass(slots=True)
+class _Caller:
+    """A thread that comes again: the node of the call that failed, until a lookup leads to another one."""
+
+    number: int
+    until: float  # by time.monotonic
 
 
 class Callers:
@@ -29,27 +47,36 @@ class Callers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards the table; held briefly
-        self._may_use: dict[int, int] = {}  # thread -> node that its next call may use, whichever name it came by
+        self._callers: dict[int, _Caller] = {}
 
-    def failed(self, thread: int, number: int) -> None:
-        """A call about a node fails with ESTALE: if it comes again at once, it did not come by a name."""
-        if thread:
-            with self._lock:
-                self._may_use.pop(thread, None)
-                self._may_use[thread] = number
-                if len(self._may_use) > CALLERS_MAX:
-                    del self._may_use[next(iter(self._may_use))]
-
-    def looks_up(self, thread: int, number: int = NONE) -> None:
-        """Note the begin of a lookup, or its result."""
-        if thread in self._may_use:
-            with self._lock:
-                if thread in self._may_use:
-                    self._may_use[thread] = number
-
-    def came_again(self, thread: int, number: int) -> bool:
-        """Return whether the call of a thread is the second try of one that failed, and is about the right node."""
-        if thread not in self._may_use:
+    def comes(self, thread: int, op: str, number: int) -> bool:
+        """Note a request. Return whether it is the second try of a call, and about the node that this one is about."""
+        if thread not in self._callers or op in ON_THE_WAY:
             return False
         with self._lock:
-            return self._may_use.pop(thread, NONE) == number
+            caller = self._callers.pop(thread, None)
+        return caller is not None and caller.number == number and time.monotonic() < caller.until
+
+    def found(self, thread: int, number: int, *, passing: bool) -> None:
+        """Note the result of a lookup, before its reply. `passing`: of a directory or a link, on the way to it."""
+        if thread in self._callers:
+            with self._lock:
+                caller = self._callers.get(thread)
+                if caller is not None:
+                    caller.until = time.monotonic() + AGAIN_S
+                    if not passing:
+                        caller.number = number
+
+    def failed(self, thread: int, op: str, number: int, *, stale: bool, again: bool) -> None:
+        """Note an error, before its reply. `stale`: it is ESTALE. `again`: this was a second try, and there is no third
+        one.
+        """
+        if thread == 0 or not (stale or thread in self._callers):
+            return
+        with self._lock:
+            known = self._callers.pop(thread, None)
+            if stale and not again and not (known is not None and op in ON_THE_WAY):
+                number = number if op in TRIED else NONE
+                self._callers[thread] = _Caller(number, time.monotonic() + AGAIN_S)
+                if len(self._callers) > CALLERS_MAX:
+                    del self._callers[next(iter(self._callers))]

@@ -21,6 +21,7 @@ from typing import Self
 from ..native.loop import LOOP_MISSING, FuseRequest, NativeLoop
 from .answers import Answers, FileSystem, has_xattrs
 from .loopfile import LoopFile
+from .server import Server
 
 __all__ = ["Loop", "why_no_loop"]
 
@@ -28,6 +29,8 @@ log = logging.getLogger("pagecache.fuse")
 
 THREADS = 64
 """Calls that may wait for a backend at the same time."""
+ON_THE_WAY_S = 1.0
+"""Seconds that an open takes from the kernel's names to this loop."""
 KNOWN_TIMEOUT_S, SILENCE_S = 1.0, 5.0
 """Seconds that a file system gets to confirm known values; seconds without further calls after it missed that limit."""
 
@@ -95,6 +98,8 @@ class Loop:
         self._system = system
         self._native = NativeLoop(options, words)
         system.files.kind = LoopFile
+        if isinstance(system, Server):
+            system.nodes.kept_s = entry_timeout + ON_THE_WAY_S
         self._answers = Answers(self._native, system, timeout, direct_io=direct_io, acls=acls)
         self._lock = threading.Lock()  # guards the number of threads
         self._threads = 0

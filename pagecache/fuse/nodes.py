@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import struct
 import threading
 import time
@@ -61,7 +62,8 @@ class Node:
         losses: of a directory: number of names that it lost.
         lost: its last name, after it was lost: (directory, name).
         changed: time of its last change, or of a name of it, through this server, by time.monotonic_ns; 0: never.
-        name_taken: another program has taken one of its names, which the kernel may still keep.
+        taken_until: another program has taken one of its names, which the kernel may keep until then, by
+            time.monotonic.
         was_read: it was read through an open that has ended, so the kernel may have pages of it.
         nameless: attributes that were set after its last name was lost.
         target: of a symbolic link, if it was read when the kernel looked it up.
@@ -70,7 +72,7 @@ class Node:
 
     __slots__ = (
         *("_seen", "changed", "children", "identity", "kept", "kind", "link", "lookups", "losses", "lost"),
-        *("more_links", "name_taken", "nameless", "nameless_since", "number", "opens", "target", "was_read"),
+        *("more_links", "taken_until", "nameless", "nameless_since", "number", "opens", "target", "was_read"),
     )
 
     def __init__(self, number: int, kind: Kind, identity: Hashable | None = None) -> None:
@@ -87,7 +89,7 @@ class Node:
         self.losses = 0
         self.lost: Link | None = None
         self.changed = 0
-        self.name_taken = False
+        self.taken_until = 0.0
         self.was_read = False
         self.nameless: Mapping[str, Any] = NONE
         self.nameless_since: int | None = None
@@ -153,6 +155,7 @@ class Nodes:
         self._nodes = {ROOT: self.root}
         self._most = 1  # largest number of nodes since memory was given back
         self._prune_at = NAMES_MAX
+        self.kept_s = math.inf  # how long the kernel keeps a name, and a call by it may be on its way
         self.keeper = threading.Event()  # there is work for `idle`, or for `shrink`
         self._objects: dict[Hashable, Node] = {}  # by identity: those with a name, and open ones
 
@@ -205,7 +208,7 @@ class Nodes:
         with self.lock:
             node = parent.children.get(name)
             if node is not None and not node.may_be(kind, identity):
-                node.name_taken = True
+                self._taken(node)
                 self._unlink(parent, name)
                 node = None
             if node is None:
@@ -310,8 +313,11 @@ class Nodes:
             if by_us:
                 node.lost = parent, name
             else:
-                node.name_taken = True
+                self._taken(node)
             self._forget_object(node)
+
+    def _taken(self, node: Node) -> None:
+        node.taken_until = time.monotonic() + self.kept_s
 
     def _forget_object(self, node: Node) -> None:
         """Forget the identity of an object without a name that is not open: the store may use it again."""

@@ -22,7 +22,6 @@ from ..backends.protocol import CheckedKey, ObjectStat
 from ..objects import Kind
 from ..volume.volume import Volume
 from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
-from .callers import Callers
 from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving, entry_key
@@ -80,7 +79,7 @@ def _unless_closed(opened: OpenFile) -> Iterator[None]:
 
 
 class Server:
-    """The file system of one volume. `thread`: of the calling program, if the binding knows it (callers.py).
+    """The file system of one volume. `again`: the call is made again after ESTALE (callers.py); None: not known.
 
     Args:
         volume: stores the bytes.
@@ -97,7 +96,6 @@ class Server:
         self.nodes = Nodes()
         self.names: Namespace = namespace_of(volume)
         self._moving = Moving(self.nodes)
-        self._callers = Callers()
         self._listed = Listed()
         self._appearance = Appearance(self.options)
         self._nodes_of: dict[int, Node] = {}  # number of an open file -> its node
@@ -183,7 +181,9 @@ class Server:
         except ValueError:  # closed since
             return None
 
-    def setattr(self, number: int, changes: dict[str, int], fh: int | None = None, thread: int = 0) -> Attributes:
+    def setattr(
+        self, number: int, changes: dict[str, int], fh: int | None = None, again: bool | None = None
+    ) -> Attributes:
         """Args:
         changes: of size, mode, uid, gid, atime_ns, mtime_ns.
         fh: the open file that is truncated, if any.
@@ -193,7 +193,7 @@ class Server:
         node.changed = time.monotonic_ns()
         size = changes.pop("size", None)
         if size is not None:
-            self._truncate(node, size, fh, thread)
+            self._truncate(node, size, fh, again)
         if changes:
             if changes.keys() & TIMES:
                 self._hand_over(node)
@@ -215,10 +215,10 @@ class Server:
                 with _unless_closed(opened):
                     node.nameless_since = opened.stat().mtime_ns
 
-    def _truncate(self, node: Node, size: int, fh: int | None, thread: int) -> None:
-        if fh is None and (node.opens or node.name_taken):
-            with self._opening(node, thread):
-                self._by_name(node, thread, self.names.status)
+    def _truncate(self, node: Node, size: int, fh: int | None, again: bool | None) -> None:
+        if fh is None and (node.opens or node.taken_until):
+            with self._moving.opening(node):
+                self._by_name(node, again, self.names.status)
         writable = [opened for opened in self._opened(node) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
@@ -232,13 +232,13 @@ class Server:
         try:
             self._moving.of(node, lambda key: self.volume.truncate(key, size))
         except OSError as error:
-            again = self._open_again(node, os.O_RDWR) if error.errno == errno.ESTALE else None
-            if again is None:
+            other = self._open_again(node, os.O_RDWR) if error.errno == errno.ESTALE else None
+            if other is None:
                 raise
             try:
-                again.file.truncate(size)
+                other.file.truncate(size)
             finally:
-                self.files.release(again.number)
+                self.files.release(other.number)
 
     def _hand_over(self, node: Node) -> None:
         """Write back now: a later write-back would change the times of the file."""
@@ -251,9 +251,8 @@ class Server:
 
     # -- entries
 
-    def lookup(self, parent: int, name: str, thread: int = 0) -> Attributes:
+    def lookup(self, parent: int, name: str) -> Attributes:
         """Look up a name, and count one lookup of the kernel."""
-        self._callers.looks_up(thread)
 
         def find(directory: Node, key: CheckedKey) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKUPS_MAX):
@@ -268,11 +267,24 @@ class Server:
             return node, found
 
         node, found = self._moving.entry(self.node(parent), name, find)
-        self._callers.looks_up(thread, node.number)
-        if not node.opens:
-            return self.attributes(node, found)
-        taken = self._taken(node)
-        return self.attributes(node, self._stat(node), taken)
+        with self._counted(node):
+            if not node.opens:
+                return self.attributes(node, found)
+            taken = self._taken(node)
+            now = self._stat(node)
+            if now.nlink is not None and found.nlink is not None and now.nlink < found.nlink:
+                # The kernel must not keep the name: it may be one that was removed since.
+                now = dataclasses.replace(now, nlink=found.nlink)
+            return self.attributes(node, now, taken)
+
+    @contextlib.contextmanager
+    def _counted(self, node: Node) -> Iterator[None]:
+        """Context of a call that has counted a lookup: an error takes it back."""
+        try:
+            yield
+        except BaseException:
+            self.nodes.forget(node.number, 1)
+            raise
 
     def _target(self, key: CheckedKey, found: ObjectStat) -> str | None:
         """Return the target of a found symbolic link: the kernel follows it even if it loses its name before. None: the
@@ -425,7 +437,8 @@ class Server:
         with self._moving.opening(node):  # its name is its own, or gone
             self._moving.of(node, add)
         self.nodes.linked(node, directory, new_name)
-        return self.getattr(number)
+        with self._counted(node):
+            return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
         def make(directory: Node, key: CheckedKey) -> Attributes:
@@ -471,9 +484,11 @@ class Server:
         known = self.nodes.child(listing.node, name)
         if known is None and not listing.certain():
             return None
+        if known is not None and not known.may_be(found.kind, found.identity):
+            return None  # a lookup may have found the other object since
         if known is not None and (known.opens or known.changed >= listing.taken):
             opened = self._opened(known)
-            if not opened or not known.may_be(found.kind, found.identity):
+            if not opened:
                 return None
             try:
                 found = self._as_open(found, opened)
@@ -499,58 +514,50 @@ class Server:
 
     # -- files
 
-    def open(self, number: int, flags: int, thread: int = 0) -> tuple[int, bool]:
+    def open(self, number: int, flags: int, again: bool | None = None) -> tuple[int, bool]:
         """Returns:
         The number of the open file, and whether the kernel's pages of it are still valid.
         """
         node = self.node(number)
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
-        with self._opening(node, thread):
-            opened = self._by_name(node, thread, lambda key: self._open_by_key(node, key, flags))
+        with self._moving.opening(node):
+            opened = self._by_name(node, again, lambda key: self._open_by_key(node, key, flags))
             if opened is None:
                 opened = self._open_again(node, flags)
             if opened is None:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         self._open(node, opened)
         if empty and self.names.keeps_modes:  # an empty file is not shortened, but its time must move
-            self.setattr(number, {"mtime_ns": time.time_ns()})
+            try:
+                self.setattr(number, {"mtime_ns": time.time_ns()})
+            except BaseException:
+                self.release(opened.number)
+                raise
         engine = opened.file._inode.engine
         version = None if engine.versions.stale else engine.versions.base
         kept = version is not None and version == node.kept
         node.kept = version
         return opened.number, kept
 
-    @contextlib.contextmanager
-    def _opening(self, node: Node, thread: int) -> Iterator[None]:
-        """Context of a call by the name of a node, which the kernel makes again if it fails with ESTALE."""
-        try:
-            with self._moving.opening(node):
-                yield
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                self._callers.failed(thread, node.number)
-            raise
-
-    def _by_name(self, node: Node, thread: int, call: Callable[[CheckedKey], T]) -> T | None:
+    def _by_name(self, node: Node, again: bool | None, call: Callable[[CheckedKey], T]) -> T | None:
         """Make a call with a key of a node.
 
         Returns:
-            None: the node has lost its names, and no other program has taken the one that this call came by.
+            None: the node has lost its names, and this call did not come by one that another program has taken.
 
         Raises:
             OSError: ESTALE: another program may have taken that name. The kernel looks the path up again.
         """
-        certain = self._callers.came_again(thread, node.number)
         gone: set[str] = set()
 
-        def is_taken() -> bool:  # after the keys were read: if not, the name that the call came by is among them
-            return not certain and node.name_taken and thread != 0
+        def may_be_taken() -> bool:  # after the keys were read: if not, the name that the call came by is among them
+            return again is False and time.monotonic() < node.taken_until
 
         def by_key(key: CheckedKey) -> T:
-            if is_taken():
+            if may_be_taken():
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key)
             try:
-                if certain or gone.isdisjoint(self.nodes.keys(node)):
+                if again or gone.isdisjoint(self.nodes.keys(node)):
                     return call(key)
                 self.names.status(key)  # no more: the call may come by the name that is gone
             except OSError:
@@ -563,7 +570,8 @@ class Server:
         except OSError as error:
             if error.errno != errno.ESTALE:
                 raise
-            if (self.nodes.lose(node, gone) and not certain) or is_taken():
+            lost = self.nodes.lose(node, gone)
+            if not again and (lost or may_be_taken() or node.links):  # its directory may have been taken
                 raise
             return None
 

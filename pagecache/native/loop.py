@@ -36,11 +36,16 @@ COUNTS = ("reads", "writes", "getattrs", "submitted", "late", "refused", "expire
 
 
 class FuseRequest:
-    """A request for a handler: see `struct pc_fuse_request`. Valid until the handler's next one."""
+    """A request for a handler: see `struct pc_fuse_request`. Valid until the handler's next one.
 
-    __slots__ = ("_a",)
+    Attributes:
+        again: its program makes it again after an error.
+    """
+
+    __slots__ = ("_a", "again")
 
     def __init__(self) -> None:
+        self.again = False
         self._a = _fuse.ffi.new("struct pc_fuse_request *")
 
     @property

@@ -556,8 +556,58 @@ def test_a_file_is_found_by_a_name_that_is_left(server: Server, tmp_path: Path) 
     assert server.getattr(number).nlink == 1
 
 
-ONE, TWO, THREE = 11, 12, 13
-"""Threads of a program."""
+class Program:
+    """A thread of a program: its calls, as the loop makes them."""
+
+    def __init__(self, server: Server, callers: Callers, thread: int) -> None:
+        self._server, self._callers, self._thread = server, callers, thread
+
+    def _call(self, op: str, number: int, call: Callable[[bool], Any]) -> Any:
+        again = self._callers.comes(self._thread, op, number)
+        try:
+            return call(again)
+        except OSError as error:
+            stale = error.errno == errno.ESTALE
+            self._callers.failed(self._thread, op, number, stale=stale, again=again)
+            raise
+
+    def lookup(self, name: str, parent: int = 1) -> int:
+        found = self._call("lookup", parent, lambda again: self._server.lookup(parent, name))
+        passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
+        self._callers.found(self._thread, found.number, passing=passing)
+        number: int = found.number
+        return number
+
+    def getattr(self, number: int) -> Attributes:
+        found: Attributes = self._call("getattr", number, lambda again: self._server.getattr(number))
+        return found
+
+    def open(self, number: int, flags: int = os.O_RDONLY) -> int:
+        fh: int = self._call("open", number, lambda again: self._server.open(number, flags, again)[0])
+        return fh
+
+    def opendir(self, number: int) -> Listing:
+        listing: Listing = self._call("opendir", number, lambda again: self._server.opendir(number))
+        return listing
+
+    def truncate(self, number: int, size: int, fh: int | None = None) -> int:
+        changes = {"size": size}
+        found = self._call("setattr", number, lambda again: self._server.setattr(number, changes, fh, again))
+        size_now: int = found.size
+        return size_now
+
+    def read(self, number: int) -> bytes:
+        fh = self.open(number)
+        found = self._server.files.read(fh, 0, 100)
+        self._server.release(fh)
+        return found
+
+
+@pytest.fixture
+def programs(server: Server) -> list[Program]:
+    """Three threads."""
+    callers = Callers()
+    return [Program(server, callers, thread) for thread in (11, 12, 13)]
 
 
 def replace(tmp_path: Path, *names: str) -> None:
@@ -567,61 +617,58 @@ def replace(tmp_path: Path, *names: str) -> None:
         os.rename(tmp_path / "next", tmp_path / name)
 
 
-def opened_bytes(server: Server, number: int, thread: int, flags: int = os.O_RDONLY) -> bytes:
-    fh, _ = server.open(number, flags, thread)
-    found = server.files.read(fh, 0, 100)
-    server.release(fh)
-    return found
-
-
 def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again(
-    server: Server, tmp_path: Path
+    server: Server, programs: list[Program], tmp_path: Path
 ) -> None:
     """The file of that name is still open, and opens again by its descriptor, which no lookup leads to."""
+    one, two, three = programs
     old = server.lookup(1, "a").number
-    fh, _ = server.open(old, os.O_RDWR, ONE)
+    fh = one.open(old, os.O_RDWR)
     replace(tmp_path, "a")
-    for thread in (ONE, TWO, THREE):
-        assert code(server.open, old, os.O_RDONLY, thread) == errno.ESTALE
-    for thread in (ONE, TWO):
-        assert opened_bytes(server, server.lookup(1, "a", thread).number, thread) == b"new"
-    assert opened_bytes(server, old, THREE) == b"a"
-    for thread in (ONE, TWO, THREE):  # the kernel keeps names for a second
-        assert code(server.open, old, os.O_RDWR | os.O_TRUNC, thread) == errno.ESTALE
-    assert code(server.lookup, 1, "none", TWO) == errno.ENOENT
-    assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE  # by another old name: that lookup found nothing
+    for program in programs:
+        assert code(program.open, old) == errno.ESTALE
+    for program in (one, two):
+        assert program.read(program.lookup("a")) == b"new"
+    assert three.read(old) == b"a"
+    for program in programs:  # the kernel keeps names for a second
+        assert code(program.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
+    assert code(two.lookup, "none") == errno.ENOENT
+    assert code(two.open, old) == errno.ESTALE  # by another old name: that lookup has found nothing
     assert server.files.read(fh, 0, 100) == b"a"
     server.release(fh)
 
 
 @pytest.mark.parametrize("by", ["its other name", "a lookup of the name", "a listing"])
 def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
-    server: Server, tmp_path: Path, by: str
+    server: Server, programs: list[Program], tmp_path: Path, by: str
 ) -> None:
+    one, two, _ = programs
     old = server.lookup(1, "a").number
     server.link(old, 1, "second")
-    fh, _ = server.open(old, os.O_RDWR, ONE)
+    fh = one.open(old, os.O_RDWR)
     replace(tmp_path, "a")
     if by == "its other name":
-        assert server.lookup(1, "second", TWO).number == old
-        assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE
-        assert server.lookup(1, "second", TWO).number == old
-        assert opened_bytes(server, old, TWO) == b"a"
+        assert two.lookup("second") == old
+        assert code(two.open, old) == errno.ESTALE
+        assert two.lookup("second") == old
+        assert two.read(old) == b"a"
     elif by == "a listing":
         listing = server.opendir(1)
+        assert server.entry(listing, place(listing, "a")) is None
         server.entry_now(listing, place(listing, "a"))
     else:
-        assert server.lookup(1, "a", TWO).number != old
-    assert code(server.open, old, os.O_RDONLY, ONE) == errno.ESTALE
-    assert opened_bytes(server, server.lookup(1, "a", ONE).number, ONE) == b"new"
+        assert two.lookup("a") != old
+    assert code(one.open, old) == errno.ESTALE
+    assert one.read(one.lookup("a")) == b"new"
     server.release(fh)
 
 
 @pytest.mark.parametrize("order", ["the name first", "the open first"])
 def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
     """The lookup is one of the file's other name, by which the open must not go on: it may have come by the first."""
+    one, two, _ = programs
     old = server.lookup(1, "a").number
     os.link(tmp_path / "a", tmp_path / "second")
     assert server.lookup(1, "second").number == old
@@ -631,56 +678,199 @@ def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
     def keys_and_then(node: Node) -> list[str]:
         monkeypatch.undo()
         found = keys(node) if order == "the open first" else []
-        server.lookup(1, "second", TWO)
+        two.lookup("second")
         return found or keys(node)
 
     monkeypatch.setattr(server.nodes, "keys", keys_and_then)
-    assert code(server.open, old, os.O_RDWR | os.O_TRUNC, ONE) == errno.ESTALE
+    assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert (tmp_path / "second").read_bytes() == b"a"
-    assert opened_bytes(server, server.lookup(1, "second", ONE).number, ONE) == b"a"
+    assert one.read(one.lookup("second")) == b"a"
 
 
-def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(server: Server, tmp_path: Path) -> None:
+def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_reach_another_file(
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lookup of the directory comes between its failure and its look at the names."""
+    one, two, _ = programs
+    directory = server.lookup(1, "d").number
+    old = server.lookup(directory, "b").number
+    fh = one.open(old)
+    os.rename(tmp_path / "d", tmp_path / "moved")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "b").write_bytes(b"new")
+    lose = server.nodes.lose
+
+    def looked_up_before(node: Node, keys: Any) -> bool:
+        monkeypatch.undo()
+        two.lookup("d")
+        two.lookup("moved")
+        return lose(node, keys)
+
+    monkeypatch.setattr(server.nodes, "lose", looked_up_before)
+    assert code(one.open, old) == errno.ESTALE
+    assert one.read(one.lookup("b", one.lookup("d"))) == b"new"
+    server.release(fh)
+
+
+def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
     """The kernel looks a path up once more, and no third time: other names of the file may be taken meanwhile."""
+    one, two, _ = programs
     names = ("a", "second", "third", "fourth")
     old = server.lookup(1, "a").number
     for name in names[1:]:
         server.link(old, 1, name)
     replace(tmp_path, "a", "second")
-    assert code(server.open, old, os.O_RDONLY, ONE) == errno.ESTALE
-    assert server.lookup(1, "fourth", ONE).number == old
+    assert code(one.open, old) == errno.ESTALE
+    assert one.lookup("fourth") == old
     replace(tmp_path, "third")
-    fh, _ = server.open(old, os.O_RDONLY, ONE)
-    assert code(server.open, old, os.O_RDONLY, TWO) == errno.ESTALE
+    fh = one.open(old)
+    assert code(two.open, old) == errno.ESTALE
     replace(tmp_path, "fourth")
-    assert opened_bytes(server, old, TWO) == b"a"  # by a descriptor
+    assert two.read(old) == b"a"  # by a descriptor
     server.release(fh)
 
 
-def test_a_truncate_by_a_name_that_another_program_took_looks_again(server: Server, tmp_path: Path) -> None:
-    """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
+def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """The first failure is one of a truncate of a file that is not open, of a lookup, or of a status."""
+    one, two, _ = programs
+    (tmp_path / "c").write_bytes(b"ccc")
+    first, second, directory = (server.lookup(1, name).number for name in ("a", "c", "d"))
+    server.link(second, 1, "e")
+    replace(tmp_path, "e")
+    assert server.lookup(1, "c").number == second  # it has a name less
+    os.rename(tmp_path / "c", tmp_path / "a")
+    for program, call in ((one, lambda: one.truncate(first, 1)), (two, lambda: two.getattr(first))):
+        assert code(call) == errno.ESTALE
+        assert program.lookup("a") == second
+        assert program.truncate(second, 2) == 2
+    os.rename(tmp_path / "d", tmp_path / "moved")
+    (tmp_path / "d").mkdir()
+    assert code(one.lookup, "b", directory) == errno.ESTALE
+    assert one.lookup("a") == second
+    assert one.read(second) == b"cc"
+
+
+def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """The lookups are of directories and links on the way."""
+    one, _, _ = programs
+    os.symlink("/proc/self/fd/3", tmp_path / "link")
     old = server.lookup(1, "a").number
-    fh, _ = server.open(old, os.O_RDWR, ONE)
+    fh = one.open(old)
     replace(tmp_path, "a")
-    assert code(server.setattr, old, {"size": 0}, None, ONE) == errno.ESTALE
-    new = server.lookup(1, "a", ONE).number
-    assert server.setattr(new, {"size": 2}, None, ONE).size == 2
+    assert code(one.open, old) == errno.ESTALE
+    one.lookup("d")
+    one.lookup("link")
+    assert one.read(old) == b"a"
+    server.release(fh)
+
+
+def test_a_second_try_that_fails_is_the_last(server: Server, programs: list[Program], tmp_path: Path) -> None:
+    """The call after it is the first try of another one, and may come by a name that was taken."""
+    one, _, _ = programs
+    old = server.lookup(1, "a").number
+    replace(tmp_path, "a")
+    assert [code(one.open, old) for _ in range(4)] == [errno.ESTALE] * 4
+    second = server.lookup(1, "a").number
+    fh = one.open(second)
+    replace(tmp_path, "a")
+    assert code(one.open, second) == errno.ESTALE
+    assert one.opendir(one.lookup("d"))  # that was its second try
+    assert code(one.open, second) == errno.ESTALE
+    server.release(fh)
+
+
+def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: list[Program], tmp_path: Path) -> None:
+    """The kernel does not keep it any longer."""
+    one, two, _ = programs
+    server.nodes.kept_s = 0.0
+    old = server.lookup(1, "a").number
+    server.link(old, 1, "second")
+    replace(tmp_path, "a")
+    assert code(one.open, old) == errno.ESTALE
+    assert two.read(old) == b"a"
+
+
+def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
+    os.link(tmp_path / "a", tmp_path / "second")
+    fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
+    stat_open = OpenFile.stat
+
+    def removed_before(opened: OpenFile) -> ObjectStat:
+        monkeypatch.undo()
+        os.unlink(tmp_path / "a")
+        return stat_open(opened)
+
+    monkeypatch.setattr(OpenFile, "stat", removed_before)
+    assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
+    assert server.lookup(1, "second").nlink == 1
+    server.release(fh)
+
+
+def test_a_truncate_by_a_name_that_another_program_took_looks_again(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
+    one, two, _ = programs
+    old = server.lookup(1, "a").number
+    fh = one.open(old, os.O_RDWR)
+    replace(tmp_path, "a")
+    assert code(one.truncate, old, 0) == errno.ESTALE
+    assert one.truncate(one.lookup("a"), 2) == 2
     assert (tmp_path / "a").read_bytes() == b"ne"
     assert server.files.read(fh, 0, 100) == b"a"
-    assert code(server.setattr, old, {"size": 5}, None, TWO) == errno.ESTALE
-    assert server.setattr(old, {"size": 5}, None, TWO).size == 5  # by a descriptor: it comes again without a lookup
-    assert server.setattr(old, {"size": 7}, fh, TWO).size == 7
+    assert code(two.truncate, old, 5) == errno.ESTALE
+    assert two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
+    assert two.truncate(old, 7, fh) == 7
+    server.release(fh)
+
+
+def test_a_failed_call_keeps_no_number_and_no_file(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails after its file was found, or opened: the kernel never forgets, or releases, what it did not get."""
+    (tmp_path / "empty").touch()
+    empty = server.lookup(1, "empty").number
+    fh, _ = server.open(empty, os.O_RDWR)
+    lookups = server.node(empty).lookups
+    failing = OSError(errno.EIO, "no answer")
+
+    def fail(*_: object, **_more: object) -> Any:
+        raise failing
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "_stat", fail)
+        assert code(server.lookup, 1, "empty") == errno.EIO
+        assert code(server.link, empty, 1, "link") == errno.EIO
+        assert code(server.open, empty, os.O_RDWR | os.O_TRUNC) == errno.EIO
+    assert server.node(empty).lookups == lookups
+    assert list(server.files.by_number) == [fh]
     server.release(fh)
 
 
 def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callers, "CALLERS_MAX", 3)
     known = Callers()
+
+    def fail(thread: int) -> None:
+        known.failed(thread, "open", 100, stale=True, again=False)
+
     for thread in range(1, 8):
-        known.failed(thread, 100)
-    assert [known.came_again(thread, 100) for thread in range(1, 8)] == [False] * 4 + [True] * 3
-    known.failed(0, 100)  # a thread that has no number here
-    assert not known.came_again(0, 100)
+        fail(thread)
+    assert [known.comes(thread, "open", 100) for thread in range(1, 8)] == [False] * 4 + [True] * 3
+    fail(0)  # a thread that has no number here
+    assert not known.comes(0, "open", 100)
+    monkeypatch.setattr(callers, "AGAIN_S", 0.0)
+    fail(1)
+    assert not known.comes(1, "open", 100)
 
 
 def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
