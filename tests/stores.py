@@ -278,6 +278,7 @@ class RecordingBackend(pagecache.Backend):
         self.violations: list[str] = []
         self.nr_transfers = self.nr_transfers_max = 0
         self.nr_running = self.nr_ended = 0
+        self.closed = False
         self.keep_buffers: list[memoryview] | None = None
 
     # ---------------------------------------------------------------- what tests use
@@ -453,6 +454,11 @@ class RecordingBackend(pagecache.Backend):
                     tuple(address(buffer) for buffer in buffers) if keep else (),
                 )
             )
+            if op == "close" and self.nr_running:
+                self.violations.append(f"closed beside {self.nr_running} calls")
+            if self.closed and op != "file_close":
+                self.violations.append(f"{op} of {key!r} after the close")
+            self.closed |= op == "close"
             gate = self._gate_of(op, key)
             self.nr_transfers += transfer
             self.nr_running += 1

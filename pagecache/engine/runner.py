@@ -27,7 +27,7 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from .. import native
-from ..errors import Key
+from ..errors import Key, ShutdownError
 from ..native import NativeVolume
 from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
@@ -59,14 +59,16 @@ class Job(Generic[T]):
         key: Key | None = None,
         file: int = 0,
         then: Callable[[], object] | None = None,
+        last: bool = False,
     ) -> None:
         """Make a job. `file`: number of its inode, if it has one. `undo`: for a result whose waiter has given up.
-        `then`: called when it is over, for callers that do not sleep on it.
+        `then`: called when it is over, for callers that do not sleep on it. `last`: it closes files of the backend.
         """
         self.what = what
         self.key = key
         self.file = file
         self.hang_reported = False
+        self.last = last
         self.cls = native.NAMES
         self.volume: NativeVolume | None = None  # the volume whose threads are to run it
         self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock
@@ -86,13 +88,17 @@ class Job(Generic[T]):
         return self._error
 
     def run(self) -> None:
-        """Run the call unless its waiter has given up: a call reported as not done must not happen later."""
+        """Run the call unless its waiter has given up: a call reported as not done must not happen later. None but the
+        last begins when the backend is about to be closed.
+        """
         with self._lock:
             if self._abandoned or self._started:
                 return
             self._started = True
         self.began, self.thread = time.monotonic(), threading.get_ident()
         try:
+            if not self.last and self.volume is not None and self.volume.closing():
+                raise ShutdownError("the volume is detached", self.key)
             result = self._call()
         except BaseException as error:
             self._error = error

@@ -206,6 +206,8 @@ class EngineVolume:
         if self.aborted:
             reason = f": {text_of(self.abort_reason)}" if self.abort_reason is not None else ""
             raise ShutdownError(f"the volume {self.name!r} was aborted{reason}", key)
+        if self.native.closing():
+            raise ShutdownError(f"the volume {self.name!r} is detached", key)
         if self.cache.flusher.over or (self.runner.ending and not self.runner.alive()):
             raise ShutdownError(f"the threads of the volume {self.name!r} have ended", key)
 
@@ -263,7 +265,7 @@ class EngineVolume:
             except Exception:
                 fault("%s: %s failed without a waiter; it is not repeated", self.name, what)
 
-        self.runner.submit(core.NAMES, Job(self.park, run, what=what))
+        self.runner.submit(core.NAMES, Job(self.park, run, what=what, last=True))
 
     def sleep(self, file: EngineFile, seconds: float, what: str = "the next try of a call that failed") -> None:
         """Wait for a time to pass; ended by an abort or a signal handler that raises."""
@@ -446,6 +448,9 @@ class EngineVolume:
     def close_later(self, backend_file: BackendFile | None, key: Key) -> None:
         """Close a file of the backend without waiting, unless the backend is prompt."""
         if getattr(backend_file, "close", None) is None:
+            return
+        if self.native.closing():  # no thread may be left
+            close_backend_file(backend_file)
             return
         if not self.prompt or self.cache.flusher.is_current():
             self.post(lambda: close_backend_file(backend_file), "close")

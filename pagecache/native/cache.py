@@ -208,6 +208,13 @@ class NativeVolume:
     def push_job(self, cls: int) -> None:
         lib.pc_job_push(self._v, cls)
 
+    def close(self) -> None:
+        """Begin no call of the backend from now on; `inflight` and `calling` count the last ones."""
+        lib.pc_volume_close(self._v)
+
+    def closing(self) -> bool:
+        return bool(lib.pc_volume_closing(self._v))
+
     def stop(self) -> None:
         lib.pc_volume_stop(self._v)
 
@@ -259,6 +266,10 @@ class NativeVolume:
 
     def inflight(self) -> int:
         return int(lib.pc_volume_inflight(self._v))
+
+    def calling(self) -> int:
+        """Return the number of running calls that carry no bytes, and of the engine's jobs."""
+        return int(lib.pc_volume_calling(self._v))
 
     def set_inflight(self, n: int) -> None:
         lib.pc_volume_set_inflight(self._v, n)

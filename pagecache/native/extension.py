@@ -131,8 +131,10 @@ class Op(Protocol):
         it, or a new one; None without memory.
         """
 
-    def finish(self, ok: bool, flag: int, /) -> None:
-        """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED)."""
+    def finish(self, ok: bool, flag: int, /) -> bool:
+        """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED). Return whether a
+        success counts: that of a commit does not after an abort.
+        """
 
     def send_commit(self, commit: Callable[[], str | None], /) -> str | None:
         """Make the backend's commit call, and return the version that it has made."""

@@ -183,9 +183,15 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
             taken_back, cut = _take_back(volume, abandoned, deadline), _cut_views(volume, deadline)
             if taken_back or cut:
                 volume.sync(None if deadline.at is None else deadline.left())
+            # A call that creates a file may have begun before the seal, and ended after the sync.
+            known: list[FailedRange] = []
+            while (unsaved := _unsaved(volume)) != known:
+                volume.sync(None if deadline.at is None else deadline.left())
+                known = unsaved
+        else:
+            unsaved = _unsaved(volume)
     except OSError as error:
-        cause = error
-    unsaved = _unsaved(volume)
+        cause, unsaved = error, _unsaved(volume)
     if cause is not None and not unsaved:
         unsaved = [*getattr(cause, "ranges", [])]
     if (unsaved or cause is not None) and on_failed == "raise":
@@ -301,7 +307,7 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
         if deadline.passed():
             raise deadline_error(what)
 
-    volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what)).wait(alive)
+    volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what, last=True)).wait(alive)
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
@@ -310,7 +316,9 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     moment = Deadline(deadline.clock, END_TIMEOUT_S)
 
     def busy() -> bool:
-        return bool(native.inflight()) or any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
+        if native.inflight() or native.calling():
+            return True
+        return any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
 
     def outlast() -> bool:
         while busy():
@@ -336,6 +344,9 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     for inode in inodes:
         for handle in inode.opened():
             handle._shut()
+    volume.engine.native.close()
+    with volume.inodes_lock:  # opens look at it under this lock
+        inodes = [*volume.inodes.objects.values(), *volume.orphans]
     if _quiet(volume, inodes, deadline):
         _close_backend(volume, inodes, deadline)
     patience = END_TIMEOUT_S if deadline.at is None else max(0.2, deadline.left())

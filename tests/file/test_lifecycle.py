@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, ShutdownError, UnsavedDataError
+from pagecache import FailedRange, PageCache, ShutdownError, UnsavedDataError, Volume
 from pagecache.engine.runner import Job
-from pagecache.native import NAMES
+from pagecache.native import NAMES, NativeVolume
 from pagecache.volume import detach
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
@@ -110,6 +110,135 @@ def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
     raises(ValueError, rig.cache.attach, "memory:", name="volume", match="volume")
     rig.volume.detach()
     rig.cache.attach("memory:", name="volume").detach()
+
+
+CALLS: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("other").close(),
+    "stat": lambda volume: volume.stat("other"),
+    "list": lambda volume: list(volume.list()),
+    "remove": lambda volume: volume.remove("other"),
+    "rename": lambda volume: volume.rename("other", "new"),
+}
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt: bool) -> None:
+    """It may close a descriptor by whose number such a call would remove a file of another directory. [2.22]"""
+    rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
+    gate = rig.backend.gate(call)
+    calling = Task(CALLS[call], rig.volume)
+    gate.wait_entered()
+    detaching = Task(rig.volume.detach)
+    assert detaching.waits()
+    gate.open()
+    assert detaching.result() == []
+    with contextlib.suppress(ShutdownError):
+        calling.result()
+    assert rig.backend.seen("close")
+    assert len(rig.backend.seen("file_close")) == len(rig.backend.seen("open"))
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
+    make: Make, monkeypatch: pytest.MonkeyPatch, call: str, prompt: bool
+) -> None:
+    """It has found the volume alive before the detach, and goes on after it. [2.22]"""
+    rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
+    begun, go_on, attempts = threading.Event(), threading.Event(), Volume._attempts
+
+    def slowly(volume: Volume, *args: Any, **more: Any) -> Any:
+        found = attempts(volume, *args, **more)
+        if threading.current_thread() is calling.thread:
+            begun.set()
+            go_on.wait(WAIT_LIMIT_S)
+        return found
+
+    monkeypatch.setattr(Volume, "_attempts", slowly)
+    hold = threading.Event()
+    calling = Task(lambda: (hold.wait(WAIT_LIMIT_S), CALLS[call](rig.volume)))
+    hold.set()
+    assert begun.wait(WAIT_LIMIT_S)
+    assert rig.volume.detach() == []
+    rig.backend.forget_calls()
+    go_on.set()
+    raises(ShutdownError, calling.result, match="detached")
+    assert rig.backend.calls == []
+
+
+def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for a thread of the volume when the detach begins to close it. [2.22]"""
+    monkeypatch.setattr(detach, "_save", lambda *_: [])  # it would wait for a thread too
+    rig = make({KEY: DATA}, limits={"max_inflight": 1})
+    gate = rig.backend.gate("stat", times=2)
+    running = [Task(rig.volume.stat, KEY) for _ in range(2)]
+    eventually(lambda: gate.nr_entered == 2)
+    third = Task(rig.volume.stat, KEY)
+    eventually(lambda: any(rig.volume.engine.runner._jobs.values()))
+    detaching = Task(rig.volume.detach)
+    eventually(rig.volume.engine.native.closing)
+    gate.open()
+    for task in (*running, third):
+        with contextlib.suppress(ShutdownError):
+            task.result()
+    assert detaching.result() == []
+    assert len(rig.backend.seen("stat")) == 2
+
+
+def test_a_file_that_is_opened_just_before_the_end_is_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detach has looked for open files by then. [2.22]"""
+    rig = make({KEY: DATA})
+    gate = rig.backend.gate("open")
+    opening = Task(rig.volume.open, KEY)
+    gate.wait_entered()
+    close = NativeVolume.close
+
+    def opened_before(volume: NativeVolume) -> None:
+        monkeypatch.undo()
+        raises(ShutdownError, opening.result, opening=gate, match="being detached")
+        close(volume)
+
+    monkeypatch.setattr(NativeVolume, "close", opened_before)
+    assert rig.volume.detach() == []
+    assert len(rig.backend.seen("file_close")) == 1
+
+
+def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
+    """It waits for its turn among the calls, which comes when the last call before the detach has ended. [2.22]"""
+    rig = make({KEY: DATA}, limits={"prompt": True, "max_inflight": 1})
+    file = rig.open("rb", read_ahead=0)
+    gate = rig.backend.gate("read_into")
+    first = Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    second = Task(file.pread, PAGE, 3 * PAGE)
+    assert second.waits()
+    detaching = Task(rig.volume.detach)
+    eventually(rig.volume.engine.native.closing)
+    gate.open()
+    assert detaching.result() == []
+    raises(ShutdownError, second.result, match="detached")
+    with contextlib.suppress(ShutdownError, ValueError):
+        first.result()
+    assert len(rig.backend.seen("read_into")) == 1
+
+
+def test_a_file_that_is_made_beside_a_detach_keeps_nothing_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its open has begun before the detach, and fails after the first sync of it; the new object is committed. [2.22]"""
+    rig = make({KEY: DATA})
+    gate = rig.backend.gate("open")
+    making = Task(lambda: rig.volume.open("new", "xb"))
+    gate.wait_entered()
+    unsaved = detach._unsaved
+
+    def made_before(volume: Volume) -> list[FailedRange]:
+        monkeypatch.undo()
+        raises(ShutdownError, making.result, opening=gate, match="being detached")
+        return unsaved(volume)
+
+    monkeypatch.setattr(detach, "_unsaved", made_before)
+    assert rig.volume.detach() == []
+    assert rig.backend.committed("new") == b""
 
 
 def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:

@@ -25,6 +25,7 @@ from pagecache import (
 )
 from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
+from pagecache.engine.commit.versions import Versions
 
 from ..stores import RecordingBackend, failing_commit, short
 from .rig import (
@@ -496,6 +497,27 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
     file.fsync()
     assert backend.committed(KEY) == content
     assert backend.violations == []
+
+
+def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit has succeeded, and its end does not count: the abort comes between the two. [2.22, K1]"""
+    content = pattern(30 * PAGE)
+    rig, file = only_spooled(make, content)
+    commit = Versions.commit
+
+    def then_abort(self: Versions, version: str | None, changes: int | None) -> None:
+        commit(self, version, changes)
+        monkeypatch.undo()
+        rig.volume.abort()
+
+    monkeypatch.setattr(Versions, "commit", then_abort)
+    raises(ShutdownError, file.fsync)
+    assert rig.backend.committed(KEY) == content
+    rig.volume.reconnect(rig.volume.backend)
+    assert Task(file.pread, len(content), 0).result(10.0) == content
+    file.pwrite(b"more", 0)
+    file.fsync()
+    assert rig.backend.committed(KEY) == b"more" + content[4:]
 
 
 @pytest.mark.parametrize("landed", [True, False])

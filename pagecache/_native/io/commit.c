@@ -205,7 +205,8 @@ int pc_commit_begin_own(struct pc_inode *i)
  *
  * @how: kind of failure. PC_COMMIT_KEPT: the backend still has all acknowledged bytes, which stay unstable.
  * PC_COMMIT_PARKED: permanent; the bytes are failed and nothing sends them until requested. Any answer after an abort
- * counts as a plain failure: the server may have lost acknowledged bytes before it made the others durable.
+ * counts as a plain failure: the server may have lost acknowledged bytes before it made the others durable. Return:
+ * whether it counts as a success.
  *
  * Staged bytes stay staged until a commit succeeds: the spool has them. A concurrent read of them may find that their
  * spool has gone with the commit, and then plans its call again (engine/commit/staging.py).
@@ -213,7 +214,7 @@ int pc_commit_begin_own(struct pc_inode *i)
  * If acknowledged bytes were given up, reads showed either them or the bytes before them. The commit decided which of
  * the two is stored, and only the backend knows which: clean bytes of that range leave the cache.
  */
-void pc_commit_end(struct pc_inode *i, bool ok, int how)
+bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
 	bool more = true;
 	if (pc_stopped(i, i->commit_generation)) {
@@ -271,6 +272,7 @@ void pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("commit_ended");
 	pc_event_wake(&i->cache->event);
+	return ok;
 }
 
 /* Whether an operation of this cache may be changing the stored object: a holder of the token, or a direct write. */

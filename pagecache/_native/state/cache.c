@@ -379,6 +379,22 @@ void pc_volume_seal(struct pc_volume *v, bool sealed)
 	wake_all_waiters(v);
 }
 
+/* The backend is about to be closed: calls that are not counted yet, by a credit or by `calling`, do not begin. */
+void pc_volume_close(struct pc_volume *v)
+{
+	atomic_store(&v->closing, 1);
+}
+
+bool pc_volume_closing(struct pc_volume *v)
+{
+	return atomic_load(&v->closing);
+}
+
+uint32_t pc_volume_calling(struct pc_volume *v)
+{
+	return atomic_load(&v->calling);
+}
+
 void pc_volume_stop(struct pc_volume *v)
 {
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);

@@ -146,7 +146,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 	if (op->kind == PC_OP_COMMIT) {
 		pc_list_del(&op->listed);
 		pc_op_move(op, OP_SETTLED);
-		pc_commit_end(op->inode, ok, flag);
+		ok = pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
 	} else if (op->state == OP_ENDED) {
 		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
@@ -159,7 +159,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
 		return NULL;
 	}
-	Py_RETURN_NONE;
+	return PyBool_FromLong(ok);
 }
 
 /* mirror(last) -> the Op of the second stream that has this request's bytes: `last` if they could join it, or a new
@@ -356,7 +356,7 @@ static PyMethodDef op_methods[] = {
 	 "give_back($self, /)\n--\n\nEnd a fill without its bytes: the reader checks again."},
 	{"mirror", op_mirror, METH_O,
 	 "mirror($self, last, /)\n--\n\nThe request of the second stream for these bytes."},
-	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit."},
+	{"finish", op_finish, METH_VARARGS, "finish($self, ok, flag, /)\n--\n\nEnd a write request or a commit; True: its success counts."},
 	{"acquire", pc_op_take, METH_O, "acquire($self, holds, /)\n--\n\nTake logical locks of the file."},
 	{"release_lock", pc_op_release_lock, METH_NOARGS,
 	 "release_lock($self, /)\n--\n\nRelease the file's lock before the end."},

@@ -170,15 +170,15 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	return 1;
 }
 
-/* Return: 0 a call may begin; -1 exception. */
+/* The operation has its credit. Return: 0 a call may begin; -1 exception. */
 static int may_call(struct op *op)
 {
 	if (pc_op_check(op))
 		return -1;
-	if (pc_op_stopped(op)) {
-		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-		return -1;
-	}
+	if (pc_op_stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (atomic_load(&op->inode->volume->closing))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
 	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
 	return 0;

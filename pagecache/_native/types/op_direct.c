@@ -28,9 +28,11 @@ static int not_running(struct op *op)
 
 static int is_stopped(struct op *op)
 {
-	if (!pc_stopped(op->inode, op->generation))
-		return 0;
-	return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (pc_stopped(op->inode, op->generation))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (atomic_load(&op->inode->volume->closing))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
+	return 0;
 }
 
 /* The number of bytes that a backend returned; -1 if it is no such number, or there is no answer. */
@@ -234,8 +236,13 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 		return NULL;
 	struct pc_inode *i = op->inode;
 	Py_ssize_t len = PyObject_Size(buffer);
-	if (len < 0 || not_running(op) || is_stopped(op) || (!aside && pc_wait_credit(i, op->core, &credit)))
+	if (len < 0 || not_running(op) || (!aside && pc_wait_credit(i, op->core, &credit)))
 		return NULL;
+	if (is_stopped(op)) {
+		if (!aside)
+			pc_credit_put(i->volume, credit);
+		return NULL;
+	}
 	op->outer = pc_tls_op;
 	pc_tls_op = op;
 	caller_of(op)->pos = pos;

@@ -58,12 +58,22 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 			    .pos = pos,
 			    .end = end,
 			    .reason = (uintptr_t)reason};
-	struct pc_inside in = {.volume = (struct pc_volume *)(uintptr_t)volume, .outer = pc_tls_inside};
-	if (inside)
+	struct pc_volume *v = (struct pc_volume *)(uintptr_t)volume;
+	struct pc_inside in = {.volume = v, .outer = pc_tls_inside};
+	PyObject *result = NULL;
+	if (inside) {
 		pc_tls_inside = &in;
-	pc_sleep_begin(&sleep, c, &w);
-	PyObject *result = PyObject_CallNoArgs(call);
-	pc_sleep_end(&sleep, result == NULL);
+		atomic_fetch_add(&v->calling, 1);
+	}
+	if (inside && pc_volume_closing(v)) {
+		pc_raise(core, NULL, "shutdown", "the volume is detached");
+	} else {
+		pc_sleep_begin(&sleep, c, &w);
+		result = PyObject_CallNoArgs(call);
+		pc_sleep_end(&sleep, result == NULL);
+	}
+	if (inside)
+		atomic_fetch_sub(&v->calling, 1);
 	pc_tls_inside = in.outer;
 	return result;
 }

@@ -148,17 +148,18 @@ class Staging:
             with contextlib.suppress(OSError):  # space that stays taken harms nothing
                 spool.free(begin, end)
 
-    def committed(self) -> int:
-        """Record that a commit has succeeded; the token is held. Return a number for `drop`."""
-        with self._lock:
-            self._unsent = Ranges()
-            return self._writes
+    @property
+    def writes(self) -> int:
+        """Number of writes to the spool so far."""
+        return self._writes
 
-    def drop(self, writes: int) -> None:
-        """Drop the spool after a commit, unless bytes were written to it since `committed`."""
+    def committed(self, writes: int) -> None:
+        """Record that CORE has dropped all staged bytes after a commit, at whose end there were so many writes. Later
+        ones are of the next commit, and keep the spool.
+        """
         with self._lock:
             if self._writes == writes:
-                self._spool = None
+                self._spool, self._unsent = None, Ranges()
 
     # -- sending again
 
@@ -229,10 +230,7 @@ class _NothingStaged(Staging):
     def cut(self, begin: int, end: int) -> None:
         """Do nothing."""
 
-    def committed(self) -> int:
-        return 0
-
-    def drop(self, writes: int) -> None:
+    def committed(self, writes: int) -> None:
         """Do nothing."""
 
     def send_again(self, op: Op, backend_file: BackendFile) -> None:

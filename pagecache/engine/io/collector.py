@@ -16,7 +16,6 @@ from ...native import KEPT, PARKED, STAMP_MAX, Op
 from .. import failures
 from ..commit import overdue
 from ..commit.commits import NO_COMMITS
-from ..commit.staging import NOTHING_STAGED
 from ..failures import Failure
 from ..foreign import as_os_error, errno_of, max_write_of, text_of
 from ..report.notices import cause, fault, spans
@@ -245,10 +244,9 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
         if file.commits is not NO_COMMITS:
             failed, tries = file.commits.succeed()
         file.versions.commit(version, changes)
-        spooled = 0 if staging is NOTHING_STAGED else staging.committed()  # first: the end releases the token
-        op.finish(True, False)
-        if staging is not NOTHING_STAGED:
-            staging.drop(spooled)
+        spooled = staging.writes  # first: the end releases the token
+        if op.finish(True, False):  # no abort has come since
+            staging.committed(spooled)
         if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
             file.commits.end()
         if failed is not None:
