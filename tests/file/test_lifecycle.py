@@ -224,7 +224,7 @@ def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
 
 
 def test_a_file_that_is_made_beside_a_detach_keeps_nothing_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its open has begun before the detach, and fails after the first sync of it; the new object is committed. [2.22]"""
+    """Its open has begun before the detach, and fails after its first sync; the new object is committed. [2.22]"""
     rig = make({KEY: DATA})
     gate = rig.backend.gate("open")
     making = Task(lambda: rig.volume.open("new", "xb"))
