@@ -203,7 +203,8 @@ class Nodes:
         self, parent: Node, name: str, kind: Kind, identity: Hashable | None = None, *, sole: int | None = None
     ) -> Node:
         """Return the node of a found entry, and count one lookup of the kernel. `identity`: of the found object.
-        `sole`: it had no other name at that time, by time.monotonic_ns: another program has taken those that are known.
+        `sole`: it had no other name at that time, by time.monotonic_ns: another program has taken those that are known;
+        0: at an earlier time.
         """
         with self.lock:
             node = parent.children.get(name)
@@ -215,9 +216,11 @@ class Nodes:
                 node = self._of(identity, kind) or self._added(parent, name, kind, identity)
                 node.add_link((parent, name))
                 parent.children[name] = node
-            if sole is not None and node.changed < sole:
-                for link in node.links:
-                    if link != (parent, name):
+            others = [link for link in node.links if link != (parent, name)]
+            if sole is not None and others:  # the kernel may keep more than one of these names
+                self._taken(node)
+                if node.changed < sole:
+                    for link in others:
                         self._unlink(*link, by_us=False)
             node.lookups += 1
             return node

@@ -59,6 +59,11 @@ class Listing:
         return self.losses == self.node.losses
 
 
+def has_one_name(found: ObjectStat) -> bool:
+    """Return whether the kernel may keep the name by which an object was found (reply.c), and the object has one."""
+    return found.identity is not None and (found.kind == "dir" or found.nlink == 1)
+
+
 def nameless(node: Node, found: ObjectStat) -> ObjectStat:
     """Return the status of an object that has lost its last name. A write after times were set has moved them."""
     changes = dict(node.nameless)
@@ -261,8 +266,8 @@ class Server:
                 target = self._target(key, found)
                 if losses == directory.losses:  # otherwise the name may have been lost during the lookup
                     break
-            sole = found.identity is not None and (found.kind == "dir" or found.nlink == 1)
-            node = self.nodes.found(directory, name, found.kind, found.identity, sole=began if sole else None)
+            sole = began if has_one_name(found) else None
+            node = self.nodes.found(directory, name, found.kind, found.identity, sole=sole)
             node.target = target
             return node, found
 
@@ -494,7 +499,8 @@ class Server:
                 found = self._as_open(found, opened)
             except ValueError:  # closed since
                 return None
-        node = self.nodes.found(listing.node, name, found.kind, found.identity)
+        sole = 0 if has_one_name(found) else None
+        node = self.nodes.found(listing.node, name, found.kind, found.identity, sole=sole)
         return self.attributes(node, found)
 
     def entry_now(self, listing: Listing, index: int) -> Attributes | None:

@@ -131,8 +131,7 @@ class Faulting:
             still = not self.repairing or all(
                 one.volume != volume.native.address for one in operations(self._volume.cache.native.core)
             )
-            # An object without a name stays in conflict: `resolve` settles the one that has the name now.
-            found = [file.key for file in volume.files() if file.conflict is not None and self._is_named(file)]
+            found = self._in_conflict()
             for key in found:
                 self._settle(key)
             if not found:
@@ -140,6 +139,13 @@ class Faulting:
                     break
                 time.sleep(CHECK_S)
         self._taken()
+
+    def _in_conflict(self) -> list[Key]:
+        """Return the keys of files in conflict. An object without a name stays so: `resolve` settles the one that has
+        the name now.
+        """
+        files = self._volume.engine.files()
+        return [file.key for file in files if file.conflict is not None and self._is_named(file)]
 
     def _is_named(self, file: EngineFile) -> bool:
         """Return whether `resolve` of its key concerns a file."""
@@ -167,9 +173,11 @@ class Faulting:
             for key in () if self._others else self._taken():
                 try:
                     self._settle(key)
-                except OSError:
+                except OSError as error:
+                    # A file that is not found was renamed since: the rename has told nobody.
+                    again = self._in_conflict() if isinstance(error, FileNotFoundError) else [key]
                     with self._lock:
-                        self._conflicts[key] = None
+                        self._conflicts |= dict.fromkeys(again)
 
     def _settle(self, key: Key) -> None:
         """Settle a conflict, in one of the ways that lose nothing; of whole objects that another program has replaced,

@@ -796,6 +796,37 @@ def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: 
     assert two.read(old) == b"a"
 
 
+@pytest.mark.parametrize("by", ["a lookup", "a listing"])
+def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Another program has renamed the file while it was looked up: each name was the only one when it was found."""
+    one, two, _ = programs
+    listing, status = server.opendir(1), server.names.status
+
+    def renamed_then(key: str) -> ObjectStat:
+        found = status(key)
+        monkeypatch.undo()
+        os.rename(tmp_path / "a", tmp_path / "renamed")
+        fh = two.open(two.lookup("renamed"))
+        server.release(fh)
+        return found
+
+    if by == "a lookup":
+        monkeypatch.setattr(server.names, "status", renamed_then)
+        number = one.lookup("a")
+    else:
+        os.rename(tmp_path / "a", tmp_path / "renamed")
+        number = two.lookup("renamed")
+        entry = server.entry(listing, place(listing, "a"))
+        assert entry is not None
+        assert entry.number == number
+    assert code(one.open, number) == errno.ESTALE
+    assert code(one.lookup, "a") == errno.ENOENT
+    assert code(two.open, number) == errno.ESTALE
+    assert two.read(two.lookup("renamed")) == b"a"
+
+
 def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

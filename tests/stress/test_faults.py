@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -220,6 +221,29 @@ def test_a_conflict_whose_old_version_cannot_be_read_any_longer_is_settled(monke
             faulting._settle("file")
         assert backend.committed("file") == b"o" * 4096 + b"mine" + b"o" * 4092
     assert faulting.repairs == {"conflicts settled": 1}
+
+
+def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() -> None:
+    """The event has its name of that time; its worker would meet the conflict again and again. [2.19]"""
+    faulting = Faulting(Plan(seed=1, faults="hell"), 0)
+    faulting.plan = FaultPlan([Rule("commit", nth=1, change=True, error=errno.ESTALE)])
+    backend = FaultyBackend(MemoryBackend())
+    with PageCache("1MiB", **faulting.config) as cache:
+        volume = cache.attach(backend)
+        file = volume.open("f", "w+")
+        file.write(b"accepted")
+        backend.use(faulting.plan)
+        with pytest.raises(ConflictError):
+            file.fsync()
+        volume.rename("f", "g")
+        faulting.begin(volume, backend, backend)
+        faulting._conflicts["f"] = None
+        until = time.monotonic() + 60
+        while not faulting.repairs["conflicts settled"] and time.monotonic() < until:
+            time.sleep(0.01)
+        assert faulting.repairs["conflicts settled"] == 1
+        faulting.calm()
+        file.close()
 
 
 def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at_rest() -> None:
