@@ -87,8 +87,7 @@ class Faulting:
         self.loses_direct = any(rule.dies for rule in self.plan.rules)
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._others = whole and "others" in plan.mix
-        self._conflicts: dict[Key, None] = {}
-        self._lock = threading.Lock()
+        self._conflict = threading.Event()  # there may be one
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -138,7 +137,7 @@ class Faulting:
                 if still or time.monotonic() > until:
                     break
                 time.sleep(CHECK_S)
-        self._taken()
+        self._conflict.clear()
 
     def _in_conflict(self) -> list[Key]:
         """Return the keys of files in conflict. An object without a name stays so: `resolve` settles the one that has
@@ -156,28 +155,20 @@ class Faulting:
     # -- repairs
 
     def _heard(self, event: Event) -> None:
-        if event.kind == "conflict" and event.key is not None:
-            with self._lock:
-                self._conflicts[event.key] = None
-
-    def _taken(self) -> list[Key]:
-        with self._lock:
-            conflicts, self._conflicts = self._conflicts, {}
-        return list(conflicts)
+        if event.kind == "conflict":
+            self._conflict.set()
 
     def _watch(self) -> None:
         while not self._over.wait(CHECK_S):
             if self._backend.dead:
                 with contextlib.suppress(OSError):  # it fails by fault as well: once more
                     self._reconnect()
-            for key in () if self._others else self._taken():
-                try:
-                    self._settle(key)
-                except OSError as error:
-                    # A file that is not found was renamed since: the rename has told nobody.
-                    again = self._in_conflict() if isinstance(error, FileNotFoundError) else [key]
-                    with self._lock:
-                        self._conflicts |= dict.fromkeys(again)
+            if not self._others and self._conflict.is_set():
+                self._conflict.clear()
+                for key in self._in_conflict():
+                    self._conflict.set()  # look again: a rename may come first, or the repair fail
+                    with contextlib.suppress(OSError):
+                        self._settle(key)
 
     def _settle(self, key: Key) -> None:
         """Settle a conflict, in one of the ways that lose nothing; of whole objects that another program has replaced,

@@ -224,7 +224,7 @@ def test_a_conflict_whose_old_version_cannot_be_read_any_longer_is_settled(monke
 
 
 def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() -> None:
-    """The event has its name of that time; its worker would meet the conflict again and again. [2.19]"""
+    """Its event has an earlier name; its worker would meet the conflict again and again. [2.19]"""
     faulting = Faulting(Plan(seed=1, faults="hell"), 0)
     faulting.plan = FaultPlan([Rule("commit", nth=1, change=True, error=errno.ESTALE)])
     backend = FaultyBackend(MemoryBackend())
@@ -237,12 +237,13 @@ def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() ->
             file.fsync()
         volume.rename("f", "g")
         faulting.begin(volume, backend, backend)
-        faulting._conflicts["f"] = None
+        faulting._conflict.set()
         until = time.monotonic() + 60
-        while not faulting.repairs["conflicts settled"] and time.monotonic() < until:
+        while any(one.conflict is not None for one in volume.engine.files()):
+            assert time.monotonic() < until
             time.sleep(0.01)
-        assert faulting.repairs["conflicts settled"] == 1
         faulting.calm()
+        assert faulting.repairs["conflicts settled"] == 1
         file.close()
 
 
