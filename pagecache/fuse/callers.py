@@ -24,7 +24,9 @@ CALLERS_MAX = 4096
 """Threads that are remembered: more than make calls at once."""
 AGAIN_S = 1.0
 """Seconds after its failure, or its last lookup, within which a thread comes again."""
-ON_THE_WAY = ("lookup", "getattr", "getxattr", "readlink")
+STATUS = "getattr"
+"""A failed one is not remembered: its second try ends with a lookup, after which another call may follow."""
+ON_THE_WAY = ("lookup", STATUS, "getxattr", "readlink")
 """Requests that a second try makes before its last one."""
 TRIED = ("open", "setattr")
 """Requests that may come again without a lookup: by a descriptor."""
@@ -75,7 +77,7 @@ class Callers:
             return
         with self._lock:
             known = self._callers.pop(thread, None)
-            if stale and not again and not (known is not None and op in ON_THE_WAY):
+            if stale and not again and op != STATUS and not (known is not None and op in ON_THE_WAY):
                 number = number if op in TRIED else NONE
                 self._callers[thread] = _Caller(number, time.monotonic() + AGAIN_S)
                 if len(self._callers) > CALLERS_MAX:
