@@ -10,19 +10,23 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from pagecache import CachedFile, ShutdownError, View, Volume
+from pagecache.backends import DirectoryBackend
 
 from ..aio.over import Over
 from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, make_rig, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(4 * PAGE)
@@ -266,6 +270,50 @@ WORK: dict[str, Callable[..., Any]] = {
     "open": lambda backend, key: backend.open(key, create=True),
     "stat": lambda: None,
 }
+
+
+SYSTEM_CALLS = {"x86_64": {"preadv": 295, "pwritev": 296}, "aarch64": {"preadv": 69, "pwritev": 70}}
+
+
+def interrupt_all(number: int) -> None:
+    """Let each system call of this number fail with EINTR from now on, in this thread (seccomp(2))."""
+    steps = (  # load the number; if it is not this one, go to the end; EINTR; allow
+        *(0x20, 0, 0, 0),
+        *(0x15, 0, 1, number),
+        *(0x06, 0, 0, 0x0005_0000 | errno.EINTR),
+        *(0x06, 0, 0, 0x7FFF_0000),
+    )
+    program = ctypes.create_string_buffer(struct.pack("=" + "HBBI" * 4, *steps))
+    whole = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(program)))
+    no_new_privileges, set_filter, filter_mode = 38, 22, 2
+    assert libc.prctl(no_new_privileges, 1, 0, 0, 0) == 0
+    assert libc.prctl(set_filter, filter_mode, whole, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+@pytest.mark.skipif(platform.machine() not in SYSTEM_CALLS, reason=f"no numbers for {platform.machine()}")
+@pytest.mark.parametrize(("op", "verb"), [("preadv", "pread"), ("pwritev", "fsync")])
+def test_a_call_that_a_signal_interrupts_is_not_made_again_after_an_abort(tmp_path: Path, op: str, verb: str) -> None:
+    """The next backend, or another client after a fence, may own the object by then. [2.22]"""
+    (tmp_path / KEY).write_bytes(OLD)
+    rig = make_rig(backend=cast(RecordingBackend, DirectoryBackend(tmp_path)))
+    file = rig.open("r+b")
+    file.pwrite(b"dirty", 0)
+    begun = threading.Event()
+
+    def interrupted() -> None:
+        interrupt_all(SYSTEM_CALLS[platform.machine()][op])
+        begun.set()
+        VERBS[verb](rig, file)
+
+    task = Task(interrupted)
+    assert begun.wait(WAIT_LIMIT_S)
+    assert task.waits()
+    rig.volume.abort()
+    raises(ShutdownError, task.result)
+    rig.volume.reconnect(rig.volume.backend, fenced=True)
+    file.fsync()
+    assert (tmp_path / KEY).read_bytes() == b"dirty" + OLD[5:]
+    rig.cache.close()
 
 
 @pytest.mark.parametrize("how", ["abort", "interrupt"])

@@ -322,14 +322,16 @@ static PyObject *take_exception(void)
 
 enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
 
-/* Make a call by a method of C, without the interpreter lock. Return: what a method of Python does. */
-static PyObject *call_driver(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
+/* Make a call by a method of C, without the interpreter lock. A signal does not end it, unless the volume was aborted
+ * meanwhile: then it is not made again. Return: what a method of Python does. */
+static PyObject *call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts,
+			     size_t n)
 {
 	i64 moved;
 	do {
 		Py_BEGIN_ALLOW_THREADS moved = pc_driver_move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
-	} while (moved == -EINTR && !PyErr_CheckSignals());
+	} while (moved == -EINTR && !PyErr_CheckSignals() && !pc_op_stopped(op));
 	if (PyErr_Occurred())
 		return NULL;
 	errno = moved < 0 ? (int)-moved : 0;
@@ -376,7 +378,7 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 	if (begun) {
 		*made = true;
 		call_begins(op, pos, len);
-		answered = native ? call_driver(&driver, pos, parts, n) : call_method(op, method, pos);
+		answered = native ? call_driver(op, &driver, pos, parts, n) : call_method(op, method, pos);
 	}
 	Py_XDECREF(method);
 	release_memory(buf);
