@@ -204,6 +204,23 @@ def test_a_file_that_is_opened_just_before_the_end_is_closed(make: Make, monkeyp
     assert len(rig.backend.seen("file_close")) == 1
 
 
+@pytest.mark.parametrize("op", ["stat", "read_into"])
+def test_a_call_that_hangs_in_an_earlier_backend_does_not_keep_the_next_one_open(make: Make, op: str) -> None:
+    """It was left behind by an abort. [2.22]"""
+    rig = make({KEY: DATA})
+    file = rig.open("rb")
+    gate = rig.backend.gate(op)
+    hanging = Task(rig.volume.stat, "other") if op == "stat" else Task(file.pread, PAGE, 0)
+    gate.wait_entered()
+    rig.volume.abort()
+    raises(ShutdownError, hanging.result)
+    backend = RecordingBackend({KEY: DATA})
+    rig.volume.reconnect(backend)
+    assert rig.volume.detach() == []
+    assert backend.seen("close")
+    assert backend.violations == []
+
+
 def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
     """It waits for its turn among the calls, which comes when the last call before the detach has ended. [2.22]"""
     rig = make({KEY: DATA}, limits={"prompt": True, "max_inflight": 1})

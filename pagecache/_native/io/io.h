@@ -40,6 +40,8 @@ bool pc_work_next_own(struct pc_inode *i, struct pc_work *w);
 u32 pc_credit_try(struct pc_volume *v);
 void pc_credit_put(struct pc_volume *v, u32 credit);
 void pc_credit_pass(struct pc_volume *v);
+u32 pc_call_begins(struct pc_volume *v);
+void pc_call_ends(struct pc_volume *v, u32 era);
 
 /* token.c */
 bool pc_token_take(struct pc_inode *i, struct pc_waiter *w, int kind);

@@ -359,6 +359,7 @@ void pc_volume_resume(struct pc_volume *v)
 	atomic_store(&v->credits, ((atomic_load(&v->credits) >> 32) + 1) << 32);
 	v->low_running = 0;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	atomic_store(&v->calling, ((atomic_load(&v->calling) >> 32) + 1) << 32);
 	atomic_fetch_add(&v->generation, 1);
 	atomic_store(&v->aborted, 0);
 	wake_all_waiters(v);
@@ -392,7 +393,7 @@ bool pc_volume_closing(struct pc_volume *v)
 
 uint32_t pc_volume_calling(struct pc_volume *v)
 {
-	return atomic_load(&v->calling);
+	return (u32)atomic_load(&v->calling);
 }
 
 void pc_volume_stop(struct pc_volume *v)

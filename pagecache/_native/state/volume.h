@@ -51,8 +51,8 @@ struct pc_volume {
 	_Atomic u64 credits;       /* era << 32 | calls that carry bytes; a reconnect begins a new era */
 	u32 low_running;           /* background passes and read-ahead */
 	_Atomic u32 max_inflight; /* written under the lock, read without */
-	_Atomic u32 calling; /* calls that carry no bytes, and the engine's jobs */
-	_Atomic u8 closing;  /* its backend is about to be closed: a call looks at this once it is counted */
+	_Atomic u64 calling;       /* era << 32 | calls that carry no bytes, and the engine's jobs */
+	_Atomic u8 closing; /* its backend is about to be closed: a call looks at this once it is counted */
 	u8 stopping;
 	u8 ended; /* freed with its last inode */
 	_Atomic u8 reads_here; /* callers make the reads that they wait for themselves */

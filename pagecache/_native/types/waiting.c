@@ -61,9 +61,10 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 	struct pc_volume *v = (struct pc_volume *)(uintptr_t)volume;
 	struct pc_inside in = {.volume = v, .outer = pc_tls_inside};
 	PyObject *result = NULL;
+	u32 era = 0;
 	if (inside) {
 		pc_tls_inside = &in;
-		atomic_fetch_add(&v->calling, 1);
+		era = pc_call_begins(v);
 	}
 	if (inside && pc_volume_closing(v)) {
 		pc_raise(core, NULL, "shutdown", "the volume is detached");
@@ -73,7 +74,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 		pc_sleep_end(&sleep, result == NULL);
 	}
 	if (inside)
-		atomic_fetch_sub(&v->calling, 1);
+		pc_call_ends(v, era);
 	pc_tls_inside = in.outer;
 	return result;
 }

@@ -341,9 +341,9 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	struct pc_inside in = {.volume = v, .outer = pc_tls_inside, .helper = true};
 	pc_tls_inside = &in;
 	if (w.kind == PC_WORK_JOB) {
-		atomic_fetch_add(&v->calling, 1);
+		u32 era = pc_call_begins(v);
 		work_job(job, w.cls);
-		atomic_fetch_sub(&v->calling, 1);
+		pc_call_ends(v, era);
 		if (w.credit)
 			pc_credit_put(v, w.credit);
 	} else if (w.kind == PC_WORK_REQUEST) {
