@@ -29,6 +29,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
@@ -218,11 +219,15 @@ class EngineFile:
     def replace_by(self, fresh: BackendFile) -> None:
         """Direct calls to a file opened anew. Reads may still run in the old one: it is closed with this object."""
         with self.lock:  # an operation in old hands may replace it beside a new one
-            if self.backend_file is not None:
-                self.retired = (*self.retired, self.backend_file)
-            self.backend_file = fresh
-            self._hold()
+            self.replace_locked(fresh)
         self.bind()
+
+    def replace_locked(self, fresh: BackendFile) -> None:
+        """Do the first part of `replace_by`: the lock is held, and `bind` comes after it."""
+        if self.backend_file is not None:
+            self.retired = (*self.retired, self.backend_file)
+        self.backend_file = fresh
+        self._hold()
 
     def lose_name(self) -> None:
         """Record that the object has lost its last name. If the backend finds it by its name, no call reaches the
@@ -593,12 +598,18 @@ class EngineFile:
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""
         self.volume.check_reentry("settling a conflict", self.key)
-        work = Job(self.volume.park, job, what="work under the token", key=self.key, file=self.native.id)
+        since = self.volume.reconnects
+
+        def run() -> T:
+            self.volume.check_alive(self.key, since)  # it may have taken its backend before
+            return job()
+
+        work = Job(self.volume.park, run, what="work under the token", key=self.key, file=self.native.id)
         work.volume = self.volume.native
         self.settle(work.run)
         if tries is not None:
-            return work.wait(tries.alive, tries.deadline)
-        return work.wait(lambda: self.volume.check_alive(self.key))
+            return work.wait(partial(tries.alive, since), tries.deadline)
+        return work.wait(lambda: self.volume.check_alive(self.key, since))
 
     def run_settling(self) -> bool:
         """Run the requested jobs, with the token held; False: there were none."""

@@ -367,6 +367,10 @@ class ThreadRunner(OnDemand):
         """Return the jobs that threads have taken; the call of one may not have begun."""
         return list(self._running)
 
+    def waiting(self) -> bool:
+        """Return whether a job has not begun. Those that have are counted by CORE."""
+        return any(self._jobs.values())
+
     def naming(self) -> int:
         """Return the number of running jobs that carry no bytes."""
         return sum(job.cls < native.FILL for job in list(self._running))

@@ -316,7 +316,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     moment = Deadline(deadline.clock, END_TIMEOUT_S)
 
     def busy() -> bool:
-        if native.inflight() or native.calling():
+        if native.inflight() or native.calling() or volume.engine.runner.waiting():
             return True
         return any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
 
@@ -338,7 +338,8 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     """End threads, close files, and invalidate handles. Memory that a hung call still uses stays until the process
     ends. After an interrupt, the next end of the volume completes this.
     """
-    volume.detached = True
+    with volume.late_lock:  # no reconnect goes on beside this
+        volume.detached = True
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
@@ -367,14 +368,14 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
 
 def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:
     """Close the backend once, whatever the result: everything important was committed or reported before."""
-    closing, volume.backend_closed = not volume.backend_closed, True
 
     def close_all() -> None:
+        volume.backend_closed = True  # here: an interrupted wait takes a call back that has not begun
         for inode in inodes:
             close_backend_file(inode.engine.backend_file)
         volume.engine.backend.close()
 
-    if not closing:
+    if volume.backend_closed:
         return
     try:
         _within(volume, close_all, "close", deadline)

@@ -104,25 +104,33 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
     old = list(filter(None, (inode.engine.backend_file for inode in (*adopted, *left))))
-    with volume.late_lock:
+    with volume.late_lock:  # the end of the volume takes it, too
+        try:
+            alive()
+        except ShutdownError:
+            for found in opened.values():
+                _close(found)
+            raise
         volume.late.clear()  # a late opening for an earlier backend ends here
         compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
-    for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
-        inode.engine.lose_object()
-        inode.engine.set_aside()
-    for inode in left:
-        inode.engine.versions.find_unanswered()
-        inode.engine.use(None)
-    with volume.inodes_lock:
-        for inode in inodes if backend is not engine.backend else opened:
-            if inode in opened or volume.inodes.names(inode):
-                volume.inodes.identify(inode, None)  # the new backend has other identities
-        for inode, found in opened.items():
-            volume.inodes.identify(inode, found.stat.identity)
-    late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
-    volume.late.update(late)
-    engine.settling.update(inode.engine for inode in late)  # before any read: it waits until its file is opened again
-    engine.resume(backend, aborts)
+        for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
+            inode.engine.lose_object()
+            inode.engine.set_aside()
+        for inode in left:
+            inode.engine.versions.find_unanswered()
+            inode.engine.use(None)
+        with volume.inodes_lock:
+            for inode in inodes if backend is not engine.backend else opened:
+                if inode in opened or volume.inodes.names(inode):
+                    volume.inodes.identify(inode, None)  # the new backend has other identities
+            for inode, found in opened.items():
+                volume.inodes.identify(inode, found.stat.identity)
+        late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
+        volume.late.update(late)
+        engine.settling.update(
+            inode.engine for inode in late
+        )  # before any read: it waits until its file is opened again
+        engine.resume(backend, aborts)
     _let_go(old)
     engine.native.revoke(fenced)  # those that began in between
     for inode in inodes:

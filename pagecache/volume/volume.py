@@ -107,7 +107,7 @@ class Volume:
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
         self.unsettled: dict[Key, namespace.NameChange] = {}  # removes and renames of unknown result, by name
-        self.late_lock: threading.Lock = threading.Lock()  # held while files of a reconnect take their backend files
+        self.late_lock: threading.Lock = threading.Lock()  # held while files take the backend files of a reconnect
         self.late: dict[Inode, reconnect.Opened] = {}  # files that it opens again after a commit of an older backend
 
     @property

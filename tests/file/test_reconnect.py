@@ -5,17 +5,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import stat
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import pytest
 
 import pagecache
-from pagecache import BackendProtocolError, CachedFile, CommitError, DataLossError, ShutdownError
+from pagecache import (
+    BackendProtocolError,
+    CachedFile,
+    CommitError,
+    ConflictError,
+    DataLossError,
+    PageCache,
+    ShutdownError,
+)
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
+from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
@@ -24,6 +36,176 @@ from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, dirty_bytes, event
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
 NEWER = pattern(PAGE, seed=2)
+
+
+# -------------------------------------------------------------------- late answers
+
+
+class Parted:
+    """A volume over one store, for which another one takes over."""
+
+    def __init__(self, store: MemoryBackend, successor: MemoryBackend | None = None, **options: Any) -> None:
+        self.store = successor or store
+        self.old, self.new = FaultyBackend(store), FaultyBackend(self.store)
+        self.cache = PageCache("8MiB")
+        self.volume = self.cache.attach(self.old, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cache.close(on_failed="discard", timeout=WAIT_LIMIT_S / 6)
+
+    def outlived(self, call: Callable[[], Any], op: str, *, fenced: bool, **rule: Any) -> Gate:
+        """Make a call that hangs in the old backend over an abort and a reconnect; return its gate."""
+        gate = Gate()
+        self.old.use([Rule(op, gate=gate, **rule)])
+        calling = Task(call)
+        gate.wait_entered()
+        self.volume.abort()
+        raises(ShutdownError, calling.result)
+        self.volume.reconnect(self.new, fenced=fenced)
+        return gate
+
+    def answered(self) -> None:
+        """Wait until no thread of the old backend has a call."""
+        former = self.volume.engine.runner._former
+        eventually(lambda: not any(thread.is_alive() for thread in former))
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
+@pytest.mark.parametrize("op", ["write", "commit"])
+def test_an_earlier_backend_that_refuses_a_version_late_gives_up_nothing(
+    op: str, on_conflict: Literal["fail", "take_remote"], fenced: bool
+) -> None:
+    """It is no foreign change of what the next backend has. [2.19, 2.22]"""
+    parted = Parted(MemoryBackend(prompt=False, commit_on_close=op == "commit"), on_conflict=on_conflict)
+    with parted:
+        file = parted.volume.open("k", "w+")
+        file.pwrite(NEW[:PAGE], 0)
+        gate = parted.outlived(file.fsync, op, fenced=fenced, nth=1, error=errno.ESTALE)
+        file.pwrite(NEWER, PAGE)
+        if fenced:
+            file.fsync()
+            file.pwrite(NEWER, 2 * PAGE)
+        gate.release()
+        parted.answered()
+        file.fsync(timeout=WAIT_LIMIT_S)
+        assert parted.store.snapshot("k") == NEW[:PAGE] + NEWER * (1 + fenced)
+        file.close()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("how", ["rebase", "force"])
+def test_a_version_that_was_opened_in_an_earlier_backend_is_not_written(
+    how: Literal["rebase", "force"], fenced: bool
+) -> None:
+    """A `resolve` hangs there in its open; the bytes after the reconnect go to the next backend. [2.19, 2.22]"""
+    one, two = (MemoryBackend(prompt=False, commit_on_close=True) for _ in range(2))
+    one.put("k", OLD[: 2 * PAGE])
+    parted = Parted(one, two, on_conflict="fail")
+    with parted:
+        file = parted.volume.open("k", "r+")
+        file.pwrite(NEW[:PAGE], 0)
+        one.put("k", NEWER * 2)  # another program
+        raises(ConflictError, parted.volume.open, "k")
+        two.put("k", one.snapshot("k"))
+        gate = parted.outlived(lambda: parted.volume.resolve("k", how), "open", fenced=fenced)
+        gate.release()
+        parted.answered()
+        with contextlib.suppress(ConflictError):
+            parted.volume.resolve("k", how)
+        file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
+        file.fsync(timeout=WAIT_LIMIT_S)
+        assert two.snapshot("k") == NEW[: 2 * PAGE]
+        assert one.snapshot("k") == NEWER * 2
+        file.close()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_version_that_was_read_in_an_earlier_backend_is_no_base(fenced: bool) -> None:
+    """The `stat` after a write-back hangs there; nobody has changed the object. [2.19, 2.22]"""
+    one, two = (MemoryBackend(prompt=False, durable_writes=True) for _ in range(2))
+    one.put("k", OLD)
+    for content in (NEWER, NEWER, OLD):  # other versions than those of the first
+        two.put("k", content)
+    parted = Parted(one, two, on_conflict="fail")
+    with parted:
+        file = parted.volume.open("k", "r+")
+        file.pwrite(NEW[:PAGE], 0)
+        gate = parted.outlived(file.flush, "stat", fenced=fenced)
+        other = parted.volume.open("k", "r+")
+        other.read()
+        gate.release()
+        parted.answered()
+        other.pwrite(b"new", PAGE)
+        parted.volume.open("k").close()
+        other.fsync(timeout=WAIT_LIMIT_S)
+        for handle in (file, other):
+            handle.close()
+
+
+def test_a_change_of_attributes_does_not_reach_an_earlier_backend(tmp_path: Path) -> None:
+    """It waits for the file over an abort and a reconnect, as a program that is slow to notice. [2.22]"""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "k").write_bytes(OLD)
+        (tmp_path / name / "k").chmod(0o644)
+    old, new = FaultyBackend(DirectoryBackend(tmp_path / "one")), DirectoryBackend(tmp_path / "two")
+    with PageCache("8MiB") as cache, Gate() as gate:
+        volume = cache.attach(old, prompt=False)
+        old.use([Rule("commit", gate=gate)])
+        file = volume.open("k", "r+")
+        file.pwrite(NEW, 0)
+        saving = Task(file.fsync)
+        gate.wait_entered()
+        changing = Task(volume.setattr, "k", mode=0o600)
+        eventually(lambda: file._inode.engine.settling)
+        volume.abort()
+        volume.reconnect(new, fenced=True)
+        for task in (changing, saving):
+            raises(ShutdownError, task.result)
+        gate.release()
+        file.fsync()
+        assert stat.S_IMODE((tmp_path / "one" / "k").stat().st_mode) == 0o644
+        file.close()
+
+
+@pytest.mark.parametrize("first", ["the detach", "the reconnect"])
+def test_a_detach_beside_the_end_of_a_reconnect_closes_both_backends(
+    make: Make, monkeypatch: Patch, first: str
+) -> None:
+    """Whichever comes first; the reconnect fails if it is the second. [2.22]"""
+    rig = make({KEY: OLD})
+    file = rig.open("rb")
+    rig.volume.abort()
+    fresh, adopt = rig.backend.successor(), reconnect._adopt
+
+    def detached_beside(*args: Any) -> Any:
+        detaching.append(Task(rig.volume.detach, on_failed="discard"))
+        assert detaching[0].waits()  # for the files to be those of the next backend
+        return adopt(*args)
+
+    def detached_before(*args: Any) -> Any:
+        found = open_all(*args)
+        assert Task(rig.volume.detach, on_failed="discard").result() == []
+        return found
+
+    detaching: list[Task[Any]] = []
+    open_all = reconnect._open_all
+    if first == "the detach":
+        monkeypatch.setattr(reconnect, "_open_all", detached_before)
+        raises(ShutdownError, rig.volume.reconnect, fresh)
+    else:
+        monkeypatch.setattr(reconnect, "_adopt", detached_beside)
+        rig.volume.reconnect(fresh)
+        assert detaching[0].result() == []
+        assert fresh.seen("close")
+    assert len(fresh.seen("file_close")) == len(fresh.seen("open")) == 1
+    assert rig.volume.detached
+    raises(ShutdownError, file.pread, PAGE, 0)
+    assert fresh.violations == []
 
 
 # -------------------------------------------------------------------- files blocked by an old call

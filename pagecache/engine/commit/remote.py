@@ -291,7 +291,7 @@ def _new_base(
     `keep`: local data stays. `most`: stored bytes past this are cut off before any other call. `see`: reads that
     version before it is the base; if it raises, the conflict stands.
     """
-    whole = file.limits().commit_on_close
+    whole, since = file.limits().commit_on_close, file.volume.reconnects
     if whole:
         file.native.uncommit()  # first: nothing may count as acknowledged if a call fails now
         file.staging.forgotten()
@@ -303,10 +303,11 @@ def _new_base(
         fresh, stat = open_base(file)
         try:
             see(fresh, stat)
+            take_base(file, fresh, stat, since)
         except BaseException:
-            file.volume.close_later(fresh, file.key)
+            if file.backend_file is not fresh:
+                file.volume.close_later(fresh, file.key)
             raise
-        take_base(file, fresh, stat)
         _owe_cut(file, stat, most)
         if keep and stat.size < (end := file.native.staged_end()):
             file.owe(Step("truncate", (end,)))  # for reads behind the stored end, until the bytes are sent again
@@ -316,7 +317,7 @@ def _new_base(
     stat = file.opened().stat()
     see(file.opened(), stat)
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
-    take_base(file, None, stat)
+    take_base(file, None, stat, since)
     return stat, False
 
 
@@ -331,21 +332,24 @@ def _owe_cut(file: EngineFile, stat: ObjectStat, most: int | None) -> None:
         file.owe(Step("truncate", (most,)))
 
 
-def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat) -> None:
-    """Direct reads and commits to this version. The old file may still be in use by reads: it is closed with the new
-    one.
+def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, since: int) -> None:
+    """Direct reads and commits to this version, which was found after `since` reconnects. The old file may still be in
+    use by reads: it is closed with the new one.
+
+    Raises:
+        ShutdownError: an abort has come since: the version is one of an earlier backend.
     """
     with file.lock:
+        file.volume.check_alive(file.key, since)  # with the file: a reconnect gives it another one under this lock
+        if fresh is not None:
+            file.replace_locked(fresh)
         file.versions.count_change(stale=False)
         file.versions.take(stat.version)
         file.versions.sized()
         file.dispute.end()
     if file.volume.mirror is not None:
         file.volume.mirror.invalidate(file, "the object was changed by another writer")
-    if fresh is None:
-        file.bind()
-    else:
-        file.replace_by(fresh)
+    file.bind()
 
 
 class DirectWrites(Exception):
@@ -412,6 +416,7 @@ def go_back(file: EngineFile) -> bool:
     has replaced the opened one.
     """
     whole, lost = file.limits().commit_on_close, file.conflict is not None or file.dispute.base_lost
+    since = file.volume.reconnects
     if whole:
         forgetful: Any = file.opened()
         forgetful.rollback()
@@ -422,7 +427,7 @@ def go_back(file: EngineFile) -> bool:
     stat = file.opened().stat()
     if whole and (lost or stat.version != file.versions.base):
         return False
-    take_base(file, None, stat)
+    take_base(file, None, stat, since)
     file.native.rebase(stat.size, whole)
     return True
 

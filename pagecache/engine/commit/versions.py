@@ -195,12 +195,14 @@ class Versions:
 
     def _read(self) -> None:
         """Record the stored version as this cache's own, if no change overlapped the read."""
-        file = self._file
-        changes = file.native.changes()
+        file, volume = self._file, self._file.volume
+        changes, began = file.native.changes(), volume.reconnects
         if file.native.storage_busy() or (file.owed is not NOTHING_OWED and len(file.owed)):
             return  # the call after the end of that change reads it
         version = file.opened().stat().version
         with file.lock:
+            if volume.aborted or volume.reconnects != began:
+                return  # it is the version of an earlier backend
             before = self.base
             self.base = version  # first: no reader finds a base that is not stale, and older
             if not file.native.settle_version(changes):

@@ -142,6 +142,9 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
             file.owed.outlast()
             continue
         except Exception as error:
+            if op.stopped:
+                volume.check_alive(file.key)
+                raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key) from error
             if not reader.outlast_names(file) and read_into == file.read_into:
                 attempts += 1
                 _again(file, error, attempts, since)

@@ -182,7 +182,7 @@ def _not_sent(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> 
     decides.
     """
     op.ended()
-    if remote.is_remote_change(error):
+    if remote.is_remote_change(error) and not op.stopped:  # else another backend said so
         remote.refused(file)
         if file.conflict is None:
             op.finish(False, False)
@@ -268,7 +268,7 @@ def _commit(self: EngineFile, op: Op) -> None:
 
 def _not_committed(self: EngineFile, op: Op, error: BaseException, *, kept: bool, called: bool) -> None:
     """Record a failed commit, unless the stored version is to be taken."""
-    if remote.is_remote_change(error):
+    if remote.is_remote_change(error) and not op.stopped:
         remote.refused(self)
         if self.dispute.take_due:
             self.run_settling()

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ...backends.plain import returned
-from ...errors import BackendProtocolError
+from ...errors import BackendProtocolError, ShutdownError
 from ...native import NAMES, Op
 from ..commit import remote
 from ..commit.owed import LeftBehindError
@@ -172,6 +172,9 @@ def _judge(
     file: EngineFile, op: Op, error: BaseException, failed: tuple[int, float] | None
 ) -> tuple[tuple[int, float] | None, float]:
     """Return the seconds until the call may be repeated, or raise."""
+    if op.stopped:  # the answer says nothing about the present backend
+        file.volume.check_alive(file.key)
+        raise ShutdownError(f"the volume {file.volume.name!r} was aborted", file.key) from error
     if isinstance(error, LeftBehindError) and not op.ahead:
         file.owed.outlast()
         return failed, 0.0
