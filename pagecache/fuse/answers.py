@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
-from .callers import Callers
+from .callers import NONE, Callers
 from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
@@ -157,7 +157,9 @@ class Answers:
             getattr(self, f"_{op}")(request, token)
         except BaseException as error:  # SystemExit, too: the request must get a reply
             code = _code(error, op)
-            self._callers.failed(request.thread, op, request.number, stale=code == errno.ESTALE, again=request.again)
+            tried = op == "open" or (op == "setattr" and request.fh is None and "size" in request.changes)
+            number = request.number if tried else NONE
+            self._callers.failed(request.thread, op, number, stale=code == errno.ESTALE, again=request.again)
             self._loop.reply_error(token, code)
         finally:
             self._loop.done(token)

@@ -18,18 +18,16 @@ import threading
 import time
 from dataclasses import dataclass
 
-__all__ = ["Callers"]
+__all__ = ["NONE", "Callers"]
 
 CALLERS_MAX = 4096
 """Threads that are remembered: more than make calls at once."""
 AGAIN_S = 1.0
 """Seconds after its failure, or its last lookup, within which a thread comes again."""
-STATUS = "getattr"
-"""A failed one is not remembered: its second try ends with a lookup, after which another call may follow."""
+STATUS, STATUS_S = "getattr", 0.05
+"""A failed status is one on the way to an open, or of a stat: that ends with a lookup, and other calls may follow."""
 ON_THE_WAY = ("lookup", STATUS, "getxattr", "readlink")
 """Requests that a second try makes before its last one."""
-TRIED = ("open", "setattr")
-"""Requests that may come again without a lookup: by a descriptor."""
 NONE = 0
 """No node has this number."""
 
@@ -40,6 +38,7 @@ class _Caller:
 
     number: int
     until: float  # by time.monotonic
+    patience: float
 
 
 class Callers:
@@ -65,20 +64,21 @@ class Callers:
             with self._lock:
                 caller = self._callers.get(thread)
                 if caller is not None:
-                    caller.until = time.monotonic() + AGAIN_S
+                    caller.until = time.monotonic() + caller.patience
                     if not passing:
                         caller.number = number
 
     def failed(self, thread: int, op: str, number: int, *, stale: bool, again: bool) -> None:
-        """Note an error, before its reply. `stale`: it is ESTALE. `again`: this was a second try, and there is no third
-        one.
+        """Note an error, before its reply. `number`: of the node of a call that may come again without a lookup, by a
+        descriptor; of other calls: NONE. `stale`: the error is ESTALE. `again`: this was a second try, and there is no
+        third one.
         """
         if thread == 0 or not (stale or thread in self._callers):
             return
         with self._lock:
             known = self._callers.pop(thread, None)
-            if stale and not again and op != STATUS and not (known is not None and op in ON_THE_WAY):
-                number = number if op in TRIED else NONE
-                self._callers[thread] = _Caller(number, time.monotonic() + AGAIN_S)
+            if stale and not again and not (known is not None and op in ON_THE_WAY):
+                patience = STATUS_S if op == STATUS else AGAIN_S
+                self._callers[thread] = _Caller(number, time.monotonic() + patience, patience)
                 if len(self._callers) > CALLERS_MAX:
                     del self._callers[next(iter(self._callers))]

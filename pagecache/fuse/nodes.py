@@ -315,7 +315,7 @@ class Nodes:
             node.drop_link((parent, name))
             if by_us:
                 node.lost = parent, name
-            else:
+            if node.opens or not by_us:  # the store may have known another object by this name
                 self._taken(node)
             self._forget_object(node)
 
@@ -337,12 +337,17 @@ class Nodes:
             node.lookups += 1
             node.changed = time.monotonic_ns()
 
-    def renamed(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
-        """Replace one name by another; the object with the new name, if any, loses it."""
+    def renamed(self, parent: Node, name: str, new_parent: Node, new_name: str, known: Node | None = None) -> None:
+        """Replace one name by another; the object with the new name, if any, loses it. `known`: the node that had the
+        first: a lookup may have found it by the other one since.
+        """
         with self.lock:
             if (parent, name) == (new_parent, new_name):
                 return
             node = parent.children.get(name)
+            if node is None and known is not None and new_parent.children.get(new_name) is known:
+                known.changed = time.monotonic_ns()
+                return
             if node is not None and new_parent.children.get(new_name) is node:
                 return  # two names of one object: nothing happens
             self._unlink(new_parent, new_name)

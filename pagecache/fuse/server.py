@@ -221,9 +221,17 @@ class Server:
                     node.nameless_since = opened.stat().mtime_ns
 
     def _truncate(self, node: Node, size: int, fh: int | None, again: bool | None) -> None:
-        if fh is None and (node.opens or node.taken_until):
+
+        def cut(key: CheckedKey) -> bool:
+            self.volume.truncate(key, size)
+            return True
+
+        if fh is None:
             with self._moving.opening(node):
-                self._by_name(node, again, self.names.status)
+                if node.opens:
+                    self._by_name(node, again, self.names.status)
+                elif self._by_name(node, again, cut):
+                    return
         writable = [opened for opened in self._opened(node) if opened.writable]
         writable.sort(key=lambda opened: opened.number != fh)
         for opened in writable:
@@ -416,10 +424,25 @@ class Server:
             new = self._key_in(target, new_name)
             with self._moving.taking((directory, name), (target, new_name), key=key):
                 known = self.nodes.child(directory, name)
-                self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
-                self.nodes.renamed(directory, name, target, new_name)
+                try:
+                    self.names.rename(key, new, None if known is None else known.kind, replace=not flags & NOREPLACE)
+                except FileNotFoundError:
+                    self._check_found(target)
+                    raise
+                self.nodes.renamed(directory, name, target, new_name, known)
 
         self._moving.entry(self.node(parent), name, move)
+
+    def _check_found(self, directory: Node) -> None:
+        """Raises:
+        OSError: ESTALE: another program has renamed the directory. The kernel looks the path up again.
+        """
+        key = self.nodes.key(directory)
+        if key is not None and directory.identity is not None:
+            try:
+                self.names.status(CheckedKey(key, object=directory.identity))
+            except OSError:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), key) from None
 
     def _key_in(self, directory: Node, name: str) -> CheckedKey:
         """Return the key of an entry.

@@ -17,7 +17,7 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
 from pagecache.fuse import Server, callers, moving
 from pagecache.fuse.attributes import Attributes
-from pagecache.fuse.callers import Callers
+from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
 from pagecache.fuse.nodes import Node
 from pagecache.fuse.server import Listing
@@ -568,6 +568,7 @@ class Program:
             return call(again)
         except OSError as error:
             stale = error.errno == errno.ESTALE
+            number = number if op in ("open", "truncate") else NONE
             self._callers.failed(self._thread, op, number, stale=stale, again=again)
             raise
 
@@ -592,9 +593,13 @@ class Program:
 
     def truncate(self, number: int, size: int, fh: int | None = None) -> int:
         changes = {"size": size}
-        found = self._call("setattr", number, lambda again: self._server.setattr(number, changes, fh, again))
+        op = "truncate" if fh is None else "ftruncate"
+        found = self._call(op, number, lambda again: self._server.setattr(number, changes, fh, again))
         size_now: int = found.size
         return size_now
+
+    def chmod(self, number: int) -> None:
+        self._call("chmod", number, lambda again: self._server.setattr(number, {"mode": 0o600}, None, again))
 
     def read(self, number: int) -> bytes:
         fh = self.open(number)
@@ -735,7 +740,7 @@ def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(
 def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
     server: Server, programs: list[Program], tmp_path: Path
 ) -> None:
-    """The first failure is one of a truncate of a file that is not open, or of a lookup."""
+    """The first failure is one of a truncate of a file that is not open, of a lookup, or of a status."""
     one, two, _ = programs
     (tmp_path / "c").write_bytes(b"ccc")
     first, second, directory = (server.lookup(1, name).number for name in ("a", "c", "d"))
@@ -751,9 +756,9 @@ def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
     assert code(one.lookup, "b", directory) == errno.ESTALE
     assert one.lookup("a") == second
     assert one.read(second) == b"cc"
-    assert code(two.getattr, first) == errno.ESTALE
-    assert two.lookup("a") == second  # that was its second try
-    assert code(two.open, second) == errno.ESTALE
+    assert code(two.getattr, first) == errno.ESTALE  # of the permission check before an open
+    assert two.lookup("a") == second
+    assert two.read(second) == b"cc"
 
 
 def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(
@@ -864,6 +869,87 @@ def test_a_truncate_by_a_name_that_another_program_took_looks_again(
     assert two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
     assert two.truncate(old, 7, fh) == 7
     server.release(fh)
+
+
+def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """Another program has linked the file since; its new name is known, too."""
+    one, _, _ = programs
+    old = server.lookup(1, "a").number
+    os.link(tmp_path / "a", tmp_path / "second")
+    assert server.lookup(1, "second").number == old
+    replace(tmp_path, "a")
+    assert code(one.truncate, old, 0) == errno.ESTALE
+    assert (tmp_path / "second").read_bytes() == b"a"
+    assert one.truncate(one.lookup("a"), 1) == 1
+    assert (tmp_path / "a").read_bytes() == b"n"
+
+
+def test_a_failed_change_by_a_descriptor_is_no_first_try_of_an_open(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """The kernel does not make it again, and the open after it may come by the name that was taken."""
+    one, _, _ = programs
+    old = server.lookup(1, "a").number
+    fh = one.open(old)
+    replace(tmp_path, "a")
+    assert code(one.chmod, old) == errno.ESTALE
+    assert code(one.open, old) == errno.ESTALE
+    assert one.read(one.lookup("a")) == b"new"
+    server.release(fh)
+
+
+@pytest.mark.parametrize("how", ["unlink", "rename over"])
+def test_an_open_by_a_name_that_was_taken_and_is_removed_here_looks_again(
+    server: Server, programs: list[Program], tmp_path: Path, how: str
+) -> None:
+    """The open was on its way; another program had given the name to another file before."""
+    one, _, _ = programs
+    old = server.lookup(1, "a").number
+    fh = one.open(old)
+    replace(tmp_path, "a")
+    if how == "unlink":
+        server.unlink(1, "a")
+    else:
+        server.rename(server.lookup(1, "d").number, "b", 1, "a")
+    assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
+    assert server.files.read(fh, 0, 100) == b"a"
+    server.release(fh)
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name = "a" if kind == "file" else "d"
+    number = server.lookup(1, name).number
+    rename = server.names.rename
+
+    def looked_up_after(*args: Any, **more: Any) -> None:
+        rename(*args, **more)
+        assert server.lookup(1, "new").number == number
+
+    monkeypatch.setattr(server.names, "rename", looked_up_after)
+    server.rename(1, name, 1, "new")
+    assert server.nodes.keys(server.node(number)) == ["new"]
+    assert server.getattr(number).nlink >= 1
+    assert server.nodes.child(server.nodes.root, name) is None
+
+
+def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(server: Server, tmp_path: Path) -> None:
+    """A listing has shown its new name, by which the kernel comes."""
+    directory = server.lookup(1, "d").number
+    os.rename(tmp_path / "d", tmp_path / "moved")
+    listing = server.opendir(1)
+    entry = server.entry(listing, place(listing, "moved"))
+    assert entry is not None
+    assert entry.number == directory
+    assert code(server.rename, 1, "a", directory, "a") == errno.ESTALE
+    assert server.lookup(1, "moved").number == directory
+    server.rename(1, "a", directory, "a")
+    assert (tmp_path / "moved" / "a").read_bytes() == b"a"
+    assert code(server.rename, 1, "none", directory, "a") == errno.ENOENT
 
 
 def test_a_failed_call_keeps_no_number_and_no_file(
