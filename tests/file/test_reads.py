@@ -209,7 +209,8 @@ def test_parts_of_read_units_keep_the_number_of_buffers(
 def test_a_kept_buffer_of_a_part_of_a_read_unit_has_memory_of_its_own(make: Make, limits: dict[str, int]) -> None:
     """A backend with one buffer for each call stores into the buffers of reads that have ended. [M2, 2.1.3]"""
     content = bytearray(pattern(40 * PAGE + 1234))
-    rig = make({KEY: bytes(content)}, limits=limits | {"read_unit": 1000, "max_read": 60_000, "max_vectors": 1})
+    one_at_once = {"read_unit": 1000, "max_read": 60_000, "max_vectors": 1, "max_inflight": 1}
+    rig = make({KEY: bytes(content)}, limits=limits | one_at_once)
     file = rig.open("r+b")
     kept: list[memoryview] = []
 

@@ -177,7 +177,7 @@ static int may_call(struct op *op)
 		return -1;
 	if (pc_op_stopped(op))
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (atomic_load(&op->inode->volume->closing))
+	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
 	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
