@@ -346,6 +346,24 @@ def test_a_copy_that_cannot_be_removed_is_emptied_or_named(
         assert named is isinstance(error, PermissionError)
 
 
+def test_a_mirror_has_not_caught_up_before_a_wrong_copy_is_removed(pairs: Any) -> None:
+    """The end of the volume waits for it: nothing else would say that the copy is wrong. [T-34]"""
+    pair = pairs()
+    with pair.volume.open(KEY, "w+b") as file:
+        file.write(b"content")
+        file.fsync()
+        pair.caught_up()
+        gate = pair.mirror.gate("remove")
+        pair.mirror.fault("write_from", OSError(5, "broken"))
+        file.pwrite(b"more", 3)
+        file.fsync()
+        gate.wait_entered()
+        assert pair.volume.engine.mirror.busy()
+        gate.open()
+        pair.caught_up()
+        assert KEY not in pair.mirror.objects
+
+
 def test_an_invalid_copy_is_removed_wherever_its_object_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is local, the copy is closed, and another client changes the object. [T-34]"""
     monkeypatch.setattr("pagecache.engine.mirror.OPEN_MAX", 0)
