@@ -284,7 +284,12 @@ class Server:
             if not node.opens:
                 return self.attributes(node, found)
             taken = self._taken(node)
-            now = self._stat(node)
+            try:
+                now = self._stat(node)
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise
+                now = found  # it was closed, and its name is gone since
             if now.nlink is not None and found.nlink is not None and now.nlink < found.nlink:
                 # The kernel must not keep the name: it may be one that was removed since.
                 now = dataclasses.replace(now, nlink=found.nlink)

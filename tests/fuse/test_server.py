@@ -952,6 +952,26 @@ def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(
     assert code(server.rename, 1, "none", directory, "a") == errno.ENOENT
 
 
+def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_has_found(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDONLY)
+    opened = server._opened
+
+    def closed_and_replaced(node: Node) -> list[OpenFile]:
+        monkeypatch.undo()
+        server.release(fh)
+        replace(tmp_path, "a")
+        return opened(node)
+
+    monkeypatch.setattr(server, "_opened", closed_and_replaced)
+    monkeypatch.setattr(server, "_taken", lambda node: 0)
+    found = server.lookup(1, "a")
+    assert (found.number, found.size) == (number, 1)
+
+
 def test_a_failed_call_keeps_no_number_and_no_file(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
