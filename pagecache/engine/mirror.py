@@ -304,13 +304,16 @@ class Mirror:
         except BaseException as error:
             self._give_up(copy, error)
         step.drop()
-        while True:
-            with self._lock:
-                wrong, valid = valid and not copy.valid, copy.valid  # by this call, or during it
-                if not wrong:
+        with self._lock:
+            wrong = valid and not copy.valid  # by this call, or during it
+            if not wrong:
+                self._running = None
+        if wrong:
+            try:
+                self._remove(step.key)
+            finally:
+                with self._lock:
                     self._running = None
-                    break
-            self._remove(step.key)  # a step that still runs
         while len(self._open) > OPEN_MAX:
             self._close(next(iter(self._open)))
 

@@ -449,14 +449,13 @@ class EngineVolume:
         """Close a file of the backend without waiting, unless the backend is prompt."""
         if getattr(backend_file, "close", None) is None:
             return
-        if self.native.closing():  # no thread may be left
-            close_backend_file(backend_file)
-            return
-        if not self.prompt or self.cache.flusher.is_current():
+        if not self.native.closing() and (not self.prompt or self.cache.flusher.is_current()):
             self.post(lambda: close_backend_file(backend_file), "close")
             return
         try:
             self.call_here("close", key, lambda: close_backend_file(backend_file))
+        except ShutdownError:  # the volume ends, and no thread may be left
+            close_backend_file(backend_file)
         except Exception:
             fault("%s: close failed without a waiter; it is not repeated", self.name)
 

@@ -171,9 +171,10 @@ class Answers:
         found: Callable[..., Any] = method
         return found
 
-    def _again(self, request: FuseRequest) -> tuple[bool | None, ...]:
-        """Return the last argument of some calls of `Server`, which other file systems do not have."""
-        return (request.again if request.thread else None,) if isinstance(self._system, Server) else ()
+    def _again(self, request: FuseRequest, method: Callable[..., Any]) -> tuple[bool | None, ...]:
+        """Return the last argument of a method of `Server`, which others, in place of it, do not have."""
+        own = getattr(type(self._system), method.__name__, None) is method
+        return (request.again if request.thread else None,) if own else ()
 
     def _done(self, token: int) -> None:
         self._loop.reply_error(token, 0)
@@ -214,7 +215,8 @@ class Answers:
         self._loop.reply_attributes(token, _values(self._system.getattr(request.number)))
 
     def _setattr(self, request: FuseRequest, token: int) -> None:
-        found = self._method("setattr")(request.number, request.changes, request.fh, *self._again(request))
+        again = self._again(request, Server.setattr)
+        found = self._method("setattr")(request.number, request.changes, request.fh, *again)
         self._loop.reply_attributes(token, _values(found))
 
     def _readlink(self, request: FuseRequest, token: int) -> None:
@@ -260,7 +262,7 @@ class Answers:
         getattr(self._system, "release", self._files.release)(fh)
 
     def _open(self, request: FuseRequest, token: int) -> None:
-        fh, kept = self._system.open(request.number, request.flags, *self._again(request))
+        fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
         try:
             if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
                 self._clear_set_id(request.number)

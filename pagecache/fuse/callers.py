@@ -1,4 +1,4 @@
-"""Calls by a name that another program has taken, told apart by their second try.
+"""Calls by a name that another program has taken, recognised by their second try.
 
 The kernel sends the number of a node, not the name that led to it, and keeps names for a while. Another program may
 give a name to another object. Then calls by that name still come to the node that had it, like those by its other names

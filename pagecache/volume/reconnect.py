@@ -127,9 +127,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
                 volume.inodes.identify(inode, found.stat.identity)
         late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
         volume.late.update(late)
-        engine.settling.update(
-            inode.engine for inode in late
-        )  # before any read: it waits until its file is opened again
+        # Before any read: it waits until its file is opened again.
+        engine.settling.update(inode.engine for inode in late)
         engine.resume(backend, aborts)
     _let_go(old)
     engine.native.revoke(fenced)  # those that began in between

@@ -140,6 +140,20 @@ def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt:
 
 
 @pytest.mark.parametrize("prompt", [False, True])
+def test_a_backend_in_which_a_call_hangs_is_not_closed(make: Make, prompt: bool) -> None:
+    """The detach waits for it for a second. [2.22]"""
+    rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
+    gate = rig.backend.gate("stat")
+    hanging = Task(rig.volume.stat, "other")
+    gate.wait_entered()
+    assert Task(rig.volume.detach).result() == []
+    assert rig.backend.seen("close") == []
+    gate.open()
+    with contextlib.suppress(ShutdownError):
+        hanging.result()
+
+
+@pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
     make: Make, monkeypatch: pytest.MonkeyPatch, call: str, prompt: bool

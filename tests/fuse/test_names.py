@@ -13,6 +13,7 @@ import pytest
 
 from pagecache import Volume
 from pagecache.fuse import Loop, Server, nodes, why_no_loop
+from pagecache.fuse.loop import ON_THE_WAY_S
 from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
 
@@ -136,6 +137,24 @@ def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyP
             assert asked.wait(LONG)
     pruning.stop()
     assert len(sent) == 1
+
+
+@needs_c
+def test_a_server_with_an_open_of_its_own_is_served(volume: Volume, store: Path, mnt: Path) -> None:
+    """It need not know which calls come again. The loop says how long the kernel keeps a name."""
+    (store / "a").write_bytes(b"content")
+    opened: list[int] = []
+
+    class Own(Server):
+        def open(self, number: int, flags: int) -> tuple[int, bool]:  # type: ignore[override]
+            opened.append(number)
+            return super().open(number, flags)
+
+    server = Own(volume)
+    with Loop(server, mnt, entry_timeout=5.0, timeout=LONG):
+        assert (mnt / "a").read_bytes() == b"content"
+        assert opened == [server.lookup(1, "a").number]
+        assert server.nodes.kept_s == 5.0 + ON_THE_WAY_S
 
 
 @needs_c

@@ -1007,6 +1007,9 @@ def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.Monkey
     assert [known.comes(thread, "open", 100) for thread in range(1, 8)] == [False] * 4 + [True] * 3
     fail(0)  # a thread that has no number here
     assert not known.comes(0, "open", 100)
+    monkeypatch.setattr(callers, "STATUS_S", 0.0)
+    known.failed(1, "getattr", 100, stale=True, again=False)
+    assert not known.comes(1, "open", 100)  # it was a stat, which has ended
     monkeypatch.setattr(callers, "AGAIN_S", 0.0)
     fail(1)
     assert not known.comes(1, "open", 100)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
+from ..file.rig import eventually
 from ..stores import ObjectBackend
 from .legal import LEGAL, Legal
 from .test_clean import SHORT, clean
@@ -238,10 +238,7 @@ def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() ->
         volume.rename("f", "g")
         faulting.begin(volume, backend, backend)
         faulting._conflict.set()
-        until = time.monotonic() + 60
-        while any(one.conflict is not None for one in volume.engine.files()):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: all(one.conflict is None for one in volume.engine.files()))
         faulting.calm()
         assert faulting.repairs["conflicts settled"] == 1
         file.close()
