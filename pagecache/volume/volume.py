@@ -107,7 +107,8 @@ class Volume:
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
         self.unsettled: dict[Key, namespace.NameChange] = {}  # removes and renames of unknown result, by name
-        self.late_lock: threading.Lock = threading.Lock()  # held while files take the backend files of a reconnect
+        # Held while files take the backend files of a reconnect. A signal handler of that thread may end the volume.
+        self.late_lock = threading.RLock()
         self.late: dict[Inode, reconnect.Opened] = {}  # files that it opens again after a commit of an older backend
 
     @property

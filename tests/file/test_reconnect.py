@@ -208,6 +208,27 @@ def test_a_detach_beside_the_end_of_a_reconnect_closes_both_backends(
     assert fresh.violations == []
 
 
+def test_a_signal_handler_may_end_a_volume_that_its_thread_reconnects(make: Make, monkeypatch: Patch) -> None:
+    """It waits for nothing that its own thread holds. [2.22]"""
+    rig = make({KEY: OLD})
+    rig.open("rb")
+    rig.volume.abort()
+    adopt = reconnect._adopt
+
+    def ended_in_between(*args: Any) -> Any:
+        monkeypatch.undo()
+        assert rig.volume.detach(on_failed="discard") == []
+        return adopt(*args)
+
+    def reconnecting() -> None:
+        with contextlib.suppress(ShutdownError):
+            rig.volume.reconnect(rig.backend.successor())
+
+    monkeypatch.setattr(reconnect, "_adopt", ended_in_between)
+    Task(reconnecting).result(WAIT_LIMIT_S / 3)
+    assert rig.volume.detached
+
+
 # -------------------------------------------------------------------- files blocked by an old call
 
 
