@@ -205,6 +205,7 @@ void pc_inode_set_unused(struct pc_inode *i, uint64_t id, bool unused);
 enum pc_aside { PC_ASIDE_UNSYNCED = 1, PC_ASIDE_KEPT_BACK = 2 }; /* no sync saves it; nor does age or pressure */
 void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
+void pc_inode_cut_paid(struct pc_inode *i, uint64_t size);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
 void pc_inode_forget_holes(struct pc_inode *i);
 void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end);

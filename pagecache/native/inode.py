@@ -156,6 +156,10 @@ class NativeInode:
         """Record an uncommitted change other than bytes; `lowest`: a size that storage was or will be cut to."""
         lib.pc_inode_set_uncommitted(self._i, created, lowest)
 
+    def cut_paid(self, size: int) -> None:
+        """Record that a cut to this size, which was owed, was made: a running commit covers it, or the next one."""
+        lib.pc_inode_cut_paid(self._i, size)
+
     def undone(self) -> dict[str, int]:
         """Return uncommitted changes other than bytes: lowest (END: none), hole_pos, hole_end, gone_end, created,
         resized.

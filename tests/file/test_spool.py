@@ -520,6 +520,22 @@ def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monke
     assert rig.backend.committed(KEY) == b"more" + content[4:]
 
 
+def test_a_cut_that_a_commit_has_repeated_is_not_repeated_after_it(make: Make) -> None:
+    """If all bytes are spooled, the commit makes the calls that a reconnect owes. The next one owes none. [2.22]"""
+    content = pattern(30 * PAGE)
+    rig = spooling(make, **TIGHT)
+    file = rig.open("x+b")
+    stage_all(rig, file, content)
+    rig.volume.drop_clean(KEY)
+    assert staged(file) == len(content)
+    for _ in range(2):
+        rig.volume.abort()
+        rig.backend.forget_uncommitted(rig.backend.objects[KEY])
+        rig.volume.reconnect(rig.volume.backend)
+        file.fsync()
+        assert rig.backend.committed(KEY) == content
+
+
 @pytest.mark.parametrize("landed", [True, False])
 def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one(
     make: Make, monkeypatch: pytest.MonkeyPatch, landed: bool

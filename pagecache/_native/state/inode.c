@@ -230,6 +230,21 @@ void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest)
 	pc_inode_leaf_unlock(i);
 }
 
+/* A cut to @size that was owed was made. It belongs to a running commit, which makes its call when nothing is owed any longer: after
+ * a success nothing repeats the cut, since that would cut off committed bytes. */
+void pc_inode_cut_paid(struct pc_inode *i, uint64_t size)
+{
+	pc_inode_leaf_lock(i);
+	if (size < pc_min(i->undone.lowest, i->undone_moved.lowest)) {
+		struct pc_undone *undone = i->commit_running ? &i->undone_moved : &i->undone;
+		u64 *stamp = i->commit_running ? &i->stamp_m_moved : &i->stamp_m;
+		undone->lowest = size;
+		*stamp = pc_min(*stamp, atomic_load(&i->volume->epoch));
+		pc_dirty_list_update(i);
+	}
+	pc_inode_leaf_unlock(i);
+}
+
 /* Changes that are no bytes and are not known to be committed, including those of a running commit. */
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out)
 {

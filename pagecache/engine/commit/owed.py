@@ -201,12 +201,8 @@ class Owed:
 
     def _note(self, paid: Debt) -> None:
         """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""
-        file = self._file
-        if paid.method != "truncate" or file.durable():
-            return
-        [size] = paid.arguments
-        if size < file.native.undone()["lowest"]:
-            file.native.set_uncommitted(lowest=size)
+        if paid.method == "truncate" and not self._file.durable():
+            self._file.native.cut_paid(*paid.arguments)
 
     def pay_now(self, method: str | None = None) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
