@@ -312,7 +312,8 @@ class PublishingBackend(Backend):
             try:
                 self._path(key).unlink()
             except FileNotFoundError:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
+                if not self._open_files(key):  # otherwise it is not committed yet
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
             self._detach(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:

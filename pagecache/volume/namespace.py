@@ -25,8 +25,9 @@ A transient error is followed by a retry. If the earlier attempt may have been c
     both     the name has a version other than the cached one: unknown
 
 A rename was carried out in any case if the open file of the object has the new name (`ObjectStat.key`). If it is
-unknown, the first error is raised. The store has no record of an object that was created and not committed:
-its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed the backend's file.
+unknown, the first error is raised. The store has no record of an object that was created and not committed, and
+replaces no stored one: its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed
+the backend's file.
 
 A call whose result is unknown when no attempt follows stays open in `Volume.unsettled`, after its error. The next call
 for one of its names first settles it by a look at the names, and so does a reconnect; the name of an object that was
@@ -343,17 +344,19 @@ class NameChange:
         identity, base = self.loser.engine.identity, self.loser.engine.versions.base
         if None not in (identity, found.identity):
             return found.identity == identity
+        debt = self.debts.get(self.loser)  # in place of the one to follow an earlier rename
+        known = _knows_version(self.loser) if debt is None else debt.knows_version()
         unknown = found.version is None or found.version == self.version
-        return not unknown and (not _knows_version(self.loser) or found.version in (self.replaced, base))
+        return not unknown and (not known or found.version in (self.replaced, base))
 
     def is_draft(self) -> bool:
         """Return whether the object is published by a commit that has not been made: the store has no record of its
-        name. An abandoned one is never published.
+        name, unless the object replaces a stored one. An abandoned one is never published.
         """
         source = self.source
         if source is None or source.engine.abandoned or not source.engine.limits().commit_on_close:
             return False
-        return bool(source.native.undone()["created"])
+        return bool(source.native.undone()["created"]) and source.engine.versions.base is None
 
     def _has_moved(self) -> bool:
         """Return whether the open file has the new name, or none after a remove: that tells of an object that was never
@@ -472,6 +475,10 @@ class Unsettled:
         if not self._change.over:
             raise OSError(errno.EBUSY, "the name of the object is being changed", self._file.key)
         self._change.settle()
+
+    def knows_version(self) -> bool:
+        """Return whether the version below the cached bytes was known before, and no other one was made since."""
+        return not (self._renamed or self._file.versions.stale)
 
     def end(self, *, carried_out: bool) -> None:
         """End the debt. A file that was not opened by its name before is to be, still."""

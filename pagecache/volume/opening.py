@@ -483,8 +483,9 @@ def take_version(inode: Inode, backend_file: BackendFile) -> ObjectStat:
     """
     engine = inode.engine
     found = checked_stat(backend_file.stat(), engine.key)
-    if found.version is not None and engine.limits().commit_on_close:
-        engine.versions.follow(engine.versions.base, found.version)
+    base = engine.versions.base
+    if engine.limits().commit_on_close and (found.version is not None or base is None):
+        engine.versions.follow(base, found.version)
     return found
 
 

@@ -375,7 +375,8 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     be compared.
     """
     file, native = inode.engine, inode.native
-    if file.publications:
+    renamed = file.versions.copied and (opened is None or opened.ours is None)  # and no file knows the new version
+    if file.publications or renamed:
         file.versions.doubt()
     if fenced:
         native.fence()
@@ -438,8 +439,8 @@ def _is_base(inode: Inode, opened: Opened) -> bool:
 
 def _settle_base(inode: Inode, opened: Opened) -> None:
     """Compare the stored version with the base of an object that is replaced as a whole, below its changes, before a
-    commit may begin. Only a commit of unknown result makes another version that is no foreign one. If the backend
-    does not say, every version found after such a commit counts as its own.
+    commit may begin. Only a commit of unknown result, or a rename, makes another version that is no foreign one. If
+    the backend does not say, every version found after such a call counts as its own.
     """
     file, stored = inode.engine, opened.stat.version
     same = stored == file.versions.base

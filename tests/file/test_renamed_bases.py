@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import CachedFile, ConflictError, DataLossError, Volume, WritebackError
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.protocol import close_backend_file
+from pagecache.testing import FaultyBackend, Rule
 
+from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, attached, eventually, make_rig, overlay, pattern, raises
 
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
@@ -303,3 +308,93 @@ def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, b
     assert ended.nr_hit == 1
     assert file.pread(PAGE, 0) == DATA[:PAGE]
     assert rig.content()[:PAGE] == ANOTHER[:PAGE]
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_draft_whose_file_could_not_tell_the_version_under_its_new_name_replaces_it(
+    tmp_path: Path, fenced: bool
+) -> None:
+    """The object stored there is the one that the rename has replaced, and no change of another client. [2.20, 2.22]"""
+    store = PublishingBackend(tmp_path)
+    backend = FaultyBackend(store)
+    with attached(backend, retry=ONCE) as volume:
+        with volume.open(NEW, "xb") as replaced:
+            replaced.write(DATA)
+        file = volume.open(KEY, "x+b")
+        file.pwrite(MINE, 0)
+        backend.use([Rule("stat", error=errno.ECONNRESET)])
+        raises(ConnectionResetError, volume.rename, KEY, NEW)
+        volume.abort()
+        volume.reconnect(PublishingBackend(tmp_path), fenced=fenced)
+        file.fsync()
+        assert store.visible(NEW) == MINE
+        assert store.visible(KEY) is None
+
+
+UNHEARD = Rule(("rename", "remove"), times=1, done=True, error=errno.ECONNRESET)
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["the next call", "a reconnect"])
+def test_a_copy_over_a_cached_object_is_found_to_be_carried_out(gone: bool) -> None:
+    """The version under the new name is that of neither object. [2.14, 2.20]"""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    root = f"copies-{gone}"
+    backend = FaultyBackend(FsspecBackend(fs, root))
+    with attached(backend, retry=ONCE) as volume:
+        for key, content in ((KEY, DATA), (NEW, OTHER)):
+            with volume.open(key, "xb") as stored:
+                stored.write(content)
+        file, replaced = volume.open(KEY, "r+b"), volume.open(NEW, "r+b")
+        file.pwrite(MINE, PAGE)
+        replaced.pread(PAGE, 0)
+        backend.use([UNHEARD])
+        raises(ConnectionResetError, volume.rename, KEY, NEW)
+        if gone:
+            volume.abort()
+            backend.fence()  # the files of this backend tell nothing any longer
+            volume.reconnect(FsspecBackend(fs, root), fenced=True)
+        assert volume.stat(NEW).size == len(DATA)
+        file.fsync()
+        assert fs.cat(f"{root}/{NEW}") == SAVED
+        assert not volume.exists(KEY)
+
+
+def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_there(tmp_path: Path) -> None:
+    """Its file has told that nothing is stored there: what is after a reconnect is another client's. [2.19, 2.22]"""
+    store = PublishingBackend(tmp_path)
+    with attached(store) as volume:
+        file = volume.open(KEY, "x+b")
+        file.pwrite(MINE, 0)
+        volume.rename(KEY, NEW)
+        volume.abort()
+        other = PublishingBackend(tmp_path)
+        theirs = other.open(NEW, create=True)
+        theirs.write_from(0, [memoryview(OTHER)])
+        theirs.commit()
+        volume.reconnect(PublishingBackend(tmp_path), fenced=True)
+        raises(ConflictError, file.fsync)
+        assert store.visible(NEW) == OTHER
+        volume.resolve(NEW, "discard")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+@pytest.mark.parametrize("removed", [False, True])
+def test_the_names_of_a_draft_over_a_stored_object_tell_what_was_carried_out(
+    tmp_path: Path, removed: bool, fenced: bool
+) -> None:
+    """A draft that replaces nothing has no record in the store; this one has that of another object. [2.20, 2.22]"""
+    store = PublishingBackend(tmp_path)
+    backend = FaultyBackend(store)
+    with attached(backend, retry=ONCE) as volume:
+        with volume.open(KEY, "xb") as stored:
+            stored.write(DATA)
+        file = volume.open("draft", "x+b")
+        file.pwrite(MINE, 0)
+        volume.rename("draft", KEY)
+        backend.use([UNHEARD])
+        raises(ConnectionResetError, *((volume.remove, KEY) if removed else (volume.rename, KEY, NEW)))
+        volume.abort()
+        volume.reconnect(PublishingBackend(tmp_path), fenced=fenced)
+        file.fsync()
+        assert store.visible(KEY) is None
+        assert store.visible(NEW) == (None if removed else MINE)
