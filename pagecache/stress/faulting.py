@@ -12,7 +12,8 @@
                         except uncommitted direct writes
 
 Objects that are replaced as a whole get no other version: it would invalidate the handles of the old one, and undo
-uncommitted truncates [2.19]. The ways "rivals" and "others" test that.
+uncommitted truncates [2.19]. The ways "rivals" and "others" test that. Where nobody but this cache writes, a conflict
+is a finding, whatever is lost: answers, backends.
 
 So an error is a valid result if a fault of the plan explains it [I-22], and no fault explains a byte that is neither
 old nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles
@@ -34,6 +35,7 @@ from pagecache import Event, RetryPolicy, Volume
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.errors import Key
 from pagecache.native import operations
+from pagecache.stress.history import Broken
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
@@ -49,6 +51,7 @@ CHECK_S = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
 FENCE_TIMEOUT_S = 20.0  # seconds that calls in a dead backend may need to return
 PROTOCOL = {errno.EPROTO, errno.EIO}  # errnos of a wrong reply
+WRITERS = {"foreign", "losses", "rivals", "others"}  # the ways that store other versions behind the cache
 
 
 class Faulting:
@@ -87,6 +90,8 @@ class Faulting:
         self.loses_direct = any(rule.dies for rule in self.plan.rules)
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._others = whole and "others" in plan.mix
+        self._alone = bool(plan.mix) and not (WRITERS & set(plan.mix) or any(rule.change for rule in self.plan.rules))
+        self._unfounded: list[Event] = []  # conflicts although nobody else writes
         self._conflict = threading.Event()  # there may be one
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -110,7 +115,11 @@ class Faulting:
             self._thread.start()
 
     def calm(self) -> None:
-        """Stop faults, and finish all repairs."""
+        """Stop faults, and finish all repairs.
+
+        Raises:
+            Broken: a conflict was declared although nobody else writes.
+        """
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -120,6 +129,9 @@ class Faulting:
             self._reconnect()
         self._settle_all()
         self._volume.retry_failed()
+        if self._unfounded:
+            event = self._unfounded[0]
+            raise Broken(f"{event.key}: a conflict, and nobody else writes: {event.error}", "error")
 
     def _settle_all(self) -> None:
         """Settle all conflicts: events and calls that began under faults end late, so check the files until nothing
@@ -157,6 +169,8 @@ class Faulting:
     def _heard(self, event: Event) -> None:
         if event.kind == "conflict":
             self._conflict.set()
+            if self._alone:
+                self._unfounded.append(event)
 
     def _watch(self) -> None:
         while not self._over.wait(CHECK_S):

@@ -6,8 +6,8 @@ thread, never suspends, and so ends in the first step.
 All state is here, under one lock, which is held briefly and never across a wait: the log, matched rules, whether the
 backend is dead, versions of foreign changes, and held calls.
 
-A dead backend refuses all calls. `fence` goes further: when it has returned, no earlier call is in the inner object,
-and no held call will reach it.
+A dead backend refuses all calls, and passes closes of files on. `fence` goes further: when it has returned, no earlier
+call is in the inner object, and no held call will reach it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,12 @@ class Faults:
         file: Any,
         then: Callable[[Any], Any],
     ) -> Any:
-        life, rule, random = self._decide(call)
+        try:
+            life, rule, random = self._decide(call)
+        except OSError:
+            if call.op == "close" and file is not None:  # with the connection the store's side of the file ends
+                await self._answer(carry_out(buffers))
+            raise
         life = life if file is None else file.life
 
         async def carried(buffers: Sequence[memoryview]) -> Any:
@@ -151,8 +156,7 @@ class Faults:
                     raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
                 self._inside[life] += 1
             try:
-                result = carry_out(buffers)
-                return then(result if self._blocking else await result)
+                return then(await self._answer(carry_out(buffers)))
             except BackendError as error:
                 if error.retry and error.errno is not None:
                     self.refused.add(error.errno)
@@ -166,6 +170,9 @@ class Faults:
             return await (carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers))
         finally:
             self._answered()
+
+    async def _answer(self, result: Any) -> Any:
+        return result if self._blocking else await result
 
     async def _ruled(
         self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Sequence[memoryview]

@@ -17,6 +17,8 @@ __all__ = ["PROFILES"]
 BYTES: Final = ("read", "write")
 WORK: Final = ("read", "write", "commit")
 CHANGES: Final = ("write", "commit", "truncate", "punch")
+NAMING: Final = ("rename", "remove")
+CALLS: Final = ("open", "stat", "read", *CHANGES, *NAMING)
 LIMIT: Final = 8192  # the limit in the error of an oversized request
 
 
@@ -109,9 +111,14 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
         Rule("write", error=_goes_away, chance=0.01),
     ),
     "names": (
-        Rule(("open", "stat", "rename", "remove"), error=_goes_away, chance=0.05),
-        Rule(("rename", "remove"), error=_goes_away, done=True, chance=0.1),
-        Rule(("open", "rename", "remove"), delay=0.0005, longest=0.02, chance=0.1),
+        Rule(("open", "stat", *NAMING), error=_goes_away, chance=0.05),
+        Rule(NAMING, error=_goes_away, done=True, chance=0.1),
+        Rule(("open", *NAMING), delay=0.0005, longest=0.02, chance=0.1),
+    ),
+    "deaths": (
+        Rule(CALLS, dies=True, chance=0.01),
+        Rule((*NAMING, "commit", "truncate"), dies=True, done=True, chance=0.02),
+        Rule(CALLS, delay=0.0005, longest=0.01, chance=0.1),
     ),
     "hostile": (
         Rule(BYTES, answer=None, chance=0.02),

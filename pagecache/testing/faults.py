@@ -212,9 +212,9 @@ class FaultPlan:
         for a while, commits that fail, foreign versions, and death: the backend is gone until `FaultyBackend.revive`.
 
         "short" (results), "slow", "late" (reads return late although the bytes are there), "flaky" (1 % of the calls
-        fail), "commits" (a third of them fail) and "names" (opens, renames and removes fail, some after they were
-        carried out) have one kind each. "hostile" breaks the protocol: wrong results.
-        Under all but "hell" and "hostile", bytes arrive if they are sent often enough.
+        fail), "commits" (a third of them fail), "names" (opens, renames and removes fail, some after they were carried
+        out) and "deaths" (the backend is gone again and again) have one kind each. "hostile" breaks the protocol:
+        wrong results. Under all but "hell", "deaths" and "hostile", bytes arrive if they are sent often enough.
 
         Raises:
             ValueError: unknown profile; lists the known ones.

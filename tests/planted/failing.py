@@ -27,6 +27,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import BackendError, Key
 
+from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, ObjectFile
 from .planted import Factory
 
@@ -35,6 +36,7 @@ __all__ = [
     "directory",
     "failing_store",
     "object_store",
+    "publishing",
     "store_by_name",
     "whole_objects",
     "without_answers",
@@ -151,6 +153,14 @@ def whole_objects() -> Factory:
     fs = StoresSlowly(skip_instance_cache=True)
     root = f"planted-{next(ROOTS)}"
     return lambda: FsspecBackend(fs, root)
+
+
+def publishing() -> Factory:
+    """Objects of a directory, which are replaced as a whole; a rename keeps their versions."""
+    root = tempfile.mkdtemp(prefix="planted-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    store = PublishingBackend(root)
+    return lambda: store
 
 
 class AsksNothing(PassingBackend):

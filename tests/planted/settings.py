@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .failing import directory, object_store, store_by_name, whole_objects, without_answers
+from .failing import directory, object_store, publishing, store_by_name, whole_objects, without_answers
 from .planted import Factory
 
 __all__ = ["SCHEDULED", "SEARCHED", "SETTINGS", "STORES", "WORLDS", "settings_of"]
@@ -52,6 +52,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "crossing-others": CROSSING | {"profile": "versions", "mix": "shared,others"},
     "crossing-by-name": CROSSING,
     "crossing-wholes-faults": CROSSING | {"faults": "names"},
+    "crossing-wholes-deaths": CROSSING | {"faults": "deaths"},
+    "crossing-copies-deaths": CROSSING | {"faults": "deaths"},
     "forgetting": FORGETTING | {"faults": "commits"},
     "holes": FORGETTING
     | {"faults": "commits", "mix": "buffered,punch,direct", "threads": 2, "tasks": 0, "operations": 12},
@@ -88,6 +90,8 @@ STORES: dict[str, Callable[[], Factory]] = {
     "crossing-others": whole_objects,
     "crossing-by-name": store_by_name,
     "crossing-wholes-faults": without_answers,
+    "crossing-wholes-deaths": publishing,
+    "crossing-copies-deaths": whole_objects,
     "withdrawn": object_store,
 }
 
@@ -126,6 +130,9 @@ SEARCHED: dict[str, str] = {
     "a_missing_source_was_renamed": "crossing-faults",
     "a_rename_without_an_answer_is_over": "crossing-wholes-faults",
     "a_removed_object_is_saved": "crossing-wholes",
+    "a_renamed_draft_has_no_version": "crossing-wholes-deaths",
+    "a_replaced_object_is_never_known": "crossing-copies-deaths",
+    "cuts_outlive_their_commit": "crossing-wholes-deaths",
     "rename_drops_dirty_bytes": "small",
     "close_writes_nothing_back": "names",
     "open_trusts_its_pages": "small",
