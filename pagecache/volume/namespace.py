@@ -20,7 +20,7 @@ A transient error is followed by a retry. If the earlier attempt may have been c
 
     remove   the name is gone            it was carried out
     rename   src is gone, dst exists     it was carried out; but if dst may have the object that was cached there, src
-                                         was not there before either: unknown
+                                         was not there before either, as far as the cache knows: unknown
              src exists                  it was not; but without `replace` it is unknown if dst exists, too
     both     the name has a version other than the cached one: unknown
 
@@ -104,6 +104,7 @@ class NameChange:
     # The last attempt.
     pending: bool = False  # it runs, and its effect is not published
     done: bool = False  # its effect is published, by itself or by a fenced reconnect
+    doubtful: bool = False  # one has ended, and may have been carried out
     over: bool = False  # no attempt runs or follows
     held: tuple[Inode, ...] = ()  # objects found by the names that it changes: no commit of them begins
     beneath: list[Inode] = field(default_factory=list)  # files of a directory, whose tokens are not lent
@@ -229,11 +230,12 @@ class NameChange:
             self.done |= pending
             return pending
 
-    def end(self) -> None:
-        """Record that the attempt has returned, which fixes the names. Files that a reconnect has left closed are
-        opened: at once if this thread has their tokens.
+    def end(self, *, doubtful: bool) -> None:
+        """Record that the attempt has returned, which fixes the names; `doubtful`: one may have been carried out. Files
+        that a reconnect has left closed are opened: at once if this thread has their tokens.
         """
         self.pending = False
+        self.doubtful = doubtful
         lent, others = ((), self.files) if self.new is None else (self.files, self.beneath)
         for inode in lent:
             self.catch_up(inode)
@@ -258,6 +260,9 @@ class NameChange:
             with self.volume.inodes_lock:
                 inode.missed = False
                 backend = self.volume.engine.backend
+            if self.doubtful and not self.done:  # the caller has left: no attempt follows
+                with suppress(Exception):  # an error: the volume was aborted again, or the open has it, too
+                    opening.insisting(inode.engine, partial(self.settle, ending=True))
             reconnect.catch_up(self, backend, inode)
 
     # -- its effect
@@ -295,11 +300,13 @@ class NameChange:
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
         its names: only an open file tells the present one. A closed one that an open may find by another name stays.
+        If its backend is gone, the number before the call decides.
         """
-        with suppress(Exception):
+        try:
             found = loser.engine.stat_open()
-            return found is not None and found.nlink == 0
-        return False
+        except Exception:
+            return self.links == 1
+        return found is not None and found.nlink == 0
 
     def _take_name(self, key: Key, inode: Inode | None) -> None:
         """Give a name to a file, instead of the one that had it."""
@@ -337,7 +344,7 @@ class NameChange:
 
     def _may_be_loser(self, found: ObjectStat) -> bool:
         """Return whether this status may be that of the object that was to be replaced, which this cache may have
-        changed since.
+        changed since. If its version is unknown: not if the source was there, since that is gone.
         """
         if self.loser is None:
             return False
@@ -346,8 +353,9 @@ class NameChange:
             return found.identity == identity
         debt = self.debts.get(self.loser)  # in place of the one to follow an earlier rename
         known = _knows_version(self.loser) if debt is None else debt.knows_version()
-        unknown = found.version is None or found.version == self.version
-        return not unknown and (not known or found.version in (self.replaced, base))
+        if found.version in (None, self.version):
+            return False
+        return found.version in (self.replaced, base) if known else self.opened is None
 
     def is_draft(self) -> bool:
         """Return whether the object is published by a commit that has not been made: the store has no record of its
@@ -400,26 +408,28 @@ class NameChange:
             if self.volume.unsettled.get(name) is self:
                 del self.volume.unsettled[name]
 
-    def settle(self) -> None:
+    def settle(self, *, ending: bool = False) -> None:
         """Look at the names, and publish, unless that was done. On a thread of the volume, for a call that has the
-        names, or for a file that owes it: several of them may look, and one publishes.
+        names, or for a file that owes it: several of them may look, and one publishes. `ending`: it may become open.
         """
-        volume = self.volume
-        reconnects = volume.engine.reconnects
-        if not self.is_open() or self.done:
-            return
-        carried_out = self.found_done(volume.engine.backend)
-        with self.publishing, volume.engine.name_sync:
-            with volume.inodes_lock:
-                volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
-                if not self.is_open() or self.done:
-                    return
-                self.done = carried_out
-                if not carried_out:
-                    self.close()
-            if carried_out:
-                self.publish()
-            self.pay_off()
+        volume, reconnects = self.volume, self.volume.engine.reconnects
+
+        def unsettled() -> bool:
+            return (ending or self.is_open()) and not self.done
+
+        if unsettled():
+            carried_out = self.found_done(volume.engine.backend)
+            with self.publishing, volume.engine.name_sync:
+                with volume.inodes_lock:
+                    volume.engine.check_alive(self.src, reconnects)  # a reconnect has settled it
+                    if not unsettled():
+                        return
+                    self.done = carried_out
+                    if not carried_out:
+                        self.close()
+                if carried_out:
+                    self.publish()
+                self.pay_off()
 
     def settle_by_name(self) -> None:
         """Settle it for a call that has the names. On a thread of the volume; the tokens are lent."""
@@ -478,7 +488,7 @@ class Unsettled:
 
     def knows_version(self) -> bool:
         """Return whether the version below the cached bytes was known before, and no other one was made since."""
-        return not (self._renamed or self._file.versions.stale)
+        return not (self._renamed or self._file.versions.stale or self._file.versions.copied)
 
     def end(self, *, carried_out: bool) -> None:
         """End the debt. A file that was not opened by its name before is to be, still."""
@@ -609,7 +619,7 @@ def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], Non
                 with suppress(FileNotFoundError):  # another program has removed it since: this call is done
                     opening.open_renamed(source.engine)
     finally:
-        change.end()
+        change.end(doubtful=tries.doubtful)
 
 
 def _stat(backend: Backend, key: Key, *, ask: bool) -> ObjectStat | None:
@@ -641,4 +651,5 @@ def _knows_version(inode: Inode) -> bool:
     copy may have another one.
     """
     engine = inode.engine
-    return not engine.versions.stale and (engine.owed is NOTHING_OWED or not engine.owed.owes(FOLLOWING))
+    unknown = engine.versions.stale or engine.versions.copied
+    return not unknown and (engine.owed is NOTHING_OWED or not engine.owed.owes(FOLLOWING))

@@ -483,9 +483,8 @@ def take_version(inode: Inode, backend_file: BackendFile) -> ObjectStat:
     """
     engine = inode.engine
     found = checked_stat(backend_file.stat(), engine.key)
-    base = engine.versions.base
-    if engine.limits().commit_on_close and (found.version is not None or base is None):
-        engine.versions.follow(base, found.version)
+    if engine.limits().commit_on_close and (found.version is not None or engine.versions.base is None):
+        engine.versions.follow(engine.versions.base, found.version)
     return found
 
 

@@ -56,7 +56,7 @@ class Opened(NamedTuple):
     quiet: int | None  # `EngineFile.quiet` before `stat` was read
     settled: bool = False  # no commit of the old backend could be carried out after `stat` was read
     ours: bool | None = None  # a commit of unknown result, or a rename, has made it; None: the backend does not say
-    unanswered: object = None  # identifies those
+    unanswered: tuple[object, ...] = ()  # identifies those
 
 
 def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
@@ -208,7 +208,7 @@ def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -
         _send_again(inode, known=True)
 
 
-def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: object = None) -> Opened | None:
+def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: tuple[object, ...] = ()) -> Opened | None:
     """Open a file late. None: it stays closed until its name is opened."""
     try:
         return insisting(inode.engine, partial(_open, backend, inode, unanswered=unanswered))
@@ -308,10 +308,10 @@ def _wait(job: Job[T], alive: Callable[[], None]) -> T:
 
 
 def _open(
-    backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False, unanswered: object = None
+    backend: Backend, inode: Inode, fenced: bool = False, *, same: bool = False, unanswered: tuple[object, ...] = ()
 ) -> Opened | None:
     """Open a file anew; `same`: by the backend that has reported its identity. `unanswered`: identifies its commits of
-    unknown result; None: as its present backend file says. None: it stays closed.
+    unknown result; empty: as its present backend file says. None: it stays closed.
     """
     with inode.volume.inodes_lock:
         named = inode.volume.inodes.names(inode)
@@ -323,9 +323,10 @@ def _open(
     backend_file, stat, quiet = found
     early = inode.volume.late.get(inode)  # its backend file has made no commit yet
     unanswered = unanswered or (early.unanswered if early else inode.engine.versions.find_unanswered())
-    recognises: Any = None if unanswered is None else getattr(backend_file, "recognises", None)
+    recognises: Any = getattr(backend_file, "recognises", None) if unanswered else None
     try:
-        ours = None if recognises is None else bool(recognises(unanswered))
+        # All are asked: from then on the file recognises their later commits, too.
+        ours = None if recognises is None else max(bool(recognises(one)) for one in unanswered)
         return Opened(backend_file, stat, quiet, settled, ours, unanswered)
     except BaseException:
         close_backend_file(backend_file)
@@ -375,8 +376,10 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     be compared.
     """
     file, native = inode.engine, inode.native
-    renamed = file.versions.copied and (opened is None or opened.ours is None)  # and no file knows the new version
-    if file.publications or renamed:
+    told = (
+        opened.ours is not None if opened is not None else not native.has_local()
+    )  # otherwise an open takes any version
+    if file.publications or (file.versions.copied and not told):
         file.versions.doubt()
     if fenced:
         native.fence()

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, ConflictError, DataLossError, Volume, WritebackError
+from pagecache import CachedFile, ConflictError, DataLossError, ShutdownError, Volume, WritebackError
+from pagecache.backends import DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.protocol import close_backend_file
-from pagecache.testing import FaultyBackend, Rule
+from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
@@ -398,3 +399,132 @@ def test_the_names_of_a_draft_over_a_stored_object_tell_what_was_carried_out(
         file.fsync()
         assert store.visible(KEY) is None
         assert store.visible(NEW) == (None if removed else MINE)
+
+
+@pytest.mark.parametrize("during", [True, False], ids=["during it", "after it"])
+def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_found_out_before_its_file_is_opened(
+    tmp_path: Path, during: bool
+) -> None:
+    """The reconnect has left the file closed. Opened by its old name, it would be in conflict. [2.20, 2.22]"""
+    store = PublishingBackend(tmp_path)
+    backend, fresh = FaultyBackend(store), FaultyBackend(PublishingBackend(tmp_path))
+    with attached(backend, retry=ONCE) as volume:
+        for key in (KEY, "another"):
+            with volume.open(key, "xb") as stored:
+                stored.write(DATA)
+        file, _another = volume.open(KEY, "r+b"), volume.open("another", "r+b")
+        file.pwrite(MINE, PAGE)
+        renames, opens = Gate(), Gate()
+        backend.use([Rule("rename", gate=renames, done=True, error=errno.ECONNRESET)])
+        fresh.use([Rule("open", gate=opens)])
+        renaming = Task(volume.rename, KEY, NEW)
+        renames.wait_entered()
+        volume.abort()
+        raises(ShutdownError, renaming.result)
+        reconnecting = Task(volume.reconnect, fresh)
+        opens.wait_entered()
+        if during:
+            renames.release()
+            eventually(lambda: bool(volume.unsettled))
+        opens.release()
+        reconnecting.result()
+        renames.release()
+        file.fsync()
+        assert store.visible(NEW) == SAVED
+        assert store.visible(KEY) is None
+
+
+def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version(tmp_path: Path) -> None:
+    """The draft replaces a stored object, whose version only its file could have told. [2.14, 2.20]"""
+    store = PublishingBackend(tmp_path)
+    backend = FaultyBackend(store)
+    with attached(backend, retry=ONCE) as volume:
+        with volume.open(NEW, "xb") as replaced:
+            replaced.write(DATA)
+        file = volume.open(KEY, "x+b")
+        file.pwrite(MINE, 0)
+        backend.use([Rule("stat", error=errno.EACCES), Rule("rename", nth=2, error=errno.ECONNRESET)])
+        volume.rename(KEY, NEW)
+        raises(ConnectionResetError, volume.rename, "missing", NEW)
+        volume.abort()
+        volume.reconnect(PublishingBackend(tmp_path), fenced=True)
+        file.fsync()
+        assert store.visible(NEW) == MINE
+
+
+def test_an_object_that_a_rename_without_an_answer_has_replaced_keeps_no_sync_waiting(tmp_path: Path) -> None:
+    """It had one name, and its backend cannot be asked any longer: nothing of it is saved. [2.20, 2.22]"""
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
+    with attached(backend, retry=ONCE) as volume:
+        for key, content in ((KEY, DATA), (NEW, OTHER)):
+            with volume.open(key, "xb") as stored:
+                stored.write(content)
+        file = volume.open(NEW, "r+b")
+        file.pwrite(MINE, 0)
+        backend.use([Rule("rename", dies=True, done=True)])
+        raises(OSError, volume.rename, KEY, NEW, match="gone")
+        volume.abort()
+        volume.reconnect(DirectoryBackend(tmp_path), fenced=True)
+        volume.sync()
+        assert file.pread(PAGE, 0) == MINE
+        assert (tmp_path / NEW).read_bytes() == DATA
+
+
+def test_a_file_that_could_not_tell_its_renamed_version_is_compared_again_when_it_is_opened(tmp_path: Path) -> None:
+    """A reconnect leaves it closed, since nobody has it open: its next open takes the version found. [2.19, 2.22]"""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    backend = FaultyBackend(FsspecBackend(fs, "closed"))
+    with attached(backend, retry=ONCE) as volume:
+        with volume.open(KEY, "xb") as stored:
+            stored.write(DATA)
+        backend.use([UNHEARD])
+        raises(ConnectionResetError, volume.rename, KEY, NEW)
+        volume.abort()
+        backend.fence()
+        volume.reconnect(FsspecBackend(fs, "closed"), fenced=True)
+        for content in (DATA, OTHER, MINE):
+            fs.pipe(f"closed/{NEW}", content)
+            with volume.open(NEW, "rb") as file:
+                assert file.read() == content
+
+
+def test_a_source_that_was_there_and_is_gone_was_renamed_over_an_object_of_unknown_version(make: Make) -> None:
+    """The store knows names only, and could not tell which versions writes have made of the two. [2.14]"""
+    backend = RecordingBackend({KEY: DATA, NEW: OTHER}, by_name=True)
+    rig = make(backend=backend, retry=ONCE)
+    file, replaced = rig.open(), rig.open(key=NEW)
+    unread = backend.fault("file_stat", OSError(errno.EIO, "no version"), times=2)
+    for handle in (file, replaced):
+        handle.pwrite(MINE, PAGE)
+        handle.flush()
+    eventually(lambda: unread.nr_hit == 2)
+    lose_a_rename(rig, backend)
+    file.fsync()
+    assert backend.committed(NEW) == SAVED
+    assert backend.committed(KEY) is None
+
+
+def test_a_commit_that_lands_after_a_reconnect_is_recognised_by_the_next_one(tmp_path: Path) -> None:
+    """The file that the first reconnect has opened, and could not open again, has never heard of that commit. [2.22]"""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    backends = [FaultyBackend(FsspecBackend(fs, "late")) for _ in range(3)]
+    with attached(backends[0], retry=ONCE) as volume:
+        with volume.open(KEY, "xb") as stored:
+            stored.write(DATA)
+        file = volume.open(KEY, "r+b")
+        file.pwrite(MINE, PAGE)
+        commits = Gate()
+        backends[0].use([Rule("commit", gate=commits)])
+        saving = Task(file.fsync)
+        commits.wait_entered()
+        volume.abort()
+        raises(ShutdownError, saving.result)
+        backends[1].use([Rule("open", key=KEY, nth=2, dies=True)])
+        volume.reconnect(backends[1])
+        commits.release()
+        assert backends[1].wait_dead(10)
+        eventually(lambda: not volume.late)
+        volume.abort()
+        volume.reconnect(backends[2], fenced=True)
+        file.fsync()
+        assert fs.cat(f"late/{KEY}") == SAVED

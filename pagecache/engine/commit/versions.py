@@ -33,6 +33,7 @@ class Distrusted(Enum):
 
 
 DISTRUSTED = Distrusted.DISTRUSTED
+KEPT = 4
 
 
 class Versions:
@@ -55,8 +56,8 @@ class Versions:
         self.announced: str | None = None
         self.copied = False
         """A rename may have made another version of a whole object, which only its present backend file has."""
-        self.unanswered: object = None
-        """`BackendFile.unanswered` of the last backend file with a commit of unknown result."""
+        self.unanswered: tuple[object, ...] = ()
+        """`BackendFile.unanswered` of the last backend files with a commit of unknown result, at most `KEPT`."""
 
     @property
     def changes(self) -> int:
@@ -89,18 +90,17 @@ class Versions:
         self.base, self.copied = base, False
         self._file.native.set_stale(stale)
         if not stale:
-            self.unanswered = None
+            self.unanswered = ()
 
     def may_be_copied(self, copied: bool) -> None:
         """Record a rename of a whole object whose new version is not known yet; False: no file has it any longer."""
         self.copied = copied
 
-    def find_unanswered(self) -> object:
-        """Return what the next backend file needs to recognise commits of unknown result, and the copy of a rename.
-        None: nothing, or there are none.
-        """
-        if self.stale or self.copied or self._file.publications:
-            self.unanswered = getattr(self._file.backend_file, "unanswered", None) or self.unanswered
+    def find_unanswered(self) -> tuple[object, ...]:
+        """Return what the next backend file needs to recognise commits of unknown result, and the copy of a rename."""
+        own = getattr(self._file.backend_file, "unanswered", None)
+        if own is not None and (self.stale or self.copied or self._file.publications):
+            self.unanswered = (own, *(one for one in self.unanswered if one is not own))[:KEPT]
         return self.unanswered
 
     def commit(self, base: str | None, changes: int | None) -> None:
@@ -112,7 +112,7 @@ class Versions:
             return
         self.base, self.copied = base, False
         if not stale:
-            self.unanswered = None
+            self.unanswered = ()
         seen, when = self.looked
         if seen is not DISTRUSTED or when == -math.inf:  # otherwise announced beside the commit, perhaps
             self.looked = self._file.key, self._file.volume.clock.now()
@@ -208,4 +208,4 @@ class Versions:
             if not file.native.settle_version(changes):
                 self.base = before
                 return
-            self.copied, self.unanswered = False, None
+            self.copied, self.unanswered = False, ()
