@@ -606,6 +606,7 @@ def _attempt(
 def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], None], replace: bool) -> None:
     """Make one attempt, and publish the effect. No commit of a whole object begins before that."""
     try:
+        reconnect.open_late(change.files)
         backend = change.begin()
         if change.held:
             change.outlast(tries)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .namespace import NameChange
     from .volume import Volume
 
-__all__ = ["Opened", "catch_up", "reconnect"]
+__all__ = ["Opened", "catch_up", "open_late", "reconnect"]
 
 T = TypeVar("T")
 
@@ -181,6 +181,15 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
                 _take_version(inode, opened)
             _send_again(inode, known=opened is not None)
         volume.cache.flusher.wake()
+
+
+def open_late(inodes: Iterable[Inode]) -> None:
+    """Open files again that wait for it, before a call changes their names: a copy has another version than the commit
+    that they may have to recognise. Their tokens are held, on a thread of the volume.
+    """
+    for inode in inodes:
+        if (early := inode.volume.late.get(inode)) is not None:
+            _open_again(inode.volume, inode.volume.engine.backend, inode, early)
 
 
 def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -> None:

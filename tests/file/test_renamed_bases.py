@@ -528,3 +528,26 @@ def test_a_commit_that_lands_after_a_reconnect_is_recognised_by_the_next_one(tmp
         volume.reconnect(backends[2], fenced=True)
         file.fsync()
         assert fs.cat(f"late/{KEY}") == SAVED
+
+
+def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
+    """The commit that the file has to recognise has landed unheard; a copy has another version. [2.20, 2.22]"""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    backend = FaultyBackend(FsspecBackend(fs, "again"))
+    with attached(backend, retry=ONCE) as volume:
+        file = volume.open(KEY, "x+b")
+        file.pwrite(DATA, 0)
+        commits = Gate()
+        backend.use([Rule("commit", gate=commits, done=True, error=errno.ECONNRESET)])
+        saving = Task(file.fsync)
+        commits.wait_entered()
+        volume.abort()
+        raises(ShutdownError, saving.result)
+        volume.reconnect(FaultyBackend(FsspecBackend(fs, "again")))
+        renaming = Task(volume.rename, KEY, NEW)
+        eventually(lambda: KEY in volume.busy)
+        commits.release()
+        renaming.result()
+        file.pwrite(MINE, PAGE)
+        file.fsync()
+        assert fs.cat(f"again/{NEW}") == SAVED
