@@ -14,10 +14,9 @@ from pagecache.backends import BackendFile, ObjectStat
 from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.errors import Key
-from pagecache.native import NativeInode
 from pagecache.volume import answers, namespace, opening
 from pagecache.volume.inode import Inode, InodeTable
-from pagecache.volume.namespace import NameChange, Unsettled
+from pagecache.volume.namespace import NameChange
 
 from .planted import Planted, patched
 
@@ -132,17 +131,5 @@ NAMES = [
         "2.20, 2.22",
         "After a reconnect the object that a draft's rename has replaced counts as another client's version.",
         (Versions, "may_be_copied", lambda self, copied: None),
-    ),
-    names(
-        "a_replaced_object_is_never_known",
-        "2.14, 2.20",
-        "A rename over a cached object counts as not carried out if it had no answer, whatever the new name has.",
-        (Unsettled, "knows_version", lambda self: False),
-    ),
-    names(
-        "cuts_outlive_their_commit",
-        "2.17, 2.22",
-        "A cut that a commit has repeated is repeated by the next reconnect, too: committed bytes are zeros.",
-        (NativeInode, "cut_paid", lambda self, size: self.set_uncommitted(lowest=size)),
     ),
 ]

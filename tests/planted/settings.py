@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "crossing-others": CROSSING | {"profile": "versions", "mix": "shared,others"},
     "crossing-by-name": CROSSING,
     "crossing-wholes-faults": CROSSING | {"faults": "names"},
-    "crossing-wholes-deaths": CROSSING | {"faults": "deaths"},
+    "crossing-wholes-deaths": CROSSING | {"faults": "deaths", "capacity": "64KiB"},
     "crossing-copies-deaths": CROSSING | {"faults": "deaths"},
     "forgetting": FORGETTING | {"faults": "commits"},
     "holes": FORGETTING
@@ -131,8 +131,6 @@ SEARCHED: dict[str, str] = {
     "a_rename_without_an_answer_is_over": "crossing-wholes-faults",
     "a_removed_object_is_saved": "crossing-wholes",
     "a_renamed_draft_has_no_version": "crossing-wholes-deaths",
-    "a_replaced_object_is_never_known": "crossing-copies-deaths",
-    "cuts_outlive_their_commit": "crossing-wholes-deaths",
     "rename_drops_dirty_bytes": "small",
     "close_writes_nothing_back": "names",
     "open_trusts_its_pages": "small",
