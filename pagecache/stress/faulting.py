@@ -12,8 +12,8 @@
                         except uncommitted direct writes
 
 Objects that are replaced as a whole get no other version: it would invalidate the handles of the old one, and undo
-uncommitted truncates [2.19]. The ways "rivals" and "others" test that. Where nobody but this cache writes, a conflict
-is a finding, whatever is lost: answers, backends.
+uncommitted truncates [2.19]. The ways "rivals" and "others" test that. If no other program writes, a conflict is a
+finding, also after lost answers and deaths.
 
 So an error is a valid result if a fault of the plan explains it [I-22], and no fault explains a byte that is neither
 old nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles
@@ -91,7 +91,7 @@ class Faulting:
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._others = whole and "others" in plan.mix
         self._alone = bool(plan.mix) and not (WRITERS & set(plan.mix) or any(rule.change for rule in self.plan.rules))
-        self._unfounded: list[Event] = []  # conflicts although nobody else writes
+        self._unfounded: list[Event] = []  # conflicts although no other program writes
         self._conflict = threading.Event()  # there may be one
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
@@ -118,7 +118,7 @@ class Faulting:
         """Stop faults, and finish all repairs.
 
         Raises:
-            Broken: a conflict was declared although nobody else writes.
+            Broken: a conflict was declared although no other program writes.
         """
         self._over.set()
         if self._thread is not None:
@@ -131,7 +131,7 @@ class Faulting:
         self._volume.retry_failed()
         if self._unfounded:
             event = self._unfounded[0]
-            raise Broken(f"{event.key}: a conflict, and nobody else writes: {event.error}", "error")
+            raise Broken(f"{event.key}: a conflict, and no other program writes: {event.error}", "error")
 
     def _settle_all(self) -> None:
         """Settle all conflicts: events and calls that began under faults end late, so check the files until nothing

@@ -299,14 +299,13 @@ class NameChange:
 
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
-        its names: only an open file tells the present one. A closed one that an open may find by another name stays.
-        If its backend is gone, the number before the call decides.
+        its names: only an open file tells the present one. Otherwise the number before the call decides.
         """
         try:
             found = loser.engine.stat_open()
-        except Exception:
-            return self.links == 1
-        return found is not None and found.nlink == 0
+        except Exception:  # its backend is gone
+            found = None
+        return self.links == 1 if found is None else found.nlink == 0
 
     def _take_name(self, key: Key, inode: Inode | None) -> None:
         """Give a name to a file, instead of the one that had it."""
@@ -351,8 +350,7 @@ class NameChange:
         identity, base = self.loser.engine.identity, self.loser.engine.versions.base
         if None not in (identity, found.identity):
             return found.identity == identity
-        debt = self.debts.get(self.loser)  # in place of the one to follow an earlier rename
-        known = _knows_version(self.loser) if debt is None else debt.knows_version()
+        known = _knows_version(self.loser, self.debts.get(self.loser))
         if found.version in (None, self.version):
             return False
         return found.version in (self.replaced, base) if known else self.opened is None
@@ -473,7 +471,7 @@ class Unsettled:
 
     def __init__(self, change: NameChange, file: EngineFile) -> None:
         self._change, self._file = change, file
-        self._renamed = file.owed.owes(FOLLOWING)  # before: this takes the place of that debt
+        self.renamed = file.owed.owes(FOLLOWING)  # before: this takes the place of that debt
         file.owe(self)
 
     def call(self, backend_file: BackendFile) -> None:
@@ -486,13 +484,9 @@ class Unsettled:
             raise OSError(errno.EBUSY, "the name of the object is being changed", self._file.key)
         self._change.settle()
 
-    def knows_version(self) -> bool:
-        """Return whether the version below the cached bytes was known before, and no other one was made since."""
-        return not (self._renamed or self._file.versions.stale or self._file.versions.copied)
-
     def end(self, *, carried_out: bool) -> None:
         """End the debt. A file that was not opened by its name before is to be, still."""
-        if self._file.owed.drop(self) and self._renamed and not carried_out:
+        if self._file.owed.drop(self) and self.renamed and not carried_out:
             opening.owe_opening(self._change.volume, self._file)
 
 
@@ -647,10 +641,11 @@ def _known_version(inode: Inode | None) -> str | None:
     return inode.engine.versions.base if inode is not None and _knows_version(inode) else None
 
 
-def _knows_version(inode: Inode) -> bool:
+def _knows_version(inode: Inode, debt: Unsettled | None = None) -> bool:
     """Return whether the version below the cached bytes is known: not while the file owes to follow its name, since a
-    copy may have another one.
+    copy may have another one. `debt`: has taken the place of that debt, if there was one.
     """
     engine = inode.engine
-    unknown = engine.versions.stale or engine.versions.copied
-    return not unknown and (engine.owed is NOTHING_OWED or not engine.owed.owes(FOLLOWING))
+    owes = engine.owed is not NOTHING_OWED and engine.owed.owes(FOLLOWING)
+    renamed = owes if debt is None else debt.renamed
+    return not (renamed or engine.versions.stale or engine.versions.copied)

@@ -385,9 +385,8 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     be compared.
     """
     file, native = inode.engine, inode.native
-    told = (
-        opened.ours is not None if opened is not None else not native.has_local()
-    )  # otherwise an open takes any version
+    # If the backend does not say which version a rename has made: without local bytes the next open takes any.
+    told = not native.has_local() if opened is None else opened.ours is not None
     if file.publications or (file.versions.copied and not told):
         file.versions.doubt()
     if fenced:

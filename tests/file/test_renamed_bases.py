@@ -188,6 +188,11 @@ def opened(rig: Rig) -> CachedFile:
     return file
 
 
+def store_object(volume: Volume, key: str, content: bytes) -> None:
+    with volume.open(key, "xb") as file:
+        file.write(content)
+
+
 def lose_a_rename(rig: Rig, backend: RecordingBackend, *, landed: bool = True, error: OSError = LOST) -> None:
     backend.fault("rename answer" if landed else "rename", error)
     raises(OSError, rig.volume.rename, KEY, NEW, match="no answer")
@@ -312,15 +317,14 @@ def test_a_reconnect_does_not_depend_on_a_file_of_an_ended_backend(make: Make, b
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_draft_whose_file_could_not_tell_the_version_under_its_new_name_replaces_it(
+def test_a_draft_whose_file_could_not_report_the_version_under_its_new_name_replaces_it(
     tmp_path: Path, fenced: bool
 ) -> None:
     """The object stored there is the one that the rename has replaced, and no change of another client. [2.20, 2.22]"""
     store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
-        with volume.open(NEW, "xb") as replaced:
-            replaced.write(DATA)
+        store_object(volume, NEW, DATA)
         file = volume.open(KEY, "x+b")
         file.pwrite(MINE, 0)
         backend.use([Rule("stat", error=errno.ECONNRESET)])
@@ -332,7 +336,7 @@ def test_a_draft_whose_file_could_not_tell_the_version_under_its_new_name_replac
         assert store.visible(KEY) is None
 
 
-UNHEARD = Rule(("rename", "remove"), times=1, done=True, error=errno.ECONNRESET)
+NO_ANSWER = Rule(("rename", "remove"), times=1, done=True, error=errno.ECONNRESET)
 
 
 @pytest.mark.parametrize("gone", [False, True], ids=["the next call", "a reconnect"])
@@ -342,17 +346,16 @@ def test_a_copy_over_a_cached_object_is_found_to_be_carried_out(gone: bool) -> N
     root = f"copies-{gone}"
     backend = FaultyBackend(FsspecBackend(fs, root))
     with attached(backend, retry=ONCE) as volume:
-        for key, content in ((KEY, DATA), (NEW, OTHER)):
-            with volume.open(key, "xb") as stored:
-                stored.write(content)
+        store_object(volume, KEY, DATA)
+        store_object(volume, NEW, OTHER)
         file, replaced = volume.open(KEY, "r+b"), volume.open(NEW, "r+b")
         file.pwrite(MINE, PAGE)
         replaced.pread(PAGE, 0)
-        backend.use([UNHEARD])
+        backend.use([NO_ANSWER])
         raises(ConnectionResetError, volume.rename, KEY, NEW)
         if gone:
             volume.abort()
-            backend.fence()  # the files of this backend tell nothing any longer
+            backend.fence()  # no file of this backend answers any longer
             volume.reconnect(FsspecBackend(fs, root), fenced=True)
         assert volume.stat(NEW).size == len(DATA)
         file.fsync()
@@ -361,7 +364,7 @@ def test_a_copy_over_a_cached_object_is_found_to_be_carried_out(gone: bool) -> N
 
 
 def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_there(tmp_path: Path) -> None:
-    """Its file has told that nothing is stored there: what is after a reconnect is another client's. [2.19, 2.22]"""
+    """Its file has reported that nothing is stored there: what comes later is another client's. [2.19, 2.22]"""
     store = PublishingBackend(tmp_path)
     with attached(store) as volume:
         file = volume.open(KEY, "x+b")
@@ -380,19 +383,18 @@ def test_a_draft_that_was_renamed_to_a_free_name_replaces_nothing_that_comes_the
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
-def test_the_names_of_a_draft_over_a_stored_object_tell_what_was_carried_out(
+def test_the_names_of_a_draft_over_a_stored_object_show_what_was_carried_out(
     tmp_path: Path, removed: bool, fenced: bool
 ) -> None:
     """A draft that replaces nothing has no record in the store; this one has that of another object. [2.20, 2.22]"""
     store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
-        with volume.open(KEY, "xb") as stored:
-            stored.write(DATA)
+        store_object(volume, KEY, DATA)
         file = volume.open("draft", "x+b")
         file.pwrite(MINE, 0)
         volume.rename("draft", KEY)
-        backend.use([UNHEARD])
+        backend.use([NO_ANSWER])
         raises(ConnectionResetError, *((volume.remove, KEY) if removed else (volume.rename, KEY, NEW)))
         volume.abort()
         volume.reconnect(PublishingBackend(tmp_path), fenced=fenced)
@@ -402,16 +404,15 @@ def test_the_names_of_a_draft_over_a_stored_object_tell_what_was_carried_out(
 
 
 @pytest.mark.parametrize("during", [True, False], ids=["during it", "after it"])
-def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_found_out_before_its_file_is_opened(
+def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_settled_before_its_file_is_opened(
     tmp_path: Path, during: bool
 ) -> None:
     """The reconnect has left the file closed. Opened by its old name, it would be in conflict. [2.20, 2.22]"""
     store = PublishingBackend(tmp_path)
     backend, fresh = FaultyBackend(store), FaultyBackend(PublishingBackend(tmp_path))
     with attached(backend, retry=ONCE) as volume:
-        for key in (KEY, "another"):
-            with volume.open(key, "xb") as stored:
-                stored.write(DATA)
+        store_object(volume, KEY, DATA)
+        store_object(volume, "another", DATA)
         file, _another = volume.open(KEY, "r+b"), volume.open("another", "r+b")
         file.pwrite(MINE, PAGE)
         renames, opens = Gate(), Gate()
@@ -435,12 +436,11 @@ def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_found_out_be
 
 
 def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version(tmp_path: Path) -> None:
-    """The draft replaces a stored object, whose version only its file could have told. [2.14, 2.20]"""
+    """The draft replaces a stored object, whose version only its file could have reported. [2.14, 2.20]"""
     store = PublishingBackend(tmp_path)
     backend = FaultyBackend(store)
     with attached(backend, retry=ONCE) as volume:
-        with volume.open(NEW, "xb") as replaced:
-            replaced.write(DATA)
+        store_object(volume, NEW, DATA)
         file = volume.open(KEY, "x+b")
         file.pwrite(MINE, 0)
         backend.use([Rule("stat", error=errno.EACCES), Rule("rename", nth=2, error=errno.ECONNRESET)])
@@ -452,32 +452,39 @@ def test_a_missing_source_was_not_renamed_over_a_draft_of_unknown_version(tmp_pa
         assert store.visible(NEW) == MINE
 
 
-def test_an_object_that_a_rename_without_an_answer_has_replaced_keeps_no_sync_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_object_that_a_rename_without_an_answer_has_replaced_keeps_no_sync_waiting(
+    tmp_path: Path, linked: bool
+) -> None:
     """It had one name, and its backend cannot be asked any longer: nothing of it is saved. [2.20, 2.22]"""
     backend = FaultyBackend(DirectoryBackend(tmp_path))
     with attached(backend, retry=ONCE) as volume:
-        for key, content in ((KEY, DATA), (NEW, OTHER)):
-            with volume.open(key, "xb") as stored:
-                stored.write(content)
+        store_object(volume, KEY, DATA)
+        store_object(volume, NEW, OTHER)
+        if linked:
+            (tmp_path / "link").hardlink_to(tmp_path / NEW)
         file = volume.open(NEW, "r+b")
         file.pwrite(MINE, 0)
         backend.use([Rule("rename", dies=True, done=True)])
         raises(OSError, volume.rename, KEY, NEW, match="gone")
         volume.abort()
         volume.reconnect(DirectoryBackend(tmp_path), fenced=True)
+        if linked:  # the bytes are those of the other name
+            with volume.open("link", "r+b") as other:
+                other.fsync()
+            assert (tmp_path / "link").read_bytes() == overlay(OTHER, 0, MINE)
         volume.sync()
         assert file.pread(PAGE, 0) == MINE
         assert (tmp_path / NEW).read_bytes() == DATA
 
 
-def test_a_file_that_could_not_tell_its_renamed_version_is_compared_again_when_it_is_opened(tmp_path: Path) -> None:
+def test_a_file_that_could_not_report_its_renamed_version_is_compared_again_when_it_is_opened(tmp_path: Path) -> None:
     """A reconnect leaves it closed, since nobody has it open: its next open takes the version found. [2.19, 2.22]"""
     fs = MemoryFileSystem(skip_instance_cache=True)
     backend = FaultyBackend(FsspecBackend(fs, "closed"))
     with attached(backend, retry=ONCE) as volume:
-        with volume.open(KEY, "xb") as stored:
-            stored.write(DATA)
-        backend.use([UNHEARD])
+        store_object(volume, KEY, DATA)
+        backend.use([NO_ANSWER])
         raises(ConnectionResetError, volume.rename, KEY, NEW)
         volume.abort()
         backend.fence()
@@ -489,7 +496,7 @@ def test_a_file_that_could_not_tell_its_renamed_version_is_compared_again_when_i
 
 
 def test_a_source_that_was_there_and_is_gone_was_renamed_over_an_object_of_unknown_version(make: Make) -> None:
-    """The store knows names only, and could not tell which versions writes have made of the two. [2.14]"""
+    """The store knows names only, and could not report which versions writes have made of the two. [2.14]"""
     backend = RecordingBackend({KEY: DATA, NEW: OTHER}, by_name=True)
     rig = make(backend=backend, retry=ONCE)
     file, replaced = rig.open(), rig.open(key=NEW)
@@ -504,13 +511,12 @@ def test_a_source_that_was_there_and_is_gone_was_renamed_over_an_object_of_unkno
     assert backend.committed(KEY) is None
 
 
-def test_a_commit_that_lands_after_a_reconnect_is_recognised_by_the_next_one(tmp_path: Path) -> None:
-    """The file that the first reconnect has opened, and could not open again, has never heard of that commit. [2.22]"""
+def test_a_commit_that_ends_after_a_reconnect_is_recognised_by_the_next_one(tmp_path: Path) -> None:
+    """The file that the first reconnect has opened, and could not open again, does not know that commit. [2.22]"""
     fs = MemoryFileSystem(skip_instance_cache=True)
     backends = [FaultyBackend(FsspecBackend(fs, "late")) for _ in range(3)]
     with attached(backends[0], retry=ONCE) as volume:
-        with volume.open(KEY, "xb") as stored:
-            stored.write(DATA)
+        store_object(volume, KEY, DATA)
         file = volume.open(KEY, "r+b")
         file.pwrite(MINE, PAGE)
         commits = Gate()
@@ -531,7 +537,7 @@ def test_a_commit_that_lands_after_a_reconnect_is_recognised_by_the_next_one(tmp
 
 
 def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
-    """The commit that the file has to recognise has landed unheard; a copy has another version. [2.20, 2.22]"""
+    """The commit that the file has to recognise had no answer; a copy has another version. [2.20, 2.22]"""
     fs = MemoryFileSystem(skip_instance_cache=True)
     backend = FaultyBackend(FsspecBackend(fs, "again"))
     with attached(backend, retry=ONCE) as volume:
@@ -551,3 +557,31 @@ def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
         file.pwrite(MINE, PAGE)
         file.fsync()
         assert fs.cat(f"again/{NEW}") == SAVED
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_object_that_is_removed_beside_a_reconnect_keeps_no_sync_waiting(tmp_path: Path, linked: bool) -> None:
+    """The reconnect has left its file closed: the number of its names before the remove decides. [2.20, 2.22]"""
+    backend = FaultyBackend(DirectoryBackend(tmp_path))
+    with attached(backend, retry=ONCE) as volume:
+        store_object(volume, KEY, DATA)
+        if linked:
+            (tmp_path / "link").hardlink_to(tmp_path / KEY)
+        file = volume.open(KEY, "r+b")
+        file.pwrite(MINE, 0)
+        gate = Gate()
+        backend.use([Rule("remove", gate=gate)])
+        removing = Task(volume.remove, KEY)
+        gate.wait_entered()
+        volume.abort()
+        raises(ShutdownError, removing.result)
+        volume.reconnect(DirectoryBackend(tmp_path))
+        gate.release()
+        eventually(lambda: KEY not in volume.busy)
+        if linked:
+            with volume.open("link", "r+b") as other:
+                other.fsync()
+            assert (tmp_path / "link").read_bytes() == overlay(DATA, 0, MINE)
+        volume.sync()
+        assert file.pread(PAGE, 0) == MINE
+        assert not volume.exists(KEY)

@@ -228,3 +228,24 @@ def test_optional_methods_are_those_of_the_inner_file() -> None:
     assert hasattr(file, "punch_hole")
     for name in ("stage", "rollback", "close", "limits", "no_such_thing"):
         assert not hasattr(file, name)
+
+
+def test_a_dead_backend_closes_the_files_of_the_inner_one() -> None:
+    """A file that stays open there would count as an object that is not committed yet."""
+    closed: list[Any] = []
+
+    class Closing(MemoryBackend):
+        def open(self, key: Any, **options: Any) -> Any:
+            file: Any = super().open(key, **options)
+            file.close = lambda: closed.append(key)
+            return file
+
+    inner = Closing()
+    inner.put("a", bytes(DATA))
+    backend = FaultyBackend(inner, FaultPlan((Rule("write", dies=True),)))
+    file: Any = backend.open("a")
+    for call in (lambda: file.write_from(0, [DATA]), file.close):
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == errno.ENOTCONN
+    assert closed == ["a"]

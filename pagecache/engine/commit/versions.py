@@ -98,9 +98,10 @@ class Versions:
 
     def find_unanswered(self) -> tuple[object, ...]:
         """Return what the next backend file needs to recognise commits of unknown result, and the copy of a rename."""
-        own = getattr(self._file.backend_file, "unanswered", None)
-        if own is not None and (self.stale or self.copied or self._file.publications):
-            self.unanswered = (own, *(one for one in self.unanswered if one is not own))[:KEPT]
+        if self.stale or self.copied or self._file.publications:
+            own = getattr(self._file.backend_file, "unanswered", None)
+            if own is not None:
+                self.unanswered = (own, *(one for one in self.unanswered if one is not own))[:KEPT]
         return self.unanswered
 
     def commit(self, base: str | None, changes: int | None) -> None:
