@@ -40,6 +40,8 @@ FORGOTTEN = 256
 """Nodes that are fetched at once when the kernel has forgotten many."""
 WRITTEN_BACK_AT_ONCE = 8
 """Files whose pages the kernel writes back on request at the same time: far fewer than there are threads (loop.py)."""
+TAKING = ("unlink", "rmdir", "rename")
+"""Requests that take names away."""
 ENDLESS = 1 << 50
 """Size in bytes of a store that does not report its free space."""
 STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
@@ -152,7 +154,10 @@ class Answers:
     def answer(self, request: FuseRequest) -> None:
         """Serve one request. Never raises."""
         op, token = request.op, request.token
+        comes_back = self._callers.knows(request.thread)
         request.again = self._callers.comes(request.thread, op, request.number)
+        if comes_back and op in TAKING:
+            self._came(request.thread)
         try:
             getattr(self, f"_{op}")(request, token)
         except BaseException as error:  # SystemExit, too: the request must get a reply
@@ -162,6 +167,8 @@ class Answers:
             self._callers.failed(request.thread, op, number, stale=code == errno.ESTALE, again=request.again)
             self._loop.reply_error(token, code)
         finally:
+            if comes_back and not self._callers.knows(request.thread):
+                self._came(request.thread)
             self._loop.done(token)
 
     def _method(self, name: str) -> Callable[..., Any]:
@@ -171,10 +178,17 @@ class Answers:
         found: Callable[..., Any] = method
         return found
 
+    def _is_own(self, method: Callable[..., Any]) -> bool:
+        """Return whether the file system has a method of `Server`, with its last argument."""
+        return getattr(type(self._system), method.__name__, None) is method
+
     def _again(self, request: FuseRequest, method: Callable[..., Any]) -> tuple[bool | None, ...]:
-        """Return the last argument of a method of `Server`, which others, in place of it, do not have."""
-        own = getattr(type(self._system), method.__name__, None) is method
-        return (request.again if request.thread else None,) if own else ()
+        """Return the last argument of such a method, if it has one."""
+        return (request.again if request.thread else None,) if self._is_own(method) else ()
+
+    def _came(self, thread: int) -> None:
+        if isinstance(self._system, Server):
+            self._system.came(thread)
 
     def _done(self, token: int) -> None:
         self._loop.reply_error(token, 0)
@@ -206,7 +220,8 @@ class Answers:
             self._forget_node(found.number)
 
     def _lookup(self, request: FuseRequest, token: int) -> None:
-        found = self._system.lookup(request.number, request.name)
+        known = self._callers.knows(request.thread) and self._is_own(Server.lookup)
+        found = self._system.lookup(request.number, request.name, *((request.thread,) if known else ()))
         passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
         self._callers.found(request.thread, found.number, passing=passing)
         self._entry(token, found)

@@ -26,8 +26,11 @@ AGAIN_S = 1.0
 """Seconds after its failure, or its last lookup, within which a thread comes again."""
 STATUS, STATUS_S = "getattr", 0.05
 """A failed status is one on the way to an open, or of a stat: that ends with a lookup, and other calls may follow."""
-ON_THE_WAY = ("lookup", STATUS, "getxattr", "readlink")
+LOOKUP = "lookup"
+ON_THE_WAY = (LOOKUP, STATUS, "getxattr", "readlink")
 """Requests that a second try makes before its last one."""
+BESIDE = ("release", "releasedir", "read", "read_ahead", "write", "forget")
+"""Requests that the kernel makes beside the call in which a thread is: they may come late."""
 NONE = 0
 """No node has this number."""
 
@@ -50,9 +53,13 @@ class Callers:
         self._lock = threading.Lock()  # guards the table; held briefly
         self._callers: dict[int, _Caller] = {}
 
+    def knows(self, thread: int) -> bool:
+        """Return whether the last call of a thread has failed so, and it has not come again."""
+        return thread in self._callers
+
     def comes(self, thread: int, op: str, number: int) -> bool:
         """Note a request. Return whether it is the second try of a call, and about the node that this one is about."""
-        if thread not in self._callers or op in ON_THE_WAY:
+        if thread not in self._callers or op in ON_THE_WAY or op in BESIDE:
             return False
         with self._lock:
             caller = self._callers.pop(thread, None)
@@ -73,11 +80,13 @@ class Callers:
         descriptor; of other calls: NONE. `stale`: the error is ESTALE. `again`: this was a second try, and there is no
         third one.
         """
-        if thread == 0 or not (stale or thread in self._callers):
+        if thread == 0 or op in BESIDE or not (stale or thread in self._callers):
             return
         with self._lock:
             known = self._callers.pop(thread, None)
-            if stale and not again and not (known is not None and op in ON_THE_WAY):
+            if known is not None and op == LOOKUP and not stale:  # the kernel may repeat it, under the directory's lock
+                self._callers[thread] = _Caller(NONE, time.monotonic() + known.patience, known.patience)
+            elif stale and not again and not (known is not None and op in ON_THE_WAY):
                 patience = STATUS_S if op == STATUS else AGAIN_S
                 self._callers[thread] = _Caller(number, time.monotonic() + patience, patience)
                 if len(self._callers) > CALLERS_MAX:

@@ -9,11 +9,12 @@ or of the directory of an entry: the kernel has checked the permissions of that 
 
 A program that opens a path has looked the name up before, in a separate request. The found node may lose its name
 before the open: the server returns ESTALE, and the kernel repeats the lookup, but only once. So a call that takes a
-name
-away lets pending opens of it finish first, and those that lost the race and are about to return:
+name away lets pending opens of it finish first, and those of callers that look it up again (callers.py):
 
-    opener     find "a": node 9          open 9: ESTALE, when no rename runs    find "a": node 12     open 12
-    renamer                 "x" to "a"                                          "y" to "a" waits
+    opener     find "a": node 9          open 9: ESTALE    find "a": node 12                     open 12
+    renamer                 "x" to "a"                                       "y" to "a" waits
+
+A caller whose thread is not known may look up any name that the node has or had last.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import TypeVar
 
 from ..backends.protocol import CheckedKey
@@ -35,10 +36,8 @@ __all__ = ["Moving", "entry_key"]
 T = TypeVar("T")
 OPEN_TIMEOUT_S = 1.0
 """Time limit in seconds of these waits: a longer open may lose the race."""
-RETURN_TIMEOUT_S = 0.25
-"""Seconds within which an open that lost the race returns."""
-OPENS_AWAITED = 8
-"""Number of opens to wait for after one that lost the race: the returning one cannot be identified."""
+RETURN_TIMEOUT_S = 0.5
+"""Seconds within which an open comes after its lookup, or returns if its thread is not known."""
 Entry = tuple[Node, str]
 """A directory, and a name in it."""
 GONE = (errno.ENOENT, errno.ESTALE)
@@ -68,8 +67,8 @@ class Moving:
         self._moves: dict[str, int] = {}  # key -> number of running renames
         self._opens: dict[Opening, None] = {}  # running opens
         self._taken: Counter[Entry] = Counter()  # names that are being taken away
-        # Names whose opens lost the race: number of opens to wait for, and the time limit.
-        self._late: dict[Entry, tuple[int, float]] = {}
+        # Names that calls come back for: the caller, and the time limit.
+        self._awaited: dict[Hashable, tuple[Entry, float]] = {}
 
     def by_key(self, node: Node, call: Callable[[str], T]) -> T:
         """Make a call with a current key of a node: the first one that leads to it.
@@ -109,59 +108,57 @@ class Moving:
         return self.by_key(directory, lambda key: call(directory, entry_key(directory, key, name)))
 
     @contextlib.contextmanager
-    def opening(self, node: Node) -> Iterator[None]:
-        """Context of an open of a node, or of a change by its name: waits for running calls that take the name away."""
+    def opening(self, node: Node, *, known: bool = False) -> Iterator[None]:
+        """Context of an open of a node, or of a change by its name: waits for running calls that take the name away.
+        `known`: the thread of its caller is, so its next lookups say what it comes back for.
+        """
         opening = Opening(node)
         with self._changed:
             self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), OPEN_TIMEOUT_S)
             self._opens[opening] = None
-            for entry in list(node.links) if self._late else ():
-                self._came(entry)
-            self._changed.notify_all()
+        names = node.links
         try:
             yield
         except OSError as error:
-            if error.errno == errno.ESTALE and node.lost is not None:
-                self._let_come_again(node.lost)
+            if error.errno == errno.ESTALE and not known:
+                for entry in (*names, *(() if node.lost is None else (node.lost,))):
+                    self.comes_back(entry, object())
             raise
         finally:
             with self._changed:
                 del self._opens[opening]
                 self._changed.notify_all()
 
-    def _let_come_again(self, entry: Entry) -> None:
-        """Let an open that lost the race return: later calls that take the name away wait; returns after the earlier
-        ones.
-        """
+    def comes_back(self, entry: Entry, caller: Hashable) -> None:
+        """Wait until no call takes the name away. Later ones wait until `caller` has come, or it is late."""
         with self._changed:
-            for other in list(self._late):
-                self._comes_again(other)  # drops names that have no renamer to drop them
-            for timeout in (OPEN_TIMEOUT_S, RETURN_TIMEOUT_S):
-                self._late[entry] = OPENS_AWAITED, time.monotonic() + timeout
-                self._changed.wait_for(lambda: not self._taken[entry], OPEN_TIMEOUT_S)
+            now = time.monotonic()
+            for other in [other for other, (_, until) in self._awaited.items() if until < now]:
+                del self._awaited[other]
+            self._awaited[caller] = entry, now + OPEN_TIMEOUT_S
+            self._changed.wait_for(lambda: not self._taken[entry], OPEN_TIMEOUT_S)
+            self._awaited[caller] = entry, time.monotonic() + RETURN_TIMEOUT_S
+            self._changed.notify_all()
 
-    def _came(self, entry: Entry) -> None:
-        """Count an open of the node with this name."""
-        if entry in self._late:
-            more, until = self._late[entry]
-            self._late[entry] = more - 1, until
+    def came(self, caller: Hashable) -> None:
+        """Record that a call has come back, or does not."""
+        if caller in self._awaited:
+            with self._changed:
+                self._awaited.pop(caller, None)
+                self._changed.notify_all()
 
-    def _comes_again(self, entry: Entry) -> float:
-        """Return the seconds for which opens of this name may return."""
-        more, until = self._late.get(entry, (0, 0.0))
-        left = until - time.monotonic() if more > 0 else 0.0
-        if left <= 0:
-            self._late.pop(entry, None)
-        return left
+    def _awaited_until(self, entries: tuple[Entry, ...]) -> float:
+        """Return the time until which calls may come back for one of these names."""
+        return max((until for entry, until in self._awaited.values() if entry in entries), default=0.0)
 
     @contextlib.contextmanager
     def taking(self, *entries: Entry, key: str | None = None) -> Iterator[None]:
-        """Context of a call that takes these names away: waits for returning opens, and for the running ones. `key`: it
-        is renamed, so that calls that find nothing under it wait.
+        """Context of a call that takes these names away: waits for opens that come back, and for the running ones.
+        `key`: it is renamed, so that calls that find nothing under it wait.
         """
         with self._changed:
             until = time.monotonic() + OPEN_TIMEOUT_S
-            while (left := min(max(map(self._comes_again, entries)), until - time.monotonic())) > 0:
+            while (left := min(self._awaited_until(entries), until) - time.monotonic()) > 0:
                 self._changed.wait(left)
             nodes = [self._nodes.child(*entry) for entry in entries]
             begun = [opening for opening in self._opens if opening.node in nodes]

@@ -202,7 +202,7 @@ class Server:
         if changes:
             if changes.keys() & TIMES:
                 self._hand_over(node)
-            with self._moving.opening(node):  # its name is its own, or gone
+            with self._moving.opening(node, known=again is not None):  # its name is its own, or gone
                 found = self._appearance.owned(self._stat(node))
                 if self.nodes.key(node) is None and self.names.keeps_modes:
                     self._keep_nameless(node, changes)
@@ -227,7 +227,7 @@ class Server:
             return True
 
         if fh is None:
-            with self._moving.opening(node):
+            with self._moving.opening(node, known=again is not None):
                 if node.opens:
                     self._by_name(node, again, self.names.status)
                 elif self._by_name(node, again, cut):
@@ -264,8 +264,10 @@ class Server:
 
     # -- entries
 
-    def lookup(self, parent: int, name: str) -> Attributes:
-        """Look up a name, and count one lookup of the kernel."""
+    def lookup(self, parent: int, name: str, caller: int = 0) -> Attributes:
+        """Look up a name, and count one lookup of the kernel. `caller`: the number of a thread that comes back
+        (callers.py): a call that takes the name of a file away waits until `came`, or a moment.
+        """
 
         def find(directory: Node, key: CheckedKey) -> tuple[Node, ObjectStat]:
             for _ in range(LOOKUPS_MAX):
@@ -279,7 +281,15 @@ class Server:
             node.target = target
             return node, found
 
-        node, found = self._moving.entry(self.node(parent), name, find)
+        above = self.node(parent)
+        if caller:
+            self._moving.comes_back((above, name), caller)
+        node: Node | None = None
+        try:
+            node, found = self._moving.entry(above, name, find)
+        finally:
+            if caller and (node is None or node.kind in ("dir", "symlink")):  # the call that comes is for no file here
+                self.came(caller)
         with self._counted(node):
             if not node.opens:
                 return self.attributes(node, found)
@@ -294,6 +304,10 @@ class Server:
                 # The kernel must not keep the name: it may be one that was removed since.
                 now = dataclasses.replace(now, nlink=found.nlink)
             return self.attributes(node, now, taken)
+
+    def came(self, caller: int) -> None:
+        """Record that the call that a thread came back for has ended, or does not come."""
+        self._moving.came(caller)
 
     @contextlib.contextmanager
     def _counted(self, node: Node) -> Iterator[None]:
@@ -554,7 +568,7 @@ class Server:
         """
         node = self.node(number)
         empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
-        with self._moving.opening(node):
+        with self._moving.opening(node, known=again is not None):
             opened = self._by_name(node, again, lambda key: self._open_by_key(node, key, flags))
             if opened is None:
                 opened = self._open_again(node, flags)

@@ -218,6 +218,9 @@ class CachedTarget(Target):
         """Return the errnos of an open while another version is unsettled."""
         return frozenset({errno.ESTALE} if "rivals" in self._plan.mix else ())
 
+    def may_conflict(self) -> None:
+        self.faulting.may_conflict = True
+
     def calm(self) -> None:
         self.faulting.calm()
 

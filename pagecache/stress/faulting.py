@@ -91,6 +91,7 @@ class Faulting:
         self.repairing = self.loses_direct or any(rule.change for rule in self.plan.rules)
         self._others = whole and "others" in plan.mix
         self._alone = bool(plan.mix) and not (WRITERS & set(plan.mix) or any(rule.change for rule in self.plan.rules))
+        self.may_conflict = False  # an object was made under a name that the store may have another one under
         self._unfounded: list[Event] = []  # conflicts although no other program writes
         self._conflict = threading.Event()  # there may be one
         self._over = threading.Event()
@@ -129,7 +130,7 @@ class Faulting:
             self._reconnect()
         self._settle_all()
         self._volume.retry_failed()
-        if self._unfounded:
+        if self._unfounded and not self.may_conflict:
             event = self._unfounded[0]
             raise Broken(f"{event.key}: a conflict, and no other program writes: {event.error}", "error")
 

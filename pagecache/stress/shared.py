@@ -141,6 +141,7 @@ class Shared:
 
     def contend(self, bindings: Collection[Binding]) -> None:
         """Record that objects that were made under names may be in conflict with those that the store has there."""
+        self._world.target.may_conflict()
         with self.names.lock:
             self._contested.update(value for one in bindings for value in one.values if isinstance(value, int))
 

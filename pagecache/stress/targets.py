@@ -172,6 +172,11 @@ class Target(FileVerbs):
         """Make the files, each with a content, past the tested system."""
         raise NotImplementedError
 
+    def may_conflict(self) -> None:
+        """Record that an object was made under a name under which the store may have another one: a commit of it may be
+        refused.
+        """
+
     def sync(self) -> None:
         raise NotImplementedError
 

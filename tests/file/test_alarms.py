@@ -165,8 +165,7 @@ def test_data_that_is_written_back_in_time_is_never_old(make: Make, clock: HandC
         after_flusher_turn(rig.cache)
         clock.advance(31.0)
         after_flusher_turn(rig.cache)
-        eventually(lambda: not rig.volume.stats().writeback)
-        assert alarms(rig) == (False, False)
+        eventually(lambda: alarms(rig) == (False, False))  # once the pass has begun that the turn has asked for
 
 
 @pytest.mark.parametrize("how", ["write", "truncate"])

@@ -477,7 +477,7 @@ def test_a_remove_ends_a_conflict_and_its_bytes_leave_memory(make: Make) -> None
 def test_a_read_of_the_store_raises_until_the_policy_has_taken_the_other_version(make: Make) -> None:
     """No read waits for a commit: the one that finds the version raises, and those beside the commit do. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE, options={"on_conflict": "take_remote"}).opened(read_ahead=0)
+    _, file = make(backend=backend, retry=ONCE, options={"on_conflict": "take_remote"}).opened(read_ahead=0)
     file.pwrite(MINE, PAGE)
     gate, committing = at_gate(backend.gate("commit"), file.fsync)
     backend.put(KEY, OTHER)

@@ -6,7 +6,9 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -345,27 +347,151 @@ def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monke
     assert server.lookup(1, "other").size == 1
 
 
+def waits_for(call: Callable[[], object], meanwhile: Callable[[], object]) -> None:
+    """Make a call that waits until the other one has been made."""
+    calling = threading.Thread(target=call)
+    calling.start()
+    calling.join(0.2)
+    assert calling.is_alive()
+    meanwhile()
+    calling.join(20)
+    assert not calling.is_alive()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that take names away wait for a minute."""
+    for name in ("OPEN_TIMEOUT_S", "RETURN_TIMEOUT_S"):
+        monkeypatch.setattr(moving, name, 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("how", ["rename", "unlink"])
 def test_an_open_that_came_too_late_finds_its_file_when_it_comes_again(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, programs: list[Program], tmp_path: Path, how: str
 ) -> None:
-    """A second rename or removal of the name waits: the kernel begins anew only once."""
-    for name, seconds in (("OPEN_TIMEOUT_S", 60.0), ("RETURN_TIMEOUT_S", 60.0)):
-        monkeypatch.setattr(moving, name, seconds)
-    monkeypatch.setattr(moving, "OPENS_AWAITED", 1)
+    """A second rename or removal of the name waits for it: the kernel begins anew only once."""
     (tmp_path / "c").write_bytes(b"ccc")
-    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
+    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
-    renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
-    renaming.start()
-    renaming.join(0.2)
-    assert renaming.is_alive()
-    fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
-    renaming.join(20)
-    assert not renaming.is_alive()
-    assert server.files.by_number[fh].stat().size == 2
+    assert code(one.open, number) == errno.ESTALE
+    number, read = one.lookup("a"), list[bytes]()
+    take = partial(server.rename, 1, "c", 1, "a") if how == "rename" else partial(server.unlink, 1, "a")
+    waits_for(take, lambda: read.append(one.read(number)))
+    assert read == [b"bb"]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_file_that_lost_another_name_keeps_the_one_that_an_open_comes_back_for(
+    server: Server, programs: list[Program]
+) -> None:
+    """It is still open, so its first open may come by a name that was taken. [2.20]"""
+    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    server.link(number, 1, "other")
+    fh, _ = server.open(number, os.O_RDONLY)
+    server.unlink(1, "other")
     server.release(fh)
-    assert server.lookup(1, "a").size == 3
+    assert code(one.open, number) == errno.ESTALE
+    number, read = one.lookup("a"), list[bytes]()
+    waits_for(lambda: server.rename(directory, "b", 1, "a"), lambda: read.append(one.read(number)))
+    assert read == [b"a"]
+
+
+def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
+    server: Server, programs: list[Program]
+) -> None:
+    """The kernel repeats a lookup that found nothing, once the rename has ended that it ran beside."""
+    one, number = programs[0], server.lookup(1, "a").number
+    server.link(number, 1, "other")
+    fh, _ = server.open(number, os.O_RDONLY)
+    server.unlink(1, "other")
+    assert code(one.open, number) == errno.ESTALE
+    server.rename(1, "a", 1, "moved")
+    assert code(one.lookup, "a") == errno.ENOENT
+    server.rename(1, "moved", 1, "a")
+    assert one.read(one.lookup("a")) == b"a"
+    server.release(fh)
+
+
+@pytest.mark.parametrize("op", ["release", "write"])
+def test_an_open_that_comes_back_is_no_first_try_after_a_request_that_was_on_its_way(
+    server: Server, programs: list[Program], tmp_path: Path, op: str
+) -> None:
+    """The kernel waits for no release, and for no write of its pages: the thread is in its next call since."""
+    one, number = programs[0], server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDONLY)
+    replace(tmp_path, "a")
+    for fails in (False, True):
+        assert code(one.open, number) == errno.ESTALE
+        assert code(one.late, op, fails) == (errno.ESTALE if fails else None)
+        assert one.read(number) == b"a"
+    server.release(fh)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_lookup_that_comes_back_waits_for_the_call_that_takes_the_name_away(
+    server: Server, programs: list[Program], tmp_path: Path
+) -> None:
+    """Otherwise it would lead to the file that is about to lose the name."""
+    (tmp_path / "c").write_bytes(b"ccc")
+    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    server.rename(directory, "b", 1, "a")
+    assert code(one.open, number) == errno.ESTALE
+    found: list[int] = []
+    with Gate() as gate:
+        faulty: Any = server.volume.backend
+        faulty.use([Rule("rename", gate=gate)])
+        renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
+        renaming.start()
+        gate.wait_entered()
+        waits_for(lambda: found.append(one.lookup("a")), gate.release)
+        renaming.join(20)
+    assert one.read(found[0]) == b"ccc"
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("then", ["another call", "nothing there", "a directory", "its own"])
+def test_no_call_waits_for_a_thread_that_has_come_by(
+    server: Server, programs: list[Program], tmp_path: Path, then: str
+) -> None:
+    """It looked the name up, and its call came for something else, or failed before."""
+    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
+    server.rename(directory, "b", 1, "a")
+    assert code(one.open, number) == errno.ESTALE
+    number = one.lookup("a")
+    if then == "another call":
+        one.opendir(1)
+    elif then == "nothing there":
+        assert code(one.lookup, "none") == errno.ENOENT
+    elif then == "a directory":
+        one.lookup("d")
+    if then == "its own":
+        one.unlink("a")
+    else:
+        server.unlink(1, "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("patient")
+def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_name(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment."""
+    monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.5)
+    number = server.lookup(1, "a").number
+    server.link(number, 1, "other")
+    server.unlink(1, "a")
+    gate = server.names.status
+
+    def lost(key: str) -> ObjectStat:
+        raise OSError(errno.ESTALE, "taken", key)
+
+    monkeypatch.setattr(server.names, "status", lost)
+    monkeypatch.setattr(server.files, "open_file", lambda key, flags: lost(key))
+    assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
+    monkeypatch.setattr(server.names, "status", gate)
+    assert {name for (_, name), _ in server._moving._awaited.values()} == {"a", "other"}
+    waits_for(lambda: server.unlink(1, "other"), lambda: None)
 
 
 @pytest.mark.parametrize("how", ["rename", "create", "behind"])
@@ -489,7 +615,8 @@ def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
         number = server.lookup(1, f"f{index}").number
         server.unlink(1, f"f{index}")
         assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
-    assert len(server._moving._late) == 1
+        time.sleep(0.001)
+    assert len(server._moving._awaited) == 1
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -563,6 +690,7 @@ class Program:
         self._server, self._callers, self._thread = server, callers, thread
 
     def _call(self, op: str, number: int, call: Callable[[bool], Any]) -> Any:
+        comes_back = self._callers.knows(self._thread)
         again = self._callers.comes(self._thread, op, number)
         try:
             return call(again)
@@ -571,9 +699,13 @@ class Program:
             number = number if op in ("open", "truncate") else NONE
             self._callers.failed(self._thread, op, number, stale=stale, again=again)
             raise
+        finally:
+            if comes_back and not self._callers.knows(self._thread):
+                self._server.came(self._thread)
 
     def lookup(self, name: str, parent: int = 1) -> int:
-        found = self._call("lookup", parent, lambda again: self._server.lookup(parent, name))
+        caller = self._thread if self._callers.knows(self._thread) else 0
+        found = self._call("lookup", parent, lambda again: self._server.lookup(parent, name, caller))
         passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
         self._callers.found(self._thread, found.number, passing=passing)
         number: int = found.number
@@ -597,6 +729,18 @@ class Program:
         found = self._call(op, number, lambda again: self._server.setattr(number, changes, fh, again))
         size_now: int = found.size
         return size_now
+
+    def late(self, op: str, fails: bool) -> None:
+        def end(_again: bool) -> None:
+            if fails:
+                raise OSError(errno.ESTALE, "gone")
+
+        self._call(op, NONE, end)
+
+    def unlink(self, name: str) -> None:
+        """As the answers do it: its own lookup keeps it from nothing."""
+        self._server.came(self._thread)
+        self._call("unlink", 1, lambda again: self._server.unlink(1, name))
 
     def chmod(self, number: int) -> None:
         self._call("chmod", number, lambda again: self._server.setattr(number, {"mode": 0o600}, None, again))
