@@ -187,9 +187,9 @@ class Faulting:
 
     def _settle(self, key: Key) -> None:
         """Settle a conflict, in one of the ways that lose nothing; of whole objects that another program has replaced,
-        unsaved bytes are given up.
+        unsaved bytes are given up. An object that was made where another one is has none of its bytes.
         """
-        how = "discard" if self._others else self._rng.choice(HOW)
+        how = "discard" if self._others else "force" if self.may_conflict else self._rng.choice(HOW)
         try:
             self._volume.resolve(key, how)
         except OSError:
