@@ -54,8 +54,9 @@ class Callers:
         self._callers: dict[int, _Caller] = {}
 
     def knows(self, thread: int) -> bool:
-        """Return whether the last call of a thread has failed so, and it has not come again."""
-        return thread in self._callers
+        """Return whether the last call of a thread has failed so, and it may come again."""
+        caller = self._callers.get(thread)
+        return caller is not None and time.monotonic() < caller.until
 
     def comes(self, thread: int, op: str, number: int) -> bool:
         """Note a request. Return whether it is the second try of a call, and about the node that this one is about."""
@@ -69,9 +70,9 @@ class Callers:
         """Note the result of a lookup, before its reply. `passing`: of a directory or a link, on the way to it."""
         if thread in self._callers:
             with self._lock:
-                caller = self._callers.get(thread)
-                if caller is not None:
-                    caller.until = time.monotonic() + caller.patience
+                caller, now = self._callers.get(thread), time.monotonic()
+                if caller is not None and now < caller.until:
+                    caller.until = now + caller.patience
                     if not passing:
                         caller.number = number
 
@@ -83,11 +84,14 @@ class Callers:
         if thread == 0 or op in BESIDE or not (stale or thread in self._callers):
             return
         with self._lock:
-            known = self._callers.pop(thread, None)
+            known, now = self._callers.pop(thread, None), time.monotonic()
+            if known is not None and now >= known.until:
+                known = None
             if known is not None and op == LOOKUP and not stale:  # the kernel may repeat it, under the directory's lock
-                self._callers[thread] = _Caller(NONE, time.monotonic() + known.patience, known.patience)
+                known.number = NONE
+                self._callers[thread] = known
             elif stale and not again and not (known is not None and op in ON_THE_WAY):
                 patience = STATUS_S if op == STATUS else AGAIN_S
-                self._callers[thread] = _Caller(number, time.monotonic() + patience, patience)
+                self._callers[thread] = _Caller(number, now + patience, patience)
                 if len(self._callers) > CALLERS_MAX:
                     del self._callers[next(iter(self._callers))]

@@ -413,6 +413,24 @@ def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
     server.release(fh)
 
 
+def test_a_thread_that_is_late_comes_for_another_call(
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lookups keep no name, and its next failure is a first one."""
+    one, number = programs[0], server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDONLY)
+    replace(tmp_path, "a")
+    monkeypatch.setattr(callers, "AGAIN_S", 0.01)
+    assert code(one.open, number) == errno.ESTALE
+    time.sleep(0.02)
+    one.lookup("a")
+    assert not server._moving._awaited
+    monkeypatch.undo()
+    assert code(one.open, number) == errno.ESTALE
+    assert one.read(number) == b"a"
+    server.release(fh)
+
+
 @pytest.mark.parametrize("op", ["release", "write"])
 def test_an_open_that_comes_back_is_no_first_try_after_a_request_that_was_on_its_way(
     server: Server, programs: list[Program], tmp_path: Path, op: str
