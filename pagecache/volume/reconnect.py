@@ -127,8 +127,8 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
                 volume.inodes.identify(inode, found.stat.identity)
         late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
         volume.late.update(late)
-        # Before any read: it waits until its file is opened again.
-        engine.settling.update(inode.engine for inode in late)
+        for inode, found in late.items():  # before any read: it waits until its file is opened again
+            inode.engine.settle(partial(_open_again, volume, backend, inode, found))
         engine.resume(backend, aborts)
     _let_go(old)
     engine.native.revoke(fenced)  # those that began in between
@@ -137,8 +137,6 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
     for inode, found in opened.items():
         if inode not in compared:
             _check_version(volume, inode, found)
-        elif inode in late:
-            inode.engine.settle(partial(_open_again, volume, backend, inode, found))
     with volume.inodes_lock:
         ended = [inode for inode in left if inode.missed and inode.naming is None]  # their calls ended before `resume`
         for inode in ended:

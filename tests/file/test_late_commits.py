@@ -15,6 +15,8 @@ from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.engine.io import reader
 from pagecache.errors import Key
 from pagecache.testing import Gate
+from pagecache.volume import reconnect as reconnecting
+from pagecache.volume.inode import Inode
 
 from ..planted.failing import whole_objects
 from ..planted.planted import Factory
@@ -138,3 +140,35 @@ def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend
         assert file.pread(3 * PAGE, 0) == b"b" * PAGE + b"c" * PAGE + b"a" * PAGE
         assert content_of(volume, "k")[: 2 * PAGE] == b"b" * PAGE + b"c" * PAGE
     assert make().open("k").stat().size == 8 * PAGE
+
+
+def test_an_abort_in_a_reconnect_leaves_no_file_that_waits_to_be_opened_again(monkeypatch: Patch) -> None:
+    """The next reconnect finds that the late commit is over. Otherwise writers would wait for room that nothing makes.
+    [2.22]
+    """
+    make, send_again = stored(), reconnecting._send_again
+    old, new, last = (Held(make()) for _ in range(3))
+    old.held = {old.commits}
+    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
+        volume = cache.attach(old, read_ahead=0)
+        file = volume.open("k", "r+b")
+        file.pwrite(b"b" * PAGE, 0)
+        saving = Task(file.fsync)
+        old.commits.wait_entered()
+        volume.abort()
+        raises(ShutdownError, saving.result)
+
+        def aborted(inode: Inode, *, known: bool) -> None:
+            volume.abort()
+            raise ShutdownError("aborted beside it", inode.key)
+
+        monkeypatch.setattr(reconnecting, "_send_again", aborted)
+        raises(ShutdownError, volume.reconnect, new)
+        monkeypatch.setattr(reconnecting, "_send_again", send_again)
+        old.commits.release()
+        eventually(lambda: old.committed == 1)
+        eventually(lambda: not file._inode.engine.publications)
+        volume.reconnect(last)
+        eventually(lambda: not volume.engine.settling)
+        file.fsync()
+        assert content_of(volume, "k")[:PAGE] == b"b" * PAGE
