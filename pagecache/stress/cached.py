@@ -439,7 +439,10 @@ class CachedTarget(Target):
             pass
 
     def link(self, old: str, new: str) -> None:
-        self._links("link")(self.key(old), self.key(new), follow=False)
+        link = self._links("link")
+        name = self.volume.busy.holding(self.volume._canonical(self.key(old)), what="a link")
+        with name.block, name:  # below a mount the kernel makes no remove or rename of the object beside it
+            link(self.key(old), self.key(new), follow=False)
 
     def symlink(self, leads: str, name: str) -> None:
         self._links("symlink")(self.key(leads), self.key(name))
