@@ -16,8 +16,7 @@ from pagecache.engine.io import reader
 from pagecache.errors import Key
 from pagecache.testing import Gate
 
-from ..planted.failing import whole_objects
-from ..planted.planted import Factory
+from ..planted.settings import Factory, whole_objects
 from ..stores import WAIT_LIMIT_S
 from .rig import PAGE, QUIET, Patch, Task, content_of, eventually, raises
 
