@@ -1,6 +1,4 @@
-/*
- * planted.h - the switch of the planted bugs: included before every source with some, and in tests of such builds.
- */
+/* planted.h - the switch of the planted bugs: included before every source with some, and in tests of such builds. */
 #ifndef PLANTED_H
 #define PLANTED_H
 

@@ -33,7 +33,6 @@ from ..publishing import PublishingBackend
 from ..stores import ObjectBackend
 
 Factory = Callable[[], Backend]
-Fields = dict[str, Any]
 
 ROOTS = itertools.count()
 
@@ -47,6 +46,9 @@ class ByName(PassingFile):
     @property
     def inner(self) -> BackendFile:  # type: ignore[override]
         return self._store.open(self._key)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # no optional methods: those would be of one object
 
     def stat(self) -> ObjectStat:
         return replace(self.inner.stat(), identity=None)
@@ -97,10 +99,8 @@ def object_store() -> Factory:
 class StoresSlowly(MemoryFileSystem):  # type: ignore[misc]
     """A file system that is often slow to store an object."""
 
-    rng = random.Random(1)
-
     def pipe_file(self, path: str, value: bytes, **options: Any) -> None:
-        if self.rng.random() < 0.3:
+        if random.random() < 0.3:
             time.sleep(0.01)
         super().pipe_file(path, value, **options)
 
@@ -118,7 +118,7 @@ def without_answers() -> Factory:
     return lambda: FaultyBackend(make(), FaultPlan([lost], seed=1))
 
 
-SMALL: Fields = {"threads": 4, "tasks": 4, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 60}
+SMALL: dict[str, Any] = {"threads": 4, "tasks": 4, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 60}
 SMALL |= {"patience": 10.0}
 SLOW = SMALL | {"profile": "generic-095", "faults": "slow"}
 CROWD = SMALL | {"profile": "crowd", "tasks": 0, "files": 1, "capacity": "64KiB"}
@@ -129,7 +129,7 @@ FORGETTING = SMALL | {"crashes": "forgetting", "operations": 30}
 COMMITS = FORGETTING | {"faults": "commits"}
 FEW = COMMITS | {"threads": 2, "tasks": 0, "operations": 12}
 
-SETTINGS: dict[str, Fields] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "small": SMALL,
     "slow": SLOW,
     "flaky": SMALL | {"faults": "flaky"},
