@@ -49,14 +49,13 @@ def planted(patches: dict[str, str], root: Path = ROOT) -> dict[str, str]:
     Raises:
         ValueError: a hunk fits no place, or several; or two patches replace the same line.
     """
-    files: dict[str, list[str]] = {}
-    replaced: dict[tuple[str, int], str] = {}  # path and line -> patch
-    new: dict[tuple[str, int, bool], list[str]] = {}  # path, line, whether they replace it -> lines before it
+    found: dict[str, list[list[str]]] = {}  # for each line: the lines before it, and itself or its replacement
     for name, patch in patches.items():
         for part in re.split(r"^--- a/.*\n", patch, flags=re.MULTILINE)[1:]:
             head, *hunks = re.split(r"^@@ .*\n", part, flags=re.MULTILINE)
             path = head.removeprefix("+++ b/").strip()
-            source = files.setdefault(path, (root / path).read_text(encoding="utf-8").splitlines(keepends=True))
+            source = [*(root / path).read_text(encoding="utf-8").splitlines(keepends=True), ""]
+            texts = found.setdefault(path, [["", line] for line in source])
             for lines in (hunk.splitlines(keepends=True) for hunk in hunks):
                 old = [_code(line[1:]) for line in lines if line[0] != "+"]
                 places = [at for at in range(len(source)) if [*map(_code, source[at : at + len(old)])] == old]
@@ -66,20 +65,15 @@ def planted(patches: dict[str, str], root: Path = ROOT) -> dict[str, str]:
                 start = at = places[0]
                 for line in lines:
                     if line[0] == "+":
-                        new.setdefault((path, start, at > start), []).append(line[1:])
+                        texts[start][at > start] += line[1:]
                         continue
-                    if line[0] == "-" and replaced.setdefault((path, at), name) != name:
-                        raise ValueError(f"{replaced[path, at]}.patch and {name}.patch replace line {at + 1} of {path}")
+                    if line[0] == "-":
+                        if texts[at][1] != source[at]:
+                            raise ValueError(f"{name}.patch replaces line {at + 1} of {path}, as another patch does")
+                        texts[at][1] = ""
                     at += 1
                     start = start if line[0] == "-" else at
-    found = {}
-    for path, source in files.items():
-        lines = []
-        for at, line in enumerate(source):
-            lines += new.get((path, at, False), []) + new.get((path, at, True), [])
-            lines += [] if (path, at) in replaced else [line]
-        found[path] = "".join(lines)
-    return found
+    return {path: "".join(map("".join, texts)) for path, texts in found.items()}
 
 
 def _code(line: str) -> str:

@@ -52,7 +52,7 @@ HEAD = "--- a/a.c\n+++ b/a.c\n@@ -70 +70 @@\n"
         ([" two; /* then */\n+four;\n"], "one;\ntwo; /* now */\nfour;\nthree;\none;\n"),
         ([" five;\n"], "0.patch fits 0 places of a.c, by the lines\nfive;"),
         ([" one;\n"], "0.patch fits 2 places of a.c, by the lines\none;"),
-        (["-two;\n", "-two;\n"], "0.patch and 1.patch replace line 2 of a.c"),
+        (["-two;\n", "-two;\n"], "1.patch replaces line 2 of a.c, as another patch does"),
     ],
 )
 def test_a_hunk_belongs_where_its_lines_are(tmp_path: Path, patches: list[str], result: str) -> None:
