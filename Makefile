@@ -220,31 +220,28 @@ run-schedules-long: build/c-schedules/schedules
 run-schedules-asan: build/c-schedules-asan/schedules
 	@echo $<; $(RUN_asan) $< --seconds 20 $(if $(SEED),--seed $(SEED))
 
-# Planted bugs (docs/testing.md): a copy of the sources that tests/planted/*.patch touch has all bugs, each off until a test takes
-# its fix out. Other objects are those of the builds without bugs.
+# Planted bugs (docs/testing.md): a copy of the package has all bugs of tests/planted/*.patch, each off until a process takes
+# its fix out. Objects of C files without bugs are those of the builds without bugs.
 PLANTED   := build/planted
+PLANTED_X := $(PLANTED)/pagecache/_native
 PATCHES   := $(wildcard tests/planted/*.patch)
 PLANTED_C := $(sort $(shell sed -n 's|^+++ b/$(NATIVE)/||p' /dev/null $(PATCHES)))
 PLANTED_H := tests/planted/planted.h
 WITH_BUGS := -DPC_PLANTED=1 -include $(PLANTED_H)
 
-$(PLANTED)/source/.made: tests/planted/sources.py $(PATCHES) $(PLANTED_C:%=$(NATIVE)/%) $(call changed,$(PLANTED)/source/.made,$(PATCHES))
-	@mkdir -p $(@D)
+$(PLANTED)/.made: tests/planted/patches.py $(PATCHES) $(PLANTED_C:%=$(NATIVE)/%) $(shell find pagecache -name '*.py')
 	@$(PYTHON) $< $(@D)
-	@echo $(PATCHES) > $@
-$(PLANTED_C:%=$(PLANTED)/source/%): $(PLANTED)/source/.made ;
+	@touch $@
+$(PLANTED_C:%=$(PLANTED_X)/%): $(PLANTED)/.made ;
 
 # $(call with_bugs,folder of objects with bugs,folder of the others,sources)
-with_bugs = $(1)/planted.o $(foreach c,$(3),$(if $(filter $(c),$(PLANTED_C)),$(1),$(2))/$(c:.c=.o))
+with_bugs = $(foreach c,$(3),$(if $(filter $(c),$(PLANTED_C)),$(1),$(2))/$(c:.c=.o))
 
 # $(call planted,name,flags): objects with bugs, in a folder named so
 define planted
-$(PLANTED)/$(1)/%.o: $(PLANTED)/source/%.c $(CORE_H) $(PLANTED_H) Makefile
+$(PLANTED)/$(1)/%.o: $(PLANTED_X)/%.c $(CORE_H) $(PLANTED_H) Makefile
 	@mkdir -p $$(@D)
 	@$(CC) $(CFLAGS_C) $(2) $(WITH_BUGS) -c $$< -o $$@
-$(PLANTED)/$(1)/planted.o: tests/planted/planted.c $(PLANTED_H) Makefile
-	@mkdir -p $$(@D)
-	@$(CC) $(CFLAGS_C) $(2) -c $$< -o $$@
 endef
 PYTHON_H = $$$$($(PY) -c 'import sysconfig; print("-I" + sysconfig.get_path("include"))')
 $(eval $(call planted,plain,$(FLAGS_plain)))
@@ -264,7 +261,6 @@ $(PLANTED)/schedules/schedules: $(PLANTED)/schedules/test_schedules.o $(call wit
 	@$(CC) $(CFLAGS_C) $(FLAGS_schedules) $^ -o $@
 
 # The debug extension with bugs; the loop of FUSE servers is that of the debug extension.
-PLANTED_X := $(PLANTED)/pagecache/_native
 EXTENSION := $(patsubst $(NATIVE)/%,%,$(CORE_C) $(wildcard $(NATIVE)/types/*.c))
 PLANTED_O := $(filter $(PLANTED)/%,$(call with_bugs,$(PLANTED)/debug,$(DEBUG_O),$(EXTENSION)))
 $(PLANTED_X)/.built: $(DEBUG)/.built $(PLANTED_O)
@@ -275,7 +271,7 @@ $(PLANTED_X)/.built: $(DEBUG)/.built $(PLANTED_O)
 	@touch $@
 
 .PHONY: planted run-planted
-planted: $(if $(PATCHES),$(PLANTED_X)/.built $(PLANTED)/schedules/schedules)          ## debug builds with planted bugs
+planted: $(if $(PATCHES),$(PLANTED)/.made $(PLANTED_X)/.built $(PLANTED)/schedules/schedules)          ## debug builds with planted bugs
 run-planted: $(PLANTED_P)
 	@for program in $^; do echo "$$program"; $$program || exit 1; done
 

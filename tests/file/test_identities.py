@@ -21,8 +21,7 @@ from pagecache.errors import WritebackError
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume.inode import InodeTable
 
-from ..planted.failing import store_by_name, whole_objects
-from ..planted.planted import Factory
+from ..planted.settings import Factory, store_by_name, whole_objects
 from .rig import ONCE, Patch, Task, attached, content_of, raises
 
 

@@ -18,8 +18,7 @@ from pagecache.testing import Gate
 from pagecache.volume import reconnect as reconnecting
 from pagecache.volume.inode import Inode
 
-from ..planted.failing import whole_objects
-from ..planted.planted import Factory
+from ..planted.settings import Factory, whole_objects
 from ..stores import WAIT_LIMIT_S
 from .rig import PAGE, QUIET, Patch, Task, content_of, eventually, raises
 

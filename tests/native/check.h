@@ -89,7 +89,7 @@ static MAYBE void check_fails_without(const char *fix, void (*test)(void))
 		signal(SIGALRM, SIG_DFL);
 		alarm(1);
 		freopen("/dev/null", "w", stderr);
-		pc_fix_remove(fix);
+		pc_fix_removed = fix;
 		check_run(test);
 		_exit(0);
 	}

@@ -1,17 +1,18 @@
-/*
- * planted.h - included before every source with planted bugs, and in tests of such builds. A bug is a fix taken out.
- */
+/* planted.h - the switch of the planted bugs: included before every source with some, and in tests of such builds. */
 #ifndef PLANTED_H
 #define PLANTED_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
+#include <string.h>
 
-#define PC_FIX(fix) pc_fix_present(fix)
+/* The fix that is taken out, or NULL: one at a time, for a process that is expected to fail. */
+__attribute__((weak, visibility("default"))) const char *_Atomic pc_fix_removed;
 
-/* Return: whether the fix is in. All are, except the one that a test has taken out. */
-bool pc_fix_present(const char *fix);
-
-/* One at a time, for a process that is expected to fail; NULL: all are in again. @fix stays valid as long as it is out. */
-void pc_fix_remove(const char *fix) __attribute__((visibility("default")));
+static inline bool PC_FIX(const char *fix)
+{
+	const char *removed = atomic_load_explicit(&pc_fix_removed, memory_order_relaxed);
+	return !removed || strcmp(removed, fix) != 0;
+}
 
 #endif

@@ -11,7 +11,7 @@ from pagecache.backends import Backend, BackendFile, BackendLimits, MemoryBacken
 from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.errors import Key
 
-from ..planted.planted import Factory
+from ..planted.settings import Factory
 
 __all__ = ["LEGAL", "Legal"]
 

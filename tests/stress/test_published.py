@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import random
 from typing import Any
 
 import pytest
 
+from pagecache.errors import BackendError
 from pagecache.native import NativeInode
 from pagecache.stress import Plan, run
 
-from ..planted.failing import failing_store, object_store
+from ..planted.settings import Factory, object_store
+from ..stores import ObjectFile
 
 FIELDS: dict[str, Any] = {"seed": 1, "duration": 60.0, "threads": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
 FIELDS |= {"profile": "saving", "mix": "buffered,append,truncate"}
+
+
+def failing_store() -> Factory:
+    """An object store whose uploads may lose their answers, and whose commits may forget the bytes; a retry helps."""
+    make, chance = object_store(), random.Random(1).random
+    store: Any = make()
+
+    def upload() -> None:
+        if chance() < 0.02:
+            raise BackendError(errno.EIO, "made up: the answer is lost", retry=True)
+
+    def commit(file: ObjectFile) -> str:
+        if chance() < 0.5:
+            file.parts = [(offset + len(data), b"") for offset, data in file.parts]  # the size stays
+            raise BackendError(errno.EIO, "made up: the upload is gone", retry=True)
+        return file.make_durable()
+
+    store.fault("write_from answer", upload, times=math.inf)
+    store.fault("commit", commit, times=math.inf)
+    return make
 
 
 @pytest.mark.parametrize("store", [object_store, failing_store])

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from pagecache import ConflictError, aio
-from pagecache.backends import Backend, MemoryBackend
+from pagecache.backends import Backend, BackendFile, MemoryBackend
 from pagecache.backends.passing import PassingBackend
+from pagecache.errors import Key
 from pagecache.stress import Plan, UnusableTarget, run
 from pagecache.stress.bindings import Binding, Names, Sight, Value
 from pagecache.stress.cached import CachedTarget
@@ -30,8 +31,7 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
 from ..file.rig import Task
-from ..planted.failing import asking_nothing, directory, object_store, store_by_name, whole_objects
-from ..planted.planted import Factory
+from ..planted.settings import Factory, directory, object_store, store_by_name, whole_objects
 from ..stores import WAIT_LIMIT_S
 
 SHARED: dict[str, Any] = {"profile": "names", "mix": ("shared",), "size": "64KiB", "files": 1, "rounds": 1}
@@ -359,6 +359,22 @@ def test_a_rest_leaves_the_conflict_of_an_object_without_a_name() -> None:
     assert file.pread(6, 0) == b"second"
     target.act(file, "close")
     world.end()
+
+
+class AsksNothing(PassingBackend):
+    """An exclusive open finds no object, as in S3: if there is one, its commit is refused."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        file = self.inner.open(key, create=create)
+        if create and exclusive:
+            file.inner.draft.take(None)  # type: ignore[attr-defined]
+        return file
+
+
+def asking_nothing() -> Factory:
+    """Whole objects, in which an exclusive open asks nothing."""
+    make = whole_objects()
+    return lambda: AsksNothing(make())
 
 
 @pytest.mark.parametrize(

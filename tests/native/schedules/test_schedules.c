@@ -23,16 +23,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../../planted/planted.h"
 #include "pagecache.h"
 #include "schedule.h"
 #include "world.h"
-
-#ifndef PC_PLANTED
-static void pc_fix_remove(const char *fix)
-{
-	(void)fix;
-}
-#endif
 
 enum { BATCH = 1000, HANG_SECONDS = 60, TRIES = 400 };
 
@@ -120,8 +114,7 @@ static void begin_child(const char *without, bool quiet)
 	else
 		signal(SIGABRT, print_world);
 	alarm(HANG_SECONDS);
-	if (without)
-		pc_fix_remove(without);
+	pc_fix_removed = without;
 }
 
 /* Return: whether the child ended as it should. */
@@ -216,8 +209,7 @@ static bool replay(const struct name *n, const char *without)
 	fflush(stderr);
 	pid_t child = fork();
 	if (child == 0) {
-		if (without)
-			pc_fix_remove(without);
+		pc_fix_removed = without;
 		alarm(10 * HANG_SECONDS);
 		world_open(n->kind, n->batch);
 		play_before(n, 0);
