@@ -57,7 +57,7 @@ def datagrams(path: Path) -> None:
         (lambda path: path.write_text(""), "NoSocket", "not a socket"),
         (lambda path: path.mkdir(), "NoSocket", "not a socket"),
         (stale, "NotListening", "nobody listens: its owner died, or closed the cache"),
-        (datagrams, "NotPagecache", "not a pagecache socket"),
+        (datagrams, "NoSocket", "wrong type"),
     ],
 )
 def test_a_path_without_a_cache_is_reported(tmp_path: Path, make: Callable[[Path], Any], kind: str, words: str) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from pagecache import PageCache
 from pagecache.observe import documents, metrics
 from pagecache.observe.counters import COUNTERS
-from pagecache.observe.routes import ROUTES
+from pagecache.observe.server import ROUTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\* `(\w+)` \((level|sum), (\w+)[^)]*\): (.+)$", re.MULTILINE)
@@ -43,21 +43,17 @@ def rows() -> dict[str, tuple[str, ...]]:
     return {name: rest for name, *rest in found}
 
 
-def test_every_counter_is_explained_and_nothing_else() -> None:
+def test_every_counter_is_explained_as_what_it_is_and_nothing_else() -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach("memory:")
         with volume.open("f", "w") as f:
             there = {*cache.stats().to_dict(), *volume.stats().to_dict(), *f.stats().to_dict()}
     assert set(rows()) == there == set(COUNTERS)
-
-
-@pytest.mark.parametrize("name", COUNTERS)
-def test_a_counter_is_explained_as_what_it_is(name: str) -> None:
-    kind, unit, what = rows()[name]
-    counter = COUNTERS[name]
-    assert kind == ("sum" if counter.grows else "level")
-    assert unit == (counter.unit or ("nanoseconds" if name.endswith("_ns") else "count"))
-    assert len(what) > 10
+    for name, (kind, unit, what) in rows().items():
+        counter = COUNTERS[name]
+        assert kind == ("sum" if counter.grows else "level"), name
+        assert unit == (counter.unit or ("nanoseconds" if name.endswith("_ns") else "count")), name
+        assert len(what) > 10, name
 
 
 def metric(name: str, kind: str, unit: str) -> str:
@@ -84,26 +80,18 @@ def expressions(node: Any) -> list[str]:
     return [e for value in node for e in expressions(value)] if isinstance(node, list) else []
 
 
-def test_every_expression_of_the_dashboard_names_metrics_that_exist(families: dict[str, Metric]) -> None:
-    dashboard = json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))
-    found = expressions(dashboard)
+def test_every_expression_of_the_dashboard_is_right(families: dict[str, Metric]) -> None:
+    """It names metrics that exist, rates those that grow and no levels, and uses labels of these metrics."""
+    found = expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8")))
     assert len(found) > 20
     for expression in found:
         names = METRIC.findall(expression)
         assert names, expression
         assert set(names) <= samples(families), expression
-
-
-def test_rates_are_of_what_grows_and_levels_are_not_rated(families: dict[str, Metric]) -> None:
-    for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
         rated = set(re.findall(r"rate\((pagecache_\w+)", expression))
-        for name in METRIC.findall(expression):
+        for name in names:
             grows = name not in families or families[name].type == "counter"
             assert grows == (name in rated), expression
-
-
-def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, Metric]) -> None:
-    for expression in expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8"))):
         for name, matchers in re.findall(r"(pagecache_\w+)\{([^}]*)\}", expression):
             base = name if name in families else name.rpartition("_")[0]
             if families[base].samples:
@@ -113,6 +101,5 @@ def test_labels_of_the_dashboard_are_those_of_the_metrics(families: dict[str, Me
 
 def test_the_page_of_the_documents_has_every_path() -> None:
     text = (DOCS / "live.md").read_text(encoding="utf-8")
-    for path, methods in ROUTES.items():
-        for method in methods:
-            assert f"| `{method} {path}" in text
+    for path, route in ROUTES.items():
+        assert f"| `{route.methods[0]} {path}" in text
