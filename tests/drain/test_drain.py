@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from pagecache.cli import main
 from pagecache.cli.drain import following
+from tests.file.rig import eventually
 from tests.live.fake import DONE, Fake, failed_range, hanging, ticket
 
 Serve = Callable[..., Fake]
@@ -188,7 +189,7 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     server = serve()
     command = [sys.executable, "-m", "pagecache", "drain", server.path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    server.wait_polled(2)
+    eventually(lambda: server.polls >= 2)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
