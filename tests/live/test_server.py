@@ -34,30 +34,29 @@ def test_a_connection_answers_one_request_after_the_other(served: Served) -> Non
     connection.close()
 
 
-WRONG = {
-    "a path": ("GET", "/nowhere", 404, "/nowhere"),
-    "a method": ("DELETE", "/v1/stats", 405, "GET, HEAD"),
-    "a method of a sync": ("GET", "/v1/sync", 405, "POST"),
-    "a method of a ticket": ("POST", "/v1/sync/1", 405, "GET, HEAD"),
-    "a method that no server has": ("BREW", "/metrics", 501, "BREW"),
-    "a volume": ("GET", "/v1/files?volume=W", 404, "'W'"),
-    "a volume of failed data": ("GET", "/v1/failed?volume=W", 404, "'W'"),
-    "a volume to be synced": ("POST", "/v1/sync?volume=W", 404, "'W'"),
-    "an order": ("GET", "/v1/files?sort=size", 400, "dirty, cached"),
-    "a limit": ("GET", "/v1/files?limit=1001", 400, "1000"),
-    "a limit below zero": ("GET", "/v1/files?limit=-1", 400, "'-1'"),
-    "a limit in other digits": ("GET", "/v1/files?limit=%D9%A3", 400, "number"),
-    "a parameter": ("GET", "/v1/stats?verbose=1", 400, "'verbose'"),
-    "a parameter twice": ("GET", "/v1/files?limit=1&limit=2", 400, "twice"),
-    "bytes that are no text": ("GET", "/v1/files?match=%FF", 400, "path with parameters"),
-    "a ticket": ("GET", "/v1/sync/99", 404, "99"),
-    "a ticket that is no number": ("GET", "/v1/sync/x", 400, "'x'"),
-}
+WRONG = [
+    ("GET", "/nowhere", 404, "/nowhere"),
+    ("DELETE", "/v1/stats", 405, "GET, HEAD"),
+    ("GET", "/v1/sync", 405, "POST"),
+    ("POST", "/v1/sync/1", 405, "GET, HEAD"),
+    ("BREW", "/metrics", 501, "BREW"),
+    ("GET", "/v1/files?volume=W", 404, "'W'"),
+    ("GET", "/v1/failed?volume=W", 404, "'W'"),
+    ("POST", "/v1/sync?volume=W", 404, "'W'"),
+    ("GET", "/v1/files?sort=size", 400, "dirty, cached"),
+    ("GET", "/v1/files?limit=1001", 400, "1000"),
+    ("GET", "/v1/files?limit=-1", 400, "'-1'"),
+    ("GET", "/v1/files?limit=%D9%A3", 400, "number"),
+    ("GET", "/v1/stats?verbose=1", 400, "'verbose'"),
+    ("GET", "/v1/files?limit=1&limit=2", 400, "twice"),
+    ("GET", "/v1/files?match=%FF", 400, "path with parameters"),
+    ("GET", "/v1/sync/99", 404, "99"),
+    ("GET", "/v1/sync/x", 400, "'x'"),
+]
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_errors_of_a_request_are_json(served: Served, what: str) -> None:
-    method, target, status, message = WRONG[what]
+@pytest.mark.parametrize(("method", "target", "status", "message"), WRONG)
+def test_errors_of_a_request_are_json(served: Served, method: str, target: str, status: int, message: str) -> None:
     found, document = request(served.path, target, method)
     assert (found, document["schema"]) == (status, 1)
     assert message in document["error"]
