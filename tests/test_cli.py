@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from pagecache import Volume
-from pagecache.cli import main
 from pagecache.cli.demo import DirectFile, Job
+from tests.commands import call
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +30,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pagecache.cli.demo.REQUEST_SECONDS", 1e-6)
     monkeypatch.setattr("pagecache.cli.demo.DIRECTORY", (2 << 20, 256 << 10))
     monkeypatch.setattr("pagecache.cli.demo.OBJECTS", (256 << 10, 1 << 20))
-
-
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def is_empty(place: Path) -> bool:

@@ -78,8 +78,7 @@ class Listener:
             with _turn(folder):
                 _take_name(folder, secret, self._name)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(secret, dir_fd=folder)
+            os.unlink(secret, dir_fd=folder)
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
@@ -101,7 +100,7 @@ def _turn(folder: int) -> Iterator[None]:
     """Hold the lock under which one process at a time examines and changes names of sockets in a directory.
 
     Every user who can read the directory can lock it, too. So the wait has a limit, and the caller goes on without the
-    lock: it only spares two processes of one user a race for one name, which one of them loses.
+    lock: then, of two processes that take over one stale name at the same moment, one may lose it to the other.
     """
     until = time.monotonic() + LOCK_TIMEOUT_S
     while time.monotonic() < until:
@@ -122,7 +121,8 @@ def _take_name(folder: int, secret: str, name: str) -> None:
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError):  # its owner removed it
             _check_dead(folder, name)
-        os.rename(secret, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.unlink(name, dir_fd=folder)
+        os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
 
 def _check_dead(folder: int, name: str) -> None:

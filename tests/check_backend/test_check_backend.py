@@ -10,31 +10,24 @@ import re
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from pagecache.backends import MemoryBackend
 from pagecache.backends.passing import PassingFile
-from pagecache.cli import main
 from pagecache.cli.check_backend import checking
 from pagecache.cli.check_backend.checking import CHECKS, Measures, Objects, check_all, measure
 from pagecache.target import BadTarget, Target, options_of
 from pagecache.testing import FaultyBackend
 
+from ..commands import call as run
 from . import backends
 
+call = partial(run, "check-backend")
 MODULE = "tests.check_backend.backends"
-
-
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, ["check-backend", *arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def command(*arguments: str) -> list[str]:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from pagecache.cli import main
 from pagecache.cli.drain import following
+from tests.commands import Terminal
+from tests.commands import call as run
 from tests.file.rig import eventually
 from tests.live.fake import DONE, Fake, failed_range, hanging, ticket
 
+call = partial(run, "drain")
 Serve = Callable[..., Fake]
 
 
@@ -42,14 +42,6 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "INTERVAL_S", 0.01)
-
-
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, ["drain", *arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
@@ -204,28 +196,12 @@ def test_a_line_now_and_then_without_a_terminal(serve: Serve, monkeypatch: pytes
 
 
 def test_a_terminal_shows_bars(serve: Serve) -> None:
-    """A terminal gets them; the actual check is that no bar is left behind."""
-    server = serve()
-    master, slave = os.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "pagecache", "drain", server.path, "--deadline", "1"]
-    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True, env=environment)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError as error:
-            if error.errno != errno.EIO:  # the other end is closed
-                raise
-            break
-        shown += part
-    os.close(master)
-    out, _ = done.communicate(timeout=60)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert "1.0 GiB of 2.0 GiB left" in text
-    assert "━" in text
-    assert out.startswith("cache-1 (process 4711): NOT SAVED YET")
+    """No bar is left behind."""
+    terminal = Terminal("drain", serve().path, "--deadline", "1")
+    terminal.shows("1.0 GiB of 2.0 GiB left, 976.6 KiB/s")
+    assert "━" in terminal.output.decode()
+    assert terminal.end("NOT SAVED YET") == 1
+    assert "━" not in terminal.output.decode().rpartition("cache-1 (process")[2]
 
 
 # -- a cache in another process, from the command to the bytes in the store

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
-from pagecache.cli import main
 from pagecache.cli.top import figures
 from pagecache.cli.top.figures import entries_of
 from pagecache.observe import documents
 from pagecache.observe.client import ask
 from pagecache.testing import FaultyBackend, Rule
+from tests.commands import TIMEOUT_S, Terminal
+from tests.commands import call as run
 from tests.live.fake import Fake, hanging
 
 PAGE = 4096
 HOSTILE = "dir/\x1b[31mred\u202e"
 SHOWN = r"dir/\x1b[31mred\u202e"
-TIMEOUT_S = 60.0
+OLD_SCREEN = "\x1b[?1049l"
+call = partial(run, "top")
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +66,6 @@ def volume(socket: str) -> Iterator[Volume]:
             volume.retry_failed()
 
 
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, ["top", *arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.smoke("top")
 def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Volume, socket: str) -> None:
     result = call("--once", "--wide", socket)
@@ -91,7 +83,7 @@ def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Vo
     assert "\x1b" not in result.stdout
 
 
-def test_the_json_has_names_and_numbers_unchanged_and_no_rates_of_one_sample(volume: Volume, socket: str) -> None:
+def test_the_json_has_names_and_numbers_unchanged_and_rates_of_two_samples(volume: Volume, socket: str) -> None:
     result = call("--json", socket, "--sort", "key", "--files", "1")
     document = json.loads(result.stdout)
     assert result.stdout.isascii()
@@ -100,11 +92,8 @@ def test_the_json_has_names_and_numbers_unchanged_and_no_rates_of_one_sample(vol
     assert cache["per_second"] == {"accesses": None, "reads": None, "writes": None, "commits": None}
     assert (one["name"], one["state"], one["errors"][0]["name"]) == ("store", "attached", "ENOSPC")
     assert (file["key"], file["size"], file["counters"]["dirty"]) == ("clean", 5000, 0)
-    assert json.loads(call("--json", socket).stdout)["files"][0]["key"] == HOSTILE
-
-
-def test_an_interval_gives_rates(volume: Volume, socket: str) -> None:
     document = json.loads(call("--json", "--interval", "0.1", socket).stdout)
+    assert document["files"][0]["key"] == HOSTILE
     for entry in (*document["caches"], *document["volumes"], *document["files"]):
         assert entry["per_second"] == {"accesses": 0.0, "reads": 0.0, "writes": 0.0, "commits": 0.0}
 
@@ -231,46 +220,18 @@ def wait_connected(path: Path) -> None:
         os.sched_yield()
 
 
-class Terminal:
-    """A program in a terminal of 120 by 30."""
-
-    def __init__(self, *command: str) -> None:
-        self._master, slave = os.openpty()
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
-        os.close(slave)
-        self.output = b""
-
-    def shows(self, text: str) -> None:
-        """Wait for new output with the text."""
-        self.output = b""
-        while text not in re.sub(r"\x1b\[[0-9;]*m", "", self.output.decode(errors="replace")):
-            assert select.select([self._master], [], [], TIMEOUT_S)[0], self.output
-            self.output += os.read(self._master, 1 << 16)
-
-    def end(self, key: bytes = b"q") -> int:
-        """Press a key, or interrupt without one; return the exit status."""
-        if key:
-            os.write(self._master, key)
-        else:
-            self.process.send_signal(signal.SIGINT)
-        self.shows("\x1b[?1049l")  # the screen of before
-        status = self.process.wait(TIMEOUT_S)
-        os.close(self._master)
-        return status
-
-
 @pytest.mark.parametrize(("key", "status"), [(b"q", 0), (b"", 130)])
 def test_the_live_view_is_refreshed_until_q_or_ctrl_c(volume: Volume, socket: str, key: bytes, status: int) -> None:
     """No escape sequence of a key reaches the terminal."""
-    terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", socket)
+    terminal = Terminal("top", "--interval", "0.1", socket)
     terminal.shows("12K not saved")
     terminal.shows(SHOWN)
     file = volume.open("more", "w+b")
     file.write(b"x" * PAGE)
     terminal.shows("16K not saved")
     assert b"\x1b[31mred" not in terminal.output
-    assert terminal.end(key) == status
+    terminal.press(key) if key else terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end(OLD_SCREEN) == status
     with pytest.raises(OSError):
         file.close()
 
@@ -279,10 +240,11 @@ def test_a_cache_that_is_closed_is_gone_and_its_successor_is_shown(tmp_path: Pat
     path = str(tmp_path / "s")
     with PageCache("1MiB") as cache:
         cache.serve_stats(path)
-        terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", path)
+        terminal = Terminal("top", "--interval", "0.1", path)
         terminal.shows("all saved")
     terminal.shows("gone  no such socket")
     with PageCache("1MiB") as successor:
         successor.serve_stats(path)
         terminal.shows("all saved")
-        assert terminal.end() == 0
+        terminal.press(b"q")
+        assert terminal.end(OLD_SCREEN) == 0
