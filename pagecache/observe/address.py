@@ -100,7 +100,7 @@ def _turn(folder: int) -> Iterator[None]:
     """Hold the lock under which one process at a time examines and changes names of sockets in a directory.
 
     Every user who can read the directory can lock it, too. So the wait has a limit, and the caller goes on without the
-    lock: then, of two processes that take over one stale name at the same moment, one may lose it to the other.
+    lock: it only spares two processes of one user a race for one name, which one of them loses.
     """
     until = time.monotonic() + LOCK_TIMEOUT_S
     while time.monotonic() < until:
@@ -121,8 +121,20 @@ def _take_name(folder: int, secret: str, name: str) -> None:
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError):  # its owner removed it
             _check_dead(folder, name)
-            os.unlink(name, dir_fd=folder)
+            _remove_dead(folder, name, f"{secret}-old")
         os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+
+
+def _remove_dead(folder: int, name: str, aside: str) -> None:
+    """Remove the name of a dead socket. If another file has taken it in the meantime, put that back, and raise."""
+    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    try:
+        _check_dead(folder, aside)
+    except OSError:
+        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        raise
+    finally:
+        os.unlink(aside, dir_fd=folder)
 
 
 def _check_dead(folder: int, name: str) -> None:

@@ -111,6 +111,37 @@ def test_the_name_goes_with_its_owner_or_is_taken_over(cache: PageCache, tmp_pat
     assert os.listdir(tmp_path) == ["s"]
 
 
+@pytest.mark.parametrize("what", ["a file", "a server"])
+def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
+    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Another program replaces the socket right after it was found dead."""
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale, socket.socket(socket.AF_UNIX) as server:
+        stale.bind(str(path))
+        stale.close()
+        check = address._check_dead
+
+        def replaced(folder: int, name: str) -> None:
+            check(folder, name)
+            monkeypatch.setattr(address, "_check_dead", check)
+            path.unlink()
+            if what == "a file":
+                path.write_text("mine")
+            else:
+                server.bind(str(path))
+                server.listen()
+
+        monkeypatch.setattr(address, "_check_dead", replaced)
+        with pytest.raises(OSError, match=r"not a socket|already"):
+            cache.serve_stats(path)
+        if what == "a file":
+            assert path.read_text() == "mine"
+        else:
+            connect(str(path)).close()
+    assert os.listdir(tmp_path) == ["s"]
+
+
 def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache that comes while another has found it stale waits, and finds that one serving."""
     path = str(tmp_path / "s")
