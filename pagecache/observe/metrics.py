@@ -20,7 +20,6 @@ from .counters import COUNTERS
 __all__ = ["IN_OTHER_WORDS", "families", "text"]
 
 STATES = ("attached", "detaching", "aborted")
-CALLS = ("read", "write", "commit")
 IN_OTHER_WORDS = {"throttled_ns"}
 """Counters left out because another one has the unit that Prometheus wants."""
 
@@ -52,8 +51,7 @@ def families(stats: Stats) -> Iterator[Metric]:
     labels = ("cache", "volume", "call")
     latency = HistogramMetricFamily("pagecache_call_seconds", "How long backend calls took that ended.", labels=labels)
     for of, volume in volumes:
-        for call in CALLS:
-            found = volume["latency"][call]
+        for call, found in volume["latency"].items():
             bounds = (*map(repr, found["bounds"]), "+Inf")
             buckets = list(zip(bounds, itertools.accumulate(found["counts"]), strict=True))
             latency.add_metric((*of.values(), call), buckets, found["sum"])

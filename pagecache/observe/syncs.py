@@ -74,12 +74,12 @@ class Syncs:
             Refused: Too many syncs are running.
         """
         for number in list(self._running):
-            self._document(number)
+            self.document(number)
         if len(self._running) >= RUNNING_MOST:
             raise Refused(503, f"{RUNNING_MOST} syncs are under way: ask for one of these, or wait until one is over")
         number = next(self._numbers)
         self._running[number] = _Sync(number, volumes)
-        return self._document(number)
+        return self.document(number)
 
     def document(self, number: int) -> dict[str, Any]:
         """Return the progress of a sync.
@@ -87,14 +87,10 @@ class Syncs:
         Raises:
             Refused: No such number, or many syncs were begun since.
         """
-        if number in self._running:
-            return self._document(number)
-        if number not in self._over:
+        if number in self._over:
+            return self._over[number]
+        if number not in self._running:
             raise Refused(404, f"sync {number} is not known: it was never begun, or {KEPT_MOST} others since")
-        return self._over[number]
-
-    def _document(self, number: int) -> dict[str, Any]:
-        """Return the document of a running sync; if it is over, keep only that."""
         document = self._running[number].document()
         if document["done"]:
             del self._running[number]
