@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import os
 import random
 import sys
 import threading
@@ -22,20 +23,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pagecache.aio import AsyncCachedFile
-from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, call_reads, reads, writes
+from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, each, each_of, loop
 
 DATA = BLOCK[:PAGE]
 Peer = tuple[Run, Run | None, Callable[[int], Any]]  # reads, overwrites, the key of an offset
-
-
-def loop(call: Callable[[Any], object]) -> Run:
-    """Return a job that makes one call for each key."""
-
-    def run(keys: Sequence[Any]) -> None:
-        for key in keys:
-            call(key)
-
-    return run
 
 
 def itself(offset: int) -> int:
@@ -145,7 +136,7 @@ def beside_peers(bench: Bench) -> Iterator[str]:
             yield f"| {name} | not installed: {error.name} | |"
             continue
         found = []
-        for own, other in ((reads(file.pread), read), (writes(file.pwrite), write)):
+        for own, other in ((each(file.pread, PAGE), read), (each(file.pwrite, DATA), write)):
             if other is None:
                 found.append("–")
                 continue
@@ -169,10 +160,11 @@ def other_ways(bench: Bench) -> Iterator[str]:
     def sequential(name: str, run: Run) -> Way:
         return Way(name=name, run=run, items=upward)
 
-    found = bench.compare(sequential("cache", reads(file.pread)), sequential("call", call_reads(bench.descriptor())))
+    call = each_of(bench.descriptor(), os.pread, PAGE)
+    found = bench.compare(sequential("cache", each(file.pread, PAGE)), sequential("call", call))
     yield row("4 KiB sequential hit", "os.pread", found.speed("cache", "call"))
     found = bench.compare(
-        Way(name="view", run=loop(view), items=pieces), Way(name="pread", run=reads(large.pread, MIB), items=pieces)
+        Way(name="view", run=loop(view), items=pieces), Way(name="pread", run=each(large.pread, MIB), items=pieces)
     )
     yield row("1 MiB view: open, touch every page, release", "pread of it", found.speed("view", "pread"))
     awaited, runner = AsyncCachedFile(file), bench.stack.enter_context(asyncio.Runner())

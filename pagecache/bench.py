@@ -18,20 +18,19 @@ relative to the median. An A/A comparison, one job under two names, shows which 
 import math
 import os
 import random
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from pagecache import CachedFile, PageCache, Volume
 from pagecache.backends import DirectoryBackend
-from pagecache.interrupts import uninterrupted
+from pagecache.interrupts import temporary_folder
 
 MIB, PAGE, FOLIO = 1 << 20, 4096, 64 << 10
 BLOCK = bytes(range(256)) * 4096  # 1 MiB, the content of every object
@@ -40,11 +39,7 @@ SMALL, EDIT = BLOCK[:8192], BLOCK[:50]  # a small file, and what an edit lays ov
 Run = Callable[[Sequence[Any]], object]
 
 
-def nothing() -> None:
-    """Do nothing: the default of `after`."""
-
-
-# ---------------------------------------------------------------------------------------- rounds
+# -- rounds
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +49,7 @@ class Way:
     name: str  # unique within a comparison
     run: Run  # does the job once for each item; only this is timed
     items: Sequence[Any]  # offsets or keys, walked in order and from the start again
-    after: Callable[[], object] = nothing  # runs untimed after each slice, also when the slice failed
+    after: Run = lambda items: None  # runs untimed after each slice, also when the slice failed
     most: int = 4_000_000  # items of one slice
     walk: Iterator[Any] = field(init=False)
 
@@ -69,7 +64,7 @@ class Way:
             self.run(items)
             return clock() - start
         finally:
-            self.after()
+            self.after(items)
 
     def calibrated(self, seconds: float, clock: Callable[[], float]) -> int:
         """Return the number of items that make a slice of at least `seconds`."""
@@ -105,31 +100,7 @@ def summary(values: Sequence[float]) -> tuple[float, float, float]:
     return middle, ordered[-1], (ordered[n - 1 - low] - ordered[low]) / 2 / middle if middle else 0.0
 
 
-def compare(
-    ways: Sequence[Way],
-    *,
-    rounds: int,
-    seconds: float,  # least length of a slice
-    rng: random.Random,  # shuffles the order of each round
-    clock: Callable[[], float] = time.thread_time,  # of the wall with threads or sleeping backends
-) -> Comparison:
-    """Measure warm ways with different names side by side."""
-    result: dict[str, list[float]] = {way.name: [] for way in ways}
-    if len(result) != len(ways):
-        raise ValueError(f"two ways share a name: {[way.name for way in ways]}")
-    # Processor time: on a busy machine a slice by the clock on the wall would be a few items.
-    calibrating = time.process_time if clock is time.perf_counter else clock
-    counts = {way.name: way.calibrated(seconds, calibrating) for way in ways}
-    order = list(ways)
-    for _ in range(rounds):
-        rng.shuffle(order)
-        for way in order:
-            # A clock that did not move would make the ratio infinite: count a nanosecond at least.
-            result[way.name].append(max(way.slice(counts[way.name], clock), 1e-9) / counts[way.name])
-    return Comparison(result)
-
-
-# ---------------------------------------------------------------------------------------- what is measured
+# -- the results and the surroundings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +116,7 @@ class Settings:
 QUICK = Settings(rounds=11, size=64 * MIB)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One line of the result."""
 
     key: str  # of --only: `P1/64K`
@@ -154,25 +124,24 @@ class Row:
     against: str
     value: float | None = None  # the median; None when skipped
     unit: str = "× speed"
-    worst: float | None = None  # the worst round
+    worst: float = 0.0  # the worst round
     spread: float = 0.0  # relative half width of the 95 % interval of the median
-    nanoseconds: float | None = None  # of an item: for information
+    nanoseconds: float = 0.0  # of an item: for information
     skipped: str = ""  # the reason why there is no value
 
     def cells(self) -> dict[str, str]:
         """Return the row as the cells of a table, by column."""
         cells = {"id": self.key, "metric": self.metric, "against": self.against}
-        if self.value is None or self.worst is None or self.nanoseconds is None:
+        if self.value is None:
             return cells | {"median": "skipped", "worst": "", "spread": "", "time": self.skipped}
         cells |= {"median": f"{self.value:.3g} {self.unit}", "worst": f"{self.worst:.3g}"}
         return cells | {"spread": f"±{100 * self.spread:.0f} %", "time": f"{self.nanoseconds / 1000:.3g} µs"}
 
 
-def measured(found: Comparison, name: str, base: str, *, unit: str = "× speed", **fields: Any) -> Row:
+def row(found: Comparison, name: str, base: str, key: str, metric: str, against: str, unit: str = "× speed") -> Row:
     """Return a row with the speed, or with unit `× time` the time, of `name` relative to `base`."""
     value, worst, spread = found.times(name, base) if unit == "× time" else found.speed(name, base)
-    nanoseconds = median(found.rounds[name]) * 1e9
-    return Row(value=value, worst=worst, spread=spread, unit=unit, nanoseconds=nanoseconds, **fields)
+    return Row(key, metric, against, value, unit, worst, spread, median(found.rounds[name]) * 1e9)
 
 
 @dataclass(slots=True)
@@ -232,14 +201,29 @@ class Bench:
         self.rng.shuffle(order)
         return [offset + 1 - 1 for offset in order]
 
-    def way(self, name: str, run: Run, size: int = PAGE) -> Way:
-        """Return a way that does a job at random offsets."""
-        return Way(name=name, run=run, items=self.offsets(size))
+    def way(self, name: str, run: Run) -> Way:
+        """Return a way that does a job at random offsets of pages."""
+        return Way(name=name, run=run, items=self.offsets())
 
-    def compare(self, *ways: Way, **options: Any) -> Comparison:
-        """Measure side by side."""
-        usual: dict[str, Any] = {"rounds": self.settings.rounds, "seconds": self.settings.seconds, "rng": self.rng}
-        return compare(ways, **usual | options)
+    def compare(
+        self,
+        *ways: Way,
+        rounds: int | None = None,
+        seconds: float | None = None,
+        clock: Callable[[], float] = time.thread_time,  # of the wall with threads or sleeping backends
+    ) -> Comparison:
+        """Measure warm ways with different names side by side."""
+        result: dict[str, list[float]] = {way.name: [] for way in ways}
+        # Processor time: on a busy machine a slice by the clock on the wall would be a few items.
+        calibrating = time.process_time if clock is time.perf_counter else clock
+        counts = {way.name: way.calibrated(seconds or self.settings.seconds, calibrating) for way in ways}
+        order = list(ways)
+        for _ in range(rounds or self.settings.rounds):
+            self.rng.shuffle(order)
+            for way in order:
+                # A clock that did not move would make the ratio infinite: count a nanosecond at least.
+                result[way.name].append(max(way.slice(counts[way.name], clock), 1e-9) / counts[way.name])
+        return Comparison(result)
 
 
 def make_file(path: Path, size: int) -> Path:
@@ -250,71 +234,46 @@ def make_file(path: Path, size: int) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------------------------- cases
+# -- cases
 
 
-def reads(pread: Callable[[int, int], object], size: int = PAGE) -> Run:
-    """Return a job that calls `pread(size, offset)` at each offset."""
+def loop(call: Callable[[Any], object]) -> Run:
+    """Return a job that makes one call for each item."""
 
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            pread(size, offset)
-
-    return run
-
-
-def writes(pwrite: Callable[[bytes, int], object], size: int = PAGE) -> Run:
-    """Return a job that calls `pwrite(data, offset)` at each offset."""
-    data = BLOCK[:size]
-
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            pwrite(data, offset)
+    def run(items: Sequence[Any]) -> None:
+        for item in items:
+            call(item)
 
     return run
 
 
-def call_reads(fd: int, size: int = PAGE) -> Run:
-    """Return the same job by os.pread."""
-    pread = os.pread
+def each(call: Callable[[Any, int], object], first: Any) -> Run:
+    """Return a job that makes a call at each offset: `pread(size, offset)`, `pwrite(data, offset)`."""
 
     def run(offsets: Sequence[int]) -> None:
         for offset in offsets:
-            pread(fd, size, offset)
+            call(first, offset)
 
     return run
 
 
-def call_writes(fd: int, size: int = PAGE) -> Run:
-    """Return the same job by os.pwrite."""
-    pwrite, data = os.pwrite, BLOCK[:size]
+def each_of(fd: int, call: Callable[[int, Any, int], object], first: Any) -> Run:
+    """Return the same job by calls of the system."""
 
     def run(offsets: Sequence[int]) -> None:
         for offset in offsets:
-            pwrite(fd, data, offset)
+            call(fd, first, offset)
 
     return run
 
 
-def hits(bench: Bench) -> Iterator[Row]:
-    """P1: random hits of 4 KiB, with large and small folios."""
+def hits(bench: Bench, key: str, job: str, verb: str, first: Any) -> Iterator[Row]:
+    """P1, P5: random hits and overwrites of 4 KiB, with large and small folios; nothing is written back in a slice."""
     files = {"64K": bench.file(FOLIO), "4K": bench.file(PAGE)}
-    ways = [bench.way(name, reads(file.pread)) for name, file in files.items()]
-    found = bench.compare(*ways, bench.way("call", call_reads(bench.descriptor())))
-    for name in files:
-        yield measured(
-            found, name, "call", key=f"P1/{name}", metric=f"4 KiB random hit, {name} folios", against="os.pread"
-        )
-
-
-def overwrites(bench: Bench) -> Iterator[Row]:
-    """P5: random overwrites of 4 KiB; nothing is written back in a slice."""
-    files = {"64K": bench.file(FOLIO), "4K": bench.file(PAGE)}
-    ways = [bench.way(name, writes(file.pwrite)) for name, file in files.items()]
-    found = bench.compare(*ways, bench.way("call", call_writes(bench.descriptor())))
+    ways = [bench.way(name, each(getattr(file, verb), first)) for name, file in files.items()]
+    found = bench.compare(*ways, bench.way("call", each_of(bench.descriptor(), getattr(os, verb), first)))
     for name, file in files.items():
-        metric = f"4 KiB random overwrite, {name} folios"
-        yield measured(found, name, "call", key=f"P5/{name}", metric=metric, against="os.pwrite")
+        yield row(found, name, "call", f"{key}/{name}", f"4 KiB random {job}, {name} folios", f"os.{verb}")
         file.fsync()
 
 
@@ -323,47 +282,36 @@ def misses(bench: Bench) -> Iterator[Row]:
 
     The opponent calls the same backend from Python with a buffer of its own, as a program without a cache does.
     """
-    backend = DirectoryBackend(bench.folder)
-    with (
-        closing(backend.open(bench.plain().name)) as direct,
-        PageCache(bench.settings.size // 16, max_folio=PAGE) as cache,
-    ):
+    backend, key = DirectoryBackend(bench.folder), bench.plain().name
+    with closing(backend.open(key)) as direct, PageCache(bench.settings.size // 16, max_folio=PAGE) as cache:
 
         def call(offsets: Sequence[int]) -> None:
             read_into = direct.read_into
             for offset in offsets:
                 read_into(offset, (memoryview(bytearray(PAGE)),))
 
-        file = cache.attach(backend, read_ahead=0).open(bench.plain().name, "rb")
-        reads(file.pread)(bench.offsets()[: bench.settings.size // 8 // PAGE])
-        found = bench.compare(bench.way("miss", reads(file.pread)), bench.way("direct", call))
-    fields = {"key": "P14/dir", "metric": "4 KiB random miss, dir: on tmpfs", "against": "the backend called directly"}
-    yield measured(found, "miss", "direct", unit="× time", **fields)
+        miss = each(cache.attach(backend, read_ahead=0).open(key, "rb").pread, PAGE)
+        miss(bench.offsets()[: bench.settings.size // 8 // PAGE])
+        found = bench.compare(bench.way("miss", miss), bench.way("direct", call))
+    metric, against = "4 KiB random miss, dir: on tmpfs", "the backend called directly"
+    yield row(found, "miss", "direct", "P14/dir", metric, against, "× time")
 
 
 def write_back(bench: Bench) -> Iterator[Row]:
     """P17: every page of the working set four times, in random order, then fsync."""
     volume = bench.cache(2 * bench.settings.size, PAGE).attach(DirectoryBackend(bench.folder), read_ahead=0)
     file = bench.stack.enter_context(volume.open(bench.plain("saved").name, "r+b"))
-    fd = bench.descriptor("plain")
-    offsets = bench.offsets(times=4)
+    fd, data, offsets = bench.descriptor("plain"), BLOCK[:PAGE], bench.offsets(times=4)
 
-    def saved(write: Run, fsync: Callable[[], object]) -> Run:
-        def run(_: Sequence[Any]) -> None:
-            write(offsets)
-            fsync()
+    def way(name: str, write: Run, fsync: Callable[[], object]) -> Way:
+        return Way(name=name, run=lambda _: (write(offsets), fsync()), items=[0], most=1)
 
-        return run
-
-    cached = saved(writes(file.pwrite), file.fsync)
-    cached(())
-    ways = [
-        Way(name="cache", run=cached, items=[0], most=1),
-        Way(name="plain", run=saved(call_writes(fd), lambda: os.fsync(fd)), items=[0], most=1),
-    ]
-    found = bench.compare(*ways, clock=time.perf_counter, rounds=min(bench.settings.rounds, 11))
+    cached = way("cache", each(file.pwrite, data), file.fsync)
+    cached.run(())
+    plain = way("plain", each_of(fd, os.pwrite, data), partial(os.fsync, fd))
+    found = bench.compare(cached, plain, clock=time.perf_counter, rounds=min(bench.settings.rounds, 11))
     metric = "4 KiB random overwrites of all pages, four times, then fsync"
-    yield measured(found, "cache", "plain", key="P17", metric=metric, against="os.pwrite + fsync")
+    yield row(found, "cache", "plain", "P17", metric, "os.pwrite + fsync")
 
 
 JOBS = {
@@ -375,6 +323,7 @@ JOBS = {
     "rename": "rename",
     "remove": "remove",
 }
+UNDO = {"create": "remove", "remove": "create", "rename": "restore"}
 Job = Callable[[str], object]
 
 
@@ -390,9 +339,16 @@ def plain_jobs() -> dict[str, Job]:
         return run
 
     read = job(os.O_RDONLY, lambda fd: os.pread(fd, len(SMALL), 0))
-    create = job(os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda fd: os.write(fd, SMALL))
-    edit = job(os.O_RDWR, lambda fd: os.pwrite(fd, EDIT, 100))
-    return {"create": create, "read": read, "keep": read, "edit": edit} | names(os.stat, os.rename, os.unlink)
+    return {
+        "create": job(os.O_CREAT | os.O_EXCL | os.O_WRONLY, lambda fd: os.write(fd, SMALL)),
+        "read": read,
+        "keep": read,
+        "edit": job(os.O_RDWR, lambda fd: os.pwrite(fd, EDIT, 100)),
+        "stat": os.stat,
+        "rename": lambda path: os.rename(path, path + "~"),
+        "restore": lambda path: os.rename(path + "~", path),
+        "remove": os.unlink,
+    }
 
 
 def volume_jobs(volume: Volume) -> dict[str, Job]:
@@ -405,44 +361,24 @@ def volume_jobs(volume: Volume) -> dict[str, Job]:
 
         return run
 
-    def read_all(file: CachedFile) -> bytes:
-        return file.pread(len(SMALL), 0)
-
-    jobs = {
+    return {
         "create": job("xb", lambda file: file.pwrite(SMALL, 0)),
-        "read": job("rb", read_all),
-        "keep": job("rb", read_all, True),
+        "read": job("rb", lambda file: file.pread(len(SMALL), 0)),
+        "keep": job("rb", lambda file: file.pread(len(SMALL), 0), keep=True),
+        "edit": job("r+b", lambda file: file.pwrite(EDIT, 100)),
+        "stat": volume.stat,
+        "rename": lambda key: volume.rename(key, key + "~"),
+        "restore": lambda key: volume.rename(key + "~", key),
+        "remove": volume.remove,
     }
-    jobs["edit"] = job("r+b", lambda file: file.pwrite(EDIT, 100))
-    return jobs | names(volume.stat, volume.rename, volume.remove)
-
-
-def names(stat: Job, rename: Callable[[str, str], object], remove: Job) -> dict[str, Job]:
-    """Return the jobs on names; `restore` undoes `rename`."""
-    there, back = (lambda key: rename(key, key + "~")), (lambda key: rename(key + "~", key))
-    return {"stat": stat, "remove": remove, "rename": there, "restore": back}
 
 
 def file_way(name: str, jobs: dict[str, Job], job: str, keys: Sequence[str]) -> Way:
     """Return a way that does one job on files, all of which exist, and restores them after each slice."""
-    call = jobs[job]
-    undo = jobs.get({"create": "remove", "remove": "create", "rename": "restore"}.get(job, ""))
-    done: list[str] = []
-
-    def run(keys: Sequence[str]) -> None:
-        for key in keys:
-            call(key)
-        done.extend(keys)
-
-    def after() -> None:
-        if undo is not None:
-            for key in done:
-                undo(key)
-        done.clear()
-
-    items = [key + "+" for key in keys] if job == "create" else keys
-    way = Way(name=name, run=run, items=items, after=after)
-    way.most = len(keys) if undo else way.most  # a slice cannot create a file twice
+    way = Way(name=name, run=loop(jobs[job]), items=[key + "+" for key in keys] if job == "create" else keys)
+    if job in UNDO:
+        way.after = loop(jobs[UNDO[job]])
+        way.most = len(keys)  # a slice cannot create a file twice
     return way
 
 
@@ -462,13 +398,12 @@ def small_files(bench: Bench) -> Iterator[Row]:
             volume.sync()
             ways = [file_way(name, jobs, job, keys) for name, (jobs, keys) in sides.items()]
             found = bench.compare(*ways, clock=time.perf_counter, seconds=4 * bench.settings.seconds)
-            fields = {"key": f"F1/{job}", "metric": f"{metric}, dir:", "against": "plain file"}
-            yield measured(found, "cached", "plain", unit="× time", **fields)
+            yield row(found, "cached", "plain", f"F1/{job}", f"{metric}, dir:", "plain file", "× time")
 
 
 CASES: dict[str, tuple[str, str, Callable[[Bench], Iterator[Row]]]] = {
-    "reads": ("hits", "P1", hits),
-    "overwrites": ("hits", "P5", overwrites),
+    "reads": ("hits", "P1", lambda bench: hits(bench, "P1", "hit", "pread", PAGE)),
+    "overwrites": ("hits", "P5", lambda bench: hits(bench, "P5", "overwrite", "pwrite", BLOCK[:PAGE])),
     "misses": ("hits", "P14", misses),
     "write-back": ("writeback", "P17", write_back),
     "small-files": ("files", "F1", small_files),
@@ -482,25 +417,16 @@ def run(cases: Sequence[str], settings: Settings) -> tuple[list[Row], float]:
     A run makes everything anew, because the place of memory changes the numbers by more than a slice's noise. A case
     that fails gives a row that names the error, and does not stop the others. Blocks for minutes.
     """
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else None
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     rows: list[Row] = []
-    with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="pagecache-bench-", dir=parent))
-        stack.callback(removed, folder)
+    with temporary_folder("pagecache-bench-", memory) as folder, ExitStack() as stack:
         bench = Bench(settings, folder, random.Random(settings.seed), stack)
-        call = call_reads(bench.descriptor())
+        call = each_of(bench.descriptor(), os.pread, PAGE)
         same, _, spread = bench.compare(bench.way("one", call), bench.way("other", call)).times("one", "other")
         for name in cases:
             _, key, case = CASES[name]
             try:
                 rows += case(bench)
             except (OSError, ValueError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
-                rows.append(Row(key=key, metric=name, against="", skipped=f"{type(error).__name__}: {error}"))
+                rows.append(Row(key, name, "", skipped=f"{type(error).__name__}: {error}"))
     return rows, max(abs(same - 1), spread)
-
-
-def removed(folder: Path) -> None:
-    """Remove the folder of a run, which occupies memory, even if interrupted again."""
-    with uninterrupted():
-        shutil.rmtree(folder, ignore_errors=True)

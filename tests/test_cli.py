@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from pagecache.cli import main
-from pagecache.cli.demo import Cached, Course, DirectFile
+from pagecache import Volume
+from pagecache.cli.demo import DirectFile, Job
+from tests.commands import call
 
 
 @pytest.fixture(autouse=True)
@@ -30,14 +30,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pagecache.cli.demo.REQUEST_SECONDS", 1e-6)
     monkeypatch.setattr("pagecache.cli.demo.DIRECTORY", (2 << 20, 256 << 10))
     monkeypatch.setattr("pagecache.cli.demo.OBJECTS", (256 << 10, 1 << 20))
-
-
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, arguments)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def is_empty(place: Path) -> bool:
@@ -83,18 +75,17 @@ def test_the_report_as_json_has_every_figure() -> None:
 
 def test_a_wrong_byte_on_the_disk_is_found_and_named(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The byte is changed behind the cache after it synced: only the last comparison can see it."""
-    sync = Cached.sync
+    sync = Volume.sync
 
-    def sync_and_spoil(self: Cached) -> None:
-        sync(self)
+    def sync_and_spoil(self: Volume, timeout: float | None = None) -> None:
+        sync(self, timeout)
+        monkeypatch.undo()
         path = max(temporary.glob("*/directory/cache/*"), key=lambda path: path.stat().st_size)
-        with open(path, "r+b") as file:
-            file.seek(12_345)
-            byte = file.read(1)
-            file.seek(12_345)
-            file.write(bytes([byte[0] ^ 1]))
+        data = bytearray(path.read_bytes())
+        data[12_345] ^= 1
+        path.write_bytes(data)
 
-    monkeypatch.setattr(Cached, "sync", sync_and_spoil)
+    monkeypatch.setattr(Volume, "sync", sync_and_spoil)
     result = call("demo")
     assert result.exit_code == 1
     assert "DIFFERENT: file-" in result.stdout
@@ -121,16 +112,16 @@ def test_a_wrong_byte_is_found_when_it_is_read(monkeypatch: pytest.MonkeyPatch) 
     ("expected", "found", "at"), [(b"abcd", b"abxd", 2), (b"abc", b"ab", 2), (b"", b"a", 0), (b"same", b"same", None)]
 )
 def test_the_first_difference_is_found(expected: bytes, found: bytes, at: int | None) -> None:
-    course = Course()
-    course.compare("key", 100, expected, found, "stage")
-    assert (course.difference and course.difference.offset) == (None if at is None else 100 + at)
+    job = Job()
+    job.compare("key", 100, expected, found, "stage")
+    assert (job.difference and job.difference["offset"]) == (None if at is None else 100 + at)
 
 
 def test_a_disk_that_fails_is_one_line_and_status_1(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Cached) -> None:
+    def fail(self: Volume, timeout: float | None = None) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Cached, "sync", fail)
+    monkeypatch.setattr(Volume, "sync", fail)
     result = call("demo")
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr

@@ -22,13 +22,12 @@ def chosen(group: str | None, only: str | None) -> list[str]:
     from pagecache.bench import CASES
 
     words = [word.strip() for word in (only or "").split(",") if word.strip()]
-    names = {word: [name for name, (_, key, _) in CASES.items() if word in (name, key)] for word in words}
-    for word, found in names.items():
-        if not found:
+    for word in words:
+        if not any(word in (name, key) for name, (_, key, _) in CASES.items()):
             cases = ", ".join(f"{name} ({key})" for name, (_, key, _) in CASES.items())
             raise WrongUsage(f"--only {word}: no such case; cases are {cases}; a checkout has more in benchmarks/")
-    wanted = [name for found in names.values() for name in found] or list(CASES)
-    return [name for name in CASES if name in wanted and group in (None, CASES[name][0])]
+    found = [name for name, (_, key, _) in CASES.items() if not words or {name, key} & {*words}]
+    return [name for name in found if group in (None, CASES[name][0])]
 
 
 @click.command(short_help="Measure hits, misses, write-back and small files beside plain files")
@@ -76,7 +75,7 @@ def bench(group: str | None, only: str | None, list_cases: bool, quick: bool, se
         interrupted("temporary files are removed")
     if as_json:
         result = {"machine": machine, "settings": asdict(settings), "spread": spread}
-        print_json(result | {"rows": [asdict(row) for row in rows]})
+        print_json(result | {"rows": [row._asdict() for row in rows]})
         return
     console.print(table([row.cells() for row in rows]))
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)

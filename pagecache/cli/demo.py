@@ -11,103 +11,53 @@ runs only inside the calls of a side. The seed decides all sizes, bytes and edit
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from pagecache.cli.usage import interrupted, print_json
-from pagecache.interrupts import leave_on_sigterm, uninterrupted
+from pagecache.interrupts import leave_on_sigterm, temporary_folder, uninterrupted
 from pagecache.quantities import size_text
 
 KIB, MIB = 1024, 1 << 20
 PIECES = (509, 4095, 4096, 4097, 16 * KIB, 64 * KIB + 3, 256 * KIB, MIB)
 LONGEST_EDIT, LONGEST_HOLE, MOST_EDITS = 48 * KIB, 24 * KIB, 64
-PHASES = ("write", "edit", "read back", "sync")
 ROUNDS = 2
 DIRECTORY, OBJECTS = (24 * MIB, 6 * MIB), (4 * MIB, 16 * MIB)  # bytes of the files, capacity of the cache
 REQUEST_SECONDS = 0.01
 BANDWIDTH = 100e6  # bytes per second
-GIVE_UP_SECONDS = 5.0  # for closing the cache after an interrupt
-
-Edit = tuple[int, bytes | None]  # offset and bytes; new size and None
-
-# ---------------------------------------------------------------- the plan
 
 
-def sizes_of(rng: Random, total: int) -> list[int]:
-    """Return sizes of files, from 256 bytes to 1 MiB, that add up to `total`."""
-    sizes = list[int]()
-    while total:
-        sizes.append(min(total, int(2 ** rng.uniform(8, 20))))
-        total -= sizes[-1]
-    return sizes
-
-
-def pieces_of(rng: Random, size: int) -> list[tuple[int, int]]:
-    """Return consecutive pieces of mixed lengths that cover a file, as offset and length."""
+def pieces_of(size: int, draw: Callable[[], int]) -> list[tuple[int, int]]:
+    """Return consecutive pieces of drawn lengths that cover `size` bytes, as offset and length."""
     pieces, offset = list[tuple[int, int]](), 0
     while offset < size:
-        pieces.append((offset, min(rng.choice(PIECES), size - offset)))
+        pieces.append((offset, min(draw(), size - offset)))
         offset += pieces[-1][1]
     return pieces
 
 
-def edits_of(rng: Random, size: int) -> list[Edit]:
-    """Return the edits of a file in order: most overwrite bytes inside of it; others grow it, with a hole or without,
-    or set its size.
-    """
-    edits = list[Edit]()
-    for _ in range(min(MOST_EDITS, 2 + size // (32 * KIB))):
-        kind = rng.choices(("overwrite", "grow", "append", "truncate"), (80, 6, 8, 6))[0]
-        length = max(1, int(LONGEST_EDIT ** rng.random()))
-        if kind == "truncate":
-            size = max(0, size + rng.randrange(-LONGEST_HOLE, LONGEST_HOLE // 4))
-            edits.append((size, None))
-            continue
-        offset = size if kind == "append" else size + rng.randrange(LONGEST_HOLE)
-        if kind == "overwrite" and size:
-            offset = rng.randrange(size)
-            length = min(length, size - offset)
-        edits.append((offset, rng.randbytes(length)))
-        size = max(size, offset + length)
+def edits_of(rng: Random, content: bytearray) -> list[tuple[int, bytes | None]]:
+    """Make edits of a file in its copy, and return them: an offset and bytes; or a new size and None."""
+    edits = list[tuple[int, bytes | None]]()
+    for _ in range(min(MOST_EDITS, 2 + len(content) // (32 * KIB))):
+        kind, size, data = rng.random(), len(content), None
+        if kind < 0.06:
+            offset = max(0, size + rng.randrange(-LONGEST_HOLE, LONGEST_HOLE // 4))
+            del content[offset:]
+        else:
+            offset = size if kind < 0.14 else rng.randrange(size + LONGEST_HOLE // 4)
+            data = rng.randbytes(max(1, int(LONGEST_EDIT ** rng.random())))
+        content.extend(bytes(max(0, offset - size)))
+        content[offset : offset + len(data or b"")] = data or b""
+        edits.append((offset, data))
     return edits
-
-
-def edited(content: bytearray, edits: list[Edit]) -> None:
-    """Apply edits to the copy in memory."""
-    for offset, data in edits:
-        content.extend(bytes(max(0, offset - len(content))))
-        end = len(content) if data is None else offset + len(data)
-        content[offset:end] = data or b""
-
-
-# ---------------------------------------------------------------- the sides
-
-
-class Cached:
-    """Through a volume of a cache."""
-
-    def __init__(self, cache: Any, backend: Any) -> None:
-        self.cache, self.volume = cache, cache.attach(backend)
-
-    def open(self, key: str, mode: str) -> Any:
-        return self.volume.open(key, mode)
-
-    def sync(self) -> None:
-        self.volume.sync()
-
-    def close(self) -> None:
-        self.cache.close()
 
 
 class DirectFile:
@@ -125,7 +75,7 @@ class DirectFile:
 
 
 class Direct:
-    """Straight on the backend."""
+    """The calls of a volume, straight on the backend."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
@@ -143,43 +93,13 @@ class Direct:
             with closing(self.open(key, "r+b")) as opened:
                 opened.commit()
 
-    def close(self) -> None:
-        self.backend.close()
 
+class Job:
+    """The job on one side of one store; `difference`: the first one, with bytes of both from there on."""
 
-Side = Cached | Direct
-
-# ---------------------------------------------------------------- the job
-
-
-class Difference(NamedTuple):
-    """The first difference: bytes of both from there on; empty: the end of the file."""
-
-    key: str
-    offset: int
-    expected: bytes
-    found: bytes
-    stage: str
-
-
-@dataclass
-class Course:
-    """The findings of the job on one side of one store.
-
-    Attributes:
-        seconds: by phase.
-        requests: calls of the store with a delay.
-        counters: of the cache; empty without it.
-    """
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    requests: int = 0
-    counters: dict[str, int | float] = field(default_factory=dict)
-    difference: Difference | None = None
-
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(("write", "edit", "read back", "sync"), 0.0)
+        self.difference: dict[str, Any] | None = None
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -193,153 +113,104 @@ class Course:
         if expected != found and self.difference is None:
             pairs = enumerate(zip(expected, found, strict=False))
             at = next((index for index, (one, other) in pairs if one != other), min(len(expected), len(found)))
-            self.difference = Difference(key, base + at, bytes(expected[at : at + 16]), found[at : at + 16], stage)
+            texts = {"expected": expected[at : at + 16].hex(" "), "found": found[at : at + 16].hex(" ")}
+            self.difference = {"key": key, "offset": base + at, **texts, "stage": stage}
 
-
-def do(side: Side, folder: Path, seed: int, total: int, advance: Callable[[int], None]) -> Course:
-    """Do the job; `folder`: has the files of the side."""
-    rng, course, contents = Random(seed), Course(), dict[str, bytearray]()
-    for number, size in enumerate(sizes_of(rng, total)):
-        key, data = f"file-{number}", rng.randbytes(size)
-        pieces = pieces_of(rng, size)
-        with course.timed("write"), closing(side.open(key, "wb")) as file:
-            for offset, length in pieces:
-                file.pwrite(data[offset : offset + length], offset)
-        contents[key] = bytearray(data)
-    advance(1)
-    for _ in range(ROUNDS):
-        for key in rng.sample(list(contents), len(contents)):
-            edits = edits_of(rng, len(contents[key]))
-            with course.timed("edit"), closing(side.open(key, "r+b")) as file:
-                for offset, change in edits:
-                    file.truncate(offset) if change is None else file.pwrite(change, offset)
-            edited(contents[key], edits)
+    def do(self, side: Any, folder: Path, seed: int, total: int, advance: Callable[[int], None]) -> None:
+        """Do the job up to the sync; `side`: a volume, or Direct; `folder`: has its files."""
+        rng = Random(seed)
+        self.contents = dict[str, bytearray]()
+        for number, (_, size) in enumerate(pieces_of(total, lambda: int(2 ** rng.uniform(8, 20)))):
+            key, data = f"file-{number}", rng.randbytes(size)
+            pieces = pieces_of(size, lambda: rng.choice(PIECES))
+            with self.timed("write"), closing(side.open(key, "wb")) as file:
+                for offset, length in pieces:
+                    file.pwrite(data[offset : offset + length], offset)
+            self.contents[key] = bytearray(data)
         advance(1)
-        for key in rng.sample(list(contents), len(contents)):
-            pieces = pieces_of(rng, len(contents[key]))
-            rng.shuffle(pieces)
-            with course.timed("read back"), closing(side.open(key, "rb")) as file:
-                found = [file.pread(length, offset) for offset, length in pieces]
-            for (offset, length), piece in zip(pieces, found, strict=True):
-                course.compare(key, offset, contents[key][offset : offset + length], piece, "read back")
-        advance(1)
-    with course.timed("sync"):
-        side.sync()
-    if isinstance(side, Cached):
-        course.counters = side.cache.stats().to_dict()
-    with course.timed("sync"):
-        side.close()
-    for key, content in contents.items():
-        course.compare(key, 0, content, (folder / key).read_bytes(), "in the files after close")
-    advance(1)
-    return course
+        for _ in range(ROUNDS):
+            for key in rng.sample(list(self.contents), len(self.contents)):
+                edits = edits_of(rng, self.contents[key])
+                with self.timed("edit"), closing(side.open(key, "r+b")) as file:
+                    for offset, change in edits:
+                        file.truncate(offset) if change is None else file.pwrite(change, offset)
+            advance(1)
+            for key in rng.sample(list(self.contents), len(self.contents)):
+                content = self.contents[key]
+                pieces = pieces_of(len(content), lambda: rng.choice(PIECES))
+                rng.shuffle(pieces)
+                with self.timed("read back"), closing(side.open(key, "rb")) as file:
+                    found = [file.pread(length, offset) for offset, length in pieces]
+                for (offset, length), piece in zip(pieces, found, strict=True):
+                    self.compare(key, offset, content[offset : offset + length], piece, "read back")
+            advance(1)
+        with self.timed("sync"):
+            side.sync()
 
 
-@dataclass(frozen=True)
-class Part:
-    """The findings on one store."""
-
-    total: int
-    capacity: int
-    cached: Course
-    direct: Course
-
-    @property
-    def difference(self) -> Difference | None:
-        return self.cached.difference or self.direct.difference
-
-    @property
-    def speed_ratio(self) -> float:
-        return self.direct.total / max(self.cached.total, 1e-9)
-
-    @property
-    def hit_rate(self) -> float:
-        hits, misses = self.cached.counters["hits"], self.cached.counters["misses"]
-        return hits / (hits + misses) if hits + misses else 0.0
-
-    def figures(self) -> dict[str, Any]:
-        return {
-            "bytes": self.total,
-            "capacity": self.capacity,
-            "hit_rate": self.hit_rate,
-            "seconds": {"cache": self.cached.seconds, "direct calls": self.direct.seconds},
-            "requests": {"cache": self.cached.requests, "direct calls": self.direct.requests},
-            "speed_ratio": self.speed_ratio,
-            "counters": self.cached.counters,
-        }
-
-
-def measure(name: str, root: Path, seed: int, total: int, capacity: int, delay: float, bar: Any) -> Part:
-    """Do the job on one store with the cache, and without it; `delay`: of each call, in seconds."""
+def measure(name: str, root: Path, seed: int, total: int, capacity: int, delay: float, bar: Any) -> dict[str, Any]:
+    """Do the job on one store with the cache, and without it, and return figures; `delay`: of each call, in seconds."""
+    from pagecache import PageCache
     from pagecache.backends import DirectoryBackend
     from pagecache.testing import LatencyBackend
 
-    def course_of(make: Callable[[Any], Side], side: str) -> Course:
-        folder = root / name / side
-        folder.mkdir(parents=True)
-        backend: Any = DirectoryBackend(folder)
-        if delay:
-            backend = LatencyBackend(backend, read=delay, write=delay, commit=delay, look_up=delay, bandwidth=BANDWIDTH)
-        with bar.phase(f"{name}, {side}", 2 + 2 * ROUNDS) as advance:
-            course = do(make(backend), folder, seed, total, advance)
-        course.requests = backend.delayed if delay else 0
-        return course
-
-    with cache_of(capacity) as cache:
-        cached = course_of(partial(Cached, cache), "cache")
-    return Part(total, capacity, cached, course_of(Direct, "direct calls"))
-
-
-@contextmanager
-def cache_of(capacity: int) -> Iterator[Any]:
-    """Yield a cache that the body closes; an error closes it without saving its data."""
-    from pagecache import PageCache
-
-    cache = PageCache(capacity)
+    jobs, requests, cache = {"cache": Job(), "direct calls": Job()}, {}, PageCache(capacity)
     try:
-        yield cache
+        for side, job in jobs.items():
+            folder = root / name / side
+            folder.mkdir(parents=True)
+            store: Any = DirectoryBackend(folder)
+            if delay:
+                store = LatencyBackend(store, read=delay, write=delay, commit=delay, look_up=delay, bandwidth=BANDWIDTH)
+            with bar.phase(f"{name}, {side}", 2 + 2 * ROUNDS) as advance:
+                job.do(cache.attach(store) if side == "cache" else Direct(store), folder, seed, total, advance)
+                if side == "cache":
+                    counters = cache.stats().to_dict()
+                with job.timed("sync"):
+                    cache.close() if side == "cache" else store.close()
+                for key, content in job.contents.items():
+                    job.compare(key, 0, content, (folder / key).read_bytes(), "in the files after close")
+                advance(1)
+            requests[side] = store.delayed if delay else 0
     except BaseException:
         with uninterrupted(), suppress(OSError):  # the original error is the one to report
-            cache.close(timeout=GIVE_UP_SECONDS, on_failed="discard")
+            cache.close(timeout=5.0, on_failed="discard")
         raise
+    cached, direct = (sum(job.seconds.values()) for job in jobs.values())
+    return {
+        "bytes": total,
+        "capacity": capacity,
+        "hit_rate": counters["hits"] / max(1, counters["hits"] + counters["misses"]),
+        "seconds": {side: job.seconds for side, job in jobs.items()},
+        "requests": requests,
+        "speed_ratio": direct / max(cached, 1e-9),
+        "counters": counters,
+        "difference": next(filter(None, (job.difference for job in jobs.values())), None),
+    }
 
 
-@contextmanager
-def workplace() -> Iterator[Path]:
-    """Yield the directory of a run, which is always removed."""
-    root = Path(tempfile.mkdtemp(prefix="pagecache-demo-"))
-    try:
-        yield root
-    finally:
-        with uninterrupted():
-            shutil.rmtree(root, ignore_errors=True)
-
-
-# ---------------------------------------------------------------- the report
-
-
-def print_report(parts: dict[str, Part], elapsed: float) -> None:
+def print_report(parts: dict[str, dict[str, Any]], different: dict[str, Any] | None, elapsed: float) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     console = Console(soft_wrap=True)
     for name, part in parts.items():
-        console.print(f"{name}: files of {size_text(part.total)}, cache of {size_text(part.capacity)}", style="bold")
+        files, cache = size_text(part["bytes"]), size_text(part["capacity"])
+        console.print(f"{name}: files of {files}, cache of {cache}", style="bold")
         table = Table("phase", "cache", "direct calls", "speed", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        rows = [(phase, part.cached.seconds[phase], part.direct.seconds[phase]) for phase in PHASES]
-        for phase, own, other in [*rows, ("all", part.cached.total, part.direct.total)]:
-            table.add_row(phase, f"{own:.2f} s", f"{other:.2f} s", f"{other / own:.2f}×" if own else "")
-        table.add_row("hit rate", f"{100 * part.hit_rate:.1f} %")
-        if part.direct.requests:
-            table.add_row("requests", f"{part.cached.requests:,}", f"{part.direct.requests:,}")
+        cached, direct = ({**seconds, "all": sum(seconds.values())} for seconds in part["seconds"].values())
+        for phase, own in cached.items():
+            table.add_row(phase, f"{own:.2f} s", f"{direct[phase]:.2f} s", f"{direct[phase] / own:.2f}×")
+        table.add_row("hit rate", f"{100 * part['hit_rate']:.1f} %")
+        if any(part["requests"].values()):
+            table.add_row("requests", *(f"{requests:,}" for requests in part["requests"].values()))
         console.print(table, "", sep="\n")
-    different = next((part.difference for part in parts.values() if part.difference), None)
     verdict = "VERIFIED: every byte is right"
     if different is not None:
-        texts = [data.hex(" ") if data else "the end of the file" for data in (different.expected, different.found)]
-        place = f"{different.key} at offset {different.offset}"
-        verdict = f"DIFFERENT: {place}: expected {texts[0]}, found {texts[1]} ({different.stage})"
+        expected, found = (different[name] or "the end of the file" for name in ("expected", "found"))
+        place = f"{different['key']} at offset {different['offset']}"
+        verdict = f"DIFFERENT: {place}: expected {expected}, found {found} ({different['stage']})"
     console.print(f"{verdict} ({elapsed:.1f} s)", style="bold red" if different else "bold green", highlight=False)
 
 
@@ -359,7 +230,7 @@ def demo(seed: int, as_json: bool) -> None:
     leave_on_sigterm()
     began = time.monotonic()
     try:
-        with workplace() as root, progress_on_stderr() as bar:
+        with temporary_folder("pagecache-demo-") as root, progress_on_stderr() as bar:
             directory = measure("directory", root, seed, *DIRECTORY, 0.0, bar)
             store = measure("object store", root, seed, *OBJECTS, REQUEST_SECONDS, bar)
     except OSError as error:
@@ -367,14 +238,12 @@ def demo(seed: int, as_json: bool) -> None:
     except KeyboardInterrupt:
         interrupted("temporary files are removed")
     elapsed = time.monotonic() - began
-    different = directory.difference or store.difference
+    differences = [part.pop("difference") for part in (directory, store)]
+    different = differences[0] or differences[1]
     if as_json:
-        parts = {"directory": directory.figures(), "object_store": store.figures()}
-        shown = None
-        if different is not None:
-            shown = different._asdict() | {"expected": different.expected.hex(), "found": different.found.hex()}
-        print_json({"verified": different is None, "difference": shown, "seed": seed, "elapsed": elapsed, **parts})
+        parts = {"directory": directory, "object_store": store}
+        print_json({"verified": different is None, "difference": different, "seed": seed, "elapsed": elapsed, **parts})
     else:
         simulated = f"Simulated object store ({1000 * REQUEST_SECONDS:.0f} ms, {BANDWIDTH / 1e6:.0f} MB/s)"
-        print_report({"Directory": directory, simulated: store}, elapsed)
+        print_report({"Directory": directory, simulated: store}, different, elapsed)
     sys.exit(1 if different else 0)

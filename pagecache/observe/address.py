@@ -1,8 +1,8 @@
 """The listening socket of a server: its creation and its removal.
 
 A socket is bound under a secret name, with mode 0600, and listens before a link gives it the requested name: no client
-meets it half made, and nothing is replaced. A socket without a listener is removed first. Two processes that want one
-name take turns by a lock on the directory.
+meets it half made, and nothing is replaced but a socket without a listener. Two processes that want one name take turns
+by a lock on the directory.
 
 A name may be as long as the file system allows: sockets are reached through /proc/self/fd, since an address has room
 for only 107 bytes.
@@ -43,11 +43,10 @@ class Listener:
         try:
             with self._opened() as folder:
                 self._bind(folder)
-        except OSError as error:
+        except BaseException as error:
             self.socket.close()
-            raise OSError(error.errno, error.strerror, path) from None
-        except BaseException:
-            self.socket.close()
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, path) from None
             raise
 
     def close(self) -> None:
@@ -58,7 +57,7 @@ class Listener:
     def remove(self) -> None:
         """Remove the name if it is still this socket. Before the socket closes: until then its inode is unique."""
         with contextlib.suppress(OSError), self._opened() as folder:
-            if _identity(os.stat(self._name, dir_fd=folder, follow_symlinks=False)) == self._inode:
+            if os.path.samestat(os.stat(self._name, dir_fd=folder, follow_symlinks=False), self._stat):
                 os.unlink(self._name, dir_fd=folder)
 
     @contextlib.contextmanager
@@ -74,7 +73,7 @@ class Listener:
         secret = f".pagecache-{secrets.token_hex(8)}"
         self.socket.bind(f"/proc/self/fd/{folder}/{secret}")
         try:
-            self._inode = _identity(os.stat(secret, dir_fd=folder, follow_symlinks=False))
+            self._stat = os.stat(secret, dir_fd=folder, follow_symlinks=False)
             self.socket.listen(BACKLOG)
             with _turn(folder):
                 _take_name(folder, secret, self._name)
@@ -94,10 +93,6 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     if "\0" in found or not os.path.basename(found):
         raise ValueError(f"path: {found!r} is not the path of a socket")
     return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager
@@ -121,33 +116,29 @@ def _turn(folder: int) -> Iterator[None]:
 
 
 def _take_name(folder: int, secret: str, name: str) -> None:
-    for _ in range(2):
-        try:
-            os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-            return
-        except FileExistsError:
-            with contextlib.suppress(FileNotFoundError):  # its owner removed it
-                dead = _check_dead(folder, name)
-                try:
-                    _remove_dead(folder, name, dead)
-                finally:
-                    os.close(dead)
-    raise OSError(errno.EADDRINUSE, "another process took the path just now")
+    try:
+        os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        with contextlib.suppress(FileNotFoundError):  # its owner removed it
+            _check_dead(folder, name)
+            _remove_dead(folder, name, f"{secret}-old")
+        os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
 
-def _remove_dead(folder: int, name: str, dead: int) -> None:
-    """Remove a name, if it is still that of the dead socket. A file that has taken it meanwhile is put back. `dead`: a
-    descriptor of the socket, so that no other file has its inode number.
-    """
-    aside = f".pagecache-{secrets.token_hex(8)}"
+def _remove_dead(folder: int, name: str, aside: str) -> None:
+    """Remove the name of a dead socket. If another file has taken it in the meantime, put that back, and raise."""
     os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
-    if not os.path.samestat(os.stat(aside, dir_fd=folder, follow_symlinks=False), os.stat(dead)):
+    try:
+        _check_dead(folder, aside)
+    except OSError:
         os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
-    os.unlink(aside, dir_fd=folder)
+        raise
+    finally:
+        os.unlink(aside, dir_fd=folder)
 
 
-def _check_dead(folder: int, name: str) -> int:
-    """Return a descriptor of a socket without a listener, or raise OSError. A socket of another user may have one."""
+def _check_dead(folder: int, name: str) -> None:
+    """Raise OSError unless the name is a socket without a listener. A socket of another user may have one."""
     held = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
     try:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
@@ -155,7 +146,5 @@ def _check_dead(folder: int, name: str) -> int:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
             if probe.connect_ex(f"/proc/self/fd/{held}") != errno.ECONNREFUSED:
                 raise OSError(errno.EADDRINUSE, "a server listens at this path already")
-        return held
-    except BaseException:
+    finally:
         os.close(held)
-        raise

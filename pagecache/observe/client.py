@@ -1,14 +1,6 @@
 """A reader of the live documents of a cache (docs/live.md): `http.client` over a Unix socket, a connection per request.
 
-Every failure is a `LiveError` that names the socket, the problem and, if there is one, the remedy. Its `kind`:
-
-    NoSocket        there is no such path, or it is not a socket
-    NotListening    the socket exists, its owner does not
-    NotAllowed      the socket belongs to another user
-    NotPagecache    the answer is not a document of a cache
-    TooSlow         no answer in time
-    NewerSchema     the cache is newer than this program
-    Refused         the cache refused the request: its sentence
+Every failure is a `LiveError` that names the socket, the problem and, if there is one, the remedy.
 """
 
 import errno
@@ -23,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-__all__ = ["LiveError", "ask", "find_sockets"]
+__all__ = ["LiveError", "ask", "find_sockets", "live_error"]
 
 SCHEMA = 1
 # Some thousand files are 1 MB. A larger answer is not a document, and must not fill the reader's memory.
@@ -34,7 +26,8 @@ class LiveError(Exception):
     """The documents of a cache could not be read.
 
     Attributes:
-        kind: One of the list at the top of this file.
+        kind: One of KINDS; NotPagecache: the answer is not a document of a cache; NewerSchema: the cache is newer than
+            this program; Refused: the cache refused the request, with its sentence.
         message: The problem, without the socket.
     """
 
@@ -101,12 +94,8 @@ def ask(
         schema = document["schema"]
         if schema < 1:
             raise ValueError(f"schema {schema}")
-    except http.client.IncompleteRead:
-        raise _not_listening(path, "the answer ended early") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise _broken(path, error, timeout) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise not_pagecache(path, error) from None
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise live_error(path, error, timeout) from None
     finally:
         connection.close()
     if schema > SCHEMA:
@@ -117,28 +106,23 @@ def ask(
     return dict(document)
 
 
-def not_pagecache(path: str | os.PathLike[str], error: Exception) -> LiveError:
-    """Return the LiveError for a document that has not the fields of its schema."""
+def live_error(path: str | os.PathLike[str], error: Exception, timeout: float = 0.0) -> LiveError:
+    """Return the LiveError for an error of a request, or of a document that has not the fields of its schema."""
+    for kinds, kind, message in KINDS:
+        if isinstance(error, kinds):
+            return LiveError(path, kind, message.format(timeout=timeout))
+    if isinstance(error, OSError):
+        return LiveError(path, "NoSocket", str(error.strerror))
     return LiveError(path, "NotPagecache", f"not a pagecache socket: {type(error).__name__}: {str(error)[:100]}")
 
 
-def _not_listening(path: str | os.PathLike[str], what: str) -> LiveError:
-    return LiveError(path, "NotListening", f"{what}: its owner died, or closed the cache")
-
-
-def _broken(path: str | os.PathLike[str], error: Exception, timeout: float) -> LiveError:
-    """Return the LiveError for the error of a request."""
-    match error:
-        case TimeoutError() | BlockingIOError():  # the second: the queue of connections is full
-            return LiveError(path, "TooSlow", f"no answer within {timeout:g} s: its owner hangs, or is stopped")
-        case FileNotFoundError() | NotADirectoryError():
-            return LiveError(path, "NoSocket", "no such socket: not served, or the cache is closed")
-        case PermissionError():
-            return LiveError(path, "NotAllowed", "permission denied: only the owner of the cache may read its socket")
-        case ConnectionRefusedError():
-            return _not_listening(path, "nobody listens")
-        case ConnectionError():  # RemoteDisconnected is one
-            return _not_listening(path, "the connection broke")
-        case http.client.HTTPException() | OSError(errno=errno.EPROTOTYPE):
-            return not_pagecache(path, error)
-    return LiveError(path, "NoSocket", str(getattr(error, "strerror", error)))
+KINDS: list[tuple[type[Exception] | tuple[type[Exception], ...], str, str]] = [
+    # BlockingIOError: the queue of connections is full.
+    ((TimeoutError, BlockingIOError), "TooSlow", "no answer within {timeout:g} s: its owner hangs, or is stopped"),
+    ((FileNotFoundError, NotADirectoryError), "NoSocket", "no such socket: not served, or the cache is closed"),
+    (PermissionError, "NotAllowed", "permission denied: only the owner of the cache may read its socket"),
+    (ConnectionRefusedError, "NotListening", "nobody listens: its owner died, or closed the cache"),
+    (ConnectionError, "NotListening", "the connection broke: its owner died, or closed the cache"),
+    (http.client.IncompleteRead, "NotListening", "the answer ended early: its owner died, or closed the cache"),
+]
+"""Of an error of a request: the kind and the message."""

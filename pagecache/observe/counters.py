@@ -6,16 +6,13 @@ for each number.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 __all__ = ["COUNTERS", "Counter"]
 
-Unit = Literal["bytes", "seconds", ""]
 
-
-@dataclass(frozen=True, slots=True)
-class Counter:
+class Counter(NamedTuple):
     """One number.
 
     Attributes:
@@ -26,27 +23,19 @@ class Counter:
     """
 
     help: str
-    unit: Unit = ""
+    unit: Literal["bytes", "seconds", ""] = ""
     grows: bool = False
     memory: bool = False
 
     def metric(self, name: str) -> str:
-        """Return the name in Prometheus."""
+        """Return the name in Prometheus behind `pagecache_`."""
         unit = f"_{self.unit}" if self.unit and not name.endswith(self.unit) else ""
-        return f"pagecache_{name}{unit}{'_total' if self.grows else ''}"
+        return f"{name}{unit}{'_total' if self.grows else ''}"
 
 
-def _level(help: str, unit: Unit = "bytes") -> Counter:
-    return Counter(help, unit)
-
-
-def _grows(help: str, unit: Unit = "") -> Counter:
-    return Counter(help, unit, grows=True)
-
-
-def _memory(help: str, unit: Unit = "", *, grows: bool = False) -> Counter:
-    return Counter(help, unit, grows=grows, memory=True)
-
+_level = partial(Counter, unit="bytes")
+_grows = partial(Counter, grows=True)
+_memory = partial(Counter, memory=True)
 
 COUNTERS: dict[str, Counter] = {
     # the state of the bytes
@@ -64,7 +53,7 @@ COUNTERS: dict[str, Counter] = {
     "staged": _level("Uncommitted bytes in spools, whether memory has them or not."),
     "pinned": _level("Pages that views hold in memory."),
     "write_pinned": _level("Pages that writable views may store to at any moment."),
-    "folios": _level("Folios in memory.", ""),
+    "folios": Counter("Folios in memory."),
     "size": _level("Sizes of the files that the cache knows, as a reader sees them."),
     "remote_size": _level("Sizes of the same files in storage."),
     # reads

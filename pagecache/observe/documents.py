@@ -13,7 +13,6 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterable
 from functools import cache as once
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from ..volume.inode import Inode
     from ..volume.volume import Volume
 
-__all__ = ["SCHEMA", "SORTS", "NotThere", "failed", "files", "said_range", "stats", "volume_named", "waits"]
+__all__ = ["SCHEMA", "SORTS", "Refused", "failed", "files", "ranges", "stats", "volumes_named", "waits"]
 
 SCHEMA = 1
 SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
@@ -41,36 +40,48 @@ COMMAND_MOST = 200
 CALLS = {"read": READ_CALL, "write": WRITE_CALL, "commit": COMMIT_CALL}
 
 
-class NotThere(LookupError):
-    """No such volume, file or ticket; the message is one sentence that names it."""
+class Refused(Exception):
+    """A request without a document; the message is one sentence for the client.
+
+    Attributes:
+        status: Of HTTP.
+        allow: The methods that the path has, if the request had another one.
+    """
+
+    def __init__(self, status: int, message: str, allow: str = "") -> None:
+        super().__init__(message)
+        self.status, self.allow = status, allow
 
 
 def said(key: Key) -> str | None:
     """Return a key as readable text."""
-    if key is None or isinstance(key, str):
-        return key
-    if isinstance(key, os.PathLike):
-        path = os.fspath(key)
-        return path if isinstance(path, str) else repr(path)
-    return repr(key)
+    text = os.fspath(key) if isinstance(key, os.PathLike) else key
+    return text if text is None or isinstance(text, str) else repr(text)
 
 
-def code_name(code: int | None) -> str | None:
-    return None if code is None else errno.errorcode.get(code)
-
-
-def volume_named(cache: PageCache, name: str | None) -> list[Volume]:
+def volumes_named(cache: PageCache, name: str | None) -> list[Volume]:
     """Return the volume of that name; None: all of them.
 
     Raises:
-        NotThere: There is none.
+        Refused: There is none.
     """
     volumes = cache.volumes()
     found = [volume for volume in volumes if name is None or volume.name == name]
     if not found and name is not None:
         known = ", ".join(repr(volume.name) for volume in volumes) or "none"
-        raise NotThere(f"volume {name!r} is not attached; there are: {known}")
+        raise Refused(404, f"volume {name!r} is not attached; there are: {known}")
     return found
+
+
+def _failure(failure: Trouble | FailedRange) -> dict[str, Any]:
+    return {
+        "key": said(failure.key),
+        "offset": failure.offset,
+        "length": failure.length,
+        "errno": failure.errno,
+        "name": None if failure.errno is None else errno.errorcode.get(failure.errno),
+        "message": failure.message,
+    }
 
 
 # -- stats
@@ -82,7 +93,10 @@ def stats(cache: PageCache) -> dict[str, Any]:
     limits = cache.limits
     memory = cache.native.usage()
     total, each = cache._usage()
-    volumes = [_volume(volume, CacheStats(**cache._counters(usage, memory)).to_dict(), now) for volume, usage in each]
+
+    def counters(usage: dict[str, int]) -> dict[str, Any]:
+        return CacheStats(**cache._counters(usage, memory)).to_dict()
+
     return {
         "schema": SCHEMA,
         "pagecache": VERSION,
@@ -97,9 +111,9 @@ def stats(cache: PageCache) -> dict[str, Any]:
             "dirty_background": limits.dirty_background,
             "dirty_limit": limits.dirty_limit,
             "waiting": len(cache.native.waits()),
-            "counters": CacheStats(**cache._counters(total, memory)).to_dict(),
+            "counters": counters(total),
         },
-        "volumes": volumes,
+        "volumes": [_volume(volume, counters(usage), now) for volume, usage in each],
     }
 
 
@@ -161,17 +175,7 @@ def _histogram(volume: Volume, call: int) -> dict[str, Any]:
 
 
 def _trouble(trouble: Trouble, now: float) -> dict[str, Any]:
-    return {
-        "age": _age(trouble.at, now),
-        "kind": trouble.kind,
-        "key": said(trouble.key),
-        "offset": trouble.offset,
-        "length": trouble.length,
-        "errno": trouble.errno,
-        "name": code_name(trouble.errno),
-        "message": trouble.message,
-        "next": trouble.next,
-    }
+    return {"age": _age(trouble.at, now), "kind": trouble.kind, **_failure(trouble), "next": trouble.next}
 
 
 # -- files
@@ -181,11 +185,11 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
     """`/v1/files`: the first `limit` files with `match` in their keys, greatest first; by key ascending."""
     now = cache.clock.now()
     found: list[tuple[Volume, Inode]] = []
-    for each in volume_named(cache, volume):
+    for each in volumes_named(cache, volume):
         with each.inodes_lock:
             found += [(each, inode) for inode in (*each.inodes.objects.values(), *each.orphans)]
     if match:
-        found = [pair for pair in found if _matches(pair[1].key, match.casefold())]
+        found = [pair for pair in found if match.casefold() in str(said(pair[1].key)).casefold()]
     return {
         "schema": SCHEMA,
         "uptime": now - cache.began,
@@ -194,20 +198,16 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
     }
 
 
-def _matches(key: Key, folded: str) -> bool:
-    return folded in str(said(key)).casefold()
-
-
 def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tuple[Volume, Inode]]:
+    def rank(pair: tuple[Volume, Inode]) -> float:
+        number = pair[1].native.number(sort)
+        if sort == "age":  # the oldest first; clean files have none
+            return -(number or float("inf"))
+        return number + overdue.failed_bytes(pair[1].engine) if sort == "failed" else number
+
     if sort == "key":
         return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
-    if sort == "age":  # the oldest first; clean files have none
-        return heapq.nsmallest(limit, found, key=lambda pair: pair[1].native.number("age") or float("inf"))
-    if sort == "failed":
-        return heapq.nlargest(
-            limit, found, key=lambda pair: pair[1].native.number(sort) + overdue.failed_bytes(pair[1].engine)
-        )
-    return heapq.nlargest(limit, found, key=lambda pair: pair[1].native.number(sort))
+    return heapq.nlargest(limit, found, key=rank)
 
 
 def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _state(inode: Inode) -> str:
     return "open" if inode.handles else "idle"
 
 
-# -- waits
+# -- waits and failures
 
 
 def waits(cache: PageCache) -> dict[str, Any]:
@@ -240,32 +240,19 @@ def waits(cache: PageCache) -> dict[str, Any]:
     return {"schema": SCHEMA, "waits": [wait.to_dict() for wait in cache.waits()]}
 
 
-# -- failed
-
-
 def failed(cache: PageCache, volume: str | None) -> dict[str, Any]:
     """`/v1/failed`: at most RANGES_MOST of the `total` ranges."""
     found: list[FailedRange] = []
-    for each in volume_named(cache, volume):
+    for each in volumes_named(cache, volume):
         if each.engine.aborted or each._usage()["failed"]:
             found += each.failed()
-    return {"schema": SCHEMA, "total": len(found), "failed": said_ranges(found[:RANGES_MOST])}
+    return {"schema": SCHEMA, "total": len(found), "failed": ranges(found[:RANGES_MOST])}
 
 
-def said_range(failed: FailedRange) -> dict[str, Any]:
-    return {
-        "volume": failed.volume,
-        "key": said(failed.key),
-        "offset": failed.offset,
-        "length": failed.length,
-        "errno": failed.errno,
-        "name": code_name(failed.errno),
-        "attempts": failed.attempts,
-        "next_retry": failed.next_retry,
-        "message": failed.message,
-        "since": failed.since,
-    }
-
-
-def said_ranges(ranges: Iterable[FailedRange]) -> list[dict[str, Any]]:
-    return [said_range(each) for each in ranges]
+def ranges(failed: list[FailedRange]) -> list[dict[str, Any]]:
+    """Return failed ranges as entries of documents."""
+    return [
+        _failure(each)
+        | {"volume": each.volume, "attempts": each.attempts, "next_retry": each.next_retry, "since": each.since}
+        for each in failed
+    ]

@@ -8,62 +8,55 @@ counters.py  ─┐
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 
-from .counters import COUNTERS, Counter
+from .counters import COUNTERS
 
-__all__ = ["CONTENT_TYPE", "families", "text"]
+__all__ = ["IN_OTHER_WORDS", "families", "text"]
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("attached", "detaching", "aborted")
-CALLS = ("read", "write", "commit")
 IN_OTHER_WORDS = {"throttled_ns"}
 """Counters left out because another one has the unit that Prometheus wants."""
 
-Labels = dict[str, str]
-Values = list[tuple[Labels, float | None]]
+Stats = Mapping[str, Any]
+Samples = Iterable[tuple[dict[str, str], float | None]]
 
 
-def text(stats: Mapping[str, Any]) -> bytes:
+def text(stats: Stats) -> bytes:
     """Return the Prometheus text, version 0.0.4."""
-    return generate_latest(_Collected(stats))
+    return generate_latest(SimpleNamespace(collect=lambda: families(stats)))
 
 
-class _Collected(Collector):
-    """The families of one document."""
-
-    def __init__(self, stats: Mapping[str, Any]) -> None:
-        self._stats = stats
-
-    def collect(self) -> Iterator[Metric]:
-        return families(self._stats)
-
-
-def families(stats: Mapping[str, Any]) -> Iterator[Metric]:
+def families(stats: Stats) -> Iterator[Metric]:
     """Yield the numbers of `/v1/stats` by family. A family is listed even if it has no sample."""
     one = stats["cache"]
     cache = {"cache": _text(one["name"])}
     volumes = [({**cache, "volume": _text(volume["name"])}, volume) for volume in stats["volumes"]]
-    yield _gauge("info", "The version, as a label.", [({**cache, "version": stats["pagecache"]}, 1)])
-    yield _gauge("uptime_seconds", "Seconds since the cache was made.", [(cache, stats["uptime"])])
+    yield _family("info", "The version, as a label.", [({**cache, "version": stats["pagecache"]}, 1)])
+    yield _family("uptime_seconds", "Seconds since the cache was made.", [(cache, stats["uptime"])])
     for key, name, help in CACHE:
-        yield _gauge(name, help, [(cache, one[key])])
-    for key, counter in _counters(memory=True):
-        yield _counted(key, counter, [(cache, one["counters"])])
-    for name, help, values in VOLUME:
-        yield _gauge(name, help, [({**of, **more}, v) for of, volume in volumes for more, v in values(volume)])
-    latency = Metric("pagecache_call_seconds", "How long backend calls took that ended.", "histogram")
+        yield _family(name, help, [(cache, one[key])])
+    yield from _counted([(cache, one)], memory=True)
+    states = [({**of, "state": state}, int(one["state"] == state)) for of, one in volumes for state in STATES]
+    yield _family("volume_state", "1 for the state that the volume is in.", states)
+    queues = [({**of, "class": name}, n) for of, one in volumes for name, n in one["queue"]["waiting"].items()]
+    yield _family("queue_waiting", "Pieces of work that no thread has taken yet.", queues)
+    for name, help, value in VOLUME:
+        yield _family(name, help, [(of, value(volume)) for of, volume in volumes])
+    labels = ("cache", "volume", "call")
+    latency = HistogramMetricFamily("pagecache_call_seconds", "How long backend calls took that ended.", labels=labels)
     for of, volume in volumes:
-        for call in CALLS:
-            _add_histogram(latency, {**of, "call": call}, volume["latency"][call])
+        for call, found in volume["latency"].items():
+            bounds = (*map(repr, found["bounds"]), "+Inf")
+            buckets = list(zip(bounds, itertools.accumulate(found["counts"]), strict=True))
+            latency.add_metric((*of.values(), call), buckets, found["sum"])
     yield latency
-    for key, counter in _counters(memory=False):
-        yield _counted(key, counter, [(of, volume["counters"]) for of, volume in volumes])
+    yield from _counted(volumes, memory=False)
 
 
 def _text(name: str) -> str:
@@ -71,35 +64,20 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "replace").decode()
 
 
-def _gauge(name: str, help: str, samples: Values) -> Metric:
-    metric = Metric(f"pagecache_{name}", help, "gauge")
+def _family(name: str, help: str, samples: Samples, kind: str = "gauge") -> Metric:
+    metric = Metric(f"pagecache_{name}".removesuffix("_total"), help, kind)
     for labels, value in samples:
         if value is not None:
-            metric.add_sample(metric.name, labels, value)
+            metric.add_sample(f"pagecache_{name}", labels, value)
     return metric
 
 
-def _counters(*, memory: bool) -> Iterator[tuple[str, Counter]]:
-    """Yield the counters of the cache's memory, or of a volume."""
+def _counted(holders: list[tuple[dict[str, str], Stats]], *, memory: bool) -> Iterator[Metric]:
+    """Yield the counters of the cache's memory, or of its volumes."""
     for key, counter in COUNTERS.items():
         if counter.memory is memory and key not in IN_OTHER_WORDS:
-            yield key, counter
-
-
-def _counted(key: str, counter: Counter, samples: list[tuple[Labels, Mapping[str, float]]]) -> Metric:
-    name = counter.metric(key)
-    metric = Metric(name.removesuffix("_total"), counter.help, "counter" if counter.grows else "gauge")
-    for labels, counters in samples:
-        metric.add_sample(name, labels, counters[key])
-    return metric
-
-
-def _add_histogram(metric: Metric, labels: Labels, latency: Mapping[str, Any]) -> None:
-    bounds = (*map(repr, latency["bounds"]), "+Inf")
-    for bound, count in zip(bounds, itertools.accumulate(latency["counts"]), strict=True):
-        metric.add_sample(f"{metric.name}_bucket", {**labels, "le": bound}, count)
-    metric.add_sample(f"{metric.name}_sum", labels, latency["sum"])
-    metric.add_sample(f"{metric.name}_count", labels, latency["count"])
+            samples = [(labels, holder["counters"][key]) for labels, holder in holders]
+            yield _family(counter.metric(key), counter.help, samples, "counter" if counter.grows else "gauge")
 
 
 CACHE = (
@@ -107,50 +85,17 @@ CACHE = (
     ("dirty_limit", "dirty_limit_bytes", "Local bytes at which writers wait."),
     ("waiting", "waiting_threads", "Threads that wait for something in the cache."),
 )
-
-
-def _one(*path: str) -> Callable[[Mapping[str, Any]], Values]:
-    """Return the number at the end of a path of keys."""
-
-    def value(volume: Any) -> Values:
-        for key in path:
-            volume = volume[key]
-        return [({}, volume)]
-
-    return value
-
-
-def _age(which: str) -> Callable[[Mapping[str, Any]], Values]:
-    return lambda volume: [({}, volume["oldest"][which] or 0.0)]
-
-
-def _states(volume: Mapping[str, Any]) -> Values:
-    return [({"state": state}, int(volume["state"] == state)) for state in STATES]
-
-
-def _queue(volume: Mapping[str, Any]) -> Values:
-    return [({"class": name}, waiting) for name, waiting in volume["queue"]["waiting"].items()]
-
-
-VOLUME = (
-    ("volume_state", "1 for the state that the volume is in.", _states),
-    ("files", "Files that the volume knows.", _one("files")),
-    ("handles", "Handles that are open.", _one("handles")),
-    (
-        "oldest_dirty_seconds",
-        "Age of the oldest byte that is dirty, in a running call or failed; 0 without one.",
-        _age("dirty"),
-    ),
-    (
-        "oldest_failed_seconds",
-        "Time since the first failed write or commit whose data is not saved; 0 without one.",
-        _age("failed"),
-    ),
-    ("calls_running", "Backend calls at work.", _one("queue", "running")),
-    ("queue_waiting", "Pieces of work that no thread has taken yet.", _queue),
-    ("throttled_writers", "Writers that are slowed or stopped now.", _one("throttle", "waiting")),
-    ("throttle_position", "0 up to the midpoint, 1 at the limit.", _one("throttle", "position")),
-    ("volume_limit_bytes", "The volume's part of the dirty limit.", _one("throttle", "limit")),
-    ("rate_bytes_per_second", "Bytes that the backend acknowledged per second, lately.", _one("rate")),
-    ("clean_in_seconds", "Expected seconds until nothing is local; none when unknown.", _one("clean_in")),
+DIRTY_AGE = "Age of the oldest byte that is dirty, in a running call or failed; 0 without one."
+FAILED_AGE = "Time since the first failed write or commit whose data is not saved; 0 without one."
+VOLUME: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
+    ("files", "Files that the volume knows.", lambda one: one["files"]),
+    ("handles", "Handles that are open.", lambda one: one["handles"]),
+    ("oldest_dirty_seconds", DIRTY_AGE, lambda one: one["oldest"]["dirty"] or 0.0),
+    ("oldest_failed_seconds", FAILED_AGE, lambda one: one["oldest"]["failed"] or 0.0),
+    ("calls_running", "Backend calls at work.", lambda one: one["queue"]["running"]),
+    ("throttled_writers", "Writers that are slowed or stopped now.", lambda one: one["throttle"]["waiting"]),
+    ("throttle_position", "0 up to the midpoint, 1 at the limit.", lambda one: one["throttle"]["position"]),
+    ("volume_limit_bytes", "The volume's part of the dirty limit.", lambda one: one["throttle"]["limit"]),
+    ("rate_bytes_per_second", "Bytes that the backend acknowledged per second, lately.", lambda one: one["rate"]),
+    ("clean_in_seconds", "Expected seconds until nothing is local; none when unknown.", lambda one: one["clean_in"]),
 )

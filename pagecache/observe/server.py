@@ -1,6 +1,6 @@
 """The server of one cache: HTTP by `http.server` over Unix sockets, one thread for each connection.
 
-    Listener ─► _accept ─► _Handler ─► answer(cache, ...) ─► bytes ─► client, at its own pace
+    Listener ─► _accept ─► _Handler ─► _document(...) ─► bytes ─► client, at its own pace
                                        └─ under `_building`, a moment
 
 A document is built completely and then sent from memory: a slow client holds its thread, its answer and no lock of the
@@ -14,25 +14,30 @@ waits for no client. A forked child has the sockets and not the threads: it clos
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..distribution import VERSION
+from ..errors import ShutdownError
+from . import documents
 from .address import Listener
-from .routes import Response, answer, error, gone
+from .documents import SCHEMA, Refused
 from .syncs import Syncs
 
 if TYPE_CHECKING:
     from ..cache import PageCache
 
-__all__ = ["CLIENTS_MOST", "Server"]
+__all__ = ["CLIENTS_MOST", "ROUTES", "Server"]
 
 log = logging.getLogger("pagecache")
 
@@ -42,6 +47,12 @@ SILENCE_S = 60.0
 BREATH_S = 0.05
 """Seconds of pause if an immediate retry would fail again."""
 JOIN_S = 1.0
+CLOSED = "the cache is closed"
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NUMBER_MOST = 2**63 - 1
+PARAMETERS_MOST = 16
+
+Query = Mapping[str, str]
 
 _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 
@@ -96,17 +107,27 @@ class Server:
             with contextlib.suppress(OSError):
                 os.close(inherited.detach())  # `close` would wait for the files of a handler that does not run here
 
-    def answer(self, method: str, target: str) -> Response:
-        """Return the answer to a request. Any thread."""
+    def document(self, method: str, target: str) -> Any:
+        """Return the document of a request: bytes of metrics, otherwise an object for JSON. Any thread.
+
+        Raises:
+            Refused: There is none.
+        """
         cache = self._cache()
-        if cache is None:
-            return gone()
         try:
             with self._building:
-                return gone() if self._ended else answer(cache, self._syncs, method, target)
+                if cache is None or self._ended:
+                    raise Refused(503, CLOSED)
+                return _document(cache, self._syncs, method, target)
+        except Refused:
+            raise
+        except ValueError as wrong:
+            raise Refused(400, str(wrong)) from None
+        except ShutdownError:
+            raise Refused(503, CLOSED) from None
         except Exception:
             log.exception("%s: %s %s could not be answered", self._name, method, target)
-            return error(500, "the answer could not be made; the program's log says why")
+            raise Refused(500, "the answer could not be made; the program's log says why") from None
 
     # -- threads
 
@@ -168,27 +189,115 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(413, f"a body has at most {BODY_MOST} bytes, and none is needed")
         else:
             self.rfile.read(int(length))
-            self.reply(self.served.answer(self.command, self.path))
+            try:
+                self.reply(200, self.served.document(self.command, self.path))
+            except Refused as refused:
+                self.reply(refused.status, {"schema": SCHEMA, "error": str(refused)}, refused.allow)
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_GET
 
-    def reply(self, response: Response) -> None:
-        self.send_response(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("Content-Length", str(len(response.body)))
+    def reply(self, status: int, document: Any, allow: str = "") -> None:
+        is_text = isinstance(document, bytes)
+        body = document if is_text else json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", METRICS_TYPE if is_text else "application/json")
+        self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
-        if response.allow:
-            self.send_header("Allow", response.allow)
+        if allow:
+            self.send_header("Allow", allow)
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(response.body)
+            self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a request that is malformed, and disconnect: the next bytes cannot be parsed."""
         self.close_connection = True
-        self.reply(error(code, message or HTTPStatus(code).phrase))
+        self.reply(code, {"schema": SCHEMA, "error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Log nothing."""
+
+
+# -- the paths and parameters of docs/live.md
+
+
+class Route(NamedTuple):
+    """A path: the function that makes its document, its parameters and its methods."""
+
+    make: Callable[[PageCache, Syncs, Query], Any]
+    parameters: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("GET", "HEAD")
+
+
+def _document(cache: PageCache, syncs: Syncs, method: str, target: str) -> Any:
+    """Return the document of a request; ValueError: the client made a mistake."""
+    try:
+        path, query = _parsed(target)
+    except ValueError as wrong:
+        raise ValueError(f"{target[:80]!r} is not a path with parameters: {wrong}") from None
+    known, slash, number = path.rpartition("/")
+    if known + slash == "/v1/sync/":
+        path, query = TICKET, {**query, "NUMBER": number}
+    if path not in ROUTES:
+        raise Refused(404, f"no document {path[:80]!r}; there are: {', '.join(_paths())}")
+    route = ROUTES[path]
+    if method not in route.methods:
+        allowed = ", ".join(route.methods)
+        raise Refused(405, f"{method[:20]} {path}: only {allowed}", allowed)
+    for name in query:
+        if name not in route.parameters:
+            raise ValueError(f"parameter {name[:40]!r}: {path} takes {', '.join(route.parameters) or 'none'}")
+    return route.make(cache, syncs, query)
+
+
+def _parsed(target: str) -> tuple[str, dict[str, str]]:
+    parts = urlsplit(target)
+    strict = bool(parts.query)
+    pairs = parse_qsl(parts.query, True, strict, errors="strict", max_num_fields=PARAMETERS_MOST)
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise ValueError("a parameter is there twice")
+    return unquote(parts.path, errors="strict"), query
+
+
+def _paths() -> list[str]:
+    return [path for path in ROUTES if path != "/"]
+
+
+def _metrics(cache: PageCache, syncs: Syncs, query: Query) -> bytes:
+    from . import metrics  # the library takes 50 ms to import, and most caches are never scraped
+
+    return metrics.text(documents.stats(cache))
+
+
+def _files(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
+    sort = query.get("sort", documents.SORTS[0])
+    if sort not in documents.SORTS:
+        raise ValueError(f"sort: {sort[:40]!r} is not one of {', '.join(documents.SORTS)}")
+    limit = _number(query.get("limit", str(documents.LIMIT)), "limit", documents.LIMIT_MOST)
+    return documents.files(cache, query.get("volume"), sort, limit, query.get("match", ""))
+
+
+def _sync(cache: PageCache, syncs: Syncs, query: Query) -> dict[str, Any]:
+    return syncs.begin(documents.volumes_named(cache, query.get("volume")))
+
+
+def _number(text: str, name: str, most: int = NUMBER_MOST) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= most):
+        raise ValueError(f"{name}: {text[:40]!r} is not a number from 0 to {most}")
+    return int(text)
+
+
+TICKET = "/v1/sync/NUMBER"
+ROUTES = {
+    "/": Route(lambda cache, syncs, query: {"schema": SCHEMA, "documents": _paths()}),
+    "/metrics": Route(_metrics),
+    "/v1/stats": Route(lambda cache, syncs, query: documents.stats(cache)),
+    "/v1/files": Route(_files, ("volume", "sort", "limit", "match")),
+    "/v1/waits": Route(lambda cache, syncs, query: documents.waits(cache)),
+    "/v1/failed": Route(lambda cache, syncs, query: documents.failed(cache, query.get("volume")), ("volume",)),
+    "/v1/sync": Route(_sync, ("volume",), ("POST",)),
+    TICKET: Route(lambda cache, syncs, query: syncs.document(_number(query["NUMBER"], "ticket")), ("NUMBER",)),
+}

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from pagecache.cli import main
 from pagecache.cli.drain import following
+from tests.commands import Terminal
+from tests.commands import call as run
+from tests.file.rig import eventually
 from tests.live.fake import DONE, Fake, failed_range, hanging, ticket
 
+call = partial(run, "drain")
 Serve = Callable[..., Fake]
 
 
@@ -41,14 +42,6 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "INTERVAL_S", 0.01)
-
-
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, ["drain", *arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_everything_saved_is_exit_status_0(serve: Serve) -> None:
@@ -153,20 +146,14 @@ def test_an_owner_that_never_answers_is_exit_status_1(tmp_path: Path, monkeypatc
 # -- wrong usage
 
 
-def test_nothing_is_begun_when_one_of_several_is_wrong(serve: Serve, tmp_path: Path) -> None:
+def test_wrong_usage_of_one_of_several_begins_nothing(serve: Serve, tmp_path: Path) -> None:
     server = serve(**DONE)
-    assert call(server.path, str(tmp_path / "none")).exit_code == 2
-    assert server.requests == ["GET /v1/stats"]
-
-
-def test_no_socket_no_volume_and_no_deadline_are_wrong_usage(serve: Serve, tmp_path: Path) -> None:
-    server = serve(**DONE)
-    assert call().exit_code == 2
-    assert call(server.path, "--deadline", "-1").exit_code == 2
+    wrong = [[], [server.path, str(tmp_path / "none")], [server.path, "--deadline", "-1"]]
+    assert [call(*arguments).exit_code for arguments in wrong] == [2] * 3
     missing = call(server.path, "--volume", "fils")
     assert missing.exit_code == 2
     assert "has no such volume (there: 'files', 'odd & name')" in missing.stderr
-    assert server.requests == ["GET /v1/stats"]
+    assert set(server.requests) == {"GET /v1/stats"}
 
 
 @pytest.mark.parametrize("answer", [(200, {"schema": 2}), (200, {"schema": 1}), (0, b"SSH-2.0\r\n")])
@@ -194,7 +181,7 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     server = serve()
     command = [sys.executable, "-m", "pagecache", "drain", server.path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    server.wait_polled(2)
+    eventually(lambda: server.polls >= 2)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
@@ -202,32 +189,62 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
 
 
 def test_a_line_now_and_then_without_a_terminal(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pagecache.cli.drain.display.LINE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(following, "LINE_INTERVAL_S", 0.05)
     result = call(serve().path, "--deadline", "0.5")
     lines = result.stderr.splitlines()
     assert set(lines) == {"cache-1 (process 4711): 1.0 GiB of 2.0 GiB left, 976.6 KiB/s, about 17m54s"}
 
 
 def test_a_terminal_shows_bars(serve: Serve) -> None:
-    """A terminal gets them; the actual check is that no bar is left behind."""
-    server = serve()
-    master, slave = os.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "pagecache", "drain", server.path, "--deadline", "1"]
-    done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=slave, text=True, env=environment)
-    os.close(slave)
-    shown = b""
-    while True:
-        try:
-            part = os.read(master, 4096)
-        except OSError as error:
-            if error.errno != errno.EIO:  # the other end is closed
-                raise
-            break
-        shown += part
-    os.close(master)
-    out, _ = done.communicate(timeout=60)
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert "1.0 GiB of 2.0 GiB left" in text
-    assert "━" in text
-    assert out.startswith("cache-1 (process 4711): NOT SAVED YET")
+    """No bar is left behind."""
+    terminal = Terminal("drain", serve().path, "--deadline", "1")
+    terminal.shows("1.0 GiB of 2.0 GiB left, 976.6 KiB/s")
+    assert "━" in terminal.output.decode()
+    assert terminal.end("NOT SAVED YET") == 1
+    assert "━" not in terminal.output.decode().rpartition("cache-1 (process")[2]
+
+
+# -- a cache in another process, from the command to the bytes in the store
+
+SIZE = 4 << 20
+
+OWNER = f"""
+import errno, sys
+from pagecache import PageCache, RetryPolicy
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import FaultyBackend, Rule
+
+root, socket, full = sys.argv[1:]
+backend = FaultyBackend(DirectoryBackend(root))
+backend.use([Rule("write", key=full, error=errno.ENOSPC)])
+once = RetryPolicy(attempts=1, failed_retry=None)
+cache = PageCache("64MiB", retry=once, dirty_background=0.8, dirty_limit=0.9, dirty_expire=3600.0)
+volume = cache.attach(backend, name="files")
+files = [volume.open(name, "w+") for name in "abc"]
+for file in files:
+    file.write(b"x" * {SIZE})
+cache.serve_stats(socket)
+print("served", flush=True)
+sys.stdin.read()
+backend.use([])
+cache.close()
+"""
+
+
+@pytest.mark.parametrize("full", ["none", "b"])
+def test_writes_of_another_process_are_saved_or_listed(tmp_path: Path, full: str) -> None:
+    root, socket = tmp_path / "root", str(tmp_path / "s")
+    root.mkdir()
+    with subprocess.Popen([sys.executable, "-c", OWNER, root, socket, full], stdin=-1, stdout=-1, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "served\n"
+        command = [sys.executable, "-m", "pagecache", "drain", socket, "--json", "--volume", "files"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        (cache,) = json.loads(done.stdout)["caches"]
+        assert (done.returncode, cache["saved"]) == ((1, False) if full == "b" else (0, True))
+        assert (cache["total"], cache["remaining"]) == (3 * SIZE, SIZE if full == "b" else 0)
+        unsaved = {(one["volume"], one["key"], one["errno"], one["next"]) for one in cache["unsaved"]}
+        assert unsaved == ({("files", "b", 28, "kept, and tried again when asked")} if full == "b" else set())
+        saved = [name for name in "abc" if (root / name).read_bytes() == b"x" * SIZE]
+        assert saved == [name for name in "abc" if name != full]
+        owner.communicate(timeout=60)

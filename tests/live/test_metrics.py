@@ -1,12 +1,17 @@
-"""Prometheus text, and its equivalent for programs that export metrics already."""
+"""Prometheus text, its equivalent for programs that export metrics already, and the pages about all numbers."""
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pagecache import PageCache
@@ -15,6 +20,7 @@ from pagecache.native import READ_CALL
 from pagecache.native.extension import lib
 from pagecache.observe import documents, metrics
 from pagecache.observe.counters import COUNTERS
+from pagecache.observe.server import ROUTES
 
 from .conftest import Served
 from .wire import Connection, get
@@ -51,14 +57,14 @@ def test_a_parser_reads_the_page_as_it_was_meant(served: Served) -> None:
     volume = cache | {("volume", "V")}
     counters = stats["volumes"][0]["counters"]
     for name in ("write_bytes", "commits", "hits", "clean"):
-        assert found[COUNTERS[name].metric(name), volume] == counters[name]
+        assert found[f"pagecache_{COUNTERS[name].metric(name)}", volume] == counters[name]
     assert found["pagecache_capacity_bytes", cache] == served.cache.capacity
     assert found["pagecache_volume_state", volume | {("state", "attached")}] == 1
     assert found["pagecache_volume_state", volume | {("state", "aborted")}] == 0
 
 
 def test_every_family_has_its_help_its_kind_and_a_name_of_its_kind(served: Served) -> None:
-    """A value that is not known has no sample."""
+    """A value that is not known has no sample. A family is there before the first volume: no expression is an error."""
     families = list(text_string_to_metric_families(page_of(served.cache)))
     for family in families:
         assert family.documentation, family.name
@@ -68,14 +74,8 @@ def test_every_family_has_its_help_its_kind_and_a_name_of_its_kind(served: Serve
             assert all(sample.name.endswith("_total") for sample in family.samples)
     names = [family.name for family in families]
     assert len(names) == len(set(names))
-
-
-def test_families_are_there_before_the_first_volume() -> None:
-    """An expression over them is therefore no error, only empty."""
-    with PageCache("1MiB") as cache:
-        empty = [family.name for family in metrics.families(documents.stats(cache))]
-        cache.attach("memory:")
-        assert [family.name for family in metrics.families(documents.stats(cache))] == empty
+    served.volume.detach()
+    assert [family.name for family in text_string_to_metric_families(page_of(served.cache))] == names
 
 
 def test_a_histogram_is_cumulative_and_ends_with_all(served: Served) -> None:
@@ -87,13 +87,13 @@ def test_a_histogram_is_cumulative_and_ends_with_all(served: Served) -> None:
     assert buckets == sorted(buckets)
     assert (buckets[0], buckets[-2][1], buckets[-1]) == ((1e-6, 1), 4, (float("inf"), 5))
     assert {value for _, value in buckets} == {1, 3, 4, 5}
-    assert [s.value for s in reads if not s.name.endswith("_bucket")] == [pytest.approx(1000.502001), 5]
+    assert [s.value for s in reads if not s.name.endswith("_bucket")] == [5, pytest.approx(1000.502001)]
 
 
 def test_odd_names_survive(served: Served) -> None:
     """A name that is no text does not break the page."""
-    served.cache.attach("memory:", name=ODD)
-    served.cache.attach("memory:", name="lone \udc80 half")
+    for name in (ODD, "lone \udc80 half"):
+        served.cache.attach("memory:", name=name)
     names = {dict(labels).get("volume") for _, labels in samples(get(served.path, "/metrics"))}
     assert names == {None, "V", ODD, "lone ? half"}
     assert get(served.path, "/v1/stats")["volumes"][2]["name"] == "lone \udc80 half"
@@ -125,3 +125,95 @@ with pagecache.PageCache("1MiB") as cache:
 def test_only_a_cache_that_is_served_loads_the_server_and_only_metrics_their_library(served: Served) -> None:
     ran = subprocess.run([sys.executable, "-c", LAZY, served.folder / "t"], capture_output=True, text=True, timeout=60)
     assert ran.stdout == "[]\nFalse\n", ran.stderr
+
+
+# -- the pages and the dashboard
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROW = re.compile(r"^\* `(\w+)` \((level|sum), (\w+)[^)]*\): (.+)$", re.MULTILINE)
+METRIC = re.compile(r"\bpagecache_\w+")
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, Metric]:
+    """The families by their names in the text."""
+    with PageCache("1MiB") as cache:
+        cache.attach("memory:")
+        found = metrics.families(documents.stats(cache))
+        return {family.name + ("_total" if family.type == "counter" else ""): family for family in found}
+
+
+def names_of(families: dict[str, Metric]) -> set[str]:
+    """Names as they are written in the text."""
+    found = {name for name, family in families.items() if family.type != "histogram"}
+    for name in families.keys() - found:
+        found |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+    return found
+
+
+def rows() -> dict[str, tuple[str, ...]]:
+    found = ROW.findall((DOCS / "counters.md").read_text(encoding="utf-8"))
+    assert len(found) == len({row[0] for row in found}), "a counter is explained twice"
+    return {name: rest for name, *rest in found}
+
+
+def test_every_counter_is_explained_as_what_it_is_and_nothing_else() -> None:
+    with PageCache("1MiB") as cache:
+        volume = cache.attach("memory:")
+        with volume.open("f", "w") as f:
+            there = {*cache.stats().to_dict(), *volume.stats().to_dict(), *f.stats().to_dict()}
+    assert set(rows()) == there == set(COUNTERS)
+    for name, (kind, unit, what) in rows().items():
+        counter = COUNTERS[name]
+        assert kind == ("sum" if counter.grows else "level"), name
+        assert unit == (counter.unit or ("nanoseconds" if name.endswith("_ns") else "count")), name
+        assert len(what) > 10, name
+
+
+def metric(name: str, kind: str, unit: str) -> str:
+    """The rule of the page for the metric of a counter."""
+    unit = "" if unit == "count" or name.endswith(unit) else f"_{unit}"
+    return f"pagecache_{name}{unit}{'_total' if kind == 'sum' else ''}"
+
+
+def test_the_page_names_every_metric_and_no_other(families: dict[str, Metric]) -> None:
+    """Those of counters by a rule, others one by one."""
+    ruled = {metric(name, kind, unit) for name, (kind, unit, _) in rows().items() if name not in metrics.IN_OTHER_WORDS}
+    text = (DOCS / "counters.md").read_text(encoding="utf-8")
+    named = set(METRIC.findall(text.partition("## Other families")[2]))
+    assert not ruled & named
+    assert ruled | named == set(families)
+    assert set(METRIC.findall(text)) - {"pagecache_NAME"} <= set(families)
+
+
+def expressions(node: Any) -> list[str]:
+    """The Prometheus queries in a dashboard."""
+    if isinstance(node, dict):
+        own = [value for key, value in node.items() if key in ("expr", "query") and "pagecache_" in str(value)]
+        return own + [e for value in node.values() for e in expressions(value)]
+    return [e for value in node for e in expressions(value)] if isinstance(node, list) else []
+
+
+def test_every_expression_of_the_dashboard_is_right(families: dict[str, Metric]) -> None:
+    """It names metrics that exist, rates those that grow and no levels, and uses labels of these metrics."""
+    found = expressions(json.loads((DOCS / "grafana.json").read_text(encoding="utf-8")))
+    assert len(found) > 20
+    for expression in found:
+        names = METRIC.findall(expression)
+        assert names, expression
+        assert set(names) <= names_of(families), expression
+        rated = set(re.findall(r"rate\((pagecache_\w+)", expression))
+        for name in names:
+            grows = name not in families or families[name].type == "counter"
+            assert grows == (name in rated), expression
+        for name, matchers in re.findall(r"(pagecache_\w+)\{([^}]*)\}", expression):
+            base = name if name in families else name.rpartition("_")[0]
+            if families[base].samples:
+                labels = {label for sample in families[base].samples for label in sample.labels}
+                assert set(re.findall(r"(\w+)=~", matchers)) <= labels, expression
+
+
+def test_the_page_of_the_documents_has_every_path() -> None:
+    text = (DOCS / "live.md").read_text(encoding="utf-8")
+    for path, route in ROUTES.items():
+        assert f"| `{route.methods[0]} {path}" in text

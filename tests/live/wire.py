@@ -1,40 +1,22 @@
-"""The standard library's HTTP client over the socket of a cache."""
+"""The client of the package, which keeps its connection and also sends wrong requests."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 from typing import Any
+
+from pagecache.observe import client
 
 TIMEOUT = 20.0
 
 
-def connect(path: str) -> socket.socket:
-    """A connection to the socket, whatever the length of its path."""
-    found = os.open(path, os.O_PATH)
-    made = socket.socket(socket.AF_UNIX)
-    made.settimeout(TIMEOUT)
-    try:
-        made.connect(f"/proc/self/fd/{found}")
-    except BaseException:
-        made.close()
-        raise
-    finally:
-        os.close(found)
-    return made
-
-
-class Connection(http.client.HTTPConnection):
+class Connection(client._Connection):
     """A client that keeps its connection."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("cache", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = connect(self._path)
+        super().__init__(path, TIMEOUT)
 
     def ask(self, target: str, method: str = "GET", **more: Any) -> tuple[int, Any, http.client.HTTPMessage]:
         """Status, document and headers of one request."""
@@ -43,6 +25,13 @@ class Connection(http.client.HTTPConnection):
         body = response.read()
         as_json = response.headers["Content-Type"] == "application/json"
         return response.status, json.loads(body) if as_json and body else body.decode(), response.headers
+
+
+def connect(path: str) -> socket.socket:
+    """A connection to the socket, whatever the length of its path."""
+    connection = Connection(path)
+    connection.connect()
+    return connection.sock
 
 
 def request(path: str, target: str, method: str = "GET", **more: Any) -> tuple[int, Any]:

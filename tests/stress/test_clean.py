@@ -19,7 +19,7 @@ from pagecache.stress.profiles import PROFILES
 from pagecache.stress.world import World
 from pagecache.testing import Rule
 
-from ..check_backend.given import UndoesRemovals
+from ..check_backend.backends import UndoesRemovals
 
 SHORT: dict[str, Any] = {
     "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
@@ -110,5 +110,5 @@ def test_remains_of_a_run_with_a_finding_are_no_alarm_of_the_next(tmp_path: Path
 
 def test_the_files_of_a_run_are_removed_durably() -> None:
     """The store undoes removals that nothing has made durable."""
-    clean(Plan(seed=1, **SHORT), "python:tests.check_backend.given:UndoesRemovals")
+    clean(Plan(seed=1, **SHORT), "python:tests.check_backend.backends:UndoesRemovals")
     assert list(UndoesRemovals.store.list()) == []

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
-from pagecache.cli import main
 from pagecache.cli.top import figures
-from pagecache.cli.top.command import top
-from pagecache.cli.top.figures import ORDERS, Question, Sample, Watch, figures_of
+from pagecache.cli.top.figures import entries_of
 from pagecache.observe import documents
 from pagecache.observe.client import ask
 from pagecache.testing import FaultyBackend, Rule
+from tests.commands import TIMEOUT_S, Terminal
+from tests.commands import call as run
 from tests.live.fake import Fake, hanging
 
 PAGE = 4096
 HOSTILE = "dir/\x1b[31mred\u202e"
 SHOWN = r"dir/\x1b[31mred\u202e"
-TIMEOUT_S = 60.0
+OLD_SCREEN = "\x1b[?1049l"
+call = partial(run, "top")
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +66,6 @@ def volume(socket: str) -> Iterator[Volume]:
             volume.retry_failed()
 
 
-def call(*arguments: str) -> Result:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        return CliRunner().invoke(main, ["top", *arguments])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 @pytest.mark.smoke("top")
 def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Volume, socket: str) -> None:
     result = call("--once", "--wide", socket)
@@ -93,7 +83,7 @@ def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Vo
     assert "\x1b" not in result.stdout
 
 
-def test_the_json_has_names_and_numbers_unchanged_and_no_rates_of_one_sample(volume: Volume, socket: str) -> None:
+def test_the_json_has_names_and_numbers_unchanged_and_rates_of_two_samples(volume: Volume, socket: str) -> None:
     result = call("--json", socket, "--sort", "key", "--files", "1")
     document = json.loads(result.stdout)
     assert result.stdout.isascii()
@@ -102,54 +92,50 @@ def test_the_json_has_names_and_numbers_unchanged_and_no_rates_of_one_sample(vol
     assert cache["per_second"] == {"accesses": None, "reads": None, "writes": None, "commits": None}
     assert (one["name"], one["state"], one["errors"][0]["name"]) == ("store", "attached", "ENOSPC")
     assert (file["key"], file["size"], file["counters"]["dirty"]) == ("clean", 5000, 0)
-    assert json.loads(call("--json", socket).stdout)["files"][0]["key"] == HOSTILE
-
-
-def test_an_interval_gives_rates(volume: Volume, socket: str) -> None:
     document = json.loads(call("--json", "--interval", "0.1", socket).stdout)
+    assert document["files"][0]["key"] == HOSTILE
     for entry in (*document["caches"], *document["volumes"], *document["files"]):
         assert entry["per_second"] == {"accesses": 0.0, "reads": 0.0, "writes": 0.0, "commits": 0.0}
 
 
-def sample(cache: PageCache) -> Sample:
-    found = (documents.stats(cache), documents.files(cache, None, "dirty", 10), documents.waits(cache)["waits"])
-    stats, files, waits = json.loads(json.dumps(found))
-    return Sample(stats, files, waits)
+def test_rates_are_growth_over_the_clock_of_the_cache(volume: Volume, socket: str) -> None:
+    """Reads of two processes, or of a clock that went back, give none."""
 
+    def changed(uptime: float = 0.0, pid: int = 1, **counters: int) -> dict[str, Any]:
+        stats: dict[str, Any] = ask(socket, "/v1/stats") | {"uptime": uptime, "pid": pid}
+        for name, value in counters.items():
+            stats["cache"]["counters"][name] = value
+        return stats | ask(socket, "/v1/waits") | {"total": 0, "files": []}
 
-def test_rates_are_growth_over_the_clock_of_the_cache(volume: Volume) -> None:
-    """Samples of two processes, or of a clock that went back, give none."""
-    before, now = sample(volume.cache), sample(volume.cache)
-    now.stats["uptime"] = before.stats["uptime"] + 2.0
-    counters = now.stats["cache"]["counters"]
-    counters["hits"] += 18
-    counters["misses"] += 2
-    counters["write_requests"] += 5
-
-    def rates(earlier: Sample) -> tuple[float | None, dict[str, float | None]]:
-        (cache,) = figures_of(Path("s"), now, earlier)["caches"]
+    def rates(before: dict[str, Any]) -> tuple[float | None, dict[str, float | None]]:
+        now = changed(2.0, hits=28, misses=12, write_requests=9, read_requests=0)
+        (cache,) = entries_of(Path("s"), now, before)["caches"]
         return cache["hit_rate"], cache["per_second"]
 
-    assert rates(before) == (0.9, {"accesses": 10.0, "reads": 0.0, "writes": 2.5, "commits": 0.0})
-    none = (None, dict.fromkeys(("accesses", "reads", "writes", "commits")))
-    assert rates(now) == none
-    assert rates(replace(before, stats=before.stats | {"pid": 1})) == none
-    counters["read_requests"] = 0
-    before.stats["cache"]["counters"]["read_requests"] = 1
-    assert rates(before)[1]["reads"] is None
+    before = {"hits": 10, "misses": 10, "write_requests": 4, "read_requests": 0}
+    assert rates(changed(**before)) == (0.9, {"accesses": 10.0, "reads": 0.0, "writes": 2.5, "commits": 0.0})
+    assert rates(changed(**before | {"read_requests": 1}))[1]["reads"] is None
+    for other in (changed(2.0, **before), changed(pid=2, **before)):
+        assert rates(other) == (None, dict.fromkeys(("accesses", "reads", "writes", "commits")))
 
 
-def test_files_of_several_caches_are_merged_in_their_order(volume: Volume) -> None:
-    question = Question("dirty", 10)
-    one, other = Watch(Path("one"), question), Watch(Path("other"), question)
-    for watch, extra in ((one, PAGE), (other, 2 * PAGE)):
-        found = sample(volume.cache)
-        found.files["files"][0]["counters"]["dirty"] += extra
-        watch.samples = found, None
-    document = figures.figures([one, other], question)
-    assert [file["socket"] for file in document["files"]] == ["other", "one", "one", "other"]
-    for order in ORDERS:
-        assert len(figures.figures([one, other], Question(order, 10))["files"]) == 4
+@pytest.mark.parametrize("order", documents.SORTS)
+def test_files_of_several_caches_are_merged_in_their_order(volume: Volume, socket: str, order: str) -> None:
+    """The option has the orders of the server."""
+    path = f"{socket}-2"
+    with (
+        PageCache("1MiB", dirty_expire=3600.0) as other,
+        other.attach("memory:", name="store").open("a", "w+b") as file,
+    ):
+        other.serve_stats(path)
+        file.write(b"x" * 4 * PAGE)
+        for _ in range(3):
+            file.pread(1, 0)
+        files = json.loads(call("--json", "--sort", order, path, socket).stdout)["files"]
+    found = [file["key"] for file in files]
+    assert sorted(found) == ["a", "clean", HOSTILE]
+    first = {"failed": HOSTILE, "age": HOSTILE, "unstable": None}.get(order, "a")
+    assert first in (found[0], None)
 
 
 def test_tables_fit_their_width_and_name_the_columns_without_room(
@@ -189,23 +175,14 @@ def limit(hangs: bool) -> dict[str, Any]:
 
 
 def test_sockets_are_found_or_wrong_usage(volume: Volume, socket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are options that make no sense."""
     result = call("--once")
     assert result.exit_code == 2
     assert result.stderr.startswith("main top: no socket found: serve one by cache.serve_stats(path)")
     monkeypatch.setenv("PAGECACHE_SOCKET", socket)
     assert call("--once").exit_code == 0
-
-
-@pytest.mark.parametrize(
-    "options", [("--interval", "0"), ("--interval", "x"), ("--files", "-1"), ("--files", "1001"), ("--sort", "size")]
-)
-def test_options_that_make_no_sense_are_wrong_usage(options: tuple[str, ...]) -> None:
-    assert call("/s", *options).exit_code == 2
-
-
-def test_the_orders_of_the_option_are_those_of_the_server() -> None:
-    option = next(one for one in top.params if one.name == "sort")
-    assert sorted(option.to_info_dict()["type"]["choices"]) == sorted(documents.SORTS) == sorted(ORDERS)
+    for options in ["--interval 0", "--interval x", "--files -1", "--files 1001", "--sort size"]:
+        assert call(socket, *options.split()).exit_code == 2
 
 
 def test_output_off_a_terminal_comes_once_with_a_note(volume: Volume, socket: str) -> None:
@@ -243,46 +220,18 @@ def wait_connected(path: Path) -> None:
         os.sched_yield()
 
 
-class Terminal:
-    """A program in a terminal of 120 by 30."""
-
-    def __init__(self, *command: str) -> None:
-        self._master, slave = os.openpty()
-        environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "30"}
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
-        os.close(slave)
-        self.output = b""
-
-    def shows(self, text: str) -> None:
-        """Wait for new output with the text."""
-        self.output = b""
-        while text not in re.sub(r"\x1b\[[0-9;]*m", "", self.output.decode(errors="replace")):
-            assert select.select([self._master], [], [], TIMEOUT_S)[0], self.output
-            self.output += os.read(self._master, 1 << 16)
-
-    def end(self, key: bytes = b"q") -> int:
-        """Press a key, or interrupt without one; return the exit status."""
-        if key:
-            os.write(self._master, key)
-        else:
-            self.process.send_signal(signal.SIGINT)
-        self.shows("\x1b[?1049l")  # the screen of before
-        status = self.process.wait(TIMEOUT_S)
-        os.close(self._master)
-        return status
-
-
 @pytest.mark.parametrize(("key", "status"), [(b"q", 0), (b"", 130)])
 def test_the_live_view_is_refreshed_until_q_or_ctrl_c(volume: Volume, socket: str, key: bytes, status: int) -> None:
     """No escape sequence of a key reaches the terminal."""
-    terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", socket)
+    terminal = Terminal("top", "--interval", "0.1", socket)
     terminal.shows("12K not saved")
     terminal.shows(SHOWN)
     file = volume.open("more", "w+b")
     file.write(b"x" * PAGE)
     terminal.shows("16K not saved")
     assert b"\x1b[31mred" not in terminal.output
-    assert terminal.end(key) == status
+    terminal.press(key) if key else terminal.process.send_signal(signal.SIGINT)
+    assert terminal.end(OLD_SCREEN) == status
     with pytest.raises(OSError):
         file.close()
 
@@ -291,10 +240,11 @@ def test_a_cache_that_is_closed_is_gone_and_its_successor_is_shown(tmp_path: Pat
     path = str(tmp_path / "s")
     with PageCache("1MiB") as cache:
         cache.serve_stats(path)
-        terminal = Terminal(sys.executable, "-m", "pagecache", "top", "--interval", "0.1", path)
+        terminal = Terminal("top", "--interval", "0.1", path)
         terminal.shows("all saved")
     terminal.shows("gone  no such socket")
     with PageCache("1MiB") as successor:
         successor.serve_stats(path)
         terminal.shows("all saved")
-        assert terminal.end() == 0
+        terminal.press(b"q")
+        assert terminal.end(OLD_SCREEN) == 0

@@ -44,56 +44,36 @@ def track(out: Path, event: dict[str, Any]) -> str:
     return str(tracks[event["tid"]])
 
 
-def within(inner: dict[str, Any], outer: dict[str, Any]) -> bool:
-    return bool(outer["ts"] <= inner["ts"] and inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"])
-
-
-def test_calls_of_the_backend_are_slices_with_file_range_and_thread(cache: PageCache, out: Path) -> None:
-    """By bytes, by names and commits; those of other caches are not in it."""
-    store = LatencyBackend(MemoryBackend())  # not prompt: the volume's threads make the calls
+def test_calls_of_the_backend_and_waits_are_slices_with_file_range_and_thread(cache: PageCache, out: Path) -> None:
+    """By bytes, by names and commits; those of other caches are not in it. A wait is around what it waits for."""
+    store = FaultyBackend(LatencyBackend(MemoryBackend()))  # not prompt: the volume's threads make the calls
     with PageCache("1MiB") as other, cache.trace(out):
         other.attach("memory:").open("else", "wb").close()
         volume = cache.attach(store, name="store", prompt=False)
         with volume.open(KEY, "w+b") as file:
             file.pwrite(b"x" * PAGE, PAGE)
+            store.use([Rule("write", error=OSError(5, "broken"), times=1)])
+            with pytest.raises(OSError, match="broken"):
+                file.fsync()
             file.fsync()
         volume.drop_clean()
         with volume.open(KEY) as file:
             file.pread(10, PAGE)
         volume.rename(KEY, "moved")
     calls = events(out, "backend")
-    wanted = ("write_from", "commit", "read_into", "rename")
-    assert [e["name"] for e in calls if e["name"] in wanted] == list(wanted)
+    wanted = ("write_from", "write_from", "commit", "read_into", "rename")
+    found = [e for e in calls if e["name"] in wanted]
+    assert [e["name"] for e in found] == list(wanted)
+    assert [bool(e["args"].get("failed")) for e in found] == [True, False, False, False, False]
     assert {"open", "stat"} & {e["name"] for e in calls}
-    write = next(e for e in calls if e["name"] == "write_from")
-    assert write["args"] == {"volume": "store", "file": "moved", "offset": PAGE, "length": PAGE}
-    assert track(out, write).startswith("pagecache-store-")
+    assert found[1]["args"] == {"volume": "store", "file": "moved", "offset": PAGE, "length": PAGE}
+    assert track(out, found[1]).startswith("pagecache-store-")
     assert all(e["args"].get("file") in (KEY, "moved") for e in calls)
-
-
-def test_a_wait_is_a_slice_around_what_it_waits_for(cache: PageCache, out: Path) -> None:
-    store = LatencyBackend(MemoryBackend())
-    with cache.trace(out), cache.attach(store, name="store", prompt=False).open(KEY, "w+b") as file:
-        file.pwrite(b"x", 0)
-        file.fsync()
     waits = events(out, "wait")
-    fsync = next(e for e in waits if e["name"] == "wait: fsync")
-    commit = next(e for e in events(out, "backend") if e["name"] == "commit")
+    fsync = [e for e in waits if e["name"] == "wait: fsync"][-1]
     assert track(out, fsync) == threading.current_thread().name
-    assert commit["ts"] + commit["dur"] <= fsync["ts"] + fsync["dur"]
+    assert found[2]["ts"] + found[2]["dur"] <= fsync["ts"] + fsync["dur"]
     assert any(e["name"] == "wait: the backend's open" for e in waits)
-
-
-def test_a_call_that_failed_says_so(cache: PageCache, out: Path) -> None:
-    store = FaultyBackend(MemoryBackend())
-    with cache.trace(out), cache.attach(store).open(KEY, "w+b") as file:
-        file.pwrite(b"x", 0)
-        store.use([Rule("write", error=OSError(5, "broken")), Rule("commit", error=OSError(5, "broken"))])
-        with pytest.raises(OSError, match="broken"):
-            file.fsync()
-        store.use([])
-    failed = [e["name"] for e in events(out, "backend") if e["args"].get("failed")]
-    assert "write_from" in failed
 
 
 def test_what_has_not_ended_is_in_the_file(cache: PageCache, out: Path) -> None:

@@ -29,10 +29,8 @@ Act = Callable[[Rig, Any], object]
 DATA = pattern(64 * PAGE)
 SLOW = RetryPolicy(attempts=3, first_delay=3600.0, max_delay=3600.0, deadline=7200.0, failed_retry=None)
 CROWDED: dict[str, Any] = {"dirty_background": 0.03, "dirty_limit": 0.04, "capacity": "1MiB"}
-FILL = r"a fill of \[16384, 20480\)"
-READ, WRITE, COMMIT, TRUNCATE, OPEN = (
-    f"{call} of the backend" for call in ("a read", "a write", "a commit", "truncate", "open")
-)
+READ, COMMIT = "a read of the backend", "a commit of the backend"
+OWNERS = {"read_into": READ, "write_from": "a write of the backend", "commit": COMMIT}
 
 
 def start(name: str, call: Callable[..., Any], *args: Any) -> Task[Any]:
@@ -73,10 +71,6 @@ def viewed(rig: Rig, file: CachedFile) -> None:
     file.__dict__["held"] = file.view(0, PAGE)
 
 
-def release(rig: Rig, file: CachedFile) -> None:
-    file.__dict__.pop("held").release()
-
-
 def take_memory(rig: Rig, file: CachedFile) -> None:
     """Take all memory: most pages are in a view, the others in flight."""
     file.__dict__["held"] = file.view(0, 10 * PAGE)
@@ -96,166 +90,129 @@ def read(rig: Rig, file: CachedFile) -> object:
     return file.pread(PAGE, 4 * PAGE)
 
 
+def write(rig: Rig, file: CachedFile) -> object:
+    return file.pwrite(b"w", 0)
+
+
 def cut(rig: Rig, file: CachedFile) -> object:
     return file.truncate(PAGE)
+
+
+def flush(rig: Rig, file: CachedFile) -> None:
+    file.flush()
 
 
 def fsync(rig: Rig, file: CachedFile) -> None:
     file.fsync()
 
 
+def sync(rig: Rig, file: CachedFile) -> None:
+    rig.volume.sync()
+
+
+def open_other(rig: Rig, file: CachedFile) -> object:
+    return rig.open(key="other")
+
+
 @dataclass
 class Kind:
-    """A way to wait: what the report says (patterns), after `before`, while `first` runs on another thread."""
+    """A way to wait: what the report says (a pattern), after `before`, while `first` runs on another thread.
 
-    gate: str | None
+    `owner`: the call that it waits for, if it is not the usual one of the gate; "": none.
+    """
+
+    gate: str
     what: str
-    owner: str | None
     call: Act
     before: Act = lambda rig, file: None
     first: Act | None = None
-    after: Act = lambda rig, file: None
+    owner: str | None = None
     key: str | None = KEY
     options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    fault: tuple[str, BaseException] | None = None
+    fails: bool = False
 
 
-NO_ANSWER = TimeoutError(110, "no answer")
+PROMPT: dict[str, Any] = {"prompt": True}
+SLOWLY: dict[str, Any] = {"config": {"retry": SLOW}, "owner": "", "fails": True}  # a call without an answer
+FILL = r"a fill of \[16384, 20480\)"
+DIRECT = r"a direct read of \[16384, 20480\)"
+CREDIT = r"a call more than the volume may have at once \(max_inflight\)"
+ASIDE = r"a write of \[0, 4096\) to end"
+ENDS = "the end of the backend's calls|the end of the volume's threads"
 KINDS: dict[str, Kind] = {
-    "a fill": Kind("read_into", FILL, READ, read),
-    "a fill of its own": Kind("read_into", FILL, READ, read, options={"prompt": True}),
-    "a fill of another thread": Kind(
-        "read_into", FILL, READ, lambda rig, file: file.pread(10, 4 * PAGE + 5), first=read
-    ),
+    "a fill": Kind("read_into", FILL, read),
+    "a fill of its own": Kind("read_into", FILL, read, options=PROMPT),
+    "a fill of another thread": Kind("read_into", FILL, lambda rig, file: file.pread(10, 4 * PAGE + 5), first=read),
     "a direct read of its own": Kind(
-        "read_into",
-        r"a direct read of \[16384, 20480\)",
-        READ,
-        lambda rig, file: rig.open(direct=True).pread(PAGE, 4 * PAGE),
-        options={"prompt": True},
+        "read_into", DIRECT, lambda rig, file: rig.open(direct=True).pread(PAGE, 4 * PAGE), options=PROMPT
     ),
     "a credit": Kind(
         "read_into",
-        r"a call more than the volume may have at once \(max_inflight\)",
-        READ,
-        lambda rig, file: file.pread(PAGE, 20 * PAGE),
+        CREDIT,
+        lambda rig, file: file.pread(1, 20 * PAGE),
         first=read,
-        options={"max_inflight": 1, "prompt": True},
+        options=PROMPT | {"max_inflight": 1},
     ),
-    "bytes in flight that may not be copied aside": Kind(
-        "write_from",
-        r"a write of \[0, 4096\) to end",
-        WRITE,
-        lambda rig, file: file.pwrite(b"again", 0),
-        before=viewed,
-        first=lambda rig, file: file.flush(),
-        after=release,
-    ),
-    "the lock": Kind("truncate", "the file's lock", TRUNCATE, lambda rig, file: file.pwrite(b"w", 0), first=cut),
+    "bytes in flight that may not be copied aside": Kind("write_from", ASIDE, write, viewed, flush),
+    "the lock": Kind("truncate", "the file's lock", write, first=cut),
     "the lock, behind an append that waits for room": Kind(
-        "write_from",
-        "the file's lock",
-        WRITE,
-        cut,
-        before=fill_up,
-        first=lambda rig, file: file.append(DATA[: 16 * PAGE]),
-        config=CROWDED,
+        "write_from", "the file's lock", cut, fill_up, lambda rig, file: file.append(DATA[: 16 * PAGE]), config=CROWDED
     ),
     "the lock, behind a direct write": Kind(
         "write_from",
         "the file's lock",
-        "write_from of the backend",
-        lambda rig, file: file.pwrite(b"w", 0),
+        write,
         first=lambda rig, file: rig.open(direct=True).pwrite(DATA[:PAGE], 0),
+        owner="write_from of the backend",
     ),
-    "the token, behind write-back": Kind(
-        "write_from", "the file's token", WRITE, cut, before=dirty, first=lambda rig, file: file.flush()
-    ),
-    "the token, behind a commit": Kind("commit", "the file's token", COMMIT, cut, before=dirty, first=fsync),
+    "the token, behind write-back": Kind("write_from", "the file's token", cut, dirty, flush),
+    "the token, behind a commit": Kind("commit", "the file's token", cut, dirty, fsync),
     "the end of a truncate": Kind(
-        "truncate",
-        "the end of a truncate or hole",
-        TRUNCATE,
-        lambda rig, file: file.pread(PAGE, 0),
-        first=cut,
+        "truncate", "the end of a truncate or hole", lambda rig, file: file.pread(1, 0), first=cut
     ),
-    "flush": Kind("write_from", "flush", WRITE, lambda rig, file: file.flush(), before=dirty),
-    "fsync in commit": Kind("commit", "fsync", COMMIT, fsync, before=dirty),
-    "a round of another fsync": Kind("commit", "fsync", COMMIT, fsync, before=dirty, first=fsync),
-    "fsync that is tried again later": Kind(
-        None, "fsync", None, fsync, before=dirty, config={"retry": SLOW}, fault=("write_from", NO_ANSWER)
-    ),
+    "flush": Kind("write_from", "flush", flush, dirty),
+    "fsync in commit": Kind("commit", "fsync", fsync, dirty),
+    "a round of another fsync": Kind("commit", "fsync", fsync, dirty, fsync),
+    "fsync that is tried again later": Kind("write_from", "fsync", fsync, dirty, **SLOWLY),
     "a read that is tried again later": Kind(
-        None,
-        "the next try of a call that failed",
-        None,
-        read,
-        config={"retry": SLOW},
-        options={"prompt": True},
-        fault=("read_into", NO_ANSWER),
+        "read_into", "the next try of a call that failed", read, options=PROMPT, **SLOWLY
     ),
-    "a sync": Kind("commit", "sync", COMMIT, lambda rig, file: rig.volume.sync(), before=dirty, key=None),
-    "a sync of names": Kind(
-        "sync",
-        "sync",
-        "sync of the backend",
-        lambda rig, file: rig.volume.sync(),
-        before=lambda rig, file: rig.volume.remove("other"),
-        key=None,
-    ),
+    "a sync": Kind("commit", "sync", sync, dirty, key=None),
+    "a sync of names": Kind("sync", "sync", sync, lambda rig, file: rig.volume.remove("other"), key=None),
     "room": Kind(
         "write_from",
         r"room for \d+ bytes",
-        WRITE,
         lambda rig, file: file.pwrite(DATA[: 4 * PAGE], 20 * PAGE),
-        before=fill_up,
+        fill_up,
         config=CROWDED,
     ),
     "memory": Kind(
         "write_from",
         "memory",
-        WRITE,
         lambda rig, file: file.pwrite(DATA[: 4 * PAGE], 40 * PAGE),
-        before=take_memory,
-        after=release,
+        take_memory,
         config={"capacity": "64KiB"},
     ),
-    "an open": Kind("open", "the backend's open", OPEN, lambda rig, file: rig.open(key="other"), key="other"),
+    "an open": Kind("open", "the backend's open", open_other, key="other"),
     "a stat of its own": Kind(
-        "stat",
-        "the backend's stat",
-        "stat of the backend",
-        lambda rig, file: rig.volume.stat("other"),
-        key="other",
-        options={"prompt": True},
+        "stat", "the backend's stat", lambda rig, file: rig.volume.stat("other"), key="other", options=PROMPT
     ),
-    "a list": Kind(
-        "list", "the backend's list", "list of the backend", lambda rig, file: [*rig.volume.list()], key=None
-    ),
-    "a truncate": Kind("truncate", "the backend's truncate", TRUNCATE, cut),
-    "the name": Kind(
-        "open",
-        "the name",
-        OPEN,
-        lambda rig, file: rig.open(key="other"),
-        first=lambda rig, file: rig.open(key="other"),
-        key="other",
-    ),
+    "a list": Kind("list", "the backend's list", lambda rig, file: [*rig.volume.list()], key=None),
+    "a truncate": Kind("truncate", "the backend's truncate", cut),
+    "the name": Kind("open", "the name", open_other, first=open_other, key="other"),
     "a read beside a remove": Kind(
         "remove",
         "the call that changes the name of the object",
-        "remove of the backend",
         read,
         first=lambda rig, file: rig.volume.remove(KEY),
     ),
-    "a detach": Kind("commit", "sync", COMMIT, lambda rig, file: rig.volume.detach(), before=dirty, key=None),
+    "a detach": Kind("commit", "sync", lambda rig, file: rig.volume.detach(), dirty, key=None),
     "the end of what runs, at a detach": Kind(
         "read_into",
-        "the end of the backend's calls|the end of the volume's threads",
-        READ,
+        ENDS,
         lambda rig, file: rig.volume.detach(),
-        before=lambda rig, file: file.prefetch(0, PAGE),
+        lambda rig, file: file.prefetch(0, PAGE),
         key=None,
     ),
 }
@@ -270,9 +227,9 @@ class Stage:
         capacity = config.pop("capacity", "8MiB")
         self.rig = make({KEY: DATA, "other": DATA}, capacity, limits=kind.options, **config)
         self.file = self.rig.open()
-        self.gate = None if kind.gate is None else self.rig.backend.gate(kind.gate, times=64)
-        if kind.fault is not None:
-            self.rig.backend.fault(*kind.fault)
+        self.gate = None if kind.fails else self.rig.backend.gate(kind.gate, times=64)
+        if kind.fails:
+            self.rig.backend.fault(kind.gate, TimeoutError(110, "no answer"))
         kind.before(self.rig, self.file)
         self.tasks: list[Task[Any]] = []
         if kind.first is not None:
@@ -287,23 +244,27 @@ class Stage:
     def seen(self, name: str) -> Wait:
         """The wait, once the report is as expected."""
 
+        kind = self.kind
+        owner = OWNERS.get(kind.gate, f"{kind.gate} of the backend") if kind.owner is None else kind.owner
+
         def expected() -> bool:
             wait = wait_of(self.rig.cache, name)
-            call = None if wait.owner is None else wait.owner.what
-            return bool(re.fullmatch(self.kind.what, wait.what)) and call == self.kind.owner
+            call = "" if wait.owner is None else wait.owner.what
+            return bool(re.fullmatch(kind.what, wait.what)) and call == owner
 
         eventually(expected)
         return wait_of(self.rig.cache, name)
 
     def finish(self) -> None:
         """Release the wait; then check that the report is empty."""
-        if self.kind.fault is not None:
+        if self.kind.fails:
             self.rig.volume.abort()
         if self.gate is not None:
             self.gate.open()
         for task in self.tasks:
             assert task.finished.wait(20)
-        self.kind.after(self.rig, self.file)
+        if held := self.file.__dict__.pop("held", None):
+            held.release()
         if not self.rig.cache.closed:
             no_wait_left(self.rig.cache)
 
@@ -352,7 +313,7 @@ def test_an_interrupt_leaves_no_record(make: Make, name: str) -> None:
     [
         ("read_into", "a read or view", READ, lambda file: file.pread(10, 4 * PAGE)),
         ("commit", "an fsync or flush", COMMIT, lambda file: file.fsync()),
-        ("truncate", "a truncate or hole", TRUNCATE, lambda file: file.truncate(PAGE)),
+        ("truncate", "a truncate or hole", "truncate of the backend", lambda file: file.truncate(PAGE)),
     ],
 )
 def test_a_task_is_reported_by_its_name(

@@ -1,18 +1,12 @@
 """The command `pagecache drain`: options, help and exit status."""
 
-import dataclasses
 import sys
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from pagecache.cli.usage import WrongUsage, interrupted, print_json
+from pagecache.cli.usage import interrupted, print_json
 from pagecache.interrupts import leave_on_sigterm
-from pagecache.quantities import printable
-
-if TYPE_CHECKING:
-    from pagecache.cli.drain.following import Outcome
 
 
 @click.command(short_help="Have running caches save everything, and wait for it")
@@ -27,28 +21,17 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
     SOCKET is the path that a program gave to PageCache.serve_stats. Exit status: 0 everything is committed, 1 some
     bytes are not (they are listed), or the program ended before it could answer.
     """
-    from pagecache.cli.drain.display import lines, on_stderr
-    from pagecache.cli.drain.following import Unusable
-    from pagecache.cli.drain.following import drain as drain_caches
+    from pagecache.cli.drain import following
 
     leave_on_sigterm()
     try:
-        with nullcontext(lambda outcomes: None) if quiet else on_stderr() as show:
-            outcomes = drain_caches(sockets, volume, deadline, show)
-    except Unusable as error:
-        raise WrongUsage(str(error)) from None
+        with nullcontext(lambda outcomes: None) if quiet else following.on_stderr() as show:
+            outcomes = following.drain(sockets, volume, deadline, show)
     except KeyboardInterrupt:
         interrupted("what was begun goes on")
     saved = all(outcome.saved for outcome in outcomes)
     if as_json:
-        print_json({"saved": saved, "caches": [_as_dict(outcome) for outcome in outcomes]})
+        print_json({"saved": saved, "caches": [outcome.as_dict() for outcome in outcomes]})
     elif not (quiet and saved):
-        click.echo("\n".join(lines(outcomes)))
+        click.echo("\n".join(following.lines(outcomes)))
     sys.exit(0 if saved else 1)
-
-
-def _as_dict(outcome: "Outcome") -> dict[str, Any]:
-    known = dataclasses.asdict(outcome)
-    del known["errors"], known["silent_since"]
-    known |= {"socket": printable(outcome.socket), "saved": outcome.saved, "unknown": outcome.unknown or None}
-    return known

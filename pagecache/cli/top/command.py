@@ -9,7 +9,6 @@ import click
 from pagecache.cli.usage import WrongUsage, interrupted
 from pagecache.interrupts import leave_on_sigterm
 
-FILES_ONCE = 20
 INTERVAL_S = 1.0
 
 
@@ -30,7 +29,7 @@ INTERVAL_S = 1.0
     show_default=True,
     help="Order of the files.",
 )
-@click.option("--files", metavar="N", type=click.IntRange(0, 1000), help="Largest number of files to show.")
+@click.option("--files", metavar="N", type=click.IntRange(0, 1000), default=20, show_default=True, help="Most files.")
 @click.option("--wide", is_flag=True, help="Print all columns, and each error on one line (with --once).")
 def top(
     sockets: tuple[Path, ...],
@@ -38,7 +37,7 @@ def top(
     as_json: bool,
     interval: float | None,
     sort: str,
-    files: int | None,
+    files: int,
     wide: bool,
 ) -> None:
     """Watch caches that are served on local sockets.
@@ -61,7 +60,7 @@ def top(
             "no socket found: serve one by cache.serve_stats(path), and name it here, in $PAGECACHE_SOCKET, or as "
             "$XDG_RUNTIME_DIR/pagecache/NAME.sock"
         )
-    question = Question(sort, FILES_ONCE if files is None else files)
+    question = Question(sort, files)
     try:
         if not once and not as_json:
             reason = _why_not_live()

@@ -145,7 +145,7 @@ def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: 
             document = figures([watches[path] for path in there], question)
             live.update(Group(*_parts(document, question, live.console.width)), refresh=True)
             # A first answer comes at once, and is not awaited for a whole interval.
-            known = all(watches[path].samples[0] or watches[path].error for path in there)
+            known = all(watches[path].entries or watches[path].error for path in there)
             if "q" in pressed(interval if known else 0.1):
                 over.set()
                 return
