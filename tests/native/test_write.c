@@ -1,38 +1,5 @@
 /* Writing: the method table, partial pages without reads, copy on conflict, and when changes are published. */
-#include "rig.h"
-
-enum { ROOM = 4 << 20 };
-
-static u8 want[ROOM], got[ROOM];
-static u64 size;
-
-static void start(u64 len, u64 max_folio)
-{
-	open_one(16 << 20, max_folio, len, ROOM, limits_wide());
-	memset(want, 0, ROOM);
-	memcpy(want, file->store.bytes, len);
-	size = len;
-}
-
-static void put(u64 pos, u64 len, u8 value)
-{
-	memset(want + pos, value, len);
-	size = pos + len > size ? pos + len : size;
-	EQUAL(file_write(file, pos, want + pos, len), 0);
-}
-
-static void right(void)
-{
-	EQUAL(file_read(file, 0, got, ROOM), size);
-	CHECK(memcmp(got, want, size) == 0);
-}
-
-static void right_and_committed(void)
-{
-	right();
-	EQUAL(file_sync(file), 0);
-	CHECK(memcmp(file->store.stable, want, size) == 0);
-}
+#include "content.h"
 
 /* T-01, T-02, T-03: which writes into an uncached page need a read. */
 TEST(check_the_method_table)
@@ -133,7 +100,7 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
 		EQUAL(cache_usage().shadows, 0);
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -162,7 +129,7 @@ TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 	EQUAL(cache_usage().shadows, 0);
 	for (u32 b = 0; b < 64 << 10; b++)
 		EQUAL(file->store.bytes[b], 1);
-	right_and_committed();
+	synced();
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
@@ -209,7 +176,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		pc_pass_background(file->inode, 1 << 20);
 		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -239,7 +206,7 @@ TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 	run_write(file, third);
 	EQUAL(file->store.bytes[0], 2);
 	run_write(file, second);
-	right_and_committed();
+	synced();
 }
 
 TEST(check_above_the_limit_and_pinned_the_writer_waits)
@@ -288,7 +255,7 @@ TEST(check_the_call_ends_while_the_writer_decides)
 		let_go(point, t);
 		SOUND(&rig);
 		EQUAL(file->store.bytes[10], 1);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -308,7 +275,7 @@ TEST(check_a_write_back_never_crops_what_is_being_appended)
 		right();
 		put(4990, 10, 1);
 		memset(want + 5000, 2, 1000);
-		size = 6000;
+		want_size = 6000;
 		pthread_t t = held_at(points[k], extend_once, NULL);
 		struct pc_request *r;
 		pc_flush_start(file->inode, ALL, 0, ALL);
@@ -316,9 +283,7 @@ TEST(check_a_write_back_never_crops_what_is_being_appended)
 		CHECK(!r);
 		let_go(points[k], t);
 		EQUAL(flush(file), 0);
-		EQUAL(file->store.size, 6000);
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, want, 6000) == 0);
+		synced();
 	}
 }
 
@@ -326,7 +291,7 @@ TEST(check_memory_of_another_volume_is_never_shown)
 {
 	start(0, PAGE);
 	struct pc_volume *other = volume_open(&rig);
-	put(0, 16 << 20 > ROOM ? ROOM : ROOM, 0xaa);
+	put(0, ROOM, 0xaa);
 	EQUAL(file_sync(file), 0);
 	pc_drop_clean(file->inode, 0, ALL);
 	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: the remaining bytes are the other's */
