@@ -1,6 +1,5 @@
 /*
- * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a), and
- * threads that write directly beside readers, buffered writers, truncates and commits (T-28 in part).
+ * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a).
  */
 #include "rig.h"
 
@@ -339,106 +338,6 @@ TEST(check_a_count_without_a_lock_is_found)
 	EQUAL(strcmp(v.invariant, "I-16"), 0);
 	lock_inode(file, PC_SHARED);
 	CHECK(end_write(&w));
-}
-
-/* ---------------------------------------------------------------- threads */
-
-static _Atomic bool stop, stop_work;
-static _Atomic u64 nr_direct, nr_read, nr_buffered;
-
-static void *direct_writer(void *arg)
-{
-	u64 page = (u64)(uintptr_t)arg;
-	for (u32 n = 1; !atomic_load(&stop); n++) {
-		u64 pos = (page * 4 + n % 4) * PAGE;
-		bool shared = pc_direct_may_share(file->inode, pos, pos + PAGE);
-		struct write w = begin(pos, pos + PAGE, shared ? PC_SHARED : PC_EXCLUSIVE);
-		if (!shared || pc_direct_may_share(file->inode, pos, pos + PAGE)) {
-			while (pc_range_local(file->inode, pos, pos + PAGE)) {
-				flush_range(file, ALL, pos, pos + PAGE);
-				file_sync(file);
-			}
-			do
-				send(&w, (u8)n);
-			while (!end_write(&w));
-			/* No other thread writes these pages directly, and buffered writers write the same value. */
-			atomic_fetch_add(&nr_direct, 1);
-		} else {
-			w.end = w.pos;
-			CHECK(end_write(&w));
-		}
-	}
-	return NULL;
-}
-
-static void *buffered_writer(void *arg)
-{
-	u8 bytes[64];
-	seed((u64)(uintptr_t)arg);
-	while (!atomic_load(&stop)) {
-		memset(bytes, (int)draw(256), sizeof(bytes));
-		EQUAL(file_write(file, (PAGES - 1) * PAGE + draw(PAGE - 64), bytes, sizeof(bytes)), 0);
-		if (draw(8) == 0)
-			file_sync(file);
-		atomic_fetch_add(&nr_buffered, 1);
-		usleep(100);
-	}
-	return NULL;
-}
-
-static void *reader(void *arg)
-{
-	u8 bytes[PAGE];
-	seed((u64)(uintptr_t)arg);
-	while (!atomic_load(&stop)) {
-		u64 page = draw(PAGES - 1);
-		/* Invalidated again and again: the engine would read past the cache. */
-		int64_t got = file_read(file, page * PAGE, bytes, PAGE);
-		CHECK(got >= 0 || got == -ESTALE);
-		if (draw(4) == 0)
-			pc_drop_clean(file->inode, 0, ALL);
-		atomic_fetch_add(&nr_read, 1);
-	}
-	return NULL;
-}
-
-static void *worker(void *arg MAYBE)
-{
-	while (!atomic_load(&stop_work))
-		if (!work(rig.volume))
-			usleep(50);
-	return NULL;
-}
-
-TEST(check_threads_leave_what_the_last_writes_stored)
-{
-	pthread_t threads[8];
-	u8 bytes[PAGE];
-	start(false);
-	check_threads = true;
-	atomic_store(&stop, false);
-	void *(*what[])(void *) = {direct_writer, direct_writer, direct_writer, buffered_writer,
-				   reader,        reader,        worker,        worker};
-	for (u64 k = 0; k < 8; k++)
-		EQUAL(pthread_create(&threads[k], NULL, what[k], (void *)(uintptr_t)k), 0);
-	usleep(soak() ? 20000000 : 700000);
-	for (int k = 0; k < 20; k++)
-		SOUND(&rig);
-	atomic_store(&stop, true);
-	for (u64 k = 0; k < 6; k++)
-		pthread_join(threads[k], NULL);
-	atomic_store(&stop_work, true);
-	for (u64 k = 6; k < 8; k++)
-		pthread_join(threads[k], NULL);
-	check_threads = false;
-	CHECK(atomic_load(&nr_direct) && atomic_load(&nr_read) && atomic_load(&nr_buffered));
-	EQUAL(pc_direct_count(file->inode), 0);
-	EQUAL(file_sync(file), 0);
-	for (u64 page = 0; page < PAGES; page++) {
-		EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
-		EQUAL(memcmp(bytes, file->store.bytes + page * PAGE, PAGE), 0);
-		EQUAL(memcmp(bytes, file->store.stable + page * PAGE, PAGE), 0);
-	}
 }
 
 /* ---------------------------------------------------------------- the gate */

@@ -1,6 +1,7 @@
 /*
- * Everything at once, with real threads: readers, writers, flushers, truncaters, droppers, pins, failing and short
- * answers, a cache much smaller than its files, folios of all sizes, two volumes that recycle each other's memory.
+ * Everything at once, with real threads: readers, writers past the cache and through it, flushers, truncaters, droppers,
+ * pins, reports, failing and short answers, a cache much smaller than its files, folios of all sizes, two volumes that
+ * recycle each other's memory.
  *
  * Each 8 bytes of a file name their file, position and version. A reader notes the newest version that was complete
  * when it began and the newest that had begun when it ended; zeros are right only if a cut may explain them. A read
@@ -25,7 +26,7 @@ static struct file *files[NR_FILES];
 static struct cells cells[NR_FILES];
 static _Atomic bool stop, stop_work;
 static bool durable, staging;
-static _Atomic u64 nr_read, nr_written, nr_stored, nr_synced, nr_cut, nr_short, nr_staged;
+static _Atomic u64 nr_read, nr_written, nr_stored, nr_synced, nr_cut, nr_short, nr_staged, nr_direct;
 
 static u64 cell(u32 file, u64 at, u64 version)
 {
@@ -87,8 +88,8 @@ static void read_some(u32 file)
 	for (u64 k = 0; k < n; k++)
 		before[k] = atomic_load(&cells[file].done[at + k]);
 	int64_t got = file_read(f, at * 8, buffer, n * 8);
-	if (got == -ENOMEM)
-		return; /* nothing can be evicted now */
+	if (got == -ENOMEM || got == -ESTALE)
+		return; /* nothing can be evicted now; or direct writes invalidate it again and again */
 	CHECK(got >= 0);
 	for (u64 k = 0; k < (u64)got / 8; k++)
 		judge(file, at + k, buffer[k], before[k], "read");
@@ -217,6 +218,51 @@ static void *storer(void *arg)
 	return NULL;
 }
 
+/* Write past the cache, beside readers and other shared holders of the lock. */
+static void direct_some(u32 file)
+{
+	static _Thread_local u64 buffer[512];
+	struct cells *c = &cells[file];
+	struct file *f = files[file];
+	u64 at = draw(CELLS - 512), n = 1 + draw(512), pos = at * 8, end = pos + n * 8, failed;
+	struct pc_part part = {.memory = (u8 *)buffer, .len = n * 8};
+	int mode = pc_direct_may_share(f->inode, pos, end) ? PC_SHARED : PC_EXCLUSIVE;
+	int64_t got;
+	lock_inode(f, mode);
+	bool may = mode == PC_SHARED ? pc_direct_may_share(f->inode, pos, end) : end <= pc_inode_size(f->inode);
+	if (may && mode == PC_EXCLUSIVE && file_sync(f))
+		pc_retry(f->inode, 0, ALL, true);
+	if (!may ||
+	    pc_range_local(f->inode, pos, end)) { /* a view that may be stored to is local as long as it lives */
+		pc_inode_lock_release(f->inode, mode);
+		return;
+	}
+	EQUAL(pc_direct_begin(f->inode, &failed), 0);
+	u64 version = atomic_fetch_add(&c->version, 1) + 1;
+	for (u64 k = 0; k < n; k++)
+		buffer[k] = cell(file, at + k, version);
+	begin(c, at, at + n, version);
+	pc_invalidate_remote(f->inode, pos, end);
+	do {
+		got = store_write(&f->store, pos, &part, 1);
+		pc_direct_answer(f->inode, pos, pos + (got > 0 ? (u64)got : 0), end);
+	} while (!pc_direct_end(f->inode, pos, end, &failed, got < 0));
+	for (u64 k = 0; got > 0 && k < (u64)got / 8; k++)
+		atomic_store(&c->done[at + k], version);
+	pc_inode_lock_release(f->inode, mode);
+	atomic_fetch_add(&nr_direct, 1);
+}
+
+static void *director(void *arg)
+{
+	seed((u64)(uintptr_t)arg);
+	while (!atomic_load(&stop) && !staging) {
+		direct_some((u32)draw(NR_FILES));
+		pause_for(1);
+	}
+	return NULL;
+}
+
 /* Truncate or punch whole cells; the store and the cache both. */
 static void cut_some(u32 file)
 {
@@ -322,7 +368,7 @@ static void *disturber(void *arg)
 		struct pc_inode *i = files[draw(NR_FILES)]->inode;
 		u64 pos = draw(BYTES);
 		struct pc_need need;
-		switch (draw(8)) {
+		switch (draw(11)) {
 		case 0: pc_drop_clean(i, pos, pos + 100000); break;
 		case 1: pc_invalidate_remote(i, pos, pos + 20000); break;
 		case 2: pc_pass_background(i, 64 << 10); break;
@@ -340,6 +386,9 @@ static void *disturber(void *arg)
 			pc_readahead_submit(i, &ra);
 			break;
 		}
+		case 7: pc_inode_set_unused(i, pc_inode_id(i), draw(2)); break;
+		case 8: pc_inode_set_aside(i, pc_inode_id(i), (u32)draw(3)); break;
+		case 9: pc_inode_age_anew(i); break;
 		default: pause_for(1); break;
 		}
 		if (draw(50) == 0)
@@ -347,6 +396,36 @@ static void *disturber(void *arg)
 	}
 	while (nr_pins)
 		pc_unpin(rig.cache, &pins[--nr_pins]);
+	return NULL;
+}
+
+/* Report on a volume, whose files come and go: nothing is shown of a file that is gone, though its struct is used again. */
+static void *reporter(void *arg MAYBE)
+{
+	struct pc_volume *v = files[1]->inode->volume;
+	struct pc_limits limits = limits_wide();
+	struct pc_inode *gone = NULL, *i;
+	u64 ids[NR_FILES], next, id = 0;
+	while (!atomic_load(&stop)) {
+		struct pc_counters counters;
+		struct pc_usage sum;
+		u32 waiting[PC_WORK_CLASSES];
+		CHECK(pc_volume_some_hollow(v, ids, 2) <= 2);
+		CHECK(pc_volume_some_aged(v, ids, 2) <= 2);
+		CHECK(pc_volume_some_dirty(v, ids, 2) <= 2);
+		CHECK(pc_volume_aged(v, ALL, ids, NR_FILES, &next) <= NR_FILES);
+		CHECK(pc_volume_unsaved(v) <= NR_FILES * BYTES);
+		pc_volume_counters(v, &counters, &sum);
+		pc_show_queue(v, waiting);
+		pc_some_failed(files[1]->inode);
+		EQUAL(gone ? pc_show_number(gone, id, PC_BY_UNSTORED) : 0, 0);
+		EQUAL(pc_inode_create(v, PAGE, &limits, true, &i), 0);
+		gone = i;
+		id = pc_inode_id(i);
+		EQUAL(pc_show_number(gone, id, PC_BY_CACHED), 0);
+		EQUAL(pc_inode_destroy(i), 0);
+		pause_for(1);
+	}
 	return NULL;
 }
 
@@ -368,7 +447,8 @@ static void *worker(void *volume)
 
 static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 {
-	void *(*roles[])(void *) = {reader, reader, writer, writer, storer, cutter, syncer, disturber};
+	void *(*roles[])(void *) = {reader,   reader, writer, writer,    storer,
+				    director, cutter, syncer, disturber, reporter};
 	enum { ROLES = sizeof(roles) / sizeof(*roles), WORKERS = 4 };
 	pthread_t threads[ROLES], workers[WORKERS];
 	rig_open(&rig, capacity, max_folio);
@@ -411,6 +491,7 @@ static void everything_at_once(int seconds, u64 capacity, u64 max_folio)
 	       " cuts, %" PRIu64 " stored through views, %" PRIu64 " evicted, %" PRIu64 " copied on conflict\n",
 	       atomic_load(&nr_read), atomic_load(&nr_written), atomic_load(&nr_short), atomic_load(&nr_synced),
 	       atomic_load(&nr_cut), atomic_load(&nr_stored), cache_usage().evicted, cache_usage().cow_copies);
+	CHECK(staging || atomic_load(&nr_direct) > 0);
 	CHECK(cache_usage().evict_examined_max <= 64);
 }
 
