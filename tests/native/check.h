@@ -403,6 +403,13 @@ static MAYBE void store_zero(struct store *s, u64 pos, u64 end)
 	}
 }
 
+static MAYBE void store_punch(struct store *s, u64 pos, u64 end)
+{
+	pthread_mutex_lock(&s->lock);
+	store_zero(s, pos, end);
+	pthread_mutex_unlock(&s->lock);
+}
+
 static MAYBE void store_truncate(struct store *s, u64 size)
 {
 	pthread_mutex_lock(&s->lock);
