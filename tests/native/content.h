@@ -30,7 +30,7 @@ static MAYBE void put_wanted(u64 pos, u64 len)
 	EQUAL(file_write(file, pos, want + pos, len), 0);
 }
 
-static MAYBE void put(u64 pos, u64 len, u8 value)
+static MAYBE void change(u64 pos, u64 len, u8 value)
 {
 	memset(want + pos, value, len);
 	put_wanted(pos, len);

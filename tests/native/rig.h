@@ -503,6 +503,32 @@ static MAYBE int file_write(struct file *f, u64 pos, const void *from, u64 len)
 	return err;
 }
 
+/* Write bytes of one value to the only file. */
+static MAYBE void put(u64 pos, u64 len, u8 value)
+{
+	u8 *bytes = malloc(len);
+	memset(bytes, value, len);
+	EQUAL(file_write(file, pos, bytes, len), 0);
+	free(bytes);
+}
+
+/* Check that all bytes of a range have that value. */
+static MAYBE void see(u64 pos, u64 len, u8 value)
+{
+	u8 *bytes = malloc(len);
+	EQUAL(file_read(file, pos, bytes, len), len);
+	for (u64 k = 0; k < len; k++)
+		EQUAL(bytes[k], value);
+	free(bytes);
+}
+
+static MAYBE u8 byte_at(u64 pos)
+{
+	u8 byte = 0;
+	EQUAL(file_read(file, pos, &byte, 1), 1);
+	return byte;
+}
+
 /* The caller holds the inode lock X. Return: 0, or the store's error. */
 static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *pin)
 {
@@ -565,6 +591,12 @@ static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, 
 	size_t used = pc_discard(f->inode, pos, end, ranges, n, true);
 	pc_token_release(f->inode);
 	return used;
+}
+
+static MAYBE bool cached(u64 page)
+{
+	u32 id = pc_index_lookup(file->inode, page);
+	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
 }
 
 /* The folio of a byte, which must be cached. */

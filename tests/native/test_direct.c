@@ -49,13 +49,6 @@ static void direct_write(u64 pos, u64 end, u8 value, int mode)
 	while (!end_write(&w));
 }
 
-static u8 byte_at(u64 pos)
-{
-	u8 value;
-	EQUAL(file_read(file, pos, &value, 1), 1);
-	return value;
-}
-
 static size_t ranges(u64 *out, bool all)
 {
 	return pc_direct_ranges(file->inode, out, 32, all);

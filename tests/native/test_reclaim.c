@@ -15,12 +15,6 @@ static void touch(u64 page)
 	EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
 }
 
-static bool cached(u64 page)
-{
-	u32 id = pc_index_lookup(file->inode, page);
-	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
-}
-
 static u32 nr_cached(u64 from, u64 to)
 {
 	u32 nr = 0;

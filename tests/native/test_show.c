@@ -14,7 +14,7 @@ static void start(u64 size, u64 max_folio)
 		bytes[k] = (u8)(k * 31 + k / 256 + 3);
 }
 
-static void put(u64 pos, u64 len)
+static void dirty(u64 pos, u64 len)
 {
 	EQUAL(file_write(file, pos, bytes + pos, len), 0);
 }
@@ -22,7 +22,7 @@ static void put(u64 pos, u64 len)
 TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 {
 	start(PAGE, PAGE);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	u64 id = pc_inode_id(file->inode);
 	EQUAL(pc_show_number(file->inode, id, PC_BY_DIRTY), PAGE);
 	EQUAL(pc_show_number(file->inode, id + 1, PC_BY_DIRTY), 0);
@@ -34,7 +34,7 @@ TEST(check_the_queue_is_counted_by_class)
 {
 	u32 waiting[PC_WORK_CLASSES];
 	start(4 * PAGE, PAGE);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	pc_job_push(rig.volume, PC_WORK_NAMES);
 	pc_flush_start(file->inode, UINT64_MAX >> 16, 0, UINT64_MAX);
 	pc_show_queue(rig.volume, waiting);
