@@ -154,7 +154,7 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_a
 	acknowledged_and_given_up();
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	struct call c = next_call(r);
-	int64_t got = store_read(&file->store, c.pos, c.parts, c.n);
+	int64_t got = read_call(&c);
 	CHECK(begin_commit(file));
 	commit_fails();
 	EQUAL(pc_fill_answer(r, got), 0);

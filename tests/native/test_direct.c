@@ -167,27 +167,29 @@ TEST(check_holders_that_may_share)
 
 TEST(check_bytes_that_a_direct_read_takes_from_memory)
 {
+	enum { END = PAGES * PAGE };
 	u8 mine[100];
 	u64 local, stop;
+	struct {
+		u64 pos, end, local, stop;
+	} rows[] = {
+		{0, END, 0, 2 * PAGE + 50}, /* one page is clean: the backend has it */
+		{2 * PAGE + 60, END, 2 * PAGE + 150, 4 * PAGE - 10},
+		{4 * PAGE - 10, END, 4 * PAGE + 10, END},
+		{4 * PAGE, 4 * PAGE + 4, 4 * PAGE + 4, 4 * PAGE + 4},
+	};
 	start(false);
-	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
+	pc_direct_split(file->inode, 0, END, &local, &stop);
 	EQUAL(local, 0);
-	EQUAL(stop, PAGES * PAGE);
-	EQUAL(byte_at(PAGE), first_byte(PAGE)); /* clean: the backend has it */
+	EQUAL(stop, END);
+	EQUAL(byte_at(PAGE), first_byte(PAGE));
 	EQUAL(file_write(file, 2 * PAGE + 50, mine, 100), 0);
 	EQUAL(file_write(file, 4 * PAGE - 10, mine, 20), 0);
-	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 0);
-	EQUAL(stop, 2 * PAGE + 50);
-	pc_direct_split(file->inode, 2 * PAGE + 60, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 2 * PAGE + 150);
-	EQUAL(stop, 4 * PAGE - 10);
-	pc_direct_split(file->inode, 4 * PAGE - 10, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 4 * PAGE + 10);
-	EQUAL(stop, PAGES * PAGE);
-	pc_direct_split(file->inode, 4 * PAGE, 4 * PAGE + 4, &local, &stop);
-	EQUAL(local, 4 * PAGE + 4);
-	EQUAL(stop, 4 * PAGE + 4);
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		pc_direct_split(file->inode, rows[k].pos, rows[k].end, &local, &stop);
+		EQUAL(local, rows[k].local);
+		EQUAL(stop, rows[k].stop);
+	}
 }
 
 /* ---------------------------------------------------------------- commits */
@@ -202,8 +204,7 @@ TEST(check_a_commit_takes_writes_that_returned_before_it)
 	EQUAL(ranges(r, true), 2);
 	EQUAL(store_commit(&file->store), 0);
 	pc_commit_end(file->inode, true, false);
-	EQUAL(ranges(r, true), 1);
-	EQUAL(r[0], 2 * PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE);
 	CHECK(pc_commit_needed(file->inode, ALL));
 	EQUAL(file_sync(file), 0);
 	EQUAL(ranges(r, true), 0);
@@ -226,8 +227,7 @@ TEST(check_a_failed_commit_may_have_taken_all_that_returned)
 	CHECK(!end_write(&running)); /* it may have taken this as well */
 	send(&running, 3);
 	CHECK(end_write(&running));
-	EQUAL(ranges(r, false), 1);
-	EQUAL(r[0], 5 * PAGE);
+	RANGES(r, ranges(r, false), 5 * PAGE, 6 * PAGE);
 }
 
 TEST(check_a_commit_that_kept_all_disturbs_no_other_call)
@@ -276,13 +276,9 @@ TEST(check_many_ranges_become_few_and_cover_all)
 
 static void cut(u64 pos, u64 end)
 {
-	lock_inode(file, PC_EXCLUSIVE);
-	take_token(file);
-	EQUAL(pc_invalidate_lock(file->inode), 0);
+	stop_the_file(file, pos, end);
 	pc_punch(file->inode, pos, end, true);
-	pc_invalidate_unlock(file->inode);
-	pc_token_release(file->inode);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	let_the_file_go(file);
 	store_zero(&file->store, pos, end);
 }
 
@@ -292,14 +288,9 @@ TEST(check_holes_and_truncates_cut_the_ranges)
 	start(false);
 	direct_write(2 * PAGE, 6 * PAGE, 1, PC_SHARED);
 	cut(3 * PAGE, 4 * PAGE);
-	EQUAL(ranges(r, true), 2);
-	EQUAL(r[0], 2 * PAGE);
-	EQUAL(r[1], PAGE);
-	EQUAL(r[2], 4 * PAGE);
-	EQUAL(r[3], 2 * PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 6 * PAGE);
 	cut(5 * PAGE, 7 * PAGE);
-	EQUAL(ranges(r, true), 2);
-	EQUAL(r[3], PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 5 * PAGE);
 	cut(0, 3 * PAGE);
 	EQUAL(ranges(r, true), 1);
 	cut(4 * PAGE, 5 * PAGE);

@@ -130,7 +130,7 @@ TEST(check_an_invalidated_unit_is_read_again)
 	file->store.bytes[131072] = want[131072] = 99;
 	pc_invalidate_remote(file->inode, 131072, 131073);
 	struct call c = next_call(r);
-	EQUAL(pc_gather_answer(r, store_read(&file->store, c.pos, c.parts, c.n)), 0);
+	EQUAL(pc_gather_answer(r, read_call(&c)), 0);
 	file->store.bytes[131073] = want[131073] = 98;
 	pc_invalidate_remote(file->inode, 131072, 131074);
 	u32 reads = file->store.reads;
@@ -191,6 +191,11 @@ static u64 sent_in_background(bool partial)
 	return file->store.write_bytes - bytes;
 }
 
+static void start_published(u64 size)
+{
+	start_with(size, 4 << 20, PAGE, LIMITS(.write_unit = U, .commit_on_close = 1));
+}
+
 /* Background work takes fully dirty units, and the others if no other memory can be freed; a commit takes all. */
 TEST(check_background_work_takes_wholly_dirty_units)
 {
@@ -208,9 +213,7 @@ TEST(check_background_work_takes_wholly_dirty_units)
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
 		for (u64 folio = PAGE; folio <= U; folio *= 16) {
-			struct pc_limits l = limits_unit(U, 1 << 20);
-			l.commit_on_close = 1;
-			start_with(rows[k].size, 4 << 20, folio, l);
+			start_with(rows[k].size, 4 << 20, folio, LIMITS(.write_unit = U, .commit_on_close = 1));
 			for (u32 n = 0; n < 3 && rows[k].writes[n][1]; n++)
 				put_random(rows[k].writes[n][0], rows[k].writes[n][1]);
 			u64 bytes = sent_in_background(false);
@@ -226,15 +229,13 @@ TEST(check_background_work_takes_wholly_dirty_units)
 /* A unit counts when its last byte is written, in whatever order; otherwise a background pass takes the dirty bytes. */
 TEST(check_a_unit_goes_when_it_is_full)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start_with(4 * U, 4 << 20, PAGE, l);
+	start_published(4 * U);
 	for (u32 n = 0; n < 16; n++) {
 		put_random(U + (n * 7 % 16) * PAGE, PAGE);
 		EQUAL(sent_in_background(false), n == 15 ? U : 0);
 	}
 	put_random(0, 10);
-	l.commit_on_close = 0;
+	struct pc_limits l = LIMITS(.write_unit = U);
 	pc_inode_set_limits(file->inode, &l);
 	EQUAL(sent_in_background(false), U);
 	synced();
@@ -243,9 +244,7 @@ TEST(check_a_unit_goes_when_it_is_full)
 /* A unit whose last byte is dirty, and whose writer still has the folio, waits: it is sent once. */
 TEST(check_a_unit_waits_for_its_writer)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start_with(0, 4 << 20, PAGE, l);
+	start_published(0);
 	put_random(0, 2 * U);
 	struct pc_folio *f = folio_at(file, U - 1);
 	CHECK(pc_folio_trylock(f));
@@ -260,9 +259,7 @@ TEST(check_a_unit_waits_for_its_writer)
 /* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
 TEST(check_the_flusher_is_woken_for_units_as_they_fill)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start_with(4 * U, 4 << 20, PAGE, l);
+	start_published(4 * U);
 	for (u32 n = 0; n < 32; n++) {
 		u32 seq = pc_flusher_seq(rig.cache);
 		put_random(n * PAGE, PAGE);
@@ -274,9 +271,7 @@ TEST(check_the_flusher_is_woken_for_units_as_they_fill)
 /* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
 TEST(check_a_short_last_unit_goes_with_the_commit)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start_with(0, 4 << 20, PAGE, l);
+	start_published(0);
 	put_random(0, U + 100);
 	EQUAL(sent_in_background(false), U);
 	EQUAL(file_sync(file), 0);

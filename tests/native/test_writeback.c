@@ -345,7 +345,7 @@ TEST(check_no_pass_waits_for_a_fill)
 	struct pc_request *r = hand_over();
 	EQUAL(r->start, 100);
 	run_write(file, r);
-	EQUAL(pc_fill_answer(fill, store_read(&file->store, c.pos, c.parts, c.n)), 0);
+	EQUAL(pc_fill_answer(fill, read_call(&c)), 0);
 	run_fill(file, fill);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.write_bytes, 50);
