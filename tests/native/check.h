@@ -120,11 +120,6 @@ static MAYBE void seed(u64 n)
 	draw(2);
 }
 
-static MAYBE bool soak(void)
-{
-	return getenv("PAGECACHE_SOAK") != NULL;
-}
-
 #ifndef PC_SCHEDULED
 #ifndef FIRST_SEED
 #define FIRST_SEED 0

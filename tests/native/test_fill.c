@@ -16,30 +16,6 @@ static void reads_right(u64 pos, u64 len)
 	CHECK(memcmp(got, file->store.bytes + pos, n) == 0);
 }
 
-TEST(check_a_range_is_one_call_into_large_folios)
-{
-	start(1 << 20, 2 << 20, limits_wide());
-	reads_right(0, 1 << 20);
-	EQUAL(file->store.reads, 1);
-	EQUAL(usage(file, NULL).folios, 1);
-	reads_right(0, 1 << 20);
-	EQUAL(file->store.reads, 1);
-	EQUAL(usage(file, NULL).clean, 1 << 20);
-}
-
-TEST(check_every_read_short_at_random_offsets)
-{
-	u32 most[] = {1, 7, 511, 4095, 5000};
-	for (u32 k = 0; k < 5; k++) {
-		start(100000, k % 2 ? PAGE : 64 << 10, limits_wide());
-		file->store.read_max = most[k];
-		for (int n = 0; n < 30; n++) {
-			pc_drop_clean(file->inode, draw(100000), ALL);
-			reads_right(draw(99000), 1 + draw(most[k] * 100 < 30000 ? most[k] * 100 : 30000));
-		}
-	}
-}
-
 TEST(check_units_and_limits_shape_the_calls)
 {
 	struct {

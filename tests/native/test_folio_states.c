@@ -102,19 +102,6 @@ TEST(check_the_circle_of_a_byte)
 	}
 }
 
-TEST(check_durable_writes_go_from_flight_to_clean)
-{
-	start(0, PAGE, true);
-	dirty(0, 3000);
-	struct pc_request *r = hand_over();
-	answer(r, 0);
-	pc_write_done(r, true, false);
-	expect(0, 0, 0, 0, 0, 0, 0, 0);
-	pass_ends();
-	CHECK(!pc_commit_needed(file->inode, ALL));
-	CHECK(!pc_inode_has_local(file->inode));
-}
-
 /* T-17: an error after every possible number of acknowledged bytes; ragged extents share blocks. */
 static void cut_at_every_byte(u64 max_folio, const u64 (*writes)[2], u32 nr, u32 step)
 {
@@ -164,10 +151,10 @@ TEST(check_an_error_after_any_prefix_keeps_the_acknowledged_blocks)
 	const u64 mixed[][2] = {{10, 20}, {3000, 1500}, {4600, 100}, {8192, 5000}, {13500, 10}, {20480, 100}};
 	cut_at_every_byte(PAGE, one, 3, 1);
 	cut_at_every_byte(PAGE, run, 1, 97);
-	cut_at_every_byte(PAGE, mixed, 6, soak() ? 1 : 31);
+	cut_at_every_byte(PAGE, mixed, 6, 31);
 	cut_at_every_byte(4 * PAGE, run, 1, 97);
-	cut_at_every_byte(4 * PAGE, mixed, 6, soak() ? 1 : 31);
-	cut_at_every_byte(16 * PAGE, mixed, 6, soak() ? 1 : 31);
+	cut_at_every_byte(4 * PAGE, mixed, 6, 31);
+	cut_at_every_byte(16 * PAGE, mixed, 6, 31);
 }
 
 /* The blocks of a folio go as two requests: the stamps follow the blocks, even if extents of a block end one by one. */

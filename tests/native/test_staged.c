@@ -26,7 +26,7 @@ TEST(check_the_map_equals_an_array_of_bytes)
 	static bool in[CELLS];
 	start(ROOM);
 	struct pc_inode *i = file->inode;
-	for (u32 round = 0; round < (soak() ? 4000 : 40); round++) {
+	for (u32 round = 0; round < 40; round++) {
 		seed(round);
 		memset(in, 0, sizeof(in));
 		u64 length = 1 + draw(draw(2) ? 4 : 400);
@@ -203,26 +203,6 @@ TEST(check_gaps_with_staged_bytes_close)
 		bool kept = k >= 200 && (k - 200) % 400 < 50 && (k - 200) / 400 < 8;
 		EQUAL(bytes[k], new ? 7 : kept ? 9 : first_byte(k));
 	}
-}
-
-/* Whole units: the neighbours of a dirty byte are staged, and evicted. */
-TEST(check_units_are_widened_with_staged_bytes)
-{
-	start_with(8 * PAGE, PAGE, 1, LIMITS(.write_unit = 4 * PAGE, .read_unit = 512));
-	file->store.unit = 4 * PAGE;
-	stage(PAGE + 7, 2 * PAGE, 1);
-	evict_all();
-	stage(6 * PAGE, 10, 2);
-	evict_all();
-	stage(2 * PAGE, 5, 3);
-	evict_all();
-	see(PAGE + 7, PAGE - 7, 1);
-	see(2 * PAGE, 5, 3);
-	see(2 * PAGE + 5, PAGE + 2, 1);
-	see(6 * PAGE, 10, 2);
-	EQUAL(committed(2 * PAGE + 4), 3);
-	EQUAL(file->store.stable[2 * PAGE + 5], 1);
-	EQUAL(file->store.stable[4 * PAGE - 1], first_byte(4 * PAGE - 1));
 }
 
 /* ---------------------------------------------------------------- how it ends */

@@ -149,7 +149,7 @@ static void everything_at_once(u64 capacity, u64 max_folio)
 		pthread_create(&workers[k], NULL, worker, k % 2 ? volume : rig.volume);
 	start_threads(clients, CLIENTS, run_client);
 	pthread_create(&other, NULL, reporter, NULL);
-	for (int k = 0; k < (soak() ? 12000 : 100); k++)
+	for (int k = 0; k < 100; k++)
 		pause_for(10);
 	atomic_store(&stop, true);
 	join_threads(clients, CLIENTS);

@@ -35,38 +35,6 @@ TEST(check_a_change_is_sent_as_its_units)
 		}
 }
 
-/* Every block goes once, whatever the sizes; calls keep max_write and max_vectors. */
-TEST(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing)
-{
-	u64 units[] = {512, 4096, 12288, 65536, 131072}, writes[] = {1, 65536, 1 << 20};
-	for (u32 k = 0; k < 5; k++)
-		for (u32 m = 0; m < 3; m++)
-			for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
-				start_with(0, 8 << 20, folio, limits_unit(units[k], writes[m]));
-				put_random(0, 786432);
-				EQUAL(flush(file), 0);
-				EQUAL(file->store.write_bytes, 786432);
-				EQUAL(file->store.reads, 0);
-				synced();
-			}
-}
-
-TEST(check_scattered_pieces_become_one_buffer)
-{
-	struct pc_limits l = limits_unit(65536, 1 << 20);
-	l.max_vectors = 2;
-	start_with(300000, 1 << 20, PAGE, l);
-	for (u32 k = 0; k < 32; k++)
-		put_random(k * 8192, 100);
-	struct pc_request *r = hand_over();
-	EQUAL(run_gather(file, r), 0);
-	struct call c = next_call(r);
-	EQUAL(c.n, 1);
-	run_write(file, r);
-	work_all(rig.volume);
-	synced();
-}
-
 /* Bytes read for a write-back are there for the next one. */
 TEST(check_neighbours_are_read_once)
 {

@@ -38,21 +38,6 @@ TEST(check_a_call_gets_a_copy)
 	}
 }
 
-/* Dirty blocks beside it are written back as usual, and are clean then. */
-TEST(check_dirty_blocks_beside_a_view_become_clean)
-{
-	start(64 << 10, 64 << 10);
-	struct pc_pin p = pin(0, PAGE);
-	put(3 * PAGE, 2 * PAGE, 7);
-	EQUAL(usage(file, NULL).dirty, 3 * PAGE);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).local, PAGE);
-	EQUAL(file->store.stable[3 * PAGE], 7);
-	pc_unpin(rig.cache, &p);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).local, 0);
-}
-
 TEST(check_background_passes_skip_it)
 {
 	struct pc_request *r;
@@ -122,22 +107,6 @@ TEST(check_a_unit_in_flight_stands_still)
 	pc_unpin(rig.cache, &p);
 	EQUAL(committed(100), 2);
 	EQUAL(file->store.stable[120], 3);
-}
-
-/* A failed call: dirty as before, and its copy is made again with the bytes of that time. */
-TEST(check_a_failed_call_is_sent_again)
-{
-	start(64 << 10, 16 << 10);
-	struct pc_pin p = pin(0, 8192);
-	store(&p, 1);
-	file->store.write_error = -EIO;
-	CHECK(!run_write(file, hand_over()));
-	file->store.write_error = 0;
-	store(&p, 2);
-	pc_retry(file->inode, 0, ALL, true);
-	EQUAL(committed(8191), 2);
-	SOUND(&rig);
-	pc_unpin(rig.cache, &p);
 }
 
 /* Given up before its first call: nothing was copied, everything is dirty as before. */

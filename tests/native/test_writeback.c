@@ -310,30 +310,6 @@ TEST(check_ordered_writes_ascend)
 	EQUAL(n, 6); /* 3+4, 9, 11, 20, 30, then 0 */
 }
 
-TEST(check_requests_in_flight_are_bounded_per_file)
-{
-	struct pc_limits l = LIMITS(.max_write = PAGE);
-	start(PAGE, l);
-	dirty(0, 20 * PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r[20];
-	u32 n = 0;
-	while ((r[n] = next_write()))
-		n++;
-	EQUAL(n, 7); /* max_inflight 8: one is left for others */
-	l.ordered_writes = 1;
-	pc_inode_set_limits(file->inode, &l);
-	for (u32 k = 0; k < 6; k++) {
-		run_write(file, r[k]);
-		CHECK(!next_write());
-	}
-	run_write(file, r[6]);
-	CHECK((r[0] = next_write()) && !next_write());
-	run_write(file, r[0]);
-	work_all(rig.volume);
-	EQUAL(usage(file, NULL).dirty, 0);
-}
-
 /* A folio that a fill owns is still written back; one that a writer owns is tried again. */
 TEST(check_no_pass_waits_for_a_fill)
 {
