@@ -552,6 +552,15 @@ static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *p
 	}
 }
 
+/* A view of cached bytes, for reading. */
+static MAYBE struct pc_pin read_pin(u64 pos, u64 len)
+{
+	struct pc_need need;
+	struct pc_pin pin;
+	EQUAL(pc_pin(file->inode, pos, len, false, &pin, &need), 0);
+	return pin;
+}
+
 /* Store as an application does through a view: neither the core nor the sanitizer notices. */
 __attribute__((no_sanitize("thread"), noinline)) static MAYBE void view_store(u8 *to, const void *from, u64 len)
 {

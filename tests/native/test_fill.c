@@ -279,10 +279,10 @@ TEST(check_kept_buffers_of_local_pages_without_memory)
 		struct pc_request *r = begin_fill(file, 0, PAGE);
 		for (nr = 0; nr < 15; nr++) {
 			reads_right((nr + 1) * PAGE, PAGE);
-			EQUAL(pc_pin(file->inode, (nr + 1) * PAGE, 1, false, &pins[nr], &need), 0);
+			pins[nr] = read_pin((nr + 1) * PAGE, 1);
 		}
 		if (pinned)
-			EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
+			view = read_pin(0, 100);
 		struct call c = next_call(r);
 		int64_t got = store_read(&file->store, c.pos, c.parts, 1);
 		EQUAL(pc_fill_quarantine(r, left), 1);
@@ -315,12 +315,11 @@ TEST(check_kept_buffers_of_pinned_pages)
 {
 	struct pc_pin view;
 	u32 left[PARTS];
-	struct pc_need need;
 	u8 bytes[100] = {7};
 	start(65536, PAGE, limits_wide());
 	EQUAL(file_write(file, 0, bytes, 100), 0);
 	EQUAL(file_sync(file), 0);
-	EQUAL(pc_pin(file->inode, 0, 100, false, &view, &need), 0);
+	view = read_pin(0, 100);
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	next_call(r);
 	EQUAL(pc_fill_quarantine(r, left), 1);

@@ -107,9 +107,7 @@ TEST(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits)
 	put(0, PAGE, 'a');
 	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 	run_write(file, r);
-	struct pc_pin pin;
-	struct pc_need need;
-	EQUAL(pc_pin(file->inode, 0, PAGE, false, &pin, &need), 0);
+	struct pc_pin pin = read_pin(0, PAGE);
 	put(0, PAGE, 'b');
 	EQUAL(pin.memory[0], 'b');
 	CHECK(pc_mirror_spoiled(file->inode));

@@ -46,9 +46,8 @@ TEST(check_truncate_is_refused_without_memory)
 	start_with(64 * PAGE, 16 * PAGE, PAGE, limits_wide());
 	struct pc_pin p = pin(0, PAGE);
 	for (u64 k = 1; k < 16; k++) {
-		struct pc_need need;
 		byte_at(k * PAGE);
-		EQUAL(pc_pin(file->inode, k * PAGE, 1, false, &all[k], &need), 0);
+		all[k] = read_pin(k * PAGE, 1);
 	}
 	stop_the_file(file, 0, ALL);
 	EQUAL(pc_views_reserve(file->inode, 100), (u64)-ENOMEM);
@@ -195,8 +194,7 @@ static void *pin_once(void *arg MAYBE)
 
 static void *read_pin_once(void *arg MAYBE)
 {
-	struct pc_need need;
-	EQUAL(pc_pin(file->inode, 0, 100, false, &raced, &need), 0);
+	raced = read_pin(0, 100);
 	return NULL;
 }
 

@@ -218,7 +218,7 @@ TEST(check_above_the_limit_and_pinned_the_writer_waits)
 		struct pc_need need;
 		struct pc_pin pin;
 		if (pinned)
-			EQUAL(pc_pin(file->inode, 0, 10, false, &pin, &need), 0);
+			pin = read_pin(0, 10);
 		struct pc_request *r = hand_over();
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);

@@ -217,10 +217,8 @@ static MAYBE struct pc_hit *hit;
 /* All of it is cached, and hits are answered in the loop. */
 static MAYBE void open_hits(void)
 {
-	static u8 bytes[SIZE];
 	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
-	memset(bytes, 7, SIZE);
-	EQUAL(file_write(file, 0, bytes, SIZE), 0);
+	put(0, SIZE, 7);
 	atomic_store(&closed, 0);
 	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
 }
