@@ -160,7 +160,7 @@ build/c-$(1)/%.o: $(NATIVE)/%.c $(CORE_H) Makefile
 	@mkdir -p $$(@D)
 	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -c $$< -o $$@
 
-build/c-$(1)/%: tests/native/%.c $(wildcard tests/native/*.h) $$(OBJECTS_$(1))
+build/c-$(1)/%: tests/native/%.c $(wildcard tests/native/*.h tests/native/schedules/*.h) $$(OBJECTS_$(1))
 	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) $$< $$(OBJECTS_$(1)) -o $$@
 
 .PHONY: run-c-$(1)

@@ -17,6 +17,8 @@ checks `rules`, a planted mistake can take that rule away. Sets are bit masks of
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import NamedTuple
 
 from .rules import Rules, Scenario
@@ -55,72 +57,68 @@ class Actor(NamedTuple):
     spoiled: bool = False  # inval_seq moved under a fill
 
 
-class State(NamedTuple):
-    """One state of everything."""
+NONE: Pair = (0, 0)
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class State:
+    """One state of everything; the defaults are those of the first one."""
 
     V: int
-    D: int
-    W: int
-    U: int
-    X: int
-    S: int
-    d: int
-    w: int
-    u: int
-    staged_stamp: int
-    m: int
-    m_moved: int
-    gone: int
-    memory: Pair
-    pinned: int
-    size: int
-    remote_size: int
-    epoch: int
-    token: str
-    queue: tuple[str, ...]
-    lock: str
-    towrite: int
-    calls: tuple[Call, ...]
-    commit_queued: bool
-    commit_running: bool
-    commit_generation: int
-    commit_takes: Pair
-    commit_wanted: bool
-    wanted_stamp: int  # of callers that had seen their bytes acknowledged; -1: none
-    settle: bool  # a rollback has to be made under the token
-    aborted: bool
-    generation: int
-    fence: int
-    truncated: int  # version of an uncommitted truncate, 0: none
-    holes: int  # uncommitted ones
-    direct: int  # uncommitted direct writes
-    direct_moved: int  # the part taken by a running commit
-    written: Pair
-    safe: Pair
-    spool: Pair
-    unsent: int
-    committed: Pair
-    latest: Pair
-    clock: Pair
-    actors: tuple[Actor, ...]
-    faults: tuple[int, ...]
-    broken: str  # a rule of history that was broken on the way here
+    D: int = 0
+    W: int = 0
+    U: int = 0
+    X: int = 0
+    S: int = 0
+    d: int = INF
+    w: int = INF
+    u: int = INF
+    staged_stamp: int = INF
+    m: int = INF
+    m_moved: int = INF
+    gone: int = 0
+    memory: Pair = NONE
+    pinned: int = 0
+    size: int = 2
+    remote_size: int = 2
+    epoch: int = 0
+    token: str = FREE
+    queue: tuple[str, ...] = ()
+    lock: str = FREE
+    towrite: int = 0
+    calls: tuple[Call, ...] = ()
+    commit_queued: bool = False
+    commit_running: bool = False
+    commit_generation: int = 0
+    commit_takes: Pair = NONE
+    commit_wanted: bool = False
+    wanted_stamp: int = -1  # of callers that had seen their bytes acknowledged; -1: none
+    settle: bool = False  # a rollback has to be made under the token
+    aborted: bool = False
+    generation: int = 0
+    fence: int = 0
+    truncated: int = 0  # version of an uncommitted truncate, 0: none
+    holes: int = 0  # uncommitted ones
+    direct: int = 0  # uncommitted direct writes
+    direct_moved: int = 0  # the part taken by a running commit
+    written: Pair = NONE
+    safe: Pair = NONE
+    spool: Pair = NONE
+    unsent: int = 0
+    committed: Pair = NONE
+    latest: Pair = NONE
+    clock: Pair = NONE
+    actors: tuple[Actor, ...] = ()
+    faults: tuple[int, ...] = ()
+    broken: str = ""  # a rule of history that was broken on the way here
+
+
+values = attrgetter(*(field.name for field in fields(State)))
 
 
 def first_state(scenario: Scenario) -> State:
     actors = tuple(Actor() for _ in scenario.programs)
-    none = (0, 0)
-    return State(
-        V=scenario.valid, D=0, W=0, U=0, X=0, S=0,
-        d=INF, w=INF, u=INF, staged_stamp=INF, m=INF, m_moved=INF, gone=0,
-        memory=none, pinned=0, size=2, remote_size=2, epoch=0,
-        token=FREE, queue=(), lock=FREE, towrite=0, calls=(),
-        commit_queued=False, commit_running=False, commit_generation=0, commit_takes=none,
-        commit_wanted=False, wanted_stamp=-1, settle=False,
-        aborted=False, generation=0, fence=0, truncated=0, holes=0, direct=0, direct_moved=0,
-        written=none, safe=none, spool=none, unsent=0, committed=none, latest=none, clock=none,
-        actors=actors, faults=tuple(scenario.faults.values()), broken="",
-    )  # fmt: skip
+    return State(V=scenario.valid, actors=actors, faults=tuple(scenario.faults.values()))
 
 
 def put(pair: Pair, block: int, value: int) -> Pair:
@@ -131,39 +129,17 @@ def blocks_of(mask: int) -> tuple[int, ...]:
     return ((), (0,), (1,), (0, 1))[mask]
 
 
-class Draft:
+class Draft(State):
     """A state that is being changed."""
 
-    __slots__ = (*State._fields, "rules", "scenario")
+    __slots__ = ("rules", "scenario")
 
     def __init__(self, state: State, scenario: Scenario, rules: Rules) -> None:
+        super().__init__(*values(state))
         self.scenario, self.rules = scenario, rules
-        (
-            self.V, self.D, self.W, self.U, self.X, self.S,
-            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved, self.gone,
-            self.memory, self.pinned, self.size, self.remote_size, self.epoch,
-            self.token, self.queue, self.lock, self.towrite, self.calls,
-            self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.commit_wanted, self.wanted_stamp, self.settle,
-            self.aborted, self.generation, self.fence, self.truncated, self.holes,
-            self.direct, self.direct_moved,
-            self.written, self.safe, self.spool, self.unsent, self.committed, self.latest, self.clock,
-            self.actors, self.faults, self.broken,
-        ) = state  # fmt: skip
 
     def freeze(self) -> State:
-        return State(
-            self.V, self.D, self.W, self.U, self.X, self.S,
-            self.d, self.w, self.u, self.staged_stamp, self.m, self.m_moved, self.gone,
-            self.memory, self.pinned, self.size, self.remote_size, self.epoch,
-            self.token, self.queue, self.lock, self.towrite, self.calls,
-            self.commit_queued, self.commit_running, self.commit_generation, self.commit_takes,
-            self.commit_wanted, self.wanted_stamp, self.settle,
-            self.aborted, self.generation, self.fence, self.truncated, self.holes,
-            self.direct, self.direct_moved,
-            self.written, self.safe, self.spool, self.unsent, self.committed, self.latest, self.clock,
-            self.actors, self.faults, self.broken,
-        )  # fmt: skip
+        return State(*values(self))
 
     # ------------------------------------------------------------------ token and pass (lock.c, writeback.c)
 

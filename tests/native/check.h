@@ -120,11 +120,6 @@ static MAYBE void seed(u64 n)
 	draw(2);
 }
 
-static MAYBE bool soak(void)
-{
-	return getenv("PAGECACHE_SOAK") != NULL;
-}
-
 #ifndef PC_SCHEDULED
 #ifndef FIRST_SEED
 #define FIRST_SEED 0
@@ -401,6 +396,13 @@ static MAYBE void store_zero(struct store *s, u64 pos, u64 end)
 		memset(s->old + pos, 0, end - pos);
 		memset(s->kept + pos, 0, end - pos);
 	}
+}
+
+static MAYBE void store_punch(struct store *s, u64 pos, u64 end)
+{
+	pthread_mutex_lock(&s->lock);
+	store_zero(s, pos, end);
+	pthread_mutex_unlock(&s->lock);
 }
 
 static MAYBE void store_truncate(struct store *s, u64 size)

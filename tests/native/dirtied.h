@@ -15,7 +15,7 @@ static MAYBE void start(u64 max_folio, struct pc_limits l)
 		want[k] = (u8)(k % 251 + k / 4096);
 }
 
-static MAYBE void put(u64 pos, u64 len)
+static MAYBE void dirty(u64 pos, u64 len)
 {
 	EQUAL(file_write(file, pos, want + pos, len), 0);
 }

@@ -131,17 +131,31 @@ static MAYBE struct call next_call(struct pc_request *r)
 	return c;
 }
 
+static MAYBE int64_t read_call(const struct call *c)
+{
+	return store_read(&file->store, c->pos, c->parts, c->n);
+}
+
+/* Answer the next call of a fill, as the store does. */
+static MAYBE struct call answer_call(struct pc_request *r)
+{
+	struct call c = next_call(r);
+	EQUAL(pc_fill_answer(r, read_call(&c)), 0);
+	return c;
+}
+
 /* One read call, from the place that the core names. Bytes that are no longer staged because a commit has taken them
  * are requested again when the commit has ended: 0. */
-static MAYBE int64_t fetch(struct file *f, struct pc_request *r, u64 pos, const struct pc_part *parts, size_t n)
+static MAYBE int64_t fetch(struct file *f, struct pc_request *r, const struct call *c)
 {
-	CHECK(n <= pc_max(f->inode->limits.max_vectors, 1));
-	int64_t got = r->staged ? store_read_staged(&f->store, pos, parts, n) : store_read(&f->store, pos, parts, n);
+	CHECK(c->n <= pc_max(f->inode->limits.max_vectors, 1));
+	int64_t got = r->staged ? store_read_staged(&f->store, c->pos, c->parts, c->n)
+				: store_read(&f->store, c->pos, c->parts, c->n);
 	if (!r->staged || got != -ENOENT)
 		return got;
 	while (pc_commit_running(f->inode))
 		pc_yield();
-	return is_staged(f, pos) ? got : 0;
+	return is_staged(f, c->pos) ? got : 0;
 }
 
 static MAYBE struct pc_request *begin_fill(struct file *f, u64 pos, u64 len)
@@ -154,13 +168,11 @@ static MAYBE struct pc_request *begin_fill(struct file *f, u64 pos, u64 len)
 
 static MAYBE int run_fill(struct file *f, struct pc_request *r)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
-	int more, err = 0;
-	while (!err && (more = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
-		int64_t got = fetch(f, r, pos, parts, n);
-		bool again = got == 0 && r->staged && !is_staged(f, pos);
+	struct call c;
+	int err = 0;
+	while (!err && call_next(r, &c) > 0) {
+		int64_t got = fetch(f, r, &c);
+		bool again = got == 0 && r->staged && !is_staged(f, c.pos);
 		err = got < 0 ? (int)got : again ? 0 : pc_fill_answer(r, got);
 	}
 	pc_request_settle(r);
@@ -170,12 +182,10 @@ static MAYBE int run_fill(struct file *f, struct pc_request *r)
 /* Fetch the missing bytes of a request of whole units. Return: 0, or the store's error. */
 static MAYBE int run_gather(struct file *f, struct pc_request *r)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
+	struct call c;
 	int err = 0;
-	while (r->gather && !err && (err = pc_call_next(r, &pos, parts, PARTS, &n)) > 0) {
-		int64_t got = fetch(f, r, pos, parts, n);
+	while (r->gather && !err && (err = call_next(r, &c)) > 0) {
+		int64_t got = fetch(f, r, &c);
 		err = got < 0 ? (int)got : pc_gather_answer(r, got);
 	}
 	return err;
@@ -199,13 +209,11 @@ static MAYBE struct pc_request *hand_over(void)
 
 static MAYBE bool run_write(struct file *f, struct pc_request *r)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos;
+	struct call c;
 	int done = run_gather(f, r);
 	while (done == 0) {
-		EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-		int64_t got = store_take(&f->store, pos, parts, n, r->stage);
+		EQUAL(call_next(r, &c), 1);
+		int64_t got = store_take(&f->store, c.pos, c.parts, c.n, r->stage);
 		done = got < 0 ? (int)got : pc_write_answer(r, got);
 	}
 	pc_write_done(r, done == 1, done != 1 && f->store.parked);
@@ -503,6 +511,32 @@ static MAYBE int file_write(struct file *f, u64 pos, const void *from, u64 len)
 	return err;
 }
 
+/* Write bytes of one value to the only file. */
+static MAYBE void put(u64 pos, u64 len, u8 value)
+{
+	u8 *bytes = malloc(len);
+	memset(bytes, value, len);
+	EQUAL(file_write(file, pos, bytes, len), 0);
+	free(bytes);
+}
+
+/* Check that all bytes of a range have that value. */
+static MAYBE void see(u64 pos, u64 len, u8 value)
+{
+	u8 *bytes = malloc(len);
+	EQUAL(file_read(file, pos, bytes, len), len);
+	for (u64 k = 0; k < len; k++)
+		EQUAL(bytes[k], value);
+	free(bytes);
+}
+
+static MAYBE u8 byte_at(u64 pos)
+{
+	u8 byte = 0;
+	EQUAL(file_read(file, pos, &byte, 1), 1);
+	return byte;
+}
+
 /* The caller holds the inode lock X. Return: 0, or the store's error. */
 static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *pin)
 {
@@ -516,6 +550,15 @@ static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *p
 		if (err)
 			return err;
 	}
+}
+
+/* A view of cached bytes, for reading. */
+static MAYBE struct pc_pin read_pin(u64 pos, u64 len)
+{
+	struct pc_need need;
+	struct pc_pin pin;
+	EQUAL(pc_pin(file->inode, pos, len, false, &pin, &need), 0);
+	return pin;
 }
 
 /* Store as an application does through a view: neither the core nor the sanitizer notices. */
@@ -567,6 +610,12 @@ static MAYBE size_t file_discard(struct file *f, u64 pos, u64 end, u64 *ranges, 
 	return used;
 }
 
+static MAYBE bool cached(u64 page)
+{
+	u32 id = pc_index_lookup(file->inode, page);
+	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
+}
+
 /* The folio of a byte, which must be cached. */
 static MAYBE struct pc_folio *folio_at(struct file *f, u64 pos)
 {
@@ -596,6 +645,19 @@ static MAYBE struct pc_cache_usage cache_usage(void)
 	pc_cache_usage_get(rig.cache, &u);
 	return u;
 }
+
+/* Check ranges that the core has listed, [pos, end) each. */
+static MAYBE void check_ranges(int line, const u64 *ranges, size_t nr, const u64 *expected, size_t nr_expected)
+{
+	if (nr != nr_expected)
+		check_failed(__FILE__, line, "number of ranges", nr, nr_expected);
+	for (size_t k = 0; k < nr; k++)
+		if (ranges[2 * k] != expected[2 * k] || ranges[2 * k] + ranges[2 * k + 1] != expected[2 * k + 1])
+			check_failed(__FILE__, line, "range", ranges[2 * k], ranges[2 * k + 1]);
+}
+
+#define RANGES(ranges, nr, ...)                                                                                        \
+	check_ranges(__LINE__, ranges, nr, (u64[]){__VA_ARGS__}, sizeof((u64[]){__VA_ARGS__}) / 16)
 
 /* ---------------------------------------------------------------- the end: nothing may be left */
 

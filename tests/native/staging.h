@@ -24,25 +24,10 @@ static MAYBE void start(u64 size)
 	start_with(size, 4 * PAGE, 1, limits_wide()); /* everything */
 }
 
-static MAYBE void put(u64 pos, u64 len, u8 value)
-{
-	static u8 bytes[ROOM];
-	memset(bytes, value, len);
-	EQUAL(file_write(file, pos, bytes, len), 0);
-}
-
 static MAYBE void stage(u64 pos, u64 len, u8 value)
 {
 	put(pos, len, value);
 	EQUAL(flush(file), 0);
-}
-
-static MAYBE void see(u64 pos, u64 len, u8 value)
-{
-	static u8 bytes[ROOM];
-	EQUAL(file_read(file, pos, bytes, len), len);
-	for (u64 k = 0; k < len; k++)
-		EQUAL(bytes[k], value);
 }
 
 static MAYBE u64 staged(void)

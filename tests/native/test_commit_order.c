@@ -119,13 +119,6 @@ TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothi
 
 /* ---------------------------------------------------------------- discarded bytes */
 
-static u8 first(void)
-{
-	u8 byte = 0;
-	EQUAL(file_read(file, 0, &byte, 1), 1);
-	return byte;
-}
-
 /* Stored 1, acknowledged 2, discarded. */
 static void acknowledged_and_given_up(void)
 {
@@ -144,14 +137,14 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_
 	for (int again = 0; again < 2; again++) { /* it is unknown which bytes the first one has forgotten */
 		file->store.bytes[0] = 2;
 		pc_invalidate_range(file->inode, 0, PAGE);
-		EQUAL(first(), 2);
+		EQUAL(byte_at(0), 2);
 		CHECK(begin_commit(file));
 		commit_fails();
-		EQUAL(first(), 1);
+		EQUAL(byte_at(0), 1);
 	}
 	u32 reads = file->store.reads;
 	EQUAL(file_sync(file), 0);
-	EQUAL(first(), 1);
+	EQUAL(byte_at(0), 1);
 	EQUAL(file->store.reads, reads + 1);
 	CHECK(!pc_inode_has_local(file->inode));
 }
@@ -161,22 +154,22 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_a
 	acknowledged_and_given_up();
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	struct call c = next_call(r);
-	int64_t got = store_read(&file->store, c.pos, c.parts, c.n);
+	int64_t got = read_call(&c);
 	CHECK(begin_commit(file));
 	commit_fails();
 	EQUAL(pc_fill_answer(r, got), 0);
 	EQUAL(run_fill(file, r), 0);
-	EQUAL(first(), 1);
+	EQUAL(byte_at(0), 1);
 }
 
 TEST(check_a_commit_that_keeps_everything_leaves_what_was_read)
 {
 	acknowledged_and_given_up();
-	EQUAL(first(), 2);
+	EQUAL(byte_at(0), 2);
 	CHECK(begin_commit(file));
 	u32 reads = file->store.reads;
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
-	EQUAL(first(), 2);
+	EQUAL(byte_at(0), 2);
 	EQUAL(file->store.reads, reads);
 }
 
@@ -185,12 +178,12 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_
 {
 	u64 lost[2];
 	start(2 * PAGE);
-	u8 old = first();
+	u8 old = byte_at(0);
 	stage(0, PAGE, 2);
 	EQUAL(file_discard(file, 0, PAGE, lost, 1), 1);
 	EQUAL(staged(), 0);
-	EQUAL(first(), old);
+	EQUAL(byte_at(0), old);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.bytes[0], 2);
-	EQUAL(first(), 2);
+	EQUAL(byte_at(0), 2);
 }

@@ -1,6 +1,5 @@
 /*
- * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a), and
- * threads that write directly beside readers, buffered writers, truncates and commits (T-28 in part).
+ * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a).
  */
 #include "rig.h"
 
@@ -48,13 +47,6 @@ static void direct_write(u64 pos, u64 end, u8 value, int mode)
 	do
 		send(&w, value);
 	while (!end_write(&w));
-}
-
-static u8 byte_at(u64 pos)
-{
-	u8 value;
-	EQUAL(file_read(file, pos, &value, 1), 1);
-	return value;
 }
 
 static size_t ranges(u64 *out, bool all)
@@ -175,27 +167,29 @@ TEST(check_holders_that_may_share)
 
 TEST(check_bytes_that_a_direct_read_takes_from_memory)
 {
+	enum { END = PAGES * PAGE };
 	u8 mine[100];
 	u64 local, stop;
+	struct {
+		u64 pos, end, local, stop;
+	} rows[] = {
+		{0, END, 0, 2 * PAGE + 50}, /* one page is clean: the backend has it */
+		{2 * PAGE + 60, END, 2 * PAGE + 150, 4 * PAGE - 10},
+		{4 * PAGE - 10, END, 4 * PAGE + 10, END},
+		{4 * PAGE, 4 * PAGE + 4, 4 * PAGE + 4, 4 * PAGE + 4},
+	};
 	start(false);
-	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
+	pc_direct_split(file->inode, 0, END, &local, &stop);
 	EQUAL(local, 0);
-	EQUAL(stop, PAGES * PAGE);
-	EQUAL(byte_at(PAGE), first_byte(PAGE)); /* clean: the backend has it */
+	EQUAL(stop, END);
+	EQUAL(byte_at(PAGE), first_byte(PAGE));
 	EQUAL(file_write(file, 2 * PAGE + 50, mine, 100), 0);
 	EQUAL(file_write(file, 4 * PAGE - 10, mine, 20), 0);
-	pc_direct_split(file->inode, 0, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 0);
-	EQUAL(stop, 2 * PAGE + 50);
-	pc_direct_split(file->inode, 2 * PAGE + 60, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 2 * PAGE + 150);
-	EQUAL(stop, 4 * PAGE - 10);
-	pc_direct_split(file->inode, 4 * PAGE - 10, PAGES * PAGE, &local, &stop);
-	EQUAL(local, 4 * PAGE + 10);
-	EQUAL(stop, PAGES * PAGE);
-	pc_direct_split(file->inode, 4 * PAGE, 4 * PAGE + 4, &local, &stop);
-	EQUAL(local, 4 * PAGE + 4);
-	EQUAL(stop, 4 * PAGE + 4);
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		pc_direct_split(file->inode, rows[k].pos, rows[k].end, &local, &stop);
+		EQUAL(local, rows[k].local);
+		EQUAL(stop, rows[k].stop);
+	}
 }
 
 /* ---------------------------------------------------------------- commits */
@@ -210,8 +204,7 @@ TEST(check_a_commit_takes_writes_that_returned_before_it)
 	EQUAL(ranges(r, true), 2);
 	EQUAL(store_commit(&file->store), 0);
 	pc_commit_end(file->inode, true, false);
-	EQUAL(ranges(r, true), 1);
-	EQUAL(r[0], 2 * PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE);
 	CHECK(pc_commit_needed(file->inode, ALL));
 	EQUAL(file_sync(file), 0);
 	EQUAL(ranges(r, true), 0);
@@ -234,8 +227,7 @@ TEST(check_a_failed_commit_may_have_taken_all_that_returned)
 	CHECK(!end_write(&running)); /* it may have taken this as well */
 	send(&running, 3);
 	CHECK(end_write(&running));
-	EQUAL(ranges(r, false), 1);
-	EQUAL(r[0], 5 * PAGE);
+	RANGES(r, ranges(r, false), 5 * PAGE, 6 * PAGE);
 }
 
 TEST(check_a_commit_that_kept_all_disturbs_no_other_call)
@@ -284,13 +276,9 @@ TEST(check_many_ranges_become_few_and_cover_all)
 
 static void cut(u64 pos, u64 end)
 {
-	lock_inode(file, PC_EXCLUSIVE);
-	take_token(file);
-	EQUAL(pc_invalidate_lock(file->inode), 0);
+	stop_the_file(file, pos, end);
 	pc_punch(file->inode, pos, end, true);
-	pc_invalidate_unlock(file->inode);
-	pc_token_release(file->inode);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	let_the_file_go(file);
 	store_zero(&file->store, pos, end);
 }
 
@@ -300,14 +288,9 @@ TEST(check_holes_and_truncates_cut_the_ranges)
 	start(false);
 	direct_write(2 * PAGE, 6 * PAGE, 1, PC_SHARED);
 	cut(3 * PAGE, 4 * PAGE);
-	EQUAL(ranges(r, true), 2);
-	EQUAL(r[0], 2 * PAGE);
-	EQUAL(r[1], PAGE);
-	EQUAL(r[2], 4 * PAGE);
-	EQUAL(r[3], 2 * PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 6 * PAGE);
 	cut(5 * PAGE, 7 * PAGE);
-	EQUAL(ranges(r, true), 2);
-	EQUAL(r[3], PAGE);
+	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 4 * PAGE, 5 * PAGE);
 	cut(0, 3 * PAGE);
 	EQUAL(ranges(r, true), 1);
 	cut(4 * PAGE, 5 * PAGE);
@@ -339,106 +322,6 @@ TEST(check_a_count_without_a_lock_is_found)
 	EQUAL(strcmp(v.invariant, "I-16"), 0);
 	lock_inode(file, PC_SHARED);
 	CHECK(end_write(&w));
-}
-
-/* ---------------------------------------------------------------- threads */
-
-static _Atomic bool stop, stop_work;
-static _Atomic u64 nr_direct, nr_read, nr_buffered;
-
-static void *direct_writer(void *arg)
-{
-	u64 page = (u64)(uintptr_t)arg;
-	for (u32 n = 1; !atomic_load(&stop); n++) {
-		u64 pos = (page * 4 + n % 4) * PAGE;
-		bool shared = pc_direct_may_share(file->inode, pos, pos + PAGE);
-		struct write w = begin(pos, pos + PAGE, shared ? PC_SHARED : PC_EXCLUSIVE);
-		if (!shared || pc_direct_may_share(file->inode, pos, pos + PAGE)) {
-			while (pc_range_local(file->inode, pos, pos + PAGE)) {
-				flush_range(file, ALL, pos, pos + PAGE);
-				file_sync(file);
-			}
-			do
-				send(&w, (u8)n);
-			while (!end_write(&w));
-			/* No other thread writes these pages directly, and buffered writers write the same value. */
-			atomic_fetch_add(&nr_direct, 1);
-		} else {
-			w.end = w.pos;
-			CHECK(end_write(&w));
-		}
-	}
-	return NULL;
-}
-
-static void *buffered_writer(void *arg)
-{
-	u8 bytes[64];
-	seed((u64)(uintptr_t)arg);
-	while (!atomic_load(&stop)) {
-		memset(bytes, (int)draw(256), sizeof(bytes));
-		EQUAL(file_write(file, (PAGES - 1) * PAGE + draw(PAGE - 64), bytes, sizeof(bytes)), 0);
-		if (draw(8) == 0)
-			file_sync(file);
-		atomic_fetch_add(&nr_buffered, 1);
-		usleep(100);
-	}
-	return NULL;
-}
-
-static void *reader(void *arg)
-{
-	u8 bytes[PAGE];
-	seed((u64)(uintptr_t)arg);
-	while (!atomic_load(&stop)) {
-		u64 page = draw(PAGES - 1);
-		/* Invalidated again and again: the engine would read past the cache. */
-		int64_t got = file_read(file, page * PAGE, bytes, PAGE);
-		CHECK(got >= 0 || got == -ESTALE);
-		if (draw(4) == 0)
-			pc_drop_clean(file->inode, 0, ALL);
-		atomic_fetch_add(&nr_read, 1);
-	}
-	return NULL;
-}
-
-static void *worker(void *arg MAYBE)
-{
-	while (!atomic_load(&stop_work))
-		if (!work(rig.volume))
-			usleep(50);
-	return NULL;
-}
-
-TEST(check_threads_leave_what_the_last_writes_stored)
-{
-	pthread_t threads[8];
-	u8 bytes[PAGE];
-	start(false);
-	check_threads = true;
-	atomic_store(&stop, false);
-	void *(*what[])(void *) = {direct_writer, direct_writer, direct_writer, buffered_writer,
-				   reader,        reader,        worker,        worker};
-	for (u64 k = 0; k < 8; k++)
-		EQUAL(pthread_create(&threads[k], NULL, what[k], (void *)(uintptr_t)k), 0);
-	usleep(soak() ? 20000000 : 700000);
-	for (int k = 0; k < 20; k++)
-		SOUND(&rig);
-	atomic_store(&stop, true);
-	for (u64 k = 0; k < 6; k++)
-		pthread_join(threads[k], NULL);
-	atomic_store(&stop_work, true);
-	for (u64 k = 6; k < 8; k++)
-		pthread_join(threads[k], NULL);
-	check_threads = false;
-	CHECK(atomic_load(&nr_direct) && atomic_load(&nr_read) && atomic_load(&nr_buffered));
-	EQUAL(pc_direct_count(file->inode), 0);
-	EQUAL(file_sync(file), 0);
-	for (u64 page = 0; page < PAGES; page++) {
-		EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
-		EQUAL(memcmp(bytes, file->store.bytes + page * PAGE, PAGE), 0);
-		EQUAL(memcmp(bytes, file->store.stable + page * PAGE, PAGE), 0);
-	}
 }
 
 /* ---------------------------------------------------------------- the gate */

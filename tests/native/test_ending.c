@@ -38,10 +38,9 @@ TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
 TEST(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go)
 {
 	struct pc_pin pins[2];
-	struct pc_need need;
 	start(1 << 20);
 	for (u32 k = 0; k < 2; k++)
-		EQUAL(pc_pin(file->inode, 100 * PAGE, 10, false, &pins[k], &need), 0);
+		pins[k] = read_pin(100 * PAGE, 10);
 	pc_cache_close(rig.cache);
 	pc_cache_release(rig.cache);
 	CHECK(rig.cache->arena.frames > 0);

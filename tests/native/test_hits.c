@@ -18,14 +18,9 @@ static struct pc_hit *hit_open(bool writable)
 
 static void open_filled(void)
 {
-	u8 bytes[SIZE];
-	struct pc_need need;
 	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
-	memset(bytes, 7, SIZE);
+	put(0, SIZE, 7);
 	atomic_store(&closed, 0);
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 }
 
 TEST(check_valid_bytes_are_read_and_the_rest_is_not)

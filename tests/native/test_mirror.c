@@ -12,14 +12,6 @@ static void start(u64 max_folio)
 	file = file_open(&rig, 0, ROOM);
 }
 
-static void put(u64 pos, u8 byte, u64 len)
-{
-	u8 *bytes = malloc(len);
-	memset(bytes, byte, len);
-	EQUAL(file_write(file, pos, bytes, len), 0);
-	free(bytes);
-}
-
 /* A request of stream 0 in flight and its bytes in the mirror. */
 static struct pc_request *hand_over_mirrored(struct pc_request **mirrored, struct pc_request *last)
 {
@@ -59,7 +51,7 @@ TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
 {
 	for (int order = 0; order < 4; order++) {
 		start(order & 2 ? 64 << 10 : PAGE);
-		put(0, 'a', 64 << 10);
+		put(0, 64 << 10, 'a');
 		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		EQUAL(held(), 64 << 10);
 		CHECK(state_at(file, 0) & PC_F_HELD);
@@ -87,12 +79,12 @@ TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
 {
 	for (int k = 0; k < 4; k++) {
 		start(k & 2 ? 64 << 10 : PAGE);
-		put(0, 'a', 64 << 10);
+		put(0, 64 << 10, 'a');
 		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		if (k & 1)
 			run_write(file, r);
-		put(PAGE, 'b', 100);
-		put(PAGE, 'c', 100);
+		put(PAGE, 100, 'b');
+		put(PAGE, 100, 'c');
 		struct pc_counters n;
 		usage(file, &n);
 		EQUAL(n.cow_copies, 1);
@@ -112,13 +104,11 @@ TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
 TEST(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits)
 {
 	start(PAGE);
-	put(0, 'a', PAGE);
+	put(0, PAGE, 'a');
 	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 	run_write(file, r);
-	struct pc_pin pin;
-	struct pc_need need;
-	EQUAL(pc_pin(file->inode, 0, PAGE, false, &pin, &need), 0);
-	put(0, 'b', PAGE);
+	struct pc_pin pin = read_pin(0, PAGE);
+	put(0, PAGE, 'b');
 	EQUAL(pin.memory[0], 'b');
 	CHECK(pc_mirror_spoiled(file->inode));
 	CHECK(!pc_mirror_spoiled(file->inode));
@@ -132,12 +122,12 @@ TEST(check_truncate_leaves_the_mirror_its_bytes)
 {
 	for (int k = 0; k < 2; k++) {
 		start(k ? 64 << 10 : PAGE);
-		put(0, 'a', 64 << 10);
+		put(0, 64 << 10, 'a');
 		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 		run_write(file, r);
 		file_truncate(file, PAGE + 10);
 		file_truncate(file, 64 << 10);
-		put(8 * PAGE, 'b', PAGE);
+		put(8 * PAGE, PAGE, 'b');
 		CHECK(held() >= 64 << 10);
 		expect_mirror(m, 0, 'a', 64 << 10);
 		pc_request_settle(m);
@@ -152,7 +142,7 @@ TEST(check_requests_that_follow_join_until_the_mirrors_limit)
 	struct pc_limits wide = LIMITS(.max_write = 3 * PAGE);
 	pc_volume_set_mirror(rig.volume, &wide);
 	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = 2 * PAGE));
-	put(0, 'a', 5 * PAGE);
+	put(0, 5 * PAGE, 'a');
 	struct pc_request *first, *second, *third, *r;
 	r = hand_over_mirrored(&first, NULL);
 	run_write(file, r);
@@ -172,7 +162,7 @@ TEST(check_requests_that_follow_join_until_the_mirrors_limit)
 TEST(check_held_memory_is_no_victim_and_comes_back)
 {
 	start(PAGE);
-	put(0, 'a', 16 * PAGE);
+	put(0, 16 * PAGE, 'a');
 	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
@@ -194,7 +184,7 @@ static _Atomic bool stop;
 static void *writer(void *unused MAYBE)
 {
 	for (u32 k = 0; !atomic_load(&stop); k++)
-		put(draw(8) * PAGE, (u8)k, PAGE);
+		put(draw(8) * PAGE, PAGE, (u8)k);
 	return NULL;
 }
 
@@ -235,7 +225,7 @@ TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 	check_threads = true;
 	pthread_t threads[2];
 	atomic_store(&stop, false);
-	put(0, 'a', 8 * PAGE);
+	put(0, 8 * PAGE, 'a');
 	pthread_create(&threads[0], NULL, writer, NULL);
 	pthread_create(&threads[1], NULL, truncater, NULL);
 	u32 taken = 0;

@@ -106,43 +106,6 @@ TEST(check_valid_bytes_match_an_array_at_every_order)
 		random_use(order, order < 7 ? 100 : 25);
 }
 
-TEST(check_eight_extents_fit_and_meet_in_one_block)
-{
-	struct pc_folio *f = folio_of(0);
-	pc_inode_leaf_lock(file->inode);
-	for (u32 k = 0; k < 8; k++)
-		CHECK(pc_valid_add(rig.cache, f, k * 500 + 100, k * 500 + 200));
-	CHECK(!pc_valid_can_add(rig.cache, f, 4090, 4091));
-	CHECK(!pc_valid_add(rig.cache, f, 4090, 4091));
-	CHECK(pc_valid_add(rig.cache, f, 200, 201)); /* extends one */
-	for (u32 k = 0; k < 7; k++)
-		CHECK(pc_valid_add(rig.cache, f, k * 500 + 200, k * 500 + 600)); /* joins two */
-	EQUAL(pc_valid_until(rig.cache, f, 100, PAGE), 3700);
-	CHECK(pc_valid_add(rig.cache, f, 3700, 4096));
-	CHECK(!(pc_folio_state(f) & PC_F_UPTODATE));
-	CHECK(pc_valid_add(rig.cache, f, 0, 100));
-	CHECK(pc_folio_state(f) & PC_F_UPTODATE);
-	pc_inode_leaf_unlock(file->inode);
-	folio_gone(f);
-}
-
-TEST(check_extents_of_the_past_do_not_come_back)
-{
-	struct pc_folio *f = folio_of(1);
-	memset(valid, 1, 2 * PAGE);
-	pc_inode_leaf_lock(file->inode);
-	CHECK(pc_valid_add(rig.cache, f, 100, 200));
-	CHECK(pc_valid_add(rig.cache, f, 0, 2 * PAGE)); /* the whole folio at once; the extension stays where it is */
-	pc_inode_leaf_unlock(file->inode);
-	cut(f, 1, 2);
-	compare(f, 2 * PAGE, 200);
-	pc_inode_leaf_lock(file->inode);
-	for (u32 k = 0; k < 8; k++) /* all eight slots are free again */
-		CHECK(pc_valid_add(rig.cache, f, PAGE + k * 500 + 1, PAGE + k * 500 + 2));
-	pc_inode_leaf_unlock(file->inode);
-	folio_gone(f);
-}
-
 TEST(check_block_sets_match_an_array_at_every_order)
 {
 	static u8 in[PC_SETS][BLOCKS];

@@ -138,48 +138,39 @@ TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 
 /* ---------------------------------------------------------------- valid and invalid bytes */
 
-TEST(check_valid_bytes_of_a_partial_folio_need_no_io)
+/* Valid bytes need no request. A read ends at the first missing byte, which it names, and at the end of the file. */
+TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
 {
+	enum { DROPPED = 8192, WRITTEN = DROPPED + 100 }; /* six bytes of the dropped page are written again */
+	struct {
+		u64 pos, len, n, missing;
+	} rows[] = {
+		{WRITTEN, 6, 6, 0},     {WRITTEN + 3, 3, 3, 0},
+		{WRITTEN - 1, 6, 0, 6}, {1000, 20000, DROPPED - 1000, 20000 - 7192},
+		{SIZE, 1, 0, 0},        {UINT64_MAX - 1, 1, 0, 0},
+		{SIZE - 5, 100, 5, 0},  {0, 0, 0, 0},
+	};
 	struct pc_need need;
 	start(PAGE);
-	pc_drop_clean(file->inode, 0, ALL);
-	u32 reads = file->store.reads;
-	EQUAL(file_write(file, 100, "abcdef", 6), 0);
-	EQUAL(pc_read(file->inode, 100, got, 6, &need), 6);
-	EQUAL(pc_read(file->inode, 103, got, 3, &need), 3);
-	CHECK(memcmp(got, "def", 3) == 0);
-	EQUAL(pc_read(file->inode, 99, got, 6, &need), 0);
-	EQUAL(need.kind, PC_NEED_FILL);
-	EQUAL(need.pos, 99);
-	EQUAL(need.len, 6);
-	EQUAL(file->store.reads, reads);
-}
-
-TEST(check_reads_end_where_the_file_ends)
-{
-	struct pc_need need;
-	start(16 << 10);
-	EQUAL(pc_read(file->inode, SIZE, got, 1, &need), 0);
-	EQUAL(need.kind, PC_NEED_NOTHING);
-	EQUAL(pc_read(file->inode, UINT64_MAX - 1, got, 1, &need), 0);
-	EQUAL(pc_read(file->inode, SIZE - 5, got, 100, &need), 5);
-	EQUAL(need.kind, PC_NEED_NOTHING);
-	EQUAL(pc_read(file->inode, 0, got, 0, &need), 0);
-	right(0, 0);
-}
-
-TEST(check_a_missing_page_is_asked_for_from_where_it_starts)
-{
-	struct pc_need need;
-	start(PAGE);
-	pc_drop_clean(file->inode, 8192, 12288);
-	EQUAL(pc_read(file->inode, 1000, got, 20000, &need), 8192 - 1000);
-	EQUAL(need.kind, PC_NEED_FILL);
-	EQUAL(need.pos, 8192);
-	EQUAL(need.len, 20000 - 7192);
+	pc_drop_clean(file->inode, DROPPED, DROPPED + PAGE);
+	EQUAL(file_write(file, WRITTEN, "abcdef", 6), 0);
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		EQUAL(pc_read(file->inode, rows[k].pos, got, rows[k].len, &need), rows[k].n);
+		if (rows[k].n < rows[k].len && rows[k].missing) {
+			EQUAL(need.kind, PC_NEED_FILL);
+			EQUAL(need.pos, rows[k].pos + rows[k].n);
+			EQUAL(need.len, rows[k].missing);
+		} else {
+			EQUAL(need.kind, PC_NEED_NOTHING);
+		}
+		if (k == 1)
+			CHECK(memcmp(got, "def", 3) == 0);
+	}
+	EQUAL(file->store.reads, 1); /* of start() */
+	memcpy(file->store.bytes + WRITTEN, "abcdef", 6);
 	memset(got, 0, sizeof(got));
 	EQUAL(file_read(file, 1000, got, 20000), 20000);
-	right(1000, 20000);
+	CHECK(memcmp(got, file->store.bytes + 1000, 20000) == 0);
 }
 
 TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)

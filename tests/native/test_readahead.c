@@ -38,12 +38,6 @@ static void read_meanwhile(void)
 	work_all(rig.volume);
 }
 
-static bool cached(u64 page)
-{
-	u32 id = pc_index_lookup(file->inode, page);
-	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
-}
-
 /* Contract 2.6: n = next power of two; n <= max/32: 4n, n <= max/4: 2n, else max. */
 TEST(check_the_first_window)
 {

@@ -13,20 +13,6 @@ static void start(u64 size, u64 max_folio)
 	memset(file->store.stable, 1, size);
 }
 
-static void put(u64 pos, u8 value, u64 len)
-{
-	static u8 bytes[ROOM];
-	memset(bytes, value, len);
-	EQUAL(file_write(file, pos, bytes, len), 0);
-}
-
-static u8 at(u64 pos)
-{
-	u8 byte = 0;
-	EQUAL(file_read(file, pos, &byte, 1), 1);
-	return byte;
-}
-
 static void rebase(u64 remote, bool forgotten)
 {
 	WITH_TOKEN(pc_rebase(file->inode, remote, forgotten));
@@ -42,16 +28,16 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 {
 	start(ROOM, max_folio);
 	EQUAL(fill_range(file, 0, ROOM), 0);
-	put(2 * PAGE, 2, PAGE);
+	put(2 * PAGE, PAGE, 2);
 	EQUAL(flush(file), 0);
-	put(4 * PAGE, 3, PAGE);
+	put(4 * PAGE, PAGE, 3);
 	EQUAL(usage(file, NULL).unstable, PAGE);
 	replace_storage(9, ROOM);
 	rebase(ROOM, true);
 	EQUAL(usage(file, NULL).unstable, 0);
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	for (u64 block = 0; block < BLOCKS; block++)
-		EQUAL(at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
+		EQUAL(byte_at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
 	EQUAL(committed(2 * PAGE), 2);
 	EQUAL(file->store.stable[3 * PAGE], 9);
 }
@@ -59,17 +45,17 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 {
 	start(PAGE + 100, max_folio);
-	put(PAGE + 10, 2, 20);
+	put(PAGE + 10, 20, 2);
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
 	EQUAL(pc_inode_size(file->inode), 5 * PAGE);
-	EQUAL(at(PAGE), 1);
-	EQUAL(at(PAGE + 10), 2);
-	EQUAL(at(PAGE + 99), 1);
-	EQUAL(at(PAGE + 100), 9);
-	EQUAL(at(3 * PAGE), 9);
-	EQUAL(at(0), 9);
+	EQUAL(byte_at(PAGE), 1);
+	EQUAL(byte_at(PAGE + 10), 2);
+	EQUAL(byte_at(PAGE + 99), 1);
+	EQUAL(byte_at(PAGE + 100), 9);
+	EQUAL(byte_at(3 * PAGE), 9);
+	EQUAL(byte_at(0), 9);
 }
 
 /* All extents of the folio are taken: the cut needs one more. */
@@ -77,17 +63,17 @@ TEST(check_the_zeros_are_cut_off_beside_a_full_set_of_extents)
 {
 	start(15 * PAGE + 100, 16 * PAGE);
 	EQUAL(fill_range(file, 0, 15 * PAGE + 100), 0);
-	put(15 * PAGE, 2, 100);
+	put(15 * PAGE, 100, 2);
 	replace_storage(8, 15 * PAGE + 100);
 	rebase(15 * PAGE + 100, false);
 	for (u64 block = 0; block < PC_RAGGED; block++)
-		put(block * PAGE + 50, 3, 1);
+		put(block * PAGE + 50, 1, 3);
 	replace_storage(9, 16 * PAGE);
 	rebase(16 * PAGE, false);
 	SOUND(&rig);
-	EQUAL(at(15 * PAGE + 99), 2);
-	EQUAL(at(15 * PAGE + 100), 9);
-	put(50 * 2, 4, 1); /* with a fill, since no writer has an extent */
+	EQUAL(byte_at(15 * PAGE + 99), 2);
+	EQUAL(byte_at(15 * PAGE + 100), 9);
+	put(50 * 2, 1, 4); /* with a fill, since no writer has an extent */
 	EQUAL(committed(15 * PAGE + 99), 2);
 	EQUAL(file->store.stable[15 * PAGE + 100], 9);
 	EQUAL(file->store.stable[50], 3);
@@ -99,7 +85,7 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 {
 	start(PAGE + 100, 8 * PAGE);
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
-	put(PAGE + 10, 2, 20);
+	put(PAGE + 10, 20, 2);
 	pc_invalidate_remote(file->inode, 0, PAGE);
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	replace_storage(9, 5 * PAGE);
@@ -108,8 +94,8 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 	EQUAL(committed(PAGE + 10), 2);
 	EQUAL(file->store.stable[PAGE + 99], 1);
 	EQUAL(file->store.stable[PAGE + 100], 9);
-	EQUAL(at(PAGE + 100), 9);
-	EQUAL(at(3 * PAGE), 9);
+	EQUAL(byte_at(PAGE + 100), 9);
+	EQUAL(byte_at(3 * PAGE), 9);
 }
 
 /* The fill fails and its folio goes: a later folio of that place has no zeros to cut off, and keeps what is written to
@@ -122,29 +108,29 @@ TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 	rebase(5 * PAGE, false);
 	pc_request_settle(r);
 	EQUAL(fill_range(file, 0, 5 * PAGE), 0);
-	put(3 * PAGE, 2, PAGE);
+	put(3 * PAGE, PAGE, 2);
 	pc_invalidate_remote(file->inode, 0, 5 * PAGE);
-	EQUAL(at(3 * PAGE), 2);
+	EQUAL(byte_at(3 * PAGE), 2);
 	EQUAL(committed(3 * PAGE), 2);
-	EQUAL(at(0), 9);
+	EQUAL(byte_at(0), 9);
 }
 
 TEST(check_the_file_ends_with_the_new_version_or_the_last_local_byte)
 {
 	start(6 * PAGE, PAGE);
-	put(2 * PAGE, 2, 10);
+	put(2 * PAGE, 10, 2);
 	replace_storage(9, PAGE);
 	rebase(PAGE, false);
 	EQUAL(pc_inode_remote_size(file->inode), PAGE);
 	EQUAL(pc_inode_size(file->inode), 2 * PAGE + 10);
-	EQUAL(at(PAGE), 0);
+	EQUAL(byte_at(PAGE), 0);
 }
 
 /* The last local page has 512 bytes, and the old version had more behind them. [I-10, M6] */
 TEST_OF_FIX("a_local_end_is_a_byte", check_the_file_ends_inside_a_local_block)
 {
 	start(PAGE + 2000, PAGE);
-	put(PAGE, 9, 512);
+	put(PAGE, 512, 9);
 	replace_storage(3, 100);
 	rebase(100, false);
 	EQUAL(pc_inode_size(file->inode), PAGE + 512);
@@ -203,7 +189,7 @@ TEST(check_work_under_the_token_runs_without_anything_to_commit)
 
 static void *write_beyond_the_end(void *arg MAYBE)
 {
-	put(2 * PAGE, 7, 2 * PAGE + 100);
+	put(2 * PAGE, 2 * PAGE + 100, 7);
 	return NULL;
 }
 

@@ -15,12 +15,6 @@ static void touch(u64 page)
 	EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
 }
 
-static bool cached(u64 page)
-{
-	u32 id = pc_index_lookup(file->inode, page);
-	return id && pc_folio_is(file->inode, pc_folio_at(rig.cache, id), page);
-}
-
 static u32 nr_cached(u64 from, u64 to)
 {
 	u32 nr = 0;
@@ -47,7 +41,6 @@ TEST(check_the_work_of_a_call_is_bounded)
 	for (int state = 0; state < 5; state++) {
 		start(N, 8 << 20);
 		struct pc_pin pins[N];
-		struct pc_need need;
 		for (u64 k = 0; k < N; k++) {
 			touch(k);
 			for (int hit = 0; state == 1 && hit < 4; hit++)
@@ -55,7 +48,7 @@ TEST(check_the_work_of_a_call_is_bounded)
 			if (state == 2 || (state == 4 && k % 10))
 				EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
 			if (state == 3)
-				EQUAL(pc_pin(file->inode, k * PAGE, 1, false, &pins[k], &need), 0);
+				pins[k] = read_pin(k * PAGE, 1);
 		}
 		EQUAL(cache_usage().used, N * PAGE);
 		u64 before = cache_usage().evict_examined;
@@ -77,12 +70,11 @@ TEST(check_the_work_of_a_call_is_bounded)
 TEST(check_local_and_pinned_pages_stay)
 {
 	start(64, 4 << 20);
-	struct pc_need need;
 	struct pc_pin pin;
 	for (u64 k = 0; k < 20; k++)
 		EQUAL(file_write(file, k * PAGE, bytes, 100), 0);
 	touch(30);
-	EQUAL(pc_pin(file->inode, 30 * PAGE, 1, false, &pin, &need), 0);
+	pin = read_pin(30 * PAGE, 1);
 	struct pc_request *r; /* some in flight, some unstable, some dirty */
 	pc_flush_start(file->inode, ALL, 0, 5 * PAGE);
 	while (pc_write_next(file->inode, &r) == 1)

@@ -19,10 +19,10 @@ TEST(check_contiguous_dirty_pages_are_one_call)
 		for (u32 n = 0; n < 256; n++) {
 			u64 page = (n * 77) % 256;
 			if (rows[k].max_folio == PAGE)
-				put(page * PAGE, PAGE);
+				dirty(page * PAGE, PAGE);
 		}
 		if (rows[k].max_folio > PAGE)
-			put(0, 1 << 20);
+			dirty(0, 1 << 20);
 		EQUAL(flush(file), 0);
 		EQUAL(file->store.writes, rows[k].calls);
 		EQUAL(file->store.write_bytes, 1 << 20);
@@ -53,7 +53,7 @@ TEST(check_a_request_ends_where_it_must)
 		open_one(16 << 20, PAGE, 32768, ROOM, limits_with(rows[k].limits)); /* uncached pages stay ragged */
 		u64 bytes = 0;
 		for (u32 n = 0; n < 4 && rows[k].writes[n][1]; n++) {
-			put(rows[k].writes[n][0], rows[k].writes[n][1]);
+			dirty(rows[k].writes[n][0], rows[k].writes[n][1]);
 			bytes += rows[k].writes[n][1];
 		}
 		EQUAL(flush(file), 0);
@@ -107,7 +107,7 @@ TEST(check_requests_cross_and_split_folios)
 		if (rows[k].size && rows[k].folio > PAGE)
 			EQUAL(file_read(file, 0, want, rows[k].size), rows[k].size); /* in large folios */
 		for (u32 n = 0; n < 5 && rows[k].writes[n][1]; n++)
-			put(rows[k].writes[n][0], rows[k].writes[n][1]);
+			dirty(rows[k].writes[n][0], rows[k].writes[n][1]);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		struct pc_request *r;
 		for (u32 n = 0; (r = next_write()); n++) {
@@ -129,7 +129,7 @@ TEST(check_requests_cross_and_split_folios)
 TEST(check_buffers_are_the_frames_themselves)
 {
 	start(16 << 10, limits_wide());
-	put(0, 100000);
+	dirty(0, 100000);
 	struct pc_request *r = hand_over();
 	struct call c = next_call(r);
 	for (size_t k = 0; k < c.n; k++) {
@@ -145,7 +145,7 @@ TEST(check_buffers_are_the_frames_themselves)
 TEST(check_impossible_answers_are_refused)
 {
 	start(PAGE, limits_wide());
-	put(0, 5000);
+	dirty(0, 5000);
 	struct pc_request *r = hand_over();
 	next_call(r);
 	EQUAL(pc_write_answer(r, -5), (u64)-EPROTO);
@@ -165,7 +165,7 @@ TEST(check_a_retry_is_divided_anew_and_sends_only_what_is_left)
 	for (u32 k = 0; k < 3; k++) {
 		struct pc_limits l = LIMITS(.max_write = 20480);
 		start(16 << 10, l);
-		put(0, 61440);
+		dirty(0, 61440);
 		file->store.write_error = -EIO;
 		file->store.write_fails_at = 40960; /* two requests get through */
 		EQUAL(flush(file), PC_PENDING_BACKOFF);

@@ -5,7 +5,7 @@
 
 enum { SMALL = 1000, LARGE = 5 << 20 };
 
-static u8 byte_at(size_t k)
+static u8 byte_of(size_t k)
 {
 	return (u8)(k * 31 + k / 256 + 3);
 }
@@ -13,13 +13,13 @@ static u8 byte_at(size_t k)
 static void fill(u8 *memory, size_t from, size_t to)
 {
 	for (size_t k = from; k < to; k++)
-		memory[k] = byte_at(k);
+		memory[k] = byte_of(k);
 }
 
 static void same(const u8 *memory, size_t size)
 {
 	for (size_t k = 0; k < size; k++)
-		EQUAL(memory[k], byte_at(k));
+		EQUAL(memory[k], byte_of(k));
 }
 
 /* It grows from nothing, from malloc to malloc and to a mapping, and from a mapping to a larger one. */

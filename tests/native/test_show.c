@@ -14,7 +14,7 @@ static void start(u64 size, u64 max_folio)
 		bytes[k] = (u8)(k * 31 + k / 256 + 3);
 }
 
-static void put(u64 pos, u64 len)
+static void dirty(u64 pos, u64 len)
 {
 	EQUAL(file_write(file, pos, bytes + pos, len), 0);
 }
@@ -22,7 +22,7 @@ static void put(u64 pos, u64 len)
 TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 {
 	start(PAGE, PAGE);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	u64 id = pc_inode_id(file->inode);
 	EQUAL(pc_show_number(file->inode, id, PC_BY_DIRTY), PAGE);
 	EQUAL(pc_show_number(file->inode, id + 1, PC_BY_DIRTY), 0);
@@ -34,7 +34,7 @@ TEST(check_the_queue_is_counted_by_class)
 {
 	u32 waiting[PC_WORK_CLASSES];
 	start(4 * PAGE, PAGE);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	pc_job_push(rig.volume, PC_WORK_NAMES);
 	pc_flush_start(file->inode, UINT64_MAX >> 16, 0, UINT64_MAX);
 	pc_show_queue(rig.volume, waiting);
@@ -77,7 +77,6 @@ TEST(check_a_duration_is_counted_at_the_first_bound_that_it_did_not_exceed)
 static struct pc_volume *other;
 static struct pc_inode *stale;
 static u64 stale_id;
-static _Atomic bool over;
 
 static struct pc_inode *make_other(void)
 {
@@ -118,47 +117,4 @@ TEST_OF_FIX("inode_keeps_its_cache", check_a_file_that_becomes_another_is_not_fo
 	let_go("show_before_lock", maker);
 	pthread_join(shower, NULL);
 	EQUAL(pc_inode_destroy(stale), 0);
-}
-
-static void *read_repeatedly(void *unused MAYBE)
-{
-	struct pc_counters counters;
-	struct pc_usage usage;
-	u32 waiting[PC_WORK_CLASSES];
-	while (!atomic_load(&over)) {
-		pc_volume_counters(rig.volume, &counters, &usage);
-		EQUAL(usage.cached, PAGE);
-		EQUAL(pc_show_number(stale, stale_id, PC_BY_CACHED), 0);
-		pc_show_queue(rig.volume, waiting);
-		u32 credit = pc_credit_try(rig.volume);
-		CHECK(credit);
-		pc_credit_put(rig.volume, credit);
-		CHECK(!pc_some_failed(file->inode));
-		sched_yield();
-	}
-	return NULL;
-}
-
-/* Lock-free reads run beside files of another volume that come and go, limits that change, and writes. */
-TEST(check_numbers_are_read_beside_changes_of_everything)
-{
-	pthread_t readers[2];
-	open_with_stale();
-	put(0, PAGE);
-	atomic_store(&over, false);
-	start_threads(readers, 2, read_repeatedly);
-	for (u32 k = 0; k < 300; k++) {
-		struct pc_inode *one = make_other(), *two = make_other();
-		EQUAL(pc_inode_destroy(one), 0);
-		EQUAL(pc_inode_destroy(two), 0);
-		pc_volume_set_inflight(rig.volume, 4 + k % 8);
-		if (k % 10 == 0) {
-			put(0, PAGE);
-			EQUAL(flush(file), 0);
-			pc_volume_abort(other);
-			pc_volume_resume(other);
-		}
-	}
-	atomic_store(&over, true);
-	join_threads(readers, 2);
 }

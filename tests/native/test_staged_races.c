@@ -84,26 +84,6 @@ TEST(check_eviction_beside_truncate)
 	}
 }
 
-/* A fill of staged bytes runs when a truncate or an eviction comes: the truncate waits for it, the eviction does not
- * touch it. */
-TEST(check_a_fill_beside_truncate_and_eviction)
-{
-	struct pc_need need;
-	start(0);
-	stage(0, 4 * PAGE, 1);
-	evict_all();
-	struct pc_request *r = begin_fill(file, 0, 4 * PAGE);
-	struct call c = next_call(r);
-	EQUAL(pc_reclaim(rig.cache, 1), 0);
-	EQUAL(pc_range_busy(file->inode, 100, ALL, &need), 1);
-	EQUAL(pc_fill_answer(r, store_read_staged(&file->store, c.pos, c.parts, c.n)), 0);
-	pc_request_settle(r);
-	EQUAL(pc_range_busy(file->inode, 100, ALL, &need), 0);
-	file_truncate(file, 100);
-	see(0, 100, 1);
-	EQUAL(staged(), 100);
-}
-
 static void *query_done(void *arg MAYBE)
 {
 	return (void *)(uintptr_t)pc_sync_done(file->inode, PC_STAMP_NONE - 1);

@@ -1,55 +1,11 @@
 /* Truncate, punch, discard and invalidation against everything else: a random walk beside an array of bytes, and the races. */
-#include "rig.h"
-
-enum { ROOM = 96 << 10 };
-
-static u8 want[ROOM], got[ROOM];
-static u64 size;
-
-static void start(u64 len, u64 max_folio)
-{
-	open_one(1 << 20, max_folio, len, ROOM, limits_wide());
-	memset(want, 0, sizeof(want));
-	memcpy(want, file->store.bytes, len);
-	size = len;
-}
-
-static void compare(u64 pos, u64 len)
-{
-	u64 n = pos < size ? (pos + len < size ? len : size - pos) : 0;
-	memset(got, 0xee, sizeof(got));
-	EQUAL(file_read(file, pos, got, len), n);
-	for (u64 k = 0; k < n; k++)
-		if (got[k] != want[pos + k])
-			check_failed(__FILE__, __LINE__, "byte differs: position, cached", pos + k, got[k]);
-}
-
-static void put(u64 pos, u64 len)
-{
-	static u8 byte;
-	for (u64 k = 0; k < len; k++)
-		want[pos + k] = (u8)(++byte | 1);
-	if (pos > size)
-		memset(want + size, 0, pos - size);
-	size = pos + len > size ? pos + len : size;
-	EQUAL(file_write(file, pos, want + pos, len), 0);
-}
-
-static void cut(u64 to)
-{
-	if (to > size)
-		memset(want + size, 0, to - size);
-	size = to;
-	file_truncate(file, to);
-	EQUAL(pc_inode_size(file->inode), to);
-	EQUAL(pc_inode_remote_size(file->inode), to);
-}
+#include "content.h"
 
 /* Punch as the engine does: the backend's part below remote_size, dirty zeros above it. */
 static void punch(u64 pos, u64 end)
 {
 	u64 remote = pc_inode_remote_size(file->inode);
-	end = end < size ? end : size;
+	end = end < want_size ? end : want_size;
 	if (pos >= end)
 		return;
 	memset(want + pos, 0, end - pos);
@@ -68,96 +24,94 @@ static void punch(u64 pos, u64 end)
 	}
 }
 
-static void synced(void)
+static void flush_with_errors(u64 room)
 {
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.stable_size, size);
-	for (u64 k = 0; k < size; k++)
-		if (file->store.stable[k] != want[k])
-			check_failed(__FILE__, __LINE__, "stored byte differs: position, stored", k,
-				     file->store.stable[k]);
-}
-
-static void flush_with_errors(void)
-{
-	switch (draw(4)) {
-	case 0: file->store.write_max = 1 + draw(6000); break;
-	case 1:
-		file->store.write_error = -EIO, file->store.write_fails_at = draw(ROOM), file->store.parked = draw(2);
-		break;
-	case 2: file->store.commit_error = -EIO; break;
-	}
-	draw(2) ? (void)flush_range(file, ALL, draw(size + 1), draw(2 * size + 1)) : (void)file_sync(file);
+	struct store *s = &file->store;
+	s->write_error = draw(2) ? -EIO : 0;
+	s->parked = draw(2);
+	s->read_error = draw(4) ? 0 : -EIO;
+	s->write_fails_at = draw(room);
+	s->commit_error = draw(2) ? -EIO : 0;
+	draw(2) ? (void)flush_range(file, ALL, draw(room), draw(2 * room)) : (void)file_sync(file);
 	SOUND(&rig);
-	file->store.write_max = 0;
-	file->store.write_error = file->store.commit_error = 0;
+	s->write_error = s->read_error = s->commit_error = 0;
 	pc_retry(file->inode, 0, ALL, true);
 }
 
-static void one_step(void)
+static void step(u64 room)
 {
-	u64 pos = draw(ROOM - 1), len = 1 + draw(draw(3) ? 300 : 20000);
-	len = pos + len > ROOM ? ROOM - pos : len;
+	u64 unit = file->inode->limits.write_unit, size = want_size, pos = draw(room - 1);
+	u64 len = 1 + draw(draw(3) ? 300 : draw(4) ? 20000 : room / 3);
+	len = pc_min(len, room - pos);
 	if (draw(3) == 0)
 		pos = pos / PAGE * PAGE;
-	switch (draw(16)) {
-	case 0: cut(draw(ROOM)); break;
-	case 1: cut(draw(2) ? size / PAGE * PAGE : size - (size > 0)); break;
-	case 2: cut(size + draw(ROOM - size + 1)); break;
+	switch (draw(18)) {
+	case 0: cut(draw(room)); break;
+	case 1: cut(draw(2) ? size / PAGE * PAGE : draw(2) ? size / unit * unit : size - (size > 0)); break;
+	case 2: cut(size + draw(room - size + 1)); break;
 	case 3: punch(pos, pos + len); break;
 	case 4: punch(pos / PAGE * PAGE, pos / PAGE * PAGE + 3 * PAGE); break;
-	case 5: flush_with_errors(); break;
+	case 5: flush_with_errors(room); break;
 	case 6: synced(); break;
 	case 7: pc_drop_clean(file->inode, pos, draw(2) ? ALL : pos + len); break;
 	case 8: pc_invalidate_remote(file->inode, pos, pos + len); break;
-	case 9: file->store.read_max = (draw(2) ? 0 : 1 + draw(5000)) * file->inode->limits.read_unit; break;
-	case 10:
-	case 11: compare(pos, len); break;
-	default:
-		put(pos < size + 5000 ? pos : size, pos < size + 5000 ? len : (len < ROOM - size ? len : ROOM - size));
+	case 9:
+		file->store.write_max = draw(2) ? 0 : unit + draw(draw(2) ? 6000 : 50000);
+		file->store.read_max = (draw(2) ? 0 : 1 + draw(5000)) * file->inode->limits.read_unit;
 		break;
+	case 10:
+		pc_pass_background(file->inode, draw(1 << 18));
+		while (draw(4) && work(rig.volume))
+			;
+		break;
+	case 11:
+	case 12: compare(pos, len); break;
+	default: put_random(pos < size + 5000 ? pos : size, pc_min(len, room - size + (pos < size ? size - pos : 0)));
 	}
+}
+
+static struct pc_limits limits_drawn(void)
+{
+	u64 units[] = {1, 1, 1, 1, 512, 1000, PAGE, 5000, 12288, 40960, 65536, 100000}, unit = units[draw(12)];
+	return LIMITS(.write_unit = unit, .max_write = draw(2) ? 1 << 20 : 1 + draw(200000),
+		      .max_vectors = draw(2) ? 1024 : 1 + (u32)draw(6),
+		      .boundary = draw(3)     ? 0
+				  : unit == 1 ? 5000 + draw(10000)
+					      : unit * (1 + draw(10)),
+		      .read_unit = draw(2) ? 1 : 1 + draw(9000), .max_read = draw(2) ? 1 << 20 : 1 + draw(20000),
+		      .commit_on_close = draw(2), .durable_writes = draw(4) == 0, .ordered_writes = draw(4) == 0);
 }
 
 TEST(check_a_random_walk_loses_and_invents_nothing)
 {
 	u64 folios[] = {PAGE, 4 * PAGE, 16 * PAGE, 2 << 20};
-	u32 walks = soak() ? 20000 : 300;
+	u32 walks = 400;
 	for (u32 walk = 0; walk < walks; walk++) {
 		seed(walk);
-		start(draw(3) ? draw(ROOM) : 0, folios[walk % 4]);
-		struct pc_limits l = limits_wide();
-		if (walk % 3 == 1)
-			l = (struct pc_limits){.max_read = 8192,
-					       .max_write = 8192,
-					       .read_unit = 512,
-					       .max_vectors = 2,
-					       .boundary = 12288};
-		if (walk % 5 == 2)
-			l.durable_writes = 0, l.ordered_writes = 1, l.max_write = 5000;
-		pc_inode_set_limits(file->inode, &l);
-		for (int step = 0; step < 150; step++) {
-			one_step();
-			if (step % 10 == 0)
+		u64 room = draw(3) ? 96 << 10 : 300000;
+		start_with(draw(3) ? draw(room) : 0, (256 << 10) << draw(4), folios[walk % 4], limits_drawn());
+		for (int n = 0; n < 150; n++) {
+			step(room);
+			if (n % 10 == 0)
 				SOUND(&rig);
 		}
-		compare(0, ROOM);
+		compare(0, room);
 		synced();
 		pc_drop_clean(file->inode, 0, ALL);
-		compare(0, ROOM);
+		compare(0, room);
 	}
 }
 
 TEST(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over)
 {
 	start(8192, PAGE);
-	put(3000, 100); /* a ragged extent in an uncached page */
+	put_random(3000, 100); /* a ragged extent in an uncached page */
 	EQUAL(file->store.reads, 0);
 	cut(2900);
 	EQUAL(usage(file, NULL).dirty, 0);
 	synced();
 	EQUAL(file->store.writes, 0);
-	put(2800, 300);
+	put_random(2800, 300);
 	cut(2900); /* part of the extent is left: it stays dirty */
 	EQUAL(usage(file, NULL).dirty, PAGE);
 	synced();
@@ -185,21 +139,17 @@ TEST(check_discard_gives_up_what_it_lists)
 {
 	u64 lost[8];
 	start(16384, PAGE);
-	put(100, 200);
-	put(8192, 4096);
-	put(20000, 1000); /* a local tail */
-	EQUAL(file_discard(file, 8192, ALL, lost, 4), 2);
-	EQUAL(lost[0], 8192);
-	EQUAL(lost[1], 4096);
-	EQUAL(lost[2], 16384);
-	EQUAL(lost[3], 21000 - 16384);
+	put_random(100, 200);
+	put_random(8192, 4096);
+	put_random(20000, 1000); /* a local tail */
+	RANGES(lost, file_discard(file, 8192, ALL, lost, 4), 8192, 12288, 16384, 21000);
 	EQUAL(pc_inode_size(file->inode), 16384);
-	size = 16384;
+	want_size = 16384;
 	memcpy(want + 8192, file->store.bytes + 8192, 8192);
 	compare(0, ROOM);
 	EQUAL(usage(file, NULL).local, PAGE);
 	EQUAL(file_discard(file, 0, ALL, lost, 0), 1); /* a short array: still counted, still given up */
-	memcpy(want, file->store.bytes, size);
+	memcpy(want, file->store.bytes, want_size);
 	compare(0, ROOM);
 }
 
@@ -207,19 +157,19 @@ TEST(check_discard_does_not_wait_for_a_fill)
 {
 	u64 lost[8];
 	start(16384, PAGE);
-	put(100, 200);
+	put_random(100, 200);
 	struct pc_request *r = begin_fill(file, 0, PAGE); /* it owns the folio, its answer may take forever */
 	EQUAL(file_discard(file, 0, ALL, lost, 4), 1);
 	EQUAL(usage(file, NULL).local, 0);
 	SOUND(&rig);
 	run_fill(file, r);
-	memcpy(want, file->store.bytes, size);
+	memcpy(want, file->store.bytes, want_size);
 	compare(0, ROOM);
 }
 
 static void *extend(void *arg MAYBE)
 {
-	put(PAGE, PAGE);
+	put_random(PAGE, PAGE);
 	return NULL;
 }
 
@@ -244,26 +194,11 @@ TEST_OF_FIX("discard_sees_extension", check_a_discard_cuts_what_was_extended_bes
 TEST_OF_FIX("a_local_end_is_a_byte", check_a_discard_leaves_the_size_at_the_last_byte)
 {
 	start(PAGE + 1536, PAGE);
-	put(2 * PAGE, 2048);
-	put(PAGE, 512);
+	put_random(2 * PAGE, 2048);
+	put_random(PAGE, 512);
 	EQUAL(file_discard(file, 2 * PAGE, ALL, NULL, 0), 1);
 	EQUAL(pc_inode_size(file->inode), PAGE + 1536);
 	SOUND(&rig);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, pc_inode_size(file->inode));
-}
-
-TEST(check_a_remote_change_leaves_local_bytes_alone)
-{
-	start(16384, 4 * PAGE);
-	compare(0, 16384);
-	put(5000, 10);
-	memset(file->store.bytes, 0x55, 16384);
-	pc_invalidate_remote(file->inode, 0, ALL);
-	u8 mine[4096];
-	memcpy(mine, want + 4096, 4096); /* the whole block is local now */
-	memset(want, 0x55, 16384);
-	memcpy(want + 4096, mine, 4096);
-	compare(0, 16384);
-	synced();
 }

@@ -1,40 +1,9 @@
 /* Write-back in whole write units: the bytes sent, left dirty, and read for it. Contract 2.12. */
-#include "rig.h"
-
-enum { ROOM = 2 << 20 };
-
-static u8 want[ROOM];
-static u64 want_size;
+#include "content.h"
 
 static struct pc_limits limits_unit(u64 unit, u64 max_write)
 {
-	struct pc_limits l = LIMITS(.write_unit = unit, .max_write = max_write);
-	return l;
-}
-
-static void start(u64 size, u64 capacity, u64 max_folio, struct pc_limits l)
-{
-	open_one(capacity, max_folio, size, ROOM, l);
-	file->store.unit = l.write_unit;
-	memset(want, 0, ROOM);
-	for (u64 k = 0; k < size; k++)
-		want[k] = first_byte(k);
-	want_size = size;
-}
-
-static int put(u64 pos, u64 len)
-{
-	for (u64 k = 0; k < len; k++)
-		want[pos + k] = (u8)(draw(255) + 1);
-	want_size = want_size > pos + len ? want_size : pos + len;
-	return file_write(file, pos, want + pos, len);
-}
-
-static void finish(void)
-{
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.size, want_size);
-	CHECK(memcmp(file->store.bytes, want, want_size) == 0);
+	return LIMITS(.write_unit = unit, .max_write = max_write);
 }
 
 /* One small write into each kind of unit: the request is the unit, only one block stays dirty. */
@@ -49,8 +18,8 @@ TEST(check_a_change_is_sent_as_its_units)
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
 		for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
-			start(200000, 1 << 20, folio, limits_unit(rows[k].unit, 1 << 20));
-			EQUAL(put(rows[k].pos, rows[k].len), 0);
+			start_with(200000, 1 << 20, folio, limits_unit(rows[k].unit, 1 << 20));
+			put_random(rows[k].pos, rows[k].len);
 			CHECK(usage(file, NULL).dirty <= 2 * PAGE);
 			struct pc_request *r = hand_over();
 			EQUAL(r->start, rows[k].from);
@@ -62,64 +31,32 @@ TEST(check_a_change_is_sent_as_its_units)
 			CHECK(!next_write());
 			EQUAL(file->store.write_bytes, rows[k].to - rows[k].from);
 			EQUAL(usage(file, NULL).unstable, u.writeback);
-			finish();
+			synced();
 		}
-}
-
-/* Every block goes once, whatever the sizes; calls keep max_write and max_vectors. */
-TEST(check_whole_units_that_are_dirty_are_sent_once_and_read_nothing)
-{
-	u64 units[] = {512, 4096, 12288, 65536, 131072}, writes[] = {1, 65536, 1 << 20};
-	for (u32 k = 0; k < 5; k++)
-		for (u32 m = 0; m < 3; m++)
-			for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
-				start(0, 8 << 20, folio, limits_unit(units[k], writes[m]));
-				EQUAL(put(0, 786432), 0);
-				EQUAL(flush(file), 0);
-				EQUAL(file->store.write_bytes, 786432);
-				EQUAL(file->store.reads, 0);
-				finish();
-			}
-}
-
-TEST(check_scattered_pieces_become_one_buffer)
-{
-	struct pc_limits l = limits_unit(65536, 1 << 20);
-	l.max_vectors = 2;
-	start(300000, 1 << 20, PAGE, l);
-	for (u32 k = 0; k < 32; k++)
-		EQUAL(put(k * 8192, 100), 0);
-	struct pc_request *r = hand_over();
-	EQUAL(run_gather(file, r), 0);
-	struct call c = next_call(r);
-	EQUAL(c.n, 1);
-	run_write(file, r);
-	work_all(rig.volume);
-	finish();
 }
 
 /* Bytes read for a write-back are there for the next one. */
 TEST(check_neighbours_are_read_once)
 {
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(70000, 10), 0);
+	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	put_random(70000, 10);
 	EQUAL(flush(file), 0);
 	u64 bytes = file->store.read_bytes;
 	CHECK(bytes >= 65536 - PAGE && bytes <= 65536);
-	EQUAL(put(70010, 10), 0);
+	put_random(70010, 10);
 	EQUAL(flush(file), 0);
 	EQUAL(file->store.read_bytes, bytes);
 	u8 got[65536];
 	EQUAL(file_read(file, 65536, got, 65536), 65536);
 	CHECK(memcmp(got, want + 65536, 65536) == 0);
 	EQUAL(file->store.read_bytes, bytes);
-	finish();
+	synced();
 }
 
 /* A cache in which everything is dirty can be written: neighbours need no room in it. */
 TEST(check_a_full_cache_can_be_written)
 {
-	start(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_with(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
 	u64 k = 0;
 	struct pc_need need;
@@ -131,62 +68,62 @@ TEST(check_a_full_cache_can_be_written)
 	CHECK(k > 200);
 	EQUAL(flush(file), 0);
 	memcpy(want + k * 8192, file->store.bytes + k * 8192, k < 256 ? PAGE : 0);
-	finish();
+	synced();
 }
 
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 TEST(check_back_off_of_a_neighbour_goes_on)
 {
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(70000, 10), 0);
+	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	put_random(70000, 10);
 	file->store.write_error = -EIO;
 	CHECK(flush(file) & PC_PENDING_BACKOFF);
 	file->store.write_error = 0;
-	EQUAL(put(80000, 10), 0);
+	put_random(80000, 10);
 	EQUAL(flush(file), PC_PENDING_BACKOFF);
 	CHECK(memcmp(file->store.bytes + 65536, want + 65536, 65536) == 0);
 	EQUAL(usage(file, NULL).dirty, PAGE);
 	pc_retry(file->inode, 0, ALL, true);
-	finish();
+	synced();
 }
 
 /* Bytes that changed in storage while they were read are read again. */
 TEST(check_an_invalidated_unit_is_read_again)
 {
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	u8 got[65536];
 	EQUAL(file_read(file, 131072, got, 65536), 65536); /* all of the unit is cached */
-	EQUAL(put(140000, 10), 0);
+	put_random(140000, 10);
 	struct pc_request *r = hand_over();
 	file->store.bytes[131072] = want[131072] = 99;
 	pc_invalidate_remote(file->inode, 131072, 131073);
 	struct call c = next_call(r);
-	EQUAL(pc_gather_answer(r, store_read(&file->store, c.pos, c.parts, c.n)), 0);
+	EQUAL(pc_gather_answer(r, read_call(&c)), 0);
 	file->store.bytes[131073] = want[131073] = 98;
 	pc_invalidate_remote(file->inode, 131072, 131074);
 	u32 reads = file->store.reads;
 	run_write(file, r);
 	CHECK(file->store.reads > reads);
-	finish();
+	synced();
 }
 
 TEST(check_a_short_last_unit_is_sent_again_when_the_file_grows)
 {
-	start(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(0, 70000), 0);
+	start_with(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	put_random(0, 70000);
 	EQUAL(flush(file), 0);
-	EQUAL(put(70000, 5), 0); /* in the same unit */
+	put_random(70000, 5); /* in the same unit */
 	EQUAL(flush(file), 0);
 	EQUAL(file->store.size, 70005);
 	EQUAL(file_sync(file), 0);
 	pc_drop_clean(file->inode, 0, ALL);
 	u64 bytes = file->store.write_bytes;
-	EQUAL(put(200000, 10), 0); /* beyond it: its last byte is read first */
+	put_random(200000, 10); /* beyond it: its last byte is read first */
 	CHECK(file->store.reads > 0);
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	EQUAL(flush(file), 0);
 	EQUAL(file->store.write_bytes - bytes, 65536 + 200010 - 196608);
-	finish();
+	synced();
 }
 
 /* A read that began before the file was cut leaves zeros cached behind the end. A write there needs the last byte of
@@ -195,17 +132,17 @@ TEST(check_a_write_behind_a_short_unit_that_fails_leaves_zeros)
 {
 	u8 bytes[PAGE], got[PAGE];
 	memset(bytes, 7, PAGE);
-	start(1000, 1 << 20, PAGE, limits_unit(2 * PAGE, 1 << 20));
+	start_with(1000, 1 << 20, PAGE, limits_unit(2 * PAGE, 1 << 20));
 	EQUAL(fill_range(file, 5 * PAGE, PAGE), 0);
 	file->store.read_error = -EIO;
 	EQUAL(file_write(file, 5 * PAGE, bytes, PAGE), -EIO);
 	EQUAL(pc_inode_size(file->inode), 1000);
 	SOUND(&rig);
 	file->store.read_error = 0;
-	EQUAL(put(8 * PAGE, 10), 0);
+	put_random(8 * PAGE, 10);
 	EQUAL(file_read(file, 5 * PAGE, got, PAGE), PAGE);
 	CHECK(memcmp(got, want + 5 * PAGE, PAGE) == 0);
-	finish();
+	synced();
 }
 
 /* ---------------------------------------------------------------- backends where only a commit makes bytes visible */
@@ -220,6 +157,11 @@ static u64 sent_in_background(bool partial)
 	work_all(rig.volume);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	return file->store.write_bytes - bytes;
+}
+
+static void start_published(u64 size)
+{
+	start_with(size, 4 << 20, PAGE, LIMITS(.write_unit = U, .commit_on_close = 1));
 }
 
 /* Background work takes fully dirty units, and the others if no other memory can be freed; a commit takes all. */
@@ -239,45 +181,39 @@ TEST(check_background_work_takes_wholly_dirty_units)
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
 		for (u64 folio = PAGE; folio <= U; folio *= 16) {
-			struct pc_limits l = limits_unit(U, 1 << 20);
-			l.commit_on_close = 1;
-			start(rows[k].size, 4 << 20, folio, l);
+			start_with(rows[k].size, 4 << 20, folio, LIMITS(.write_unit = U, .commit_on_close = 1));
 			for (u32 n = 0; n < 3 && rows[k].writes[n][1]; n++)
-				EQUAL(put(rows[k].writes[n][0], rows[k].writes[n][1]), 0);
+				put_random(rows[k].writes[n][0], rows[k].writes[n][1]);
 			u64 bytes = sent_in_background(false);
 			if (bytes != rows[k].whole)
 				check_failed(__FILE__, __LINE__, rows[k].why, bytes, rows[k].whole);
 			EQUAL(sent_in_background(false), 0);
 			EQUAL(sent_in_background(true), rows[k].partial);
 			EQUAL(usage(file, NULL).dirty, 0);
-			finish();
+			synced();
 		}
 }
 
 /* A unit counts when its last byte is written, in whatever order; otherwise a background pass takes the dirty bytes. */
 TEST(check_a_unit_goes_when_it_is_full)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start(4 * U, 4 << 20, PAGE, l);
+	start_published(4 * U);
 	for (u32 n = 0; n < 16; n++) {
-		EQUAL(put(U + (n * 7 % 16) * PAGE, PAGE), 0);
+		put_random(U + (n * 7 % 16) * PAGE, PAGE);
 		EQUAL(sent_in_background(false), n == 15 ? U : 0);
 	}
-	EQUAL(put(0, 10), 0);
-	l.commit_on_close = 0;
+	put_random(0, 10);
+	struct pc_limits l = LIMITS(.write_unit = U);
 	pc_inode_set_limits(file->inode, &l);
 	EQUAL(sent_in_background(false), U);
-	finish();
+	synced();
 }
 
 /* A unit whose last byte is dirty, and whose writer still has the folio, waits: it is sent once. */
 TEST(check_a_unit_waits_for_its_writer)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start(0, 4 << 20, PAGE, l);
-	EQUAL(put(0, 2 * U), 0);
+	start_published(0);
+	put_random(0, 2 * U);
 	struct pc_folio *f = folio_at(file, U - 1);
 	CHECK(pc_folio_trylock(f));
 	EQUAL(sent_in_background(false), U);
@@ -285,41 +221,37 @@ TEST(check_a_unit_waits_for_its_writer)
 	EQUAL(sent_in_background(false), U);
 	EQUAL(usage(file, NULL).dirty, 0);
 	EQUAL(file->store.write_bytes, 2 * U);
-	finish();
+	synced();
 }
 
 /* A thread that waits for whole units is woken when enough is dirty for one, not by every write. */
 TEST(check_the_flusher_is_woken_for_units_as_they_fill)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start(4 * U, 4 << 20, PAGE, l);
+	start_published(4 * U);
 	for (u32 n = 0; n < 32; n++) {
 		u32 seq = pc_flusher_seq(rig.cache);
-		EQUAL(put(n * PAGE, PAGE), 0);
+		put_random(n * PAGE, PAGE);
 		EQUAL(pc_flusher_seq(rig.cache) != seq, n % 16 == 15);
 	}
-	finish();
+	synced();
 }
 
 /* A commit takes everything along, the short last unit too; it is dirty again when the file grows. */
 TEST(check_a_short_last_unit_goes_with_the_commit)
 {
-	struct pc_limits l = limits_unit(U, 1 << 20);
-	l.commit_on_close = 1;
-	start(0, 4 << 20, PAGE, l);
-	EQUAL(put(0, U + 100), 0);
+	start_published(0);
+	put_random(0, U + 100);
 	EQUAL(sent_in_background(false), U);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.size, U + 100);
-	EQUAL(put(U + 100, U - 100), 0); /* full now */
+	put_random(U + 100, U - 100); /* full now */
 	EQUAL(usage(file, NULL).dirty, U);
 	EQUAL(sent_in_background(false), U);
-	EQUAL(put(2 * U, 100), 0);
+	put_random(2 * U, 100);
 	EQUAL(file_sync(file), 0);
-	EQUAL(put(4 * U, 100), 0); /* beyond it: that unit is sent again, whole */
+	put_random(4 * U, 100); /* beyond it: that unit is sent again, whole */
 	CHECK(usage(file, NULL).dirty > PAGE);
-	finish();
+	synced();
 }
 
 /* ---------------------------------------------------------------- failing allocations */
@@ -342,9 +274,9 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
 {
 	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
 		for (u32 after = 0; after < 3; after++) {
-			start(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
+			start_with(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
 			for (u64 pos = 0; pos < 60000; pos += 700)
-				EQUAL(put(pos, 100), 0);
+				put_random(pos, 100);
 			u64 dirty = usage(file, NULL).dirty;
 			refused_from = 8 * sizeof(struct pc_seg);
 			refused_after = after;
@@ -357,7 +289,7 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
 			if (r)
 				run_write(file, r);
 			work_all(rig.volume);
-			finish();
+			synced();
 		}
 }
 
@@ -365,8 +297,8 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
  * lost. */
 TEST(check_no_memory_for_a_copy_of_what_a_backend_keeps)
 {
-	start(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	EQUAL(put(70000, 10), 0);
+	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	put_random(70000, 10);
 	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);
 	struct call c = next_call(r);
@@ -381,76 +313,5 @@ TEST(check_no_memory_for_a_copy_of_what_a_backend_keeps)
 	run_write(file, r);
 	pc_scratch_free(kept);
 	work_all(rig.volume);
-	finish();
-}
-
-/* ---------------------------------------------------------------- random steps */
-
-static void step(u64 unit)
-{
-	u64 pos = draw(3) ? draw(300000) : draw(40) * PAGE, len = draw(4) ? 1 + draw(9000) : 1 + draw(100000);
-	switch (draw(14)) {
-	case 0: flush(file); break;
-	case 1: EQUAL(file_sync(file), 0); break;
-	case 2: pc_drop_clean(file->inode, 0, ALL); break;
-	case 3:
-		pos = draw(2) ? draw(300000) : draw(300000) / unit * unit;
-		file_truncate(file, pos);
-		if (pos < want_size)
-			memset(want + pos, 0, want_size - pos);
-		want_size = pos;
-		break;
-	case 4: flush_range(file, ALL, pos, pos + len); break;
-	case 5: pc_pass_background(file->inode, draw(1 << 18)); break;
-	case 6:
-		while (draw(4) && work(rig.volume))
-			;
-		break;
-	case 7:
-		file->store.write_max = draw(2) ? 0 : unit + draw(50000);
-		file->store.read_max = draw(2) ? 0 : 9000 + draw(5000);
-		break;
-	case 8:
-		file->store.write_error = draw(2) ? -EIO : 0;
-		file->store.read_error = draw(4) ? 0 : -EIO;
-		file->store.write_fails_at = draw(300000);
-		file->store.commit_error = draw(2) ? -EIO : 0;
-		draw(2) ? (void)flush(file) : (void)file_sync(file);
-		file->store.write_error = file->store.read_error = file->store.commit_error = 0;
-		pc_retry(file->inode, 0, ALL, true);
-		break;
-	default: EQUAL(put(pos, len), 0);
-	}
-}
-
-TEST(check_any_history)
-{
-	u64 units[] = {512, 1000, 4096, 5000, 12288, 40960, 65536, 100000};
-	static u8 got[ROOM];
-	u32 rounds = soak() ? 4000 : 160;
-	for (u32 k = 0; k < rounds; k++) {
-		seed(k);
-		u64 unit = units[draw(8)];
-		struct pc_limits l = limits_unit(unit, draw(2) ? 1 << 20 : 1 + draw(200000));
-		l.max_vectors = draw(2) ? 1024 : 1 + (u32)draw(6);
-		l.boundary = draw(3) ? 0 : unit * (1 + draw(10));
-		l.read_unit = draw(2) ? 1 : 1 + draw(9000);
-		l.max_read = draw(2) ? 1 << 20 : 1 + draw(20000);
-		l.commit_on_close = draw(2);
-		l.durable_writes = draw(4) == 0;
-		start(draw(2) ? 0 : draw(300000), (256 << 10) << draw(4), draw(2) ? PAGE : 65536, l);
-		for (u32 n = 0; n < 150; n++) {
-			step(unit);
-			if (n % 10 == 0) {
-				SOUND(&rig);
-				u64 pos = draw(300000), len = draw(100000),
-				    have = pos < want_size ? want_size - pos : 0;
-				have = have < len ? have : len;
-				EQUAL(file_read(file, pos, got, len), have);
-				CHECK(memcmp(got, want + pos, have) == 0);
-			}
-		}
-		file->store.write_max = 0;
-		finish();
-	}
+	synced();
 }

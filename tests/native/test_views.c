@@ -16,7 +16,7 @@ TEST(check_a_call_gets_a_copy)
 		EQUAL(c.parts[0].len, PAGE); /* the block, not the folio */
 		CHECK(c.parts[0].memory + 100 != p.memory);
 		store(&p, 2);
-		put(50, 3, 10); /* nor does a writer wait for the call, or get other memory */
+		put(50, 10, 3); /* nor does a writer wait for the call, or get other memory */
 		EQUAL(c.parts[0].memory[100], 1);
 		EQUAL(c.parts[0].memory[50], first_byte(50));
 		SOUND(&rig);
@@ -24,7 +24,7 @@ TEST(check_a_call_gets_a_copy)
 		CHECK(state_at(file, 100) & PC_F_DIRTY);
 		EQUAL(fsync_stamp(file, stamp), 0);
 		EQUAL(file->store.stable[100], 1);
-		EQUAL(read_byte(100), 2);
+		EQUAL(byte_at(100), 2);
 		struct pc_counters counters;
 		EQUAL(usage(file, &counters).write_pinned, PAGE);
 		EQUAL(counters.staged_copies, 1);
@@ -38,27 +38,12 @@ TEST(check_a_call_gets_a_copy)
 	}
 }
 
-/* Dirty blocks beside it are written back as usual, and are clean then. */
-TEST(check_dirty_blocks_beside_a_view_become_clean)
-{
-	start(64 << 10, 64 << 10);
-	struct pc_pin p = pin(0, PAGE);
-	put(3 * PAGE, 7, 2 * PAGE);
-	EQUAL(usage(file, NULL).dirty, 3 * PAGE);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).local, PAGE);
-	EQUAL(file->store.stable[3 * PAGE], 7);
-	pc_unpin(rig.cache, &p);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).local, 0);
-}
-
 TEST(check_background_passes_skip_it)
 {
 	struct pc_request *r;
 	start(64 << 10, PAGE);
 	struct pc_pin p = pin(0, PAGE);
-	put(PAGE, 1, PAGE);
+	put(PAGE, PAGE, 1);
 	CHECK(pc_pass_background(file->inode, 1 << 20));
 	EQUAL(pc_write_next(file->inode, &r), 1);
 	EQUAL(r->start, PAGE);
@@ -80,7 +65,7 @@ TEST(check_units_are_sent_as_copies)
 	for (u32 k = 0; k < 5; k++) {
 		start_with(100000, 4 << 20, 16 << 10, LIMITS(.write_unit = units[k], .max_write = 2 * units[k]));
 		struct pc_pin p = pin(20000, 200), q = pin(99000, 1000);
-		put(40000, 9, 3000);
+		put(40000, 3000, 9);
 		store(&p, 1);
 		store(&q, 2);
 		EQUAL(committed(20000), 1);
@@ -106,14 +91,14 @@ TEST(check_a_unit_in_flight_stands_still)
 	l.write_unit = 4 * PAGE;
 	start_with(64 << 10, 4 << 20, 16 << 10, l);
 	struct pc_pin p = pin(100, 200);
-	put(2 * PAGE, 5, PAGE);
+	put(2 * PAGE, PAGE, 5);
 	store(&p, 1);
 	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);
 	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
 	sum = sum_of(parts, n);
 	store(&p, 2);
-	put(120, 3, 10);
+	put(120, 10, 3);
 	EQUAL(sum_of(parts, n), sum);
 	SOUND(&rig);
 	CHECK(run_write(file, r));
@@ -124,22 +109,6 @@ TEST(check_a_unit_in_flight_stands_still)
 	EQUAL(file->store.stable[120], 3);
 }
 
-/* A failed call: dirty as before, and its copy is made again with the bytes of that time. */
-TEST(check_a_failed_call_is_sent_again)
-{
-	start(64 << 10, 16 << 10);
-	struct pc_pin p = pin(0, 8192);
-	store(&p, 1);
-	file->store.write_error = -EIO;
-	CHECK(!run_write(file, hand_over()));
-	file->store.write_error = 0;
-	store(&p, 2);
-	pc_retry(file->inode, 0, ALL, true);
-	EQUAL(committed(8191), 2);
-	SOUND(&rig);
-	pc_unpin(rig.cache, &p);
-}
-
 /* Given up before its first call: nothing was copied, everything is dirty as before. */
 TEST(check_a_request_without_a_call)
 {
@@ -147,7 +116,7 @@ TEST(check_a_request_without_a_call)
 	for (u32 k = 0; k < 2; k++) {
 		start_with(64 << 10, 4 << 20, 16 << 10, LIMITS(.write_unit = units[k]));
 		struct pc_pin p = pin(0, 2 * PAGE);
-		put(2 * PAGE, 1, PAGE);
+		put(2 * PAGE, PAGE, 1);
 		pc_request_settle(hand_over());
 		SOUND(&rig);
 		EQUAL(usage(file, NULL).writeback, 0);
@@ -166,7 +135,7 @@ TEST(check_the_mirror_gets_it)
 	struct pc_limits l = limits_wide();
 	start(0, PAGE);
 	pc_volume_set_mirror(rig.volume, &l);
-	put(0, 5, 3 * PAGE);
+	put(0, 3 * PAGE, 5);
 	struct pc_pin p = pin(PAGE, PAGE);
 	store(&p, 6);
 	struct pc_request *r = hand_over(), *m = pc_mirror_take(r, NULL);
@@ -196,7 +165,7 @@ TEST(check_a_release_while_a_call_runs)
 		store(&p, 2);
 		pc_unpin(rig.cache, &p);
 		SOUND(&rig);
-		put(10, 3, 10);
+		put(10, 10, 3);
 		EQUAL(usage(file, NULL).write_pinned, 0);
 		run_write(file, r);
 		SOUND(&rig);
@@ -215,7 +184,7 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 		start(0, PAGE);
 		if (wait)
 			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, true);
-		put(0, 1, PAGE);
+		put(0, PAGE, 1);
 		struct pc_request *r = hand_over();
 		struct pc_need need;
 		struct pc_pin p;
@@ -237,7 +206,7 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 			run_write(file, r);
 		}
 		EQUAL(file->store.bytes[0], 1);
-		EQUAL(read_byte(0), 2);
+		EQUAL(byte_at(0), 2);
 		EQUAL(committed(0), 2);
 		pc_unpin(rig.cache, &p);
 	}

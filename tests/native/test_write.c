@@ -1,38 +1,5 @@
 /* Writing: the method table, partial pages without reads, copy on conflict, and when changes are published. */
-#include "rig.h"
-
-enum { ROOM = 4 << 20 };
-
-static u8 want[ROOM], got[ROOM];
-static u64 size;
-
-static void start(u64 len, u64 max_folio)
-{
-	open_one(16 << 20, max_folio, len, ROOM, limits_wide());
-	memset(want, 0, ROOM);
-	memcpy(want, file->store.bytes, len);
-	size = len;
-}
-
-static void put(u64 pos, u64 len, u8 value)
-{
-	memset(want + pos, value, len);
-	size = pos + len > size ? pos + len : size;
-	EQUAL(file_write(file, pos, want + pos, len), 0);
-}
-
-static void right(void)
-{
-	EQUAL(file_read(file, 0, got, ROOM), size);
-	CHECK(memcmp(got, want, size) == 0);
-}
-
-static void right_and_committed(void)
-{
-	right();
-	EQUAL(file_sync(file), 0);
-	CHECK(memcmp(file->store.stable, want, size) == 0);
-}
+#include "content.h"
 
 /* T-01, T-02, T-03: which writes into an uncached page need a read. */
 TEST(check_the_method_table)
@@ -62,7 +29,7 @@ TEST(check_the_method_table)
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(rows[k].stored, PAGE);
 		for (u32 n = 0; n < 10 && rows[k].writes[n][1]; n++)
-			put(rows[k].writes[n][0], rows[k].writes[n][1], (u8)(n + 1));
+			change(rows[k].writes[n][0], rows[k].writes[n][1], (u8)(n + 1));
 		EQUAL(file->store.reads, rows[k].reads_for_writing);
 		EQUAL((state_at(file, 0) & PC_F_UPTODATE) != 0, rows[k].uptodate);
 		right();
@@ -75,7 +42,7 @@ TEST(check_without_a_readable_backend_the_folio_is_written_back)
 	start(PAGE, PAGE);
 	pc_inode_set_readable(file->inode, false);
 	for (u32 k = 0; k < 8; k++)
-		put(k * 400 + 100, 10, 7);
+		change(k * 400 + 100, 10, 7);
 	struct pc_need need;
 	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 	EQUAL(pc_write(file->inode, 4000, "x", 1, &need), 0);
@@ -88,11 +55,11 @@ TEST(check_without_a_readable_backend_the_folio_is_written_back)
 TEST(check_large_writes_make_large_folios_and_small_ones_small)
 {
 	start(0, 2 << 20);
-	put(0, 3 << 20, 1);
+	change(0, 3 << 20, 1);
 	EQUAL(usage(file, NULL).folios, 2);
 	EQUAL(pc_folio_order(folio_at(file, 0)), 9);
 	EQUAL(pc_folio_order(folio_at(file, 2 << 20)), 8);
-	put(3 << 20, 100, 2);
+	change(3 << 20, 100, 2);
 	EQUAL(pc_folio_order(folio_at(file, 3 << 20)), 0);
 	right();
 }
@@ -120,11 +87,11 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 	u64 folios[] = {PAGE, 64 << 10};
 	for (u32 k = 0; k < 2; k++) {
 		start(0, folios[k]);
-		put(0, 64 << 10, 1);
+		change(0, 64 << 10, 1);
 		struct pc_request *r = hand_over();
-		put(5000, 10, 2);
-		put(5001, 3, 3); /* the call has the old frame: no second copy */
-		put(60000, 1, 4);
+		change(5000, 10, 2);
+		change(5001, 3, 3); /* the call has the old frame: no second copy */
+		change(60000, 1, 4);
 		EQUAL(cache_usage().cow_copies, k == 0 ? 2 : 1);
 		EQUAL(cache_usage().shadows, cache_usage().cow_copies);
 		SOUND(&rig);
@@ -133,7 +100,7 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 			EQUAL(file->store.bytes[b], 1); /* its content when it was sent */
 		EQUAL(cache_usage().shadows, 0);
 		EQUAL(usage(file, NULL).dirty, 2 * PAGE);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -142,16 +109,16 @@ TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 	start(0, 64 << 10);
 	struct pc_limits l = LIMITS(.max_write = 16 << 10);
 	pc_inode_set_limits(file->inode, &l);
-	put(0, 64 << 10, 1);
+	change(0, 64 << 10, 1);
 	struct pc_request *r[4];
 	r[0] = hand_over();
 	for (u32 k = 1; k < 4; k++)
 		EQUAL(pc_write_next(file->inode, &r[k]), 1);
 	run_write(file, r[2]);
-	put(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
+	change(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
 	EQUAL(cache_usage().cow_copies, 0);
-	put(100, 1, 3); /* in flight: new memory; the old one serves the three remaining calls */
-	put(20000, 1, 4);
+	change(100, 1, 3); /* in flight: new memory; the old one serves the three remaining calls */
+	change(20000, 1, 4);
 	EQUAL(cache_usage().cow_copies, 1);
 	for (u32 k = 0; k < 4; k++) {
 		SOUND(&rig);
@@ -162,7 +129,7 @@ TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 	EQUAL(cache_usage().shadows, 0);
 	for (u32 b = 0; b < 64 << 10; b++)
 		EQUAL(file->store.bytes[b], 1);
-	right_and_committed();
+	synced();
 }
 
 /* Above cow_limit the writer waits for the call instead. Background work then lets it in before it takes the folio
@@ -175,7 +142,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		struct pc_need need;
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
-		put(0, 64 << 10, 1);
+		change(0, 64 << 10, 1);
 		struct pc_limits l = LIMITS(.max_write = 32 << 10);
 		pc_inode_set_limits(file->inode, &l);
 		struct pc_request *r = hand_over(), *other;
@@ -209,7 +176,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		pc_pass_background(file->inode, 1 << 20);
 		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -223,23 +190,23 @@ static void *end_write(void *request)
 TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 {
 	start(0, PAGE);
-	put(0, 4096, 1);
-	put(8192, 4096, 1);
+	change(0, 4096, 1);
+	change(8192, 4096, 1);
 	struct pc_request *first = hand_over(), *second, *third;
 	EQUAL(pc_write_next(file->inode, &second), 1); /* the other page: keeps the pass alive */
 	pthread_t t = held_at("completed_sets", end_write, first);
 	/* W of the first page has ended, but its call still holds some memory. */
-	put(0, 4096, 2);
+	change(0, 4096, 2);
 	third = hand_over();
 	EQUAL(third->start, 0);
-	put(0, 4096, 3); /* the third call keeps the frame of the first one */
+	change(0, 4096, 3); /* the third call keeps the frame of the first one */
 	let_go("completed_sets", t);
 	SOUND(&rig);
 	EQUAL(cache_usage().shadows, 1);
 	run_write(file, third);
 	EQUAL(file->store.bytes[0], 2);
 	run_write(file, second);
-	right_and_committed();
+	synced();
 }
 
 TEST(check_above_the_limit_and_pinned_the_writer_waits)
@@ -247,11 +214,11 @@ TEST(check_above_the_limit_and_pinned_the_writer_waits)
 	for (int pinned = 0; pinned <= 1; pinned++) {
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 1 << 20, 2 << 20, pinned ? 1 << 20 : PAGE, true);
-		put(0, 64 << 10, 1);
+		change(0, 64 << 10, 1);
 		struct pc_need need;
 		struct pc_pin pin;
 		if (pinned)
-			EQUAL(pc_pin(file->inode, 0, 10, false, &pin, &need), 0);
+			pin = read_pin(0, 10);
 		struct pc_request *r = hand_over();
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
@@ -279,7 +246,7 @@ TEST(check_the_call_ends_while_the_writer_decides)
 {
 	for (u32 late = 0; late <= 1; late++) {
 		start(0, PAGE);
-		put(0, 4096, 1);
+		change(0, 4096, 1);
 		struct pc_request *r = hand_over();
 		memset(want + 10, 9, 5);
 		const char *point = late ? "write_before_copy" : "write_before_conflict";
@@ -288,7 +255,7 @@ TEST(check_the_call_ends_while_the_writer_decides)
 		let_go(point, t);
 		SOUND(&rig);
 		EQUAL(file->store.bytes[10], 1);
-		right_and_committed();
+		synced();
 	}
 }
 
@@ -306,9 +273,9 @@ TEST(check_a_write_back_never_crops_what_is_being_appended)
 	for (u32 k = 0; k < 2; k++) {
 		start(5000, 8192);
 		right();
-		put(4990, 10, 1);
+		change(4990, 10, 1);
 		memset(want + 5000, 2, 1000);
-		size = 6000;
+		want_size = 6000;
 		pthread_t t = held_at(points[k], extend_once, NULL);
 		struct pc_request *r;
 		pc_flush_start(file->inode, ALL, 0, ALL);
@@ -316,9 +283,7 @@ TEST(check_a_write_back_never_crops_what_is_being_appended)
 		CHECK(!r);
 		let_go(points[k], t);
 		EQUAL(flush(file), 0);
-		EQUAL(file->store.size, 6000);
-		EQUAL(file_sync(file), 0);
-		CHECK(memcmp(file->store.stable, want, 6000) == 0);
+		synced();
 	}
 }
 
@@ -326,7 +291,7 @@ TEST(check_memory_of_another_volume_is_never_shown)
 {
 	start(0, PAGE);
 	struct pc_volume *other = volume_open(&rig);
-	put(0, 16 << 20 > ROOM ? ROOM : ROOM, 0xaa);
+	change(0, ROOM, 0xaa);
 	EQUAL(file_sync(file), 0);
 	pc_drop_clean(file->inode, 0, ALL);
 	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* no poison: the remaining bytes are the other's */
@@ -354,10 +319,10 @@ TEST(check_a_whole_write_is_all_or_nothing)
 		if (stop == 0)
 			fill = begin_fill(file, 2 * PAGE, 1);
 		for (u64 k = 0; stop == 1 && k < 8; k++)
-			put(2 * PAGE + 400 + 200 * k, 1, 5);
+			change(2 * PAGE + 400 + 200 * k, 1, 5);
 		if (stop == 2) {
 			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, false); /* nothing is copied aside */
-			put(2 * PAGE, PAGE, 5);
+			change(2 * PAGE, PAGE, 5);
 			r = hand_over();
 		}
 		if (stop == 3) {

@@ -4,9 +4,9 @@
 TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 {
 	start(PAGE, limits_wide());
-	put(0, PAGE);
+	dirty(0, PAGE);
 	u64 s = pc_epoch_take(rig.volume);
-	put(8192, PAGE);
+	dirty(8192, PAGE);
 	u64 unsent;
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE);
 	EQUAL(unsent, PAGE);
@@ -17,7 +17,7 @@ TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* in flight */
 	EQUAL(unsent, PAGE);
 	EQUAL(r->end, PAGE);
-	put(16384, PAGE);
+	dirty(16384, PAGE);
 	run_write(file, r);
 	CHECK(!next_write());
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
@@ -27,7 +27,7 @@ TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 	EQUAL(pc_flush_start(file->inode, ALL, 8192, 12288), PAGE); /* a range */
 	EQUAL(flush_range(file, ALL, 8192, 12288), 0);
 	EQUAL(usage(file, NULL).dirty, PAGE);
-	put(0, 1);
+	dirty(0, 1);
 	EQUAL(pc_unsaved_bytes(file->inode, s, &unsent), PAGE); /* dirtied again later */
 	EQUAL(unsent, 0);
 }
@@ -35,7 +35,7 @@ TEST(check_a_flush_takes_what_was_dirty_and_nothing_later)
 TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
-	put(0, 2 * PAGE);
+	dirty(0, 2 * PAGE);
 	CHECK(!pc_pass_ending(file->inode));
 	struct pc_request *first = hand_over(), *second = next_write();
 	run_write(file, second);
@@ -49,12 +49,12 @@ TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 TEST(check_a_running_pass_takes_new_marks_along)
 {
 	start(PAGE, limits_wide());
-	put(20480, PAGE);
+	dirty(20480, PAGE);
 	struct pc_request *first = hand_over();
-	put(0, PAGE);
+	dirty(0, PAGE);
 	struct pc_request *second = hand_over(); /* behind the cursor, and still found */
 	EQUAL(second->start, 0);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL); /* in flight: after its answer */
 	CHECK(!next_write());
 	run_write(file, second);
@@ -71,7 +71,7 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
 	for (u32 k = 0; k < 20; k++)
-		put(k * 2 * PAGE, PAGE);
+		dirty(k * 2 * PAGE, PAGE);
 	CHECK(pc_pass_background(file->inode, 3 * PAGE));
 	CHECK(!pc_pass_background(file->inode, PAGE)); /* one at a time */
 	work_all(rig.volume);
@@ -93,7 +93,7 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
-	put(0, 200 * PAGE);
+	dirty(0, 200 * PAGE);
 	struct pc_request *r = hand_over();
 	struct pc_waiter w = {0};
 	CHECK(!queue_for_token(file, &w));
@@ -114,7 +114,7 @@ TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
-	put(0, 6 * PAGE);
+	dirty(0, 6 * PAGE);
 	CHECK(pc_pass_background(file->inode, ALL >> 1));
 	struct pc_request *r[8];
 	CHECK(r[0] = next_write());
@@ -137,11 +137,11 @@ TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 TEST(check_a_page_marked_in_flight_follows_its_answer)
 {
 	start(PAGE, limits_wide());
-	put(0, PAGE);
-	put(40960, PAGE);
+	dirty(0, PAGE);
+	dirty(40960, PAGE);
 	struct pc_request *first = hand_over(), *hung = next_write();
 	CHECK(first && hung);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	CHECK(!next_write());
 	run_write(file, first);
@@ -167,13 +167,13 @@ static u32 marked(void)
 TEST(check_no_mark_outlives_its_pass)
 {
 	start(PAGE, limits_wide());
-	put(0, 10 * PAGE);
+	dirty(0, 10 * PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	EQUAL(marked(), 10);
 	stop_the_file(file, 8 * PAGE, ALL); /* waits for the pass */
 	EQUAL(marked(), 0);
 	let_the_file_go(file);
-	put(0, 10 * PAGE);
+	dirty(0, 10 * PAGE);
 	file->store.write_error = -EIO;
 	file->store.write_fails_at = 0;
 	CHECK(flush(file) & PC_PENDING_BACKOFF);
@@ -200,9 +200,9 @@ TEST(check_the_first_byte_with_a_state_is_found)
 		start(pages * PAGE, limits_wide());
 		struct pc_inode *i = file->inode;
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
-		put(0, 400 * PAGE);
+		dirty(0, 400 * PAGE);
 		EQUAL(flush(file), 0);
-		put(300 * PAGE, 2 * PAGE);
+		dirty(300 * PAGE, 2 * PAGE);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK | PC_PENDING_BACKOFF | PC_PENDING_FAILED), ALL);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 300 * PAGE);
 		EQUAL(pc_range_next(i, 300 * PAGE + 5, ALL, PC_PENDING_DIRTY), 300 * PAGE + 5);
@@ -218,7 +218,7 @@ TEST(check_the_first_byte_with_a_state_is_found)
 		file->store.write_fails_at = 0;
 		file->store.parked = true;
 		CHECK(!run_write(file, r));
-		put(299 * PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
+		dirty(299 * PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK), ALL);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 299 * PAGE);
 		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_FAILED), 300 * PAGE);
@@ -238,7 +238,7 @@ TEST(check_a_file_never_has_all_of_the_volumes_calls)
 		l.max_write = PAGE;
 		start(PAGE, l);
 		pc_volume_set_inflight(rig.volume, rows[k][0]);
-		put(0, 70 * PAGE);
+		dirty(0, 70 * PAGE);
 		pc_flush_start(file->inode, ALL, 0, ALL);
 		u32 n = 0;
 		while ((r[n] = next_write()))
@@ -258,7 +258,7 @@ TEST(check_a_big_file_does_not_starve_a_small_one)
 	l.max_write = PAGE;
 	start(PAGE, l);
 	struct file *small = file_open_in(&rig, rig.volume, 0, ROOM, l);
-	put(0, 1000 * PAGE);
+	dirty(0, 1000 * PAGE);
 	EQUAL(file_write(small, 0, want, 2 * PAGE), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	u32 n = 0;
@@ -292,7 +292,7 @@ TEST(check_ordered_writes_ascend)
 	start(PAGE, LIMITS(.max_write = 2 * PAGE, .ordered_writes = 1));
 	u64 pages[] = {9, 3, 20, 4, 30, 11}, at = 0;
 	for (u32 k = 0; k < 6; k++)
-		put(pages[k] * PAGE, PAGE);
+		dirty(pages[k] * PAGE, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	u32 n = 0;
 	for (struct pc_request *r; (r = next_write()); n++) {
@@ -300,7 +300,7 @@ TEST(check_ordered_writes_ascend)
 		at = r->end;
 		CHECK(!next_write());
 		if (n == 1) {
-			put(0, PAGE); /* behind: after the last */
+			dirty(0, PAGE); /* behind: after the last */
 			pc_flush_start(file->inode, ALL, 0, ALL);
 		}
 		run_write(file, r);
@@ -310,42 +310,18 @@ TEST(check_ordered_writes_ascend)
 	EQUAL(n, 6); /* 3+4, 9, 11, 20, 30, then 0 */
 }
 
-TEST(check_requests_in_flight_are_bounded_per_file)
-{
-	struct pc_limits l = LIMITS(.max_write = PAGE);
-	start(PAGE, l);
-	put(0, 20 * PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	struct pc_request *r[20];
-	u32 n = 0;
-	while ((r[n] = next_write()))
-		n++;
-	EQUAL(n, 7); /* max_inflight 8: one is left for others */
-	l.ordered_writes = 1;
-	pc_inode_set_limits(file->inode, &l);
-	for (u32 k = 0; k < 6; k++) {
-		run_write(file, r[k]);
-		CHECK(!next_write());
-	}
-	run_write(file, r[6]);
-	CHECK((r[0] = next_write()) && !next_write());
-	run_write(file, r[0]);
-	work_all(rig.volume);
-	EQUAL(usage(file, NULL).dirty, 0);
-}
-
 /* A folio that a fill owns is still written back; one that a writer owns is tried again. */
 TEST(check_no_pass_waits_for_a_fill)
 {
 	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
 	memset(want, 7, PAGE);
-	put(100, 50);
+	dirty(100, 50);
 	struct pc_request *fill = begin_fill(file, 0, PAGE);
 	struct call c = next_call(fill);
 	struct pc_request *r = hand_over();
 	EQUAL(r->start, 100);
 	run_write(file, r);
-	EQUAL(pc_fill_answer(fill, store_read(&file->store, c.pos, c.parts, c.n)), 0);
+	EQUAL(pc_fill_answer(fill, read_call(&c)), 0);
 	run_fill(file, fill);
 	EQUAL(file_sync(file), 0);
 	EQUAL(file->store.write_bytes, 50);
@@ -363,7 +339,7 @@ static void *fill_once(void *arg MAYBE)
 TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 {
 	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
-	put(5, 50);
+	dirty(5, 50);
 	pthread_t t = held_at("fill_locked", fill_once, NULL);
 	struct pc_folio *f = folio_at(file, 0);
 	CHECK(pc_folio_state(f) & PC_F_LOCKED);
@@ -384,7 +360,7 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 {
 	start(PAGE, limits_wide());
 	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = PAGE));
-	put(0, PAGE);
+	dirty(0, PAGE);
 	EQUAL(file_write(busy, 0, want, 64 * PAGE), 0);
 	CHECK(pc_pass_background(file->inode, PAGE));
 	pc_flush_start(busy->inode, ALL, 0, ALL);
@@ -402,12 +378,12 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
 {
 	start(PAGE, limits_wide());
-	put(0, PAGE);
+	dirty(0, PAGE);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	run_write(file, next_write());
 	CHECK(!next_write()); /* the pass has ended, the inode is still in the volume's queue */
 	EQUAL(file_sync(file), 0);
-	put(0, PAGE);
+	dirty(0, PAGE);
 	struct pc_request *r = hand_over();
 	run_write(file, r);
 	CHECK(!next_write());

@@ -7,18 +7,8 @@ enum { BLOCKS = 8 };
 
 static u64 spans[64];
 
-static void written_is(size_t n, const u64 *want)
-{
-	SOUND(&rig);
-	EQUAL(pc_ranges_written(file->inode, spans, 32), n);
-	for (size_t k = 0; k < n; k++) {
-		EQUAL(spans[2 * k], want[2 * k]);
-		EQUAL(spans[2 * k] + spans[2 * k + 1], want[2 * k + 1]);
-	}
-}
-
 /* The dirty bytes that were written are these ranges, [pos, end). */
-#define WRITTEN(...) written_is(sizeof((u64[]){__VA_ARGS__}) / 16, (u64[]){__VA_ARGS__})
+#define WRITTEN(...) (SOUND(&rig), RANGES(spans, pc_ranges_written(file->inode, spans, 32), __VA_ARGS__))
 
 static void open_clean(u64 size, u64 max_folio)
 {

@@ -39,21 +39,6 @@ static inline void store(const struct pc_pin *p, u8 value)
 	free(bytes);
 }
 
-static inline void put(u64 pos, u8 value, u64 len)
-{
-	u8 *bytes = malloc(len);
-	memset(bytes, value, len);
-	EQUAL(file_write(file, pos, bytes, len), 0);
-	free(bytes);
-}
-
-static inline u8 read_byte(u64 pos)
-{
-	u8 byte;
-	EQUAL(file_read(file, pos, &byte, 1), 1);
-	return byte;
-}
-
 static inline void discard(u64 pos, u64 end, u64 lost)
 {
 	u64 ranges[64], sum = 0;

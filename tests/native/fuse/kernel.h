@@ -205,4 +205,36 @@ static MAYBE void kernel_close(struct kernel *k)
 	CHECK(pc_loop_free(k->loop));
 }
 
+/* ---------------------------------------------------------------- an open file of a cache */
+
+enum { SIZE = 64 << 10 };
+
+static MAYBE _Atomic u8 closed;
+static MAYBE struct pc_readahead window;
+static MAYBE struct pc_opened *opened;
+static MAYBE struct pc_hit *hit;
+
+/* All of it is cached, and hits are answered in the loop. */
+static MAYBE void open_hits(void)
+{
+	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
+	put(0, SIZE, 7);
+	atomic_store(&closed, 0);
+	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
+}
+
+static MAYBE struct pc_opened *opened_by(struct kernel *k, u64 node, u64 fh)
+{
+	opened = pc_opened_new(fh);
+	pc_opened_begin(k->loop, opened, node, (uintptr_t)hit);
+	return opened;
+}
+
+static MAYBE void close_hits(struct kernel *k)
+{
+	pc_opened_end(k->loop, opened);
+	pc_opened_free(opened);
+	pc_hit_close(hit);
+}
+
 #endif

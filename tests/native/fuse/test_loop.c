@@ -4,11 +4,9 @@
  */
 #include "kernel.h"
 
-enum { FILE_NODE = 7, FILE_FH = 33, SIZE = 64 << 10 };
+enum { FILE_NODE = 7, FILE_FH = 33 };
 
 static struct kernel kernel;
-static _Atomic u8 closed;
-static struct pc_readahead window;
 static const struct pc_loop_options plain = {.entry_ns = 3600000000000ll,
 					     .attr_ns = 3600000000000ll,
 					     .workers = 3,
@@ -49,13 +47,30 @@ static void done(void)
 		done();                                                                                                \
 	} while (0)
 
-/* Set the request aside: another is taken beside it. */
-static struct pc_fuse_request set_aside(void)
+/* The answer to a request that is served so. */
+#define SERVED(sent, op, reply, ...)                                                                                   \
+	({                                                                                                             \
+		u64 number = (sent);                                                                                   \
+		SERVE(op, reply, __VA_ARGS__);                                                                         \
+		answer_to(&kernel, number);                                                                            \
+	})
+
+/* Take a request and set it aside: others are taken beside it. */
+static struct pc_fuse_request set_aside(u32 op)
 {
+	EQUAL(next(), op);
 	struct pc_fuse_request r = request;
 	request.memory = NULL;
 	return r;
 }
+
+/* Answer one that was set aside. */
+#define LEAVE(r, reply, ...)                                                                                           \
+	do {                                                                                                           \
+		EQUAL(reply(kernel.loop, (r).token, __VA_ARGS__), 0);                                                  \
+		CHECK(pc_loop_done(kernel.loop, (r).token));                                                           \
+		free((r).memory);                                                                                      \
+	} while (0)
 
 static void begin(struct pc_loop_options options)
 {
@@ -82,36 +97,17 @@ static u64 look_up(const char *name, u64 number)
 {
 	u64 unique = send_lookup(&kernel, 1, name);
 	struct pc_attributes a = attributes(number);
-	EQUAL(next(), PC_FUSE_LOOKUP);
+	EQUAL(SERVED(unique, PC_FUSE_LOOKUP, pc_reply_entry, &a).error, 0);
 	CHECK(!strcmp(request.name, name));
-	EQUAL(pc_reply_entry(kernel.loop, request.token, &a), 0);
-	done();
-	EQUAL(answer_to(&kernel, unique).error, 0);
 	return unique;
 }
-
-static struct pc_opened *opened;
-static struct pc_hit *hit;
 
 /* An open file of a cache, fully cached. Return: the kernel's handle. */
 static u64 open_cached(void)
 {
-	static u8 bytes[SIZE];
-	struct pc_need need;
-	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
-	memset(bytes, 7, SIZE);
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	atomic_store(&closed, 0);
-	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
+	open_hits();
 	u64 unique = send_open(&kernel, FILE_NODE);
-	EQUAL(next(), PC_FUSE_OPEN);
-	opened = pc_opened_new(FILE_FH);
-	pc_opened_begin(kernel.loop, opened, FILE_NODE, (uintptr_t)hit);
-	EQUAL(pc_reply_open(kernel.loop, request.token, opened, false), 0);
-	done();
-	struct answer a = answer_to(&kernel, unique);
+	struct answer a = SERVED(unique, PC_FUSE_OPEN, pc_reply_open, opened_by(&kernel, FILE_NODE, FILE_FH), false);
 	return fh_of(&a);
 }
 
@@ -119,15 +115,10 @@ static void close_cached(u64 fh)
 {
 	if (fh) {
 		u64 unique = send_release(&kernel, FILE_NODE, fh);
-		EQUAL(next(), PC_FUSE_RELEASE);
+		EQUAL(SERVED(unique, PC_FUSE_RELEASE, pc_reply_error, 0).error, 0);
 		EQUAL(request.fh, FILE_FH);
-		EQUAL(pc_reply_error(kernel.loop, request.token, 0), 0);
-		done();
-		EQUAL(answer_to(&kernel, unique).error, 0);
 	}
-	pc_opened_end(kernel.loop, opened);
-	pc_opened_free(opened);
-	pc_hit_close(hit);
+	close_hits(&kernel);
 }
 
 TEST(check_cached_answers_call_no_handler)
@@ -161,13 +152,10 @@ TEST(check_misses_go_to_a_handler)
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
 	pc_opened_set_reported(opened, true); /* a failure was reported: the next write goes to the handler */
 	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
-	EQUAL(next(), PC_FUSE_WRITE);
+	struct answer a = SERVED(unique, PC_FUSE_WRITE, pc_reply_written, 2);
 	EQUAL(request.offset, 5);
 	EQUAL(request.size, 3);
 	CHECK(!memcmp(request.data, "abc", 3));
-	EQUAL(pc_reply_written(kernel.loop, request.token, 2), 0);
-	done();
-	struct answer a = answer_to(&kernel, unique);
 	EQUAL(((struct fuse_write_out *)(void *)a.bytes)->size, 2);
 	atomic_store(&closed, 1);
 	unique = send_read(&kernel, FILE_NODE, fh, 0, 10);
@@ -187,51 +175,47 @@ TEST(check_misses_go_to_a_handler)
 static void see_attributes(void)
 {
 	struct pc_attributes a = attributes(FILE_NODE);
-	u64 unique = send_getattr(&kernel, FILE_NODE);
-	SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a);
-	EQUAL(answer_to(&kernel, unique).error, 0);
+	EQUAL(SERVED(send_getattr(&kernel, FILE_NODE), PC_FUSE_GETATTR, pc_reply_attributes, &a).error, 0);
+}
+
+/* getattr of an open file, which the loop answers by itself. */
+static struct fuse_attr known_attributes(void)
+{
+	u64 before = counts().submitted;
+	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
+	EQUAL(a.error, 0);
+	EQUAL(counts().submitted, before);
+	return ((const struct fuse_attr_out *)(const void *)a.bytes)->attr;
+}
+
+static u64 send_chmod(void)
+{
+	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
+	return send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
 }
 
 TEST(check_attributes_of_an_open_file_are_repeated_until_something_changes)
 {
+	struct pc_attributes old = attributes(FILE_NODE);
 	begin(plain);
 	u64 fh = open_cached();
-	see_attributes();
-	u64 before = counts().submitted;
-	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
-	EQUAL(counts().submitted, before);
-	EQUAL(counts().getattrs, 1);
-
-	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
-	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
-	EQUAL(next(), PC_FUSE_SETATTR);
-	EQUAL(request.fields, PC_SET_MODE);
-	struct pc_fuse_request changing = set_aside();
-	u64 during = send_getattr(&kernel, FILE_NODE); /* while it runs */
-	struct pc_attributes old = attributes(FILE_NODE);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_attributes(kernel.loop, changing.token, &old), 0);
-	CHECK(pc_loop_done(kernel.loop, changing.token));
-	EQUAL(answer_to(&kernel, change).error, 0);
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0); /* perhaps from before the change */
-	done();
-	EQUAL(answer_to(&kernel, during).error, 0);
-	see_attributes(); /* so the handler is called again */
-	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
-	EQUAL(counts().getattrs, 2);
-
-	u64 gone = send_to(&kernel, FUSE_UNLINK, 1, "a", 2); /* it may change the number of links of any file */
-	EQUAL(next(), PC_FUSE_UNLINK);
-	changing = set_aside();
-	u64 look = send_getattr(&kernel, FILE_NODE);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	EQUAL(pc_reply_error(kernel.loop, changing.token, 0), 0);
-	CHECK(pc_loop_done(kernel.loop, changing.token));
-	EQUAL(answer_to(&kernel, gone).error, 0);
-	free(changing.memory);
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &old), 0); /* perhaps from before the removal */
-	done();
-	EQUAL(answer_to(&kernel, look).error, 0);
+	for (int removal = 0; removal <= 1; removal++) { /* which may change the number of links of any file */
+		see_attributes();
+		known_attributes();
+		EQUAL(counts().getattrs, 1 + removal);
+		u64 change = removal ? send_to(&kernel, FUSE_UNLINK, 1, "a", 2) : send_chmod();
+		struct pc_fuse_request changing = set_aside(removal ? PC_FUSE_UNLINK : PC_FUSE_SETATTR);
+		u64 during = send_getattr(&kernel, FILE_NODE); /* while it runs */
+		struct pc_fuse_request looking = set_aside(PC_FUSE_GETATTR);
+		if (removal)
+			LEAVE(changing, pc_reply_error, 0);
+		else
+			LEAVE(changing, pc_reply_attributes, &old);
+		EQUAL(answer_to(&kernel, change).error, 0);
+		LEAVE(looking, pc_reply_attributes,
+		      &old); /* perhaps from before the change: the handler is called again */
+		EQUAL(answer_to(&kernel, during).error, 0);
+	}
 	see_attributes();
 	close_cached(fh);
 	end();
@@ -243,17 +227,13 @@ TEST(check_attributes_from_before_an_open_are_not_repeated)
 	struct pc_attributes old = attributes(FILE_NODE);
 	begin(plain);
 	u64 early = send_getattr(&kernel, FILE_NODE);
-	EQUAL(next(), PC_FUSE_GETATTR);
-	struct pc_fuse_request looking = set_aside();
-	struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
-	u64 change = send_to(&kernel, FUSE_SETATTR, FILE_NODE, &in, sizeof(in));
-	SERVE(PC_FUSE_SETATTR, pc_reply_attributes, &old);
-	EQUAL(answer_to(&kernel, change).error, 0);
+	struct pc_fuse_request looking = set_aside(PC_FUSE_GETATTR);
+	EQUAL(SERVED(send_chmod(), PC_FUSE_SETATTR, pc_reply_attributes, &old).error, 0);
+	EQUAL(request.fields, PC_SET_MODE);
 	EQUAL(counts().nodes, 0);
 	u64 fh = open_cached();
 	EQUAL(counts().nodes, 1);
-	EQUAL(pc_reply_attributes(kernel.loop, looking.token, &old), 0);
-	CHECK(pc_loop_done(kernel.loop, looking.token));
+	LEAVE(looking, pc_reply_attributes, &old);
 	EQUAL(answer_to(&kernel, early).error, 0);
 	see_attributes();
 	close_cached(fh);
@@ -268,12 +248,9 @@ TEST(check_size_and_times_are_those_of_what_was_written)
 	u64 fh = open_cached();
 	see_attributes();
 	EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE, data, sizeof(data))).error, 0);
-	u64 submitted_before = counts().submitted;
-	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
-	const struct fuse_attr_out *out = (const void *)a.bytes;
-	EQUAL(out->attr.size, SIZE + sizeof(data));
-	EQUAL(out->attr.mtime, (u64)(pc_opened_written(opened) / 1000000000));
-	EQUAL(counts().submitted, submitted_before);
+	struct fuse_attr a = known_attributes();
+	EQUAL(a.size, SIZE + sizeof(data));
+	EQUAL(a.mtime, (u64)(pc_opened_written(opened) / 1000000000));
 	close_cached(fh);
 	end();
 }
@@ -384,9 +361,7 @@ TEST(check_known_timeout)
 	struct answer a = answer_to(&kernel, unique);
 	EQUAL(((const struct fuse_attr_out *)(const void *)a.bytes)->attr.size, SIZE);
 	done();
-	u64 before = counts().submitted;
-	EQUAL(answer_to(&kernel, send_getattr(&kernel, FILE_NODE)).error, 0);
-	EQUAL(counts().submitted, before);
+	known_attributes();
 	close_cached(fh);
 	end();
 }
@@ -402,20 +377,16 @@ TEST(check_a_file_that_was_closed_has_no_known_attributes)
 	a.size = SIZE / 2;
 	pc_attributes_known(kernel.loop, &a);
 	u64 released = send_release(&kernel, FILE_NODE, fh);
-	EQUAL(next(), PC_FUSE_RELEASE);
-	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE);
+	struct pc_fuse_request releasing = set_aside(PC_FUSE_RELEASE);
+	u64 unique = send_getattr(&kernel, FILE_NODE);
 	while (counts().submitted < 3)
 		pc_yield();
 	pc_opened_end(kernel.loop, opened);
 	usleep(100000); /* past the deadline */
-	EQUAL(pc_reply_error(kernel.loop, token, 0), 0);
-	done();
+	LEAVE(releasing, pc_reply_error, 0);
 	EQUAL(answer_to(&kernel, released).error, 0);
-	EQUAL(next(), PC_FUSE_GETATTR);
 	a.size = SIZE;
-	EQUAL(pc_reply_attributes(kernel.loop, request.token, &a), 0);
-	done();
-	struct answer answer = answer_to(&kernel, unique);
+	struct answer answer = SERVED(unique, PC_FUSE_GETATTR, pc_reply_attributes, &a);
 	EQUAL(((const struct fuse_attr_out *)(const void *)answer.bytes)->attr.size, SIZE);
 	EQUAL(counts().expired, 0);
 	close_cached(0);
@@ -430,14 +401,12 @@ TEST(check_an_error_is_not_hidden_by_attributes_of_a_closed_file)
 	struct pc_attributes a = attributes(FILE_NODE);
 	pc_attributes_known(kernel.loop, &a);
 	u64 released = send_release(&kernel, FILE_NODE, fh);
-	EQUAL(next(), PC_FUSE_RELEASE);
-	u64 token = request.token, unique = send_getattr(&kernel, FILE_NODE),
-	    synced = send_fsync(&kernel, FILE_NODE, fh);
+	struct pc_fuse_request releasing = set_aside(PC_FUSE_RELEASE);
+	u64 unique = send_getattr(&kernel, FILE_NODE), synced = send_fsync(&kernel, FILE_NODE, fh);
 	while (counts().submitted < 4)
 		pc_yield();
 	pc_opened_end(kernel.loop, opened);
-	EQUAL(pc_reply_error(kernel.loop, token, 0), 0);
-	done();
+	LEAVE(releasing, pc_reply_error, 0);
 	EQUAL(answer_to(&kernel, released).error, 0);
 	for (int k = 0; k < 2; k++) { /* the getattr waited in its thread: the fsync may come first */
 		int error = next() == PC_FUSE_GETATTR ? EIO : 0;
@@ -448,13 +417,6 @@ TEST(check_an_error_is_not_hidden_by_attributes_of_a_closed_file)
 	EQUAL(answer_to(&kernel, synced).error, 0);
 	close_cached(0);
 	end();
-}
-
-static u64 blocks_reported(void)
-{
-	struct answer a = answer_to(&kernel, send_getattr(&kernel, FILE_NODE));
-	EQUAL(a.error, 0);
-	return ((const struct fuse_attr_out *)(const void *)a.bytes)->attr.blocks;
 }
 
 /* An open file has the store's blocks and those of bytes taken since. The sum lies within whole pages of the size,
@@ -470,25 +432,19 @@ TEST(check_blocks_count_what_was_taken_since)
 		a.taken = pc_hit_taken(hit) - PAGE;
 		pc_notify_inode(kernel.loop, FILE_NODE, -1, 0);
 		u64 unique = send_getattr(&kernel, FILE_NODE);
-		SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a);
-		EQUAL(answer_to(&kernel, unique).error, 0);
-		EQUAL(blocks_reported(), expected[k] / 512);
+		EQUAL(SERVED(unique, PC_FUSE_GETATTR, pc_reply_attributes, &a).error, 0);
+		EQUAL(known_attributes().blocks, expected[k] / 512);
 	}
 	close_cached(fh);
 	end();
-}
-
-static u64 send_lseek(u64 fh, u64 offset, u32 whence)
-{
-	struct fuse_lseek_in in = {.fh = fh, .offset = offset, .whence = whence};
-	return send_to(&kernel, FUSE_LSEEK, FILE_NODE, &in, sizeof(in));
 }
 
 TEST(check_data_and_holes_are_asked)
 {
 	begin(plain);
 	u64 fh = open_cached();
-	u64 unique = send_lseek(fh, 5, SEEK_HOLE);
+	struct fuse_lseek_in in = {.fh = fh, .offset = 5, .whence = SEEK_HOLE};
+	u64 unique = send_to(&kernel, FUSE_LSEEK, FILE_NODE, &in, sizeof(in));
 	EQUAL(next(), PC_FUSE_LSEEK);
 	EQUAL(request.fh, FILE_FH);
 	EQUAL(request.offset, 5);
@@ -538,8 +494,7 @@ TEST(check_interrupts)
 
 	unique = send_getattr(&kernel, 9);
 	send_interrupt(&kernel, unique);
-	SERVE(PC_FUSE_GETATTR, pc_reply_attributes, &a); /* this one goes on */
-	EQUAL(answer_to(&kernel, unique).error, 0);
+	EQUAL(SERVED(unique, PC_FUSE_GETATTR, pc_reply_attributes, &a).error, 0); /* this one goes on */
 	send_interrupt(&kernel, unique); /* late: the kernel tries again, and gets EAGAIN, or has forgotten */
 	EQUAL(counts().interrupted, 2);
 	end();
@@ -567,8 +522,7 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	u64 fh = open_cached();
 	pc_opened_set_reported(opened, true);
 	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
-	EQUAL(next(), PC_FUSE_WRITE);
-	struct pc_fuse_request writing = set_aside();
+	struct pc_fuse_request writing = set_aside(PC_FUSE_WRITE);
 	pc_opened_set_reported(opened, false);
 	u64 second =
 		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
@@ -576,22 +530,18 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	u64 elsewhere = send_read(&kernel, FILE_NODE, fh, PAGE, PAGE);
 	EQUAL(answer_to(&kernel, elsewhere).len, PAGE);
 	u64 other = send_getattr(&kernel, 9); /* the next taker does not get the ones before it */
-	SERVE(PC_FUSE_GETATTR, pc_reply_error, ENOENT);
-	EQUAL(answer_to(&kernel, other).error, ENOENT);
+	EQUAL(SERVED(other, PC_FUSE_GETATTR, pc_reply_error, ENOENT).error, ENOENT);
 	CHECK(!has_answer(&kernel, second) && !has_answer(&kernel, read));
 	check_loop(); /* one slot is taken, two are held */
-	EQUAL(pc_reply_written(kernel.loop, writing.token, 1), 0);
+	LEAVE(writing, pc_reply_written, 1);
 	EQUAL(answer_to(&kernel, first).error, 0);
-	CHECK(pc_loop_done(kernel.loop, writing.token));
-	free(writing.memory);
 	EQUAL(next(), PC_FUSE_WRITE);
 	EQUAL(request.offset, 50);
 	CHECK(!has_answer(&kernel, read));
 	EQUAL(pc_reply_written(kernel.loop, request.token, 55), 0);
 	EQUAL(answer_to(&kernel, second).error, 0);
 	done();
-	SERVE(PC_FUSE_READ, pc_reply_data, "x", 1);
-	EQUAL(answer_to(&kernel, read).len, 1);
+	EQUAL(SERVED(read, PC_FUSE_READ, pc_reply_data, "x", 1).len, 1);
 	EQUAL(answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, 0, PAGE)).len, PAGE); /* and hits work again */
 	close_cached(fh);
 	end();

@@ -5,11 +5,9 @@
  */
 #include "kernel.h"
 
-enum { SIZE = 64 << 10, PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
+enum { PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
 
 static struct kernel kernel;
-static _Atomic u8 closed;
-static struct pc_readahead window;
 static u64 fh;
 static _Atomic bool over;
 static _Atomic i64 counted; /* by handlers, of nodes */
@@ -112,9 +110,6 @@ static void *changer(void *unused MAYBE)
 
 static void everything(bool direct, bool stopped)
 {
-	static u8 bytes[SIZE];
-	struct pc_need need;
-	struct pc_hit *hit;
 	struct pc_fuse_request a = {0};
 	pthread_t programs[PROGRAMS], handlers[HANDLERS], other;
 	kernel_open(&kernel, (struct pc_loop_options){.entry_ns = 3600000000000ll,
@@ -123,17 +118,11 @@ static void everything(bool direct, bool stopped)
 						      .known_timeout_ns = 3600000000000ll,
 						      .workers = 3,
 						      .direct_io = direct});
-	open_one(1 << 20, PAGE, 0, 2 * SIZE, limits_wide());
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 0, bytes, SIZE, &need), SIZE);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	EQUAL(pc_hit_open(file->inode, (uintptr_t)&closed, (uintptr_t)&window, true, true, &hit), 0);
+	open_hits();
 	CHECK(pc_loop_enter(kernel.loop));
 	u64 unique = send_open(&kernel, FILE_NODE);
 	CHECK(pc_loop_next(kernel.loop, &a));
-	struct pc_opened *opened = pc_opened_new(1);
-	pc_opened_begin(kernel.loop, opened, FILE_NODE, (uintptr_t)hit);
-	EQUAL(pc_reply_open(kernel.loop, a.token, opened, false), 0);
+	EQUAL(pc_reply_open(kernel.loop, a.token, opened_by(&kernel, FILE_NODE, 1), false), 0);
 	CHECK(pc_loop_done(kernel.loop, a.token));
 	pc_loop_leave(kernel.loop, &a);
 	struct answer answer = answer_to(&kernel, unique);
@@ -152,20 +141,16 @@ static void everything(bool direct, bool stopped)
 			sched_yield();
 		EQUAL(atomic_load(&counted), 0); /* both sides agree */
 	}
-	u64 waiting = send_getattr(&kernel, 7777), waits = stopped ? send_lookup(&kernel, 1, "last") : 0;
-	if (stopped) { /* in the middle of any handler's work */
-		pc_loop_stop(kernel.loop, true);
-	} else {
+	u64 waiting = send_getattr(&kernel, 7777);
+	if (stopped) /* in the middle of any handler's work */
+		send_lookup(&kernel, 1, "last");
+	else
 		answer_to(&kernel, waiting);
-		pc_loop_stop(kernel.loop, true);
-	}
-	(void)waits;
+	pc_loop_stop(kernel.loop, true);
 	atomic_store(&over, true);
 	EQUAL(pthread_join(other, NULL), 0);
 	join_threads(handlers, HANDLERS);
-	pc_opened_end(kernel.loop, opened);
-	pc_opened_free(opened);
-	pc_hit_close(hit);
+	close_hits(&kernel);
 	kernel_close(&kernel);
 }
 

@@ -1,4 +1,4 @@
-/* clients.h - the operations of a world's clients, each with its effect on the model. */
+/* clients.h - the operations of clients in schedules and threads, each with its effect on the model. */
 #ifndef CLIENTS_H
 #define CLIENTS_H
 
@@ -13,14 +13,13 @@ static void act_read(struct client *self, u32 file)
 	struct cells *c = &world.cells[file];
 	u64 at, n;
 	range(self, &at, &n);
-	memcpy(self->before + at, c->done + at, n * sizeof(u32));
-	int64_t got = file_read(&world.files[file], at * CELL, self->buffer, n * CELL);
+	note_done(c, self->before, at, at + n);
+	int64_t got = file_read(world.files[file], at * CELL, self->buffer, n * CELL);
 	if (got < 0)
 		return; /* the backend's error, or nothing can be evicted now */
 	for (u64 k = 0; k < n; k++) {
 		if ((k + 1) * CELL <= (u64)got)
-			judge(file, (u32)(at + k), self->buffer + k * (CELL / 8), self->before[at + k], c->version,
-			      "read");
+			judge(file, (u32)(at + k), self->buffer + k * (CELL / 8), self->before[at + k], "read");
 		else
 			judge_end(file, (u32)(at + k), self->before[at + k], "read");
 	}
@@ -29,7 +28,7 @@ static void act_read(struct client *self, u32 file)
 static void act_read_ahead(u32 file)
 {
 	struct pc_readahead ra = {.start = schedule_draw(PAGES), .size = 2, .async_size = 1, .max = 4};
-	pc_readahead_submit(world.files[file].inode, &ra);
+	pc_readahead_submit(world.files[file]->inode, &ra);
 }
 
 static void unpin(struct client *self, u32 n)
@@ -43,7 +42,7 @@ static void act_pin(struct client *self, u32 file)
 	struct pc_need need;
 	if (self->nr_pins == 4 || schedule_draw(3) == 0)
 		unpin(self, 1);
-	else if (pc_pin(world.files[file].inode, schedule_draw(BYTES), CELL, false, &self->pins[self->nr_pins],
+	else if (pc_pin(world.files[file]->inode, schedule_draw(BYTES), CELL, false, &self->pins[self->nr_pins],
 			&need) == 0)
 		self->nr_pins++;
 }
@@ -53,7 +52,7 @@ static void act_pin(struct client *self, u32 file)
 static void commit(u32 file, u64 stamp)
 {
 	world.commit_requested[file] = true;
-	pc_commit_start(world.files[file].inode, stamp);
+	pc_commit_start(world.files[file]->inode, stamp);
 }
 
 /* Take room as a throttled writer of the engine: queued, while everything is written back and committed. */
@@ -68,10 +67,10 @@ static void take_room(struct file *f, struct pc_place *p, u64 pos, u64 len)
 		pc_line_first(f->inode, p);
 		if (pc_room_take(f->inode, p, false))
 			return;
-		CHECK(tries < 1000);
+		CHECK(tries < 10000);
 		for (u32 k = 0; k < world.nr_files; k++) {
-			pc_retry(world.files[k].inode, 0, ALL, true);
-			pc_flush_start(world.files[k].inode, ALL, 0, ALL);
+			pc_retry(world.files[k]->inode, 0, ALL, true);
+			pc_flush_start(world.files[k]->inode, ALL, 0, ALL);
 			commit(k, 0);
 		}
 		atomic_fetch_add(&c->event.waiters, 1);
@@ -83,14 +82,14 @@ static void take_room(struct file *f, struct pc_place *p, u64 pos, u64 len)
 static void act_write(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	struct pc_need need;
 	struct pc_place place;
 	u64 at, n, done = 0;
 	range(self, &at, &n);
 	take_room(f, &place, at * CELL, n * CELL);
 	lock_inode(f, PC_EXCLUSIVE);
-	u32 version = ++c->version;
+	u32 version = begins(c, at, at + n);
 	u64 old = pc_inode_size(f->inode) / CELL;
 	for (u64 k = 0; k < n; k++)
 		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
@@ -113,7 +112,7 @@ static void act_write(struct client *self, u32 file)
 static void act_store(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	struct pc_pin *pin = &self->pins[self->nr_pins];
 	u64 at, n;
 	if (self->nr_pins == 4) {
@@ -124,12 +123,12 @@ static void act_store(struct client *self, u32 file)
 	lock_inode(f, PC_EXCLUSIVE);
 	u64 end = pc_inode_size(f->inode) / CELL;
 	if (at < end && pin_to_store(f, at * CELL, pc_min(n, end - at) * CELL, pin) == 0) {
-		u32 version = ++c->version;
 		n = pin->len / CELL;
+		u32 version = begins(c, at, at + n);
 		for (u64 k = 0; k < n; k++) {
 			cell_fill(self->buffer, cell(file, at + k, version));
 			schedule_point("view_stores");
-			memcpy(pin->memory + k * CELL, self->buffer, CELL);
+			view_store(pin->memory + k * CELL, self->buffer, CELL);
 		}
 		is_done(c, at, at + n, version);
 		self->nr_pins++;
@@ -144,21 +143,21 @@ static void act_store(struct client *self, u32 file)
 static void act_cut(struct client *self, u32 file, bool punch)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	u64 at, n;
 	range(self, &at, &n);
 	u64 end = punch ? at + n : CELLS;
 	stop_the_file(f, punch ? at * CELL : 0, ALL);
 	if (!punch && pc_views_reserve(f->inode, at * CELL))
 		end = at; /* no memory for a copy of a view's bytes: refused */
-	u32 version = ++c->version;
 	if (punch)
 		end = pc_min(end, pc_inode_remote_size(f->inode) / CELL);
 	if (at < end) {
+		u32 version = begins(c, at, end);
 		is_cut(c, at, end, version);
 		schedule_point("call_comes");
 		if (punch)
-			store_zero(&f->store, at * CELL, end * CELL);
+			store_punch(&f->store, at * CELL, end * CELL);
 		else
 			store_truncate(&f->store, at * CELL);
 		schedule_point("call_answers");
@@ -177,7 +176,7 @@ static void act_cut(struct client *self, u32 file, bool punch)
 static void act_discard(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	u64 at, n, ranges[2 * 32];
 	range(self, &at, &n);
 	take_token(f);
@@ -196,49 +195,62 @@ static void act_discard(struct client *self, u32 file)
 
 /* ---------------------------------------------------------------- past the cache */
 
-static bool direct_locked(u32 file, u64 at, u64 n)
+/* Take the inode lock for a direct write. Return: its mode, or -1: bytes of the range stay local, under a view. */
+static int direct_locked(u32 file, u64 at, u64 n)
 {
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	if (schedule_draw(2) && pc_direct_may_share(f->inode, at * CELL, (at + n) * CELL)) {
 		lock_inode(f, PC_SHARED);
 		if (pc_direct_may_share(f->inode, at * CELL, (at + n) * CELL))
-			return true;
+			return PC_SHARED;
 		pc_inode_lock_release(f->inode, PC_SHARED);
 	}
 	lock_inode(f, PC_EXCLUSIVE);
 	client_sync(file);
-	return false;
+	if (!pc_range_local(f->inode, at * CELL, (at + n) * CELL))
+		return PC_EXCLUSIVE;
+	pc_inode_lock_release(f->inode, PC_EXCLUSIVE);
+	return -1;
+}
+
+static void write_directly(struct client *self, u32 file, u64 at, u64 n)
+{
+	struct cells *c = &world.cells[file];
+	struct file *f = world.files[file];
+	u64 pos = at * CELL, end = (at + n) * CELL, old = pc_inode_size(f->inode) / CELL, failed;
+	int64_t got;
+	EQUAL(pc_direct_begin(f->inode, &failed), 0);
+	u32 version = begins(c, at, at + n);
+	if (at > old)
+		is_cut(c, old, at, version);
+	for (u64 k = 0; k < n; k++)
+		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
+	pc_invalidate_remote(f->inode, pos, end);
+	do {
+		struct pc_part part = {.memory = (u8 *)self->buffer, .len = n * CELL};
+		got = store_write(&f->store, pos, &part, 1);
+		pc_direct_answer(f->inode, pos, pos + (got > 0 ? (u64)got : 0), end);
+	} while (!pc_direct_end(f->inode, pos, end, &failed, got < 0));
+	is_done(c, at, at + (got > 0 ? (u64)got / CELL : 0), version);
 }
 
 static void act_direct(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
-	u64 at, n, failed;
+	u64 at, n;
 	range(self, &at, &n);
 	for (u64 k = at; k < at + n; k++)
 		if (c->direct[k])
 			return; /* of two at once it is unknown which is newer */
 	memset(c->direct + at, 1, n);
-	bool shared = direct_locked(file, at, n);
+	int mode = direct_locked(file, at, n);
 	self->calm = true;
-	EQUAL(pc_direct_begin(f->inode, &failed), 0);
-	u32 version = ++c->version;
-	u64 old = pc_inode_size(f->inode) / CELL;
-	if (at > old)
-		is_cut(c, old, at, version);
-	for (u64 k = 0; k < n; k++)
-		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
-	pc_invalidate_remote(f->inode, at * CELL, (at + n) * CELL);
-	do {
-		struct pc_part part = {.memory = (u8 *)self->buffer, .len = n * CELL};
-		EQUAL(store_write(&f->store, at * CELL, &part, 1), n * CELL);
-		pc_direct_answer(f->inode, at * CELL, (at + n) * CELL, (at + n) * CELL);
-	} while (!pc_direct_end(f->inode, at * CELL, (at + n) * CELL, &failed, false));
-	is_done(c, at, at + n, version);
+	if (mode >= 0)
+		write_directly(self, file, at, n);
 	memset(c->direct + at, 0, n);
 	self->calm = false;
-	pc_inode_lock_release(f->inode, shared ? PC_SHARED : PC_EXCLUSIVE);
+	if (mode >= 0)
+		pc_inode_lock_release(world.files[file]->inode, mode);
 }
 
 /* ---------------------------------------------------------------- saving */
@@ -247,32 +259,42 @@ static void act_direct(struct client *self, u32 file)
 static int sync_once(u32 file, u64 stamp)
 {
 	world.commit_requested[file] = true;
-	return fsync_stamp(&world.files[file], stamp);
+	return fsync_stamp(world.files[file], stamp);
 }
 
-/* Sync until it succeeds, as a user who repairs the cause would: then the store has everything that was complete
- * before. */
+/* The user repairs the cause of failures. */
+static void repair(struct file *f)
+{
+	pthread_mutex_lock(&f->store.lock);
+	f->store.write_error = f->store.commit_error = 0;
+	pthread_mutex_unlock(&f->store.lock);
+	pc_retry(f->inode, 0, ALL, true);
+}
+
+/* Sync until it succeeds: then the store has everything that was complete before. */
 static void client_sync(u32 file)
 {
 	struct cells *c = &world.cells[file];
-	struct file *f = &world.files[file];
+	struct file *f = world.files[file];
 	u32 before[CELLS];
-	memcpy(before, c->done, sizeof(before));
+	note_done(c, before, 0, CELLS);
 	u64 stamp = pc_epoch_take(f->inode->volume);
 	for (int tries = 0; sync_once(file, stamp); tries++) {
 		CHECK(tries < 1000);
-		pc_retry(f->inode, 0, ALL, true);
+		repair(f);
 		if (check_threads)
 			pc_yield();
 	}
+	pthread_mutex_lock(&f->store.lock);
 	const u64 *stored = (const void *)(world.durable ? f->store.bytes : f->store.stable);
 	u64 end = (world.durable ? f->store.size : f->store.stable_size) / CELL;
 	for (u32 k = 0; k < CELLS; k++) {
 		if (k < end)
-			judge(file, k, stored + k * (CELL / 8), before[k], c->version, "fsync");
+			judge(file, k, stored + k * (CELL / 8), before[k], "fsync");
 		else
 			judge_end(file, k, before[k], "fsync");
 	}
+	pthread_mutex_unlock(&f->store.lock);
 }
 
 /* ---------------------------------------------------------------- the next operation */
@@ -280,7 +302,7 @@ static void client_sync(u32 file)
 static void client_act(struct client *self, u32 file, const u8 *weights)
 {
 	u32 sum = 0, verb = 0;
-	struct pc_inode *i = world.files[file].inode;
+	struct pc_inode *i = world.files[file]->inode;
 	for (u32 k = 0; k < CLIENT_VERBS; k++)
 		sum += weights[k];
 	for (u32 at = (u32)schedule_draw(sum); at >= weights[verb]; verb++)
@@ -295,7 +317,7 @@ static void client_act(struct client *self, u32 file, const u8 *weights)
 		if (schedule_draw(2))
 			pc_pass_background(i, 4 * PAGE);
 		else
-			flush_range(&world.files[file], pc_epoch_take(i->volume), pos, pos + len);
+			flush_range(world.files[file], pc_epoch_take(i->volume), pos, pos + len);
 		break;
 	case COMMIT: commit(file, 0); break;
 	case DROP:
@@ -322,7 +344,7 @@ static const char *const verb_names[] = {"read",        "write",  "fsync",
 					 "truncate at", "punch",  "write directly",
 					 "discard",     "settle"};
 
-static void client_print(const struct client *self, const char *name)
+static MAYBE void client_print(const struct client *self, const char *name)
 {
 	for (u32 k = 0; k < self->nr_acts; k++) {
 		const struct act *a = &self->acts[k];

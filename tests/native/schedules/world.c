@@ -85,7 +85,7 @@ static const char *what_is(const void *word)
 {
 	static char text[64];
 	for (u32 k = 0; k < NR_FILES; k++) {
-		const struct pc_inode *i = world.files[k].inode;
+		const struct pc_inode *i = world.files[k]->inode;
 		if (!i)
 			continue;
 		if (word == &i->event.seq)
@@ -117,11 +117,11 @@ static void meet(struct store *s, enum store_moment when)
 	if (when == STORE_ANSWERS)
 		return;
 	if (when == STORE_COMMITS)
-		CHECK(world.commit_requested[PC_ENTRY(s, struct file, store) - world.files]);
+		CHECK(world.commit_requested[s == &world.files[1]->store]);
 	s->read_error = s->write_error = s->commit_error = 0;
 	s->read_max = s->write_max = 0;
 	s->parked = false;
-	if (kind->stuck && when == STORE_TAKES && s == &world.files[1].store)
+	if (kind->stuck && when == STORE_TAKES && s == &world.files[1]->store)
 		while (atomic_load(&world.hung))
 			schedule_wait(&world.hung, 1, -1);
 	if (!world.trouble || !self || self->calm || schedule_draw(when == STORE_COMMITS ? 2 : 6))
@@ -176,12 +176,13 @@ void world_open(u32 number, u64 seed)
 	for (u32 k = 0; k < NR_FILES; k++) {
 		for (u32 at = 0; at < CELLS; at++)
 			cell_fill((u64 *)(void *)(fresh[k] + at * CELL), cell(k, at, 1));
-		store_init(&world.files[k].store, BYTES, BYTES);
+		world.files[k] = calloc(1, sizeof(*world.files[k]));
+		store_init(&world.files[k]->store, BYTES, BYTES);
 		if (lags)
-			store_stages(&world.files[k].store);
+			store_stages(&world.files[k]->store);
 		else if (kind->forgets && !world.durable)
-			store_forgets(&world.files[k].store);
-		world.files[k].store.meet = meet;
+			store_forgets(&world.files[k]->store);
+		world.files[k]->store.meet = meet;
 	}
 }
 
@@ -191,7 +192,7 @@ void world_print(void)
 	for (u32 k = 0; k < CLIENTS; k++)
 		client_print(&clients[k], client_names[k]);
 	for (u32 k = 0; k < world.nr_files; k++) {
-		const struct pc_inode *i = world.files[k].inode;
+		const struct pc_inode *i = world.files[k]->inode;
 		if (!i)
 			continue;
 		const struct pc_pass *p = &i->pass;
@@ -204,7 +205,7 @@ void world_print(void)
 			p->active ? "active " : "", i->pass_wanted ? "wanted " : "", p->queued ? "queued " : "",
 			p->integrity ? "of marks" : "", p->inflight);
 		u64 index = 0;
-		for (u32 id; (id = pc_index_next(world.files[k].inode, index, PAGES));) {
+		for (u32 id; (id = pc_index_next(world.files[k]->inode, index, PAGES));) {
 			const struct pc_folio *f = pc_folio_at(rig.cache, id);
 			fprintf(stderr, "  page %" PRIu64 ", %u pages, state %x, references %u\n", pc_folio_index(f),
 				1u << pc_folio_order(f), pc_folio_state(f), f->refs);
@@ -222,7 +223,7 @@ void world_close(void)
 	for (u32 k = 0; k < world.nr_ballast; k++)
 		pc_unpin(rig.cache, &ballast_pins[k]);
 	for (u32 k = 0; k < NR_FILES; k++)
-		store_free(&world.files[k].store);
+		file_forget(world.files[k]);
 	rig_close(&rig);
 }
 
@@ -230,7 +231,7 @@ void world_close(void)
 
 static void file_begin(u32 k)
 {
-	struct file *f = &world.files[k];
+	struct file *f = world.files[k];
 	struct store *s = &f->store;
 	struct cells *c = &world.cells[k];
 	struct pc_limits l = limits_wide();
@@ -248,9 +249,9 @@ static void file_begin(u32 k)
 		memset(s->kept, 0, BYTES);
 	}
 	s->size = s->stable_size = BYTES;
-	*c = (struct cells){.version = 1};
-	for (u32 at = 0; at < CELLS; at++)
-		c->done[at] = 1;
+	memset(c, 0, sizeof(*c));
+	begins(c, 0, CELLS);
+	is_done(c, 0, CELLS, 1);
 	EQUAL(pc_inode_create(rig.volume, BYTES, &l, true, &f->inode), 0);
 	f->inode->user = f;
 }
@@ -259,7 +260,7 @@ static void file_begin(u32 k)
 static void file_at_rest(u32 k)
 {
 	static u64 bytes[BYTES / 8];
-	struct file *f = &world.files[k];
+	struct file *f = world.files[k];
 	struct store *s = &f->store;
 	struct cells *c = &world.cells[k];
 	u64 size = pc_inode_size(f->inode);
@@ -271,7 +272,7 @@ static void file_at_rest(u32 k)
 		CHECK(memcmp(bytes, s->stable, size) == 0);
 	}
 	for (u32 at = 0; at < size / CELL; at++)
-		judge(k, at, bytes + at * (CELL / 8), c->done[at], c->version, "at rest");
+		judge(k, at, bytes + at * (CELL / 8), c->done[at], "at rest");
 	while (work(rig.volume))
 		;
 	struct pc_counters n;
@@ -301,7 +302,7 @@ static void client(void *arg)
 		client_act(self, hangs ? 1 : (u32)schedule_draw(world.nr_files), hangs ? writes : kind->weights);
 	}
 	if (hangs)
-		pc_flush_start(world.files[1].inode, ALL, 0, ALL);
+		pc_flush_start(world.files[1]->inode, ALL, 0, ALL);
 	client_leave(self);
 	if (--world.clients_left == 0) {
 		world.stop_work = true;
@@ -351,8 +352,8 @@ void world_play(void)
 		file_at_rest(k);
 	SOUND(&rig);
 	for (u32 k = 0; k < world.nr_files; k++) {
-		EQUAL(pc_inode_destroy(world.files[k].inode), 0);
-		world.files[k].inode = NULL;
+		EQUAL(pc_inode_destroy(world.files[k]->inode), 0);
+		world.files[k]->inode = NULL;
 	}
 	struct pc_cache_usage u;
 	pc_cache_usage_get(rig.cache, &u);
