@@ -9,7 +9,7 @@ from typing import Any
 
 from .rules import Operation, Scenario
 
-__all__ = ["LARGE", "SCENARIOS"]
+__all__ = ["LARGE", "PLAYED", "SCENARIOS"]
 
 BLOCKS = {"": 0, "A": 1, "B": 2, "AB": 3}
 
@@ -161,6 +161,23 @@ LARGE = scenarios(
             "writer: write A, view A, store A, release A; other: write B; ranger: flush AB, evict; "
             "first: fsync; second: fsync",
             {"faults": {"commit": 1}},
+        ),
+    }
+)
+
+PLAYED = scenarios(
+    {
+        "writers, fsyncs, failures": (
+            "writer: write AB, write A, write B; ranger: flush A, commit; first: fsync; second: fsync",
+            {"faults": {"fail": 1, "commit": 1, "kept": 1}, "valid": 3},
+        ),
+        "one call per block": (
+            "writer: write AB, write B, write AB; first: fsync; second: sync",
+            {"faults": {"fail": 2, "commit": 1}, "split": True, "valid": 3},
+        ),
+        "truncate": (
+            "writer: write AB, write B; cutter: truncate, write B; first: fsync; second: fsync",
+            {"faults": {"fail": 1, "commit": 1}, "valid": 3},
         ),
     }
 )
