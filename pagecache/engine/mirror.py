@@ -24,6 +24,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -260,7 +261,7 @@ class Mirror:
 
     def _make_parents(self, key: Key) -> None:
         mkdir: Any = getattr(self.backend, "mkdir", None)
-        parts = str(key).split("/") if mkdir is not None else []
+        parts = os.fspath(key).split("/") if mkdir is not None and isinstance(key, str | os.PathLike) else []
         for number in range(1, len(parts)):
             with contextlib.suppress(OSError):  # it exists; otherwise the next call raises
                 mkdir("/".join(parts[:number]))
