@@ -259,7 +259,7 @@ class ThreadRunner:
 
         Return False if the work has ended or has its own threads.
         """
-        self._visitor = threading.current_thread()  # first: see `_visited`
+        self._visitor = threading.current_thread()  # first: see `join`
         try:
             with self._lock:  # a reconnect may take the threads away, and lend the volume again
                 if self._stopped or self._threads:
@@ -271,14 +271,6 @@ class ThreadRunner:
             return True
         finally:
             self._visitor = None
-
-    def _visited(self, timeout: float) -> bool:
-        """Begin no more visits of the spare thread; wait for a running one, and return whether it has ended."""
-        self._stopped = True
-        until = time.monotonic() + timeout
-        while self._visitor is not None and time.monotonic() < until:
-            time.sleep(TURN)
-        return self._visitor is None
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
@@ -383,4 +375,8 @@ class ThreadRunner:
             threads = [*self._former, *self._threads]
         for thread in threads:
             thread.join(timeout / len(threads))
-        return self._visited(timeout) and not any(thread.is_alive() for thread in threads)
+        self._stopped = True  # no visit of the spare thread begins from now on
+        until = time.monotonic() + timeout
+        while self._visitor is not None and time.monotonic() < until:
+            time.sleep(TURN)
+        return self._visitor is None and not any(thread.is_alive() for thread in threads)
