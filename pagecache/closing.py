@@ -142,9 +142,6 @@ def drop(cache: PageCache) -> None:
     flusher = cache.flusher
     _dropped.add(cache)
     name = repr(cache)
-    for volume in cache.volumes():
-        if (mirror := volume.engine.mirror) is not None:
-            mirror.thread.work_for(mirror)  # the collector has cleared weak references to it
     unsaved = any(volume.engine.native.dirty_inodes(1) for volume in cache.volumes())
     flusher.adopt(cache)  # from now on it may be closed at any moment
     if unsaved:

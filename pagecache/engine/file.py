@@ -45,13 +45,13 @@ from .commit.versions import Versions
 from .failures import NO_FAILURES, Failures
 from .gone import GoneFile
 from .io import direct, issuer, reader, sizes
+from .mirror import NO_COPY, Copy
 from .report.notices import spans
 from .runner import Job
 from .settling import NO_WORK, Settling
 
 if TYPE_CHECKING:
     from .attempts import Attempts
-    from .mirror import Copy
     from .volume import EngineVolume
 
 __all__ = ["EngineFile", "limits_of"]
@@ -109,7 +109,7 @@ class EngineFile:
     freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
     holds = False  # the volume has it, and refers to its files
-    copy: Copy | None = None  # in the mirror
+    copy: Copy = NO_COPY  # in the mirror
     _forced_reads = 0
     _max_write: int | None = None
 
@@ -335,6 +335,11 @@ class EngineFile:
     def set_copy(self, copy: Copy) -> None:
         """Set the copy that the mirror has of the object."""
         self.copy = copy
+
+    def give_up_copy(self, why: str) -> None:
+        """Let the mirror have no copy of the object before that is created or emptied."""
+        if self.volume.mirror is not None:
+            self.volume.mirror.give_up(self.copy, why)
 
     def identify(self, identity: Hashable | None) -> None:
         """Set the identity of the object, as the current backend reports it."""
@@ -670,8 +675,8 @@ class EngineFile:
             error = failures.worst(self)
         ranges = self.native.discard(start, end)
         self.staging.cut(start, end)
-        if self.volume.mirror is not None and ranges:
-            self.volume.mirror.invalidate(self, "local data was given up")
+        if ranges:
+            self.give_up_copy("local data was given up")
         with self.lock:
             failures.follow(self, start, end)
         code = error.errno if error else 0

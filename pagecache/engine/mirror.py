@@ -1,17 +1,21 @@
 """The second stream: a best-effort copy of everything that is written back.
 
-One log has the changes of all objects in the order in which the volume made them, and one thread applies it. So a name
-is free in the mirror before the next object gets it there, as it was in the store.
-
     bytes in flight, sizes, commits, names ──► log of steps ──► one thread ──► calls of the mirror
 
-CORE holds the frames of bytes in the log, so nothing is copied. No call waits for the mirror, and its failures never
-make write-back fail. The copy of an object is given up if a call of it fails or passes its deadline, if the log exceeds
-its share of memory, or if bytes had to change during a call. Then its writes are dropped, the object is removed from
-the mirror, and its name is listed, so that a wrong copy is never mistaken for a right one. The copy begins anew when
-the object is created or truncated to nothing.
+The log has the changes of all objects in the order in which the volume made them, each under the name that its object
+has then. So an object of the mirror is its object of the store as of the last applied step, or its copy is *given up*:
+it is listed, and the end of the log removes it.
 
-Contract 2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
+    beside a step                  the log
+    another open                   goes on with the copy of that name
+    rename                         later steps have the new name
+    remove, replace, truncate      drops the steps of the earlier copy, and voids its object
+    abort, reconnect               goes on; bytes that are sent again are steps again
+    a call that fails or hangs     gives its copy up
+    detach, close, exit            goes on until the timeout, and gives up the copies in it
+
+CORE holds the frames of bytes in the log, so nothing is copied. No call waits for the mirror, and its failures never
+make write-back fail. Contract 2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
 """
 
 from __future__ import annotations
@@ -26,23 +30,22 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary
 
 from ..backends.plain import returned
-from ..backends.protocol import Backend, BackendFile, close_backend_file
+from ..backends.protocol import Backend, close_backend_file
 from ..errors import Key
 from ..native import Op
-from .park import SLICE, Deadline
-from .report.notices import cause, fault
-from .runner import TURN, OnDemand, Spare
+from .park import SLICE, Deadline, start_thread
+from .report.notices import cause
 
 if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Copy", "Mirror", "MirrorError"]
+__all__ = ["NO_COPY", "Copy", "Mirror"]
 
 SHARE = 8
 """The log may hold one part in so many of the cache's capacity, calls whose pages were written again included."""
@@ -50,389 +53,280 @@ OPEN_MAX = 64
 """Objects of the mirror that stay open."""
 
 
-class MirrorError(OSError):
-    """Why a copy was given up."""
-
-
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Copy:
-    """The copy of one object; `name`: at the end of the log."""
+    """The copy of one object; `name`: at the end of the log. `valid`: the log takes changes of the object."""
 
     name: Key
     valid: bool = True
 
 
+NO_COPY = Copy("", valid=False)
+IDLE = NO_COPY, math.inf
+
+
 @dataclass(slots=True, eq=False)
 class Step:
-    """A change, under the name that the object has there. `always`: also of a copy that was given up."""
+    """A change; `key`: the name of its object after it. `lasting`: not dropped with its copy, as it changes names."""
 
     copy: Copy
     key: Key
-    call: Callable[[Key], object]
-    op: Op | None = None
-    always: bool = False
-
-    def drop(self) -> None:
-        """End the hold on its bytes."""
-        op, self.op = self.op, None
-        if op is not None and not op.settled:
-            op.finish(False, False)
-
-
-class MirrorThread(OnDemand):
-    """The thread of a mirror, which starts with the first file of the volume or the first change of a name.
-
-    It keeps neither mirror nor cache alive while it waits.
-    """
-
-    def __init__(self, mirror: Mirror, name: str, spare: Spare) -> None:
-        super().__init__(f"{name}-mirror", f"of the mirror of {name!r}", 1, spare)
-        self.steps: SimpleQueue[bool] = SimpleQueue()  # True: for each step; False: the end
-        self.work_for(mirror)
-
-    def work_for(self, mirror: Mirror) -> None:
-        """Refer to the mirror weakly; again when its cache was dropped and goes on until its data is saved."""
-        self._mirror = ref(mirror)
-
-    def _loop(self, era: int) -> None:
-        while self._turn(None):
-            pass
-
-    def _turn(self, timeout: float | None = TURN) -> bool:
-        try:
-            mirror = self._mirror() if self.steps.get(timeout=timeout) else None
-            if mirror is not None:
-                mirror.apply()
-            return mirror is not None
-        except Empty:
-            return self._mirror() is not None
-        except BaseException:
-            fault("the thread %s met an error that should not get here; it goes on", self._whose)
-            return True
-
-    def join(self, timeout: float) -> bool:
-        """End the thread after its steps; return False if it still runs (a call hangs)."""
-        with self._lock:
-            self._most = 0
-            threads = list(self._threads)
-        visited = self._visited(timeout)  # before the mark of the end, which is for the thread
-        self.steps.put(False)
-        for thread in threads:
-            thread.join(timeout)
-        return visited and not any(thread.is_alive() for thread in threads)
+    call: Callable[[Step], object]
+    op: Op | None = None  # holds the bytes of a write
+    lasting: bool = False
 
 
 class Mirror:
-    """The second stream of one volume. `lost`: names of objects that are not mirrored, and why."""
+    """The second stream of one volume."""
 
     def __init__(self, volume: EngineVolume, backend: Backend) -> None:
         self.volume, self.backend = volume, backend
-        self.thread = MirrorThread(self, volume.name, volume.cache.spare)
-        self.lost: dict[Key, str] = {}
         self._lock = threading.Lock()
         self._log: deque[Step] = deque()
-        self._running: tuple[Copy, float] | None = None  # the copy of the step that is applied, since when
-        self._names: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # at the end of the log
-        self._open: dict[Key, BackendFile] = {}  # the longest unused first; of the thread
+        self._running = IDLE  # the copy of the step that is applied, since when
+        self._copies: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # by name, at the end of the log
+        self._lost: dict[Copy, str] = {}  # given up, and why
+        self._open: dict[Key, tuple[Copy, Any]] = {}  # files, the longest unused first; of the thread
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # one for each step
+        name = f"pagecache-{volume.name}-mirror"
+        self._thread = threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True)
+        start_thread(self._thread, f"of the mirror of {volume.name!r}")
 
     def busy(self) -> bool:
         """Return whether any step is in the log or running."""
         with self._lock:
-            return bool(self._log) or self._running is not None
+            return bool(self._log) or self._running is not IDLE
+
+    def not_mirrored(self) -> dict[Key, str]:
+        """Return the names of objects whose copy was given up, and why."""
+        with self._lock:
+            return {copy.name: why for copy, why in self._lost.items()}
 
     # -- what happens to objects
 
     def opened(self, file: EngineFile, *, created: bool) -> None:
-        """Record that the volume has a file now, whose object is empty if it was created: then what the mirror has
-        under its name is void, and the copy begins anew. Takes a lock, and starts no thread.
-        """
+        """Record that the volume has a file now, whose object is empty if it was created."""
         with self._lock:
-            copy = file.copy
-            if copy is None or self._names.get(copy.name) is not copy:
-                copy = self._copy(file.key)
-            if created:
-                self._retire(copy)
-                copy = self._names[copy.name] = Copy(copy.name)
-                self._append(copy, self._begin, always=True)
-            file.set_copy(copy)
+            file.set_copy(self._copies.setdefault(file.key, Copy(file.key)))
+        if created:
+            self.emptied(file)
+
+    def emptied(self, file: EngineFile) -> None:
+        """Begin the copy of an object anew: under its name, or if that is lost, under another one that is known."""
+        with self._lock:
+            former, name = file.copy, file.copy.name
+            if self._copies.get(name) is not former:
+                name = file.key
+            if not file.removed and (name != former.name or self._copies.get(name) is former):
+                self._retire(name)
+                file.set_copy(self._copies.setdefault(name, Copy(name)))
+                self._append(file.copy, lambda step: self._file(step).truncate(0))
 
     def take(self, file: EngineFile, op: Op) -> None:
         """Append the bytes of a request to the backend, whose first call has not begun; join them to the last ones."""
+        copy, why = file.copy, None
         with self._lock:
-            copy = file.copy
-            if copy is None or not copy.valid or file.removed or file.abandoned:
+            if not copy.valid:
                 return
             last = self._log[-1].op if self._log and self._log[-1].copy is copy else None
             try:
-                mirrored, why = op.mirror(last), None
+                mirrored = op.mirror(last)
+                if mirrored is not last:
+                    self._append(copy, partial(self._write, file), mirrored)
             except MemoryError:
-                mirrored, why = last, "there was no memory for its request"
-            if mirrored is not None and mirrored is not last:
-                self._append(copy, partial(self._write, file, mirrored), mirrored)
+                why = "there was no memory for its request"
             share = self.volume.cache.limits.capacity // SHARE
             if self.volume.cache.native.held() > share:
                 why = f"mirrors hold more than their share of memory, {share} bytes"
         if why is not None:
-            self._give_up(copy, MirrorError(why))
-        self.thread.have_all()
+            self.give_up(copy, why)
 
-    def truncated(self, file: EngineFile, size: int) -> None:
-        if size == 0 and not file.removed:
-            self.opened(file, created=True)
-        else:
-            self._then(file, lambda key: self._file(key).truncate(size))
-
-    def punched(self, file: EngineFile, start: int, end: int) -> None:
-        def punch(key: Key) -> None:
-            opened: Any = self._file(key)
-            length = min(end, opened.stat().size) - start
-            if length > 0:
-                opened.punch_hole(start, length)
-
-        self._then(file, punch)
-
-    def committed(self, file: EngineFile) -> None:
-        self._then(file, lambda key: self._open[key].commit() if key in self._open else None)
-
-    def _then(self, file: EngineFile, call: Callable[[Key], object]) -> None:
+    def changed(self, file: EngineFile, method: str, *arguments: int) -> None:
+        """Append a call of the object's file."""
         with self._lock:
-            copy = file.copy
-            if copy is not None and copy.valid and not file.removed:
-                self._append(copy, call)
+            if file.copy.valid:
+                self._append(file.copy, lambda step: getattr(self._file(step), method)(*arguments))
 
-    def named(self, old: Key, new: Key | None, *, tree: bool, linked: bool) -> None:
-        """Record that an object, or a directory, has another name or none; an object that had the new one has lost it.
-        `linked`: the object that has lost its name has others.
-        """
+    def removed(self, name: Key, *, linked: bool) -> None:
+        """Record that an object has lost its name; `linked`: it has others."""
         with self._lock:
-            self._retire(self._copy(old if new is None else new))
-            moved: dict[Key, Copy] = {}
-            call = self._remove if new is None else partial(self._rename, dst=new, tree=tree, moved=moved)
-            self._append(self._copy(old), call, always=True)
-            for key in [] if new is None else [old, *self._below(old, tree)]:
-                name = new if key == old else _moved(key, old, new)
-                copy = moved[key] = self._names[name] = self._copy(key)
-                del self._names[key]
-                copy.name = name
-                if key in self.lost:
-                    self.lost[name] = self.lost.pop(key)
-        if linked and new is None:
-            self._lose(old, "the object has lost this name, and has others, which a mirror does not follow")
-        self.thread.have_all()
+            self._retire(name)
+            copy = self._copies.setdefault(name, Copy(name))
+            self._append(copy, lambda step: self._remove(step.key), lasting=True)
+        if linked:
+            self.give_up(copy, "the object has lost this name, and has others, which a mirror does not follow")
 
-    def invalidate(self, file: EngineFile, why: str) -> None:
-        """Give the copy of an object up; no new one begins before the object does."""
+    def renamed(self, old: Key, new: Key, *, tree: bool) -> None:
+        """Record that an object, or a directory, has another name; an object that had it has lost it."""
         with self._lock:
-            copy = file.copy
-            if copy is None or self._names.get(copy.name) is not copy or file.removed:
-                return
-        self._give_up(copy, MirrorError(why))
+            self._retire(new)
+            for key in [key for key in self._copies if str(key).startswith(f"{old}/")] if tree else [old]:
+                copy = self._copies.pop(key, None) or Copy(key)
+                copy.name = f"{new}{str(key).removeprefix(str(old))}" if tree else new
+                self._copies[copy.name] = copy
+                self._append(copy, partial(self._rename, key), lasting=True)
+            if tree:
+                self._append(Copy(new), partial(self._rename_below, old), lasting=True)
 
-    # -- the log; `_lock` is held
-
-    def _append(self, copy: Copy, call: Callable[[Key], object], op: Op | None = None, *, always: bool = False) -> None:
-        self._log.append(Step(copy, copy.name, call, op, always))
-        self.thread.steps.put(True)
-
-    def _below(self, directory: Key, tree: bool) -> list[Key]:
-        return [key for key in {*self._names, *self.lost} if tree and _is_below(key, directory)]
-
-    def _copy(self, name: Key) -> Copy:
-        copy = self._names.get(name)
-        if copy is None:
-            copy = self._names[name] = Copy(name, name not in self.lost)
-        return copy
-
-    def _retire(self, copy: Copy) -> None:
-        """Drop the name and the writes of a copy whose object is gone."""
-        self._names.pop(copy.name, None)
-        self.lost.pop(copy.name, None)
-        self._drop(copy)
-
-    def _drop(self, copy: Copy) -> None:
-        copy.valid = False
-        for step in self._log:
-            if step.copy is copy:
-                step.drop()
-
-    # -- giving up
-
-    def _give_up(self, copy: Copy, error: BaseException) -> None:
-        """Drop its writes, and remove it: after the running call if that is for it, or else at the end of the log, as
-        another object may have its name before.
+    def give_up(self, copy: Copy, why: str) -> None:
+        """Drop the steps of a copy, and remove it at the end of the log: another object may have its name before. It
+        begins anew when its object is created or emptied.
         """
         with self._lock:
             if not copy.valid:
                 return
+            self._lost[copy] = why
             self._drop(copy)
-            if self._running is None or self._running[0] is not copy:
-                self._append(copy, self._remove, always=True)
-        self._lose(copy.name, cause(error))
-
-    def _lose(self, name: Key, why: str) -> None:
-        with self._lock:
-            self.lost[name] = why
+            self._append(copy, lambda step: self._remove(step.key), lasting=True)
         next = "it is removed there, and begins anew when the object is made or emptied"
-        self.volume.say(logging.WARNING, "the mirror", f"the mirror's copy is given up: {why}", next, name)
+        self.volume.say(logging.WARNING, "the mirror", f"the mirror's copy is given up: {why}", next, copy.name)
 
     def check(self, now: float) -> float:
-        """Give up a copy whose call has passed its deadline. For the flusher: makes no call of a backend.
-
-        Return the seconds until the next call is due: a call that begins after this has `deadline` seconds.
-        """
-        deadline, running = self.volume.retry.deadline, self._running
-        if deadline is None or running is None:
-            return math.inf if deadline is None else deadline
-        left = running[1] + deadline - now
-        if left <= 0:
-            self._give_up(running[0], MirrorError(f"a call took longer than {deadline} s"))
-        return left if left > 0 else deadline
-
-    # -- the thread
-
-    def apply(self) -> None:
-        """Apply the next step of the log."""
-        with self._lock:
-            if not self._log:
-                return
-            step = self._log.popleft()
-            copy, valid = step.copy, step.copy.valid
-            self._running = (copy, self.volume.clock.now())
-        try:
-            if valid or step.always:
-                step.call(step.key)
-        except BaseException as error:
-            self._give_up(copy, error)
-        step.drop()
-        with self._lock:
-            wrong = valid and not copy.valid  # by this call, or during it
-            if not wrong:
-                self._running = None
-        if wrong:
-            try:
-                self._remove(step.key)
-            finally:
-                with self._lock:
-                    self._running = None
-        while len(self._open) > OPEN_MAX:
-            self._close(next(iter(self._open)))
-
-    def _file(self, key: Key) -> BackendFile:
-        opened = self._open.pop(key, None)
-        if opened is None:
-            try:
-                opened = self.backend.open(key, create=True)
-            except FileNotFoundError:
-                self._make_parents(key)
-                opened = self.backend.open(key, create=True)
-        self._open[key] = opened
-        self.volume.held.set_files(self, *self._open.values())
-        return opened
-
-    def _make_parents(self, key: Key) -> None:
-        """Make the directories of a key, if the mirror has directories."""
-        mkdir: Any = getattr(self.backend, "mkdir", None)
-        parts = os.fspath(key).split("/") if mkdir is not None and isinstance(key, str | os.PathLike) else []
-        with contextlib.suppress(io.UnsupportedOperation):
-            for number in range(1, len(parts)):
-                with contextlib.suppress(FileExistsError):
-                    mkdir("/".join(parts[:number]))
-
-    def _write(self, file: EngineFile, op: Op, key: Key) -> None:
-        write_from = self._file(key).write_from
-        while (call := op.begin()) is not None:
-            answer = op.complete(write_from(call[0], call[1]))
-            if answer == 1:
-                break
-            if answer < 0:
-                rule = "write_from did not answer with the number of bytes taken"
-                raise MirrorError(-answer, f"{rule}: {returned(op.answer)}")
-        if file.native.mirror_spoiled():
-            raise MirrorError("its bytes had to change in place")
-
-    def _close(self, key: Key, *, keep: bool = True) -> None:
-        """Close an object, with what was written to it or without."""
-        opened: Any = self._open.pop(key, None)
-        self.volume.held.set_files(self, *self._open.values())
-        try:
-            if opened is not None and keep:
-                opened.commit()
-            elif hasattr(opened, "rollback"):
-                opened.rollback()
-        finally:
-            close_backend_file(opened)
-
-    def _begin(self, key: Key) -> None:
-        self._remove(key)
-        self._file(key)
-
-    def _remove(self, key: Key) -> None:
-        """Remove an object in any case. A mirror that cannot has it empty."""
-        with contextlib.suppress(Exception):
-            self._close(key, keep=False)
-        try:
-            try:
-                self.backend.remove(key)
-            except io.UnsupportedOperation:
-                emptied = self.backend.open(key, create=True)
-                emptied.truncate(0)
-                emptied.commit()
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
-            self.volume.say(logging.ERROR, "the mirror", what, "it has to be removed by hand", key)
-
-    def _rename(self, src: Key, *, dst: Key, tree: bool, moved: dict[Key, Copy]) -> None:
-        """Rename an object, or each one below a directory: many stores have no directories."""
-        keys = {src}
-        if tree:
-            with contextlib.suppress(io.UnsupportedOperation):
-                keys = {stat.key for stat in self.backend.list(f"{src}/")}
-            keys = {key for key in (*keys, *moved) if _is_below(key, src)}
-        for key in keys:
-            name = dst if key == src else _moved(key, src, dst)
-            with contextlib.suppress(Exception):
-                self._close(name, keep=False)
-            try:
-                self._close(key)
-                self._make_parents(name)
-                self.backend.rename(key, name, replace=True)
-            except BaseException as error:
-                self._remove(key)
-                self._remove(name)
-                if isinstance(error, FileNotFoundError):
-                    continue  # nothing was mirrored yet, or it was given up
-                if key in moved:
-                    self._give_up(moved[key], error)
-                else:
-                    self._lose(name, cause(error))
-
-    # -- the end
+        """Give up a copy whose call has passed its deadline. Return the seconds until the next check."""
+        deadline = self.volume.retry.deadline
+        if deadline is None:
+            return math.inf
+        copy, since = self._running
+        if now < since + deadline:
+            return min(since + deadline - now, deadline)
+        self.give_up(copy, f"a call took longer than {deadline} s")
+        return deadline
 
     def stop(self, timeout: float) -> bool:
         """Let the mirror catch up, for at most `timeout` seconds; give up the remainder. False when a call hangs: its
         thread stays.
         """
-        for seconds in (timeout, SLICE):
-            deadline = Deadline(self.volume.clock, seconds)
-            while self.busy() and not deadline.passed():
-                self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
-            with self._lock:
-                behind = {step.copy for step in self._log}
-            for copy in behind:
-                self._give_up(copy, MirrorError("the volume ended before it had caught up"))
-        if not self.thread.join(SLICE):
+        deadline = Deadline(self.volume.clock, timeout)
+        while self.busy() and not deadline.passed():
+            self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
+        with self._lock:
+            behind = {self._running[0], *(step.copy for step in self._log)}
+        for copy in behind:
+            self.give_up(copy, "the volume ended before it had caught up")
+        self._calls.put(None)
+        self._thread.join(SLICE)
+        if self._thread.is_alive():
             return False
         for key in list(self._open):
             self._close(key)
+        while self._log:
+            self._apply()
         self.backend.close()
         return True
 
+    # -- the log; `_lock` is held
 
-def _is_below(key: Key, directory: Key) -> bool:
-    return str(key).startswith(f"{directory}/")
+    def _append(self, copy: Copy, call: Callable[[Step], object], op: Op | None = None, lasting: bool = False) -> None:
+        self._log.append(Step(copy, copy.name, call, op, lasting))
+        self._calls.put(self._apply)
+
+    def _retire(self, name: Key) -> None:
+        """End the copy of an object that is gone."""
+        copy = self._copies.pop(name, NO_COPY)
+        self._lost.pop(copy, None)
+        self._drop(copy)
+
+    def _drop(self, copy: Copy) -> None:
+        if copy.valid:
+            copy.valid = False
+            self._log = deque(step for step in self._log if step.lasting or step.copy is not copy)
+
+    # -- the thread
+
+    def _apply(self) -> None:
+        """Apply the next step."""
+        with self._lock:
+            if not self._log:
+                return  # steps were dropped
+            step = self._log.popleft()
+            self._running = step.copy, self.volume.clock.now()
+        try:
+            step.call(step)
+        except BaseException as error:
+            self.give_up(step.copy, cause(error))
+        while len(self._open) > OPEN_MAX:
+            self._close(next(iter(self._open)))
+        step.op = None
+        self._running = IDLE
+
+    def _file(self, step: Step) -> Any:
+        """Return the file of an object; it is made if it does not exist."""
+        _, opened = self._open.pop(step.key, (NO_COPY, None))
+        if opened is None:
+            self._make_parents(step.key)
+            opened = self.backend.open(step.key, create=True)
+            self.volume.held.set_files(self, opened, *(other for _, other in self._open.values()))
+        self._open[step.key] = step.copy, opened
+        return opened
+
+    def _make_parents(self, key: Key) -> None:
+        mkdir: Any = getattr(self.backend, "mkdir", None)
+        parts = os.fspath(key).split("/") if mkdir is not None and isinstance(key, str | os.PathLike) else []
+        for number in range(1, len(parts)):
+            with contextlib.suppress(OSError):  # it exists; otherwise the next call raises
+                mkdir("/".join(parts[:number]))
+
+    def _close(self, key: Key, *, commit: bool = True) -> None:
+        """Close the file of an object, with the bytes that were written to it or without."""
+        copy, opened = self._open.pop(key, (NO_COPY, None))
+        try:
+            if opened is not None and commit:
+                opened.commit()
+        except BaseException as error:
+            self.give_up(copy, cause(error))
+        close_backend_file(opened)
+
+    def _write(self, file: EngineFile, step: Step) -> None:
+        op, write_from = step.op, self._file(step).write_from
+        while op is not None and (call := op.begin()) is not None:
+            answer = op.complete(write_from(*call))
+            if answer == 1:
+                break
+            if answer < 0:
+                rule = "write_from did not answer with the number of bytes taken"
+                raise OSError(-answer, f"{rule}: {returned(op.answer)}")
+        if file.native.mirror_spoiled():
+            raise BufferError("its bytes had to change in place")
+
+    def _remove(self, key: Key) -> None:
+        """Remove an object. A mirror that cannot has it empty."""
+        self._close(key, commit=False)
+        try:
+            self.backend.remove(key)
+        except FileNotFoundError:
+            pass
+        except io.UnsupportedOperation:
+            emptied = self.backend.open(key, create=True)
+            emptied.truncate(0)
+            emptied.commit()
+        except BaseException as error:
+            what = f"the mirror's copy is not right, and cannot be removed: {cause(error)}"
+            self.volume.say(logging.ERROR, "the mirror", what, "it has to be removed by hand", key)
+
+    def _rename(self, src: Key, step: Step) -> None:
+        self._close(step.key, commit=False)
+        self._close(src)
+        self._make_parents(step.key)
+        try:
+            self.backend.rename(src, step.key)
+        except BaseException as error:
+            self._remove(src)
+            self._remove(step.key)
+            if not isinstance(error, FileNotFoundError):  # otherwise nothing was mirrored yet, or it was given up
+                raise
+
+    def _rename_below(self, src: Key, step: Step) -> None:
+        """Rename the remaining objects below a directory: many stores have no directories."""
+        for stat in list(self.backend.list(f"{src}/")):
+            name = f"{step.key}{str(stat.key).removeprefix(str(src))}"
+            with self._lock:
+                copy = self._copies.setdefault(name, Copy(name))
+                self._log.appendleft(Step(copy, name, partial(self._rename, stat.key), lasting=True))
+                self._calls.put(self._apply)
 
 
-def _moved(key: Key, src: Key, dst: Key) -> str:
-    return f"{dst}{str(key).removeprefix(str(src))}"
+def _work(calls: SimpleQueue[Callable[[], None] | None]) -> None:
+    """Make calls until None. The thread refers to the mirror, and so to its cache, only while there are some."""
+    while (call := calls.get()) is not None:
+        call()
+        del call

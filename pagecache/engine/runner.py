@@ -5,9 +5,8 @@ more, so that commits and names never wait behind them. They are daemons, and ta
 CORE. A hung backend hangs no threads of other volumes.
 
 A volume without work has no thread. A job starts a thread if all threads that run have a job. The first file starts all
-threads, and those of a mirror: CORE may queue its bytes at any time, also while the interpreter ends and Python refuses
-new threads. Each cache keeps one thread ready (`Spare`) for volumes and mirrors that have no thread by then, and must
-at least close their backends.
+threads: CORE may queue its bytes at any time, also while the interpreter ends and Python refuses new threads. Each
+cache keeps one thread ready (`Spare`) for volumes that have no thread by then, and must at least close their backends.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
 the order. The caller waits; if it is interrupted the job still runs, and its result is undone. CORE counts calls that
@@ -20,7 +19,6 @@ import logging
 import math
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -33,7 +31,7 @@ from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
 from .report.reason import Reason, during
 
-__all__ = ["TURN", "Job", "OnDemand", "Spare", "ThreadRunner"]
+__all__ = ["Job", "Spare", "ThreadRunner"]
 
 log = logging.getLogger("pagecache.volume")
 T = TypeVar("T")
@@ -158,14 +156,14 @@ class Job(Generic[T]):
 
 
 class Spare:
-    """One thread of a cache, kept ready for volumes and mirrors that cannot start a thread.
+    """One thread of a cache, kept ready for volumes that cannot start a thread.
 
     Python refuses new threads while the interpreter ends, and the system may refuse them at any time. This thread then
-    serves all volumes and mirrors without a thread in turn; a backend that hangs delays the other ones.
+    serves all volumes without a thread in turn; a backend that hangs delays the other ones.
     """
 
     def __init__(self) -> None:
-        self._arrivals: SimpleQueue[OnDemand | None] = SimpleQueue()
+        self._arrivals: SimpleQueue[ThreadRunner | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -179,8 +177,8 @@ class Spare:
             start_thread(thread, "of the cache")
             self._thread = thread
 
-    def serve(self, threads: OnDemand) -> None:
-        self._arrivals.put(threads)
+    def serve(self, runner: ThreadRunner) -> None:
+        self._arrivals.put(runner)
 
     def stop(self) -> None:
         if self._thread is not None:
@@ -189,9 +187,9 @@ class Spare:
                 self._thread.join(SLICE)
 
 
-def _serve(arrivals: SimpleQueue[OnDemand | None]) -> None:
-    """Serve the volumes and mirrors without a thread in turn. The target of the spare thread."""
-    served: list[OnDemand] = []
+def _serve(arrivals: SimpleQueue[ThreadRunner | None]) -> None:
+    """Serve the volumes without a thread in turn. The target of the spare thread."""
+    served: list[ThreadRunner] = []
     while True:
         try:
             arrived = arrivals.get(timeout=TURN if served else None)
@@ -201,19 +199,26 @@ def _serve(arrivals: SimpleQueue[OnDemand | None]) -> None:
             if arrived is None:
                 return
             served.append(arrived)
-        served = [threads for threads in served if threads.visit()]
+        served = [runner for runner in served if runner.visit()]
 
 
-class OnDemand(ABC):
-    """Daemon threads that start with the work that needs them. If none can be started, the spare thread works in their
-    place.
+class ThreadRunner:
+    """Daemon threads that work for one volume until it stops. None runs before the volume has work. If none can be
+    started, the spare thread works in their place.
     """
 
-    def __init__(self, name: str, whose: str, most: int, spare: Spare) -> None:
+    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock, spare: Spare) -> None:
         self._name = name
-        self._whose = whose
-        self._most = most
+        self._most = threads
         self._spare = spare
+        self._volume = volume
+        self._park = park
+        self._clock = clock
+        self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
+        self._running: dict[Job[object], float] = {}  # job -> its start
+        self._former: list[threading.Thread] = []  # of backends before this one
+        self._ended = 0  # threads of this backend that have ended; guarded by the lock of the lists
+        self.ending = False  # a thread has ended, or all of them are to: `alive` says whether work will be done
         self._era = 0
         self._lock = threading.RLock()  # guards the lists of threads; a signal handler may need a thread in between
         self._threads: list[threading.Thread] = []
@@ -235,7 +240,7 @@ class OnDemand(ABC):
                 thread = threading.Thread(target=self._loop, args=(self._era,), name=name, daemon=True)
                 started = False
                 try:
-                    start_thread(thread, self._whose)
+                    start_thread(thread, f"of the volume {self._name!r}")
                     started = True
                 except BlockingIOError as error:
                     refusal, self._refused = error, time.monotonic()
@@ -249,54 +254,23 @@ class OnDemand(ABC):
             level = logging.DEBUG if "shutdown" in str(refusal) else logging.WARNING
             log.log(level, "%s; %d of %d threads run", refusal.strerror, len(self._threads), self._most)
 
-    @abstractmethod
-    def _loop(self, era: int) -> None:
-        """Work until the end, or until a later era begins. The target of the threads."""
-
-    @abstractmethod
-    def _turn(self) -> bool:
-        """Do the work there is, for a short time; return False at the end."""
-
     def visit(self) -> bool:
         """Do the work there is, on the spare thread.
 
         Return False if the work has ended or has its own threads.
         """
-        self._visitor = threading.current_thread()  # first: see `_visited`
+        self._visitor = threading.current_thread()  # first: see `join`
         try:
             with self._lock:  # a reconnect may take the threads away, and lend the volume again
                 if self._stopped or self._threads:
                     self._lent = False
                     return False
-            return self._turn()
+            return self._volume.work(self._run_job, TURN) is not None
         except BaseException:
-            fault("a thread %s met an error that should not get here; it goes on", self._whose)
+            fault("a thread of a volume met an error that should not get here; it goes on")
             return True
         finally:
             self._visitor = None
-
-    def _visited(self, timeout: float) -> bool:
-        """Begin no more visits of the spare thread; wait for a running one, and return whether it has ended."""
-        self._stopped = True
-        until = time.monotonic() + timeout
-        while self._visitor is not None and time.monotonic() < until:
-            time.sleep(TURN)
-        return self._visitor is None
-
-
-class ThreadRunner(OnDemand):
-    """Daemon threads that work for one volume until it stops. None runs before the volume has work."""
-
-    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock, spare: Spare) -> None:
-        super().__init__(name, f"of the volume {name!r}", threads, spare)
-        self._volume = volume
-        self._park = park
-        self._clock = clock
-        self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
-        self._running: dict[Job[object], float] = {}  # job -> its start
-        self._former: list[threading.Thread] = []  # of backends before this one
-        self._ended = 0  # threads of this backend that have ended; guarded by the lock of the lists
-        self.ending = False  # a thread has ended, or all of them are to: `alive` says whether work will be done
 
     def renew(self, threads: int) -> None:
         """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
@@ -312,10 +286,8 @@ class ThreadRunner(OnDemand):
         if wanted:
             self._grow(wanted)
 
-    def _turn(self) -> bool:
-        return self._volume.work(self._run_job, TURN) is not None
-
     def _loop(self, era: int) -> None:
+        """Work until the end, or until a later era begins. The target of the threads."""
         try:
             while era == self._era:
                 try:
@@ -403,4 +375,8 @@ class ThreadRunner(OnDemand):
             threads = [*self._former, *self._threads]
         for thread in threads:
             thread.join(timeout / len(threads))
-        return self._visited(timeout) and not any(thread.is_alive() for thread in threads)
+        self._stopped = True  # no visit of the spare thread begins from now on
+        until = time.monotonic() + timeout
+        while self._visitor is not None and time.monotonic() < until:
+            time.sleep(TURN)
+        return self._visitor is None and not any(thread.is_alive() for thread in threads)

@@ -160,7 +160,11 @@ class EngineVolume:
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
             self.held.use("mirror", mirror)
-            self.mirror = Mirror(self, mirror)
+            try:
+                self.mirror = Mirror(self, mirror)
+            except BaseException:
+                self.native.end()
+                raise
         self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
         self.name_sync = NameSync(self)
         self.troubles = Troubles()
@@ -283,8 +287,6 @@ class EngineVolume:
 
     def add(self, file: EngineFile) -> None:
         self.runner.have_all()
-        if self.mirror is not None:
-            self.mirror.thread.have_all()
         with self._lock:
             self._files[file.native.id] = file
         file.hold()

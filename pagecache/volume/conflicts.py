@@ -57,8 +57,6 @@ def announce(volume: Volume, inode: Inode, offset: int, length: int | None, vers
         return  # this cache's own change, or a known one
     start, end = extent(offset, length, inode.native.size)
     remote.announced(inode.engine, version, start, END if length is None else end)
-    if volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.engine, "the object was changed by another writer")
     what = f"another writer changed [{start}, {end})"
     next = "cached bytes of it are read again" if not inode.native.has_local() else "unsaved bytes are kept"
     volume.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)

@@ -195,8 +195,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
     if dropped:
         inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
         inode.engine.settle(partial(_go_back, inode))
-        if volume.engine.mirror is not None:
-            volume.engine.mirror.invalidate(inode.engine, "the file was abandoned")
+        inode.engine.give_up_copy("the file was abandoned")
     release(use)
 
 
@@ -397,6 +396,7 @@ def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool
         inode.native.wake()  # an fsync of an object that is found by its name is done
         volume.engine.keep(inode.engine)
         used = inode.handles > 0
+    inode.engine.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
     if not used:
         bury(volume, inode)
     return used

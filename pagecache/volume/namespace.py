@@ -272,13 +272,20 @@ class NameChange:
         volume, mirror = self.volume, self.volume.engine.mirror
         if self.old == self.new:
             return
+        with volume.inodes_lock:
+            below = self.below() if self.new is not None and self.may_be_directory() else []
+        if mirror is None or self.kind == "symlink":
+            pass
+        elif self.new is None:
+            mirror.removed(self.old, linked=self.loser is not None and (self.links or 1) > 1)
+        else:
+            mirror.renamed(self.old, self.new, tree=self.kind == "dir" or bool(below))
         if self.loser is not None and (self.links is None or self._has_lost_last_name(self.loser)):
             lifetimes.unname(volume, self.loser)
         elif self.loser is not None and self.links == 1:
             self.loser.native.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
-            below = self.below() if self.new is not None and self.may_be_directory() else []
             for inode in self.files:
                 table.drop_names(inode)
             table.unbind(self.old)
@@ -291,9 +298,6 @@ class NameChange:
             moved.append((self.new, self.source))
         if below:
             moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
-        if mirror is not None and self.kind != "symlink":
-            linked = self.loser is not None and self.links is not None and self.links > 1
-            mirror.named(self.old, self.new, tree=self.kind == "dir" or bool(below), linked=linked)
         for key, file in moved:
             self._take_name(key, file)
 

@@ -66,8 +66,7 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
                         made = own is not None and own.created
                         if made:  # an open by another name has found it
                             _record_creation(inode)
-                            if volume.engine.mirror is not None:  # bytes of it may be in the queue already
-                                volume.engine.mirror.invalidate(inode.engine, "it was created and opened at once")
+                            inode.engine.give_up_copy("it was created and opened at once")  # bytes may be in the log
                         # An open makes one object, though another program renames it before the open returns.
                         still = made or _open_known(volume, inode, name, key, bits, age, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
@@ -153,6 +152,7 @@ def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> 
 
 def _leave(volume: Volume, name: Key, inode: Inode) -> None:
     """Record that the name leads to another object, or to none. If the store knows names only, the object is gone."""
+    inode.engine.give_up_copy("another writer has changed its name")
     if inode.engine.identity is None:
         lifetimes.unname(volume, inode)
     else:
@@ -667,8 +667,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     whole = engine.limits().commit_on_close
     if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
-    if volume.engine.mirror is not None:
-        volume.engine.mirror.invalidate(inode.engine, "the object was changed by another writer")
+    engine.give_up_copy("the object was changed by another writer")
     if whole and _replaced(inode, stat, changes, tries):
         return False
     if inode.native.has_local() or not (whole or engine.settled(partial(_take, inode, stat, changes), tries)):

@@ -482,8 +482,7 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
             native.invalidate_remote(start, end)
             ranges.append(LostRange(inode.key, start, end - start, errno.EIO, inode.volume.name))
     if ranges:
-        if inode.volume.engine.mirror is not None:
-            inode.volume.engine.mirror.invalidate(inode.engine, "a hole was lost with the backend")
+        inode.engine.give_up_copy("a hole was lost with the backend")
         inode.engine.report_loss(ranges, "holes were not committed when the backend was lost")
 
 

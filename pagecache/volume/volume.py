@@ -495,7 +495,7 @@ class Volume:
 
     def not_mirrored(self) -> dict[Key, str]:
         """Return the objects whose copy in the mirror was given up, and why; {} without a mirror."""
-        return {} if self.engine.mirror is None else self.engine.mirror.lost.copy()
+        return {} if self.engine.mirror is None else self.engine.mirror.not_mirrored()
 
     def retry_failed(self, key: Key | None = None) -> None:
         """Retry failed data now, without waiting for the result."""

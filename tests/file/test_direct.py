@@ -15,7 +15,7 @@ from pagecache import BackendError, BackendProtocolError, DeadlockError, PageCac
 from pagecache.backends import MemoryBackend
 
 from ..stores import WAIT_LIMIT_S, address, short
-from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, dirty_bytes, make_rig, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Task, accepted_before, dirty_bytes, pattern, raises
 
 DATA = pattern(8 * PAGE)
 
@@ -357,23 +357,6 @@ def test_memory_that_may_fault_is_copied_aside(make: Make) -> None:
         memory[:5] = b"moved"
         assert direct.pwrite(memory, 5 * PAGE) == 2 * PAGE
     assert rig.backend.written(KEY)[5 * PAGE : 7 * PAGE] == b"moved" + DATA[PAGE + 5 : 3 * PAGE]
-
-
-def test_a_mirror_gives_up_what_is_written_past_it() -> None:
-    """Its copy of the object is dropped, and later writes begin none. [2.10, 2.13]"""
-    mirror = MemoryBackend()
-    rig = make_rig({KEY: DATA}, options={"mirror": mirror})
-    file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
-    early = rig.open("w+b", key="early", direct=True)
-    early.append(b"direct")
-    early.append(b"odd")
-    file.pwrite(b"mirrored", 0)
-    file.fsync()
-    direct.pwrite(b"direct", PAGE)
-    with rig.volume.open("early", "r+b") as buffered:
-        buffered.pwrite(b"not mirrored", 0)
-    rig.finish()
-    assert [stat.key for stat in mirror.list()] == []
 
 
 def test_direct_io_from_inside_a_backend_call_is_a_deadlock(make: Make) -> None:

@@ -433,14 +433,6 @@ def test_a_wrong_answer_of_list_is_shown(answer: Any, words: str) -> None:
     assert words in str(raised.value)
 
 
-def test_a_wrong_answer_of_a_mirror_is_shown(caplog: pytest.LogCaptureFixture) -> None:
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(MemoryBackend(), mirror=Wrong(write_from=None))
-        with volume.open("new", "w") as file:
-            file.write(b"content")
-    assert "write_from did not answer with the number of bytes taken: it returned None" in caplog.text
-
-
 # ---------------------------------------------------------------- names
 
 

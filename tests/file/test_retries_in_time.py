@@ -15,7 +15,6 @@ import pytest
 
 from pagecache import PageCache, RetryPolicy, aio
 
-from ..stores import RecordingBackend
 from .clock import HandClock, after_flusher_turn
 from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
@@ -166,20 +165,6 @@ def test_a_reconnected_volume_is_looked_at_at_once(make: Make, clock: HandClock)
     rig.backend.forget_calls()
     rig.volume.reconnect(rig.backend)
     eventually(lambda: rig.backend.objects[KEY].written == DATA)
-
-
-def test_a_copy_of_the_mirror_is_given_up_at_its_deadline(make: Make, clock: HandClock) -> None:
-    """A writer may wait for the memory that it holds. [2.13]"""
-    mirror = RecordingBackend({})
-    retry = RetryPolicy(deadline=7.0)
-    rig = make({KEY: b""}, **SELDOM | {"retry": retry}, options={"mirror": mirror})
-    with mirror.gate("write_from") as gate:
-        rig.open("r+b").pwrite(DATA, 0)
-        rig.handles[0].flush()
-        gate.wait_entered()
-        after_flusher_turn(rig.cache)
-        clock.advance(7.0)
-        eventually(lambda: list(rig.volume.not_mirrored()) == [KEY])
 
 
 def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandClock) -> None:

@@ -191,58 +191,6 @@ def test_a_volume_that_cannot_start_threads_works_on_the_spare_thread(refusals: 
     assert (backend.snapshot("key"), other.snapshot("key")) == (b"bytes" * 1000, b"others" * 1000)
 
 
-def test_a_mirror_has_no_thread_before_its_volume_has_work_for_it() -> None:
-    """The first file starts it, and so does a change of a name without a file."""
-    named, copy = MemoryBackend(), MemoryBackend()
-    for backend in (named, copy):
-        with PageCache("1MiB") as cache, cache.attach(backend).open("key", "w+b") as file:
-            file.pwrite(b"bytes", 0)
-    with PageCache("1MiB") as cache:
-        first = cache.attach(MemoryBackend(), name="m1", mirror=MemoryBackend())
-        second = cache.attach(named, name="m2", mirror=copy)
-        assert threads("pagecache-m") == []
-        assert not first.exists("missing")
-        second.remove("key")
-        assert len(threads("pagecache-m2-mirror-")) == 1
-        assert threads("pagecache-m1-mirror-") == []
-        with first.open("key", "w+b"):
-            assert len(threads("pagecache-m1-mirror-")) == 1
-        eventually(lambda: list(copy.list()) == [])
-
-
-@pytest.mark.parametrize("detached", [False, True])
-def test_a_mirror_that_cannot_start_threads_works_on_the_spare_thread(refusals: Refusals, detached: bool) -> None:
-    """The copies are right, and threads come back later. It catches up at the end, and its backend is closed."""
-    closed = []
-
-    class Closing(MemoryBackend):
-        def close(self) -> None:
-            closed.append(self)
-
-    store, copy = MemoryBackend(), Closing()
-    with attached(store, "1MiB", options={"name": "poor", "mirror": copy}) as volume:
-        refusals.on = True
-        with volume.open("first", "w+b") as file:
-            file.pwrite(b"bytes" * 1000, 0)
-            file.fsync()
-            eventually(lambda: volume.engine.mirror is not None and not volume.engine.mirror.busy())
-            assert copy.snapshot("first") == b"bytes" * 1000
-            assert threads("pagecache-poor-") == []
-            if not detached:
-                refusals.on = False
-                assert volume.engine.mirror is not None
-                volume.engine.mirror.thread._refused -= runner.AGAIN
-            file.pwrite(b"others", 0)
-            file.fsync()
-            assert (threads("pagecache-poor-mirror-") == []) is detached
-            refusals.on = True
-        if detached:
-            volume.detach()
-            assert closed == [copy]
-    refusals.on = False
-    assert copy.snapshot("first") == store.snapshot("first") == b"others" + (b"bytes" * 1000)[6:]
-
-
 def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:
     """The call raises, and what was there before goes on."""
     with PageCache("1MiB") as cache:
@@ -350,3 +298,14 @@ def test_the_end_of_the_interpreter_saves_what_is_dirty(program: str, more: tupl
     assert (tmp_path / "key").read_bytes() == b"bytes" * 1000
     assert time.monotonic() - began < 30
     assert os.listdir(tmp_path) == ["key"]
+
+
+def test_a_mirror_whose_thread_cannot_be_started_is_refused(refusals: Refusals) -> None:
+    """Nothing of the volume is left."""
+    with PageCache("1MiB") as cache:
+        refusals.on = True
+        for _ in range(5000):  # a cache has at most 4096 volumes
+            raises(BlockingIOError, cache.attach, MemoryBackend(), name="poor", mirror=MemoryBackend())
+        refusals.on = False
+        assert cache.volumes() == ()
+        assert threads("pagecache-poor-") == []

@@ -163,7 +163,7 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 }
 
 /* mirror(last) -> the Op of the second stream that has this request's bytes: `last` if they could join it, or a new
- * one; None without memory. */
+ * one. */
 static PyObject *op_mirror(PyObject *self, PyObject *last)
 {
 	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
@@ -177,7 +177,7 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 		joined = NULL;
 	struct pc_request *old = joined ? request_of(joined) : NULL, *m = pc_mirror_take(request_of(op), old);
 	if (!m)
-		Py_RETURN_NONE;
+		return PyErr_NoMemory();
 	if (m == old)
 		return Py_NewRef(last);
 	struct op *made = pc_op_new(op->core, op->inode, PC_OP_MIRROR, m);

@@ -153,8 +153,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
     file.native.invalidate_remote(start, end)
-    if file.volume.mirror is not None:
-        file.volume.mirror.invalidate(file, "the object was changed by another writer")
+    file.give_up_copy("the object was changed by another writer")
     local = file.native.local_ranges()
     if whole:
         if not _may_be_ours(file, version):
@@ -347,8 +346,7 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, sin
         file.versions.take(stat.version)
         file.versions.sized()
         file.dispute.end()
-    if file.volume.mirror is not None:
-        file.volume.mirror.invalidate(file, "the object was changed by another writer")
+    file.give_up_copy("the object was changed by another writer")
     file.bind()
 
 

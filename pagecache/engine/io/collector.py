@@ -259,7 +259,7 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
     if failed is not None:
         volume.say(logging.INFO, "data that was saved after all", what, "it is stored", file.key)
     if volume.mirror is not None:
-        volume.mirror.committed(file)
+        volume.mirror.changed(file, "commit")
     if writeback_log.isEnabledFor(logging.DEBUG):
         volume.say(logging.DEBUG, "commits", "committed", key=file.key)
 

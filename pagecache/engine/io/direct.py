@@ -262,8 +262,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     extends = write.end > min(self.native.size, self.native.remote_size)
     self.native.invalidate_remote(write.offset, write.end)
     self.versions.about_to_change()
-    if self.volume.mirror is not None:
-        self.volume.mirror.invalidate(self, "a direct write does not pass through it")
+    self.give_up_copy("a direct write does not pass through it")
     sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
     try:
         for _ in range(ROUNDS):

@@ -131,7 +131,10 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
         self.native.truncate(size, uncommitted)
         self.staging.cut(size, END)
         if self.volume.mirror is not None:
-            self.volume.mirror.truncated(self, size)
+            if size:
+                self.volume.mirror.changed(self, "truncate", size)
+            else:
+                self.volume.mirror.emptied(self)
         page = int(self.volume.cache.config.page_size)
         with self.lock:
             # The block with the new end may still wait, or have failed, as a whole.
@@ -160,7 +163,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
             with self.lock:
                 self.committing().note_hole(start, end)
         if self.volume.mirror is not None:
-            self.volume.mirror.punched(self, start, end)
+            self.volume.mirror.changed(self, "punch_hole", start, end - start)
         if len(self.failures):
             page = int(self.volume.cache.config.page_size)
             inner = -(-start // page) * page, end // page * page  # a block with an end of the hole stays as a whole
