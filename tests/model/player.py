@@ -117,7 +117,7 @@ def traces(scenario: Scenario, count: int, seed: int) -> Iterator[list[tuple[str
             label = min(sorted(events), key=lambda name: (taken.get(name, 0) * rng.random(), rng.random()))
             taken[label] = taken.get(label, 0) + 1
             model.states = events[label]
-            trace.append((label, min(model.states)))
+            trace.append((label, min(model.states, key=repr)))
         yield trace
 
 
