@@ -213,6 +213,7 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 	int done = run_gather(f, r);
 	while (done == 0) {
 		EQUAL(call_next(r, &c), 1);
+		CHECK(c.n <= pc_max(f->inode->limits.max_vectors, 1));
 		int64_t got = store_take(&f->store, c.pos, c.parts, c.n, r->stage);
 		done = got < 0 ? (int)got : pc_write_answer(r, got);
 	}
