@@ -49,6 +49,9 @@ __all__ = ["NO_COPY", "Copy", "Mirror"]
 
 SHARE = 8
 """The log may hold one part in so many of the cache's capacity, calls whose pages were written again included."""
+STEPS_MAX = 1 << 14
+"""Steps beyond which the copy is given up whose object changes: a mirror that hangs gets no bytes, but sizes and
+commits."""
 OPEN_MAX = 64
 """Objects of the mirror that stay open."""
 
@@ -143,9 +146,14 @@ class Mirror:
 
     def changed(self, file: EngineFile, method: str, *arguments: int) -> None:
         """Append a call of the object's file."""
+        copy = file.copy
         with self._lock:
-            if file.copy.valid:
-                self._append(file.copy, lambda step: getattr(self._file(step), method)(*arguments))
+            if not copy.valid:
+                return
+            self._append(copy, lambda step: getattr(self._file(step), method)(*arguments))
+            behind = len(self._log) > STEPS_MAX
+        if behind:
+            self.give_up(copy, f"the log has more than {STEPS_MAX} steps")
 
     def removed(self, name: Key, *, linked: bool) -> None:
         """Record that an object has lost its name; `linked`: it has others."""

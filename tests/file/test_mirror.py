@@ -17,6 +17,7 @@ import pytest
 import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
+from pagecache.engine import mirror
 from pagecache.engine.file import EngineFile
 from pagecache.native import Op
 from pagecache.testing import FaultyBackend, Rule
@@ -405,6 +406,16 @@ def crowded(pair: Pair, file: CachedFile) -> None:
     assert pair.cache.native.held() == 0
 
 
+def crowded_with_sizes(pair: Pair, file: CachedFile) -> None:
+    """Let a mirror hang while sizes change, which hold no memory of the cache."""
+    gate = pair.mirror.gate("truncate")
+    for turn in range(8):
+        file.truncate(PAGE * (turn % 2 + 1))
+    gate.wait_entered()
+    gate.open()
+    pair.caught_up()
+
+
 def late(pair: Pair, file: CachedFile) -> None:
     """Let a call pass its deadline: only its return ends its hold on memory."""
     gate = pair.mirror.gate("write_from")
@@ -438,14 +449,16 @@ def late(pair: Pair, file: CachedFile) -> None:
         (poor, "no memory"),
         (spoiled, "change in place"),
         (crowded, "share of memory"),
+        (crowded_with_sizes, "more than 5 steps"),
         (late, "longer than"),
     ],
 )
 def test_a_copy_that_is_given_up_is_removed_and_listed_until_its_object_begins_anew(
-    pairs: Any, event: Event, why: str
+    pairs: Any, event: Event, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The store has every byte; later writes do not bring the copy back. [2.10, T-34]"""
     pair = pairs()
+    monkeypatch.setattr(mirror, "STEPS_MAX", 5)
     with pair.volume.open(KEY, "w+b") as file:
         overwrite(file, b"content" * PAGE)
         pair.caught_up()
