@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .clock import HandClock
-from .rig import Make, Rig, make_rig
+from .rig import KEY, ONCE, Make, Rig, make_rig
 
 
 @pytest.fixture
@@ -44,3 +44,11 @@ def far_from_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 def rig(make: Make) -> Rig:
     """An empty volume on a quiet cache."""
     return make()
+
+
+@pytest.fixture
+def dirty(make: Make, request: pytest.FixtureRequest) -> Rig:
+    """A new file with the module's DATA, all of it dirty; one try for each call."""
+    rig = make({KEY: b""}, retry=ONCE)
+    rig.open("r+b").pwrite(request.module.DATA, 0)
+    return rig

@@ -7,14 +7,13 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 import numpy
 import pytest
 
-import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.options import OpenMode
 
@@ -74,15 +73,13 @@ class Rig:
         """Close everything whatever the test did to it, and check that the backend has seen no breach of its rules."""
         self.backend.open_all_gates()
         self.backend.clear_faults()
-        for handle in self.handles:
-            try:
-                handle.close()
-            except OSError:
-                pass  # the test has checked the errors that it provoked
-        try:
+        with suppress(ShutdownError):  # closed by the test
             self.cache.check()
-        except pagecache.ShutdownError:
-            pass  # closed by the test
+        for handle in self.handles:
+            with suppress(OSError):  # the test has checked the errors that it provoked
+                handle.close()
+        with suppress(ShutdownError):
+            self.cache.check()
         self.cache.close(timeout=WAIT_LIMIT_S, on_failed="discard")
         assert self.backend.violations == []
 
@@ -195,6 +192,16 @@ def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float
     """Run `work(number)` on that many threads, and raise here the first exception of one of them."""
     for task in [Task(work, number) for number in range(threads)]:
         task.result(timeout)
+
+
+@contextmanager
+def no_memory(rig: Rig, pages: int = 16, key: Hashable = "other") -> Iterator[None]:
+    """Pin that many pages, all that the cache has, by views of another file."""
+    file = rig.open("rb", key=key)
+    views = [file.view(page * PAGE, PAGE) for page in range(pages)]
+    yield
+    for view in views:
+        view.release()
 
 
 @contextmanager

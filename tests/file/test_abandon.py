@@ -49,11 +49,29 @@ DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) -> None:
+BACKENDS: dict[str, Callable[[], RecordingBackend]] = {
+    "a file": lambda: RecordingBackend({KEY: DATA}),
+    "an object": lambda: ObjectBackend({KEY: DATA}),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def either(make: Make, request: pytest.FixtureRequest) -> Rig:
+    """A volume on a store in place, or on one of objects that are replaced as a whole; one file is open."""
+    rig = make(backend=BACKENDS[request.param]())
+    rig.open()
+    return rig
+
+
+@pytest.fixture
+def store(make: Make) -> Rig:
+    """A volume on an object store."""
+    return make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
+
+
+def test_an_open_beside_an_abandon_gets_what_is_stored(either: Rig) -> None:
     """It reads no byte that was given up, and its own writes are saved. [2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
-    file = rig.open()
+    rig, file = either, either.handles[0]
     file.pwrite(b"bad!", 0)
     gate, opening = at_gate(rig.backend.gate("stat"), rig.open)
     Task(file.abandon).result()
@@ -62,7 +80,6 @@ def test_an_open_beside_an_abandon_gets_what_is_stored(make: Make, whole: bool) 
     opened.pwrite(b"good", 0)
     opened.fsync()
     assert rig.backend.committed(KEY) == GOOD
-    rig.cache.check()
 
 
 def test_an_open_beside_an_abandon_waits_for_the_rollback(make: Make) -> None:
@@ -90,6 +107,13 @@ def test_a_writer_that_came_first_keeps_what_another_one_abandons(make: Make) ->
     file.abandon()
     opened.fsync()
     assert rig.backend.committed(KEY) == GOOD
+
+
+def upload(file: CachedFile, backend: RecordingBackend) -> None:
+    """Write, and have the backend take the bytes."""
+    file.pwrite(b"bad!", 0)
+    file._native.flush_start(STAMP_MAX)
+    eventually(lambda: backend.seen("write_from"))
 
 
 def hold(file: CachedFile) -> Gate:
@@ -166,11 +190,9 @@ def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
     assert rig.open().pread(len(DATA), 0) == DATA
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_calls_by_name_see_nothing_that_was_abandoned(make: Make, whole: bool) -> None:
+def test_calls_by_name_see_nothing_that_was_abandoned(either: Rig) -> None:
     """They see what is stored, also before the file has gone back. [2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
-    file, volume = rig.open(), rig.volume
+    file, volume = either.handles[0], either.volume
     gate = hold(file)
     file.pwrite(b"late", 5 * PAGE)
     file.abandon()
@@ -196,7 +218,6 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
     with rig.volume.open("new", "xb") as again:
         again.pwrite(b"good", 0)
     assert rig.backend.committed("new") == b"good"
-    rig.cache.check()
 
 
 @pytest.mark.parametrize("reading", [False, True])
@@ -205,9 +226,7 @@ def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend, retry=ONCE).opened()
     reader = rig.open("rb") if reading else None
-    file.pwrite(b"bad!", 0)
-    file._native.flush_start(STAMP_MAX)
-    eventually(lambda: backend.seen("write_from"))
+    upload(file, backend)
     backend.fault("rollback", OSError(errno.EACCES, "no"))
     file.abandon()
     again = rig.open()
@@ -219,16 +238,13 @@ def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool
         raises(ConflictError, reader.read)
         reader.close()
     eventually(lambda: not rig.volume.orphans)
-    rig.cache.check()
 
 
 def test_a_store_that_is_down_fails_the_open_of_an_abandoned_object(make: Make) -> None:
     """Nor does a later one read a byte that was given up. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend, retry=ONCE).opened()
-    file.pwrite(b"bad!", 0)
-    file._native.flush_start(STAMP_MAX)
-    eventually(lambda: backend.seen("write_from"))
+    upload(file, backend)
     for op in ("rollback", "open"):
         backend.fault(op, OSError(errno.ECONNREFUSED, "down"))
     file.abandon()
@@ -241,9 +257,7 @@ def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_on
     backend = ObjectBackend({KEY: DATA})
     rig, file, reader = make(backend=backend).both("rb")
     assert reader.pread(10, 0) == DATA[:10]
-    file.pwrite(b"bad!", 0)
-    file._native.flush_start(STAMP_MAX)
-    eventually(lambda: backend.seen("write_from"))
+    upload(file, backend)
     backend.change_remotely(KEY, b"theirs")
     file.abandon()
     again = rig.open()
@@ -254,11 +268,9 @@ def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_on
     assert backend.committed(KEY) == b"goodrs"
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_abandon_ends_a_conflict(make: Make, whole: bool) -> None:
+def test_an_abandon_ends_a_conflict(either: Rig) -> None:
     """No local byte is left that could be in one. [2.19, 2.20]"""
-    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
-    file = rig.open()
+    rig, file = either, either.handles[0]
     file.pwrite(b"bad!", 0)
     rig.backend.change_remotely(KEY, b"theirs")
     raises(ConflictError, rig.open)
@@ -287,9 +299,7 @@ def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(m
     """It has nothing to wait for afterwards. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
     _rig, file, reader = make(backend=backend).both("rb")
-    file.pwrite(b"bad!", 0)
-    file._native.flush_start(STAMP_MAX)
-    eventually(lambda: backend.seen("write_from"))
+    upload(file, backend)
     gate = hold(file)
     file.abandon()
     saving = Task(reader.fsync)
@@ -300,11 +310,9 @@ def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(m
     assert reader.read() == DATA
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_abandoned_file_is_opened_anew_after_a_reconnect(make: Make, whole: bool) -> None:
+def test_an_abandoned_file_is_opened_anew_after_a_reconnect(either: Rig) -> None:
     """Nothing of it is sent to the new backend. [2.20, 2.22]"""
-    rig = make(backend=ObjectBackend({KEY: DATA})) if whole else make({KEY: DATA})
-    file = rig.open()
+    rig, file = either, either.handles[0]
     gate = hold(file)
     file.pwrite(b"bad!", 0)
     rig.volume.abort()
@@ -316,7 +324,6 @@ def test_an_abandoned_file_is_opened_anew_after_a_reconnect(make: Make, whole: b
     again.pwrite(b"good", 0)
     again.fsync()
     assert rig.backend.committed(KEY) == GOOD
-    rig.cache.check()
 
 
 def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_object(make: Make) -> None:
@@ -351,12 +358,6 @@ def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other
 
 
 MINE = b"mine" * 1000
-
-
-@pytest.fixture
-def store(make: Make) -> Rig:
-    """A volume on an object store."""
-    return make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
 
 
 def kept(store: Rig, key: str = KEY) -> None:
@@ -514,36 +515,28 @@ def test_bytes_of_a_collected_handle_stay(store: Rig) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.parametrize("changed", [True, False])
-def test_a_close_publishes_beside_a_handle_that_was_collected_unclosed(store: Rig, changed: bool) -> None:
-    """That one is no writer, even before the flusher has released it: no later close would publish. [2.20, 2.22]"""
-    flusher = store.cache.flusher
+@pytest.mark.parametrize(("changed", "end"), [(True, "close"), (False, "close"), (True, "abandon")])
+def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
+    store: Rig, changed: bool, end: str
+) -> None:
+    """Even before the flusher has released it: a close beside it publishes, for no later one would. An abandon leaves
+    its bytes. [2.20, 2.22]
+    """
     with Gate() as gate:
-        flusher.defer(gate.enter)
+        store.cache.flusher.defer(gate.enter)
         gate.wait_entered()
         dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
         if changed:
             dropped.pwrite(MINE, PAGE)
         del dropped
         gc.collect()
-        file.pwrite(MINE, 0)
-        file.close()
-        assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), PAGE, MINE if changed else b"")
-    assert store.volume.unsaved() == []
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_an_abandon_beside_a_handle_that_was_collected_unclosed_leaves_its_bytes(store: Rig) -> None:
-    with Gate() as gate:
-        store.cache.flusher.defer(gate.enter)
-        gate.wait_entered()
-        dropped, file = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
-        dropped.pwrite(MINE, 0)
-        del dropped
-        gc.collect()
-        file.abandon()
+        if end == "close":
+            file.pwrite(MINE, 0)
+        getattr(file, end)()
+        if end == "close":
+            assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), PAGE, MINE if changed else b"")
     eventually(lambda: not store.volume.handles)
-    assert [found.key for found in store.volume.unsaved()] == [KEY]
+    assert [found.key for found in store.volume.unsaved()] == ([KEY] if end == "abandon" else [])
 
 
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
@@ -569,10 +562,8 @@ def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(stor
     file = store.volume.open(KEY, "r+b")
     file.truncate(0)
     file.pwrite(MINE, 0)
-    gate = store.backend.gate("commit")
     store.backend.fault("commit", OSError(errno.ENOSPC, "no space"))
-    closing = Task(file.close)
-    gate.wait_entered()
+    gate, closing = at_gate(store.backend.gate("commit"), file.close)
     store.volume.open(KEY, "r+b", keep_cache=True).abandon()
     gate.open()
     raises(OSError, closing.result, match="no space")
@@ -583,10 +574,6 @@ def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(stor
 
 
 NEW = pattern(2 * PAGE, seed=2)
-BACKENDS: dict[str, Callable[[], RecordingBackend]] = {
-    "a file": lambda: RecordingBackend({KEY: DATA}),
-    "an object": lambda: ObjectBackend({KEY: DATA}),
-}
 
 
 class Crowd:
@@ -621,43 +608,28 @@ def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
     rig.volume.inodes_lock = lock
 
 
-def written(rig: Rig) -> list[CachedFile]:
-    """Two handles that have written."""
-    files = [rig.open("r+b"), rig.open("r+b")]
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("ends", ["close close", "close abandon", "abandon abandon"])
+def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make, ends: str, backend: str) -> None:
+    """The last close hands over or publishes; bytes of a closed handle stay unsaved, at least; bytes that both
+    abandon are given up. [2.20, I-22]
+    """
+    rig, *files = make(backend=BACKENDS[backend]()).both()
     for number, file in enumerate(files):
         file.pwrite(NEW[number * PAGE : (number + 1) * PAGE], number * PAGE)
-    return files
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_of_two_that_are_closed_at_once_one_hands_over(make: Make, backend: str) -> None:
-    """Each had seen the other one, and left the work to it. [2.20]"""
-    rig = make(backend=BACKENDS[backend]())
-    first, other = written(rig)
-    at_once(rig, first.close, other.close)
-    assert rig.backend.written(KEY) == NEW + DATA[2 * PAGE :]
-
-
-def test_of_two_that_abandon_an_object_at_once_one_gives_it_up(make: Make) -> None:
-    """No part of the object is left that no handle would ever publish. [2.20]"""
-    rig = make(backend=BACKENDS["an object"]())
-    first, other = written(rig)
-    at_once(rig, first.abandon, other.abandon)
-    eventually(lambda: rig.volume.dirty_ranges(KEY) == [])
-    assert rig.open("rb").read() == DATA
-
-
-def test_an_object_that_one_closes_while_the_other_abandons_it_is_published_or_unsaved(make: Make) -> None:
-    """The last of them decides; the bytes of the closed one are there in any case. [2.20, I-22]"""
-    rig = make(backend=BACKENDS["an object"]())
-    first, other = written(rig)
-    at_once(rig, first.close, other.abandon)
+    at_once(rig, *(getattr(file, end) for file, end in zip(files, ends.split(), strict=True)))
     content = NEW + DATA[2 * PAGE :]
-    if rig.backend.committed(KEY) == DATA:
-        assert [found.key for found in rig.volume.unsaved()] == [KEY]
-    assert rig.open("rb").read() == content
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == content
+    if ends == "close close":
+        assert rig.backend.written(KEY) == content
+    elif backend == "an object":
+        if ends == "abandon abandon":
+            eventually(lambda: rig.volume.dirty_ranges(KEY) == [])
+            content = DATA
+        elif rig.backend.committed(KEY) == DATA:
+            assert [found.key for found in rig.volume.unsaved()] == [KEY]
+        assert rig.open("rb").read() == content
+        rig.volume.sync(20)
+        assert rig.backend.committed(KEY) == content
 
 
 def test_a_writer_beside_the_last_close_becomes_the_last_one_again(make: Make) -> None:

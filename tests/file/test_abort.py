@@ -26,7 +26,7 @@ from pagecache.backends import DirectoryBackend
 
 from ..aio.over import Over
 from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, make_rig, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, make_rig, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(4 * PAGE)
@@ -126,8 +126,7 @@ def throttled(make: Make) -> Stuck:
     limits = {"dirty_background": 16 * PAGE, "dirty_limit": 32 * PAGE}
     rig, file = make({KEY: OLD, "other": OLD, "big": b""}, capacity=128 * PAGE, retry=ONCE, **limits).opened("r+b")
     gate = rig.backend.gate("write_from", times=99)
-    writer = Task(rig.open("r+b", key="big").pwrite, bytes(64 * PAGE), 0)
-    gate.wait_entered()
+    _, writer = at_gate(gate, rig.open("r+b", key="big").pwrite, bytes(64 * PAGE), 0)
     assert writer.waits()
     return Stuck(rig, file, [gate], [writer])
 
@@ -244,7 +243,7 @@ def test_a_read_of_a_prompt_backend_ends_when_the_backend_returns(make: Make, ve
 
 
 @pytest.mark.parametrize("call", ["open", "stat"])
-def test_canonical_runs_on_the_thread_of_the_caller(make: Make, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_canonical_runs_on_the_thread_of_the_caller(make: Make, monkeypatch: Patch, call: str) -> None:
     """The call ends when `canonical` returns. [2.1, I-23]"""
     rig = make({"slow": OLD})
 
@@ -412,10 +411,8 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
     )
     file, other = rig.open("r+b"), rig.open("r+b", key="other")
     other.pwrite(b"dirty", 0)
-    gate = rig.backend.gate("read_into", times=99)
     reader = Task(file.pread, PAGE, 0)
-    file_reads = Task(file.prefetch)
-    gate.wait_entered()
+    gate, file_reads = at_gate(rig.backend.gate("read_into", times=99), file.prefetch)
     saving = Task(other.fsync)
     file_reads.result()
     rig.volume.abort()
@@ -426,7 +423,6 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
     raises(ShutdownError, file.pread, PAGE, 100 * PAGE)
     assert reader.finished.wait(30)
     assert len(rig.backend.calls) == calls
-    rig.cache.check()
 
 
 @pytest.mark.parametrize("op", ["read_into", "write_from"])
@@ -445,4 +441,3 @@ def test_a_request_that_was_answered_short_makes_no_further_call(make: Make, op:
     eventually(lambda: rig.backend.nr_running == 0)
     eventually(lambda: rig.cache.stats().writeback == 0)
     assert len(rig.backend.seen(op)) == 1
-    rig.cache.check()

@@ -12,7 +12,7 @@ import pytest
 from pagecache import CachedFile
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Task, pattern, raises
+from .rig import KEY, PAGE, Make, Task, at_gate, pattern, raises
 
 RECORD = struct.Struct("<III")
 
@@ -73,8 +73,7 @@ def test_one_that_waits_in_the_middle_is_not_come_between(make: Make, second: st
     file, other = rig.open("r+b"), rig.open("ab" if second == "write" else "r+b")
     data = pattern(40 * PAGE, seed=1)
     with rig.backend.gate("write_from", times=100) as gate:
-        long = Task(file.append, data)
-        gate.wait_entered()
+        _, long = at_gate(gate, file.append, data)
         begun = file.size
         assert 10 < begun < 10 + len(data)
         calls: dict[str, Callable[[], object]] = {

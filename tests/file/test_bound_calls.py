@@ -35,7 +35,6 @@ def test_the_record_of_a_failure_ends_though_the_calls_were_bound_since(make: Ma
     engine.bind_calls()
     file.fsync()
     assert list(engine.failures) == []
-    rig.cache.check()
 
 
 def test_an_abandoned_file_sends_nothing_more(make: Make) -> None:
@@ -158,9 +157,7 @@ def test_a_commit_beside_a_direct_write_makes_no_version_known(make: Make) -> No
     versions = rig.volume.inodes[KEY].engine.versions
     file.pwrite(NEW[:PAGE], PAGE)
     acknowledged(rig)
-    gate = rig.backend.gate("write_from")
-    writing = Task(rig.open("r+b", direct=True).pwrite, NEW[:PAGE], 0)
-    gate.wait_entered()
+    gate, writing = at_gate(rig.backend.gate("write_from"), rig.open("r+b", direct=True).pwrite, NEW[:PAGE], 0)
     Task(barrier.commit, rig.volume.inodes[KEY].engine).result()
     assert versions.stale
     writing.result(opening=gate)
@@ -246,7 +243,6 @@ def test_an_interrupt_before_the_result_of_a_commit_is_taken_makes_no_foreign_ve
         raises(KeyboardInterrupt, file.fsync)
     rig.open("r+b").fsync()
     assert rig.backend.committed(KEY) == NEW
-    rig.cache.check()
 
 
 def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, clock: HandClock) -> None:

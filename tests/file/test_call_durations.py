@@ -15,7 +15,7 @@ from pagecache.native.extension import lib
 
 from ..aio.stores import Store
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, QUIET, Make, Patch, Task, at_gate, attached, eventually
+from .rig import KEY, PAGE, QUIET, Make, Patch, at_gate, attached, eventually
 
 NAMES = ("read", "write", "commit")
 
@@ -54,10 +54,8 @@ def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make
         ("write_from", WRITE_CALL, lambda f: (f.pwrite(b"y", 0), f.flush())),
         ("commit", COMMIT_CALL, lambda f: f.fsync()),
     ):
-        gate = rig.backend.gate(op)
         began = time.monotonic()
-        running = Task(act, rig.open())
-        gate.wait_entered()
+        gate, running = at_gate(rig.backend.gate(op), act, rig.open())
         entered = time.monotonic()
         time.sleep(0.02)  # gives the call a length; no event is awaited
         assert sum(rig.volume.engine.native.latency(call)[0]) == 0

@@ -151,8 +151,7 @@ def test_a_truncate_beside_a_flush_is_no_remote_change(make: Make) -> None:
     """The store's version while the truncate is in flight differs from the one afterwards. [2.19]"""
     rig, file = make({KEY: pattern(4 * PAGE)}).opened()
     with rig.backend.gate("truncate") as gate:
-        cutter = Task(file.truncate, PAGE)
-        gate.wait_entered()
+        _, cutter = at_gate(gate, file.truncate, PAGE)
         Task(file.flush).result()
     cutter.result()
     file.pwrite(b"local", 0)

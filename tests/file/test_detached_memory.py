@@ -14,7 +14,7 @@ from pagecache.native import NativeVolume
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingBackend
-from .rig import Task, raises, stored
+from .rig import at_gate, raises, stored
 
 
 def objects(cache: PageCache) -> int:
@@ -170,8 +170,7 @@ def test_a_call_that_hangs_in_the_backend_keeps_what_it_uses() -> None:
         handle = volume.open("f", "wb")
         handle.write(b"x" * 5000)
         backend.use([Rule("write", gate=gate)])
-        syncing = Task(handle.fsync)
-        gate.wait_entered()
+        _, syncing = at_gate(gate, handle.fsync)
         volume.detach(timeout=0.1, on_failed="discard")
         raises(OSError, syncing.result)
         del volume, handle, syncing

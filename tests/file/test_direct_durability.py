@@ -76,7 +76,6 @@ def test_a_failed_commit_is_the_loss_of_direct_bytes(make: Make, caplog: pytest.
     for handle in (file, direct):
         assert raises(DataLossError, handle.fsync).ranges == lost(rig, PAGE, PAGE)
         handle.fsync()
-    rig.cache.check()
 
 
 def forgetting_commit(file: RecordingFile) -> str:
@@ -159,7 +158,6 @@ def test_old_bytes_of_a_racing_read_do_not_stay(make: Make, how: str) -> None:
     read = (lambda: file.pread(PAGE, PAGE)) if how == "fill" else (lambda: file.prefetch(0, 8 * PAGE, wait=True))
     assert racing_read(rig, file, direct, read) == NEW
     assert file.pread(8 * PAGE, 0) == written(NEW, PAGE)
-    rig.cache.check()
 
 
 def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
@@ -174,10 +172,8 @@ def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make) -> None:
 def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> None:
     """It may have stored something. [T-26, 2.10]"""
     rig, file, direct = make({KEY: DATA}, retry=ONCE).both(direct=True)
-    begun = rig.backend.gate("write_from")
     rig.backend.fault("write_from answer", OSError(errno.EIO, "the answer got lost"))
-    writer = Task(direct.pwrite, NEW, PAGE)
-    begun.wait_entered()
+    begun, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, NEW, PAGE)
     assert Task(file.pread, PAGE, PAGE).result() == DATA[PAGE : 2 * PAGE]
     begun.open()
     raises(OSError, writer.result, match="lost")
@@ -188,11 +184,10 @@ def test_a_read_during_a_write_that_fails_does_not_stay_either(make: Make) -> No
 
 def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make) -> None:
     """Cached zeros behind the old end are gone before the new size shows. [2.10, M8]"""
-    rig, file, direct = make({KEY: DATA[: 2 * PAGE + 10]}).both(direct=True)
+    _rig, file, direct = make({KEY: DATA[: 2 * PAGE + 10]}).both(direct=True)
     assert file.pread(PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10]
     direct.append(NEW)
     assert file.pread(2 * PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10] + NEW
-    rig.cache.check()
 
 
 # ---------------------------------------------------------------- abort, reconnect
@@ -211,7 +206,6 @@ def test_a_reconnect_loses_uncommitted_direct_bytes(make: Make) -> None:
     direct.pwrite(NEW, 2 * PAGE)
     raises(DataLossError, direct.fsync)
     direct.fsync()
-    rig.cache.check()
 
 
 def test_an_uncommitted_extension_is_owed_to_the_next_backend(make: Make) -> None:
@@ -246,7 +240,6 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
     file.fsync()
     expected = written(b"later", PAGE) if fenced else written(b"later" + NEW[5:], PAGE)
     assert rig.backend.committed(KEY) == expected == file.pread(8 * PAGE, 0)
-    rig.cache.check()
 
 
 def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make) -> None:
@@ -280,7 +273,6 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
     rig.backend.forget_calls()
     assert file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
     assert rig.backend.seen("read_into") != []
-    rig.cache.check()
 
 
 def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
@@ -295,8 +287,7 @@ def test_an_error_beside_a_failing_commit_counts_nothing(make: Make) -> None:
             raise OSError(errno.ENOSPC, "full")
 
     rig.backend.fault("write_from", fails, skip=1)
-    writer = Task(direct.pwrite, 2 * NEW, PAGE)
-    answered.wait_entered()
+    _, writer = at_gate(answered, direct.pwrite, 2 * NEW, PAGE)
     rig.backend.fault("commit", forgetting_commit)
     raises(OSError, direct.fsync, match="forgot")
     answered.open()

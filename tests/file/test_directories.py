@@ -15,7 +15,7 @@ from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import lifetimes
 
-from .rig import Patch, Task, raises
+from .rig import Patch, Task, at_gate, raises
 
 
 @pytest.fixture
@@ -82,8 +82,7 @@ def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume,
     held.pwrite(b"A", 0)
     gate = Gate()
     backend.use([Rule("rename", gate=gate)])
-    renaming = Task(volume.rename, "old", "new")
-    gate.wait_entered()
+    _, renaming = at_gate(gate, volume.rename, "old", "new")
     opening = Task(volume.open, "old/sub/b", "r+")
     assert opening.waits(0.02)
     gate.release()
@@ -96,8 +95,7 @@ def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume,
     """In the other order, the file that was opened by the old name is found by the new one. [2.20]"""
     gate = Gate()
     backend.use([Rule("open", gate=gate)])
-    opening = Task(volume.open, "old/a", "r+")
-    gate.wait_entered()
+    _, opening = at_gate(gate, volume.open, "old/a", "r+")
     renaming = Task(volume.rename, "old", "new")
     assert renaming.waits(0.02)
     gate.release()
@@ -136,8 +134,7 @@ def test_an_abandon_beside_the_rename_of_its_directory(root: Path, held_at_new_n
     abandoned, held = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
     abandoned.pwrite(b"A", 0)
     held.pwrite(b"B", 0)
-    renaming = Task(volume.rename, "old", "new")
-    gate.wait_entered()
+    _, renaming = at_gate(gate, volume.rename, "old", "new")
     abandoned.abandon()
     gate.release()
     renaming.result()
@@ -152,8 +149,7 @@ def test_no_file_is_freed_beside_a_rename_above_it(held_at_new_names: tuple[Volu
     volume, gate = held_at_new_names
     for key in ("old/a", "old/sub/b"):
         volume.open(key).close()
-    renaming = Task(volume.rename, "old", "new")
-    gate.wait_entered()
+    _, renaming = at_gate(gate, volume.rename, "old", "new")
     monkeypatch.setattr(lifetimes, "hollow_max", lambda capacity: 0)
     volume.open("target").close()
     gate.release()
@@ -264,8 +260,7 @@ def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: 
         (root / name).symlink_to("target")
     gate = Gate()
     backend.use([Rule("open", gate=gate)])
-    opening = Task(volume.open, "target", "r+")
-    gate.wait_entered()
+    _, opening = at_gate(gate, volume.open, "target", "r+")
     volume.rename("one", "three", timeout=20)
     volume.remove("two", timeout=20)
     gate.release()

@@ -23,14 +23,14 @@ from pagecache.engine import flusher
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import FAST, KEY, QUIET, eventually, pattern
+from .rig import FAST, KEY, QUIET, Patch, eventually, pattern
 
 DATA = pattern(10_000)
 FULL = OSError(errno.ENOSPC, "no room")
 
 
 @pytest.fixture(autouse=True)
-def warned(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def warned(monkeypatch: Patch) -> Iterator[list[str]]:
     """The texts of the warnings. The warnings themselves would keep the objects they name alive."""
     gc.collect()  # garbage of earlier tests
     messages: list[str] = []
@@ -310,7 +310,7 @@ def test_a_hung_backend_of_a_dropped_cache_hangs_no_other_call(warned: list[str]
 
 
 def test_a_dropped_cache_is_saved_once_a_thread_can_be_started(
-    warned: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    warned: list[str], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Python refuses the thread that ends the cache; the flusher starts it later, though nothing else wakes it."""
     backend, before = RecordingBackend({KEY: bytes(len(DATA))}), threads()

@@ -14,20 +14,12 @@ from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventua
 DATA = pattern(5 * PAGE + 17)
 
 
-@pytest.fixture
-def dirty(make: Make) -> Rig:
-    """A new file of five pages and a bit, all of it dirty."""
-    rig = make({KEY: b""}, retry=ONCE)
-    rig.open("r+b").pwrite(DATA, 0)
-    return rig
-
-
 def ops(rig: Rig, *names: str) -> list[str]:
     return [call.op for call in rig.backend.calls if call.op in (names or ("write_from", "commit"))]
 
 
 def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
-    """Acknowledged is not durable: the bytes stay local. [2.15, K2]"""
+    """Acknowledged is not durable: the bytes stay local. An fsync does not send them again. [2.15, K2]"""
     dirty.handles[0].flush()
     assert dirty.backend.written(KEY) == DATA
     assert ops(dirty) == ["write_from"]
@@ -35,6 +27,9 @@ def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
     stats = dirty.cache.stats()
     assert stats.dirty == stats.writeback == 0
     assert stats.unstable > 0
+    dirty.handles[0].fsync()
+    assert ops(dirty) == ["write_from", "commit"]
+    assert dirty.backend.committed(KEY) == DATA
 
 
 def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
@@ -53,29 +48,15 @@ def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
     assert len(DATA) + 3 <= len(spread(far + 3, sent)) < len(DATA) + PAGE + 3
 
 
-def test_fsync_writes_then_commits_once(dirty: Rig) -> None:
-    """Afterwards nothing is local. [2.15, I-18]"""
-    dirty.handles[0].fsync()
+@pytest.mark.parametrize("data_only", [False, True])
+def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool) -> None:
+    """Afterwards nothing is local; fdatasync is a full promise for the bytes. [2.15, I-18]"""
+    dirty.handles[0].fsync(data_only=data_only)
     assert ops(dirty) == ["write_from", "commit"]
     assert dirty.backend.committed(KEY) == DATA
     assert dirty.volume.dirty_ranges(KEY) == []
     stats = dirty.cache.stats()
     assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
-
-
-def test_fsync_data_only_is_a_full_promise_for_the_bytes(dirty: Rig) -> None:
-    """fdatasync: the bytes are committed. [2.15]"""
-    dirty.handles[0].fsync(data_only=True)
-    assert dirty.backend.committed(KEY) == DATA
-
-
-def test_fsync_after_flush_only_commits(dirty: Rig) -> None:
-    """Acknowledged bytes are not sent again. [2.15]"""
-    dirty.handles[0].flush()
-    dirty.backend.forget_calls()
-    dirty.handles[0].fsync()
-    assert ops(dirty) == ["commit"]
-    assert dirty.backend.committed(KEY) == DATA
 
 
 def test_a_durable_backend_needs_no_commit(make: Make) -> None:

@@ -338,8 +338,7 @@ def test_errors_that_happened_survive_pickling(make: Make) -> None:
     ]
     caught: list[OSError] = []
     for call in calls:
-        raised = raises(OSError, call)
-        caught.append(raised)
+        caught.append(raises(OSError, call))
     kinds: list[type] = [WritebackError, UnsavedDataError, DataLossError, FileNotFoundError, ShutdownError]
     for error, kind in zip(caught, kinds, strict=True):
         assert type(error) is kind

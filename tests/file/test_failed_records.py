@@ -87,7 +87,6 @@ def test_the_record_of_the_accepted_front_of_a_failed_request_ends(make: Make) -
     rig.backend.fault("write_from", FULL)
     raises(WritebackError, rig.handles[0].fsync)
     assert recorded(rig) == [(1, 4)]
-    rig.cache.check()
 
 
 def test_the_record_of_punched_bytes_ends(make: Make) -> None:
@@ -97,7 +96,6 @@ def test_the_record_of_punched_bytes_ends(make: Make) -> None:
     assert recorded(rig) == [(0, 1), (2, 4)]
     rig.handles[0].punch_hole(0, 4 * PAGE)
     assert recorded(rig) == []
-    rig.cache.check()
 
 
 def test_the_record_of_a_block_that_is_given_up_in_part_ends(make: Make) -> None:
@@ -198,7 +196,7 @@ def with_ten_failures(make: Make) -> Rig:
     return rig
 
 
-def on_search(monkeypatch: pytest.MonkeyPatch, note: Callable[[int], object]) -> None:
+def on_search(monkeypatch: Patch, note: Callable[[int], object]) -> None:
     """Call `note` with the start of each search of ranges in this thread: results of writes come on others."""
     find = NativeInode.range_next
 
@@ -221,10 +219,9 @@ def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make
     assert [(failed.offset, failed.length, failed.attempts) for failed in rig.volume.failed()] == [(0, 4 * PAGE, 0)]
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == NEW[: 4 * PAGE] + OLD[4 * PAGE :]
-    rig.cache.check()
 
 
-def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: Patch) -> None:
     """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
     monkeypatch.setattr(failures, "PER_TURN", 3)
     rig = with_ten_failures(make)
@@ -249,7 +246,6 @@ def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: py
         assert len(searched) <= 3 * 3  # is it parked, does it stay, does another wait without a record
     assert (turns, sorted(resumed)) == (4, list(range(0, 20, 2)))
     eventually(lambda: recorded(rig) == [])
-    rig.cache.check()
 
 
 def test_waiting_bytes_behind_many_records_are_found_in_later_turns(make: Make, monkeypatch: Patch) -> None:

@@ -18,21 +18,13 @@ from pagecache.backends import MemoryBackend
 
 from ..plain import AsyncWrong, Wrong
 from ..stores import RecordingBackend, RecordingFile, answering, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, attached, content_of, dirty_bytes, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, at_gate, attached, content_of, dirty_bytes, pattern, raises
 
 DATA = pattern(3 * PAGE + 5)
 TRANSIENT = """
 EIO EAGAIN EINTR ETIMEDOUT ECONNRESET ECONNREFUSED ECONNABORTED EHOSTUNREACH ENETDOWN ENETUNREACH ENOBUFS ENOMEM EBUSY
 """
 PERMANENT = "ENOSPC EDQUOT EACCES EROFS EFBIG EINVAL EBADF"
-
-
-@pytest.fixture
-def dirty(make: Make) -> Rig:
-    """A file of three pages and a bit, all of it dirty; one try per call."""
-    rig = make({KEY: b""}, retry=ONCE)
-    rig.open("r+b").pwrite(DATA, 0)
-    return rig
 
 
 @pytest.mark.parametrize(
@@ -110,8 +102,7 @@ def test_a_wrong_answer_to_a_read_is_a_protocol_error(make: Make, answer: str) -
 @pytest.mark.parametrize("bound", [False, True])
 def test_a_version_that_is_no_str_is_a_protocol_error(make: Make, bound: bool, prompt: bool, answer: object) -> None:
     """Nothing counts as committed, and the next commit is right. `bound`: C makes the call. [2.14, 2.18]"""
-    rig = make({KEY: b""}, retry=ONCE, limits={"prompt": prompt})
-    file = rig.open("r+b")
+    rig, file = make({KEY: b""}, retry=ONCE, limits={"prompt": prompt}).opened("r+b")
     file.pwrite(DATA, 0)
     file.flush()
     if not bound:
@@ -354,15 +345,10 @@ def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make
     kept: list[Any] = []
     gate = rig.backend.gate("write_from")
 
-    def keep(file: Any, offset: int, buffers: Any) -> int:
-        kept.extend(numpy.frombuffer(buffer, numpy.uint8) for buffer in buffers)
-        return int(file.store(offset, buffers))
-
-    rig.backend.fault("write_from", keep)
+    rig.backend.fault("write_from", keeping(kept, lambda buffer: numpy.frombuffer(buffer, numpy.uint8)))
     file = rig.open("w+b")
     file.write(b"a" * PAGE)
-    flusher = Task(file.flush)
-    gate.wait_entered()
+    _, flusher = at_gate(gate, file.flush)
     file.pwrite(b"b" * PAGE, 0)
     flusher.result(opening=gate)
     for i in range(1, 200):

@@ -118,8 +118,7 @@ def test_a_direct_write_that_ends_while_another_version_is_taken_is_kept(make: M
 
     def after_it(*args: Any) -> None:
         taken(*args)
-        gate.open()
-        writing.result()
+        writing.result(opening=gate)
 
     monkeypatch.setattr(remote, "take_base", after_it)
     rig.volume.resolve(KEY, "rebase")
@@ -131,8 +130,7 @@ def test_a_forced_version_waits_for_direct_writes_and_cuts_nothing_of_them_off(m
     rig, file, gate, writing = beside_a_direct_write(make)
     forcing = Task(rig.volume.resolve, KEY, "force")
     assert forcing.waits()
-    gate.open()
-    writing.result()
+    writing.result(opening=gate)
     assert forcing.result() == []
     ends_with_the_direct_write(rig, file)
 

@@ -17,7 +17,7 @@ from pagecache.engine.mirror import SHARE
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises, without_collector
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, without_collector
 
 CAPACITY = 64 * PAGE
 DATA = pattern(4 * CAPACITY)
@@ -119,8 +119,7 @@ def test_write_back_of_writable_views_frees_no_memory(operation: str, wants: Cal
     with PageCache(PAGES * PAGE, max_folio=PAGE, flush_interval=60, dirty_expire=60) as cache, Gate() as gate:
         file, *views = held(cache.attach(backend))
         backend.use([Rule(operation, gate=gate)])
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         assert raises(PageCacheError, Task(wants, file).result, match="pinned by views").errno == errno.ENOBUFS
         gate.release()
         saving.result()
@@ -139,8 +138,7 @@ def test_memory_that_is_being_filled_is_hope() -> None:
         file, *views = held(cache.attach(backend))
         views.pop(0).release()
         backend.use([Rule("read", nth=1, gate=gate)])
-        first = Task(file.pread, PAGE, 40 * PAGE)
-        gate.wait_entered()
+        _, first = at_gate(gate, file.pread, PAGE, 40 * PAGE)
         second = Task(file.view, 60 * PAGE, PAGE)
         eventually(lambda: any(wait.what == "memory" for wait in cache.waits()))
         gate.release()

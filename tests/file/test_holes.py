@@ -16,7 +16,7 @@ from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache,
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
-from .rig import Task, raises
+from .rig import at_gate, raises
 
 PAGE = 4096
 KIB = 1024
@@ -257,8 +257,7 @@ def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) 
     (store / "a").write_bytes(b"0123456789")
     with Gate() as gate:
         volume = cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)])))
-        seeking = Task(volume.open("a").seek, 0, os.SEEK_DATA)
-        gate.wait_entered()
+        _, seeking = at_gate(gate, volume.open("a").seek, 0, os.SEEK_DATA)
         volume.abort()
         raises(ShutdownError, seeking.result)
     volume.detach(on_failed="discard")

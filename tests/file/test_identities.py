@@ -22,7 +22,7 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume.inode import InodeTable
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, attached, content_of, raises
+from .rig import ONCE, Patch, Task, at_gate, attached, content_of, raises
 
 
 @pytest.fixture
@@ -340,8 +340,7 @@ def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Pat
 
     with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume, Gate() as gate:
         monkeypatch.setattr(DirectoryFile, "stat", late)
-        opening = Task(volume.open, "b")
-        gate.wait_entered()
+        _, opening = at_gate(gate, volume.open, "b")
         store(volume, "a", b"written by the other name")
         volume.sync(20)
         for backend_file in volume.engine.take_idle(0):

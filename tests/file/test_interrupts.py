@@ -140,7 +140,7 @@ def test_no_wait_asks_python_whether_a_thread_of_the_cache_is_alive(make: Make, 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkeypatch: Patch) -> None:
     """A log handler of the program ended each of them. [K9]"""
     rig, file = make({KEY: DATA}).opened("r+b")
     file.pwrite(b"dirty", 0)
@@ -160,7 +160,7 @@ def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkey
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: Patch) -> None:
     """The last asynchronous generator of a backend exits. [K9]"""
     loop = CacheLoop("ends", Park())
 
@@ -231,8 +231,7 @@ def test_waiters_of_an_interrupted_fill_start_again(make: Make) -> None:
     with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
         file.pread(PAGE, 0)
     helper.result()
-    gate.open()
-    assert [waiter.result() for waiter in waiters] == [DATA[10 * i : 10 * i + 100] for i in range(3)]
+    assert [waiter.result(opening=gate) for waiter in waiters] == [DATA[10 * i : 10 * i + 100] for i in range(3)]
 
 
 def test_a_throttled_writer_can_be_interrupted(make: Make) -> None:

@@ -45,14 +45,6 @@ DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
 
 
-@pytest.fixture
-def dirty(make: Make) -> Rig:
-    """A new file with four dirty pages."""
-    rig = make({KEY: b""}, retry=ONCE)
-    rig.open("r+b").pwrite(DATA, 0)
-    return rig
-
-
 def test_close_writes_back_and_commits(dirty: Rig) -> None:
     """Open handles are included; it returns the list of losses: empty. It may be repeated. [2.22]"""
     assert dirty.cache.close() == dirty.cache.close() == dirty.cache.close(on_failed="discard") == []
@@ -126,13 +118,10 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt: bool) -> None:
     """It may close a descriptor by whose number such a call would remove a file of another directory. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
-    gate = rig.backend.gate(call)
-    calling = Task(CALLS[call], rig.volume)
-    gate.wait_entered()
+    gate, calling = at_gate(rig.backend.gate(call), CALLS[call], rig.volume)
     detaching = Task(rig.volume.detach)
     assert detaching.waits()
-    gate.open()
-    assert detaching.result() == []
+    assert detaching.result(opening=gate) == []
     with contextlib.suppress(ShutdownError):
         calling.result()
     assert rig.backend.seen("close")
@@ -143,9 +132,7 @@ def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt:
 def test_a_backend_in_which_a_call_hangs_is_not_closed(make: Make, prompt: bool) -> None:
     """The detach waits for it for a second. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
-    gate = rig.backend.gate("stat")
-    hanging = Task(rig.volume.stat, "other")
-    gate.wait_entered()
+    gate, hanging = at_gate(rig.backend.gate("stat"), rig.volume.stat, "other")
     assert Task(rig.volume.detach).result() == []
     assert rig.backend.seen("close") == []
     gate.open()
@@ -156,7 +143,7 @@ def test_a_backend_in_which_a_call_hangs_is_not_closed(make: Make, prompt: bool)
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
-    make: Make, monkeypatch: pytest.MonkeyPatch, call: str, prompt: bool
+    make: Make, monkeypatch: Patch, call: str, prompt: bool
 ) -> None:
     """It has found the volume alive before the detach, and goes on after it. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
@@ -181,7 +168,7 @@ def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
     assert rig.backend.calls == []
 
 
-def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch: Patch) -> None:
     """It waits for a thread of the volume when the detach begins to close it. [2.22]"""
     monkeypatch.setattr(detach, "_save", lambda *_: [])  # it would wait for a thread too
     rig = make({KEY: DATA}, limits={"max_inflight": 1})
@@ -200,12 +187,10 @@ def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch:
     assert len(rig.backend.seen("stat")) == 2
 
 
-def test_a_file_that_is_opened_just_before_the_end_is_closed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_opened_just_before_the_end_is_closed(make: Make, monkeypatch: Patch) -> None:
     """The detach has looked for open files by then. [2.22]"""
     rig = make({KEY: DATA})
-    gate = rig.backend.gate("open")
-    opening = Task(rig.volume.open, KEY)
-    gate.wait_entered()
+    gate, opening = at_gate(rig.backend.gate("open"), rig.volume.open, KEY)
     close = NativeVolume.close
 
     def opened_before(volume: NativeVolume) -> None:
@@ -221,8 +206,7 @@ def test_a_file_that_is_opened_just_before_the_end_is_closed(make: Make, monkeyp
 @pytest.mark.parametrize("op", ["stat", "read_into"])
 def test_a_call_that_hangs_in_an_earlier_backend_does_not_keep_the_next_one_open(make: Make, op: str) -> None:
     """It was left behind by an abort. [2.22]"""
-    rig = make({KEY: DATA})
-    file = rig.open("rb")
+    rig, file = make({KEY: DATA}).opened("rb")
     gate = rig.backend.gate(op)
     hanging = Task(rig.volume.stat, "other") if op == "stat" else Task(file.pread, PAGE, 0)
     gate.wait_entered()
@@ -237,29 +221,23 @@ def test_a_call_that_hangs_in_an_earlier_backend_does_not_keep_the_next_one_open
 
 def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
     """It waits for its turn among the calls, which comes when the last call before the detach has ended. [2.22]"""
-    rig = make({KEY: DATA}, limits={"prompt": True, "max_inflight": 1})
-    file = rig.open("rb", read_ahead=0)
-    gate = rig.backend.gate("read_into")
-    first = Task(file.pread, PAGE, 0)
-    gate.wait_entered()
+    rig, file = make({KEY: DATA}, limits={"prompt": True, "max_inflight": 1}).opened("rb", read_ahead=0)
+    gate, first = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
     second = Task(file.pread, PAGE, 3 * PAGE)
     assert second.waits()
     detaching = Task(rig.volume.detach)
     eventually(rig.volume.engine.native.closing)
-    gate.open()
-    assert detaching.result() == []
+    assert detaching.result(opening=gate) == []
     raises(ShutdownError, second.result, match="detached")
     with contextlib.suppress(ShutdownError, ValueError):
         first.result()
     assert len(rig.backend.seen("read_into")) == 1
 
 
-def test_a_file_that_is_made_beside_a_detach_keeps_nothing_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_made_beside_a_detach_keeps_nothing_open(make: Make, monkeypatch: Patch) -> None:
     """Its open has begun before the detach, and fails after its first sync; the new object is committed. [2.22]"""
     rig = make({KEY: DATA})
-    gate = rig.backend.gate("open")
-    making = Task(lambda: rig.volume.open("new", "xb"))
-    gate.wait_entered()
+    gate, making = at_gate(rig.backend.gate("open"), lambda: rig.volume.open("new", "xb"))
     unsaved = detach._unsaved
 
     def made_before(volume: Volume) -> list[FailedRange]:
@@ -276,10 +254,8 @@ def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
     """A commit that waited for the token when the volume was aborted is not made. [2.22]"""
     file = dirty.handles[0]
     file.flush()
-    gate = dirty.backend.gate("write_from")
     file.pwrite(b"more", 0)
-    flush = Task(file.flush)
-    gate.wait_entered()
+    gate, flush = at_gate(dirty.backend.gate("write_from"), file.flush)
     native = file._inode.native
     native.start_commit()  # queues behind the pass
     dirty.volume.abort()
@@ -299,8 +275,7 @@ def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig
     fresh = RecordingBackend({KEY: b""})
     dirty.volume.abort()
     with fresh.gate("open") as gate:
-        reconnect = Task(dirty.volume.reconnect, fresh)
-        gate.wait_entered()
+        _, reconnect = at_gate(gate, dirty.volume.reconnect, fresh)
         sync = Task(file.fsync)
         sync.waits()
         reconnect.result(opening=gate)
@@ -379,8 +354,7 @@ def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: 
     assert isinstance(caught.__cause__, TimeoutError)
     assert not rig.volume.engine.seals
     assert rig.volume in rig.cache.volumes()
-    gate.open()
-    task.result()
+    task.result(opening=gate)
     stored = WRITERS[writer][2]
     rig.handles[0].pwrite(b"after", 0)
     assert ENDS[end](rig) == []
@@ -506,7 +480,7 @@ def test_an_end_that_may_discard_ends_one_that_waits_forever(make: Make) -> None
     gate.open()
 
 
-def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_end_from_a_signal_handler_within_an_end_ends(make: Make, monkeypatch: Patch) -> None:
     """The thread does not wait for itself. [2.22, K9]"""
     rig = make({KEY: DATA})
     rig.open("r+b").pwrite(NEW, 0)
@@ -575,7 +549,7 @@ def test_a_backend_whose_close_raises_is_released_anyway(
 # ---------------------------------------------------------------- nothing new is accepted
 
 
-def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object]) -> None:
+def before(monkeypatch: Patch, step: str, call: Callable[[], object]) -> None:
     """Make a call when the end of a volume comes to a step."""
     original = getattr(detach, step)
 
@@ -587,7 +561,7 @@ def before(monkeypatch: pytest.MonkeyPatch, step: str, call: Callable[[], object
 
 
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
-def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Patch, step: str) -> None:
     """Without the refusal it was accepted and lost, or made the end fail. [2.22, I-22]"""
     rig, file = make({KEY: DATA}).opened("r+b")
     refused: list[ShutdownError] = []
@@ -603,8 +577,7 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: py
     def write() -> None:
         assert file.try_pwrite(b"x", 5) is None
         for call in calls:
-            caught = raises(ShutdownError, call, match="detached")
-            refused.append(caught)
+            refused.append(raises(ShutdownError, call, match="detached"))
 
     before(monkeypatch, step, write)
     assert rig.cache.close() == []
@@ -613,7 +586,7 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: py
     assert rig.backend.committed(KEY) == DATA
 
 
-def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: Patch) -> None:
     """Opens, renames and removes are refused too. [2.22]"""
     rig = make({KEY: DATA})
     volume = rig.volume
@@ -634,7 +607,7 @@ def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: pytest.M
     assert rig.backend.committed("new") is None
 
 
-def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: Patch) -> None:
     """[2.22, T-51]"""
     rig, file = make({KEY: DATA}).opened("r+b")
 
@@ -652,10 +625,8 @@ def test_an_interrupted_end_leaves_the_volume_open(make: Make, monkeypatch: pyte
 def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     """The caller has the file's lock, and had not noticed that the volume ends. [2.22, I-22]"""
     rig = make({KEY: DATA})
-    gate = rig.backend.gate("truncate")
     file = rig.open("r+b")
-    cutting = Task(file.truncate, PAGE)
-    gate.wait_entered()
+    gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, PAGE)
     closing = Task(rig.cache.close)
     ended_or_behind(rig.cache, closing, cutting.thread)
     assert not closing.finished.is_set()
@@ -672,10 +643,8 @@ def waits_at_the_limit(rig: Rig) -> bool:
 def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     """This includes waits with the file's lock, as in appends. [2.22, 2.24]"""
     rig = make({KEY: b""}, capacity="128KiB", dirty_background=0.1, dirty_limit=0.25)
-    gate = rig.backend.gate("write_from", times=1000)
     file = rig.open("r+b")
-    task = Task(file.append, pattern(256 << 10))
-    gate.wait_entered()
+    gate, task = at_gate(rig.backend.gate("write_from", times=1000), file.append, pattern(256 << 10))
     eventually(lambda: waits_at_the_limit(rig))
     closing = Task(rig.cache.close)
     caught = raises(ShutdownError, task.result)

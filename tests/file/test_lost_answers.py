@@ -105,7 +105,6 @@ def test_bytes_taken_by_a_commit_stay_readable(store: Store) -> None:
     store.lose_an_answer(file)
     assert store.visible() == CONTENT
     assert file.pread(len(CONTENT), 0) == CONTENT
-    store.cache.check()
 
 
 @pytest.mark.parametrize("retries", [False, True], ids=["the next call", "the same call"])

@@ -62,7 +62,6 @@ def test_renames_in_both_directions_at_once_do_not_deadlock(make: Make) -> None:
     stop.set()
     for task in writers:
         task.result()
-    rig.cache.check()
 
 
 @pytest.mark.parametrize("busy", ["src", "dst"])

@@ -49,7 +49,7 @@ OTHER = pattern(4 * PAGE, seed=9)
 MINE = b"mine" * (PAGE // 4)
 
 
-def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: Patch) -> None:
     """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
@@ -97,7 +97,7 @@ def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make
     assert file.pread(len(DATA), 0) == OTHER
 
 
-def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch: Patch) -> None:
     """Each backend file that was in use is closed with the object, none is forgotten. [K8]"""
     rig = make({KEY: DATA})
     rig.open()
@@ -288,7 +288,7 @@ def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume
 
 @pytest.mark.parametrize("call", ["close", "flush"])
 def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothing_more(
-    make: Make, monkeypatch: pytest.MonkeyPatch, call: str
+    make: Make, monkeypatch: Patch, call: str
 ) -> None:
     """The call waits until some thread finds that nothing is left of the pass. [T-30, 2.19]"""
     rig = make({KEY: DATA}, limits={"durable_writes": True})

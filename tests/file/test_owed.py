@@ -16,7 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Patch, Task, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Patch, Task, at_gate, make_rig, overlay, pattern, raises
 
 OLD = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
@@ -26,7 +26,7 @@ ZEROS = bytes(2 * PAGE)
 class Holding:
     """Hold a thread that has paid everything, just before it lets reads go to the backend directly."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: Patch) -> None:
         self.stands, self.goes_on, self.bound = threading.Event(), threading.Event(), threading.Event()
         self._thread = 0
         self._wait, self._bind = Owed.reads_wait, EngineFile.bind_calls
@@ -47,7 +47,7 @@ class Holding:
             self.bound.set()
 
 
-def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monkeypatch: Patch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
@@ -63,8 +63,7 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     rig.volume.reconnect(fresh)
     holding.goes_on.set()
     assert holding.bound.wait(WAIT_LIMIT_S)
-    reading = Task(file.pread, 2 * PAGE, 2 * PAGE)
-    cutting.wait_entered()
+    _, reading = at_gate(cutting, file.pread, 2 * PAGE, 2 * PAGE)
     assert reading.waits()
     assert reading.result(opening=cutting) == ZEROS
     rig.finish()
@@ -109,7 +108,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, fenced: bool) -> None:
+def test_an_error_after_an_abort_is_no_refusal(monkeypatch: Patch, fenced: bool) -> None:
     """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
     backend = RecordingBackend({KEY: OLD})
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
@@ -123,8 +122,7 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: pytest.MonkeyPatch, 
     wait = Job.wait
     with monkeypatch.context() as patch:
         patch.setattr(Job, "wait", late)
-        cutting = Task(file.truncate, PAGE)
-        gate.wait_entered()
+        _, cutting = at_gate(gate, file.truncate, PAGE)
         rig.volume.abort()
         gate.open()
         raises(OSError, cutting.result, match="the line was cut")
@@ -186,12 +184,10 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where:
     backend = RecordingBackend({KEY: old}, punch=True)
     rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False))
-    with pytest.raises(OSError, match="no"):
-        file.punch_hole(*first)
+    raises(OSError, file.punch_hole, *first, match="no")
     assert backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
     backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
-    with pytest.raises(OSError, match="the line went dead"):
-        file.punch_hole(*second)
+    raises(OSError, file.punch_hole, *second, match="the line went dead")
     rig.volume.abort()
     fresh = backend.successor(shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)

@@ -292,8 +292,7 @@ def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> No
     """A running pass takes new marks along: no write waits for the end of another's request. [T-79, 2.11]"""
     rig, file = make({KEY: bytes(64 * PAGE)}, options={"write_through": True}).opened()
     with rig.backend.gate("write_from") as gate:
-        hung = Task(file.pwrite, b"a" * PAGE, 32 * PAGE)
-        gate.wait_entered()
+        _, hung = at_gate(gate, file.pwrite, b"a" * PAGE, 32 * PAGE)
         for page in (1, 5, 40, 33):
             assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
         assert not hung.finished.is_set()

@@ -25,7 +25,7 @@ from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..aio.over import Over
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 from .test_interrupts import PACKAGE, interrupted_at
 
 
@@ -122,7 +122,7 @@ def test_limits_that_change_are_seen_through_a_backend_of_tests() -> None:
     assert (faulty.limits.prompt, faulty.limits.max_write) == (False, 64 << 10)
 
 
-def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch: Patch) -> None:
     """The caller whose close makes it a surplus one closes it in the backend, which may take long. [K9, 2.27]"""
     monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 4)
     names = [f"file{number}" for number in range(6)]
@@ -133,8 +133,7 @@ def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch:
             rig.volume.open(name).close()
 
     with rig.backend.gate("file_close") as gate:
-        task = Task(use)
-        gate.wait_entered()
+        _, task = at_gate(gate, use)
         [wait] = [wait for wait in rig.cache.waits() if "close" in wait.what]
         assert (wait.what, wait.key) == ("the backend's close", names[0])
     task.result()
@@ -176,8 +175,7 @@ def test_a_transient_error_of_a_prompt_backend_is_retried(make: Make) -> None:
 def test_a_call_of_a_prompt_backend_is_in_the_report_of_waits(make: Make) -> None:
     rig = make({KEY: b""}, limits={"prompt": True})
     with rig.backend.gate("stat") as gate:
-        asker = Task(rig.volume.stat, KEY)
-        gate.wait_entered()
+        _, asker = at_gate(gate, rig.volume.stat, KEY)
         found = [wait for wait in rig.cache.waits() if wait.thread == asker.thread.ident]
         assert [wait.what for wait in found] == ["the backend's stat"]
     asker.result()
@@ -189,8 +187,7 @@ def test_an_fsync_that_hangs_in_a_call_is_in_the_report_of_waits(make: Make, op:
     rig, file = make({KEY: b""}, limits={"prompt": True}).opened()
     file.pwrite(b"new", 100)
     with rig.backend.gate(op) as gate:
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         (found,) = [wait for wait in rig.cache.waits() if wait.thread == saving.thread.ident]
         assert (found.what, found.key) == ("fsync", KEY)
         assert found.owner is not None

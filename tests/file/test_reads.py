@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import numpy
@@ -18,7 +18,7 @@ import pytest
 from pagecache import Advice
 
 from ..stores import short
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern, raises
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, no_memory, pattern, raises
 
 CONTENT = pattern(16 * PAGE)
 
@@ -41,48 +41,47 @@ def test_a_page_is_read_from_the_backend_once(stored: Rig) -> None:
     assert stored.backend.calls == []
 
 
+def entered(*calls: Callable[[], object]) -> list[str]:
+    """Make the calls, and return the files of the Python functions that they enter, the given ones aside."""
+    codes = {call.__code__ for call in calls if isinstance(call, FunctionType)}
+    files: list[str] = []
+
+    def profiler(frame: FrameType, event: str, _arg: object) -> None:
+        if event == "call" and frame.f_code not in codes:
+            files.append(frame.f_code.co_filename)
+
+    sys.setprofile(profiler)
+    try:
+        for call in calls:
+            call()
+    finally:
+        sys.setprofile(None)
+    return files
+
+
 def test_a_hit_runs_no_python_code(stored: Rig) -> None:
     """One C call: the profiler sees no frame but that of the loop itself. [2.2]"""
     file = stored.open("r+b")
     buffer = bytearray(100)
     file.pread(PAGE, 0)
-    frames: list[str] = []
-
-    def profiler(frame: FrameType, event: str, _arg: object) -> None:
-        if event == "call":
-            frames.append(frame.f_code.co_qualname)
-
-    sys.setprofile(profiler)
-    try:
-        file.pread(100, 10)
-        file.pread_into(buffer, 10)
-        file.try_pread(100, 10)
-        file.pwrite(b"written", 10)
-        file.try_pwrite(b"written", 10)
-        file.read(100)
-        file.readinto(buffer)
-        file.write(b"written")
-    finally:
-        sys.setprofile(None)
-    assert frames == []
+    assert not entered(
+        lambda: file.pread(100, 10),
+        lambda: file.pread_into(buffer, 10),
+        lambda: file.try_pread(100, 10),
+        lambda: file.pwrite(b"written", 10),
+        lambda: file.try_pwrite(b"written", 10),
+        lambda: file.read(100),
+        lambda: file.readinto(buffer),
+        lambda: file.write(b"written"),
+    )
 
 
 def test_a_plain_miss_runs_no_python_code_but_the_backends(stored: Rig) -> None:
     """C calls read_into itself; the engine is entered only for failures. [2.3]"""
     file = stored.open("rb")
-    entered: set[str] = set()
-
-    def profiler(frame: FrameType, event: str, _arg: object) -> None:
-        if event == "call":
-            entered.add(frame.f_code.co_filename)
-
-    sys.setprofile(profiler)
-    try:
-        file.pread(PAGE, 2 * PAGE)
-    finally:
-        sys.setprofile(None)
+    files = entered(lambda: file.pread(PAGE, 2 * PAGE))
     assert len(stored.backend.seen("read_into")) == 1
-    assert not [name for name in entered if "/pagecache/engine/" in name]
+    assert not [name for name in files if "/pagecache/engine/" in name]
 
 
 def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
@@ -210,8 +209,7 @@ def test_a_kept_buffer_of_a_part_of_a_read_unit_has_memory_of_its_own(make: Make
     """A backend with one buffer for each call stores into the buffers of reads that have ended. [M2, 2.1.3]"""
     content = bytearray(pattern(40 * PAGE + 1234))
     one_at_once = {"read_unit": 1000, "max_read": 60_000, "max_vectors": 1, "max_inflight": 1}
-    rig = make({KEY: bytes(content)}, limits=limits | one_at_once)
-    file = rig.open("r+b")
+    rig, file = make({KEY: bytes(content)}, limits=limits | one_at_once).opened("r+b")
     kept: list[memoryview] = []
 
     def scribbled(call: Any, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -241,13 +239,9 @@ def test_reads_past_the_cache_keep_the_boundary(make: Make, read_unit: int) -> N
     """Views pin all memory, so a read of other bytes goes past the cache. [2.2, 2.26]"""
     content = pattern(64 * PAGE)
     rig = make({KEY: content}, limits={"boundary": "8KiB", "read_unit": read_unit}, capacity=16 * PAGE)
-    file = rig.open("rb")
-    views = [file.view(n * PAGE, PAGE) for n in range(16)]
-    assert file.pread(50_000, 100_000) == content[100_000:150_000]
-    assert rig.cache.stats().pinned == 16 * PAGE
-    for view in views:
-        view.release()
-    assert rig.backend.violations == []
+    with no_memory(rig, key=KEY):
+        assert rig.open("rb").pread(50_000, 100_000) == content[100_000:150_000]
+        assert rig.cache.stats().pinned == 16 * PAGE
 
 
 @pytest.mark.parametrize("step", [lambda n: 1 + n // 3, lambda n: max(n - 1, 1), lambda n: min(n, 777)])
@@ -317,10 +311,8 @@ def test_a_permanent_error_reaches_the_reader_at_once(stored: Rig) -> None:
 def test_a_waiter_of_a_failed_fill_tries_for_itself(stored: Rig) -> None:
     """The error belongs to the call that got it. [2.3]"""
     file = stored.open("rb")
-    gate = stored.backend.gate("read_into")
     stored.backend.fault("read_into", OSError(errno.EACCES, "once"))
-    first = Task(file.pread, PAGE, 0)
-    gate.wait_entered()
+    gate, first = at_gate(stored.backend.gate("read_into"), file.pread, PAGE, 0)
     second = Task(file.pread, PAGE, 0)
     assert second.waits(0.02)
     gate.open()
@@ -378,58 +370,45 @@ def test_a_read_finds_its_bytes_though_no_memory_is_left(make: Make, prompt: boo
     """It reads past the cache, on a thread of the volume or on its own. [2.2, T-14]"""
     content = pattern(3 * PAGE)
     rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"prompt": prompt})
-    file, other = rig.open("rb"), rig.open("rb", key="other")
-    views = [other.view(page * PAGE, PAGE) for page in range(16)]
-    assert file.pread(5000, 700) == content[700:5700]
-    for view in views:
-        view.release()
+    with no_memory(rig):
+        assert rig.open("rb").pread(5000, 700) == content[700:5700]
 
 
 @pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])
 def test_a_read_past_the_cache_is_of_the_limits_that_it_began_with(make: Make, before: int, after: int) -> None:
     """Another read unit is set while it runs. Without the fix, bytes of another place came out. [2.2, 2.26, I-17]"""
     content = pattern(3 * PAGE)
-    rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"read_unit": before})
-    file, other = rig.open("r+b"), rig.open("rb", key="other")
-    views = [other.view(page * PAGE, PAGE) for page in range(16)]  # no memory is left
-    gate, reading = at_gate(rig.backend.gate("read_into", KEY), file.pread, 1000, 700)
-    rig.backend.limits = replace(rig.backend.limits, read_unit=after)
-    file.fsync()  # checks them
-    assert reading.result(opening=gate) == content[700:1700]
-    rig.backend.violations.clear()  # earlier requests are no multiples of today's unit
-    for view in views:
-        view.release()
+    rig, file = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"read_unit": before}).opened()
+    with no_memory(rig):
+        gate, reading = at_gate(rig.backend.gate("read_into", KEY), file.pread, 1000, 700)
+        rig.backend.limits = replace(rig.backend.limits, read_unit=after)
+        file.fsync()  # checks them
+        assert reading.result(opening=gate) == content[700:1700]
+        rig.backend.violations.clear()  # earlier requests are no multiples of today's unit
 
 
 def test_a_read_past_the_cache_does_not_miss_bytes_that_are_stored_and_dropped_beside_it(make: Make) -> None:
     """They were dirty when the backend read, dropped when it answered. [2.2, 2.5, I-17]"""
-    rig, file, other = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB").both("rb", key="other")
+    rig, file = make({KEY: b"o" * 3 * PAGE, "other": bytes(16 * PAGE)}, capacity="64KiB").opened()
     file.pwrite(b"n" * PAGE, 2 * PAGE)
-    views = [other.view(page * PAGE, PAGE) for page in range(15)]  # no memory is left
-    gate, task = at_gate(rig.backend.gate("read_into answer", KEY), file.pread, 2 * PAGE, PAGE)
-    file.fsync()
-    assert rig.volume.drop_clean(KEY) == PAGE
-    assert task.result(opening=gate) == b"o" * PAGE + b"n" * PAGE
-    for view in views:
-        view.release()
+    with no_memory(rig, 15):
+        gate, task = at_gate(rig.backend.gate("read_into answer", KEY), file.pread, 2 * PAGE, PAGE)
+        file.fsync()
+        assert rig.volume.drop_clean(KEY) == PAGE
+        assert task.result(opening=gate) == b"o" * PAGE + b"n" * PAGE
 
 
 @pytest.mark.parametrize("times", [1, 99])
 def test_a_read_past_the_cache_survives_a_failing_call(make: Make, times: int) -> None:
     """The call is made again, or its error raised; a buffer that the backend keeps is revoked. [2.2, 2.14, 2.1]"""
-    rig = make({KEY: pattern(3 * PAGE), "other": bytes(16 * PAGE)}, capacity="64KiB")
-    file, other = rig.open("rb"), rig.open("rb", key="other")
-    views = [other.view(page * PAGE, PAGE) for page in range(16)]  # no memory is left
-    fault = rig.backend.fault("read_into", OSError(errno.EIO, "a moment"), key=KEY, times=times)
-    kept: list[memoryview] = []
-    rig.backend.keep_buffers = kept
-    if times == 1:
-        assert file.pread(PAGE, PAGE) == pattern(3 * PAGE)[PAGE : 2 * PAGE]
-    else:
-        raises(OSError, file.pread, PAGE, PAGE, match="a moment")
-    assert fault.nr_hit == min(times, 3)
-    assert rig.cache.stats().pinned == 16 * PAGE
-    rig.backend.keep_buffers = None
-    kept.clear()
-    for view in views:
-        view.release()
+    rig, file = make({KEY: pattern(3 * PAGE), "other": bytes(16 * PAGE)}, capacity="64KiB").opened("rb")
+    with no_memory(rig):
+        fault = rig.backend.fault("read_into", OSError(errno.EIO, "a moment"), key=KEY, times=times)
+        rig.backend.keep_buffers = []
+        if times == 1:
+            assert file.pread(PAGE, PAGE) == pattern(3 * PAGE)[PAGE : 2 * PAGE]
+        else:
+            raises(OSError, file.pread, PAGE, PAGE, match="a moment")
+        assert fault.nr_hit == min(times, 3)
+        assert rig.cache.stats().pinned == 16 * PAGE
+        rig.backend.keep_buffers = None

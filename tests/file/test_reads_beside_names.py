@@ -95,11 +95,9 @@ def test_a_read_beside_a_rename_is_no_conflict(store: Rig, dirty: bool) -> None:
 def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) -> None:
     """The rename was refused after all: the object has its name. [2.20]"""
     file = store.open("rb", read_ahead=0)
-    gate = store.backend.gate("rename")
     store.backend.fault("rename", PermissionError(errno.EACCES, "refused"))
     store.backend.fault("read_into", stale(), times=1)
-    renaming = Task(store.volume.rename, KEY, "new")
-    gate.wait_entered()
+    gate, renaming = at_gate(store.backend.gate("rename"), store.volume.rename, KEY, "new")
     reading = Task(file.pread, 10, PAGE)
     wait_for(store.cache, NAMES)
     gate.open()

@@ -182,8 +182,7 @@ def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio() -> None:
             file.pwrite(b"M", 10)
             volume.invalidate_remote(KEY, 8 * PAGE, PAGE)  # the folio stays, with this page missing
             backend.use([Rule("read", nth=1, gate=gate)])
-            reading = Task(file.pread, 10, 8 * PAGE)
-            gate.wait_entered()
+            _, reading = at_gate(gate, file.pread, 10, 8 * PAGE)
             put(theirs)
             volume.invalidate_remote(KEY)
             resolving = Task(volume.resolve, KEY, "rebase")

@@ -60,8 +60,7 @@ class Parted:
         """Make a call that hangs in the old backend over an abort and a reconnect; return its gate."""
         gate = Gate()
         self.old.use([Rule(op, gate=gate, **rule)])
-        calling = Task(call)
-        gate.wait_entered()
+        _, calling = at_gate(gate, call)
         self.volume.abort()
         raises(ShutdownError, calling.result)
         self.volume.reconnect(self.new, fenced=fenced)
@@ -158,8 +157,7 @@ def test_a_change_of_attributes_does_not_reach_an_earlier_backend(tmp_path: Path
         old.use([Rule("commit", gate=gate)])
         file = volume.open("k", "r+")
         file.pwrite(NEW, 0)
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         changing = Task(volume.setattr, "k", mode=0o600)
         eventually(lambda: file._inode.engine.settling)
         volume.abort()
@@ -177,8 +175,7 @@ def test_a_detach_beside_the_end_of_a_reconnect_closes_both_backends(
     make: Make, monkeypatch: Patch, first: str
 ) -> None:
     """Whichever comes first; the reconnect fails if it is the second. [2.22]"""
-    rig = make({KEY: OLD})
-    file = rig.open("rb")
+    rig, file = make({KEY: OLD}).opened("rb")
     rig.volume.abort()
     fresh, adopt = rig.backend.successor(), reconnect._adopt
 
@@ -239,8 +236,7 @@ def test_a_file_in_old_hands_waits_for_the_old_call_and_others_do_not(make: Make
     file.pwrite(NEW[PAGE : 2 * PAGE], PAGE)
     other.pwrite(NEW[:PAGE], 0)
     gate = rig.backend.gate(hung, KEY)
-    stuck = Task(file.fsync if hung != "truncate" else lambda: file.truncate(3 * PAGE))
-    gate.wait_entered()
+    _, stuck = at_gate(gate, file.fsync if hung != "truncate" else lambda: file.truncate(3 * PAGE))
     fresh = rig.reconnect(stuck)
     Task(other.fsync).result()
     assert fresh.committed("other") == NEW[:PAGE] + OLD[PAGE:]
@@ -370,8 +366,7 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
 
     rig.backend.fault("read_into", foreign)
     rig.backend.keep_buffers = kept
-    hung = Task(file.pread, PAGE, 0)
-    gate.wait_entered()
+    _, hung = at_gate(gate, file.pread, PAGE, 0)
     rig.reconnect()
     assert Task(file.pread, PAGE, 0).result(WAIT_LIMIT_S / 3) == OLD[:PAGE]
     gate.open()
@@ -381,7 +376,6 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
         pass  # either is an answer for a caller of the old backend
     kept.clear()
     assert file.pread(PAGE, 0) == OLD[:PAGE]
-    rig.cache.check()
 
 
 def test_a_late_error_is_ignored(make: Make) -> None:
@@ -488,7 +482,6 @@ def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(ma
     raises(ShutdownError, reading.result)
     assert other.pread(12 * PAGE, 0) == NEW * 3
     assert file.pread(4 * PAGE, 0) == OLD
-    rig.cache.check()
 
 
 # -------------------------------------------------------------------- bytes sent again, owed, lost
@@ -722,7 +715,6 @@ def test_a_commit_as_soon_as_the_volume_lives_is_no_remote_change(make: Make, mo
     rig.volume.reconnect(fresh)
     assert (file.size, file.pread(8 * PAGE, 0)) == (len(content), content)
     assert fresh.committed(KEY) == content
-    rig.cache.check()
 
 
 def test_reconnect_without_abort_aborts_first(make: Make) -> None:
@@ -756,7 +748,6 @@ def test_a_volume_may_lose_its_backend_again_and_again(make: Make) -> None:
         gate.open()
     file.fsync()
     assert backend.committed(KEY) == file.pread(5 * PAGE, 0) == model
-    rig.cache.check()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
@@ -781,8 +772,7 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monke
     asked = NativeVolume.stragglers
     monkeypatch.setattr(Job, "wait", late)
     monkeypatch.setattr(NativeVolume, "stragglers", stragglers)
-    cutting = Task(file.truncate, PAGE)
-    gate.wait_entered()
+    _, cutting = at_gate(gate, file.truncate, PAGE)
     rig.volume.abort()
     gate.open()
     eventually(lambda: rig.backend.nr_running == 0)
@@ -793,4 +783,3 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monke
         waited_for.set()
     cutting.result()
     file.fsync()
-    rig.cache.check()

@@ -65,8 +65,7 @@ class Story:
         self.file.pwrite(MINE, PAGE)
         self.gate: Gate = self.old.gate(f"{call} answer" if landed else call)
         arguments = (KEY, NEW) if call == "rename" else (KEY,)
-        self.waiter = Task(getattr(self.rig.volume, call), *arguments)
-        self.gate.wait_entered()
+        _, self.waiter = at_gate(self.gate, getattr(self.rig.volume, call), *arguments)
         self.rig.volume.abort()
         raises(ShutdownError, self.waiter.result)
 

@@ -59,8 +59,7 @@ def test_no_commit_begins_beside_a_remove(store: Rig, save: str, refused: bool) 
     gate = store.backend.gate("remove")
     if refused:
         store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
-    removing = Task(store.volume.remove, KEY)
-    gate.wait_entered()
+    _, removing = at_gate(gate, store.volume.remove, KEY)
     saving = Task(SAVES[save], store, file)
     assert saving.waits()
     assert store.backend.seen("commit") == []
@@ -79,11 +78,9 @@ def test_no_commit_begins_between_two_tries_of_a_remove(make: Make) -> None:
     """The first try may have been carried out, so a commit would make another object of the name. [2.14, 2.20]"""
     store, file = make(backend=ObjectBackend({KEY: DATA})).opened("r+b")
     file.pwrite(b"x", 0)
-    gate = store.backend.gate("remove")
 
     store.backend.fault("remove", ConnectionResetError(errno.ECONNRESET, "the answer is lost"))
-    removing = Task(store.volume.remove, KEY)
-    gate.wait_entered()
+    gate, removing = at_gate(store.backend.gate("remove"), store.volume.remove, KEY)
     saving = Task(file.fsync)
     assert saving.waits()
     removing.result(opening=gate)

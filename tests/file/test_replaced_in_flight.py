@@ -13,7 +13,7 @@ from pagecache import CachedFile, ConflictError
 from pagecache.volume.inode import Inode
 
 from ..stores import ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, pattern, raises
 
 OLD, NEWER = pattern(3 * PAGE), pattern(PAGE + 77, 9)
 
@@ -51,7 +51,7 @@ BY_CHANGE = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 
 @BY_CHANGE
 def test_a_change_that_waits_meanwhile_is_refused(
-    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: pytest.MonkeyPatch
+    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: Patch
 ) -> None:
     """It has passed every check of its handle but the last one, under the lock of the file."""
     file = rig.open()
@@ -76,7 +76,7 @@ def test_a_change_that_waits_meanwhile_is_refused(
 
 @BY_CHANGE
 def test_a_change_that_is_over_makes_the_replacement_a_conflict(
-    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: pytest.MonkeyPatch
+    rig: Rig, backend: ObjectBackend, change: Callable[[CachedFile], Any], monkeypatch: Patch
 ) -> None:
     """The open has found the new version, and nothing was local then. Nothing is lost."""
     file = rig.open()

@@ -14,7 +14,7 @@ from pagecache.engine import volume as engine_volume
 
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, StoredObject
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Rig, attached, content_of, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, attached, content_of, pattern, raises
 
 DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
 
@@ -208,7 +208,7 @@ class SeenStore(ObjectBackend):
 
 
 @pytest.fixture
-def seen(make: Make, clock: HandClock, monkeypatch: pytest.MonkeyPatch) -> tuple[Rig, SeenStore]:
+def seen(make: Make, clock: HandClock, monkeypatch: Patch) -> tuple[Rig, SeenStore]:
     """All objects are cached; the files of most of them are closed."""
     monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
     backend = SeenStore(dict(MANY))

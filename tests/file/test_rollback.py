@@ -16,7 +16,21 @@ from pagecache.engine.io.direct import _Sender
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, ended_or_behind, eventually, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    dirty_bytes,
+    ended_or_behind,
+    eventually,
+    pattern,
+    raises,
+)
 
 DATA = pattern(4 * PAGE)
 MINE = b"m" * PAGE
@@ -61,9 +75,7 @@ def test_an_abort_ends_a_discard_whose_rollback_hangs_and_a_reconnect_saves_the_
     assert file.pread(4 * PAGE, 0) == ALL
 
 
-def test_a_discard_waits_for_a_direct_write_whose_bytes_are_acknowledged(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_discard_waits_for_a_direct_write_whose_bytes_are_acknowledged(make: Make, monkeypatch: Patch) -> None:
     """The rollback forgets them, and they are reported: otherwise the write would count them as stored. [2.10, 2.19]"""
     backend = RecordingBackend({KEY: DATA}, staged=True, commit_on_close=False)
     rig, file, direct = make(backend=backend, retry=ONCE).both(direct=True)
@@ -160,7 +172,7 @@ def test_a_read_of_staged_bytes_beside_their_discard_needs_no_backend(make: Make
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
-    make: Make, monkeypatch: pytest.MonkeyPatch, late: bool
+    make: Make, monkeypatch: Patch, late: bool
 ) -> None:
     """Its answer comes between the rollback and the cache's own discard, or after both. [2.19, K12]"""
     rig, backend = staged(make)
@@ -178,8 +190,7 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     rolled_back = backend.gate("file_stat")
     reading = Task(file.pread, PAGE, 3 * PAGE)
     assert taken.wait(WAIT_LIMIT_S)
-    discarding = Task(rig.volume.discard, KEY)
-    rolled_back.wait_entered()
+    _, discarding = at_gate(rolled_back, rig.volume.discard, KEY)
     if not late:
         answer.set()
         assert reading.result() == LOCAL[3 * PAGE :]
@@ -198,10 +209,8 @@ def test_a_read_of_a_gap_beside_a_rollback_is_made_again(make: Make) -> None:
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 2 * PAGE)
     read, rolled_back = backend.gate("read_into"), backend.gate("file_stat")
-    reading = Task(file.pread, PAGE, 6 * PAGE)
-    read.wait_entered()
-    discarding = Task(rig.volume.discard, KEY, 0, PAGE)
-    rolled_back.wait_entered()
+    _, reading = at_gate(read, file.pread, PAGE, 6 * PAGE)
+    _, discarding = at_gate(rolled_back, rig.volume.discard, KEY, 0, PAGE)
     read.open()
     ended_or_behind(rig.cache, reading, discarding.thread)
     assert not reading.finished.is_set()

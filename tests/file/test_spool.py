@@ -85,8 +85,7 @@ def staged(file: Any) -> int:
 
 def only_spooled(make: Make, content: bytes, base: bytes = b"", **limits: Any) -> tuple[Rig, Any]:
     """A file all of whose written bytes are in the spool, and none in memory."""
-    rig = spooling(make, {KEY: base}, limits, **TIGHT)
-    file = rig.open("r+b")
+    rig, file = spooling(make, {KEY: base}, limits, **TIGHT).opened("r+b")
     file.pwrite(content, 0)
     file.sync_range(0, len(content))
     rig.volume.drop_clean(KEY)
@@ -118,7 +117,7 @@ class FaultySpool(Spool):
 
 
 @pytest.fixture
-def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FaultySpool]]:
+def faulty(monkeypatch: Patch) -> Iterator[type[FaultySpool]]:
     """All spools are of this class, whose writes are short."""
     monkeypatch.setattr(staging, "Spool", FaultySpool)
     yield FaultySpool
@@ -131,8 +130,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FaultySpool]]:
 def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: Make, limits: dict[str, Any]) -> None:
     """Four times the cache, written in order; then read back, parts written anew, and closed. [T-61, 2.23]"""
     content = bytearray(pattern(4 * CAPACITY + 777))
-    rig = spooling(make, limits=limits)
-    file = rig.open("x+b")
+    rig, file = spooling(make, limits=limits).opened("x+b")
     write_all(rig, file, bytes(content))
     assert rig.backend.committed(KEY) is None  # never without a request of the application
     for offset in range(0, len(content), 8 * PAGE):
@@ -155,8 +153,7 @@ def test_four_times_the_capacity_is_written_read_rewritten_and_committed(make: M
 def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
     """The file grows behind a last unit that was staged short and has left memory: it is read back. [2.12]"""
     content = pattern(20 * PAGE)
-    rig = spooling(make, limits={"write_unit": 4 * PAGE}, **TIGHT)
-    file = rig.open("x+b")
+    rig, file = spooling(make, limits={"write_unit": 4 * PAGE}, **TIGHT).opened("x+b")
     sizes = [PAGE + 100, 6 * PAGE + 1, 6 * PAGE + 2, 9 * PAGE, len(content)]
     for start, end in zip([0, *sizes], sizes, strict=False):
         file.pwrite(content[start:end], start)
@@ -171,8 +168,7 @@ def test_a_short_last_unit_that_is_staged_grows(make: Make) -> None:
 
 def test_an_abandoned_object_leaves_nothing_behind(make: Make) -> None:
     """Its staged bytes are rolled back, and nothing becomes visible. [T-61, 2.20]"""
-    rig = spooling(make, {KEY: b"as it was"})
-    file = rig.open("w+b")
+    rig, file = spooling(make, {KEY: b"as it was"}).opened("w+b")
     write_all(rig, file, pattern(2 * CAPACITY))
     file.abandon()
     eventually(lambda: rig.backend.seen("rollback"))
@@ -204,8 +200,7 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
     file, other = rig.open("x+b"), rig.open("x+b", "other")
     file.pwrite(bytes(PAGE), 0)
     with rig.backend.gate("write_from") as gate:
-        sync = Task(file.flush)
-        gate.wait_entered()
+        _, sync = at_gate(gate, file.flush)
         with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
             file.pwrite(b"new", 100)
     sync.result()
@@ -217,8 +212,7 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
 def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
     """Memory has none of its bytes left when it is synced and closed. [T-70]"""
     content = pattern(40 * PAGE)
-    rig = spooling(make, **TIGHT)
-    file = rig.open("x+b")
+    rig, file = spooling(make, **TIGHT).opened("x+b")
     stage_all(rig, file, content)
     assert staged(file) == len(content)
     rig.volume.drop_clean(KEY)
@@ -319,16 +313,14 @@ def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, 
             return read(self, offset, buffers)
 
     monkeypatch.setattr(staging.Staging, "read", planned)
-    reading = Task(file.pread, PAGE, 8 * PAGE)
-    gate.wait_entered()
+    _, reading = at_gate(gate, file.pread, PAGE, 8 * PAGE)
     file.fsync()
     if late:
         rig.cache.configure(**TIGHT)
         file.pwrite(b"later" * PAGE, 20 * PAGE)
         file.sync_range(0, len(content))
         assert file._inode.engine.staging._spool is not None
-    gate.open()
-    assert reading.result() == content[8 * PAGE : 9 * PAGE]
+    assert reading.result(opening=gate) == content[8 * PAGE : 9 * PAGE]
 
 
 # ---------------------------------------------------------------- faults of the spool
@@ -337,8 +329,7 @@ def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, 
 def test_a_full_disk_fails_the_write_back_and_loses_nothing(make: Make, faulty: type[FaultySpool]) -> None:
     """ENOSPC names the directory; the bytes stay dirty, and are spooled when there is room again. [2.16, 2.23]"""
     content = pattern(16 * PAGE)
-    rig = spooling(make, retry=ONCE, **TIGHT)
-    file = rig.open("x+b")
+    rig, file = spooling(make, retry=ONCE, **TIGHT).opened("x+b")
     faulty.write_error = OSError(errno.ENOSPC, "No space left on device")
     file.pwrite(content[:PAGE], 0)
     caught = raises(WritebackError, file.fsync, match="spool in")
@@ -357,8 +348,7 @@ def test_a_full_disk_fails_the_write_back_and_loses_nothing(make: Make, faulty: 
 
 def test_an_error_of_the_disk_says_nothing_about_the_stored_object(make: Make, faulty: type[FaultySpool]) -> None:
     """ESTALE of a temporary directory is no conflict. [2.19]"""
-    rig = spooling(make, retry=ONCE, **TIGHT)
-    file = rig.open("x+b")
+    _rig, file = spooling(make, retry=ONCE, **TIGHT).opened("x+b")
     faulty.write_error = OSError(errno.ESTALE, "Stale file handle")
     file.pwrite(bytes(PAGE), 0)
     assert raises(WritebackError, file.fsync, match="Stale file handle").errno == errno.EIO
@@ -422,8 +412,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_truncate_and_holes_in_what_is_staged(make: Make) -> None:
     content = bytearray(pattern(2 * CAPACITY))
-    rig = spooling(make)
-    file = rig.open("x+b")
+    rig, file = spooling(make).opened("x+b")
     stage_all(rig, file, bytes(content))
     rig.volume.drop_clean(KEY)
     file.punch_hole(PAGE + 5, 30 * PAGE)
@@ -467,8 +456,7 @@ def test_a_unit_that_is_cut_is_sent_again(make: Make, unit: int) -> None:
 def test_discarding_a_part_keeps_the_rest_in_the_spool(make: Make, new: bool) -> None:
     """The backend forgets all of it; the rest is sent again, however much. [2.19]"""
     base, content = bytes(3 * CAPACITY) if new else pattern(3 * CAPACITY, 4), pattern(3 * CAPACITY)
-    rig = spooling(make, {} if new else {KEY: base})
-    file = rig.open("x+b" if new else "r+b")
+    rig, file = spooling(make, {} if new else {KEY: base}).opened("x+b" if new else "r+b")
     stage_all(rig, file, content)
     lost = rig.volume.discard(KEY, 10 * PAGE, 5 * PAGE)
     assert [(entry.offset, entry.length) for entry in lost] == [(10 * PAGE, 5 * PAGE)]
@@ -499,7 +487,7 @@ def test_a_reconnect_loses_no_spooled_byte(make: Make, same: bool, unit: int) ->
     assert backend.violations == []
 
 
-def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monkeypatch: Patch) -> None:
     """The commit has succeeded, and its end does not count: the abort comes between the two. [2.22, K1]"""
     content = pattern(30 * PAGE)
     rig, file = only_spooled(make, content)
@@ -523,8 +511,7 @@ def test_an_abort_at_the_end_of_a_commit_loses_no_spooled_byte(make: Make, monke
 def test_a_cut_that_a_commit_has_repeated_is_not_repeated_after_it(make: Make) -> None:
     """If all bytes are spooled, the commit makes the calls that a reconnect owes. The next one owes none. [2.22]"""
     content = pattern(30 * PAGE)
-    rig = spooling(make, **TIGHT)
-    file = rig.open("x+b")
+    rig, file = spooling(make, **TIGHT).opened("x+b")
     stage_all(rig, file, content)
     rig.volume.drop_clean(KEY)
     assert staged(file) == len(content)
@@ -538,7 +525,7 @@ def test_a_cut_that_a_commit_has_repeated_is_not_repeated_after_it(make: Make) -
 
 @pytest.mark.parametrize("landed", [True, False])
 def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one(
-    make: Make, monkeypatch: pytest.MonkeyPatch, landed: bool
+    make: Make, monkeypatch: Patch, landed: bool
 ) -> None:
     """It is older than what the next backend got: it was written before the reconnect, or not at all. [2.22, K7]"""
     rig = spooling(make, {KEY: bytes(8 * PAGE)}, **CALM)
@@ -557,8 +544,7 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
     monkeypatch.setattr(staging.Staging, "put", slow)
     file.pwrite(b"older" * PAGE, 0)
     rig.cache.configure(**TIGHT)
-    syncing = Task(file.fsync)
-    gate.wait_entered()
+    _, syncing = at_gate(gate, file.fsync)
     rig.volume.abort()
     raises(ShutdownError, syncing.result)
     rig.volume.reconnect(rig.volume.backend, fenced=True)
@@ -578,8 +564,7 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
 def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: Any) -> None:
     """Rebased local bytes stay, and the rest of their units comes from the new version. [2.19, T-73]"""
     base, content = pattern(30 * PAGE, 4), pattern(18 * PAGE + 77)
-    rig = spooling(make, {KEY: base}, {"write_unit": unit}, **{**TIGHT, "dirty_limit": 8 / 64})
-    file = rig.open("r+b")
+    rig, file = spooling(make, {KEY: base}, {"write_unit": unit}, **{**TIGHT, "dirty_limit": 8 / 64}).opened("r+b")
     stage_all(rig, file, content)
     rig.cache.configure(**CALM)  # an open beside a pass would not compare
     rig.volume.drop_clean(KEY)
@@ -605,8 +590,7 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
 def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[FaultySpool]) -> None:
     """They equal those of other ones: the rest is sent again, an error is retried, a permanent one parks. [2.26]"""
     content = pattern(20 * PAGE)
-    rig = spooling(make, max_folio=PAGE, **TIGHT)
-    file = rig.open("x+b")
+    rig, file = spooling(make, max_folio=PAGE, **TIGHT).opened("x+b")
     rig.backend.fault("write_from", short(lambda wanted: max(1, wanted // 2)), times=3)
     rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=2)
     write_all(rig, file, content, PAGE)
@@ -625,8 +609,7 @@ def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[Fa
 def test_a_full_cache_reads_staged_bytes_past_itself(make: Make, limits: dict[str, Any], begin: int) -> None:
     """So it reads stored and dirty ones; a read unit staged in part comes from both places. [0.1, 2.23]"""
     base, content = pattern(3 * CAPACITY, 5), pattern(CAPACITY)
-    rig = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE)
-    file = rig.open("r+b")
+    rig, file = spooling(make, {KEY: base, "pins": base}, limits, max_folio=PAGE).opened("r+b")
     file.pwrite(content, begin)
     file.flush()
     eventually(lambda: rig.cache.stats().dirty < PAGE and rig.cache.stats().writeback == 0)

@@ -58,8 +58,7 @@ def test_calls_that_end_are_no_stall_and_nothing_that_runs_is_none(make: Make, c
     clock.advance(100.0)
     after_flusher_turn(rig.cache)
     with rig.backend.gate("read_into") as gate:
-        hung = Task(file.pread, PAGE, 0)
-        gate.wait_entered()
+        _, hung = at_gate(gate, file.pread, PAGE, 0)
         for page in range(2, 12):
             clock.advance(6.0)
             after_flusher_turn(rig.cache)

@@ -15,7 +15,7 @@ from pagecache import CachedFile, Volume, WritebackError
 
 from ..stores import Gate, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
 
 DATA = pattern(3 * PAGE)
 EVERYTHING = "open stat remove rename list sync read_into write_from truncate commit file_stat file_close"
@@ -88,8 +88,7 @@ def test_a_ticket_does_not_wait_for_a_commit_of_later_writes(make: Make) -> None
     file.fsync()
     file.pwrite(b"later", 100 * PAGE)
     with rig.backend.gate("commit") as gate:
-        later = Task(file.fsync)
-        gate.wait_entered()
+        _, later = at_gate(gate, file.fsync)
         Task(ticket.wait, 20).result()
         assert not later.finished.is_set()
     later.result()

@@ -116,7 +116,7 @@ def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
     story.check(extended())
 
 
-def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: Patch) -> None:
     """Its call has failed, and the next has not begun: no other call would cut the stored bytes."""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
     rig = make_rig(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
@@ -149,8 +149,7 @@ def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> Non
     """The call returns after the reconnect, or can no longer land; bytes behind it are sent at once."""
     story = Left("pass")
     gate = story.start_tail()
-    writing = Task(story.direct.pwrite, TAIL, len(OLD))
-    gate.wait_entered()
+    _, writing = at_gate(gate, story.direct.pwrite, TAIL, len(OLD))
     story.rig.volume.abort()
     raises(ShutdownError, writing.result)
     raises(ShutdownError, lambda: story.tasks.pop().result())
@@ -197,8 +196,7 @@ def test_a_direct_write_waits_for_the_cut(offset: int) -> None:
     story.holder.open()
     gate.wait_entered()
     eventually(lambda: not engine.native.locks()["token"])
-    gate.open()
-    assert writing.result() == PAGE
+    assert writing.result(opening=gate) == PAGE
     story.go_on()
     story.check(overlay(MINE + OLD[PAGE:], offset, LATER))
 
@@ -273,8 +271,7 @@ class Extended:
             self.old.fault("write_from answer", error)
 
     def write(self) -> None:
-        self.writing = Task(self.file.pwrite, TAIL, len(OLD))
-        self.gate.wait_entered()
+        _, self.writing = at_gate(self.gate, self.file.pwrite, TAIL, len(OLD))
 
     def abort(self) -> None:
         self.rig.volume.abort()
@@ -488,10 +485,8 @@ def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
         rig.volume.abort()
         rig.backend.clear_faults()
     else:
-        gate = rig.backend.gate("truncate")
         rig.backend.fault("truncate", FULL)
-        discarding = Task(rig.volume.discard, KEY)
-        gate.wait_entered()
+        gate, discarding = at_gate(rig.backend.gate("truncate"), rig.volume.discard, KEY)
         rig.volume.abort()
         if when == "left behind":
             discarding.result()

@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Task, attached, eventually, raises
+from .rig import Patch, Task, attached, eventually, raises
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -28,7 +28,7 @@ OF_A_CACHE = 2
 class Refusals:
     """Threads that Python refuses to start while `on`: those whose names begin with `of`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: Patch) -> None:
         self.on = False
         self.of = "pagecache"
         self.start = threading.Thread.start
@@ -41,7 +41,7 @@ class Refusals:
 
 
 @pytest.fixture
-def refusals(monkeypatch: pytest.MonkeyPatch) -> Refusals:
+def refusals(monkeypatch: Patch) -> Refusals:
     return Refusals(monkeypatch)
 
 
@@ -113,7 +113,7 @@ def test_a_job_that_comes_while_another_one_begins_gets_a_thread() -> None:
             assert not caller.result()
 
 
-def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_done_if_starting_another_thread_for_the_next_one_raises(monkeypatch: Patch) -> None:
     plain = runner.ThreadRunner._match
 
     def match(self: runner.ThreadRunner) -> None:

@@ -22,7 +22,7 @@ from pagecache.native import Pressure
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile
 from .clock import HandClock, after_flusher_turn
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -207,10 +207,8 @@ def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
     )  # fmt: skip
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), key=KEY, times=float("inf"))
     rig.open().pwrite(bytes(40 * KIB), 0)
-    gate = rig.backend.gate("write_from", "other")
     eventually(lambda: sum(r.length for r in rig.volume.failed()) == 40 * KIB)
-    writer = Task(rig.open(key="other").pwrite, bytes(28 * KIB), 0)
-    gate.wait_entered()
+    gate, writer = at_gate(rig.backend.gate("write_from", "other"), rig.open(key="other").pwrite, bytes(28 * KIB), 0)
     assert writer.waits()
     rig.volume.discard(KEY)
     assert writer.result() == 28 * KIB
@@ -358,7 +356,7 @@ def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> N
     assert [call.key for call in rig.backend.seen("commit")] == ["big"]
 
 
-def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_in_line_learn_together_that_the_cache_is_full(make: Make, monkeypatch: Patch) -> None:
     """The first one checks for all: the others need no checks of their own, which would add up to seconds. [2.24]"""
     names = [f"file {k}" for k in range(6)]
     rig = make(
@@ -402,7 +400,7 @@ def filled(make: Make, names: list[str], retry: RetryPolicy = ONCE) -> Rig:
     return rig
 
 
-def test_a_writer_beside_retries_that_always_fail_gets_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_beside_retries_that_always_fail_gets_an_error(make: Make, monkeypatch: Patch) -> None:
     """However short `failed_retry` is: at each check a retry runs, and none of them makes room. [2.23, 2.14]"""
     rig = filled(make, ["full"], RETRIED)
     began, answer = threading.Semaphore(0), threading.Semaphore(0)
@@ -444,8 +442,7 @@ def test_a_writer_that_does_not_fit_beside_bytes_that_are_kept_does_not_wait_for
     raises(pagecache.WritebackError, full.flush)
     with rig.backend.gate("write_from", "other") as gate:
         other.pwrite(bytes(8 * KIB), 0)
-        saving = Task(other.flush)
-        gate.wait_entered()
+        _, saving = at_gate(gate, other.flush)
         writing = Task(rig.open().pwrite, bytes(64 * KIB), 0)
         assert writing.waits()
         rig.volume.retry_failed()
@@ -455,7 +452,7 @@ def test_a_writer_that_does_not_fit_beside_bytes_that_are_kept_does_not_wait_for
     assert rig.open().pwrite(bytes(16 * KIB), 0) == 16 * KIB
 
 
-def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: Patch) -> None:
     """It may make room. [2.23]"""
     rig = filled(make, ["full"])
     rig.backend.clear_faults()
@@ -476,7 +473,7 @@ def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monk
     assert writing.result() == MIB
 
 
-def never_more_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def never_more_checks(monkeypatch: Patch) -> None:
     """Fail a writer that goes on waiting."""
     checks, make_room = [], throttle._Wait.make_room
 
@@ -502,7 +499,7 @@ def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monk
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: Patch, fails: bool) -> None:
     """Of an object that nothing else saves. [2.23]"""
     whole = {"limits": {"commit_on_close": True}, "options": {"spool": None}}
     rig, file = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole).opened(key="full")
@@ -519,8 +516,7 @@ def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.Mon
     if fails:
         rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
     with rig.backend.gate("commit", "full") as gate:
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         other = rig.open()
         writing = Task(other.pwrite, bytes(96 * KIB), 0)
         for _ in range(4):
@@ -533,7 +529,7 @@ def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: pytest.Mon
         assert writing.result() == 96 * KIB
 
 
-def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypatch: Patch) -> None:
     """All are visited in turn; those that were repaired, once more. [2.24]"""
     names = [f"full {k}" for k in range(7)]
     rig = filled(make, names)
@@ -555,7 +551,7 @@ def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypat
     assert len(visited) == 12 + 7
 
 
-def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: Patch) -> None:
     """Also if no check visits all of them. [2.23]"""
     rig = filled(make, [f"full {k}" for k in range(7)], RETRIED)
     monkeypatch.setattr(throttle, "VISITS_MAX", 1)
@@ -673,8 +669,7 @@ def test_a_writer_without_pause_steps_aside_while_a_backend_call_runs(make: Make
     rig, file, other = make({KEY: b"", "other": b""}).both(key="other")
     other.pwrite(bytes(PAGE), 0)
     with rig.backend.gate("write_from") as gate:
-        flushing = Task(other.flush)
-        gate.wait_entered()
+        _, flushing = at_gate(gate, other.flush)
 
         def write() -> None:
             before, end = getrusage(RUSAGE_THREAD).ru_nvcsw, time.monotonic() + WAIT_LIMIT_S

@@ -24,7 +24,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
 from .clock import HandClock
-from .rig import FAST, QUIET, Patch, Task, eventually, raises
+from .rig import FAST, QUIET, Patch, Task, at_gate, eventually, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -72,8 +72,7 @@ def test_a_deadline_ends_the_wait(cache: PageCache, clock: HandClock, backend: A
     volume = cache.attach(backend, timeout=None if how == "argument" else 7.0)
     with Gate() as gate:
         backend.use([Rule(operation, gate=gate, times=1)])
-        task = Task(run, volume, **({"timeout": 7.0} if how == "argument" else {}))
-        gate.wait_entered()
+        _, task = at_gate(gate, run, volume, **({"timeout": 7.0} if how == "argument" else {}))
         clock.advance(6.9)
         assert task.waits()
         error = late(clock, task, 0.2)
@@ -155,8 +154,7 @@ def test_an_open_that_timed_out_leaves_nothing(cache: PageCache, clock: HandCloc
     with Gate() as gate:
         creates = mode == "wb" and held == "open"
         backend.use([Rule(held, gate=gate, nth=2 if creates else 1)])
-        task = Task(volume.open, KEY, mode, timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.open, KEY, mode, timeout=7.0)
         late(clock, task, 7.0)
         assert cache.waits() == []
         with volume.open("other name", "wb"):
@@ -176,8 +174,7 @@ def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, c
     volume = cache.attach(backend)
     with Gate() as gate:
         backend.use([Rule("open", gate=gate, nth=2)])
-        task = Task(volume.open, KEY, "wb", timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.open, KEY, "wb", timeout=7.0)
         late(clock, task, 7.0)
         assert not volume.exists(KEY)
     eventually(lambda: volume.exists(KEY))
@@ -192,8 +189,7 @@ def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandC
     volume.open(KEY, "rb").close()
     with Gate() as gate:
         backend.use([Rule(operation, gate=gate)])
-        task = Task(run, volume, timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, run, volume, timeout=7.0)
         late(clock, task, 7.0)
         second = Task(volume.open, KEY, "rb", timeout=3.0)
         eventually(lambda: any("name" in wait.what for wait in cache.waits()))
@@ -227,8 +223,7 @@ def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(cache: PageCach
     backend.clear_calls()
     with Gate() as gate:
         backend.use([Rule("stat", gate=gate, times=1)])
-        task = Task(volume.stat, KEY)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.stat, KEY)
         for backend_file in volume.engine.take_idle(0):
             close_backend_file(backend_file)
     assert task.result().size == len(DATA)
@@ -239,8 +234,7 @@ def test_an_open_waits_for_a_busy_name_until_its_deadline(cache: PageCache, cloc
     volume = cache.attach(backend)
     with Gate() as gate:
         backend.use([Rule("open", gate=gate)])
-        first = Task(volume.open, KEY, "rb")
-        gate.wait_entered()
+        _, first = at_gate(gate, volume.open, KEY, "rb")
         second = Task(volume.rename, KEY, "other", timeout=3.0)
         eventually(lambda: any("name" in wait.what for wait in cache.waits()))
         error = late(clock, second, 3.0)
@@ -254,8 +248,7 @@ def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache,
     with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, Gate() as gate:
         backend.use([Rule("write", gate=gate)])
         file.write(b"bytes")
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         for dst in ("new", "other"):
             raises(TimeoutError, Task(volume.rename, KEY, dst, timeout=0.05).result, match="deadline")
         assert backend.calls_of("rename") == []
@@ -271,8 +264,7 @@ def test_a_truncate_that_timed_out_is_owed(cache: PageCache, clock: HandClock, b
     volume = cache.attach(backend)
     with volume.open(KEY, "r+b") as file, Gate() as gate:
         backend.use([Rule("truncate", gate=gate, times=1)])
-        task = Task(volume.truncate, KEY, 5, timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.truncate, KEY, 5, timeout=7.0)
         late(clock, task, 7.0)
         assert file.size == 5
         gate.release()
@@ -290,8 +282,7 @@ def test_a_truncate_that_timed_out_does_not_commit(cache: PageCache, clock: Hand
     volume = cache.attach(backend)
     with Gate() as gate:
         backend.use([Rule("truncate", gate=gate, times=1)])
-        task = Task(volume.truncate, KEY, 5, timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.truncate, KEY, 5, timeout=7.0)
         assert str(late(clock, task, 7.0)).startswith(f"[Errno {errno.ETIMEDOUT}] truncate: ")
         gate.release()
     assert backend.calls_of("commit") == []
@@ -304,8 +295,7 @@ def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cac
     with volume.open(KEY, "r+b") as file, Gate() as gate:
         backend.use([Rule("write", gate=gate)])
         file.write(b"bytes")
-        saving = Task(file.fsync)
-        gate.wait_entered()
+        _, saving = at_gate(gate, file.fsync)
         raises(TimeoutError, lambda: Task(volume.truncate, KEY, 5, timeout=0.05).result(), match="deadline")
         gate.release()
         saving.result()
@@ -318,8 +308,7 @@ def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock:
     volume = cache.attach(backend)
     with volume.open(KEY, "rb", read_ahead=0) as file, Gate() as gate:
         backend.use([Rule("read", gate=gate)])
-        reading = Task(file.pread, 10, 100)
-        gate.wait_entered()
+        _, reading = at_gate(gate, file.pread, 10, 100)
         task = Task(volume.truncate, KEY, 5, timeout=7.0)
         eventually(lambda: any("cut off" in wait.what for wait in cache.waits()))
         late(clock, task, 7.0)
@@ -335,8 +324,7 @@ def test_an_open_that_empties_leaves_the_file_at_its_deadline(cache: PageCache, 
     volume = cache.attach(backend)
     with Gate() as gate:
         backend.use([Rule("truncate", gate=gate, times=1)])
-        task = Task(volume.open, KEY, "wb", timeout=7.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, volume.open, KEY, "wb", timeout=7.0)
         error = late(clock, task, 7.0)
         assert "open: the deadline passed" in str(error)
         assert volume.inodes[KEY].handles == 0
@@ -385,8 +373,7 @@ def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> Non
     assert isinstance(clock, HandClock)
     with Gate() as gate:
         backend.use([Rule("open", gate=gate, times=1)])
-        task = Task(lambda: asyncio.run(main()))
-        gate.wait_entered()
+        _, task = at_gate(gate, lambda: asyncio.run(main()))
         clock.advance(1.0)
         task.result()
     volume.open(KEY, "rb").close()
@@ -438,8 +425,7 @@ def test_the_error_of_a_sync_whose_call_runs_names_the_file(
         backend.use([Rule("write", gate=gate)])
         file = volume.open(KEY, "r+b")
         file.write(b"bytes")
-        task = Task(WAITS[call], file, 20.0)
-        gate.wait_entered()
+        _, task = at_gate(gate, WAITS[call], file, 20.0)
         eventually(lambda: any(wait.thread == task.thread.ident for wait in cache.waits()))
         error = late(clock, task, 20.0)
         assert str(error) == f"[Errno {errno.ETIMEDOUT}] {call}: the deadline passed; what was started goes on: {KEY!r}"

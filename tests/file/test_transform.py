@@ -21,7 +21,7 @@ from pagecache.testing import FaultyBackend, Rule
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..publishing import PublishingBackend
 from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit, short
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, at_gate, pattern, raises
 
 UNIT = 4 * PAGE
 SLOT = UNIT + Sealed.overhead
@@ -73,8 +73,7 @@ def test_bytes_are_stable_in_flight_and_the_newest_arrive() -> None:
         file = rig.open()
         file.pwrite(old, 0)
         with rig.backend.gate("write_from") as gate:
-            first = Task(file.fsync)
-            gate.wait_entered()
+            _, first = at_gate(gate, file.fsync)
             file.pwrite(new[:UNIT], 0)  # returns while the call is in flight
             file.pwrite(new[UNIT + 10 : UNIT + PAGE], UNIT + 10)
         first.result()
@@ -100,8 +99,7 @@ def test_failed_call_is_encoded_anew_with_the_newest_bytes(stored_all_the_same: 
 
         rig.backend.fault("write_from", fail)
         with rig.backend.gate("write_from") as gate:
-            first = Task(file.fsync)
-            gate.wait_entered()
+            _, first = at_gate(gate, file.fsync)
             file.pwrite(new, UNIT + PAGE)
         first.result()
         file.fsync()

@@ -214,8 +214,7 @@ def test_a_read_past_the_cache_beside_a_truncate_that_storage_has_already(make: 
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert file.pread(PAGE, 39 * PAGE) == content[39 * PAGE : 40 * PAGE]
         assert len(rig.backend.seen("read_into")) == 2  # past the cache
-        cutter = Task(file.truncate, 40 * PAGE + 5)
-        gate.wait_entered()
+        _, cutter = at_gate(gate, file.truncate, 40 * PAGE + 5)
         try:
             readers = [Task(file.pread, 2 * PAGE, page * PAGE) for page in (40, 50)]
             assert all(reader.waits() for reader in readers)

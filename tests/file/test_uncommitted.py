@@ -144,8 +144,7 @@ def test_an_older_fsync_is_not_delayed_by_it(make: Make, what: str) -> None:
     eventually(lambda: ticket._taken_up)
     gate = rig.backend.gate("commit", KEY, times=9)
     if what == "punch":
-        Task(rig.open("r+b").punch_hole, 0, PAGE)
-        gate.wait_entered()
+        at_gate(gate, rig.open("r+b").punch_hole, 0, PAGE)
     else:
         CHANGES[what](rig, rig.open("w+b" if what == "create" else "r+b"))
     ticket.wait(20)
@@ -156,11 +155,9 @@ def test_a_truncate_of_written_bytes_carries_their_stamp(make: Make) -> None:
     """A ticket that covers bytes is not done when they were cut off: it waits for the cut. [1.3, 2.17]"""
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(b"x" * PAGE, 2 * PAGE)
-    gate = rig.backend.gate("commit")
     ticket = rig.volume.begin_sync()
     file.truncate(10)
-    waiting = Task(ticket.wait, 20)
-    gate.wait_entered()
+    gate, waiting = at_gate(rig.backend.gate("commit"), ticket.wait, 20)
     assert waiting.waits()
     waiting.result(opening=gate)
     assert rig.backend.committed(KEY) == OLD[:10]

@@ -123,10 +123,8 @@ def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
 def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: str, late: str) -> None:
     """ShutdownError at once; published; made again on the new backend, while a hole becomes a loss. [2.17, 2.22]"""
     rig, file = punching(make)
-    gate = rig.backend.gate(change)
     call, expected = CHANGES[change]
-    hung = Task(call, file)
-    gate.wait_entered()
+    gate, hung = at_gate(rig.backend.gate(change), call, file)
     rig.volume.abort()
     raises(ShutdownError, hung.result)
     assert file.pread(PAGE, 0) == OLD[:PAGE]

@@ -19,7 +19,7 @@ import pagecache
 from pagecache import CachedFile, PageCache
 
 from ..stores import Gate, RecordingFile
-from .rig import KEY, PAGE, Make, Rig, Task, pattern, raises, spread
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern, raises, spread
 
 CONTENT = pattern(8 * PAGE)
 
@@ -225,8 +225,7 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
     gate = stored.backend.gate("write_from")
     if fails:
         stored.backend.fault("write_from", OSError(28, "full"))
-    flush = Task(file.flush)
-    gate.wait_entered()
+    _, flush = at_gate(gate, file.flush)
     assert Task(file.pwrite, b"new" * 500, 0).result() == 1500
     gate.open()
     if fails:
@@ -272,8 +271,7 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
         return stored.store(offset, buffers, 50 if answer == "short" else None)
 
     rig.backend.fault("write_from", respond)
-    flush = Task(file.flush)
-    gate.wait_entered()
+    _, flush = at_gate(gate, file.flush)
     expected = grow(file, how, TAILS[tail], gate)
     flush.result(opening=gate)
     assert file.pread(100 * PAGE, 0) == expected
@@ -281,7 +279,6 @@ def test_a_file_that_grows_in_flight_keeps_its_tail(make: Make, how: str, tail: 
     file.fsync()
     assert rig.backend.committed(KEY) == expected
     assert rig.volume.stat(KEY).size == len(expected)
-    rig.cache.check()
 
 
 def grow(file: CachedFile, how: str, distance: int, gate: Gate) -> bytes:
@@ -323,4 +320,3 @@ def test_a_tail_written_first_goes_with_its_size(make: Make, tail: str) -> None:
     expected = HEAD + bytes(TAILS[tail]) + b"tail" * 100 + b"more"
     assert grown == [len(expected) - 4]
     assert rig.backend.committed(KEY) == expected
-    rig.cache.check()
