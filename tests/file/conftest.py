@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pagecache import CachedFile
+
 from .clock import HandClock
 from .rig import KEY, ONCE, Make, Rig, make_rig
 
@@ -52,3 +54,9 @@ def dirty(make: Make, request: pytest.FixtureRequest) -> Rig:
     rig = make({KEY: b""}, retry=ONCE)
     rig.open("r+b").pwrite(request.module.DATA, 0)
     return rig
+
+
+@pytest.fixture
+def file(stored: Rig) -> CachedFile:
+    """A handle on the file of the module's `stored`, which reads and writes."""
+    return stored.open("r+b")

@@ -16,6 +16,8 @@ import pytest
 
 from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.options import OpenMode
+from pagecache.testing import Gate as Gates
+from pagecache.testing import Rule
 
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend
 
@@ -186,6 +188,13 @@ def at_gate(gate: Gate, call: Callable[..., T], *args: Any, **kwargs: Any) -> tu
     task = Task(call, *args, **kwargs)
     gate.wait_entered()
     return gate, task
+
+
+def gated(backend: Any, operation: str, **rule: Any) -> Gates:
+    """Hold calls of a backend of `pagecache.testing`, all or those that the rule names."""
+    gate = Gates()
+    backend.use([Rule(operation, gate=gate, **rule)])
+    return gate
 
 
 def side_by_side(work: Callable[[int], object], threads: int = 8, timeout: float = 60.0) -> None:

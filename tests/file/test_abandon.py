@@ -38,7 +38,6 @@ from .rig import (
     at_gate,
     content_of,
     eventually,
-    make_rig,
     overlay,
     pattern,
     raises,
@@ -703,25 +702,24 @@ CHANGES: dict[str, Callable[[CachedFile], Any]] = {
 @pytest.mark.parametrize("end", ["abandoned", "removed"])
 @pytest.mark.parametrize("objects", [False, True])
 @pytest.mark.parametrize("key", [KEY, "new"])
-def test_no_local_data_is_left_of_an_unreachable_file(objects: bool, end: str, change: str, key: str) -> None:
+def test_no_local_data_is_left_of_an_unreachable_file(
+    make: Make, objects: bool, end: str, change: str, key: str
+) -> None:
     """With any uncommitted bytes or none. A stored file that was abandoned stays; other inodes and backend files go."""
     stored: dict[Hashable, bytes] = {KEY: b"old" * 10_000}
     backend = ObjectBackend(stored) if objects else None
-    rig = make_rig(stored, backend=backend)
-    try:
-        file = rig.volume.open(key, "r+" if key == KEY else "w+", direct="directly" in change)
-        inode = file._inode
-        CHANGES[change](file)
-        if end == "removed":
-            rig.volume.remove(key) if key == KEY or not objects else file.abandon()
-            file.close()
-        else:
-            file.abandon()
-        eventually(lambda: not rig.volume.orphans and not (inode.engine.abandoned and not inode.engine.removed))
-        assert rig.cache.stats().dirty == 0
-        if end == "abandoned" and (key == KEY or not objects):
-            assert rig.volume.inodes[key] is inode
-        else:
-            eventually(lambda: "file_close" in [call.op for call in rig.backend.calls])
-    finally:
-        rig.finish()
+    rig = make(stored, backend=backend)
+    file = rig.volume.open(key, "r+" if key == KEY else "w+", direct="directly" in change)
+    inode = file._inode
+    CHANGES[change](file)
+    if end == "removed":
+        rig.volume.remove(key) if key == KEY or not objects else file.abandon()
+        file.close()
+    else:
+        file.abandon()
+    eventually(lambda: not rig.volume.orphans and not (inode.engine.abandoned and not inode.engine.removed))
+    assert rig.cache.stats().dirty == 0
+    if end == "abandoned" and (key == KEY or not objects):
+        assert rig.volume.inodes[key] is inode
+    else:
+        eventually(lambda: "file_close" in [call.op for call in rig.backend.calls])

@@ -177,14 +177,17 @@ def test_a_commit_that_an_abort_has_left_behind_commits_nothing(make: Make) -> N
     assert engine.versions.stale
 
 
-def test_the_conflict_that_a_commit_meets_is_the_error_of_the_fsync(make: Make) -> None:
-    """And nothing is committed over the foreign version. [2.20]"""
-    rig, file = make({KEY: b""}).opened("r+b")
+@pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op: str, prompt: bool) -> None:
+    """And nothing is committed over the foreign version. [2.19, 2.20]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
     file.pwrite(NEW, 0)
-    rig.backend.fault("commit", OSError(errno.ESTALE, "another version"))
+    rig.backend.fault(op, OSError(errno.ESTALE, "another version"))
     raises(ConflictError, Task(file.fsync).result)
     raises(ConflictError, Task(file.fsync).result)
-    assert len(rig.backend.seen("commit")) == 1
+    assert len(rig.backend.seen(op)) == 1
+    assert rig.backend.committed(KEY) == b""
 
 
 @pytest.mark.parametrize("prompt", [False, True])
@@ -208,9 +211,7 @@ def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bo
 @pytest.mark.parametrize("prompt", [False, True])
 def test_a_failed_commit_is_judged_before_anything_is_sent_again(make: Make, prompt: bool) -> None:
     """By the caller's policy. [2.16]"""
-    rig, file = make({KEY: b""}, limits={"prompt": prompt}, retry=RetryPolicy(attempts=1, failed_retry=None)).opened(
-        "r+b"
-    )
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}, retry=ONCE).opened("r+b")
     file.pwrite(NEW, 0)
     rig.backend.fault("commit", PASSING)
     raises(CommitError, Task(file.fsync).result, match="passing")
@@ -259,9 +260,7 @@ def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, cl
 
 def test_the_failure_of_a_commit_that_a_look_has_found_is_judged(make: Make, monkeypatch: Patch) -> None:
     """A look reports it once. [2.16]"""
-    rig, file = make({KEY: b""}, limits={"prompt": True}, retry=RetryPolicy(attempts=1, failed_retry=None)).opened(
-        "r+b"
-    )
+    rig, file = make({KEY: b""}, limits={"prompt": True}, retry=ONCE).opened("r+b")
     file.pwrite(NEW, 0)
     rig.backend.fault("commit", PASSING)
     advance, met = NativeInode.advance, []

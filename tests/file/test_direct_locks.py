@@ -12,9 +12,9 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
 
-from ..stores import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S, answering
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
-from .test_interrupts import ctrl_c, interrupted_each
+from .test_interrupts import EVERY, ctrl_c, interrupted_each
 
 DATA = pattern(16 * PAGE)
 PARALLEL = {"parallel_direct_writes": True, "max_inflight": 8}
@@ -216,27 +216,22 @@ def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
 
 # ---------------------------------------------------------------- errors and interrupts
 
-
-def fails(rig: Rig, direct: CachedFile) -> None:
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
-    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
+FULL = OSError(errno.ENOSPC, "full")
+Ending = Callable[[Rig, CachedFile], None]
 
 
-def fails_before_it_begins(rig: Rig, direct: CachedFile) -> None:
-    rig.handles[0].pwrite(b"dirty", 4 * PAGE)
-    rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"), times=10)
-    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
+def fails(
+    op: str, answer: Any = FULL, *, dirty: bool = False, match: str = "full"
+) -> Callable[[Rig, CachedFile], None]:
+    """A direct write that fails; there may be dirty bytes below it, which are written back first."""
 
+    def ends(rig: Rig, direct: CachedFile) -> None:
+        if dirty:
+            rig.handles[0].pwrite(b"dirty", 4 * PAGE)
+        rig.backend.fault(op, answer, times=10)
+        raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match=match)
 
-def fails_to_commit_what_is_below(rig: Rig, direct: CachedFile) -> None:
-    rig.handles[0].pwrite(b"dirty", 4 * PAGE)
-    rig.backend.fault("commit", OSError(errno.ENOSPC, "full"), times=10)
-    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="full")
-
-
-def answers_nonsense(rig: Rig, direct: CachedFile) -> None:
-    rig.backend.fault("write_from", lambda f, offset, buffers: "all")
-    raises(OSError, direct.pwrite, b"x" * 4 * PAGE, 4 * PAGE, match="did not answer")
+    return ends
 
 
 def is_interrupted_in_the_backend(rig: Rig, direct: CachedFile) -> None:
@@ -265,23 +260,24 @@ def is_interrupted_while_it_cleans(rig: Rig, direct: CachedFile) -> None:
     gate.open()
 
 
-ENDINGS = [
-    fails,
-    fails_before_it_begins,
-    fails_to_commit_what_is_below,
-    answers_nonsense,
-    is_interrupted_in_the_backend,
-]
-ENDINGS += [is_interrupted_while_it_waits_for_the_lock, is_interrupted_while_it_cleans]
+ENDINGS: dict[str, Ending] = {
+    "fails": fails("write_from"),
+    "fails before it begins": fails("write_from", dirty=True),
+    "fails to commit the bytes below": fails("commit", dirty=True),
+    "gets a wrong answer": fails("write_from", answering("all"), match="did not answer"),
+    "is interrupted in the backend": is_interrupted_in_the_backend,
+    "is interrupted while it waits for the lock": is_interrupted_while_it_waits_for_the_lock,
+    "is interrupted while it cleans": is_interrupted_while_it_cleans,
+}
 
 
 @pytest.mark.parametrize("mode", ["shared", "exclusive"])
-@pytest.mark.parametrize("ends", ENDINGS, ids=lambda ends: ends.__name__)
-def test_a_failing_direct_write_leaves_nothing(make: Make, ends: Callable[[Rig, CachedFile], None], mode: str) -> None:
+@pytest.mark.parametrize("ends", ENDINGS)
+def test_a_failing_direct_write_leaves_nothing(make: Make, ends: str, mode: str) -> None:
     """It holds no lock, count or ticket: other calls go on, and everything can still be saved. [T-24, T-51]"""
     rig, file = make({KEY: DATA}, limits={**PARALLEL, "max_write": PAGE}, retry=ONCE).opened("r+b")
     direct = rig.open("r+b", direct=True, parallel_direct_writes=mode == "shared")
-    ends(rig, direct)
+    ENDINGS[ends](rig, direct)
     rig.backend.clear_faults()
     rig.volume.retry_failed()
     eventually(lambda: direct_count(rig) == 0)
@@ -329,10 +325,6 @@ def a_rig() -> Rig:
     return rig
 
 
-def inject(call: Callable[[Rig], None], points: range) -> int:
-    return interrupted_each(call, points, a_rig, verify)
-
-
 def verify(rig: Rig) -> None:
     """Check that nothing is locked or counted, and that each byte is the old one or the new one."""
     file, direct = rig.handles[:2]
@@ -351,19 +343,13 @@ def verify(rig: Rig) -> None:
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("points", [pytest.param(range(1, 1000, 3), id="some"), EVERY])
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """The test samples the places in the engine at which CPython checks for signals. [T-24, T-51]"""
-    assert inject(call, range(1, 1000, 3)) > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_an_interrupt_at_every_bytecode_of_direct_io_leaves_nothing_behind(call: Callable[[Rig], None]) -> None:
-    """The test covers all of them. [T-24, T-51]"""
-    assert inject(call, range(1, 100_000)) > 0
+def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(
+    call: Callable[[Rig], None], points: range
+) -> None:
+    """Of the places in the engine at which CPython checks for signals: some of them, or all. [T-24, T-51]"""
+    assert interrupted_each(call, points, a_rig, verify) > 0
 
 
 def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:

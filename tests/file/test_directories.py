@@ -12,10 +12,10 @@ import pytest
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend
 from pagecache.errors import Key
-from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.testing import FaultyBackend, Gate
 from pagecache.volume import lifetimes
 
-from .rig import Patch, Task, at_gate, raises
+from .rig import Patch, Task, at_gate, gated, raises
 
 
 @pytest.fixture
@@ -80,9 +80,7 @@ def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume,
     """The open finds the name gone, and never a second object of the same file. [2.20]"""
     held = volume.open("old/a", "r+")
     held.pwrite(b"A", 0)
-    gate = Gate()
-    backend.use([Rule("rename", gate=gate)])
-    _, renaming = at_gate(gate, volume.rename, "old", "new")
+    gate, renaming = at_gate(gated(backend, "rename"), volume.rename, "old", "new")
     opening = Task(volume.open, "old/sub/b", "r+")
     assert opening.waits(0.02)
     gate.release()
@@ -93,9 +91,7 @@ def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume,
 
 def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume, backend: FaultyBackend) -> None:
     """In the other order, the file that was opened by the old name is found by the new one. [2.20]"""
-    gate = Gate()
-    backend.use([Rule("open", gate=gate)])
-    _, opening = at_gate(gate, volume.open, "old/a", "r+")
+    gate, opening = at_gate(gated(backend, "open"), volume.open, "old/a", "r+")
     renaming = Task(volume.rename, "old", "new")
     assert renaming.waits(0.02)
     gate.release()
@@ -258,9 +254,7 @@ def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: 
     """The file is being opened by a slow call. [2.20]"""
     for name in ("one", "two"):
         (root / name).symlink_to("target")
-    gate = Gate()
-    backend.use([Rule("open", gate=gate)])
-    _, opening = at_gate(gate, volume.open, "target", "r+")
+    gate, opening = at_gate(gated(backend, "open"), volume.open, "target", "r+")
     volume.rename("one", "three", timeout=20)
     volume.remove("two", timeout=20)
     gate.release()

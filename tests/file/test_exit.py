@@ -95,17 +95,24 @@ def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
     assert (tmp_path / "saved").read_bytes() == b"saved at exit" * 1000
 
 
+UNSAVED = {
+    "a hung write": ("file = attach('write_from').open('lost', 'wb'); file.pwrite(bytes(5000), 0)", " [0, 5000)"),
+    "an object that was only created": ("file = attach('commit').open('lost', 'wb')", ""),
+    "an aborted volume": (
+        "v = attach(); file = v.open('lost', 'wb'); file.pwrite(bytes(5000), 0); v.abort(ConnectionError('cable'))",
+        " [0, 5000)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSAVED)
 @pytest.mark.parametrize(("ending", "status"), [("sys.exit(3)", 3), ("pass", 0), ("1 / 0", 1)])
-def test_exit_with_a_hung_backend_says_what_was_lost(tmp_path: Path, ending: str, status: int) -> None:
-    """It ends within the deadline; the list is on stderr; the exit status is the program's. [T-52, 2.22]"""
-    body = f"""
-        file = attach("write_from").open("lostfile", "wb")
-        file.pwrite(b"x" * 5000, 0)
-        {ending}
-    """
-    done = run(body, tmp_path)
+def test_exit_says_what_was_lost(tmp_path: Path, ending: str, status: int, what: str) -> None:
+    """It ends within the deadline; the list is on stderr; the exit status is the program's. [T-52, 2.17, 2.22]"""
+    work, ranges = UNSAVED[what]
+    done = run(f"{work}\n{ending}", tmp_path)
     assert done.returncode == status
-    assert "not saved: volume: 'lostfile' [0, 5000)" in done.stderr
+    assert f"not saved: volume: 'lost'{ranges}" in done.stderr
 
 
 @pytest.mark.long
@@ -182,26 +189,6 @@ def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
     assert (tmp_path / "saved").read_bytes() == b"z" * 5000 + b"end"
     assert "'lost'" in done.stderr
     assert "'saved'" not in done.stderr
-
-
-def test_an_object_that_was_only_created_is_listed(tmp_path: Path) -> None:
-    """It has no bytes, but it is not saved. [2.17, 2.22]"""
-    done = run("file = attach('commit').open('empty', 'wb')", tmp_path)
-    assert done.returncode == 0
-    assert "not saved: volume: 'empty'" in done.stderr
-
-
-def test_an_aborted_volume_is_listed(tmp_path: Path) -> None:
-    """The list has the reason of the abort. [2.22]"""
-    body = """
-        volume = attach()
-        file = volume.open("thefile", "wb")
-        file.pwrite(b"x" * 5000, 0)
-        volume.abort(ConnectionError("cable pulled"))
-    """
-    done = run(body, tmp_path)
-    assert done.returncode == 0
-    assert "not saved: volume: 'thefile' [0, 5000)" in done.stderr
 
 
 def test_closing_with_a_deadline_is_bounded_whatever_hangs() -> None:

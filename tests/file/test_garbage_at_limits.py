@@ -63,21 +63,16 @@ def test_a_writer_gets_memory_that_views_in_garbage_hold(make: Make) -> None:
     assert file.pread(3, 40 * PAGE) == b"new"
 
 
-def test_a_cache_shrinks_below_what_views_in_garbage_hold(make: Make) -> None:
-    """`resize` counts only views in use. [T-57]"""
-    rig, file = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE).opened()
-    leave_views(file, 32)
-    rig.cache.resize(16 * PAGE, timeout=30)
-    assert rig.cache.capacity == 16 * PAGE
-
-
-def test_invalidate_is_refused_only_for_views_in_use(make: Make) -> None:
-    """A writable view that is garbage blocks no call. [2.18]"""
+def test_invalidate_and_resize_are_refused_only_for_views_in_use(make: Make) -> None:
+    """A writable view that is garbage blocks no call. [2.18, T-57]"""
     rig, file = make({KEY: CONTENT}, capacity=64 * PAGE, max_folio=PAGE).opened()
     leave_views(file, 1, writable=True)
     rig.volume.invalidate(KEY)
     with file.view(0, PAGE, writable=True), pytest.raises(BlockingIOError, match="writable view"):
         rig.volume.invalidate(KEY)
+    leave_views(file, 32)
+    rig.cache.resize(16 * PAGE, timeout=30)
+    assert rig.cache.capacity == 16 * PAGE
 
 
 @pytest.mark.parametrize("call", ["truncate", "discard"])

@@ -22,7 +22,7 @@ from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume.inode import InodeTable
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, at_gate, attached, content_of, raises
+from .rig import ONCE, Patch, Task, at_gate, attached, content_of, gated, raises
 
 
 @pytest.fixture
@@ -314,8 +314,7 @@ def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
     os.link(tmp_path / "a", tmp_path / "b")
     backend = FaultyBackend(DirectoryBackend(tmp_path, prompt=False))
     with attached(backend, "1MiB") as volume:
-        with Gate() as gate:
-            backend.use([Rule("stat", gate=gate)])  # of the files that were opened
+        with gated(backend, "stat") as gate:  # of the files that were opened
             tasks = [Task(volume.open, key, "r+") for key in ("a", "b")]
             gate.wait_entered(calls=2)
         first, second = (task.result() for task in tasks)

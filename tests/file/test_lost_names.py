@@ -236,7 +236,7 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
 LOST = OSError(errno.ECONNRESET, "no answer")
 
 
-def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = True) -> None:
+def lose_the_answer(store: Rig, change: Callable[[], Any], *, key: str = KEY, landed: bool = True) -> None:
     """Make a remove or rename that gets no answer. Another program makes an object of its old name, if that is free."""
     op = "" if landed else "rename"
     store.backend.fault(op or "rename answer", LOST)
@@ -244,8 +244,8 @@ def lose_the_answer(store: Rig, change: Callable[[], Any], *, landed: bool = Tru
     raises(OSError, change, match="no answer")
     store.backend.clear_faults()
     if landed:
-        store.backend.objects[KEY] = StoredObject(OTHER)
-        store.backend.objects[KEY].version = 99
+        store.backend.objects[key] = StoredObject(OTHER)
+        store.backend.objects[key].version = 99
 
 
 def rename(store: Rig, kind: str) -> None:
@@ -264,7 +264,9 @@ def rename_and_fail_to_open(store: Rig, kind: str) -> None:
 RENAMES: dict[str, Callable[[Rig, str], None]] = {
     "renamed": rename,
     "renamed and not opened": rename_and_fail_to_open,
-    "no answer": lambda store, _kind: lose_the_answer(store, lambda: store.volume.rename(KEY, "new")),
+    "no answer": lambda store, kind: lose_the_answer(
+        store, lambda: store.volume.rename(*NAMES[kind][:2]), key=NAMES[kind][2]
+    ),
     "not carried out": lambda store, _kind: lose_the_answer(
         store, lambda: store.volume.rename(KEY, "new"), landed=False
     ),
@@ -286,7 +288,7 @@ NEEDS: dict[str, Callable[[Rig, CachedFile, str], Any]] = {
     "open": lambda store, _file, name: store.volume.open(name).close(),
     "rename": lambda store, _file, name: rename_twice(store, name),
 }
-RENAMED = [("a file", how) for how in RENAMES] + [("a directory", "renamed")]
+RENAMED = [("a file", how) for how in RENAMES] + [("a directory", how) for how in ("renamed", "no answer")]
 
 
 @pytest.mark.parametrize("needs", NEEDS)
@@ -380,18 +382,6 @@ def test_a_read_that_runs_beside_the_rename_of_its_directory_reads_again(make: M
     make_another(store, "d/file")
     assert reading.result(opening=gate) == DATA[PAGE : PAGE + 10]
     file.close()
-
-
-def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_answer(make: Make) -> None:
-    """It goes on under the new name. [2.14, 2.20]"""
-    store, file = opened(make, "a directory")
-    store.backend.fault("rename answer", LOST)
-    raises(OSError, store.volume.rename, "d", "e", match="no answer")
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    store.backend.objects["d/file"] = StoredObject(OTHER)
-    file.fsync()
-    file.close()
-    assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (OTHER, b"dirty" + DATA[5:])
 
 
 @pytest.mark.parametrize("save", ["fsync", "flush", "close", "sync"])

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, LostRange, ShutdownError
+from pagecache import CachedFile, DataLossError, LostRange, ShutdownError
 from pagecache.engine import flusher
 from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
@@ -132,6 +132,12 @@ def test_a_call_costs_the_same_beside_many_objects(
 # ---------------------------------------------------------------- idle objects
 
 
+def few_hollow(monkeypatch: Patch, count: int) -> None:
+    """Let the cache keep that many objects without pages."""
+    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", count)
+    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+
+
 def test_a_second_walk_over_all_objects_that_fit_reads_nothing(make: Make) -> None:
     """There are more objects than the cache keeps without pages."""
     count = lifetimes.HOLLOW_MIN + 500
@@ -146,8 +152,7 @@ def test_a_second_walk_over_all_objects_that_fit_reads_nothing(make: Make) -> No
 
 def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, monkeypatch: Patch) -> None:
     """The oldest ones go; those with pages stay, and a close forgets a few at most."""
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 20)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 20)
     rig = make(objects(400), 128 * PAGE)
     walk(rig, 400)
     cached = [key for key, inode in rig.volume.inodes.items() if inode.native.number("cached")]
@@ -167,8 +172,7 @@ def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, mon
 
 def test_objects_that_lose_their_last_page_are_forgotten_by_the_flusher(make: Make, monkeypatch: Patch) -> None:
     """No handle is opened or closed."""
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 5)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 5)
     rig = make(objects(100))
     walk(rig, 100)
     rig.volume.drop_clean()
@@ -179,8 +183,7 @@ def test_objects_that_lose_their_last_page_are_forgotten_by_the_flusher(make: Ma
 
 def test_an_unreported_loss_keeps_an_object(make: Make, monkeypatch: Patch) -> None:
     """The next opener gets it. [2.16]"""
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 2)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 2)
     rig = make(objects(50))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
@@ -198,8 +201,7 @@ def test_an_unreported_loss_keeps_an_object(make: Make, monkeypatch: Patch) -> N
 
 
 def test_objects_with_views_or_unsaved_data_are_not_forgotten(make: Make, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 0)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 0)
     rig = make(objects(10), limits={"commit_on_close": True})
     with rig.volume.open("o1") as file:
         view = file.view(0, 100)
@@ -217,8 +219,7 @@ def test_objects_with_views_or_unsaved_data_are_not_forgotten(make: Make, monkey
 
 def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch: Patch) -> None:
     """The open locks the name first: it finds the inode, which is no longer hollow afterwards."""
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 0)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 0)
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
@@ -235,8 +236,7 @@ def test_an_object_that_is_being_opened_is_not_forgotten(make: Make, monkeypatch
 
 def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: Patch) -> None:
     """In the other order, no open finds the inode before it is gone, and the open makes another one."""
-    monkeypatch.setattr(lifetimes, "HOLLOW_MIN", 0)
-    monkeypatch.setattr(lifetimes, "HOLLOW_PART", 1 << 30)
+    few_hollow(monkeypatch, 0)
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
@@ -432,17 +432,20 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
 OLD = pattern(4 * PAGE)
 
 
-def removed(rig: Rig) -> tuple[Any, Inode]:
+def removed(make: Make) -> tuple[Rig, CachedFile, Inode]:
     """A handle of a file without a name and without unsaved bytes."""
-    file = rig.open("r+b", key="gone")
+    rig, file = make({KEY: OLD, "gone": OLD}).opened("r+b", key="gone")
     inode = rig.volume.inodes["gone"]
     rig.volume.remove("gone")
-    return file, inode
+    return rig, file, inode
 
 
-def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> None:
-    rig = make({KEY: OLD, "gone": OLD})
-    file, inode = removed(rig)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make, interrupted: bool) -> None:
+    """An interrupt before `with` has begun leaves the keeper of an iteration without an owner: it keeps nothing."""
+    rig, file, inode = removed(make)
+    if interrupted:
+        rig.volume.engine.keeper()
     assert not inode.engine.freed
     file.close()
     eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
@@ -451,8 +454,7 @@ def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> N
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: bool) -> None:
     """It iterates over files whose handles other threads close. [2.22]"""
-    rig = make({KEY: OLD, "gone": OLD})
-    file, inode = removed(rig)
+    rig, file, inode = removed(make)
     kept = rig.open("r+b")
     kept.pwrite(OLD[PAGE : 2 * PAGE], 0)
     rig.volume.abort()
@@ -468,8 +470,7 @@ def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: b
 
 def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its_last_close(make: Make) -> None:
     """It was closed while the volume was aborted: then it could not be given up. [2.20, 2.22]"""
-    rig = make({KEY: OLD, "gone": OLD})
-    file, inode = removed(rig)
+    rig, file, inode = removed(make)
     file.pwrite(OLD[:PAGE], PAGE)
     rig.volume.abort()
     file.close()
@@ -479,21 +480,11 @@ def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its
 
 
 def test_a_file_is_freed_once_the_last_iteration_over_the_files_has_ended(make: Make) -> None:
-    rig = make({KEY: OLD, "gone": OLD})
-    file, inode = removed(rig)
+    rig, file, inode = removed(make)
     with rig.volume.engine.keeper():
         with rig.volume.engine.keeper():
             file.close()
         rig.cache.flusher.wake()
         assert not rig.volume.engine.free(inode.engine)
         assert not inode.engine.freed
-    eventually(lambda: inode.engine.freed)
-
-
-def test_an_interrupt_leaves_no_keeper(make: Make) -> None:
-    """An interrupt before `with` has begun leaves the keeper without an owner."""
-    rig = make({KEY: OLD, "gone": OLD})
-    file, inode = removed(rig)
-    rig.volume.engine.keeper()
-    file.close()
     eventually(lambda: inode.engine.freed)

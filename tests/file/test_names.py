@@ -239,7 +239,6 @@ def test_the_objects_below_the_name_of_a_renamed_object_keep_theirs(make: Make, 
         assert rig.content("a/b")[:10] == b"Below a"
         file.fsync()
     assert rig.content("c")[:10] == b"A"
-    rig.finish()
 
 
 def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_path: Path) -> None:

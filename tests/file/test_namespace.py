@@ -280,7 +280,6 @@ def test_an_object_created_again_behind_the_cache_is_committed(make: Make, kind:
     rig.open("ab").fsync()
     assert backend.seen("commit", KEY)
     assert backend.committed(KEY) == b""
-    rig.finish()
 
 
 def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None:

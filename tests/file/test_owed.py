@@ -16,7 +16,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Patch, Task, at_gate, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, overlay, pattern, raises
 
 OLD = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
@@ -47,10 +47,10 @@ class Holding:
             self.bound.set()
 
 
-def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monkeypatch: Patch) -> None:
+def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(make: Make, monkeypatch: Patch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, 4 * PAGE, match="the line went dead")  # the outcome is unknown: it is owed
     holding = Holding(monkeypatch)
@@ -66,13 +66,14 @@ def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(monk
     _, reading = at_gate(cutting, file.pread, 2 * PAGE, 2 * PAGE)
     assert reading.waits()
     assert reading.result(opening=cutting) == ZEROS
-    rig.finish()
 
 
-def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(monkeypatch: Patch) -> None:
+def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_backend(
+    make: Make, monkeypatch: Patch
+) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b", direct=True)
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, PAGE, match="the line went dead")
     stands, goes_on, over = threading.Event(), threading.Event(), threading.Event()
@@ -104,14 +105,13 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     goes_on.set()
     assert over.wait(WAIT_LIMIT_S)
     assert fresh.written(KEY) == OLD[:PAGE] + LATER
-    rig.finish()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_an_error_after_an_abort_is_no_refusal(monkeypatch: Patch, fenced: bool) -> None:
+def test_an_error_after_an_abort_is_no_refusal(make: Make, monkeypatch: Patch, fenced: bool) -> None:
     """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
     backend = RecordingBackend({KEY: OLD})
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     gate = backend.gate("truncate answer")
     backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
 
@@ -131,16 +131,17 @@ def test_an_error_after_an_abort_is_no_refusal(monkeypatch: Patch, fenced: bool)
     assert file.pread(len(OLD), 0) == OLD[:PAGE]
     file.fsync()
     assert fresh.committed(KEY) == OLD[:PAGE]
-    rig.finish()
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("durable", [False, True])
-def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: bool, carried_out: bool) -> None:
+def test_a_hole_that_is_owed_is_made_in_the_next_backend(
+    make: Make, durable: bool, fenced: bool, carried_out: bool
+) -> None:
     """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
     backend = RecordingBackend({KEY: OLD}, durable_writes=durable, punch=True)
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     file.pwrite(LATER[:PAGE], 0)
     backend.fault("punch_hole answer" if carried_out else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, 0, PAGE + 10, match="the line went dead")  # the outcome is unknown: it is owed
@@ -151,13 +152,12 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(durable: bool, fenced: 
     file.fsync()
     content = bytes(20) + LATER[:5] + bytes(PAGE - 15) + OLD[PAGE + 10 :]
     assert file.pread(2 * PAGE, 0) == content == fresh.written(KEY)
-    rig.finish()
 
 
-def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> None:
+def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed(make: Make) -> None:
     """[2.16, 2.17]"""
     backend = RecordingBackend({KEY: OLD}, punch=True)
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, 0, PAGE, match="the line went dead")
     rig.volume.abort()
@@ -170,19 +170,18 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed() -> N
     rig.volume.reconnect(second.successor())
     assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, PAGE)]
     assert file.pread(2 * PAGE, 0) == OLD
-    rig.finish()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("where", ["end", "begin", "middle"])
-def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where: str, fenced: bool) -> None:
+def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(make: Make, where: str, fenced: bool) -> None:
     """No commit followed the first; the second covers a part of it, and its outcome is unknown. [2.16, 2.17]"""
     old = pattern(6 * PAGE)
     first = (PAGE, 4 * PAGE)  # pages 1 to 4
     page, lost = {"end": (4, [1, 2, 3]), "begin": (0, [2, 3, 4]), "middle": (2, [1, 4])}[where]
     second = (page * PAGE, 2 * PAGE)
     backend = RecordingBackend({KEY: old}, punch=True)
-    rig, file = make_rig(backend=backend, retry=ONCE).opened("r+b")
+    rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False))
     raises(OSError, file.punch_hole, *first, match="no")
     assert backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
@@ -198,7 +197,6 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(where:
     assert file.pread(6 * PAGE, 0) == content
     file.fsync()
     assert (fresh.written(KEY), fresh.committed(KEY)) == (content, content)
-    rig.finish()
 
 
 class Watched:
@@ -222,9 +220,9 @@ class Watched:
         assert self.returns.wait(WAIT_LIMIT_S)
 
 
-def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another() -> None:
+def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another(make: Make) -> None:
     """[2.17]"""
-    rig = make_rig(backend=RecordingBackend({KEY: OLD}), retry=ONCE)
+    rig = make(backend=RecordingBackend({KEY: OLD}), retry=ONCE)
     rig.open("r+b")
     found: list[bool] = []
     owed, debt, later = Owed(rig.volume.inodes[KEY].engine), Watched(), Watched()
@@ -244,4 +242,3 @@ def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another()
     looks.join(WAIT_LIMIT_S)
     assert found == [False]
     assert len(owed) == 0
-    rig.finish()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _thread
-import errno
 import gc
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 import pagecache
-from pagecache import BackendLimits, ConflictError, PageCache
+from pagecache import BackendLimits, PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
@@ -280,14 +279,6 @@ def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monk
     monkeypatch.undo()
     file.fsync()
     assert (rig.backend.committed(KEY) or b"")[100:103] == b"new"
-
-
-def test_a_conflict_that_write_back_meets_is_one_for_its_fsync(make: Make) -> None:
-    """[2.19]"""
-    rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
-    file.pwrite(b"new", 100)
-    rig.backend.fault("write_from", OSError(errno.ESTALE, "another version"))
-    raises(ConflictError, file.fsync)
 
 
 def test_a_signal_stays_set_after_an_interrupt_of_a_waiter() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import Advice
+from pagecache import Advice, CachedFile
 
 from ..stores import short
 from .rig import KEY, PAGE, Make, Rig, Task, at_gate, no_memory, pattern, raises
@@ -59,9 +59,8 @@ def entered(*calls: Callable[[], object]) -> list[str]:
     return files
 
 
-def test_a_hit_runs_no_python_code(stored: Rig) -> None:
+def test_a_hit_runs_no_python_code(file: CachedFile) -> None:
     """One C call: the profiler sees no frame but that of the loop itself. [2.2]"""
-    file = stored.open("r+b")
     buffer = bytearray(100)
     file.pread(PAGE, 0)
     assert not entered(
@@ -269,9 +268,8 @@ def test_readers_of_one_missing_page_share_one_fill(stored: Rig) -> None:
 
 
 @pytest.mark.parametrize("op", ["read_into", "write_from", "commit", "truncate"])
-def test_a_reader_of_a_valid_page_never_waits(stored: Rig, op: str) -> None:
+def test_a_reader_of_a_valid_page_never_waits(stored: Rig, file: CachedFile, op: str) -> None:
     """Other pages may be filled or cut off, its own be in any state. [T-06, 2.2, 2.17]"""
-    file = stored.open("r+b")
     file.pwrite(b"one" * 1000, 100)
     file.pread(PAGE, 0)
     calls: dict[str, Callable[[], object]] = {

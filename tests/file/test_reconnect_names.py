@@ -29,12 +29,12 @@ from .rig import (
     ONCE,
     PAGE,
     QUIET,
+    Make,
     Patch,
     Task,
     at_gate,
     attached,
     eventually,
-    make_rig,
     overlay,
     pattern,
     raises,
@@ -53,13 +53,13 @@ class Story:
     """A file with dirty bytes, a call that changes its name and hangs, and a backend that is lost."""
 
     def __init__(
-        self, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
+        self, make: Make, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
     ) -> None:
         """Make and open objects of these names."""
         content: dict[Key, bytes] = {KEY: OLD}
         content.update(objects or {})
         self.old = RecordingBackend(content)
-        self.rig = make_rig(backend=self.old, retry=retry)
+        self.rig = make(backend=self.old, retry=retry)
         self.file = self.rig.open("r+b")
         self.beside = [self.rig.open("r+b", key=key) for key in objects or {}]
         self.file.pwrite(MINE, PAGE)
@@ -101,9 +101,11 @@ SAVED = overlay(overlay(OLD, PAGE, MINE), 0, LATER)
     [("remove", {}), ("rename", {}), ("rename", {NEW: OTHER})],
     ids=["remove", "rename", "rename over an open file"],
 )
-def test_a_file_goes_on_by_the_name_in_the_store(call: str, objects: dict[str, bytes], answer: str, first: str) -> None:
+def test_a_file_goes_on_by_the_name_in_the_store(
+    make: Make, call: str, objects: dict[str, bytes], answer: str, first: str
+) -> None:
     """In both orders of answer and reconnect; the old name is not made again."""
-    story = Story(call, landed=answer == "has landed", objects=objects)
+    story = Story(make, call, landed=answer == "has landed", objects=objects)
     refused = answer == "refused"
     names = [key for key in (KEY, NEW) if call == "rename" or key == KEY]
     if refused:
@@ -130,14 +132,13 @@ def test_a_file_goes_on_by_the_name_in_the_store(call: str, objects: dict[str, b
                 assert target.try_pread(PAGE, 0) is None  # no page of the new object is mistaken for it
         assert stored(fresh) == ({KEY: SAVED} | objects if refused else {NEW: SAVED})
         assert story.rig.volume.stat(KEY if refused else NEW).size == len(SAVED)
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("call", ["rename", "remove"])
 @pytest.mark.parametrize("landed", [False, True], ids=["not landed", "has landed"])
-def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(call: str, landed: bool) -> None:
+def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(make: Make, call: str, landed: bool) -> None:
     """The names are free, the file is saved by its actual name, and the answer changes nothing."""
-    story = Story(call, landed=landed)
+    story = Story(make, call, landed=landed)
     fresh = story.reconnect(fenced=True)
     gone = call == "remove" and landed
     if not gone:
@@ -153,12 +154,11 @@ def test_a_fence_finds_out_what_a_call_has_done_that_never_returns(call: str, la
     story.answer()
     eventually(lambda: story.old.nr_running == 0)
     assert set(story.rig.volume.inodes) == (set() if gone else {name})
-    story.rig.finish()
 
 
-def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -> None:
+def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed(make: Make) -> None:
     """The reconnect has left the file closed, and still opens others, when the call returns."""
-    story = Story("rename", landed=True, objects={"other": OTHER})
+    story = Story(make, "rename", landed=True, objects={"other": OTHER})
     fresh = story.old.successor(lose=False)
     gate, reconnecting = at_gate(fresh.gate("open", "other"), story.rig.volume.reconnect, fresh)
     story.answer()
@@ -166,12 +166,11 @@ def test_an_answer_between_the_look_of_a_reconnect_and_its_end_is_not_missed() -
     reconnecting.result(opening=gate)
     save_later(story.file).result()
     assert stored(fresh) == {NEW: SAVED, "other": OTHER}
-    story.rig.finish()
 
 
-def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> None:
+def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure(make: Make) -> None:
     """A read of uncached pages is refused until the call has returned."""
-    story = Story("rename", landed=True)
+    story = Story(make, "rename", landed=True)
     fresh = story.reconnect()
     assert story.file.pread(PAGE, PAGE) == MINE
     raises(ShutdownError, lambda: Task(story.file.pread, PAGE, 0).result())
@@ -179,12 +178,11 @@ def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure() -> Non
     eventually(lambda: story.rig.volume.inodes[NEW].engine.backend_file is not None)
     assert story.file.pread(PAGE, 0) == OLD[:PAGE]
     assert KEY not in stored(fresh)
-    story.rig.finish()
 
 
-def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
+def test_a_file_that_is_not_opened_for_a_moment_is_opened_then(make: Make) -> None:
     """Transient errors are retried."""
-    story = Story("rename", landed=True, retry=FAST)
+    story = Story(make, "rename", landed=True, retry=FAST)
     fresh = story.reconnect()
     fault = fresh.fault("open", OSError(errno.EIO, "for a moment"), key=NEW)
     saving = save_later(story.file)
@@ -192,12 +190,11 @@ def test_a_file_that_is_not_opened_for_a_moment_is_opened_then() -> None:
     saving.result()
     assert fault.nr_hit == 1
     assert stored(fresh) == {NEW: SAVED}
-    story.rig.finish()
 
 
-def test_a_file_that_is_not_opened_keeps_its_bytes_until_it_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_is_not_opened_keeps_its_bytes_until_it_is(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The log reports that it is closed, and why."""
-    story = Story("rename", landed=True)
+    story = Story(make, "rename", landed=True)
     fresh = story.reconnect()
     fresh.fault("open", OSError(errno.EACCES, "not yours"), key=NEW)
     story.answer()
@@ -206,12 +203,11 @@ def test_a_file_that_is_not_opened_keeps_its_bytes_until_it_is(caplog: pytest.Lo
     again = story.rig.open("r+b", key=NEW)
     save_later(again).result()
     assert stored(fresh) == {NEW: SAVED}
-    story.rig.finish()
 
 
-def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once() -> None:
+def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once(make: Make) -> None:
     """Two reconnects go by while the call hangs: the file is opened in the last backend."""
-    story = Story("rename", landed=True)
+    story = Story(make, "rename", landed=True)
     between = story.reconnect()
     story.rig.volume.abort()
     fresh = between.successor(lose=False)
@@ -221,14 +217,15 @@ def test_a_volume_that_is_lost_twice_during_the_call_is_caught_up_with_once() ->
     saving.result()
     assert stored(fresh) == {NEW: SAVED}
     assert not between.seen("open")
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["never open before", "closed"])
-def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(monkeypatch: Patch, known: bool) -> None:
+def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(
+    make: Make, monkeypatch: Patch, known: bool
+) -> None:
     """The backend has opened it, but the volume gets another backend before it counts."""
     old = RecordingBackend({KEY: OLD})
-    rig = make_rig(backend=old, retry=ONCE)
+    rig = make(backend=old, retry=ONCE)
     if known:
         rig.volume.open(KEY, "rb").close()
         [closed] = rig.volume.engine.take_idle(0)
@@ -249,12 +246,11 @@ def test_an_open_that_a_reconnect_overtakes_leaves_no_file_of_the_old_backend(mo
     save_later(file).result()
     assert stored(fresh) == {KEY: overlay(OLD, 0, LATER)}
     eventually(lambda: len(old.seen("file_close")) == len(old.seen("open")))
-    rig.finish()
 
 
-def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_before() -> None:
+def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_before(make: Make) -> None:
     """The file that the call has opened by then is closed again, and not used."""
-    story = Story("rename", landed=True)
+    story = Story(make, "rename", landed=True)
     between = story.reconnect()
     gate = between.gate("open", NEW)
     story.gate.open()
@@ -266,13 +262,12 @@ def test_a_fenced_reconnect_overtakes_the_call_that_catches_up_with_the_one_befo
     eventually(lambda: between.seen("file_close"))
     save_later(story.file).result()
     assert stored(fresh) == {NEW: SAVED}
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("call", ["rename", "remove"])
-def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str) -> None:
+def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(make: Make, call: str) -> None:
     """It raises the error of the new backend, and the next one finds out."""
-    story = Story(call, landed=False)
+    story = Story(make, call, landed=False)
     fresh = story.old.successor(lose=False, shared=False)
     fresh.fault("stat", OSError(errno.EIO, "for a moment"))
     raises(OSError, story.rig.volume.reconnect, fresh, fenced=True, match="for a moment")
@@ -281,7 +276,6 @@ def test_a_fenced_reconnect_that_cannot_ask_for_a_name_changes_nothing(call: str
     save_later(story.file).result(WAIT_LIMIT_S / 3)
     assert stored(fresh) == {KEY: SAVED}
     story.answer()
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("call", ["remove", "rename over"])
@@ -346,10 +340,10 @@ def test_a_file_goes_on_by_another_name_that_it_was_opened_by(tmp_path: Path, lo
     assert (tmp_path / folder / "second").read_bytes() == overlay(overlay(OLD, PAGE, MINE), 0, LATER)
 
 
-def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a_fence_has_ended() -> None:
+def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a_fence_has_ended(make: Make) -> None:
     """Nothing shows that the remove was carried out: the crash explains that the name is gone. [2.20, 2.22]"""
     backend = RecordingBackend()
-    rig = make_rig(backend=backend, retry=ONCE)
+    rig = make(backend=backend, retry=ONCE)
     file = rig.volume.open(KEY, "xb")
     file.pwrite(MINE, 0)
     gate, removing = at_gate(backend.gate("remove"), rig.volume.remove, KEY)
@@ -381,10 +375,10 @@ def test_a_created_object_that_has_replaced_another_takes_no_byte_of_it_behind_a
     assert store.cat_file("/replaced/name") == expected
 
 
-def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:
+def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -> None:
     """Neither version is known, so the object of the new name could be the one that was there before. [2.20, 2.22]"""
     backend = RecordingBackend({KEY: OLD, NEW: OTHER})
-    rig = make_rig(backend=backend, retry=ONCE)
+    rig = make(backend=backend, retry=ONCE)
     file, target = rig.open("r+b"), rig.open("r+b", key=NEW)
     for each in (file, target):
         each.pwrite(MINE, PAGE)
@@ -400,7 +394,6 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone() -> None:
     save_later(file).result()
     assert stored(fresh) == {NEW: SAVED}
     gate.open()
-    rig.finish()
 
 
 class LinksMoveLate(DirectoryBackend):

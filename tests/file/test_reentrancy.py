@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from pagecache import CachedFile, DeadlockError, Volume
 
 from ..stores import RecordingBackend
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, pattern
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, pattern
 
 DATA = pattern(4 * PAGE)
 
@@ -219,31 +218,3 @@ def test_truncate_against_a_pass_that_widens_units_with_slow_fills(make: Make, f
     for unit in range(3):
         expected[unit * 8 * PAGE + 50 : unit * 8 * PAGE + 150] = b"x" * 100
     assert rig.backend.committed(KEY) == bytes(expected)
-
-
-def test_truncates_beside_passes_that_widen(make: Make) -> None:
-    """Run the test above without an order, many times. [T-71]"""
-    rig = make({KEY: pattern(64 * PAGE)}, "1MiB", limits={"write_unit": 8 * PAGE, "max_write": 16 * PAGE})
-    file = rig.open()
-    stop = threading.Event()
-
-    def cut() -> None:
-        for k in range(60):
-            file.truncate((20 + 11 * k % 44) * PAGE + k)
-        stop.set()
-
-    def write() -> None:
-        k = 0
-        while not stop.is_set():
-            file.pwrite(b"%d" % k, 3 * PAGE * (k % 20))
-            k += 1
-            if k % 7 == 0:
-                rig.volume.drop_clean()
-            if k % 5 == 0:
-                file.flush()
-
-    for task in (Task(cut), Task(write)):
-        task.result(60)
-    eventually(lambda: rig.cache.stats().writeback == 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == file.pread(100 * PAGE, 0)

@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -35,9 +35,9 @@ class Left:
     stands at a gate and has the token. `leave` makes an interrupted direct write store two pages behind the end.
     """
 
-    def __init__(self, holder: str, **limits: Any) -> None:
+    def __init__(self, make: Make, holder: str, **limits: Any) -> None:
         self.backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE, parallel_direct_writes=True, **limits)
-        self.rig = make_rig(backend=self.backend, retry=ONCE)
+        self.rig = make(backend=self.backend, retry=ONCE)
         self.buffered = self.rig.open("r+b")
         self.direct = self.rig.open("r+b", direct=True)
         self.tasks: list[Task[Any]] = []
@@ -76,7 +76,6 @@ class Left:
         assert self.direct.pread(len(content) + 1, 0) == content
         assert self.buffered.pread(len(content) + 1, 0) == content
         assert self.backend.written(KEY) == self.backend.committed(KEY) == content
-        self.rig.finish()
 
 
 def extended(at: int = FAR) -> bytes:
@@ -106,9 +105,9 @@ def grows(file: CachedFile) -> None:
 @pytest.mark.parametrize(("holder", "durable"), [("pass", False), ("pass", True), ("commit", False)])
 @pytest.mark.parametrize("call", [sends, stores, grows])
 def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
-    call: Callable[[CachedFile], None], holder: str, durable: bool
+    make: Make, call: Callable[[CachedFile], None], holder: str, durable: bool
 ) -> None:
-    story = Left(holder, durable_writes=durable)
+    story = Left(make, holder, durable_writes=durable)
     story.leave()
     story.tasks.append(Task(call, story.buffered))
     assert story.tasks[-1].waits()
@@ -116,10 +115,10 @@ def test_what_makes_the_object_longer_shows_zeros_before_its_bytes(
     story.check(extended())
 
 
-def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: Patch) -> None:
+def test_a_write_interrupted_between_two_tries_leaves_nothing(make: Make, monkeypatch: Patch) -> None:
     """Its call has failed, and the next has not begun: no other call would cut the stored bytes."""
     backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-    rig = make_rig(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
+    rig = make(backend=backend, retry=RetryPolicy(attempts=9, first_delay=60.0, max_delay=60.0, deadline=600.0))
     file, direct = rig.open("r+b"), rig.open("r+b", direct=True)
     waits = threading.Event()
 
@@ -140,14 +139,13 @@ def test_a_write_interrupted_between_two_tries_leaves_nothing(monkeypatch: Patch
     assert direct.pread(FAR + PAGE, 0) == content
     file.fsync()
     assert backend.committed(KEY) == content
-    rig.finish()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("grow", ["write", "truncate"])
-def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> None:
+def test_a_reconnect_in_between_uncovers_nothing(make: Make, grow: str, fenced: bool) -> None:
     """The call returns after the reconnect, or can no longer land; bytes behind it are sent at once."""
-    story = Left("pass")
+    story = Left(make, "pass")
     gate = story.start_tail()
     _, writing = at_gate(gate, story.direct.pwrite, TAIL, len(OLD))
     story.rig.volume.abort()
@@ -176,9 +174,9 @@ def test_a_reconnect_in_between_uncovers_nothing(grow: str, fenced: bool) -> Non
 
 
 @pytest.mark.parametrize("offset", [PAGE, len(OLD)], ids=["in place", "extends"])
-def test_a_direct_write_waits_for_the_cut(offset: int) -> None:
+def test_a_direct_write_waits_for_the_cut(make: Make, offset: int) -> None:
     """A backend sees no truncate beside a write, and no byte that was just stored is cut off."""
-    story = Left("pass")
+    story = Left(make, "pass")
     story.leave()
     engine = story.rig.volume.inodes[KEY].engine
     gate = Gate("write_from", KEY, 0)
@@ -201,9 +199,9 @@ def test_a_direct_write_waits_for_the_cut(offset: int) -> None:
     story.check(overlay(MINE + OLD[PAGE:], offset, LATER))
 
 
-def test_a_discard_of_what_lies_behind_a_tail_and_a_direct_write_both_end() -> None:
+def test_a_discard_of_what_lies_behind_a_tail_and_a_direct_write_both_end(make: Make) -> None:
     """One has the token and waits for direct writes to end; the other waits for the cut, which needs the token."""
-    story = Left("commit")
+    story = Left(make, "commit")
     story.leave()
     story.buffered.pwrite(LATER, FAR)
     discarding = Task(story.rig.volume.discard, KEY, FAR)
@@ -219,9 +217,9 @@ def test_a_discard_of_what_lies_behind_a_tail_and_a_direct_write_both_end() -> N
     story.check(MINE + OLD[PAGE:] + TAIL)
 
 
-def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored() -> None:
+def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored(make: Make) -> None:
     """This concerns a pass and a truncate; both report why, and succeed afterwards."""
-    story = Left("pass")
+    story = Left(make, "pass")
     story.leave()
     story.backend.fault("truncate", OSError(errno.EACCES, "not now"), times=1000)
     story.buffered.pwrite(LATER, FAR)
@@ -237,10 +235,10 @@ def test_while_the_tail_cannot_be_cut_nothing_behind_it_is_stored() -> None:
     story.check(extended())
 
 
-def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
+def test_where_a_commit_makes_bytes_visible_there_is_no_tail(make: Make) -> None:
     """Direct writes go through the cache there: a failed write-back has stored nothing visible."""
     backend = ObjectBackend({KEY: OLD})
-    rig: Rig = make_rig(backend=backend, retry=ONCE)
+    rig: Rig = make(backend=backend, retry=ONCE)
     file = rig.open("r+b", direct=True)
 
     backend.fault("write_from answer", LOST)
@@ -250,7 +248,6 @@ def test_where_a_commit_makes_bytes_visible_there_is_no_tail() -> None:
     file.truncate(FAR)
     file.fsync()
     assert backend.committed(KEY) == OLD + bytes(FAR - len(OLD))
-    rig.finish()
 
 
 # ---------------------------------------------------------------- answers after the end of the backend
@@ -262,9 +259,9 @@ LONGER = pattern(3 * PAGE, seed=2)
 class Extended:
     """A direct write behind the end whose call does not answer, and lands when its gate opens, or has landed."""
 
-    def __init__(self, *, landed: bool, error: OSError | None = None) -> None:
+    def __init__(self, make: Make, *, landed: bool, error: OSError | None = None) -> None:
         self.old = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
-        self.rig = make_rig(backend=self.old, retry=ONCE)
+        self.rig = make(backend=self.old, retry=ONCE)
         self.file = self.rig.open("r+b", direct=True)
         self.gate = self.old.gate("write_from answer" if landed else "write_from")
         if error is not None:
@@ -289,9 +286,9 @@ class Extended:
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
-def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
+def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, landed: bool) -> None:
     """The next commit cuts it off first."""
-    story = Extended(landed=landed)
+    story = Extended(make, landed=landed)
     story.write()
     story.abort()
     fresh = story.old.successor(lose=False)
@@ -299,13 +296,12 @@ def test_a_sync_after_a_late_answer_leaves_no_tail(landed: bool) -> None:
     story.answer_last()
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
+def test_bytes_stored_by_a_later_write_are_not_cut_off(make: Make, fenced: bool) -> None:
     """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""
-    story = Extended(landed=True)
+    story = Extended(make, landed=True)
     story.write()
     story.abort()
     fresh = story.old.successor(lose=False, shared=not fenced)
@@ -316,12 +312,13 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(fenced: bool) -> None:
     eventually(lambda: not file.settling and not file.native.locks()["token"])
     assert writing.result(opening=gate) == len(LONGER)
     assert fresh.written(KEY) == OLD + LONGER
-    story.rig.finish()
 
 
-def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(monkeypatch: Patch) -> None:
+def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is_gone(
+    make: Make, monkeypatch: Patch
+) -> None:
     """The volume is live again when the writer resumes: its tail is owed by then."""
-    story = Extended(landed=True)
+    story = Extended(make, landed=True)
     noticed, genuine = threading.Event(), direct._Sender.running
 
     def late(sender: direct._Sender) -> bool:
@@ -339,24 +336,22 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
     assert fresh.written(KEY) == OLD
     noticed.set()
     raises(ShutdownError, story.writing.result)
-    story.rig.finish()
 
 
-def test_a_sync_after_an_interrupted_write_leaves_no_tail() -> None:
+def test_a_sync_after_an_interrupted_write_leaves_no_tail(make: Make) -> None:
     """Its call goes on alone, and fails after storing something."""
-    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(OLD))
     story.answer_last()
     Task(story.rig.volume.sync).result()
     assert story.old.written(KEY) == OLD
-    story.rig.finish()
 
 
 @pytest.mark.parametrize("returns", [True, False])
-def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(returns: bool) -> None:
+def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(make: Make, returns: bool) -> None:
     """It is in flight when the backend is lost, does not land, and may never return."""
-    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     cutting = story.old.gate("truncate")
     story.write()
     story.gate.open()
@@ -370,12 +365,11 @@ def test_a_cut_that_a_fenced_reconnect_overtakes_is_made_in_the_new_backend(retu
     Task(story.rig.volume.sync).result(WAIT_LIMIT_S / 3)
     assert fresh.written(KEY) == OLD
     cutting.open()
-    story.rig.finish()
 
 
-def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut() -> None:
+def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut(make: Make) -> None:
     """Nothing of it is sent; the cut is owed once, however often it failed."""
-    story = Extended(landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
+    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
     with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
         story.file.pwrite(TAIL, len(OLD))
     story.old.fault("truncate", OSError(errno.EACCES, "not now"), times=100)
@@ -389,7 +383,6 @@ def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut
     assert story.file.pwrite(LONGER, len(OLD)) == len(LONGER)
     Task(story.rig.volume.sync).result()
     assert story.old.written(KEY) == OLD + LONGER
-    story.rig.finish()
 
 
 # ---------------------------------------------------------------- tails that are given up

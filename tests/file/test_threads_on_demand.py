@@ -19,7 +19,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.engine import runner
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from .rig import Patch, Task, attached, eventually, raises
+from .rig import Patch, Task, attached, eventually, gated, raises
 
 OF_A_CACHE = 2
 """The flusher, and the spare thread."""
@@ -76,8 +76,7 @@ def test_two_hundred_volumes_have_no_thread_before_they_have_work() -> None:
 
 def test_jobs_of_a_volume_without_files_run_side_by_side() -> None:
     backend = FaultyBackend(MemoryBackend())
-    with attached(backend, "1MiB", options={"name": "busy"}) as volume, Gate() as gate:
-        backend.use([Rule("stat", gate=gate)])
+    with attached(backend, "1MiB", options={"name": "busy"}) as volume, gated(backend, "stat") as gate:
         callers = [threading.Thread(target=volume.exists, args=(f"key{k}",)) for k in range(4)]
         for caller in callers:
             caller.start()

@@ -452,10 +452,8 @@ def test_a_writer_that_does_not_fit_beside_bytes_that_are_kept_does_not_wait_for
     assert rig.open().pwrite(bytes(16 * KIB), 0) == 16 * KIB
 
 
-def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: Patch) -> None:
-    """It may make room. [2.23]"""
-    rig = filled(make, ["full"])
-    rig.backend.clear_faults()
+def checks_counted(monkeypatch: Patch) -> threading.Semaphore:
+    """Release it at each check of a writer that waits; three hopeless ones are enough."""
     checked, count = threading.Semaphore(0), throttle.Checks.count
 
     def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
@@ -464,6 +462,14 @@ def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monk
 
     monkeypatch.setattr(throttle.Checks, "count", counted)
     monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
+    return checked
+
+
+def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monkeypatch: Patch) -> None:
+    """It may make room. [2.23]"""
+    rig = filled(make, ["full"])
+    rig.backend.clear_faults()
+    checked = checks_counted(monkeypatch)
     with rig.backend.gate("write_from", "full") as gate:
         rig.volume.retry_failed()
         gate.wait_entered()
@@ -505,14 +511,7 @@ def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: Patch, fai
     rig, file = make({"full": b"", KEY: b""}, retry=ONCE, **SMALL, **whole).opened(key="full")
     file.pwrite(bytes(96 * KIB), 0)
     file.flush()
-    checked, count = threading.Semaphore(0), throttle.Checks.count
-
-    def counted(checks: throttle.Checks, *, hopeless: bool) -> None:
-        count(checks, hopeless=hopeless)
-        checked.release()
-
-    monkeypatch.setattr(throttle.Checks, "count", counted)
-    monkeypatch.setattr(throttle, "HOPELESS_CHECKS_MAX", 3)
+    checked = checks_counted(monkeypatch)
     if fails:
         rig.backend.fault("commit", OSError(errno.ENOSPC, "no space left on device"))
     with rig.backend.gate("commit", "full") as gate:
@@ -562,8 +561,9 @@ def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: 
 # ---------------------------------------------------------------------------------------------- everything at once
 
 
-def squeeze(make: Make, seconds: float) -> None:
-    """Eight writers on the smallest cache, which may hold one dirty page, over a backend that is slow and fails."""
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(300.0, marks=[pytest.mark.soak, pytest.mark.timeout(0)])])
+def test_eight_writers_on_one_page_of_dirty_budget_and_a_failing_backend(make: Make, seconds: float) -> None:
+    """The smallest cache over a slow backend: no deadlock, no error because it is full, nothing lost. [2.24, 2.23]"""
     rig = make(
         capacity=16 * PAGE,
         dirty_background=0,
@@ -603,27 +603,13 @@ def squeeze(make: Make, seconds: float) -> None:
     peak = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end and not any(task.finished.wait(0.02) for task in tasks):
-        usage = rig.cache.native.usage()
-        peak = max(peak, usage["used"])
+        peak = max(peak, rig.cache.native.usage()["used"])
     over.set()
     models = [task.result(60) for task in tasks]
     assert peak <= 16 * PAGE
     rig.backend.clear_faults()
     rig.volume.sync(60)
     assert [rig.backend.committed(f"f{name}") for name in range(8)] == models
-    rig.cache.check()
-
-
-def test_eight_writers_on_one_page_of_dirty_budget_and_a_failing_backend(make: Make) -> None:
-    """No deadlock, no error because it is full, nothing lost. [2.24, 2.23]"""
-    squeeze(make, 1.0)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-def test_the_same_for_minutes(make: Make) -> None:
-    """[2.24, 2.23]"""
-    squeeze(make, 300.0)
 
 
 # ---------------------------------------------------------------------------------------------- budget and locks

@@ -24,7 +24,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
 from .clock import HandClock
-from .rig import FAST, QUIET, Patch, Task, at_gate, eventually, raises
+from .rig import FAST, QUIET, Patch, Task, at_gate, eventually, gated, raises
 
 KEY = "object"
 DATA = bytes(range(256)) * 16
@@ -56,6 +56,11 @@ def cache(clock: HandClock) -> Iterator[PageCache]:
     made.close(on_failed="discard")
 
 
+@pytest.fixture
+def volume(cache: PageCache, backend: Any) -> Volume:
+    return cache.attach(backend)
+
+
 def late(clock: HandClock, task: Task[Any], seconds: float) -> TimeoutError:
     """Let a deadline pass, and return the error of the call."""
     clock.advance(seconds)
@@ -70,8 +75,7 @@ def test_a_deadline_ends_the_wait(cache: PageCache, clock: HandClock, backend: A
     """It does not end before its time; the error names operation and key, and the call goes on."""
     operation, run = CALLS[call]
     volume = cache.attach(backend, timeout=None if how == "argument" else 7.0)
-    with Gate() as gate:
-        backend.use([Rule(operation, gate=gate, times=1)])
+    with gated(backend, operation, times=1) as gate:
         _, task = at_gate(gate, run, volume, **({"timeout": 7.0} if how == "argument" else {}))
         clock.advance(6.9)
         assert task.waits()
@@ -172,8 +176,7 @@ def test_an_object_may_be_there_after_an_open_that_timed_out(cache: PageCache, c
     store = MemoryBackend()
     backend = FaultyBackend(store)
     volume = cache.attach(backend)
-    with Gate() as gate:
-        backend.use([Rule("open", gate=gate, nth=2)])
+    with gated(backend, "open", nth=2) as gate:
         _, task = at_gate(gate, volume.open, KEY, "wb", timeout=7.0)
         late(clock, task, 7.0)
         assert not volume.exists(KEY)
@@ -187,8 +190,7 @@ def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandC
     operation, run = CALLS[call]
     volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
-    with Gate() as gate:
-        backend.use([Rule(operation, gate=gate)])
+    with gated(backend, operation) as gate:
         _, task = at_gate(gate, run, volume, timeout=7.0)
         late(clock, task, 7.0)
         second = Task(volume.open, KEY, "rb", timeout=3.0)
@@ -201,9 +203,8 @@ def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandC
     raises(FileNotFoundError, volume.open, KEY, "rb")
 
 
-def test_a_status_does_not_depend_on_a_remove_beside_it(cache: PageCache, backend: Any, monkeypatch: Patch) -> None:
+def test_a_status_does_not_depend_on_a_remove_beside_it(volume: Volume, monkeypatch: Patch) -> None:
     """The object goes between the look-up of its open file and the call of that file. [2.20]"""
-    volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
     plain = Versions.quiet
 
@@ -216,13 +217,11 @@ def test_a_status_does_not_depend_on_a_remove_beside_it(cache: PageCache, backen
     raises(FileNotFoundError, volume.stat, KEY)
 
 
-def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(cache: PageCache, backend: Any) -> None:
+def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(volume: Volume, backend: Any) -> None:
     """The backend's file is closed while the store is asked for the name. [2.20]"""
-    volume = cache.attach(backend)
     volume.open(KEY, "rb").close()
     backend.clear_calls()
-    with Gate() as gate:
-        backend.use([Rule("stat", gate=gate, times=1)])
+    with gated(backend, "stat", times=1) as gate:
         _, task = at_gate(gate, volume.stat, KEY)
         for backend_file in volume.engine.take_idle(0):
             close_backend_file(backend_file)
@@ -230,23 +229,19 @@ def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(cache: PageCach
     assert [call.key for call in backend.calls_of("stat")] == [KEY]
 
 
-def test_an_open_waits_for_a_busy_name_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
-    volume = cache.attach(backend)
-    with Gate() as gate:
-        backend.use([Rule("open", gate=gate)])
+def test_an_open_waits_for_a_busy_name_until_its_deadline(volume: Volume, clock: HandClock, backend: Any) -> None:
+    with gated(backend, "open") as gate:
         _, first = at_gate(gate, volume.open, KEY, "rb")
         second = Task(volume.rename, KEY, "other", timeout=3.0)
-        eventually(lambda: any("name" in wait.what for wait in cache.waits()))
+        eventually(lambda: any("name" in wait.what for wait in volume.cache.waits()))
         error = late(clock, second, 3.0)
         assert "rename: the deadline passed; the name is busy with an open" in str(error)
     first.result().close()
 
 
-def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache, backend: Any) -> None:
+def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(volume: Volume, backend: Any) -> None:
     """It has not begun by then, and both names are free. [2.20]"""
-    volume = cache.attach(backend)
-    with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, Gate() as gate:
-        backend.use([Rule("write", gate=gate)])
+    with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, gated(backend, "write") as gate:
         file.write(b"bytes")
         _, saving = at_gate(gate, file.fsync)
         for dst in ("new", "other"):
@@ -259,11 +254,9 @@ def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(cache: PageCache,
         volume.rename(KEY, "other", timeout=20)
 
 
-def test_a_truncate_that_timed_out_is_owed(cache: PageCache, clock: HandClock, backend: Any) -> None:
+def test_a_truncate_that_timed_out_is_owed(volume: Volume, clock: HandClock, backend: Any) -> None:
     """The file has the size, and the call is made again before its next one. [2.17]"""
-    volume = cache.attach(backend)
-    with volume.open(KEY, "r+b") as file, Gate() as gate:
-        backend.use([Rule("truncate", gate=gate, times=1)])
+    with volume.open(KEY, "r+b") as file, gated(backend, "truncate", times=1) as gate:
         _, task = at_gate(gate, volume.truncate, KEY, 5, timeout=7.0)
         late(clock, task, 7.0)
         assert file.size == 5
@@ -280,8 +273,7 @@ def test_a_truncate_that_timed_out_does_not_commit(cache: PageCache, clock: Hand
     store.put(KEY, DATA)
     backend = FaultyBackend(store)
     volume = cache.attach(backend)
-    with Gate() as gate:
-        backend.use([Rule("truncate", gate=gate, times=1)])
+    with gated(backend, "truncate", times=1) as gate:
         _, task = at_gate(gate, volume.truncate, KEY, 5, timeout=7.0)
         assert str(late(clock, task, 7.0)).startswith(f"[Errno {errno.ETIMEDOUT}] truncate: ")
         gate.release()
@@ -290,10 +282,8 @@ def test_a_truncate_that_timed_out_does_not_commit(cache: PageCache, clock: Hand
     assert store.snapshot(KEY) == DATA[:5]
 
 
-def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cache: PageCache, backend: Any) -> None:
-    volume = cache.attach(backend)
-    with volume.open(KEY, "r+b") as file, Gate() as gate:
-        backend.use([Rule("write", gate=gate)])
+def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(volume: Volume, backend: Any) -> None:
+    with volume.open(KEY, "r+b") as file, gated(backend, "write") as gate:
         file.write(b"bytes")
         _, saving = at_gate(gate, file.fsync)
         raises(TimeoutError, lambda: Task(volume.truncate, KEY, 5, timeout=0.05).result(), match="deadline")
@@ -303,14 +293,12 @@ def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(cac
         assert backend.calls_of("truncate") == []
 
 
-def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
+def test_a_truncate_waits_for_a_read_until_its_deadline(volume: Volume, clock: HandClock, backend: Any) -> None:
     """The read covers bytes that are cut off, and its call does not return. [2.17]"""
-    volume = cache.attach(backend)
-    with volume.open(KEY, "rb", read_ahead=0) as file, Gate() as gate:
-        backend.use([Rule("read", gate=gate)])
+    with volume.open(KEY, "rb", read_ahead=0) as file, gated(backend, "read") as gate:
         _, reading = at_gate(gate, file.pread, 10, 100)
         task = Task(volume.truncate, KEY, 5, timeout=7.0)
-        eventually(lambda: any("cut off" in wait.what for wait in cache.waits()))
+        eventually(lambda: any("cut off" in wait.what for wait in volume.cache.waits()))
         late(clock, task, 7.0)
         assert file.size == len(DATA)
         gate.release()
@@ -319,11 +307,9 @@ def test_a_truncate_waits_for_a_read_until_its_deadline(cache: PageCache, clock:
         assert file.size == 5
 
 
-def test_an_open_that_empties_leaves_the_file_at_its_deadline(cache: PageCache, clock: HandClock, backend: Any) -> None:
+def test_an_open_that_empties_leaves_the_file_at_its_deadline(volume: Volume, clock: HandClock, backend: Any) -> None:
     """It does not wait for anything else of the store. [2.20]"""
-    volume = cache.attach(backend)
-    with Gate() as gate:
-        backend.use([Rule("truncate", gate=gate, times=1)])
+    with gated(backend, "truncate", times=1) as gate:
         _, task = at_gate(gate, volume.open, KEY, "wb", timeout=7.0)
         error = late(clock, task, 7.0)
         assert "open: the deadline passed" in str(error)
@@ -332,16 +318,15 @@ def test_an_open_that_empties_leaves_the_file_at_its_deadline(cache: PageCache, 
     assert volume.stat(KEY).size == 0
 
 
-def test_the_next_try_of_a_sync_covers_names_changed_since(cache: PageCache, clock: HandClock, backend: Any) -> None:
+def test_the_next_try_of_a_sync_covers_names_changed_since(volume: Volume, clock: HandClock, backend: Any) -> None:
     """One call makes them durable: no second one follows for them. [2.15]"""
-    volume = cache.attach(backend)
     error = BackendError(errno.EIO, "names", retry=True, retry_after=100.0)
     backend.use([Rule("sync", error=error, times=1)])
     first = Task(volume.sync, 1000)
     eventually(lambda: len(backend.calls_of("sync")) == 1)
     volume.open("another", "xb").close()
     second = Task(volume.sync, 1000)
-    eventually(lambda: len(cache.waits()) == 2)
+    eventually(lambda: len(volume.cache.waits()) == 2)
     while not (first.finished.wait(0.02) and second.finished.wait(0.02)):
         clock.advance(100.0)
     first.result()
@@ -361,9 +346,8 @@ def test_a_listing_has_its_deadline_for_each_answer(cache: PageCache, clock: Han
     assert len(found) == 2500
 
 
-def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> None:
+def test_a_task_that_opens_has_a_deadline(volume: Volume, backend: Any) -> None:
     """`pagecache.aio.open` takes the arguments of `Volume.open`."""
-    volume = cache.attach(backend)
 
     async def main() -> None:
         with pytest.raises(TimeoutError, match="open: the deadline passed"):
@@ -371,8 +355,7 @@ def test_a_task_that_opens_has_a_deadline(cache: PageCache, backend: Any) -> Non
 
     clock = volume.engine.clock
     assert isinstance(clock, HandClock)
-    with Gate() as gate:
-        backend.use([Rule("open", gate=gate, times=1)])
+    with gated(backend, "open", times=1) as gate:
         _, task = at_gate(gate, lambda: asyncio.run(main()))
         clock.advance(1.0)
         task.result()
@@ -418,15 +401,13 @@ def test_the_error_of_a_sync_names_file_error_and_next_try(
 
 @pytest.mark.parametrize("call", WAITS)
 def test_the_error_of_a_sync_whose_call_runs_names_the_file(
-    cache: PageCache, clock: HandClock, backend: Any, call: str
+    volume: Volume, clock: HandClock, backend: Any, call: str
 ) -> None:
-    volume = cache.attach(backend)
-    with Gate() as gate:
-        backend.use([Rule("write", gate=gate)])
+    with gated(backend, "write") as gate:
         file = volume.open(KEY, "r+b")
         file.write(b"bytes")
         _, task = at_gate(gate, WAITS[call], file, 20.0)
-        eventually(lambda: any(wait.thread == task.thread.ident for wait in cache.waits()))
+        eventually(lambda: any(wait.thread == task.thread.ident for wait in volume.cache.waits()))
         error = late(clock, task, 20.0)
         assert str(error) == f"[Errno {errno.ETIMEDOUT}] {call}: the deadline passed; what was started goes on: {KEY!r}"
     file.close()

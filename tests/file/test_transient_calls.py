@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, PageCache, RetryPolicy, ShutdownError, Volume
+from pagecache import BackendError, PageCache, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 
@@ -85,36 +85,29 @@ def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, cal
     assert len(backend.calls_of(operation)) >= 3
 
 
-@pytest.mark.parametrize("policy", [FAST, ONCE], ids=["three attempts", "one attempt"])
-@pytest.mark.parametrize("call", READS)
-def test_the_last_error_is_raised_as_it_is(make: Make, call: str, policy: RetryPolicy) -> None:
-    """It comes after as many tries as the policy has. [2.14]"""
-    operation, run = READS[call]
-    volume, backend = make(Rule(operation, error=BackendError(errno.EIO, "no answer", retry=True)), retry=policy)
-    assert raises(OSError, run, volume, match="no answer").errno == errno.EIO
-    assert len(backend.calls_of(operation)) == policy.attempts
-    backend.use([])
+# An error, and its tries by each of two policies.
+ERRORS: dict[str, tuple[OSError, int, int]] = {
+    "transient": (BackendError(errno.EIO, "no", retry=True), 3, 1),
+    "errno": (PermissionError(errno.EACCES, "no"), 1, 1),
+    "no errno": (PermissionError("no"), 1, 1),
+    "unsupported": (io.UnsupportedOperation("no"), 1, 1),
+    "it says so": (BackendError(errno.EIO, "no", retry=False), 1, 1),
+}
 
 
+@pytest.mark.parametrize("once", [False, True], ids=["three attempts", "one attempt"])
 @pytest.mark.parametrize("call", READS)
-@pytest.mark.parametrize(
-    "error",
-    [
-        PermissionError(errno.EACCES, "no"),
-        PermissionError("no"),
-        io.UnsupportedOperation("no"),
-        BackendError(errno.EIO, "no", retry=False),
-    ],
-    ids=["errno", "no errno", "unsupported", "it says so"],
-)
-def test_another_error_is_raised_at_once(make: Make, call: str, error: OSError) -> None:
-    operation, run = READS[call]
-    volume, backend = make(Rule(operation, error=error, times=1))
-    if isinstance(error, io.UnsupportedOperation) and operation == "sync":
+@pytest.mark.parametrize("error", ERRORS)
+def test_the_last_error_is_raised_as_it_is(make: Make, call: str, error: str, once: bool) -> None:
+    """It comes after as many tries as the policy has if it is transient, at once if not. [2.14]"""
+    (operation, run), (raised, *tries) = READS[call], ERRORS[error]
+    volume, backend = make(Rule(operation, error=raised), retry=ONCE if once else FAST)
+    if error == "unsupported" and operation == "sync":
         run(volume)  # names need no sync there
     else:
-        raises(OSError, run, volume, match="no")
-    assert len(backend.calls_of(operation)) == 1
+        assert raises(OSError, run, volume, match="no").errno == raised.errno
+    assert len(backend.calls_of(operation)) == tries[once]
+    backend.use([])
 
 
 def test_an_open_that_fails_after_the_open_closes_the_file(tmp_path: Path) -> None:
@@ -126,8 +119,9 @@ def test_an_open_that_fails_after_the_open_closes_the_file(tmp_path: Path) -> No
         assert [call.op for call in backend.calls_of("open", "close")] == ["open", "close", "open", "close", "open"]
 
 
-def test_a_listing_that_has_begun_is_not_made_again() -> None:
-    """Some entries were returned: only the backend can go on from there. [2.14]"""
+@pytest.mark.parametrize(("count", "fails_at", "begun"), [(4, 2, 2), (2000, 1500, 1)])
+def test_a_listing_is_made_again_unless_some_entries_were_returned(count: int, fails_at: int, begun: int) -> None:
+    """Only the backend can go on from there; none is returned twice. [2.14]"""
 
     class Listing(MemoryBackend):
         begun = 0
@@ -135,38 +129,19 @@ def test_a_listing_that_has_begun_is_not_made_again() -> None:
         def list(self, prefix: str = "") -> Iterator[Any]:
             self.begun += 1
             for nr, found in enumerate(super().list(prefix)):
-                if nr == 1500:
+                if nr == fails_at and self.begun == 1:
                     raise OSError(errno.EIO, "in the middle")
                 yield found
 
     store = Listing()
-    for nr in range(2000):
+    for nr in range(count):
         store.put(f"{nr:04}", b"")
     with PageCache("1MiB", retry=FAST) as cache:
         listing = cache.attach(store).list()
-        assert [next(listing).key for _ in range(1000)] == [f"{nr:04}" for nr in range(1000)]
-        raises(OSError, next, listing, match="in the middle")
-        assert store.begun == 1
-
-
-def test_entries_of_a_listing_that_failed_are_not_given_twice() -> None:
-    """It fails in the first answer, after some entries. [2.14]"""
-
-    class Listing(MemoryBackend):
-        begun = 0
-
-        def list(self, prefix: str = "") -> Iterator[Any]:
-            self.begun += 1
-            for nr, found in enumerate(super().list(prefix)):
-                if nr == 2 and self.begun == 1:
-                    raise OSError(errno.EIO, "in the middle")
-                yield found
-
-    store = Listing()
-    for nr in range(4):
-        store.put(str(nr), b"")
-    with PageCache("1MiB", retry=FAST) as cache:
-        assert [found.key for found in cache.attach(store).list()] == ["0", "1", "2", "3"]
+        returned = min(count, 1000)
+        assert [next(listing).key for _ in range(returned)] == [f"{nr:04}" for nr in range(returned)]
+        raises(OSError if begun == 1 else StopIteration, next, listing)
+        assert store.begun == begun
 
 
 # ---------------------------------------------------------------- calls that change names

@@ -6,6 +6,8 @@ import errno
 
 import pytest
 
+from pagecache import CachedFile
+
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, accepted_before, at_gate, pattern, raises
 
 CONTENT = pattern(8 * PAGE)
@@ -24,9 +26,8 @@ def zeroed(content: bytes, offset: int, length: int) -> bytes:
 
 @pytest.mark.parametrize("size", [0, 1, PAGE - 1, PAGE, PAGE + 1, 5 * PAGE + 123])
 @pytest.mark.parametrize("cached", [False, True])
-def test_truncate_down_then_up_shows_zeros(stored: Rig, size: int, cached: bool) -> None:
+def test_truncate_down_then_up_shows_zeros(stored: Rig, file: CachedFile, size: int, cached: bool) -> None:
     """Cut bytes do not come back, in the cache or on the backend. [T-44, 2.17]"""
-    file = stored.open("r+b")
     if cached:
         file.pread(8 * PAGE, 0)
     assert file.truncate(size) == size
@@ -40,9 +41,8 @@ def test_truncate_down_then_up_shows_zeros(stored: Rig, size: int, cached: bool)
     assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
 
 
-def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig) -> None:
+def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig, file: CachedFile) -> None:
     """They are never written back. [2.17]"""
-    file = stored.open("r+b")
     file.pwrite(b"d" * 4 * PAGE, 4 * PAGE)
     file.truncate(5 * PAGE + 10)
     assert sum(length for _offset, length in stored.volume.dirty_ranges(KEY)) == PAGE + 10
@@ -50,9 +50,8 @@ def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == CONTENT[: 4 * PAGE] + b"d" * (PAGE + 10)
 
 
-def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig) -> None:
+def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig, file: CachedFile) -> None:
     """Old bytes of the page that held the end of the file stay invisible. [T-44, M8]"""
-    file = stored.open("r+b")
     file.pread(8 * PAGE, 0)
     file.truncate(100)
     file.pwrite(b"x", 3000)
@@ -61,9 +60,8 @@ def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == CONTENT[:100] + bytes(2900) + b"x"
 
 
-def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(stored: Rig) -> None:
+def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile) -> None:
     """A view is held across a truncate down and one up again. [T-44, M8]"""
-    file = stored.open("r+b")
     old = file.view(0, PAGE)
     file.truncate(1000)
     file.truncate(PAGE)
@@ -73,9 +71,8 @@ def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(stored: Rig) -> 
     assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(PAGE - 1000)
 
 
-def test_truncate_up_reads_nothing(stored: Rig) -> None:
+def test_truncate_up_reads_nothing(stored: Rig, file: CachedFile) -> None:
     """The gap is zeros without a backend read; the backend has the new size. [2.17]"""
-    file = stored.open("r+b")
     file.truncate(20 * PAGE)
     stored.backend.forget_calls()
     assert file.pread(12 * PAGE, 8 * PAGE) == bytes(12 * PAGE)
@@ -83,9 +80,8 @@ def test_truncate_up_reads_nothing(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == CONTENT + bytes(12 * PAGE)
 
 
-def test_truncate_without_a_size_cuts_at_the_position(stored: Rig) -> None:
+def test_truncate_without_a_size_cuts_at_the_position(file: CachedFile) -> None:
     """This is the behaviour of any io object; the position stays. [2.17]"""
-    file = stored.open("r+b")
     file.seek(1234)
     assert file.truncate() == 1234
     assert (file.size, file.tell()) == (1234, 1234)
@@ -101,9 +97,8 @@ def test_every_handle_sees_the_new_size(stored: Rig) -> None:
     assert other.pread(1000, 0) == CONTENT[:100] + bytes(100)
 
 
-def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
+def test_a_refused_truncate_changes_nothing(stored: Rig, file: CachedFile) -> None:
     """The backend refuses definitely: size and content are as before. [2.17]"""
-    file = stored.open("r+b")
     file.pwrite(b"dirty", 6 * PAGE)
     stored.backend.fault("truncate", OSError(errno.EPERM, "append only"))
     raises(OSError, file.truncate, 10, match="append only")
@@ -114,9 +109,8 @@ def test_a_refused_truncate_changes_nothing(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == expected
 
 
-def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
+def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> None:
     """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
-    file = stored.open("r+b")
     file.pwrite(b"d" * 8 * PAGE, 0)
     gate, flush = at_gate(stored.backend.gate("write_from"), file.flush)
     cut = Task(file.truncate, 10)
@@ -143,10 +137,9 @@ def test_truncate_waits_for_what_is_in_flight(stored: Rig) -> None:
 )
 @pytest.mark.parametrize("state", ["uncached", "cached", "dirty"])
 def test_zeroed_ranges_read_as_zeros_and_keep_the_size(
-    stored: Rig, method: str, offset: int, length: int, state: str
+    stored: Rig, file: CachedFile, method: str, offset: int, length: int, state: str
 ) -> None:
     """They do whatever was cached or dirty there; on the backend too. [T-45, 2.17]"""
-    file = stored.open("r+b")
     content = CONTENT
     if state != "uncached":
         file.pread(8 * PAGE, 0)

@@ -13,7 +13,7 @@ import pagecache
 from pagecache import CachedFile
 
 from ..stores import StoredObject
-from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, eventually, no_memory, pattern, raises
 
 CONTENT = pattern(16 * PAGE)
 MIB = 1 << 20
@@ -41,9 +41,8 @@ def refused(rig: Rig, file: CachedFile, data: bytes, offset: int) -> bool:
 
 
 @pytest.mark.parametrize("offset", [0, 100, 3 * PAGE, 5 * PAGE - 1, 16 * PAGE, 40 * PAGE + 7])
-def test_a_write_that_need_not_wait_is_done(stored: Rig, offset: int) -> None:
+def test_a_write_that_need_not_wait_is_done(stored: Rig, file: CachedFile, offset: int) -> None:
     """Whole pages, parts of pages that are not cached, at the end and behind it. [2.7]"""
-    file = stored.open("r+b")
     for length in (1, 100, PAGE, 3 * PAGE + 5):
         data = pattern(length, seed=length)
         assert file.try_pwrite(data, offset) == length
@@ -52,9 +51,8 @@ def test_a_write_that_need_not_wait_is_done(stored: Rig, offset: int) -> None:
     assert stored.backend.written(KEY)[offset : offset + 3 * PAGE + 5] == data
 
 
-def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig) -> None:
+def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig, file: CachedFile) -> None:
     """Pages before the one that a running fill has locked are not touched. [2.7]"""
-    file = stored.open("r+b")
     with stored.backend.gate("read_into") as gate:
         _, reader = at_gate(gate, file.pread, 10, 2 * PAGE)
         assert refused(stored, file, b"x" * 3 * PAGE, 0)
@@ -65,9 +63,8 @@ def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig) -> None:
     assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
 
 
-def test_all_or_nothing_where_bytes_are_missing(stored: Rig) -> None:
+def test_all_or_nothing_where_bytes_are_missing(stored: Rig, file: CachedFile) -> None:
     """A page without a free extent would have to be read first. [2.7]"""
-    file = stored.open("r+b")
     for n in range(8):
         assert file.try_pwrite(b"+", PAGE + 400 + 200 * n) == 1
     dirty = stored.volume.dirty_ranges(KEY)
@@ -106,23 +103,16 @@ def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
     flushed.result()
 
 
-def test_where_no_memory_is_free(make: Make) -> None:
-    """Everything is pinned: nothing could be evicted without waiting. [2.7]"""
-    rig = make({KEY: CONTENT, "other": pattern(16 * PAGE)}, capacity=16 * PAGE)
-    with rig.open("rb", "other").view(0, 16 * PAGE):
-        file = rig.open("r+b")
-        assert refused(rig, file, b"x" * PAGE, 0)
-        assert refused(rig, file, b"x" * 3 * PAGE, 5)
-    assert file.try_pwrite(b"x" * PAGE, 0) == PAGE
-
-
-def test_where_memory_suffices_for_a_part(make: Make) -> None:
-    """All or nothing: pages already taken for it are free again. [2.7]"""
-    rig = make({KEY: CONTENT, "other": pattern(14 * PAGE)}, capacity=16 * PAGE)
-    with rig.open("rb", "other").view(0, 14 * PAGE):
-        file = rig.open("r+b")
-        assert refused(rig, file, b"x" * 3 * PAGE, 0)
-        assert file.try_pwrite(b"x" * 2 * PAGE, 0) == 2 * PAGE
+@pytest.mark.parametrize("free", [0, 2])
+def test_where_too_little_memory_is_free(make: Make, free: int) -> None:
+    """The rest is pinned: nothing could be evicted without waiting. Pages taken for a part are free again. [2.7]"""
+    rig, file = make({KEY: CONTENT, "other": pattern(16 * PAGE)}, capacity=16 * PAGE).opened()
+    with no_memory(rig, 16 - free):
+        for offset in (0, 5):
+            assert refused(rig, file, b"x" * (free + 1) * PAGE, offset)
+        if free:
+            assert file.try_pwrite(b"x" * free * PAGE, 0) == free * PAGE
+    assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
 
 
 def test_where_a_writer_is_slowed_down(make: Make) -> None:
@@ -193,9 +183,8 @@ def test_growing_beyond_a_short_unit(make: Make) -> None:
     assert rig.backend.written(KEY) == CONTENT[: 5 * PAGE + 100].ljust(9 * PAGE, b"\0") + b"x" * 2 * PAGE
 
 
-def test_a_write_that_never_succeeds_is_an_error(stored: Rig) -> None:
+def test_a_write_that_never_succeeds_is_an_error(stored: Rig, file: CachedFile) -> None:
     """None would send the caller to a pwrite that raises, so it raises itself. [2.1, 2.7]"""
-    file = stored.open("r+b")
     caught = raises(OSError, file.try_pwrite, b"xx", 2**63 - 2, match="beyond 2")
     assert (caught.errno, caught.filename) == (errno.EFBIG, KEY)
     stored.volume.abort(OSError("gone"))
@@ -205,9 +194,8 @@ def test_a_write_that_never_succeeds_is_an_error(stored: Rig) -> None:
 # -- try_pread
 
 
-def test_a_read_of_valid_bytes_waits_for_no_lock(stored: Rig) -> None:
+def test_a_read_of_valid_bytes_waits_for_no_lock(stored: Rig, file: CachedFile) -> None:
     """While the file is truncated, written back and committed. [2.5]"""
-    file = stored.open("r+b")
     file.pread(PAGE, 0)
     for op, call in (
         ("truncate", lambda: file.truncate(20 * PAGE)),
@@ -231,9 +219,8 @@ def test_a_read_of_a_page_that_is_being_filled(stored: Rig) -> None:
     eventually(lambda: file.try_pread(10, 0) == CONTENT[:10])
 
 
-def test_a_read_that_is_valid_in_part(stored: Rig) -> None:
+def test_a_read_that_is_valid_in_part(file: CachedFile) -> None:
     """All requested bytes, up to the end of the file, or nothing. [2.5]"""
-    file = stored.open("r+b")
     file.pwrite(b"local", 100)
     assert file.try_pread(5, 100) == b"local"
     assert file.try_pread(6, 100) is None
@@ -243,9 +230,8 @@ def test_a_read_that_is_valid_in_part(stored: Rig) -> None:
     assert file.try_pread(2**40, 2**50) == b""
 
 
-def test_a_read_of_what_changed_behind_the_cache(stored: Rig) -> None:
+def test_a_read_of_what_changed_behind_the_cache(stored: Rig, file: CachedFile) -> None:
     """Stale bytes satisfy no read; local ones do. [2.19]"""
-    file = stored.open("r+b")
     file.pread(2 * PAGE, 0)
     file.pwrite(b"mine", 0)
     stored.volume.invalidate_remote(KEY, 0, 2 * PAGE)

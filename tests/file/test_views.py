@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import View
+from pagecache import CachedFile, View
 
 from .rig import KEY, PAGE, Make, Rig, pattern, raises
 
@@ -128,9 +128,8 @@ def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
     assert file.pread(len(CONTENT), 0) == CONTENT
 
 
-def test_a_view_shows_later_writes_but_never_other_bytes(stored: Rig) -> None:
+def test_a_view_shows_later_writes_but_never_other_bytes(file: CachedFile) -> None:
     """Content may change by writes to the same range. [2.21]"""
-    file = stored.open("r+b")
     with file.view(0, 100) as view:
         file.pwrite(b"changed", 10)
         seen = view.tobytes()
@@ -139,9 +138,8 @@ def test_a_view_shows_later_writes_but_never_other_bytes(stored: Rig) -> None:
 
 
 @pytest.mark.parametrize("cut", ["truncate", "invalidate", "remove"])
-def test_a_view_cut_off_keeps_its_bytes(stored: Rig, cut: str) -> None:
+def test_a_view_cut_off_keeps_its_bytes(stored: Rig, file: CachedFile, cut: str) -> None:
     """`detached` is set; the memory keeps its content. [T-47, 2.21]"""
-    file = stored.open("r+b")
     view = file.view(10 * PAGE, PAGE)
     if cut == "truncate":
         file.truncate(PAGE)
@@ -159,9 +157,8 @@ def test_a_view_cut_off_keeps_its_bytes(stored: Rig, cut: str) -> None:
     view.release()
 
 
-def test_a_view_of_dirty_bytes_through_write_back(stored: Rig) -> None:
+def test_a_view_of_dirty_bytes_through_write_back(stored: Rig, file: CachedFile) -> None:
     """Pinned for reading, a page is still written back and cleaned. [2.21]"""
-    file = stored.open("r+b")
     file.pwrite(b"d" * PAGE, 0)
     with file.view(0, PAGE) as view:
         file.fsync()
@@ -170,9 +167,8 @@ def test_a_view_of_dirty_bytes_through_write_back(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == b"d" * PAGE + CONTENT[PAGE:]
 
 
-def test_a_view_of_a_hole_is_zeros(stored: Rig) -> None:
+def test_a_view_of_a_hole_is_zeros(file: CachedFile) -> None:
     """The bytes were never written. [2.21]"""
-    file = stored.open("r+b")
     file.truncate(len(CONTENT) + 10 * PAGE)
     with file.view(len(CONTENT), 5 * PAGE) as view:
         assert view.tobytes() == bytes(5 * PAGE)

@@ -40,9 +40,8 @@ def saved(rig: Rig) -> bytes:
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
-def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> None:
+def test_stores_are_the_files_bytes(stored: Rig, file: CachedFile, offset: int, length: int) -> None:
     """They are seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
-    file = stored.open("r+b")
     expected = overlay(CONTENT, offset, b"\xee" * length)
     with file.view(offset, length, writable=True) as view:
         assert not any(segment.readonly for segment in view.segments)
@@ -58,9 +57,8 @@ def test_stores_are_the_files_bytes(stored: Rig, offset: int, length: int) -> No
     assert stored.cache.stats().pinned == 0
 
 
-def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig) -> None:
+def test_it_is_dirty_while_it_is_held_and_its_last_content_is_saved(stored: Rig, file: CachedFile) -> None:
     """Each fsync covers earlier stores; later ones need another. [2.21, 1.3]"""
-    file = stored.open("r+b")
     view = file.view(10, 5, writable=True)
     for text in (b"first", b"other", b"third"):
         view.segments[0][:] = text
@@ -99,9 +97,8 @@ def test_writers_do_not_wait_for_what_a_view_reads_first(stored: Rig) -> None:
         assert view.tobytes() == CONTENT[: 4 * PAGE]
 
 
-def test_writes_and_stores_meet_in_the_same_memory(stored: Rig) -> None:
+def test_writes_and_stores_meet_in_the_same_memory(stored: Rig, file: CachedFile) -> None:
     """A write into the range is seen through the view, and the reverse. [2.7, 2.21]"""
-    file = stored.open("r+b")
     with file.view(0, 100, writable=True) as view:
         file.pwrite(b"written", 50)
         assert bytes(view.segments[0][50:57]) == b"written"
@@ -113,9 +110,8 @@ def test_writes_and_stores_meet_in_the_same_memory(stored: Rig) -> None:
 # -- sources of stores
 
 
-def test_numpy_stores_in_place(stored: Rig) -> None:
+def test_numpy_stores_in_place(stored: Rig, file: CachedFile) -> None:
     """frombuffer, arithmetic, and an array that outlives the view. [2.21]"""
-    file = stored.open("r+b")
     view = file.view(8 * PAGE, 8 * PAGE, writable=True)
     assert len(view.segments) == 1
     array = numpy.frombuffer(view.segments[0], dtype=numpy.uint8)
@@ -151,9 +147,8 @@ def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
     assert stored.cache.stats().pinned == 0
 
 
-def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) -> None:
+def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig, file: CachedFile) -> None:
     """The view waits for the lock of the object, and compares with the size that the truncate leaves. [2.21]"""
-    file = stored.open("r+b")
     gate, truncate = at_gate(stored.backend.gate("truncate", KEY), file.truncate, 10 * PAGE)
     view = Task(file.view, 10 * PAGE, PAGE, writable=True)
     assert view.waits()
@@ -163,9 +158,8 @@ def test_a_range_that_a_running_truncate_cuts_off_is_a_value_error(stored: Rig) 
     stored.cache.check()
 
 
-def test_a_quarter_of_the_cache_and_no_more(stored: Rig) -> None:
+def test_a_quarter_of_the_cache_and_no_more(stored: Rig, file: CachedFile) -> None:
     """ENOMEM says what to release; nothing of the refused view stays pinned, writers go on. [2.21]"""
-    file = stored.open("r+b")
     with file.view(0, 32 * PAGE, writable=True) as view:
         for _ in range(2):
             caught = raises(OSError, file.view, 30 * PAGE, 10 * PAGE, writable=True, match="writable views")
@@ -411,9 +405,8 @@ def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> Non
         assert saved(rig)[10 * PAGE : 10 * PAGE + 5] == b"new\0\0"
 
 
-def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
+def test_invalidate_is_refused_while_one_is_open(stored: Rig, file: CachedFile) -> None:
     """Its pages are dirty again at once: BlockingIOError; once it is closed, invalidate succeeds. [2.18]"""
-    file = stored.open("r+b")
     with file.view(0, PAGE, writable=True) as view:
         view.segments[0][:3] = b"new"
         raises(BlockingIOError, stored.volume.invalidate, KEY, match="view")
@@ -423,9 +416,8 @@ def test_invalidate_is_refused_while_one_is_open(stored: Rig) -> None:
     assert file.pread(5, 0) == b"new" + CONTENT[3:5]
 
 
-def test_a_removed_files_view(stored: Rig) -> None:
+def test_a_removed_files_view(stored: Rig, file: CachedFile) -> None:
     """It belongs to the file until the last handle goes, and to no file after that. [T-47, 2.20]"""
-    file = stored.open("r+b")
     view = file.view(0, PAGE, writable=True)
     view.segments[0][:3] = b"new"
     stored.volume.remove(KEY)
@@ -452,9 +444,8 @@ def test_closing_the_cache_saves_what_was_stored(make: Make) -> None:
     view.release()
 
 
-def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
+def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig, file: CachedFile) -> None:
     """Its stores after the last sync could not be saved; those of existing views are. [2.22]"""
-    file = stored.open("r+b")
     view = file.view(0, 5, writable=True)
     view.segments[0][:] = b"early"
     gate, closing = at_gate(stored.backend.gate("commit"), stored.volume.detach)
@@ -464,9 +455,8 @@ def test_a_volume_that_is_closed_has_no_new_ones(stored: Rig) -> None:
     assert saved(stored)[:5] == b"early"
 
 
-def test_a_view_outlives_its_handle(stored: Rig) -> None:
+def test_a_view_outlives_its_handle(stored: Rig, file: CachedFile) -> None:
     """Stores after the close are saved like any others. [T-47]"""
-    file = stored.open("r+b")
     view = file.view(0, 5, writable=True)
     file.close()
     view.segments[0][:] = b"later"
@@ -475,9 +465,8 @@ def test_a_view_outlives_its_handle(stored: Rig) -> None:
     assert saved(stored)[:5] == b"later"
 
 
-def test_memory_pressure_leaves_it_alone(stored: Rig) -> None:
+def test_memory_pressure_leaves_it_alone(stored: Rig, file: CachedFile) -> None:
     """It is neither evicted nor waited for. [T-47, I-8]"""
-    file = stored.open("r+b")
     with file.view(0, 30 * PAGE, writable=True) as view:
         view.segments[0][:5] = b"hello"
         with stored.open("w+b", key="new") as other:

@@ -39,9 +39,8 @@ def patched(content: bytes, *changes: tuple[int, bytes]) -> bytes:
     return bytes(result)
 
 
-def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
+def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig, file: CachedFile) -> None:
     """A later read fills only what is missing around the bytes. [T-01, M2, M7]"""
-    file = stored.open("r+b")
     expected = patched(CONTENT, (1000, b"x" * 100))
     assert file.pwrite(b"x" * 100, 1000) == 100
     assert file.pread(100, 1000) == b"x" * 100
@@ -56,9 +55,8 @@ def test_a_partial_write_to_an_uncached_page_reads_nothing(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == expected
 
 
-def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> None:
+def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig, file: CachedFile) -> None:
     """Write-back sends the written bytes, not the page around them. [T-03, M7, 2.12]"""
-    file = stored.open("r+b")
     changes = [(500 * i + 7, bytes([65 + i]) * (100 + i)) for i in range(8)]
     for offset, data in changes:
         file.pwrite(data, offset)
@@ -74,9 +72,8 @@ def test_eight_separate_writes_to_an_uncached_page_read_nothing(stored: Rig) -> 
     assert file.pread(3 * PAGE, 0) == patched(CONTENT, *changes, *more)[: 3 * PAGE]
 
 
-def test_many_separate_writes_through_a_write_only_handle(stored: Rig) -> None:
+def test_many_separate_writes_through_a_write_only_handle(stored: Rig, file: CachedFile) -> None:
     """More gaps than extents on a handle that cannot read. [2.7]"""
-    file = stored.open("r+b")
     only_writes = stored.volume.open(KEY, flags=1)  # os.O_WRONLY
     changes = [(120 * i + 3, bytes([65 + i]) * 20) for i in range(30)]
     for offset, data in changes:
@@ -86,9 +83,8 @@ def test_many_separate_writes_through_a_write_only_handle(stored: Rig) -> None:
     assert stored.backend.committed(KEY) == patched(CONTENT, *changes)
 
 
-def test_a_write_beyond_the_stored_end_reads_nothing(stored: Rig) -> None:
+def test_a_write_beyond_the_stored_end_reads_nothing(stored: Rig, file: CachedFile) -> None:
     """The gap is zeros in the cache and on the backend. [2.7]"""
-    file = stored.open("r+b")
     file.pwrite(b"far", 20 * PAGE + 5)
     assert file.size == 20 * PAGE + 8
     assert file.pread(30 * PAGE, 8 * PAGE) == bytes(12 * PAGE + 5) + b"far"
@@ -117,17 +113,15 @@ def test_a_write_is_seen_by_every_other_handle_at_once(stored: Rig) -> None:
     assert reader.pread(10, 8 * PAGE) == b"longer"
 
 
-def test_nothing_reaches_the_backend_before_it_is_asked_for(stored: Rig) -> None:
+def test_nothing_reaches_the_backend_before_it_is_asked_for(stored: Rig, file: CachedFile) -> None:
     """Write-back: the writer pays for memory only. [2.7]"""
-    file = stored.open("r+b")
     file.pwrite(b"z" * PAGE, 0)
     assert stored.backend.seen("write_from") == []
     assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
 
 
-def test_a_write_of_nothing_changes_nothing(stored: Rig) -> None:
+def test_a_write_of_nothing_changes_nothing(stored: Rig, file: CachedFile) -> None:
     """No size change even far beyond the end. [2.1]"""
-    file = stored.open("r+b")
     assert file.pwrite(b"", 1 << 40) == 0
     assert file.pwritev([], 1 << 40) == 0
     assert file.pwritev([b"", b""], 1 << 40) == 0
@@ -135,9 +129,8 @@ def test_a_write_of_nothing_changes_nothing(stored: Rig) -> None:
     assert stored.volume.dirty_ranges(KEY) == []
 
 
-def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
+def test_pwritev_writes_buffers_in_order(file: CachedFile) -> None:
     """Empty segments are skipped. [2.1]"""
-    file = stored.open("r+b")
     parts: list[bytes | bytearray | memoryview] = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
     assert file.pwritev(parts, 4000) == PAGE + 87
     assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
@@ -155,16 +148,14 @@ def test_pwritev_writes_buffers_in_order(stored: Rig) -> None:
     ],
     ids=lambda source: type(source).__name__,
 )
-def test_any_contiguous_buffer_can_be_written(stored: Rig, source: Any) -> None:
+def test_any_contiguous_buffer_can_be_written(file: CachedFile, source: Any) -> None:
     """Lengths are bytes, whatever the item size. [2.7]"""
-    file = stored.open("r+b")
     assert file.pwrite(source, 5) == 16
     assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))
 
 
-def test_the_source_may_change_after_the_call(stored: Rig) -> None:
+def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> None:
     """A write copies; the caller's buffer is free at return. [2.7]"""
-    file = stored.open("r+b")
     source = bytearray(b"first" * 1000)
     file.pwrite(source, 0)
     source[:] = b"other" * 1000
@@ -186,9 +177,8 @@ def test_a_file_mapping_of_the_same_file_can_be_written(tmp_path: Path) -> None:
     assert (tmp_path / KEY).read_bytes() == patched(CONTENT, (100, CONTENT))
 
 
-def test_an_anonymous_mapping_can_be_written_and_read_into(stored: Rig) -> None:
+def test_an_anonymous_mapping_can_be_written_and_read_into(file: CachedFile) -> None:
     """Memory that may fault works as source and destination. [K11]"""
-    file = stored.open("r+b")
     with mmap.mmap(-1, 2 * PAGE) as mapped:
         mapped[:5] = b"hello"
         file.pwrite(mapped, 10)
