@@ -22,6 +22,7 @@ from pagecache.testing import Rule
 from ..stores import WAIT_LIMIT_S, Gate, RecordingBackend
 
 T = TypeVar("T")
+G = TypeVar("G", Gate, Gates)
 E = TypeVar("E", bound=BaseException)
 
 PAGE = 4096
@@ -183,7 +184,7 @@ def raises(
         del caught  # with the exception's traceback, a cycle that keeps the memory of the call
 
 
-def at_gate(gate: Gate, call: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[Gate, Task[T]]:
+def at_gate(gate: G, call: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[G, Task[T]]:
     """Start a call on a separate thread, and wait until it has reached a gate of the backend."""
     task = Task(call, *args, **kwargs)
     gate.wait_entered()

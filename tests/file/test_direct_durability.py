@@ -119,7 +119,7 @@ def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: 
     rig.backend.fault("commit", forgetting_commit)
     raises(OSError, file.fsync, match="forgot")
     rig.volume.retry_failed()
-    found = lost(rig, 0, PAGE) + (lost(rig, 2 * PAGE, PAGE) if change == "written over" else ())
+    found = lost(rig, 0, PAGE) + (lost(rig, 2 * PAGE, PAGE) if change == "written over" else [])
     assert raises(DataLossError, file.fsync).ranges == found
     if change == "written over":
         assert rig.backend.committed(KEY) == written(b"y" * PAGE, PAGE)

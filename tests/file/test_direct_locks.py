@@ -369,41 +369,27 @@ def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
     rig.volume.reconnect(rig.backend.successor())
 
 
+@pytest.mark.parametrize("first", ["write_from", "commit"])
 @pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
-def test_a_commit_waits_for_a_direct_write_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
-    """It holds no token meanwhile: other bytes are written back. The next direct write comes after it. [2.10, 2.26]"""
+def test_a_commit_and_a_direct_write_wait_for_each_other_if_the_backend_takes_one(
+    make: Make, both: bool, first: str
+) -> None:
+    """The commit holds no token meanwhile: other bytes are written back. The write is not counted. [2.10, 2.26]"""
     rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
     acknowledged(file)
-    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    syncing = Task(file.fsync)
+    calls: list[Callable[[], object]] = [lambda: direct.pwrite(b"x" * PAGE, 8 * PAGE), file.fsync]
+    gate, one = at_gate(rig.backend.gate(first), calls[first == "commit"])
+    other = Task(calls[first != "commit"])
     if both:
-        syncing.result()
+        other.result()
     else:
-        assert syncing.waits()
+        assert other.waits()
         assert (rig.backend.committed(KEY) or b"")[:1] != b"d"
+        assert direct_count(rig) == (first == "write_from")
     rig.cache.check()
-    writer.result(opening=gate)
-    syncing.result()
+    one.result(opening=gate)
+    other.result()
     assert (rig.backend.committed(KEY) or b"")[:1] == b"d"
-    file.fsync()
-    assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
-
-
-@pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
-def test_a_direct_write_waits_for_a_commit_that_the_backend_does_not_take_beside_it(make: Make, both: bool) -> None:
-    """It is not counted before the commit has ended. [2.10, 2.26]"""
-    rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
-    acknowledged(file)
-    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
-    writer = Task(direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    if both:
-        writer.result()
-    else:
-        assert writer.waits()
-        assert direct_count(rig) == 0
-    rig.cache.check()
-    syncing.result(opening=gate)
-    writer.result()
     file.fsync()
     assert (rig.backend.committed(KEY) or b"")[8 * PAGE : 9 * PAGE] == b"x" * PAGE
 

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,30 +77,25 @@ def test_a_directory_of_the_old_name_is_another_one(volume: Volume, root: Path) 
     assert (root / "new" / "a").read_bytes() == b"A movedd"
 
 
-def test_an_open_of_a_file_waits_for_the_rename_of_its_directory(volume: Volume, backend: FaultyBackend) -> None:
-    """The open finds the name gone, and never a second object of the same file. [2.20]"""
-    held = volume.open("old/a", "r+")
-    held.pwrite(b"A", 0)
-    gate, renaming = at_gate(gated(backend, "rename"), volume.rename, "old", "new")
-    opening = Task(volume.open, "old/sub/b", "r+")
-    assert opening.waits(0.02)
+@pytest.mark.parametrize("first", ["rename", "open"])
+def test_an_open_of_a_file_and_the_rename_of_its_directory_wait_for_each_other(
+    volume: Volume, backend: FaultyBackend, first: str
+) -> None:
+    """The open finds the name gone, or the rename takes the opened file along: never a second object. [2.20]"""
+    calls: list[Callable[[], Any]] = [lambda: volume.rename("old", "new"), lambda: volume.open("old/a", "r+")]
+    order = (0, 1) if first == "rename" else (1, 0)
+    gate, one = at_gate(gated(backend, first), calls[order[0]])
+    other = Task(calls[order[1]])
+    assert other.waits(0.02)
     gate.release()
-    renaming.result()
-    raises(FileNotFoundError, opening.result)
-    held.close()
-
-
-def test_the_rename_of_a_directory_waits_for_an_open_of_its_file(volume: Volume, backend: FaultyBackend) -> None:
-    """In the other order, the file that was opened by the old name is found by the new one. [2.20]"""
-    gate, opening = at_gate(gated(backend, "open"), volume.open, "old/a", "r+")
-    renaming = Task(volume.rename, "old", "new")
-    assert renaming.waits(0.02)
-    gate.release()
-    file = opening.result()
-    renaming.result()
-    file.pwrite(b"A", 0)
-    assert content(volume, "new/a") == b"A stored"
-    file.close()
+    one.result()
+    if first == "rename":
+        raises(FileNotFoundError, other.result)
+        return
+    other.result()
+    with one.result() as file:
+        file.pwrite(b"A", 0)
+        assert content(volume, "new/a") == b"A stored"
 
 
 class HeldAtNewNames(DirectoryBackend):

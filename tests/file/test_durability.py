@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from pagecache import CommitError, SyncTicket, WritebackError
+from pagecache import BackendError, CommitError, SyncTicket, WritebackError
 
 from ..stores import failing_commit
 from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
@@ -104,13 +104,17 @@ def test_unstable_bytes_are_not_evicted(make: Make) -> None:
     assert rig.backend.committed(KEY) == DATA
 
 
-def test_a_transient_commit_error_is_repaired_within_fsync(make: Make) -> None:
-    """The bytes are sent again before the second commit. [T-18, 2.15]"""
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_transient_commit_error_is_repaired_within_fsync(make: Make, kept: bool) -> None:
+    """The bytes are sent again before the second commit, unless the error says that they were `kept`. [T-18, M5, 2.14,
+    2.15]
+    """
     rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(DATA, 0)
-    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "flaky")))
+    error = BackendError(errno.EIO, "flaky", retry=True, kept=kept)
+    rig.backend.fault("commit", failing_commit(error, forget=not kept))
     file.fsync()
-    assert ops(rig) == ["write_from", "commit", "write_from", "commit"]
+    assert ops(rig) == ["write_from", "commit", *([] if kept else ["write_from"]), "commit"]
     assert rig.backend.committed(KEY) == DATA
 
 
@@ -191,16 +195,6 @@ def test_volume_sync_commits_every_file(make: Make) -> None:
     assert all(rig.backend.committed(f"file{i}") == pattern(3000, i) for i in range(5))
     assert len(rig.backend.seen("sync")) == 1
     assert rig.backend.calls[-1].op == "sync"
-
-
-def test_sync_with_a_deadline(dirty: Rig) -> None:
-    """TimeoutError, nothing lost. [2.15]"""
-    gate = dirty.backend.gate("commit")
-    raises(TimeoutError, lambda: Task(dirty.volume.sync, 0.05).result())
-    raises(TimeoutError, lambda: Task(dirty.cache.sync, 0.05).result())
-    gate.open()
-    dirty.cache.sync(20)
-    assert dirty.backend.committed(KEY) == DATA
 
 
 def test_a_ticket_counts_down_and_can_be_waited_for(dirty: Rig) -> None:

@@ -390,6 +390,17 @@ OF_A_VOLUME: dict[str, tuple[Misuse, type[Exception], str]] = {
     "no URL": (lambda c, v: pagecache.backend_from_url(5), TypeError, "url must be a str, not int"),  # type: ignore[arg-type]
 }
 
+OF_ANY_HANDLE: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
+    "swapped in pwrite": (lambda f: f.pwrite(0, b"abc"), TypeError, r"swapped.*pwrite\(data, offset\)"),
+    "swapped in pwritev": (lambda f: f.pwritev(0, [b"abc"]), TypeError, r"swapped.*pwritev\(buffers, offset\)"),
+    "swapped in pread_into": (lambda f: f.pread_into(0, bytearray(3)), TypeError, r"swapped.*into\(buffer, offset\)"),
+    "swapped in preadv": (lambda f: f.preadv(0, [bytearray(3)]), TypeError, r"swapped.*preadv\(buffers, offset\)"),
+    "swapped in try_pwrite": (lambda f: f.try_pwrite(0, b"abc"), TypeError, r"swapped.*try_pwrite\(data, offset\)"),
+    "bytes for a size": (lambda f: f.pread(b"abc", 0), TypeError, "size must be an int, not bytes"),
+    "text for an offset": (lambda f: f.pread(5, "0"), TypeError, "offset must be an int, not str"),
+    "no offset": (lambda f: f.pwrite(b"abc", None), TypeError, "offset must be an int, not NoneType"),
+    "half an offset": (lambda f: f.pwrite(b"abc", 0.0), TypeError, "offset must be an int, not float"),
+}
 OF_A_HANDLE: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "one buffer for several": (lambda f: f.pwritev(b"abc", 0), TypeError, "a list of bytes-like objects, not bytes"),
     "a generator": (lambda f: f.pwritev((b for b in [b"x"]), 0), TypeError, "not generator"),
@@ -401,15 +412,7 @@ OF_A_HANDLE: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "no pair": (lambda f: f.prefetch_ranges([5]), TypeError, r"ranges: 5 is not a pair \(offset, length\)"),
     "three for a pair": (lambda f: f.prefetch_ranges([(1, 2, 3)]), TypeError, "is not a pair"),
     "a timeout": (lambda f: f.fsync(timeout="1"), TypeError, "timeout must be a number of seconds or None, not str"),
-    "swapped in pwrite": (lambda f: f.pwrite(0, b"abc"), TypeError, r"swapped.*pwrite\(data, offset\)"),
-    "swapped in pwritev": (lambda f: f.pwritev(0, [b"abc"]), TypeError, r"swapped.*pwritev\(buffers, offset\)"),
-    "swapped in pread_into": (lambda f: f.pread_into(0, bytearray(3)), TypeError, r"swapped.*into\(buffer, offset\)"),
-    "swapped in preadv": (lambda f: f.preadv(0, [bytearray(3)]), TypeError, r"swapped.*preadv\(buffers, offset\)"),
-    "swapped in try_pwrite": (lambda f: f.try_pwrite(0, b"abc"), TypeError, r"swapped.*try_pwrite\(data, offset\)"),
-    "bytes for a size": (lambda f: f.pread(b"abc", 0), TypeError, "size must be an int, not bytes"),
-    "text for an offset": (lambda f: f.pread(5, "0"), TypeError, "offset must be an int, not str"),
-    "no offset": (lambda f: f.pwrite(b"abc", None), TypeError, "offset must be an int, not NoneType"),
-    "half an offset": (lambda f: f.pwrite(b"abc", 0.0), TypeError, "offset must be an int, not float"),
+    **OF_ANY_HANDLE,
 }
 
 
@@ -425,8 +428,9 @@ def test_misuse_of_a_volume_is_an_error_and_changes_nothing(make: Make, what: st
         file.fsync()
 
 
-@pytest.mark.parametrize("direct", [False, True])
-@pytest.mark.parametrize("what", OF_A_HANDLE)
+@pytest.mark.parametrize(
+    ("what", "direct"), [*((what, False) for what in OF_A_HANDLE), *((what, True) for what in OF_ANY_HANDLE)]
+)
 def test_misuse_of_a_handle_is_an_error_and_changes_nothing(make: Make, what: str, direct: bool) -> None:
     """Its bytes and its position stay. [T-59]"""
     file = make({KEY: pattern(PAGE)}).open("r+b", direct=direct)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, ShutdownError, UnsavedDataError, Volume
+from pagecache import ShutdownError, UnsavedDataError, Volume
 from pagecache.engine.runner import Job
 from pagecache.native import NAMES, NativeVolume
 from pagecache.volume import detach
@@ -26,7 +26,6 @@ from .rig import (
     KEY,
     ONCE,
     PAGE,
-    QUIET,
     Make,
     Patch,
     Rig,
@@ -50,20 +49,6 @@ def test_close_writes_back_and_commits(dirty: Rig) -> None:
     assert dirty.cache.close() == dirty.cache.close() == dirty.cache.close(on_failed="discard") == []
     assert dirty.backend.committed(KEY) == DATA
     assert len(dirty.backend.seen("close")) == 1
-
-
-def test_the_exception_of_a_with_block_stays_the_primary_one() -> None:
-    """This holds even when the data could not be saved. [2.22]"""
-    backend = RecordingBackend({KEY: b""})
-    fault = backend.fault("write_from", FULL, times=float("inf"))
-    cache = PageCache("1MiB", retry=ONCE, **QUIET)
-    with pytest.raises(ZeroDivisionError), cache:
-        file = cache.attach(backend).open(KEY, "r+b")
-        file.pwrite(DATA, 0)
-        raise ZeroDivisionError
-    fault.clear()
-    file.close()
-    cache.close(on_failed="discard")
 
 
 @pytest.mark.parametrize("what", ["cache", "volume"])

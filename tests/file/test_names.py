@@ -181,7 +181,6 @@ def test_an_abandoned_file_is_readable_through_its_open_handles(store: Rig) -> N
     writer.abandon()
     assert store.content() == DATA
     assert reader.pread(len(DATA), 0) == DATA
-    reader.close()
 
 
 def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:

@@ -15,7 +15,7 @@ An announced version of an object that is stored in place comes with its size at
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -49,6 +49,22 @@ OTHER = pattern(4 * PAGE, seed=9)
 MINE = b"mine" * (PAGE // 4)
 
 
+def beside_the_look(monkeypatch: Patch, change: Callable[[], object]) -> list[int]:
+    """Make a change once a check has found no local bytes; the result tells whether it was made."""
+    local, made = NativeInode.has_local, list[int]()
+
+    def late(native: NativeInode) -> bool:
+        found = local(native)
+        if not made:
+            made.append(0)
+            assert not found
+            change()
+        return found
+
+    monkeypatch.setattr(NativeInode, "has_local", late)
+    return made
+
+
 def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(monkeypatch: Patch) -> None:
     """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
@@ -56,20 +72,9 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
     with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
         file.pread(len(DATA), 0)
         store.put(KEY, OTHER[: 2 * PAGE])
-        local, written = NativeInode.has_local, list[int]()
-
-        def late(native: NativeInode) -> bool:
-            found = local(native)
-            if not written:
-                written.append(0)
-                assert not found
-                file.pwrite(MINE, 3 * PAGE)
-                file.fsync()
-            return found
-
-        monkeypatch.setattr(NativeInode, "has_local", late)
+        made = beside_the_look(monkeypatch, lambda: saved(file, MINE, 3 * PAGE))
         volume.open(KEY).close()
-        assert written
+        assert made
         expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
         assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
         volume.cache.check()
@@ -140,19 +145,8 @@ def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_wri
     store = MemoryBackend()
     store.put(KEY, DATA)
     with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
-        local = NativeInode.has_local
-        written: list[int] = []
-
-        def late(native: NativeInode) -> bool:
-            found = local(native)
-            if not written:
-                written.append(0)
-                assert not found
-                file.pwrite(b"mine", len(DATA))
-            return found
-
         store.put(KEY, b"other")
-        monkeypatch.setattr(NativeInode, "has_local", late)
+        beside_the_look(monkeypatch, lambda: file.pwrite(b"mine", len(DATA)))
         raises(ConflictError, volume.open, KEY)
         volume.resolve(KEY, "rebase")
         assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
@@ -249,8 +243,8 @@ def volume(late: ObjectBackend) -> Iterator[Volume]:
         cache.check()
 
 
-def saved(file: CachedFile, data: bytes) -> None:
-    file.pwrite(data, 0)
+def saved(file: CachedFile, data: bytes, offset: int = 0) -> None:
+    file.pwrite(data, offset)
     file.fsync()
 
 
@@ -338,35 +332,27 @@ def test_an_open_takes_the_size_of_an_announced_version(make: Make, size: int, p
     assert rig.backend.written(KEY) == other + MINE
 
 
+@pytest.mark.parametrize("written", ["before", "after"])
 @pytest.mark.parametrize("policy", ["fail", "take_remote"])
 @pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
-def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(make: Make, size: int, policy: str) -> None:
-    """They are no conflict, and stay. [2.19]"""
+def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(
+    make: Make, size: int, policy: str, written: str
+) -> None:
+    """They are no conflict, and stay. A write after the announcement makes a version of its own. [2.19]"""
     rig, file = make({KEY: DATA}, options={"on_conflict": policy}).opened()
     assert file.pread(len(DATA), 0) == DATA
-    file.pwrite(MINE, PAGE)
     other = DATA[: 2 * PAGE] + pattern(size - 2 * PAGE, seed=9)
+    if written == "before":
+        file.pwrite(MINE, PAGE)
     announced(rig, other)
+    if written == "after":
+        file.pwrite(MINE, PAGE)
+        file.fsync()
+        quiet(rig.volume)
     late = rig.open("rb")
     assert (late.size, late.pread(8 * PAGE, 0)) == (size, overlay(other, PAGE, MINE))
     file.fsync()
     assert rig.backend.written(KEY) == overlay(other, PAGE, MINE)
-
-
-@pytest.mark.parametrize("size", [3 * PAGE, 6 * PAGE + 10])
-def test_a_write_after_an_announcement_does_not_hide_the_size(make: Make, size: int) -> None:
-    """The write makes a version of its own, with the size of the announced one below it. [2.19]"""
-    rig, file = make({KEY: DATA}).opened()
-    assert file.pread(len(DATA), 0) == DATA
-    other = pattern(size, seed=9)
-    announced(rig, other)
-    file.pwrite(MINE, PAGE)
-    file.fsync()
-    quiet(rig.volume)
-    late = rig.open("rb")
-    assert late.size == size
-    assert late.pread(8 * PAGE, 2 * PAGE) == other[2 * PAGE :]
-    assert late.pread(PAGE, PAGE) == MINE
 
 
 def test_a_version_after_the_announced_one_is_a_conflict(make: Make) -> None:

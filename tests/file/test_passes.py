@@ -26,6 +26,13 @@ def sent(rig: Rig) -> list[tuple[object, int, int]]:
     return [(call.key, call.offset, call.length) for call in rig.backend.seen("write_from")]
 
 
+def turns(rig: Rig, clock: HandClock, count: int, seconds: float) -> None:
+    """Let time pass, with a turn of the flusher after each step."""
+    for _ in range(count):
+        clock.advance(seconds)
+        after_flusher_turn(rig.cache)
+
+
 # ---------------------------------------------------------------------------------------------- dirty age
 
 
@@ -43,9 +50,7 @@ def test_old_data_is_written_back_whatever_the_thresholds_say(make: Make, clock:
     eventually(lambda: {(KEY, 0, 3), (KEY, 50 * PAGE, 5)} <= set(sent(rig)))
     rig.backend.forget_calls()
     file.pwrite(b"newer", 10 * PAGE)
-    for _ in range(5):
-        clock.advance(5.0)
-        after_flusher_turn(rig.cache)
+    turns(rig, clock, 5, 5.0)
     assert sent(rig) == []
     clock.advance(5.0)
     eventually(lambda: (KEY, 10 * PAGE, 5) in sent(rig))
@@ -57,9 +62,7 @@ def test_old_data_is_written_back_and_not_committed(make: Make, clock: HandClock
     file.pwrite(b"five!", 0)
     clock.advance(30.0)
     eventually(lambda: rig.volume.stats().unstable == PAGE)
-    for _ in range(5):
-        clock.advance(3600.0)
-        after_flusher_turn(rig.cache)
+    turns(rig, clock, 5, 3600.0)
     stats = rig.volume.stats()
     assert (stats.write_requests, stats.commits, stats.dirty, stats.unstable) == (1, 0, 0, PAGE)
     assert rig.backend.seen("commit") == []
@@ -160,9 +163,7 @@ def test_bytes_written_beside_an_aged_pass_have_their_own_age(make: Make, clock:
         gate.wait_entered()
         file.pwrite(b"young", 8 * PAGE)
     eventually(lambda: len(sent(rig)) == 3)
-    for _ in range(4):
-        clock.advance(5.0)
-        after_flusher_turn(rig.cache)
+    turns(rig, clock, 4, 5.0)
     assert len(sent(rig)) == 3
     clock.advance(10.0)
     eventually(lambda: sent(rig)[-1] == (KEY, 8 * PAGE, 5))
@@ -179,9 +180,7 @@ def test_failed_data_is_not_hurried_by_its_age(make: Make, clock: HandClock) -> 
     file = rig.open()
     file.pwrite(b"x", 0)
     raises(pagecache.WritebackError, file.flush)
-    for _ in range(10):
-        clock.advance(30.0)
-        after_flusher_turn(rig.cache)
+    turns(rig, clock, 10, 30.0)
     assert fault.nr_hit == 1
 
 
@@ -189,9 +188,7 @@ def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, cl
     """A write-back would protect nothing. [2.11]"""
     rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}, **AGE).opened()
     file.pwrite(b"x" * 1000, 0)
-    for _ in range(10):
-        clock.advance(30.0)
-        after_flusher_turn(rig.cache)
+    turns(rig, clock, 10, 30.0)
     assert sent(rig) == []
     file.fsync()
     assert sent(rig) == [(KEY, 0, 1000)]

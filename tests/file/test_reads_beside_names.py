@@ -103,7 +103,6 @@ def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(store: Rig) 
     gate.open()
     refused(renaming.result, errno.EACCES)
     assert reading.result() == DATA[PAGE : PAGE + 10]
-    file.close()
 
 
 def test_an_abort_ends_a_read_that_waits_for_a_remove(store: Rig) -> None:
@@ -126,7 +125,6 @@ def test_readahead_beside_a_rename_gives_up(store: Rig) -> None:
     assert not store.cache.waits() or all(wait.what != NAMES for wait in store.cache.waits())
     renaming.result(opening=gate)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.close()
 
 
 def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:

@@ -119,4 +119,3 @@ def test_an_abort_ends_a_remove_that_waits_for_a_commit(store: Rig) -> None:
     store.volume.remove(KEY)
     assert after.committed(KEY) is None
     gate.open()
-    file.close()

@@ -231,25 +231,18 @@ def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:
     assert rig.backend.committed(KEY) == content[:7] + b"more" + content[11:]
 
 
-def test_a_failed_commit_sends_spooled_bytes_again_without_memory(make: Make) -> None:
-    """From the spool, and the cache stays empty. [T-18a, 1.1]"""
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_failed_commit_sends_spooled_bytes_again_without_memory(make: Make, kept: bool) -> None:
+    """From the spool, and the cache stays empty; none if the backend kept everything. [T-18a, 1.1]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
-    rig.backend.fault("commit", failing_commit(OSError(errno.EIO, "not now")))
+    error = BackendError(errno.EIO, "not now", retry=True, kept=kept)
+    rig.backend.fault("commit", failing_commit(error, forget=not kept))
     file.fsync()
-    assert sent(rig) == len(content)
+    assert sent(rig) == (0 if kept else len(content))
     assert rig.backend.committed(KEY) == content
     assert not rig.backend.seen("read_into")
     assert file.stats().to_dict()["cached"] == 0
-
-
-def test_a_commit_that_kept_everything_sends_nothing_again(make: Make) -> None:
-    """[T-18a]"""
-    rig, file = only_spooled(make, pattern(40 * PAGE))
-    rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "not now", retry=True, kept=True), forget=False))
-    file.fsync()
-    assert sent(rig) == 0
-    assert rig.backend.committed(KEY) == pattern(40 * PAGE)
 
 
 @pytest.mark.parametrize("unit", [1, 4 * PAGE, 12_000])
