@@ -174,14 +174,6 @@ def test_close_of_a_handle_that_is_not_the_last_writer_makes_no_call(dirty: Rig)
     assert ops(dirty) == ["write_from"]
 
 
-def test_sync_on_close_commits(make: Make) -> None:
-    """The option makes close commit. [2.20]"""
-    rig = make({KEY: b""}, options={"sync_on_close": True})
-    with rig.open("r+b") as file:
-        file.pwrite(DATA, 0)
-    assert rig.backend.committed(KEY) == DATA
-
-
 def test_volume_sync_commits_every_file(make: Make) -> None:
     """Open and closed ones, then the names once. [2.15, I-19]"""
     rig = make()
@@ -230,13 +222,6 @@ def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:
     ticket.wait(20)
     assert ticket.remaining == 0
     assert dirty_bytes(rig.volume) == 32 * PAGE
-
-
-def test_a_ticket_raises_what_sync_would(dirty: Rig) -> None:
-    """WritebackError with the ranges. [2.15]"""
-    dirty.backend.fault("write_from", OSError(errno.ENOSPC, "no room"))
-    caught = raises(WritebackError, lambda: dirty.volume.begin_sync().wait(20))
-    assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, len(DATA))]
 
 
 def test_invalidate_writes_back_commits_and_drops(dirty: Rig) -> None:

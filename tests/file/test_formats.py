@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import io
-import pickle
 import random
 import zipfile
-from typing import Any
 
-import numpy
 import pytest
 
 from pagecache import Volume
@@ -80,26 +76,3 @@ def test_zipfile(volume: Volume, compression: int) -> None:
         assert archive.testzip() is None
         assert archive.read("late") == b"late" * 10_000
         assert {name: archive.read(name) for name in members} == members
-
-
-def test_gzip_and_pickle(volume: Volume) -> None:
-    """Stream formats."""
-    value = {i: pattern(1000, i) for i in range(200)}
-    with volume.open("p.gz", "wb") as file, gzip.GzipFile(fileobj=file, mode="wb") as packed:
-        pickle.dump(value, packed)
-    with volume.open("p.gz", "rb") as file, gzip.GzipFile(fileobj=file) as packed:
-        assert pickle.load(packed) == value
-
-
-def test_numpy_reads_into_its_own_memory(volume: Volume) -> None:
-    """readinto and pread_into of an array's memory."""
-    array: Any = numpy.arange(50_000, dtype=numpy.int64)
-    with volume.open("raw", "w+b") as file:
-        assert file.write(array) == array.nbytes
-        target: Any = numpy.empty_like(array)
-        file.seek(0)
-        assert file.readinto(target) == array.nbytes
-        assert numpy.array_equal(target, array)
-        middle: Any = numpy.empty(100, dtype=numpy.int64)
-        assert file.pread_into(middle, 800) == 800
-        assert numpy.array_equal(middle, array[100:200])

@@ -68,19 +68,6 @@ def test_unsaved_data_keeps_it_open(dirty: Rig, what: str) -> None:
     assert dirty.backend.committed(KEY) == b"still open" + DATA[10:] + b"mo"
 
 
-def test_a_detached_volume_refuses_and_the_others_go_on(make: Make) -> None:
-    """One backend less. [2.1]"""
-    rig = make({KEY: DATA})
-    other = rig.cache.attach(RecordingBackend({KEY: DATA}), name="other")
-    rig.volume.detach()
-    raises(ShutdownError, rig.volume.open, KEY)
-    assert rig.cache.volumes() == (other,)
-    with other.open(KEY, "r+b") as file:
-        assert file.pread(10, 0) == DATA[:10]
-        file.pwrite(b"x", 0)
-        file.fsync()
-
-
 def test_a_volume_name_is_unique_and_free_after_detach(make: Make) -> None:
     """The second of the same name is a ValueError that names it."""
     rig = make()

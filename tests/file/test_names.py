@@ -172,17 +172,6 @@ def test_abandon_never_waits_and_an_open_of_the_file_waits_until_it_is_over(make
     assert store.volume.dirty_ranges(KEY) == []
 
 
-def test_an_abandoned_file_is_readable_through_its_open_handles(store: Rig) -> None:
-    """Its handles read the version below the bytes that were given up, as the next one does. [2.20]"""
-    reader = store.open("rb")
-    writer = store.open("r+b")
-    writer.pwrite(b"half", 0)
-    assert reader.pread(4, 0) == b"half"
-    writer.abandon()
-    assert store.content() == DATA
-    assert reader.pread(len(DATA), 0) == DATA
-
-
 def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
     """It is there for this cache, though not for the store; once it is removed, it is gone. [2.20]"""
     file = store.open("xb", "new")

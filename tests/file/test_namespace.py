@@ -49,13 +49,6 @@ def test_a_missing_object(make: Make) -> None:
     assert rig.backend.objects == {}
 
 
-def test_exclusive_creation(make: Make) -> None:
-    """FileExistsError; the content stays. [2.20]"""
-    rig = make({KEY: DATA})
-    raises(FileExistsError, rig.volume.open, KEY, "xb")
-    assert rig.backend.written(KEY) == DATA
-
-
 def test_many_creators_one_winner(make: Make) -> None:
     """Threads open one new key exclusively at the same time. [2.20]"""
     rig = make()

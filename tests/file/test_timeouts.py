@@ -89,12 +89,6 @@ def test_a_deadline_ends_the_wait(cache: PageCache, clock: HandClock, backend: A
         Task(run, volume).result()
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_a_deadline_that_does_not_pass_changes_nothing(cache: PageCache, backend: Any, call: str) -> None:
-    _operation, run = CALLS[call]
-    run(cache.attach(backend), timeout=7)
-
-
 @pytest.mark.parametrize("timeout", [-1, math.nan, "1", object()])
 @pytest.mark.parametrize("call", [*CALLS, "attach"])
 def test_a_timeout_that_is_none_is_refused(cache: PageCache, backend: Any, call: str, timeout: Any) -> None:

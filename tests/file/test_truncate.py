@@ -80,13 +80,6 @@ def test_truncate_up_reads_nothing(stored: Rig, file: CachedFile) -> None:
     assert stored.backend.committed(KEY) == CONTENT + bytes(12 * PAGE)
 
 
-def test_truncate_without_a_size_cuts_at_the_position(file: CachedFile) -> None:
-    """This is the behaviour of any io object; the position stays. [2.17]"""
-    file.seek(1234)
-    assert file.truncate() == 1234
-    assert (file.size, file.tell()) == (1234, 1234)
-
-
 def test_every_handle_sees_the_new_size(stored: Rig) -> None:
     """stat and Volume.truncate agree. [2.17]"""
     file, other = stored.open("r+b"), stored.open("rb")
