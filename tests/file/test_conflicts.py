@@ -260,4 +260,5 @@ def test_a_conflict_ends_with_the_last_name(make: Make, monkeypatch: Patch, *, w
     assert rig.volume.engine.files()[0].conflict is None
     assert file.pread(PAGE, PAGE) == MINE
     file.fsync()
+    file.close()
     eventually(lambda: not rig.cache.stats().dirty)

@@ -280,6 +280,7 @@ def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(make: 
     while failures.due(engine, now) == now:
         assert len(starts) < 100
     assert 0 in starts
+    rig.handles[0].fsync()
 
 
 def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Make) -> None:

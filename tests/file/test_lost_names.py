@@ -177,6 +177,7 @@ def test_a_clean_file_whose_new_name_another_program_removes_at_once_is_a_remove
     gone(lambda: file.pread(10, PAGE))
     file.pwrite(b"dirty", 0)
     file.fsync()
+    file.close()
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, OTHER)
 
 
@@ -212,6 +213,7 @@ def test_what_a_renamed_file_owes_goes_to_its_new_name(make: Make) -> None:
     raises(OSError, store.volume.rename, KEY, "new", match="no")
     store.volume.rename("other", KEY)
     file.fsync()
+    file.close()
     assert store.backend.committed("new") == DATA[:PAGE]
     assert store.backend.committed(KEY) == OTHER
 
@@ -226,6 +228,7 @@ def test_a_remove_is_over_for_a_file_that_could_not_be_opened_by_its_new_name(ma
     gone(lambda: file.pread(10, PAGE))
     file.pwrite(b"dirty", 0)
     file.fsync()
+    file.close()
     assert store.backend.committed("new") == OTHER
 
 
@@ -295,6 +298,7 @@ def test_a_file_goes_on_under_the_name_that_it_has_after_a_rename(make: Make, ki
     NEEDS[needs](store, file, before if how == "not carried out" else after)
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     file.fsync()
+    file.close()
     stored = b"dirty" + DATA[5:]
     names = store.backend.committed(before), store.backend.committed(after)
     assert names == ((stored, None) if how == "not carried out" else (OTHER, stored))
@@ -310,6 +314,7 @@ def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make
     lose_the_answer(store, lambda: store.volume.rename(KEY, "other"))
     gone(lambda: replaced.pread(10, PAGE))
     replaced.fsync()
+    replaced.close()
     assert store.backend.committed("other") == DATA
 
 
@@ -361,6 +366,7 @@ def test_a_file_and_a_call_by_name_that_ask_at_once_find_one_result(make: Make, 
     gate.open()
     assert [task.result() for task in tasks] == [DATA[PAGE : PAGE + 10], True][:: 1 if first == "file" else -1]
     file.fsync()
+    file.close()
     assert (store.backend.committed(KEY), store.backend.committed("new")) == (OTHER, b"dirty" + DATA[5:])
 
 
@@ -382,6 +388,7 @@ def test_a_file_asks_for_its_name_after_a_rename_of_its_directory_without_an_ans
     assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
     store.backend.objects["d/file"] = StoredObject(OTHER)
     file.fsync()
+    file.close()
     assert (store.backend.committed("d/file"), store.backend.committed("e/file")) == (OTHER, b"dirty" + DATA[5:])
 
 
@@ -421,6 +428,7 @@ def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(m
     renaming.result(opening=gate)
     file.truncate(PAGE)
     file.fsync()
+    file.close()
     assert store.backend.committed("e/file") == (b"dirty" + DATA[5:])[:PAGE]
 
 
@@ -473,6 +481,7 @@ def test_a_reconnect_leaves_a_removed_file_cut_off(store: Rig) -> None:
     assert file.pread(5, 0) == b"dirty"
     gone(lambda: file.pread(10, PAGE))
     file.fsync()
+    file.close()
     store.volume.sync(20)
     assert store.backend.committed(KEY) == OTHER
 
