@@ -64,8 +64,8 @@ def stored() -> Factory:
 
 
 @contextmanager
-def reconnected_beside_a_commit(old: Held, new: Held) -> Iterator[tuple[Volume, CachedFile]]:
-    """A file whose first page is changed: its commit by the old backend is held, and its volume has the new one."""
+def aborted_beside_a_commit(old: Held) -> Iterator[tuple[Volume, CachedFile]]:
+    """A file whose first page is changed: its commit by the backend is held, and its volume is aborted."""
     with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
         volume = cache.attach(old, read_ahead=0)
         file = volume.open("k", "r+b")
@@ -74,6 +74,13 @@ def reconnected_beside_a_commit(old: Held, new: Held) -> Iterator[tuple[Volume, 
         old.commits.wait_entered()
         volume.abort()
         raises(ShutdownError, saving.result)
+        yield volume, file
+
+
+@contextmanager
+def reconnected_beside_a_commit(old: Held, new: Held) -> Iterator[tuple[Volume, CachedFile]]:
+    """The same, and its volume has the new backend."""
+    with aborted_beside_a_commit(old) as (volume, file):
         volume.reconnect(new)
         yield volume, file
 
@@ -148,14 +155,7 @@ def test_an_abort_in_a_reconnect_leaves_no_file_that_waits_to_be_opened_again(mo
     make, send_again = stored(), reconnecting._send_again
     old, new, last = (Held(make()) for _ in range(3))
     old.held = {old.commits}
-    with PageCache("1MiB", max_folio=PAGE, **QUIET) as cache:
-        volume = cache.attach(old, read_ahead=0)
-        file = volume.open("k", "r+b")
-        file.pwrite(b"b" * PAGE, 0)
-        saving = Task(file.fsync)
-        old.commits.wait_entered()
-        volume.abort()
-        raises(ShutdownError, saving.result)
+    with aborted_beside_a_commit(old) as (volume, file):
 
         def aborted(inode: Inode, *, known: bool) -> None:
             volume.abort()

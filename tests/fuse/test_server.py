@@ -6,10 +6,10 @@ import errno
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
 from pagecache.fuse import Server, callers, moving
+from pagecache.fuse.answers import Answers
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
@@ -420,9 +421,8 @@ def test_a_thread_that_is_late_comes_for_another_call(
     one, number = programs[0], server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
     replace(tmp_path, "a")
-    monkeypatch.setattr(callers, "AGAIN_S", 0.01)
+    monkeypatch.setattr(callers, "AGAIN_S", 0.0)
     assert code(one.open, number) == errno.ESTALE
-    time.sleep(0.02)
     one.lookup("a")
     assert not server._moving._awaited
     monkeypatch.undo()
@@ -488,6 +488,55 @@ def test_no_call_waits_for_a_thread_that_has_come_by(
     else:
         server.unlink(1, "a")
     assert not (tmp_path / "a").exists()
+
+
+class Replies:
+    """A loop that records replies."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+
+    def reply_error(self, _token: int, code: int) -> None:
+        self.codes.append(code)
+
+    def reply_entry(self, _token: int, _values: tuple[int, ...]) -> bool:
+        self.codes.append(0)
+        return True
+
+    def reply_attributes(self, _token: int, _values: tuple[int, ...]) -> None:
+        self.codes.append(0)
+
+    def done(self, token: int) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("then", ["its second try", "its own unlink", "nothing there"])
+def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server: Server, then: str) -> None:
+    """Then another program takes the name at once. The requests come as from the kernel."""
+    replies: Any = Replies()
+    answers = Answers(replies, server, None)
+    number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
+
+    def ask(op: str, number: int, **fields: Any) -> int:
+        request: Any = SimpleNamespace(op=op, number=number, thread=11, token=1, fh=None, again=False, **fields)
+        answers.answer(request)
+        last: int = replies.codes[-1]
+        return last
+
+    server.rename(directory, "b", 1, "a")
+    assert ask("setattr", number, changes={"size": 1}) == errno.ESTALE
+    assert ask("lookup", 1, name="a") == 0
+    assert len(server._moving._awaited) == 1
+    if then == "its own unlink":
+        assert ask("unlink", 1, name="a") == 0
+    elif then == "nothing there":
+        assert ask("lookup", 1, name="none") == errno.ENOENT
+        server.unlink(1, "a")
+    else:
+        assert ask("setattr", server.lookup(1, "a").number, changes={"size": 1}) == 0
+        server.unlink(1, "a")
+    assert not server._moving._awaited
 
 
 @pytest.mark.usefixtures("patient")
@@ -627,13 +676,12 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
 def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
     server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", -1.0)
     for index in range(5):
         (tmp_path / f"f{index}").write_bytes(b"")
         number = server.lookup(1, f"f{index}").number
         server.unlink(1, f"f{index}")
         assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
-        time.sleep(0.001)
     assert len(server._moving._awaited) == 1
 
 
