@@ -426,6 +426,11 @@ def test_a_thread_that_is_late_comes_for_another_call(
     one.lookup("a")
     assert not server._moving._awaited
     monkeypatch.undo()
+    late = Callers()
+    late.failed(11, "open", number, stale=True, again=False)
+    late._callers[11].until = 0.0
+    late.failed(11, "getattr", NONE, stale=True, again=False)
+    assert late.knows(11)
     assert code(one.open, number) == errno.ESTALE
     assert one.read(number) == b"a"
     server.release(fh)
@@ -483,6 +488,7 @@ def test_no_call_waits_for_a_thread_that_has_come_by(
         assert code(one.lookup, "none") == errno.ENOENT
     elif then == "a directory":
         one.lookup("d")
+        assert not server._moving._awaited
     if then == "its own":
         one.unlink("a")
     else:
