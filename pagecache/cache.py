@@ -557,7 +557,7 @@ class PageCache:
             log.error("%s; the cache is left open, and can be closed again", error)
         finally:
             for _, inode in withheld:
-                inode.engine.set_aside(withheld=False)  # later syncs and closes publish on purpose
+                inode.set_aside(withheld=False)  # later syncs and closes publish on purpose
 
     def __del__(self) -> None:
         try:

@@ -303,8 +303,8 @@ def test_a_part_of_the_engines_file_names_its_lock(module: str) -> None:
         ("engine.io.sizes", "def late(self):\n    self.forgetting = True", "assigns self.forgetting"),
         (
             "volume.lifetimes",
-            "def late(inode):\n    inode.engine.commits.failed += 1",
-            "assigns inode.engine.commits.failed",
+            "def late(inode):\n    inode.commits.failed += 1",
+            "assigns inode.commits.failed",
         ),
         ("volume.opening", "def late(x):\n    for x.dispute.remote in []:\n        pass", "assigns x.dispute.remote"),
         ("fuse.loop", "def late(x):\n    setattr(x, 'withheld', 1)", "assigns by setattr(x, 'withheld', 1)"),

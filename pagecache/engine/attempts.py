@@ -184,7 +184,7 @@ class Attempts(Tries):
                 if file is None:
                     volume.check_alive(key, began)
                 if not here:
-                    number = 0 if file is None else file.native.id
+                    number = 0 if file is None else file.id
                     job = Job(volume.park, call, undo, what=what, key=key, file=number)
                 elif self.deadline is not NEVER and self.deadline.passed():
                     raise self.late()
@@ -255,7 +255,7 @@ class Attempts(Tries):
 
     def outlast_fills(self, file: EngineFile, pos: int) -> None:
         """Wait until no fill owns a folio past `pos`; under the invalidate lock."""
-        self._outlast(file, "a read of bytes that are cut off", lambda: file.native.range_busy(pos))
+        self._outlast(file, "a read of bytes that are cut off", lambda: file.range_busy(pos))
 
     def outlast_changes(self, file: EngineFile) -> None:
         """Wait until no change of the file runs; no handle begins one."""
@@ -267,19 +267,19 @@ class Attempts(Tries):
 
     def outlast_calls(self, file: EngineFile) -> None:
         """Wait until no pass, commit or direct write of a file runs; none that begins makes a call."""
-        self._outlast(file, "the calls of a file whose directory is renamed", file.native.storage_busy)
+        self._outlast(file, "the calls of a file whose directory is renamed", file.storage_busy)
 
     def _outlast(self, file: EngineFile, what: str, busy: Callable[[], bool]) -> None:
-        volume, native = self.volume, file.native
+        volume = self.volume
         began = volume.reconnects
 
         def sleep() -> None:
             while True:
-                seq = native.event_seq()
+                seq = file.event_seq()
                 self.alive(began)
                 if not busy():
                     return
-                volume.park.wait("inode", native.address, seq, min(self.deadline.left(), SLICE))
+                volume.park.wait("inode", file.address, seq, min(self.deadline.left(), SLICE))
 
         if busy():
             during(of_file(file, what), sleep)

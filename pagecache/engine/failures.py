@@ -193,7 +193,7 @@ def record(file: EngineFile, failure: Failure, parts: Iterable[tuple[int, int]])
 def waiting(file: EngineFile, start: int, end: int) -> list[Failure]:
     """Return the records that overlap [start, end) of bytes that wait for the time of a retry. The lock is held."""
     found = [failure for failure in file.failures.overlapping(start, end) if failure.next_retry is not None]
-    return [failure for failure in found if file.native.range_next(failure.start, failure.end, BACKOFF) != END]
+    return [failure for failure in found if file.range_next(failure.start, failure.end, BACKOFF) != END]
 
 
 def _blocks(file: EngineFile, start: int, end: int) -> tuple[int, int]:
@@ -213,9 +213,9 @@ def carried(file: EngineFile, start: int, end: int) -> list[tuple[int, int]]:
     page = int(file.volume.cache.config.page_size)
     parts: list[tuple[int, int]] = []
     at = start
-    while (at := file.native.range_next(at, end, WRITEBACK)) != END:
+    while (at := file.range_next(at, end, WRITEBACK)) != END:
         stop = min((at // page + 1) * page, end)
-        if parts and file.native.range_next(parts[-1][1], at, BACKOFF) == END:
+        if parts and file.range_next(parts[-1][1], at, BACKOFF) == END:
             parts[-1] = parts[-1][0], stop
         else:
             parts.append((at, stop))
@@ -239,7 +239,7 @@ def follow(file: EngineFile, start: int, end: int, *, resumed: bool = False) -> 
     start, end = _blocks(file, start, end)
     for failure in file.failures.overlapping(start, end):
         first, last = max(start, failure.start), min(end, failure.end)
-        if file.native.range_next(first, last, DIRTY | WRITEBACK if resumed else BACKOFF) == END:
+        if file.range_next(first, last, DIRTY | WRITEBACK if resumed else BACKOFF) == END:
             file.failures.clear(first, last)
             dropped.append((first, last))
     return dropped
@@ -247,14 +247,14 @@ def follow(file: EngineFile, start: int, end: int, *, resumed: bool = False) -> 
 
 def is_parked(file: EngineFile, failure: Failure, start: int = 0, end: int = END) -> bool:
     """Return whether the index has parked bytes in the range of a record, and in [start, end)."""
-    return file.native.range_next(max(start, failure.start), min(end, failure.end), FAILED) != END
+    return file.range_next(max(start, failure.start), min(end, failure.end), FAILED) != END
 
 
 def worst(file: EngineFile) -> Failure | None:
     """Return the record to report: of the first parked bytes that have one, otherwise the first. The lock is held."""
-    if len(file.failures) and file.native.number("failed"):
+    if len(file.failures) and file.number("failed"):
         at = 0
-        while (at := file.native.range_next(at, END, FAILED)) != END:
+        while (at := file.range_next(at, END, FAILED)) != END:
             failure = file.failures.after(at)
             if failure is None:
                 break
@@ -267,7 +267,7 @@ def worst(file: EngineFile) -> Failure | None:
 def _unrecorded(file: EngineFile) -> int | None:
     """Return the first parked byte without a record. The lock is held."""
     at = 0
-    while (at := file.native.range_next(at, END, FAILED)) != END:
+    while (at := file.range_next(at, END, FAILED)) != END:
         failure = file.failures.after(at)
         if failure is None or failure.start > at:
             return at
@@ -288,7 +288,7 @@ def check(file: EngineFile) -> str | None:
         for failure in file.failures:
             # In this order: a retry that begins beside this makes parked bytes dirty at once.
             timeless = failure.next_retry is None and not is_parked(file, failure) and not file.is_cut_off()
-            if timeless and file.native.range_next(failure.start, failure.end, BACKOFF) != END:
+            if timeless and file.range_next(failure.start, failure.end, BACKOFF) != END:
                 return f"{file.key!r}: nothing retries the bytes of {failure[:2]}, which wait for it"
         volume = file.volume
         if file.abandoned or file.conflict or file.commits.failed or volume.aborted or volume.reconnects:
@@ -303,18 +303,18 @@ def _may_wait(file: EngineFile, start: int, end: int) -> bool:
         return False
     with file.lock:
         known = bool(file.failures.overlapping(start, end))
-    return known or file.native.range_next(start, end, BACKOFF) != END
+    return known or file.range_next(start, end, BACKOFF) != END
 
 
 def resume(file: EngineFile, start: int = 0, end: int = END) -> None:
     """Make parked and waiting data dirty again, and send it."""
     if file.conflict is not None:
         return
-    if not file.native.number("failed") and not _may_wait(file, start, end):
+    if not file.number("failed") and not _may_wait(file, start, end):
         return  # bytes that wait without any record are retried by `due`
     file.refresh_limits()
-    file.native.retry(start, end, failed_too=True)
-    file.native.flush_start(STAMP_MAX, start, end)
+    file.retry(start, end, failed_too=True)
+    file.flush_start(STAMP_MAX, start, end)
 
 
 def ensure_retry(file: EngineFile) -> None:
@@ -345,9 +345,9 @@ def due(file: EngineFile, now: float) -> float | None:
         due = file.failures.due(now, PER_TURN)
     file.refresh_limits()  # dirty again, it is divided by the current limits [K5]
     for failure in due:
-        file.native.count_retry()
-        file.native.retry(failure.start, failure.end, failed_too=is_parked(file, failure))
-        file.native.flush_start(STAMP_MAX, failure.start, failure.end)
+        file.count_retry()
+        file.retry(failure.start, failure.end, failed_too=is_parked(file, failure))
+        file.flush_start(STAMP_MAX, failure.start, failure.end)
     with file.lock:
         for failure in due:
             follow(file, failure.start, failure.end, resumed=True)  # it may have been written back with its neighbours
@@ -358,8 +358,8 @@ def due(file: EngineFile, now: float) -> float | None:
         folio = int(file.volume.cache.config.max_folio)
         alone, more = _waiting_alone(file, folio)
     for start in alone:  # parked bytes wait for a request
-        if file.native.retry(start, start + folio):
-            file.native.flush_start(STAMP_MAX, start, start + folio)
+        if file.retry(start, start + folio):
+            file.flush_start(STAMP_MAX, start, start + folio)
     return now if more else next_retry
 
 
@@ -371,7 +371,7 @@ def _waiting_alone(file: EngineFile, folio: int) -> tuple[list[int], bool]:
     """
     found: list[int] = []
     at, steps = file.failures.position, 0
-    while steps < PER_TURN and (at := file.native.range_next(at, END, BACKOFF)) != END:
+    while steps < PER_TURN and (at := file.range_next(at, END, BACKOFF)) != END:
         failure = file.failures.after(at)
         if failure is not None and failure.start <= at:
             at = failure.end
@@ -392,7 +392,7 @@ def failed_ranges(file: EngineFile, everything: bool = False) -> list[FailedRang
     the size.
     """
     now = file.volume.clock.now()
-    ranges = file.native.local_ranges() if everything else file.native.failed_ranges()
+    ranges = file.local_ranges() if everything else file.failed_ranges()
     found = []
     with file.lock:
         for pos, length in ranges:
@@ -425,7 +425,7 @@ def _why_local(file: EngineFile, otherwise: str) -> tuple[int, str]:
 def uncommitted_range(file: EngineFile) -> FailedRange:
     """Return a range for a change without bytes (creation, size, holes) that waits for a commit."""
     otherwise = "its creation, size, holes or direct writes are not committed"
-    return _uncommitted(file, file.native.size, 0, otherwise, file.volume.clock.now())
+    return _uncommitted(file, file.size, 0, otherwise, file.volume.clock.now())
 
 
 def _uncommitted(file: EngineFile, pos: int, length: int, otherwise: str, now: float) -> FailedRange:

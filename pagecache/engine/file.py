@@ -1,6 +1,7 @@
-"""The engine's state of one cached object; the object whose methods C calls.
+"""The engine's state of one cached object.
 
-`EngineFile` keeps the backend's file, its limits and the flags that keep data back. Its parts own all other state:
+`EngineFile` is the core's inode with the backend's file, its limits and the flags that keep data back. Its parts own
+all other state:
 
     versions   stored version below the cached bytes, own changes    commit/versions.py
     dispute    foreign version, conflict, rebase                     commit/remote.py     made with a foreign change
@@ -60,10 +61,6 @@ P = TypeVar("P")
 T = TypeVar("T")
 
 
-def _unreported(lost: list[LostRange]) -> None:
-    """Drop a report of losses: the file has no handles."""
-
-
 def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bool = False) -> dict[str, int]:
     """Return the limits in CORE's form; `max_write` if the object asked for less, `stages` if it has a spool."""
     most = int(limits.max_write)
@@ -86,7 +83,7 @@ NOT_LOSING = threading.Lock()
 """The lock of every file that has given up no bytes; never held."""
 
 
-class EngineFile:
+class EngineFile(NativeInode):
     """One object of a volume: its inode in CORE and its file in the backend."""
 
     dispute: Dispute = NO_DISPUTE
@@ -106,7 +103,6 @@ class EngineFile:
     unnaming: object | None = None  # the call that removes or changes its name, which has the token
     last_seen: tuple[int, object] | None = None  # `EngineVolume.reconnects`, `seen` of its closed backend file
     sent_before: tuple[int, float] | None = None  # changes up to this epoch were sent by age; when the oldest arose
-    freed = False  # CORE's part is freed: its id may belong to another file by now
     retired: tuple[BackendFile, ...] = ()
     holds = False  # the volume has it, and refers to its files
     copy: Copy = NO_COPY  # in the mirror
@@ -129,11 +125,9 @@ class EngineFile:
         self.versions = Versions(self, version)
         self._aside_lock = threading.Lock()
         self._limits_lock = threading.Lock()  # held while limits are read and passed to CORE: the newest win
-        self._report_loss: Callable[[list[LostRange]], None] = _unreported
         self.backend_file: BackendFile | None = backend_file
         self._seen_limits: BackendLimits = self.limits()
-        self.native = NativeInode(volume.native, size, self._limits(self._seen_limits))
-        self.native.set_user(self)
+        super().__init__(volume.native, size, self._limits(self._seen_limits))
         self.read_into: Any = None
         self.write_from: Any = None
         self.bound_commit: Any = None
@@ -241,11 +235,11 @@ class EngineFile:
         """Record that no call can reach the object any longer; `set_aside` follows."""
         if len(self.owed):
             self.owe_instead()
-        self.replace_by(GoneFile(self.limits(), self.native, self.key))
+        self.replace_by(GoneFile(self.limits(), self, self.key))
         if self.is_cut_off():
             self.volume.cut_off.add(self)
             self.volume.kept.add(self)
-        self.native.read_anew()  # last: a read that began before may run in the old file
+        self.read_anew()  # last: a read that began before may run in the old file
 
     def lose_version(self, version: str | None) -> None:
         """Record that another version has the name of this whole object: uncached bytes can be read no longer, and
@@ -347,9 +341,8 @@ class EngineFile:
 
     def free(self) -> bool:
         """Free CORE's part; False: an operation uses it."""
-        if not self.freed:
-            self.freed = self.native.destroy()
-            self.staging = NOTHING_STAGED if self.freed else self.staging
+        if self.destroy():
+            self.staging = NOTHING_STAGED
         return self.freed
 
     @contextmanager
@@ -415,11 +408,11 @@ class EngineFile:
 
     def is_changing(self) -> bool:
         """Return whether a write, truncate or hole of a caller runs, or waits for the inode lock."""
-        return self.native.is_changing() or bool(self.native.direct_count())
+        return self.lock_busy() or bool(self.direct_count())
 
     def durable(self) -> bool:
         """Return whether bytes that the backend acknowledges now need no commit; CORE uses this value too."""
-        undone = self.native.undone()
+        undone = self.undone()
         return self.limits().durable_writes and undone["lowest"] == END and not undone["created"]
 
     def refresh_limits(self) -> None:
@@ -439,7 +432,7 @@ class EngineFile:
     def apply_limits(self) -> None:
         with self._limits_lock:
             limits = self.limits()
-            self.native.set_limits(self._limits(limits))
+            self.set_limits(self._limits(limits))
             self._seen_limits = limits  # last: a thread that sees it starts a pass at once
 
     def _limits(self, limits: BackendLimits) -> dict[str, int]:
@@ -467,7 +460,7 @@ class EngineFile:
             if withheld is not None:
                 self.withheld = withheld
             unsynced = self.removed or self.is_given_up()
-            self.native.set_aside(unsynced=unsynced, kept_back=self.is_kept_back())
+            self.count_aside(unsynced=unsynced, kept_back=self.is_kept_back())
         self.bind_calls()
 
     def is_kept_back(self) -> bool:
@@ -517,7 +510,7 @@ class EngineFile:
             with self.lock:
                 self.publications -= {call}
             if self.unnaming is not None:
-                self.native.wake()
+                self.wake()
 
     def begin_unnaming(self, call: object) -> None:
         """Record that a call removes or changes the name, until `end_unnaming`; its caller has the token. No
@@ -545,11 +538,11 @@ class EngineFile:
                 return
             self.unnaming = None
         self._bind_beside_names()
-        self.native.wake()
+        self.wake()
 
     def _bind_beside_names(self) -> None:
         self.set_aside()
-        self.native.read_anew()
+        self.read_anew()
 
     def fence_names(self) -> None:
         """Record that calls of the earlier backend, for publications and names, can no longer change the store."""
@@ -567,7 +560,7 @@ class EngineFile:
             yield
         finally:
             self.forgetting = False
-            self.native.wake()
+            self.wake()
 
     # -- write-back
 
@@ -578,7 +571,7 @@ class EngineFile:
         if self.volume.aborted or self.conflict is not None or self.limits().commit_on_close:
             return
         self.refresh_limits()
-        self.native.flush_start(STAMP_MAX, start, end)
+        self.flush_start(STAMP_MAX, start, end)
 
     def overdue_since(self) -> float | None:
         """Return the time of the first failed commit or refused save, if its data is still not saved."""
@@ -589,8 +582,8 @@ class EngineFile:
         acknowledged, their time stays.
         """
         before = self.sent_before
-        if before is None or not self.native.flush_pending(before[0]):
-            self.sent_before = stamp, self.native.dirtied()
+        if before is None or not self.flush_pending(before[0]):
+            self.sent_before = stamp, self.dirtied()
 
     # -- engine work that needs the token, without a waiter
 
@@ -598,7 +591,7 @@ class EngineFile:
         """Run a job under the token, on a thread of the volume, once the token is free."""
         self.volume.settling.add(self)  # first: a job is never missing
         self._part("settling", Settling, trouble=False).add(job)
-        self.native.settle_start()
+        self.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""
@@ -609,7 +602,7 @@ class EngineFile:
             self.volume.check_alive(self.key, since)  # it may have taken its backend before
             return job()
 
-        work = Job(self.volume.park, run, what="work under the token", key=self.key, file=self.native.id)
+        work = Job(self.volume.park, run, what="work under the token", key=self.key, file=self.id)
         work.volume = self.volume.native
         self.settle(work.run)
         if tries is not None:
@@ -644,8 +637,8 @@ class EngineFile:
         """
         direct.lose(self, forget=True)
         self.staging.forgotten()
-        undone, staged_end = self.native.undone(), self.native.staged_end()
-        size, lowest = self.native.size, undone["lowest"]
+        undone, staged_end = self.undone(), self.staged_end()
+        size, lowest = self.size, undone["lowest"]
         steps: list[Step] = []
         if stored is None or lowest < stored:
             steps += [Step("truncate", (length,)) for length in sorted({min(lowest, size), size})]
@@ -656,24 +649,24 @@ class EngineFile:
         steps += [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in self.commits.holes if pos < end]
         if stored is None:
             steps.insert(0, Step("rollback", ()))
-            self.native.set_uncommitted(lowest=min(lowest, size))
+            self.set_uncommitted(lowest=min(lowest, size))
         for step in steps:
             self.owe(step)
-        self.native.rebase(end, not steps)
+        self.rebase(end, not steps)
         if undone["created"]:
-            self.native.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
+            self.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
 
     def note_cut(self, size: int) -> None:
         """Record that storage was or will be cut to this size, and needs a commit, which pays the debts. The cut is
         repeated with the later changes, unless it is durable without a commit.
         """
-        self.native.set_uncommitted(lowest=END if self.durable() else size)
+        self.set_uncommitted(lowest=END if self.durable() else size)
 
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Drop local data of a range, and return the losses; the token is held."""
         with self.lock:
             error = failures.worst(self)
-        ranges = self.native.discard(start, end)
+        ranges = self.discard(start, end)
         self.staging.cut(start, end)
         if ranges:
             self.give_up_copy("local data was given up")
@@ -688,10 +681,10 @@ class EngineFile:
 
     def is_synced(self, stamp: int) -> bool:
         """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""
-        return self.native.sync_done(stamp) and not self.losing.locked()  # in this order
+        return self.sync_done(stamp) and not self.losing.locked()  # in this order
 
-    def report_losses_to(self, report: Callable[[list[LostRange]], None]) -> None:
-        self._report_loss = report
+    def losses_are(self, lost: list[LostRange]) -> None:
+        """Record a loss that was not requested, for the handles."""
 
     def report_loss(self, lost: list[LostRange], why: str) -> None:
         """Report an unrequested loss, in the log and once per handle."""
@@ -702,7 +695,7 @@ class EngineFile:
         self.volume.say(
             logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", self.key
         )
-        self._report_loss(lost)
+        self.losses_are(lost)
 
     def conflict_error(self) -> ConflictError:
         base, remote = self.conflict or (self.versions.base, self.dispute.remote)
@@ -711,5 +704,5 @@ class EngineFile:
             self.key,
             base=base,
             remote=remote,
-            ranges=self.native.local_ranges(),
+            ranges=self.local_ranges(),
         )

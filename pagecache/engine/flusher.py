@@ -290,8 +290,8 @@ class Flusher:
         for file in volume.files_at(ids):
             file.refresh_limits()
             file.note_sent(stamp)
-            file.native.age_anew()
-            file.native.flush_start(stamp)
+            file.age_anew()
+            file.flush_start(stamp)
         return delay if left is None else min(delay, max(0.0, left))
 
     def _start_whole_units(self, volume: EngineVolume) -> float:
@@ -301,9 +301,9 @@ class Flusher:
         files = volume.some_aged(TURN)
         for file in files:
             unit = int(file.limits().write_unit)
-            if 1 < unit <= file.native.usage()["dirty"]:
+            if 1 < unit <= file.usage()["dirty"]:
                 file.refresh_limits()
-                file.native.pass_background(_budget(file))
+                file.pass_background(_budget(file))
         return BUSY if len(files) == TURN else volume.cache.config.flush_interval
 
     def make_room(self, *, urgent: bool = False) -> None:
@@ -325,9 +325,9 @@ class Flusher:
                 for file in volume.some_aged(TURN):
                     file.refresh_limits()
                     if partial:
-                        file.native.pass_partial(_budget(file))
+                        file.pass_partial(_budget(file))
                     else:
-                        file.native.pass_background(_budget(file))
+                        file.pass_background(_budget(file))
                 if not volume.backend.limits.commit_on_close:
                     self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
 
@@ -340,13 +340,13 @@ class Flusher:
         if total <= allowed:
             return math.inf
         files = volume.some_dirty(TURN)
-        unstable = sorted(((f.native.number("unstable"), k, f) for k, f in enumerate(files)), reverse=True)
+        unstable = sorted(((f.number("unstable"), k, f) for k, f in enumerate(files)), reverse=True)
         now, delay = self._clock.now(), BUSY if len(files) == TURN else math.inf
         for size, _, file in unstable:
             if total <= allowed or size == 0:
                 break
             if now >= file.commits.not_before:
-                file.native.start_commit()
+                file.start_commit()
             else:
                 delay = min(delay, file.commits.not_before - now)
             total -= size

@@ -30,9 +30,9 @@ REMOVED = "uncached bytes of a removed object are gone"
 class GoneFile(BackendFile):
     """The file of an object without a name; `limits` are those that the object had."""
 
-    def __init__(self, limits: BackendLimits, native: NativeInode, key: Key) -> None:
+    def __init__(self, limits: BackendLimits, inode: NativeInode, key: Key) -> None:
         self.limits = replace(limits, write_unit=1)
-        self._native = native
+        self._inode = inode
         self._key = key
         self._lock = threading.Lock()
         self._lost = Ranges()  # of `_lock`: what may have been stored
@@ -40,7 +40,7 @@ class GoneFile(BackendFile):
 
     def stat(self) -> ObjectStat:
         whole = self.limits.commit_on_close  # which forgets what is not committed
-        return ObjectStat(key=self._key, size=self._native.remote_size if whole else self._native.size)
+        return ObjectStat(key=self._key, size=self._inode.remote_size if whole else self._inode.size)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         count = sum(map(len, buffers))
@@ -54,13 +54,13 @@ class GoneFile(BackendFile):
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         if self.limits.commit_on_close:
-            self._forget(self._native.remote_size, END)  # a gap before the bytes is zeros
+            self._forget(self._inode.remote_size, END)  # a gap before the bytes is zeros
             return sum(map(len, buffers))
         raise FileNotFoundError(errno.ENOENT, REMOVED, self._key)
 
     def truncate(self, size: int) -> None:
         """Note that bytes behind the old end, or the new one, are zeros. Nothing is in flight, so the end is known."""
-        self._forget(min(size, self._native.remote_size), END)
+        self._forget(min(size, self._inode.remote_size), END)
 
     def punch_hole(self, offset: int, length: int) -> None:
         self._forget(offset, offset + length)

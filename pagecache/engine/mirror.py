@@ -293,7 +293,7 @@ class Mirror:
             if answer < 0:
                 rule = "write_from did not answer with the number of bytes taken"
                 raise OSError(-answer, f"{rule}: {returned(op.answer)}")
-        if file.native.mirror_spoiled():
+        if file.mirror_spoiled():
             raise BufferError("its bytes had to change in place")
 
     def _remove(self, key: Key) -> None:

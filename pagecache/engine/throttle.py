@@ -154,13 +154,13 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
 
 def _check_failed(file: EngineFile) -> None:
     """Raise the error of a file with failed data above failed_limit, for new writes to it (contract 2.16)."""
-    if not len(file.failures) or not file.native.number("failed"):
+    if not len(file.failures) or not file.number("failed"):
         return
     with file.lock:
         worst = failures.worst(file)
     if worst is None:
         return
-    failed = sum(length for _, length in file.native.failed_ranges())
+    failed = sum(length for _, length in file.failed_ranges())
     if failed > file.volume.cache.limits.failed_limit:
         raise WritebackError(
             f"write refused: {failed} bytes of this file could not be written back: {worst.message}",
@@ -217,7 +217,7 @@ def _kept_of(file: EngineFile) -> int | None:
     cut_off, tried = file.is_cut_off(), file.failures.hopeless
     if file.freed or not (disputed or cut_off or len(file.failures) or file.commits.error is not None):
         return None
-    usage = file.native.usage()
+    usage = file.usage()
     if cut_off:
         return max(0, usage["local"] - usage["write_pinned"])
     unsaved = max(0, _unsaved(usage, file.volume.backend.limits.commit_on_close) - usage["write_pinned"])
@@ -322,7 +322,7 @@ class _Wait:
     def __init__(self, file: EngineFile, *, inside: bool, memory: bool) -> None:
         self.file = file
         self.inside, self.memory = inside, memory
-        self.native, self.volume, self.cache = file.native, file.volume, file.volume.cache
+        self.volume, self.cache = file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
         self._failures: int | None = None
         self._checks = Checks() if inside or memory else self.volume.checks  # all writers that wait for memory check
@@ -374,31 +374,30 @@ class _Wait:
         if self._paused(now + seconds, place):
             return True
         self.volume.native.grant(grant)
-        return self.native.room_take(place, True)
+        return self.file.room_take(place, True)
 
     def _paused(self, until: float, place: int) -> bool:
         """Sleep; return whether the place got its reservation in that time."""
         while (left := until - self.volume.clock.now()) > 0 and not self.deadline.passed():
             seq = self.check()
-            if self.native.room_take(place):
+            if self.file.room_take(place):
                 return True
             self.volume.park.wait("cache", self.cache.native.address, seq, min(left, self.deadline.left()))
         return False
 
     def for_room(self, length: int, place: int) -> None:
-        native = self.native
         while True:
             seq = self.check()
-            if native.room_take(place):
+            if self.file.room_take(place):
                 return
-            if native.room_fits(place):
+            if self.file.room_fits(place):
                 if self.pause(length, place):
                     return
-            elif not native.line_first(place):
+            elif not self.file.line_first(place):
                 self.sleep(seq, SLICE)
             else:
                 hope = self.make_room(length)
-                if native.room_take(place):
+                if self.file.room_take(place):
                     return
                 self.sleep(seq, SLICE if hope else PAUSE_MIN)
 
@@ -421,7 +420,7 @@ def room(self: EngineFile, pos: int, length: int, place: int) -> None:
     """
     _check_failed(self)
     inside = bool(native.inside())  # a backend call that waits for room may be the call that makes it (contract 2.25)
-    if place and (inside or self.native.room_take(place)):
+    if place and (inside or self.room_take(place)):
         return
     began = self.volume.clock.now()
     try:
@@ -432,4 +431,4 @@ def room(self: EngineFile, pos: int, length: int, place: int) -> None:
         else:
             during(of_file(self, "memory", kind=WAITS["memory"]), wait.for_memory)
     finally:
-        self.native.count_throttled(self.volume.clock.now() - began)
+        self.count_throttled(self.volume.clock.now() - began)

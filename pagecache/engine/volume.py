@@ -278,7 +278,7 @@ class EngineVolume:
         def sleep() -> None:
             while (left := until - self.clock.now()) > 0:
                 self.check_alive(file.key)
-                self.park.wait("inode", file.native.address, file.native.event_seq(), min(left, SLICE))
+                self.park.wait("inode", file.address, file.event_seq(), min(left, SLICE))
 
         if seconds > 0:
             during(of_file(file, what, timed=True), sleep)
@@ -288,12 +288,12 @@ class EngineVolume:
     def add(self, file: EngineFile) -> None:
         self.runner.have_all()
         with self._lock:
-            self._files[file.native.id] = file
+            self._files[file.id] = file
         file.hold()
 
     def forget(self, file: EngineFile) -> None:
         with self._lock:
-            self._files.pop(file.native.id, None)
+            self._files.pop(file.id, None)
             self._retries.forget(file)
             self._resumed.pop(file, None)
             self.idle.pop(file, None)
@@ -390,13 +390,13 @@ class EngineVolume:
         """Allow closing the backend file of a file without handles."""
         with self._lock:
             self.idle[file] = None
-        file.native.set_unused(True)
+        file.set_unused(True)
 
     def keep(self, file: EngineFile) -> None:
         """Keep the backend file of a file as it is, open or closed, for a coming use."""
         with self._lock:
             self.idle.pop(file, None)
-        file.native.set_unused(False)
+        file.set_unused(False)
 
     def idle_files(self) -> list[EngineFile]:
         """Return the files that no handle uses and that may be open in the backend, oldest first."""
@@ -422,14 +422,14 @@ class EngineVolume:
             with self._lock:
                 excess = list(islice(self.idle, max(0, min(len(self.idle) - most, turn or len(self.idle)))))
             for file in excess:
-                if file.native.has_local():
+                if file.has_local():
                     with self._lock:
                         if self.idle.pop(file, file) is None:
                             self.idle[file] = None
                     if not self.backend.limits.commit_on_close:
-                        file.native.flush_start(core.STAMP_MAX)
+                        file.flush_start(core.STAMP_MAX)
                         if self.clock.now() >= file.commits.not_before:
-                            file.native.start_commit()
+                            file.start_commit()
                     continue
                 with self._lock:
                     if self.idle.pop(file, file) is file:
@@ -554,7 +554,7 @@ class EngineVolume:
         self.native.abort()
         with self.keeper():
             for file in self.files():
-                file.native.aborted()
+                file.aborted()
         self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend, aborts: int) -> None:
@@ -574,7 +574,7 @@ class EngineVolume:
         self.native.resume()
         for file in self.files():
             if file.settling:
-                file.native.settle_start()
+                file.settle_start()
             if file.commits.failing_since is not None:
                 self.retry_by(file, self.clock.now())
         if self.aborts != aborts:

@@ -113,22 +113,21 @@ class CachedFile(Handle, io.RawIOBase):
         self.key = key
         self.name = key if type(key) is str else _text(key)
         self.mode = mode
-        self.volume = inode.volume
+        self.volume = inode.owner
         self._inode = inode
         self._use = use
-        self._native = inode.native
         self._readable = flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR)
         self._writable = flags & os.O_ACCMODE in (os.O_WRONLY, os.O_RDWR)
         self._makes = bool(flags & (os.O_TRUNC | os.O_EXCL))
         self._loss_cursor = inode.loss_cursor()
         self._closing = False
-        cache = inode.volume.cache
+        cache = inode.owner.cache
         page = int(cache.config.page_size)
         self._read_ahead = read_ahead // page
-        options: VolumeOptions = inode.volume.options
+        options: VolumeOptions = inode.owner.options
         self._bind(
-            inode.native.core,
-            inode.native.address,
+            inode.core,
+            inode.address,
             self._readable,
             self._writable,
             bool(flags & os.O_APPEND),
@@ -144,7 +143,7 @@ class CachedFile(Handle, io.RawIOBase):
     def size(self) -> int:
         """Size in bytes, including local extensions."""
         self._check_open()
-        return self._native.size
+        return self._inode.size
 
     def fileno(self) -> int:
         """Raise io.UnsupportedOperation: there is no file descriptor."""
@@ -199,17 +198,17 @@ class CachedFile(Handle, io.RawIOBase):
     def _resize(self, size: int, tries: Attempts | None = None) -> None:
         until = None if tries is None else tries.until()
         self._altered = True
-        self._native.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
+        self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
 
     def _empty(self, tries: Attempts | None = None) -> None:
         """Truncate to nothing, as the end of an open."""
         inode = self._inode
         with self.volume.inodes_lock:
-            kept = inode.native.local_ranges() if inode.keeps_changes() else []
+            kept = inode.local_ranges() if inode.keeps_changes() else []
         try:
             self._resize(0, tries)
         except BaseException:
-            if self._native.size:  # refused, or not begun
+            if self._inode.size:  # refused, or not begun
                 self._makes = self._altered = False
                 raise
             self._supersede(kept)
@@ -230,21 +229,21 @@ class CachedFile(Handle, io.RawIOBase):
         """
         self._check_writable()
         self.volume._check_alive(self.key)
-        start, end = extent(offset, length, self._native.size)
-        end = min(end, self._native.size)
+        start, end = extent(offset, length, self._inode.size)
+        end = min(end, self._inode.size)
         if start >= end:
             return
-        engine = self._inode.engine
+        inode = self._inode
         self._altered = True
         zeros = [start, end, start]  # the third: end of the finished zeros
         try:
-            if hasattr(engine.backend_file, "punch_hole"):
-                self._native.run(LOCK | TOKEN | INVALIDATE, "punch", (zeros, self._check_writable))
+            if hasattr(inode.backend_file, "punch_hole"):
+                self._inode.run(LOCK | TOKEN | INVALIDATE, "punch", (zeros, self._check_writable))
             punched = zeros[2] > start
             self._zero_remainder(zeros)
-            limits = engine.limits()
+            limits = inode.limits()
             if punched and not limits.durable_writes and not limits.commit_on_close:
-                barrier.commit(engine)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
+                barrier.commit(inode)  # saves a list of holes that a reconnect would have to repeat (contract 2.17)
         except OSError as error:
             set_written(error, zeros[2] - start)
             raise
@@ -267,21 +266,21 @@ class CachedFile(Handle, io.RawIOBase):
             OSError: `characters_written` bytes of the range are zeros, the remainder is unchanged.
         """
         self._check_writable()
-        start, end = extent(offset, length, self._native.size)
+        start, end = extent(offset, length, self._inode.size)
         if start < end:
             self._zero(start, end - start)
 
     def _find_data(self, offset: int, whence: int, *, here: bool = False) -> int:
         """Return the target of `seek` with SEEK_DATA and SEEK_HOLE. `here`: call the backend on this thread."""
         self._check_open()
-        volume = self._inode.engine.volume
+        volume = self._inode.volume
 
         def query(call: Callable[[], holes.Extent]) -> holes.Extent:
             volume.check_reentry("next_data", self.key)
             tries = Attempts(volume, "next_data", self.key)
             return tries.here(call) if here else tries.repeated(call)
 
-        return holes.find_data(self._inode.engine, offset, whence, query)
+        return holes.find_data(self._inode, offset, whence, query)
 
     # -- hints and zero copy
 
@@ -290,9 +289,9 @@ class CachedFile(Handle, io.RawIOBase):
         only.
         """
         self._check_open()
-        start, end = extent(offset, length, self._native.size)
-        end = min(end, self._native.size)
-        prefetch.fetch(self._native, [(start, end)], self.volume.cache.capacity, wait=wait)
+        start, end = extent(offset, length, self._inode.size)
+        end = min(end, self._inode.size)
+        prefetch.fetch(self._inode, [(start, end)], self.volume.cache.capacity, wait=wait)
 
     def prefetch_ranges(self, ranges: Iterable[tuple[int, int | None]], *, wait: bool = False) -> None:
         """Read several ranges (offset, length) into the cache at once, in order; a length of None means "to the end of
@@ -302,11 +301,11 @@ class CachedFile(Handle, io.RawIOBase):
         an error before anything is read.
         """
         self._check_open()
-        size = self._native.size
+        size = self._inode.size
         extents = [_pair(pair, size) for pair in ranges]
         wanted = [(start, min(end, size)) for start, end in extents]
-        together = prefetch.merged(wanted, self._inode.engine.limits())
-        prefetch.fetch(self._native, together, self.volume.cache.capacity, wait=wait)
+        together = prefetch.merged(wanted, self._inode.limits())
+        prefetch.fetch(self._inode, together, self.volume.cache.capacity, wait=wait)
 
     def advise(self, advice: Advice | AdviceName, offset: int = 0, length: int | None = None) -> None:
         """Announce the use of the file, as posix_fadvise does; never waits, and changes no byte.
@@ -317,7 +316,7 @@ class CachedFile(Handle, io.RawIOBase):
         so that a later DONTNEED drops those too.
         """
         self._check_open()
-        start, end = extent(offset, length, self._native.size)
+        start, end = extent(offset, length, self._inode.size)
         if advice not in ADVICE:
             raise ValueError(f"advice {advice!r} is not one of {', '.join(map(str, Advice))}")
         match Advice(advice):
@@ -334,9 +333,9 @@ class CachedFile(Handle, io.RawIOBase):
                 self.prefetch(start, end - start)
             case Advice.DONTNEED:
                 end = END if length is None else end
-                self._native.drop_clean(start, end)
+                self._inode.drop_clean(start, end)
                 if self._writable:
-                    self._inode.engine.begin_hand_over(start, end)
+                    self._inode.begin_hand_over(start, end)
 
     def view(self, offset: int, length: int, *, writable: bool = False) -> View:
         """Return cache memory of the range without a copy.
@@ -358,9 +357,9 @@ class CachedFile(Handle, io.RawIOBase):
             self._check_writable()
             self.volume._check_alive(self.key)
             self._altered = True
-        start, end = extent(offset, length, self._native.size)
-        if end > self._native.size:
-            raise ValueError(f"view [{start}, {end}) is not inside the file of {self._native.size} bytes")
+        start, end = extent(offset, length, self._inode.size)
+        if end > self._inode.size:
+            raise ValueError(f"view [{start}, {end}) is not inside the file of {self._inode.size} bytes")
         return View(self._inode, start, end - start, writable=writable)
 
     # -- durability
@@ -391,12 +390,12 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         if not self._writable:
             return None
-        engine = self._inode.engine
-        if engine.limits().commit_on_close:
-            engine.refresh_limits()
-            self._native.pass_background(FOREVER)
-        elif self._native.has_local() or engine.versions.stale:
-            return barrier.FileSync(engine, commit=False)
+        inode = self._inode
+        if inode.limits().commit_on_close:
+            inode.refresh_limits()
+            self._inode.pass_background(FOREVER)
+        elif self._inode.has_local() or inode.versions.stale:
+            return barrier.FileSync(inode, commit=False)
         return None
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
@@ -412,7 +411,7 @@ class CachedFile(Handle, io.RawIOBase):
         sync = self._begin_fsync()
         if sync is not None:
             barrier.drive(sync, timeout, "fsync")
-            if self._inode.engine.unclosed:
+            if self._inode.unclosed:
                 self._fsynced()
         if self._inode.last_loss > self._loss_cursor:
             self._raise_loss()
@@ -420,15 +419,15 @@ class CachedFile(Handle, io.RawIOBase):
     def _begin_fsync(self) -> barrier.FileSync | None:
         """Return the sync that `fsync` waits for, if any."""
         self._check_open()
-        engine = self._inode.engine
-        if engine.removed and engine.is_unpublishable():
-            engine.volume.check_alive(self.key)
+        inode = self._inode
+        if inode.removed and inode.is_unpublishable():
+            inode.volume.check_alive(self.key)
             return None
-        return barrier.FileSync(engine)
+        return barrier.FileSync(inode)
 
     def _fsynced(self) -> None:
         """Record that the writer itself has published the object."""
-        self._inode.engine.set_unclosed(False)
+        self._inode.set_unclosed(False)
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.
@@ -443,16 +442,16 @@ class CachedFile(Handle, io.RawIOBase):
     def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
         """Return the sync that `sync_range` waits for, if any."""
         self._check_open()
-        start, end = extent(offset, length, self._native.size)
+        start, end = extent(offset, length, self._inode.size)
         if start >= end:
             return None
-        return barrier.FileSync(self._inode.engine, start=start, end=end, commit=False, version=False)
+        return barrier.FileSync(self._inode, start=start, end=end, commit=False, version=False)
 
     # -- the end
 
     def _is_unsaved(self) -> bool:
         """Return whether closing it may take a while, as there may be data to write back."""
-        return self._writable and (self._native.has_local() or self._inode.engine.versions.stale)
+        return self._writable and (self._inode.has_local() or self._inode.versions.stale)
 
     def _changed(self) -> bool:
         """Return whether changes may have been made through this handle."""
@@ -460,7 +459,7 @@ class CachedFile(Handle, io.RawIOBase):
 
     def _commits_on_close(self) -> bool:
         """Return whether a `with` whose body raised abandons the file."""
-        return self._inode.engine.limits().commit_on_close
+        return self._inode.limits().commit_on_close
 
     def close(self) -> None:
         """Close the handle; the last writable one flushes, and commits if `sync_on_close`. Errors are raised, the

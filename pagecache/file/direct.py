@@ -89,7 +89,7 @@ class DirectFile(CachedFile):
             raise io.UnsupportedOperation(f"File not open for reading: {self.key!r}")
 
     def _reads_buffered(self) -> bool:
-        return is_buffered(self._inode.engine.limits()) or bool(self._native.staged())
+        return is_buffered(self._inode.limits()) or bool(self._inode.staged_bytes())
 
     def pread_into(self, buffer: Any, offset: int, /) -> int:
         """Read into a writable buffer; return the number of bytes."""
@@ -99,24 +99,24 @@ class DirectFile(CachedFile):
             return super().pread_into(buffer, pos)
         space = _space_of(buffer)
         with memoryview(buffer) as view:
-            if self._native.holds_memory(view, pos):
+            if self._inode.holds_memory(view, pos):
                 raise DeadlockError("a direct read into a view of the same bytes of the file", self.key)
         if space is not None and not self._may_fault(buffer):
             with space:
                 return self._fill(space, pos)
         with memoryview(buffer) as view:
-            aside = memoryview(bytearray(max(0, min(view.nbytes, self._native.size - pos))))
+            aside = memoryview(bytearray(max(0, min(view.nbytes, self._inode.size - pos))))
         done = self._fill(aside, pos)
         self._copy_aside(buffer, aside[:done])
         return done
 
     def _fill(self, space: memoryview, pos: int) -> int:
-        length = max(0, min(len(space), self._native.size - pos))
+        length = max(0, min(len(space), self._inode.size - pos))
         if not length:
             return 0
         with space[:length] as wanted:
             read = Read(pos, wanted)
-            self._native.run_owning("direct_read", read)
+            self._inode.run_owning("direct_read", read)
         return read.done
 
     def pread(self, size: int, offset: int, /) -> bytes:
@@ -125,7 +125,7 @@ class DirectFile(CachedFile):
         length, pos = _offset(size, "size"), _offset(offset)
         if self._reads_buffered():
             return super().pread(length, pos)
-        length = max(0, min(length, self._native.size - pos))
+        length = max(0, min(length, self._inode.size - pos))
         try:
             space = bytearray(length)
         except MemoryError:
@@ -189,13 +189,13 @@ class DirectFile(CachedFile):
         with _bytes_of(source) as view, view.toreadonly() as content:
             length = len(content)
             if not length:
-                return self._native.size if append else pos, 0
+                return self._inode.size if append else pos, 0
             self._altered = True
             write = Write(pos, content, self._check_writable, append=append, parallel=self._parallel)
             try:
                 if pos + length > FOREVER:
                     raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
-                self._native.run_owning("direct_write", write)
+                self._inode.run_owning("direct_write", write)
             except OSError as error:
                 set_written(error, write.done)
                 raise

@@ -54,7 +54,7 @@ def clipped(ranges: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int,
             most -= part
 
 
-def fetch(native: NativeInode, wanted: Iterable[tuple[int, int]], capacity: int, *, wait: bool) -> None:
+def fetch(inode: NativeInode, wanted: Iterable[tuple[int, int]], capacity: int, *, wait: bool) -> None:
     """Read the ranges into the cache, in order; `wait`: return when they are there, within the available memory.
 
     Raises:
@@ -62,8 +62,8 @@ def fetch(native: NativeInode, wanted: Iterable[tuple[int, int]], capacity: int,
     """
     ranges = list(clipped(wanted, capacity))
     for start, end in ranges:
-        native.prefetch(start, end)
+        inode.prefetch(start, end)
     if wait:
         for start, end in ranges:
             for at in range(start, end, WAIT_STEP):
-                native.fill(at, min(WAIT_STEP, end - at))
+                inode.fill_missing(at, min(WAIT_STEP, end - at))

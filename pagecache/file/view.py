@@ -40,7 +40,7 @@ class View:
         self._inode = inode
         self._length = length
         self._released = self._was_detached = False
-        self._pins: list[Any] = inode.native.pin(offset, length, writable) if length else []
+        self._pins: list[Any] = inode.pin(offset, length, writable) if length else []
         self.segments = tuple(memoryview(pin) for pin in self._pins)
         inode.add_view(self)
 

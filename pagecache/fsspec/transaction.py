@@ -234,7 +234,7 @@ class DeferredFile(io.RawIOBase):
 
     def _check_opened(self, file: CachedFile) -> None:
         """Check the version that the handle has opened: its commit is refused if that one is replaced."""
-        opened = file._inode.engine.versions.base
+        opened = file._inode.versions.base
         if opened is not None and opened != self._base:
             self._conflict(opened)
 

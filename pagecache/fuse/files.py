@@ -142,7 +142,7 @@ class OpenFile:
 
     def check_failed(self) -> None:
         """Report a failed write-back of the file once through this handle."""
-        if not self.file._native.number("failed"):
+        if not self.file._inode.number("failed"):
             self.marks.reported = False
         elif not self.marks.reported:
             self.marks.reported = True

@@ -165,7 +165,7 @@ class Directories(Namespace):
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         canonical = self.volume._canonical(key)
         known = self.volume._inode_at(canonical)
-        quiet = None if known is None else known.engine.versions.quiet()
+        quiet = None if known is None else known.versions.quiet()
         try:
             found: ObjectStat = self.query("stat", key, lambda: lstat(key))
         except FileNotFoundError:
@@ -173,12 +173,12 @@ class Directories(Namespace):
                 raise
             return self.volume.stat(key)  # it exists here, and is not stored yet
         inode = self.volume._inode_found(canonical, found) if found.kind == "file" else None
-        if inode is None or inode.engine.backend_file is None:
+        if inode is None or inode.backend_file is None:
             return found
         if inode is not known:
-            quiet = inode.engine.versions.quiet()
-        stored = not inode.native.has_local() and quiet is not None and inode.engine.versions.quiet() == quiet
-        return found if stored else dataclasses.replace(found, size=inode.native.size)
+            quiet = inode.versions.quiet()
+        stored = not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
+        return found if stored else dataclasses.replace(found, size=inode.size)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         listed: list[ObjectStat] = self.query("readdir", key, lambda: list(self.backend.readdir(key)))
@@ -188,8 +188,8 @@ class Directories(Namespace):
     def _listed(self, found: ObjectStat) -> ObjectStat:
         """Return the status with the size for a reader of the cache."""
         inode = self.volume._inode_found(found.key, found) if found.kind == "file" else None  # no valid key, maybe
-        if inode is not None and inode.native.has_local():
-            return dataclasses.replace(found, size=inode.native.size)
+        if inode is not None and inode.has_local():
+            return dataclasses.replace(found, size=inode.size)
         return found
 
     def mkdir(self, key: str) -> None:

@@ -134,7 +134,7 @@ class Server:
     def _taken(self, node: Node) -> int:
         """Return how many bytes the cache has accepted so far for an open file (PC_BY_TAKEN)."""
         opened = self._opened(node) if node.opens else []
-        return opened[0].file._native.number("taken") if opened else 0
+        return opened[0].file._inode.number("taken") if opened else 0
 
     def may_be_mapped(self, number: int) -> bool:
         """Return whether a program may have stored to kernel pages that are not written back yet: the file is open for
@@ -581,8 +581,8 @@ class Server:
             except BaseException:
                 self.release(opened.number)
                 raise
-        engine = opened.file._inode.engine
-        version = None if engine.versions.stale else engine.versions.base
+        inode = opened.file._inode
+        version = None if inode.versions.stale else inode.versions.base
         kept = version is not None and version == node.kept
         node.kept = version
         return opened.number, kept

@@ -67,35 +67,33 @@ class Events:
 
 
 class NativeInode:
-    """One `struct pc_inode`. `user` is the object whose methods C calls: fill, write, commit, room, ..."""
+    """One `struct pc_inode`, and the object whose methods C calls: fill, write, commit, room, ..."""
 
-    __slots__ = ("_freed", "_i", "address", "core", "id", "volume")
+    freed = True  # CORE has no such inode: its id may belong to another one by now
 
     def __init__(self, volume: NativeVolume, size: int, limits: dict[str, int]) -> None:
-        self.volume = volume
+        self._volume = volume
         self.core = volume.cache.core
-        self._freed = True
         out = ffi.new("struct pc_inode **")
         if err := lib.pc_inode_create(volume._v, size, ffi.new("struct pc_limits *", limits), True, out):
             raise OSError(-err, os.strerror(-err))
-        self._i, self._freed = out[0], False
+        self._i = out[0]
         self.address = int(ffi.cast("uintptr_t", out[0]))
         self.id = int(lib.pc_inode_id(out[0]))
-
-    def set_user(self, user: object) -> None:
-        """Set the object that C calls. It is borrowed: it must live until `destroy`."""
-        lib.pc_inode_set_user(self._i, id(user))
+        lib.pc_inode_set_user(out[0], id(self))  # borrowed: until `destroy`
+        self.freed = False
 
     def destroy(self) -> bool:
         """Free the inode, with its clean pages; False while local data exists or an operation uses it."""
-        self._freed = int(lib.pc_inode_destroy(self._i)) == 0
-        return self._freed
+        if not self.freed:
+            self.freed = int(lib.pc_inode_destroy(self._i)) == 0
+        return self.freed
 
     def __del__(self) -> None:
         """Free the inode of an ended volume: no handle, view or operation of a caller refers to it any longer. May run
         in any thread, inside any call; takes leaf locks only.
         """
-        if self.volume.ended and not self._freed:
+        if not self.freed and self._volume.ended:
             extension.end_inode(self.core, self.address)
 
     # sizes, limits, numbers
@@ -141,7 +139,7 @@ class NativeInode:
         """Set whether any handle has the object open. Does nothing when the inode is gone."""
         lib.pc_inode_set_unused(self._i, self.id, unused)
 
-    def set_aside(self, *, unsynced: bool, kept_back: bool) -> None:
+    def count_aside(self, *, unsynced: bool, kept_back: bool) -> None:
         """Exclude the object from syncs, or from write-back by age and pressure. Does nothing when the inode is
         gone.
         """
@@ -179,7 +177,7 @@ class NativeInode:
         """Forget uncommitted changes other than bytes; under the token."""
         lib.pc_inode_forget_uncommitted(self._i)
 
-    def is_changing(self) -> bool:
+    def lock_busy(self) -> bool:
         """Return whether the inode lock is held or awaited."""
         return bool(lib.pc_inode_lock_busy(self._i))
 
@@ -386,7 +384,7 @@ class NativeInode:
         return ranges(lib.pc_ranges_failed, self._i)
 
     # direct I/O
-    def staged(self) -> int:
+    def staged_bytes(self) -> int:
         """Return the bytes that the spool has until a commit."""
         return int(lib.pc_inode_staged(self._i))
 
@@ -483,10 +481,10 @@ class NativeInode:
         """Wait until no fill owns a folio of the range; under the invalidate lock none starts in that time."""
         extension.settle_fills(self.core, self.address, pos, end)
 
-    def truncate(self, size: int, uncommitted: bool) -> None:
+    def truncate_cached(self, size: int, uncommitted: bool) -> None:
         lib.pc_truncate(self._i, size, uncommitted)
 
-    def punch(self, pos: int, end: int, uncommitted: bool) -> None:
+    def punch_cached(self, pos: int, end: int, uncommitted: bool) -> None:
         lib.pc_punch(self._i, pos, end, uncommitted)
 
     def discard(self, pos: int = 0, end: int = END, cut_size: bool = True) -> list[tuple[int, int]]:
@@ -546,7 +544,7 @@ class NativeInode:
         """Queue fills for the range, within the available memory."""
         extension.prefetch(self.core, self.address, pos, end, False)
 
-    def fill(self, pos: int, length: int) -> None:
+    def fill_missing(self, pos: int, length: int) -> None:
         """Fill missing bytes of the range on this thread."""
         extension.prefetch(self.core, self.address, pos, pos + length, True)
 
@@ -559,7 +557,7 @@ class NativeInode:
         gc.collect()  # views in reference cycles count until they are collected
         return cast("list[Any]", extension.pin(self.core, self.address, pos, length, writable))
 
-    def cut_views(self, pos: int = 0, end: int = END, *, parts: bool = False) -> None:
+    def detach_views(self, pos: int = 0, end: int = END, *, parts: bool = False) -> None:
         """Detach writable views of the range from the file, which continues in a copy; `parts`: only if a part of a
         folio stays local while its other part is dropped. Under the token.
 

@@ -200,10 +200,10 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
 
 def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tuple[Volume, Inode]]:
     def rank(pair: tuple[Volume, Inode]) -> float:
-        number = pair[1].native.number(sort)
+        number = pair[1].number(sort)
         if sort == "age":  # the oldest first; clean files have none
             return -(number or float("inf"))
-        return number + overdue.failed_bytes(pair[1].engine) if sort == "failed" else number
+        return number + overdue.failed_bytes(pair[1]) if sort == "failed" else number
 
     if sort == "key":
         return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
@@ -212,22 +212,22 @@ def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tup
 
 def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
     return {
-        "id": inode.native.id,
+        "id": inode.id,
         "volume": volume.name,
         "key": said(inode.key),
-        "size": inode.native.size,
-        "stored": inode.native.remote_size,
+        "size": inode.size,
+        "stored": inode.remote_size,
         "handles": inode.handles,
-        "oldest_dirty": _age(overdue.oldest(inode.engine), now),
+        "oldest_dirty": _age(overdue.oldest(inode), now),
         "state": _state(inode),
         "counters": volume._file_stats(inode).to_dict(),
     }
 
 
 def _state(inode: Inode) -> str:
-    if inode.engine.conflict is not None:
+    if inode.conflict is not None:
         return "conflict"
-    if inode.engine.removed or inode.engine.abandoned:
+    if inode.removed or inode.abandoned:
         return "removed"
     return "open" if inode.handles else "idle"
 

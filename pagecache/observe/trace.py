@@ -70,7 +70,7 @@ def document(cache: PageCache, events: Iterable[Event], start: int = 0, **other:
     become time 0.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    files = {file.native.id: (volume.name, file.key) for volume in cache._engine_volumes() for file in volume.files()}
+    files = {file.id: (volume.name, file.key) for volume in cache._engine_volumes() for file in volume.files()}
     slices = [_slice(event, start, files) for event in events]
     slices += [_unfinished(wait, (time.monotonic_ns() - start) / 1e3) for wait in cache.waits()]
     tracks = {slice["tid"]: names.get(slice["tid"], f"thread {slice['tid']}") for slice in slices}

@@ -416,7 +416,7 @@ class CachedTarget(Target):
 
     def entered(self, handle: CachedFile, before: int | None) -> CachedFile:
         """Register a handle on a shared name, and return it; `before`: `quiet` before the open."""
-        self._entered[handle] = before is not None and before in (-1, handle._inode.engine.versions.quiet())
+        self._entered[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
         return handle
 
     def has_compared(self, handle: CachedFile | aio.AsyncCachedFile) -> bool:

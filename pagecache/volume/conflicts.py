@@ -34,17 +34,17 @@ def invalidate(inode: Inode, offset: int, length: int | None) -> None:
     Raises:
         WritebackError: nothing is lost. BlockingIOError: dirtied repeatedly, or held by a writable view.
     """
-    start, end = extent(offset, length, inode.native.size)
+    start, end = extent(offset, length, inode.size)
     for _ in range(ROUNDS):
-        if inode.native.has_local():
-            if inode.engine.limits().commit_on_close and (inode.writers or inode.engine.unclosed):
+        if inode.has_local():
+            if inode.limits().commit_on_close and (inode.writers or inode.unclosed):
                 raise BlockingIOError(errno.EAGAIN, "invalidate: the object is open for writing", inode.key)
-            barrier.fsync(inode.engine)
-        if inode.native.invalidate_range(start, END if length is None else end):
+            barrier.fsync(inode)
+        if inode.invalidate_range(start, END if length is None else end):
             return
-        if inode.native.usage()["write_pinned"]:
+        if inode.usage()["write_pinned"]:
             gc.collect()  # a view in a reference cycle is open until it is collected
-        if inode.native.usage()["write_pinned"]:
+        if inode.usage()["write_pinned"]:
             raise BlockingIOError(errno.EAGAIN, "invalidate: a writable view is open", inode.key)
     raise BlockingIOError(errno.EAGAIN, "invalidate: written again and again", inode.key)
 
@@ -53,47 +53,46 @@ def announce(volume: Volume, inode: Inode, offset: int, length: int | None, vers
     """Record a change of the stored object: later reads of the range use local bytes only, and the store for all
     others.
     """
-    if inode.engine.versions.is_base(version):
+    if inode.versions.is_base(version):
         return  # this cache's own change, or a known one
-    start, end = extent(offset, length, inode.native.size)
-    remote.announced(inode.engine, version, start, END if length is None else end)
+    start, end = extent(offset, length, inode.size)
+    remote.announced(inode, version, start, END if length is None else end)
     what = f"another writer changed [{start}, {end})"
-    next = "cached bytes of it are read again" if not inode.native.has_local() else "unsaved bytes are kept"
+    next = "cached bytes of it are read again" if not inode.has_local() else "unsaved bytes are kept"
     volume.engine.emit("invalidated", inode.key, ((start, end - start),), message=what, next=next)
     volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
 
 def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[LostRange]:
     """Settle the conflict of an inode, if it has one; return the losses."""
-    engine = inode.engine
-    if engine.conflict is None:
+    if inode.conflict is None:
         return []
     if how == "discard":
-        return engine.settled(lambda: remote.take(engine, inode.record_discard))
-    if how == "force" and engine.limits().commit_on_close:
+        return inode.settled(lambda: remote.take(inode, inode.record_discard))
+    if how == "force" and inode.limits().commit_on_close:
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase
 
     def settle_conflict() -> list[LostRange]:
         # another caller may have settled it by now
-        return [] if engine.conflict is None else settle(engine)
+        return [] if inode.conflict is None else settle(inode)
 
     while True:
         try:
-            return engine.settled(settle_conflict)
+            return inode.settled(settle_conflict)
         except remote.DirectWrites:
-            direct.outlast(engine)  # none begins during a conflict
+            direct.outlast(inode)  # none begins during a conflict
 
 
 def _fill_all(inode: Inode) -> None:
     """Read the whole local version into memory, while the version below it can still be read, except staged bytes."""
-    with inode.engine.forcing():
+    with inode.forcing():
         pos = 0
-        while (staged := inode.native.staged_from(pos)) is not None:
+        while (staged := inode.staged_from(pos)) is not None:
             if pos < staged[0]:
-                inode.native.fill(pos, staged[0] - pos)
+                inode.fill_missing(pos, staged[0] - pos)
             pos = staged[1]
-        inode.native.fill(pos, max(0, inode.native.size - pos))
+        inode.fill_missing(pos, max(0, inode.size - pos))
 
 
 def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int]) -> ObjectStat:
@@ -112,15 +111,14 @@ def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int])
         inode = volume._inode_found(name, volume.engine.call(lambda: backend.stat(key), "stat", key))
     if inode is None:
         return volume.engine.call(change, "setattr", key)
-    engine = inode.engine
 
     def change_ours() -> ObjectStat:
-        found = engine.stat_open()
+        found = inode.stat_open()
         before = backend.stat(key) if found is None else found
         changed = change()
-        if engine.identity is not None and changed.identity != engine.identity:
+        if inode.identity is not None and changed.identity != inode.identity:
             return changed  # the name leads to another object
-        engine.versions.follow(before.version, changed.version)
+        inode.versions.follow(before.version, changed.version)
         return changed
 
-    return engine.settled(change_ours)
+    return inode.settled(change_ours)

@@ -207,8 +207,8 @@ def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
-        inode.native.run(LOCK, "holding", lambda: None, until)
-    return [inode for inode in inodes if inode.engine.abandoned and inode.native.has_local()]
+        inode.run(LOCK, "holding", lambda: None, until)
+    return [inode for inode in inodes if inode.abandoned and inode.has_local()]
 
 
 def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bool:
@@ -224,10 +224,10 @@ def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bo
 def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     """Detach open writable views from their files, which would stay dirty forever. Return whether there were any."""
     with volume.inodes_lock:
-        inodes = [inode for inode in volume.inodes.objects.values() if inode.native.usage()["write_pinned"]]
+        inodes = [inode for inode in volume.inodes.objects.values() if inode.usage()["write_pinned"]]
     for inode in inodes:
         until = None if deadline.at is None else time.monotonic() + deadline.left()
-        inode.native.run(TOKEN, "cut_views", None, until)
+        inode.run(TOKEN, "cut_views", None, until)
     return bool(inodes)
 
 
@@ -240,7 +240,7 @@ def _unsaved(volume: Volume) -> list[FailedRange]:
         if file.removed or file.abandoned:
             continue
         ranges = failures.failed_ranges(file, everything=True)
-        if not ranges and file.native.has_local():
+        if not ranges and file.has_local():
             ranges = [failures.uncommitted_range(file)]
         found += ranges
     return found
@@ -262,17 +262,17 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
-        if not inode.native.has_local():
+        if not inode.has_local():
             continue
         forgotten = not volume.engine.aborted and _roll_back(volume, inode, deadline)
         if volume.engine.aborted:
-            ranges = inode.native.local_ranges() + direct.uncommitted(inode.engine) or [(inode.native.size, 0)]
+            ranges = inode.local_ranges() + direct.uncommitted(inode) or [(inode.size, 0)]
             entries = [LostRange(inode.key, pos, n, errno.EIO, volume.name) for pos, n in ranges]
         else:
             entries = lifetimes.drop_local(volume, inode, 0, END, cut=deadline.at is None, forgotten=forgotten)
         with volume.inodes_lock:
             inode.record_loss(entries, seen=True)
-        if not (inode.engine.removed or inode.engine.abandoned):
+        if not (inode.removed or inode.abandoned):
             lost += entries
     return lost
 
@@ -281,10 +281,10 @@ def _roll_back(volume: Volume, inode: Inode, deadline: Deadline) -> bool:
     """Roll back uploaded bytes that will never be published; abandoned files do that themselves. Return whether the
     backend was called; if it does not reply before the deadline, the volume is aborted.
     """
-    if inode.engine.abandoned:
+    if inode.abandoned:
         return False
-    rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
-    if rollback is None or not inode.engine.limits().commit_on_close or not inode.native.pass_idle():
+    rollback: Any = getattr(inode.backend_file, "rollback", None)
+    if rollback is None or not inode.limits().commit_on_close or not inode.pass_idle():
         return False
     try:
         _within(volume, rollback, "rollback", deadline)
@@ -318,7 +318,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
     def busy() -> bool:
         if native.inflight() or native.calling() or volume.engine.runner.waiting():
             return True
-        return any(i.native.in_old_hands() or i.native.commit_running() for i in inodes)
+        return any(i.in_old_hands() or i.commit_running() for i in inodes)
 
     def outlast() -> bool:
         while busy():
@@ -343,7 +343,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
-        for handle in inode.opened():
+        for handle in inode.open_ones():
             handle._shut()
     volume.engine.native.close()
     with volume.inodes_lock:  # opens look at it under this lock
@@ -363,7 +363,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     volume.ended = True
     if stopped:
         for inode in inodes:
-            inode.native.drop_clean()
+            inode.drop_clean()
 
 
 def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> None:
@@ -372,7 +372,7 @@ def _close_backend(volume: Volume, inodes: list[Inode], deadline: Deadline) -> N
     def close_all() -> None:
         volume.backend_closed = True  # here: an interrupted wait takes a call back that has not begun
         for inode in inodes:
-            close_backend_file(inode.engine.backend_file)
+            close_backend_file(inode.backend_file)
         volume.engine.backend.close()
 
     if volume.backend_closed:

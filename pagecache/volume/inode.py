@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from ..backends.protocol import BackendFile, ObjectStat
 from ..engine.file import EngineFile
 from ..errors import DataLossError, Key, LostRange
-from ..native import NativeInode
 
 if TYPE_CHECKING:
     from ..file.cached import CachedFile
@@ -39,19 +38,16 @@ class _Loss:
     seen: bool
 
 
-class Inode:
+class Inode(EngineFile):
     """One object of a volume, independent of its names and the number of its handles."""
 
     views: weakref.WeakSet[object] | tuple[()] = ()  # those that may refer to its memory
 
     def __init__(self, volume: Volume, key: Key, backend_file: BackendFile, stat: ObjectStat) -> None:
-        self.volume = volume
-        self.key = key  # its last known name
+        super().__init__(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
+        self.owner = volume
         self.aliases: tuple[Key, ...] = ()  # other names that it was opened by, or had before: a few
         self.hinted = 0  # `InodeTable.hints` when its names were last found
-        self.engine: EngineFile = EngineFile(volume.engine, key, backend_file, stat.size, stat.version, stat.identity)
-        self.engine.report_losses_to(self._report_loss)
-        self.native: NativeInode = self.engine.native
         self.handles = 0
         self.writers = 0
         self.naming: NameChange | None = None  # the call that changes its name; under the volume's lock
@@ -64,16 +60,11 @@ class Inode:
 
     # -- names; under the volume's lock
 
-    def rename(self, key: Key) -> None:
-        """Set the name in calls of the backend and in reports."""
-        self.key = key
-        self.engine.rename(key)
-
     def names_are_facts(self) -> bool:
         """Return whether only the volume changes the names of the object: the store knows it by its name, or does not
         have it before a commit.
         """
-        return self.engine.identity is None or self.engine.limits().commit_on_close
+        return self.identity is None or self.limits().commit_on_close
 
     def set_aliases(self, aliases: tuple[Key, ...]) -> None:
         self.aliases = aliases
@@ -85,16 +76,16 @@ class Inode:
 
     def keep_changes(self) -> None:
         """Record the close of a handle that has made changes, which later handles do not give up."""
-        if self.native.has_local():
-            self._kept = self.volume.engine.native.take_epoch()
+        if self.has_local():
+            self._kept = self.volume.native.take_epoch()
 
     def keeps_changes(self) -> bool:
         """Return whether changes of closed handles are unsaved: uncommitted, if a commit publishes the object;
         otherwise not acknowledged.
         """
         if self._kept is not None:
-            whole, native = self.engine.limits().commit_on_close, self.native
-            if native.sync_done(self._kept) if whole else not native.unsaved_up_to(self._kept)[1]:
+            whole = self.limits().commit_on_close
+            if self.sync_done(self._kept) if whole else not self.unsaved_up_to(self._kept)[1]:
                 self._kept = None
         return self._kept is not None
 
@@ -108,29 +99,29 @@ class Inode:
         """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
-        reported = min((handle._loss_cursor for handle in self.opened()), default=self.last_loss)
+        reported = min((handle._loss_cursor for handle in self.open_ones()), default=self.last_loss)
         self._losses = [loss for loss in self._losses if loss.seq > reported or not loss.seen]
         self.last_loss += 1
         self._losses.append(_Loss(self.last_loss, lost, seen))
 
     def record_discard(self, lost: list[LostRange]) -> None:
         """Record a loss that a caller requested."""
-        with self.volume.inodes_lock:
+        with self.owner.inodes_lock:
             self.record_loss(lost, seen=True)
 
-    def _report_loss(self, lost: list[LostRange]) -> None:
+    def losses_are(self, lost: list[LostRange]) -> None:
         """Record a loss that was not requested."""
-        with self.volume.inodes_lock:
+        with self.owner.inodes_lock:
             self.record_loss(lost, seen=False)
 
     def replaced(self) -> None:
         """Record that the version of the open handles is gone; they never see another one."""
-        with self.volume.inodes_lock:
-            handles = self.opened()
+        with self.owner.inodes_lock:
+            handles = self.open_ones()
         for handle in handles:
             handle._replace()
 
-    def opened(self) -> list[CachedFile]:
+    def open_ones(self) -> list[CachedFile]:
         """Return the open handles, oldest first."""
         return [handle for ref in self.open_handles.copy().values() if (handle := ref()) is not None]
 
@@ -164,17 +155,17 @@ class Inode:
 
     def has_unsaved_bytes(self) -> bool:
         """Return whether bytes of it are in no commit yet."""
-        usage = self.native.usage()
+        usage = self.usage()
         return bool(usage["local"] or usage["staged"])
 
     def hidden(self) -> bool:
         """Return whether the store differs from the cache: bytes are not written back, or not committed, for objects
         that become visible by commit.
         """
-        if not self.native.has_local():
+        if not self.has_local():
             return False
-        usage = self.native.usage()
-        return self.engine.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
+        usage = self.usage()
+        return self.limits().commit_on_close or bool(usage["dirty"] or usage["writeback"])
 
     def add_view(self, view: object) -> None:
         """Record a view; from any thread."""
@@ -236,13 +227,13 @@ class InodeTable(dict[Key, Inode]):
 
     def knows(self, inode: Inode) -> bool:
         """Return whether this is the file of its identity: it was neither removed nor abandoned."""
-        identity = inode.engine.identity
+        identity = inode.identity
         return self.objects.get(inode if identity is None else identity) is inode
 
     def at(self, key: Key) -> Inode | None:
         """Return the file of a known name."""
         inode = self.get(key)
-        if inode is not None and inode.hinted != self.hints and inode.engine.identity is not None:
+        if inode is not None and inode.hinted != self.hints and inode.identity is not None:
             self.drop_names(inode)
             return None
         return inode
@@ -253,7 +244,7 @@ class InodeTable(dict[Key, Inode]):
 
     def add(self, inode: Inode) -> None:
         self.objects[_identity(inode)] = inode
-        self.identified += inode.engine.identity is not None
+        self.identified += inode.identity is not None
 
     def remove(self, inode: Inode) -> bool:
         """Remove a file and its names. False: it is not in the table."""
@@ -261,7 +252,7 @@ class InodeTable(dict[Key, Inode]):
             return False
         self.drop_names(inode)
         del self.objects[_identity(inode)]
-        self.identified -= inode.engine.identity is not None
+        self.identified -= inode.identity is not None
         self._forget_last_name(inode)
         return True
 
@@ -274,11 +265,11 @@ class InodeTable(dict[Key, Inode]):
 
     def identify(self, inode: Inode, identity: Hashable | None) -> None:
         """Set the identity that the store reports, unless another file has it."""
-        if identity == inode.engine.identity or identity in self.objects or not self.knows(inode):
+        if identity == inode.identity or identity in self.objects or not self.knows(inode):
             return
         del self.objects[_identity(inode)]
-        self.identified -= inode.engine.identity is not None
-        inode.engine.identify(identity)
+        self.identified -= inode.identity is not None
+        inode.identify(identity)
         self.add(inode)
 
     def of_file(self, file: EngineFile) -> Inode | None:
@@ -286,14 +277,14 @@ class InodeTable(dict[Key, Inode]):
         inode = self.objects.get(file.identity)
         if inode is None:
             inode = self.get(file.key)
-        return inode if inode is not None and inode.engine is file else None
+        return inode if inode is not None and inode is file else None
 
     def found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
         """Return the file of a name, to which the store says `stat`; None: nothing has the name."""
         known = self.get(key)
         if known is not None and known.hinted != self.hints:
             known = self.at(key)
-        if known is not None and (known.engine.identity is None or (stat is not None and stat.identity is None)):
+        if known is not None and (known.identity is None or (stat is not None and stat.identity is None)):
             return known
         return None if stat is None or stat.identity is None else self.objects.get(stat.identity)
 
@@ -309,7 +300,7 @@ class InodeTable(dict[Key, Inode]):
     def bind(self, key: Key, inode: Inode) -> None:
         """Record that a name leads to a file of the table."""
         if inode.hinted != self.hints:
-            if inode.engine.identity is not None:
+            if inode.identity is not None:
                 self.drop_names(inode)
             inode.set_hinted(self.hints)
         if self.get(key) is not inode:
@@ -399,11 +390,11 @@ def _rename(inode: Inode, key: Key) -> None:
     """Give a name to a file whose names are unknown. Where identities show which object has a name, it keeps the last
     ones too.
     """
-    last = () if inode.engine.identity is None else (*inode.aliases, inode.key)
+    last = () if inode.identity is None else (*inode.aliases, inode.key)
     inode.set_aliases(tuple(name for name in last if name != key)[-LAST_NAMES:])
     inode.rename(key)
 
 
 def _identity(inode: Inode) -> Hashable:
     """Return the key of a file in `InodeTable.objects`: the identity of its object, or the file itself."""
-    return inode if inode.engine.identity is None else inode.engine.identity
+    return inode if inode.identity is None else inode.identity

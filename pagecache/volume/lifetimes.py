@@ -64,7 +64,7 @@ def check_names(volume: Volume) -> str | None:
     with volume.inodes_lock:
         wrong = volume.inodes.check() or next((i for i in volume.orphans if volume.inodes.knows(i)), None)
         for inode in (*volume.inodes.objects.values(), *volume.orphans):
-            if inode.engine.removed != (inode in volume.orphans) or (inode.engine.abandoned and inode.writers):
+            if inode.removed != (inode in volume.orphans) or (inode.abandoned and inode.writers):
                 wrong = inode
         return None if wrong is None else f"{volume!r} has a wrong name or identity of {wrong.key!r}"
 
@@ -87,7 +87,7 @@ class Use:
 
     def begin(self) -> None:
         """Count a handle. `inodes_lock` held."""
-        inode, volume = self.inode, self.inode.volume
+        inode, volume = self.inode, self.inode.owner
         volume.engine.held.keep()
         inode.handles += 1
         volume.handles += 1
@@ -107,7 +107,7 @@ class Use:
 
     def end(self) -> None:
         """Count nothing of it any longer. `inodes_lock` held."""
-        inode, volume = self.inode, self.inode.volume
+        inode, volume = self.inode, self.inode.owner
         inode.handles -= self.counted
         volume.handles -= self.counted
         inode.writers -= self.writable
@@ -119,7 +119,7 @@ class Use:
 
     def __del__(self) -> None:
         """May run in any thread, even inside the cache's own code."""
-        volume = self.inode.volume
+        volume = self.inode.owner
         if not self.left and not volume.cache.native.forked and not volume.detached:
             volume.engine.cache.flusher.defer(partial(release, self))
 
@@ -128,14 +128,14 @@ def release(use: Use) -> None:
     """Release a handle: an inode without handles keeps its pages, and its backend file for a while. A second call
     completes one that was interrupted.
     """
-    inode, volume = use.inode, use.inode.volume
+    inode, volume = use.inode, use.inode.owner
     if use.left:
         return
     with volume.inodes_lock:
         use.end()
         used, doomed = inode.handles > 0, inode in volume.orphans
         if not used and not doomed:
-            volume.engine.mark_idle(inode.engine)
+            volume.engine.mark_idle(inode)
     if not used and doomed:
         bury(volume, inode)
     elif not used:
@@ -148,7 +148,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
     """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
     closed in any case. `changed`: it has made changes. `timeout`: of the commit.
     """
-    inode, volume = use.inode, use.inode.volume
+    inode, volume = use.inode, use.inode.owner
     try:
         with volume.inodes_lock:  # of two concurrent closes, one finds that it was the last
             if inode.collected:
@@ -157,18 +157,18 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 inode.keep_changes()  # first: the next handle may be abandoned before the end of the commit
             last = use.writable and use.end_writing()
         if last and inode not in volume.orphans and not volume.detached:
-            limits = inode.engine.limits()
+            limits = inode.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
-            if inode.engine.conflict is not None:
-                raise inode.engine.conflict_error()
-            if inode.engine.withheld:
-                inode.engine.set_aside(withheld=False)
-            if inode.engine.unclosed:
-                inode.engine.set_unclosed(False)
-            if commit and inode.native.has_local():
-                barrier.fsync(inode.engine, timeout)
-            elif not limits.commit_on_close and (inode.native.has_local() or inode.native.is_stale()):
-                barrier.flush(inode.engine, version=True)
+            if inode.conflict is not None:
+                raise inode.conflict_error()
+            if inode.withheld:
+                inode.set_aside(withheld=False)
+            if inode.unclosed:
+                inode.set_unclosed(False)
+            if commit and inode.has_local():
+                barrier.fsync(inode, timeout)
+            elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
+                barrier.flush(inode, version=True)
     finally:
         release(use)
 
@@ -180,52 +180,51 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
     Unsaved changes of closed handles stay, with those of this one (`changed`): they cannot be told apart.
     `cut_off`: unsaved bytes that its open has cut off. They are a loss if that is given up.
     """
-    inode, volume = use.inode, use.inode.volume
-    local = inode.native.has_local() or inode.native.is_changing()  # the holder of the lock may still change it
+    inode, volume = use.inode, use.inode.owner
+    local = inode.has_local() or inode.lock_busy()  # the holder of the lock may still change it
     dropped = False
     with volume.inodes_lock:
         _end_collected(inode)
         last = use.end_writing()
         if last and local and inode.keeps_changes():
             if changed:
-                inode.engine.set_unclosed(True)  # only an explicit call publishes it
-        elif last and local and not inode.engine.removed:
-            inode.engine.set_aside(abandoned=True)  # from now on none of it is written back
+                inode.set_unclosed(True)  # only an explicit call publishes it
+        elif last and local and not inode.removed:
+            inode.set_aside(abandoned=True)  # from now on none of it is written back
             dropped = True
     if dropped:
-        inode.engine.report_loss(cut_off, "an open that was given up had emptied the object")
-        inode.engine.settle(partial(_go_back, inode))
-        inode.engine.give_up_copy("the file was abandoned")
+        inode.report_loss(cut_off, "an open that was given up had emptied the object")
+        inode.settle(partial(_go_back, inode))
+        inode.give_up_copy("the file was abandoned")
     release(use)
 
 
 def settle_abandoned(inode: Inode, tries: Attempts) -> None:
     """Wait until an abandoned file has gone back, as a part of a call with a deadline."""
-    engine = inode.engine
-    while engine.abandoned and not engine.removed:
-        tries.outlast_changes(engine)
-        engine.settled(partial(_go_back, inode), tries)
+    while inode.abandoned and not inode.removed:
+        tries.outlast_changes(inode)
+        inode.settled(partial(_go_back, inode), tries)
 
 
 def _go_back(inode: Inode) -> None:
     """Drop the local data of an abandoned file, and make it a file like any other again, or a removed one. The token is
     held, on a thread of the volume. While a change that its handles have begun goes on, this is repeated.
     """
-    file, volume = inode.engine, inode.volume
-    if file.removed:
+    volume = inode.owner
+    if inode.removed:
         _drop(inode)
-    elif file.abandoned:
-        with file.keeping_reads_back():
-            file.drop(0, END)  # a change that goes on may wait for memory
-            changing = file.is_changing()
+    elif inode.abandoned:
+        with inode.keeping_reads_back():
+            inode.drop(0, END)  # a change that goes on may wait for memory
+            changing = inode.is_changing()
             stands = not changing and _is_rolled_back(inode)
         if changing:
-            volume.engine.cache.flusher.defer_again(partial(file.settle, partial(_go_back, inode)))
+            volume.engine.cache.flusher.defer_again(partial(inode.settle, partial(_go_back, inode)))
         elif stands:
-            file.set_unclosed(False)
-            file.set_aside(abandoned=False, withheld=False)
+            inode.set_unclosed(False)
+            inode.set_aside(abandoned=False, withheld=False)
         else:
-            file.native.forget_uncommitted()
+            inode.forget_uncommitted()
             inode.replaced()
             unname(volume, inode)
 
@@ -234,11 +233,11 @@ def _is_rolled_back(inode: Inode) -> bool:
     """Roll an abandoned file back. False: it is of no further use, since nothing is below its local data, or since its
     file of the backend may have other bytes than the version below.
     """
-    file, volume = inode.engine, inode.volume
-    whole = file.limits().commit_on_close
-    created = whole and bool(file.native.undone()["created"])
+    volume = inode.owner
+    whole = inode.limits().commit_on_close
+    created = whole and bool(inode.undone()["created"])
     try:
-        return file.backend_file is not None and remote.go_back(file) and not created
+        return inode.backend_file is not None and remote.go_back(inode) and not created
     except Exception as error:
         what = f"rolling back abandoned bytes failed: {cause(error)}"
         volume.engine.say(logging.WARNING, "the volume", what, "uploaded bytes may stay behind", inode.key)
@@ -249,8 +248,8 @@ def _end_collected(inode: Inode) -> None:
     """Count the handles that were collected unclosed no longer as writers. `inodes_lock` held."""
     while inode.collected:
         use, changed = inode.collected[0]
-        if use.writable and inode.native.has_local():
-            inode.engine.set_unclosed(True)
+        if use.writable and inode.has_local():
+            inode.set_unclosed(True)
         if changed:
             inode.keep_changes()
         use.end_writing()
@@ -261,7 +260,7 @@ def close_collected(use: Use, *, loss_cursor: int) -> None:
     """Complete, on the flusher, the close of a handle that was collected unclosed: pages stay dirty, nothing is
     published; unreported losses go to the log, and to the next opener if no other handle reports them.
     """
-    inode, volume = use.inode, use.inode.volume
+    inode, volume = use.inode, use.inode.owner
     with volume.inodes_lock:
         _end_collected(inode)
         inode.open_handles.pop(id(use), None)
@@ -279,17 +278,17 @@ def withhold(volume: Volume) -> list[Inode]:
     unclosed. From now on no other call publishes them (contract 2.22).
     """
     with volume.inodes_lock:
-        inodes = [i for i in volume.inodes.objects.values() if i.writers or i.engine.unclosed]
-    found = [i for i in inodes if i.engine.limits().commit_on_close and i.native.has_local()]
+        inodes = [i for i in volume.inodes.objects.values() if i.writers or i.unclosed]
+    found = [i for i in inodes if i.limits().commit_on_close and i.has_local()]
     for inode in found:
-        inode.engine.set_aside(withheld=True)
+        inode.set_aside(withheld=True)
     return found
 
 
 def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
     """Drop and return the local data of an object that cannot be published any longer."""
-    inode.engine.set_aside(abandoned=True)
-    rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+    inode.set_aside(abandoned=True)
+    rollback: Any = getattr(inode.backend_file, "rollback", None)
     lost = drop_local(volume, inode, 0, END, cut=rollback is None)
     if rollback is not None:
         volume.engine.call(rollback, "rollback", inode.key)
@@ -298,32 +297,32 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 
 def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
-    if inode.native.has_local() and not volume.engine.aborted and not inode.engine.abandoned:
-        inode.engine.set_aside(abandoned=True)
-        inode.engine.settle(partial(_drop, inode))
+    if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
+        inode.set_aside(abandoned=True)
+        inode.settle(partial(_drop, inode))
     destroy(volume, inode)
 
 
 def _drop(inode: Inode) -> None:
     """Drop the local data of a removed file; the token is held, on a thread of the volume."""
     try:
-        rollback: Any = getattr(inode.engine.backend_file, "rollback", None)
+        rollback: Any = getattr(inode.backend_file, "rollback", None)
         if rollback is not None:
             rollback()
     finally:
-        inode.engine.drop(0, END)
-        inode.native.forget_uncommitted()
+        inode.drop(0, END)
+        inode.forget_uncommitted()
 
 
 def destroy(volume: Volume, inode: Inode) -> None:
     """Free an inode without name and handles; while an operation uses it, the flusher or a reconnect repeats this."""
-    if volume.detached or inode.handles or inode.engine.freed:
+    if volume.detached or inode.handles or inode.freed:
         return
-    inode.native.drop_clean()
-    if not volume.engine.free(inode.engine):
-        if not volume.engine.aborted and not inode.engine.freed:
-            if inode.native.has_local() and not inode.engine.settling:
-                inode.engine.settle(partial(_drop, inode))  # an operation that was changing it went on
+    inode.drop_clean()
+    if not volume.engine.free(inode):
+        if not volume.engine.aborted and not inode.freed:
+            if inode.has_local() and not inode.settling:
+                inode.settle(partial(_drop, inode))  # an operation that was changing it went on
             volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
         return
     forget(volume, inode)
@@ -331,8 +330,8 @@ def destroy(volume: Volume, inode: Inode) -> None:
 
 def forget(volume: Volume, inode: Inode) -> None:
     """Remove an inode that CORE has freed."""
-    volume.engine.forget(inode.engine)
-    for backend_file in inode.engine.take_files():
+    volume.engine.forget(inode)
+    for backend_file in inode.take_files():
         volume.engine.close_later(backend_file, inode.key)
     with volume.inodes_lock:
         volume.orphans.pop(inode, None)
@@ -366,7 +365,7 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
             inode = volume.inodes.of_file(file)
             if inode is None or not inode.idle() or inode.has_unreported_loss() or inode.key in volume.busy:
                 continue
-            if inode.native.has_local() or not volume.engine.free(inode.engine):
+            if inode.has_local() or not volume.engine.free(inode):
                 continue
             volume.inodes.remove(inode)
         forget(volume, inode)
@@ -375,15 +374,15 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
 
 def unname(volume: Volume, inode: Inode) -> None:
     """Record that an object has lost its last name: open handles keep it, otherwise it is freed."""
-    if _take_name(volume, inode, inode.engine.lose_name):
-        remote.unnamed(inode.engine)
+    if _take_name(volume, inode, inode.lose_name):
+        remote.unnamed(inode)
 
 
 def displace(volume: Volume, inode: Inode, version: str | None) -> None:
     """Record that another program's version has taken the name of a whole object: open handles keep the file, which
     refuses reads of uncached bytes.
     """
-    _take_name(volume, inode, partial(inode.engine.lose_version, version))
+    _take_name(volume, inode, partial(inode.lose_version, version))
 
 
 def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
@@ -393,10 +392,10 @@ def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool
             return False
         volume.orphans[inode] = None
         record()
-        inode.native.wake()  # an fsync of an object that is found by its name is done
-        volume.engine.keep(inode.engine)
+        inode.wake()  # an fsync of an object that is found by its name is done
+        volume.engine.keep(inode)
         used = inode.handles > 0
-    inode.engine.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
+    inode.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
     if not used:
         bury(volume, inode)
     return used
@@ -409,5 +408,5 @@ def drop_local(
     rolled back already.
     """
     lost: list[LostRange] = []
-    inode.native.run(TOKEN, "drop_local", (start, end, lost, cut, forgotten))
+    inode.run(TOKEN, "drop_local", (start, end, lost, cut, forgotten))
     return lost

@@ -143,7 +143,7 @@ class NameChange:
     def found_by_name(self) -> list[Inode]:
         """Return the files that the backend finds by names that the call changes."""
         beneath = self.beneath if self.beneath and self.may_be_directory() else []
-        return [inode for inode in (*self.files, *beneath) if inode.engine.finds_by_name()]
+        return [inode for inode in (*self.files, *beneath) if inode.finds_by_name()]
 
     def may_be_directory(self) -> bool:
         """Return whether names below the old one change with it."""
@@ -185,25 +185,25 @@ class NameChange:
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
-        self.opened = None if self.source is None else self.source.engine.backend_file
+        self.opened = None if self.source is None else self.source.backend_file
         self.held = tuple(self.found_by_name())
         for inode in self.held:
-            inode.engine.begin_unnaming(self)
-            if not inode.engine.limits().commit_on_close:
+            inode.begin_unnaming(self)
+            if not inode.limits().commit_on_close:
                 self.owe(inode)
         return backend
 
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
         for inode in self.held:
-            tries.outlast_publications(inode.engine)
-            if inode not in self.files and not inode.engine.limits().commit_on_close:
-                tries.outlast_calls(inode.engine)
+            tries.outlast_publications(inode)
+            if inode not in self.files and not inode.limits().commit_on_close:
+                tries.outlast_calls(inode)
 
     def owe(self, inode: Inode) -> None:
         """Let a file make no call before this call is over, and its result known."""
         if inode not in self.debts:
-            self.debts[inode] = Unsettled(self, inode.engine)
+            self.debts[inode] = Unsettled(self, inode)
 
     def release_names(self) -> None:
         """Let calls for the objects begin: no attempt follows. While the result is unknown, each file asks first."""
@@ -215,7 +215,7 @@ class NameChange:
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:
-            inode.engine.end_unnaming(self)
+            inode.end_unnaming(self)
 
     def pay_off(self) -> None:
         """End the debts of its files: the result is known, and published."""
@@ -241,7 +241,7 @@ class NameChange:
             self.catch_up(inode)
         for inode in others:
             if not self._leave(inode):
-                inode.engine.settle(partial(self.catch_up, inode))
+                inode.settle(partial(self.catch_up, inode))
 
     def _leave(self, inode: Inode) -> bool:
         """Record that the name of a file is fixed. False: a reconnect has left it closed, until `catch_up` has opened
@@ -262,7 +262,7 @@ class NameChange:
                 backend = self.volume.engine.backend
             if self.doubtful and not self.done:  # the caller has left: no attempt follows
                 with suppress(Exception):  # an error: the volume was aborted again, or the open has it, too
-                    opening.insisting(inode.engine, partial(self.settle, ending=True))
+                    opening.insisting(inode, partial(self.settle, ending=True))
             reconnect.catch_up(self, backend, inode)
 
     # -- its effect
@@ -283,7 +283,7 @@ class NameChange:
         if self.loser is not None and (self.links is None or self._has_lost_last_name(self.loser)):
             lifetimes.unname(volume, self.loser)
         elif self.loser is not None and self.links == 1:
-            self.loser.native.drop_clean()
+            self.loser.drop_clean()
         with volume.inodes_lock:
             table = volume.inodes
             for inode in self.files:
@@ -306,7 +306,7 @@ class NameChange:
         its names: only an open file tells the present one. Otherwise the number before the call decides.
         """
         try:
-            found = loser.engine.stat_open()
+            found = loser.stat_open()
         except Exception:  # its backend is gone
             found = None
         return self.links == 1 if found is None else found.nlink == 0
@@ -315,7 +315,7 @@ class NameChange:
         """Give a name to a file, instead of the one that had it."""
         volume = self.volume
         displaced = volume._inode_at(key)
-        if displaced is not None and displaced is not inode and displaced.engine.identity is None:
+        if displaced is not None and displaced is not inode and displaced.identity is None:
             lifetimes.unname(volume, displaced)
         with volume.inodes_lock:
             if inode is not None and volume.inodes.knows(inode):
@@ -351,7 +351,7 @@ class NameChange:
         """
         if self.loser is None:
             return False
-        identity, base = self.loser.engine.identity, self.loser.engine.versions.base
+        identity, base = self.loser.identity, self.loser.versions.base
         if None not in (identity, found.identity):
             return found.identity == identity
         known = _knows_version(self.loser, self.debts.get(self.loser))
@@ -364,9 +364,9 @@ class NameChange:
         name, unless the object replaces a stored one. An abandoned one is never published.
         """
         source = self.source
-        if source is None or source.engine.abandoned or not source.engine.limits().commit_on_close:
+        if source is None or source.abandoned or not source.limits().commit_on_close:
             return False
-        return bool(source.native.undone()["created"]) and source.engine.versions.base is None
+        return bool(source.undone()["created"]) and source.versions.base is None
 
     def _has_moved(self) -> bool:
         """Return whether the open file has the new name, or none after a remove: that tells of an object that was never
@@ -375,7 +375,7 @@ class NameChange:
         found = None
         if self.source is not None:
             try:
-                found = self.source.engine.stat_open()
+                found = self.source.stat_open()
             except Exception:
                 if not self.volume.engine.aborted:
                     raise  # the next attempt asks again; the file of a backend that has ended tells nothing
@@ -441,7 +441,7 @@ class NameChange:
         source = self.source
         if self.done and source is not None and self.new is not None:
             with suppress(FileNotFoundError):  # another program has removed it since
-                opening.open_renamed(source.engine)
+                opening.open_renamed(source)
 
     def settle_aborted(self, backend: Backend, fenced: bool) -> None:
         """Look at the names in the backend of a reconnect, and publish. On a thread of the volume, which is aborted. An
@@ -456,7 +456,7 @@ class NameChange:
         with self.volume.inodes_lock:
             self.close()
         if not unsettled:
-            created = self.new is None and any(inode.native.undone()["created"] for inode in self.files)
+            created = self.new is None and any(inode.undone()["created"] for inode in self.files)
             done = self.claim() and done and not created  # the store may have lost a name that was not committed
         if fenced:
             with self.volume.inodes_lock:
@@ -562,7 +562,7 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
             lenders.extend(ops)
             wait()
 
-        cached = [inode.native for inode in tries.repeated(change.lenders, what="stat") if not inode.engine.freed]
+        cached = [inode for inode in tries.repeated(change.lenders, what="stat") if not inode.freed]
         try:
             if len(cached) == 2:
                 cached[0].run_both(cached[1], "lending", lend, tries.until())
@@ -614,9 +614,9 @@ def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], Non
             change.publish()
             change.release_names()  # the name is fixed: another version under it is another writer's
             source = change.source
-            if source is not None and change.new is not None and source.engine.owed.owes(FOLLOWING):
+            if source is not None and change.new is not None and source.owed.owes(FOLLOWING):
                 with suppress(FileNotFoundError):  # another program has removed it since: this call is done
-                    opening.open_renamed(source.engine)
+                    opening.open_renamed(source)
     finally:
         change.end(doubtful=tries.doubtful)
 
@@ -642,14 +642,13 @@ def _file(volume: Volume, key: Key, found: ObjectStat | None) -> Inode | None:
 
 def _known_version(inode: Inode | None) -> str | None:
     """Return the version of the stored object below the cached bytes; None: there are none, or it is unknown."""
-    return inode.engine.versions.base if inode is not None and _knows_version(inode) else None
+    return inode.versions.base if inode is not None and _knows_version(inode) else None
 
 
 def _knows_version(inode: Inode, debt: Unsettled | None = None) -> bool:
     """Return whether the version below the cached bytes is known: not while the file owes to follow its name, since a
     copy may have another one. `debt`: has taken the place of that debt, if there was one.
     """
-    engine = inode.engine
-    owes = engine.owed is not NOTHING_OWED and engine.owed.owes(FOLLOWING)
+    owes = inode.owed is not NOTHING_OWED and inode.owed.owes(FOLLOWING)
     renamed = owes if debt is None else debt.renamed
-    return not (renamed or engine.versions.stale or engine.versions.copied)
+    return not (renamed or inode.versions.stale or inode.versions.copied)

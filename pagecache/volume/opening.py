@@ -58,26 +58,26 @@ def open_inode(volume: Volume, name: Key, key: Key, bits: int, age: float, tries
             if use is not None:
                 inode = use.inode
                 try:
-                    volume.engine.keep(inode.engine)
-                    if inode.engine.owed is not NOTHING_OWED and inode.engine.owed.owes(FOLLOWING):
-                        inode.engine.settled(partial(open_renamed, inode.engine), tries)
-                    if inode.engine.backend_file is not None:
+                    volume.engine.keep(inode)
+                    if inode.owed is not NOTHING_OWED and inode.owed.owes(FOLLOWING):
+                        inode.settled(partial(open_renamed, inode), tries)
+                    if inode.backend_file is not None:
                         own = opened if opened is not None and _leads_to(inode, opened) else None
                         made = own is not None and own.created
                         if made:  # an open by another name has found it
                             _record_creation(inode)
-                            inode.engine.give_up_copy("it was created and opened at once")  # bytes may be in the log
+                            inode.give_up_copy("it was created and opened at once")  # bytes may be in the log
                         # An open makes one object, though another program renames it before the open returns.
                         still = made or _open_known(volume, inode, name, key, bits, age, tries)
                         if own is not None and not still:  # the name has led there, and does no longer
                             volume.engine.close_later(own.backend_file, key)
                             opened = None
                     else:
-                        quiet = inode.engine.versions.quiet()
+                        quiet = inode.versions.quiet()
                         if opened is None and not bits & os.O_EXCL:
                             opened = as_seen(inode, name, key, age)
                         if opened is None:
-                            opened = _open(volume, key, bits, tries, read=not inode.native.usage()["cached"])
+                            opened = _open(volume, key, bits, tries, read=not inode.usage()["cached"])
                         else:  # other names may have led to changes of the object since
                             opened = opened._replace(stat=checked_stat(tries.repeated(opened.backend_file.stat), key))
                         still = _leads_to(inode, opened) and not _is_replaced(inode, opened, quiet, tries)
@@ -114,7 +114,7 @@ def _known(volume: Volume, name: Key, tries: Attempts) -> Use | None:
                 return None
             use = Use(known)
             use.begin()
-        if not known.engine.abandoned:
+        if not known.abandoned:
             return use
         try:
             lifetimes.settle_abandoned(known, tries)
@@ -125,12 +125,12 @@ def _known(volume: Volume, name: Key, tries: Attempts) -> Use | None:
 def _leads_to(inode: Inode, opened: _Opened) -> bool:
     """Return whether a name has led to the object of the inode when it was opened."""
     identity = opened.stat.identity
-    if inode.engine.identity is not None and identity is not None:
-        return inode.engine.identity == identity
-    with inode.volume.inodes_lock:
-        if identity in inode.volume.inodes.objects:
+    if inode.identity is not None and identity is not None:
+        return inode.identity == identity
+    with inode.owner.inodes_lock:
+        if identity in inode.owner.inodes.objects:
             return False
-    return not opened.created or inode.native.has_local()
+    return not opened.created or inode.has_local()
 
 
 def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> _Opened | None:
@@ -152,8 +152,8 @@ def _still_named(volume: Volume, opened: _Opened, key: Key, tries: Attempts) -> 
 
 def _leave(volume: Volume, name: Key, inode: Inode) -> None:
     """Record that the name leads to another object, or to none. If the store knows names only, the object is gone."""
-    inode.engine.give_up_copy("another writer has changed its name")
-    if inode.engine.identity is None:
+    inode.give_up_copy("another writer has changed its name")
+    if inode.identity is None:
         lifetimes.unname(volume, inode)
     else:
         with volume.inodes_lock:
@@ -168,7 +168,7 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
     inode = Inode(volume, name, opened.backend_file, opened.stat)
     if opened.created:
         _record_creation(inode)
-    inode.engine.versions.confirm(name, opened.stat.version, opened.since)
+    inode.versions.confirm(name, opened.stat.version, opened.since)
     use = Use(inode)
     table = volume.inodes
     try:
@@ -178,7 +178,7 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
             stands = opened.stat.identity is None or opened.removals == table.removals
             if other is None and stands:
                 if volume.engine.mirror is not None:
-                    volume.engine.mirror.opened(inode.engine, created=opened.created)
+                    volume.engine.mirror.opened(inode, created=opened.created)
                 use.begin()
                 table.add(inode)
                 table.bind(name, inode)
@@ -187,12 +187,12 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
         if other is not None or not stands:
             _forget_new(use)  # its file stays open
             return None
-        volume.engine.add(inode.engine)
+        volume.engine.add(inode)
     except BaseException:
         with volume.inodes_lock:
             published = table.knows(inode)
         if published:  # an interrupt: the next open finds it
-            volume.engine.add(inode.engine)
+            volume.engine.add(inode)
             volume.engine.name_sync.changed()
             lifetimes.release(use)
         else:
@@ -204,20 +204,20 @@ def _make(volume: Volume, name: Key, key: Key, opened: _Opened) -> Use | None:
 
 def _record_creation(inode: Inode) -> None:
     """Record that an open has created the object of an inode: its name is uncommitted."""
-    if not inode.engine.limits().durable_writes:
-        inode.native.set_uncommitted(created=True)
-    inode.volume.engine.name_sync.changed()
+    if not inode.limits().durable_writes:
+        inode.set_uncommitted(created=True)
+    inode.owner.engine.name_sync.changed()
 
 
 def _forget_new(use: Use) -> None:
     """Free an inode that no open has found. Its file of the backend stays open."""
-    inode, volume = use.inode, use.inode.volume
+    inode, volume = use.inode, use.inode.owner
     with volume.inodes_lock:
         use.end()
     use.leave()
-    inode.engine.take_files()
-    inode.native.forget_uncommitted()
-    inode.native.destroy()
+    inode.take_files()
+    inode.forget_uncommitted()
+    inode.destroy()
 
 
 def bind(
@@ -226,10 +226,10 @@ def bind(
     """Return a handle for the result of `open_inode`, which an error releases. None: it was abandoned concurrently.
     `nameless`: the object may have lost its name.
     """
-    inode, volume = use.inode, use.inode.volume
+    inode, volume = use.inode, use.inode.owner
     try:
         with volume.inodes_lock:
-            usable = not inode.engine.abandoned and (nameless or not inode.engine.removed)
+            usable = not inode.abandoned and (nameless or not inode.removed)
             if usable and bits & os.O_ACCMODE != os.O_RDONLY:
                 use.write()  # from now on no other handle is the last
         if not usable:
@@ -272,7 +272,7 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
     except BaseException:
         lifetimes.release(use)
         raise
-    if opened is not None and bits & os.O_TRUNC and inode.native.size:
+    if opened is not None and bits & os.O_TRUNC and inode.size:
         try:
             opened._empty()
         except BaseException:
@@ -286,9 +286,8 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
     another writer has removed or replaced the object. `age`: of a look in seconds that is recent enough. An exclusive
     open follows no link: one that has the name takes it, wherever it leads.
     """
-    engine = inode.engine
     exclusive = bool(bits & os.O_CREAT and bits & os.O_EXCL)
-    if exclusive or engine.dispute.base_lost or not age or not engine.versions.is_recent(name, age):
+    if exclusive or inode.dispute.base_lost or not age or not inode.versions.is_recent(name, age):
         began = volume.engine.clock.now()
         quiet, stat = _look(volume, inode, key, tries, follow=not exclusive)
         if quiet is not None and stat is None:
@@ -298,10 +297,10 @@ def _open_known(volume: Volume, inode: Inode, name: Key, key: Key, bits: int, ag
         if quiet is not None and stat is not None:
             if not compare(volume, inode, stat, tries, quiet):
                 return False
-            engine.versions.confirm(name, stat.version, began)
+            inode.versions.confirm(name, stat.version, began)
             return True
-    if engine.conflict is not None:
-        raise engine.conflict_error()
+    if inode.conflict is not None:
+        raise inode.conflict_error()
     return True
 
 
@@ -314,15 +313,14 @@ def _look(
     An answer that there is no object counts only if this cache has changed nothing meanwhile: a commit makes one. Then
     one more look follows; beside changes without end the object is taken as it is (None, None).
     """
-    engine = inode.engine
     for _ in range(LOOKS):
-        quiet = engine.versions.quiet()
+        quiet = inode.versions.quiet()
         stat = stored_stat(volume, inode, key, tries, follow=follow)
         if stat is not None:
             return quiet, stat
-        if engine.identity is not None and not engine.limits().commit_on_close:
+        if inode.identity is not None and not inode.limits().commit_on_close:
             return 0, None  # the name leads elsewhere, whatever is written
-        if quiet is not None and engine.versions.quiet() == quiet:
+        if quiet is not None and inode.versions.quiet() == quiet:
             return quiet, None
     return None, None
 
@@ -344,18 +342,18 @@ def as_seen(inode: Inode, name: Key, key: Key, age: float) -> _Opened | None:
     """Return a file of the version that an inode had when its backend file was closed, without asking the store. None:
     the store has to be asked, because the last look at the name is `age` seconds old, or the backend cannot do this.
     """
-    engine, volume = inode.engine, inode.volume
+    volume = inode.owner
     before = volume.engine.reconnects, volume.inodes.removals, None
-    reconnects, seen = engine.last_seen or (None, None)
-    if reconnects != before[0] or engine.identity is not None or engine.conflict is not None:
+    reconnects, seen = inode.last_seen or (None, None)
+    if reconnects != before[0] or inode.identity is not None or inode.conflict is not None:
         return None
-    if not engine.versions.is_recent(name, age):
+    if not inode.versions.is_recent(name, age):
         return None
     backend_file = open_seen(volume.engine.backend, key, seen)
     if backend_file is None:
         return None
     backend_file, stat = checked_open(lambda: backend_file, key)
-    if engine.versions.is_base(stat.version):
+    if inode.versions.is_base(stat.version):
         return _Opened(backend_file, stat, False, *before)
     volume.engine.close_later(backend_file, key)
     return None
@@ -375,9 +373,9 @@ def _use(volume: Volume, inode: Inode, opened: _Opened, key: Key) -> bool:
     try:
         with volume.inodes_lock:
             volume.engine.check_alive(key, opened.reconnects)  # a later reconnect opens the object anew
-            if inode.engine.backend_file is not None:
+            if inode.backend_file is not None:
                 return False
-            inode.engine.use(opened.backend_file)
+            inode.use(opened.backend_file)
             volume.inodes.identify(inode, opened.stat.identity)
             return True
     except ShutdownError:
@@ -392,12 +390,12 @@ def _reopen(
     if opened.created:
         volume.engine.name_sync.changed()
         compare(volume, inode, opened.stat, tries)
-    elif age < math.inf or opened.stat.size != inode.native.remote_size:
+    elif age < math.inf or opened.stat.size != inode.remote_size:
         if quiet is not None:
             compare(volume, inode, opened.stat, tries, quiet)
-            inode.engine.versions.confirm(name, opened.stat.version, opened.since)
-        elif inode.engine.conflict is not None:
-            raise inode.engine.conflict_error()
+            inode.versions.confirm(name, opened.stat.version, opened.since)
+        elif inode.conflict is not None:
+            raise inode.conflict_error()
 
 
 def open_backend(
@@ -459,48 +457,46 @@ def follow(inode: Inode, earlier: BackendFile | None) -> None:
     followed: only this file tells that commit from another writer's version, also in a copy. Otherwise the file is
     opened anew, so that later uploads go to this name.
     """
-    engine = inode.engine
-    backend_file = engine.backend_file
-    if not engine.finds_by_name() or engine.removed:
+    backend_file = inode.backend_file
+    if not inode.finds_by_name() or inode.removed:
         return
-    engine.versions.may_be_copied(engine.limits().commit_on_close)
+    inode.versions.may_be_copied(inode.limits().commit_on_close)
     if backend_file is None:
         if earlier is not None:
             with contextlib.suppress(Exception):  # then the version is another one, and a conflict
                 take_version(inode, earlier)
         return
     following = _Following(inode)
-    if not inode.volume.engine.aborted:
+    if not inode.owner.engine.aborted:
         with contextlib.suppress(OSError):  # it is asked again before the next call
-            if insisting(engine, partial(following.goes_on, backend_file)):
+            if insisting(inode, partial(following.goes_on, backend_file)):
                 return
-    engine.owe(following)
+    inode.owe(following)
 
 
 def take_version(inode: Inode, backend_file: BackendFile) -> ObjectStat:
     """Take the version that a whole object has under a new name from the file that was open before: only this file
     tells it from another writer's. Return the status.
     """
-    engine = inode.engine
-    found = checked_stat(backend_file.stat(), engine.key)
-    if engine.limits().commit_on_close and (found.version is not None or engine.versions.base is None):
-        engine.versions.follow(engine.versions.base, found.version)
+    found = checked_stat(backend_file.stat(), inode.key)
+    if inode.limits().commit_on_close and (found.version is not None or inode.versions.base is None):
+        inode.versions.follow(inode.versions.base, found.version)
     return found
 
 
-def owe_opening(volume: Volume, engine: EngineFile) -> None:
+def owe_opening(volume: Volume, file: EngineFile) -> None:
     """Let a file be opened by its name before its next call."""
     with volume.inodes_lock:
-        inode = volume.inodes.of_file(engine)
+        inode = volume.inodes.of_file(file)
     if inode is not None:
-        engine.owe(_Following(inode))
+        file.owe(_Following(inode))
 
 
-def open_renamed(engine: EngineFile) -> None:
+def open_renamed(file: EngineFile) -> None:
     """Open a file by its new name, if that is owed. After an error it stays owed. The token is held, on a thread of the
     volume.
     """
-    insisting(engine, partial(engine.owed.pay_now, FOLLOWING))
+    insisting(file, partial(file.owed.pay_now, FOLLOWING))
 
 
 class _Following:
@@ -523,8 +519,8 @@ class _Following:
         Raises:
             OSError: a transient one: it is to be asked again.
         """
-        volume, engine, followed = self._inode.volume, self._inode.engine, False
-        if self._asked or not engine.limits().commit_on_close:
+        volume, inode, followed = self._inode.owner, self._inode, False
+        if self._asked or not inode.limits().commit_on_close:
             return False
         try:
             found = take_version(self._inode, backend_file)
@@ -532,11 +528,11 @@ class _Following:
             if is_transient(error):
                 raise
         else:
-            followed = found.key is not None and volume._canonical(found.key) == engine.key
+            followed = found.key is not None and volume._canonical(found.key) == inode.key
         self._asked = True
-        native = engine.native  # after a failed commit nothing but the size tells of bytes that this file has taken
-        uncommitted = native.commit_needed(STAMP_MAX) or native.undone()["resized"]
-        return bool(uncommitted or (followed and engine.versions.stale))
+        # After a failed commit nothing but the size tells of bytes that this file has taken.
+        uncommitted = inode.commit_needed(STAMP_MAX) or inode.undone()["resized"]
+        return bool(uncommitted or (followed and inode.versions.stale))
 
     def call(self, backend_file: BackendFile) -> None:
         """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no
@@ -546,45 +542,45 @@ class _Following:
             FileNotFoundError: another program has removed the object, below unsaved bytes of an object in place: they
                 stay unsaved until something has the name.
         """
-        volume, engine, key = self._inode.volume, self._inode.engine, self._inode.engine.key
-        if engine.removed or self.goes_on(backend_file):
+        volume, inode, key = self._inode.owner, self._inode, self._inode.key
+        if inode.removed or self.goes_on(backend_file):
             return
-        reconnects, used, whole = volume.engine.reconnects, False, engine.limits().commit_on_close
+        reconnects, used, whole = volume.engine.reconnects, False, inode.limits().commit_on_close
         try:
             fresh, stat = checked_open(lambda: volume.engine.backend.open(key), key)
         except FileNotFoundError:
             self._check_name(key)
-            if not engine.native.local_ranges() and not (whole and engine.native.has_local()):
+            if not inode.local_ranges() and not (whole and inode.has_local()):
                 lifetimes.unname(volume, self._inode)
             elif whole:
-                remote.changed(engine, None)
+                remote.changed(inode, None)
             else:
                 raise
             return
         try:
             self._check_name(key)
-            if whole and stat.version != engine.versions.base:
-                remote.changed(engine, stat.version)
+            if whole and stat.version != inode.versions.base:
+                remote.changed(inode, stat.version)
                 return
             with volume.inodes_lock:
                 volume.engine.check_alive(key, reconnects)
-                used = not engine.removed
+                used = not inode.removed
                 if used:
-                    engine.replace_by(fresh)
+                    inode.replace_by(fresh)
         finally:
             if not used:
                 volume.engine.close_later(fresh, key)
 
     def _check_name(self, key: Key) -> None:
         """Raise an error after which the call is made again, if the name is not that of the open any longer."""
-        engine = self._inode.engine
-        if engine.unnaming is not None or engine.key != key:
+        inode = self._inode
+        if inode.unnaming is not None or inode.key != key:
             raise OSError(errno.EBUSY, "the name of the object is being changed", key)
 
 
-def insisting(engine: EngineFile, call: Callable[[], T]) -> T:
+def insisting(file: EngineFile, call: Callable[[], T]) -> T:
     """Make a call on a thread of the volume, with retries after transient errors."""
-    tries = Tries(engine.volume)
+    tries = Tries(file.volume)
     while True:
         try:
             return call()
@@ -592,14 +588,13 @@ def insisting(engine: EngineFile, call: Callable[[], T]) -> T:
             delay = tries.judge(error)
             if delay is None:
                 raise
-        engine.volume.sleep(engine, delay)
+        file.volume.sleep(file, delay)
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, follow: bool = True) -> ObjectStat | None:
     """Return the stored status of the object of a name. None: the name does not lead to the object of the inode any
     longer. With `follow` False a link is found itself, even if it leads there no longer.
     """
-    engine = inode.engine
 
     def look() -> ObjectStat:
         backend = volume.engine.backend
@@ -608,16 +603,16 @@ def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, foll
     try:
         stat = checked_stat(tries.repeated(look), key)
     except FileNotFoundError:
-        whole = engine.limits().commit_on_close
-        if whole and inode.native.undone()["created"]:
+        whole = inode.limits().commit_on_close
+        if whole and inode.undone()["created"]:
             # It exists here, uncommitted; its file may have a version.
-            return ObjectStat(size=0, version=engine.versions.base)
-        if engine.identity is not None and not whole:
+            return ObjectStat(size=0, version=inode.versions.base)
+        if inode.identity is not None and not whole:
             return None
-        if not inode.native.has_local():
+        if not inode.has_local():
             return None
         return ObjectStat(size=0)  # only local data is left of it
-    other = None not in (stat.identity, engine.identity) and stat.identity != engine.identity
+    other = None not in (stat.identity, inode.identity) and stat.identity != inode.identity
     return None if other and stat.kind != "symlink" else stat
 
 
@@ -633,7 +628,7 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
     taken = volume.engine.take_idle(0, turn=None)
     tries.once(close)
     for file in volume.engine.idle_files():
-        if file.native.has_local() and not file.limits().commit_on_close:
+        if file.has_local() and not file.limits().commit_on_close:
             barrier.fsync(file, tries.left())
     taken = volume.engine.take_idle(0, turn=None)
     tries.once(close)
@@ -646,31 +641,30 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     difference is not this cache's own change. False: another program has replaced the object, with nothing local; the
     file keeps the version that it read, without a name.
     """
-    engine = inode.engine
-    changes = inode.native.changes()
-    if engine.dispute.versions is not None:
-        raise engine.conflict_error()
-    if inode.native.is_stale():
+    changes = inode.changes()
+    if inode.dispute.versions is not None:
+        raise inode.conflict_error()
+    if inode.is_stale():
         return True  # this cache's writes changed it; the end of the flush reads their version
-    same = stat.version == engine.versions.base
-    if stat.version is None and not engine.limits().commit_on_close:
+    same = stat.version == inode.versions.base
+    if stat.version is None and not inode.limits().commit_on_close:
         # A version decides, if there is one: storing part of a unit makes an object longer, too.
-        same = stat.size == inode.native.remote_size
-    if quiet is not None and engine.versions.quiet() != quiet:
+        same = stat.size == inode.remote_size
+    if quiet is not None and inode.versions.quiet() != quiet:
         return True
-    if same and engine.versions.announced is None:
-        if engine.dispute.base_lost:
-            with engine.lock:
-                engine.dispute.find_base()
-            engine.bind()  # the announced change did not happen
+    if same and inode.versions.announced is None:
+        if inode.dispute.base_lost:
+            with inode.lock:
+                inode.dispute.find_base()
+            inode.bind()  # the announced change did not happen
         return True
-    whole = engine.limits().commit_on_close
+    whole = inode.limits().commit_on_close
     if volume.prefers_stored and not whole:
         stat, changes = _yielded(volume, inode, stat, changes, tries)
-    engine.give_up_copy("the object was changed by another writer")
+    inode.give_up_copy("the object was changed by another writer")
     if whole and _replaced(inode, stat, changes, tries):
         return False
-    if inode.native.has_local() or not (whole or engine.settled(partial(_take, inode, stat, changes), tries)):
+    if inode.has_local() or not (whole or inode.settled(partial(_take, inode, stat, changes), tries)):
         remote_change(volume, inode, stat, tries)
     return True
 
@@ -679,9 +673,8 @@ def _is_replaced(inode: Inode, opened: _Opened, quiet: int | None, tries: Attemp
     """Return whether a name leads to another version of a whole object than a known inode has, whose backend file was
     closed, and nothing of which is local: then the opened file is that of a new inode.
     """
-    engine = inode.engine
-    whole = engine.limits().commit_on_close and not opened.created
-    if not whole or quiet is None or engine.conflict is not None or opened.stat.version == engine.versions.base:
+    whole = inode.limits().commit_on_close and not opened.created
+    if not whole or quiet is None or inode.conflict is not None or opened.stat.version == inode.versions.base:
         return False
     return _replaced(inode, opened.stat, quiet, tries)
 
@@ -691,17 +684,16 @@ def _replaced(inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> 
     the new version. The inode lock is held: a write is over, and makes this a conflict, or finds its handle replaced.
     The token excludes commits. `changes`: the number of this cache's changes at the comparison.
     """
-    engine = inode.engine
     replaced = False
 
     def take_name() -> None:
         nonlocal replaced
-        replaced = not inode.native.has_local() and engine.versions.changes == changes
+        replaced = not inode.has_local() and inode.versions.changes == changes
         if replaced:
             inode.replaced()
-            lifetimes.displace(inode.volume, inode, stat.version)
+            lifetimes.displace(inode.owner, inode, stat.version)
 
-    inode.native.run(LOCK | TOKEN, "holding", take_name, tries.until())
+    inode.run(LOCK | TOKEN, "holding", take_name, tries.until())
     if replaced:
         _report_taken(inode)
     return replaced
@@ -712,11 +704,11 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
     those of the other writer. Once they are durable nothing of this cache can be lost, and the other version becomes
     the base.
     """
-    usage = inode.native.usage()
-    if inode.native.has_local() and not usage["dirty"] and not usage["writeback"]:
+    usage = inode.usage()
+    if inode.has_local() and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # otherwise it is a conflict
-            barrier.fsync(inode.engine, tries.left())
-            changes = inode.engine.versions.changes
+            barrier.fsync(inode, tries.left())
+            changes = inode.versions.changes
             stat = stored_stat(volume, inode, inode.key, tries) or stat
     return stat, changes
 
@@ -726,42 +718,40 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     written back, to the file of either version, nor committed. `changes`: the number of this cache's changes at the
     comparison.
     """
-    engine, native = inode.engine, inode.native
-    if native.has_local():
+    if inode.has_local():
         return False
     # No direct write begins: it needs no token, and its stored bytes would be past an end that was read before.
-    native.close_gate()
-    if engine.versions.changes != changes or native.direct_count():
-        native.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
+    inode.close_gate()
+    if inode.versions.changes != changes or inode.direct_count():
+        inode.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
-    native.invalidate_remote(0, END)
-    if not native.set_sizes(stat.size, stat.size):
+    inode.invalidate_remote(0, END)
+    if not inode.set_sizes(stat.size, stat.size):
         return False
-    native.invalidate_remote(0, END)  # nothing of the old version is left
+    inode.invalidate_remote(0, END)  # nothing of the old version is left
     _report_taken(inode)
-    with engine.lock:
-        engine.versions.take(stat.version, stale=engine.versions.stale)
-        engine.versions.sized()
+    with inode.lock:
+        inode.versions.take(stat.version, stale=inode.versions.stale)
+        inode.versions.sized()
     return True
 
 
 def _report_taken(inode: Inode) -> None:
     what, next = "another version is stored than the one that was cached", "cached bytes are read again"
-    inode.volume.engine.emit("invalidated", inode.key, ((0, inode.native.size),), message=what, next=next)
-    inode.volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
+    inode.owner.engine.emit("invalidated", inode.key, ((0, inode.size),), message=what, next=next)
+    inode.owner.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
 
 def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts) -> None:
     """Settle a foreign change under local data before the open continues, if possible."""
-    engine = inode.engine
     # An announced change concerned no local byte then: a change that does comes as a conflict with the announcement.
-    apart = engine.versions.announced is not None and stat.version in (engine.versions.announced, engine.versions.base)
+    apart = inode.versions.announced is not None and stat.version in (inode.versions.announced, inode.versions.base)
     if apart:
-        engine.settled(lambda: remote.lie_over_announced(engine), tries)
+        inode.settled(lambda: remote.lie_over_announced(inode), tries)
     elif volume.options.on_conflict == "fail":
-        if not engine.limits().commit_on_close:
-            inode.native.invalidate_remote(0, END)
-        remote.changed(engine, stat.version)
-        raise engine.conflict_error()
+        if not inode.limits().commit_on_close:
+            inode.invalidate_remote(0, END)
+        remote.changed(inode, stat.version)
+        raise inode.conflict_error()
     else:
-        engine.settled(lambda: remote.take(engine), tries)
+        inode.settled(lambda: remote.take(inode), tries)

@@ -91,19 +91,19 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
     engine = volume.engine
     _settle_names(volume, backend, fenced, alive)
     with volume.inodes_lock:
-        inodes = [inode for inode in volume.inodes.objects.values() if not inode.engine.freed]
-        orphans = [inode for inode in volume.orphans if not inode.engine.freed]
+        inodes = [inode for inode in volume.inodes.objects.values() if not inode.freed]
+        orphans = [inode for inode in volume.orphans if not inode.freed]
         left = {inode: inode.naming for inode in (*inodes, *orphans) if inode.naming is not None}
         for inode in (*inodes, *orphans):
             inode.missed = inode in left
     inodes = [inode for inode in inodes if inode not in left]
     opened = _open_all(volume, backend, [inode for inode in inodes if _wanted(inode)], fenced, alive)
     for inode in inodes:
-        if inode.native.direct_count():
-            inode.native.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
+        if inode.direct_count():
+            inode.tail_left()  # an old call may have stored bytes past the end, and a fence forgets it
     engine.native.revoke(fenced)
     adopted = (*inodes, *(inode for inode in orphans if inode not in left))
-    old = list(filter(None, (inode.engine.backend_file for inode in (*adopted, *left))))
+    old = list(filter(None, (inode.backend_file for inode in (*adopted, *left))))
     with volume.late_lock:  # the end of the volume takes it, too
         try:
             alive()
@@ -114,11 +114,11 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
         volume.late.clear()  # a late opening for an earlier backend ends here
         compared = {inode for inode in adopted if _adopt(inode, opened.get(inode), backend.limits, fenced)}
         for inode in adopted[len(inodes) :]:  # removed, and no name leads to it in the new backend
-            inode.engine.lose_object()
-            inode.engine.set_aside()
+            inode.lose_object()
+            inode.set_aside()
         for inode in left:
-            inode.engine.versions.find_unanswered()
-            inode.engine.use(None)
+            inode.versions.find_unanswered()
+            inode.use(None)
         with volume.inodes_lock:
             for inode in inodes if backend is not engine.backend else opened:
                 if inode in opened or volume.inodes.names(inode):
@@ -128,7 +128,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
         late = {inode: found for inode, found in opened.items() if inode in compared and not found.settled}
         volume.late.update(late)
         for inode, found in late.items():  # before any read: it waits until its file is opened again
-            inode.engine.settle(partial(_open_again, volume, backend, inode, found))
+            inode.settle(partial(_open_again, volume, backend, inode, found))
         engine.resume(backend, aborts)
     _let_go(old)
     engine.native.revoke(fenced)  # those that began in between
@@ -142,7 +142,7 @@ def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: C
         for inode in ended:
             inode.naming = left[inode]
     for inode in ended:
-        inode.engine.settle(partial(left[inode].catch_up, inode))
+        inode.settle(partial(left[inode].catch_up, inode))
 
 
 def _let_go(old: list[BackendFile]) -> None:
@@ -162,7 +162,7 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
     """
     volume = naming.volume
     with volume.engine.keeper():
-        if inode.engine.freed:
+        if inode.freed:
             return
         with volume.inodes_lock:
             known = volume.inodes.knows(inode)
@@ -186,21 +186,20 @@ def open_late(inodes: Iterable[Inode]) -> None:
     that they may have to recognise. Their tokens are held, on a thread of the volume.
     """
     for inode in inodes:
-        if (early := inode.volume.late.get(inode)) is not None:
-            _open_again(inode.volume, inode.volume.engine.backend, inode, early)
+        if (early := inode.owner.late.get(inode)) is not None:
+            _open_again(inode.owner, inode.owner.engine.backend, inode, early)
 
 
 def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -> None:
-    """Open a file again if a commit of the old backend, which has returned by now, has stored a version since. The
-    token is held, on a thread of the volume, before any other call of the file.
+    """Open a inode again if a commit of the old backend, which has returned by now, has stored a version since. The
+    token is held, on a thread of the volume, before any other call of the inode.
     """
-    file = inode.engine
     with volume.engine.keeper(), contextlib.suppress(ShutdownError):  # the next reconnect opens it
         if volume.late.get(inode) is not early:
             return  # a later reconnect has opened it
-        usable = not file.freed and not file.removed and file.conflict is None
+        usable = not inode.freed and not inode.removed and inode.conflict is None
         opened = fresh = None
-        if usable and file.backend_file is early.backend_file:
+        if usable and inode.backend_file is early.backend_file:
             opened = _open_late(volume, backend, inode, early.unanswered)
         with volume.late_lock:
             if volume.late.get(inode) is early and not volume.engine.aborted:
@@ -218,7 +217,7 @@ def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -
 def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: tuple[object, ...] = ()) -> Opened | None:
     """Open a file late. None: it stays closed until its name is opened."""
     try:
-        return insisting(inode.engine, partial(_open, backend, inode, unanswered=unanswered))
+        return insisting(inode, partial(_open, backend, inode, unanswered=unanswered))
     except Exception as error:
         if not volume.engine.aborted:  # otherwise the next reconnect opens it
             what = f"not opened by the new backend: {cause(error)}"
@@ -228,19 +227,18 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: tuple
 
 def _take_version(inode: Inode, opened: Opened) -> None:
     """Record the version like `_check_version`, with the token held."""
-    file = inode.engine
-    if file.versions.stale or not file.limits().commit_on_close:
-        inode.native.invalidate_remote(0, END)
-        file.versions.replace(opened.stat.version, stale=True)
+    if inode.versions.stale or not inode.limits().commit_on_close:
+        inode.invalidate_remote(0, END)
+        inode.versions.replace(opened.stat.version, stale=True)
     else:
         _is_base(inode, opened)
 
 
 def _send_again(inode: Inode, *, known: bool) -> None:
-    if inode.engine.conflict is None:
-        inode.native.retry(failed_too=True)
+    if inode.conflict is None:
+        inode.retry(failed_too=True)
     elif known:
-        inode.engine.native.retry()
+        inode.retry()
 
 
 def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
@@ -260,7 +258,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callabl
 
 
 def _wanted(inode: Inode) -> bool:
-    return not inode.engine.abandoned and (inode.handles > 0 or inode.native.has_local())
+    return not inode.abandoned and (inode.handles > 0 or inode.has_local())
 
 
 def _open_all(
@@ -320,16 +318,16 @@ def _open(
     """Open a file anew; `same`: by the backend that has reported its identity. `unanswered`: identifies its commits of
     unknown result; empty: as its present backend file says. None: it stays closed.
     """
-    with inode.volume.inodes_lock:
-        named = inode.volume.inodes.names(inode)
-    create = named and inode.native.has_local()
-    settled = fenced or not inode.engine.publications
+    with inode.owner.inodes_lock:
+        named = inode.owner.inodes.names(inode)
+    create = named and inode.has_local()
+    settled = fenced or not inode.publications
     found = _find(backend, inode, create=create, comparable=not named or (same and not inode.names_are_facts()))
     if found is None:
         return None
     backend_file, stat, quiet = found
-    early = inode.volume.late.get(inode)  # its backend file has made no commit yet
-    unanswered = unanswered or (early.unanswered if early else inode.engine.versions.find_unanswered())
+    early = inode.owner.late.get(inode)  # its backend file has made no commit yet
+    unanswered = unanswered or (early.unanswered if early else inode.versions.find_unanswered())
     recognises: Any = getattr(backend_file, "recognises", None) if unanswered else None
     try:
         # All are asked: from then on the file recognises their later commits, too.
@@ -346,7 +344,7 @@ def _find(
     """Open a file by its last known name; return also its status, and `Versions.quiet` before that. None: there is no
     object, or another one has the name; `comparable`: their identities say so, and which other name leads to it.
     """
-    key, quiet = inode.key, inode.engine.versions.quiet()
+    key, quiet = inode.key, inode.versions.quiet()
     for name in (key, *inode.aliases) if comparable else ():
         try:
             found = checked_open(partial(backend.open, name), name)
@@ -356,10 +354,10 @@ def _find(
             if error.errno not in ELSEWHERE:
                 raise
         else:
-            if found[1].identity == inode.engine.identity:
+            if found[1].identity == inode.identity:
                 if name != key:
-                    with inode.volume.inodes_lock:
-                        inode.volume.inodes.set_last_name(inode, name)
+                    with inode.owner.inodes_lock:
+                        inode.owner.inodes.set_last_name(inode, name)
                 return *found, quiet
             close_backend_file(found[0])
         create &= name != key  # otherwise something else has the name
@@ -382,52 +380,51 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     """Give a file its newly opened backend file, in a backend with these limits. False: the stored version is still to
     be compared.
     """
-    file, native = inode.engine, inode.native
     # If the backend does not say which version a rename has made: without local bytes the next open takes any.
-    told = not native.has_local() if opened is None else opened.ours is not None
-    if file.publications or (file.versions.copied and not told):
-        file.versions.doubt()
+    told = not inode.has_local() if opened is None else opened.ours is not None
+    if inode.publications or (inode.versions.copied and not told):
+        inode.versions.doubt()
     if fenced:
-        native.fence()
-        file.owed.fence()
-        file.fence_names()
-    with file.lock:
-        file.commits.forget_failures()
-        if file.conflict is None:
-            file.failures.forget()
+        inode.fence()
+        inode.owed.fence()
+        inode.fence_names()
+    with inode.lock:
+        inode.commits.forget_failures()
+        if inode.conflict is None:
+            inode.failures.forget()
     if (
-        native.usage()["unstable"]
-        or native.usage()["staged"]
-        or len(file.owed)
-        or tails.noted(file)
-        or native.direct_ranges()
-        or any(native.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
+        inode.usage()["unstable"]
+        or inode.usage()["staged"]
+        or len(inode.owed)
+        or tails.noted(inode)
+        or inode.direct_ranges()
+        or any(inode.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
     ):
-        file.versions.about_to_change()  # losses of a store in place are no foreign changes
-    tail = native.tail()  # first: a later tail is noted for the next backend
-    native.uncommit()
-    file.staging.forgotten()
-    file.lose_direct(forget=True)
-    durable = file.limits().durable_writes
+        inode.versions.about_to_change()  # losses of a store in place are no foreign changes
+    tail = inode.tail()  # first: a later tail is noted for the next backend
+    inode.uncommit()
+    inode.staging.forgotten()
+    inode.lose_direct(forget=True)
+    durable = inode.limits().durable_writes
     keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-    kept = file.owe_instead(_owed(inode, durable), keep=keep)
-    if not file.limits().commit_on_close:  # otherwise they are owed, and all later writes are sent again
+    kept = inode.owe_instead(_owed(inode, durable), keep=keep)
+    if not inode.limits().commit_on_close:  # otherwise they are owed, and all later writes are sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
     if tail:
-        native.tail_owed(tail)
-    if len(file.owed):
-        native.set_uncommitted()
+        inode.tail_owed(tail)
+    if len(inode.owed):
+        inode.set_uncommitted()
     if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
-        native.forget_cuts()  # owed ones are over when they are paid; later ones stay
-    file.use(None if opened is None else opened.backend_file)
+        inode.forget_cuts()  # owed ones are over when they are paid; later ones stay
+    inode.use(None if opened is None else opened.backend_file)
     if opened is None:
         return True
-    if not file.limits().commit_on_close:
+    if not inode.limits().commit_on_close:
         return False
-    if native.has_local():
+    if inode.has_local():
         _settle_base(inode, opened)
         return True
-    if file.versions.stale:
+    if inode.versions.stale:
         return False
     return _is_base(inode, opened)
 
@@ -436,7 +433,7 @@ def _is_base(inode: Inode, opened: Opened) -> bool:
     """Return whether the stored version is the base of a whole object, nothing of which is local. From any other one
     its handles read nothing.
     """
-    file, stored = inode.engine, opened.stat.version
+    file, stored = inode, opened.stat.version
     if stored == file.versions.base:
         return True
     if opened.ours:
@@ -451,12 +448,12 @@ def _settle_base(inode: Inode, opened: Opened) -> None:
     commit may begin. Only a commit of unknown result, or a rename, makes another version that is no foreign one. If
     the backend does not say, every version found after such a call counts as its own.
     """
-    file, stored = inode.engine, opened.stat.version
+    file, stored = inode, opened.stat.version
     same = stored == file.versions.base
     if same and (opened.settled or not file.versions.stale):
         file.versions.replace(stored, stale=False)
     elif same or opened.ours or (file.versions.stale and opened.ours is not False):
-        inode.native.invalidate_remote(0, END)
+        inode.invalidate_remote(0, END)
         file.versions.replace(stored)
     else:
         remote.replaced(file, stored)
@@ -466,37 +463,37 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
     """Report holes as lost, and read them again: later writes may lie in them, so they are not repeated. Except owed
     ones, (offset, length) each: nothing was stored since.
     """
-    undone, native = inode.native.undone(), inode.native
-    lost = [(undone["hole_pos"], min(undone["hole_end"], native.size))]
-    native.forget_holes()
-    with inode.engine.lock:
-        inode.engine.commits.forget_holes()
+    undone = inode.undone()
+    lost = [(undone["hole_pos"], min(undone["hole_end"], inode.size))]
+    inode.forget_holes()
+    with inode.lock:
+        inode.commits.forget_holes()
     for offset, length in owed:
-        native.note_hole(offset, offset + length)
+        inode.note_hole(offset, offset + length)
         lost = [
             piece for start, end in lost for piece in ((start, min(end, offset)), (max(start, offset + length), end))
         ]
     ranges = []
     for start, end in lost:
         if start < end:
-            native.invalidate_remote(start, end)
-            ranges.append(LostRange(inode.key, start, end - start, errno.EIO, inode.volume.name))
+            inode.invalidate_remote(start, end)
+            ranges.append(LostRange(inode.key, start, end - start, errno.EIO, inode.owner.name))
     if ranges:
-        inode.engine.give_up_copy("a hole was lost with the backend")
-        inode.engine.report_loss(ranges, "holes were not committed when the backend was lost")
+        inode.give_up_copy("a hole was lost with the backend")
+        inode.report_loss(ranges, "holes were not committed when the backend was lost")
 
 
 def _owed(inode: Inode, durable: bool) -> list[Step]:
     """Return the steps that repeat acknowledged changes."""
-    undone, native = inode.native.undone(), inode.native
+    undone = inode.undone()
     lowest = undone["lowest"]
-    if undone["created"] and inode.engine.limits().commit_on_close:
+    if undone["created"] and inode.limits().commit_on_close:
         lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
     steps = [] if lowest == END else [Step("truncate", (lowest,))]
-    cut = tails.noted(inode.engine) or (not durable and inode.engine.owed.owes("truncate"))  # otherwise owed ones stay
-    if steps or cut or native.staged() or undone["created"] or (undone["resized"] and not durable):
-        steps.append(Step("truncate", (native.remote_size,)))
-    holes, end = inode.engine.commits.holes, native.remote_size
+    cut = tails.noted(inode) or (not durable and inode.owed.owes("truncate"))  # otherwise owed ones stay
+    if steps or cut or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable):
+        steps.append(Step("truncate", (inode.remote_size,)))
+    holes, end = inode.commits.holes, inode.remote_size
     return steps + [Step("punch_hole", (pos, min(stop, end) - pos)) for pos, stop in holes if pos < end]
 
 
@@ -505,13 +502,12 @@ def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
 
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
-    file = inode.engine
-    if opened.quiet is not None and file.versions.quiet() == opened.quiet:
+    if opened.quiet is not None and inode.versions.quiet() == opened.quiet:
         with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
-        if file.versions.quiet() is not None:
+        if inode.versions.quiet() is not None:
             return
-    if file.dispute.base_lost:
+    if inode.dispute.base_lost:
         return  # of a whole object: its handles read no other version
-    inode.native.invalidate_remote(0, END)
-    file.versions.replace(opened.stat.version, stale=True)
+    inode.invalidate_remote(0, END)
+    inode.versions.replace(opened.stat.version, stale=True)

@@ -33,24 +33,24 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     known, began, seen = _shown(volume, name), volume.engine.clock.now(), None
     facts = known is not None and known.names_are_facts()
     if known is not None and facts:
-        if known.engine.backend_file is None:
+        if known.backend_file is None:
             seen = _seen(known, name, key)
         elif _stands_for(known, name):
             try:
                 return of_open(known, key, tries)
             except FileNotFoundError:
-                if known.native.has_local():
+                if known.has_local():
                     return of_cached(known)
                 raise
-    quiet = None if known is None else known.engine.versions.quiet()
-    unstored = 0 if known is None else known.native.number("unstored")
+    quiet = None if known is None else known.versions.quiet()
+    unstored = 0 if known is None else known.number("unstored")
     stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
     inode = _shown(volume, name, stat)
     if inode is not None and inode is not known:
-        quiet, unstored = inode.engine.versions.quiet(), inode.native.number("unstored")
+        quiet, unstored = inode.versions.quiet(), inode.number("unstored")
         facts = inode.names_are_facts()
     if inode is not None and facts and stat.version is not None:
-        inode.engine.versions.confirm(name, stat.version, began if seen is None else None)
+        inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
 
@@ -59,17 +59,16 @@ def _stands_for(inode: Inode, name: Key) -> bool:
     """Return whether an open file that its store finds by its name stands for what has the name: it has unsaved bytes,
     or the store was asked a short time ago. Otherwise another program may have removed or replaced the object since.
     """
-    engine = inode.engine
-    stored = engine.versions.base is not None or not engine.limits().commit_on_close
-    recent = engine.versions.is_recent(name, inode.volume.options.revalidate)
-    return bool(inode.native.has_local()) or (stored and recent)
+    stored = inode.versions.base is not None or not inode.limits().commit_on_close
+    recent = inode.versions.is_recent(name, inode.owner.options.revalidate)
+    return bool(inode.has_local()) or (stored and recent)
 
 
 def _seen(inode: Inode, name: Key, key: Key) -> ObjectStat | None:
     """Return the status of an object whose backend file was closed, without a request, if the store was asked a short
     time ago.
     """
-    volume = inode.volume
+    volume = inode.owner
     opened = opening.as_seen(inode, name, key, volume.options.revalidate)
     if opened is None:
         return None
@@ -83,23 +82,23 @@ def _shown(volume: Volume, name: Key, stat: ObjectStat | None = None) -> Inode |
     """
     with volume.inodes_lock:
         inode = volume.inodes.at(name) if stat is None else volume.inodes.found(name, stat)
-    return None if inode is None or inode.engine.abandoned else inode
+    return None if inode is None or inode.abandoned else inode
 
 
 def of_open(inode: Inode, key: Key, tries: Attempts | None = None) -> FileStat:
     """Return the status of an object that is open in the backend, even under another name since. Without `tries` the
     backend's call is made on this thread.
     """
-    engine = inode.volume.engine
+    engine = inode.owner.engine
 
     def query() -> ObjectStat:
-        if inode.engine.owed.owes(FOLLOWING) and inode.engine.unnaming is None:
-            inode.engine.owed.pay()
-        found = inode.engine.stat_open()
+        if inode.owed.owes(FOLLOWING) and inode.unnaming is None:
+            inode.owed.pay()
+        found = inode.stat_open()
         return engine.backend.stat(key) if found is None else found
 
-    quiet = inode.engine.versions.quiet()
-    unstored = inode.native.number("unstored")
+    quiet = inode.versions.quiet()
+    unstored = inode.number("unstored")
     stat = Attempts(engine, "stat", key).here(query) if tries is None else tries.repeated(query)
     return _sized(_combined(answers.checked_stat(stat, key), inode, unstored), inode, quiet)
 
@@ -108,14 +107,14 @@ def _sized(found: FileStat, inode: Inode, quiet: int | None) -> FileStat:
     """Return the status with the size in the cache, if the cache wrote back since `quiet` was read: the result may be
     older than the stored bytes.
     """
-    if inode.engine.backend_file is None or (quiet is not None and inode.engine.versions.quiet() == quiet):
+    if inode.backend_file is None or (quiet is not None and inode.versions.quiet() == quiet):
         return found
-    return dataclasses.replace(found, size=inode.native.size)
+    return dataclasses.replace(found, size=inode.size)
 
 
 def of_cached(inode: Inode) -> FileStat:
     """Return the status of a cached object, without a call of the backend."""
-    found = ObjectStat(key=inode.key, size=inode.native.size, identity=inode.engine.identity)
+    found = ObjectStat(key=inode.key, size=inode.size, identity=inode.identity)
     return _combined(found, inode)
 
 
@@ -139,7 +138,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
             inode = None
             if stat.key is not None and stat.key != "" and stat.kind == "file":
                 inode = _shown(volume, volume._canonical(stat.key), stat)
-            yield _combined(stat, inode, 0 if inode is None else inode.native.number("unstored"))
+            yield _combined(stat, inode, 0 if inode is None else inode.number("unstored"))
         volume._check_alive()
 
 
@@ -151,16 +150,16 @@ def _combined(stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileS
     fields: dict[str, Any] = dict(zip(names, map(getattr, repeat(stat), names, repeat(None)), strict=True))
     if inode is None:
         return FileStat(**fields)
-    native, dirty = inode.native, 0
-    size, cached, local = native.extent()
+    dirty = 0
+    size, cached, local = inode.extent()
     if local:
-        usage = native.usage()
+        usage = inode.usage()
         fields["size"] = size = usage["size"]
         dirty = min(usage["local"], size)
         if usage["staged"]:
-            dirty = sum(length for _, length in native.local_ranges())
+            dirty = sum(length for _, length in inode.local_ranges())
     if (allocated := fields["allocated"]) is not None:
-        page = int(inode.volume.cache.config.page_size)
+        page = int(inode.owner.cache.config.page_size)
         pages = -(-max(fields["size"], size) // page)
         fields["allocated"] = min(allocated + unstored, max(allocated, pages * page))
     return FileStat(**fields, dirty=dirty, cached=min(cached, size))

@@ -150,7 +150,7 @@ class SyncTicket:
             return
         # In this order: a failure in between is counted twice, not missed.
         pending = [sync for sync in list(self._pending.values()) if not self._gone(sync)]
-        counted = {sync: sync.file.native.unsaved_up_to(self._stamp) for sync in pending}
+        counted = {sync: sync.file.unsaved_up_to(self._stamp) for sync in pending}
         left = sum(unsaved for unsaved, _ in counted.values()) + sum(self._parked.values())
         self._remaining = min(self._remaining, left)
         for sync, before in list(self._unsent.items()):
@@ -175,7 +175,7 @@ class SyncTicket:
         """Remove an unsaved file from the ticket: it was removed, or it failed."""
         self._unsent.pop(sync, None)
         if parked:
-            self._parked[sync], _ = sync.file.native.unsaved_up_to(self._stamp)
+            self._parked[sync], _ = sync.file.unsaved_up_to(self._stamp)
 
     # -- advancing
 
@@ -238,8 +238,8 @@ class SyncTicket:
         if file.freed or file.removed or file.abandoned or file.withheld or file.is_synced(self._stamp):
             return
         sync = FileSync(file, self._stamp)
-        _, self._unsent[sync] = file.native.unsaved_up_to(self._stamp)
-        self._pending[self._events.add(file.native)] = sync
+        _, self._unsent[sync] = file.unsaved_up_to(self._stamp)
+        self._pending[self._events.add(file)] = sync
 
     def _advance_files(self) -> None:
         """Poll each file with an event, and each in turn from time to time."""

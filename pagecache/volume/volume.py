@@ -233,7 +233,7 @@ class Volume:
                     if not self.unsettled or namespace.unsettled_at(self, canonical) is None:
                         use = opening.open_inode(self, canonical, key, bits, age, tries)
                         handle = opening.bind(use, key, bits, make)
-            if bits & os.O_TRUNC and handle._native.size:
+            if bits & os.O_TRUNC and handle._inode.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
                 handle.seek(0, os.SEEK_END)
@@ -288,7 +288,7 @@ class Volume:
         self.cache._check_forked()
         with self.engine.keeper():
             found = self._unsaved_of(key)
-            return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.native.has_local())]
+            return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.has_local())]
 
     def exists(self, key: Key, *, timeout: float | None = None) -> bool:
         """Return whether `open(key)` would find an object. `timeout`: that of `stat`."""
@@ -436,7 +436,7 @@ class Volume:
             files = self.engine.dirty_files()
             with self.inodes_lock:
                 found = [self.inodes.of_file(file) for file in files]
-        return [inode for inode in found if inode is not None and not inode.engine.abandoned]
+        return [inode for inode in found if inode is not None and not inode.abandoned]
 
     def invalidate(self, key: Key | None = None, offset: int = 0, length: int | None = None) -> None:
         """Write back, commit if needed, then drop cached data.
@@ -453,8 +453,8 @@ class Volume:
         self._check_alive(key)
         freed = 0
         for inode in self._inodes_of(key):
-            start, end = extent(offset, length, inode.native.size)
-            freed += inode.native.drop_clean(start, END if length is None else end)
+            start, end = extent(offset, length, inode.size)
+            freed += inode.drop_clean(start, END if length is None else end)
         return freed
 
     def invalidate_remote(
@@ -474,7 +474,7 @@ class Volume:
         self._check_alive(key)
         lost: builtins.list[LostRange] = []
         for inode in self._inodes_of(key, unsaved=True):
-            start, end = extent(offset, length, inode.native.size)
+            start, end = extent(offset, length, inode.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
             inode.record_discard(dropped)
             if dropped:
@@ -482,8 +482,8 @@ class Volume:
                 next = "each handle raises DataLossError once"
                 self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
             lost += dropped
-            if inode.engine.conflict is not None and not inode.native.unsaved():
-                inode.engine.settled(partial(remote.take, inode.engine))
+            if inode.conflict is not None and not inode.unsaved():
+                inode.settled(partial(remote.take, inode))
         return lost
 
     def failed(self) -> builtins.list[FailedRange]:
@@ -501,13 +501,13 @@ class Volume:
         """Retry failed data now, without waiting for the result."""
         self._check_alive(key)
         for inode in self._unsaved_of(key):
-            failures.resume(inode.engine)
-            overdue.resume(inode.engine)
+            failures.resume(inode)
+            overdue.resume(inode)
 
     def dirty_ranges(self, key: Key) -> builtins.list[tuple[int, int]]:
         """Return (offset, length) of dirty and unstable ranges, and of those in flight."""
         self.cache._check_forked()
-        return [r for inode in self._unsaved_of(key) for r in inode.native.local_ranges()]
+        return [r for inode in self._unsaved_of(key) for r in inode.local_ranges()]
 
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> builtins.list[LostRange]:
         """Settle a ConflictError; return what is lost by it. The next fsync or close publishes the result.
@@ -603,6 +603,6 @@ class Volume:
     def _file_stats(self, inode: Inode) -> FileStats:
         from ..stats import FileStats
 
-        usage = inode.native.usage()
-        usage["failed"] += overdue.failed_bytes(inode.engine)
+        usage = inode.usage()
+        usage["failed"] += overdue.failed_bytes(inode)
         return FileStats(**self.cache._counters(usage))

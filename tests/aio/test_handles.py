@@ -469,8 +469,8 @@ def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> No
             inner.instead["read_into"] = refuse
         else:
             engine = volume.open(KEY, keep_cache=True)
-            real = engine._inode.engine.opened().read_into
-            engine._inode.engine.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
+            real = engine._inode.opened().read_into
+            engine._inode.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
             engine.close()
         async with aio.open(volume, KEY, keep_cache=True) as file:
             calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]

@@ -263,7 +263,7 @@ def wait_for(cache: PageCache, what: str) -> None:
 
 def quiet(volume: Volume, key: Hashable = KEY) -> None:
     """Wait until none of the cache's passes and commits runs: before that an open does not compare versions."""
-    engine = volume.inodes[key].engine
+    engine = volume.inodes[key]
     eventually(lambda: engine.versions.quiet() is not None)
 
 

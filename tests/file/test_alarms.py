@@ -218,7 +218,7 @@ def test_the_events_of_a_failed_commit_name_the_next_try(make: Make, clock: Hand
     fails(rig, clock, file.fsync)
     eventually(lambda: seen and seen[-1].kind == "parked")
     assert seen[-1].next.startswith("tried again in 30.0 s")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     due = engine.commits.next_try
     assert due is not None
     tries = len(rig.backend.seen("commit"))

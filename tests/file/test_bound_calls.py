@@ -27,7 +27,7 @@ PASSING = OSError(errno.EIO, "passing")
 def test_the_record_of_a_failure_ends_though_the_calls_were_bound_since(make: Make) -> None:
     """As by an open, or a rename. [2.16]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     file.pwrite(NEW, 0)
     rig.backend.fault("write_from", FULL)
     raises(WritebackError, file.flush)
@@ -40,23 +40,23 @@ def test_the_record_of_a_failure_ends_though_the_calls_were_bound_since(make: Ma
 def test_an_abandoned_file_sends_nothing_more(make: Make) -> None:
     """Its pass goes on, and finds each further request abandoned. [2.11]"""
     rig, file = make(backend=ObjectBackend({KEY: b""}, max_write=PAGE, max_inflight=1)).opened("r+b")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     file.pwrite(NEW, 0)
     gate = rig.backend.gate("write_from")
-    engine.native.flush_start(STAMP_MAX)
+    engine.flush_start(STAMP_MAX)
     gate.wait_entered()
     file.abandon()
     engine.bind_calls()
     gate.open()
-    eventually(lambda: not engine.native.has_local())
+    eventually(lambda: not engine.has_local())
     assert len(rig.backend.seen("write_from")) == 1
 
 
 def acknowledged(rig: Rig) -> None:
     """Write every byte back, by no sync."""
-    engine = rig.volume.inodes[KEY].engine
-    engine.native.flush_start(STAMP_MAX)
-    eventually(lambda: not engine.native.flush_pending(STAMP_MAX) and engine.native.pass_idle())
+    engine = rig.volume.inodes[KEY]
+    engine.flush_start(STAMP_MAX)
+    eventually(lambda: not engine.flush_pending(STAMP_MAX) and engine.pass_idle())
 
 
 def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: Make) -> None:
@@ -64,7 +64,7 @@ def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: M
     rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(NEW, 0)
     acknowledged(rig)
-    versions = rig.volume.inodes[KEY].engine.versions
+    versions = rig.volume.inodes[KEY].versions
     assert versions.stale
     file.flush()
     assert not versions.stale
@@ -74,7 +74,7 @@ def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: M
 def test_a_version_that_was_read_beside_a_write_is_not_taken(make: Make) -> None:
     """It may be older than the bytes. [2.19]"""
     rig, file = make({KEY: b""}).opened("r+b")
-    versions = rig.volume.inodes[KEY].engine.versions
+    versions = rig.volume.inodes[KEY].versions
     file.pwrite(NEW, 0)
     acknowledged(rig)
     gate, flushing = at_gate(rig.backend.gate("file_stat"), file.flush)
@@ -90,22 +90,22 @@ def test_a_version_that_was_read_beside_a_write_is_not_taken(make: Make) -> None
 def test_an_answer_after_an_abort_leaves_bytes_that_wait_for_nothing(make: Make, op: str) -> None:
     """They go to the next backend with the others; the answer to a commit only ends it. [2.22]"""
     rig, file = make({KEY: b""}).opened("r+b")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     file.pwrite(NEW, 0)
     gate, syncing = at_gate(rig.backend.gate(op), file.fsync)
     rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
     gate.open()
     raises(ShutdownError, syncing.result)
-    eventually(lambda: not engine.native.in_old_hands() and engine.native.pass_idle())
-    assert engine.native.range_next(0, END, BACKOFF) == END
-    assert engine.native.range_next(0, END, DIRTY) == 0
+    eventually(lambda: not engine.in_old_hands() and engine.pass_idle())
+    assert engine.range_next(0, END, BACKOFF) == END
+    assert engine.range_next(0, END, DIRTY) == 0
     assert op == "write_from" or engine.versions.stale
 
 
 def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
     """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
     rig, file = make({KEY: NEW}).opened("r+b")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     with engine.loses():
         engine.bind_calls()
         syncing = Task(file.fsync)
@@ -125,7 +125,7 @@ def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
     rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(NEW, 0)
     file.fsync()
-    sync = barrier.FileSync(rig.volume.inodes[KEY].engine)
+    sync = barrier.FileSync(rig.volume.inodes[KEY])
     rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
     rig.volume.reconnect(RecordingBackend({KEY: NEW}))
     raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
@@ -134,11 +134,11 @@ def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
 def test_an_fsync_has_bytes_retried_that_wait_without_a_record(make: Make, clock: HandClock) -> None:
     """An interrupt leaves such bytes, and no time of a retry. [2.14, 2.15]"""
     rig, file = make({KEY: b""}, retry=RetryPolicy(attempts=5, first_delay=9.0)).opened("r+b")
-    engine, volume = rig.volume.inodes[KEY].engine, rig.volume.engine
+    engine, volume = rig.volume.inodes[KEY], rig.volume.engine
     rig.backend.fault("write_from", PASSING)
     file.pwrite(NEW, 0)
-    engine.native.flush_start(STAMP_MAX)
-    eventually(lambda: engine.native.range_next(0, END, BACKOFF) == 0)
+    engine.flush_start(STAMP_MAX)
+    eventually(lambda: engine.range_next(0, END, BACKOFF) == 0)
     eventually(lambda: engine in volume._retries)
     with engine.lock:
         engine.failures.forget()
@@ -155,11 +155,11 @@ def test_a_commit_beside_a_direct_write_makes_no_version_known(make: Make) -> No
     backend = RecordingBackend({KEY: NEW})
     backend.limits = replace(backend.limits, parallel_direct_writes=True)
     rig, file = make(backend=backend).opened("r+b")
-    versions = rig.volume.inodes[KEY].engine.versions
+    versions = rig.volume.inodes[KEY].versions
     file.pwrite(NEW[:PAGE], PAGE)
     acknowledged(rig)
     gate, writing = at_gate(rig.backend.gate("write_from"), rig.open("r+b", direct=True).pwrite, NEW[:PAGE], 0)
-    Task(barrier.commit, rig.volume.inodes[KEY].engine).result()
+    Task(barrier.commit, rig.volume.inodes[KEY]).result()
     assert versions.stale
     writing.result(opening=gate)
 
@@ -181,7 +181,7 @@ def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op
 def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bool) -> None:
     """Such as a cut, or taking another version: it is queued while the commit before it runs. [2.17]"""
     rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     done: list[int] = []
     file.pwrite(NEW, 0)
     gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)

@@ -61,7 +61,7 @@ def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, mon
     def look(sync: FileSync) -> bool:
         if published.running.is_set() and not published.fail.is_set():
             published.fail.set()
-            eventually(lambda: not sync.file.native.commit_running())
+            eventually(lambda: not sync.file.commit_running())
         return poll(sync)
 
     monkeypatch.setattr(FileSync, "poll", look)
@@ -77,7 +77,7 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
     file.pwrite(pattern(100 * PAGE), 0)
 
     def store_and_request(stored: RecordingFile, offset: int, buffers: Sequence[memoryview]) -> int:
-        rig.volume.engine.files()[0].native.settle_start()
+        rig.volume.engine.files()[0].settle_start()
         return stored.store(offset, buffers)
 
     backend.fault("write_from", store_and_request)
@@ -223,7 +223,7 @@ class Failing:
         def query(sync: FileSync) -> bool:
             if self.running.is_set() and not self.fail.is_set():
                 self.fail.set()
-                eventually(lambda: not sync.file.native.commit_running())
+                eventually(lambda: not sync.file.commit_running())
             return poll(sync)
 
         monkeypatch.setattr(FileSync, "poll", query)
@@ -250,5 +250,5 @@ def test_a_commit_alone_is_no_success_when_none_is_due_as_it_failed(make: Make, 
     file.pwrite(DATA[:PAGE], 0)
     file.flush()
     Failing(rig, error).before_poll(monkeypatch)
-    caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY].engine)).result())
+    caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY])).result())
     assert caught.errno == error

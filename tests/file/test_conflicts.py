@@ -177,7 +177,7 @@ def test_a_commit_that_a_conflict_keeps_back_loses_no_direct_write(make: Make, h
     file.pwrite(MINE, PAGE)
     rig.volume.invalidate_remote(KEY)
     raises(ConflictError, file.fsync)
-    eventually(lambda: file._inode.native.usage()["failed_commits"] == 1)
+    eventually(lambda: file._inode.usage()["failed_commits"] == 1)
     assert not rig.backend.seen("commit")
     rig.volume.resolve(KEY, how)
     for handle in (file, direct):

@@ -422,7 +422,7 @@ def in_conflict(make: Make) -> tuple[Rig, Any]:
     backend.put(KEY, OTHER)
     raises(ConflictError, file.fsync)
     file.pwrite(MINE, PAGE)
-    usage = file._inode.native.usage()
+    usage = file._inode.usage()
     assert (usage["dirty"], usage["failed"]) == (4 * PAGE, 3 * PAGE)
     return rig, file
 
@@ -444,7 +444,7 @@ def test_a_writer_waits_while_a_conflict_that_fills_the_cache_is_being_settled(
     rig, file = in_conflict(make)
     if all_failed:
         rig.volume.discard(KEY, PAGE, PAGE)
-        usage = file._inode.native.usage()
+        usage = file._inode.usage()
         assert usage["dirty"] == usage["failed"] == 3 * PAGE
     checked, count = threading.Event(), throttle.Checks.count
 
@@ -468,7 +468,7 @@ def test_a_remove_ends_a_conflict_and_its_bytes_leave_memory(make: Make) -> None
     """They are uncommitted for good, and go to the spool like others. [2.20, 2.23]"""
     rig, file = in_conflict(make)
     rig.volume.remove(KEY)
-    eventually(lambda: file._inode.native.usage()["failed"] == 0)
+    eventually(lambda: file._inode.usage()["failed"] == 0)
     Task(file.pwrite, pattern(1 << 20), 4 * PAGE).result()
     assert file.pread(4 * PAGE, 0) == MINE * 4
     assert file.pread(1 << 20, 4 * PAGE) == pattern(1 << 20)

@@ -228,7 +228,7 @@ def test_a_write_that_the_old_backend_never_answers(make: Make, fenced: bool) ->
     else:
         assert later.waits()
         later.result(opening=gate)
-    eventually(lambda: file._inode.native.direct_count() == 0)
+    eventually(lambda: file._inode.direct_count() == 0)
     file.fsync()
     expected = written(b"later", PAGE) if fenced else written(b"later" + NEW[5:], PAGE)
     assert rig.backend.committed(KEY) == expected == file.pread(8 * PAGE, 0)
@@ -250,7 +250,7 @@ def test_uncommitted_direct_bytes_keep_a_volume_from_closing_silently(make: Make
 def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(make: Make, failed: bool) -> None:
     """They go to the caller, past the cache. After a call that failed the engine makes the calls. [2.3, 2.14, K12]"""
     rig, file = make({KEY: DATA}).opened("rb")
-    native = file._inode.native
+    native = file._inode
 
     def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
         native.invalidate_remote(0, 8 * PAGE)

@@ -25,7 +25,7 @@ def parallel(rig: Rig) -> CachedFile:
 
 
 def direct_count(rig: Rig) -> int:
-    return rig.handles[0]._inode.native.direct_count()
+    return rig.handles[0]._inode.direct_count()
 
 
 def acknowledged(file: CachedFile) -> None:
@@ -62,7 +62,7 @@ def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, cas
     direct = rig.open("r+b", direct=True, **{"parallel_direct_writes": True, **options})
     if before is not None:
         before(rig, file)
-    inode = file._inode.native
+    inode = file._inode
     with holding(inode, shared=True):
         second = Task(write, direct)
         assert second.waits() != shares
@@ -102,7 +102,7 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patc
     """A truncate comes between decision and lock: the write then extends the file, and needs it alone. [T-22, 2.10]"""
     rig = make({KEY: DATA}, limits=PARALLEL)
     file, direct = rig.open("r+b"), parallel(rig)
-    inode = type(file._inode.native)
+    inode = type(file._inode)
     asks = inode.direct_may_share
     first = [True]
 
@@ -245,7 +245,7 @@ def is_interrupted_in_the_backend(rig: Rig, direct: CachedFile) -> None:
 
 
 def is_interrupted_while_it_waits_for_the_lock(rig: Rig, direct: CachedFile) -> None:
-    with holding(rig.handles[0]._inode.native, shared=False):
+    with holding(rig.handles[0]._inode, shared=False):
         ready = threading.Event()
         ready.set()
         with ctrl_c(ready), pytest.raises(KeyboardInterrupt):

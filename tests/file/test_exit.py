@@ -152,7 +152,7 @@ def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: st
         volume.invalidate("thefile")
         volume.backend.hung = ("{hung}",)
         for inode in volume.inodes.values():
-            inode.engine.use(volume.backend.open("thefile"))
+            inode.use(volume.backend.open("thefile"))
         file = volume.open("thefile", "r+b", keep_cache=True)
         file.pwrite(b"x" * 5000, 4096)
         threading.Thread(target=lambda: {call}, daemon=True).start()

@@ -32,7 +32,7 @@ PASSING = OSError(errno.EIO, "passing")
 
 
 def engine_of(rig: Rig) -> EngineFile:
-    return rig.volume.inodes[KEY].engine
+    return rig.volume.inodes[KEY]
 
 
 def recorded(rig: Rig) -> list[tuple[int, int]]:
@@ -46,7 +46,7 @@ def written(rig: Rig, page: int) -> bool:
     """Return whether the backend has the new content of a page, and the cache its answer."""
     start = page * PAGE
     stored = rig.backend.written(KEY)[start : start + PAGE] == NEW[start : start + PAGE]
-    return stored and not engine_of(rig).native.range_local(start, start + PAGE) & (DIRTY | WRITEBACK)
+    return stored and not engine_of(rig).range_local(start, start + PAGE) & (DIRTY | WRITEBACK)
 
 
 def failed_rig(make: Make, length: int = 4 * PAGE, **options: Any) -> Rig:
@@ -68,10 +68,10 @@ def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Mak
     rig.backend.fault("write_from", PASSING)
     file.pwrite(NEW[2 * PAGE : 3 * PAGE], 2 * PAGE)
     engine = engine_of(rig)
-    engine.native.flush_start(STAMP_MAX)
-    eventually(lambda: engine.native.range_next(0, END, BACKOFF) == 2 * PAGE)
+    engine.flush_start(STAMP_MAX)
+    eventually(lambda: engine.range_next(0, END, BACKOFF) == 2 * PAGE)
     rig.backend.fault("commit", failing_commit(FULL))
-    engine.native.start_commit()
+    engine.start_commit()
     eventually(lambda: engine.commits.parked)
     clock.advance(1.0)
     eventually(lambda: written(rig, 2))
@@ -155,7 +155,7 @@ def test_a_sync_of_clean_bytes_in_a_failed_folio_sends_the_folio_again(make: Mak
     file.pwrite(NEW[:PAGE], 0)
     rig.backend.fault("write_from", FULL)
     raises(WritebackError, file.fsync)
-    assert engine_of(rig).native.usage()["folios"] == 1
+    assert engine_of(rig).usage()["folios"] == 1
     file.sync_range(4 * PAGE, PAGE)
     assert written(rig, 0)
     assert recorded(rig) == []

@@ -96,7 +96,7 @@ def test_a_version_that_is_no_str_is_a_protocol_error(make: Make, bound: bool, p
     file.pwrite(DATA, 0)
     file.flush()
     if not bound:
-        file._inode.engine.bound_commit = None
+        file._inode.bound_commit = None
     rig.backend.fault("commit", answering(answer))
     caught = raises(CommitError, file.fsync, match=f"a str or None: it returned {re.escape(repr(answer))}")
     assert caught.errno == errno.EPROTO

@@ -158,7 +158,7 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: DirectoryBac
         volume.remove("y")
     backend.rmdir("b")
     assert not volume.exists("b")
-    assert held._inode.engine.removed
+    assert held._inode.removed
     assert held.pread(100, 0) == b"dead"
     held.close()
 
@@ -177,7 +177,7 @@ def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(tmp_path: P
             volume.rename("new", "a")
         else:
             volume.remove("a")
-        assert not held._inode.engine.removed
+        assert not held._inode.removed
         with volume.open("b", "r+") as again:
             assert again.pread(100, 0) == b"linked"
             again.pwrite(b"L", 0)
@@ -497,7 +497,7 @@ def test_the_next_object_of_an_inode_is_another_file(volume: Volume, backend: Di
     store(volume, "a", b"old bytes")
     volume.sync(20)
     with volume.open("a", "r") as file:
-        old = file._inode.engine.identity
+        old = file._inode.identity
     for key in (f"other{k}" for k in range(100)):  # the volume closes the file of the first one
         store(volume, key, b"x")
     volume.sync(20)
@@ -505,7 +505,7 @@ def test_the_next_object_of_an_inode_is_another_file(volume: Volume, backend: Di
     (tmp_path / "a").write_bytes(b"new bytes")
     with volume.open("a") as file:
         assert file.pread(100, 0) == b"new bytes"
-        assert file._inode.engine.identity == backend.stat("a").identity != old
+        assert file._inode.identity == backend.stat("a").identity != old
 
 
 def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make
     gate = rig.backend.gate("rename")
     with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         rig.volume.rename(KEY, "other")
-    natives = [rig.volume.inodes[key].native for key in (KEY, "other")]
+    natives = [rig.volume.inodes[key] for key in (KEY, "other")]
     assert [native.in_old_hands() for native in natives] == [True, True]
     gate.open()
     Task(file.fsync).result()

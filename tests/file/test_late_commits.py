@@ -133,7 +133,7 @@ def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend
                 new.opens.release()
                 old.commits.release()
                 if reached or not volume.engine.aborted:  # otherwise it begins after the reconnect
-                    eventually(lambda: file._inode.engine not in volume.engine.settling)
+                    eventually(lambda: file._inode not in volume.engine.settling)
 
         reach("before the abort")
         volume.abort()
@@ -166,7 +166,7 @@ def test_an_abort_in_a_reconnect_leaves_no_file_that_waits_to_be_opened_again(mo
         monkeypatch.setattr(reconnecting, "_send_again", send_again)
         old.commits.release()
         eventually(lambda: old.committed == 1)
-        eventually(lambda: not file._inode.engine.publications)
+        eventually(lambda: not file._inode.publications)
         volume.reconnect(last)
         eventually(lambda: not volume.engine.settling)
         file.fsync()

@@ -208,7 +208,7 @@ def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
     file.flush()
     file.pwrite(b"more", 0)
     gate, flush = at_gate(dirty.backend.gate("write_from"), file.flush)
-    native = file._inode.native
+    native = file._inode
     native.start_commit()  # queues behind the pass
     dirty.volume.abort()
     raises(ShutdownError, flush.result)

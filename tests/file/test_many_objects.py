@@ -155,7 +155,7 @@ def test_objects_without_pages_are_forgotten_when_there_are_many(make: Make, mon
     few_hollow(monkeypatch, 20)
     rig = make(objects(400), 128 * PAGE)
     walk(rig, 400)
-    cached = [key for key, inode in rig.volume.inodes.items() if inode.native.number("cached")]
+    cached = [key for key, inode in rig.volume.inodes.items() if inode.number("cached")]
     assert len(cached) == 128
     assert len(rig.volume.inodes) <= 128 + 20 + 1
     assert "o0" not in rig.volume.inodes
@@ -187,7 +187,7 @@ def test_an_unreported_loss_keeps_an_object(make: Make, monkeypatch: Patch) -> N
     rig = make(objects(50))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    inode._report_loss([LostRange("o0", 0, 10, errno.EIO, "volume")])
+    inode.losses_are([LostRange("o0", 0, 10, errno.EIO, "volume")])
     walk_others = [f"o{k}" for k in range(1, 50)]
     for key in walk_others:
         visit(rig, key)
@@ -445,9 +445,9 @@ def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make, inte
     rig, file, inode = removed(make)
     if interrupted:
         rig.volume.engine.keeper()
-    assert not inode.engine.freed
+    assert not inode.freed
     file.close()
-    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+    eventually(lambda: inode.freed and inode not in rig.volume.orphans)
 
 
 @pytest.mark.parametrize("fenced", [False, True])
@@ -460,9 +460,9 @@ def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: b
     fresh = rig.backend.successor()
     gate, reconnecting = at_gate(fresh.gate("open", KEY), lambda: rig.volume.reconnect(fresh, fenced=fenced))
     file.close()
-    assert not inode.engine.freed
+    assert not inode.freed
     reconnecting.result(opening=gate)
-    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+    eventually(lambda: inode.freed and inode not in rig.volume.orphans)
     kept.fsync()
     assert fresh.committed(KEY) == OLD[PAGE : 2 * PAGE] + OLD[PAGE:]
 
@@ -474,7 +474,7 @@ def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its
     rig.volume.abort()
     file.close()
     rig.volume.reconnect(rig.backend.successor())
-    eventually(lambda: inode.engine.freed and inode not in rig.volume.orphans)
+    eventually(lambda: inode.freed and inode not in rig.volume.orphans)
     assert rig.cache.stats().dirty == 0
 
 
@@ -484,6 +484,6 @@ def test_a_file_is_freed_once_the_last_iteration_over_the_files_has_ended(make: 
         with rig.volume.engine.keeper():
             file.close()
         rig.cache.flusher.wake()
-        assert not rig.volume.engine.free(inode.engine)
-        assert not inode.engine.freed
-    eventually(lambda: inode.engine.freed)
+        assert not rig.volume.engine.free(inode)
+        assert not inode.freed
+    eventually(lambda: inode.freed)

@@ -92,7 +92,7 @@ def test_work_under_the_token_hides_no_version_from_an_open_beside_it(make: Make
         entered.set()
         over.wait(60)
 
-    rig.volume.inodes[KEY].engine.settle(work)
+    rig.volume.inodes[KEY].settle(work)
     assert entered.wait(60)
     rig.backend.change_remotely(KEY, OTHER)
     opening = Task(rig.open, "rb")
@@ -106,7 +106,7 @@ def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch:
     """Each backend file that was in use is closed with the object, none is forgotten. [K8]"""
     rig = make({KEY: DATA})
     rig.open()
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     first, *fresh = engine.backend_file, rig.backend.open(KEY), rig.backend.open(KEY)
     entered, go_on = threading.Event(), threading.Event()
 

@@ -45,7 +45,7 @@ def test_a_handle_that_is_collected_publishes_nothing(objects: Rig) -> None:
     for inode in lifetimes.withhold(objects.volume):
         assert inode is held
     caught = raises(UnsavedDataError, objects.cache.close, timeout=20)
-    held.engine.set_aside(withheld=False)
+    held.set_aside(withheld=False)
     assert [(r.key, r.offset, r.length) for r in caught.ranges] == [(KEY, 0, len(NEW))]
     assert objects.backend.seen("commit") == []
     assert objects.backend.committed(KEY) == OLD

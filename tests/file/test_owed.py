@@ -225,7 +225,7 @@ def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another(m
     rig = make(backend=RecordingBackend({KEY: OLD}), retry=ONCE)
     rig.open("r+b")
     found: list[bool] = []
-    owed, debt, later = Owed(rig.volume.inodes[KEY].engine), Watched(), Watched()
+    owed, debt, later = Owed(rig.volume.inodes[KEY]), Watched(), Watched()
     for step in (debt, later):
         owed.add(step)
     later.returns.set()

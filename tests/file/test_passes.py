@@ -149,7 +149,7 @@ def test_age_that_gave_way_goes_on(make: Make, clock: HandClock) -> None:
     clock.advance(30.0)
     gate.wait_entered()
     cut = Task(file.truncate, 300 * PAGE)
-    eventually(lambda: not file._native.pass_idle() and cut.waits(0.01))
+    eventually(lambda: not file._inode.pass_idle() and cut.waits(0.01))
     cut.result(opening=gate)
     eventually(lambda: len({offset for _, offset, _ in sent(rig)}) == 200)
 

@@ -203,20 +203,20 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
     """The sync raises it; the bytes are neither lost nor reported as failed, and the next sync saves them. [K9]"""
     rig, file = make({KEY: pattern(4 * PAGE)}, limits={"prompt": True}).opened()
     file.pwrite(b"new", 100)
-    inner = rig.volume.inodes[KEY].engine.backend_file
+    inner = rig.volume.inodes[KEY].backend_file
     assert inner is not None
     real = getattr(inner, op)
 
     def interrupted(*args: Any) -> Any:
         setattr(inner, op, real)
-        rig.volume.inodes[KEY].engine.bind_calls()
+        rig.volume.inodes[KEY].bind_calls()
         if when == "after":
             real(*args)
         _thread.interrupt_main()
         return real(*args)
 
     setattr(inner, op, interrupted)
-    rig.volume.inodes[KEY].engine.bind_calls()
+    rig.volume.inodes[KEY].bind_calls()
     raises(KeyboardInterrupt, file.fsync)
     assert rig.volume.failed() == []
     rig.cache.check()
@@ -273,7 +273,7 @@ def test_an_fsync_whose_commit_is_called_off_heeds_its_deadline(make: Make, monk
     """As one is beside a remove: the thread that makes the calls looks around between two of them. [2.15, 2.20]"""
     rig, file = make({KEY: pattern(PAGE)}, limits={"prompt": True}).opened()
     monkeypatch.setattr(EngineFile, "commit_here", lambda engine, op: op.finish(False, True))
-    rig.volume.inodes[KEY].engine.bound_commit = None  # as in a file that has met trouble
+    rig.volume.inodes[KEY].bound_commit = None  # as in a file that has met trouble
     file.pwrite(b"new", 100)
     raises(TimeoutError, file.fsync, timeout=0.2)
     monkeypatch.undo()

@@ -159,7 +159,7 @@ def test_a_change_of_attributes_does_not_reach_an_earlier_backend(tmp_path: Path
         file.pwrite(NEW, 0)
         _, saving = at_gate(gate, file.fsync)
         changing = Task(volume.setattr, "k", mode=0o600)
-        eventually(lambda: file._inode.engine.settling)
+        eventually(lambda: file._inode.settling)
         volume.abort()
         volume.reconnect(new, fenced=True)
         for task in (changing, saving):
@@ -390,7 +390,7 @@ def test_a_late_error_is_ignored(make: Make) -> None:
     assert rig.volume.failed() == []
 
     def arrived() -> bool:
-        file._inode.native.pass_background(1 << 30)  # skips failed bytes; gives way to a pass that ends
+        file._inode.pass_background(1 << 30)  # skips failed bytes; gives way to a pass that ends
         return bool(fresh.written(KEY) == overlay(OLD, 0, NEWER))
 
     eventually(arrived)
@@ -518,7 +518,7 @@ def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(ma
     rig.volume.abort()
     fresh = rig.backend.successor()
     gate.open()
-    eventually(lambda: not file._inode.native.usage()["unstable"])
+    eventually(lambda: not file._inode.usage()["unstable"])
     rig.volume.reconnect(fresh)
     raises(ShutdownError, ticket.wait, 20)
     file.fsync()

@@ -175,7 +175,7 @@ def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure(make: Ma
     assert story.file.pread(PAGE, PAGE) == MINE
     raises(ShutdownError, lambda: Task(story.file.pread, PAGE, 0).result())
     story.answer()
-    eventually(lambda: story.rig.volume.inodes[NEW].engine.backend_file is not None)
+    eventually(lambda: story.rig.volume.inodes[NEW].backend_file is not None)
     assert story.file.pread(PAGE, 0) == OLD[:PAGE]
     assert KEY not in stored(fresh)
 

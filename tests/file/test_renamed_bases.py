@@ -58,7 +58,7 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename(
     """Unsent dirty bytes replace the version that they were written to, or none. [2.19, 2.20]"""
     rig, file = make(backend=backend).opened()
     file.pwrite(MINE, PAGE)
-    base = file.volume.inodes[KEY].engine.versions.base
+    base = file.volume.inodes[KEY].versions.base
     store_in_between(rig, backend)
     caught = raises(ConflictError, file.fsync)
     assert (caught.base, caught.remote) == (base, backend.version(NEW))

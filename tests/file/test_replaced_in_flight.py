@@ -80,7 +80,7 @@ def test_a_change_that_is_over_makes_the_replacement_a_conflict(
 ) -> None:
     """The open has found the new version, and nothing was local then. Nothing is lost."""
     file = rig.open()
-    genuine = type(file._native).run
+    genuine = type(file._inode).run
 
     def run(native: Any, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
         if method == "holding":
@@ -88,7 +88,7 @@ def test_a_change_that_is_over_makes_the_replacement_a_conflict(
             change(file)
         genuine(native, holds, method, argument, deadline)
 
-    monkeypatch.setattr(type(file._native), "run", run)
+    monkeypatch.setattr(type(file._inode), "run", run)
     backend.put(KEY, NEWER)
     raises(ConflictError, rig.open, "rb")
     assert backend.content(KEY) == NEWER

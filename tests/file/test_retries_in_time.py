@@ -62,11 +62,11 @@ WAITS: dict[str, Callable[[Rig], None]] = {
 
 def attempts(rig: Rig, key: str = KEY) -> int:
     """The number of failures of the waiting bytes."""
-    return max((failure.attempts for failure in rig.volume.inodes[key].engine.failures), default=0)
+    return max((failure.attempts for failure in rig.volume.inodes[key].failures), default=0)
 
 
 def next_retry(rig: Rig, key: str = KEY) -> float:
-    engine = rig.volume.inodes[key].engine
+    engine = rig.volume.inodes[key]
     with engine.lock:
         found = engine.failures.next_retry()
     assert found is not None
@@ -147,7 +147,7 @@ def test_a_commit_that_failed_is_tried_again_when_it_is_due(make: Make, clock: H
     file.pwrite(bytes(3 << 19), 0)
     file.flush()
     after_flusher_turn(rig.cache)
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     eventually(lambda: commits.nr_hit == 1 and engine.commits.not_before > clock.now())
     file.flush()
     after_flusher_turn(rig.cache)

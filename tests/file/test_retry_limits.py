@@ -90,7 +90,7 @@ def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(make: Make,
     """It does not begin before the thread that found them has passed them to the C core. [K5]"""
     rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
     file.pwrite(DATA, 0)
-    engine = rig.volume.inodes[KEY].engine
+    engine = rig.volume.inodes[KEY]
     setting, proceed, set_limits = threading.Event(), threading.Event(), NativeInode.set_limits
 
     def later(inode: NativeInode, limits: dict[str, int]) -> None:

@@ -291,7 +291,7 @@ def test_spooled_bytes_are_read_while_a_commit_runs(make: Make) -> None:
     gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
     assert Task(file.pread, len(content), 0).result() == content
     syncing.result(opening=gate)
-    assert file._inode.engine.staging._spool is None
+    assert file._inode.staging._spool is None
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -312,7 +312,7 @@ def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, 
         rig.cache.configure(**TIGHT)
         file.pwrite(b"later" * PAGE, 20 * PAGE)
         file.sync_range(0, len(content))
-        assert file._inode.engine.staging._spool is not None
+        assert file._inode.staging._spool is not None
     assert reading.result(opening=gate) == content[8 * PAGE : 9 * PAGE]
 
 
@@ -421,12 +421,12 @@ def test_truncate_and_holes_in_what_is_staged(make: Make) -> None:
 
 def test_what_a_truncate_removes_takes_no_space(make: Make) -> None:
     rig, file = only_spooled(make, pattern(64 * PAGE))
-    spool = file._inode.engine.staging._spool
+    spool = file._inode.staging._spool
     file.punch_hole(8 * PAGE, 20 * PAGE)
     file.truncate(40 * PAGE)
     assert os.fstat(spool.fd).st_blocks * 512 <= 21 * PAGE
     file.truncate(0)
-    assert file._inode.engine.staging._spool is None
+    assert file._inode.staging._spool is None
     file.fsync()
     assert rig.backend.committed(KEY) == b""
 

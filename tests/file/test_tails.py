@@ -59,8 +59,8 @@ class Left:
         with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
             self.direct.pwrite(data, offset)
         gate.open()
-        engine = self.rig.volume.inodes[KEY].engine
-        eventually(lambda: not engine.native.direct_count())
+        engine = self.rig.volume.inodes[KEY]
+        eventually(lambda: not engine.direct_count())
         assert self.backend.written(KEY)[len(OLD) :] == TAIL
 
     def go_on(self) -> None:
@@ -164,8 +164,8 @@ def test_a_reconnect_in_between_uncovers_nothing(make: Make, grow: str, fenced: 
         story.holder.open()
         gate.open()
     growing.result()
-    engine = story.rig.volume.inodes[KEY].engine
-    eventually(lambda: not engine.native.in_old_hands())
+    engine = story.rig.volume.inodes[KEY]
+    eventually(lambda: not engine.in_old_hands())
     story.buffered.flush()
     story.holder.open()
     gate.open()
@@ -178,7 +178,7 @@ def test_a_direct_write_waits_for_the_cut(make: Make, offset: int) -> None:
     """A backend sees no truncate beside a write, and no byte that was just stored is cut off."""
     story = Left(make, "pass")
     story.leave()
-    engine = story.rig.volume.inodes[KEY].engine
+    engine = story.rig.volume.inodes[KEY]
     gate = Gate("write_from", KEY, 0)
 
     def slowly(file: RecordingFile, offset: int, buffers: Any) -> int:
@@ -193,7 +193,7 @@ def test_a_direct_write_waits_for_the_cut(make: Make, offset: int) -> None:
     eventually(lambda: gate.entered.is_set() or engine.settling)
     story.holder.open()
     gate.wait_entered()
-    eventually(lambda: not engine.native.locks()["token"])
+    eventually(lambda: not engine.locks()["token"])
     assert writing.result(opening=gate) == PAGE
     story.go_on()
     story.check(overlay(MINE + OLD[PAGE:], offset, LATER))
@@ -282,7 +282,7 @@ class Extended:
     def answer_last(self) -> None:
         """Answer the call after its caller has gone."""
         self.answer()
-        eventually(lambda: not self.rig.volume.inodes[KEY].native.direct_count())
+        eventually(lambda: not self.rig.volume.inodes[KEY].direct_count())
 
 
 @pytest.mark.parametrize("landed", [False, True], ids=["lands late", "has landed"])
@@ -308,8 +308,8 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(make: Make, fenced: bool)
     story.rig.volume.reconnect(fresh, fenced=fenced)
     story.answer()
     gate, writing = at_gate(fresh.gate("write_from answer"), story.file.pwrite, LONGER, len(OLD))
-    file = story.rig.volume.inodes[KEY].engine
-    eventually(lambda: not file.settling and not file.native.locks()["token"])
+    file = story.rig.volume.inodes[KEY]
+    eventually(lambda: not file.settling and not file.locks()["token"])
     assert writing.result(opening=gate) == len(LONGER)
     assert fresh.written(KEY) == OLD + LONGER
 
@@ -377,7 +377,7 @@ def test_a_write_that_extends_is_refused_while_the_tail_of_another_cannot_be_cut
     for _ in range(3):
         raises(OSError, story.file.pwrite, LONGER, len(OLD), match="not now")
         raises(OSError, story.file.fsync)
-    assert len(story.rig.volume.inodes[KEY].engine.owed) == 1
+    assert len(story.rig.volume.inodes[KEY].owed) == 1
     assert len(story.old.seen("write_from")) == 1
     story.old.clear_faults("truncate")
     assert story.file.pwrite(LONGER, len(OLD)) == len(LONGER)
@@ -484,7 +484,7 @@ def test_the_next_backend_cuts_it(make: Make, when: str, durable: bool) -> None:
         if when == "left behind":
             discarding.result()
         discarding.result(opening=gate)
-        eventually(lambda: not rig.volume.inodes[KEY].engine.native.in_old_hands())
+        eventually(lambda: not rig.volume.inodes[KEY].in_old_hands())
     assert rig.backend.written(KEY) == STORED + GIVEN_UP
     rig.volume.reconnect(rig.backend)
     if when != "refused before":
@@ -498,7 +498,7 @@ def test_the_next_backend_makes_a_cut_that_was_called_off(make: Make, durable: b
     story = Stored(make, durable_writes=durable, max_inflight=1)
     rig = story.rig
     # The failed fsync returns before its pass has ended, which needs a thread, and has the token until then.
-    eventually(rig.volume.inodes[KEY].engine.native.pass_idle)
+    eventually(rig.volume.inodes[KEY].pass_idle)
     gate = rig.backend.gate("file_stat", times=2)
     hung = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
     eventually(lambda: gate.nr_entered == 2)

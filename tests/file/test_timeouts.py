@@ -380,7 +380,7 @@ def test_the_error_of_a_sync_names_file_error_and_next_try(
 ) -> None:
     file = failing(cache.attach(backend), backend, operation)
     task = Task(WAITS[call], file, 20.0)
-    engine = file._inode.engine
+    engine = file._inode
     eventually(lambda: engine.failures.next_retry() or engine.commits.failing_since is not None)
     eventually(lambda: any(wait.what == call and wait.owner is None for wait in cache.waits()))
     error = late(clock, task, 20.0)

@@ -70,7 +70,7 @@ def test_a_unit_that_was_stored_in_part_is_no_remote_change() -> None:
     with volume.open(KEY, "w+b") as file:
         file.pwrite(pattern(3 * PAGE), 0)
         raises(WritebackError, file.sync_range, 0, 3 * PAGE)
-        file._native.start_commit()
+        file._inode.start_commit()
         eventually(lambda: cache.stats().unstable == 0)
         assert store.stat(KEY).size == 2 * PAGE + 100
         assert content_of(volume, KEY)[: 3 * PAGE] == pattern(3 * PAGE)

@@ -133,7 +133,7 @@ def test_a_commit_of_unknown_result_makes_no_foreign_version(
             gate.wait_entered()
             volume.abort()
             gate.release()
-            eventually(lambda: not file._inode.engine.publications)
+            eventually(lambda: not file._inode.publications)
         raises((CommitError, ShutdownError), saving.result)
         volume.reconnect(backend(place))
         if not landed:

@@ -220,7 +220,7 @@ class Player:
             call.forget = int(what.split()[-1]) if "forgets" in what else 0
         call.decided.set()
         if call.fault and not commit:
-            native = self.file._inode.native
+            native = self.file._inode
             eventually(lambda: native.flush_pending(STAMP_MAX) & BACKOFF)
             native.retry()
             native.flush_start(STAMP_MAX)
@@ -231,7 +231,7 @@ class Player:
         if operation == "write":
             self.write(blocks)
         elif operation == "commit":
-            self.file._inode.native.start_commit()
+            self.file._inode.start_commit()
         else:
             call = {
                 "flush": lambda: self.file.sync_range(blocks_of(blocks)[0] * PAGE, blocks.bit_count() * PAGE),

@@ -45,7 +45,7 @@ def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
     model.begin(write)
     file.pwrite(write.data(0, SIZE), 0)
     model.finish(write)
-    assert sum(one.native.usage()["staged"] for one in target.volume.engine.files())
+    assert sum(one.usage()["staged"] for one in target.volume.engine.files())
     target.faults.faults.die(Rule(dies=True).exception)
     target.calm()
     reported = []

@@ -47,7 +47,7 @@ __all__ = [
 def stands(file: EngineFile) -> bool:
     """Return whether data of a failed save is still not saved."""
     commits = file.commits
-    return commits.failing_since is not None and not file.removed and not file.native.sync_done(commits.stamp)
+    return commits.failing_since is not None and not file.removed and not file.sync_done(commits.stamp)
 
 
 def has_failed_commit(file: EngineFile) -> bool:
@@ -60,7 +60,7 @@ def _is_listed(file: EngineFile) -> bool:
     commits = file.commits
     if not commits.parked or not stands(file):
         return False
-    return commits.error is not None or not file.native.number("failed")
+    return commits.error is not None or not file.number("failed")
 
 
 def failed_ranges(file: EngineFile) -> list[FailedRange]:
@@ -74,13 +74,13 @@ def failed_bytes(file: EngineFile) -> int:
     """Return the bytes that count as failed and that the index does not count as such."""
     if not _is_listed(file):
         return 0
-    usage = file.native.usage()
+    usage = file.usage()
     return usage["local"] + usage["staged"] - usage["failed"]
 
 
 def is_blocked(file: EngineFile) -> bool:
     """Return whether a try without a caller would publish changes that no caller wanted to have published."""
-    return file.limits().commit_on_close and file.native.changed_since(file.commits.stamp)
+    return file.limits().commit_on_close and file.changed_since(file.commits.stamp)
 
 
 def plan(file: EngineFile, at: float | None) -> None:
@@ -131,13 +131,13 @@ def _start(file: EngineFile, now: float) -> float | None:
         if file.commits.failing_since is None:
             return None  # a commit has saved everything since the check
         file.commits.begin_try(again)
-    file.native.count_retry()
+    file.count_retry()
     file.refresh_limits()
-    found = file.native.flush_pending(file.commits.stamp)
+    found = file.flush_pending(file.commits.stamp)
     if found & DIRTY:
-        file.native.flush_start(file.commits.stamp)
+        file.flush_start(file.commits.stamp)
     elif not found:
-        file.native.start_commit(file.commits.stamp)
+        file.start_commit(file.commits.stamp)
     return again
 
 
@@ -151,8 +151,8 @@ def resume(file: EngineFile) -> None:
 
 def sent(file: EngineFile) -> None:
     """Start the commit of a try once everything that it sends is acknowledged."""
-    if not file.native.flush_pending(file.commits.stamp) & (DIRTY | WRITEBACK):
-        file.native.start_commit(file.commits.stamp)
+    if not file.flush_pending(file.commits.stamp) & (DIRTY | WRITEBACK):
+        file.start_commit(file.commits.stamp)
 
 
 def replan(file: EngineFile) -> None:
@@ -167,10 +167,10 @@ def replan(file: EngineFile) -> None:
 def oldest(file: EngineFile) -> float | None:
     """Return when the oldest data arose that is not saved, as far as known: dirty, in a running call, or overdue."""
     found = []
-    if age := file.native.number("age"):
+    if age := file.number("age"):
         found.append(age / 1e9)
     sent = file.sent_before
-    if sent is not None and file.native.flush_pending(sent[0]):
+    if sent is not None and file.flush_pending(sent[0]):
         found.append(sent[1])
     with file.lock:
         found += [failure.since for failure in file.failures]

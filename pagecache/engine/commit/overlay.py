@@ -56,20 +56,20 @@ class Overlay:
         """
         written, borrowing = self._written(), self._borrowing()
         self._take(stored, size, borrowing, written, [*written, *borrowing])
-        self._file.native.staged_keep_written()
+        self._file.staged_keep_written()
 
     def put(self) -> None:
         """Put the bytes of that version into the dirty pages that borrow from the one before."""
         for pos, page in self._pages.items():
-            while not self._file.native.put_borrowed(pos, page):
-                self._file.native.settle_fills(pos, pos + self._page)
+            while not self._file.put_borrowed(pos, page):
+                self._file.settle_fills(pos, pos + self._page)
 
     def finish(self, stored: BackendFile, size: int) -> None:
         """The other version is the base. Put its bytes, also into pages that were written since `read`."""
         late = [span for span in self._borrowing() if span[0] not in self._pages]
         self._take(stored, size, late, self._written() if late else [], late)
         self.put()
-        self._file.native.end_at_written()
+        self._file.end_at_written()
 
     @property
     def replaced(self) -> list[LostRange]:
@@ -80,13 +80,13 @@ class Overlay:
         ]
 
     def _written(self) -> Spans:
-        return [(pos, pos + length) for pos, length in self._file.native.written_ranges()]
+        return [(pos, pos + length) for pos, length in self._file.written_ranges()]
 
     def _borrowing(self) -> Spans:
         """Return the dirty pages that have borrowed bytes."""
         pages = dict.fromkeys(
             at // self._page * self._page
-            for pos, length in self._file.native.borrowed_ranges()
+            for pos, length in self._file.borrowed_ranges()
             for at in range(pos - pos % self._page, pos + length, self._page)
         )
         return [(pos, pos + self._page) for pos in pages]
@@ -110,7 +110,7 @@ class Overlay:
         for start, stop in self._file.staging.parts(pos, end):
             with memoryview(ours)[start - pos : stop - pos] as part:
                 self._file.staging.read(start, (part,))
-        self._file.native.read_local(pos, ours)  # a page that was written since has newer bytes than the spool
+        self._file.read_local(pos, ours)  # a page that was written since has newer bytes than the spool
         apart = int.from_bytes(ours, "big") ^ int.from_bytes(theirs[pos - base : end - base], "big")
         for run in DIFFERENT.finditer(apart.to_bytes(end - pos, "big")):
             self._replaced.append((pos + run.start(), pos + run.end()))

@@ -158,13 +158,13 @@ class Owed:
         while self._steps:
             volume.check_alive(file.key)
             if volume.runner.is_worker():
-                if file.native.in_old_hands():
+                if file.in_old_hands():
                     raise LeftBehindError(errno.EAGAIN, "a call that was left behind still runs on this file", file.key)
                 self.pay_now()
-            elif file.native.in_old_hands():
+            elif file.in_old_hands():
                 self.outlast()
             else:
-                job = Job(volume.park, self.pay_now, what="truncate", key=file.key, file=file.native.id)
+                job = Job(volume.park, self.pay_now, what="truncate", key=file.key, file=file.id)
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
 
     def outlast(self) -> None:
@@ -179,10 +179,10 @@ class Owed:
         file, volume = self._file, self._file.volume
         while self._steps:
             volume.check_alive(file.key)
-            seq = file.native.event_seq()
-            if not file.native.in_old_hands():
+            seq = file.event_seq()
+            if not file.in_old_hands():
                 return
-            volume.park.wait("inode", file.native.address, seq, SLICE)
+            volume.park.wait("inode", file.address, seq, SLICE)
 
     def fence(self) -> None:
         """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait
@@ -202,7 +202,7 @@ class Owed:
     def _note(self, paid: Debt) -> None:
         """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""
         if paid.method == "truncate" and not self._file.durable():
-            self._file.native.cut_paid(*paid.arguments)
+            self._file.cut_paid(*paid.arguments)
 
     def pay_now(self, method: str | None = None) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make

@@ -134,7 +134,7 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
         except Exception:
             version = None
         whole = file.limits().commit_on_close
-        if file.native.has_local() or not whole:
+        if file.has_local() or not whole:
             return changed(file, version, read=read and whole)
         with file.lock:
             stands = file.versions.changes == changes  # otherwise that version may be older than the base
@@ -152,9 +152,9 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
-    file.native.invalidate_remote(start, end)
+    file.invalidate_remote(start, end)
     file.give_up_copy("the object was changed by another writer")
-    local = file.native.local_ranges()
+    local = file.local_ranges()
     if whole:
         if not _may_be_ours(file, version):
             changed(file, version)
@@ -199,7 +199,7 @@ def changed(file: EngineFile, version: str | None, *, read: bool = False) -> boo
     """
     if file.is_renamed():
         return True
-    if not file.native.has_local():
+    if not file.has_local():
         if file.limits().commit_on_close:
             _lose_base(file, version)
         return True
@@ -238,8 +238,8 @@ def _conflict(file: EngineFile, version: str | None, *, read: bool = False) -> b
     file.volume.emit("conflict", file.key, ranges, error, what, SETTLED)
     file.volume.say(logging.ERROR, "conflicts", what, SETTLED, file.key)
     # Trying to send marks dirty bytes as failed, and shows that acknowledged ones are not committed.
-    file.native.flush_start(STAMP_MAX)
-    file.native.start_commit()
+    file.flush_start(STAMP_MAX)
+    file.start_commit()
     return True
 
 
@@ -292,13 +292,13 @@ def _new_base(
     """
     whole, since = file.limits().commit_on_close, file.volume.reconnects
     if whole:
-        file.native.uncommit()  # first: nothing may count as acknowledged if a call fails now
+        file.uncommit()  # first: nothing may count as acknowledged if a call fails now
         file.staging.forgotten()
         rollback: Any = getattr(file.backend_file, "rollback", None)
         if rollback is not None:
             rollback()
         _forget_owed(file)  # the debts concerned forgotten changes
-        file.native.base_requested()
+        file.base_requested()
         fresh, stat = open_base(file)
         try:
             see(fresh, stat)
@@ -308,11 +308,11 @@ def _new_base(
                 file.volume.close_later(fresh, file.key)
             raise
         _owe_cut(file, stat, most)
-        if keep and stat.size < (end := file.native.staged_end()):
+        if keep and stat.size < (end := file.staged_end()):
             file.owe(Step("truncate", (end,)))  # for reads behind the stored end, until the bytes are sent again
         return stat, True
     file.owed.pay_now()  # published truncates and holes become part of the other version
-    file.native.base_requested()
+    file.base_requested()
     stat = file.opened().stat()
     see(file.opened(), stat)
     _owe_cut(file, stat, most)  # first: a direct write continues as soon as there is no conflict, and may extend it
@@ -364,12 +364,12 @@ def _begin(file: EngineFile) -> None:
 def rebase(file: EngineFile) -> list[LostRange]:
     """Lay what this program has written over the current stored version; return which bytes of it are replaced."""
     _begin(file)
-    file.native.uncommit()  # all that was written is dirty or staged
+    file.uncommit()  # all that was written is dirty or staged
     laid = overlay.Overlay(file)
     stat, forgotten = _new_base(file, see=lambda stored, stat: laid.read(stored, stat.size))
     try:
         laid.put()
-        file.native.rebase(stat.size, forgotten)
+        file.rebase(stat.size, forgotten)
         laid.finish(file.opened(), stat.size)
     except BaseException:
         _conflict(file, stat.version)  # pages have bytes of the earlier version
@@ -382,7 +382,7 @@ def lie_over_announced(file: EngineFile) -> None:
     """Take a version of which the announcement has said that it changes no local byte."""
     _begin(file)
     stat, forgotten = _new_base(file)
-    file.native.rebase(stat.size, forgotten)
+    file.rebase(stat.size, forgotten)
     _go_on(file)
 
 
@@ -396,7 +396,7 @@ def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = No
         lost = file.drop(0, END) if base is not None or file.removed else []
         if base is not None:
             stat, forgotten = base
-            file.native.rebase(stat.size, forgotten)
+            file.rebase(stat.size, forgotten)
         if record is None:
             file.report_loss(lost, TAKEN)
         else:
@@ -421,12 +421,12 @@ def go_back(file: EngineFile) -> bool:
         _forget_owed(file)
     else:
         file.owed.pay_now()
-    file.native.base_requested()
+    file.base_requested()
     stat = file.opened().stat()
     if whole and (lost or stat.version != file.versions.base):
         return False
     take_base(file, None, stat, since)
-    file.native.rebase(stat.size, whole)
+    file.rebase(stat.size, whole)
     return True
 
 
@@ -437,18 +437,18 @@ def force(file: EngineFile) -> list[LostRange]:
         PageCacheError: ENOBUFS: some cached byte is neither in memory nor staged.
         DirectWrites: some run, and may store bytes that would be cut off.
     """
-    if file.native.direct_count():  # none begins during a conflict
+    if file.direct_count():  # none begins during a conflict
         raise DirectWrites
-    size = file.native.size
+    size = file.size
     whole = file.limits().commit_on_close
-    if whole and not file.native.dirty_all():
+    if whole and not file.dirty_all():
         raise PageCacheError(
             "resolve: not every byte of this version is in memory or staged; rebase or discard",
             file.key,
             errno=errno.ENOBUFS,
         )
     stat, forgotten = _new_base(file, most=size)
-    file.native.rebase(min(stat.size, size), forgotten)
+    file.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
         file.note_cut(size)
     _go_on(file)
@@ -458,6 +458,6 @@ def force(file: EngineFile) -> list[LostRange]:
 def _go_on(file: EngineFile) -> None:
     """Make bytes that failed for the old version dirty again, and send them."""
     with file.lock:
-        file.native.retry(failed_too=True)
+        file.retry(failed_too=True)
         file.failures.forget()
-    file.native.flush_start(STAMP_MAX)
+    file.flush_start(STAMP_MAX)

@@ -103,7 +103,7 @@ class Staging:
             NotStagedError: they are not staged any longer. OSError: the spool cannot be read; names the directory.
         """
         spool = self._spool  # first: see the top of this file
-        found = self._file.native.staged_from(offset)
+        found = self._file.staged_from(offset)
         if spool is None or found is None or found[0] > offset:
             raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer", self._file.key)
         done = min(found[1] - offset, sum(map(len, buffers)))
@@ -138,7 +138,7 @@ class Staging:
         with self._lock:
             if self._spool is None:
                 return
-            if not self._file.native.staged():
+            if not self._file.staged_bytes():
                 self._spool, self._unsent = None, Ranges()
                 return
             for edge in (begin, end) if unit > 1 else ():
@@ -181,10 +181,10 @@ class Staging:
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of unsent bytes, widened to write units, of at most `STEP` bytes or one unit."""
-        native, unit = self._file.native, int(self._file.limits().write_unit)
-        most, size = max(STEP // unit, 1) * unit, native.remote_size
+        file, unit = self._file, int(self._file.limits().write_unit)
+        most, size = max(STEP // unit, 1) * unit, file.remote_size
         pos = done = 0
-        while (found := native.staged_from(pos)) is not None:
+        while (found := file.staged_from(pos)) is not None:
             pos = found[1]
             with self._lock:
                 pieces = list(self._unsent.pieces(*found))
@@ -211,7 +211,7 @@ class Staging:
 
     def parts(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the staged ranges of [begin, end)."""
-        while begin < end and (found := self._file.native.staged_from(begin)) is not None and found[0] < end:
+        while begin < end and (found := self._file.staged_from(begin)) is not None and found[0] < end:
             begin = min(found[1], end)
             yield found[0], begin
 

@@ -38,16 +38,16 @@ __all__ = ["cut", "noted", "outlast", "owe", "settle"]
 
 def noted(file: EngineFile) -> bool:
     """Return whether a tail is noted; owed ones are in the debts."""
-    return file.native.tail() != 0
+    return file.tail() != 0
 
 
 def owe(file: EngineFile) -> bool:
     """Turn a noted tail into a debt; return whether there was one. The token is held: nothing is in flight."""
-    tail = file.native.tail()
+    tail = file.tail()
     if tail:
         if not file.owed.owes("truncate"):  # the last owed truncate ends at the valid end, too
-            file.owe(Step("truncate", (file.native.remote_size,), behind=True))
-        file.native.tail_owed(tail)  # last: from now on passes run, and pay
+            file.owe(Step("truncate", (file.remote_size,), behind=True))
+        file.tail_owed(tail)  # last: from now on passes run, and pay
     return tail != 0
 
 
@@ -59,7 +59,7 @@ def settle(file: EngineFile) -> None:
         if owe(file):
             file.owed.pay_now()
     except Exception as error:
-        what = f"cutting stored bytes from {file.native.remote_size} on, behind the end, failed: {cause(error)}"
+        what = f"cutting stored bytes from {file.remote_size} on, behind the end, failed: {cause(error)}"
         next = "it is made again before the file's next call"
         file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)
 

@@ -62,16 +62,16 @@ class Versions:
     @property
     def changes(self) -> int:
         """The number of this cache's changes."""
-        return self._file.native.changes()
+        return self._file.changes()
 
     @property
     def stale(self) -> bool:
         """Whether this cache has changed the stored object since the base was read."""
-        return self._file.native.is_stale()
+        return self._file.is_stale()
 
     def count_change(self, *, stale: bool) -> None:
         """Count a change of this cache; `stale`: the change may make another version. The lock is held."""
-        self._file.native.change_begins(stale)
+        self._file.change_begins(stale)
 
     def about_to_change(self) -> None:
         """Announce a call: whatever its result, another stored version may come from this cache. On commit_on_close
@@ -88,7 +88,7 @@ class Versions:
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
         self.base, self.copied = base, False
-        self._file.native.set_stale(stale)
+        self._file.set_stale(stale)
         if not stale:
             self.unanswered = ()
 
@@ -108,7 +108,7 @@ class Versions:
         """Make the version that a commit has made the base; None: it is not known. `changes`: those that had begun
         before the call; None: some may have run beside it, and may have made another version since. The lock is held.
         """
-        stale = self._file.native.commit_changed(changes, base is not None)
+        stale = self._file.commit_changed(changes, base is not None)
         if base is None:
             return
         self.base, self.copied = base, False
@@ -128,7 +128,7 @@ class Versions:
     def confirm(self, name: Key, version: str | None, when: float | None) -> None:
         """Record that this version was found under a name, by a look that began at that time; None: by none."""
         with self._file.lock:
-            if when is None or version != self.base or self._file.native.is_stale() or self.announced is not None:
+            if when is None or version != self.base or self._file.is_stale() or self.announced is not None:
                 return
             if when >= self.looked[1] or not self._is_distrusted():
                 self.looked = name, when
@@ -171,7 +171,7 @@ class Versions:
     def quiet(self) -> int | None:
         """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
         file = self._file
-        changes = file.native.quiet()  # first: a change that begins after this changes the number
+        changes = file.quiet()  # first: a change that begins after this changes the number
         if file.owed is not NOTHING_OWED and len(file.owed):
             return None  # work under the token alone announces its changes: `about_to_change`
         return changes
@@ -191,14 +191,14 @@ class Versions:
             except Exception:
                 pass  # the next look reads it
             return None
-        job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.native.wake)
+        job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.wake)
         return file.volume.runner.submit(NAMES, job)
 
     def _read(self) -> None:
         """Record the stored version as this cache's own, if no change overlapped the read."""
         file, volume = self._file, self._file.volume
-        changes, began = file.native.changes(), volume.reconnects
-        if file.native.storage_busy() or (file.owed is not NOTHING_OWED and len(file.owed)):
+        changes, began = file.changes(), volume.reconnects
+        if file.storage_busy() or (file.owed is not NOTHING_OWED and len(file.owed)):
             return  # the call after the end of that change reads it
         version = file.opened().stat().version
         with file.lock:
@@ -206,7 +206,7 @@ class Versions:
                 return  # it is the version of an earlier backend
             before = self.base
             self.base = version  # first: no reader finds a base that is not stale, and older
-            if not file.native.settle_version(changes):
+            if not file.settle_version(changes):
                 self.base = before
                 return
             self.copied, self.unanswered = False, ()

@@ -79,7 +79,7 @@ class FileSync:
         self.start, self.end = start, end
         self.commit = commit
         self.not_before = 0.0
-        self._state, failed = file.native.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
+        self._state, failed = file.begin_sync(stamp, start, end, flush=flush, commit=commit, version=version)
         self._attempts = 0
         self._since = file.volume.clock.now()
         self._began = file.volume.reconnects
@@ -98,7 +98,7 @@ class FileSync:
         if file.write_from is None or file.volume.aborted or file.volume.reconnects != self._began:
             return False
         here = 0 if look else self.here
-        met = file.native.advance(self._state, here, here, what)
+        met = file.advance(self._state, here, here, what)
         if met == SYNC_COMMIT_FAILED:
             self._judge()
         if met != SYNC_DONE or file.losing.locked():  # in this order
@@ -117,7 +117,7 @@ class FileSync:
             allowed = self._allowed() if file.is_troubled() else ALL
             if allowed is None:
                 return True
-            met = file.native.advance(self._state, allowed | more, self.here)
+            met = file.advance(self._state, allowed | more, self.here)
             if met == SYNC_DONE and not file.losing.locked():  # in this order
                 return self._ended()
             more = 0
@@ -177,7 +177,7 @@ class FileSync:
         if file.conflict is not None:
             raise file.conflict_error()
         error = _writeback_error(file, "write-back")
-        if error.exceptions or file.native.flush_pending(self._state.stamp, self.start, self.end) & FAILED:
+        if error.exceptions or file.flush_pending(self._state.stamp, self.start, self.end) & FAILED:
             if self.commit:
                 overdue.refused(file, self._state.stamp)
             raise error
@@ -202,7 +202,7 @@ class FileSync:
                 ranges=overdue.failed_ranges(file),
                 exceptions=[error],
             ) from error
-        file.native.count_retry()
+        file.count_retry()
         self._pause(now + decision.delay if file.commits.parked else max(now, file.commits.not_before))
 
     def leave(self) -> None:
@@ -222,7 +222,7 @@ class FileSync:
         left = SLICE if deadline.at is None else min(SLICE, deadline.left())
         if self.not_before:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
-        self.file.volume.park.wait("inode", self.file.native.address, self._state.event, left)
+        self.file.volume.park.wait("inode", self.file.address, self._state.event, left)
 
     def failure(self) -> tuple[str, float | None]:
         """Return the last error of a write-back or commit that must succeed first, and the time of its retry; "":

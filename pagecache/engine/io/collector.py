@@ -64,7 +64,7 @@ def end_interrupted(file: EngineFile, op: Op, *, commit: bool) -> None:
     with contextlib.suppress(ValueError):  # it has ended
         op.finish(False, KEPT if commit else False)
         if start < end:
-            file.native.retry(start, end)
+            file.retry(start, end)
 
 
 def _finish(op: Op) -> None:
@@ -89,7 +89,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         file.versions.count_change(stale=True)
         now = file.volume.clock.now()
         file.committing().fail(error, _stamp(file), now)
-        file.native.count_failed_commit()
+        file.count_failed_commit()
         file.commits.wait_until(now + file.volume.retry.max_delay)
         file.commits.park()
     file.volume.troubles.failing(file)
@@ -100,7 +100,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
 
 def _stamp(file: EngineFile) -> int:
     """Return the epoch of the changes that a commit was for: those that a caller wanted, or all."""
-    return file.native.commit_asked() or file.volume.native.take_epoch()
+    return file.commit_asked() or file.volume.native.take_epoch()
 
 
 def _late(file: EngineFile, op: Op) -> bool:
@@ -113,7 +113,7 @@ def _late(file: EngineFile, op: Op) -> bool:
         start, end = op.extent
         op.finish(False, False)
         if start < end:
-            file.native.retry(start, end)
+            file.retry(start, end)
     return True
 
 
@@ -190,9 +190,9 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
     _log_failed(file, "failed write-back", line)
     if isinstance(decision, Again) and decision.delay == 0.0:
         file.refresh_limits()
-        file.native.count_retry()
-        file.native.retry(start, end)
-        file.native.flush_start(STAMP_MAX, start, end)
+        file.count_retry()
+        file.retry(start, end)
+        file.flush_start(STAMP_MAX, start, end)
     if next_retry is not None:
         volume.retry_by(file, next_retry)
 
@@ -247,7 +247,7 @@ def committed(file: EngineFile, op: Op, version: str | None, changes: int | None
         spooled = staging.writes  # first: the end releases the token
         if op.finish(True, False):  # no abort has come since
             staging.committed(spooled)
-        if file.commits.failing_since is not None and file.native.sync_done(file.commits.stamp):
+        if file.commits.failing_since is not None and file.sync_done(file.commits.stamp):
             file.commits.end()
         if failed is not None:
             what = f"the commit went through after {tries} that failed"
@@ -273,19 +273,19 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
         return
     volume = file.volume
     now = volume.clock.now()
-    local = file.native.local_ranges()
+    local = file.local_ranges()
     stamp = _stamp(file)
     with file.lock:
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
         file.versions.count_change(stale=not is_refusal(error) or not file.limits().commit_on_close)
         commits = file.committing()
         commits.fail(error, stamp, now)
-        file.native.count_failed_commit()
+        file.count_failed_commit()
         decision = volume.judge(error, commits.round, commits.round_since)
         wait, pause, by_caller = volume.retry.failed_retry, volume.retry.max_delay, False
         if isinstance(decision, Again):
             wait = pause = decision.delay
-            by_caller = file.native.commit_asked() > 0
+            by_caller = file.commit_asked() > 0
         else:
             commits.park()
             if isinstance(error, ConflictError):

@@ -83,17 +83,17 @@ def direct_read(self: EngineFile, op: Op, read: Read) -> None:
     Raises:
         BackendProtocolError, OSError: of the backend; the buffer may have been changed.
     """
-    native, pos = self.native, read.pos
-    end = min(pos + len(read.buffer), native.size)
+    pos = read.pos
+    end = min(pos + len(read.buffer), self.size)
     at = pos
     while at < end:
-        local, stop = native.direct_split(at, end)
+        local, stop = self.direct_split(at, end)
         if at < local:
-            at += native.read(at, read.buffer[at - pos : local - pos]) or _wait_for_copy(self)
+            at += self.read(at, read.buffer[at - pos : local - pos]) or _wait_for_copy(self)
         else:
             _read_remote(self, op, at, read.buffer[at - pos : stop - pos])
             at = stop
-        end = min(end, native.size)
+        end = min(end, self.size)
     read.done = max(0, end - pos)
 
 
@@ -105,7 +105,7 @@ def _wait_for_copy(file: EngineFile) -> int:
 
 def _read_remote(file: EngineFile, op: Op, at: int, buffer: memoryview) -> None:
     """Read the backend's bytes; zeros past its end."""
-    stored = max(0, min(len(buffer), file.native.remote_size - at))
+    stored = max(0, min(len(buffer), file.remote_size - at))
     unit = int(file.limits().read_unit)
     end = at + stored
     while at < end:
@@ -135,7 +135,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
     volume, no_progress, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
-        seen, read_into = file.native.storage_seen(), file.read_into
+        seen, read_into = file.storage_seen(), file.read_into
         try:
             answer = _call_read(file, op, at, buffer)
         except LeftBehindError:
@@ -159,9 +159,9 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
             raise BackendProtocolError(f"{call} {rule}: {returned(op.answer)}", file.key)
         if answer > more_than:
             return answer
-        if at + more_than >= file.native.remote_size:
+        if at + more_than >= file.remote_size:
             return more_than
-        if not seen or seen != file.native.storage_seen():
+        if not seen or seen != file.storage_seen():
             volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage but not yet the size
             continue
         no_progress += 1 if answer else SHORT_READS_MAX // EMPTY_READS_MAX
@@ -179,7 +179,7 @@ def _call_read(file: EngineFile, op: Op, at: int, buffer: memoryview) -> int:
         return op.read(file.read_into, at, buffer)
     memory = bytearray(len(buffer))
     call = partial(op.read, file.read_into, at, memoryview(memory), True)
-    job = Job(volume.park, call, what="read_into", key=file.key, file=file.native.id)
+    job = Job(volume.park, call, what="read_into", key=file.key, file=file.id)
     answer = volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
     if answer > 0:
         buffer[:answer] = memoryview(memory)[:answer]
@@ -196,7 +196,7 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
     if isinstance(decision, Parked):
         raised = named(as_os_error(error, file.key), file.key)
         raise raised from (error.__cause__ if raised is error else error)
-    file.native.count_retry()
+    file.count_retry()
     volume.sleep(file, decision.delay)
 
 
@@ -259,8 +259,8 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         raise OSError(errno.EFBIG, "the write would end beyond 2**63 - 1", self.key)
     if len(self.owed):
         self.owed.pay()
-    extends = write.end > min(self.native.size, self.native.remote_size)
-    self.native.invalidate_remote(write.offset, write.end)
+    extends = write.end > min(self.size, self.remote_size)
+    self.invalidate_remote(write.offset, write.end)
     self.versions.about_to_change()
     self.give_up_copy("a direct write does not pass through it")
     sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
@@ -275,7 +275,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
         if not sender.running():
             while not op.direct_end():
                 write.done = 0  # a commit failed concurrently, and may have dropped it
-            if write.end > self.native.remote_size:
+            if write.end > self.remote_size:
                 with contextlib.suppress(ShutdownError):  # an abort: the reconnect handles it
                     tails.outlast(self)
         raise
@@ -286,9 +286,9 @@ def _began(file: EngineFile, op: Op, write: Write) -> bool:
     nothing is counted.
     """
     if op.direct_begin():
-        if not write.shared or file.native.direct_may_share(write.offset, write.end):
+        if not write.shared or file.direct_may_share(write.offset, write.end):
             if write.append:
-                write.offset = file.native.size
+                write.offset = file.size
             return True
         while not op.direct_end():
             pass  # a commit without these bytes has failed since it began
@@ -296,11 +296,11 @@ def _began(file: EngineFile, op: Op, write: Write) -> bool:
 
     def sleep() -> None:
         while True:
-            seq = file.native.event_seq()
-            if not file.native.gate_closed():
+            seq = file.event_seq()
+            if not file.gate_closed():
                 return
             file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+            file.volume.park.wait("inode", file.address, seq, SLICE)
 
     during(of_file(file, "the gate for direct writes"), sleep)
     return False
@@ -315,33 +315,33 @@ def outlast(file: EngineFile) -> None:
 
     def sleep() -> None:
         while True:
-            seq = file.native.event_seq()
-            if not file.native.direct_count():
+            seq = file.event_seq()
+            if not file.direct_count():
                 return
             file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+            file.volume.park.wait("inode", file.address, seq, SLICE)
 
-    if file.native.direct_count():
+    if file.direct_count():
         during(of_file(file, "direct writes to end"), sleep)
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:
     """Take the lock that the write needs (contract 2.10). False: it must go through the cache; nothing is held."""
-    limits, native = file.limits(), file.native
+    limits = file.limits()
     one_by_one = limits.ordered_writes or not limits.parallel_direct_writes
     parallel = write.parallel and not one_by_one and not write.append
     if not _may_be_direct(file, write):
         return False
-    if parallel and native.direct_may_share(write.offset, write.end):
+    if parallel and file.direct_may_share(write.offset, write.end):
         op.acquire(SHARED)
-        if native.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
+        if file.direct_may_share(write.offset, write.end) and _may_be_direct(file, write):
             write.shared = True
             return True
         op.release_lock()  # never upgraded in place: two such writes would wait for each other
     op.acquire(LOCK)
     write.shared = False
     if write.append:
-        write.offset = native.size
+        write.offset = file.size
     if _may_be_direct(file, write):
         if limits.ordered_writes:
             barrier.flush(file)  # nor does a pass send anything in between
@@ -354,7 +354,7 @@ def _locked(file: EngineFile, op: Op, write: Write) -> bool:
 def _may_be_direct(file: EngineFile, write: Write) -> bool:
     limits = file.limits()
     unit = int(limits.direct_unit)
-    if is_buffered(limits) or file.is_cut_off() or file.native.staged() or file.native.usage()["write_pinned"]:
+    if is_buffered(limits) or file.is_cut_off() or file.staged_bytes() or file.usage()["write_pinned"]:
         return False  # a view shows the cache's memory: the write must go through it
     return write.append or not (write.offset % unit or len(write.data) % unit)
 
@@ -362,7 +362,7 @@ def _may_be_direct(file: EngineFile, write: Write) -> bool:
 def _clean(file: EngineFile, start: int, end: int) -> None:
     """Clear the range of local data. The lock is held: it stays clear."""
     for _ in range(ROUNDS):
-        found = file.native.range_local(start, end)
+        found = file.range_local(start, end)
         if found & (DIRTY | WRITEBACK):
             barrier.flush(file, start, end)
         elif found & UNSTABLE:
@@ -380,7 +380,7 @@ class _Piece:
         self.at = start
         self.end = end
         file = sender.file
-        self.job = Job(file.volume.park, self._run, what="write_from", key=file.key, file=file.native.id)
+        self.job = Job(file.volume.park, self._run, what="write_from", key=file.key, file=file.id)
 
     def _run(self) -> None:
         self._sender.op.carry(self._send)
@@ -497,14 +497,14 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     """Record the loss of uncommitted direct writes: a commit failed, or the backend is gone, so their stored state is
     unknown. Each handle reports it once; cached copies of them are read again. Later writes over them are not lost.
     """
-    ranges = file.native.direct_ranges()
+    ranges = file.direct_ranges()
     if not ranges:
         return
-    unreported = _without(file.native.direct_ranges(everything=False), file.native.local_ranges())
-    size, volume = file.native.size, file.volume
-    file.native.direct_reported(forget)
+    unreported = _without(file.direct_ranges(everything=False), file.local_ranges())
+    size, volume = file.size, file.volume
+    file.direct_reported(forget)
     for pos, length in ranges:
-        file.native.invalidate_remote(pos, pos + length)
+        file.invalidate_remote(pos, pos + length)
     lost = [
         LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
         for pos, length in unreported
@@ -515,7 +515,7 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
 
 def uncommitted(file: EngineFile) -> list[tuple[int, int]]:
     """Return (offset, length) of uncommitted direct writes without local data over them."""
-    return _without(file.native.direct_ranges(), file.native.local_ranges())
+    return _without(file.direct_ranges(), file.local_ranges())
 
 
 def _without(ranges: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -38,7 +38,7 @@ def find_data(file: EngineFile, offset: int, whence: int, query: Query) -> int:
     Raises:
         OSError: ENXIO: `offset` is not inside the file, or no data follows; otherwise an error of the backend.
     """
-    size = file.native.size
+    size = file.size
     found = size
     if 0 <= offset < size:
         found = (
@@ -52,7 +52,7 @@ def find_data(file: EngineFile, offset: int, whence: int, query: Query) -> int:
 
 def _next_data(file: EngineFile, at: int, size: int, query: Query) -> int:
     while at < size:
-        local, stop = file.native.direct_split(at, size)
+        local, stop = file.direct_split(at, size)
         if local > at:
             return at
         stored = _stored(file, at, query)
@@ -65,7 +65,7 @@ def _next_data(file: EngineFile, at: int, size: int, query: Query) -> int:
 def _next_hole(file: EngineFile, at: int, size: int, query: Query) -> int:
     page = int(file.volume.cache.config.page_size)
     while at < size:
-        local, _ = file.native.direct_split(at, size)
+        local, _ = file.direct_split(at, size)
         if local > at:
             at = min(-(-local // page) * page, size)
             continue
@@ -78,10 +78,10 @@ def _next_hole(file: EngineFile, at: int, size: int, query: Query) -> int:
 
 def _stored(file: EngineFile, at: int, query: Query) -> Extent:
     """Return the first data at or after `at` that is not local."""
-    remote = file.native.remote_size
+    remote = file.remote_size
     if at >= remote:
         return None
-    if file.native.staged() or file.dispute.base_lost or file.conflict is not None:
+    if file.staged_bytes() or file.dispute.base_lost or file.conflict is not None:
         return at, END
     if not hasattr(file.backend_file, "next_data"):
         return at, END

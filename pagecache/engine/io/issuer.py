@@ -209,7 +209,7 @@ def _refused(file: EngineFile, op: Op, answer: int) -> OSError:
 def commit(self: EngineFile, op: Op) -> None:
     """Make acknowledged bytes durable; the token is held, so no others are acknowledged during the call."""
     tails.settle(self)
-    if self.run_settling() or not self.native.commit_due():
+    if self.run_settling() or not self.commit_due():
         op.finish(False, True)  # nothing was committed; waiters ask again
         return
     _commit_named(self, op)
@@ -254,7 +254,7 @@ def _commit(self: EngineFile, op: Op) -> None:
         self.staging.send_again(op, backend_file)
         sending, called = False, True
         begun = self.versions.changes  # first: a direct write that begins after this changes the number
-        changes = None if self.native.direct_count() else begun
+        changes = None if self.direct_count() else begun
         version = None if op.stopped else op.send_commit(call)
         if version is not None and not isinstance(version, str):
             raise _impossible_version(self, version)

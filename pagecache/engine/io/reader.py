@@ -73,7 +73,7 @@ def read_aside(self: EngineFile, op: Op) -> None:
         OSError: of the backend, after the last retry. ShutdownError: the volume was aborted; the read goes on.
     """
     volume, since = self.volume, self.volume.reconnects
-    job = Job(volume.park, partial(_complete, self, op, None), what="read_into", key=self.key, file=self.native.id)
+    job = Job(volume.park, partial(_complete, self, op, None), what="read_into", key=self.key, file=self.id)
     volume.runner.submit(NAMES, job).wait(lambda: volume.check_alive(self.key, since))
 
 
@@ -115,11 +115,11 @@ def outlast_names(self: EngineFile) -> bool:
 
     def sleep() -> None:
         while True:
-            seq = self.native.event_seq()
+            seq = self.event_seq()
             self.volume.check_alive(self.key)
             if self.unnaming is not call:
                 return
-            self.volume.park.wait("inode", self.native.address, seq, SLICE)
+            self.volume.park.wait("inode", self.address, seq, SLICE)
 
     during(of_file(self, "the call that changes the name of the object"), sleep)
     return True
@@ -129,15 +129,15 @@ def _outlast_forgetting(file: EngineFile) -> None:
     """Wait until no commit or rollback runs: the backend may have forgotten bytes that the cache still asks for."""
 
     def runs() -> bool:
-        return file.forgetting or file.native.commit_running()
+        return file.forgetting or file.commit_running()
 
     def sleep() -> None:
         while True:
-            seq = file.native.event_seq()
+            seq = file.event_seq()
             if not runs():
                 return
             file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.native.address, seq, SLICE)
+            file.volume.park.wait("inode", file.address, seq, SLICE)
 
     if runs():
         during(of_file(file, "the commit or rollback that runs"), sleep)
@@ -146,7 +146,7 @@ def _outlast_forgetting(file: EngineFile) -> None:
 def refusal(file: EngineFile, op: Op, offset: int) -> str:
     """Return why the last result of a read of this operation is impossible."""
     rule = "did not answer with the number of bytes read"
-    size = file.native.remote_size
+    size = file.remote_size
     if type(op.answer) is int and op.answer >= 0:
         rule += f" (0 is for the end of the object, at {size})" if offset < size else ""
     return f"read_into({offset}, {op.length} bytes) {rule}: {returned(op.answer)}"
@@ -212,7 +212,7 @@ def _judge(
             raised = named(as_os_error(error, file.key), file.key)
             raise raised from (error.__cause__ if raised is error else error)
         raise OSError(errno.EIO, f"reading raised {text_of(error)}", file.key) from error
-    file.native.count_retry()
+    file.count_retry()
     what = f"read_into of {op.length} bytes at {op.offset} failed at try {attempts + 1}: {cause(error)}"
     volume.say(logging.DEBUG, "failed reads", what, f"it is made again in {decision.delay:.3g} s", file.key)
     return (attempts + 1, since), decision.delay

@@ -100,7 +100,7 @@ def _change(
         if change.leave():
             file.owe(step)
             publish(not durable)
-            file.native.set_uncommitted()  # so that a commit comes, which pays
+            file.set_uncommitted()  # so that a commit comes, which pays
         raise
 
 
@@ -123,12 +123,12 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
     size, check_open, tries = change
     _check_changeable(self, check_open)
     if tries is None or tries.deadline.at is None:
-        self.native.settle_fills(min(size, self.native.size))
+        self.settle_fills(min(size, self.size))
     else:
-        tries.outlast_fills(self, min(size, self.native.size))
+        tries.outlast_fills(self, min(size, self.size))
 
     def publish(uncommitted: bool) -> None:
-        self.native.truncate(size, uncommitted)
+        self.truncate_cached(size, uncommitted)
         self.staging.cut(size, END)
         if self.volume.mirror is not None:
             if size:
@@ -140,7 +140,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
             # The block with the new end may still wait, or have failed, as a whole.
             failures.follow(self, -(-size // page) * page, END)
 
-    with self.native.reserved(size):
+    with self.reserved(size):
         _change(self, op, Step("truncate", (size,)), publish, tries)
 
 
@@ -150,13 +150,13 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
     """
     extent, check_open = change
     _check_changeable(self, check_open)
-    start, end = extent[0], min(extent[1], self.native.remote_size)
+    start, end = extent[0], min(extent[1], self.remote_size)
     if start >= end:
         return
-    self.native.settle_fills(start, end)
+    self.settle_fills(start, end)
 
     def publish(uncommitted: bool) -> None:
-        self.native.punch(start, end, uncommitted)
+        self.punch_cached(start, end, uncommitted)
         self.staging.cut(start, end)
         extent[2] = end
         if uncommitted and hasattr(self.backend_file, "rollback"):
@@ -188,17 +188,17 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
             dropped.
     """
     start, end, lost, cut, forgotten = extent
-    self.native.cut_views(start, end, parts=True)  # first: it may need memory
-    if not forgotten and hasattr(self.backend_file, "rollback") and self.native.acknowledged(start, end):
+    self.detach_views(start, end, parts=True)  # first: it may need memory
+    if not forgotten and hasattr(self.backend_file, "rollback") and self.acknowledged(start, end):
         lost.extend(_drop_acknowledged(self, op, start, end))
     else:
         lost.extend(self.drop(start, end))
-    if cut and lost and self.native.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
+    if cut and lost and self.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
         _cut_tail(self, op)
 
 
 def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[LostRange]:
-    if file.native.close_gate():
+    if file.close_gate():
         direct.outlast(file)  # what they have stored would be forgotten, and acknowledged afterwards
     rollback = Rollback()
     change = _Change(file, rollback)
@@ -216,7 +216,7 @@ def _drop_acknowledged(file: EngineFile, op: Op, start: int, end: int) -> list[L
 
 def cut_views(self: EngineFile, op: Op, unused: None) -> None:
     """Detach writable views from the file; they keep a copy of their current content."""
-    self.native.cut_views()
+    self.detach_views()
 
 
 def _cut_tail(file: EngineFile, op: Op) -> None:
@@ -225,18 +225,18 @@ def _cut_tail(file: EngineFile, op: Op) -> None:
 
     The inode lock is not held, so the gate excludes direct writes: their stored bytes are acknowledged.
     """
-    file.native.close_gate()
+    file.close_gate()
     try:
         direct.outlast(file)
-        _cut_to(file, op, file.native.remote_size)
+        _cut_to(file, op, file.remote_size)
     except ShutdownError:
-        file.native.tail_left()  # an abort: the reconnect owes the cut to the next backend
+        file.tail_left()  # an abort: the reconnect owes the cut to the next backend
 
 
 def _cut_to(file: EngineFile, op: Op, size: int) -> None:
     def publish(uncommitted: bool) -> None:
         if uncommitted:
-            file.native.set_uncommitted(lowest=size)
+            file.set_uncommitted(lowest=size)
 
     try:
         _change(file, op, Step("truncate", (size,)), publish)
@@ -247,6 +247,6 @@ def _cut_to(file: EngineFile, op: Op, size: int) -> None:
         if _unsupported(error):
             next = "it may be stored"
         else:
-            file.native.tail_left()
+            file.tail_left()
         what = f"cutting the tail from {size} on, which was given up, failed: {cause(error)}"
         file.volume.say(logging.WARNING, "calls that are owed", what, next, file.key)

@@ -67,4 +67,4 @@ def during(reason: Reason, call: Callable[[], T]) -> T:
 
 def of_file(file: EngineFile, what: str, **more: Any) -> Reason:
     """Return a reason that concerns one file."""
-    return Reason(what, file.volume.native, key=file.key, file=file.native.id, **more)
+    return Reason(what, file.volume.native, key=file.key, file=file.id, **more)
