@@ -683,8 +683,8 @@ class EngineFile(NativeInode):
         """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""
         return self.sync_done(stamp) and not self.losing.locked()  # in this order
 
-    def losses_are(self, lost: list[LostRange]) -> None:
-        """Record a loss that was not requested, for the handles."""
+    def report_to_handles(self, lost: list[LostRange]) -> None:
+        """Report a loss that was not requested, to each handle."""
 
     def report_loss(self, lost: list[LostRange], why: str) -> None:
         """Report an unrequested loss, in the log and once per handle."""
@@ -695,7 +695,7 @@ class EngineFile(NativeInode):
         self.volume.say(
             logging.ERROR, "data that was given up", what, "each handle raises DataLossError once", self.key
         )
-        self.losses_are(lost)
+        self.report_to_handles(lost)
 
     def conflict_error(self) -> ConflictError:
         base, remote = self.conflict or (self.versions.base, self.dispute.remote)

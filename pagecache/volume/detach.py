@@ -343,7 +343,7 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
-        for handle in inode.open_ones():
+        for handle in inode.live_handles():
             handle._shut()
     volume.engine.native.close()
     with volume.inodes_lock:  # opens look at it under this lock

@@ -99,7 +99,7 @@ class Inode(EngineFile):
         """Record a loss. `seen`: the caller of discard got the list, so later handles do not report it."""
         if not lost:
             return
-        reported = min((handle._loss_cursor for handle in self.open_ones()), default=self.last_loss)
+        reported = min((handle._loss_cursor for handle in self.live_handles()), default=self.last_loss)
         self._losses = [loss for loss in self._losses if loss.seq > reported or not loss.seen]
         self.last_loss += 1
         self._losses.append(_Loss(self.last_loss, lost, seen))
@@ -109,19 +109,18 @@ class Inode(EngineFile):
         with self.owner.inodes_lock:
             self.record_loss(lost, seen=True)
 
-    def losses_are(self, lost: list[LostRange]) -> None:
-        """Record a loss that was not requested."""
+    def report_to_handles(self, lost: list[LostRange]) -> None:
         with self.owner.inodes_lock:
             self.record_loss(lost, seen=False)
 
     def replaced(self) -> None:
         """Record that the version of the open handles is gone; they never see another one."""
         with self.owner.inodes_lock:
-            handles = self.open_ones()
+            handles = self.live_handles()
         for handle in handles:
             handle._replace()
 
-    def open_ones(self) -> list[CachedFile]:
+    def live_handles(self) -> list[CachedFile]:
         """Return the open handles, oldest first."""
         return [handle for ref in self.open_handles.copy().values() if (handle := ref()) is not None]
 
@@ -273,11 +272,8 @@ class InodeTable(dict[Key, Inode]):
         self.add(inode)
 
     def of_file(self, file: EngineFile) -> Inode | None:
-        """Return the inode of a file of the engine."""
-        inode = self.objects.get(file.identity)
-        if inode is None:
-            inode = self.get(file.key)
-        return inode if inode is not None and inode is file else None
+        """Return a file of the engine if it is in the table."""
+        return file if isinstance(file, Inode) and self.knows(file) else None
 
     def found(self, key: Key, stat: ObjectStat | None) -> Inode | None:
         """Return the file of a name, to which the store says `stat`; None: nothing has the name."""

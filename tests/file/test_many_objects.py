@@ -187,7 +187,7 @@ def test_an_unreported_loss_keeps_an_object(make: Make, monkeypatch: Patch) -> N
     rig = make(objects(50))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    inode.losses_are([LostRange("o0", 0, 10, errno.EIO, "volume")])
+    inode.report_to_handles([LostRange("o0", 0, 10, errno.EIO, "volume")])
     walk_others = [f"o{k}" for k in range(1, 50)]
     for key in walk_others:
         visit(rig, key)

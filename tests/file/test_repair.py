@@ -314,7 +314,7 @@ def test_a_later_success_clears_nothing(rig: Rig, how: str) -> None:
     file.fsync()
 
 
-def test_two_losses_are_reported_together_or_one_by_one(rig: Rig) -> None:
+def test_two_report_to_handles_reported_together_or_one_by_one(rig: Rig) -> None:
     """The report covers all losses since the handle's last report. [2.16]"""
     early, late = rig.open("r+b"), rig.open("r+b")
     for offset in (0, PAGE):

@@ -424,7 +424,7 @@ def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that
         durable.judge(0, before[: SIZE + 50] + b"x")
 
 
-def test_losses_are_explained_where_something_went_past_the_cache() -> None:
+def test_report_to_handles_explained_where_something_went_past_the_cache() -> None:
     """A direct write explains them, also its part that failed; other calls do not. [I-22]"""
     file = File()
     direct = Write("write", "direct", 1, 1, 0, 7, 100, 50)
