@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import END, extension, ffi, fields, lib, ranges, read_counters, read_usage
+from .extension import END, TOKEN, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
@@ -69,9 +69,10 @@ class Events:
 class NativeInode:
     """One `struct pc_inode`, and the object whose methods C calls: fill, write, commit, room, ..."""
 
-    freed = True  # CORE has no such inode: its id may belong to another one by now
+    __slots__ = ("_i", "_volume", "address", "core", "freed", "id")
 
     def __init__(self, volume: NativeVolume, size: int, limits: dict[str, int]) -> None:
+        self.freed = True  # CORE has no such inode: its id may belong to another one
         self._volume = volume
         self.core = volume.cache.core
         out = ffi.new("struct pc_inode **")
@@ -333,11 +334,11 @@ class NativeInode:
         lib.pc_commit_start(self._i, stamp)
 
     def commit_due(self) -> bool:
-        """Return whether `user.commit` was entered for a commit, and not only for work under the token."""
+        """Return whether `self.commit` was entered for a commit, and not only for work under the token."""
         return bool(lib.pc_commit_due(self._i))
 
     def settle_start(self) -> None:
-        """Enter `user.commit` under the token, even with nothing to commit."""
+        """Enter `self.commit` under the token, even with nothing to commit."""
         lib.pc_settle_start(self._i)
 
     def uncommit(self) -> None:
@@ -458,16 +459,26 @@ class NativeInode:
 
     # calls with logical locks
     def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
-        """Call `user.<method>(op, argument)` with the locks `holds`, taken in order and released in any case."""
+        """Call `self.<method>(op, argument)` with the locks `holds`, taken in order and released in any case."""
         until = -1 if deadline is None else int(deadline * 1e9)
         extension.run(self.core, self.address, holds, until, method, argument)
 
+    def run_if_free(self, method: str, argument: object) -> bool:
+        """Call `self.<method>(op, argument)` under the token, from inside a call of the backend, too; False: the token
+        is not free.
+        """
+        try:
+            extension.run(self.core, self.address, TOKEN, 0, method, argument)
+        except TimeoutError:
+            return False
+        return True
+
     def run_owning(self, method: str, argument: object) -> None:
-        """Call `user.<method>(op, argument)`; locks that it takes are released in any case."""
+        """Call `self.<method>(op, argument)`; locks that it takes are released in any case."""
         extension.run_owning(self.core, self.address, method, argument)
 
     def run_both(self, other: NativeInode, method: str, argument: object, deadline: float | None = None) -> None:
-        """Call `user.<method>(op, (op of the other, argument))` with the tokens of both inodes, taken in a fixed
+        """Call `self.<method>(op, (op of the other, argument))` with the tokens of both inodes, taken in a fixed
         order.
         """
         until = -1 if deadline is None else int(deadline * 1e9)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.attempts import Attempts
 from ..engine.commit import remote
+from ..engine.gone import GoneFile
 from ..engine.io import barrier
 from ..engine.report.notices import cause, spans
 from ..errors import LostRange
@@ -299,8 +300,16 @@ def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
     if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
         inode.set_aside(abandoned=True)
-        inode.settle(partial(_drop, inode))
+        if not _dropped_here(inode):
+            inode.settle(partial(_drop, inode))
     destroy(volume, inode)
+
+
+def _dropped_here(inode: Inode) -> bool:
+    """Drop the local data of a removed file on this thread, if its token is free and no call of the backend is due."""
+    if hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile:
+        return False
+    return inode.run_if_free("holding", partial(_drop, inode))
 
 
 def _drop(inode: Inode) -> None:

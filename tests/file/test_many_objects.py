@@ -11,22 +11,25 @@ import errno
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, DataLossError, LostRange, ShutdownError
+from pagecache.backends import DirectoryBackend
 from pagecache.engine import flusher
 from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
+from pagecache.native import TOKEN
 from pagecache.volume import lifetimes, namespace, ticket
 from pagecache.volume.inode import Inode
 from pagecache.volume.keys import is_below
 
-from ..stores import RecordingBackend
+from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -476,6 +479,32 @@ def test_unsaved_bytes_of_a_removed_file_are_given_up_by_the_reconnect_after_its
     rig.volume.reconnect(rig.backend.successor())
     eventually(lambda: inode.freed and inode not in rig.volume.orphans)
     assert rig.cache.stats().dirty == 0
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_unsaved_bytes_of_a_removed_file_go_with_its_last_handle(tmp_path: Path, busy: bool) -> None:
+    """At once, unless another call has the file's token: then after that. [2.20]"""
+    entered, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go.wait(WAIT_LIMIT_S)
+
+    with attached(DirectoryBackend(tmp_path)) as volume:
+        file = volume.open("gone", "w+b")
+        file.pwrite(OLD, 0)
+        file.flush()
+        file.pwrite(b"dirty", PAGE)
+        inode = volume.inodes["gone"]
+        volume.remove("gone")
+        holder = Task(inode.run, TOKEN, "holding", hold) if busy else None
+        assert holder is None or entered.wait(WAIT_LIMIT_S)
+        file.close()
+        assert inode.freed is not busy
+        go.set()
+        eventually(lambda: inode.freed and inode not in volume.orphans)
+        assert holder is None or holder.result() is None
+        assert volume.stats().to_dict()["local"] == 0
 
 
 def test_a_file_is_freed_once_the_last_iteration_over_the_files_has_ended(make: Make) -> None:
