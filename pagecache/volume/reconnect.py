@@ -191,8 +191,8 @@ def open_late(inodes: Iterable[Inode]) -> None:
 
 
 def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -> None:
-    """Open a inode again if a commit of the old backend, which has returned by now, has stored a version since. The
-    token is held, on a thread of the volume, before any other call of the inode.
+    """Open a file again if a commit of the old backend, which has returned by now, has stored a version since. The
+    token is held, on a thread of the volume, before any other call of the file.
     """
     with volume.engine.keeper(), contextlib.suppress(ShutdownError):  # the next reconnect opens it
         if volume.late.get(inode) is not early:
@@ -433,13 +433,13 @@ def _is_base(inode: Inode, opened: Opened) -> bool:
     """Return whether the stored version is the base of a whole object, nothing of which is local. From any other one
     its handles read nothing.
     """
-    file, stored = inode, opened.stat.version
-    if stored == file.versions.base:
+    stored = opened.stat.version
+    if stored == inode.versions.base:
         return True
     if opened.ours:
-        file.versions.replace(stored)
+        inode.versions.replace(stored)
     else:
-        remote.changed(file, stored)
+        remote.changed(inode, stored)
     return bool(opened.ours)
 
 
@@ -448,15 +448,15 @@ def _settle_base(inode: Inode, opened: Opened) -> None:
     commit may begin. Only a commit of unknown result, or a rename, makes another version that is no foreign one. If
     the backend does not say, every version found after such a call counts as its own.
     """
-    file, stored = inode, opened.stat.version
-    same = stored == file.versions.base
-    if same and (opened.settled or not file.versions.stale):
-        file.versions.replace(stored, stale=False)
-    elif same or opened.ours or (file.versions.stale and opened.ours is not False):
+    stored = opened.stat.version
+    same = stored == inode.versions.base
+    if same and (opened.settled or not inode.versions.stale):
+        inode.versions.replace(stored, stale=False)
+    elif same or opened.ours or (inode.versions.stale and opened.ours is not False):
         inode.invalidate_remote(0, END)
-        file.versions.replace(stored)
+        inode.versions.replace(stored)
     else:
-        remote.replaced(file, stored)
+        remote.replaced(inode, stored)
 
 
 def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
@@ -503,8 +503,15 @@ def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
     if opened.quiet is not None and inode.versions.quiet() == opened.quiet:
-        with contextlib.suppress(ConflictError):  # raised by the next commit and the next open
+        try:
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
+        except ShutdownError:
+            raise  # the next reconnect compares
+        except ConflictError:
+            pass  # the next commit and the next open raise it
+        except OSError:  # the store does not answer: the next open compares
+            inode.invalidate_remote(0, END)
+            return
         if inode.versions.quiet() is not None:
             return
     if inode.dispute.base_lost:
