@@ -149,7 +149,7 @@ class EngineFile(NativeInode):
         self.read_into: Any = None
         self.write_from: Any = None
         self.bound_commit: Any = None
-        self.use(backend_file)
+        self.bind_calls()
 
     # Entered from C
     fill = reader.fill

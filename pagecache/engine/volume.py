@@ -468,10 +468,6 @@ class EngineVolume:
             self._tickets.append(ticket)
         self.cache.flusher.wake()
 
-    def has_tickets(self) -> bool:
-        with self._lock:
-            return bool(self._tickets)
-
     def poll_tickets(self) -> float:
         """Advance the tickets, in order. Never waits.
 

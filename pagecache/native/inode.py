@@ -377,10 +377,6 @@ class NativeInode:
     def local_ranges(self) -> list[tuple[int, int]]:
         return ranges(lib.pc_ranges_local, self._i)
 
-    def local_end(self) -> int:
-        """Return the end of the last local or staged byte; 0 when there is none."""
-        return max((pos + length for pos, length in self.local_ranges()), default=0)
-
     def failed_ranges(self) -> list[tuple[int, int]]:
         return ranges(lib.pc_ranges_failed, self._i)
 

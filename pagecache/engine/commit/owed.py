@@ -127,7 +127,7 @@ class Owed:
 
     def reads_wait(self) -> bool:
         """Return whether a debt changes the bytes of reads. `EngineFile.lock` is held."""
-        return any(not step.behind for step in self._steps)
+        return len(self._steps) > 0 and any(not step.behind for step in self._steps)
 
     def add(self, step: Debt) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""
