@@ -44,8 +44,8 @@ __all__ = [
     "withhold",
 ]
 
-OBJECT_BYTES = 10 << 10
-"""Memory of an inode with all that the engine keeps for it, in C and Python."""
+OBJECT_BYTES = 4 << 10
+"""Memory of an object without pages: an inode in C and Python, and its file of the backend."""
 HOLLOW_MIN, HOLLOW_PART = 4096, 64
 """Hollow objects that a cache keeps: a minimum, or one part in so many of its capacity."""
 PRUNED, PRUNED_BY_FLUSHER = 4, 256

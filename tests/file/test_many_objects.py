@@ -8,8 +8,10 @@ elsewhere.
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from pagecache.volume.keys import is_below
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -429,6 +431,24 @@ def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypa
     rig.volume.rename("a/other", "elsewhere")
     rig.volume.rename("plain", "a/plain")
     assert looked == []
+
+
+def test_an_idle_object_takes_no_more_memory_than_its_bound_counts(tmp_path: Path) -> None:
+    """A third of that is CORE's, which is not traced. [2.20]"""
+    for k in range(600):
+        (tmp_path / f"o{k}").touch()
+    tracemalloc.start()
+    try:
+        with attached(DirectoryBackend(tmp_path)) as volume:
+            for k in range(600):
+                if k == 100:
+                    before, _ = tracemalloc.get_traced_memory()
+                content_of(volume, f"o{k}")
+            gc.collect()
+            after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 500 < lifetimes.OBJECT_BYTES * 2 / 3
 
 
 OLD = pattern(4 * PAGE)
