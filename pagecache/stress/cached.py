@@ -23,7 +23,6 @@ from pagecache.config import parse_size
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.cached_tasks import Budget, CachedTasks, HeldView
-from pagecache.stress.directed import Hooked
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
@@ -157,18 +156,12 @@ class CachedTarget(Target):
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
-        top = self._stack()
+        self.faults = FaultyBackend(self.between(self.backend))
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(top, name="stress", mirror=mirror, **options)
+        self.volume: Volume = self.cache.attach(self.faults, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
-        self.faulting.begin(self.volume, self.faults, top)
-
-    def _stack(self) -> Backend:
-        """Build the layers that the cache gets: one that fails calls, and one that holds them."""
-        self.faults = FaultyBackend(self.between(self.backend))
-        self.hooked = Hooked(self.faults)
-        return self.hooked
+        self.faulting.begin(self.volume, self.faults)
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.
@@ -176,9 +169,9 @@ class CachedTarget(Target):
         Handles may still have to report the results of calls that were refused before.
         """
         self._refused_before = self.refused
-        top = self._stack()
-        self.volume.reconnect(top, fenced=fenced)
-        self.faulting.follow(self.faults, top)
+        self.faults = FaultyBackend(self.between(self.backend))
+        self.volume.reconnect(self.faults, fenced=fenced)
+        self.faulting.follow(self.faults)
 
     def resume(self) -> None:
         """Make a new cache over the stored objects, after the old cache was abandoned; with a new backend if
