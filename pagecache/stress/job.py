@@ -17,7 +17,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Forgetting, NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
-from pagecache.stress.hang import hangs, late, watchdog
+from pagecache.stress.hang import hangs, in_time, late, watchdog
 from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
@@ -228,41 +228,15 @@ class Run:
 
     def _in_time(self, call: Callable[[], T]) -> list[T]:
         """Return the result of a call in a list; an empty one: it hangs."""
-        came: list[T] = []
-        raised: list[BaseException] = []
-
-        def guarded() -> None:
-            try:
-                came.append(call())
-            except BaseException as error:
-                raised.append(error)
-
-        world = self.world
-        if not self._wait_for(guarded if world is None else partial(world.run, guarded), 3 * self.plan.patience):
-            return []
-        if raised:
-            raise raised[0]
-        return came
-
-    def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
-        """Return whether a call, which must not raise, returned within `seconds`."""
-        thread = threading.Thread(target=call, name="stress-rest", daemon=True)
-        thread.start()
-        thread.join(seconds)
-        return not thread.is_alive()
+        return in_time(call, 3 * self.plan.patience, "stress-rest", None if self.world is None else self.world.run)
 
     def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
         """Run clean-up calls as far as a broken target permits; return whether the last one finished."""
-        done: list[Callable[[], None]] = []
-
-        def trying(call: Callable[[], None]) -> None:
-            with contextlib.suppress(Exception):
-                call()
-                done.append(call)
-
         for call in calls:
-            self._wait_for(partial(trying, call), seconds)
-        return calls[-1] in done
+            done = False
+            with contextlib.suppress(Exception):
+                done = bool(in_time(call, seconds, "stress-rest"))
+        return done
 
     def _discard(self, target: Target) -> None:
         """Remove the files of the round."""
