@@ -111,7 +111,7 @@ class CachedTarget(Target):
         self._replacing = threading.Lock()
         self._names: set[str] = set()
         self.by_name = limits.commit_on_close
-        self._entered: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
+        self.entries: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
         self.others: Others | None = None
 
     # -- beginning and end
@@ -181,11 +181,6 @@ class CachedTarget(Target):
         self._given_up = False
         self._attach()
         self.calm()
-
-    @property
-    def durable_writes(self) -> bool:
-        """Return whether acknowledged writes survive a crash."""
-        return self.backend.limits.durable_writes
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
         key = self.key(number)
@@ -258,7 +253,7 @@ class CachedTarget(Target):
     def give_up(self) -> None:
         self.volume.abort()
         handles = [handle for ways in self.files for several in ways.values() for handle in several]
-        for handle in (*handles, *self._entered):
+        for handle in (*handles, *self.entries):
             with contextlib.suppress(OSError):
                 handle.abandon()
         self.cache.close(timeout=1.0, on_failed="discard")
@@ -409,15 +404,11 @@ class CachedTarget(Target):
 
     def entered(self, handle: CachedFile, before: int | None) -> CachedFile:
         """Register a handle on a shared name, and return it; `before`: `quiet` before the open."""
-        self._entered[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
+        self.entries[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
         return handle
 
     def has_compared(self, handle: CachedFile | aio.AsyncCachedFile) -> bool:
-        return self._entered.get(handle._file if isinstance(handle, aio.AsyncCachedFile) else handle, False)
-
-    def left(self, handle: CachedFile) -> None:
-        """Remove a handle that is closed now."""
-        self._entered.pop(handle, None)
+        return self.entries.get(handle._file if isinstance(handle, aio.AsyncCachedFile) else handle, False)
 
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
         assert self.others is not None
@@ -457,7 +448,7 @@ class CachedTarget(Target):
     def act(self, handle: CachedFile | aio.AsyncCachedFile, call: str, *arguments: object) -> object:
         file = handle._file if isinstance(handle, aio.AsyncCachedFile) else handle  # at rest there is no loop
         if call == "close":
-            self.left(file)
+            self.entries.pop(file, None)
         return getattr(file, call)(*arguments)
 
     def look(self, name: str) -> bytes | None:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
-__all__ = ["Ending", "Outcome", "execute", "live", "plan_of", "read_replay", "write_replay"]
+__all__ = ["Ending", "Outcome", "execute", "live", "read_replay", "write_replay"]
 
 STEM = "pagecache-stress-{}-{}"
 WIDE = 110  # columns of a replay
@@ -41,22 +41,12 @@ STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patie
 WINDS = 1.0  # seconds between two resets of the timer for that
 
 
-def plan_of(options: dict[str, Any]) -> Plan:
-    """Return the plan for the given options; None means the plan's default.
-
-    Raises:
-        ValueError: names the option that is out of range.
-    """
-    return Plan(**{name: value for name, value in options.items() if value is not None})
-
-
-def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
-    """Return plan and target of a replay file. Of `options`, only the duration may be set.
+def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
+    """Return plan and target of a replay file. Of the options of a plan, only the duration may be given.
 
     Raises:
         ValueError: it is no replay file, or an option is set that the file decides.
     """
-    given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given.keys() - {"duration"}:
         raise ValueError(f"--{name}: with --replay it is the file's: edit {path}")
     try:

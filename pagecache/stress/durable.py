@@ -108,17 +108,12 @@ class Durable:
         with self._lock:
             names = {} if file is not None else {name: _settled(found) for name, found in self._names.items()}
         saved = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models]
-        try:
-            yield
-            for at, observation in enumerate(saved):
-                number = self.models.index(observation.model)
-                with self._lock:
-                    if observation.begun > self._observations[number].begun:
-                        saved[at], self._observations[number] = self._observations[number], observation
-        finally:
-            for observation in saved:
-                observation.returned()
+        yield
         with self._lock:
+            for observation in saved:
+                number = self.models.index(observation.model)
+                if observation.begun > self._observations[number].begun:
+                    self._observations[number] = observation
             for name, number in names.items():
                 found = self._names[name]
                 # A name that was replaced or removed in the meantime may have lost its bytes, and come back without
@@ -212,11 +207,6 @@ class Durable:
         observation.model.strand()
         observation.returned()
         return observation
-
-    def end(self) -> None:
-        """Close the observations that the checks use."""
-        for observation in self._observations:
-            observation.returned()
 
 
 def _settled(found: Name) -> int:

@@ -361,7 +361,7 @@ def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
         return unpicklable(made_from) if named else "the store ends with its process"
     if target.faulting.repairing:
         return f"the faults of {plan.faults!r} are repaired by reconnecting, too"
-    if named and target.durable_writes:
+    if named and target.backend.limits.durable_writes:
         return "durable_writes: the backend promises that acknowledged bytes survive"
     return ""
 

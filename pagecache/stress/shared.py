@@ -313,7 +313,6 @@ class Shared:
             elif model is not None:
                 self.names.settle(name, frozenset({model.number}))
                 self._settle(model, f"{name}, {when},", got)
-        sight.end()
         for place, grip in list(self.grips.items()):
             try:
                 got = self._told(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
@@ -376,7 +375,6 @@ class Shared:
             model = self.check_found(name, got, sight.of(name), what)
             if got is not None and model is not None:
                 verdict(self._observed(model, what), got)
-        sight.end()
 
     def drop(self) -> None:
         """Drop the cached bytes of all objects that have a name. Nothing runs."""
@@ -390,7 +388,6 @@ class Shared:
         """Drop the models of objects without a name and a handle. Nothing runs."""
         sight = Sight(self.names)
         living = {value for name in self.names for value in sight.of(name)}
-        sight.end()
         living |= {grip.model.number for grip in self.grips.values()}
         self.models = {number: model for number, model in self.models.items() if number in living}
         self.bare.intersection_update(living)

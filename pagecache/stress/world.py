@@ -73,9 +73,9 @@ class Activity:
     moved: float = 0.0
 
 
-def where(activity: Activity) -> str:
+def where(activity: Activity | None) -> str:
     """Describe the range of an operation."""
-    if activity.file is None:
+    if activity is None or activity.file is None:
         return ""
     way = f" ({activity.operation.way})" if activity.operation.way else ""
     return f", file {activity.file} [{activity.start}, {activity.end}){way},"
@@ -254,11 +254,7 @@ class World:
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
-            what = (
-                f"{kind} of {worker_name(worker)}"
-                if activity is None
-                else f"{kind} of {worker_name(worker)}{where(activity)}"
-            )
+            what = f"{kind} of {worker_name(worker)}{where(activity)}"
             hint = self.target.hints.get(error.errno or 0)
             hint = ("" if hint is None else f"\n  {hint}") + self.shared.story_of(error)
             raised = f"{type(error).__name__}: {error}{place(error)}"
@@ -301,14 +297,10 @@ class World:
             model = models.get(lost.key)
             if (model is not None and model.loose) or (self.target.explained and self.shared.lost(lost)):
                 continue
-            if (
-                not self.target.explained
-                or model is None
-                or not model.went_past(lost.offset, lost.offset + lost.length)
-            ):
-                raise Broken(
-                    f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}", "error"
-                ) from error
+            past = model is not None and model.went_past(lost.offset, lost.offset + lost.length)
+            if not (self.target.explained and past):
+                what = f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}"
+                raise Broken(what, "error") from error
 
     def judge(self, observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> None:
         """Judge the bytes of an observation; if the state is not yet known, keep a doubt for later."""

@@ -282,10 +282,10 @@ def test_an_invalid_replay_is_named_with_its_file(tmp_path: Path, content: str, 
 def test_options_beside_a_replay_are_refused_but_for_the_duration(tmp_path: Path) -> None:
     replay = tmp_path / "r.json"
     replay.write_text(json.dumps({"version": 1, "plan": plan().to_dict()}), encoding="utf-8")
-    asked, _target = read_replay(replay, {"duration": "7s", "threads": None})
+    asked, _target = read_replay(replay, duration="7s")
     assert (asked.duration, asked.threads) == (7.0, 2)
     with pytest.raises(ValueError, match="--threads: with --replay it is the file's"):
-        read_replay(replay, {"threads": 5})
+        read_replay(replay, threads=5)
 
 
 def test_times_have_units_everywhere_and_are_above_0() -> None:
