@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.status import Status
@@ -225,27 +225,28 @@ class Outcome:
         shrunk: the smallest failing script, if the shrinker was requested and succeeded.
     """
 
-    def __init__(self, report: Report, err: TextIO | None = None) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
         self.shrunk: Shrunk | None = None
-        self._err = err if err is not None else sys.stderr
 
     def save(self) -> None:
         """Write the replay and print its path, first of all: later steps may be interrupted."""
-        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=self._err)
+        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=sys.stderr)
         if self.report.replay["target"] not in (None, "memory:"):
             begin = f"'{stem(self.report)}'"
-            print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=self._err)
+            print(
+                f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=sys.stderr
+            )
 
     def shrink(self, target: str | None, seconds: float) -> None:
         """Shrink the failure, with a line of progress, and write the result."""
         try:
-            with Status("shrinking", console=Console(file=self._err, highlight=False)) as status:
+            with Status("shrinking", console=Console(file=sys.stderr, highlight=False)) as status:
                 self.shrunk = shrink(self.report, target, seconds=seconds, progress=status.update)
         except NotFailing as error:
-            print(f"not shrunk: {error}", file=self._err)
+            print(f"not shrunk: {error}", file=sys.stderr)
             return
-        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=self._err)
+        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=sys.stderr)
 
     def text(self, *, verbose: bool = False) -> str:
         """Return the text for a person: one line for a run without a finding, unless `verbose`."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,25 +43,19 @@ class Crossing:
         Raises:
             Broken: an observation is impossible.
         """
-        kind, alone = operation.kind, operation.kind == "name_settle" and self._world.target.withholds
+        kind, grip = operation.kind, self._shared.grips.get(self._place(operation))
+        start, end = self._range(operation, grip)
+        held = kind.startswith("held_") and grip is not None
+        self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
         try:
-            while not self._shared.may_run(self._worker, alone=alone):
-                yield ("pause",)
-            grip = self._shared.grips.get(self._place(operation))
-            start, end = self._range(operation, grip)
-            held = kind.startswith("held_") and grip is not None
-            self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
-            try:
-                if kind == "held_close":
-                    yield from self._close(operation, self._place(operation))
-                elif not kind.startswith("held_"):
-                    yield from getattr(self, f"_{kind}")(operation)
-                elif (grip := (yield from self._grip(operation))) is not None:
-                    yield from getattr(self, f"_{kind}")(operation, grip)
-            finally:
-                self._world.leave(self._worker)
+            if kind == "held_close":
+                yield from self._close(operation, self._place(operation))
+            elif not kind.startswith("held_"):
+                yield from getattr(self, f"_{kind}")(operation)
+            elif (grip := (yield from self._grip(operation))) is not None:
+                yield from getattr(self, f"_{kind}")(operation, grip)
         finally:
-            self._shared.has_run(self._worker)
+            self._world.leave(self._worker)
 
     def _place(self, operation: Operation) -> tuple[int, int]:
         return self._worker, operation.extra % SLOTS
@@ -291,25 +284,11 @@ class Crossing:
             return self._world.idle(self._worker, operation.kind)
         yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
 
-    def _name_settle(self, operation: Operation) -> Step:
-        """Give up what is unsaved over versions of another program [2.19]. No other operation on shared names runs: a
-        call that began by a handle of the old version could reach the new one.
-        """
-        if not self._world.target.withholds:
-            return self._world.idle(self._worker, operation.kind)
-        self._shared.end_contested()
-        for name in NAMES:
-            yield from self._steps.calling(operation.kind, ("settle", name))
-
     # -- handles
 
     def _close(self, operation: Operation, place: tuple[int, int]) -> Step:
         grip = self._shared.grips.pop(place, None)
         if grip is None:
-            return
-        if grip.ended:
-            with suppress(OSError):  # it reports what was given up
-                yield ("act", grip.handle, "close")
             return
         activity = self._world.active[self._worker]
         file, activity.file = activity.file, grip.model.number
@@ -319,7 +298,7 @@ class Crossing:
     def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
         """Return the handle of the slot, opened if there is none."""
         grip = self._shared.grips.get(self._place(operation))
-        if grip is None or grip.ended:
+        if grip is None:
             grip = yield from self._enter(operation)
         if grip is not None:
             self._world.active[self._worker].file = grip.model.number

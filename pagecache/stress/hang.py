@@ -18,19 +18,17 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 from pagecache import PageCache
 from pagecache.stress.history import Broken
 from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
+from pagecache.target import Hung, within
 
-__all__ = ["Hang", "beside", "hangs", "in_time", "late", "overdue", "stacks", "watchdog"]
-
-T = TypeVar("T")
+__all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
@@ -132,33 +130,12 @@ class Hang:
 def checked(cache: PageCache) -> str:
     """Return the finding of `PageCache.check` in a line; "" if it does not return."""
     try:
-        in_time(cache.check, CHECK, "stress-check")
+        within(CHECK, cache.check, "stress-check")
     except AssertionError as error:
         return str(error).partition("\n")[0]
+    except Hung:
+        pass
     return ""
-
-
-def in_time(
-    call: Callable[[], T], seconds: float, name: str, run: Callable[[Callable[[], None]], None] | None = None
-) -> list[T]:
-    """Return the result of a call in a list; an empty one: it does not return within `seconds`. `run`: makes it."""
-    came: list[T] = []
-    raised: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            came.append(call())
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=guarded if run is None else partial(run, guarded), name=name, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        return []
-    if raised:
-        raise raised[0]
-    return came
 
 
 def said(wait: dict[str, Any]) -> str:

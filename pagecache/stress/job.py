@@ -17,7 +17,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Forgetting, NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
-from pagecache.stress.hang import hangs, in_time, late, watchdog
+from pagecache.stress.hang import hangs, late, watchdog
 from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
@@ -29,6 +29,7 @@ from pagecache.stress.report import Report, exercised, narrative
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
+from pagecache.target import Hung, within
 
 __all__ = ["Run", "run"]
 
@@ -132,10 +133,10 @@ class Run:
 
     def _round(self) -> Broken | None:
         self._players, self._pressed, self._latest, self._remarks = None, "", None, []
-        made = self._in_time(partial(self._make, self.plan, self.number))
-        if not made:
+        try:
+            target = self._in_time(partial(self._make, self.plan, self.number))
+        except Hung:
             return late("what makes the backend does not return")
-        (target,) = made
         world = self.world = World(self.plan, target, self.number)
         try:
             self.name, self._made = target.name, True
@@ -226,16 +227,17 @@ class Run:
         elif script is not None:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
-    def _in_time(self, call: Callable[[], T]) -> list[T]:
-        """Return the result of a call in a list; an empty one: it hangs."""
-        return in_time(call, 3 * self.plan.patience, "stress-rest", None if self.world is None else self.world.run)
+    def _in_time(self, call: Callable[[], T]) -> T:
+        """Return the result of a call. Raises: Hung: it hangs."""
+        return within(3 * self.plan.patience, call, "stress-rest", None if self.world is None else self.world.run)
 
     def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
         """Run clean-up calls as far as a broken target permits; return whether the last one finished."""
         for call in calls:
             done = False
             with contextlib.suppress(Exception):
-                done = bool(in_time(call, seconds, "stress-rest"))
+                within(seconds, call, "stress-rest")
+                done = True
         return done
 
     def _discard(self, target: Target) -> None:
@@ -272,8 +274,9 @@ class Run:
             UnusableTarget: the call raised it.
         """
         try:
-            if not self._in_time(call):
-                world.fail(hangs(world, [f"{what} does not end"]))
+            self._in_time(call)
+        except Hung:
+            world.fail(hangs(world, [f"{what} does not end"]))
         except UnusableTarget:
             raise
         except Broken as error:

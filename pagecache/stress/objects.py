@@ -35,13 +35,13 @@ KEYS: tuple[Callable[[str], Key], ...] = (
 """Forms of keys that a backend may want; the first accepted one is used."""
 
 
-def insisting(call: Callable[[], T]) -> T:
-    """Return the result of a call; retry while the error is marked as repeatable, or its errno is."""
+def insisting(call: Callable[[], T], passes: Callable[[OSError], bool] = is_transient) -> T:
+    """Return the result of a call; retry while its error is one that passes."""
     for _ in range(TRIES):
         try:
             return call()
         except OSError as error:
-            if not is_transient(error):
+            if not passes(error):
                 raise
     return call()
 

@@ -14,7 +14,7 @@ import errno
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,7 +46,6 @@ class Grip:
     handle: Any
     model: Model
     way: str
-    ended: bool = False  # unsaved bytes were given up to another program: the handle may show its version now
 
 
 def name_beside(number: int) -> str:
@@ -70,8 +69,6 @@ class Shared:
         self._wrote: dict[int, float] = {}  # object -> begin of its last write by a handle that stays open
         self._changed: dict[int, float] = {}  # object -> begin of its last change
         self._saved: dict[int, float] = {}  # object -> begin of its last save
-        self._running: set[int] = set()  # workers in an operation
-        self._alone: int | None = None  # the worker that runs alone, or is about to
         self._lock = threading.Lock()
 
     @property
@@ -190,35 +187,9 @@ class Shared:
             return ""
         return over.name if self.names.is_foreign_since(over.name, over.ended) else ""
 
-    def may_run(self, worker: int, *, alone: bool) -> bool:
-        """Begin an operation; False: not yet. `alone`: no other runs meanwhile."""
-        with self._lock:
-            if self._alone not in (None, worker):
-                return False
-            if alone:
-                self._alone = worker
-                return not self._running
-            self._running.add(worker)
-            return True
-
-    def has_run(self, worker: int) -> None:
-        """End an operation."""
-        with self._lock:
-            self._running.discard(worker)
-            if self._alone == worker:
-                self._alone = None
-
-    def end_contested(self) -> None:
-        """End the handles of objects that may be in conflict: unsaved bytes are given up next. No operation runs."""
-        contested = self.contested()
-        for place, grip in list(self.grips.items()):
-            if grip.model.number in contested:
-                self.grips[place] = replace(grip, ended=True)
-
     def settle(self) -> None:
         """Give up what is unsaved over versions of another program, and close its handles. Nothing runs or fails."""
-        self.end_contested()
-        target = self._world.target
+        contested, target = self.contested(), self._world.target
         for left in reversed(range(SETTLES if target.withholds and "others" in target.ways else 0)):
             for name in self.names:
                 self._world.insisting(partial(target.settle, name))
@@ -229,7 +200,7 @@ class Shared:
                 if not left:
                     raise
         for place, grip in list(self.grips.items()):
-            if grip.ended:
+            if grip.model.number in contested:  # it may show the version of another program now
                 del self.grips[place]
                 with suppress(OSError):
                     target.act(grip.handle, "close")

@@ -15,7 +15,8 @@ behind them do: errors are OSError, with `characters_written` after a partial wr
     replace     replace the stored object so, while some local data exists; on return the conflict is settled
     lose        discard local data of a range, or of all from an offset on; returns the lost (offset, length)
     publish, rename, remove, look           a worker's own objects; with `hold` the content of a handle opened before
-    enter, act, link, put, settle           shared names; `act` calls a method of a handle, `put` is another program's
+    enter, act, link, symlink               shared names; `act` calls a method of a handle
+    elsewhere                               a change of a shared name by another program
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from pagecache.errors import DataLossError
 from pagecache.stress.content import made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
+from pagecache.stress.objects import insisting
 from pagecache.stress.oracle import Doubt, Observation, settled, verdict, worker_name
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, PROFILES, Operation
@@ -28,7 +29,6 @@ from pagecache.target import place
 __all__ = ["CRASH", "SYNCS", "Activity", "Halted", "World", "described"]
 
 T = TypeVar("T")
-TRIES = 100
 PINNING = {"view", "store", "copy", "replace"}  # kinds that hold views: memory that the cache cannot free
 REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an earlier end than the known one
 # No fault of a backend explains them.
@@ -393,13 +393,7 @@ class World:
 
     def insisting(self, call: Callable[[], T]) -> T:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
-        for _ in range(TRIES):
-            try:
-                return call()
-            except OSError as error:
-                if error.errno not in self.target.refused:
-                    raise
-        return call()
+        return insisting(call, lambda error: error.errno in self.target.refused)
 
     def _whole(self, model: Model) -> int:
         """Return an offset past the end: concurrent appends may have gone further than any of them alone would."""

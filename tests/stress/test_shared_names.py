@@ -378,7 +378,7 @@ def asking_nothing() -> Factory:
 @pytest.mark.parametrize(
     ("make", "mix", "left_out"),
     [
-        (None, ("links",), {"name_settle"}),
+        (None, ("links",), set()),
         (whole_objects, (), {"name_move", "name_drop"}),
         (asking_nothing, (), {"name_move", "name_drop"}),
     ],
@@ -549,29 +549,6 @@ def test_an_open_compares_unless_the_cache_changes_the_object(whole: World) -> N
     for handle in (first, again):
         target.act(handle, "close")
     target.remove("shared0")
-
-
-def test_unsaved_bytes_are_given_up_while_no_handle_is_used(whole: World) -> None:
-    """A call that began on the old version could reach the new one. The handles of the old version end."""
-    model, other = put_over(whole)
-    whole.shared.grips[1, 0], whole.shared.grips[2, 0] = Grip("old", model, ""), Grip("new", other, "")
-    reading = Steps(whole, 1).conduct(Operation("held_read", 0, length=1))
-    assert next(reading)[1] == "old"
-    settling = Steps(whole, 2).conduct(Operation("name_settle", 0))
-    assert next(settling) == ("pause",)
-    later = Steps(whole, 3).conduct(Operation("name_open", 0))
-    assert next(later) == ("pause",)
-    reading.close()
-    assert next(settling) == ("settle", "shared0")
-    assert next(later) == ("pause",)
-    assert {grip.handle: grip.ended for grip in whole.shared.grips.values()} == {"old": True, "new": False}
-    settling.close()
-    assert next(later)[0] == "enter"
-    later.close()
-    again = Steps(whole, 1).conduct(Operation("held_read", 0, length=1))
-    assert next(again) == ("act", "old", "close")
-    again.close()
-    ended(whole)
 
 
 def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(whole: World) -> None:
