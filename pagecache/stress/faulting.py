@@ -35,7 +35,7 @@ from pagecache import Event, RetryPolicy, Volume
 from pagecache.errors import Key
 from pagecache.native import operations
 from pagecache.stress.history import Broken
-from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from pagecache.stress.plan import Plan
 
 __all__ = ["Faulting"]
-
-Faulty = FaultyBackend | AsyncFaultyBackend
 
 CHECK_S = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
@@ -96,13 +94,13 @@ class Faulting:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, volume: Volume, backend: Faulty) -> None:
+    def begin(self, volume: Volume, backend: FaultyBackend) -> None:
         """Start to fail calls of a volume's backend."""
         self._volume, self._backend = volume, backend
         volume.cache.subscribe(self._heard)
         self.stir()
 
-    def follow(self, backend: Faulty) -> None:
+    def follow(self, backend: FaultyBackend) -> None:
         """Change to another backend of the volume, which does not fail yet."""
         self._backend = backend
 

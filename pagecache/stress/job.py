@@ -115,21 +115,15 @@ class Run:
 
     def run(self) -> Report:
         """Run rounds until a failure is found or the time is over."""
+        end, last = time.monotonic() + self.plan.duration, self.plan.first_round + self.plan.rounds
         try:
-            return self._rounds()
+            while (failure := self._round()) is None:
+                self.number += 1
+                if time.monotonic() >= end or (self.plan.rounds and self.number >= last):
+                    break
         except KeyboardInterrupt:
             raise KeyboardInterrupt(LEFT if self._made else NOTHING) from None
-
-    def _rounds(self) -> Report:
-        end = time.monotonic() + self.plan.duration
-        last = self.plan.first_round + self.plan.rounds if self.plan.rounds else None
-        while True:
-            failure = self._round()
-            if failure is not None:
-                return self._report(failure)
-            self.number += 1
-            if time.monotonic() >= end or (last is not None and self.number >= last):
-                return self._report(None)
+        return self._report(failure)
 
     def _round(self) -> Broken | None:
         self._players, self._pressed, self._latest, self._remarks = None, "", None, []
@@ -284,9 +278,7 @@ class Run:
         except AssertionError as error:
             world.fail(Broken(f"{what}: {error}", "check"))
         except Exception as error:
-            hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-            text = described(error)
-            world.fail(Broken(f"{what}: {text}" + (f"\n  {hint}" if hint else ""), "error"))
+            world.fail(Broken(f"{what}: {described(error)}{world.target.hint(error)}", "error"))
         if world.failures:
             raise Failed
 
@@ -300,37 +292,26 @@ class Run:
             return None
         return replace(self._players.script(planned=self._crashes()), pressed=self._pressed)
 
-    def replay(self, failure: Broken | None) -> dict[str, Any]:
-        """Return a replay file that repeats the run from the failed round on."""
-        plan = self.plan.to_dict()
-        if failure is not None:
-            plan |= {"first_round": self.number, "rounds": 1}
-        return {"version": 1, "plan": plan, "target": name_of(self.target)}
-
-    def _happened(self, failure: Broken | None) -> tuple[str, ...]:
-        """Return the operations around a failure: from the process that found it, or from this one."""
-        if failure is None or self._latest is None:
-            return ()
-        return failure.happened if failure.happened is not None else narrative(self._latest, failure)
-
     def _report(self, failure: Broken | None) -> Report:
+        """Return the report. Its replay repeats the run from the failed round on."""
+        plan = self.plan.to_dict()
+        fields: dict[str, Any] = {
+            "replay": {"version": 1, "plan": plan, "target": name_of(self.target)},
+            "counters": dict(sorted(self.counters.items())),
+            "kinds": dict(self.kinds.most_common()),
+            "skipped": self.skipped,
+        }
         if failure is None:
-            story = exercised(self.counters, self.kinds, self.name, self.skipped)
-        else:
-            story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
-            story += "".join(f"\nremark: {remark}" for remark in self._remarks)
-        return Report(
-            ok=failure is None,
-            story=story,
-            replay=self.replay(failure),
-            counters=dict(sorted(self.counters.items())),
-            kinds=dict(self.kinds.most_common()),
-            skipped=self.skipped,
-            kind="" if failure is None else failure.kind,
-            hung=failure is not None and failure.kind == "hang",
-            steps=self._happened(failure),
-            hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
-        )
+            return Report(ok=True, story=exercised(self.counters, self.kinds, self.name, self.skipped), **fields)
+        plan |= {"first_round": self.number, "rounds": 1}
+        story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
+        story += "".join(f"\nremark: {remark}" for remark in self._remarks)
+        steps = failure.happened  # in the process that found it
+        if steps is None:
+            steps = () if self._latest is None else narrative(self._latest, failure)
+        hang = {} if failure.hang is None else failure.hang.to_dict()
+        fields |= {"kind": failure.kind, "hung": failure.kind == "hang", "steps": steps, "hang": hang}
+        return Report(ok=False, story=story, **fields)
 
 
 # Options that the target cannot serve: a run that silently skipped them would be green without a test. The plan itself

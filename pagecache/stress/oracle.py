@@ -29,7 +29,7 @@ from itertools import pairwise
 from pagecache.stress.content import decode
 from pagecache.stress.history import FOREVER, RUNNING, Broken, Candidates, Model, Piece, Write
 
-__all__ = ["Doubt", "Observation", "copied", "describe_finding", "explain", "settled", "verdict", "worker_name"]
+__all__ = ["Doubt", "Observation", "at_rest", "copied", "settle", "settled", "verdict", "worker_name"]
 
 SHOWN = 4  # ranges, and writes, in one story
 VALUES = 16  # bytes of a range whose values are shown
@@ -287,6 +287,22 @@ def settled(observation: Observation, got: bytes, *, store: bool = False) -> lis
         wild = next((write for write in found if write.wild), None)
         pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]
     return pieces
+
+
+def at_rest(model: Model, what: str) -> Observation:
+    """Return an observation of a whole file, made while nothing runs."""
+    observation = Observation(model, 0, FOREVER, 0, what)
+    observation.returned()
+    return observation
+
+
+def settle(model: Model, what: str, got: bytes) -> None:
+    """Check the content of a file while nothing runs, and fix it.
+
+    Raises:
+        Broken: a byte has an impossible value.
+    """
+    model.settle(settled(at_rest(model, what), got), len(got))
 
 
 def copied(observation: Observation, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:

@@ -22,7 +22,7 @@ from pagecache.errors import ConflictError, DataLossError, LostRange
 from pagecache.stress.bindings import Binding, Names, Sight, Value, described
 from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
-from pagecache.stress.oracle import Observation, settled, verdict
+from pagecache.stress.oracle import at_rest, settle, verdict
 from pagecache.stress.profiles import CROSSING, KINDS, shared_names
 from pagecache.stress.targets import READ_ALL
 
@@ -283,7 +283,7 @@ class Shared:
                 self.names.settle(name, frozenset({None}))
             elif model is not None:
                 self.names.settle(name, frozenset({model.number}))
-                self._settle(model, f"{name}, {when},", got)
+                settle(model, f"{name}, {when},", got)
         for place, grip in list(self.grips.items()):
             try:
                 got = self._told(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
@@ -294,7 +294,7 @@ class Shared:
                     world.target.act(grip.handle, "close")
                 del self.grips[place]
             else:
-                self._settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
+                settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
 
     def _told(self, call: Callable[[], T]) -> T:
         """Return the result of a call, which may report a loss before."""
@@ -323,15 +323,6 @@ class Shared:
         key, keys = error.filename, {self._world.target.key(name): name for name in self.names}
         return self.names.story(keys[key]) if self.used and key in keys else ""
 
-    def _settle(self, model: Model, what: str, got: bytes) -> None:
-        observation = self._observed(model, what)
-        model.settle(settled(observation, got), len(got))
-
-    def _observed(self, model: Model, what: str) -> Observation:
-        observation = Observation(model, 0, max(READ_ALL, model.largest()), 0, what)
-        observation.returned()
-        return observation
-
     def stored(self, what: str) -> None:
         """Check that the store has the objects and bytes that `agree` found. Nothing runs.
 
@@ -345,7 +336,7 @@ class Shared:
             got = self._world.target.store(name)
             model = self.check_found(name, got, sight.of(name), what)
             if got is not None and model is not None:
-                verdict(self._observed(model, what), got)
+                verdict(at_rest(model, what), got)
 
     def drop(self) -> None:
         """Drop the cached bytes of all objects that have a name. Nothing runs."""

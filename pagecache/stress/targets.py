@@ -177,6 +177,11 @@ class Target(FileVerbs):
     def refused(self) -> frozenset[int]:
         return frozenset()
 
+    def hint(self, error: BaseException) -> str:
+        """Return a line that helps to understand an unexplained error; "": there is none."""
+        known = self.hints.get(error.errno or 0) if isinstance(error, OSError) else None
+        return "" if known is None else f"\n  {known}"
+
     def may_conflict(self) -> None:
         """Record that an object was made under a name under which the store may have another one: a commit of it may be
         refused.

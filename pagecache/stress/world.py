@@ -19,7 +19,7 @@ from pagecache.stress.content import made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
 from pagecache.stress.objects import insisting
-from pagecache.stress.oracle import Doubt, Observation, settled, verdict, worker_name
+from pagecache.stress.oracle import Doubt, Observation, at_rest, settle, verdict, worker_name
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, PROFILES, Operation
 from pagecache.stress.shared import Shared
@@ -255,8 +255,7 @@ class World:
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
             what = f"{kind} of {worker_name(worker)}{where(activity)}"
-            hint = self.target.hints.get(error.errno or 0)
-            hint = ("" if hint is None else f"\n  {hint}") + self.shared.story_of(error)
+            hint = self.target.hint(error) + self.shared.story_of(error)
             raised = f"{type(error).__name__}: {error}{place(error)}"
             raise Broken(f"{what} raised {raised}{hint}", "error") from error
         self.count(f"{kind}: {name}")
@@ -395,25 +394,15 @@ class World:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
         return insisting(call, lambda error: error.errno in self.target.refused)
 
-    def _whole(self, model: Model) -> int:
-        """Return an offset past the end: concurrent appends may have gone further than any of them alone would."""
-        return max(self.reach * 2, model.largest())
-
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
-            observation = Observation(model, 0, self._whole(model), 0, f"{name}, {when},")
-            got = self.insisting(read)
-            observation.returned()
-            pieces = settled(observation, got)
-            model.settle(pieces, len(got))
+            settle(model, f"{name}, {when},", self.insisting(read))
 
     def _stored(self, model: Model, what: str) -> None:
-        observation = Observation(model, 0, self._whole(model), 0, what)
         got = self.target.store(model.number)
-        observation.returned()
         if got is None:
             raise Broken(f"file {model.number}: {what} has no such object")
-        verdict(observation, got)
+        verdict(at_rest(model, what), got)
 
     def end(self) -> None:
         """Close the target, which stores all accepted bytes.
