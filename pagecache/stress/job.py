@@ -24,7 +24,7 @@ from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
-from pagecache.stress.profiles import names_of, shared_names
+from pagecache.stress.profiles import all_names
 from pagecache.stress.report import Report, exercised, narrative
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
@@ -243,8 +243,7 @@ class Run:
         """Remove the files of the round, those of a killed process too, once."""
         if not self._made:
             return
-        names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
-        target.remember([*names, *(f"{name}-new" for name in names), *shared_names()])
+        target.remember(all_names(self.plan.threads + self.plan.tasks))
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:

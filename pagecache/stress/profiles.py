@@ -17,6 +17,7 @@ __all__ += [
     "Edges",
     "Operation",
     "Profile",
+    "all_names",
     "leaves_nothing",
     "names_of",
     "operations",
@@ -106,6 +107,12 @@ def names_of(worker: int) -> list[str]:
 def shared_names() -> list[str]:
     """Return the names that all workers share."""
     return [f"shared{number}" for number in range(SHARED)]
+
+
+def all_names(workers: int) -> list[str]:
+    """Return the names of all objects that workers may make: shared ones, their own, and those beside their own."""
+    own = [name for worker in range(1, 1 + workers) for name in names_of(worker)]
+    return [*shared_names(), *own, *(f"{name}-new" for name in own)]
 
 
 def places(kind: str, files: int) -> int:
