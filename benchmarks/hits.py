@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pagecache.aio import AsyncCachedFile
-from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, each, each_of, loop
+from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, each
 
 DATA = BLOCK[:PAGE]
 Peer = tuple[Run, Run | None, Callable[[int], Any]]  # reads, overwrites, the key of an offset
@@ -81,7 +81,7 @@ def diskcache(bench: Bench) -> Peer:
     with cache.transact():
         for offset in bench.offsets():
             cache.set(offset, DATA)
-    return loop(cache.get), loop(lambda key: cache.set(key, DATA)), itself
+    return each(cache.get), each(lambda key: cache.set(key, DATA)), itself
 
 
 def lmdb(bench: Bench) -> Peer:
@@ -95,7 +95,7 @@ def lmdb(bench: Bench) -> Peer:
 
     def read(keys: Sequence[bytes]) -> None:
         with env.begin() as transaction:
-            loop(transaction.get)(keys)
+            each(transaction.get)(keys)
 
     def put(key: bytes) -> None:
         with env.begin(write=True) as transaction:
@@ -104,7 +104,7 @@ def lmdb(bench: Bench) -> Peer:
     with env.begin(write=True) as transaction:
         for offset in bench.offsets():
             transaction.put(key(offset), DATA)
-    return read, loop(put), key
+    return read, each(put), key
 
 
 def fsspec(bench: Bench) -> Peer:
@@ -114,7 +114,7 @@ def fsspec(bench: Bench) -> Peer:
     cache = caching.BlockCache(FOLIO, lambda start, end: BLOCK[: end - start], size, maxblocks=size // FOLIO)
     for offset in range(0, size, FOLIO):
         cache._fetch(offset, offset + FOLIO)
-    return loop(lambda offset: cache._fetch(offset, offset + PAGE)), None, itself
+    return each(lambda offset: cache._fetch(offset, offset + PAGE)), None, itself
 
 
 PEERS: dict[str, Callable[[Bench], Peer]] = {
@@ -160,11 +160,11 @@ def other_ways(bench: Bench) -> Iterator[str]:
     def sequential(name: str, run: Run) -> Way:
         return Way(name=name, run=run, items=upward)
 
-    call = each_of(bench.descriptor(), os.pread, PAGE)
+    call = each(os.pread, bench.descriptor(), PAGE)
     found = bench.compare(sequential("cache", each(file.pread, PAGE)), sequential("call", call))
     yield row("4 KiB sequential hit", "os.pread", found.speed("cache", "call"))
     found = bench.compare(
-        Way(name="view", run=loop(view), items=pieces), Way(name="pread", run=each(large.pread, MIB), items=pieces)
+        Way(name="view", run=each(view), items=pieces), Way(name="pread", run=each(large.pread, MIB), items=pieces)
     )
     yield row("1 MiB view: open, touch every page, release", "pread of it", found.speed("view", "pread"))
     awaited, runner = AsyncCachedFile(file), bench.stack.enter_context(asyncio.Runner())
@@ -184,7 +184,7 @@ def other_ways(bench: Bench) -> Iterator[str]:
         bench.way("hit", lambda some: runner.run(hits(some))),
         bench.way("constant", lambda some: runner.run(constants(some))),
     )
-    more = [hit - other for hit, other in zip(found.rounds["hit"], found.rounds["constant"], strict=True)]
+    more = [hit - other for hit, other in zip(found["hit"], found["constant"], strict=True)]
     yield f"| awaited 4 KiB hit, less a coroutine that returns a constant | | {1e6 * median(more):.2f} µs |"
 
 

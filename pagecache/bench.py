@@ -75,29 +75,25 @@ class Way:
         return count
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(dict[str, list[float]]):
     """Seconds per item of each way, one number per round."""
-
-    rounds: dict[str, list[float]]
 
     def times(self, name: str, against: str) -> tuple[float, float, float]:
         """Return how many times as long `name` takes as `against`: median, largest round, relative spread."""
-        return summary([own / other for own, other in zip(self.rounds[name], self.rounds[against], strict=True)])
+        return summary([own / other for own, other in zip(self[name], self[against], strict=True)], max)
 
     def speed(self, name: str, against: str) -> tuple[float, float, float]:
         """Return how many times as fast `name` is as `against`: median, smallest round, relative spread."""
-        middle, _, spread = self.times(against, name)
-        return middle, 1 / self.times(name, against)[1], spread
+        return summary([other / own for own, other in zip(self[name], self[against], strict=True)], min)
 
 
-def summary(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median of all rounds, their maximum, and the relative half width of the median's 95 % interval."""
+def summary(values: Sequence[float], worst: Callable[[Sequence[float]], float]) -> tuple[float, float, float]:
+    """Return the median of all rounds, the worst, and the relative half width of the median's 95 % interval."""
     ordered = sorted(values)
     middle, n = median(ordered), len(ordered)
     # Ranks of the 95 % interval of a median (binomial, normal approximation); of few rounds, the first and the last.
     low = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
-    return middle, ordered[-1], (ordered[n - 1 - low] - ordered[low]) / 2 / middle if middle else 0.0
+    return middle, worst(values), (ordered[n - 1 - low] - ordered[low]) / 2 / middle if middle else 0.0
 
 
 # -- the results and the surroundings
@@ -141,7 +137,7 @@ class Row(NamedTuple):
 def row(found: Comparison, name: str, base: str, key: str, metric: str, against: str, unit: str = "× speed") -> Row:
     """Return a row with the speed, or with unit `× time` the time, of `name` relative to `base`."""
     value, worst, spread = found.times(name, base) if unit == "× time" else found.speed(name, base)
-    return Row(key, metric, against, value, unit, worst, spread, median(found.rounds[name]) * 1e9)
+    return Row(key, metric, against, value, unit, worst, spread, median(found[name]) * 1e9)
 
 
 @dataclass(slots=True)
@@ -213,7 +209,7 @@ class Bench:
         clock: Callable[[], float] = time.thread_time,  # of the wall with threads or sleeping backends
     ) -> Comparison:
         """Measure warm ways with different names side by side."""
-        result: dict[str, list[float]] = {way.name: [] for way in ways}
+        result = Comparison({way.name: [] for way in ways})
         # Processor time: on a busy machine a slice by the clock on the wall would be a few items.
         calibrating = time.process_time if clock is time.perf_counter else clock
         counts = {way.name: way.calibrated(seconds or self.settings.seconds, calibrating) for way in ways}
@@ -223,7 +219,7 @@ class Bench:
             for way in order:
                 # A clock that did not move would make the ratio infinite: count a nanosecond at least.
                 result[way.name].append(max(way.slice(counts[way.name], clock), 1e-9) / counts[way.name])
-        return Comparison(result)
+        return result
 
 
 def make_file(path: Path, size: int) -> Path:
@@ -237,41 +233,32 @@ def make_file(path: Path, size: int) -> Path:
 # -- cases
 
 
-def loop(call: Callable[[Any], object]) -> Run:
-    """Return a job that makes one call for each item."""
+def each(call: Callable[..., object], *before: Any) -> Run:
+    """Return a job that calls with up to two arguments and each item: `pread(size, offset)`, `os.pread(fd, size, ...)`.
+    The number is decided before the loop, which is timed.
+    """
+    first, second = (*before, None, None)[:2]
 
-    def run(items: Sequence[Any]) -> None:
+    def alone(items: Sequence[Any]) -> None:
         for item in items:
             call(item)
 
-    return run
+    def behind_one(items: Sequence[Any]) -> None:
+        for item in items:
+            call(first, item)
 
+    def behind_two(items: Sequence[Any]) -> None:
+        for item in items:
+            call(first, second, item)
 
-def each(call: Callable[[Any, int], object], first: Any) -> Run:
-    """Return a job that makes a call at each offset: `pread(size, offset)`, `pwrite(data, offset)`."""
-
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            call(first, offset)
-
-    return run
-
-
-def each_of(fd: int, call: Callable[[int, Any, int], object], first: Any) -> Run:
-    """Return the same job by calls of the system."""
-
-    def run(offsets: Sequence[int]) -> None:
-        for offset in offsets:
-            call(fd, first, offset)
-
-    return run
+    return (alone, behind_one, behind_two)[len(before)]
 
 
 def hits(bench: Bench, key: str, job: str, verb: str, first: Any) -> Iterator[Row]:
     """P1, P5: random hits and overwrites of 4 KiB, with large and small folios; nothing is written back in a slice."""
     files = {"64K": bench.file(FOLIO), "4K": bench.file(PAGE)}
     ways = [bench.way(name, each(getattr(file, verb), first)) for name, file in files.items()]
-    found = bench.compare(*ways, bench.way("call", each_of(bench.descriptor(), getattr(os, verb), first)))
+    found = bench.compare(*ways, bench.way("call", each(getattr(os, verb), bench.descriptor(), first)))
     for name, file in files.items():
         yield row(found, name, "call", f"{key}/{name}", f"4 KiB random {job}, {name} folios", f"os.{verb}")
         file.fsync()
@@ -308,7 +295,7 @@ def write_back(bench: Bench) -> Iterator[Row]:
 
     cached = way("cache", each(file.pwrite, data), file.fsync)
     cached.run(())
-    plain = way("plain", each_of(fd, os.pwrite, data), partial(os.fsync, fd))
+    plain = way("plain", each(os.pwrite, fd, data), partial(os.fsync, fd))
     found = bench.compare(cached, plain, clock=time.perf_counter, rounds=min(bench.settings.rounds, 11))
     metric = "4 KiB random overwrites of all pages, four times, then fsync"
     yield row(found, "cache", "plain", "P17", metric, "os.pwrite + fsync")
@@ -375,9 +362,9 @@ def volume_jobs(volume: Volume) -> dict[str, Job]:
 
 def file_way(name: str, jobs: dict[str, Job], job: str, keys: Sequence[str]) -> Way:
     """Return a way that does one job on files, all of which exist, and restores them after each slice."""
-    way = Way(name=name, run=loop(jobs[job]), items=[key + "+" for key in keys] if job == "create" else keys)
+    way = Way(name=name, run=each(jobs[job]), items=[key + "+" for key in keys] if job == "create" else keys)
     if job in UNDO:
-        way.after = loop(jobs[UNDO[job]])
+        way.after = each(jobs[UNDO[job]])
         way.most = len(keys)  # a slice cannot create a file twice
     return way
 
@@ -421,7 +408,7 @@ def run(cases: Sequence[str], settings: Settings) -> tuple[list[Row], float]:
     rows: list[Row] = []
     with temporary_folder("pagecache-bench-", memory) as folder, ExitStack() as stack:
         bench = Bench(settings, folder, random.Random(settings.seed), stack)
-        call = each_of(bench.descriptor(), os.pread, PAGE)
+        call = each(os.pread, bench.descriptor(), PAGE)
         same, _, spread = bench.compare(bench.way("one", call), bench.way("other", call)).times("one", "other")
         for name in cases:
             _, key, case = CASES[name]

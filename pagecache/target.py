@@ -1,4 +1,4 @@
-"""Backends from a name that a person gives: a URL, or a factory in a module."""
+"""Backends from a name that a person gives: a URL, or a factory in a module; and calls of them with a time limit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from importlib.metadata import entry_points
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.plain import completed, given, why_no_backend
@@ -20,8 +23,10 @@ from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Target", "checked", "options_of", "place"]
+__all__ = ["BadTarget", "Hung", "Target", "checked", "options_of", "place", "within"]
 
+T = TypeVar("T")
+FRAMES = 3  # of a thread that hangs, in an error
 PYTHON = "python"
 PACKAGE = os.path.dirname(__file__) + os.sep
 LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -205,3 +210,41 @@ class _Unclosed(PassingBackend):
 
     def close(self) -> None:
         pass
+
+
+class Hung(Exception):
+    """The call has not returned in time; the message has its position."""
+
+
+def within(
+    seconds: float, call: Callable[[], T], name: str, run: Callable[[Callable[[], None]], None] | None = None
+) -> T:
+    """Return the result of a call, or raise its exception. A thread of this name makes it, through `run` if given.
+
+    Raises:
+        Hung: it has not returned after `seconds`.
+    """
+    values: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            values.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work if run is None else partial(run, work), name=name, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if values:
+        return values[0]
+    raise Hung(f"no return within {seconds:g} s; it is at {_position(thread)}")
+
+
+def _position(thread: threading.Thread) -> str:
+    """Return the innermost frames of a thread, innermost first."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    found = traceback.extract_stack(frame)[-FRAMES:] if frame is not None else []
+    return " < ".join(f"{Path(entry.filename).name}:{entry.lineno} {entry.name}" for entry in reversed(found))

@@ -21,13 +21,12 @@ def chosen(group: str | None, only: str | None) -> list[str]:
     """Return the cases of a group (None: of all) that a word of `only` names, by name or by the id of their rows."""
     from pagecache.bench import CASES
 
-    words = [word.strip() for word in (only or "").split(",") if word.strip()]
-    for word in words:
-        if not any(word in (name, key) for name, (_, key, _) in CASES.items()):
-            cases = ", ".join(f"{name} ({key})" for name, (_, key, _) in CASES.items())
-            raise WrongUsage(f"--only {word}: no such case; cases are {cases}; a checkout has more in benchmarks/")
-    found = [name for name, (_, key, _) in CASES.items() if not words or {name, key} & {*words}]
-    return [name for name in found if group in (None, CASES[name][0])]
+    words = {word.strip() for word in (only or "").split(",")} - {""}
+    for word in words - {word for name, (_, key, _) in CASES.items() for word in (name, key)}:
+        cases = ", ".join(f"{name} ({key})" for name, (_, key, _) in CASES.items())
+        raise WrongUsage(f"--only {word}: no such case; cases are {cases}; a checkout has more in benchmarks/")
+    wanted = {name for name, (_, key, _) in CASES.items() if not words or {name, key} & words}
+    return [name for name in CASES if name in wanted and group in (None, CASES[name][0])]
 
 
 @click.command(short_help="Measure hits, misses, write-back and small files beside plain files")

@@ -62,20 +62,21 @@ def stress(
     status: 0 nothing was found, 1 a fault was found; a file that repeats it is written.
     """
     from pagecache.stress import UnusableTarget
-    from pagecache.stress.command import Ending, Outcome, execute, plan_of, read_replay
-    from pagecache.stress.plan import seconds
+    from pagecache.stress.command import Ending, Outcome, execute, read_replay
+    from pagecache.stress.plan import Plan, seconds
 
     outcome: Outcome | None = None
+    given = {name: value for name, value in options.items() if value is not None}
     with Ending() as ending:
         try:
             time_to_shrink = seconds(shrink_time, "--shrink-time")
             if replay is not None:
-                plan, named = read_replay(replay, options)
+                plan, named = read_replay(replay, **given)
                 if target is not None and named is not None and target != named:
                     click.echo(f"on {target}, in the place of the replay's {named}", err=True)
                 target = target if target is not None else named
             else:
-                plan = plan_of(options)
+                plan = Plan(**given)
             outcome = Outcome(execute(plan, target, ending.stop_requested))
             if not outcome.report.ok:
                 outcome.save()

@@ -9,7 +9,7 @@ content.py     file contents that name their own origin
 history.py     the model of a file: which writes a byte may come from
 oracle.py      checks whether an observation is possible; describes a wrong byte in English
 targets.py     the interface of a tested system, as verbs; cached.py: a cache over a backend; mounted.py: a directory
-variant.py     settings of the cache under test; objects.py: its objects as the backend alone sees them
+objects.py     the objects of a round as the backend alone sees them
 faulting.py    faults of a round, the errors that they explain, and their repair
 naming.py      makes targets from names on the command line
 steps.py       each operation as a generator of verbs

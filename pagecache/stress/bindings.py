@@ -1,7 +1,7 @@
 """The model of the names that all workers share: which objects each name may have had at a time.
 
     Binding    the new value of one name by one call: from its call (`begun`) to its return (`ended`)
-    Names      for each name, the bindings that a call may still find
+    Names      for each name, its bindings since the last rest
     Sight      the names as a call may find them, from its begin to a later time
 
 A value is the number of an object, or None: no object. The rule is that of bytes (history.py): a call finds the value
@@ -24,7 +24,6 @@ from pagecache.stress.oracle import worker_name
 __all__ = ["Binding", "Names", "Sight", "Value"]
 
 RUNNING = math.inf
-KEPT = 64  # bindings of a name, before those that no call can find are dropped
 SHOWN = 8  # bindings in a story
 
 Value = int | str | None
@@ -78,13 +77,10 @@ def described(values: Iterable[Value]) -> str:
 
 
 class Sight:
-    """The names from the begin of a call on. End it, or the bindings are kept."""
+    """The names from the begin of a call on."""
 
     def __init__(self, names: Names) -> None:
-        self._names = names
-        with names.lock:
-            self.begun = names.clock.tick()
-            names.sights[self] = self.begun
+        self._names, self.begun = names, names.clock.tick()
 
     def of(self, name: str, without: Sequence[Binding] = ()) -> frozenset[Value]:
         """Return the values that the call may have found until now; `without`: its own bindings."""
@@ -109,11 +105,6 @@ class Sight:
                     links.append(value)
         return frozenset(found)
 
-    def end(self) -> None:
-        """End the sight."""
-        with self._names.lock:
-            self._names.sights.pop(self, None)
-
 
 class Names:
     """The shared names. `lock` protects all of it."""
@@ -121,7 +112,6 @@ class Names:
     def __init__(self, names: Iterable[str], clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()
-        self.sights: dict[Sight, float] = {}
         self.linked = False  # objects may have several names
         self._bindings: dict[str, list[Binding]] = {
             name: [Binding(name, "the beginning", 0, frozenset({None}), ended=0)] for name in names
@@ -151,7 +141,6 @@ class Names:
                     one.values |= (old & new) - {None}
             for one in bindings:
                 one.ended, one.certain = ended, certain
-                self._trim(one.name)
 
     def cancel(self, bindings: Iterable[Binding]) -> None:
         """Record that the call has changed nothing."""
@@ -197,12 +186,3 @@ class Names:
         """Return the last bindings of a name, a line for each."""
         with self.lock:
             return "".join(f"\n  before: {one}" for one in self._bindings[name][-SHOWN:])
-
-    def _trim(self, name: str) -> None:
-        """Drop the bindings that no running or later call finds; the lock is held."""
-        found = self._bindings[name]
-        if len(found) <= KEPT:
-            return
-        oldest = min([*(one.begun for one in self.running()), *self.sights.values()], default=RUNNING)
-        newest = max((one.begun for one in found if one.certain and one.ended < oldest), default=0)
-        found[:] = [one for one in found if one.ended >= newest]

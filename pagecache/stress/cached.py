@@ -9,37 +9,106 @@ import contextlib
 import errno
 import io
 import mmap
+import random
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from pagecache import CachedFile, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
-from pagecache.backends.protocol import AsyncBackend, Backend
+from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits
 from pagecache.config import parse_size
+from pagecache.engine.blocking import blocking
+from pagecache.engine.loop import CacheLoop
+from pagecache.engine.park import Park
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stress.cached_tasks import Budget, CachedTasks, HeldView
-from pagecache.stress.directed import Hooked
 from pagecache.stress.faulting import Faulting
+from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import PAST, Broken
 from pagecache.stress.objects import Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, IO, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
-from pagecache.stress.variant import PAGE, Variant, for_threads
 from pagecache.testing import FaultyBackend
 
 __all__ = ["CachedTarget"]
 
+PAGE = 4096
 HINTS = FULL | {
     errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
     "`stat` gives differs from that of `commit`, or from the size written (docs/how-to/backend.md, rule 7)"
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Settings of a round that the seed chooses in addition to its plan: folio sizes, thresholds, readahead. For the
+    default memory backend also its limits.
+    """
+
+    config: dict[str, Any]
+    options: dict[str, Any]
+    limits: dict[str, Any]
+    mirror: bool = False
+    objects: bool = False  # the memory backend makes objects visible by commit
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Variant:
+        """Choose settings by the seed."""
+        config: dict[str, Any] = {
+            "max_folio": rng.choice([PAGE, 4 * PAGE, 16 * PAGE, "2MiB"]),
+            "dirty_background": rng.choice([0.1, 0.25]),
+            "dirty_limit": rng.choice([0.4, 0.5, 0.6]),
+            "flush_interval": 0.05,
+            "dirty_expire": rng.choice([0.05, 0.5, 30.0]),
+            "gil_release": rng.choice([1, PAGE, "1MiB"]),
+            "poison": rng.random() < 0.5,
+        }
+        limits: dict[str, Any] = {
+            "parallel_direct_writes": rng.random() < 0.6,
+            "max_inflight": rng.choice([2, 8]),
+            "durable_writes": rng.random() < 0.2,
+            "max_write": rng.choice([2 * PAGE, 1 << 20]),
+            "max_read": rng.choice([4 * PAGE, 1 << 20]),
+            "direct_unit": rng.choice([1, 1, 512, PAGE]),
+            "write_unit": rng.choice([1, 1, 1, 512, 2 * PAGE]),
+            "ordered_writes": rng.random() < 0.1,
+        }
+        options: dict[str, Any] = {"read_ahead": rng.choice([0, "64KiB", "1MiB"])}
+        mirror, objects = rng.random() < 0.2, rng.random() < 0.15
+        if objects:
+            limits |= {"durable_writes": False, "parallel_direct_writes": False, "ordered_writes": False}
+            limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
+            config["max_folio"] = PAGE
+        limits["max_write"] = max(limits["max_write"], limits["write_unit"])
+        return cls(config, options, limits, mirror, objects)
+
+    def store(self, *, crash: bool) -> Backend:
+        """Make a memory backend with these limits."""
+        limits = BackendLimits(**self.limits)
+        if not self.objects or crash:
+            return MemoryBackend(limits)
+        return ForgettingBackend(MemoryBackend(limits), replace(limits, commit_on_close=True))
+
+
+def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
+    """Return a factory of blocking backends, for backends of either kind. The coroutines of asynchronous ones run on a
+    loop of the tester, and each call waits for its end: so the layers of the tester are between cache and backend.
+    """
+    loop: list[CacheLoop] = []
+
+    def running() -> CacheLoop:
+        if not loop or not loop[0].alive():
+            loop[:] = [CacheLoop("stress", Park())]
+        return loop[0]
+
+    return lambda: blocking(factory(), running)
 
 
 class CachedTarget(Target):
@@ -112,7 +181,7 @@ class CachedTarget(Target):
         self._replacing = threading.Lock()
         self._names: set[str] = set()
         self.by_name = limits.commit_on_close
-        self._entered: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
+        self.entries: dict[CachedFile, bool] = {}  # open handles on shared names; has the open compared versions?
         self.others: Others | None = None
 
     # -- beginning and end
@@ -157,18 +226,12 @@ class CachedTarget(Target):
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
-        top = self._stack()
+        self.faults = FaultyBackend(self.between(self.backend))
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(top, name="stress", mirror=mirror, **options)
+        self.volume: Volume = self.cache.attach(self.faults, name="stress", mirror=mirror, **options)
         self.files = [self._open(number) for number in range(self._files)]
-        self.faulting.begin(self.volume, self.faults, top)
-
-    def _stack(self) -> Backend:
-        """Build the layers that the cache gets: one that fails calls, and one that holds them."""
-        self.faults = FaultyBackend(self.between(self.backend))
-        self.hooked = Hooked(self.faults)
-        return self.hooked
+        self.faulting.begin(self.volume, self.faults)
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.
@@ -176,9 +239,9 @@ class CachedTarget(Target):
         Handles may still have to report the results of calls that were refused before.
         """
         self._refused_before = self.refused
-        top = self._stack()
-        self.volume.reconnect(top, fenced=fenced)
-        self.faulting.follow(self.faults, top)
+        self.faults = FaultyBackend(self.between(self.backend))
+        self.volume.reconnect(self.faults, fenced=fenced)
+        self.faulting.follow(self.faults)
 
     def resume(self) -> None:
         """Make a new cache over the stored objects, after the old cache was abandoned; with a new backend if
@@ -188,11 +251,6 @@ class CachedTarget(Target):
         self._given_up = False
         self._attach()
         self.calm()
-
-    @property
-    def durable_writes(self) -> bool:
-        """Return whether acknowledged writes survive a crash."""
-        return self.backend.limits.durable_writes
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
         key = self.key(number)
@@ -265,7 +323,7 @@ class CachedTarget(Target):
     def give_up(self) -> None:
         self.volume.abort()
         handles = [handle for ways in self.files for several in ways.values() for handle in several]
-        for handle in (*handles, *self._entered):
+        for handle in (*handles, *self.entries):
             with contextlib.suppress(OSError):
                 handle.abandon()
         self.cache.close(timeout=1.0, on_failed="discard")
@@ -416,15 +474,11 @@ class CachedTarget(Target):
 
     def entered(self, handle: CachedFile, before: int | None) -> CachedFile:
         """Register a handle on a shared name, and return it; `before`: `quiet` before the open."""
-        self._entered[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
+        self.entries[handle] = before is not None and before in (-1, handle._inode.versions.quiet())
         return handle
 
     def has_compared(self, handle: CachedFile | aio.AsyncCachedFile) -> bool:
-        return self._entered.get(handle._file if isinstance(handle, aio.AsyncCachedFile) else handle, False)
-
-    def left(self, handle: CachedFile) -> None:
-        """Remove a handle that is closed now."""
-        self._entered.pop(handle, None)
+        return self.entries.get(handle._file if isinstance(handle, aio.AsyncCachedFile) else handle, False)
 
     def elsewhere(self, change: str, name: str, *arguments: Any) -> None:
         assert self.others is not None
@@ -464,7 +518,7 @@ class CachedTarget(Target):
     def act(self, handle: CachedFile | aio.AsyncCachedFile, call: str, *arguments: object) -> object:
         file = handle._file if isinstance(handle, aio.AsyncCachedFile) else handle  # at rest there is no loop
         if call == "close":
-            self.left(file)
+            self.entries.pop(file, None)
         return getattr(file, call)(*arguments)
 
     def look(self, name: str) -> bytes | None:

@@ -159,7 +159,7 @@ class CachedTasks(FileVerbs):
 
     async def act(self, handle: aio.AsyncCachedFile, call: str, *arguments: Any) -> Any:
         if call == "close":
-            self._target.left(handle._file)
+            self._target.entries.pop(handle._file, None)
         return await getattr(handle, call)(*arguments)
 
     async def ticket(self) -> None:

@@ -13,12 +13,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Self, TextIO
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.status import Status
@@ -31,7 +31,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
-__all__ = ["Ending", "Outcome", "execute", "live", "plan_of", "read_replay", "write_replay"]
+__all__ = ["Ending", "Outcome", "execute", "live", "read_replay", "write_replay"]
 
 STEM = "pagecache-stress-{}-{}"
 WIDE = 110  # columns of a replay
@@ -41,22 +41,12 @@ STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patie
 WINDS = 1.0  # seconds between two resets of the timer for that
 
 
-def plan_of(options: dict[str, Any]) -> Plan:
-    """Return the plan for the given options; None means the plan's default.
-
-    Raises:
-        ValueError: names the option that is out of range.
-    """
-    return Plan(**{name: value for name, value in options.items() if value is not None})
-
-
-def read_replay(path: Path, options: Mapping[str, Any] | None = None) -> tuple[Plan, str | None]:
-    """Return plan and target of a replay file. Of `options`, only the duration may be set.
+def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
+    """Return plan and target of a replay file. Of the options of a plan, only the duration may be given.
 
     Raises:
         ValueError: it is no replay file, or an option is set that the file decides.
     """
-    given = {name: value for name, value in (options or {}).items() if value is not None}
     for name in given.keys() - {"duration"}:
         raise ValueError(f"--{name}: with --replay it is the file's: edit {path}")
     try:
@@ -235,27 +225,28 @@ class Outcome:
         shrunk: the smallest failing script, if the shrinker was requested and succeeded.
     """
 
-    def __init__(self, report: Report, err: TextIO | None = None) -> None:
+    def __init__(self, report: Report) -> None:
         self.report = report
         self.shrunk: Shrunk | None = None
-        self._err = err if err is not None else sys.stderr
 
     def save(self) -> None:
         """Write the replay and print its path, first of all: later steps may be interrupted."""
-        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=self._err)
+        print(f"again: pagecache stress --replay {write_replay(self.report)}", file=sys.stderr)
         if self.report.replay["target"] not in (None, "memory:"):
             begin = f"'{stem(self.report)}'"
-            print(f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=self._err)
+            print(
+                f"left in the target: what begins with {begin}; --replay removes it, and begins anew", file=sys.stderr
+            )
 
     def shrink(self, target: str | None, seconds: float) -> None:
         """Shrink the failure, with a line of progress, and write the result."""
         try:
-            with Status("shrinking", console=Console(file=self._err, highlight=False)) as status:
+            with Status("shrinking", console=Console(file=sys.stderr, highlight=False)) as status:
                 self.shrunk = shrink(self.report, target, seconds=seconds, progress=status.update)
         except NotFailing as error:
-            print(f"not shrunk: {error}", file=self._err)
+            print(f"not shrunk: {error}", file=sys.stderr)
             return
-        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=self._err)
+        print(f"shrunk: pagecache stress --replay {write_replay(self.shrunk.report, '-small')}", file=sys.stderr)
 
     def text(self, *, verbose: bool = False) -> str:
         """Return the text for a person: one line for a run without a finding, unless `verbose`."""

@@ -23,7 +23,7 @@ import functools
 import hashlib
 import random
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["APPENDED", "KEY", "Origin", "decode", "made"]
 
@@ -112,14 +112,7 @@ def decode(fragment: bytes, offset: int, file: int) -> Origin | None:
             return Origin(*found, offset=offset, appended=False)
     for at in range(0, len(fragment) - KEY - _LEAST + 1, KEY):
         if origin := _decode_displaced(fragment[at:]):
-            return Origin(
-                origin.tag,
-                origin.file,
-                origin.worker,
-                origin.sequence,
-                (origin.offset - at) % PERIOD,
-                origin.appended,
-            )
+            return replace(origin, offset=(origin.offset - at) % PERIOD)
     return None
 
 

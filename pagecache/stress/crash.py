@@ -171,7 +171,6 @@ class Forgetting(Crash):
             reported = self._reported_losses(model.number)
             got = target.everywhere(model.number)[0][1]()
             pieces = durable.survived(model.number, got, reported)
-            durable.end()
             model.settle(pieces, len(got))
         for name in durable.names():
             durable.judge_name(name, target.look(name))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,20 +43,19 @@ class Crossing:
         Raises:
             Broken: an observation is impossible.
         """
-        kind, alone = operation.kind, operation.kind == "name_settle" and self._world.target.withholds
+        kind, grip = operation.kind, self._shared.grips.get(self._place(operation))
+        start, end = self._range(operation, grip)
+        held = kind.startswith("held_") and grip is not None
+        self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
         try:
-            while not self._shared.may_run(self._worker, alone=alone):
-                yield ("pause",)
-            grip = self._shared.grips.get(self._place(operation))
-            start, end = self._range(operation, grip)
-            held = kind.startswith("held_") and grip is not None
-            self._world.enter(self._worker, operation, start, end, grip.model.number if held and grip else None)
-            try:
+            if kind == "held_close":
+                yield from self._close(operation, self._place(operation))
+            elif not kind.startswith("held_"):
                 yield from getattr(self, f"_{kind}")(operation)
-            finally:
-                self._world.leave(self._worker)
+            elif (grip := (yield from self._grip(operation))) is not None:
+                yield from getattr(self, f"_{kind}")(operation, grip)
         finally:
-            self._shared.has_run(self._worker)
+            self._world.leave(self._worker)
 
     def _place(self, operation: Operation) -> tuple[int, int]:
         return self._worker, operation.extra % SLOTS
@@ -123,8 +121,6 @@ class Crossing:
             names.finish(bindings, certain=False)
             self._world.excuse(error, kind, self._worker)
             return None
-        finally:
-            sight.end()
         if had == {None} and not doubtful:
             raise Broken(f"{source}: {kind} succeeded, should be no object{names.story(source)}")
         if None not in was and not unasked:
@@ -213,8 +209,6 @@ class Crossing:
                 return None
             self._world.excuse(error, operation.kind, self._worker)
             return None
-        finally:
-            sight.end()
         model, unmade = None, self._shared.unmade(found)
         try:
             header = yield ("act", handle, "pread", HEADER, 0)
@@ -290,25 +284,11 @@ class Crossing:
             return self._world.idle(self._worker, operation.kind)
         yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
 
-    def _name_settle(self, operation: Operation) -> Step:
-        """Give up what is unsaved over versions of another program [2.19]. No other operation on shared names runs: a
-        call that began by a handle of the old version could reach the new one.
-        """
-        if not self._world.target.withholds:
-            return self._world.idle(self._worker, operation.kind)
-        self._shared.end_contested()
-        for name in NAMES:
-            yield from self._steps.calling(operation.kind, ("settle", name))
-
     # -- handles
 
     def _close(self, operation: Operation, place: tuple[int, int]) -> Step:
         grip = self._shared.grips.pop(place, None)
         if grip is None:
-            return
-        if grip.ended:
-            with suppress(OSError):  # it reports what was given up
-                yield ("act", grip.handle, "close")
             return
         activity = self._world.active[self._worker]
         file, activity.file = activity.file, grip.model.number
@@ -318,41 +298,27 @@ class Crossing:
     def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
         """Return the handle of the slot, opened if there is none."""
         grip = self._shared.grips.get(self._place(operation))
-        if grip is None or grip.ended:
+        if grip is None:
             grip = yield from self._enter(operation)
         if grip is not None:
             self._world.active[self._worker].file = grip.model.number
         return grip
 
-    def _held_close(self, operation: Operation) -> Step:
-        yield from self._close(operation, self._place(operation))
-
-    def _held_read(self, operation: Operation) -> Step:
-        grip = yield from self._grip(operation)
-        if grip is None:
-            return
+    def _held_read(self, operation: Operation, grip: Grip) -> Step:
         start, end = self._range(operation, grip)
         start -= HEADER
         observation = self._steps.observe(grip.model, start, end, f"read of a shared object ({grip.way or 'buffered'})")
         verb = ("act", grip.handle, "pread", end - start, start)
-        got = yield from self._steps.seeing(observation, operation.kind, verb)
-        if got is not None:
-            self._world.judge(observation, got)
+        yield from self._steps.reading(observation, operation.kind, verb)
 
-    def _held_write(self, operation: Operation) -> Step:
-        grip = yield from self._grip(operation)
-        if grip is None:
-            return
+    def _held_write(self, operation: Operation, grip: Grip) -> Step:
         start, end = self._range(operation, grip)
         write = self._new(grip.model, operation.kind, grip.way, start, end - start)
         verb = ("act", grip.handle, "pwrite", write.data(start, end), start)
         if (yield from self._steps.changing(grip.model, write, operation.kind, verb)):
             self._shared.wrote(write)
 
-    def _held_append(self, operation: Operation) -> Step:
-        grip = yield from self._grip(operation)
-        if grip is None:
-            return
+    def _held_append(self, operation: Operation, grip: Grip) -> Step:
         model, length = grip.model, operation.length
         if model.largest() + length > self._world.plan.size_bytes:
             return
@@ -360,18 +326,13 @@ class Crossing:
         verb, read = ("act", grip.handle, "append"), ("act", grip.handle, "pread", READ_ALL, 0)
         yield from self._steps.appending(replace(operation, way=grip.way), model, length, verb, read)
 
-    def _held_truncate(self, operation: Operation) -> Step:
-        grip = yield from self._grip(operation)
-        if grip is None:
-            return
+    def _held_truncate(self, operation: Operation, grip: Grip) -> Step:
         start, _end = self._range(operation, grip)
         write = self._new(grip.model, "truncate", "", start, FOREVER - start, size=start, zero=True)
         yield from self._steps.changing(grip.model, write, operation.kind, ("act", grip.handle, "truncate", start))
 
-    def _held_fsync(self, operation: Operation) -> Step:
-        grip = yield from self._grip(operation)
-        if grip is not None:
-            yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
+    def _held_fsync(self, operation: Operation, grip: Grip) -> Step:
+        yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
 
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
@@ -385,32 +346,27 @@ class Crossing:
         lost = "" if only is None else shared.lost_before_writes(only.number)
         models = [only] if only is not None else [shared.models[number] for number in sorted(living)]
         saved = {model.number: self._steps.observe(model, 0, FOREVER, what, store=True) for model in models}
-        try:
-            done = yield from self._steps.calling(operation.kind, verb)
-            if done is None:
-                return
-            for model in models:
-                shared.saves(model.number, sight.begun)
-            if only is not None and lost and shared.lost_before_writes(only.number) == lost:
-                raise Broken(f"{lost}: {what} of object {only.number}, should be a conflict{shared.names.story(lost)}")
-            for name in NAMES:
-                if not any(value in saved for value in sight.leading(name)):
-                    continue
-                try:
-                    got = yield ("store", name)
-                except OSError as error:
-                    if error.errno != errno.ELOOP:
-                        raise
-                    continue
-                found = sight.leading(name)  # `store` has followed the links
-                if len(found) == 1 and not unmade:
-                    shared.check_found(name, got, found, what)
-                number = shared.number_of(got)
-                if self._world.target.withholds and found != {number}:
-                    continue  # the store keeps the replaced object until the commit of the one that has its name
-                if got is not None and number in saved:
-                    self._world.judge(saved[number].until_now(), got, store=True)
-        finally:
-            sight.end()
-            for observation in saved.values():
-                observation.returned()
+        done = yield from self._steps.calling(operation.kind, verb)
+        if done is None:
+            return
+        for model in models:
+            shared.saves(model.number, sight.begun)
+        if only is not None and lost and shared.lost_before_writes(only.number) == lost:
+            raise Broken(f"{lost}: {what} of object {only.number}, should be a conflict{shared.names.story(lost)}")
+        for name in NAMES:
+            if not any(value in saved for value in sight.leading(name)):
+                continue
+            try:
+                got = yield ("store", name)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                continue
+            found = sight.leading(name)  # `store` has followed the links
+            if len(found) == 1 and not unmade:
+                shared.check_found(name, got, found, what)
+            number = shared.number_of(got)
+            if self._world.target.withholds and found != {number}:
+                continue  # the store keeps the replaced object until the commit of the one that has its name
+            if got is not None and number in saved:
+                self._world.judge(saved[number].until_now(), got, store=True)

@@ -9,7 +9,7 @@
     withdrawn   a page is sent, with visibility by commit, and its reply is lost; it is discarded while it waits for a
                 retry. The commit of another page publishes nothing of it, and each handle reports it once [2.18, I-22]
 
-`Hooked`, a layer between cache and backend, lets a check hold calls, and change their ends.
+Rules of the failing backend (`CachedTarget.faults`) hold calls, and change their ends.
 
 For `pressed` no call of the backend ends before more was written, so the file is never clean. The pages may be written
 back repeatedly while the sync waits, but a sync that waits for later writes never returns. So the check counts
@@ -23,23 +23,22 @@ import contextlib
 import errno
 import itertools
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pagecache.backends.passing import PassingBackend, PassingFile
-from pagecache.backends.protocol import BackendFile
 from pagecache.errors import BackendError, Key
 from pagecache.stress.hang import hangs
 from pagecache.stress.player import played
 from pagecache.stress.profiles import Operation
 from pagecache.stress.steps import Steps
 from pagecache.stress.world import World
+from pagecache.testing import FaultPlan, Rule
+from pagecache.testing.faults import ALL
 
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["Hooked", "outlived", "pressed", "withdrawn"]
+__all__ = ["outlived", "pressed", "withdrawn"]
 
 PAGE = 4096
 PAGES = 4
@@ -51,57 +50,6 @@ ENOUGH = 3  # writes that end meanwhile: of two writers, one began after the cal
 AT_ONCE = 0.1  # seconds in which a write that does not wait for the old call reaches the backend
 ENTER = 5.0  # seconds in which a requested write-back reaches the backend
 HELD = 30.0  # seconds after which the release of a held call cannot come
-
-Buffers = Sequence[memoryview]
-Hook = Callable[[Callable[[Buffers], Any], Buffers | None], Any]
-"""Makes a call, which gets the buffers of a write; None: it is a commit."""
-
-
-class Hooked(PassingBackend):
-    """The inner backend; `hook`, if there is one, makes its writes and commits."""
-
-    hook: Hook | None = None
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return _HookedFile(self.inner.open(key, create=create, exclusive=exclusive), self)
-
-
-class _HookedFile(PassingFile):
-    def __init__(self, inner: BackendFile, backend: Hooked) -> None:
-        super().__init__(inner)
-        self._backend = backend
-
-    def write_from(self, offset: int, buffers: Buffers) -> int:
-        call, hook = partial(self.inner.write_from, offset), self._backend.hook
-        taken: int = call(buffers) if hook is None else hook(call, buffers)
-        return taken
-
-    def commit(self) -> str | None:
-        hook = self._backend.hook
-        version: str | None = self.inner.commit() if hook is None else hook(lambda _: self.inner.commit(), None)
-        return version
-
-
-class Hold:
-    """A hook that holds one write: it has `entered`, and goes on when released. `lost`: it is acknowledged then, by a
-    store that is gone.
-    """
-
-    def __init__(self, backend: Hooked, *, lost: bool = False) -> None:
-        self._lost, self._one = lost, threading.Lock()
-        self.entered, self.over, self.go_on = threading.Event(), threading.Event(), threading.Event()
-        backend.hook = self
-
-    def __call__(self, call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
-        if buffers is None or not self._one.acquire(blocking=False):
-            return call(buffers or ())
-        sent = memoryview(b"".join(buffers))  # a copy: the bytes are in flight even if the memory changes
-        self.entered.set()
-        self.go_on.wait(HELD)
-        try:
-            return len(sent) if self._lost else call([sent])
-        finally:
-            self.over.set()
 
 
 def worker(world: World, number: int) -> Steps:
@@ -134,12 +82,10 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
     returned, over, changed, errors = threading.Event(), threading.Event(), threading.Condition(), list[BaseException]()
     writes = 0
 
-    def hook(call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
-        result = call(buffers or ())
+    def hold(_inner: object, _key: Key) -> None:
         with changed:
             enough = writes + ENOUGH
             changed.wait_for(lambda: over.is_set() or writes >= enough, MOMENT)
-        return result
 
     def writing(number: int) -> None:
         nonlocal writes
@@ -165,7 +111,8 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
     threads = [threading.Thread(target=writing, args=(number,), daemon=True) for number in range(WRITERS)]
     threads.append(threading.Thread(target=syncing, name="stress-sync", daemon=True))
     before = target.volume.stats().write_requests
-    target.hooked.hook = hook
+    faults, slow = target.faulting.plan, Rule(("write", "commit"), change=hold)
+    target.faults.use(FaultPlan((slow, *faults.rules), faults.seed))
     try:
         for thread in threads:
             thread.start()
@@ -179,7 +126,7 @@ def pressed(world: World, target: CachedTarget, kind: str) -> None:
                 raise hangs(world, [sentence])
     finally:
         over.set()
-        target.hooked.hook = None
+        target.faults.use(faults)
         for thread in threads:
             thread.join(world.plan.patience)
     world.counters["syncs beside writers"] += 1
@@ -196,37 +143,46 @@ def outlived(world: World, target: CachedTarget) -> None:
     if target.withholds or target.faulting.plan.rules:
         return
     rng, steps = world.plan.rng("outlived", world.number), worker(world, WRITERS + 1)
-    for lost in (False, True):
-        operation = write(rng.randrange(PAGES))
-        held = Hold(target.hooked, lost=lost)
-        try:
-            played(target, steps.conduct(operation))
-            flush = started(target.flush)
-            if held.entered.wait(ENTER):
-                target.volume.abort()
-                flush.join()
-                target.reconnect(fenced=False)
-                if not lost:
-                    _overtake(target, steps, operation, held)
-                held.go_on.set()
-                held.over.wait(ENTER)
-                world.counters["backends outlived"] += 1
-        finally:
-            held.go_on.set()
-            target.hooked.hook = None
+    for lands in (True, False):
+        _outlive(world, target, steps, write(rng.randrange(PAGES)), lands=lands)
         world.rest(cold=True)
 
 
-def _overtake(target: CachedTarget, steps: Steps, operation: Operation, held: Hold) -> None:
-    """Write newer bytes over those of a held call, and save them; then let the held call land."""
-    early = Hold(target.hooked)
-    early.go_on.set()
-    played(target, steps.conduct(operation))
-    fsync = started(target.fsync)
-    if early.entered.wait(AT_ONCE):
-        fsync.join(ENTER)
-    held.go_on.set()
-    fsync.join()
+def _outlive(world: World, target: CachedTarget, steps: Steps, operation: Operation, *, lands: bool) -> None:
+    """Hold a write until the volume is connected again. If it `lands`, its bytes reach the store before it ends,
+    however the cache's memory has changed.
+    """
+    entered, go_on, over = threading.Event(), threading.Event(), threading.Event()
+    start, sent = operation.offset - operation.offset % target.store_unit, b""
+
+    def hold(_inner: object, _key: Key) -> None:
+        entered.set()
+        go_on.wait(HELD)
+        if lands:
+            target.objects.put(0, start, sent)
+        over.set()
+
+    target.faults.use([Rule("write", nth=1, change=hold, short=0, answer=ALL)])
+    try:
+        played(target, steps.conduct(operation))
+        sent = target.read(0, "buffered", start, max(PAGE, target.store_unit), 2)
+        saving = started(target.flush)
+        if entered.wait(ENTER):
+            target.volume.abort()
+            saving.join()
+            target.reconnect(fenced=False)
+            if lands:
+                played(target, steps.conduct(operation))
+                saving = started(target.fsync)
+                saving.join(AT_ONCE)
+                if target.faults.calls_of("write"):  # newer bytes are sent already
+                    saving.join(ENTER)
+            go_on.set()
+            over.wait(ENTER)
+            saving.join()
+            world.counters["backends outlived"] += 1
+    finally:
+        go_on.set()
 
 
 def withdrawn(world: World, target: CachedTarget) -> None:
@@ -241,17 +197,14 @@ def withdrawn(world: World, target: CachedTarget) -> None:
     first, second = world.plan.rng("withdrawn", world.number).sample(range(PAGES), 2)
     steps, model, sent = worker(world, WRITERS + 2), world.models[0], threading.Event()
 
-    def unanswered(call: Callable[[Buffers], Any], buffers: Buffers | None) -> Any:
-        result = call(buffers or ())
-        if buffers is not None:
-            sent.set()
-            raise BackendError(errno.EIO, "made up: done without a reply", retry=True)
-        return result
+    def unanswered() -> BackendError:
+        sent.set()
+        return BackendError(errno.EIO, "made up: done without a reply", retry=True)
 
     target.reported_losses(0)
     operation = write(first)
     world.enter(steps.worker, operation, operation.offset, operation.offset + PAGE)
-    target.hooked.hook = unanswered
+    target.faults.use([Rule("write", done=True, error=unanswered)])
     try:
         change = steps.new(model, "write", "buffered", operation.offset, PAGE)
         model.begin(change)
@@ -261,7 +214,7 @@ def withdrawn(world: World, target: CachedTarget) -> None:
         lost = target.lose(0, change.start, PAGE)
         model.cancel(change)
     finally:
-        target.hooked.hook = None
+        target.faults.use([])
         world.leave(steps.worker)
     fsync.join()
     with contextlib.suppress(OSError):

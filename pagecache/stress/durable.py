@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
-from pagecache.stress.oracle import Observation, settled, verdict
+from pagecache.stress.oracle import Observation, at_rest, settled, verdict
 
 __all__ = ["CRASH", "Durable", "after_crash", "states_of"]
 
@@ -35,7 +35,7 @@ LOSSY = ("direct", "parallel")
 """Ways to write whose bytes a lost store takes with it; the cache reports their loss (contract 2.17)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class State:
     """A state that a name may have. `torn`: any part of the content; `done`: the call that made this state has
     returned.
@@ -44,16 +44,6 @@ class State:
     content: bytes | None
     torn: bool = False
     done: bool = False
-
-
-@dataclass(slots=True)
-class Name:
-    """The states of one name, oldest first; the first is known to be durable. `dropped`: the number of earlier
-    states.
-    """
-
-    states: list[State]
-    dropped: int = 0
 
 
 def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State | str]]:
@@ -81,7 +71,8 @@ class Durable:
         self.models = list(models)
         self._lock = threading.Lock()
         self._observations = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in self.models]
-        self._names = {name: Name([State(content, done=True)]) for name, content in (names or {}).items()}
+        # The states of each name, oldest first; the first is known to be durable.
+        self._names = {name: [State(content, done=True)] for name, content in (names or {}).items()}
 
     # -- calls
 
@@ -96,8 +87,7 @@ class Durable:
             yield
             with self._lock:  # the last state of each name exists
                 for name in names:
-                    states = self._names[name].states
-                    states[-1] = replace(states[-1], done=True)
+                    self._names[name][-1].done = True
         else:
             yield
 
@@ -106,26 +96,19 @@ class Durable:
         """Make durable, if the call succeeds: a file, or all files and names."""
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
-            names = {} if file is not None else {name: _settled(found) for name, found in self._names.items()}
+            names = {} if file is not None else {name: _settled(states) for name, states in self._names.items()}
         saved = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models]
-        try:
-            yield
-            for at, observation in enumerate(saved):
-                number = self.models.index(observation.model)
-                with self._lock:
-                    if observation.begun > self._observations[number].begun:
-                        saved[at], self._observations[number] = self._observations[number], observation
-        finally:
-            for observation in saved:
-                observation.returned()
+        yield
         with self._lock:
-            for name, number in names.items():
-                found = self._names[name]
+            for observation in saved:
+                number = self.models.index(observation.model)
+                if observation.begun > self._observations[number].begun:
+                    self._observations[number] = observation
+            for name, state in names.items():
                 # A name that was replaced or removed in the meantime may have lost its bytes, and come back without
                 # them.
-                if number == found.dropped + len(found.states) - 1:
-                    found.states = [replace(found.states[-1], torn=False)]
-                    found.dropped = number
+                if self._names[name][-1] is state:
+                    state.torn, self._names[name] = False, [state]
 
     # -- names
 
@@ -136,13 +119,13 @@ class Durable:
             for name, what in changed.items():
                 for state in what:
                     if isinstance(state, State):
-                        self._of(name).states.append(state)
+                        self._of(name).append(state)
                     else:
-                        self._of(name).states += [replace(one, done=False) for one in self._of(state).states]
+                        self._of(name).extend([replace(one, done=False) for one in self._of(state)])
             return list(changed)
 
-    def _of(self, name: str) -> Name:
-        return self._names.setdefault(name, Name([State(None, done=True)]))
+    def _of(self, name: str) -> list[State]:
+        return self._names.setdefault(name, [State(None, done=True)])
 
     def judge_name(self, name: str, found: bytes | None) -> None:
         """Check a name after a crash.
@@ -151,7 +134,7 @@ class Durable:
             Broken: its state is impossible.
         """
         with self._lock:
-            states = list(self._of(name).states)
+            states = list(self._of(name))
         if any(state.content == found for state in states):
             return
         contents = [state.content for state in states if state.content is not None]
@@ -194,9 +177,8 @@ class Durable:
         Raises:
             Broken: other bytes are missing.
         """
-        model, before = self.models[file], self._ended(file)
-        observation = Observation(model, 0, FOREVER, 0, "read again after the store came back,")
-        observation.returned()
+        before = self._ended(file)
+        observation = at_rest(self.models[file], "read again after the store came back,")
         pieces = Extents(Write("zeros", "", 0, 0, file, 0, 0, FOREVER, zero=True))
         pieces.assign(0, FOREVER, observation.pieces)
         lossy = [one for one in before.beside if one.way in LOSSY or one.kind in ("punch", "zero")]
@@ -213,16 +195,10 @@ class Durable:
         observation.returned()
         return observation
 
-    def end(self) -> None:
-        """Close the observations that the checks use."""
-        for observation in self._observations:
-            observation.returned()
 
-
-def _settled(found: Name) -> int:
-    """Return the number of the last state whose call has returned, counted from the first state ever."""
-    last = max((number for number, state in enumerate(found.states) if state.done), default=0)
-    return found.dropped + last
+def _settled(states: list[State]) -> State:
+    """Return the last state whose call has returned."""
+    return next((state for state in reversed(states) if state.done), states[0])
 
 
 def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:

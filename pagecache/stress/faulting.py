@@ -32,11 +32,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pagecache import Event, RetryPolicy, Volume
-from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.errors import Key
 from pagecache.native import operations
 from pagecache.stress.history import Broken
-from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 from pagecache.testing.faults import TRUTH
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
     from pagecache.stress.plan import Plan
 
 __all__ = ["Faulting"]
-
-Faulty = FaultyBackend | AsyncFaultyBackend
 
 CHECK_S = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
@@ -97,15 +94,15 @@ class Faulting:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def begin(self, volume: Volume, backend: Faulty, attached: Backend | AsyncBackend) -> None:
-        """Start to fail calls of a volume's backend; `attached`: the volume's own backend, around the failing one."""
-        self._volume, self._backend, self._attached = volume, backend, attached
+    def begin(self, volume: Volume, backend: FaultyBackend) -> None:
+        """Start to fail calls of a volume's backend."""
+        self._volume, self._backend = volume, backend
         volume.cache.subscribe(self._heard)
         self.stir()
 
-    def follow(self, backend: Faulty, attached: Backend | AsyncBackend) -> None:
+    def follow(self, backend: FaultyBackend) -> None:
         """Change to another backend of the volume, which does not fail yet."""
-        self._backend, self._attached = backend, attached
+        self._backend = backend
 
     def stir(self) -> None:
         """Let calls fail."""
@@ -212,7 +209,7 @@ class Faulting:
             self._backend.fence(FENCE_TIMEOUT_S)
         self._backend.revive()
         try:
-            self._volume.reconnect(self._attached, fenced=fenced)
+            self._volume.reconnect(self._backend, fenced=fenced)
         except OSError:
             self._backend.faults.die(Rule(dies=True).exception)
             raise

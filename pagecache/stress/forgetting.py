@@ -26,7 +26,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -159,10 +160,13 @@ class ForgettingBackend(Backend):
         stored.changes.clear()
         stored.inner.commit()
 
-    def living(self) -> None:
-        """Check that there was no crash. Raises: OSError: there was one."""
-        if self._over:
-            raise OSError(errno.ENXIO, "the store is gone")
+    @contextmanager
+    def alive(self) -> Iterator[None]:
+        """Hold the lock, before a crash. Raises: OSError: there was one."""
+        with self.lock:
+            if self._over:
+                raise OSError(errno.ENXIO, "the store is gone")
+            yield
 
     def linger(self) -> None:
         """Delay a commit. The lock is not held."""
@@ -185,8 +189,7 @@ class ForgettingBackend(Backend):
         return self._objects[name]
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        with self.lock:
-            self.living()
+        with self.alive():
             found = self._find(key)
             there = found is not None and found.visible
             if not there and not create:
@@ -205,8 +208,7 @@ class ForgettingBackend(Backend):
         return (ObjectFile if self.limits.commit_on_close else ForgettingFile)(self, stored)
 
     def stat(self, key: Key) -> ObjectStat:
-        with self.lock:
-            self.living()
+        with self.alive():
             found = self._find(key)
             if found is None or not found.visible:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
@@ -226,8 +228,7 @@ class ForgettingBackend(Backend):
 
     def remove(self, key: Key) -> None:
         self._can("remove")
-        with self.lock:
-            self.living()
+        with self.alive():
             found = self._find(key)
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
@@ -237,8 +238,7 @@ class ForgettingBackend(Backend):
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         self._can("rename")
-        with self.lock:
-            self.living()
+        with self.alive():
             found, there = self._find(src), self._find(dst)
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
@@ -256,8 +256,7 @@ class ForgettingBackend(Backend):
             return self.inner.canonical(key)
 
     def sync(self) -> None:
-        with self.lock:
-            self.living()
+        with self.alive():
             self._carry_names(len(self._names))
             self.inner.sync()
 
@@ -322,19 +321,16 @@ class ForgettingFile(BackendFile):
         self._object = stored
 
     def stat(self) -> ObjectStat:
-        with self._store.lock:
-            self._store.living()
+        with self._store.alive():
             return self._store.stat_of(self._object)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        with self._store.lock:
-            self._store.living()
+        with self._store.alive():
             done: int = self._object.memory.read_into(offset, buffers)
             return done
 
     def _change(self, change: Change) -> None:
-        with self._store.lock:
-            self._store.living()
+        with self._store.alive():
             change.to(self._object.memory)
             self._object.changes.append(change)
             if not self._store.limits.commit_on_close:
@@ -350,12 +346,10 @@ class ForgettingFile(BackendFile):
 
     def commit(self) -> str | None:
         store, stored = self._store, self._object
-        with store.lock:
-            store.living()
+        with store.alive():
             count = len(stored.changes)
         store.linger()
-        with store.lock:
-            store.living()
+        with store.alive():
             version = store.carry(stored, count)
         store.linger()
         return version
@@ -375,8 +369,7 @@ class ObjectFile(ForgettingFile):
 
     def rollback(self) -> None:
         """Forget acknowledged, uncommitted changes."""
-        with self._store.lock:
-            self._store.living()
+        with self._store.alive():
             stored = self._object
             stored.changes.clear()
             if stored.inner is None:

@@ -26,6 +26,7 @@ from pagecache.stress.history import Broken
 from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
+from pagecache.target import Hung, within
 
 __all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]
 
@@ -128,18 +129,13 @@ class Hang:
 
 def checked(cache: PageCache) -> str:
     """Return the finding of `PageCache.check` in a line; "" if it does not return."""
-    found: list[str] = []
-
-    def check() -> None:
-        try:
-            cache.check()
-        except AssertionError as error:
-            found.append(str(error).partition("\n")[0])
-
-    thread = threading.Thread(target=check, name="stress-check", daemon=True)
-    thread.start()
-    thread.join(CHECK)
-    return found[0] if found else ""
+    try:
+        within(CHECK, cache.check, "stress-check")
+    except AssertionError as error:
+        return str(error).partition("\n")[0]
+    except Hung:
+        pass
+    return ""
 
 
 def said(wait: dict[str, Any]) -> str:

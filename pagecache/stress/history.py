@@ -2,7 +2,7 @@
 
     Write      one change of bytes, or of the end: from its call (`begun`) to its return (`ended`), on a logical clock
     Extents    [0, infinity) in pieces; each has the writes whose bytes may be there, often just one
-    Model      a file: extents, possible sizes, running writes, and a log of recent ones
+    Model      a file: extents, possible sizes, running writes, and a log of those since the last rest
 
 A byte may come from write W at a time T if W began before T, and no other write of this byte began after W had ended
 and ended before T. So sequential calls leave one value: exact. Overlapping calls leave as many as ran, until a later
@@ -234,8 +234,6 @@ class Model:
         self.sizes: list[Size] = [Size(first.end, 0, 0)]
         self.running: dict[Write, None] = {}
         self.log: list[Write] = []
-        self.dropped = 0  # entries that were removed from the log
-        self.observers: dict[object, int] = {}  # observation -> the first log entry that it needs
         self.ended: deque[Write] = deque([first], REMEMBERED)
         self.loose = False  # writes may be discarded or replaced: none is certain
         self.loses_past = False  # direct writes may be lost later, without an error of their call
@@ -262,8 +260,6 @@ class Model:
             if write.size is not None and write.size >= 0:
                 for one in self.running:
                     one.floor = min(one.floor, write.size)
-            if len(self.log) > 4096:
-                self._trim()
 
     def _add(self, write: Write) -> None:
         pieces = [
@@ -319,9 +315,7 @@ class Model:
             rest = None if done is None else self._split(write, done)
             beside = [one for one in self.log if one is not write and one.ended >= write.begun and one.size != -1]
             oldest = min((one.begun for one in beside), default=write.begun)
-            cut = self.dropped > 0 or any(
-                one.size is not None and one.size >= 0 and one.ended >= oldest for one in self.log
-            )
+            cut = any(one.size is not None and one.size >= 0 and one.ended >= oldest for one in self.log)
             for one in beside:
                 if not cut and one.kind == "append" and one.certain and one.start < write.end and offset < one.end:
                     raise Broken(
@@ -457,18 +451,6 @@ class Model:
             if one is not write and one.size is None and one.length and write.begun <= one.ended < RUNNING:
                 yield one
 
-    def _trim(self) -> None:
-        first = min(self.observers.values(), default=self.dropped + len(self.log))
-        oldest = min((write.begun for write in self.running), default=RUNNING)
-        while self.dropped < first and self.log and self.log[0].ended < oldest:
-            # Trim from the front only, in slices: a long-running write keeps all later ones.
-            count = 0
-            most = min(first - self.dropped, len(self.log))
-            while count < most and self.log[count].ended < oldest:
-                count += 1
-            del self.log[:count]
-            self.dropped += count
-
     # -- queries
 
     def largest(self) -> int:
@@ -489,5 +471,3 @@ class Model:
                 self.extents.assign(low, high, [(low, high, found)])
             self.sizes = [Size(size, 0, 0)]
             self.log.clear()
-            self.dropped = 0
-            assert not self.observers

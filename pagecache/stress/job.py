@@ -24,11 +24,12 @@ from pagecache.stress.mounted import MountedTarget
 from pagecache.stress.naming import maker, name_of
 from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
-from pagecache.stress.profiles import names_of, shared_names
+from pagecache.stress.profiles import all_names
 from pagecache.stress.report import Report, exercised, narrative
 from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
+from pagecache.target import Hung, within
 
 __all__ = ["Run", "run"]
 
@@ -114,28 +115,22 @@ class Run:
 
     def run(self) -> Report:
         """Run rounds until a failure is found or the time is over."""
+        end, last = time.monotonic() + self.plan.duration, self.plan.first_round + self.plan.rounds
         try:
-            return self._rounds()
+            while (failure := self._round()) is None:
+                self.number += 1
+                if time.monotonic() >= end or (self.plan.rounds and self.number >= last):
+                    break
         except KeyboardInterrupt:
             raise KeyboardInterrupt(LEFT if self._made else NOTHING) from None
-
-    def _rounds(self) -> Report:
-        end = time.monotonic() + self.plan.duration
-        last = self.plan.first_round + self.plan.rounds if self.plan.rounds else None
-        while True:
-            failure = self._round()
-            if failure is not None:
-                return self._report(failure)
-            self.number += 1
-            if time.monotonic() >= end or (last is not None and self.number >= last):
-                return self._report(None)
+        return self._report(failure)
 
     def _round(self) -> Broken | None:
         self._players, self._pressed, self._latest, self._remarks = None, "", None, []
-        made = self._in_time(partial(self._make, self.plan, self.number))
-        if not made:
+        try:
+            target = self._in_time(partial(self._make, self.plan, self.number))
+        except Hung:
             return late("what makes the backend does not return")
-        (target,) = made
         world = self.world = World(self.plan, target, self.number)
         try:
             self.name, self._made = target.name, True
@@ -226,43 +221,18 @@ class Run:
         elif script is not None:
             self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
 
-    def _in_time(self, call: Callable[[], T]) -> list[T]:
-        """Return the result of a call in a list; an empty one: it hangs."""
-        came: list[T] = []
-        raised: list[BaseException] = []
-
-        def guarded() -> None:
-            try:
-                came.append(call())
-            except BaseException as error:
-                raised.append(error)
-
-        world = self.world
-        if not self._wait_for(guarded if world is None else partial(world.run, guarded), 3 * self.plan.patience):
-            return []
-        if raised:
-            raise raised[0]
-        return came
-
-    def _wait_for(self, call: Callable[[], None], seconds: float) -> bool:
-        """Return whether a call, which must not raise, returned within `seconds`."""
-        thread = threading.Thread(target=call, name="stress-rest", daemon=True)
-        thread.start()
-        thread.join(seconds)
-        return not thread.is_alive()
+    def _in_time(self, call: Callable[[], T]) -> T:
+        """Return the result of a call. Raises: Hung: it hangs."""
+        return within(3 * self.plan.patience, call, "stress-rest", None if self.world is None else self.world.run)
 
     def _give_up(self, calls: Sequence[Callable[[], None]], seconds: float) -> bool:
         """Run clean-up calls as far as a broken target permits; return whether the last one finished."""
-        done: list[Callable[[], None]] = []
-
-        def trying(call: Callable[[], None]) -> None:
-            with contextlib.suppress(Exception):
-                call()
-                done.append(call)
-
         for call in calls:
-            self._wait_for(partial(trying, call), seconds)
-        return calls[-1] in done
+            done = False
+            with contextlib.suppress(Exception):
+                within(seconds, call, "stress-rest")
+                done = True
+        return done
 
     def _discard(self, target: Target) -> None:
         """Remove the files of the round."""
@@ -273,8 +243,7 @@ class Run:
         """Remove the files of the round, those of a killed process too, once."""
         if not self._made:
             return
-        names = [name for worker in range(1, 1 + self.plan.threads + self.plan.tasks) for name in names_of(worker)]
-        target.remember([*names, *(f"{name}-new" for name in names), *shared_names()])
+        target.remember(all_names(self.plan.threads + self.plan.tasks))
         self._discard(target)
 
     def _interrupted(self, world: World) -> None:
@@ -298,8 +267,9 @@ class Run:
             UnusableTarget: the call raised it.
         """
         try:
-            if not self._in_time(call):
-                world.fail(hangs(world, [f"{what} does not end"]))
+            self._in_time(call)
+        except Hung:
+            world.fail(hangs(world, [f"{what} does not end"]))
         except UnusableTarget:
             raise
         except Broken as error:
@@ -307,9 +277,7 @@ class Run:
         except AssertionError as error:
             world.fail(Broken(f"{what}: {error}", "check"))
         except Exception as error:
-            hint = world.target.hints.get(error.errno or 0, "") if isinstance(error, OSError) else ""
-            text = described(error)
-            world.fail(Broken(f"{what}: {text}" + (f"\n  {hint}" if hint else ""), "error"))
+            world.fail(Broken(f"{what}: {described(error)}{world.target.hint(error)}", "error"))
         if world.failures:
             raise Failed
 
@@ -323,37 +291,26 @@ class Run:
             return None
         return replace(self._players.script(planned=self._crashes()), pressed=self._pressed)
 
-    def replay(self, failure: Broken | None) -> dict[str, Any]:
-        """Return a replay file that repeats the run from the failed round on."""
-        plan = self.plan.to_dict()
-        if failure is not None:
-            plan |= {"first_round": self.number, "rounds": 1}
-        return {"version": 1, "plan": plan, "target": name_of(self.target)}
-
-    def _happened(self, failure: Broken | None) -> tuple[str, ...]:
-        """Return the operations around a failure: from the process that found it, or from this one."""
-        if failure is None or self._latest is None:
-            return ()
-        return failure.happened if failure.happened is not None else narrative(self._latest, failure)
-
     def _report(self, failure: Broken | None) -> Report:
+        """Return the report. Its replay repeats the run from the failed round on."""
+        plan = self.plan.to_dict()
+        fields: dict[str, Any] = {
+            "replay": {"version": 1, "plan": plan, "target": name_of(self.target)},
+            "counters": dict(sorted(self.counters.items())),
+            "kinds": dict(self.kinds.most_common()),
+            "skipped": self.skipped,
+        }
         if failure is None:
-            story = exercised(self.counters, self.kinds, self.name, self.skipped)
-        else:
-            story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
-            story += "".join(f"\nremark: {remark}" for remark in self._remarks)
-        return Report(
-            ok=failure is None,
-            story=story,
-            replay=self.replay(failure),
-            counters=dict(sorted(self.counters.items())),
-            kinds=dict(self.kinds.most_common()),
-            skipped=self.skipped,
-            kind="" if failure is None else failure.kind,
-            hung=failure is not None and failure.kind == "hang",
-            steps=self._happened(failure),
-            hang=failure.hang.to_dict() if failure is not None and failure.hang is not None else {},
-        )
+            return Report(ok=True, story=exercised(self.counters, self.kinds, self.name, self.skipped), **fields)
+        plan |= {"first_round": self.number, "rounds": 1}
+        story = f"{self.name}, round {self.number} of seed {self.plan.seed}: {failure.kind}\n{failure}"
+        story += "".join(f"\nremark: {remark}" for remark in self._remarks)
+        steps = failure.happened  # in the process that found it
+        if steps is None:
+            steps = () if self._latest is None else narrative(self._latest, failure)
+        hang = {} if failure.hang is None else failure.hang.to_dict()
+        fields |= {"kind": failure.kind, "hung": failure.kind == "hang", "steps": steps, "hang": hang}
+        return Report(ok=False, story=story, **fields)
 
 
 # Options that the target cannot serve: a run that silently skipped them would be green without a test. The plan itself
@@ -387,7 +344,7 @@ def why_no_crash(kind: str, plan: Plan, target: Target, made_from: Any) -> str:
         return unpicklable(made_from) if named else "the store ends with its process"
     if target.faulting.repairing:
         return f"the faults of {plan.faults!r} are repaired by reconnecting, too"
-    if named and target.durable_writes:
+    if named and target.backend.limits.durable_writes:
         return "durable_writes: the backend promises that acknowledged bytes survive"
     return ""
 

@@ -101,6 +101,14 @@ class Mappings:
             self._changed.notify_all()
 
     @contextmanager
+    def mapped(self) -> Iterator[None]:
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    @contextmanager
     def cutting(self) -> Iterator[None]:
         with self._changed:
             self._cutting += 1
@@ -206,17 +214,14 @@ class Descriptor(io.FileIO):
         os.fsync(self.fd)
 
     def prefetch(self, offset: int, length: int, *, wait: bool) -> None:
-        self._advise(offset, length, os.POSIX_FADV_WILLNEED)
+        os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def drop(self, offset: int, length: int) -> None:
         """Drop cached bytes that are clean; `length` 0: all from an offset on."""
-        self._advise(offset, length, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self.fd, offset, length, os.POSIX_FADV_DONTNEED)
 
     def advise(self, advice: Advice, offset: int, length: int) -> None:
-        self._advise(offset, length, ADVICES.get(advice, os.POSIX_FADV_NORMAL))
-
-    def _advise(self, offset: int, length: int, advice: int) -> None:
-        os.posix_fadvise(self.fd, offset, length, advice)
+        os.posix_fadvise(self.fd, offset, length, ADVICES.get(advice, os.POSIX_FADV_NORMAL))
 
 
 MODES = {os.O_RDONLY: "rb", os.O_RDWR: "r+b"}
@@ -268,7 +273,7 @@ class MountedTarget(Target):
             raise UnusableTarget(f"{self.name}: {error.strerror}: {self._folder}") from error
         try:
             for number, content in enumerate(contents):
-                self._path(number).write_bytes(content)
+                self.key(number).write_bytes(content)
         except OSError as error:
             hint = f": {self.hints[error.errno]}" if error.errno in self.hints else ""
             raise UnusableTarget(f"{self.name}: no file can be made: {error.strerror}{hint}") from error
@@ -277,7 +282,7 @@ class MountedTarget(Target):
     def _open(self) -> None:
         for number, mappings in enumerate(self._mappings):
             writing: Beside = mappings.cutting if self._apart and "views" in self.ways else nullcontext
-            open_by = partial(Descriptor, self._path(number), cutting=mappings.cutting, writing=writing)
+            open_by = partial(Descriptor, self.key(number), cutting=mappings.cutting, writing=writing)
             self._handles.append({"buffered": open_by(os.O_RDWR), "through": open_by(os.O_RDWR | os.O_DSYNC)})
             try:
                 self._handles[number]["direct"] = open_by(os.O_RDWR | os.O_DIRECT)
@@ -289,9 +294,6 @@ class MountedTarget(Target):
 
     def key(self, what: int | str) -> Path:
         """Return the path of a file, or of a name."""
-        return self._path(what)
-
-    def _path(self, what: int | str) -> Path:
         return self._folder / (f"file{what}" if isinstance(what, int) else what)
 
     def check_place(self) -> None:
@@ -316,7 +318,7 @@ class MountedTarget(Target):
     def store(self, file: int | str) -> bytes | None:
         direct = "direct" in self.ways
         try:
-            handle = Descriptor(self._path(file), os.O_RDONLY | (os.O_DIRECT if direct else 0))
+            handle = Descriptor(self.key(file), os.O_RDONLY | (os.O_DIRECT if direct else 0))
         except FileNotFoundError:
             return None
         with handle:
@@ -381,7 +383,7 @@ class MountedTarget(Target):
             self.drop(file, offset, length)
 
     def reopen(self, file: int, offset: int, length: int, direct: bool) -> bytes:
-        with Descriptor(self._path(file), os.O_RDONLY) as handle:
+        with Descriptor(self.key(file), os.O_RDONLY) as handle:
             return handle.pread(length, offset)
 
     # -- names
@@ -390,30 +392,30 @@ class MountedTarget(Target):
         return self.enter(name, "", mode)
 
     def renamed(self, old: str, new: str) -> None:
-        self._path(old).rename(self._path(new))
+        self.key(old).rename(self.key(new))
 
     def removed(self, name: str) -> None:
-        self._path(name).unlink()
+        self.key(name).unlink()
 
     def enter(self, name: str, way: str, mode: OpenMode) -> Descriptor:
-        return Descriptor(self._path(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
+        return Descriptor(self.key(name), FLAGS[mode] | (os.O_DSYNC if way == "through" else 0))
 
     def link(self, old: str, new: str) -> None:
-        os.link(self._path(old), self._path(new), follow_symlinks=False)
+        os.link(self.key(old), self.key(new), follow_symlinks=False)
 
     def symlink(self, leads: str, name: str) -> None:
-        os.symlink(leads, self._path(name))
+        os.symlink(leads, self.key(name))
 
     def link_of(self, name: str) -> str | None:
         try:
-            found = os.readlink(self._path(name))
+            found = os.readlink(self.key(name))
         except OSError:
             return None
         return found if found in shared_names() else None
 
     def look(self, name: str) -> bytes | None:
         try:
-            return self._path(name).read_bytes()
+            return self.key(name).read_bytes()
         except FileNotFoundError:
             return None
 

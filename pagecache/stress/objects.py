@@ -17,7 +17,7 @@ from pagecache.backends.protocol import Backend, BackendLimits, close_backend_fi
 from pagecache.engine.retryer import is_transient
 from pagecache.errors import Key
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import names_of, shared_names
+from pagecache.stress.profiles import all_names
 from pagecache.stress.targets import UnusableTarget
 from pagecache.target import place
 
@@ -35,13 +35,13 @@ KEYS: tuple[Callable[[str], Key], ...] = (
 """Forms of keys that a backend may want; the first accepted one is used."""
 
 
-def insisting(call: Callable[[], T]) -> T:
-    """Return the result of a call; retry while the error is marked as repeatable, or its errno is."""
+def insisting(call: Callable[[], T], passes: Callable[[OSError], bool] = is_transient) -> T:
+    """Return the result of a call; retry while its error is one that passes."""
     for _ in range(TRIES):
         try:
             return call()
         except OSError as error:
-            if not is_transient(error):
+            if not passes(error):
                 raise
     return call()
 
@@ -177,12 +177,8 @@ class Objects:
             while self._there(0):
                 self._again += 1
         elif left:
-            for name in shared_names():
+            for name in all_names(self._plan.threads + self._plan.tasks):
                 self.remove(name)
-            for worker in range(1, 1 + self._plan.threads + self._plan.tasks):
-                for name in names_of(worker):
-                    self.remove(name)
-                    self.remove(f"{name}-new")
 
     def find(self) -> bool:
         """Take the keys of files that were made elsewhere. False: the files do not exist."""

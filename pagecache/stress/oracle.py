@@ -29,7 +29,7 @@ from itertools import pairwise
 from pagecache.stress.content import decode
 from pagecache.stress.history import FOREVER, RUNNING, Broken, Candidates, Model, Piece, Write
 
-__all__ = ["Doubt", "Observation", "copied", "describe_finding", "explain", "settled", "verdict", "worker_name"]
+__all__ = ["Doubt", "Observation", "at_rest", "copied", "settle", "settled", "verdict", "worker_name"]
 
 SHOWN = 4  # ranges, and writes, in one story
 VALUES = 16  # bytes of a range whose values are shown
@@ -37,7 +37,7 @@ VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown
 
 
 class Observation:
-    """A range [start, end) of a file, observed from now on. Close it, or the log of the file grows.
+    """A range [start, end) of a file, observed from now on.
 
     `store`: the observed bytes are those of the store. Bytes of a running write may be visible in memory before they
     count as dirty: a sync that is called then does not save them.
@@ -52,24 +52,21 @@ class Observation:
             self.sizes = list(model.sizes)
             self.beside = list(model.running)
             self._overtaken = [piece for pieces in model.overtaken.values() for piece in pieces] if store else []
-            self._first = model.dropped + len(model.log)
-            model.observers[self] = self._first
+            self._first = len(model.log)
         self.ended: float = FOREVER
 
     def returned(self) -> None:
         """End the observation: later changes are not part of it."""
         with self.model.lock:
-            if self.model.observers.pop(self, None) is not None:
+            if self.ended == FOREVER:
                 self.ended = self.model.clock.tick()
-                self.beside += self.model.log[self._first - self.model.dropped :]
+                self.beside += self.model.log[self._first :]
 
     def until_now(self) -> Observation:
         """Return a copy of the observation that ends now; the observation itself goes on."""
         found = copy.copy(self)
-        with self.model.lock:
-            if self in self.model.observers:
-                found.ended = self.model.clock.tick()
-                found.beside = self.beside + self.model.log[self._first - self.model.dropped :]
+        found.beside = list(self.beside)
+        found.returned()
         return found
 
     def _beside(self) -> list[Write]:
@@ -186,9 +183,8 @@ def verdict(observation: Observation, got: bytes, *, short: bool = False, store:
     seen: list[Piece] = []
     if wrong is None:
         for low, high, found in observation.segments(observation.start, observation.start + len(got)):
-            pieces, missed = fit(
-                low, high, found, got[low - observation.start : high - observation.start], first=bool(unresolved)
-            )
+            part = got[low - observation.start : high - observation.start]
+            pieces, missed = fit(low, high, found, part, first=bool(unresolved))
             bad += missed
             if bad and unresolved:
                 return Doubt(observation, got, store, unresolved)
@@ -209,11 +205,8 @@ def _wrong_length(observation: Observation, length: int) -> str | None:
     piece.
     """
     least, most = observation.sizes_meanwhile()
-    if (
-        max(0, min(least, observation.end) - observation.start)
-        <= length
-        <= max(0, min(most, observation.end) - observation.start)
-    ):
+    low, high = (max(0, min(size, observation.end) - observation.start) for size in (least, most))
+    if low <= length <= high:
         return None
     return f"{length} bytes, where the file had {least}" + (f" to {most}" if most > least else "")
 
@@ -294,6 +287,22 @@ def settled(observation: Observation, got: bytes, *, store: bool = False) -> lis
         wild = next((write for write in found if write.wild), None)
         pieces += fit(low, high, found, part)[0] if wild is None else [(low, high, (wild.known(low, part),))]
     return pieces
+
+
+def at_rest(model: Model, what: str) -> Observation:
+    """Return an observation of a whole file, made while nothing runs."""
+    observation = Observation(model, 0, FOREVER, 0, what)
+    observation.returned()
+    return observation
+
+
+def settle(model: Model, what: str, got: bytes) -> None:
+    """Check the content of a file while nothing runs, and fix it.
+
+    Raises:
+        Broken: a byte has an impossible value.
+    """
+    model.settle(settled(at_rest(model, what), got), len(got))
 
 
 def copied(observation: Observation, write: Write, shift: int) -> list[tuple[int, tuple[bytes, ...]]] | None:

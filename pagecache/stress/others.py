@@ -14,7 +14,6 @@ help that. So whole objects get a layer below the cache, in which a change of th
 from __future__ import annotations
 
 import errno
-import functools
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -104,7 +103,8 @@ class _Alternating(PassingBackend):
         _count(self, inner, ("stat", "remove", "rename"), calls)
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        inner = _counted(self.inner.open, self._calls)(key, create=create, exclusive=exclusive)
+        with self._calls.mapped():
+            inner = self.inner.open(key, create=create, exclusive=exclusive)
         file = PassingFile(inner)
         _count(file, inner, ("stat", "read_into", "write_from", "truncate", "commit", "rollback"), self._calls)
         return file
@@ -113,16 +113,4 @@ class _Alternating(PassingBackend):
 def _count(made: object, inner: object, methods: tuple[str, ...], calls: Mappings) -> None:
     for method in methods:
         if hasattr(inner, method):
-            setattr(made, method, _counted(getattr(inner, method), calls))
-
-
-def _counted(call: Callable[..., Any], calls: Mappings) -> Callable[..., Any]:
-    @functools.wraps(call)
-    def counted(*arguments: Any, **options: Any) -> Any:
-        calls.enter()
-        try:
-            return call(*arguments, **options)
-        finally:
-            calls.leave()
-
-    return counted
+            setattr(made, method, calls.mapped()(getattr(inner, method)))

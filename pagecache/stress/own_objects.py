@@ -57,27 +57,18 @@ class OwnObjects:
             self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
     def rename(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        old, new = self._name(operation), self._name(operation, 1)
-        if old not in self._contents and self._hold(operation):
+        """Rename or remove an object; perhaps make it before, and read afterwards from a handle opened before."""
+        kind, name, hold = operation.kind, self._name(operation), bool(other(operation.extra) % 2)
+        if name not in self._contents and hold:
             yield from self.publish(operation, model, start, end)
-        if old in self._contents:
-            after = {old: None, new: self._contents[old]}
-            yield from self._naming("rename", ("rename", old, new, *self._hold(operation)), after)
-        else:
-            self.world.idle(self.worker, "rename")
+        if name not in self._contents:
+            self.world.idle(self.worker, kind)
+            return
+        new = [self._name(operation, 1)] if kind == "rename" else []
+        after = {name: None} | dict.fromkeys(new, self._contents[name])
+        yield from self._naming(kind, (kind, name, *new, *([True] if hold else [])), after)
 
-    def remove(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        name = self._name(operation)
-        if name not in self._contents and self._hold(operation):
-            yield from self.publish(operation, model, start, end)
-        if name in self._contents:
-            yield from self._naming("remove", ("remove", name, *self._hold(operation)), {name: None})
-        else:
-            self.world.idle(self.worker, "remove")
-
-    def _hold(self, operation: Operation) -> tuple[bool, ...]:
-        """Return the last argument of a verb that reads afterwards from a handle opened before; empty: it does not."""
-        return (True,) if other(operation.extra) % 2 else ()
+    remove = rename
 
     def _saved_object(self, name: str, data: bytes) -> Step:
         """Check that an object that was saved before it got its name is stored, under that name or the earlier one

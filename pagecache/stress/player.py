@@ -17,7 +17,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import PROFILES, Operation, operations
 from pagecache.stress.script import Script
 from pagecache.stress.steps import Step, Steps
-from pagecache.stress.targets import Target
+from pagecache.stress.targets import Target, Verb
 from pagecache.stress.world import Halted, World, described
 
 __all__ = ["Players", "played", "ways_of"]
@@ -187,21 +187,16 @@ class Players:
             self._failed(error)
 
     async def _play_async(self, number: int, step: Step) -> None:
-        call, worker = self.world.target.tasks.call, self._steps[number].worker
-        try:
-            name, *arguments = next(step)
+        call, answer = self.world.target.tasks.call, None
+        with contextlib.suppress(StopIteration):
             while True:
+                name, *arguments = continued(step, answer)
                 try:
                     with self.world.recorded(name, arguments):
                         answer = await (asyncio.sleep(PAUSE) if name == "pause" else call(name, tuple(arguments)))
                 except (OSError, ValueError) as error:
-                    self.world.move(worker)
-                    name, *arguments = step.throw(error)
-                else:
-                    self.world.move(worker)
-                    name, *arguments = step.send(answer)
-        except StopIteration:
-            pass
+                    answer = error
+                self.world.move(self._steps[number].worker)
 
     def _failed(self, error: BaseException) -> None:
         """Record the first failure, which makes the other workers end after their operations. Interruptions by a crash
@@ -216,18 +211,19 @@ def played(
     target: Any, step: Step, returned: Callable[[], None] = lambda: None, recorded: Recorded = lambda *_: nullcontext()
 ) -> None:
     """Make the calls of an operation in this thread, each within `recorded`; `returned` is called after each."""
-    try:
-        name, *arguments = next(step)
+    answer = None
+    with contextlib.suppress(StopIteration):
         while True:
+            name, *arguments = continued(step, answer)
             try:
                 call = partial(time.sleep, PAUSE) if name == "pause" else partial(getattr(target, name), *arguments)
                 with recorded(name, arguments):
                     answer = call()
             except (OSError, ValueError) as error:
-                returned()
-                name, *arguments = step.throw(error)
-            else:
-                returned()
-                name, *arguments = step.send(answer)
-    except StopIteration:
-        pass
+                answer = error
+            returned()
+
+
+def continued(step: Step, answer: Any) -> Verb:
+    """Return the next verb of an operation, after the answer to the last one: a result, or an error."""
+    return step.throw(answer) if isinstance(answer, OSError | ValueError) else step.send(answer)

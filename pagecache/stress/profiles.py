@@ -17,6 +17,7 @@ __all__ += [
     "Edges",
     "Operation",
     "Profile",
+    "all_names",
     "leaves_nothing",
     "names_of",
     "operations",
@@ -47,7 +48,7 @@ _KINDS = {
     "shared": "name_create name_open name_rename name_remove name_sync "
     "held_read held_write held_append held_truncate held_fsync held_close",
     "links": "name_link name_symlink",
-    "others": "name_put name_move name_drop name_settle",
+    "others": "name_put name_move name_drop",
 }
 KINDS = {kind: way for way, kinds in _KINDS.items() for kind in kinds.split()}
 """Kind -> its way in the mix; "": one of IO, drawn for each operation."""
@@ -106,6 +107,12 @@ def names_of(worker: int) -> list[str]:
 def shared_names() -> list[str]:
     """Return the names that all workers share."""
     return [f"shared{number}" for number in range(SHARED)]
+
+
+def all_names(workers: int) -> list[str]:
+    """Return the names of all objects that workers may make: shared ones, their own, and those beside their own."""
+    own = [name for worker in range(1, 1 + workers) for name in names_of(worker)]
+    return [*shared_names(), *own, *(f"{name}-new" for name in own)]
 
 
 def places(kind: str, files: int) -> int:
@@ -263,13 +270,13 @@ PROFILES: dict[str, Profile] = {
     ),
     "names": _profile(
         "name_create 8 name_open 8 name_rename 10 name_remove 5 name_sync 1 name_link 4 name_symlink 2 "
-        "name_put 4 name_move 2 name_drop 2 name_settle 2 held_read 16 held_write 14 held_append 3 "
+        "name_put 4 name_move 2 name_drop 2 held_read 16 held_write 14 held_append 3 "
         "held_truncate 2 held_fsync 6 held_close 6 publish 1 rename 1 remove 1 read 2 write 2 drop 3",
         _adversarial,
         share=0.25,
     ),
     "versions": _profile(
-        "name_create 3 name_open 10 name_rename 1 name_remove 1 name_put 6 name_settle 1 held_read 10 "
+        "name_create 3 name_open 10 name_rename 1 name_remove 1 name_put 6 held_read 10 "
         "held_write 20 held_append 2 held_truncate 4 held_fsync 14 held_close 4",
         _pages,
         share=0.25,

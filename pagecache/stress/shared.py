@@ -14,7 +14,7 @@ import errno
 import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +22,7 @@ from pagecache.errors import ConflictError, DataLossError, LostRange
 from pagecache.stress.bindings import Binding, Names, Sight, Value, described
 from pagecache.stress.content import decode
 from pagecache.stress.history import Broken, Model, Write
-from pagecache.stress.oracle import Observation, settled, verdict
+from pagecache.stress.oracle import at_rest, settle, verdict
 from pagecache.stress.profiles import CROSSING, KINDS, shared_names
 from pagecache.stress.targets import READ_ALL
 
@@ -46,7 +46,6 @@ class Grip:
     handle: Any
     model: Model
     way: str
-    ended: bool = False  # unsaved bytes were given up to another program: the handle may show its version now
 
 
 def name_beside(number: int) -> str:
@@ -70,8 +69,6 @@ class Shared:
         self._wrote: dict[int, float] = {}  # object -> begin of its last write by a handle that stays open
         self._changed: dict[int, float] = {}  # object -> begin of its last change
         self._saved: dict[int, float] = {}  # object -> begin of its last save
-        self._running: set[int] = set()  # workers in an operation
-        self._alone: int | None = None  # the worker that runs alone, or is about to
         self._lock = threading.Lock()
 
     @property
@@ -190,35 +187,9 @@ class Shared:
             return ""
         return over.name if self.names.is_foreign_since(over.name, over.ended) else ""
 
-    def may_run(self, worker: int, *, alone: bool) -> bool:
-        """Begin an operation; False: not yet. `alone`: no other runs meanwhile."""
-        with self._lock:
-            if self._alone not in (None, worker):
-                return False
-            if alone:
-                self._alone = worker
-                return not self._running
-            self._running.add(worker)
-            return True
-
-    def has_run(self, worker: int) -> None:
-        """End an operation."""
-        with self._lock:
-            self._running.discard(worker)
-            if self._alone == worker:
-                self._alone = None
-
-    def end_contested(self) -> None:
-        """End the handles of objects that may be in conflict: unsaved bytes are given up next. No operation runs."""
-        contested = self.contested()
-        for place, grip in list(self.grips.items()):
-            if grip.model.number in contested:
-                self.grips[place] = replace(grip, ended=True)
-
     def settle(self) -> None:
         """Give up what is unsaved over versions of another program, and close its handles. Nothing runs or fails."""
-        self.end_contested()
-        target = self._world.target
+        contested, target = self.contested(), self._world.target
         for left in reversed(range(SETTLES if target.withholds and "others" in target.ways else 0)):
             for name in self.names:
                 self._world.insisting(partial(target.settle, name))
@@ -229,7 +200,7 @@ class Shared:
                 if not left:
                     raise
         for place, grip in list(self.grips.items()):
-            if grip.ended:
+            if grip.model.number in contested:  # it may show the version of another program now
                 del self.grips[place]
                 with suppress(OSError):
                     target.act(grip.handle, "close")
@@ -312,8 +283,7 @@ class Shared:
                 self.names.settle(name, frozenset({None}))
             elif model is not None:
                 self.names.settle(name, frozenset({model.number}))
-                self._settle(model, f"{name}, {when},", got)
-        sight.end()
+                settle(model, f"{name}, {when},", got)
         for place, grip in list(self.grips.items()):
             try:
                 got = self._told(partial(world.target.act, grip.handle, "pread", READ_ALL, 0))
@@ -324,7 +294,7 @@ class Shared:
                     world.target.act(grip.handle, "close")
                 del self.grips[place]
             else:
-                self._settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
+                settle(grip.model, f"an open {grip.way or 'buffered'} handle, {when},", got)
 
     def _told(self, call: Callable[[], T]) -> T:
         """Return the result of a call, which may report a loss before."""
@@ -353,15 +323,6 @@ class Shared:
         key, keys = error.filename, {self._world.target.key(name): name for name in self.names}
         return self.names.story(keys[key]) if self.used and key in keys else ""
 
-    def _settle(self, model: Model, what: str, got: bytes) -> None:
-        observation = self._observed(model, what)
-        model.settle(settled(observation, got), len(got))
-
-    def _observed(self, model: Model, what: str) -> Observation:
-        observation = Observation(model, 0, max(READ_ALL, model.largest()), 0, what)
-        observation.returned()
-        return observation
-
     def stored(self, what: str) -> None:
         """Check that the store has the objects and bytes that `agree` found. Nothing runs.
 
@@ -375,8 +336,7 @@ class Shared:
             got = self._world.target.store(name)
             model = self.check_found(name, got, sight.of(name), what)
             if got is not None and model is not None:
-                verdict(self._observed(model, what), got)
-        sight.end()
+                verdict(at_rest(model, what), got)
 
     def drop(self) -> None:
         """Drop the cached bytes of all objects that have a name. Nothing runs."""
@@ -390,7 +350,6 @@ class Shared:
         """Drop the models of objects without a name and a handle. Nothing runs."""
         sight = Sight(self.names)
         living = {value for name in self.names for value in sight.of(name)}
-        sight.end()
         living |= {grip.model.number for grip in self.grips.values()}
         self.models = {number: model for number, model in self.models.items() if number in living}
         self.bare.intersection_update(living)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, KINDS, Operation
+from pagecache.stress.profiles import Operation
 from pagecache.stress.report import Report, counted
 from pagecache.stress.script import Script, Stir, Worker
 from pagecache.stress.targets import Target
@@ -34,7 +34,6 @@ Place = tuple[int, int, int]
 """Worker, stir and number of an operation in a script."""
 
 SECONDS = 60.0
-PASSES = 1.0  # fraction of the time
 AGAIN = 40  # tries of the whole round as a script
 TIMES = 3  # a candidate is tried so many times as often as the whole round until it failed
 TRIES = (3, 12)  # minimum and maximum tries of a candidate
@@ -45,8 +44,6 @@ SIMPLER: dict[str, tuple[Any, ...]] = {"faults": ("none", "mild", "nasty"), "cra
 """Simpler values of settings, the simplest first."""
 LEVELS: tuple[Callable[[Place], object], ...] = (lambda place: place[0], lambda place: place[1], lambda place: place)
 """The part of a script to which an operation belongs: its worker, its stir, the operation itself."""
-FILELESS = {"names", "foreign", "losses", "rivals", *CROSSING}
-"""Ways with separate objects."""
 
 
 class NotFailing(Exception):
@@ -194,7 +191,7 @@ class Shrinking:
 
     def _over(self) -> bool:
         """Return whether the time is over."""
-        return time.monotonic() > self._begun + PASSES * self._seconds
+        return time.monotonic() > self._begun + self._seconds
 
     def _fails(self, script: Script, tries: int = 0, **settings: Any) -> bool:
         """Return whether a candidate fails in one of its tries; it is the smallest then."""
@@ -252,12 +249,7 @@ class Shrinking:
         ddmin([*parts.values()], lambda some: self._fails(kept(script, set(itertools.chain(*some)))))
 
     def _with_fewer_files_and_ways(self) -> Iterator[Script]:
-        """Yield candidates: without unused files; with one file; and with a way replaced by buffered."""
-        script = self.script
-        used = sorted({one.file for one in script.operations() if KINDS[one.kind] not in FILELESS})
-        if 0 < len(used) < len(script.contents):
-            contents = tuple(script.contents[number] for number in used)
-            yield script.each(partial(renumbered, files=used), contents=contents)
+        """Yield candidates: with one file; and with a way replaced by buffered."""
         if len(self.script.contents) > 1:
             yield self.script.each(lambda one: replace(one, file=0), contents=self.script.contents[:1])
         for operation in dict.fromkeys(self.script.operations()):
@@ -316,13 +308,6 @@ def chained(stirs: Sequence[Stir]) -> Stir:
 def in_turns(stirs: Sequence[Stir]) -> Stir:
     """Return the first operations of all workers, then the second ones, and so on."""
     return tuple(one for turn in itertools.zip_longest(*stirs) for one in turn if one is not None)
-
-
-def renumbered(operation: Operation, files: list[int]) -> Operation:
-    """Return the operation after the removal of all files but these, renumbered in their order."""
-    if KINDS[operation.kind] in ("names", *CROSSING):
-        return operation
-    return replace(operation, file=files.index(operation.file) if operation.file in files else 0)
 
 
 def buffered(operation: Operation, one: Operation) -> Operation:

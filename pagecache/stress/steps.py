@@ -110,6 +110,12 @@ class Steps:
         finally:
             observation.returned()
 
+    def reading(self, observation: Observation, kind: str, verb: Verb) -> Step:
+        """Make a call that reads, and judge its bytes."""
+        got = yield from self.seeing(observation, kind, verb)
+        if got is not None:
+            self.world.judge(observation, got)
+
     def changing(self, model: Model, write: Write, kind: str, verb: Verb) -> Generator[Verb, Any, bool]:
         """Make a call that changes all or a part of its range; return whether it changed all."""
         model.begin(write)
@@ -151,11 +157,7 @@ class Steps:
         if kind == "read" and other(operation.extra) % 4 == 1 and self._is_task():
             verb = "read_cancelled"
             self.world.count("reads that a task cancels")
-        got = yield from self.seeing(
-            observation, kind, (verb, operation.file, way, start, end - start, operation.extra)
-        )
-        if got is not None:
-            self.world.judge(observation, got)
+        yield from self.reading(observation, kind, (verb, operation.file, way, start, end - start, operation.extra))
 
     _readv = _read
 
@@ -166,16 +168,12 @@ class Steps:
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         observation = self.observe(model, start, end, "try_read")
         way = self._by("try_read", operation, model) if self.world.target.direct_unit == 1 else "buffered"
-        got = yield from self.seeing(observation, "try_read", ("try_read", operation.file, way, end - start, start))
-        if got is not None:
-            self.world.judge(observation, got)
+        yield from self.reading(observation, "try_read", ("try_read", operation.file, way, end - start, start))
 
     def _reopen(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         direct = bool(operation.extra % 2) and "direct" in self.world.target.ways
         observation = self.observe(model, start, end, "read by a new handle")
-        got = yield from self.seeing(observation, "reopen", ("reopen", operation.file, start, end - start, direct))
-        if got is not None:
-            self.world.judge(observation, got)
+        yield from self.reading(observation, "reopen", ("reopen", operation.file, start, end - start, direct))
 
     def _view(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         end = min(end, model.largest())
@@ -183,21 +181,17 @@ class Steps:
             return
         times = 3 if other(operation.extra) % 4 == 1 else 1
         observations = [self.observe(model, start, end, "a view") for _ in range(times)]  # each is judged once
-        got = []
-        try:
-            held = yield from self._held(observations[0], operation, writable=False)
-            if held is None:
-                return
+        held = yield from self._held(observations[0], operation, writable=False)
+        if held is None:
+            return
+        got = [held.tobytes()]
+        for _ in observations[1:]:  # others change the bytes
+            yield ("pause",)
             got.append(held.tobytes())
-            for _ in observations[1:]:  # others change the bytes
-                yield ("pause",)
-                got.append(held.tobytes())
-                self.world.count("views read again")
-            held.release()
-        finally:
-            for observation in observations:
-                observation.returned()
+            self.world.count("views read again")
+        held.release()
         for observation, one in zip(observations, got, strict=True):
+            observation.returned()
             self.world.judge(observation, one, short=True)
 
     def _held(
@@ -238,17 +232,14 @@ class Steps:
     def _through(self, operation: Operation, model: Model, write: Write, verb: Verb) -> Step:
         """Check that a write-through is stored when the call returns [T-36]."""
         observation = self.observe(model, write.start, write.end, f"the store after {operation.kind} (through)")
-        try:
-            if (yield from self.changing(model, write, operation.kind, verb)):
-                got = yield ("store", model.number)
-                observation.returned()
-                if not model.loose:
-                    observation.covered(write)
-                if got is None:
-                    raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
-                self.world.judge(observation, got[write.start : write.end], store=True)
-        finally:
+        if (yield from self.changing(model, write, operation.kind, verb)):
+            got = yield ("store", model.number)
             observation.returned()
+            if not model.loose:
+                observation.covered(write)
+            if got is None:
+                raise Broken(f"file {model.number}: the store after {write!r} (through) has no such object")
+            self.world.judge(observation, got[write.start : write.end], store=True)
 
     def _tear(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """Write from memory that ends in the middle: an error, and the bytes before the gap may be stored [K11]."""
@@ -324,19 +315,16 @@ class Steps:
         if start >= end:
             return
         observation = self.observe(model, start, end, "a writable view")
-        try:
-            held = yield from self._held(observation, operation, writable=True)
-            if held is None:
-                return
-            taken = self.world.clock.tick()
-            if operation.extra % 4 == 1:  # others have time to truncate it
-                yield from self.calling("flush", ("flush", operation.file))
-            elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
-                yield from self._truncate(operation, model, (start + end) // 2, end)
-            observation.returned()
-            self._stored(operation, model, observation, held, taken)
-        finally:
-            observation.returned()
+        held = yield from self._held(observation, operation, writable=True)
+        if held is None:
+            return
+        taken = self.world.clock.tick()
+        if operation.extra % 4 == 1:  # others have time to truncate it
+            yield from self.calling("flush", ("flush", operation.file))
+        elif operation.extra % 16 == 2 and self.world.target.detaches and "truncate" not in self.world.unsupported:
+            yield from self._truncate(operation, model, (start + end) // 2, end)
+        observation.returned()
+        self._stored(operation, model, observation, held, taken)
         if operation.extra % 8 == 0 and "fsync" not in self.world.unsupported:
             yield from self._fsync(operation, model, start, end)
         held.release()
@@ -375,20 +363,11 @@ class Steps:
         elif way == "buffered":
             way = self._by("copy", operation, model)
         observation = self.observe(model, start, end, "a view to copy from")
-        try:
-            held = yield from self._held(observation, operation, writable=False)
-            if held is None:
-                return
-            write = self.new(model, "copy", way, start + shift, end - start)
-            model.begin(write)
-            yield from self._copying(operation, model, write, observation, held, shift)
-        finally:
-            observation.returned()
-        self.world.recheck()
-
-    def _copying(
-        self, operation: Operation, model: Model, write: Write, observation: Observation, held: Held, shift: int
-    ) -> Step:
+        held = yield from self._held(observation, operation, writable=False)
+        if held is None:
+            return
+        write = self.new(model, "copy", way, start + shift, end - start)
+        model.begin(write)
         failed: OSError | None = None
         try:
             yield ("copy", operation.file, write.way, held, write.start)
@@ -405,6 +384,7 @@ class Steps:
             self.world.excuse(failed, "copy", self.worker)
         else:
             model.finish(write)
+        self.world.recheck()
 
     # -- size and space
 
@@ -445,22 +425,18 @@ class Steps:
         observations = [self.observe(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = self._own.contents()
         try:
-            try:
-                yield verb
-            except OSError as error:
-                self.world.excuse(error, kind, self.worker)
-                return
-            for observation in observations:
-                got = yield ("store", observation.model.number)
-                observation.returned()
-                if got is None:
-                    raise Broken(f"file {observation.model.number}: the store after {kind} has no such object")
-                self.world.judge(observation, got, store=True)
-            if kind != "fsync":
-                yield from self._own.saved(names)
-        finally:
-            for observation in observations:
-                observation.returned()
+            yield verb
+        except OSError as error:
+            self.world.excuse(error, kind, self.worker)
+            return
+        for observation in observations:
+            got = yield ("store", observation.model.number)
+            observation.returned()
+            if got is None:
+                raise Broken(f"file {observation.model.number}: the store after {kind} has no such object")
+            self.world.judge(observation, got, store=True)
+        if kind != "fsync":
+            yield from self._own.saved(names)
 
     def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
         yield from self.calling(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
@@ -498,9 +474,7 @@ class Steps:
         """Read the file that a foreign writer changes."""
         observation = self.observe(model, start, end, "read of a file with foreign changes")
         verb = ("read", model.number, "buffered", start, end - start, operation.extra)
-        got = yield from self.seeing(observation, "watch", verb)
-        if got is not None:
-            self.world.judge(observation, got)
+        yield from self.reading(observation, "watch", verb)
 
     def _change(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         """Change whole units in the store behind the cache; then invalidate the cache, or let it find out [2.19]."""

@@ -15,7 +15,8 @@ behind them do: errors are OSError, with `characters_written` after a partial wr
     replace     replace the stored object so, while some local data exists; on return the conflict is settled
     lose        discard local data of a range, or of all from an offset on; returns the lost (offset, length)
     publish, rename, remove, look           a worker's own objects; with `hold` the content of a handle opened before
-    enter, act, link, put, settle           shared names; `act` calls a method of a handle, `put` is another program's
+    enter, act, link, symlink               shared names; `act` calls a method of a handle
+    elsewhere                               a change of a shared name by another program
 """
 
 from __future__ import annotations
@@ -68,10 +69,7 @@ class FileVerbs:
     """
 
     call_timeout = 0.0
-
-    def handle(self, file: int, way: str, extra: int = 0) -> Any:
-        """Return a handle for a way; `extra` chooses among several."""
-        raise NotImplementedError
+    handle: Callable[..., Any]  # file, way, extra -> a handle for the way; `extra` chooses among several
 
     def then(self, result: Any, use: Callable[[Any], Any]) -> Any:
         """Return what `use` makes of the result of a call."""
@@ -149,6 +147,21 @@ class Target(FileVerbs):
     hints = FULL
     unreachable: tuple[type[OSError], ...] = ()
 
+    # Each kind of target has these methods of its own.
+    key: Callable[[int | str], Any]  # in the store, of a file or of an object by name
+    start: Callable[[Sequence[bytes]], None]  # makes the files, each with a content, past the tested system
+    store: Callable[[int | str], bytes | None]  # content, read past the tested system; None: no such object
+    everywhere: Callable[[int], Sequence[tuple[str, Callable[[], bytes]]]]  # name and call of each way to read a file
+    close: Callable[[], None]  # saves everything, and ends
+    discard: Callable[[], None]  # removes the files
+    sync: Callable[[], None]
+    invalidate: Callable[[int | str, int, int], None]
+    opened: Callable[[str, OpenMode], AbstractContextManager[Any]]  # a worker's own object
+    renamed: Callable[[str, str], None]
+    removed: Callable[[str], None]
+    look: Callable[[str], bytes | None]
+    link_of: Callable[[str], str | None]  # the shared name that a symbolic link leads to; None: the name has no link
+
     def __init__(self, name: str) -> None:
         self.name = name
         self.skipped: dict[str, str] = {}
@@ -164,32 +177,15 @@ class Target(FileVerbs):
     def refused(self) -> frozenset[int]:
         return frozenset()
 
-    def key(self, what: int | str) -> Any:
-        """Return the key, in the store, of a file or of an object by name."""
-        raise NotImplementedError
-
-    def start(self, contents: Sequence[bytes]) -> None:
-        """Make the files, each with a content, past the tested system."""
-        raise NotImplementedError
+    def hint(self, error: BaseException) -> str:
+        """Return a line that helps to understand an unexplained error; "": there is none."""
+        known = self.hints.get(error.errno or 0) if isinstance(error, OSError) else None
+        return "" if known is None else f"\n  {known}"
 
     def may_conflict(self) -> None:
         """Record that an object was made under a name under which the store may have another one: a commit of it may be
         refused.
         """
-
-    def sync(self) -> None:
-        raise NotImplementedError
-
-    def invalidate(self, file: int | str, offset: int, length: int) -> None:
-        raise NotImplementedError
-
-    def store(self, file: int | str) -> bytes | None:
-        """Return the content of the store, read past the tested system; None: no such object."""
-        raise NotImplementedError
-
-    def everywhere(self, file: int) -> Sequence[tuple[str, Callable[[], bytes]]]:
-        """Return all ways to read the whole of a file, as pairs of name and function."""
-        raise NotImplementedError
 
     def reported_losses(self, file: int, *, all_of_them: bool = False) -> list[tuple[str, list[tuple[int, int]]]]:
         """Return the losses, as (offset, length), that unused handles, or all handles, report since the last call, each
@@ -215,10 +211,6 @@ class Target(FileVerbs):
             UnusableTarget: it is another one, which explains any finding.
         """
 
-    def close(self) -> None:
-        """Save everything, and end."""
-        raise NotImplementedError
-
     def give_up(self) -> None:
         """End after a failure without saving; the files stay for examination."""
         self.close()
@@ -226,23 +218,7 @@ class Target(FileVerbs):
     def remember(self, names: Iterable[str]) -> None:
         """Register names that were made elsewhere, for removal at the end."""
 
-    def discard(self) -> None:
-        """Remove the files."""
-        raise NotImplementedError
-
     # -- names
-
-    def opened(self, name: str, mode: OpenMode) -> AbstractContextManager[Any]:
-        """Open a worker's own object."""
-        raise NotImplementedError
-
-    def renamed(self, old: str, new: str) -> None:
-        """Rename a worker's own object."""
-        raise NotImplementedError
-
-    def removed(self, name: str) -> None:
-        """Remove a worker's own object."""
-        raise NotImplementedError
 
     def publish(self, name: str, data: bytes, extra: int) -> None:
         beside = name if extra % 2 else f"{name}-new"
@@ -273,9 +249,6 @@ class Target(FileVerbs):
                 return found
         return None
 
-    def look(self, name: str) -> bytes | None:
-        raise NotImplementedError
-
     def settle(self, name: str) -> None:
         """Give up unsaved bytes of the object of a name, if another program has stored another version."""
 
@@ -285,7 +258,3 @@ class Target(FileVerbs):
     def has_compared(self, handle: Any) -> bool:
         """Return whether the open has compared the stored version: no change by the tested system ran beside it."""
         return True
-
-    def link_of(self, name: str) -> str | None:
-        """Return the shared name that a symbolic link leads to; None: the name has no link."""
-        raise NotImplementedError

@@ -18,7 +18,8 @@ from pagecache.errors import DataLossError
 from pagecache.stress.content import made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import Broken, Clock, Model, Write
-from pagecache.stress.oracle import Doubt, Observation, settled, verdict, worker_name
+from pagecache.stress.objects import insisting
+from pagecache.stress.oracle import Doubt, Observation, at_rest, settle, verdict, worker_name
 from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, PROFILES, Operation
 from pagecache.stress.shared import Shared
@@ -28,7 +29,6 @@ from pagecache.target import place
 __all__ = ["CRASH", "SYNCS", "Activity", "Halted", "World", "described"]
 
 T = TypeVar("T")
-TRIES = 100
 PINNING = {"view", "store", "copy", "replace"}  # kinds that hold views: memory that the cache cannot free
 REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an earlier end than the known one
 # No fault of a backend explains them.
@@ -73,9 +73,9 @@ class Activity:
     moved: float = 0.0
 
 
-def where(activity: Activity) -> str:
+def where(activity: Activity | None) -> str:
     """Describe the range of an operation."""
-    if activity.file is None:
+    if activity is None or activity.file is None:
         return ""
     way = f" ({activity.operation.way})" if activity.operation.way else ""
     return f", file {activity.file} [{activity.start}, {activity.end}){way},"
@@ -254,13 +254,8 @@ class World:
         if isinstance(error, DataLossError):
             self._lost(error, kind, worker)
         elif error.errno not in self.target.explained - NEVER:
-            what = (
-                f"{kind} of {worker_name(worker)}"
-                if activity is None
-                else f"{kind} of {worker_name(worker)}{where(activity)}"
-            )
-            hint = self.target.hints.get(error.errno or 0)
-            hint = ("" if hint is None else f"\n  {hint}") + self.shared.story_of(error)
+            what = f"{kind} of {worker_name(worker)}{where(activity)}"
+            hint = self.target.hint(error) + self.shared.story_of(error)
             raised = f"{type(error).__name__}: {error}{place(error)}"
             raise Broken(f"{what} raised {raised}{hint}", "error") from error
         self.count(f"{kind}: {name}")
@@ -301,14 +296,10 @@ class World:
             model = models.get(lost.key)
             if (model is not None and model.loose) or (self.target.explained and self.shared.lost(lost)):
                 continue
-            if (
-                not self.target.explained
-                or model is None
-                or not model.went_past(lost.offset, lost.offset + lost.length)
-            ):
-                raise Broken(
-                    f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}", "error"
-                ) from error
+            past = model is not None and model.went_past(lost.offset, lost.offset + lost.length)
+            if not (self.target.explained and past):
+                what = f"{kind} of {worker_name(worker)} reports an unexplained loss: {error}"
+                raise Broken(what, "error") from error
 
     def judge(self, observation: Observation, got: bytes, *, short: bool = False, store: bool = False) -> None:
         """Judge the bytes of an observation; if the state is not yet known, keep a doubt for later."""
@@ -401,33 +392,17 @@ class World:
 
     def insisting(self, call: Callable[[], T]) -> T:
         """Return the result of a call; retry while the store below refuses it by itself, whatever the faults are."""
-        for _ in range(TRIES):
-            try:
-                return call()
-            except OSError as error:
-                if error.errno not in self.target.refused:
-                    raise
-        return call()
-
-    def _whole(self, model: Model) -> int:
-        """Return an offset past the end: concurrent appends may have gone further than any of them alone would."""
-        return max(self.reach * 2, model.largest())
+        return insisting(call, lambda error: error.errno in self.target.refused)
 
     def _agree(self, model: Model, when: str) -> None:
         for name, read in self.target.everywhere(model.number):
-            observation = Observation(model, 0, self._whole(model), 0, f"{name}, {when},")
-            got = self.insisting(read)
-            observation.returned()
-            pieces = settled(observation, got)
-            model.settle(pieces, len(got))
+            settle(model, f"{name}, {when},", self.insisting(read))
 
     def _stored(self, model: Model, what: str) -> None:
-        observation = Observation(model, 0, self._whole(model), 0, what)
         got = self.target.store(model.number)
-        observation.returned()
         if got is None:
             raise Broken(f"file {model.number}: {what} has no such object")
-        verdict(observation, got)
+        verdict(at_rest(model, what), got)
 
     def end(self) -> None:
         """Close the target, which stores all accepted bytes.

@@ -26,7 +26,7 @@ from weakref import WeakSet
 from ..backends.plain import given
 from ..errors import BackendError, Key
 from ..objects import ObjectStat
-from .faults import TOO_MANY, TRUTH, Call, FaultPlan, Rule, draw
+from .faults import Answer, Call, FaultPlan, Rule, draw
 from .gate import Gate
 
 __all__ = ["Faults"]
@@ -200,9 +200,7 @@ class Faults:
             raise self._failure(rule, call)
         if rule.behind:
             await self._held_behind(rule)
-        if rule.answer is TRUTH:
-            return result
-        return (call.length or 0) + 1 if rule.answer is TOO_MANY else rule.answer
+        return rule.answer.of(call, result) if isinstance(rule.answer, Answer) else rule.answer
 
     async def _enter(self, gate: Gate, timeout: float | None = None) -> None:
         gate.enter(timeout) if self._blocking else await gate.entering(timeout)

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args
 from ..errors import Key
 from .gate import Gate
 
-__all__ = ["OPERATIONS", "TOO_MANY", "TRUTH", "Call", "FaultPlan", "Operation", "Rule"]
+__all__ = ["ALL", "OPERATIONS", "TOO_MANY", "TRUTH", "Answer", "Call", "FaultPlan", "Operation", "Rule"]
 
 Operation = Literal[
     "open",
@@ -46,22 +46,6 @@ REPEATABLE: Final = ("read", "write", "commit", "truncate", "punch")
 """Operations that may be done twice without harm."""
 
 
-class _Answer:
-    """A result that depends on the call."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __repr__(self) -> str:
-        return self._name
-
-
-TOO_MANY: Final = _Answer("TOO_MANY")
-"""Value of `Rule.answer`: one byte more than requested."""
-TRUTH: Final = _Answer("the truth")
-"""Value of `Rule.answer`: the actual result."""
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call to the backend."""
@@ -71,6 +55,24 @@ class Call:
     offset: int | None = None  # truncate: the new size
     length: int | None = None
     nr_buffers: int | None = None
+
+
+class Answer:
+    """A result that depends on the call, and on the actual result."""
+
+    def __init__(self, name: str, of: Callable[[Call, Any], Any]) -> None:
+        self._name, self.of = name, of
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+ALL: Final = Answer("ALL", lambda call, _: call.length)
+"""Value of `Rule.answer`: the requested number of bytes; with `short`, the other ones are lost."""
+TOO_MANY: Final = Answer("TOO_MANY", lambda call, _: (call.length or 0) + 1)
+"""Value of `Rule.answer`: one byte more than requested."""
+TRUTH: Final = Answer("the truth", lambda _, result: result)
+"""Value of `Rule.answer`: the actual result."""
 
 
 @dataclass(frozen=True, slots=True)

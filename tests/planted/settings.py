@@ -5,20 +5,19 @@ Files and cache are small: workers meet on shared pages, and pages come and go. 
 calls, the oracle is more exact about the possible content. Over a store that forgets uncommitted bytes: few operations
 between two crashes, and commits that often fail.
 
-A function of a store makes one, and returns a factory of backends over it, to be called again after a crash.
+A function of a store makes one, and returns a factory of backends over it, to be called again after a crash. The folder
+for temporary files goes with the process.
 """
 
 from __future__ import annotations
 
-import atexit
 import errno
-import itertools
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
@@ -33,8 +32,6 @@ from ..publishing import PublishingBackend
 from ..stores import ObjectBackend
 
 Factory = Callable[[], Backend]
-
-ROOTS = itertools.count()
 
 
 class ByName(PassingFile):
@@ -71,34 +68,18 @@ def store_by_name() -> Factory:
     return lambda: Names(inner)
 
 
-def folder() -> str:
-    """A new directory, which is removed with the process."""
-    path = tempfile.mkdtemp(prefix="planted-")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return path
-
-
-def directory() -> Factory:
-    """A directory, which has links."""
-    root = folder()
-    return lambda: DirectoryBackend(root)
-
-
-def publishing() -> Factory:
-    """Objects of a directory, which are replaced as a whole; a rename keeps their versions."""
-    store = PublishingBackend(folder())
+def always(store: Backend) -> Factory:
     return lambda: store
 
 
 def object_store() -> Factory:
     """A store whose objects are replaced as a whole, in units, only over the version last seen."""
-    store = ObjectBackend(write_unit=1 << 14, max_write=1 << 14)
-    return lambda: store
+    return always(ObjectBackend(write_unit=1 << 14, max_write=1 << 14))
 
 
 def whole_objects() -> Factory:
     """Objects of fsspec, which are replaced as a whole, often slowly, and known by their names."""
-    fs, root = MemoryFileSystem(skip_instance_cache=True), f"planted-{next(ROOTS)}"
+    fs, root = MemoryFileSystem(skip_instance_cache=True), f"planted-{random.random()}"
     store = fs.pipe_file
 
     def store_slowly(*content: Any, **options: Any) -> None:
@@ -156,12 +137,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "saving": COMMITS | {"profile": "saving", "files": 1},
 }
 STORES: dict[str, Callable[[], Factory]] = {
-    "crossing-links": directory,
+    "crossing-links": lambda: partial(DirectoryBackend, tempfile.mkdtemp()),  # it has links
     "crossing-wholes": whole_objects,
     "crossing-others": whole_objects,
     "crossing-by-name": store_by_name,
     "crossing-wholes-faults": without_answers,
-    "crossing-wholes-deaths": publishing,
+    "crossing-wholes-deaths": lambda: always(PublishingBackend(tempfile.mkdtemp())),  # a rename keeps the versions
     "crossing-copies-deaths": whole_objects,
     "replaced-wholes": object_store,
     "withdrawn": object_store,

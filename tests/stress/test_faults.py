@@ -236,7 +236,7 @@ def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() ->
         with pytest.raises(ConflictError):
             file.fsync()
         volume.rename("f", "g")
-        faulting.begin(volume, backend, backend)
+        faulting.begin(volume, backend)
         faulting._conflict.set()
         eventually(lambda: all(one.conflict is None for one in volume.engine.files()))
         faulting.calm()
@@ -267,7 +267,7 @@ def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at
     with gate, PageCache("1MiB", **faulting.config) as cache:
         volume = cache.attach(backend)
         file = volume.open("f", "w+")
-        faulting.begin(volume, backend, backend)
+        faulting.begin(volume, backend)
         file.write(b"accepted")
         threads = [threading.Thread(target=call) for call in (fsync, release)]
         threads[0].start()

@@ -34,7 +34,7 @@ class Repaired:
         with pytest.raises(OSError):
             self.faulty.sync()
         self.faulting = Faulting(Plan(), 0)
-        self.faulting._volume, self.faulting._backend, self.faulting._attached = self.volume, self.faulty, self.faulty
+        self.faulting._volume, self.faulting._backend = self.volume, self.faulty
         monkeypatch.setattr(self.faulting, "_rng", FencedOnly())
 
     def finish(self) -> None:

@@ -14,6 +14,7 @@ from pagecache import CommitError, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing.faults import ALL, TRUTH
 
 from ..aio.over import Over
 from .stores import DATA, Store
@@ -93,9 +94,10 @@ def test_a_lost_answer_has_done_its_work(store: Store) -> None:
     assert store.content()[:3] == b"new"
 
 
-def test_a_short_answer_moves_so_much(store: Store) -> None:
-    store.faulty.use([Rule("write", short="half")])
-    assert store.write(b"1234") == 2
+@pytest.mark.parametrize(("answer", "count"), [(TRUTH, 2), (ALL, 4)])
+def test_a_short_call_moves_so_much_whatever_it_answers(store: Store, answer: object, count: int) -> None:
+    store.faulty.use([Rule("write", short="half", answer=answer)])
+    assert store.write(b"1234") == count
     assert store.content()[:4] == b"12\2\3"
 
 
@@ -174,10 +176,17 @@ def test_calls_at_a_gate_wait_for_its_release(store: Store, running: Running) ->
         running.start("held", store.write)
         gate.wait_entered()
         assert (store.content(), running.done, gate.waiting) == (bytes(DATA), [], 1)
+        store.file.stat()  # other calls pass
         gate.release()
         assert running.join() == ["held"]
         assert store.write() == 3, "it stays open"
-    assert (gate.entered, gate.waiting) == (2, 0)
+        gate.hold()
+        for name in ("again", "beside"):
+            running.start(name, store.write)
+        gate.wait_entered(calls=4)
+        assert (running.done, gate.waiting) == (["held"], 2)
+    assert {*running.join()} == {"held", "again", "beside"}, "leaving the block releases"
+    assert (gate.entered, gate.waiting) == (4, 0)
 
 
 def test_waits_have_a_long_tail() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -109,13 +108,6 @@ def test_errors_are_raised_as_given_and_fresh() -> None:
     assert by_number.value.filename == "a"
 
 
-def test_lost_answer_has_done_its_work() -> None:
-    backend, file = faulty(Rule("write", error=errno.EIO, done=True))
-    with pytest.raises(OSError):
-        file.write_from(0, [memoryview(b"done")])
-    assert backend.snapshot("a")[:4] == b"done"
-
-
 @pytest.mark.parametrize(("short", "count"), [("half", 25), ("all but one", 49), (7, 7), (0, 0), (1000, 50)])
 def test_short_answers_move_exactly_so_much(short: Any, count: int) -> None:
     backend, file = faulty(Rule(("read", "write"), short=short))
@@ -135,30 +127,6 @@ def test_wrong_answers(answer: object, expected: object) -> None:
     _, file = faulty(Rule(("read", "write"), answer=answer))
     assert file.write_from(0, [DATA[:10]]) == expected
     assert file.read_into(0, [memoryview(bytearray(10))]) == expected
-
-
-def test_gate_holds_calls_until_released() -> None:
-    with Gate() as gate:
-        _backend, file = faulty(Rule("commit", gate=gate))
-        done: list[str | None] = []
-        threads = [threading.Thread(target=lambda: done.append(file.commit()), daemon=True) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        gate.wait_entered(calls=3)
-        assert (gate.entered, gate.waiting, done) == (3, 3, [])
-        assert file.write_from(0, [DATA]) == 100, "other calls pass"
-        gate.release()
-        for thread in threads:
-            thread.join(10)
-        assert len(done) == 3
-        file.commit()
-        assert (gate.entered, gate.waiting) == (4, 0)
-        gate.hold()
-        thread = threading.Thread(target=file.commit, daemon=True)
-        thread.start()
-        gate.wait_entered(calls=5)
-    thread.join(10)
-    assert not thread.is_alive(), "leaving the block releases"
 
 
 def test_gate_that_no_call_enters_times_out() -> None:

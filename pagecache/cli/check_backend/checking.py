@@ -10,7 +10,6 @@ import contextlib
 import secrets
 import statistics
 import sys
-import threading
 import time
 import traceback
 from collections import Counter
@@ -25,15 +24,15 @@ from pagecache.backends.plain import missing_in_file, returned
 from pagecache.backends.protocol import Backend
 from pagecache.cli.progress import Progress
 from pagecache.errors import Key
-from pagecache.target import BadTarget, Target
+from pagecache.target import BadTarget, Hung, Target, within
 from pagecache.testing.checks import Check, Skipped, checks_of, run_check
 from pagecache.testing.conformance import BackendConformance
 from pagecache.testing.conformance_base import content, limits_of, transfer
 
-__all__ = ["CHECKS", "Hung", "Measures", "Objects", "Report", "Result", "check_all", "measure", "run", "within"]
+__all__ = ["CHECKS", "Measures", "Objects", "Report", "Result", "check_all", "measure", "run"]
 
 T = TypeVar("T")
-FRAMES = 3
+THREAD = "check-backend"
 HUNG_MAX = 3  # hanging checks after which the run stops
 REMOVING_MAX = 20.0  # seconds for the removal of leftover objects
 SUITE = Path(pagecache.testing.__file__).parent
@@ -118,42 +117,6 @@ class Report:
         return {name: next(word for status, word in words.items() if count[status]) for name, count in counts.items()}
 
 
-class Hung(Exception):
-    """The call has not returned in time; the message has its position."""
-
-
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Return the result of the call, or raise its exception.
-
-    Raises:
-        Hung: it has not returned after `seconds`.
-    """
-    values: list[T] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            values.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="check-backend", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if values:
-        return values[0]
-    raise Hung(f"no return within {seconds:g} s; it is at {_position(thread)}")
-
-
-def _position(thread: threading.Thread) -> str:
-    """Return the innermost frames of a thread, innermost first."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    found = traceback.extract_stack(frame)[-FRAMES:] if frame is not None else []
-    return " < ".join(f"{Path(entry.filename).name}:{entry.lineno} {entry.name}" for entry in reversed(found))
-
-
 class Objects:
     """The objects of a run: all keys have one prefix, and are removed again.
 
@@ -194,7 +157,7 @@ class Objects:
 
         if self.left and not self._keep:
             with contextlib.suppress(Exception):
-                within(min(timeout, REMOVING_MAX), remove)
+                within(min(timeout, REMOVING_MAX), remove, THREAD)
 
 
 @contextlib.contextmanager
@@ -254,7 +217,7 @@ def _check(target: Target, objects: Objects, group: str, check: Check, timeout: 
     status: Literal["kept", "broken", "hangs", "not offered"] = "broken"
     found = where = ""
     try:
-        within(timeout, call)
+        within(timeout, call, THREAD)
         status = "kept"
     except KeyboardInterrupt:
         raise
@@ -385,14 +348,14 @@ def run(target: Target, timeout: float, progress: Progress, *, keep: bool) -> Re
         BadTarget: there is none, or a new object cannot be made.
         Hung: the factory hangs, or one of the first calls.
     """
-    backend = within(timeout, target.make)
+    backend = within(timeout, target.make, THREAD)
     objects = Objects(keep=keep)
     report = Report(target.name, target.kind, objects.prefix)
     if backend.limits.read_only:
         report.stopped.append("read_only=True: there is no way to put something in, so nothing was checked or measured")
         return report
     try:
-        wrong = within(timeout, lambda: _first_calls(target.name, backend, objects))
+        wrong = within(timeout, lambda: _first_calls(target.name, backend, objects), THREAD)
         if (properties := getattr(backend, "server_properties", None)) is not None:
             report.server = _attempt(report, target, "the query of the server", timeout, properties) or []
         _attempt(report, target, "close", timeout, backend.close)
@@ -418,7 +381,7 @@ def run(target: Target, timeout: float, progress: Progress, *, keep: bool) -> Re
 def _attempt(report: Report, target: Target, what: str, timeout: float, call: Callable[[], T]) -> T | None:
     """Return the result of a step beside the checks; if it fails, note why and return None."""
     try:
-        return within(timeout, call)
+        return within(timeout, call, THREAD)
     except Hung as error:
         report.hung = True
         target.forget_loop()

@@ -26,10 +26,10 @@ def check_backend(backend: str, options: tuple[str, ...], timeout: float, keep: 
     or asynchronous. Exit status: 0 all promises are kept, 1 one is broken. All objects that the command makes have a
     common prefix, and are removed.
     """
-    from pagecache.cli.check_backend.checking import Hung, run
+    from pagecache.cli.check_backend.checking import run
     from pagecache.cli.check_backend.report import as_dict, print_report
     from pagecache.cli.progress import progress_on_stderr
-    from pagecache.target import BadTarget, Target, options_of
+    from pagecache.target import BadTarget, Hung, Target, options_of
 
     leave_on_sigterm()
     try:
