@@ -7,13 +7,13 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, PageCache, ShutdownError, WritebackError, aio
+from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, ShutdownError, WritebackError, aio
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.engine.blocking import Blocking
 from pagecache.engine.loop import CacheLoop
@@ -470,3 +470,31 @@ def test_a_cache_that_is_dropped_ends_its_loop() -> None:
 
     eventually(ended)
     assert store.content(KEY)[:5] == b"saved"
+
+
+class Canonical(Store):
+    """A store whose `canonical` is a coroutine, too."""
+
+    async def canonical(self, key: Key) -> Key:  # type: ignore[override]
+        await asyncio.sleep(0)
+        return str(key).removeprefix("./")
+
+
+def test_canonical_may_be_a_coroutine(attach: Attach) -> None:
+    """[T-67]"""
+    store = Canonical({KEY: DATA})
+    store.objects[f"./{KEY}"] = store.objects[KEY]
+    volume = attach(store)
+    with volume.open(f"./{KEY}", "r+") as one, volume.open(KEY) as two:
+        one.pwrite(b"2", 0)
+        assert two.pread(1, 0) == b"2"
+    assert volume.stat(f"./{KEY}").size == len(DATA)
+
+
+def test_an_async_generator_may_raise_half_way(attach: Attach) -> None:
+    class Half(Store):
+        async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+            yield ObjectStat(size=1, key="one")
+            raise PermissionError(13, "no further", None)
+
+    raises(PermissionError, list, attach(Half()).list())

@@ -132,26 +132,6 @@ def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) 
     run(main())
 
 
-def test_an_open_without_a_waiter_is_undone(attach: Attach) -> None:
-    """The late handle is closed again. [T-56]"""
-    store = Store({KEY: DATA})
-    volume = attach(store)
-
-    async def main() -> None:
-        gate = store.gate("open")
-        task = asyncio.create_task(aio.open(volume, KEY, "r+")._open())
-        await asyncio.to_thread(gate.wait_entered)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        store.open_all()
-        async with aio.open(volume, KEY) as file:
-            assert await file.pread(4, 0) == DATA[:4]
-
-    run(main())
-    assert [inode.handles for inode in volume.inodes.values()] == [0]
-
-
 # ---------------------------------------------------------------- at every place where CPython checks for signals
 
 

@@ -157,10 +157,12 @@ def test_every_verb(attach: Attach, backend: Any) -> None:
         assert await opened.write(b"!") == 1
         await opened.close()
         await opened.close()
+        async with aio.open(volume, KEY, flags=os.O_RDWR | os.O_APPEND, write_through=True, direct=True) as file:
+            assert (await file.write(b"?"), await file.tell()) == (1, 15)
 
     run(main())
     with volume.open(KEY) as plain:
-        assert plain.read() == b"one\ntwo\nthree!"
+        assert plain.read() == b"one\ntwo\nthree!?"
 
 
 def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
@@ -499,22 +501,6 @@ def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
 
     for _ in range(2):
         run(main())
-
-
-def test_an_exception_in_the_body_abandons_what_only_a_commit_publishes(attach: Attach) -> None:
-    """A task's handle acts like a blocking one. [T-77]"""
-    volume = attach(MemoryBackend(commit_on_close=True))
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match="mine"):
-            async with aio.open(volume, "new", "w") as file:
-                await file.pwrite(b"half", 0)
-                raise RuntimeError("mine")
-        assert file.closed
-
-    run(main())
-    volume.sync(SECONDS)
-    assert volume.stat("new").size == 0
 
 
 def test_a_backend_class_says_what_it_is(attach: Attach) -> None:

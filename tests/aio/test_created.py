@@ -15,13 +15,13 @@ from pagecache.native import NativeInode
 from ..file.rig import PAGE, Task, eventually
 from ..stores import RecordingBackend
 from .conftest import Attach
-from .plain import PlainStore
+from .stores import Store
 
 
 @pytest.mark.parametrize("written", [b"", b"bytes"])
 def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(attach: Attach, written: bytes) -> None:
-    """2.20: an object that was created and not committed is there for open, stat and exists, and is one inode."""
-    store = PlainStore(commit_on_close=True)  # answers version 0 for an uncommitted object
+    """An object that was created and not committed is there for open, stat and exists, and is one inode. [2.20]"""
+    store = Store(commit_on_close=True)  # answers version 0 for an uncommitted object
     volume = attach(store)
     with volume.open("f", "w+") as one:
         one.pwrite(written, 0)
@@ -30,7 +30,7 @@ def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(at
         with volume.open("f", flags=os.O_RDWR) as two:
             two.pwrite(b"!", len(written))
             assert one.pread(10, 0) == written + b"!"
-    assert store.objects["f"] == written + b"!"
+    assert store.content("f") == written + b"!"
 
 
 def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attach) -> None:
@@ -47,8 +47,8 @@ def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attac
 
 
 def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) -> None:
-    """2.19, 2.20: the backend may forget its bytes, but it was still created here; closing publishes it."""
-    store = PlainStore(commit_on_close=True)
+    """The backend may forget its bytes, but it was still created here; closing publishes it. [2.19, 2.20]"""
+    store = Store(commit_on_close=True)
     volume = attach(store)
     with volume.open("f", "x+") as one:
         one.pwrite(b"x" * 3 * PAGE, 0)
@@ -59,12 +59,12 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
         volume.open("f").close()
         with pytest.raises(DataLossError):
             one.flush()
-    assert store.objects["f"] == bytes(PAGE) + b"x" * 2 * PAGE
+    assert store.content("f") == bytes(PAGE) + b"x" * 2 * PAGE
 
 
 def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2.20: between the query of the stored version and the comparison, everything may be written and committed
-    again.
+    """Between the query of the stored version and the comparison, everything may be written and committed
+    again. [2.20]
     """
     volume = attach(MemoryBackend())
     with volume.open("f", "x+") as one:
@@ -90,7 +90,7 @@ def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypa
 def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2.19: the version that a commit answers is not that of a direct write that began at the same time."""
+    """The version that a commit answers is not that of a direct write that began at the same time. [2.19]"""
     monkeypatch.setattr(EngineFile, "_checks_writes", lambda file: True)  # C counts and calls in one step
     backend = RecordingBackend({"f": bytes(4 * PAGE)}, durable_writes=False, parallel_direct_writes=True)
     volume = attach(backend)
