@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
@@ -70,6 +71,7 @@ class Store(AsyncBackend):
     def __init__(self, objects: dict[Key, bytes] | None = None, *, versions: bool = False, **limits: Any) -> None:
         self.limits = BackendLimits(**limits)
         self.versions = versions or self.limits.commit_on_close
+        self.numbers = itertools.count(1)
         self.objects: dict[Key, StoredFile] = {key: StoredFile(self, data) for key, data in (objects or {}).items()}
         self.gates: dict[str, Gate] = {}
         self.instead: dict[str, ACTION] = {}
@@ -143,8 +145,8 @@ class Store(AsyncBackend):
 
 
 class StoredFile(AsyncBackendFile):
-    def __init__(self, store: Store, data: bytes | bytearray, number: int = 1) -> None:
-        self.store, self.number = store, number
+    def __init__(self, store: Store, data: bytes | bytearray) -> None:
+        self.store, self.number = store, next(store.numbers)
         self.data = bytearray(data)
 
     def status(self) -> ObjectStat:
@@ -165,14 +167,14 @@ class StoredFile(AsyncBackendFile):
         end = offset + sum(map(len, buffers))
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = b"".join(buffers)
-        self.number += 1
+        self.number = next(self.store.numbers)
         return end - offset
 
     async def truncate(self, size: int) -> None:
         await self.store.reached("truncate", size)
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
-        self.number += 1
+        self.number = next(self.store.numbers)
 
     async def commit(self) -> str | None:
         if (answer := await self.store.reached("commit")) is not NotImplemented:
@@ -197,7 +199,7 @@ class Session(StoredFile):
             return answer  # type: ignore[no-any-return]
         stored = self.store.objects.get(self.key)
         if stored is None or stored.data != self.data:
-            self.store.objects[self.key] = StoredFile(self.store, self.data, 1 if stored is None else stored.number + 1)
+            self.store.objects[self.key] = StoredFile(self.store, self.data)
         return self.status().version
 
     async def rollback(self) -> None:

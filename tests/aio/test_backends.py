@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,44 +39,44 @@ def loop() -> Any:
     assert loop.stop(5)
 
 
+class OnLoop(BackendConformance):
+    """A store that is called as the threads of a cache call it."""
+
+    store: Callable[[], Any]
+
+    @pytest.fixture(autouse=True)
+    def _with_loop(self, loop: CacheLoop) -> None:
+        self.loop = loop
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Blocking(type(self).store(), self.loop)
+
+
+def over() -> Over:
+    return Over(MemoryBackend(commit_on_close=False))
+
+
 @pytest.mark.smoke("asynchronous backend")
-class TestStore(BackendConformance):
-    """The store of these tests keeps the promises of the protocol, called as the cache's threads do."""
-
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(Store(), self.loop)
+class TestStore(OnLoop):
+    store = Store
 
 
-class TestOver(BackendConformance):
-    """A blocking backend that is made asynchronous keeps the promises, too."""
+class TestPublishing(OnLoop):
+    """Commits publish."""
 
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(Over(MemoryBackend(commit_on_close=False)), self.loop)
-
-    def make_key(self, i: int) -> Key:
-        return f"object-{i}"
+    store = partial(Store, commit_on_close=True)
 
 
-class TestFaulty(BackendConformance):
-    """A backend with a fault injector around it keeps the promises while no fault is set."""
+class TestOver(OnLoop):
+    """A blocking backend that is made asynchronous."""
 
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
+    store = staticmethod(over)
 
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(AsyncFaultyBackend(Over(MemoryBackend(commit_on_close=False))), self.loop)
 
-    def make_key(self, i: int) -> Key:
-        return f"object-{i}"
+class TestFaulty(OnLoop):
+    """A fault injector without faults."""
+
+    store = staticmethod(lambda: AsyncFaultyBackend(over()))
 
 
 def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:
@@ -363,28 +364,6 @@ def test_reconnecting_to_a_backend_of_the_other_kind(attach: Attach, there: bool
     found = bytearray(7)
     plain.open(KEY).read_into(PAGE, [memoryview(found)])
     assert found == b"round 2"
-
-
-def test_write_units(attach: Attach) -> None:
-    """The missing bytes of a unit are read, and transient errors are retried. [2.12, 2.14]"""
-    store = Store({KEY: DATA}, write_unit=8 * PAGE, max_write=8 * PAGE)
-    volume = attach(store)
-    errors = [BlockingIOError(11, "again"), BlockingIOError(11, "again")]
-
-    def flaky(*args: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return NotImplemented
-
-    with volume.open(KEY, "r+") as file:
-        for k in range(0, 64, 5):
-            file.pwrite(b"unit", k * PAGE + 7)
-        store.instead["write_from"] = flaky
-        file.fsync()
-    expected = bytearray(DATA)
-    for k in range(0, 64, 5):
-        expected[k * PAGE + 7 : k * PAGE + 11] = b"unit"
-    assert store.content(KEY) == bytes(expected)
 
 
 def test_read_ahead(attach: Attach) -> None:

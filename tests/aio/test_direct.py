@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pagecache import aio
-from pagecache.backends import MemoryBackend
 
 from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern
 from ..stores import RecordingBackend
@@ -22,11 +21,8 @@ DATA = pattern(16 * PAGE)
 
 
 def content(backend: Any) -> bytes:
-    if isinstance(backend, Store):
-        return bytes(backend.objects[KEY].data)
-    space = bytearray(backend.stat(KEY).size)
-    backend.open(KEY).read_into(0, [memoryview(space)])
-    return bytes(space)
+    found: bytes = backend.content(KEY) if isinstance(backend, Store) else backend.written(KEY)
+    return found
 
 
 @both
@@ -186,7 +182,7 @@ def test_misses_of_tasks_beside_direct_writers_read_what_was_written(attach: Att
 
 def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
     """The bytes survive a close without fsync: acknowledged, and committed by the end of the cache."""
-    backend: MemoryBackend = memory(DATA)
+    backend = memory(DATA)
     volume = attach(backend)
 
     async def main() -> None:

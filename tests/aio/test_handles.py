@@ -35,13 +35,8 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
-def memory(data: bytes = DATA) -> MemoryBackend:
-    backend = MemoryBackend()
-    if data:
-        file = backend.open(KEY, create=True)
-        file.write_from(0, [memoryview(data)])
-        file.commit()
-    return backend
+def memory(data: bytes = DATA) -> RecordingBackend:
+    return RecordingBackend({KEY: data})
 
 
 def stored(data: bytes = DATA) -> Store:
@@ -74,30 +69,15 @@ def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
 @both
 def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     """The loop turns while a call of the backend hangs; waiters of the same page all get it. [T-55]"""
-    inner = backend()
-    store = inner if isinstance(inner, Store) else None
-    entered, release = threading.Event(), threading.Event()
-    if store is None:
-        file = inner.open(KEY)
-        read_into = file.read_into
-
-        def held(offset: int, buffers: Any) -> int:
-            entered.set()
-            assert release.wait(SECONDS)
-            return int(read_into(offset, buffers))
-
-        file.read_into = held
-        inner.open = lambda key, **options: file
-    else:
-        gate = store.gate("read_into")
-    volume = attach(inner)
+    volume = attach(store := backend())
+    gate = store.gate("read_into")
 
     async def main() -> None:
         async with aio.open(volume, KEY) as file:
             tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
-            await asyncio.to_thread((entered if store is None else gate.entered).wait, SECONDS)
+            await asyncio.to_thread(gate.wait_entered)
             assert not any(task.done() for task in tasks)
-            release.set() if store is None else gate.open()
+            gate.open()
             assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
 
     run(main())
@@ -456,29 +436,21 @@ def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
 @both
 def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> None:
     """The read raises the backend's error at once and only while it lasts; later reads are right."""
-    inner = backend()
-    volume = attach(inner)
+    volume = attach(store := backend())
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(13, "not today")
 
     async def main() -> None:
-        broken = True
-
-        def refuse(offset: int, buffers: Any) -> Any:
-            if broken:
-                raise PermissionError(13, "not today")
-            return NotImplemented
-
-        if isinstance(inner, Store):
-            inner.instead["read_into"] = refuse
-        else:
-            engine = volume.open(KEY, keep_cache=True)
-            real = engine._inode.opened().read_into
-            engine._inode.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
-            engine.close()
-        async with aio.open(volume, KEY, keep_cache=True) as file:
+        async with aio.open(volume, KEY) as file:
+            if isinstance(store, Store):
+                store.instead["read_into"] = refuse
+            else:
+                store.fault("read_into", refuse, times=5)
             calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(r) for r in results] == [PermissionError] * 5
-            broken = False
+            store.instead.clear() if isinstance(store, Store) else store.clear_faults()
             assert await file.pread(10, 0) == DATA[:10]
 
     run(main())
