@@ -128,16 +128,3 @@ def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None
         os.mknod(flat / "a", kind | 0o600, os.makedev(1, 5))
     assert caught.value.errno == errno.EOPNOTSUPP
     assert os.listdir(flat) == []
-
-
-def test_a_fifo_is_one_past_the_mount_too(direct: tuple[Path, Sequence[str]]) -> None:
-    """Special files are those of the store: other programs of this machine use them."""
-    path, _ = direct
-    store = path.parent / "store"
-    os.mkfifo(path / "here", 0o400)  # no usual umask removes these bits
-    os.mkfifo(store / "there", 0o200)
-    assert oct((store / "here").lstat().st_mode) == oct(stat.S_IFIFO | 0o400)
-    assert oct((path / "there").lstat().st_mode) == oct(stat.S_IFIFO | 0o200)
-    (path / "there").unlink()
-    (store / "here").unlink()
-    assert os.listdir(store) == []

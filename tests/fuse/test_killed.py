@@ -8,12 +8,8 @@ the server dies, the name has one of its contents as a whole, synced bytes are t
 from __future__ import annotations
 
 import errno
-import getpass
 import itertools
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +20,6 @@ from .mounts import KINDS, Mounted, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 VERSIONS = (1, 2)
 EVERY = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
@@ -132,31 +127,3 @@ def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
         if lived:
             assert moment > step
             return
-
-
-def test_tests_pass_beside_a_mount_that_a_killed_session_has_left() -> None:
-    """pytest removes the folders of earlier sessions, and cannot remove that of a mount without a server."""
-    with tempfile.TemporaryDirectory() as root:  # tmp_path is too long: sockets of the mount lie three levels below
-        folder = Path(root)
-        for number in range(5):
-            (folder / f"pytest-of-{getpass.getuser()}" / f"pytest-{number}").mkdir(parents=True)
-        mounted = Mounted(folder / f"pytest-of-{getpass.getuser()}" / "pytest-0", "memory:").start()
-        try:
-            mounted.kill()
-            test = folder / "test_later.py"
-            test.write_text("def test_it(tmp_path):\n    pass\n")
-            settings = ("-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-n", "0", str(test))
-            environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": root}
-            command = [sys.executable, "-m", "pytest", *settings]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-            (left,) = mounts_below(folder)
-            assert "garbage" in left
-        finally:
-            for path in mounts_below(folder):
-                run("fusermount3", "-u", "-z", path)
-
-
-def mounts_below(folder: Path) -> list[str]:
-    paths = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [path for path in paths if path.startswith(str(folder))]

@@ -68,17 +68,6 @@ def test_a_rewound_directory_is_looked_at_anew(stored: Path, opened: int) -> Non
     assert os.listdir(opened) == []
 
 
-def test_objects_that_are_made_after_the_open_are_listed(flat: Path, objects: Mounted) -> None:
-    fd = os.open(flat, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        (flat / "a").write_bytes(b"a")
-        assert os.listdir(fd) == ["a"]
-        (flat / "b").write_bytes(b"b")
-        assert sorted(os.listdir(fd)) == ["a", "b"]
-    finally:
-        os.close(fd)
-
-
 def test_a_directory_that_others_remove_before_it_is_read_is_empty(stored: Path, opened: int) -> None:
     """Local file systems behave alike: getdents says ENOENT, which the C library treats as the end."""
     stored.rmdir()

@@ -182,45 +182,6 @@ def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rsync(place: Path, sources: Path) -> None:
-    """All attributes are kept; a second run finds nothing to do, also by checksums."""
-    if shutil.which("rsync") is None:
-        pytest.skip("there is no rsync here")
-    run("rsync", "-aH", f"{sources}/", place)
-    same(sources, place)
-    assert run("rsync", "-aHi", f"{sources}/", place) == ""
-    assert run("rsync", "-aHic", f"{sources}/", place) == ""
-
-
-@pytest.mark.slow
-def test_cp_and_diff(place: Path, sources: Path) -> None:
-    """The tree is copied there, and within the mount."""
-    run("cp", "-a", sources, place / "one")
-    run("cp", "-a", place / "one", place / "two")
-    run("diff", "-r", "--no-dereference", sources, place / "two")
-    run("mv", place / "one", place / "three")
-    run("rm", "-r", place / "two")
-    same(sources, place / "three")
-    assert names(place) == ["three"]
-
-
-@pytest.mark.slow
-def test_a_thousand_open_files(place: Path) -> None:
-    """Each is a separate file, and all are open at once."""
-    fds = [os.open(place / f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(1000)]
-    try:
-        for number, fd in enumerate(fds):
-            os.pwrite(fd, b"%04d" % number, number)
-        for number, fd in enumerate(fds):
-            assert os.pread(fd, 10, number) == b"%04d" % number
-        assert len(names(place)) == 1000
-    finally:
-        for fd in fds:
-            os.close(fd)
-    shutil.rmtree(place)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", KINDS)
 def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) -> None:
     """Listed whole, found by name, and changed while it is listed."""
