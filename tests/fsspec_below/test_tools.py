@@ -6,12 +6,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import fsspec
 import pytest
-from click.testing import CliRunner
 
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.cli import main
 from pagecache.stress import Plan, run
 from tests.fsspec_below.stores import Whole
 
@@ -26,15 +23,6 @@ stored = Whole(asynchronous=True)
 def asynchronous() -> FsspecBackend:
     """The backends share one file system: a later one finds the stored objects."""
     return FsspecBackend(stored, "bucket")
-
-
-@pytest.mark.parametrize("target", ["fsspec:memory://checked", "tests.fsspec_below.test_tools:asynchronous"])
-def test_check_backend_finds_all_promises_kept(target: str) -> None:
-    result = CliRunner().invoke(main, ["check-backend", target])
-    assert result.exit_code == 0, result.output
-    assert "KEPT: " in result.output
-    assert fsspec.filesystem("memory").find("/checked") == []
-    assert stored.objects == {}
 
 
 TARGETS: dict[str, Callable[[], Any]] = {

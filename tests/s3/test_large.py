@@ -115,19 +115,3 @@ def test_changes_of_a_large_object_move_what_was_changed(
     up, down = moved(proxy.taken())
     assert (up, down) <= (PART + 4096, PART + 4096)
     assert piece(bucket, size - 3 * MiB - 2, 10) == UNIT[5 * MiB - 2 : 5 * MiB] + b"tail"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_large_object_is_written_through_a_small_cache(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    proxy.taken()
-    with volume.open("large", "w") as file:
-        for _ in range(LARGE // PART):
-            file.write(UNIT)
-    calls = proxy.taken()
-    # A part that write-back meets before the writer has finished it is stored privately, read back and stored again.
-    up, down = moved(calls)
-    assert up - LARGE <= 32 * MiB
-    assert down <= min(up - LARGE + MiB, 32 * MiB)
-    for n in (0, 15, 31):
-        assert piece(bucket, n * PART, PART) == UNIT
