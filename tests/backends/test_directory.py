@@ -233,14 +233,6 @@ def test_every_spelling_of_a_name_is_one_key(backend: DirectoryBackend) -> None:
 
 
 @pytest.mark.contract("T-67")
-def test_hard_link_made_by_another_program_has_the_identity(backend: DirectoryBackend, root: Path) -> None:
-    file = put(backend, "a")
-    os.link(root / "a", root / "b")
-    assert backend.stat("b").identity == backend.stat("a").identity == file.stat().identity
-    file.close()
-
-
-@pytest.mark.contract("T-67")
 def test_remaining_name_means_the_same_object_while_it_is_open(backend: DirectoryBackend) -> None:
     file = put(backend, "a")
     backend.link("a", "b")
@@ -664,30 +656,6 @@ def test_list_walks_what_the_prefix_needs(backend: DirectoryBackend) -> None:
         ("/", []),
     ]:
         assert sorted(str(found.key) for found in backend.list(prefix)) == keys
-
-
-def test_names_changed_from_many_threads(backend: DirectoryBackend) -> None:
-    failed: list[BaseException] = []
-
-    def work(me: int) -> None:
-        try:
-            for i in range(20):
-                put(backend, f"sub/{me}").close()
-                backend.link(f"sub/{me}", f"link-{me}")
-                assert backend.stat(f"link-{me}").identity == backend.stat(f"sub/{me}").identity
-                backend.rename(f"sub/{me}", f"{me}-{i}")
-                backend.remove(f"link-{me}")
-                backend.remove(f"{me}-{i}")
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert list(backend.list()) == []
 
 
 def test_root_must_be_a_directory(tmp_path: Path) -> None:

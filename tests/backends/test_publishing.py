@@ -1,15 +1,12 @@
-"""The tests' backend that publishes whole objects keeps the promises, and its faults are those it claims."""
+"""The tests' backend that publishes whole objects keeps the promises, and finds breaches of the protocol."""
 
 from __future__ import annotations
 
-import errno
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pagecache.errors import BackendError
 from tests.publishing import PublishingBackend, PublishingFile
 from tests.suites import suite
 
@@ -35,11 +32,6 @@ def put(file: PublishingFile, offset: int, data: bytes) -> None:
     assert file.write_from(offset, [memoryview(data)]) == len(data)
 
 
-def get(read: Callable[..., int], offset: int, length: int) -> bytes:
-    buffer = bytearray(length)
-    return bytes(buffer[: read(offset, [memoryview(buffer)])])
-
-
 @pytest.fixture
 def file(backend: PublishingBackend) -> PublishingFile:
     """An object with `old content`."""
@@ -48,56 +40,6 @@ def file(backend: PublishingBackend) -> PublishingFile:
     put(file, 0, b"old content")
     file.commit()
     return file
-
-
-def test_failed_commit_forgets_bytes_and_keeps_sizes(backend: PublishingBackend, file: PublishingFile) -> None:
-    file.truncate(5)
-    put(file, 0, b"NEW")
-    put(file, 8, b"!")
-    backend.fail_commits()
-    with pytest.raises(BackendError) as raised:
-        file.commit()
-    assert raised.value.kept is False
-    assert get(file.read_into, 0, 20) == b"old c" + bytes(4)
-    assert backend.visible("key") == b"old content"
-    put(file, 0, b"NEW")
-    put(file, 8, b"!")
-    file.commit()
-    assert backend.visible("key") == b"NEW c" + bytes(3) + b"!"
-
-
-def test_failed_commit_that_kept_everything_needs_the_commit_only(
-    backend: PublishingBackend, file: PublishingFile
-) -> None:
-    put(file, 0, b"NEW")
-    backend.fail_commits(2, kept=True)
-    for _ in range(2):
-        with pytest.raises(BackendError) as raised:
-            file.commit()
-        assert raised.value.kept is True
-    assert backend.visible("key") == b"old content"
-    file.commit()
-    assert backend.visible("key") == b"NEW content"
-
-
-def test_lost_answer_of_a_commit(backend: PublishingBackend, file: PublishingFile) -> None:
-    put(file, 0, b"NEW")
-    backend.fail_commits(done=True)
-    with pytest.raises(BackendError):
-        file.commit()
-    assert backend.visible("key") == b"NEW content"
-    assert file.commit() == backend.stat("key").version
-
-
-def test_crash_leaves_what_is_committed(backend: PublishingBackend, file: PublishingFile) -> None:
-    put(file, 0, b"NEW")
-    backend.open("made", create=True)
-    backend.crash()
-    with pytest.raises(OSError) as raised:
-        file.commit()
-    assert raised.value.errno == errno.ECONNRESET
-    assert [stat.key for stat in backend.list()] == ["key"]
-    assert get(backend.open("key").read_into, 0, 20) == b"old content"
 
 
 def test_changes_side_by_side_are_violations(backend: PublishingBackend, file: PublishingFile) -> None:

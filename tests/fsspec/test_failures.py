@@ -152,20 +152,6 @@ def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable
         assert below.cat_file("/file") == fs.cat_file("/file") == expected
 
 
-def test_closing_twice_is_fine(fs: PageCacheFileSystem, root: str) -> None:
-    for mode in ("wb", "rb", "r+b", "ab", "w", "r"):
-        file = fs.open(f"{root}/file", mode)
-        file.close()
-        file.close()
-        assert file.closed
-        with pytest.raises(ValueError, match="closed"):
-            file.read()
-    file = fs.open(f"{root}/file", "wb")
-    file.discard()
-    file.discard()
-    file.close()
-
-
 def test_errors_of_write_back_surface_at_close_and_at_sync(make: Callable[..., PageCacheFileSystem]) -> None:
     below = OwnMemory()
     fs = make(fs=below)

@@ -159,14 +159,6 @@ def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callab
     assert below.cat_file("/three") == b"23"
 
 
-def test_a_copied_range_is_not_read_from_the_cache(fs: PageCacheFileSystem, root: str) -> None:
-    fs.pipe({f"{root}/a": b"aaaa", f"{root}/b": b"bb"})
-    with fs.open(f"{root}/b") as file:
-        assert file.read() == b"bb"
-    fs.cp_file(f"{root}/a", f"{root}/b")
-    assert fs.cat_file(f"{root}/b") == b"aaaa"
-
-
 def test_times_and_keys_of_versions(fs: PageCacheFileSystem, below: Any, root: str) -> None:
     path, before = f"{root}/file", datetime.now(UTC)
     fs.pipe_file(path, b"one")

@@ -99,21 +99,6 @@ def test_text_through_fsspec_open(root: str, protocol: str, make: Any) -> None:
     assert fs.cat_file(f"{root}/file") == b"one\r\ntwo\n"
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 8191, 8192, 8193, 30000])
-def test_lines_of_bytes(fs: PageCacheFileSystem, root: str, size: int) -> None:
-    lines = [b"x" * size + b"\n", b"\n", b"short\n", b"y" * size + b"\n", b"no end"]
-    fs.pipe_file(f"{root}/file", b"".join(lines))
-    with fs.open(f"{root}/file") as file:
-        assert [file.readline() for _ in range(5)] == lines
-        assert file.readline() == b""
-        file.seek(0)
-        assert list(file) == lines
-        file.seek(0)
-        assert file.readline(3) == lines[0][:3]
-        assert file.tell() == min(3, size + 1)
-        assert file.readline(0) == b""
-
-
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz"])
 def test_compressed_files_are_whole_when_they_are_closed(
     fs: PageCacheFileSystem, below: Any, root: str, compression: str

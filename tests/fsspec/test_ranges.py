@@ -25,17 +25,6 @@ def test_a_range_is_a_slice(content: bytes, start: int | None, end: int | None) 
     assert content[at : at + length] == content[start:end]
 
 
-@pytest.mark.parametrize("start", [None, 0, 3, -4, -100, 100])
-@pytest.mark.parametrize("end", [None, 0, 5, -1, -100, 100])
-def test_bytes_of_a_file_are_those_of_the_target(
-    fs: PageCacheFileSystem, root: str, start: int | None, end: int | None
-) -> None:
-    path, content = f"{root}/file", b"0123456789"
-    fs.pipe_file(path, content)
-    assert fs.cat_file(path, start, end) == content[start:end]
-    assert fs.cat_ranges([path], [start], [end]) == [content[start:end]]
-
-
 def test_ranges_come_in_the_order_of_the_question(fs: PageCacheFileSystem, root: str) -> None:
     """Each has its own error."""
     one, other, none = (f"{root}/{name}" for name in ("one", "other", "none"))

@@ -148,27 +148,6 @@ def test_a_cache_that_was_closed_under_it_is_made_anew(make: Callable[..., PageC
     assert fs.cat_file("/file") == b"x"
 
 
-def test_threads_write_one_file_at_once(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
-    """Each uses its own instance."""
-    path, block = f"{root}/file", 10_000
-    fs.pipe_file(path, bytes(8 * block))
-    ready = threading.Barrier(8)
-
-    def write(number: int) -> None:
-        mine = PageCacheFileSystem(protocol, capacity="4MiB")
-        ready.wait(60)
-        with mine.open(path, "r+b") as file:
-            for at in range(number * block, (number + 1) * block, 1000):
-                file.seek(at)
-                file.write(bytes([number + 1]) * 1000)
-        assert mine.cat_file(path, number * block, (number + 1) * block) == bytes([number + 1]) * block
-
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(write, number) for number in range(8)]:
-            done.result(timeout=120)
-    assert fs.cat_file(path) == below.cat_file(path) == b"".join(bytes([n + 1]) * block for n in range(8))
-
-
 def test_threads_make_one_cache(make: Callable[..., PageCacheFileSystem]) -> None:
     ready = threading.Barrier(8)
 

@@ -61,20 +61,6 @@ def test_a_transaction_that_raises_leaves_nothing(fs: PageCacheFileSystem, below
     assert below.cat_file(f"{root}/after") == b"at once"
 
 
-def test_start_and_end_and_discard(fs: PageCacheFileSystem, below: Any, root: str) -> None:
-    fs.start_transaction()
-    fs.pipe_file(f"{root}/one", b"1")
-    assert not below.exists(f"{root}/one")
-    fs.end_transaction()
-    assert below.cat_file(f"{root}/one") == b"1"
-    fs.start_transaction()
-    fs.pipe_file(f"{root}/two", b"2")
-    fs.transaction.complete(commit=False)
-    assert not below.exists(f"{root}/two")
-    fs.pipe_file(f"{root}/three", b"3")
-    assert below.cat_file(f"{root}/three") == b"3"
-
-
 def test_a_file_whose_body_raised_is_not_published_by_a_transaction_that_goes_on(
     fs: PageCacheFileSystem, below: Any, root: str
 ) -> None:
