@@ -16,7 +16,7 @@ import pytest
 from pagecache import Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, PAGE, content_of, stored
+from ..file.rig import KEY, PAGE, content_of, raises, stored
 from ..stores import RecordingBackend
 from .conftest import Attach
 
@@ -81,10 +81,8 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
     file = WAYS[way](volume)
     try:
         if "fortran" in kind:  # not C-contiguous: all of them refuse it as a destination
-            with pytest.raises((TypeError, BufferError, ValueError)):
-                file.pread_into(BUFFERS[kind](), 3)
-            with pytest.raises((TypeError, BufferError, ValueError)):
-                file.preadv([BUFFERS[kind]()], 3)
+            raises((TypeError, BufferError, ValueError), file.pread_into, BUFFERS[kind](), 3)
+            raises((TypeError, BufferError, ValueError), file.preadv, [BUFFERS[kind]()], 3)
             return
         for _turn in range(2):
             into = BUFFERS[kind]()

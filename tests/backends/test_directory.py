@@ -25,6 +25,8 @@ from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
 
+from ..file.rig import raises
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -87,9 +89,7 @@ def test_impossible_key_is_a_value_error_that_names_it(backend: DirectoryBackend
         lambda: backend.link("sub", key),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="not a key") as raised:
-            call()
-        assert repr(key) in str(raised.value)
+        assert repr(key) in str(raises(ValueError, call, match="not a key"))
 
 
 @pytest.mark.parametrize("target", ["/etc", "..", "../..", "sub/../../secret", "../secret", "/", "../root/../secret"])
@@ -98,11 +98,8 @@ def test_link_out_of_the_root_is_refused(backend: DirectoryBackend, root: Path, 
     (root / "second").symlink_to("way")
     for key in ("way", "second", "way/passwd", "way/x/y"):
         for call in (backend.stat, backend.open, backend.readdir):
-            with pytest.raises(PermissionError, match="out of the root") as raised:
-                call(key)
-            assert raised.value.filename == key
-    with pytest.raises(PermissionError):
-        backend.open("way/new", create=True)
+            assert raises(PermissionError, call, key, match="out of the root").filename == key
+    raises(PermissionError, backend.open, "way/new", create=True)
 
 
 def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path) -> None:
@@ -192,17 +189,14 @@ def test_walks_beside_a_directory_that_is_exchanged_with_a_link(
 def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
-    with pytest.raises(OSError, match="symbolic links") as raised:
-        backend.stat("a")
-    assert (raised.value.errno, raised.value.filename) == (errno.ELOOP, "a")
+    raised = raises(OSError, backend.stat, "a", match="symbolic links")
+    assert (raised.errno, raised.filename) == (errno.ELOOP, "a")
 
 
 def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path) -> None:
     (root / "link").symlink_to("sub/made")
-    with pytest.raises(FileNotFoundError):
-        backend.open("link")
-    with pytest.raises(FileExistsError):
-        backend.open("link", create=True, exclusive=True)
+    raises(FileNotFoundError, backend.open, "link")
+    raises(FileExistsError, backend.open, "link", create=True, exclusive=True)
     put(backend, "link", b"x").close()
     assert (root / "sub" / "made").read_bytes() == b"x"
 
@@ -217,8 +211,7 @@ def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_foll
         (root / "sub" / "secret").symlink_to("../../secret")
 
     before_the_open(monkeypatch, "secret", exchange)
-    with pytest.raises(PermissionError, match="out of the root"):
-        backend.open("sub/secret")
+    raises(PermissionError, backend.open, "sub/secret", match="out of the root")
 
 
 # ------------------------------------------------------------------------------------------------ one name per object
@@ -265,8 +258,7 @@ def test_a_file_that_is_collected_is_closed(backend: DirectoryBackend) -> None:
     file = put(backend, "file")
     fd = file.fd
     del file
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
+    raises(OSError, os.fstat, fd, match="Bad file descriptor")
 
 
 # ------------------------------------------------------------------------------------------------ durability
@@ -372,9 +364,7 @@ def test_an_error_that_is_kept_keeps_no_descriptor(
         put(backend, key).close()
     gc.collect()
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError) as kept:
-        call(backend)
-    assert os.listdir("/proc/self/fd") == before, kept.value
+    assert os.listdir("/proc/self/fd") == before, raises(OSError, call, backend)
 
 
 def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
@@ -509,8 +499,7 @@ def test_failed_sync_of_a_directory_is_repeated(
         raise OSError(errno.EIO, "made up")
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match="made up"):
-        backend.sync()
+    raises(OSError, backend.sync, match="made up")
     monkeypatch.setattr(os, "fsync", logged)
     backend.sync()
     assert synced == ["dir"]
@@ -550,23 +539,19 @@ def test_errors_name_the_key(backend: DirectoryBackend) -> None:
         (lambda: backend.readlink("sub"), OSError, "sub"),
     ]
     for call, error, key in cases:
-        with pytest.raises(error) as raised:
-            call()
-        assert raised.value.filename == key
+        assert raises(error, call).filename == key
 
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_directory_is_not_renamed_into_itself(backend: DirectoryBackend, replace: bool) -> None:
     put(backend, "sub/a").close()
-    with pytest.raises(OSError) as raised:
-        backend.rename("sub", "sub/b", replace=replace)
-    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, "sub/b")
+    raised = raises(OSError, backend.rename, "sub", "sub/b", replace=replace)
+    assert (raised.errno, raised.filename) == (errno.EINVAL, "sub/b")
 
 
 def test_a_key_that_no_file_name_can_have_is_refused_with_the_rule(backend: DirectoryBackend) -> None:
     for call in (backend.canonical, backend.stat, backend.remove):
-        with pytest.raises(ValueError, match=r"'a\\ud800' is not a key of a directory: surrogates not allowed"):
-            call("a\ud800")
+        raises(ValueError, call, "a\ud800", match=r"'a\\ud800' is not a key of a directory: surrogates not allowed")
     assert backend.canonical("a\udc80") == "a\udc80"  # of a file whose name is no UTF-8
 
 
@@ -589,15 +574,13 @@ def test_special_files_have_kinds_of_their_own(backend: DirectoryBackend, root: 
 @pytest.mark.parametrize("mode", [0o600, stat.S_IFREG | 0o600, stat.S_IFDIR | 0o700])
 def test_mknod_makes_special_files_only(backend: DirectoryBackend, root: Path, mode: int) -> None:
     before = os.listdir(root)
-    with pytest.raises(ValueError, match="not that of a FIFO"):
-        backend.mknod("special", mode)
+    raises(ValueError, backend.mknod, "special", mode, match="not that of a FIFO")
     assert os.listdir(root) == before
 
 
 def test_special_files_are_not_opened(backend: DirectoryBackend, root: Path) -> None:
     os.mkfifo(root / "fifo")
-    with pytest.raises(OSError, match="not a regular file"):
-        backend.open("fifo")
+    raises(OSError, backend.open, "fifo", match="not a regular file")
     assert [found.key for found in backend.list()] == []
 
 
@@ -605,10 +588,8 @@ def test_read_only_backend_changes_nothing(root: Path) -> None:
     (root / "a").write_bytes(b"data")
     backend = DirectoryBackend(root, read_only=True)
     file = backend.open("a", create=True)
-    with pytest.raises(PermissionError):
-        file.write_from(0, [memoryview(b"x")])
-    with pytest.raises(PermissionError):
-        file.truncate(0)
+    raises(PermissionError, file.write_from, 0, [memoryview(b"x")])
+    raises(PermissionError, file.truncate, 0)
     calls: list[Callable[[], Any]] = [
         lambda: backend.open("new", create=True),
         lambda: backend.remove("a"),
@@ -617,8 +598,7 @@ def test_read_only_backend_changes_nothing(root: Path) -> None:
         lambda: backend.setattr("a", mode=0o600),
     ]
     for call in calls:
-        with pytest.raises(OSError, match="Read-only"):
-            call()
+        raises(OSError, call, match="Read-only")
     assert content(backend, "a") == b"data"
     file.close()
     backend.close()
@@ -634,9 +614,8 @@ def test_namespace(backend: DirectoryBackend, root: Path) -> None:
     backend.setxattr("sub/a", "user.k", b"value")
     assert (backend.getxattr("sub/a", "user.k"), list(backend.listxattr("sub/a"))) == (b"value", ["user.k"])
     backend.removexattr("sub/a", "user.k")
-    with pytest.raises(OSError) as raised:
-        backend.getxattr("sub/a", "user.k")
-    assert (raised.value.errno, raised.value.filename) == (errno.ENODATA, "sub/a")
+    raised = raises(OSError, backend.getxattr, "sub/a", "user.k")
+    assert (raised.errno, raised.filename) == (errno.ENODATA, "sub/a")
     assert backend.statfs().f_bsize > 0
 
 
@@ -660,10 +639,8 @@ def test_list_walks_what_the_prefix_needs(backend: DirectoryBackend) -> None:
 
 def test_root_must_be_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError):
-        DirectoryBackend(tmp_path / "none")
-    with pytest.raises(NotADirectoryError):
-        DirectoryBackend(tmp_path / "file")
+    raises(FileNotFoundError, DirectoryBackend, tmp_path / "none")
+    raises(NotADirectoryError, DirectoryBackend, tmp_path / "file")
 
 
 def test_close_leaves_open_files_alone(root: Path) -> None:
@@ -765,20 +742,14 @@ def test_methods_of_a_subclass_move_the_bytes_instead(
 def test_bad_calls_for_bytes_are_refused(backend: DirectoryBackend, root: Path) -> None:
     file = put(backend, "a")
     calls: Any = file
-    with pytest.raises(TypeError):
-        calls.read_into(0, 5)
-    with pytest.raises((TypeError, BufferError)):
-        calls.read_into(0, [b"read-only"])
-    with pytest.raises(TypeError):
-        calls.write_from("0", [b"x"])
-    with pytest.raises(OSError, match="Invalid argument"):
-        calls.read_into(-1, [bytearray(1)])
+    raises(TypeError, calls.read_into, 0, 5)
+    raises((TypeError, BufferError), calls.read_into, 0, [b"read-only"])
+    raises(TypeError, calls.write_from, "0", [b"x"])
+    raises(OSError, calls.read_into, -1, [bytearray(1)], match="Invalid argument")
     for offset in (1 << 63, 1 << 64):
-        with pytest.raises(OverflowError):
-            calls.read_into(offset, [bytearray(1)])
+        raises(OverflowError, calls.read_into, offset, [bytearray(1)])
     file.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        calls.read_into(0, [bytearray(1)])
+    raises(OSError, calls.read_into, 0, [bytearray(1)], match="Bad file descriptor")
     os.chmod(root / "a", 0o444)
     with backend.open("a") as file:
         assert file.writable == (os.geteuid() == 0)

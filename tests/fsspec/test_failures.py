@@ -17,6 +17,7 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 
+from ..file.rig import raises
 from .targets import OnlyStreams, OwnMemory
 
 OLD = b"the old object, whole"
@@ -56,10 +57,8 @@ def test_an_exception_in_the_body_publishes_no_half_object(
 ) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/file", mode), text=mode == "wt")
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/new", mode), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, "/file", mode), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, "/new", mode), text=mode == "wt")
     fs.sync()
     assert below.cat_file("/file") == fs.cat_file("/file") == OLD
     assert not below.exists("/new")
@@ -73,8 +72,7 @@ def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
 ) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/file", mode), text=False)
+    raises(BodyError, raise_after, open_by(fs, "/file", mode), text=False)
     fs.sync()
     assert below.cat_file("/file") == fs.cat_file("/file") == OLD
 
@@ -89,8 +87,7 @@ def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
     """This is the behaviour of `open()`."""
     fs = make("file")
     (tmp_path / "file").write_bytes(OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, f"{tmp_path}/file", mode), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, f"{tmp_path}/file", mode), text=mode == "wt")
     assert (tmp_path / "file").read_bytes() == left
 
 
@@ -145,8 +142,7 @@ def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable
         other = fs.open("/file", "r+b")
         other.seek(-4, 2)
         other.write(b"more")
-        with pytest.raises(BodyError):
-            raise_after(fs.open("/file", "r+b"), text=False)
+        raises(BodyError, raise_after, fs.open("/file", "r+b"), text=False)
         assert below.cat_file("/file") == OLD
         getattr(other, end)()
         assert below.cat_file("/file") == fs.cat_file("/file") == expected
@@ -158,17 +154,12 @@ def test_errors_of_write_back_surface_at_close_and_at_sync(make: Callable[..., P
     file = fs.open("/file", "wb")
     file.write(b"kept")
     below.full = True
-    with pytest.raises(pagecache.WritebackError) as failure:
-        file.sync()
-    assert failure.value.errno == errno.ENOSPC
-    with pytest.raises(pagecache.WritebackError):
-        file.close()
+    assert raises(pagecache.WritebackError, file.sync).errno == errno.ENOSPC
+    raises(pagecache.WritebackError, file.close)
     assert file.closed
     assert fs.cat_file("/file") == b"kept", "nothing is lost"
-    with pytest.raises(pagecache.WritebackError):
-        fs.sync()
-    with pytest.raises(pagecache.UnsavedDataError):
-        fs.close()
+    raises(pagecache.WritebackError, fs.sync)
+    raises(pagecache.UnsavedDataError, fs.close)
     below.full = False
     fs.sync()
     assert below.cat_file("/file") == b"kept"
@@ -184,13 +175,10 @@ def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
     with fs.open("/file") as file:
         assert file.read(4096) == content[:4096]
         below.fail_reads_after = len(below.reads)
-        with pytest.raises(OSError, match="the target broke"):
-            file.read(8192)
-        with pytest.raises(OSError, match="the target broke"):
-            file.read()
+        raises(OSError, file.read, 8192, match="the target broke")
+        raises(OSError, file.read, match="the target broke")
         assert isinstance(fs.cat_ranges(["/file"], [200_000], [200_010])[0], OSError)
-        with pytest.raises(OSError, match="the target broke"):
-            fs.cat_ranges(["/file"], [200_000], [200_010], on_error="raise")
+        raises(OSError, fs.cat_ranges, ["/file"], [200_000], [200_010], on_error="raise", match="the target broke")
         below.fail_reads_after = None
         assert file.read() == content[4096:], "the position is where the last good read left it"
 
@@ -202,75 +190,73 @@ def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
     "mode", ["", "b", "t", "rb+x", "rw", "r++", "rbt", "rbb", "U", "+", "z", "wab", "read", "R", "rt+x"]
 )
 def test_a_bad_mode_is_named_with_the_rule(fs: PageCacheFileSystem, root: str, mode: str) -> None:
-    with pytest.raises(ValueError, match=r"is not one of r, r.*, w, .* with 'b'") as error:
-        fs.open(f"{root}/file", mode)
-    assert repr(mode) in str(error.value)
+    assert repr(mode) in str(
+        raises(ValueError, fs.open, f"{root}/file", mode, match=r"is not one of r, r.*, w, .* with 'b'")
+    )
     assert not fs.exists(f"{root}/file")
 
 
 @pytest.mark.parametrize("mode", ["q", "qb", "qt"])
 def test_a_bad_mode_is_named_without_the_letter_that_fsspec_adds(fs: PageCacheFileSystem, root: str, mode: str) -> None:
-    with pytest.raises(ValueError, match=r"^mode 'q' .* is not one of r, r\+"):
-        fsspec.open(fs.unstrip_protocol(f"{root}/file"), mode, pagecache={"capacity": "4MiB"}).open()
+    raises(
+        ValueError,
+        fsspec.open(fs.unstrip_protocol(f"{root}/file"), mode, pagecache={"capacity": "4MiB"}).open,
+        match=r"^mode 'q' .* is not one of r, r\+",
+    )
 
 
 def test_bad_arguments_are_named_with_the_rule(fs: Any, root: str) -> None:
     path = f"{root}/file"
     fs.pipe_file(path, b"content")
-    with pytest.raises(TypeError, match="mode must be a str, not int"):
-        fs.open(path, 3)
-    with pytest.raises(TypeError, match="open: has no option 'writethrough'; it has write_through"):
-        fs.open(path, writethrough=True)
-    with pytest.raises(ValueError, match="Compression type squeeze not supported"):
-        fs.open(path, compression="squeeze")
-    with pytest.raises(LookupError, match="unknown encoding: klingon"):
-        fs.open(path, "r+", encoding="klingon")
-    with pytest.raises(ValueError, match="read_ahead: -5"):
-        fs.open(path, read_ahead=-5)
+    raises(TypeError, fs.open, path, 3, match="mode must be a str, not int")
+    raises(
+        TypeError, fs.open, path, writethrough=True, match="open: has no option 'writethrough'; it has write_through"
+    )
+    raises(ValueError, fs.open, path, compression="squeeze", match="Compression type squeeze not supported")
+    raises(LookupError, fs.open, path, "r+", encoding="klingon", match="unknown encoding: klingon")
+    raises(ValueError, fs.open, path, read_ahead=-5, match="read_ahead: -5")
     with fs.open(path, "r+b") as file:
         for offset, whence in ((-1, 0), (-8, 2), (-1, 1)):
-            with pytest.raises(ValueError, match=r"negative|-1|less than"):
-                file.seek(offset, whence)
-        with pytest.raises(ValueError, match="whence"):
-            file.seek(0, 9)
-        with pytest.raises(TypeError):
-            file.write("text")
+            raises(ValueError, file.seek, offset, whence, match=r"negative|-1|less than")
+        raises(ValueError, file.seek, 0, 9, match="whence")
+        raises(TypeError, file.write, "text")
         assert file.tell() == 0
     with fs.transaction, fs.open(path, "r+b") as file, pytest.raises(ValueError, match="offset -1 is negative"):
         file.seek(-1)
-    with pytest.raises(TypeError, match="paths must be a list, not str"):
-        fs.cat_ranges(path, 0, 1)
-    with pytest.raises(ValueError, match="1 paths, 2 starts, 1 ends: not as many of each"):
-        fs.cat_ranges([path], [0, 1], [1])
-    with pytest.raises(ValueError, match="on_error 'omit' is not one of"):
-        fs.cat_ranges([path], 0, 1, on_error="omit")
+    raises(TypeError, fs.cat_ranges, path, 0, 1, match="paths must be a list, not str")
+    raises(ValueError, fs.cat_ranges, [path], [0, 1], [1], match="1 paths, 2 starts, 1 ends: not as many of each")
+    raises(ValueError, fs.cat_ranges, [path], 0, 1, on_error="omit", match="on_error 'omit' is not one of")
     for bad in (root, f"{root}/"):
-        with pytest.raises((IsADirectoryError, FileNotFoundError)):
-            fs.open(bad)
+        raises((IsADirectoryError, FileNotFoundError), fs.open, bad)
 
 
 def test_a_target_is_named_once_and_right(make: Callable[..., PageCacheFileSystem]) -> None:
     memory = fsspec.filesystem("memory")
-    with pytest.raises(ValueError, match=r"no target: give fs=..., or target_protocol=.*pagecache::s3://bucket/key"):
-        make()
-    with pytest.raises(ValueError, match="no target"):
-        fsspec.open("pagecache://bucket/key")
-    with pytest.raises(ValueError, match="target_protocol: 'nope' is not a protocol that fsspec knows"):
-        make("nope")
-    with pytest.raises(ValueError, match="given beside target_protocol 'file'; only one can name the target"):
-        make("file", fs=memory)
-    with pytest.raises(TypeError, match="fs: 'memory' is not an fsspec file system"):
-        make(fs="memory")
-    with pytest.raises(TypeError, match="has no option 'dirty_limits'; did you mean 'dirty_limit'"):
-        make("memory", dirty_limits=1)
-    with pytest.raises(TypeError, match=r"has no option 'foo'; did you mean one of .*capacity, .*target_protocol"):
-        make("memory", foo=1)
-    with pytest.raises(ValueError, match="dirty_limit: 1073741824 is more than the capacity"):
-        make("memory", capacity="8MiB", dirty_limit="1GiB")
-    with pytest.raises(ValueError, match="capacity: '1KiB' is less than 16 pages"):
-        make("memory", capacity="1KiB")
-    with pytest.raises(ValueError, match="on_conflict: 'sometimes' is not one of"):
-        make("memory", on_conflict="sometimes")
+    raises(ValueError, make, match=r"no target: give fs=..., or target_protocol=.*pagecache::s3://bucket/key")
+    raises(ValueError, fsspec.open, "pagecache://bucket/key", match="no target")
+    raises(ValueError, make, "nope", match="target_protocol: 'nope' is not a protocol that fsspec knows")
+    raises(
+        ValueError, make, "file", fs=memory, match="given beside target_protocol 'file'; only one can name the target"
+    )
+    raises(TypeError, make, fs="memory", match="fs: 'memory' is not an fsspec file system")
+    raises(TypeError, make, "memory", dirty_limits=1, match="has no option 'dirty_limits'; did you mean 'dirty_limit'")
+    raises(
+        TypeError,
+        make,
+        "memory",
+        foo=1,
+        match=r"has no option 'foo'; did you mean one of .*capacity, .*target_protocol",
+    )
+    raises(
+        ValueError,
+        make,
+        "memory",
+        capacity="8MiB",
+        dirty_limit="1GiB",
+        match="dirty_limit: 1073741824 is more than the capacity",
+    )
+    raises(ValueError, make, "memory", capacity="1KiB", match="capacity: '1KiB' is less than 16 pages")
+    raises(ValueError, make, "memory", on_conflict="sometimes", match="on_conflict: 'sometimes' is not one of")
 
 
 def test_a_target_that_cannot_be_written_says_so_at_open(
@@ -280,8 +266,7 @@ def test_a_target_that_cannot_be_written_says_so_at_open(
         archive.writestr("folder/file", OLD)
     fs, path = make("zip", {"fo": str(tmp_path / "archive.zip")}), "folder/file"
     for mode in ("wb", "w", "r+b", "ab", "xb", "w+"):
-        with pytest.raises(PermissionError, match=r"read-only.*zip"):
-            fs.open(path, mode)
+        raises(PermissionError, fs.open, path, mode, match=r"read-only.*zip")
     with fs.transaction, pytest.raises(PermissionError, match=r"read-only.*zip"):
         fs.open(path, "wb")
     for change in (
@@ -291,27 +276,23 @@ def test_a_target_that_cannot_be_written_says_so_at_open(
         lambda: fs.cp_file(path, "other"),
         lambda: fs.touch(path),
     ):
-        with pytest.raises(PermissionError, match=r"read-only.*zip"):
-            change()
+        raises(PermissionError, change, match=r"read-only.*zip")
     assert fs.cat_file(path) == OLD
     assert fs.find("") == [path]
     mine = make("memory", read_only=True)
-    with pytest.raises(PermissionError, match="read-only"):
-        mine.open("/file", "wb")
+    raises(PermissionError, mine.open, "/file", "wb", match="read-only")
 
 
 def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Callable[..., PageCacheFileSystem]) -> None:
     fs = make(fs=OnlyStreams(skip_instance_cache=True))
-    with pytest.raises(io.UnsupportedOperation, match=r"onlystreams:? cannot read ranges"):
-        fs.open("file")
+    raises(io.UnsupportedOperation, fs.open, "file", match=r"onlystreams:? cannot read ranges")
 
 
 def test_an_asynchronous_target_is_refused(make: Callable[..., PageCacheFileSystem]) -> None:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
     wrapped = AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True)
-    with pytest.raises(ValueError, match="was made with asynchronous=True"):
-        make(fs=wrapped)
+    raises(ValueError, make, fs=wrapped, match="was made with asynchronous=True")
 
 
 def test_without_fsspec_the_import_says_what_to_install() -> None:
@@ -341,9 +322,7 @@ def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, 
         (FileExistsError, "there", lambda path: fs.open(path, "xb")),
     ]
     for kind, name, call in calls:
-        with pytest.raises(kind) as raised:
-            call(f"{root}/{name}")
-        assert raised.value.filename == f"{root}/{name}"
+        assert raises(kind, call, f"{root}/{name}").filename == f"{root}/{name}"
     with fs.open(f"{root}/there") as file:
         assert file.name == f"{root}/there"
         assert repr(f"{root}/there") in repr(file)

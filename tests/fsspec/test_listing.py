@@ -14,6 +14,7 @@ import pytest
 
 from pagecache.fsspec import PageCacheFileSystem
 
+from ..file.rig import raises
 from .targets import Listed, OwnMemory, Store
 
 
@@ -56,13 +57,10 @@ def test_an_object_that_was_never_stored_is_there_for_this_file_system(
         assert list(fs.walk("/root")) == [("/root", ["a"], []), ("/root/a", ["b"], []), ("/root/a/b", [], ["new"])]
         assert fs.find("/") == fs.find("") == ["/root/a/b/new"]
         assert fs.ls("/", detail=False) == fs.ls("", detail=False) == ["/root"]
-        with pytest.raises(OSError, match="'/root/a/b' is not stored yet"):
-            fs.rmdir("/root/a")
+        raises(OSError, fs.rmdir, "/root/a", match="'/root/a/b' is not stored yet")
         assert fs.cat_file("/root/a/b/new") == b"12345"
-        with pytest.raises(FileNotFoundError):
-            fs.info("/root/other")
-        with pytest.raises(FileNotFoundError):
-            fs.ls("/root/other")
+        raises(FileNotFoundError, fs.info, "/root/other")
+        raises(FileNotFoundError, fs.ls, "/root/other")
         file.discard()
     assert not fs.exists("/root/a")
 
@@ -99,10 +97,8 @@ def test_names_change_at_once(fs: PageCacheFileSystem, below: Any, root: str) ->
     assert fs.find(root) == [f"{root}/b", f"{root}/moved/c", f"{root}/moved/empty"]
     fs.rm([f"{root}/b", f"{root}/moved"], recursive=True)
     assert fs.ls(root) == []
-    with pytest.raises(FileNotFoundError):
-        fs.rm(f"{root}/b")
-    with pytest.raises(FileNotFoundError):
-        fs.mv(f"{root}/b", f"{root}/c")
+    raises(FileNotFoundError, fs.rm, f"{root}/b")
+    raises(FileNotFoundError, fs.mv, f"{root}/b", f"{root}/c")
 
 
 def test_a_moved_or_copied_object_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
@@ -126,8 +122,7 @@ def test_a_copy_of_a_file_to_itself_leaves_its_bytes(fs: PageCacheFileSystem, be
         fs.cp_file(path, path)
         assert fs.cat_file(path) == b"Precious"
     assert fs.cat_file(path) == below.cat_file(path) == b"Precious"
-    with pytest.raises(FileNotFoundError):
-        fs.cp_file(f"{root}/none", f"{root}/none")
+    raises(FileNotFoundError, fs.cp_file, f"{root}/none", f"{root}/none")
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -152,8 +147,7 @@ def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callab
         fs.rm("/one")
         fs.mv("/two", "/three")
         assert fs.find("/") == ["/three"]
-        with pytest.raises(FileNotFoundError):
-            fs.rm("/one")
+        raises(FileNotFoundError, fs.rm, "/one")
         two.write(b"3")
     assert fs.find("/") == below.find("/") == ["/three"]
     assert below.cat_file("/three") == b"23"
@@ -177,8 +171,7 @@ def test_times_and_keys_of_versions(fs: PageCacheFileSystem, below: Any, root: s
         assert fs.created(f"{root}/new") >= before - timedelta(seconds=5)
         file.discard()
     for ask in (fs.ukey, fs.created, fs.modified):
-        with pytest.raises(FileNotFoundError):
-            ask(f"{root}/nothing")
+        raises(FileNotFoundError, ask, f"{root}/nothing")
 
 
 def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, protocol: str) -> None:
@@ -189,8 +182,7 @@ def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, p
         fs.touch(path, truncate=False)
         assert os.stat(path).st_mtime > 1
     else:
-        with pytest.raises(NotImplementedError):
-            fs.touch(path, truncate=False)
+        raises(NotImplementedError, fs.touch, path, truncate=False)
     assert fs.cat_file(path) == b"one"
     fs.touch(path)
     assert fs.cat_file(path) == b""
@@ -266,8 +258,7 @@ def test_private_objects_of_the_cache_are_not_listed(make: Callable[..., PageCac
     assert fs.find(folder, detail=True).keys() == {f"{folder}/file"}
     assert fs.du(folder) == 1
     below.rm(left[1])
-    with pytest.raises(OSError, match="not empty"):
-        fs.rm([f"{folder}/file", folder])
+    raises(OSError, fs.rm, [f"{folder}/file", folder], match="not empty")
     fs.rm(folder, recursive=True)
     assert not below.exists(folder)
 

@@ -20,6 +20,7 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 
+from ..file.rig import raises
 from . import workers
 from .targets import Copies, OwnMemory, Store
 
@@ -127,8 +128,7 @@ def test_close_saves_and_the_next_use_begins_anew(make: Callable[..., PageCacheF
     assert fs.close() == []
     assert fs.close() == []
     assert fsspec.filesystem("memory").cat_file("/file") == b"saved by close"
-    with pytest.raises(pagecache.ShutdownError):
-        file.write(b"more")
+    raises(pagecache.ShutdownError, file.write, b"more")
     file.close()
     assert not other.cache.closed, "others use it"
     assert fs.cat_file("/file") == b"saved by close"
@@ -206,10 +206,8 @@ def test_a_file_with_bytes_that_are_not_saved_does_not_pickle(fs: PageCacheFileS
     with fs.open(f"{root}/file", "r+b") as file, fs.open(f"{root}/file") as reader:
         file.write(b"new")
         for one in (file, reader):
-            with pytest.raises(TypeError, match=r"has bytes that are not saved; sync\(\) or close\(\) first"):
-                pickle.dumps(one)
-    with pytest.raises(TypeError, match="it is closed"):
-        pickle.dumps(file)
+            raises(TypeError, pickle.dumps, one, match=r"has bytes that are not saved; sync\(\) or close\(\) first")
+    raises(TypeError, pickle.dumps, file, match="it is closed")
     with fs.volume.open(fs._key(f"{root}/file")) as plain, pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(plain)
 

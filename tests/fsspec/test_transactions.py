@@ -15,6 +15,7 @@ import pagecache
 from pagecache.fsspec import PageCacheFileSystem, transaction
 from pagecache.fsspec.transaction import DeferredFile
 
+from ..file.rig import raises
 from .targets import OwnMemory
 
 
@@ -97,8 +98,7 @@ def test_changes_of_another_client_are_not_overwritten(
     with fs.open(path, mode) as file:
         file.write(b"mine")
     below.pipe_file(path, b"somebody else's")
-    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-        fs.end_transaction()
+    raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
     assert below.cat_file(path) == b"somebody else's"
     assert below.find(root) == [path]
 
@@ -119,8 +119,7 @@ def test_unsaved_changes_of_another_handle_are_not_overwritten(
                 file.write(b"TAIL")
             if later:
                 handle.pwrite(later, 0)
-                with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-                    fs.end_transaction()
+                raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
             else:
                 fs.end_transaction()
         assert fs.cat_file(path) == below.cat_file(path) == (b"NEWER56789" if later else b"new3456789TAIL")
@@ -158,8 +157,7 @@ def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
     fs.start_transaction()
     with fs.open("/file", "ab") as file:
         file.write(b"mine")
-    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-        fs.end_transaction()
+    raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
     assert fs.cat_file("/file") == below.cat_file("/file") == b"another client's"
 
 
@@ -171,8 +169,7 @@ def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
     with fs.open(path, "xb") as file:
         file.write(b"mine")
     below.pipe_file(path, b"somebody else's")
-    with pytest.raises(FileExistsError):
-        fs.end_transaction()
+    raises(FileExistsError, fs.end_transaction)
     assert below.cat_file(path) == b"somebody else's"
     assert below.find(root) == [path]
 
@@ -184,8 +181,7 @@ def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[
     fs.start_transaction()
     fs.pipe({"/a": b"new a", "/b": b"new b", "/c": b"new c"})
     below.full = True
-    with pytest.raises(pagecache.WritebackError):
-        fs.end_transaction()
+    raises(pagecache.WritebackError, fs.end_transaction)
     below.full = False
     assert [below.cat_file(path) for path in ("/a", "/b")] == [b"old a", b"old b"]
     assert not below.exists("/c")

@@ -13,7 +13,7 @@ from pagecache import PageCache, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.documents import Refused
 from pagecache.observe.server import BODY_MOST, CLIENTS_MOST
-from tests.file.rig import Task, eventually
+from tests.file.rig import Task, eventually, raises
 
 from .conftest import Served
 from .wire import Connection, connect, ended, get, request
@@ -158,8 +158,7 @@ def test_closing_the_cache_ends_every_connection_and_waits_for_none(tmp_path: Pa
         assert ended(idle)
         assert ended(half)
         eventually(lambda: not live._clients)
-    with pytest.raises(Refused, match="closed"):
-        live.document("GET", "/v1/stats")
+    raises(Refused, live.document, "GET", "/v1/stats", match="closed")
 
 
 def test_a_cache_that_cannot_be_closed_is_served_on(tmp_path: Path) -> None:
@@ -171,8 +170,7 @@ def test_a_cache_that_cannot_be_closed_is_served_on(tmp_path: Path) -> None:
         handle = volume.open("f", "w+")
         handle.write(b"x")
         volume.abort(OSError(5, "gone"))
-        with pytest.raises(UnsavedDataError):
-            cache.close()
+        raises(UnsavedDataError, cache.close)
         one = get(path, "/v1/stats")["volumes"][0]
         assert (one["state"], one["reason"]) == ("aborted", "[Errno 5] gone")
         assert [r["length"] for r in get(path, "/v1/failed")["failed"]] == [1]
