@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from pagecache.fuse.answers import Answers
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
-from pagecache.fuse.nodes import Node
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from ..file.rig import Task
+from ..moments import at_next_call
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -40,18 +40,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         server = Server(cache.attach(FaultyBackend(DirectoryBackend(tmp_path))))
         yield server
         server.close()
-
-
-def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the next check for open files find the file, and close it a moment later."""
-    opened = server._opened
-
-    def found(node: Node) -> list[OpenFile]:
-        files = opened(node)
-        server.release(fh)
-        return files
-
-    monkeypatch.setattr(server, "_opened", found)
 
 
 def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Server) -> None:
@@ -128,28 +116,15 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
         take()
         assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
         return
-    found: list[tuple[int, bool]] = []
-    has_it, go_on, open_file = threading.Event(), threading.Event(), server.files.open_file
-
-    def slowly(key: str, flags: int) -> OpenFile:
-        opened = open_file(key, flags)
-        has_it.set()
-        go_on.wait(60)
-        return opened
-
-    monkeypatch.setattr(server.files, "open_file", slowly)
-    opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
-    opener.start()
-    has_it.wait(60)
-    taking = threading.Thread(target=take)
-    taking.start()
-    taking.join(0.2)
-    waited = taking.is_alive()
-    go_on.set()
-    for thread in (opener, taking):
-        thread.join(60)
-    assert waited, "for the open"
-    ((fh, _),) = found
+    gate = Gate()
+    at_next_call(monkeypatch, server.files, "open_file", gate.enter, after=True)
+    opening = Task(server.open, number, os.O_RDONLY)
+    gate.wait_entered()
+    taking = Task(take)
+    assert taking.waits()  # for the open
+    gate.release()
+    fh, _ = opening.result()
+    taking.result()
     assert server.files.read(fh, 0, 9) == b"a"
     server.release(fh)
 
@@ -163,9 +138,8 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
     index = [name for name, _ in listing.entries].index("a")
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    closed_meanwhile(server, fh, monkeypatch)
+    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.entry(listing, index)
-    monkeypatch.undo()
     now = server.entry_now(listing, index)
     assert told is None
     assert now is not None
@@ -180,9 +154,8 @@ def test_attributes_are_set_beside_the_release_of_what_was_open(
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    closed_meanwhile(server, fh, monkeypatch)
+    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.setattr(number, change)
-    monkeypatch.undo()
     server.volume.sync()
     found = (tmp_path / "a").stat()
     assert told.size == found.st_size == change.get("size", 6)
@@ -207,22 +180,19 @@ def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) 
     inner = server.lookup(directory, "b").number
     gate = Gate()
     backend.use([Rule("rename", gate=gate)])
-    results: list[bytes] = []
 
-    def read() -> None:
+    def read() -> bytes:
         fh, _ = server.open(inner, os.O_RDONLY)
-        results.append(server.files.read(fh, 0, 10))
+        found = server.files.read(fh, 0, 10)
         server.release(fh)
+        return found
 
-    renaming = threading.Thread(target=server.rename, args=(1, "d", 1, "e"))
-    renaming.start()
+    renaming = Task(server.rename, 1, "d", 1, "e")
     gate.wait_entered()
-    reading = threading.Thread(target=read)
-    reading.start()
+    reading = Task(read)
     gate.release()
-    renaming.join(20)
-    reading.join(20)
-    assert results == [b"bb"]
+    renaming.result()
+    assert reading.result() == b"bb"
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -243,15 +213,12 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
         if not cached:
             for backend_file in server.volume.engine.take_idle(0):
                 close_backend_file(backend_file)
-        genuine = server.files.open_file
 
-        def late(key: str, flags: int) -> OpenFile:
-            monkeypatch.setattr(server.files, "open_file", genuine)
+        def move() -> None:
             server.rename(1, "a", 1, "c")
             server.rename(1, "b", 1, "a")
-            return genuine(key, flags)
 
-        monkeypatch.setattr(server.files, "open_file", late)
+        at_next_call(monkeypatch, server.files, "open_file", move)
         fh, _ = server.open(numbers["a"], os.O_RDONLY)
         assert server.files.read(fh, 0, 10) == b"a"
         server.release(fh)
@@ -335,28 +302,17 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
 
 def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
-    status = server.names.status
-
-    def status_before_rename(key: str) -> ObjectStat:
-        found = status(key)
-        monkeypatch.setattr(server.names, "status", status)
-        server.rename(1, "a", 1, "other")
-        return found
-
-    monkeypatch.setattr(server.names, "status", status_before_rename)
+    at_next_call(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
     assert code(server.lookup, 1, "a") == errno.ENOENT
     assert server.lookup(1, "other").size == 1
 
 
 def waits_for(call: Callable[[], object], meanwhile: Callable[[], object]) -> None:
     """Make a call that waits until the other one has been made."""
-    calling = threading.Thread(target=call)
-    calling.start()
-    calling.join(0.2)
-    assert calling.is_alive()
+    calling = Task(call)
+    assert calling.waits()
     meanwhile()
-    calling.join(20)
-    assert not calling.is_alive()
+    calling.result()
 
 
 @pytest.fixture
@@ -464,11 +420,10 @@ def test_a_lookup_that_comes_back_waits_for_the_call_that_takes_the_name_away(
     with Gate() as gate:
         faulty: Any = server.volume.backend
         faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
-        renaming.start()
+        renaming = Task(server.rename, 1, "c", 1, "a")
         gate.wait_entered()
         waits_for(lambda: found.append(one.lookup("a")), gate.release)
-        renaming.join(20)
+        renaming.result()
     assert one.read(found[0]) == b"ccc"
 
 
@@ -581,35 +536,23 @@ def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
     """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
-    lstat = DirectoryBackend.lstat
-
-    def replaced(backend: DirectoryBackend, key: str) -> ObjectStat:
-        monkeypatch.undo()
-        os.replace(tmp_path / "d" / "b", tmp_path / "a")
-        return lstat(backend, key)
-
-    monkeypatch.setattr(DirectoryBackend, "lstat", replaced)
+    at_next_call(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(tmp_path / "d" / "b", tmp_path / "a"))
     assert server.names.status("a").size == 2
     held.close()
 
 
-def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> list[int | None]:
+def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> int | None:
     """Let a call wait until a rename to `a` has ended, and return its answer."""
-    told: list[int | None] = []
     with Gate() as gate:
         faulty: Any = server.volume.backend
         faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(*source, 1, "a"))
-        renaming.start()
+        renaming = Task(server.rename, *source, 1, "a")
         gate.wait_entered()
-        calling = threading.Thread(target=lambda: told.append(code(call)))
-        calling.start()
-        calling.join(0.2)
-        assert calling.is_alive()
+        calling = Task(code, call)
+        assert calling.waits()
         gate.release()
-        for thread in (renaming, calling):
-            thread.join(20)
-    return told
+        renaming.result()
+        return calling.result()
 
 
 def test_an_open_that_came_too_late_is_answered_when_no_call_takes_the_name_away(
@@ -619,7 +562,7 @@ def test_an_open_that_came_too_late_is_answered_when_no_call_takes_the_name_away
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    assert told_beside_a_rename(server, (1, "c"), lambda: server.open(number, os.O_RDONLY)) == [errno.ESTALE]
+    assert told_beside_a_rename(server, (1, "c"), lambda: server.open(number, os.O_RDONLY)) == errno.ESTALE
     assert server.lookup(1, "a").size == 3
 
 
@@ -630,17 +573,14 @@ def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Server)
     assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
     fh, _ = server.create(1, "a", 0o644, os.O_WRONLY)
     server.release(fh)
-    unlinking = threading.Thread(target=server.unlink, args=(1, "a"))
-    unlinking.start()
-    unlinking.join(20)
-    assert not unlinking.is_alive()
+    Task(server.unlink, 1, "a").result()
 
 
 def test_an_open_waits_for_the_call_that_takes_its_name_away(server: Server) -> None:
     """It is answered when that is over: the kernel finds the object that has the name then."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
-    assert told == [errno.ESTALE]
+    assert told == errno.ESTALE
     fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
     server.release(fh)
 
@@ -651,7 +591,7 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
     fh, _ = server.open(number, os.O_RDONLY)
     before = os.stat(tmp_path / "d" / "b").st_mtime_ns
     changes = {"mtime_ns": 5 * 10**9}
-    assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) == [None]
+    assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) is None
     assert os.stat(tmp_path / "a").st_mtime_ns == before
     assert server.getattr(number).mtime_ns == 5 * 10**9
     server.release(fh)
@@ -682,17 +622,12 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(
         (old / "file").write_bytes(b"private")
     old.chmod(0o700)
 
-    def then_swap(make: Callable[..., Any]) -> Callable[..., Any]:
-        def made(*arguments: Any) -> Any:
-            result = make(*arguments)
-            os.rename(tmp_path / "new", tmp_path / "aside")
-            os.rename(old, tmp_path / "new")
-            return result
+    def swap() -> None:
+        os.rename(tmp_path / "new", tmp_path / "aside")
+        os.rename(old, tmp_path / "new")
 
-        return made
-
-    monkeypatch.setattr(server.files, "open_file", then_swap(server.files.open_file))
-    monkeypatch.setattr(server.names, "mkdir", then_swap(server.names.mkdir))
+    at_next_call(monkeypatch, server.files, "open_file", swap, after=True)
+    at_next_call(monkeypatch, server.names, "mkdir", swap, after=True)
     made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
     assert made == errno.ESTALE
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
@@ -867,15 +802,7 @@ def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
     os.link(tmp_path / "a", tmp_path / "second")
     assert server.lookup(1, "second").number == old
     replace(tmp_path, "a")
-    keys = server.nodes.keys
-
-    def keys_and_then(node: Node) -> list[str]:
-        monkeypatch.undo()
-        found = keys(node) if order == "the open first" else []
-        two.lookup("second")
-        return found or keys(node)
-
-    monkeypatch.setattr(server.nodes, "keys", keys_and_then)
+    at_next_call(monkeypatch, server.nodes, "keys", lambda: two.lookup("second"), after=order == "the open first")
     assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert (tmp_path / "second").read_bytes() == b"a"
     assert one.read(one.lookup("second")) == b"a"
@@ -892,15 +819,7 @@ def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_
     os.rename(tmp_path / "d", tmp_path / "moved")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "b").write_bytes(b"new")
-    lose = server.nodes.lose
-
-    def looked_up_before(node: Node, keys: Any) -> bool:
-        monkeypatch.undo()
-        two.lookup("d")
-        two.lookup("moved")
-        return lose(node, keys)
-
-    monkeypatch.setattr(server.nodes, "lose", looked_up_before)
+    at_next_call(monkeypatch, server.nodes, "lose", lambda: (two.lookup("d"), two.lookup("moved")))
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("b", one.lookup("d"))) == b"new"
     server.release(fh)
@@ -998,18 +917,14 @@ def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
 ) -> None:
     """Another program has renamed the file while it was looked up: each name was the only one when it was found."""
     one, two, _ = programs
-    listing, status = server.opendir(1), server.names.status
+    listing = server.opendir(1)
 
-    def renamed_then(key: str) -> ObjectStat:
-        found = status(key)
-        monkeypatch.undo()
+    def renamed() -> None:
         os.rename(tmp_path / "a", tmp_path / "renamed")
-        fh = two.open(two.lookup("renamed"))
-        server.release(fh)
-        return found
+        server.release(two.open(two.lookup("renamed")))
 
     if by == "a lookup":
-        monkeypatch.setattr(server.names, "status", renamed_then)
+        at_next_call(monkeypatch, server.names, "status", renamed, after=True)
         number = one.lookup("a")
     else:
         os.rename(tmp_path / "a", tmp_path / "renamed")
@@ -1029,14 +944,7 @@ def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
     os.link(tmp_path / "a", tmp_path / "second")
     fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
-    stat_open = OpenFile.stat
-
-    def removed_before(opened: OpenFile) -> ObjectStat:
-        monkeypatch.undo()
-        os.unlink(tmp_path / "a")
-        return stat_open(opened)
-
-    monkeypatch.setattr(OpenFile, "stat", removed_before)
+    at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(tmp_path / "a"))
     assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
     assert server.lookup(1, "second").nlink == 1
     server.release(fh)
@@ -1113,14 +1021,10 @@ def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_awa
 ) -> None:
     name = "a" if kind == "file" else "d"
     number = server.lookup(1, name).number
-    rename = server.names.rename
-
-    def looked_up_after(*args: Any, **more: Any) -> None:
-        rename(*args, **more)
-        assert server.lookup(1, "new").number == number
-
-    monkeypatch.setattr(server.names, "rename", looked_up_after)
+    found: list[int] = []
+    at_next_call(monkeypatch, server.names, "rename", lambda: found.append(server.lookup(1, "new").number), after=True)
     server.rename(1, name, 1, "new")
+    assert found == [number]
     assert server.nodes.keys(server.node(number)) == ["new"]
     assert server.getattr(number).nlink >= 1
     assert server.nodes.child(server.nodes.root, name) is None
@@ -1147,15 +1051,7 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
     """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
-    opened = server._opened
-
-    def closed_and_replaced(node: Node) -> list[OpenFile]:
-        monkeypatch.undo()
-        server.release(fh)
-        replace(tmp_path, "a")
-        return opened(node)
-
-    monkeypatch.setattr(server, "_opened", closed_and_replaced)
+    at_next_call(monkeypatch, server, "_opened", lambda: (server.release(fh), replace(tmp_path, "a")))
     monkeypatch.setattr(server, "_taken", lambda node: 0)
     found = server.lookup(1, "a")
     assert (found.number, found.size) == (number, 1)
