@@ -19,13 +19,14 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
-from pagecache.backends import DirectoryBackend
+from pagecache.backends import DirectoryBackend, directory
 from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
 
 from ..file.rig import raises
+from ..moments import at_next_call
 
 
 @pytest.fixture
@@ -117,26 +118,8 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
 ) -> None:
     put(backend, "file", b"file").close()
     (root / "name").symlink_to("elsewhere")
-    readlink = os.readlink
-
-    def late(name: str, *, dir_fd: int | None = None) -> str:
-        os.rename(root / "file", root / "name")
-        return readlink(name, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "readlink", late)
+    at_next_call(monkeypatch, os, "readlink", lambda: os.rename(root / "file", root / "name"))
     assert content(backend, "name") == b"file"
-
-
-def before_the_open(monkeypatch: pytest.MonkeyPatch, name: str, exchange: Callable[[], None]) -> None:
-    """Exchange a name once, between the walk that finds it and the open."""
-    left = [exchange]
-
-    def late(directory: int, path: str, *rest: Any) -> DirectoryFile:
-        if path == name and left:
-            left.pop()()
-        return DirectoryFile(directory, path, *rest)
-
-    monkeypatch.setattr("pagecache.backends.directory.DirectoryFile", late)
 
 
 @pytest.mark.parametrize("made", ["link", "file", "nothing"])
@@ -153,7 +136,7 @@ def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
         if made != "nothing":
             (root / "name").symlink_to("target")
 
-    before_the_open(monkeypatch, "name", exchange)
+    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
     with contextlib.closing(backend.open("name", create=made != "link")) as file:
         assert file.stat().size == (0 if made == "nothing" else len(b"content"))
 
@@ -210,7 +193,7 @@ def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_foll
         (root / "sub" / "secret").rename(root / "away")
         (root / "sub" / "secret").symlink_to("../../secret")
 
-    before_the_open(monkeypatch, "secret", exchange)
+    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
     raises(PermissionError, backend.open, "sub/secret", match="out of the root")
 
 
@@ -374,18 +357,13 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
     backend.mkdir("a")
     backend.sync()
     file = put(backend, "a/f")
-    sync, fsync, done = Unsynced._sync, os.fsync, []
-
-    def rename_first(unsynced: Unsynced, path: str, identity: object) -> bool:
-        monkeypatch.setattr(Unsynced, "_sync", sync)
-        backend.rename("a", "b")
-        return sync(unsynced, path, identity)
+    fsync, done = os.fsync, []
 
     def logged(fd: int) -> None:
         done.append(os.fstat(fd).st_ino)
         fsync(fd)
 
-    monkeypatch.setattr(Unsynced, "_sync", rename_first)
+    at_next_call(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
     monkeypatch.setattr(os, "fsync", logged)
     file.commit()
     assert os.stat(root / "b").st_ino in done

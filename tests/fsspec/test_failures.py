@@ -18,7 +18,8 @@ import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 
 from ..file.rig import raises
-from .targets import OnlyStreams, OwnMemory
+from ..fsspec_below.stores import Streams
+from .targets import OwnMemory
 
 OLD = b"the old object, whole"
 Open = Callable[[PageCacheFileSystem, str, str], Any]
@@ -284,8 +285,8 @@ def test_a_target_that_cannot_be_written_says_so_at_open(
 
 
 def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Callable[..., PageCacheFileSystem]) -> None:
-    fs = make(fs=OnlyStreams(skip_instance_cache=True))
-    raises(io.UnsupportedOperation, fs.open, "file", match=r"onlystreams:? cannot read ranges")
+    fs = make(fs=Streams())
+    raises(io.UnsupportedOperation, fs.open, "file", match=r"streams:? cannot read ranges")
 
 
 def test_an_asynchronous_target_is_refused(make: Callable[..., PageCacheFileSystem]) -> None:

@@ -12,10 +12,11 @@ import fsspec
 import pytest
 
 import pagecache
-from pagecache.fsspec import PageCacheFileSystem, transaction
+from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
 from ..file.rig import raises
+from ..moments import at_next_call
 from .targets import OwnMemory
 
 
@@ -147,18 +148,13 @@ def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
     """Another client stores it after the check of the stored version."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", b"old")
-    check = transaction.DeferredFile._check_base
-
-    def checked(self: transaction.DeferredFile) -> None:
-        check(self)
-        below.pipe_file("/file", b"another client's")
-
-    monkeypatch.setattr(transaction.DeferredFile, "_check_base", checked)
+    theirs = b"another client's"
+    at_next_call(monkeypatch, DeferredFile, "_check_base", lambda: below.pipe_file("/file", theirs), after=True)
     fs.start_transaction()
     with fs.open("/file", "ab") as file:
         file.write(b"mine")
     raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
-    assert fs.cat_file("/file") == below.cat_file("/file") == b"another client's"
+    assert fs.cat_file("/file") == below.cat_file("/file") == theirs
 
 
 def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pagecache import (
-    BackendFile,
     CachedFile,
     ConflictError,
     ObjectStat,
@@ -26,10 +25,10 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import opening
-from pagecache.volume.inode import Inode
 from tests.file.rig import Task, attached, content_of, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
+from tests.moments import at_next_call
 
 PRECIOUS = b"precious"
 OTHER = OLD[::-1]
@@ -256,13 +255,11 @@ def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_anothe
 ) -> None:
     """[2.19, 2.20]"""
     with attached(place.backend, flush_interval=3600) as volume:
-        follow = opening.follow
 
-        def announced(inode: Inode, earlier: BackendFile | None) -> None:
+        def announce() -> None:
             volume.invalidate_remote("other", version=place.backend.stat("other").version)
-            follow(inode, earlier)
 
-        monkeypatch.setattr(opening, "follow", announced)
+        at_next_call(monkeypatch, opening, "follow", announce)
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
             volume.rename("key", "other")

@@ -1051,7 +1051,12 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
     """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
-    at_next_call(monkeypatch, server, "_opened", lambda: (server.release(fh), replace(tmp_path, "a")))
+
+    def close_and_replace() -> None:
+        server.release(fh)
+        replace(tmp_path, "a")
+
+    at_next_call(monkeypatch, server, "_opened", close_and_replace)
     monkeypatch.setattr(server, "_taken", lambda node: 0)
     found = server.lookup(1, "a")
     assert (found.number, found.size) == (number, 1)

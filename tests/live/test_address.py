@@ -19,6 +19,7 @@ import pytest
 from pagecache import ForkedError, PageCache, ShutdownError
 from pagecache.observe import address
 from tests.file.rig import Task, raises
+from tests.moments import at_next_call
 
 from .conftest import Served
 from .wire import TIMEOUT, Connection, connect, get
@@ -116,11 +117,8 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
     with socket.socket(socket.AF_UNIX) as stale, socket.socket(socket.AF_UNIX) as server:
         stale.bind(str(path))
         stale.close()
-        check = address._check_dead
 
-        def replaced(folder: int, name: str) -> None:
-            check(folder, name)
-            monkeypatch.setattr(address, "_check_dead", check)
+        def replace() -> None:
             path.unlink()
             if what == "a file":
                 path.write_text("mine")
@@ -128,7 +126,7 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
                 server.bind(str(path))
                 server.listen()
 
-        monkeypatch.setattr(address, "_check_dead", replaced)
+        at_next_call(monkeypatch, address, "_check_dead", replace, after=True)
         raises(OSError, cache.serve_stats, path, match=r"not a socket|already")
         if what == "a file":
             assert path.read_text() == "mine"
@@ -142,16 +140,13 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    check = address._check_dead
     second: list[Task[address.Listener]] = []
 
-    def checked(folder: int, name: str) -> None:
-        check(folder, name)
-        if not second:
-            second.append(Task(address.Listener, path))
-            assert second[0].waits()
+    def begin() -> None:
+        second.append(Task(address.Listener, path))
+        assert second[0].waits()
 
-    monkeypatch.setattr(address, "_check_dead", checked)
+    at_next_call(monkeypatch, address, "_check_dead", begin, after=True)
     first = address.Listener(path)
     raises(OSError, second[0].result, match="already")
     connect(path).close()
