@@ -59,6 +59,20 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return done
 
 
+@pytest.fixture
+def paths(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths below the root that are synced from here on, in order."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def logged(fd: int) -> None:
+        done.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", logged)
+    return done
+
+
 def put(backend: DirectoryBackend, key: str, data: bytes = b"data") -> DirectoryFile:
     file = backend.open(key, create=True)
     if data:
@@ -269,22 +283,13 @@ def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: Directory
     assert synced[4:] == ["dir"], "what is left: other/deep"
 
 
-def test_a_commit_after_a_rename_makes_the_new_name_durable(
-    backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_after_a_rename_makes_the_new_name_durable(backend: DirectoryBackend, paths: list[str]) -> None:
     """This covers the file's own rename, and that of a directory above it."""
     for name in ("x", "x/y", "other"):
         backend.mkdir(name)
     file = put(backend, "x/y/a")
     backend.sync()
-    paths: list[str] = []
-    fsync = os.fsync
-
-    def noted(fd: int) -> None:
-        paths.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), backend.root))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", noted)
+    paths.clear()
     backend.rename("x/y/a", "other/b")
     file.commit()
     assert paths == ["other/b", "other"]
@@ -351,29 +356,22 @@ def test_an_error_that_is_kept_keeps_no_descriptor(
 
 
 def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The path of the file was found before, and leads nowhere now."""
     backend.mkdir("a")
     backend.sync()
     file = put(backend, "a/f")
-    fsync, done = os.fsync, []
-
-    def logged(fd: int) -> None:
-        done.append(os.fstat(fd).st_ino)
-        fsync(fd)
-
     at_next_call(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
-    monkeypatch.setattr(os, "fsync", logged)
     file.commit()
-    assert os.stat(root / "b").st_ino in done
+    assert "b" in paths
     file.close()
 
 
 @pytest.mark.parametrize("place", ["x", "x/y"])
 @pytest.mark.parametrize("target", [None, "", "/", "x", "elsewhere"])
 def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, place: str, target: str | None
+    backend: DirectoryBackend, root: Path, paths: list[str], place: str, target: str | None
 ) -> None:
     """The old name may be free, a new directory, or a link out of the root, to itself or nowhere: no name of the file
     is behind it.
@@ -387,17 +385,11 @@ def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
         (root / place).symlink_to(target)
     elif target is not None:
         (root / place / "y").mkdir(parents=True)
-    fsync, done = os.fsync, []
-
-    def logged(fd: int) -> None:
-        done.append(os.readlink(f"/proc/self/fd/{fd}"))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", logged)
+    paths.clear()
     file.commit()
     backend.sync()
-    path = next(root.rglob("a"))
-    assert sorted(done) == sorted([str(path), *(str(above) for above in path.parents if above.is_relative_to(root))])
+    path = next(root.rglob("a")).relative_to(root)
+    assert sorted(paths) == sorted([str(path), *map(str, path.parents)])
     file.close()
 
 
@@ -747,4 +739,41 @@ def test_a_signal_interrupts_no_transfer(backend: DirectoryBackend) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert handled
+    file.close()
+
+
+# ------------------------------------------------------------------------------------------------ what a kernel lacks
+
+
+def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
+    monkeypatch.setattr(directory, "ZEROS", bytes(3))
+    file = put(backend, "a", b"0123456789")
+    file.punch_hole(2, 5)
+    file.punch_hole(8, 100)
+    assert content(backend, "a") == b"01\0\0\0\0\x0007\0\0"[:2] + bytes(5) + b"7" + bytes(2)
+    file.close()
+
+
+def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "rename_noreplace", lambda *places: False)
+    put(backend, "a", b"a").close()
+    backend.rename("a", "b", replace=False)
+    assert content(backend, "b") == b"a"
+    put(backend, "a", b"a").close()
+    with pytest.raises(FileExistsError) as raised:
+        backend.rename("a", "b", replace=False)
+    assert raised.value.filename == "b"
+    assert sorted(str(found.key) for found in backend.list()) == ["a", "b"]
+
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+def test_more_buffers_than_the_kernel_takes(backend: DirectoryBackend) -> None:
+    file = put(backend, "a", b"")
+    buffers = [memoryview(b"x")] * (IOV_MAX + 5)
+    assert file.write_from(0, buffers) == IOV_MAX
+    into = [memoryview(bytearray(1)) for _ in buffers]
+    assert file.read_into(0, into) == IOV_MAX
     file.close()

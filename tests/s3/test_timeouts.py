@@ -1,10 +1,11 @@
-"""A server that accepts connections and never answers, and one that does not accept: when a call ends, and how often it
-is made.
+"""Servers that do not answer, accept no connection, ask for a pause, or are away: when a call ends, and how often it is
+made.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,15 @@ from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, Volume
+from pagecache import BackendError, Event, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import Task, eventually, raises
+from .requests import is_for
+from .servers import Bucket, Server, new_bucket
 
+SERVERS = ("ministack",)
 TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
 
 
@@ -116,3 +121,118 @@ def test_a_timeout_that_is_none_is_refused(option: str, value: Any) -> None:
     """[T-59]"""
     with pytest.raises(ValueError, match=f"{option}: .* is not a number of seconds above 0"):
         S3Backend("bucket", region_name="us-east-1", **{option: value})
+
+
+HUGE = "1732400000"  # a time, which some proxies send
+ONCE = RetryPolicy(attempts=1, failed_retry=None)
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
+    return S3Backend(bucket.name, endpoint_url=proxy.endpoint)
+
+
+@pytest.fixture
+def volume(backend: S3Backend) -> Iterator[Volume]:
+    with PageCache("64MiB", retry=ONCE) as cache:
+        yield cache.attach(backend)
+
+
+def throttled(request: str, after: str, times: int = 1) -> ProxyRule:
+    return ProxyRule("status", is_for(request), status=503, headers={"Retry-After": after}, times=times)
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [("0", 0.0), ("7", 7.0), ("61", 60.0), (HUGE, 60.0), ("1e9", 60.0)]
+    + [(odd, 1.0) for odd in ("nan", "inf", "1e999", "-inf", "-1", "soon", "")],
+)
+def test_a_pause_is_at_most_a_minute_and_no_other_value_counts(
+    proxy: FaultyProxy, backend: S3Backend, after: str, seconds: float
+) -> None:
+    proxy.rules = [throttled("HeadObject", after)]
+    raised = raises(BackendError, backend.stat, "k")
+    assert (raised.retry, raised.retry_after) == (True, seconds)
+    backend.close()
+
+
+def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_retry_policy(
+    proxy: FaultyProxy, bucket: Bucket, volume: Volume
+) -> None:
+    """No thread sleeps so long: another fsync commits."""
+    bucket.put("k", b"old")
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"n", 0)
+        file.fsync()
+        file.pwrite(b"e", 1)
+        put = throttled("PutObject", HUGE)
+        head = ProxyRule("status", lambda call: put.seen > 0, status=503, headers={"Retry-After": HUGE}, times=2)
+        proxy.rules = [head, put]
+        raises(WritebackError, file.fsync, timeout=30, match="503")
+        assert [call.status for call in proxy.taken() if call.status == 503] == [503, 503]
+        proxy.rules.clear()
+        file.fsync(timeout=30)
+    assert bucket.get("k") == b"ned"
+
+
+@pytest.mark.parametrize("after", [HUGE, "nan", "-1"])
+def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backend: S3Backend, after: str) -> None:
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(backend.sizes.part))])
+    proxy.rules = [throttled("AbortMultipartUpload", after, times=1000)]
+    file.close()
+    backend.close()
+    proxy.rules.clear()
+    backend.close()
+
+
+OLD, NEW = os.urandom(100_000), os.urandom(100_000)
+
+
+def written(volume: Volume) -> None:
+    with volume.open("new", "wb") as file:
+        file.write(NEW)
+        file.fsync()
+
+
+def read(volume: Volume) -> bytes:
+    with volume.open("old", "rb") as file:
+        return file.read()
+
+
+RETRIED: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("old", "rb").close(),
+    "stat": lambda volume: volume.stat("old"),
+    "list": lambda volume: list(volume.list()),
+    "read": read,
+    "write": written,
+    "remove": lambda volume: volume.remove("useless"),
+    "rename": lambda volume: volume.rename("moved", "there"),
+}
+
+
+@pytest.mark.parametrize("outage", ["short", pytest.param("long", marks=pytest.mark.slow)])
+def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Server], outage: str) -> None:
+    """A short outage ends when every call has failed, a long one when it is reported. [2.14, 2.27]"""
+    server = new_server("ministack")
+    with new_bucket(server) as bucket, PageCache("64MiB") as cache:
+        for key in ("old", "useless", "moved"):
+            bucket.put(key, OLD)
+        reported: list[Event] = []
+        cache.subscribe(lambda event: reported.append(event) if event.kind == "stalled" else None)
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint))
+        server.kill()
+        tasks = {call: Task(run, volume) for call, run in RETRIED.items()}
+        if outage == "short":
+            one_after_another = {"open", "read"}  # they are for one name
+            trying = len(tasks) - len(one_after_another) + 1
+            eventually(lambda: sum("next try" in wait.what for wait in cache.waits()) == trying)
+        else:
+            eventually(lambda: reported)
+        early = [call for call, task in tasks.items() if task.finished.is_set()]
+        server.start()
+        results = {call: task.result(90.0) for call, task in tasks.items()}
+        assert early == []
+        assert results["read"] == OLD
+        assert bucket.keys() == ["new", "old", "there"]
+        assert bucket.get("new") == NEW
