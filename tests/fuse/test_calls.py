@@ -18,7 +18,6 @@ from . import (
     calls_about_attributes,
     calls_about_bytes,
     calls_about_descriptors,
-    calls_about_links,
     calls_about_names,
     calls_about_special_files,
 )
@@ -34,27 +33,15 @@ pytestmark = [
 ]
 
 
-@contextlib.contextmanager
-def shared(mode: str) -> Iterator[tuple[Path, Sequence[str]]]:
-    """A mount that other users may also use, and its options."""
+@pytest.fixture(scope="module")
+def where(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Sequence[str]]]:
+    """A mount of the kind of the parameter that other users may also use, and its options."""
     others = ("--allow-other",) if os.geteuid() == 0 else ()
     with (
         folder_for_everybody() as folder,
-        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, "-o", "dev", longest=600) as mounted,
+        Mounted(folder, f"dir:{folder / 'store'}", request.param, *others, "-o", "dev", longest=600) as mounted,
     ):
         yield mounted.path, mounted.options
-
-
-@pytest.fixture(scope="module")
-def direct() -> Iterator[tuple[Path, Sequence[str]]]:
-    with shared("--direct-io") as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def cached() -> Iterator[tuple[Path, Sequence[str]]]:
-    with shared("--kernel-cache") as where:
-        yield where
 
 
 NO_SPACE = {f"mode {mode}{more}": "ENOTSUP" for mode in (0, 1, 3) for more in ("", ": behind")}
@@ -87,7 +74,22 @@ def empty(top: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def compare(where: tuple[Path, Sequence[str]], name: str) -> None:
+def about(module: ModuleType) -> list[str]:
+    return [name for name, check in CHECKS.items() if check.__module__ == module.__name__]
+
+
+NAMES = about(calls_about_names) + about(calls_about_attributes)
+BYTES = about(calls_about_bytes) + about(calls_about_special_files)
+BYTES += about(calls_about_descriptors)
+
+
+CASES = [("--direct-io", name) for name in NAMES + BYTES] + [("--kernel-cache", name) for name in BYTES]
+SLOW = [pytest.param("--kernel-cache", name, marks=pytest.mark.slow) for name in NAMES]
+"""Checks about names never reach a page of the kernel."""
+
+
+@pytest.mark.parametrize(("where", "name"), [*CASES, *SLOW], indirect=["where"])
+def test_calls_are_answered_as_on_tmpfs(where: tuple[Path, Sequence[str]], name: str) -> None:
     path, options = where
     with empty(MODEL) as model, empty(path) as mounted:
         expected, found = answers(name, model), answers(name, mounted)
@@ -97,26 +99,6 @@ def compare(where: tuple[Path, Sequence[str]], name: str) -> None:
     known |= {} if maps_shared(options) else UNMAPPED.get(name, {})
     # A missing limit in the store of this machine is no difference.
     assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
-
-
-def about(module: ModuleType) -> list[str]:
-    return [name for name, check in CHECKS.items() if check.__module__ == module.__name__]
-
-
-NAMES = about(calls_about_names) + about(calls_about_attributes)
-BYTES = about(calls_about_bytes) + about(calls_about_special_files)
-BYTES += about(calls_about_descriptors) + about(calls_about_links)
-
-
-@pytest.mark.parametrize("name", NAMES + BYTES)
-def test_calls_are_answered_as_on_tmpfs(direct: tuple[Path, Sequence[str]], name: str) -> None:
-    compare(direct, name)
-
-
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES), *BYTES])
-def test_so_they_are_with_pages_of_the_kernel(cached: tuple[Path, Sequence[str]], name: str) -> None:
-    """Checks about names never reach a page, and run with the slow tests."""
-    compare(cached, name)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK])
