@@ -228,9 +228,7 @@ def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
 
 
 def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
-    """A slice of a read buffer outlives its call, like that of a thread that a cancelled task left behind: it writes
-    into no file. [K11, 2.1]
-    """
+    """A slice of a read buffer outlives its call: it writes into no file. [K11, 2.1]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     kept: list[memoryview] = []
@@ -256,9 +254,7 @@ def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
 
 
 def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
-    """The wait is over (the volume was aborted), and the call goes on writing in its thread: into unused
-    memory. [K7]
-    """
+    """The volume was aborted, and the call goes on writing: into unused memory. [K7]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     entered, go, wrote = threading.Event(), threading.Event(), threading.Event()

@@ -34,9 +34,7 @@ def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(at
 
 
 def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attach) -> None:
-    """The interface does not require that, and it is harmless: the version is the one that the file named.
-    [2.19, 2.20]
-    """
+    """It is harmless: the version is the one that the file named. [2.19, 2.20]"""
     volume = attach(RecordingBackend({}, staged=True))
     with volume.open("f", "x+b") as one:
         with volume.open("f", "r+b") as two:
@@ -63,9 +61,7 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
 
 
 def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the query of the stored version and the comparison, everything may be written and committed
-    again. [2.20]
-    """
+    """They are committed between the query of the stored version and the comparison. [2.20]"""
     volume = attach(MemoryBackend())
     with volume.open("f", "x+") as one:
         one.pwrite(b"x" * 100, 0)

@@ -72,9 +72,7 @@ def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
 
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
 def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
-    """A cancelled read no longer stores anything; a write goes on, with its lock, until the backend's call has
-    returned. [T-56]
-    """
+    """A cancelled read stores nothing; a write keeps its lock until the backend's call has returned. [T-56]"""
     store = Store({KEY: DATA}, parallel_direct_writes=True)
     volume = attach(store)
     space = bytearray(b"?" * PAGE)

@@ -1,6 +1,4 @@
-"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so no other caller hangs behind a dead
-one.
-"""
+"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so no caller hangs behind a dead one."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ async def until(condition: Any) -> None:
 
 
 def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
-    """Its tasks wait for misses, for fsync and for room; other loops and threads wait for these too and go on.
-    [T-56]
-    """
+    """They wait for misses, fsync and room; other loops and threads wait for these too, and go on. [T-56]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     plain = volume.open(KEY, "r+")

@@ -373,9 +373,7 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
 def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
     backend: DirectoryBackend, root: Path, paths: list[str], place: str, target: str | None
 ) -> None:
-    """The old name may be free, a new directory, or a link out of the root, to itself or nowhere: no name of the file
-    is behind it.
-    """
+    """No name of the file is behind the old one, which may be free, a new directory, or any link."""
     backend.mkdir("x")
     backend.mkdir("x/y")
     backend.sync()

@@ -1,6 +1,4 @@
-"""`pagecache check-backend`: good backends pass, each planted mistake is named, and with any wrong argument it ends and
-says so.
-"""
+"""`pagecache check-backend`: good backends pass, planted mistakes are named, wrong arguments are reported."""
 
 from __future__ import annotations
 

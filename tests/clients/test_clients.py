@@ -59,9 +59,7 @@ class Store:
 
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """A store with files that are changed in place, and one with whole objects; afterwards the stored content is
-    checked and the cache closed.
-    """
+    """A store with files that are changed in place, and one with whole objects."""
     protocol: str = request.param
     below = fsspec.filesystem(protocol)
     root = str(tmp_path) if protocol == "file" else f"/{tmp_path.name}"

@@ -1,13 +1,11 @@
-"""Another client stores a version while the backend of a volume is lost: nothing is mixed, and a commit of this cache
-is no foreign version. [2.19, 2.22]
-"""
+"""The backend of a volume is lost: a commit of this cache is no foreign version, and no other one is mixed with it."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -40,10 +38,6 @@ def dirty(file: CachedFile) -> None:
     file.pwrite(b"mine", 0)
 
 
-def cut(file: CachedFile) -> None:
-    file.truncate(len(OLD) - 1)
-
-
 @pytest.fixture
 def place(any_place: Place) -> Place:
     return any_place
@@ -68,66 +62,6 @@ def backend(place: Place, *rules: Rule) -> FaultyBackend:
     made = FaultyBackend(place.another())
     made.use(rules)
     return made
-
-
-@pytest.mark.parametrize("moment", ["before the abort", "before the reconnect", "after the open"])
-@pytest.mark.parametrize("change", [acknowledged, dirty, cut])
-def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
-    place: Place, opened: Opened, change: Change, moment: str
-) -> None:
-    volume, file = opened()
-    change(file)
-    if moment == "before the abort":
-        place.put("key", b"theirs!")
-    volume.abort()
-    if moment == "before the reconnect":
-        place.put("key", b"theirs!")
-    volume.reconnect(backend(place))
-    if moment == "after the open":
-        place.put("key", b"theirs!")
-    raises(ConflictError, file.fsync)
-    assert place.content("key") == b"theirs!"
-    raises(ConflictError, file.pread, 1, len(OLD) - 2)
-    with pytest.raises(ConflictError):
-        volume.resolve("key", "force")  # not all bytes of the base are cached, and the store has none of them
-    replaced = [(entry.offset, entry.length) for entry in volume.resolve("key", "rebase")]
-    assert replaced == ([] if change is cut else [(0, 4)])
-    file.fsync()
-    assert place.content("key") == (b"theirs!" if change is cut else b"miners!")
-
-
-def test_a_version_that_is_cached_as_a_whole_may_replace_the_other_one(place: Place, opened: Opened) -> None:
-    volume, file = opened()
-    file.pread(len(OLD), 0)
-    acknowledged(file)
-    place.put("key", b"theirs!")
-    volume.reconnect(backend(place))
-    assert file.pread(8, 0) == b"mine" + OLD[4:8]
-    assert volume.resolve("key", "force") == []
-    file.fsync()
-    assert place.content("key") == b"mine" + OLD[4:]
-
-
-@pytest.mark.parametrize("answer", ["lost", "late"])
-def test_a_version_behind_a_commit_that_was_not_carried_out_is_a_foreign_one(
-    place: Place, opened: Opened, answer: Literal["lost", "late"]
-) -> None:
-    """A stored base shows that it was not carried out."""
-    with Gate() as gate:
-        volume, file = opened(Rule("commit", error=errno.ECONNRESET, gate=gate if answer == "late" else None, times=1))
-        file.pwrite(b"mine", 0)
-        saving = Task(file.fsync)
-        if answer == "late":
-            gate.wait_entered()
-            volume.abort()
-            gate.release()
-            eventually(lambda: not file._inode.publications)
-        raises((CommitError, ShutdownError), saving.result)
-        volume.reconnect(backend(place))
-        place.put("key", b"theirs!")
-        volume.reconnect(backend(place))
-        raises(ConflictError, file.fsync)
-        assert place.content("key") == b"theirs!"
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["", "replaced by another client"])
@@ -189,9 +123,7 @@ def created(file: CachedFile) -> None:
 def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
     change: Change | None, first: str, to: str, stored: str
 ) -> None:
-    """The version under the new name is that of the file, though another file of the backend has it now; any other
-    version is another client's. [2.19, 2.22]
-    """
+    """The version under the new name is that of the file; any other one is another client's. [2.19, 2.22]"""
     place, gate = Place(Whole(), "bucket"), Gate()
     place.put("other", b"replaced")
     if change is not created:

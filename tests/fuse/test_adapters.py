@@ -349,9 +349,7 @@ end()
 )
 @pytest.mark.parametrize("program", [SERVES_ITSELF, ASKS_ITSELF], ids=["memory", "backend"])
 def test_a_process_uses_the_mount_that_it_serves_itself(tmp_path: Path, program: str) -> None:
-    """Sources of writes and destinations of reads are mappings of the process's own mount: no deadlock. Its backend may
-    read other files there. If only that very call could answer, it gets an error after the deadline. [T-65]
-    """
+    """As memory of calls, and below its backend; a call that waits for itself ends at its deadline. [T-65]"""
     examples = Path(__file__).parent.parent.parent / "examples"
     command = [sys.executable, "-c", PREAMBLE + program, str(tmp_path), str(examples)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -88,9 +88,7 @@ def test_another_version_is_seen_at_the_next_open(place: Path, stored: Path) -> 
 
 
 def test_a_copy_of_a_file_under_a_reused_name_is_whole(place: Path, stored: Path) -> None:
-    """The name's earlier file has another name now, or was replaced by another program. It was closed a moment ago,
-    and may not be durable yet. [2.20]
-    """
+    """Its earlier file has another name, or was replaced by another program, and may not be durable yet. [2.20]"""
     for name, first, second in (("longer", b"old", b"new" * PAGE), ("shorter", b"old" * PAGE, b"new")):
         (place / name).write_bytes(first)
         os.link(place / name, place / f"{name}.bak")
@@ -109,9 +107,7 @@ def test_a_copy_of_a_file_under_a_reused_name_is_whole(place: Path, stored: Path
 
 
 def test_a_name_that_another_program_took_leads_every_call_to_the_new_file(place: Path, stored: Path) -> None:
-    """The kernel keeps the name for a second, and the first file is open: several threads open the name at once, an
-    open by a descriptor or by another name comes before, and the name is cut. [2.20]
-    """
+    """The kernel keeps the name for a second, and the first file is open. [2.20]"""
 
     def taken(name: str) -> Path:
         (place / name).write_bytes(b"old")

@@ -174,9 +174,7 @@ def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Buck
 
 
 def test_a_conflict_is_reported_at_close(place: Path, bucket: Bucket) -> None:
-    """Another client stored a version in the meantime: it stays, and its writer gets the error once; fsync always
-    reports it.
-    """
+    """The other client's version stays; its writer gets the error once, and fsync always reports it."""
     path = place / "a"
     path.write_bytes(b"first" * 1000)
     fd = os.open(path, os.O_RDWR)

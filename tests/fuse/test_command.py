@@ -1,6 +1,4 @@
-"""`pagecache mount`, from its beginning to its end: its refusals, the data it saves, and its messages when it
-cannot.
-"""
+"""`pagecache mount`, from its beginning to its end: refusals, the data it saves, and messages when it cannot."""
 
 from __future__ import annotations
 
@@ -99,9 +97,7 @@ def gone(path: Path) -> str:
 
 @pytest.mark.parametrize("mode", KINDS)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
-    """It is reported even while the kernel answers for its directory from its cache. Then it is unmounted and mounted
-    again.
-    """
+    """Even while the kernel answers for its directory from its cache. Then it can be mounted again."""
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=1000,entry_timeout=1000") as mounted:
         os.stat(mounted.path)

@@ -1,6 +1,4 @@
-"""Shared mappings of a mounted file, with and without direct I/O: reads, writes and mappings of one file see one
-another as they do in a plain directory.
-"""
+"""Shared mappings of a mounted file, with and without direct I/O, act as they do in a plain directory."""
 
 from __future__ import annotations
 

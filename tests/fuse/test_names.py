@@ -84,9 +84,7 @@ def test_names_of_one_object_come_and_go_in_any_order() -> None:
 
 
 def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first, and none that is open or has entries below it; the next request comes when the table has
-    grown by an eighth.
-    """
+    """The oldest first, none that is open or has entries; again when the table has grown by an eighth."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 80)
     table = Nodes()
     found: list[Node] = [table.found(table.root, f"f{number}", "file") for number in range(79)]

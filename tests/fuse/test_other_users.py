@@ -157,9 +157,7 @@ def test_set_id_bits_go_when_another_user_writes(shared: tuple[Mounted, Path], m
 
 @pytest.fixture(scope="module", params=KINDS)
 def trusting(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Path]]:
-    """A mount for all users whose kernel relies on looked-up names, and its store: a folder of another user with a
-    folder and a file of root in it, and the same folder and file beside it.
-    """
+    """A mount for all users whose kernel relies on looked-up names, and its store."""
     with folder_for_everybody() as folder:
         (folder / "mnt").mkdir()
         options = ("--allow-other", request.param, "-o", "attr_timeout=1000,entry_timeout=1000")

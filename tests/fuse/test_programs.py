@@ -1,6 +1,4 @@
-"""Real programs on real mounts, with and without pages of the kernel: each checks its own data, and the test checks it
-too.
-"""
+"""Real programs on real mounts, with and without pages of the kernel: their data is checked by them and by the test."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize("journal", [pytest.param(name, marks=() if name in QUICK else slow) for name in JOURNALS])
 def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> None:
-    """Transactions, some rolled back, in each journal mode; the stored result is a whole database. A shared write-ahead
-    log needs shared mappings: without them it has to be private to one process.
-    """
+    """Transactions, some rolled back. Without shared mappings a write-ahead log is private to one process."""
     path = place / "db"
     alone = journal == "wal" and not maps_shared(mounted.options)
 
@@ -296,9 +292,7 @@ def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("mode", KINDS)
 def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, store: Path, mode: str) -> None:
-    """Half of it with pages of the kernel, half without; nothing is left to save in the end.
-    PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes.
-    """
+    """PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes."""
     seconds = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
     options = ["--option", f"root={store}", "--option", "profile=mild", "--capacity", "4MiB", mode]
     with Mounted(tmp_path, f"{BELOW}:faulty", *options, longest=seconds + 1200) as mounted:

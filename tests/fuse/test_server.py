@@ -102,9 +102,7 @@ def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Ser
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
 ) -> None:
-    """Otherwise the program gets ESTALE when that happens a second time: the kernel looks the path up again
-    only once.
-    """
+    """Otherwise it may fail twice, and the kernel looks the path up again only once."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     take: Callable[[], None] = {
@@ -226,9 +224,7 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
 
 
 def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
-    """The kernel may still have the name, from a listing that is older than the removal. ESTALE makes it look once
-    more, where ENOENT would be the program's error.
-    """
+    """An older listing may have it: ESTALE makes the kernel look once more, where ENOENT is an error."""
     listing = server.opendir(1)
     assert listing.certain()
     gone = server.lookup(1, "a").number
@@ -446,9 +442,7 @@ class Replies:
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("then", ["its second try", "its own unlink", "another call", "nothing there", "a directory"])
 def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server: Server, then: str) -> None:
-    """Then another program takes the name at once. The requests come as from the kernel. The thread may also come for
-    something else, or fail before.
-    """
+    """Then another program takes the name at once. The thread may also come for something else, or fail before."""
     replies: Any = Replies()
     answers = Answers(replies, server, None)
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
@@ -502,9 +496,7 @@ def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_n
 
 @pytest.mark.parametrize("how", ["rename", "create", "behind"])
 def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_path: Path, how: str) -> None:
-    """The file that had it before is still open, with unsaved bytes, and lives on by another name, or by none: the name
-    was replaced, given up and made again, or replaced by another program. [2.20]
-    """
+    """The file that had it before is open, with unsaved bytes, and has another name, or none. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
     if how == "behind":

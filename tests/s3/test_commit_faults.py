@@ -156,9 +156,7 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
 def test_bytes_that_are_written_again_between_two_tries_are_sent_again(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, direct: int
 ) -> None:
-    """An earlier try has sent their part: less than a unit, at the same place of the spool. Units behind the `direct`
-    ones have a number for each try.
-    """
+    """An earlier try has sent their part. Units behind the `direct` ones have a number for each try."""
     backend: Any = volume.backend
     backend.sizes = replace(backend.sizes, direct=direct)
     content = bytearray(OLD + b"end")

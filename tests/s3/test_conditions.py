@@ -1,6 +1,4 @@
-"""The conditions that a server honours are detected; if it honours none, versions are compared before anything is
-published.
-"""
+"""The conditions that a server honours are detected; if it honours none, versions are compared before a commit."""
 
 from __future__ import annotations
 

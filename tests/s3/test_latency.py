@@ -59,9 +59,7 @@ def test_neighbours_of_scattered_edits_are_one_request_for_each_part(proxy: Faul
 
 
 def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(volume: Volume, monkeypatch: Patch) -> None:
-    """Headers and body are two sends. Without TCP_NODELAY the second waits for the server's delayed acknowledgement of
-    the first: 40 ms for each small object on Linux.
-    """
+    """Without TCP_NODELAY it waits for the server's delayed acknowledgement: 40 ms for each small object on Linux."""
     made: list[int] = []
     connect = HTTPConnection._new_conn
 

@@ -170,9 +170,7 @@ def test_errors_of_the_client_keep_no_memory_of_the_cache(
 
 @pytest.mark.parametrize("verb", ["PUT", "GET"])
 def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
-    """The server stops taking bytes, or stops sending them, so the client fails in the middle of the body. Errors of
-    the client are also in cycles.
-    """
+    """The client fails in the middle of the body. Its errors are also in cycles."""
     head = "HTTP/1.1 206 Partial Content\r\nContent-Length: 4096\r\nContent-Range: bytes 0-4095/4096\r\n\r\n"
     body, errors = bytearray(32 << 20), []
     size = len(body) if verb == "PUT" else 4096
