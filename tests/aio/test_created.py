@@ -12,7 +12,7 @@ from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
-from ..file.rig import PAGE, Task, eventually
+from ..file.rig import PAGE, Patch, Task, eventually
 from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
@@ -60,7 +60,7 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
     assert store.content("f") == bytes(PAGE) + b"x" * 2 * PAGE
 
 
-def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:
     """They are committed between the query of the stored version and the comparison. [2.20]"""
     volume = attach(MemoryBackend())
     with volume.open("f", "x+") as one:
@@ -83,9 +83,7 @@ def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypa
             assert other.pread(2000, 0) == b"y" * 1000
 
 
-def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(
-    attach: Attach, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:
     """The version that a commit answers is not that of a direct write that began at the same time. [2.19]"""
     monkeypatch.setattr(EngineFile, "_checks_writes", lambda file: True)  # C counts and calls in one step
     backend = RecordingBackend({"f": bytes(4 * PAGE)}, durable_writes=False, parallel_direct_writes=True)

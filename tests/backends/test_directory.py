@@ -25,7 +25,7 @@ from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from ..moments import at_next_call
 
 
@@ -44,7 +44,7 @@ def backend(root: Path) -> Iterator[DirectoryBackend]:
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def synced(monkeypatch: Patch) -> list[str]:
     """The syncs from here on: "file", "dir" or "all", in order."""
     done: list[str] = []
     fsync = os.fsync
@@ -60,7 +60,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def paths(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def paths(root: Path, monkeypatch: Patch) -> list[str]:
     """The paths below the root that are synced from here on, in order."""
     done: list[str] = []
     fsync = os.fsync
@@ -128,7 +128,7 @@ def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path)
 
 
 def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
 ) -> None:
     put(backend, "file", b"file").close()
     (root / "name").symlink_to("elsewhere")
@@ -138,7 +138,7 @@ def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
 
 @pytest.mark.parametrize("made", ["link", "file", "nothing"])
 def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, made: str
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch, made: str
 ) -> None:
     """The walk finds a file or nothing, and the open something else: a link, which it does not follow, or nothing."""
     put(backend, "target", b"content").close()
@@ -199,7 +199,7 @@ def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path)
 
 
 def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_followed(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
 ) -> None:
     put(backend, "sub/secret", b"inside").close()
 
@@ -302,7 +302,7 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(backend: DirectoryBa
 
 @pytest.mark.parametrize("made", ["other link", "nothing", "no proc"])
 def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
-    backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, made: str
+    backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: Patch, made: str
 ) -> None:
     """Its remaining name may be in any directory."""
     backend.mkdir("x")
@@ -356,7 +356,7 @@ def test_an_error_that_is_kept_keeps_no_descriptor(
 
 
 def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
-    backend: DirectoryBackend, paths: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, paths: list[str], monkeypatch: Patch
 ) -> None:
     """The path of the file was found before, and leads nowhere now."""
     backend.mkdir("a")
@@ -405,7 +405,7 @@ def test_names_in_a_directory_that_another_program_has_renamed_or_removed_are_du
 
 
 def test_names_are_durable_though_no_descriptor_is_left(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     file = put(backend, "sub/a")
 
@@ -420,7 +420,7 @@ def test_names_are_durable_though_no_descriptor_is_left(
 
 
 def test_directories_above_a_bound_are_forgotten_and_synced_all_the_same(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("pagecache.backends.beneath.CHANGED_MAX", 2)
     for name in ("x", "x/y", "x/y/z"):
@@ -458,7 +458,7 @@ def test_names_of_a_removed_or_moved_directory(backend: DirectoryBackend, synced
 
 
 def test_failed_sync_of_a_directory_is_repeated(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     put(backend, "a").close()
     logged = os.fsync
@@ -684,7 +684,7 @@ def test_c_moves_the_bytes_of_a_file(root: Path, backend: DirectoryBackend) -> N
 
 
 def test_methods_of_a_subclass_move_the_bytes_instead(
-    root: Path, backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
+    root: Path, backend: DirectoryBackend, monkeypatch: Patch
 ) -> None:
     class Loud(DirectoryFile):
         def read_into(self, offset: int, buffers: Any) -> int:
@@ -743,7 +743,7 @@ def test_a_signal_interrupts_no_transfer(backend: DirectoryBackend) -> None:
 # ------------------------------------------------------------------------------------------------ what a kernel lacks
 
 
-def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: Patch) -> None:
     monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
     monkeypatch.setattr(directory, "ZEROS", bytes(3))
     file = put(backend, "a", b"0123456789")
@@ -753,7 +753,7 @@ def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monk
     file.close()
 
 
-def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: Patch) -> None:
     monkeypatch.setattr(names, "rename_noreplace", lambda *places: False)
     put(backend, "a", b"a").close()
     backend.rename("a", "b", replace=False)

@@ -19,6 +19,7 @@ from pagecache.fsspec import PageCacheFileSystem
 
 from ..file.rig import raises
 from ..fsspec_below.stores import Streams
+from .conftest import Make
 from .targets import OwnMemory
 
 OLD = b"the old object, whole"
@@ -53,9 +54,7 @@ def raise_after(opened: Any, *, text: bool) -> None:
 
 @pytest.mark.parametrize("open_by", [by_fs, by_fsspec, compressed, compressed_by_fsspec])
 @pytest.mark.parametrize("mode", ["wb", "wt"])
-def test_an_exception_in_the_body_publishes_no_half_object(
-    make: Callable[..., PageCacheFileSystem], open_by: Open, mode: str
-) -> None:
+def test_an_exception_in_the_body_publishes_no_half_object(make: Make, open_by: Open, mode: str) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
     raises(BodyError, raise_after, open_by(fs, "/file", mode), text=mode == "wt")
@@ -68,9 +67,7 @@ def test_an_exception_in_the_body_publishes_no_half_object(
 
 @pytest.mark.parametrize("open_by", [by_fs, by_fsspec])
 @pytest.mark.parametrize("mode", ["r+b", "ab"])
-def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
-    make: Callable[..., PageCacheFileSystem], open_by: Open, mode: str
-) -> None:
+def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(make: Make, open_by: Open, mode: str) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
     raises(BodyError, raise_after, open_by(fs, "/file", mode), text=False)
@@ -83,7 +80,7 @@ def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
     ("mode", "left"), [("r+b", b"half" + OLD[4:]), ("wb", b"half"), ("wt", b"half"), ("ab", OLD + b"half")]
 )
 def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, open_by: Open, mode: str, left: bytes
+    make: Make, tmp_path: Path, open_by: Open, mode: str, left: bytes
 ) -> None:
     """This is the behaviour of `open()`."""
     fs = make("file")
@@ -92,7 +89,7 @@ def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
     assert (tmp_path / "file").read_bytes() == left
 
 
-def test_a_file_written_in_an_except_clause_is_published(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_file_written_in_an_except_clause_is_published(make: Make) -> None:
     """The exception that is handled there did not leave the body of this `with`."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     try:
@@ -105,7 +102,7 @@ def test_a_file_written_in_an_except_clause_is_published(make: Callable[..., Pag
     assert [below.cat_file(f"/file{number}") for number in range(3)] == [b"whole", b"whole", b""]
 
 
-def test_only_the_file_whose_body_raised_is_given_up(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_only_the_file_whose_body_raised_is_given_up(make: Make) -> None:
     """Another one that is closed on the way out is published."""
     fs, below = make("memory"), fsspec.filesystem("memory")
 
@@ -125,7 +122,7 @@ def test_only_the_file_whose_body_raised_is_given_up(make: Callable[..., PageCac
     assert not below.exists("/file")
 
 
-def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_exception_publishes_none_of_many_files(make: Make) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     urls = ["pagecache::memory:///one", "pagecache::memory:///two"]
     with pytest.raises(BodyError), fsspec.open_files(urls, "wb", capacity="4MiB") as files:
@@ -135,7 +132,7 @@ def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCache
     assert fs.find("/") == below.find("/") == []
 
 
-def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Make) -> None:
     """That writer may also give it up."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
@@ -149,7 +146,7 @@ def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable
         assert below.cat_file("/file") == fs.cat_file("/file") == expected
 
 
-def test_errors_of_write_back_surface_at_close_and_at_sync(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_errors_of_write_back_surface_at_close_and_at_sync(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below)
     file = fs.open("/file", "wb")
@@ -166,9 +163,7 @@ def test_errors_of_write_back_surface_at_close_and_at_sync(make: Callable[..., P
     assert below.cat_file("/file") == b"kept"
 
 
-def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
-    make: Callable[..., PageCacheFileSystem],
-) -> None:
+def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0, retry=pagecache.RetryPolicy(attempts=1))
     content = bytes(range(256)) * 1024
@@ -231,7 +226,7 @@ def test_bad_arguments_are_named_with_the_rule(fs: Any, root: str) -> None:
         raises((IsADirectoryError, FileNotFoundError), fs.open, bad)
 
 
-def test_a_target_is_named_once_and_right(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_target_is_named_once_and_right(make: Make) -> None:
     memory = fsspec.filesystem("memory")
     raises(ValueError, make, match=r"no target: give fs=..., or target_protocol=.*pagecache::s3://bucket/key")
     raises(ValueError, fsspec.open, "pagecache://bucket/key", match="no target")
@@ -260,9 +255,7 @@ def test_a_target_is_named_once_and_right(make: Callable[..., PageCacheFileSyste
     raises(ValueError, make, "memory", on_conflict="sometimes", match="on_conflict: 'sometimes' is not one of")
 
 
-def test_a_target_that_cannot_be_written_says_so_at_open(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_target_that_cannot_be_written_says_so_at_open(make: Make, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("folder/file", OLD)
     fs, path = make("zip", {"fo": str(tmp_path / "archive.zip")}), "folder/file"
@@ -284,12 +277,12 @@ def test_a_target_that_cannot_be_written_says_so_at_open(
     raises(PermissionError, mine.open, "/file", "wb", match="read-only")
 
 
-def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Make) -> None:
     fs = make(fs=Streams())
     raises(io.UnsupportedOperation, fs.open, "file", match=r"streams:? cannot read ranges")
 
 
-def test_an_asynchronous_target_is_refused(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_asynchronous_target_is_refused(make: Make) -> None:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
     wrapped = AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True)

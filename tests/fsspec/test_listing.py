@@ -15,6 +15,7 @@ import pytest
 from pagecache.fsspec import PageCacheFileSystem
 
 from ..file.rig import raises
+from .conftest import Make
 from .targets import Listed, OwnMemory, Store
 
 
@@ -39,9 +40,7 @@ def test_unsaved_bytes_count_in_the_size(fs: PageCacheFileSystem, below: Any, ro
     assert fs.info(path)["size"] == below.info(path)["size"] == 2
 
 
-def test_an_object_that_was_never_stored_is_there_for_this_file_system(
-    make: Callable[..., PageCacheFileSystem],
-) -> None:
+def test_an_object_that_was_never_stored_is_there_for_this_file_system(make: Make) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.makedirs("/root", exist_ok=True)
     with fs.open("/root/a/b/new", "wb") as file:
@@ -65,9 +64,7 @@ def test_an_object_that_was_never_stored_is_there_for_this_file_system(
     assert not fs.exists("/root/a")
 
 
-def test_a_directory_reached_by_a_link_shows_sizes_too(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_directory_reached_by_a_link_shows_sizes_too(make: Make, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     os.symlink(tmp_path / "real", tmp_path / "link")
     fs = make("file")
@@ -127,7 +124,7 @@ def test_a_copy_of_a_file_to_itself_leaves_its_bytes(fs: PageCacheFileSystem, be
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
 def test_a_copy_of_a_file_to_another_name_of_it_leaves_its_bytes(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, link: Callable[[Path, Path], None]
+    make: Make, tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
     (tmp_path / "file").write_bytes(b"precious")
     link(tmp_path / "file", tmp_path / "link")
@@ -139,7 +136,7 @@ def test_a_copy_of_a_file_to_another_name_of_it_leaves_its_bytes(
     assert (tmp_path / "file").read_bytes() == b"Precious"
 
 
-def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_object_that_was_never_stored_can_be_removed_and_renamed(make: Make) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     with fs.open("/one", "wb") as one, fs.open("/two", "wb") as two:
         one.write(b"1")
@@ -190,9 +187,7 @@ def test_touch_empties_or_leaves_the_bytes(fs: PageCacheFileSystem, root: str, p
     assert fs.cat_file(f"{root}/new") == b""
 
 
-def test_the_bytes_of_another_client_are_seen_at_the_next_open(
-    make: Callable[..., PageCacheFileSystem],
-) -> None:
+def test_the_bytes_of_another_client_are_seen_at_the_next_open(make: Make) -> None:
     """They are, even if the target caches listings."""
     below = Listed()
     fs = make(fs=below)
@@ -208,7 +203,7 @@ def test_the_bytes_of_another_client_are_seen_at_the_next_open(
     assert sizes(fs, "/root")["/root/new"] == 3
 
 
-def test_invalidate_cache_is_passed_on_and_forgets_bytes(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_invalidate_cache_is_passed_on_and_forgets_bytes(make: Make) -> None:
     below = Listed()
     fs = make(fs=below)
     below.pipe_file("/root/file", b"one")
@@ -245,7 +240,7 @@ def test_paths_may_have_the_protocol(fs: PageCacheFileSystem, below: Any, root: 
         assert (file.path, file.details["size"]) == (f"{root}/file", 3)
 
 
-def test_private_objects_of_the_cache_are_not_listed(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+def test_private_objects_of_the_cache_are_not_listed(make: Make, tmp_path: Path) -> None:
     """They are temporary objects about to be renamed, left by any program; they go with their directory."""
     below = Store()
     fs, folder = make(fs=below), f"{tmp_path}/folder"
@@ -263,9 +258,7 @@ def test_private_objects_of_the_cache_are_not_listed(make: Callable[..., PageCac
     assert not below.exists(folder)
 
 
-def test_a_directory_can_be_removed_after_objects_were_written_into_it(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_directory_can_be_removed_after_objects_were_written_into_it(make: Make, tmp_path: Path) -> None:
     """Others can be written into one of that name."""
     fs, folder = make(fs=Store()), f"{tmp_path}/folder"
     for _ in range(2):

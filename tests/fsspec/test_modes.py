@@ -15,6 +15,8 @@ import pytest
 
 from pagecache.fsspec import PageCacheFileSystem
 
+from .conftest import Make
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "fsspec.md"
 MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
 OLD = b"what was there before"
@@ -159,7 +161,7 @@ def table() -> dict[str, list[str]]:
 
 
 @pytest.mark.smoke("fsspec")
-def test_the_table_of_modes_is_true(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+def test_the_table_of_modes_is_true(make: Make, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("file", OLD)
     page = table()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
-from ..file.rig import raises
+from ..file.rig import Patch, raises
 from ..moments import at_next_call
+from .conftest import Make
 from .targets import OwnMemory
 
 
@@ -142,9 +142,7 @@ def test_another_writer_that_gives_up_takes_nothing_of_a_transaction_along(
     assert below.cat_file(path) == b"new"
 
 
-def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
-    make: Callable[..., PageCacheFileSystem], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_is_stored_during_the_end_is_not_overwritten(make: Make, monkeypatch: Patch) -> None:
     """Another client stores it after the check of the stored version."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", b"old")
@@ -170,7 +168,7 @@ def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
     assert below.find(root) == [path]
 
 
-def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below, retry=pagecache.RetryPolicy(attempts=1))
     below.pipe({"/a": b"old a", "/b": b"old b"})
@@ -185,9 +183,7 @@ def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[
     assert below.cat_file("/c") == b"at once"
 
 
-def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(make: Make, tmp_path: Path) -> None:
     """A rename puts the new file in its place."""
     fs, path = make("file"), tmp_path / "file"
     path.write_bytes(b"old")
@@ -200,9 +196,7 @@ def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_other_users_cannot_read_a_file_before_it_is_published(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_users_cannot_read_a_file_before_it_is_published(make: Make, tmp_path: Path, monkeypatch: Patch) -> None:
     fs, path = make("file"), tmp_path / "file"
     copied = DeferredFile._copy_to
     modes: list[int] = []
@@ -220,7 +214,7 @@ def test_other_users_cannot_read_a_file_before_it_is_published(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_transaction_holds_more_than_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_transaction_holds_more_than_the_cache(make: Make) -> None:
     fs, below = make("memory", capacity="1MiB"), fsspec.filesystem("memory")
     block = bytes(range(256)) * 4096
     with fs.transaction, fs.open("/large", "w+b") as file:

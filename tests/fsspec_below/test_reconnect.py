@@ -20,7 +20,7 @@ from pagecache import (
 )
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Task, attached, eventually, raises
+from tests.file.rig import Patch, Task, attached, eventually, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
 from tests.fsspec_below.stores import Whole
 
@@ -68,7 +68,7 @@ def backend(place: Place, *rules: Rule) -> FaultyBackend:
 @pytest.mark.parametrize("lost", ["above the backend", "below it", "in flight"])
 @pytest.mark.parametrize("to", ["the same backend", "another backend"])
 def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another_client(
-    place: Place, opened: Opened, monkeypatch: pytest.MonkeyPatch, to: str, lost: str, replaced: bool
+    place: Place, opened: Opened, monkeypatch: Patch, to: str, lost: str, replaced: bool
 ) -> None:
     """The other client's version is a conflict, and not taken for the commit that it has replaced."""
     volume, file = opened(*[Rule("commit", error=errno.ECONNRESET, done=True, times=1)] * (lost == "above the backend"))
@@ -98,7 +98,7 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
     assert place.content("key") == (b"minemore" if replaced else b"minemore" + OLD[8:])
 
 
-def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
+def lose_the_answer(monkeypatch: Patch, gate: Gate | None) -> None:
     """Lose the answer of the next request that publishes an object, or hold it back."""
     move = Calls.move
 

@@ -25,7 +25,7 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import opening
-from tests.file.rig import Task, attached, content_of, raises
+from tests.file.rig import Patch, Task, attached, content_of, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
 from tests.moments import at_next_call
@@ -153,7 +153,7 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Plac
     assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
-def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: Patch) -> None:
     """[2.19]"""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
@@ -181,7 +181,7 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
 
 @pytest.mark.parametrize("use", [uploaded, written, read])
 def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_another_client(
-    place: Place, use: Use, monkeypatch: pytest.MonkeyPatch
+    place: Place, use: Use, monkeypatch: Patch
 ) -> None:
     """[2.19, 2.20]"""
     with attached(place.backend, flush_interval=3600) as volume:

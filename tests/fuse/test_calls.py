@@ -53,11 +53,6 @@ KNOWN: dict[str, dict[str, object]] = {
     "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
 }
 """Check -> call -> the answer of a mount, if it differs from tmpfs."""
-DIRECT: dict[str, dict[str, object]] = {
-    # The kernel leaves it to the server in this case, and pyfuse3 does not name the writing process.
-    "bits_after_writes": {"written": "0o106777"},
-}
-"""Differences with --direct-io."""
 UNMAPPED: dict[str, dict[str, object]] = {
     "times": {"a mapping": "ENODEV", "a mapping: object": "ctime"},
 }
@@ -95,8 +90,8 @@ def test_calls_are_answered_as_on_tmpfs(where: tuple[Path, Sequence[str]], name:
         expected, found = answers(name, model), answers(name, mounted)
     different = {what: (expected.get(what), found.get(what)) for what in {**expected, **found}}
     different = {what: pair for what, pair in different.items() if pair[0] != pair[1]}
-    known = KNOWN.get(name, {}) | (DIRECT.get(name, {}) if "--direct-io" in options else {})
-    known |= {} if maps_shared(options) else UNMAPPED.get(name, {})
+    known = KNOWN.get(name, {})
+    known = known if maps_shared(options) else known | UNMAPPED.get(name, {})
     # A missing limit in the store of this machine is no difference.
     assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
 

@@ -136,25 +136,6 @@ def test_attributes_of_the_superuser_are_not_listed_to_others(shared: tuple[Moun
     assert os.listxattr(mounted.path / "trusted") == ["trusted.secret"]
 
 
-@pytest.mark.parametrize("mode", [0o6777, 0o2777])
-def test_set_id_bits_go_when_another_user_writes(shared: tuple[Mounted, Path], mode: int) -> None:
-    mounted, store = shared
-    name = f"set-id-{mode:o}"
-
-    def write(top: Path) -> None:
-        with open(top / name, "r+b") as file:
-            file.write(b"#")
-
-    def mode_after_write(top: Path) -> int:
-        (store / name).write_bytes(b"#!")
-        (store / name).chmod(mode)
-        assert as_nobody(lambda: write(top)) is None
-        return stat.S_IMODE(os.stat(store / name).st_mode)
-
-    by_mount = mode_after_write(mounted.path)
-    assert by_mount == mode_after_write(store)
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def trusting(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Path]]:
     """A mount for all users whose kernel relies on looked-up names, and its store."""

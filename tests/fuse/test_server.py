@@ -24,7 +24,7 @@ from pagecache.fuse.files import OpenFile
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import Task
+from ..file.rig import Patch, Task
 from ..moments import at_next_call
 from .mounts import code
 
@@ -100,7 +100,7 @@ def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Ser
 @pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
 @pytest.mark.parametrize("order", ["open first", "name first"])
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
-    server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
+    server: Server, monkeypatch: Patch, taker: str, order: str
 ) -> None:
     """Otherwise it may fail twice, and the kernel looks the path up again only once."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
@@ -128,7 +128,7 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
 
 
 def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: Patch
 ) -> None:
     """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
     number = server.lookup(1, "a").number
@@ -146,7 +146,7 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
 
 @pytest.mark.parametrize("change", [{"size": 3}, {"mtime_ns": 5 * 10**9}], ids=["size", "times"])
 def test_attributes_are_set_beside_the_release_of_what_was_open(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, int]
+    server: Server, monkeypatch: Patch, tmp_path: Path, change: dict[str, int]
 ) -> None:
     """A program that closes a file and sets its times overtakes the release, for which no program waits."""
     number = server.lookup(1, "a").number
@@ -194,9 +194,7 @@ def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) 
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
-    monkeypatch: pytest.MonkeyPatch, cached: bool
-) -> None:
+def test_an_open_finds_no_other_object_in_a_store_that_compares_none(monkeypatch: Patch, cached: bool) -> None:
     """The names have moved after the kernel's look. The objects of such a store have identities, too."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 0.01)
     with PageCache("1MiB") as cache:
@@ -248,7 +246,7 @@ def now(server: Server, listing: Listing, name: str) -> Attributes:
     return found
 
 
-def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: Patch) -> None:
     """The close comes before, amid and after it: the handle reports the size, or the store is asked."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
@@ -296,7 +294,7 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
     assert stat.S_ISDIR(server.getattr(made.number).mode)
 
 
-def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: Patch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
     at_next_call(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
     assert code(server.lookup, 1, "a") == errno.ENOENT
@@ -312,7 +310,7 @@ def waits_for(call: Callable[[], object], meanwhile: Callable[[], object]) -> No
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: Patch) -> None:
     """Calls that take names away wait for a minute."""
     for name in ("OPEN_TIMEOUT_S", "RETURN_TIMEOUT_S"):
         monkeypatch.setattr(moving, name, 60.0)
@@ -367,7 +365,7 @@ def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
 
 
 def test_a_thread_that_is_late_comes_for_another_call(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Its lookups keep no name, and its next failure is a first one."""
     one, number = programs[0], server.lookup(1, "a").number
@@ -474,7 +472,7 @@ def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server
 
 @pytest.mark.usefixtures("patient")
 def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_name(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: Patch
 ) -> None:
     """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment."""
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.5)
@@ -523,7 +521,7 @@ def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_pat
 
 
 def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
     held = server.volume.open("a", "r+b")
@@ -590,7 +588,7 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
 
 
 def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, monkeypatch: Patch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", -1.0)
     for index in range(5):
@@ -603,7 +601,7 @@ def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_new_object_is_given_to_its_maker_and_no_other(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    server: Server, tmp_path: Path, monkeypatch: Patch, kind: str
 ) -> None:
     """Another program puts an old object under the name of a new one before that gets its mode."""
     old = tmp_path / "old"
@@ -786,7 +784,7 @@ def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
 
 @pytest.mark.parametrize("order", ["the name first", "the open first"])
 def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, order: str
 ) -> None:
     """The lookup is one of the file's other name, by which the open must not go on: it may have come by the first."""
     one, two, _ = programs
@@ -801,7 +799,7 @@ def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
 
 
 def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_reach_another_file(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A lookup of the directory comes between its failure and its look at the names."""
     one, two, _ = programs
@@ -905,7 +903,7 @@ def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: 
 
 @pytest.mark.parametrize("by", ["a lookup", "a listing"])
 def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, by: str
 ) -> None:
     """Another program has renamed the file while it was looked up: each name was the only one when it was found."""
     one, two, _ = programs
@@ -931,7 +929,7 @@ def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
 
 
 def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
     os.link(tmp_path / "a", tmp_path / "second")
@@ -1009,7 +1007,7 @@ def test_an_open_by_a_name_that_was_taken_and_is_removed_here_looks_again(
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_away(
-    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+    server: Server, monkeypatch: Patch, kind: str
 ) -> None:
     name = "a" if kind == "file" else "d"
     number = server.lookup(1, name).number
@@ -1038,7 +1036,7 @@ def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(
 
 
 def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_has_found(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
     number = server.lookup(1, "a").number
@@ -1054,9 +1052,7 @@ def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_h
     assert (found.number, found.size) == (number, 1)
 
 
-def test_a_failed_call_keeps_no_number_and_no_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_call_keeps_no_number_and_no_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
     """It fails after its file was found, or opened: the kernel never forgets, or releases, what it did not get."""
     (tmp_path / "empty").touch()
     empty = server.lookup(1, "empty").number
@@ -1077,7 +1073,7 @@ def test_a_failed_call_keeps_no_number_and_no_file(
     server.release(fh)
 
 
-def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: Patch) -> None:
     monkeypatch.setattr(callers, "CALLERS_MAX", 3)
     known = Callers()
 
@@ -1097,7 +1093,7 @@ def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.Monkey
     assert not known.comes(1, "open", 100)
 
 
-def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
     """Its cost does not depend on the number of known files with several names."""
     for k in range(20):
         (tmp_path / f"first{k}").write_bytes(b"x")

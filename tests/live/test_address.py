@@ -18,7 +18,7 @@ import pytest
 
 from pagecache import ForkedError, PageCache, ShutdownError
 from pagecache.observe import address
-from tests.file.rig import Task, raises
+from tests.file.rig import Patch, Task, raises
 from tests.moments import at_next_call
 
 from .conftest import Served
@@ -32,7 +32,7 @@ def cache() -> Iterator[PageCache]:
 
 
 def test_the_socket_is_the_owners_alone_and_listens_before_it_has_its_name(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     take = address._take_name
 
@@ -110,7 +110,7 @@ def test_the_name_goes_with_its_owner_or_is_taken_over(cache: PageCache, tmp_pat
 
 @pytest.mark.parametrize("what", ["a file", "a server"])
 def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch, what: str
 ) -> None:
     """Another program replaces the socket right after it was found dead."""
     path = tmp_path / "s"
@@ -135,7 +135,7 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: Patch) -> None:
     """A cache that comes while another has found it stale waits, and finds that one serving."""
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
@@ -155,7 +155,7 @@ def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_user_who_keeps_the_directory_locked_does_not_keep_the_name(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(address, "LOCK_TIMEOUT_S", 0.02)
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -202,7 +202,7 @@ def test_an_invalid_path_of_a_socket_is_refused(cache: PageCache, path: str) -> 
 
 
 def test_a_relative_path_is_the_same_after_a_change_of_folder(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A closed cache is not served again."""
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ from pagecache.backends.s3.draft import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import Task, raises
+from ..file.rig import Patch, Task, raises
 from ..moments import at_next_call
 from .requests import counted, is_for
 from .servers import PART, Bucket
@@ -49,7 +49,7 @@ def read(file: BlockingFile, offset: int, length: int) -> bytes:
 
 
 def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
-    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, bucket: Bucket, monkeypatch: Patch
 ) -> None:
     """Another write-back has found in between that the server no longer has the upload."""
     file = opened(backend, bucket, 4)
@@ -92,7 +92,7 @@ def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bu
 
 
 def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it_made(
-    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, bucket: Bucket, monkeypatch: Patch
 ) -> None:
     """The server has published, and the file has not noticed yet: that is no version of another client."""
     file = opened(backend, bucket, 4)

@@ -5,6 +5,7 @@ made.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import threading
@@ -25,52 +26,6 @@ SERVERS = ("ministack",)
 TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
 
 
-class Silent:
-    """A server that accepts connections, reads requests, and answers none."""
-
-    def __init__(self) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.requests = 0
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            threading.Thread(target=self._read, args=(connection,), daemon=True).start()
-
-    def _read(self, connection: socket.socket) -> None:
-        try:
-            while request := connection.recv(1 << 16):
-                self.requests += b" HTTP/1.1\r\n" in request
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        self.socket.close()
-        for connection in self._open:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            connection.close()
-
-
-@pytest.fixture
-def silent() -> Iterator[Silent]:
-    made = Silent()
-    yield made
-    made.close()
-
-
 CALLS: dict[str, Callable[[Volume], object]] = {
     "open": lambda volume: volume.open("large.bin", "rb"),
     "stat": lambda volume: volume.stat("large.bin"),
@@ -79,12 +34,16 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_request_without_an_answer_ends_after_the_read_timeout(silent: Silent, call: str) -> None:
+def test_a_request_without_an_answer_ends_after_the_read_timeout(bucket: Bucket, proxy: FaultyProxy, call: str) -> None:
     """It is made as often as the retry policy says: the backend adds no retries."""
+    over = threading.Event()
+    silence = ProxyRule("call", times=math.inf, action=lambda: over.wait(60))
     with PageCache("128MiB", retry=TWICE) as cache:
-        backend = S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1", read_timeout=0.1)
-        assert raises(OSError, CALLS[call], cache.attach(backend), match="Read timeout").errno == errno.ETIMEDOUT
-        assert silent.requests == TWICE.attempts
+        proxy.rules = [silence]
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, read_timeout=0.1))
+        assert raises(OSError, CALLS[call], volume, match="Read timeout").errno == errno.ETIMEDOUT
+        over.set()
+        assert silence.seen == TWICE.attempts
 
 
 def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeout() -> None:
