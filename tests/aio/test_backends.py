@@ -450,15 +450,19 @@ def test_a_cache_that_is_dropped_ends_its_loop() -> None:
 class Canonical(Store):
     """A store whose `canonical` is a coroutine, too."""
 
+    waits = False
+
     async def canonical(self, key: Key) -> Key:  # type: ignore[override]
-        await asyncio.sleep(0)
+        if self.waits:
+            await asyncio.sleep(0)
         return str(key).removeprefix("./")
 
 
-def test_canonical_may_be_a_coroutine(attach: Attach) -> None:
+@pytest.mark.parametrize("waits", [False, True])
+def test_canonical_may_be_a_coroutine(attach: Attach, waits: bool) -> None:
     """[T-67]"""
     store = Canonical({KEY: DATA})
-    store.objects[f"./{KEY}"] = store.objects[KEY]
+    store.waits, store.objects[f"./{KEY}"] = waits, store.objects[KEY]
     volume = attach(store)
     with volume.open(f"./{KEY}", "r+") as one, volume.open(KEY) as two:
         one.pwrite(b"2", 0)

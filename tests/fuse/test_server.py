@@ -365,12 +365,11 @@ def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
 
 
 def test_a_thread_that_is_late_comes_for_another_call(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch
+    server: Server, programs: list[Program], monkeypatch: Patch, taken: tuple[int, int]
 ) -> None:
     """Its lookups keep no name, and its next failure is a first one."""
-    one, number = programs[0], server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDONLY)
-    replace(tmp_path, "a")
+    number, _ = taken
+    one = programs[0]
     monkeypatch.setattr(callers, "AGAIN_S", 0.0)
     assert code(one.open, number) == errno.ESTALE
     one.lookup("a")
@@ -383,22 +382,19 @@ def test_a_thread_that_is_late_comes_for_another_call(
     assert late.knows(11)
     assert code(one.open, number) == errno.ESTALE
     assert one.read(number) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("op", ["release", "write"])
 def test_an_open_that_comes_back_is_no_first_try_after_a_request_that_was_on_its_way(
-    server: Server, programs: list[Program], tmp_path: Path, op: str
+    programs: list[Program], op: str, taken: tuple[int, int]
 ) -> None:
     """The kernel waits for no release, and for no write of its pages: the thread is in its next call since."""
-    one, number = programs[0], server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDONLY)
-    replace(tmp_path, "a")
+    number, _ = taken
+    one = programs[0]
     for fails in (False, True):
         assert code(one.open, number) == errno.ESTALE
         assert code(one.late, op, fails) == (errno.ESTALE if fails else None)
         assert one.read(number) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.usefixtures("patient")
@@ -736,14 +732,22 @@ def replace(tmp_path: Path, *names: str) -> None:
         os.rename(tmp_path / "next", tmp_path / name)
 
 
+@pytest.fixture
+def taken(server: Server, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A file that is open, and whose name another program has given to another file: its number, and the handle."""
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    replace(tmp_path, "a")
+    yield number, fh
+    server.release(fh)
+
+
 def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path
+    server: Server, programs: list[Program], taken: tuple[int, int]
 ) -> None:
     """The file of that name is still open, and opens again by its descriptor, which no lookup leads to."""
+    old, fh = taken
     one, two, three = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old, os.O_RDWR)
-    replace(tmp_path, "a")
     for program in programs:
         assert code(program.open, old) == errno.ESTALE
     for program in (one, two):
@@ -754,7 +758,6 @@ def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again
     assert code(two.lookup, "none") == errno.ENOENT
     assert code(two.open, old) == errno.ESTALE  # by another old name: that lookup has found nothing
     assert server.files.read(fh, 0, 100) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("by", ["its other name", "a lookup of the name", "a listing"])
@@ -860,19 +863,16 @@ def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
 
 
 def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(
-    server: Server, programs: list[Program], tmp_path: Path
+    programs: list[Program], tmp_path: Path, taken: tuple[int, int]
 ) -> None:
     """The lookups are of directories and links on the way."""
+    old, _ = taken
     one, _, _ = programs
     os.symlink("/proc/self/fd/3", tmp_path / "link")
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     assert code(one.open, old) == errno.ESTALE
     one.lookup("d")
     one.lookup("link")
     assert one.read(old) == b"a"
-    server.release(fh)
 
 
 def test_a_second_try_that_fails_is_the_last(server: Server, programs: list[Program], tmp_path: Path) -> None:
@@ -941,13 +941,11 @@ def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
 
 
 def test_a_truncate_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path
+    server: Server, programs: list[Program], tmp_path: Path, taken: tuple[int, int]
 ) -> None:
     """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
+    old, fh = taken
     one, two, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old, os.O_RDWR)
-    replace(tmp_path, "a")
     assert code(one.truncate, old, 0) == errno.ESTALE
     assert one.truncate(one.lookup("a"), 2) == 2
     assert (tmp_path / "a").read_bytes() == b"ne"
@@ -955,7 +953,6 @@ def test_a_truncate_by_a_name_that_another_program_took_looks_again(
     assert code(two.truncate, old, 5) == errno.ESTALE
     assert two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
     assert two.truncate(old, 7, fh) == 7
-    server.release(fh)
 
 
 def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
@@ -974,35 +971,29 @@ def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
 
 
 def test_a_failed_change_by_a_descriptor_is_no_first_try_of_an_open(
-    server: Server, programs: list[Program], tmp_path: Path
+    programs: list[Program], taken: tuple[int, int]
 ) -> None:
     """The kernel does not make it again, and the open after it may come by the name that was taken."""
+    old, _ = taken
     one, _, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     assert code(one.chmod, old) == errno.ESTALE
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("a")) == b"new"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename over"])
 def test_an_open_by_a_name_that_was_taken_and_is_removed_here_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, how: str
+    server: Server, programs: list[Program], how: str, taken: tuple[int, int]
 ) -> None:
     """The open was on its way; another program had given the name to another file before."""
+    old, fh = taken
     one, _, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     if how == "unlink":
         server.unlink(1, "a")
     else:
         server.rename(server.lookup(1, "d").number, "b", 1, "a")
     assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert server.files.read(fh, 0, 100) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
