@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -92,36 +92,21 @@ def made(tmp_path: Path, mode: str, moment: int) -> tuple[Mounted, Path]:
 
 
 @EVERY
+@pytest.mark.parametrize("when", ["before a request", "before a call of the store", "after a call of the store"])
 @pytest.mark.parametrize("mode", KINDS)
-def test_a_server_that_is_killed_before_a_request_leaves_what_was_synced(tmp_path: Path, mode: str, step: int) -> None:
+def test_a_server_that_is_killed_leaves_what_was_synced(tmp_path: Path, mode: str, when: str, step: int) -> None:
     for moment in itertools.count(1, step):
         mounted, folder = made(tmp_path, mode, moment)
-        requests = itertools.count(1)
+        switch, requests = Switch(folder), iter(range(moment - 1, -1, -1) if when == "before a request" else ())
 
-        def killed(mounted: Mounted = mounted, requests: itertools.count[int] = requests, at: int = moment) -> None:
-            if next(requests) == at:
+        def kill(mounted: Mounted = mounted, requests: Iterator[int] = requests) -> None:
+            if next(requests, None) == 0:
                 mounted.kill()
 
         with mounted:
-            safe, lived = work(mounted, killed)
-            goes_on(mounted, folder / "store", safe)
-        if lived:
-            assert moment > step
-            return
-
-
-@EVERY
-@pytest.mark.parametrize("sign", [1, -1], ids=["before", "after"])
-@pytest.mark.parametrize("mode", KINDS)
-def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
-    tmp_path: Path, mode: str, sign: int, step: int
-) -> None:
-    for moment in itertools.count(1, step):
-        mounted, folder = made(tmp_path, mode, moment)
-        switch = Switch(folder)
-        with mounted:
-            switch.die(sign * moment)
-            safe, lived = work(mounted, lambda: None)
+            if when != "before a request":
+                switch.die(moment if when.startswith("before") else -moment)
+            safe, lived = work(mounted, kill)
             switch.live()
             goes_on(mounted, folder / "store", safe)
         if lived:
