@@ -20,9 +20,8 @@ from pagecache import (
 )
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Patch, Task, attached, eventually, raises
+from tests.file.rig import Patch, Task, attached, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
-from tests.fsspec_below.stores import Whole
 
 Change = Callable[[CachedFile], None]
 Opened = Callable[..., tuple[Volume, CachedFile]]
@@ -110,65 +109,6 @@ def lose_the_answer(monkeypatch: Patch, gate: Gate | None) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
     monkeypatch.setattr(Calls, "move", moved)
-
-
-def created(file: CachedFile) -> None:
-    """The object is not stored yet."""
-
-
-@pytest.mark.parametrize("to", ["the same backend", "another backend"])
-@pytest.mark.parametrize("first", ["the answer", "the reconnect"])
-@pytest.mark.parametrize("change", [None, dirty, acknowledged, created])
-@pytest.mark.parametrize("stored", ["nothing", "another version"])
-def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
-    change: Change | None, first: str, to: str, stored: str
-) -> None:
-    """The version under the new name is that of the file; any other one is another client's. [2.19, 2.22]"""
-    place, gate = Place(Whole(), "bucket"), Gate()
-    place.put("other", b"replaced")
-    if change is not created:
-        place.put("key", OLD)
-    rename = place.backend.rename
-
-    def ends_late(src: str, dst: str, **options: bool) -> None:
-        rename(src, dst, **options)
-        if stored != "nothing":
-            place.put("other", OLD[::-1])
-        gate.enter()
-
-    with attached(place.backend, flush_interval=1000, retry=ONCE) as volume, contextlib.ExitStack() as handles:
-        place.backend.rename = ends_late
-        file = volume.open("key", "w+b" if change is created else "r+b", read_ahead=0)
-        handles.callback(file.abandon)
-        if change is created:
-            file.pwrite(OLD, 0)
-        else:
-            file.pread(4, 0)
-        if change is not None:
-            change(file)
-        renaming = Task(volume.rename, "key", "other")
-        gate.wait_entered()
-        volume.abort()
-        raises(ShutdownError, renaming.result)
-
-        def answer() -> None:
-            gate.release()
-            eventually(lambda: not any(job.what == "rename" for job in volume.engine.runner.running()))
-
-        if first == "the answer":
-            answer()
-        volume.reconnect(place.backend if to == "the same backend" else place.another())
-        if first != "the answer":
-            answer()
-        if stored != "nothing":
-            with pytest.raises(ConflictError):
-                file.pread(4, len(OLD) - 4)
-                file.fsync()
-            assert place.content("other") == OLD[::-1]
-            return
-        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
-        file.fsync()
-        assert place.content("other") == (OLD if change in (None, created) else b"mine" + OLD[4:])
 
 
 @pytest.mark.parametrize("fenced", [False, True], ids=["", "fenced"])

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import random
-import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import ConflictError, DataLossError
-from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
+from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
@@ -104,27 +101,6 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
 
 
-@pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])
-def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place, theirs: int) -> None:
-    """Staged bytes stay in the spool: pages at their ends cannot be read from the replaced version. [2.19]"""
-    ours, piece = random.Random(2).randbytes(LARGE), 40_000
-    expected = bytearray(random.Random(3).randbytes(theirs))
-    other = bytes(expected)
-    with attached(place.backend, "256KiB", options={"read_ahead": 0}) as volume, volume.open("key", "r+b") as file:
-        for begin in range(1001, LARGE - piece, 2 * piece):
-            file.pwrite(ours[begin : begin + piece], begin)
-            expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
-            expected[begin : begin + piece] = ours[begin : begin + piece]
-        assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
-        place.put("key", other)
-        raises(ConflictError, file.fsync)
-        volume.resolve("key", "rebase")
-        assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
-        file.fsync()
-        assert file.size == len(expected)
-    assert place.content("key") == bytes(expected)
-
-
 def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
     file = place.backend.open("key")
     assert get(file, LARGE - 10, 10) == OLD[-10:]
@@ -156,52 +132,6 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
     with pytest.raises(OSError) as raised:  # an object that is too short cannot be mistaken for it
         get(file, 0, 4096)
     assert raised.value.errno == errno.ESTALE
-
-
-def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds another version, which is the file's own; the commit has not noticed yet that it is stored."""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    seen: list[object] = []
-    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
-
-    def reads() -> None:
-        try:
-            seen.append(get(file, 1 << 20, 4096))
-        except OSError as error:
-            seen.append(error)
-        has_judged.set()
-
-    thread = threading.Thread(target=reads)
-    move, read, wait = Calls.move, Reader.read, BlockingCalls.wait
-
-    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
-        done = await read(self, offset, buffers)
-        if threading.current_thread() is thread:
-            has_read.set()
-            assert goes_on.wait(60.0)
-        return done
-
-    async def moved(self: Calls, src: str, dst: str) -> None:
-        await move(self, src, dst)
-        goes_on.set()
-        assert has_judged.wait(60.0)
-
-    async def waits(self: BlockingCalls, end: Future[None]) -> None:
-        if threading.current_thread() is thread:
-            has_judged.set()  # the commit judges the version that it found
-        await wait(self, end)
-
-    monkeypatch.setattr(Reader, "read", read_slowly)
-    monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(BlockingCalls, "wait", waits)
-    thread.start()
-    assert has_read.wait(60.0)
-    file.commit()
-    thread.join(60.0)
-    assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
 # ----------------------------------------------------------------------- distinguishing versions

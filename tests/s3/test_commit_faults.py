@@ -282,24 +282,6 @@ def test_another_client_changes_the_object_at_each_request(
         volume.backend.uploads.settle()  # type: ignore[union-attr]
 
 
-def test_without_permission_data_stays_and_the_error_names_key_and_code(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
-    denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
-    bucket.put("k", OLD)
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"mine", 5)
-        proxy.rules = [ProxyRule("status", is_for(*WRITES), status=403, body=denied, times=1000)]
-        raised = raises(WritebackError, file.fsync, match="AccessDenied")
-        assert raised.filename == "k"
-        assert "k" in str(raised)
-        assert file.pread(4, 5) == b"mine"
-        assert bucket.get("k") == OLD
-        proxy.rules.clear()
-        file.fsync()
-    assert bucket.get("k")[5:9] == b"mine"
-
-
 def test_a_cut_read_goes_on_and_a_failing_one_is_made_again(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     bucket.put("k", OLD)
     for rule in (
