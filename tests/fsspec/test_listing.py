@@ -98,17 +98,6 @@ def test_names_change_at_once(fs: PageCacheFileSystem, below: Any, root: str) ->
     raises(FileNotFoundError, fs.mv, f"{root}/b", f"{root}/c")
 
 
-def test_a_moved_or_copied_object_takes_its_bytes_along(fs: PageCacheFileSystem, root: str) -> None:
-    """This includes bytes that are not stored yet."""
-    with fs.open(f"{root}/file", "wb") as file:
-        file.write(b"not stored yet")
-        fs.cp_file(f"{root}/file", f"{root}/copy")
-        assert fs.cat_file(f"{root}/copy") == b"not stored yet"
-        fs.cp_file(f"{root}/copy", f"{root}/file2")
-    fs.mv(f"{root}/file", f"{root}/moved")
-    assert fs.cat_file(f"{root}/moved") == b"not stored yet"
-
-
 def test_a_copy_of_a_file_to_itself_leaves_its_bytes(fs: PageCacheFileSystem, below: Any, root: str) -> None:
     """This includes bytes that are not stored yet."""
     path = f"{root}/file"

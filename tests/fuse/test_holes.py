@@ -79,19 +79,6 @@ def test_blocks_are_those_of_the_store(place: Path, stored: Path, plain: Path) -
     assert blocks(place / "b") == blocks(stored / "b") == blocks(sparse(plain / "b", sync=True))
 
 
-def test_blocks_follow_the_writes_of_an_open_file(place: Path, stored: Path) -> None:
-    """They are never fewer than the written bytes, and never more than the whole file has."""
-    with (place / "a").open("w+b", buffering=0) as file:
-        file.truncate(SIZE)
-        for step in range(1, 20):
-            file.seek(step * 128 * KIB)
-            file.write(b"x" * 4 * KIB)
-            assert step * 8 <= os.fstat(file.fileno()).st_blocks <= SIZE // 512
-            if step % 5 == 0:
-                os.fsync(file.fileno())
-    assert blocks(stored / "a") >= 19 * 8
-
-
 @pytest.mark.parametrize("command", ["cp", "cp --sparse=always", "cp --sparse=never", "cp -r"])
 def test_copies_have_the_holes_that_they_have_elsewhere(place: Path, stored: Path, plain: Path, command: str) -> None:
     """The copy goes from the mount to itself, as in a plain directory."""

@@ -177,26 +177,6 @@ def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
     run("tar", "-C", stored, "-df", tmp_path / "a.tar")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", KINDS)
-def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) -> None:
-    """Listed whole, found by name, and changed while it is listed."""
-    store = tmp_path / "store" / "many"
-    store.mkdir(parents=True)
-    for number in range(100_000):
-        os.close(os.open(store / f"entry{number}", os.O_CREAT | os.O_WRONLY))
-    with Mounted(tmp_path, f"dir:{store.parent}", mode) as mounted:
-        many = mounted.path / "many"
-        with os.scandir(many) as entries:
-            first = next(entries).name
-            (many / "new").touch()
-            found = {first, *(entry.name for entry in entries)}
-        assert len(found - {"new"}) == 100_000
-        (many / "entry99999").unlink()
-        assert len(os.listdir(many)) == 100_000
-        assert (many / "entry5").stat().st_size == 0
-
-
 @pytest.mark.parametrize("mode", KINDS)
 def test_memory_stays_within_its_limit(tmp_path: Path, store: Path, mode: str) -> None:
     """Files ten times as large as the cache are written, read, and changed at random places."""

@@ -104,16 +104,6 @@ def test_a_client_too_many_waits_for_a_place(served: Served) -> None:
         client.close()
 
 
-def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
-    def client(number: int) -> None:
-        for k in range(10):
-            status, document = request(served.path, f"/v1/sync/{number}{k:03}")
-            assert (status, f"sync {number}{k:03} " in document["error"]) == (404, True)
-
-    for task in [Task(client, number) for number in range(1, 17)]:
-        task.result()
-
-
 def test_no_other_client_waits_for_one_that_does_not_read(served: Served) -> None:
     served.fill()
     with connect(served.path) as slow, slow.makefile("rb") as answer:
