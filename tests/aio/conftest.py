@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import PageCache, Volume
+from pagecache.backends import DirectoryBackend, MemoryBackend
 
 from ..file.rig import FAST, QUIET
+from ..stores import ObjectBackend
 from .stores import Store
 
 Attach = Callable[..., Volume]
@@ -36,3 +39,17 @@ def attach() -> Iterator[Attach]:
 
 
 CONFIG = {"max_folio", "dirty_background", "dirty_limit", "retry", "dirty_expire", "throttle_timeout", "gil_release"}
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "memory": lambda folder: MemoryBackend(),
+    "directory": DirectoryBackend,
+    "objects": lambda folder: ObjectBackend(),
+    "asynchronous": lambda folder: Store(),
+    "asynchronous objects": lambda folder: Store(commit_on_close=True),
+}
+
+
+@pytest.fixture(params=KINDS)
+def volume(request: pytest.FixtureRequest, attach: Attach, tmp_path: Path) -> Volume:
+    """A volume over an empty backend of each kind."""
+    return attach(KINDS[request.param](tmp_path))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +28,15 @@ async def in_thread(call: Callable[..., T], *args: Any, **options: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
+def awaited(name: str) -> Any:
+    """A method that runs the method of the blocking object in a thread."""
+
+    async def call(self: Any, *args: Any, **options: Any) -> Any:
+        return await in_thread(getattr(self.inner, name), *args, **options)
+
+    return call
+
+
 class FileOver(AsyncBackendFile):
     """An object of a blocking backend."""
 
@@ -38,20 +47,11 @@ class FileOver(AsyncBackendFile):
         found = getattr(self.inner, name)
         return partial(in_thread, found) if name in OPTIONAL_MEMBERS and callable(found) else found
 
-    async def stat(self) -> ObjectStat:
-        return await in_thread(self.inner.stat)
-
-    async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await in_thread(self.inner.read_into, offset, buffers)
-
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return await in_thread(self.inner.write_from, offset, buffers)
-
-    async def truncate(self, size: int) -> None:
-        await in_thread(self.inner.truncate, size)
-
-    async def commit(self) -> str | None:
-        return await in_thread(self.inner.commit)
+    stat = awaited("stat")
+    read_into = awaited("read_into")
+    write_from = awaited("write_from")
+    truncate = awaited("truncate")
+    commit = awaited("commit")
 
 
 class Over(AsyncBackend):
@@ -74,11 +74,10 @@ class Over(AsyncBackend):
     async def stat(self, key: Key) -> ObjectStat:
         return await in_thread(self.inner.stat, key)
 
-    async def remove(self, key: Key) -> None:
-        await in_thread(self.inner.remove, key)
-
-    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        await in_thread(self.inner.rename, src, dst, replace=replace)
+    remove = awaited("remove")
+    rename = awaited("rename")
+    sync = awaited("sync")
+    close = awaited("close")
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
         for found in await in_thread(lambda: [*self.inner.list(prefix)]):
@@ -86,9 +85,3 @@ class Over(AsyncBackend):
 
     def canonical(self, key: Key) -> Key:
         return self.inner.canonical(key)
-
-    async def sync(self) -> None:
-        await in_thread(self.inner.sync)
-
-    async def close(self) -> None:
-        await in_thread(self.inner.close)

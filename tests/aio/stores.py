@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
@@ -62,10 +63,15 @@ class Gate:
 
 
 class Store(AsyncBackend):
-    """Objects in memory. The keys of `gates` and `instead` are names of methods; `instead` replaces a method's work."""
+    """Objects in memory. The keys of `gates` and `instead` are names of methods; `instead` replaces a method's work.
 
-    def __init__(self, objects: dict[Key, bytes] | None = None, **limits: Any) -> None:
+    With `commit_on_close` an open file has bytes of its own, which its commits publish. `versions`: objects have them.
+    """
+
+    def __init__(self, objects: dict[Key, bytes] | None = None, *, versions: bool = False, **limits: Any) -> None:
         self.limits = BackendLimits(**limits)
+        self.versions = versions or self.limits.commit_on_close
+        self.numbers = itertools.count(1)
         self.objects: dict[Key, StoredFile] = {key: StoredFile(self, data) for key, data in (objects or {}).items()}
         self.gates: dict[str, Gate] = {}
         self.instead: dict[str, ACTION] = {}
@@ -105,15 +111,16 @@ class Store(AsyncBackend):
         if key not in self.objects:
             if not create:
                 raise FileNotFoundError(2, "it is not there", key)
-            self.objects[key] = StoredFile(self, b"")
-        return self.objects[key]
+            if not self.limits.commit_on_close:
+                self.objects[key] = StoredFile(self, b"")
+        return Session(self, key) if self.limits.commit_on_close else self.objects[key]
 
     async def stat(self, key: Key) -> ObjectStat:
         if (answer := await self.reached("stat", key)) is not NotImplemented:
             return answer  # type: ignore[no-any-return]
         if key not in self.objects:
             raise FileNotFoundError(2, "it is not there", key)
-        return ObjectStat(size=len(self.objects[key].data))
+        return self.objects[key].status()
 
     async def remove(self, key: Key) -> None:
         await self.reached("remove", key)
@@ -138,13 +145,16 @@ class Store(AsyncBackend):
 
 
 class StoredFile(AsyncBackendFile):
-    def __init__(self, store: Store, data: bytes) -> None:
-        self.store = store
+    def __init__(self, store: Store, data: bytes | bytearray) -> None:
+        self.store, self.number = store, next(store.numbers)
         self.data = bytearray(data)
+
+    def status(self) -> ObjectStat:
+        return ObjectStat(size=len(self.data), version=str(self.number) if self.store.versions else None)
 
     async def stat(self) -> ObjectStat:
         await self.store.reached("file_stat")
-        return ObjectStat(size=len(self.data))
+        return self.status()
 
     async def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         if (answer := await self.store.reached("read_into", offset, buffers)) is not NotImplemented:
@@ -157,14 +167,41 @@ class StoredFile(AsyncBackendFile):
         end = offset + sum(map(len, buffers))
         self.data.extend(bytes(max(0, end - len(self.data))))
         self.data[offset:end] = b"".join(buffers)
+        self.number = next(self.store.numbers)
         return end - offset
 
     async def truncate(self, size: int) -> None:
         await self.store.reached("truncate", size)
         del self.data[size:]
         self.data.extend(bytes(size - len(self.data)))
+        self.number = next(self.store.numbers)
 
     async def commit(self) -> str | None:
         if (answer := await self.store.reached("commit")) is not NotImplemented:
             return answer  # type: ignore[no-any-return]
-        return None
+        return self.status().version
+
+
+class Session(StoredFile):
+    """The bytes of one open file."""
+
+    def __init__(self, store: Store, key: Key) -> None:
+        super().__init__(store, store.objects[key].data if key in store.objects else b"")
+        self.key = key
+
+    def status(self) -> ObjectStat:
+        """Return its size, and the version of the stored object: 0 if none is stored."""
+        stored = self.store.objects.get(self.key)
+        return ObjectStat(size=len(self.data), version=str(0 if stored is None else stored.number))
+
+    async def commit(self) -> str | None:
+        if (answer := await self.store.reached("commit")) is not NotImplemented:
+            return answer  # type: ignore[no-any-return]
+        stored = self.store.objects.get(self.key)
+        if stored is None or stored.data != self.data:
+            self.store.objects[self.key] = StoredFile(self.store, self.data)
+        return self.status().version
+
+    async def rollback(self) -> None:
+        await self.store.reached("rollback")
+        self.data = bytearray(self.store.content(self.key) if self.key in self.store.objects else b"")

@@ -7,13 +7,14 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, PageCache, ShutdownError, WritebackError, aio
+from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache, ShutdownError, WritebackError, aio
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.engine.blocking import Blocking
 from pagecache.engine.loop import CacheLoop
@@ -38,44 +39,44 @@ def loop() -> Any:
     assert loop.stop(5)
 
 
+class OnLoop(BackendConformance):
+    """A store that is called as the threads of a cache call it."""
+
+    store: Callable[[], Any]
+
+    @pytest.fixture(autouse=True)
+    def _with_loop(self, loop: CacheLoop) -> None:
+        self.loop = loop
+
+    def make_backend(self, tmp_path: Path) -> Backend:
+        return Blocking(type(self).store(), self.loop)
+
+
+def over() -> Over:
+    return Over(MemoryBackend(commit_on_close=False))
+
+
 @pytest.mark.smoke("asynchronous backend")
-class TestStore(BackendConformance):
-    """The store of these tests keeps the promises of the protocol, called as the cache's threads do."""
-
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(Store(), self.loop)
+class TestStore(OnLoop):
+    store = Store
 
 
-class TestOver(BackendConformance):
-    """A blocking backend that is made asynchronous keeps the promises, too."""
+class TestPublishing(OnLoop):
+    """Commits publish."""
 
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(Over(MemoryBackend(commit_on_close=False)), self.loop)
-
-    def make_key(self, i: int) -> Key:
-        return f"object-{i}"
+    store = partial(Store, commit_on_close=True)
 
 
-class TestFaulty(BackendConformance):
-    """A backend with a fault injector around it keeps the promises while no fault is set."""
+class TestOver(OnLoop):
+    """A blocking backend that is made asynchronous."""
 
-    @pytest.fixture(autouse=True)
-    def _with_loop(self, loop: CacheLoop) -> None:
-        self.loop = loop
+    store = staticmethod(over)
 
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return Blocking(AsyncFaultyBackend(Over(MemoryBackend(commit_on_close=False))), self.loop)
 
-    def make_key(self, i: int) -> Key:
-        return f"object-{i}"
+class TestFaulty(OnLoop):
+    """A fault injector without faults."""
+
+    store = staticmethod(lambda: AsyncFaultyBackend(over()))
 
 
 def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:
@@ -227,9 +228,7 @@ def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
 
 
 def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
-    """A slice of a read buffer outlives its call, like that of a thread that a cancelled task left behind: it writes
-    into no file. [K11, 2.1]
-    """
+    """A slice of a read buffer outlives its call: it writes into no file. [K11, 2.1]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     kept: list[memoryview] = []
@@ -255,9 +254,7 @@ def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
 
 
 def test_a_cancelled_call_that_goes_on_in_a_thread(attach: Attach) -> None:
-    """The wait is over (the volume was aborted), and the call goes on writing in its thread: into unused
-    memory. [K7]
-    """
+    """The volume was aborted, and the call goes on writing: into unused memory. [K7]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     entered, go, wrote = threading.Event(), threading.Event(), threading.Event()
@@ -365,28 +362,6 @@ def test_reconnecting_to_a_backend_of_the_other_kind(attach: Attach, there: bool
     assert found == b"round 2"
 
 
-def test_write_units(attach: Attach) -> None:
-    """The missing bytes of a unit are read, and transient errors are retried. [2.12, 2.14]"""
-    store = Store({KEY: DATA}, write_unit=8 * PAGE, max_write=8 * PAGE)
-    volume = attach(store)
-    errors = [BlockingIOError(11, "again"), BlockingIOError(11, "again")]
-
-    def flaky(*args: Any) -> Any:
-        if errors:
-            raise errors.pop()
-        return NotImplemented
-
-    with volume.open(KEY, "r+") as file:
-        for k in range(0, 64, 5):
-            file.pwrite(b"unit", k * PAGE + 7)
-        store.instead["write_from"] = flaky
-        file.fsync()
-    expected = bytearray(DATA)
-    for k in range(0, 64, 5):
-        expected[k * PAGE + 7 : k * PAGE + 11] = b"unit"
-    assert store.content(KEY) == bytes(expected)
-
-
 def test_read_ahead(attach: Attach) -> None:
     """A sequential reader finds the next window in flight. [2.6]"""
     data = pattern(256 * PAGE)
@@ -470,3 +445,35 @@ def test_a_cache_that_is_dropped_ends_its_loop() -> None:
 
     eventually(ended)
     assert store.content(KEY)[:5] == b"saved"
+
+
+class Canonical(Store):
+    """A store whose `canonical` is a coroutine, too."""
+
+    waits = False
+
+    async def canonical(self, key: Key) -> Key:  # type: ignore[override]
+        if self.waits:
+            await asyncio.sleep(0)
+        return str(key).removeprefix("./")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_canonical_may_be_a_coroutine(attach: Attach, waits: bool) -> None:
+    """[T-67]"""
+    store = Canonical({KEY: DATA})
+    store.waits, store.objects[f"./{KEY}"] = waits, store.objects[KEY]
+    volume = attach(store)
+    with volume.open(f"./{KEY}", "r+") as one, volume.open(KEY) as two:
+        one.pwrite(b"2", 0)
+        assert two.pread(1, 0) == b"2"
+    assert volume.stat(f"./{KEY}").size == len(DATA)
+
+
+def test_an_async_generator_may_raise_half_way(attach: Attach) -> None:
+    class Half(Store):
+        async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+            yield ObjectStat(size=1, key="one")
+            raise PermissionError(13, "no further", None)
+
+    raises(PermissionError, list, attach(Half()).list())

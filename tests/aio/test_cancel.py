@@ -132,26 +132,6 @@ def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) 
     run(main())
 
 
-def test_an_open_without_a_waiter_is_undone(attach: Attach) -> None:
-    """The late handle is closed again. [T-56]"""
-    store = Store({KEY: DATA})
-    volume = attach(store)
-
-    async def main() -> None:
-        gate = store.gate("open")
-        task = asyncio.create_task(aio.open(volume, KEY, "r+")._open())
-        await asyncio.to_thread(gate.wait_entered)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        store.open_all()
-        async with aio.open(volume, KEY) as file:
-            assert await file.pread(4, 0) == DATA[:4]
-
-    run(main())
-    assert [inode.handles for inode in volume.inodes.values()] == [0]
-
-
 # ---------------------------------------------------------------- at every place where CPython checks for signals
 
 
@@ -249,21 +229,14 @@ def verify(volume: Volume) -> None:
     assert [wait for wait in volume.cache.waits() if wait.task or wait.name == "MainThread"] == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("call", CALLS)
-@both
-def test_an_interrupt_between_two_places_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
-    """The test samples the places of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
-    assert inject(CALLS[call], iter(range(1, 4000, 7)), lambda: backend(DATA)) > 0
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "places", [range(1, 4000, 7), pytest.param(range(1, 100_000), marks=pytest.mark.slow)], ids=["some", "all"]
+)
 @pytest.mark.parametrize("call", CALLS)
 @both
-def test_an_interrupt_at_every_place_of_a_loop_leaves_nothing_behind(call: str, backend: Any) -> None:
-    """The test covers all of them. [T-51, T-56]"""
-    assert inject(CALLS[call], iter(range(1, 100_000)), lambda: backend(DATA)) > 0
+def test_an_interrupt_at_a_place_of_a_loop_leaves_nothing_behind(call: str, backend: Any, places: range) -> None:
+    """Of the engine, with two tasks; the loop goes on after it. [T-51, T-56]"""
+    assert inject(CALLS[call], iter(places), lambda: backend(DATA)) > 0

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 from typing import Any
 
 import pytest
 
 from pagecache import aio
-from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, ONCE, PAGE, Task, eventually, pattern
+from ..file.rig import KEY, ONCE, PAGE, eventually, pattern
 from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
-from .test_handles import both, memory, run
+from .test_handles import both, run
 
 DATA = pattern(16 * PAGE)
 
 
 def content(backend: Any) -> bytes:
-    if isinstance(backend, Store):
-        return bytes(backend.objects[KEY].data)
-    space = bytearray(backend.stat(KEY).size)
-    backend.open(KEY).read_into(0, [memoryview(space)])
-    return bytes(space)
+    found: bytes = backend.content(KEY) if isinstance(backend, Store) else backend.written(KEY)
+    return found
 
 
 @both
@@ -59,20 +54,6 @@ def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> No
     assert content(volume.backend)[2 * PAGE : 2 * PAGE + 4] == b"abc" + DATA[2 * PAGE + 3 : 2 * PAGE + 4]
 
 
-@both
-def test_tasks_write_side_by_side(attach: Attach, backend: Any) -> None:
-    """Each page has the bytes of its task."""
-    volume = attach(backend(bytes(64 * PAGE)))
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
-            await asyncio.gather(*(direct.pwrite(bytes([page]) * PAGE, page * PAGE) for page in range(64)))
-            await direct.fsync()
-
-    run(main())
-    assert content(volume.backend) == b"".join(bytes([page]) * PAGE for page in range(64))
-
-
 def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
     """[T-59, aio]"""
     volume = attach(Store({KEY: DATA}))
@@ -91,9 +72,7 @@ def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
 
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
 def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
-    """A cancelled read no longer stores anything; a write goes on, with its lock, until the backend's call has
-    returned. [T-56]
-    """
+    """A cancelled read stores nothing; a write keeps its lock until the backend's call has returned. [T-56]"""
     store = Store({KEY: DATA}, parallel_direct_writes=True)
     volume = attach(store)
     space = bytearray(b"?" * PAGE)
@@ -149,53 +128,6 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
     assert saved is not None
     assert saved[len(DATA) :] == bytes(PAGE) + (b"far" if grow == "write" else bytes(3))
     assert store.violations == []
-
-
-@both
-def test_misses_of_tasks_beside_direct_writers_read_what_was_written(attach: Attach, backend: Any) -> None:
-    """Their fills are invalidated again and again; they still get their bytes."""
-    volume = attach(backend(bytes(16 * PAGE)))
-    stop = threading.Event()
-
-    def write(page: int) -> None:
-        with volume.open(KEY, "r+b", direct=True, parallel_direct_writes=True) as direct:
-            value = 0
-            while not stop.is_set():
-                value = value % 255 + 1
-                direct.pwrite(bytes([value]) * PAGE, page * PAGE)
-
-    writers = [Task(write, page) for page in range(4)]
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, keep_cache=True) as file:
-            for number in range(100):
-                page = number % 16
-                data = await file.pread(PAGE, page * PAGE)
-                assert len(data) == PAGE
-                assert page < 4 or data == bytes(PAGE)
-                volume.drop_clean(KEY)
-
-    try:
-        run(main())
-    finally:
-        stop.set()
-    for writer in writers:
-        writer.result()
-    eventually(lambda: volume.stats().writeback == 0)
-
-
-def test_memory_backend_stays_what_a_direct_task_left(attach: Attach) -> None:
-    """The bytes survive a close without fsync: acknowledged, and committed by the end of the cache."""
-    backend: MemoryBackend = memory(DATA)
-    volume = attach(backend)
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+", direct=True) as direct:
-            await direct.pwrite(b"z" * PAGE, 0)
-
-    run(main())
-    volume.cache.close()
-    assert content(backend)[:PAGE] == b"z" * PAGE
 
 
 @pytest.mark.parametrize("failing", [0, 1])

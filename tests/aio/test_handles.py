@@ -1,4 +1,4 @@
-"""pagecache.aio: the verbs of a handle, awaited. A hit suspends no task; a wait leaves the loop to other tasks."""
+"""pagecache.aio: the verbs of a handle, awaited. A hit costs nothing of a loop; a wait leaves it to other tasks."""
 
 from __future__ import annotations
 
@@ -35,13 +35,8 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
-def memory(data: bytes = DATA) -> MemoryBackend:
-    backend = MemoryBackend()
-    if data:
-        file = backend.open(KEY, create=True)
-        file.write_from(0, [memoryview(data)])
-        file.commit()
-    return backend
+def memory(data: bytes = DATA) -> RecordingBackend:
+    return RecordingBackend({KEY: data})
 
 
 def stored(data: bytes = DATA) -> Store:
@@ -74,30 +69,15 @@ def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
 @both
 def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     """The loop turns while a call of the backend hangs; waiters of the same page all get it. [T-55]"""
-    inner = backend()
-    store = inner if isinstance(inner, Store) else None
-    entered, release = threading.Event(), threading.Event()
-    if store is None:
-        file = inner.open(KEY)
-        read_into = file.read_into
-
-        def held(offset: int, buffers: Any) -> int:
-            entered.set()
-            assert release.wait(SECONDS)
-            return int(read_into(offset, buffers))
-
-        file.read_into = held
-        inner.open = lambda key, **options: file
-    else:
-        gate = store.gate("read_into")
-    volume = attach(inner)
+    volume = attach(store := backend())
+    gate = store.gate("read_into")
 
     async def main() -> None:
         async with aio.open(volume, KEY) as file:
             tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
-            await asyncio.to_thread((entered if store is None else gate.entered).wait, SECONDS)
+            await asyncio.to_thread(gate.wait_entered)
             assert not any(task.done() for task in tasks)
-            release.set() if store is None else gate.open()
+            gate.open()
             assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
 
     run(main())
@@ -157,10 +137,12 @@ def test_every_verb(attach: Attach, backend: Any) -> None:
         assert await opened.write(b"!") == 1
         await opened.close()
         await opened.close()
+        async with aio.open(volume, KEY, flags=os.O_RDWR | os.O_APPEND, write_through=True, direct=True) as file:
+            assert (await file.write(b"?"), await file.tell()) == (1, 15)
 
     run(main())
     with volume.open(KEY) as plain:
-        assert plain.read() == b"one\ntwo\nthree!"
+        assert plain.read() == b"one\ntwo\nthree!?"
 
 
 def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
@@ -218,36 +200,6 @@ def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int)
     model = content[:to] + content[start : start + length] + content[to + length :]
     assert written == model
     assert read == model[:start] + model[to : to + length] + model[start + length :]
-
-
-@pytest.mark.parametrize("verb", ["pwrite", "append", "pread_into"])
-def test_memory_of_the_file_itself_moves_as_one(attach: Attach, verb: str) -> None:
-    """A view is source or destination of a task: the result equals reading everything before storing the first byte.
-    [T-04, 2.7]
-    """
-    half = 64 << 10
-    content = pattern(2 * half)
-    volume = attach(Store({KEY: content}), max_folio=half)
-
-    async def main() -> bytes:
-        async with aio.open(volume, KEY, "r+") as file:
-            if verb == "pwrite":
-                with await file.view(0, half) as view:
-                    await file.pwrite(view.segments[0], PAGE)
-            elif verb == "append":
-                with await file.view(half, half) as view:
-                    await file.append(view.segments[0])
-            else:
-                with await file.view(half, half, writable=True) as view:
-                    assert await file.pread_into(view.segments[0], half - PAGE) == half
-            return bytes(await file.pread(4 * half, 0))
-
-    expected = {
-        "pwrite": content[:PAGE] + content[:half] + content[half + PAGE :],
-        "append": content + content[half:],
-        "pread_into": content[:half] + content[half - PAGE : 2 * half - PAGE],
-    }
-    assert run(main()) == expected[verb]
 
 
 @pytest.mark.parametrize("verb", ["pwrite", "append"])
@@ -393,28 +345,6 @@ def test_a_long_write_counts_its_pieces_when_one_fails(attach: Attach) -> None:
 
 
 @both
-def test_a_thousand_fsyncs_of_a_thousand_files(attach: Attach, backend: Any) -> None:
-    """They run side by side, without a thread for each."""
-    volume = attach(backend(b""), capacity="32MiB", max_folio="4KiB")
-
-    threads = threading.active_count()
-
-    async def one(k: int) -> None:
-        async with aio.open(volume, f"file {k}", "w") as file:
-            await file.pwrite(b"%d" % k, 0)
-            await file.fsync()
-
-    async def main() -> None:
-        await asyncio.gather(*(one(k) for k in range(1000)))
-        assert threading.active_count() <= threads + 64
-
-    run(main())
-    for k in (0, 500, 999):
-        with volume.open(f"file {k}") as file:
-            assert file.read() == b"%d" % k
-
-
-@both
 def test_write_through(attach: Attach, backend: Any) -> None:
     """The write is acknowledged when the await is over."""
     volume = attach(backend(), write_through=True)
@@ -454,29 +384,21 @@ def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
 @both
 def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> None:
     """The read raises the backend's error at once and only while it lasts; later reads are right."""
-    inner = backend()
-    volume = attach(inner)
+    volume = attach(store := backend())
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(13, "not today")
 
     async def main() -> None:
-        broken = True
-
-        def refuse(offset: int, buffers: Any) -> Any:
-            if broken:
-                raise PermissionError(13, "not today")
-            return NotImplemented
-
-        if isinstance(inner, Store):
-            inner.instead["read_into"] = refuse
-        else:
-            engine = volume.open(KEY, keep_cache=True)
-            real = engine._inode.opened().read_into
-            engine._inode.read_into = lambda o, b: refuse(o, b) if broken else real(o, b)
-            engine.close()
-        async with aio.open(volume, KEY, keep_cache=True) as file:
+        async with aio.open(volume, KEY) as file:
+            if isinstance(store, Store):
+                store.instead["read_into"] = refuse
+            else:
+                store.fault("read_into", refuse, times=5)
             calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(r) for r in results] == [PermissionError] * 5
-            broken = False
+            store.instead.clear() if isinstance(store, Store) else store.clear_faults()
             assert await file.pread(10, 0) == DATA[:10]
 
     run(main())
@@ -499,22 +421,6 @@ def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
 
     for _ in range(2):
         run(main())
-
-
-def test_an_exception_in_the_body_abandons_what_only_a_commit_publishes(attach: Attach) -> None:
-    """A task's handle acts like a blocking one. [T-77]"""
-    volume = attach(MemoryBackend(commit_on_close=True))
-
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match="mine"):
-            async with aio.open(volume, "new", "w") as file:
-                await file.pwrite(b"half", 0)
-                raise RuntimeError("mine")
-        assert file.closed
-
-    run(main())
-    volume.sync(SECONDS)
-    assert volume.stat("new").size == 0
 
 
 def test_a_backend_class_says_what_it_is(attach: Attach) -> None:
@@ -550,3 +456,58 @@ def test_a_read_of_a_task_refuses_what_a_read_of_a_thread_does(attach: Attach, s
             assert await file.pread(cast("int", Index()), 0) == DATA
 
     run(main())
+
+
+class Counted(asyncio.SelectorEventLoop):
+    """Counters of objects that a hit must not make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.futures = self.scheduled = 0
+
+    def create_future(self) -> asyncio.Future[Any]:
+        self.futures += 1
+        return super().create_future()
+
+    def call_soon(self, *args: Any, **options: Any) -> asyncio.Handle:  # type: ignore[override]
+        self.scheduled += 1
+        return super().call_soon(*args, **options)
+
+
+def run_counted(work: Coroutine[Any, Any, None]) -> None:
+    loop = Counted()
+    try:
+        loop.run_until_complete(asyncio.wait_for(work, SECONDS))
+    finally:
+        loop.close()
+
+
+@both
+def test_a_thousand_tasks_hit_without_thread_future_or_turn(attach: Attach, backend: Any) -> None:
+    """Cached bytes are read and written: no thread, no future, no suspension; as calls and as tasks. [T-55]"""
+    volume = attach(backend(), max_folio="4KiB")
+
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        async with aio.open(volume, KEY, "r+") as file:
+            await file.prefetch(wait=True)
+            threads = threading.active_count()
+            futures, scheduled = loop.futures, loop.scheduled
+            for k in range(1000):
+                assert await file.pread(100, k * 10) == DATA[k * 10 : k * 10 + 100]
+            buffer = bytearray(PAGE)
+            assert await file.pread_into(buffer, PAGE) == PAGE
+            assert await file.pwrite(b"new", 5) == 3
+            assert (loop.futures, loop.scheduled) == (futures, scheduled)
+            steps: list[str] = []
+
+            async def one(k: int) -> None:
+                steps.append("begins")
+                await file.pread(100, k)
+                steps.append("ends")
+
+            await asyncio.gather(*(one(k) for k in range(1000)))
+            assert steps == ["begins", "ends"] * 1000  # no other task ran in between
+            assert threading.active_count() <= threads
+
+    run_counted(main())

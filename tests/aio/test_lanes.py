@@ -13,12 +13,12 @@ import pytest
 from pagecache import native
 from pagecache.engine import aside
 
-from ..file.rig import eventually, raises
+from ..file.rig import Patch, eventually, raises
 from .conftest import Attach
 from .stores import Store
 
 
-def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypatch: Patch) -> None:
     """The thread has waited long enough and finds nothing; the call counted on it. (pair)"""
     lane = aside._Lane("test", lambda: 8)
     gives_up, looks = threading.Event(), threading.Event()
@@ -53,7 +53,7 @@ def test_a_call_that_comes_when_the_last_thread_gives_up_waiting_is_run(monkeypa
     lane.stop()
 
 
-def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeypatch: Patch) -> None:
     """The lane has a thread, which is busy: the call waits for it. Without any thread the call is refused."""
     lane, begun, free = aside._Lane("test", lambda: 8), threading.Event(), threading.Event()
 

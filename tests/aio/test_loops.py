@@ -1,6 +1,4 @@
-"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so no other caller hangs behind a dead
-one.
-"""
+"""Several loops, loops that end with live tasks, forks: a loop owns nothing, so no caller hangs behind a dead one."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import DeadlockError, PageCache, Volume, aio
+from pagecache import DeadlockError, Volume, aio
 from pagecache.backends import MemoryBackend
 
 from ..file.rig import KEY, PAGE, Task, pattern, raises, until_all_wait
@@ -32,9 +30,7 @@ async def until(condition: Any) -> None:
 
 
 def test_a_loop_closed_with_live_tasks(attach: Attach) -> None:
-    """Its tasks wait for misses, for fsync and for room; other loops and threads wait for these too and go on.
-    [T-56]
-    """
+    """They wait for misses, fsync and room; other loops and threads wait for these too, and go on. [T-56]"""
     store = Store({KEY: DATA})
     volume = attach(store)
     plain = volume.open(KEY, "r+")
@@ -136,37 +132,6 @@ def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
 
     run(main())
     assert store.content(KEY)[:5] == b"dirty"
-
-
-def test_a_child_process_leaves_the_parents_loops_alone() -> None:
-    """The child's copies of the parent's tickets go; no eventfd is read. [T-50]"""
-    store = Store({KEY: DATA})
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(store, read_ahead=0)
-
-        async def main() -> None:
-            async with aio.open(volume, KEY) as file:
-                gate = store.gate("read_into")
-                call = asyncio.create_task(file.pread(10, 0))
-                await until(lambda: gate.waiting)
-                child = os.fork()
-                if child == 0:
-                    status = 1
-                    try:
-                        call._log_destroy_pending = False  # type: ignore[attr-defined]
-                        del call
-                        gc.collect()
-                        file.try_pread(1, 0)
-                    except OSError as error:
-                        status = 0 if type(error).__name__ == "ForkedError" else 2
-                    finally:
-                        os._exit(status)
-                _, status = os.waitpid(child, 0)
-                assert status == 0
-                gate.open()
-                assert await call == DATA[:10]
-
-        run(main())
 
 
 def test_without_a_running_loop_an_await_says_so(attach: Attach) -> None:
@@ -304,3 +269,26 @@ def test_a_volume_detached_under_waiting_tasks(attach: Attach) -> None:
             await file.pread(10, 9 * PAGE)
 
     run(main())
+
+
+def nr_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_loops_that_come_and_go_leave_no_descriptors_or_threads(attach: Attach) -> None:
+    volume = attach(Store({KEY: DATA}))
+
+    async def once() -> None:
+        async with aio.open(volume, KEY, "r+b") as file:
+            volume.drop_clean()
+            assert await file.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
+            await file.pwrite(DATA[:PAGE], 0)
+            await volume.begin_sync()
+
+    for _ in range(20):
+        run(once())
+    before, threads = nr_fds(), threading.active_count()
+    for _ in range(200):
+        run(once())
+    assert nr_fds() <= before + 2
+    assert threading.active_count() <= threads + 2

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache.backends import Backend, DirectoryBackend, MemoryBackend
+from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
 from pagecache.testing import FaultyBackend, LatencyBackend
 from pagecache.testing.checks import checks_of, run_check
 
+from ..file.rig import Task
 from ..plain import AsyncBlobs, Blobs
+from ..publishing import PublishingBackend, PublishingFile
 from ..suites import suite
+from .transforms import Checksums, Sealed, XorStream
 
 
 def nested(folder: Path) -> Backend:
@@ -51,3 +55,63 @@ def test_the_suite_refuses_what_is_no_backend(made: Any, words: str, tmp_path: P
     check = next(iter(checks_of(refusing)))
     with pytest.raises(TypeError, match=words):
         run_check(refusing(), check, tmp_path=tmp_path)
+
+
+class Checked(PublishingBackend):
+    """A backend that checks at its end whether the suite has broken the protocol."""
+
+    def close(self) -> None:
+        assert self.violations == []
+
+
+TestPublishing = suite(Checked)
+TestPublishingOfUnits = suite(lambda folder: Checked(folder, write_unit="4KiB", read_back=False))
+TestPublishingOfLargeUnits = suite(lambda folder: Checked(folder, write_unit="64KiB"))
+
+
+def test_changes_side_by_side_are_violations(tmp_path: Path) -> None:
+    backend, entered, go = PublishingBackend(tmp_path), threading.Event(), threading.Event()
+    file = backend.open("key", create=True)
+
+    def wait(_file: PublishingFile) -> None:
+        backend.in_transfer = lambda file: None
+        entered.set()
+        assert go.wait(30)
+
+    backend.in_transfer = wait
+    writing = Task(file.write_from, 0, [memoryview(b"slow")])
+    assert entered.wait(30)
+    file.write_from(2, [memoryview(b"overlap")])
+    file.commit()
+    file.truncate(3)
+    go.set()
+    writing.result()
+    found = [violation.split()[1] for violation in backend.violations]
+    assert found == ["write_from", "commit", "truncate"]
+
+
+NARROW_UNITS: dict[str, Any] = {
+    "max_read": 6144, "max_write": 8192, "max_vectors": 1, "boundary": 16384, "write_unit": 4096, "read_unit": 512,
+}  # fmt: skip
+"""Slots do not fit the units below, so that several of them are stored together."""
+
+TestXorOverMemory = pytest.mark.smoke("TransformBackend")(
+    suite(lambda folder: TransformBackend(MemoryBackend(), XorStream()))
+)
+TestSealedOverMemory = suite(lambda folder: TransformBackend(MemoryBackend(), Sealed()))
+TestChecksumsOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Checksums()))
+TestSealedOverDirectory = suite(lambda folder: TransformBackend(DirectoryBackend(folder), Sealed(65536)))
+TestSmallUnits = suite(lambda folder: TransformBackend(MemoryBackend(), Checksums(100)))
+TestOverNarrowLimits = suite(lambda folder: TransformBackend(MemoryBackend(**NARROW_UNITS), Checksums(1024 - 4)))
+TestOverShortAnswers = suite(
+    lambda folder: TransformBackend(FaultyBackend(MemoryBackend(), "short", seed=5), Sealed(512))
+)
+# One in the other: encryption, and checksums over the stored bytes.
+TestTwoTransforms = suite(
+    lambda folder: TransformBackend(TransformBackend(MemoryBackend(), Checksums(1000)), Sealed(4096))
+)
+# Optional methods are those of the inner file, such as rollback.
+TestOverPublishing = suite(lambda folder: TransformBackend(PublishingBackend(folder), Sealed()))
+TestOverPublishingOfUnits = suite(
+    lambda folder: TransformBackend(PublishingBackend(folder, write_unit=4096), Checksums(2048 - 4))
+)

@@ -19,11 +19,14 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
-from pagecache.backends import DirectoryBackend
+from pagecache.backends import DirectoryBackend, directory
 from pagecache.backends.beneath import Unsynced
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import CheckedKey
 from pagecache.native import names
+
+from ..file.rig import Patch, raises
+from ..moments import at_next_call
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def backend(root: Path) -> Iterator[DirectoryBackend]:
 
 
 @pytest.fixture
-def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def synced(monkeypatch: Patch) -> list[str]:
     """The syncs from here on: "file", "dir" or "all", in order."""
     done: list[str] = []
     fsync = os.fsync
@@ -53,6 +56,20 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(os, "fsync", logged)
     monkeypatch.setattr(os, "sync", lambda: done.append("all"))
     monkeypatch.setattr(names, "sync_file_system", lambda fd: done.append("all"))
+    return done
+
+
+@pytest.fixture
+def paths(root: Path, monkeypatch: Patch) -> list[str]:
+    """The paths below the root that are synced from here on, in order."""
+    done: list[str] = []
+    fsync = os.fsync
+
+    def logged(fd: int) -> None:
+        done.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), root))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", logged)
     return done
 
 
@@ -87,9 +104,7 @@ def test_impossible_key_is_a_value_error_that_names_it(backend: DirectoryBackend
         lambda: backend.link("sub", key),
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="not a key") as raised:
-            call()
-        assert repr(key) in str(raised.value)
+        assert repr(key) in str(raises(ValueError, call, match="not a key"))
 
 
 @pytest.mark.parametrize("target", ["/etc", "..", "../..", "sub/../../secret", "../secret", "/", "../root/../secret"])
@@ -98,11 +113,8 @@ def test_link_out_of_the_root_is_refused(backend: DirectoryBackend, root: Path, 
     (root / "second").symlink_to("way")
     for key in ("way", "second", "way/passwd", "way/x/y"):
         for call in (backend.stat, backend.open, backend.readdir):
-            with pytest.raises(PermissionError, match="out of the root") as raised:
-                call(key)
-            assert raised.value.filename == key
-    with pytest.raises(PermissionError):
-        backend.open("way/new", create=True)
+            assert raises(PermissionError, call, key, match="out of the root").filename == key
+    raises(PermissionError, backend.open, "way/new", create=True)
 
 
 def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path) -> None:
@@ -116,35 +128,17 @@ def test_link_within_the_root_is_followed(backend: DirectoryBackend, root: Path)
 
 
 def test_a_link_that_is_replaced_by_a_file_during_the_walk_is_looked_up_again(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
 ) -> None:
     put(backend, "file", b"file").close()
     (root / "name").symlink_to("elsewhere")
-    readlink = os.readlink
-
-    def late(name: str, *, dir_fd: int | None = None) -> str:
-        os.rename(root / "file", root / "name")
-        return readlink(name, dir_fd=dir_fd)
-
-    monkeypatch.setattr(os, "readlink", late)
+    at_next_call(monkeypatch, os, "readlink", lambda: os.rename(root / "file", root / "name"))
     assert content(backend, "name") == b"file"
-
-
-def before_the_open(monkeypatch: pytest.MonkeyPatch, name: str, exchange: Callable[[], None]) -> None:
-    """Exchange a name once, between the walk that finds it and the open."""
-    left = [exchange]
-
-    def late(directory: int, path: str, *rest: Any) -> DirectoryFile:
-        if path == name and left:
-            left.pop()()
-        return DirectoryFile(directory, path, *rest)
-
-    monkeypatch.setattr("pagecache.backends.directory.DirectoryFile", late)
 
 
 @pytest.mark.parametrize("made", ["link", "file", "nothing"])
 def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, made: str
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch, made: str
 ) -> None:
     """The walk finds a file or nothing, and the open something else: a link, which it does not follow, or nothing."""
     put(backend, "target", b"content").close()
@@ -156,7 +150,7 @@ def test_a_name_that_is_exchanged_before_the_open_is_looked_up_again(
         if made != "nothing":
             (root / "name").symlink_to("target")
 
-    before_the_open(monkeypatch, "name", exchange)
+    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
     with contextlib.closing(backend.open("name", create=made != "link")) as file:
         assert file.stat().size == (0 if made == "nothing" else len(b"content"))
 
@@ -192,23 +186,20 @@ def test_walks_beside_a_directory_that_is_exchanged_with_a_link(
 def test_links_in_a_circle_are_an_error(backend: DirectoryBackend, root: Path) -> None:
     (root / "a").symlink_to("b")
     (root / "b").symlink_to("a")
-    with pytest.raises(OSError, match="symbolic links") as raised:
-        backend.stat("a")
-    assert (raised.value.errno, raised.value.filename) == (errno.ELOOP, "a")
+    raised = raises(OSError, backend.stat, "a", match="symbolic links")
+    assert (raised.errno, raised.filename) == (errno.ELOOP, "a")
 
 
 def test_dangling_link_creates_its_target(backend: DirectoryBackend, root: Path) -> None:
     (root / "link").symlink_to("sub/made")
-    with pytest.raises(FileNotFoundError):
-        backend.open("link")
-    with pytest.raises(FileExistsError):
-        backend.open("link", create=True, exclusive=True)
+    raises(FileNotFoundError, backend.open, "link")
+    raises(FileExistsError, backend.open, "link", create=True, exclusive=True)
     put(backend, "link", b"x").close()
     assert (root / "sub" / "made").read_bytes() == b"x"
 
 
 def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_followed(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, root: Path, monkeypatch: Patch
 ) -> None:
     put(backend, "sub/secret", b"inside").close()
 
@@ -216,9 +207,8 @@ def test_a_link_out_of_the_root_that_replaces_a_file_before_the_open_is_not_foll
         (root / "sub" / "secret").rename(root / "away")
         (root / "sub" / "secret").symlink_to("../../secret")
 
-    before_the_open(monkeypatch, "secret", exchange)
-    with pytest.raises(PermissionError, match="out of the root"):
-        backend.open("sub/secret")
+    at_next_call(monkeypatch, directory, "DirectoryFile", exchange)
+    raises(PermissionError, backend.open, "sub/secret", match="out of the root")
 
 
 # ------------------------------------------------------------------------------------------------ one name per object
@@ -230,14 +220,6 @@ def test_every_spelling_of_a_name_is_one_key(backend: DirectoryBackend) -> None:
         assert {backend.canonical(key) for key in keys} == {str(keys[0])}
     backend.symlink("sub/a", "soft")
     assert backend.canonical("soft") == "soft"
-
-
-@pytest.mark.contract("T-67")
-def test_hard_link_made_by_another_program_has_the_identity(backend: DirectoryBackend, root: Path) -> None:
-    file = put(backend, "a")
-    os.link(root / "a", root / "b")
-    assert backend.stat("b").identity == backend.stat("a").identity == file.stat().identity
-    file.close()
 
 
 @pytest.mark.contract("T-67")
@@ -273,8 +255,7 @@ def test_a_file_that_is_collected_is_closed(backend: DirectoryBackend) -> None:
     file = put(backend, "file")
     fd = file.fd
     del file
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(fd)
+    raises(OSError, os.fstat, fd, match="Bad file descriptor")
 
 
 # ------------------------------------------------------------------------------------------------ durability
@@ -302,22 +283,13 @@ def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: Directory
     assert synced[4:] == ["dir"], "what is left: other/deep"
 
 
-def test_a_commit_after_a_rename_makes_the_new_name_durable(
-    backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_commit_after_a_rename_makes_the_new_name_durable(backend: DirectoryBackend, paths: list[str]) -> None:
     """This covers the file's own rename, and that of a directory above it."""
     for name in ("x", "x/y", "other"):
         backend.mkdir(name)
     file = put(backend, "x/y/a")
     backend.sync()
-    paths: list[str] = []
-    fsync = os.fsync
-
-    def noted(fd: int) -> None:
-        paths.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), backend.root))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", noted)
+    paths.clear()
     backend.rename("x/y/a", "other/b")
     file.commit()
     assert paths == ["other/b", "other"]
@@ -330,7 +302,7 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(
 
 @pytest.mark.parametrize("made", ["other link", "nothing", "no proc"])
 def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
-    backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch, made: str
+    backend: DirectoryBackend, root: Path, synced: list[str], monkeypatch: Patch, made: str
 ) -> None:
     """Its remaining name may be in any directory."""
     backend.mkdir("x")
@@ -380,44 +352,28 @@ def test_an_error_that_is_kept_keeps_no_descriptor(
         put(backend, key).close()
     gc.collect()
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError) as kept:
-        call(backend)
-    assert os.listdir("/proc/self/fd") == before, kept.value
+    assert os.listdir("/proc/self/fd") == before, raises(OSError, call, backend)
 
 
 def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, paths: list[str], monkeypatch: Patch
 ) -> None:
     """The path of the file was found before, and leads nowhere now."""
     backend.mkdir("a")
     backend.sync()
     file = put(backend, "a/f")
-    sync, fsync, done = Unsynced._sync, os.fsync, []
-
-    def rename_first(unsynced: Unsynced, path: str, identity: object) -> bool:
-        monkeypatch.setattr(Unsynced, "_sync", sync)
-        backend.rename("a", "b")
-        return sync(unsynced, path, identity)
-
-    def logged(fd: int) -> None:
-        done.append(os.fstat(fd).st_ino)
-        fsync(fd)
-
-    monkeypatch.setattr(Unsynced, "_sync", rename_first)
-    monkeypatch.setattr(os, "fsync", logged)
+    at_next_call(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
     file.commit()
-    assert os.stat(root / "b").st_ino in done
+    assert "b" in paths
     file.close()
 
 
 @pytest.mark.parametrize("place", ["x", "x/y"])
 @pytest.mark.parametrize("target", [None, "", "/", "x", "elsewhere"])
 def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
-    backend: DirectoryBackend, root: Path, monkeypatch: pytest.MonkeyPatch, place: str, target: str | None
+    backend: DirectoryBackend, root: Path, paths: list[str], place: str, target: str | None
 ) -> None:
-    """The old name may be free, a new directory, or a link out of the root, to itself or nowhere: no name of the file
-    is behind it.
-    """
+    """No name of the file is behind the old one, which may be free, a new directory, or any link."""
     backend.mkdir("x")
     backend.mkdir("x/y")
     backend.sync()
@@ -427,17 +383,11 @@ def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
         (root / place).symlink_to(target)
     elif target is not None:
         (root / place / "y").mkdir(parents=True)
-    fsync, done = os.fsync, []
-
-    def logged(fd: int) -> None:
-        done.append(os.readlink(f"/proc/self/fd/{fd}"))
-        fsync(fd)
-
-    monkeypatch.setattr(os, "fsync", logged)
+    paths.clear()
     file.commit()
     backend.sync()
-    path = next(root.rglob("a"))
-    assert sorted(done) == sorted([str(path), *(str(above) for above in path.parents if above.is_relative_to(root))])
+    path = next(root.rglob("a")).relative_to(root)
+    assert sorted(paths) == sorted([str(path), *map(str, path.parents)])
     file.close()
 
 
@@ -455,7 +405,7 @@ def test_names_in_a_directory_that_another_program_has_renamed_or_removed_are_du
 
 
 def test_names_are_durable_though_no_descriptor_is_left(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     file = put(backend, "sub/a")
 
@@ -470,7 +420,7 @@ def test_names_are_durable_though_no_descriptor_is_left(
 
 
 def test_directories_above_a_bound_are_forgotten_and_synced_all_the_same(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr("pagecache.backends.beneath.CHANGED_MAX", 2)
     for name in ("x", "x/y", "x/y/z"):
@@ -508,7 +458,7 @@ def test_names_of_a_removed_or_moved_directory(backend: DirectoryBackend, synced
 
 
 def test_failed_sync_of_a_directory_is_repeated(
-    backend: DirectoryBackend, synced: list[str], monkeypatch: pytest.MonkeyPatch
+    backend: DirectoryBackend, synced: list[str], monkeypatch: Patch
 ) -> None:
     put(backend, "a").close()
     logged = os.fsync
@@ -517,8 +467,7 @@ def test_failed_sync_of_a_directory_is_repeated(
         raise OSError(errno.EIO, "made up")
 
     monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match="made up"):
-        backend.sync()
+    raises(OSError, backend.sync, match="made up")
     monkeypatch.setattr(os, "fsync", logged)
     backend.sync()
     assert synced == ["dir"]
@@ -558,23 +507,19 @@ def test_errors_name_the_key(backend: DirectoryBackend) -> None:
         (lambda: backend.readlink("sub"), OSError, "sub"),
     ]
     for call, error, key in cases:
-        with pytest.raises(error) as raised:
-            call()
-        assert raised.value.filename == key
+        assert raises(error, call).filename == key
 
 
 @pytest.mark.parametrize("replace", [True, False])
 def test_a_directory_is_not_renamed_into_itself(backend: DirectoryBackend, replace: bool) -> None:
     put(backend, "sub/a").close()
-    with pytest.raises(OSError) as raised:
-        backend.rename("sub", "sub/b", replace=replace)
-    assert (raised.value.errno, raised.value.filename) == (errno.EINVAL, "sub/b")
+    raised = raises(OSError, backend.rename, "sub", "sub/b", replace=replace)
+    assert (raised.errno, raised.filename) == (errno.EINVAL, "sub/b")
 
 
 def test_a_key_that_no_file_name_can_have_is_refused_with_the_rule(backend: DirectoryBackend) -> None:
     for call in (backend.canonical, backend.stat, backend.remove):
-        with pytest.raises(ValueError, match=r"'a\\ud800' is not a key of a directory: surrogates not allowed"):
-            call("a\ud800")
+        raises(ValueError, call, "a\ud800", match=r"'a\\ud800' is not a key of a directory: surrogates not allowed")
     assert backend.canonical("a\udc80") == "a\udc80"  # of a file whose name is no UTF-8
 
 
@@ -597,15 +542,13 @@ def test_special_files_have_kinds_of_their_own(backend: DirectoryBackend, root: 
 @pytest.mark.parametrize("mode", [0o600, stat.S_IFREG | 0o600, stat.S_IFDIR | 0o700])
 def test_mknod_makes_special_files_only(backend: DirectoryBackend, root: Path, mode: int) -> None:
     before = os.listdir(root)
-    with pytest.raises(ValueError, match="not that of a FIFO"):
-        backend.mknod("special", mode)
+    raises(ValueError, backend.mknod, "special", mode, match="not that of a FIFO")
     assert os.listdir(root) == before
 
 
 def test_special_files_are_not_opened(backend: DirectoryBackend, root: Path) -> None:
     os.mkfifo(root / "fifo")
-    with pytest.raises(OSError, match="not a regular file"):
-        backend.open("fifo")
+    raises(OSError, backend.open, "fifo", match="not a regular file")
     assert [found.key for found in backend.list()] == []
 
 
@@ -613,10 +556,8 @@ def test_read_only_backend_changes_nothing(root: Path) -> None:
     (root / "a").write_bytes(b"data")
     backend = DirectoryBackend(root, read_only=True)
     file = backend.open("a", create=True)
-    with pytest.raises(PermissionError):
-        file.write_from(0, [memoryview(b"x")])
-    with pytest.raises(PermissionError):
-        file.truncate(0)
+    raises(PermissionError, file.write_from, 0, [memoryview(b"x")])
+    raises(PermissionError, file.truncate, 0)
     calls: list[Callable[[], Any]] = [
         lambda: backend.open("new", create=True),
         lambda: backend.remove("a"),
@@ -625,8 +566,7 @@ def test_read_only_backend_changes_nothing(root: Path) -> None:
         lambda: backend.setattr("a", mode=0o600),
     ]
     for call in calls:
-        with pytest.raises(OSError, match="Read-only"):
-            call()
+        raises(OSError, call, match="Read-only")
     assert content(backend, "a") == b"data"
     file.close()
     backend.close()
@@ -642,9 +582,8 @@ def test_namespace(backend: DirectoryBackend, root: Path) -> None:
     backend.setxattr("sub/a", "user.k", b"value")
     assert (backend.getxattr("sub/a", "user.k"), list(backend.listxattr("sub/a"))) == (b"value", ["user.k"])
     backend.removexattr("sub/a", "user.k")
-    with pytest.raises(OSError) as raised:
-        backend.getxattr("sub/a", "user.k")
-    assert (raised.value.errno, raised.value.filename) == (errno.ENODATA, "sub/a")
+    raised = raises(OSError, backend.getxattr, "sub/a", "user.k")
+    assert (raised.errno, raised.filename) == (errno.ENODATA, "sub/a")
     assert backend.statfs().f_bsize > 0
 
 
@@ -666,36 +605,10 @@ def test_list_walks_what_the_prefix_needs(backend: DirectoryBackend) -> None:
         assert sorted(str(found.key) for found in backend.list(prefix)) == keys
 
 
-def test_names_changed_from_many_threads(backend: DirectoryBackend) -> None:
-    failed: list[BaseException] = []
-
-    def work(me: int) -> None:
-        try:
-            for i in range(20):
-                put(backend, f"sub/{me}").close()
-                backend.link(f"sub/{me}", f"link-{me}")
-                assert backend.stat(f"link-{me}").identity == backend.stat(f"sub/{me}").identity
-                backend.rename(f"sub/{me}", f"{me}-{i}")
-                backend.remove(f"link-{me}")
-                backend.remove(f"{me}-{i}")
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=work, args=(me,)) for me in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failed
-    assert list(backend.list()) == []
-
-
 def test_root_must_be_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FileNotFoundError):
-        DirectoryBackend(tmp_path / "none")
-    with pytest.raises(NotADirectoryError):
-        DirectoryBackend(tmp_path / "file")
+    raises(FileNotFoundError, DirectoryBackend, tmp_path / "none")
+    raises(NotADirectoryError, DirectoryBackend, tmp_path / "file")
 
 
 def test_close_leaves_open_files_alone(root: Path) -> None:
@@ -771,7 +684,7 @@ def test_c_moves_the_bytes_of_a_file(root: Path, backend: DirectoryBackend) -> N
 
 
 def test_methods_of_a_subclass_move_the_bytes_instead(
-    root: Path, backend: DirectoryBackend, monkeypatch: pytest.MonkeyPatch
+    root: Path, backend: DirectoryBackend, monkeypatch: Patch
 ) -> None:
     class Loud(DirectoryFile):
         def read_into(self, offset: int, buffers: Any) -> int:
@@ -797,20 +710,14 @@ def test_methods_of_a_subclass_move_the_bytes_instead(
 def test_bad_calls_for_bytes_are_refused(backend: DirectoryBackend, root: Path) -> None:
     file = put(backend, "a")
     calls: Any = file
-    with pytest.raises(TypeError):
-        calls.read_into(0, 5)
-    with pytest.raises((TypeError, BufferError)):
-        calls.read_into(0, [b"read-only"])
-    with pytest.raises(TypeError):
-        calls.write_from("0", [b"x"])
-    with pytest.raises(OSError, match="Invalid argument"):
-        calls.read_into(-1, [bytearray(1)])
+    raises(TypeError, calls.read_into, 0, 5)
+    raises((TypeError, BufferError), calls.read_into, 0, [b"read-only"])
+    raises(TypeError, calls.write_from, "0", [b"x"])
+    raises(OSError, calls.read_into, -1, [bytearray(1)], match="Invalid argument")
     for offset in (1 << 63, 1 << 64):
-        with pytest.raises(OverflowError):
-            calls.read_into(offset, [bytearray(1)])
+        raises(OverflowError, calls.read_into, offset, [bytearray(1)])
     file.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        calls.read_into(0, [bytearray(1)])
+    raises(OSError, calls.read_into, 0, [bytearray(1)], match="Bad file descriptor")
     os.chmod(root / "a", 0o444)
     with backend.open("a") as file:
         assert file.writable == (os.geteuid() == 0)
@@ -830,4 +737,41 @@ def test_a_signal_interrupts_no_transfer(backend: DirectoryBackend) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert handled
+    file.close()
+
+
+# ------------------------------------------------------------------------------------------------ what a kernel lacks
+
+
+def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(names, "punch_hole", lambda fd, offset, length: False)
+    monkeypatch.setattr(directory, "ZEROS", bytes(3))
+    file = put(backend, "a", b"0123456789")
+    file.punch_hole(2, 5)
+    file.punch_hole(8, 100)
+    assert content(backend, "a") == b"01\0\0\0\0\x0007\0\0"[:2] + bytes(5) + b"7" + bytes(2)
+    file.close()
+
+
+def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(names, "rename_noreplace", lambda *places: False)
+    put(backend, "a", b"a").close()
+    backend.rename("a", "b", replace=False)
+    assert content(backend, "b") == b"a"
+    put(backend, "a", b"a").close()
+    with pytest.raises(FileExistsError) as raised:
+        backend.rename("a", "b", replace=False)
+    assert raised.value.filename == "b"
+    assert sorted(str(found.key) for found in backend.list()) == ["a", "b"]
+
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+
+
+def test_more_buffers_than_the_kernel_takes(backend: DirectoryBackend) -> None:
+    file = put(backend, "a", b"")
+    buffers = [memoryview(b"x")] * (IOV_MAX + 5)
+    assert file.write_from(0, buffers) == IOV_MAX
+    into = [memoryview(bytearray(1)) for _ in buffers]
+    assert file.read_into(0, into) == IOV_MAX
     file.close()

@@ -13,6 +13,8 @@ import pytest
 from pagecache import BackendLimits, PageCache
 from pagecache.backends import MemoryBackend
 
+from ..file.rig import raises
+
 SIZES = ["max_read", "max_write", "max_vectors", "read_unit", "write_unit", "boundary", "direct_unit", "max_inflight"]
 UNITS = ["read_unit", "write_unit", "direct_unit"]
 FLAGS = [
@@ -37,9 +39,7 @@ NONSENSE: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("name", "value"), NONSENSE, ids=[f"{name}={value!r}" for name, value in NONSENSE])
 def test_nonsense_is_refused_with_its_name(name: str, value: Any) -> None:
     """A ValueError that names option and value. [2.26]"""
-    with pytest.raises(ValueError, match=name) as caught:
-        BackendLimits(**{name: value})
-    assert repr(value) in str(caught.value)
+    assert repr(value) in str(raises(ValueError, BackendLimits, **{name: value}, match=name))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,8 @@ def test_sensible_limits_are_accepted(limits: dict[str, Any], name: str, value: 
     ],
 )
 def test_limits_that_do_not_fit_together_are_refused_and_not_changed(limits: dict[str, Any], rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        BackendLimits(**limits)
-    with pytest.raises(ValueError, match=rule):
-        MemoryBackend(**limits)
+    raises(ValueError, BackendLimits, **limits, match=rule)
+    raises(ValueError, MemoryBackend, **limits, match=rule)
 
 
 def test_the_largest_call_follows_the_unit_unless_it_was_given() -> None:
@@ -97,8 +95,7 @@ def test_the_largest_call_follows_the_unit_unless_it_was_given() -> None:
     assert replace(changed, write_unit=1).max_write == 1 << 20
     assert pickle.loads(pickle.dumps(changed)) == changed
     assert replace(pickle.loads(pickle.dumps(changed)), write_unit="16MiB").max_write == 16 << 20
-    with pytest.raises(ValueError, match="max_write: 1048576"):
-        replace(BackendLimits(max_write="1MiB"), write_unit="8MiB")
+    raises(ValueError, replace, BackendLimits(max_write="1MiB"), write_unit="8MiB", match="max_write: 1048576")
 
 
 def test_the_largest_calls_work() -> None:

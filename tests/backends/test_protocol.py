@@ -28,6 +28,8 @@ from pagecache.backends.memory import MemoryFile
 from pagecache.backends.transform.file import SUPPORTED, UNCHANGED, TransformFile
 from pagecache.errors import Key
 
+from ..file.rig import raises
+
 
 class Least(Backend):
     """Only the required methods."""
@@ -51,9 +53,7 @@ def test_subclass_gets_the_optional_methods() -> None:
         lambda: backend.list(),
     ]
     for call in calls:
-        with pytest.raises(io.UnsupportedOperation, match="Least cannot") as raised:
-            call()
-        assert raised.value.errno == errno.ENOTSUP
+        assert raises(io.UnsupportedOperation, call, match="Least cannot").errno == errno.ENOTSUP
     backend.sync()
     backend.close()
     assert backend.canonical("key") == "key"
@@ -77,8 +77,7 @@ def test_namespace_subclass_gets_methods_that_say_no() -> None:
         lambda: backend.statfs(),
     ]
     for call in calls:
-        with pytest.raises(io.UnsupportedOperation):
-            call()
+        raises(io.UnsupportedOperation, call)
 
 
 def test_required_methods_are_required() -> None:
@@ -114,12 +113,11 @@ def test_built_in_urls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "nothing", "ftp://host", "memory:x", "dir:", "s3:bucket"])
 def test_other_urls_are_refused_with_the_known_schemes(text: str) -> None:
-    with pytest.raises(ValueError) as raised:
-        backend_from_url(text)
-    assert repr(text) in str(raised.value)
+    raised = raises(ValueError, backend_from_url, text)
+    assert repr(text) in str(raised)
     if text.partition(":")[0] not in ("memory", "dir", "s3"):
         for scheme in ("memory:", "dir:", "s3:", "fsspec:"):
-            assert scheme in str(raised.value)
+            assert scheme in str(raised)
 
 
 def test_registered_scheme(monkeypatch: pytest.MonkeyPatch) -> None:

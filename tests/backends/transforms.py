@@ -50,9 +50,7 @@ class Checksums:
 
 
 class Sealed:
-    """An imitation of an authenticating cipher: a nonce that is never used again, and a tag. Encoding twice gives other
-    bytes.
-    """
+    """An imitation of an authenticating cipher: with a nonce and a tag, encoding twice gives other bytes."""
 
     overhead = 8 + 16
 

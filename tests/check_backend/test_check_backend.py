@@ -1,6 +1,4 @@
-"""`pagecache check-backend`: good backends pass, each planted mistake is named, and with any wrong argument it ends and
-says so.
-"""
+"""`pagecache check-backend`: good backends pass, planted mistakes are named, wrong arguments are reported."""
 
 from __future__ import annotations
 
@@ -24,6 +22,7 @@ from pagecache.target import BadTarget, Target, options_of
 from pagecache.testing import FaultyBackend
 
 from ..commands import call as run
+from ..file.rig import Patch
 from . import backends
 
 call = partial(run, "check-backend")
@@ -57,7 +56,7 @@ def test_each_check_has_its_promise_and_a_rule_that_exists() -> None:
 
 
 @pytest.mark.parametrize(("check", "make"), backends.MISTAKES)
-def test_a_planted_mistake_is_named(check: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_mistake_is_named(check: str, make: Any, monkeypatch: Patch) -> None:
     """The check of the promise finds it, with the wrong result and the line."""
     monkeypatch.setattr(backends, "planted", make, raising=False)
     monkeypatch.setattr(checking, "CHECKS", [each for each in CHECKS if each.name == f"test_{check}"])
@@ -174,7 +173,7 @@ def test_a_wrong_answer_is_the_one_cause_that_is_reported(name: str, cause: str)
     assert len(result.stdout.splitlines()) < 20
 
 
-def test_checks_that_find_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_that_find_the_same_are_counted(monkeypatch: Patch) -> None:
     class Refuses(PassingFile):
         def truncate(self, size: int) -> None:
             raise KeyError("no\x1bpe")
@@ -186,7 +185,7 @@ def test_checks_that_find_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) 
     assert re.search(r"same:  found by \d+ more checks: \w+", result.stdout)
 
 
-def test_a_broken_promise_is_reported_with_rule_and_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_promise_is_reported_with_rule_and_place(monkeypatch: Patch) -> None:
     monkeypatch.setattr(backends, "planted", backends.versioned(lambda size: "1"), raising=False)
     result = call(f"{MODULE}:planted")
     assert result.exit_code == 1
@@ -263,7 +262,7 @@ def test_an_argument_without_a_backend_is_wrong_usage(target: str, words: str) -
     assert words in result.stderr
 
 
-def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_cannot_be_imported_says_why(tmp_path: Path, monkeypatch: Patch) -> None:
     """It is imported from the working directory, as a script there would find it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -20,9 +20,7 @@ import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
 
-from . import shelf
-
-__all__ = ["shelf"]
+from ..fsspec import targets
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -35,11 +33,11 @@ def client() -> Iterator[Client]:
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         Client(cluster) as client,
     ):
-        client.run(import_module, shelf.__name__)  # this registers its protocol there
+        client.run(import_module, targets.__name__)  # this registers its protocol there
         yield client
 
 
-@pytest.fixture(params=["file", "shelf"])
+@pytest.fixture(params=["file", "store"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A target whose files are changed in place, and one with whole objects."""
     return f"pagecache::{request.param}://{tmp_path}/object"
@@ -97,7 +95,7 @@ def test_an_open_after_another_worker_closed_sees_the_new_bytes(client: Client, 
 @pytest.mark.parametrize(
     ("below", "message", "stored"),
     [
-        ("shelf", "ConflictError", bytes(SIZE - 6) + b"theirs"),
+        ("store", "ConflictError", bytes(SIZE - 6) + b"theirs"),
         ("file", "closed", b"mine" + bytes(SIZE - 10) + b"theirs"),
     ],
 )

@@ -12,11 +12,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache.fsspec import PageCacheFileSystem
 
+Make = Callable[..., PageCacheFileSystem]
+
 TARGETS = ("memory", "file")
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., PageCacheFileSystem]]:
+def make() -> Iterator[Make]:
     """A factory of file systems; their caches are saved and closed at the end."""
     made: list[PageCacheFileSystem] = []
 
@@ -48,7 +50,7 @@ def root(protocol: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def fs(make: Callable[..., PageCacheFileSystem], protocol: str) -> PageCacheFileSystem:
+def fs(make: Make, protocol: str) -> PageCacheFileSystem:
     """A file system above the target."""
     return make(protocol)
 

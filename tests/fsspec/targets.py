@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, ClassVar
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.spec import AbstractFileSystem
+from fsspec.registry import register_implementation
 
 from tests.fsspec_below.stores import Whole
 
@@ -72,28 +72,11 @@ class Listed(OwnMemory):
         self.dircache.clear()
 
 
-class OnlyStreams(AbstractFileSystem):
-    """Files that can be read only from the beginning to the end."""
-
-    protocol = "onlystreams"
-    content: ClassVar[bytes] = b"from the beginning to the end"
-
-    def info(self, path: str, **options: Any) -> dict[str, Any]:
-        return {"name": self._strip_protocol(path), "size": len(self.content), "type": "file"}
-
-    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
-        return [self.info(path)] if detail else [path]
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        if start or end is not None:
-            raise ValueError("the server gives whole files only")
-        return self.content
-
-
 class Store(LocalFileSystem):
-    """Objects that outlive the process: files, which the cache treats as objects."""
+    """Objects that outlive the process, for several processes: files, which the cache treats as objects."""
 
     protocol = "store"
+    root_marker = "/"
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -106,3 +89,6 @@ class Threaded(Whole):
 
     protocol = "threaded"
     cachable = True
+
+
+register_implementation("store", Store, clobber=True)

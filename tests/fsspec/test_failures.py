@@ -17,30 +17,25 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFileSystem
 
-from .targets import OnlyStreams, OwnMemory
+from ..file.rig import raises
+from ..fsspec_below.stores import Streams
+from .conftest import Make
+from .targets import OwnMemory
 
 OLD = b"the old object, whole"
-Open = Callable[[PageCacheFileSystem, str, str], Any]
+Open = Callable[..., Any]
 
 
 class BodyError(Exception):
     pass
 
 
-def by_fs(fs: PageCacheFileSystem, path: str, mode: str) -> Any:
-    return fs.open(path, mode)
+def by_fs(fs: PageCacheFileSystem, path: str, mode: str, **how: Any) -> Any:
+    return fs.open(path, mode, **how)
 
 
-def by_fsspec(fs: PageCacheFileSystem, path: str, mode: str) -> Any:
-    return fsspec.open(fs.unstrip_protocol(path), mode, pagecache={"capacity": "4MiB"})
-
-
-def compressed(fs: PageCacheFileSystem, path: str, mode: str) -> Any:
-    return fs.open(path, mode, compression="gzip")
-
-
-def compressed_by_fsspec(fs: PageCacheFileSystem, path: str, mode: str) -> Any:
-    return fsspec.open(fs.unstrip_protocol(path), mode, compression="gzip", pagecache={"capacity": "4MiB"})
+def by_fsspec(fs: PageCacheFileSystem, path: str, mode: str, **how: Any) -> Any:
+    return fsspec.open(fs.unstrip_protocol(path), mode, pagecache={"capacity": "4MiB"}, **how)
 
 
 def raise_after(opened: Any, *, text: bool) -> None:
@@ -49,17 +44,16 @@ def raise_after(opened: Any, *, text: bool) -> None:
         raise BodyError
 
 
-@pytest.mark.parametrize("open_by", [by_fs, by_fsspec, compressed, compressed_by_fsspec])
+@pytest.mark.parametrize("open_by", [by_fs, by_fsspec])
+@pytest.mark.parametrize("compression", [None, "gzip"])
 @pytest.mark.parametrize("mode", ["wb", "wt"])
 def test_an_exception_in_the_body_publishes_no_half_object(
-    make: Callable[..., PageCacheFileSystem], open_by: Open, mode: str
+    make: Make, open_by: Open, compression: str | None, mode: str
 ) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/file", mode), text=mode == "wt")
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/new", mode), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, "/file", mode, compression=compression), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, "/new", mode, compression=compression), text=mode == "wt")
     fs.sync()
     assert below.cat_file("/file") == fs.cat_file("/file") == OLD
     assert not below.exists("/new")
@@ -68,13 +62,10 @@ def test_an_exception_in_the_body_publishes_no_half_object(
 
 @pytest.mark.parametrize("open_by", [by_fs, by_fsspec])
 @pytest.mark.parametrize("mode", ["r+b", "ab"])
-def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
-    make: Callable[..., PageCacheFileSystem], open_by: Open, mode: str
-) -> None:
+def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(make: Make, open_by: Open, mode: str) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, "/file", mode), text=False)
+    raises(BodyError, raise_after, open_by(fs, "/file", mode), text=False)
     fs.sync()
     assert below.cat_file("/file") == fs.cat_file("/file") == OLD
 
@@ -84,17 +75,16 @@ def test_an_exception_while_an_object_is_changed_leaves_it_as_it_was(
     ("mode", "left"), [("r+b", b"half" + OLD[4:]), ("wb", b"half"), ("wt", b"half"), ("ab", OLD + b"half")]
 )
 def test_an_exception_while_a_file_is_changed_in_place_keeps_what_was_written(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, open_by: Open, mode: str, left: bytes
+    make: Make, tmp_path: Path, open_by: Open, mode: str, left: bytes
 ) -> None:
     """This is the behaviour of `open()`."""
     fs = make("file")
     (tmp_path / "file").write_bytes(OLD)
-    with pytest.raises(BodyError):
-        raise_after(open_by(fs, f"{tmp_path}/file", mode), text=mode == "wt")
+    raises(BodyError, raise_after, open_by(fs, f"{tmp_path}/file", mode), text=mode == "wt")
     assert (tmp_path / "file").read_bytes() == left
 
 
-def test_a_file_written_in_an_except_clause_is_published(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_file_written_in_an_except_clause_is_published(make: Make) -> None:
     """The exception that is handled there did not leave the body of this `with`."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     try:
@@ -107,7 +97,7 @@ def test_a_file_written_in_an_except_clause_is_published(make: Callable[..., Pag
     assert [below.cat_file(f"/file{number}") for number in range(3)] == [b"whole", b"whole", b""]
 
 
-def test_only_the_file_whose_body_raised_is_given_up(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_only_the_file_whose_body_raised_is_given_up(make: Make) -> None:
     """Another one that is closed on the way out is published."""
     fs, below = make("memory"), fsspec.filesystem("memory")
 
@@ -127,7 +117,7 @@ def test_only_the_file_whose_body_raised_is_given_up(make: Callable[..., PageCac
     assert not below.exists("/file")
 
 
-def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_exception_publishes_none_of_many_files(make: Make) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     urls = ["pagecache::memory:///one", "pagecache::memory:///two"]
     with pytest.raises(BodyError), fsspec.open_files(urls, "wb", capacity="4MiB") as files:
@@ -137,7 +127,7 @@ def test_an_exception_publishes_none_of_many_files(make: Callable[..., PageCache
     assert fs.find("/") == below.find("/") == []
 
 
-def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Make) -> None:
     """That writer may also give it up."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", OLD)
@@ -145,52 +135,30 @@ def test_another_writer_of_the_object_publishes_the_bytes_of_both(make: Callable
         other = fs.open("/file", "r+b")
         other.seek(-4, 2)
         other.write(b"more")
-        with pytest.raises(BodyError):
-            raise_after(fs.open("/file", "r+b"), text=False)
+        raises(BodyError, raise_after, fs.open("/file", "r+b"), text=False)
         assert below.cat_file("/file") == OLD
         getattr(other, end)()
         assert below.cat_file("/file") == fs.cat_file("/file") == expected
 
 
-def test_closing_twice_is_fine(fs: PageCacheFileSystem, root: str) -> None:
-    for mode in ("wb", "rb", "r+b", "ab", "w", "r"):
-        file = fs.open(f"{root}/file", mode)
-        file.close()
-        file.close()
-        assert file.closed
-        with pytest.raises(ValueError, match="closed"):
-            file.read()
-    file = fs.open(f"{root}/file", "wb")
-    file.discard()
-    file.discard()
-    file.close()
-
-
-def test_errors_of_write_back_surface_at_close_and_at_sync(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_errors_of_write_back_surface_at_close_and_at_sync(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below)
     file = fs.open("/file", "wb")
     file.write(b"kept")
     below.full = True
-    with pytest.raises(pagecache.WritebackError) as failure:
-        file.sync()
-    assert failure.value.errno == errno.ENOSPC
-    with pytest.raises(pagecache.WritebackError):
-        file.close()
+    assert raises(pagecache.WritebackError, file.sync).errno == errno.ENOSPC
+    raises(pagecache.WritebackError, file.close)
     assert file.closed
     assert fs.cat_file("/file") == b"kept", "nothing is lost"
-    with pytest.raises(pagecache.WritebackError):
-        fs.sync()
-    with pytest.raises(pagecache.UnsavedDataError):
-        fs.close()
+    raises(pagecache.WritebackError, fs.sync)
+    raises(pagecache.UnsavedDataError, fs.close)
     below.full = False
     fs.sync()
     assert below.cat_file("/file") == b"kept"
 
 
-def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
-    make: Callable[..., PageCacheFileSystem],
-) -> None:
+def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0, retry=pagecache.RetryPolicy(attempts=1))
     content = bytes(range(256)) * 1024
@@ -198,13 +166,10 @@ def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
     with fs.open("/file") as file:
         assert file.read(4096) == content[:4096]
         below.fail_reads_after = len(below.reads)
-        with pytest.raises(OSError, match="the target broke"):
-            file.read(8192)
-        with pytest.raises(OSError, match="the target broke"):
-            file.read()
+        raises(OSError, file.read, 8192, match="the target broke")
+        raises(OSError, file.read, match="the target broke")
         assert isinstance(fs.cat_ranges(["/file"], [200_000], [200_010])[0], OSError)
-        with pytest.raises(OSError, match="the target broke"):
-            fs.cat_ranges(["/file"], [200_000], [200_010], on_error="raise")
+        raises(OSError, fs.cat_ranges, ["/file"], [200_000], [200_010], on_error="raise", match="the target broke")
         below.fail_reads_after = None
         assert file.read() == content[4096:], "the position is where the last good read left it"
 
@@ -216,86 +181,81 @@ def test_a_target_that_fails_in_mid_read_is_an_error_and_no_short_answer(
     "mode", ["", "b", "t", "rb+x", "rw", "r++", "rbt", "rbb", "U", "+", "z", "wab", "read", "R", "rt+x"]
 )
 def test_a_bad_mode_is_named_with_the_rule(fs: PageCacheFileSystem, root: str, mode: str) -> None:
-    with pytest.raises(ValueError, match=r"is not one of r, r.*, w, .* with 'b'") as error:
-        fs.open(f"{root}/file", mode)
-    assert repr(mode) in str(error.value)
+    assert repr(mode) in str(
+        raises(ValueError, fs.open, f"{root}/file", mode, match=r"is not one of r, r.*, w, .* with 'b'")
+    )
     assert not fs.exists(f"{root}/file")
 
 
 @pytest.mark.parametrize("mode", ["q", "qb", "qt"])
 def test_a_bad_mode_is_named_without_the_letter_that_fsspec_adds(fs: PageCacheFileSystem, root: str, mode: str) -> None:
-    with pytest.raises(ValueError, match=r"^mode 'q' .* is not one of r, r\+"):
-        fsspec.open(fs.unstrip_protocol(f"{root}/file"), mode, pagecache={"capacity": "4MiB"}).open()
+    raises(
+        ValueError,
+        fsspec.open(fs.unstrip_protocol(f"{root}/file"), mode, pagecache={"capacity": "4MiB"}).open,
+        match=r"^mode 'q' .* is not one of r, r\+",
+    )
 
 
 def test_bad_arguments_are_named_with_the_rule(fs: Any, root: str) -> None:
     path = f"{root}/file"
     fs.pipe_file(path, b"content")
-    with pytest.raises(TypeError, match="mode must be a str, not int"):
-        fs.open(path, 3)
-    with pytest.raises(TypeError, match="open: has no option 'writethrough'; it has write_through"):
-        fs.open(path, writethrough=True)
-    with pytest.raises(ValueError, match="Compression type squeeze not supported"):
-        fs.open(path, compression="squeeze")
-    with pytest.raises(LookupError, match="unknown encoding: klingon"):
-        fs.open(path, "r+", encoding="klingon")
-    with pytest.raises(ValueError, match="read_ahead: -5"):
-        fs.open(path, read_ahead=-5)
+    raises(TypeError, fs.open, path, 3, match="mode must be a str, not int")
+    raises(
+        TypeError, fs.open, path, writethrough=True, match="open: has no option 'writethrough'; it has write_through"
+    )
+    raises(ValueError, fs.open, path, compression="squeeze", match="Compression type squeeze not supported")
+    raises(LookupError, fs.open, path, "r+", encoding="klingon", match="unknown encoding: klingon")
+    raises(ValueError, fs.open, path, read_ahead=-5, match="read_ahead: -5")
     with fs.open(path, "r+b") as file:
         for offset, whence in ((-1, 0), (-8, 2), (-1, 1)):
-            with pytest.raises(ValueError, match=r"negative|-1|less than"):
-                file.seek(offset, whence)
-        with pytest.raises(ValueError, match="whence"):
-            file.seek(0, 9)
-        with pytest.raises(TypeError):
-            file.write("text")
+            raises(ValueError, file.seek, offset, whence, match=r"negative|-1|less than")
+        raises(ValueError, file.seek, 0, 9, match="whence")
+        raises(TypeError, file.write, "text")
         assert file.tell() == 0
     with fs.transaction, fs.open(path, "r+b") as file, pytest.raises(ValueError, match="offset -1 is negative"):
         file.seek(-1)
-    with pytest.raises(TypeError, match="paths must be a list, not str"):
-        fs.cat_ranges(path, 0, 1)
-    with pytest.raises(ValueError, match="1 paths, 2 starts, 1 ends: not as many of each"):
-        fs.cat_ranges([path], [0, 1], [1])
-    with pytest.raises(ValueError, match="on_error 'omit' is not one of"):
-        fs.cat_ranges([path], 0, 1, on_error="omit")
+    raises(TypeError, fs.cat_ranges, path, 0, 1, match="paths must be a list, not str")
+    raises(ValueError, fs.cat_ranges, [path], [0, 1], [1], match="1 paths, 2 starts, 1 ends: not as many of each")
+    raises(ValueError, fs.cat_ranges, [path], 0, 1, on_error="omit", match="on_error 'omit' is not one of")
     for bad in (root, f"{root}/"):
-        with pytest.raises((IsADirectoryError, FileNotFoundError)):
-            fs.open(bad)
+        raises((IsADirectoryError, FileNotFoundError), fs.open, bad)
 
 
-def test_a_target_is_named_once_and_right(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_target_is_named_once_and_right(make: Make) -> None:
     memory = fsspec.filesystem("memory")
-    with pytest.raises(ValueError, match=r"no target: give fs=..., or target_protocol=.*pagecache::s3://bucket/key"):
-        make()
-    with pytest.raises(ValueError, match="no target"):
-        fsspec.open("pagecache://bucket/key")
-    with pytest.raises(ValueError, match="target_protocol: 'nope' is not a protocol that fsspec knows"):
-        make("nope")
-    with pytest.raises(ValueError, match="given beside target_protocol 'file'; only one can name the target"):
-        make("file", fs=memory)
-    with pytest.raises(TypeError, match="fs: 'memory' is not an fsspec file system"):
-        make(fs="memory")
-    with pytest.raises(TypeError, match="has no option 'dirty_limits'; did you mean 'dirty_limit'"):
-        make("memory", dirty_limits=1)
-    with pytest.raises(TypeError, match=r"has no option 'foo'; did you mean one of .*capacity, .*target_protocol"):
-        make("memory", foo=1)
-    with pytest.raises(ValueError, match="dirty_limit: 1073741824 is more than the capacity"):
-        make("memory", capacity="8MiB", dirty_limit="1GiB")
-    with pytest.raises(ValueError, match="capacity: '1KiB' is less than 16 pages"):
-        make("memory", capacity="1KiB")
-    with pytest.raises(ValueError, match="on_conflict: 'sometimes' is not one of"):
-        make("memory", on_conflict="sometimes")
+    raises(ValueError, make, match=r"no target: give fs=..., or target_protocol=.*pagecache::s3://bucket/key")
+    raises(ValueError, fsspec.open, "pagecache://bucket/key", match="no target")
+    raises(ValueError, make, "nope", match="target_protocol: 'nope' is not a protocol that fsspec knows")
+    raises(
+        ValueError, make, "file", fs=memory, match="given beside target_protocol 'file'; only one can name the target"
+    )
+    raises(TypeError, make, fs="memory", match="fs: 'memory' is not an fsspec file system")
+    raises(TypeError, make, "memory", dirty_limits=1, match="has no option 'dirty_limits'; did you mean 'dirty_limit'")
+    raises(
+        TypeError,
+        make,
+        "memory",
+        foo=1,
+        match=r"has no option 'foo'; did you mean one of .*capacity, .*target_protocol",
+    )
+    raises(
+        ValueError,
+        make,
+        "memory",
+        capacity="8MiB",
+        dirty_limit="1GiB",
+        match="dirty_limit: 1073741824 is more than the capacity",
+    )
+    raises(ValueError, make, "memory", capacity="1KiB", match="capacity: '1KiB' is less than 16 pages")
+    raises(ValueError, make, "memory", on_conflict="sometimes", match="on_conflict: 'sometimes' is not one of")
 
 
-def test_a_target_that_cannot_be_written_says_so_at_open(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_target_that_cannot_be_written_says_so_at_open(make: Make, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("folder/file", OLD)
     fs, path = make("zip", {"fo": str(tmp_path / "archive.zip")}), "folder/file"
     for mode in ("wb", "w", "r+b", "ab", "xb", "w+"):
-        with pytest.raises(PermissionError, match=r"read-only.*zip"):
-            fs.open(path, mode)
+        raises(PermissionError, fs.open, path, mode, match=r"read-only.*zip")
     with fs.transaction, pytest.raises(PermissionError, match=r"read-only.*zip"):
         fs.open(path, "wb")
     for change in (
@@ -305,27 +265,23 @@ def test_a_target_that_cannot_be_written_says_so_at_open(
         lambda: fs.cp_file(path, "other"),
         lambda: fs.touch(path),
     ):
-        with pytest.raises(PermissionError, match=r"read-only.*zip"):
-            change()
+        raises(PermissionError, change, match=r"read-only.*zip")
     assert fs.cat_file(path) == OLD
     assert fs.find("") == [path]
     mine = make("memory", read_only=True)
-    with pytest.raises(PermissionError, match="read-only"):
-        mine.open("/file", "wb")
+    raises(PermissionError, mine.open, "/file", "wb", match="read-only")
 
 
-def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Callable[..., PageCacheFileSystem]) -> None:
-    fs = make(fs=OnlyStreams(skip_instance_cache=True))
-    with pytest.raises(io.UnsupportedOperation, match=r"onlystreams:? cannot read ranges"):
-        fs.open("file")
+def test_a_target_that_gives_whole_files_only_says_so_at_open(make: Make) -> None:
+    fs = make(fs=Streams())
+    raises(io.UnsupportedOperation, fs.open, "file", match=r"streams:? cannot read ranges")
 
 
-def test_an_asynchronous_target_is_refused(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_asynchronous_target_is_refused(make: Make) -> None:
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
     wrapped = AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True)
-    with pytest.raises(ValueError, match="was made with asynchronous=True"):
-        make(fs=wrapped)
+    raises(ValueError, make, fs=wrapped, match="was made with asynchronous=True")
 
 
 def test_without_fsspec_the_import_says_what_to_install() -> None:
@@ -355,9 +311,7 @@ def test_errors_name_a_file_by_the_path_that_was_given(fs: PageCacheFileSystem, 
         (FileExistsError, "there", lambda path: fs.open(path, "xb")),
     ]
     for kind, name, call in calls:
-        with pytest.raises(kind) as raised:
-            call(f"{root}/{name}")
-        assert raised.value.filename == f"{root}/{name}"
+        assert raises(kind, call, f"{root}/{name}").filename == f"{root}/{name}"
     with fs.open(f"{root}/there") as file:
         assert file.name == f"{root}/there"
         assert repr(f"{root}/there") in repr(file)

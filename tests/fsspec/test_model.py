@@ -24,6 +24,8 @@ from hypothesis.stateful import (
 
 from pagecache.fsspec import PageCacheFileSystem
 
+from ..file.rig import raises
+
 NAMES = st.sampled_from(["a", "b", "d/c"])
 DATA = st.binary(min_size=1, max_size=40) | st.builds(
     lambda b, n: b * n, st.binary(min_size=1, max_size=3), st.just(3000)
@@ -67,8 +69,7 @@ class Files(RuleBasedStateMachine):
     def open(self, name: str, mode: str) -> Any:
         there = name in self.model
         if (mode[0] == "r" and not there) or (mode[0] == "x" and there):
-            with pytest.raises(FileExistsError if there else FileNotFoundError):
-                self.fs.open(self.path(name), mode)
+            raises(FileExistsError if there else FileNotFoundError, self.fs.open, self.path(name), mode)
             return multiple()
         file = self.fs.open(self.path(name), mode)
         content = self.model.setdefault(name, bytearray())
@@ -86,8 +87,7 @@ class Files(RuleBasedStateMachine):
     @rule(one=opened, data=DATA)
     def write(self, one: Opened, data: bytes) -> None:
         if one.mode == "rb":
-            with pytest.raises(io.UnsupportedOperation):
-                one.file.write(data)
+            raises(io.UnsupportedOperation, one.file.write, data)
             return
         assert one.file.write(data) == len(data)
         at = len(one.content) if one.mode[0] == "a" else one.at
@@ -98,8 +98,7 @@ class Files(RuleBasedStateMachine):
     @rule(one=opened, size=PLACES)
     def read(self, one: Opened, size: int) -> None:
         if one.mode[0] != "r" and "+" not in one.mode:
-            with pytest.raises(io.UnsupportedOperation):
-                one.file.read(size)
+            raises(io.UnsupportedOperation, one.file.read, size)
             return
         expected = bytes(one.content[one.at : one.at + size])
         assert one.file.read(size) == expected
@@ -137,8 +136,7 @@ class Files(RuleBasedStateMachine):
         if self.is_open(name):
             return
         if name not in self.model:
-            with pytest.raises(FileNotFoundError):
-                self.fs.rm(self.path(name))
+            raises(FileNotFoundError, self.fs.rm, self.path(name))
             return
         self.fs.rm(self.path(name))
         del self.model[name]

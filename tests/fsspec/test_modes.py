@@ -15,6 +15,8 @@ import pytest
 
 from pagecache.fsspec import PageCacheFileSystem
 
+from .conftest import Make
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "fsspec.md"
 MODES = ["r", "r+", "w", "w+", "x", "x+", "a", "a+"]
 OLD = b"what was there before"
@@ -99,21 +101,6 @@ def test_text_through_fsspec_open(root: str, protocol: str, make: Any) -> None:
     assert fs.cat_file(f"{root}/file") == b"one\r\ntwo\n"
 
 
-@pytest.mark.parametrize("size", [0, 1, 5, 8191, 8192, 8193, 30000])
-def test_lines_of_bytes(fs: PageCacheFileSystem, root: str, size: int) -> None:
-    lines = [b"x" * size + b"\n", b"\n", b"short\n", b"y" * size + b"\n", b"no end"]
-    fs.pipe_file(f"{root}/file", b"".join(lines))
-    with fs.open(f"{root}/file") as file:
-        assert [file.readline() for _ in range(5)] == lines
-        assert file.readline() == b""
-        file.seek(0)
-        assert list(file) == lines
-        file.seek(0)
-        assert file.readline(3) == lines[0][:3]
-        assert file.tell() == min(3, size + 1)
-        assert file.readline(0) == b""
-
-
 @pytest.mark.parametrize("compression", ["gzip", "bz2", "xz"])
 def test_compressed_files_are_whole_when_they_are_closed(
     fs: PageCacheFileSystem, below: Any, root: str, compression: str
@@ -174,7 +161,7 @@ def table() -> dict[str, list[str]]:
 
 
 @pytest.mark.smoke("fsspec")
-def test_the_table_of_modes_is_true(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+def test_the_table_of_modes_is_true(make: Make, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         archive.writestr("file", OLD)
     page = table()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.ranges import span_of
 
+from .conftest import Make
 from .targets import OwnMemory
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -23,17 +23,6 @@ ENDS = st.none() | st.integers(-30, 30)
 def test_a_range_is_a_slice(content: bytes, start: int | None, end: int | None) -> None:
     at, length = span_of(start, end, len(content))
     assert content[at : at + length] == content[start:end]
-
-
-@pytest.mark.parametrize("start", [None, 0, 3, -4, -100, 100])
-@pytest.mark.parametrize("end", [None, 0, 5, -1, -100, 100])
-def test_bytes_of_a_file_are_those_of_the_target(
-    fs: PageCacheFileSystem, root: str, start: int | None, end: int | None
-) -> None:
-    path, content = f"{root}/file", b"0123456789"
-    fs.pipe_file(path, content)
-    assert fs.cat_file(path, start, end) == content[start:end]
-    assert fs.cat_ranges([path], [start], [end]) == [content[start:end]]
 
 
 def test_ranges_come_in_the_order_of_the_question(fs: PageCacheFileSystem, root: str) -> None:
@@ -50,7 +39,7 @@ def test_ranges_come_in_the_order_of_the_question(fs: PageCacheFileSystem, root:
     assert fs.cat_ranges([], 0, 1) == []
 
 
-def test_near_ranges_are_one_read(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_near_ranges_are_one_read(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0)
     below.pipe_file("/file", CONTENT)
@@ -64,7 +53,7 @@ def test_near_ranges_are_one_read(make: Callable[..., PageCacheFileSystem]) -> N
     assert len(below.reads) == before + 1, "from memory"
 
 
-def test_max_gap_says_which_ranges_are_near(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_max_gap_says_which_ranges_are_near(make: Make) -> None:
     """Two reads of 1 byte, 200 KB apart, are two calls; or one, if the option makes a call more expensive than that."""
     below = OwnMemory()
     fs = make(fs=below, read_ahead=0)
@@ -87,7 +76,7 @@ def test_max_gap_that_is_no_number_of_bytes_is_refused(fs: PageCacheFileSystem, 
         fs.cat_ranges(["/file"], 0, 1, max_gap=max_gap)
 
 
-def test_sequential_reads_have_several_calls_on_their_way(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_sequential_reads_have_several_calls_on_their_way(make: Make) -> None:
     """No readahead option is set: behind the requested bytes, two calls meet."""
     below = Ahead()
     fs = make(fs=below, capacity="128MiB")
@@ -116,7 +105,7 @@ class Ahead(OwnMemory):
         return super().cat_file(path, start, end, **options)
 
 
-def test_ranges_of_all_files_are_read_side_by_side(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_ranges_of_all_files_are_read_side_by_side(make: Make) -> None:
     """None waits for the one before it: each read waits here until all of them have begun."""
     below = Together()
     fs = make(fs=below, read_ahead=0)

@@ -20,7 +20,9 @@ import pytest
 import pagecache
 from pagecache.fsspec import PageCacheFile, PageCacheFileSystem
 
+from ..file.rig import raises
 from . import workers
+from .conftest import Make
 from .targets import Copies, OwnMemory, Store
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +33,7 @@ def in_thread(call: Callable[[], Any]) -> Any:
         return pool.submit(call).result(timeout=60)
 
 
-def test_instances_of_equal_options_share_one_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_instances_of_equal_options_share_one_cache(make: Make) -> None:
     """fsspec has an instance for each thread; each has to see bytes that the other has written and not stored."""
     one, other = make("memory"), in_thread(lambda: make("memory"))
     assert one is make("memory")
@@ -45,7 +47,7 @@ def test_instances_of_equal_options_share_one_cache(make: Callable[..., PageCach
         assert not fsspec.filesystem("memory").exists("/file")
 
 
-def test_targets_share_a_budget_and_no_bytes(make: Callable[..., PageCacheFileSystem], tmp_path: Path) -> None:
+def test_targets_share_a_budget_and_no_bytes(make: Make, tmp_path: Path) -> None:
     memory, local, folder = make("memory"), make("file"), make("file", {"auto_mkdir": True})
     assert len({memory.volume, local.volume, folder.volume}) == 3
     assert memory.cache is local.cache is folder.cache
@@ -55,7 +57,7 @@ def test_targets_share_a_budget_and_no_bytes(make: Callable[..., PageCacheFileSy
     assert make("memory", dirty_expire=1.0).cache is not memory.cache
 
 
-def test_an_instance_with_a_state_of_its_own_is_another_target(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_instance_with_a_state_of_its_own_is_another_target(make: Make) -> None:
     one, other = OwnMemory(), OwnMemory()
     make(fs=one).pipe_file("/file", b"one")
     make(fs=other).pipe_file("/file", b"other")
@@ -63,7 +65,7 @@ def test_an_instance_with_a_state_of_its_own_is_another_target(make: Callable[..
     assert (make(fs=one).cat_file("/file"), make(fs=other).cat_file("/file")) == (b"one", b"other")
 
 
-def test_files_of_one_url_belong_to_one_file_system(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_files_of_one_url_belong_to_one_file_system(make: Make) -> None:
     make("memory").pipe({"/a": b"a", "/b": b"b"})
     opened = [fsspec.open(f"pagecache::memory://{name}", pagecache={"capacity": "4MiB"}) for name in "ab"]
     assert opened[0].fs is opened[1].fs
@@ -76,7 +78,7 @@ def test_files_of_one_url_belong_to_one_file_system(make: Callable[..., PageCach
     assert fsspec.filesystem("memory").cat_file("/d") == b"many"
 
 
-def test_many_files_at_once_come_through_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_many_files_at_once_come_through_the_cache(make: Make) -> None:
     """They do even if the target would return them."""
     fs = make(fs=Copies())
     names = ["/a", "/b"]
@@ -88,9 +90,7 @@ def test_many_files_at_once_come_through_the_cache(make: Callable[..., PageCache
     assert fs.cat(names) == dict.fromkeys(names, b"x")
 
 
-def test_options_come_from_urls_and_from_configuration(
-    make: Callable[..., PageCacheFileSystem], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_come_from_urls_and_from_configuration(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for options in ({"capacity": "2MiB"}, {"pagecache": {"capacity": "2MiB"}}):
         fs, path = fsspec.url_to_fs("pagecache::memory://bucket/key", **options)
         assert (fs.cache.capacity, path) == (2 << 20, "/bucket/key")
@@ -101,7 +101,7 @@ def test_options_come_from_urls_and_from_configuration(
     fs.close()
 
 
-def test_chains_of_more_than_two(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_chains_of_more_than_two(make: Make) -> None:
     import zipfile
 
     memory = fsspec.filesystem("memory")
@@ -118,7 +118,7 @@ def test_chains_of_more_than_two(make: Callable[..., PageCacheFileSystem]) -> No
     make("memory")
 
 
-def test_close_saves_and_the_next_use_begins_anew(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_close_saves_and_the_next_use_begins_anew(make: Make) -> None:
     fs, other = make("memory"), make("memory", read_ahead=0)
     other.pipe_file("/other", b"x")
     file = fs.open("/file", "wb")
@@ -127,8 +127,7 @@ def test_close_saves_and_the_next_use_begins_anew(make: Callable[..., PageCacheF
     assert fs.close() == []
     assert fs.close() == []
     assert fsspec.filesystem("memory").cat_file("/file") == b"saved by close"
-    with pytest.raises(pagecache.ShutdownError):
-        file.write(b"more")
+    raises(pagecache.ShutdownError, file.write, b"more")
     file.close()
     assert not other.cache.closed, "others use it"
     assert fs.cat_file("/file") == b"saved by close"
@@ -141,35 +140,14 @@ def test_close_saves_and_the_next_use_begins_anew(make: Callable[..., PageCacheF
     fs.sync()
 
 
-def test_a_cache_that_was_closed_under_it_is_made_anew(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_cache_that_was_closed_under_it_is_made_anew(make: Make) -> None:
     fs = make("memory")
     fs.pipe_file("/file", b"x")
     fs.cache.close()
     assert fs.cat_file("/file") == b"x"
 
 
-def test_threads_write_one_file_at_once(fs: PageCacheFileSystem, below: Any, root: str, protocol: str) -> None:
-    """Each uses its own instance."""
-    path, block = f"{root}/file", 10_000
-    fs.pipe_file(path, bytes(8 * block))
-    ready = threading.Barrier(8)
-
-    def write(number: int) -> None:
-        mine = PageCacheFileSystem(protocol, capacity="4MiB")
-        ready.wait(60)
-        with mine.open(path, "r+b") as file:
-            for at in range(number * block, (number + 1) * block, 1000):
-                file.seek(at)
-                file.write(bytes([number + 1]) * 1000)
-        assert mine.cat_file(path, number * block, (number + 1) * block) == bytes([number + 1]) * block
-
-    with ThreadPoolExecutor(8) as pool:
-        for done in [pool.submit(write, number) for number in range(8)]:
-            done.result(timeout=120)
-    assert fs.cat_file(path) == below.cat_file(path) == b"".join(bytes([n + 1]) * block for n in range(8))
-
-
-def test_threads_make_one_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_threads_make_one_cache(make: Make) -> None:
     ready = threading.Barrier(8)
 
     def volume() -> Any:
@@ -227,10 +205,8 @@ def test_a_file_with_bytes_that_are_not_saved_does_not_pickle(fs: PageCacheFileS
     with fs.open(f"{root}/file", "r+b") as file, fs.open(f"{root}/file") as reader:
         file.write(b"new")
         for one in (file, reader):
-            with pytest.raises(TypeError, match=r"has bytes that are not saved; sync\(\) or close\(\) first"):
-                pickle.dumps(one)
-    with pytest.raises(TypeError, match="it is closed"):
-        pickle.dumps(file)
+            raises(TypeError, pickle.dumps, one, match=r"has bytes that are not saved; sync\(\) or close\(\) first")
+    raises(TypeError, pickle.dumps, file, match="it is closed")
     with fs.volume.open(fs._key(f"{root}/file")) as plain, pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(plain)
 
@@ -245,9 +221,7 @@ def pool(request: pytest.FixtureRequest) -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.mark.parametrize("target", ["file", "store"])
-def test_workers_get_file_systems_and_files(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, pool: ProcessPoolExecutor, target: str
-) -> None:
+def test_workers_get_file_systems_and_files(make: Make, tmp_path: Path, pool: ProcessPoolExecutor, target: str) -> None:
     """Each process has its own cache; a file closed by one can be opened by another."""
     fs, path = make("file") if target == "file" else make(fs=Store()), f"{tmp_path}/file"
     fs.pipe_file(path, b"0123456789")

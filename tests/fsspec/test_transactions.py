@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,12 @@ import fsspec
 import pytest
 
 import pagecache
-from pagecache.fsspec import PageCacheFileSystem, transaction
+from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.transaction import DeferredFile
 
+from ..file.rig import Patch, raises
+from ..moments import at_next_call
+from .conftest import Make
 from .targets import OwnMemory
 
 
@@ -61,20 +63,6 @@ def test_a_transaction_that_raises_leaves_nothing(fs: PageCacheFileSystem, below
     assert below.cat_file(f"{root}/after") == b"at once"
 
 
-def test_start_and_end_and_discard(fs: PageCacheFileSystem, below: Any, root: str) -> None:
-    fs.start_transaction()
-    fs.pipe_file(f"{root}/one", b"1")
-    assert not below.exists(f"{root}/one")
-    fs.end_transaction()
-    assert below.cat_file(f"{root}/one") == b"1"
-    fs.start_transaction()
-    fs.pipe_file(f"{root}/two", b"2")
-    fs.transaction.complete(commit=False)
-    assert not below.exists(f"{root}/two")
-    fs.pipe_file(f"{root}/three", b"3")
-    assert below.cat_file(f"{root}/three") == b"3"
-
-
 def test_a_file_whose_body_raised_is_not_published_by_a_transaction_that_goes_on(
     fs: PageCacheFileSystem, below: Any, root: str
 ) -> None:
@@ -111,8 +99,7 @@ def test_changes_of_another_client_are_not_overwritten(
     with fs.open(path, mode) as file:
         file.write(b"mine")
     below.pipe_file(path, b"somebody else's")
-    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-        fs.end_transaction()
+    raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
     assert below.cat_file(path) == b"somebody else's"
     assert below.find(root) == [path]
 
@@ -133,8 +120,7 @@ def test_unsaved_changes_of_another_handle_are_not_overwritten(
                 file.write(b"TAIL")
             if later:
                 handle.pwrite(later, 0)
-                with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-                    fs.end_transaction()
+                raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
             else:
                 fs.end_transaction()
         assert fs.cat_file(path) == below.cat_file(path) == (b"NEWER56789" if later else b"new3456789TAIL")
@@ -156,25 +142,17 @@ def test_another_writer_that_gives_up_takes_nothing_of_a_transaction_along(
     assert below.cat_file(path) == b"new"
 
 
-def test_a_version_that_is_stored_during_the_end_is_not_overwritten(
-    make: Callable[..., PageCacheFileSystem], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_version_that_is_stored_during_the_end_is_not_overwritten(make: Make, monkeypatch: Patch) -> None:
     """Another client stores it after the check of the stored version."""
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.pipe_file("/file", b"old")
-    check = transaction.DeferredFile._check_base
-
-    def checked(self: transaction.DeferredFile) -> None:
-        check(self)
-        below.pipe_file("/file", b"another client's")
-
-    monkeypatch.setattr(transaction.DeferredFile, "_check_base", checked)
+    theirs = b"another client's"
+    at_next_call(monkeypatch, DeferredFile, "_check_base", lambda: below.pipe_file("/file", theirs), after=True)
     fs.start_transaction()
     with fs.open("/file", "ab") as file:
         file.write(b"mine")
-    with pytest.raises(pagecache.ConflictError, match="changed since it was opened"):
-        fs.end_transaction()
-    assert fs.cat_file("/file") == below.cat_file("/file") == b"another client's"
+    raises(pagecache.ConflictError, fs.end_transaction, match="changed since it was opened")
+    assert fs.cat_file("/file") == below.cat_file("/file") == theirs
 
 
 def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
@@ -185,21 +163,19 @@ def test_an_object_that_has_appeared_is_not_overwritten_by_an_exclusive_file(
     with fs.open(path, "xb") as file:
         file.write(b"mine")
     below.pipe_file(path, b"somebody else's")
-    with pytest.raises(FileExistsError):
-        fs.end_transaction()
+    raises(FileExistsError, fs.end_transaction)
     assert below.cat_file(path) == b"somebody else's"
     assert below.find(root) == [path]
 
 
-def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Make) -> None:
     below = OwnMemory()
     fs = make(fs=below, retry=pagecache.RetryPolicy(attempts=1))
     below.pipe({"/a": b"old a", "/b": b"old b"})
     fs.start_transaction()
     fs.pipe({"/a": b"new a", "/b": b"new b", "/c": b"new c"})
     below.full = True
-    with pytest.raises(pagecache.WritebackError):
-        fs.end_transaction()
+    raises(pagecache.WritebackError, fs.end_transaction)
     below.full = False
     assert [below.cat_file(path) for path in ("/a", "/b")] == [b"old a", b"old b"]
     assert not below.exists("/c")
@@ -207,9 +183,7 @@ def test_an_end_that_fails_says_so_and_leaves_the_rest_as_it_was(make: Callable[
     assert below.cat_file("/c") == b"at once"
 
 
-def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path
-) -> None:
+def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(make: Make, tmp_path: Path) -> None:
     """A rename puts the new file in its place."""
     fs, path = make("file"), tmp_path / "file"
     path.write_bytes(b"old")
@@ -222,9 +196,7 @@ def test_a_reader_of_a_local_file_sees_the_old_or_the_new_one(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_other_users_cannot_read_a_file_before_it_is_published(
-    make: Callable[..., PageCacheFileSystem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_users_cannot_read_a_file_before_it_is_published(make: Make, tmp_path: Path, monkeypatch: Patch) -> None:
     fs, path = make("file"), tmp_path / "file"
     copied = DeferredFile._copy_to
     modes: list[int] = []
@@ -242,7 +214,7 @@ def test_other_users_cannot_read_a_file_before_it_is_published(
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_transaction_holds_more_than_the_cache(make: Callable[..., PageCacheFileSystem]) -> None:
+def test_a_transaction_holds_more_than_the_cache(make: Make) -> None:
     fs, below = make("memory", capacity="1MiB"), fsspec.filesystem("memory")
     block = bytes(range(256)) * 4096
     with fs.transaction, fs.open("/large", "w+b") as file:

@@ -156,9 +156,7 @@ class Whole(AsyncFileSystem):
 
 
 class Parts(fsspec.AbstractFileSystem):
-    """Objects in a dictionary, read and written through open files: written bytes are there once the files are
-    closed.
-    """
+    """Objects in a dictionary, read and written through open files: written bytes are there once these are closed."""
 
     protocol = "parts"
     cachable = False

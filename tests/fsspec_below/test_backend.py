@@ -309,11 +309,6 @@ except ModuleNotFoundError as error:
     assert run(code).count("pip install '.[fsspec]'") == 2
 
 
-def test_fsspec_is_imported_by_those_who_use_it() -> None:
-    code = "import sys, pagecache, pagecache.backends; print('fsspec' in sys.modules);"
-    assert run(f"{code} pagecache.backends.FsspecBackend; print('fsspec' in sys.modules)").split() == ["False", "True"]
-
-
 # ---------------------------------------------------------------------------------------- errors and infos
 
 

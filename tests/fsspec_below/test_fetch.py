@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
-from tests.file.rig import raises
+from tests.file.rig import Patch, raises
 from tests.fsspec_below.stores import Elsewhere, Whole, always
 
 PAGE = 4096
@@ -115,7 +115,7 @@ def test_no_more_are_on_their_way_than_calls_at_a_time_are_allowed(tmp_path: Pat
 
 
 def test_a_read_that_fails_is_reported_when_the_others_have_ended_and_no_other_is_begun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Bytes written after the failure stay: no late read puts old bytes into the spool."""
     place = Place(tmp_path, max_inflight=2)
@@ -149,7 +149,7 @@ def test_a_read_that_fails_is_reported_when_the_others_have_ended_and_no_other_i
     assert place.path.read_bytes() == OLD[:5] + b"new" + OLD[8:MIB] + b"later" + OLD[MIB + 5 :]
 
 
-def test_where_no_thread_can_be_started_a_commit_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_thread_can_be_started_a_commit_does_without(tmp_path: Path, monkeypatch: Patch) -> None:
     place = Place(tmp_path)
     place.write(5, b"new")
 

@@ -10,8 +10,8 @@ import pytest
 
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.objects import STAGE
-from tests.clients.shelf import Shelf
 from tests.file.rig import attached, raises
+from tests.fsspec.targets import Store
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Whole
 
@@ -143,7 +143,7 @@ def test_keys_of_a_whole_file_system_begin_at_its_top(tmp_path: Path, monkeypatc
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     folder = str(tmp_path / "a").removeprefix("/")
-    with attached(FsspecBackend(Shelf()), "4MiB") as volume:
+    with attached(FsspecBackend(Store(auto_mkdir=True)), "4MiB") as volume:
         with volume.open(f"{folder}/b", "wb") as file:
             file.write(b"here")
             file.fsync()

@@ -1,37 +1,22 @@
-"""Objects that are read and written through the cache and through open files."""
+"""Objects that are read and written through the cache, through open files, and by the stress tester."""
 
 from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from pagecache import BackendError
-from pagecache.backends import TransformBackend
-from tests.backends.transforms import Sealed
-from tests.file.rig import attached, content_of, raises
+from pagecache.backends.fsspec import FsspecBackend
+from pagecache.stress import Plan, run
+from tests.file.rig import attached, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
-
-
-def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
-    """Objects end with a short unit, which waits in the spool like the others. [T-61]"""
-    rng = random.Random(3)
-    with attached(TransformBackend(place.backend, Sealed(4072)), "1MiB") as volume:
-        written = {f"large-{number}": rng.randbytes(200_003) for number in range(20)}
-        files = {key: volume.open(key, "w+b") for key in written}
-        for key, file in files.items():
-            file.write(written[key])
-            file.flush()
-        for key, file in files.items():
-            assert file.pread(200_003, 0) == written[key]
-        for file in files.values():
-            file.close()
-        volume.drop_clean()
-        for key, data in written.items():
-            assert content_of(volume, key)[:200_004] == data
 
 
 def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:
@@ -84,3 +69,45 @@ def test_errors_with_advice_of_the_backend_pass() -> None:
     file = place.backend.open("key")
     place.fs.hooks.before["cat_file"] = always(BackendError(errno.EBUSY, "slow down", retry=True, retry_after=2.0))
     assert raises(BackendError, get, file, 0, 10).retry_after == 2.0
+
+
+SHORT: dict[str, Any] = {
+    "threads": 4, "tasks": 6, "files": 2, "size": "256KiB", "capacity": "256KiB", "operations": 40, "rounds": 1,
+    "duration": 1,
+}  # fmt: skip
+numbers = itertools.count()
+stored = Whole(asynchronous=True)
+
+
+def asynchronous() -> FsspecBackend:
+    """The backends share one file system: a later one finds the stored objects."""
+    return FsspecBackend(stored, "bucket")
+
+
+TARGETS: dict[str, Callable[[], Any]] = {
+    "blocking": lambda: f"fsspec:memory://stressed-{next(numbers)}",
+    "asynchronous": lambda: asynchronous,
+}
+
+
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("faults", ["none", "flaky"])
+def test_a_short_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
+    report = run(Plan(seed=1, faults=faults, **SHORT), TARGETS[form]())
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["operations"] > 100
+
+
+@pytest.mark.parametrize("profile", ["losses", "saving"])
+def test_staged_bytes_survive_the_actions_of_others(profile: str) -> None:
+    """Commits, discards and versions of another client, beside reads of evicted bytes."""
+    report = run(Plan(seed=5, profile=profile, **SHORT), TARGETS["blocking"]())
+    assert report.ok, f"{report.story}\n{report.replay}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", TARGETS)
+@pytest.mark.parametrize("faults", ["none", "nasty"])
+def test_a_run_of_the_stress_tester_is_clean(form: str, faults: str) -> None:
+    report = run(Plan(seed=1, faults=faults, duration=20), TARGETS[form]())
+    assert report.ok, f"{report.story}\n{report.replay}"

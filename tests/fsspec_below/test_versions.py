@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import random
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache
-from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
+from pagecache import ConflictError, DataLossError
+from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.objects import STAGE
-from pagecache.engine import volume as engine_volume
-from tests.file.rig import Patch, attached, content_of, raises
+from tests.file.rig import Patch, attached, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
-from tests.rebased import Written
 
 
 @pytest.fixture
@@ -84,25 +78,6 @@ def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> 
     assert place.content("made") == b"theirs"
 
 
-CHANGES: dict[str, Callable[[CachedFile], object]] = {
-    "pwrite": lambda file: file.pwrite(b"mine", 0),
-    "truncate": lambda file: file.truncate(5),
-    "punch_hole": lambda file: file.punch_hole(0, 4),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_open_finds_the_version_of_another_client_below_an_uncommitted_change(place: Place, change: str) -> None:
-    """No change of an object makes another version of it before the commit. [2.19]"""
-    with attached(place.backend) as volume, contextlib.ExitStack() as stack:
-        file = volume.open("key", "r+b", read_ahead=0)
-        stack.callback(file.abandon)
-        CHANGES[change](file)
-        volume.open("key", "rb").close()
-        place.put("key", OLD[::-1])
-        raises(ConflictError, volume.open, "key", "rb")
-
-
 @pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
 @pytest.mark.parametrize("created", [True, False], ids=["never stored", "stored"])
 def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has_removed(
@@ -124,48 +99,6 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         file.pwrite(b"new", 0)
         file.close()
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_exactly_what_was_written_is_laid_over_the_other_version(place: Place, seed: int) -> None:
-    """In memory and in the spool, which has the bytes around as well. [T-30, 2.19]"""
-    base, theirs = random.Random(2).randbytes(30_000), random.Random(3).randbytes((100, 20_000, 60_000)[seed % 3])
-    place.put("key", base)
-    limits: Any = {"dirty_background": 0.02, "dirty_limit": 0.1} if seed % 2 else {}
-    with PageCache("256KiB", **limits) as cache:
-        volume = cache.attach(place.backend, read_ahead=0)
-        with volume.open("key", "r+b") as file:
-            model = Written(file, base, seed, holes=True)
-            model.change(30)
-            model.put(10, 3)
-            place.put("key", theirs)
-            raises(ConflictError, file.fsync)
-            volume.resolve("key", "rebase")
-            cache.check()
-            assert file.pread(100_000, 0) == model.over(theirs)
-            file.fsync()
-    assert place.content("key") == model.over(theirs)
-
-
-@pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])
-def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place, theirs: int) -> None:
-    """Staged bytes stay in the spool: pages at their ends cannot be read from the replaced version. [2.19]"""
-    ours, piece = random.Random(2).randbytes(LARGE), 40_000
-    expected = bytearray(random.Random(3).randbytes(theirs))
-    other = bytes(expected)
-    with attached(place.backend, "256KiB", options={"read_ahead": 0}) as volume, volume.open("key", "r+b") as file:
-        for begin in range(1001, LARGE - piece, 2 * piece):
-            file.pwrite(ours[begin : begin + piece], begin)
-            expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
-            expected[begin : begin + piece] = ours[begin : begin + piece]
-        assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
-        place.put("key", other)
-        raises(ConflictError, file.fsync)
-        volume.resolve("key", "rebase")
-        assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
-        file.fsync()
-        assert file.size == len(expected)
-    assert place.content("key") == bytes(expected)
 
 
 def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
@@ -199,52 +132,6 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
     with pytest.raises(OSError) as raised:  # an object that is too short cannot be mistaken for it
         get(file, 0, 4096)
     assert raised.value.errno == errno.ESTALE
-
-
-def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds another version, which is the file's own; the commit has not noticed yet that it is stored."""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    seen: list[object] = []
-    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
-
-    def reads() -> None:
-        try:
-            seen.append(get(file, 1 << 20, 4096))
-        except OSError as error:
-            seen.append(error)
-        has_judged.set()
-
-    thread = threading.Thread(target=reads)
-    move, read, wait = Calls.move, Reader.read, BlockingCalls.wait
-
-    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
-        done = await read(self, offset, buffers)
-        if threading.current_thread() is thread:
-            has_read.set()
-            assert goes_on.wait(60.0)
-        return done
-
-    async def moved(self: Calls, src: str, dst: str) -> None:
-        await move(self, src, dst)
-        goes_on.set()
-        assert has_judged.wait(60.0)
-
-    async def waits(self: BlockingCalls, end: Future[None]) -> None:
-        if threading.current_thread() is thread:
-            has_judged.set()  # the commit judges the version that it found
-        await wait(self, end)
-
-    monkeypatch.setattr(Reader, "read", read_slowly)
-    monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(BlockingCalls, "wait", waits)
-    thread.start()
-    assert has_read.wait(60.0)
-    file.commit()
-    thread.join(60.0)
-    assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
 # ----------------------------------------------------------------------- distinguishing versions
@@ -294,26 +181,3 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     assert place.backend.stat("key").size == 5
     assert place.backend.open("key").stat().size == 5
     assert [stat.size for stat in place.backend.list()] == [5]
-
-
-def test_more_cached_objects_than_open_files_need_no_call_in_revalidate(file_system: Place, monkeypatch: Patch) -> None:
-    """They are opened as they were seen; a commit over another version is refused nevertheless. [2.19]"""
-    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
-    keys = [f"many{k}" for k in range(16)]
-    for key in keys:
-        file_system.put(key, key.encode())
-    with attached(file_system.backend, options={"revalidate": 3600}) as volume:
-        for key in keys:
-            assert content_of(volume, key) == key.encode()
-        monkeypatch.setattr(Calls, "found", None)  # no object is asked for
-        for key in keys:
-            assert volume.stat(key).size == len(key)
-            assert content_of(volume, key) == key.encode()
-        monkeypatch.undo()
-        file_system.put(keys[0], b"theirs")
-        with volume.open(keys[0], "r+b") as file:
-            file.pwrite(b"ours", 0)
-            raises(ConflictError, file.fsync)
-            volume.discard(keys[0])
-            raises(DataLossError, file.fsync)
-    assert file_system.content(keys[0]) == b"theirs"

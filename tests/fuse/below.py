@@ -30,7 +30,6 @@ __all__ = [
     "misnamed_objects",
     "slow",
     "switched",
-    "switched_objects",
 ]
 
 
@@ -139,16 +138,6 @@ class _Switched(PassingBackend):
 def switched(folder: str) -> Backend:
     """The directory `store` of a folder, with the switch there."""
     return _Switched(DirectoryBackend(Path(folder) / "store"), Path(folder))
-
-
-def switched_objects(folder: str) -> Backend:
-    """Objects that are published as a whole, with the switch in a folder."""
-    import fsspec
-
-    from pagecache.backends.fsspec import FsspecBackend
-
-    fs = fsspec.filesystem("memory")
-    return _Switched(FsspecBackend(fs, "/bucket"), Path(folder))
 
 
 def faulty(root: str, profile: str, seed: int = 1) -> Backend:

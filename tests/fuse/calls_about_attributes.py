@@ -150,7 +150,21 @@ def extended_attributes(top: Path, record: Recorder) -> None:
     record("nothing of a link", lambda: os.getxattr(top / "l", "user.l", follow_symlinks=False))
 
 
-ELSE = "import os, sys\nos.chdir(sys.argv[1])\nos.setgroups([])\nos.setgid(34)\nos.setuid(12)\nos.umask(0o022)\n"
+ELSE = """import errno, os, stat, sys
+os.chdir(sys.argv[1])
+os.setgroups([])
+os.setgid(34)
+os.setuid(12)
+os.umask(0o022)
+def tell(what, call):
+    try: answer = call()
+    except OSError as error: answer = errno.errorcode[error.errno]
+    print(what, "=", answer)
+def seen(path):
+    found = os.lstat(path)
+    return oct(found.st_mode), found.st_uid, found.st_gid
+"""
+"""The beginning of a program of another user, which tells the answers of its calls."""
 
 
 def recorded_by(program: str, top: Path, record: Recorder) -> None:
@@ -166,7 +180,8 @@ def other_users(top: Path, record: Recorder) -> None:
     """Only root may do more than the modes allow."""
     if os.geteuid():
         return
-    for name, bits in {"open": 0o777, "sticky": 0o1777, "closed": 0o700, "listed": 0o744, "passed": 0o711}.items():
+    places = {"open": 0o2777, "sticky": 0o1777, "closed": 0o700, "listed": 0o744, "passed": 0o711}
+    for name, bits in places.items():
         (top / name).mkdir()
         (top / name).chmod(bits)
         (top / name / "a").write_bytes(b"a")
@@ -176,11 +191,6 @@ def other_users(top: Path, record: Recorder) -> None:
     program = (
         ELSE
         + """
-import errno
-def tell(what, call):
-    try: answer = call()
-    except OSError as error: answer = errno.errorcode[error.errno]
-    print(what, "=", answer)
 def opened(path, *how):
     os.close(os.open(path, *how))
 for place in ("open", "sticky", "closed", "listed", "passed"):
@@ -208,6 +218,9 @@ for place in ("open", "sticky", "closed", "listed", "passed"):
     tell(f"read what may not be read {place}", lambda: opened(f"{place}/new", os.O_RDONLY))
     tell(f"create for writing, read-only {place}", lambda: opened(f"{place}/ro", os.O_CREAT | os.O_RDWR, 0o400))
     tell(f"mkdir {place}", lambda: os.mkdir(f"{place}/newd"))
+    tell(f"symlink {place}", lambda: os.symlink("x", f"{place}/newl"))
+    for name in ("new", "newd", "newl"):
+        tell(f"owner {place} {name}", lambda: seen(f"{place}/{name}"))
     tell(f"rmdir {place}", lambda: os.rmdir(f"{place}/d"))
     tell(f"chmod {place}", lambda: os.chmod(place, 0o777))
 """
@@ -233,3 +246,50 @@ os.chown("owned", 12, 34); print("owned =", oct(os.stat("owned").st_mode))
 """
     )
     recorded_by(program, top, record)
+
+
+def listed(path: Path) -> list[str]:
+    """The names without those that a security module adds."""
+    return sorted(name for name in os.listxattr(path, follow_symlinks=False) if name.endswith((".a", ".b")))
+
+
+@check
+def attributes_of_links(top: Path, record: Recorder) -> None:
+    spaces = ("trusted.", "security.", "user.", "system.", "nothing.") if os.geteuid() == 0 else ("user.", "nothing.")
+    (top / "file").touch()
+    for target in ("file", "nowhere", "loop", "/outside"):
+        link = top / f"to-{target.strip('/')}"
+        link.symlink_to(f"to-{target}" if target == "loop" else target)
+        for space in spaces:
+            what = f"{target}, {space}"
+
+            def get(name: str) -> bytes:
+                return os.getxattr(link, name, follow_symlinks=False)
+
+            def set(name: str, value: bytes, flags: int = 0) -> None:
+                os.setxattr(link, name, value, flags, follow_symlinks=False)
+
+            record(f"{what}: none", lambda: get(f"{space}a"))
+            record(f"{what}: replace what is not there", lambda: set(f"{space}a", b"1", os.XATTR_REPLACE))
+            record(f"{what}: create", lambda: set(f"{space}a", b"1", os.XATTR_CREATE))
+            record(f"{what}: create again", lambda: set(f"{space}a", b"2", os.XATTR_CREATE))
+            record(f"{what}: set", lambda: set(f"{space}b", bytes(range(256))))
+            record(f"{what}: found", lambda: (get(f"{space}a"), get(f"{space}b")))
+            record(f"{what}: listed", lambda: listed(link))
+            record(f"{what}: removed", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+            record(f"{what}: removed again", lambda: os.removexattr(link, f"{space}b", follow_symlinks=False))
+        record(f"{target}: listed", lambda: listed(link))
+        record(f"{target}: renamed", lambda: (link.rename(top / "other"), listed(top / "other"))[1])
+        record(f"{target}: of what it leads to", lambda: listed(top / "file"))
+        record(f"{target}: unlinked", lambda: (top / "other").unlink())
+    if os.geteuid() == 0:
+        (top / "link").symlink_to("file")
+        program = (
+            ELSE
+            + """
+for space in ("user", "trusted", "security"):
+    for call in (os.getxattr, lambda *link, **how: os.setxattr(*link, b"1", **how), os.removexattr):
+        tell(f"others, {space}", lambda: call("link", f"{space}.a", follow_symlinks=False))
+"""
+        )
+        recorded_by(program, top, record)

@@ -78,25 +78,6 @@ def opens_of_open_files(top: Path, record: Recorder) -> None:
 
 
 @check
-def open_files_outlive_their_first_open(top: Path, record: Recorder) -> None:
-    """A file opened by a descriptor goes on when that is closed, and opens another."""
-    path = top / "a"
-    path.write_bytes(DATA)
-    first = os.open(path, os.O_RDONLY)
-    os.unlink(path)
-    second = os.open(again(first), os.O_RDWR)
-    os.close(first)
-    record("read", lambda: os.pread(second, 10, 5000))
-    record("written", lambda: os.pwrite(second, b"abc", 20_000))
-    third = os.open(again(second), os.O_RDONLY)
-    os.close(second)
-    record("read by a third", lambda: (os.pread(third, 5, 19_998), os.fstat(third).st_size, os.fstat(third).st_nlink))
-    record("not for writing", lambda: os.write(third, b"x"))
-    os.close(third)
-    record("gone", lambda: os.stat(path))
-
-
-@check
 def descriptors_of_directories(top: Path, record: Recorder) -> None:
     (top / "d").mkdir()
     with opened(top / "d", os.O_RDONLY | os.O_DIRECTORY) as fd:

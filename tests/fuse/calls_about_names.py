@@ -19,6 +19,7 @@ def rename(one: Path, other: Path, flags: int) -> None:
 
 
 KINDS = ("none", "file", "other link", "link", "dangling", "empty", "full")
+RENAMED = (*KINDS, "fifo")
 
 
 def make(path: Path, kind: str, name: str) -> None:
@@ -32,6 +33,8 @@ def make(path: Path, kind: str, name: str) -> None:
         path.symlink_to(f"{name}-end")
     elif kind == "dangling":
         path.symlink_to("nowhere")
+    elif kind == "fifo":
+        os.mkfifo(path)
     elif kind in ("empty", "full"):
         path.mkdir()
         if kind == "full":
@@ -48,13 +51,15 @@ def look(path: Path) -> object:
         return {name: look(path / name) for name in sorted(os.listdir(path))}
     if stat.S_ISLNK(found.st_mode):
         return f"-> {os.readlink(path)}"
+    if stat.S_ISFIFO(found.st_mode):
+        return oct(found.st_mode), found.st_nlink
     return (path.read_bytes(), found.st_nlink)
 
 
 def each_pair(top: Path, record: Recorder, call: Callable[[Path, Path], None]) -> None:
     """Rename every kind of thing over every other."""
-    for one in KINDS:
-        for other in KINDS:
+    for one in RENAMED:
+        for other in RENAMED:
             folder = top / f"{one}-{other}"
             folder.mkdir()
             make(folder / "a", one, "one")

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .calls import Recorder, check, opened
 from .calls_about_attributes import ELSE, recorded_by
-from .calls_about_names import rename
 
 ROOT = os.geteuid() == 0
 ZERO = os.makedev(1, 5)
@@ -88,45 +87,6 @@ def special_files(top: Path, record: Recorder) -> None:
         record(f"{kind}: a link to it", lambda: (os.symlink("a", other), oct(other.stat().st_mode))[1])
         record(f"{kind}: access", lambda: [os.access(path, how) for how in (os.R_OK, os.W_OK, os.X_OK)])
         record(f"{kind}: removed", lambda: (os.unlink(path), os.listdir(folder))[1])
-
-
-@check
-def names_of_special_files(top: Path, record: Recorder) -> None:
-    """Renames of special files over other things, and of these over them."""
-    kinds: dict[str, Callable[[Path], object]] = {
-        **MAKE,
-        "file": lambda path: path.write_text("file"),
-        "link": lambda path: path.symlink_to("nowhere"),
-        "directory": lambda path: path.mkdir(),
-    }
-    for one in MAKE:
-        for other, make in kinds.items():
-            for source, target in ((one, other), (other, one)):
-                folder = top / f"{source}-{target}".replace(" ", "-")
-                if folder.exists():
-                    continue
-                folder.mkdir()
-                kinds[source](folder / "a")
-                make(folder / "b") if target == other else kinds[target](folder / "b")
-                record(f"{source} without replacing {target}", lambda: rename(folder / "a", folder / "b", 1))
-                record(f"link of {source} to {target}", lambda: os.link(folder / "a", folder / "b"))
-                record(f"{source} over {target}", lambda: os.rename(folder / "a", folder / "b"))
-                for name in sorted(os.listdir(folder)):
-                    record(f"{source} over {target}: {name}", lambda: oct((folder / name).lstat().st_mode))
-
-
-@check
-def listings_of_special_files(top: Path, record: Recorder) -> None:
-    for kind, make in MAKE.items():
-        make(top / kind.replace(" ", "-"))
-    with os.scandir(top) as entries:
-        found = {entry.name: entry for entry in entries}
-        record("names", lambda: sorted(found))
-        record("files", lambda: [name for name in sorted(found) if found[name].is_file(follow_symlinks=False)])
-        record(
-            "kinds", lambda: {name: oct(stat.S_IFMT(found[name].stat(follow_symlinks=False).st_mode)) for name in found}
-        )
-        record("numbers", lambda: all((top / name).lstat().st_ino == entry.inode() for name, entry in found.items()))
 
 
 @contextlib.contextmanager
@@ -244,15 +204,7 @@ def special_files_of_others(top: Path, record: Recorder) -> None:
     program = (
         ELSE
         + """
-import errno, stat
 os.chdir("open")
-def tell(what, call):
-    try: answer = call()
-    except OSError as error: answer = errno.errorcode[error.errno]
-    print(what, "=", answer)
-def seen(path):
-    found = os.lstat(path)
-    return oct(found.st_mode), found.st_uid, found.st_gid
 tell("fifo", lambda: os.mkfifo("fifo", 0o666) or seen("fifo"))
 tell("socket", lambda: os.mknod("socket", stat.S_IFSOCK | 0o666) or seen("socket"))
 tell("char", lambda: os.mknod("char", stat.S_IFCHR | 0o666, os.makedev(1, 5)))

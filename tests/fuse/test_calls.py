@@ -18,7 +18,6 @@ from . import (
     calls_about_attributes,
     calls_about_bytes,
     calls_about_descriptors,
-    calls_about_links,
     calls_about_names,
     calls_about_special_files,
 )
@@ -34,27 +33,15 @@ pytestmark = [
 ]
 
 
-@contextlib.contextmanager
-def shared(mode: str) -> Iterator[tuple[Path, Sequence[str]]]:
-    """A mount that other users may also use, and its options."""
+@pytest.fixture(scope="module")
+def where(request: pytest.FixtureRequest) -> Iterator[tuple[Path, Sequence[str]]]:
+    """A mount of the kind of the parameter that other users may also use, and its options."""
     others = ("--allow-other",) if os.geteuid() == 0 else ()
     with (
         folder_for_everybody() as folder,
-        Mounted(folder, f"dir:{folder / 'store'}", mode, *others, "-o", "dev", longest=600) as mounted,
+        Mounted(folder, f"dir:{folder / 'store'}", request.param, *others, "-o", "dev", longest=600) as mounted,
     ):
         yield mounted.path, mounted.options
-
-
-@pytest.fixture(scope="module")
-def direct() -> Iterator[tuple[Path, Sequence[str]]]:
-    with shared("--direct-io") as where:
-        yield where
-
-
-@pytest.fixture(scope="module")
-def cached() -> Iterator[tuple[Path, Sequence[str]]]:
-    with shared("--kernel-cache") as where:
-        yield where
 
 
 NO_SPACE = {f"mode {mode}{more}": "ENOTSUP" for mode in (0, 1, 3) for more in ("", ": behind")}
@@ -66,11 +53,6 @@ KNOWN: dict[str, dict[str, object]] = {
     "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
 }
 """Check -> call -> the answer of a mount, if it differs from tmpfs."""
-DIRECT: dict[str, dict[str, object]] = {
-    # The kernel leaves it to the server in this case, and pyfuse3 does not name the writing process.
-    "bits_after_writes": {"written": "0o106777"},
-}
-"""Differences with --direct-io."""
 UNMAPPED: dict[str, dict[str, object]] = {
     "times": {"a mapping": "ENODEV", "a mapping: object": "ctime"},
 }
@@ -87,36 +69,31 @@ def empty(top: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def compare(where: tuple[Path, Sequence[str]], name: str) -> None:
-    path, options = where
-    with empty(MODEL) as model, empty(path) as mounted:
-        expected, found = answers(name, model), answers(name, mounted)
-    different = {what: (expected.get(what), found.get(what)) for what in {**expected, **found}}
-    different = {what: pair for what, pair in different.items() if pair[0] != pair[1]}
-    known = KNOWN.get(name, {}) | (DIRECT.get(name, {}) if "--direct-io" in options else {})
-    known |= {} if maps_shared(options) else UNMAPPED.get(name, {})
-    # A missing limit in the store of this machine is no difference.
-    assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
-
-
 def about(module: ModuleType) -> list[str]:
     return [name for name, check in CHECKS.items() if check.__module__ == module.__name__]
 
 
 NAMES = about(calls_about_names) + about(calls_about_attributes)
 BYTES = about(calls_about_bytes) + about(calls_about_special_files)
-BYTES += about(calls_about_descriptors) + about(calls_about_links)
+BYTES += about(calls_about_descriptors)
 
 
-@pytest.mark.parametrize("name", NAMES + BYTES)
-def test_calls_are_answered_as_on_tmpfs(direct: tuple[Path, Sequence[str]], name: str) -> None:
-    compare(direct, name)
+CASES = [("--direct-io", name) for name in NAMES + BYTES] + [("--kernel-cache", name) for name in BYTES]
+SLOW = [pytest.param("--kernel-cache", name, marks=pytest.mark.slow) for name in NAMES]
+"""Checks about names never reach a page of the kernel."""
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES), *BYTES])
-def test_so_they_are_with_pages_of_the_kernel(cached: tuple[Path, Sequence[str]], name: str) -> None:
-    """Checks about names never reach a page, and run with the slow tests."""
-    compare(cached, name)
+@pytest.mark.parametrize(("where", "name"), [*CASES, *SLOW], indirect=["where"])
+def test_calls_are_answered_as_on_tmpfs(where: tuple[Path, Sequence[str]], name: str) -> None:
+    path, options = where
+    with empty(MODEL) as model, empty(path) as mounted:
+        expected, found = answers(name, model), answers(name, mounted)
+    different = {what: (expected.get(what), found.get(what)) for what in {**expected, **found}}
+    different = {what: pair for what, pair in different.items() if pair[0] != pair[1]}
+    known = KNOWN.get(name, {})
+    known = known if maps_shared(options) else known | UNMAPPED.get(name, {})
+    # A missing limit in the store of this machine is no difference.
+    assert different == {what: (expected.get(what), answer) for what, answer in known.items() if what in different}
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK])
@@ -128,16 +105,3 @@ def test_a_store_of_objects_refuses_special_files(flat: Path, kind: int) -> None
         os.mknod(flat / "a", kind | 0o600, os.makedev(1, 5))
     assert caught.value.errno == errno.EOPNOTSUPP
     assert os.listdir(flat) == []
-
-
-def test_a_fifo_is_one_past_the_mount_too(direct: tuple[Path, Sequence[str]]) -> None:
-    """Special files are those of the store: other programs of this machine use them."""
-    path, _ = direct
-    store = path.parent / "store"
-    os.mkfifo(path / "here", 0o400)  # no usual umask removes these bits
-    os.mkfifo(store / "there", 0o200)
-    assert oct((store / "here").lstat().st_mode) == oct(stat.S_IFIFO | 0o400)
-    assert oct((path / "there").lstat().st_mode) == oct(stat.S_IFIFO | 0o200)
-    (path / "there").unlink()
-    (store / "here").unlink()
-    assert os.listdir(store) == []

@@ -1,6 +1,4 @@
-"""`pagecache mount`, from its beginning to its end: its refusals, the data it saves, and its messages when it
-cannot.
-"""
+"""`pagecache mount`, from its beginning to its end: refusals, the data it saves, and messages when it cannot."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.observe.client import ask
 from pagecache.target import Target
 
-from ..file.rig import eventually
+from ..file.rig import eventually, raises
 from .below import Switch
 from .mounts import KINDS, Mounted, needs_mounts, run
 
@@ -99,9 +97,7 @@ def gone(path: Path) -> str:
 
 @pytest.mark.parametrize("mode", KINDS)
 def test_a_mount_whose_server_was_killed_is_said_to_be_gone(tmp_path: Path, store: Path, mode: str) -> None:
-    """It is reported even while the kernel answers for its directory from its cache. Then it is unmounted and mounted
-    again.
-    """
+    """Even while the kernel answers for its directory from its cache. Then it can be mounted again."""
     (store / "a").write_bytes(b"a")
     with Mounted(tmp_path, f"dir:{store}", mode, "-o", "attr_timeout=1000,entry_timeout=1000") as mounted:
         os.stat(mounted.path)
@@ -158,9 +154,8 @@ def test_a_store_and_its_mountpoint_are_not_in_one_another(tmp_path: Path, store
             (tmp_path / "link" / inner.name, "which would contain itself"),
             (tmp_path, "and would be hidden"),
         ):
-            with pytest.raises(CannotMount) as caught:
-                check_store(backend, str(path))
-            text = str(caught.value)
+            caught = raises(CannotMount, check_store, backend, str(path))
+            text = str(caught)
             assert text.startswith(f"{path}: ")
             assert f"the directory to be mounted, {store}, " in text
             assert why in text
@@ -180,10 +175,8 @@ def test_words_after_o() -> None:
     assert (made.uid, made.file_mode, made.timeout) == (7, 0o600, 2.5)
     assert made.flags == {"noatime"}
     for word in ("direct_io=1", "max_read=4096", "capacity"):
-        with pytest.raises(ValueError, match=word.partition("=")[0]):
-            with_words(plain, [word])
-    with pytest.raises(WrongOption):
-        with_words(plain, ["direct_io,kernel_cache"])
+        raises(ValueError, with_words, plain, [word], match=word.partition("=")[0])
+    raises(WrongOption, with_words, plain, ["direct_io,kernel_cache"])
 
 
 @pytest.mark.parametrize(
@@ -206,9 +199,8 @@ def test_words_after_o() -> None:
 def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, rule: str) -> None:
     """The message is the command's own, not one of Python's conversions."""
     name, _, value = word.partition("=")
-    with pytest.raises(ValueError, match=name) as caught:
-        with_words(MountOptions(url="memory:", mountpoint="/mnt"), [word])
-    text = str(caught.value)
+    caught = raises(ValueError, with_words, MountOptions(url="memory:", mountpoint="/mnt"), [word], match=name)
+    text = str(caught)
     assert value in text
     assert f" is not {rule}" in text
     assert "literal" not in text
@@ -256,9 +248,7 @@ def test_a_read_only_mount(tmp_path: Path, store: Path) -> None:
             lambda: (mounted.path / "a").unlink(),
             lambda: (mounted.path / "d").mkdir(),
         ):
-            with pytest.raises(OSError) as caught:
-                call()
-            assert caught.value.errno == errno.EROFS
+            assert raises(OSError, call).errno == errno.EROFS
 
 
 def test_owners_and_modes_that_are_asked_for(tmp_path: Path) -> None:
@@ -281,9 +271,7 @@ def test_sigterm_saves_what_programs_have_open(tmp_path: Path, store: Path, mode
         assert list(mounted.path.iterdir()) == []
         assert (store / "a").read_bytes() == b"x" * 100_000
         for call in (lambda: os.write(fd, b"y"), lambda: os.close(fd)):
-            with pytest.raises(OSError) as caught:
-                call()
-            assert caught.value.errno == errno.ENOTCONN
+            assert raises(OSError, call).errno == errno.ENOTCONN
 
 
 @pytest.mark.smoke("mount")
@@ -364,14 +352,10 @@ def test_a_dead_backend_stops_no_reader_of_cached_bytes(tmp_path: Path, switch: 
         os.fsync(cached)
         switch.hang()
         for call in (lambda: os.pread(uncached, PAGE, 0), lambda: os.open(mounted.path / "cached", os.O_RDONLY)):
-            with pytest.raises(OSError) as caught:
-                call()
-            assert caught.value.errno == errno.EIO
+            assert raises(OSError, call).errno == errno.EIO
             assert os.pread(cached, PAGE, 0) == b"c" * PAGE
         assert os.pwrite(cached, b"d", 0) == 1
-        with pytest.raises(OSError) as caught:
-            os.fsync(cached)
-        assert caught.value.errno == errno.EIO
+        assert raises(OSError, os.fsync, cached).errno == errno.EIO
         run("umount", "-f", "-l", mounted.path, timeout=30)
         assert mounted.wait() == 1
         for fd in (cached, uncached):

@@ -102,13 +102,16 @@ def differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, An
     return {name: (found.get(name), expected.get(name)) for name in names if found.get(name) != expected.get(name)}
 
 
-@pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("seed", "count", "length"),
+    [(seed, count, LENGTH) for seed in (1, 2) for count in (1, 3)]
+    + [pytest.param(seed, 1 + seed % 3, 1000, marks=pytest.mark.slow) for seed in range(100, 120)],
+)
 def test_a_random_script_has_the_results_of_tmpfs(
-    mounted: Mounted, place: Path, stored: Path, model: Path, seed: int, count: int
+    mounted: Mounted, place: Path, stored: Path, model: Path, seed: int, count: int, length: int
 ) -> None:
     """Bytes, sizes and links too, in the store as well. [T-67]"""
-    play(place, mounted.options, model, seed, LENGTH, count, objects=False)
+    play(place, mounted.options, model, seed, length, count, objects=False)
     run("sync", "-f", place)
     assert differences(content(stored), content(model)) == {}
 
@@ -137,16 +140,6 @@ def test_a_random_script_over_a_bucket_has_the_results_of_tmpfs(
             play(mounted.path, mounted.options, model, 4, LENGTH_BUCKET, 2, objects=True)
     finally:
         server.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 120))
-def test_many_random_scripts_have_the_results_of_tmpfs(
-    mounted: Mounted, place: Path, stored: Path, model: Path, seed: int
-) -> None:
-    play(place, mounted.options, model, seed, 1000, 1 + seed % 3, objects=False)
-    run("sync", "-f", place)
-    assert differences(content(stored), content(model)) == {}
 
 
 @pytest.mark.parametrize("calls", [150, pytest.param(1500, marks=pytest.mark.slow)])

@@ -8,13 +8,9 @@ the server dies, the name has one of its contents as a whole, synced bytes are t
 from __future__ import annotations
 
 import errno
-import getpass
 import itertools
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +20,6 @@ from .mounts import KINDS, Mounted, needs_mounts, run
 
 pytestmark = [needs_mounts, pytest.mark.timeout(1800)]
 
-ROOT = Path(__file__).parents[2]
 DEAD = {errno.ENOTCONN, errno.ECONNABORTED, errno.EIO}
 VERSIONS = (1, 2)
 EVERY = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
@@ -97,66 +92,23 @@ def made(tmp_path: Path, mode: str, moment: int) -> tuple[Mounted, Path]:
 
 
 @EVERY
+@pytest.mark.parametrize("when", ["before a request", "before a call of the store", "after a call of the store"])
 @pytest.mark.parametrize("mode", KINDS)
-def test_a_server_that_is_killed_before_a_request_leaves_what_was_synced(tmp_path: Path, mode: str, step: int) -> None:
+def test_a_server_that_is_killed_leaves_what_was_synced(tmp_path: Path, mode: str, when: str, step: int) -> None:
     for moment in itertools.count(1, step):
         mounted, folder = made(tmp_path, mode, moment)
-        requests = itertools.count(1)
+        switch, requests = Switch(folder), iter(range(moment - 1, -1, -1) if when == "before a request" else ())
 
-        def killed(mounted: Mounted = mounted, requests: itertools.count[int] = requests, at: int = moment) -> None:
-            if next(requests) == at:
+        def kill(mounted: Mounted = mounted, requests: Iterator[int] = requests) -> None:
+            if next(requests, None) == 0:
                 mounted.kill()
 
         with mounted:
-            safe, lived = work(mounted, killed)
-            goes_on(mounted, folder / "store", safe)
-        if lived:
-            assert moment > step
-            return
-
-
-@EVERY
-@pytest.mark.parametrize("sign", [1, -1], ids=["before", "after"])
-@pytest.mark.parametrize("mode", KINDS)
-def test_a_server_that_is_killed_in_a_call_of_its_store_leaves_what_was_synced(
-    tmp_path: Path, mode: str, sign: int, step: int
-) -> None:
-    for moment in itertools.count(1, step):
-        mounted, folder = made(tmp_path, mode, moment)
-        switch = Switch(folder)
-        with mounted:
-            switch.die(sign * moment)
-            safe, lived = work(mounted, lambda: None)
+            if when != "before a request":
+                switch.die(moment if when.startswith("before") else -moment)
+            safe, lived = work(mounted, kill)
             switch.live()
             goes_on(mounted, folder / "store", safe)
         if lived:
             assert moment > step
             return
-
-
-def test_tests_pass_beside_a_mount_that_a_killed_session_has_left() -> None:
-    """pytest removes the folders of earlier sessions, and cannot remove that of a mount without a server."""
-    with tempfile.TemporaryDirectory() as root:  # tmp_path is too long: sockets of the mount lie three levels below
-        folder = Path(root)
-        for number in range(5):
-            (folder / f"pytest-of-{getpass.getuser()}" / f"pytest-{number}").mkdir(parents=True)
-        mounted = Mounted(folder / f"pytest-of-{getpass.getuser()}" / "pytest-0", "memory:").start()
-        try:
-            mounted.kill()
-            test = folder / "test_later.py"
-            test.write_text("def test_it(tmp_path):\n    pass\n")
-            settings = ("-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", "-n", "0", str(test))
-            environment = {**os.environ, "PYTEST_DEBUG_TEMPROOT": root}
-            command = [sys.executable, "-m", "pytest", *settings]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-            (left,) = mounts_below(folder)
-            assert "garbage" in left
-        finally:
-            for path in mounts_below(folder):
-                run("fusermount3", "-u", "-z", path)
-
-
-def mounts_below(folder: Path) -> list[str]:
-    paths = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [path for path in paths if path.startswith(str(folder))]

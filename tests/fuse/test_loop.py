@@ -23,7 +23,7 @@ from pagecache import Volume
 from pagecache.fuse import Attributes, Files, Loop, Server, serving, why_no_loop
 from pagecache.fuse import loop as loops
 
-from ..file.rig import Task, eventually
+from ..file.rig import Task, eventually, raises
 from .mounts import code, needs_mounts, run
 
 pytestmark = [
@@ -262,9 +262,7 @@ def test_without_the_extension_nothing_can_be_mounted(
     assert "apt install fuse3 libfuse3-dev pkg-config" in serving.why_cannot_serve()
     assert serving.why_cannot_serve().endswith("pip install . in a checkout of libpagecache")
     monkeypatch.setattr(loops, "LOOP_MISSING", "it is not there")
-    with pytest.raises(OSError, match="it is not there") as caught:
-        Loop(Server(volume), mnt)
-    assert caught.value.errno == errno.ENOSYS
+    assert raises(OSError, Loop, Server(volume), mnt, match="it is not there").errno == errno.ENOSYS
 
 
 def test_features_are_reported(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pagecache.fuse.loop import ON_THE_WAY_S
 from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
 
-from ..file.rig import eventually
+from ..file.rig import Patch, eventually
 from .mounts import Mounted, needs_mounts
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
@@ -83,10 +83,8 @@ def test_names_of_one_object_come_and_go_in_any_order() -> None:
     assert len(table) == 1
 
 
-def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest go first, and none that is open or has entries below it; the next request comes when the table has
-    grown by an eighth.
-    """
+def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: Patch) -> None:
+    """The oldest first, none that is open or has entries; again when the table has grown by an eighth."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 80)
     table = Nodes()
     found: list[Node] = [table.found(table.root, f"f{number}", "file") for number in range(79)]
@@ -106,7 +104,7 @@ def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: pytest.Monk
     assert len(table) == 1 + 1 + 2 + 11  # the root, the open file, the directory and its entries, the last ones
 
 
-def test_a_table_that_was_large_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_was_large_is_made_small(monkeypatch: Patch) -> None:
     monkeypatch.setattr(nodes, "SPARSE", 10)
     table = Nodes()
     found = [table.found(table.root, f"f{number}", "file") for number in range(100)]
@@ -119,7 +117,7 @@ def test_a_table_that_was_large_is_made_small(monkeypatch: pytest.MonkeyPatch) -
     assert [table.get(node.number) for node in found[80:]] == found[80:]
 
 
-def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None:
     """Older kernels refuse the request; the mount goes on."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 8)
     table, sent = Nodes(), list[bytes]()

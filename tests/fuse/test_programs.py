@@ -1,6 +1,4 @@
-"""Real programs on real mounts, with and without pages of the kernel: each checks its own data, and the test checks it
-too.
-"""
+"""Real programs on real mounts, with and without pages of the kernel: their data is checked by them and by the test."""
 
 from __future__ import annotations
 
@@ -63,9 +61,7 @@ slow = pytest.mark.slow
 
 @pytest.mark.parametrize("journal", [pytest.param(name, marks=() if name in QUICK else slow) for name in JOURNALS])
 def test_sqlite(place: Path, stored: Path, mounted: Mounted, journal: str) -> None:
-    """Transactions, some rolled back, in each journal mode; the stored result is a whole database. A shared write-ahead
-    log needs shared mappings: without them it has to be private to one process.
-    """
+    """Transactions, some rolled back. Without shared mappings a write-ahead log is private to one process."""
     path = place / "db"
     alone = journal == "wal" and not maps_shared(mounted.options)
 
@@ -181,65 +177,6 @@ def test_tar(place: Path, stored: Path, sources: Path, tmp_path: Path) -> None:
     run("tar", "-C", stored, "-df", tmp_path / "a.tar")
 
 
-@pytest.mark.slow
-def test_rsync(place: Path, sources: Path) -> None:
-    """All attributes are kept; a second run finds nothing to do, also by checksums."""
-    if shutil.which("rsync") is None:
-        pytest.skip("there is no rsync here")
-    run("rsync", "-aH", f"{sources}/", place)
-    same(sources, place)
-    assert run("rsync", "-aHi", f"{sources}/", place) == ""
-    assert run("rsync", "-aHic", f"{sources}/", place) == ""
-
-
-@pytest.mark.slow
-def test_cp_and_diff(place: Path, sources: Path) -> None:
-    """The tree is copied there, and within the mount."""
-    run("cp", "-a", sources, place / "one")
-    run("cp", "-a", place / "one", place / "two")
-    run("diff", "-r", "--no-dereference", sources, place / "two")
-    run("mv", place / "one", place / "three")
-    run("rm", "-r", place / "two")
-    same(sources, place / "three")
-    assert names(place) == ["three"]
-
-
-@pytest.mark.slow
-def test_a_thousand_open_files(place: Path) -> None:
-    """Each is a separate file, and all are open at once."""
-    fds = [os.open(place / f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(1000)]
-    try:
-        for number, fd in enumerate(fds):
-            os.pwrite(fd, b"%04d" % number, number)
-        for number, fd in enumerate(fds):
-            assert os.pread(fd, 10, number) == b"%04d" % number
-        assert len(names(place)) == 1000
-    finally:
-        for fd in fds:
-            os.close(fd)
-    shutil.rmtree(place)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", KINDS)
-def test_a_directory_of_a_hundred_thousand_entries(tmp_path: Path, mode: str) -> None:
-    """Listed whole, found by name, and changed while it is listed."""
-    store = tmp_path / "store" / "many"
-    store.mkdir(parents=True)
-    for number in range(100_000):
-        os.close(os.open(store / f"entry{number}", os.O_CREAT | os.O_WRONLY))
-    with Mounted(tmp_path, f"dir:{store.parent}", mode) as mounted:
-        many = mounted.path / "many"
-        with os.scandir(many) as entries:
-            first = next(entries).name
-            (many / "new").touch()
-            found = {first, *(entry.name for entry in entries)}
-        assert len(found - {"new"}) == 100_000
-        (many / "entry99999").unlink()
-        assert len(os.listdir(many)) == 100_000
-        assert (many / "entry5").stat().st_size == 0
-
-
 @pytest.mark.parametrize("mode", KINDS)
 def test_memory_stays_within_its_limit(tmp_path: Path, store: Path, mode: str) -> None:
     """Files ten times as large as the cache are written, read, and changed at random places."""
@@ -335,9 +272,7 @@ def test_the_stress_tester_finds_nothing_above_bad_stores(tmp_path: Path, store:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("mode", KINDS)
 def test_an_hour_of_stress_above_a_store_with_faults(tmp_path: Path, store: Path, mode: str) -> None:
-    """Half of it with pages of the kernel, half without; nothing is left to save in the end.
-    PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes.
-    """
+    """PAGECACHE_SOAK_SECONDS sets the time of a sixth of it, instead of ten minutes."""
     seconds = 3 * float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
     options = ["--option", f"root={store}", "--option", "profile=mild", "--capacity", "4MiB", mode]
     with Mounted(tmp_path, f"{BELOW}:faulty", *options, longest=seconds + 1200) as mounted:

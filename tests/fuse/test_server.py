@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,10 +21,11 @@ from pagecache.fuse.answers import Answers
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.callers import NONE, Callers
 from pagecache.fuse.files import OpenFile
-from pagecache.fuse.nodes import Node
 from pagecache.fuse.server import Listing
 from pagecache.testing import FaultyBackend, Gate, Rule
 
+from ..file.rig import Patch, Task
+from ..moments import at_next_call
 from .mounts import code
 
 CREATE = os.O_RDWR | os.O_CREAT
@@ -40,18 +40,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         server = Server(cache.attach(FaultyBackend(DirectoryBackend(tmp_path))))
         yield server
         server.close()
-
-
-def closed_meanwhile(server: Server, fh: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the next check for open files find the file, and close it a moment later."""
-    opened = server._opened
-
-    def found(node: Node) -> list[OpenFile]:
-        files = opened(node)
-        server.release(fh)
-        return files
-
-    monkeypatch.setattr(server, "_opened", found)
 
 
 def test_a_number_lives_until_it_is_forgotten_as_often_as_it_was_returned(server: Server) -> None:
@@ -112,11 +100,9 @@ def test_the_second_open_of_a_file_without_a_name_counts_as_a_handle(server: Ser
 @pytest.mark.parametrize("taker", ["unlink", "rename over it", "rename it"])
 @pytest.mark.parametrize("order", ["open first", "name first"])
 def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
-    server: Server, monkeypatch: pytest.MonkeyPatch, taker: str, order: str
+    server: Server, monkeypatch: Patch, taker: str, order: str
 ) -> None:
-    """Otherwise the program gets ESTALE when that happens a second time: the kernel looks the path up again
-    only once.
-    """
+    """Otherwise it may fail twice, and the kernel looks the path up again only once."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 60.0)
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     take: Callable[[], None] = {
@@ -128,34 +114,21 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
         take()
         assert code(server.open, number, os.O_RDONLY) == (None if taker == "rename it" else errno.ESTALE)
         return
-    found: list[tuple[int, bool]] = []
-    has_it, go_on, open_file = threading.Event(), threading.Event(), server.files.open_file
-
-    def slowly(key: str, flags: int) -> OpenFile:
-        opened = open_file(key, flags)
-        has_it.set()
-        go_on.wait(60)
-        return opened
-
-    monkeypatch.setattr(server.files, "open_file", slowly)
-    opener = threading.Thread(target=lambda: found.append(server.open(number, os.O_RDONLY)))
-    opener.start()
-    has_it.wait(60)
-    taking = threading.Thread(target=take)
-    taking.start()
-    taking.join(0.2)
-    waited = taking.is_alive()
-    go_on.set()
-    for thread in (opener, taking):
-        thread.join(60)
-    assert waited, "for the open"
-    ((fh, _),) = found
+    gate = Gate()
+    at_next_call(monkeypatch, server.files, "open_file", gate.enter, after=True)
+    opening = Task(server.open, number, os.O_RDONLY)
+    gate.wait_entered()
+    taking = Task(take)
+    assert taking.waits()  # for the open
+    gate.release()
+    fh, _ = opening.result()
+    taking.result()
     assert server.files.read(fh, 0, 9) == b"a"
     server.release(fh)
 
 
 def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: Patch
 ) -> None:
     """The kernel would cut the file to it. It is open when the entry is read, and closed a moment later."""
     number = server.lookup(1, "a").number
@@ -163,9 +136,8 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
     index = [name for name, _ in listing.entries].index("a")
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    closed_meanwhile(server, fh, monkeypatch)
+    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.entry(listing, index)
-    monkeypatch.undo()
     now = server.entry_now(listing, index)
     assert told is None
     assert now is not None
@@ -174,15 +146,14 @@ def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed
 
 @pytest.mark.parametrize("change", [{"size": 3}, {"mtime_ns": 5 * 10**9}], ids=["size", "times"])
 def test_attributes_are_set_beside_the_release_of_what_was_open(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, int]
+    server: Server, monkeypatch: Patch, tmp_path: Path, change: dict[str, int]
 ) -> None:
     """A program that closes a file and sets its times overtakes the release, for which no program waits."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDWR)
     server.files.write(fh, 0, b"longer")
-    closed_meanwhile(server, fh, monkeypatch)
+    at_next_call(monkeypatch, server, "_opened", lambda: server.release(fh), after=True)
     told = server.setattr(number, change)
-    monkeypatch.undo()
     server.volume.sync()
     found = (tmp_path / "a").stat()
     assert told.size == found.st_size == change.get("size", 6)
@@ -207,28 +178,23 @@ def test_an_open_by_a_name_that_is_being_renamed_finds_the_file(server: Server) 
     inner = server.lookup(directory, "b").number
     gate = Gate()
     backend.use([Rule("rename", gate=gate)])
-    results: list[bytes] = []
 
-    def read() -> None:
+    def read() -> bytes:
         fh, _ = server.open(inner, os.O_RDONLY)
-        results.append(server.files.read(fh, 0, 10))
+        found = server.files.read(fh, 0, 10)
         server.release(fh)
+        return found
 
-    renaming = threading.Thread(target=server.rename, args=(1, "d", 1, "e"))
-    renaming.start()
+    renaming = Task(server.rename, 1, "d", 1, "e")
     gate.wait_entered()
-    reading = threading.Thread(target=read)
-    reading.start()
+    reading = Task(read)
     gate.release()
-    renaming.join(20)
-    reading.join(20)
-    assert results == [b"bb"]
+    renaming.result()
+    assert reading.result() == b"bb"
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
-    monkeypatch: pytest.MonkeyPatch, cached: bool
-) -> None:
+def test_an_open_finds_no_other_object_in_a_store_that_compares_none(monkeypatch: Patch, cached: bool) -> None:
     """The names have moved after the kernel's look. The objects of such a store have identities, too."""
     monkeypatch.setattr(moving, "OPEN_TIMEOUT_S", 0.01)
     with PageCache("1MiB") as cache:
@@ -243,15 +209,12 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
         if not cached:
             for backend_file in server.volume.engine.take_idle(0):
                 close_backend_file(backend_file)
-        genuine = server.files.open_file
 
-        def late(key: str, flags: int) -> OpenFile:
-            monkeypatch.setattr(server.files, "open_file", genuine)
+        def move() -> None:
             server.rename(1, "a", 1, "c")
             server.rename(1, "b", 1, "a")
-            return genuine(key, flags)
 
-        monkeypatch.setattr(server.files, "open_file", late)
+        at_next_call(monkeypatch, server.files, "open_file", move)
         fh, _ = server.open(numbers["a"], os.O_RDONLY)
         assert server.files.read(fh, 0, 10) == b"a"
         server.release(fh)
@@ -259,9 +222,7 @@ def test_an_open_finds_no_other_object_in_a_store_that_compares_none(
 
 
 def test_a_name_that_is_gone_is_looked_up_again(server: Server) -> None:
-    """The kernel may still have the name, from a listing that is older than the removal. ESTALE makes it look once
-    more, where ENOENT would be the program's error.
-    """
+    """An older listing may have it: ESTALE makes the kernel look once more, where ENOENT is an error."""
     listing = server.opendir(1)
     assert listing.certain()
     gone = server.lookup(1, "a").number
@@ -285,7 +246,7 @@ def now(server: Server, listing: Listing, name: str) -> Attributes:
     return found
 
 
-def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_that_meets_a_close_reports_no_old_size(server: Server, monkeypatch: Patch) -> None:
     """The close comes before, amid and after it: the handle reports the size, or the store is asked."""
     number = server.lookup(1, "a").number
     listing = server.opendir(1)
@@ -333,34 +294,23 @@ def test_a_listing_that_meets_another_kind_of_thing_under_its_name(server: Serve
     assert stat.S_ISDIR(server.getattr(made.number).mode)
 
 
-def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_meets_the_end_of_its_name_looks_again(server: Server, monkeypatch: Patch) -> None:
     """The kernel would keep a name that is gone, and get ESTALE from it."""
-    status = server.names.status
-
-    def status_before_rename(key: str) -> ObjectStat:
-        found = status(key)
-        monkeypatch.setattr(server.names, "status", status)
-        server.rename(1, "a", 1, "other")
-        return found
-
-    monkeypatch.setattr(server.names, "status", status_before_rename)
+    at_next_call(monkeypatch, server.names, "status", lambda: server.rename(1, "a", 1, "other"), after=True)
     assert code(server.lookup, 1, "a") == errno.ENOENT
     assert server.lookup(1, "other").size == 1
 
 
 def waits_for(call: Callable[[], object], meanwhile: Callable[[], object]) -> None:
     """Make a call that waits until the other one has been made."""
-    calling = threading.Thread(target=call)
-    calling.start()
-    calling.join(0.2)
-    assert calling.is_alive()
+    calling = Task(call)
+    assert calling.waits()
     meanwhile()
-    calling.join(20)
-    assert not calling.is_alive()
+    calling.result()
 
 
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patient(monkeypatch: Patch) -> None:
     """Calls that take names away wait for a minute."""
     for name in ("OPEN_TIMEOUT_S", "RETURN_TIMEOUT_S"):
         monkeypatch.setattr(moving, name, 60.0)
@@ -415,12 +365,11 @@ def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
 
 
 def test_a_thread_that_is_late_comes_for_another_call(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, programs: list[Program], monkeypatch: Patch, taken: tuple[int, int]
 ) -> None:
     """Its lookups keep no name, and its next failure is a first one."""
-    one, number = programs[0], server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDONLY)
-    replace(tmp_path, "a")
+    number, _ = taken
+    one = programs[0]
     monkeypatch.setattr(callers, "AGAIN_S", 0.0)
     assert code(one.open, number) == errno.ESTALE
     one.lookup("a")
@@ -433,22 +382,19 @@ def test_a_thread_that_is_late_comes_for_another_call(
     assert late.knows(11)
     assert code(one.open, number) == errno.ESTALE
     assert one.read(number) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("op", ["release", "write"])
 def test_an_open_that_comes_back_is_no_first_try_after_a_request_that_was_on_its_way(
-    server: Server, programs: list[Program], tmp_path: Path, op: str
+    programs: list[Program], op: str, taken: tuple[int, int]
 ) -> None:
     """The kernel waits for no release, and for no write of its pages: the thread is in its next call since."""
-    one, number = programs[0], server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDONLY)
-    replace(tmp_path, "a")
+    number, _ = taken
+    one = programs[0]
     for fails in (False, True):
         assert code(one.open, number) == errno.ESTALE
         assert code(one.late, op, fails) == (errno.ESTALE if fails else None)
         assert one.read(number) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.usefixtures("patient")
@@ -464,40 +410,15 @@ def test_a_lookup_that_comes_back_waits_for_the_call_that_takes_the_name_away(
     with Gate() as gate:
         faulty: Any = server.volume.backend
         faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(1, "c", 1, "a"))
-        renaming.start()
+        renaming = Task(server.rename, 1, "c", 1, "a")
         gate.wait_entered()
         waits_for(lambda: found.append(one.lookup("a")), gate.release)
-        renaming.join(20)
+        renaming.result()
     assert one.read(found[0]) == b"ccc"
 
 
-@pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("then", ["another call", "nothing there", "a directory", "its own"])
-def test_no_call_waits_for_a_thread_that_has_come_by(
-    server: Server, programs: list[Program], tmp_path: Path, then: str
-) -> None:
-    """It looked the name up, and its call came for something else, or failed before."""
-    one, number, directory = programs[0], server.lookup(1, "a").number, server.lookup(1, "d").number
-    server.rename(directory, "b", 1, "a")
-    assert code(one.open, number) == errno.ESTALE
-    number = one.lookup("a")
-    if then == "another call":
-        one.opendir(1)
-    elif then == "nothing there":
-        assert code(one.lookup, "none") == errno.ENOENT
-    elif then == "a directory":
-        one.lookup("d")
-        assert not server._moving._awaited
-    if then == "its own":
-        one.unlink("a")
-    else:
-        server.unlink(1, "a")
-    assert not (tmp_path / "a").exists()
-
-
 class Replies:
-    """A loop that records replies."""
+    """A loop that records the codes of replies."""
 
     def __init__(self) -> None:
         self.codes: list[int] = []
@@ -505,21 +426,17 @@ class Replies:
     def reply_error(self, _token: int, code: int) -> None:
         self.codes.append(code)
 
-    def reply_entry(self, _token: int, _values: tuple[int, ...]) -> bool:
-        self.codes.append(0)
-        return True
-
-    def reply_attributes(self, _token: int, _values: tuple[int, ...]) -> None:
-        self.codes.append(0)
-
     def done(self, token: int) -> None:
         """Do nothing."""
 
+    def __getattr__(self, _name: str) -> Callable[..., bool]:
+        return lambda *_: not self.codes.append(0)  # type: ignore[func-returns-value]
+
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("then", ["its second try", "its own unlink", "nothing there"])
+@pytest.mark.parametrize("then", ["its second try", "its own unlink", "another call", "nothing there", "a directory"])
 def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server: Server, then: str) -> None:
-    """Then another program takes the name at once. The requests come as from the kernel."""
+    """Then another program takes the name at once. The thread may also come for something else, or fail before."""
     replies: Any = Replies()
     answers = Answers(replies, server, None)
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
@@ -534,20 +451,24 @@ def test_the_requests_of_a_thread_keep_a_name_from_its_lookup_to_its_call(server
     assert ask("setattr", number, changes={"size": 1}) == errno.ESTALE
     assert ask("lookup", 1, name="a") == 0
     assert len(server._moving._awaited) == 1
-    if then == "its own unlink":
-        assert ask("unlink", 1, name="a") == 0
+    if then == "its second try":
+        assert ask("setattr", server.lookup(1, "a").number, changes={"size": 1}) == 0
+    elif then == "another call":
+        assert ask("opendir", 1) == 0
     elif then == "nothing there":
         assert ask("lookup", 1, name="none") == errno.ENOENT
-        server.unlink(1, "a")
+    elif then == "a directory":
+        assert ask("lookup", 1, name="d") == 0
+    if then == "its own unlink":
+        assert ask("unlink", 1, name="a") == 0
     else:
-        assert ask("setattr", server.lookup(1, "a").number, changes={"size": 1}) == 0
         server.unlink(1, "a")
     assert not server._moving._awaited
 
 
 @pytest.mark.usefixtures("patient")
 def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_name(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, monkeypatch: Patch
 ) -> None:
     """The names that the file has, and the one that it lost last. A call that takes one of them away waits a moment."""
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", 0.5)
@@ -569,9 +490,7 @@ def test_an_open_of_an_unknown_thread_that_came_too_late_may_come_back_by_each_n
 
 @pytest.mark.parametrize("how", ["rename", "create", "behind"])
 def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_path: Path, how: str) -> None:
-    """The file that had it before is still open, with unsaved bytes, and lives on by another name, or by none: the name
-    was replaced, given up and made again, or replaced by another program. [2.20]
-    """
+    """The file that had it before is open, with unsaved bytes, and has another name, or none. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
     if how == "behind":
@@ -598,40 +517,28 @@ def test_a_name_has_the_size_of_the_file_that_has_it_now(server: Server, tmp_pat
 
 
 def test_a_name_that_is_replaced_during_its_lookup_has_no_size_of_another_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """Another program replaces it when the cache has found its file, and has not asked the store yet. [2.20]"""
     held = server.volume.open("a", "r+b")
     held.pwrite(b"x" * 100, 0)
-    lstat = DirectoryBackend.lstat
-
-    def replaced(backend: DirectoryBackend, key: str) -> ObjectStat:
-        monkeypatch.undo()
-        os.replace(tmp_path / "d" / "b", tmp_path / "a")
-        return lstat(backend, key)
-
-    monkeypatch.setattr(DirectoryBackend, "lstat", replaced)
+    at_next_call(monkeypatch, DirectoryBackend, "lstat", lambda: os.replace(tmp_path / "d" / "b", tmp_path / "a"))
     assert server.names.status("a").size == 2
     held.close()
 
 
-def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> list[int | None]:
+def told_beside_a_rename(server: Server, source: tuple[int, str], call: Callable[[], object]) -> int | None:
     """Let a call wait until a rename to `a` has ended, and return its answer."""
-    told: list[int | None] = []
     with Gate() as gate:
         faulty: Any = server.volume.backend
         faulty.use([Rule("rename", gate=gate)])
-        renaming = threading.Thread(target=server.rename, args=(*source, 1, "a"))
-        renaming.start()
+        renaming = Task(server.rename, *source, 1, "a")
         gate.wait_entered()
-        calling = threading.Thread(target=lambda: told.append(code(call)))
-        calling.start()
-        calling.join(0.2)
-        assert calling.is_alive()
+        calling = Task(code, call)
+        assert calling.waits()
         gate.release()
-        for thread in (renaming, calling):
-            thread.join(20)
-    return told
+        renaming.result()
+        return calling.result()
 
 
 def test_an_open_that_came_too_late_is_answered_when_no_call_takes_the_name_away(
@@ -641,7 +548,7 @@ def test_an_open_that_came_too_late_is_answered_when_no_call_takes_the_name_away
     (tmp_path / "c").write_bytes(b"ccc")
     number, directory = server.lookup(1, "a").number, server.lookup(1, "d").number
     server.rename(directory, "b", 1, "a")
-    assert told_beside_a_rename(server, (1, "c"), lambda: server.open(number, os.O_RDONLY)) == [errno.ESTALE]
+    assert told_beside_a_rename(server, (1, "c"), lambda: server.open(number, os.O_RDONLY)) == errno.ESTALE
     assert server.lookup(1, "a").size == 3
 
 
@@ -652,17 +559,14 @@ def test_no_call_waits_long_for_an_open_that_does_not_come_again(server: Server)
     assert code(server.open, number, os.O_RDONLY) == errno.ESTALE
     fh, _ = server.create(1, "a", 0o644, os.O_WRONLY)
     server.release(fh)
-    unlinking = threading.Thread(target=server.unlink, args=(1, "a"))
-    unlinking.start()
-    unlinking.join(20)
-    assert not unlinking.is_alive()
+    Task(server.unlink, 1, "a").result()
 
 
 def test_an_open_waits_for_the_call_that_takes_its_name_away(server: Server) -> None:
     """It is answered when that is over: the kernel finds the object that has the name then."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
-    assert told == [errno.ESTALE]
+    assert told == errno.ESTALE
     fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
     server.release(fh)
 
@@ -673,14 +577,14 @@ def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_
     fh, _ = server.open(number, os.O_RDONLY)
     before = os.stat(tmp_path / "d" / "b").st_mtime_ns
     changes = {"mtime_ns": 5 * 10**9}
-    assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) == [None]
+    assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) is None
     assert os.stat(tmp_path / "a").st_mtime_ns == before
     assert server.getattr(number).mtime_ns == 5 * 10**9
     server.release(fh)
 
 
 def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
-    server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    server: Server, monkeypatch: Patch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(moving, "RETURN_TIMEOUT_S", -1.0)
     for index in range(5):
@@ -693,7 +597,7 @@ def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_new_object_is_given_to_its_maker_and_no_other(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    server: Server, tmp_path: Path, monkeypatch: Patch, kind: str
 ) -> None:
     """Another program puts an old object under the name of a new one before that gets its mode."""
     old = tmp_path / "old"
@@ -704,17 +608,12 @@ def test_a_new_object_is_given_to_its_maker_and_no_other(
         (old / "file").write_bytes(b"private")
     old.chmod(0o700)
 
-    def then_swap(make: Callable[..., Any]) -> Callable[..., Any]:
-        def made(*arguments: Any) -> Any:
-            result = make(*arguments)
-            os.rename(tmp_path / "new", tmp_path / "aside")
-            os.rename(old, tmp_path / "new")
-            return result
+    def swap() -> None:
+        os.rename(tmp_path / "new", tmp_path / "aside")
+        os.rename(old, tmp_path / "new")
 
-        return made
-
-    monkeypatch.setattr(server.files, "open_file", then_swap(server.files.open_file))
-    monkeypatch.setattr(server.names, "mkdir", then_swap(server.names.mkdir))
+    at_next_call(monkeypatch, server.files, "open_file", swap, after=True)
+    at_next_call(monkeypatch, server.names, "mkdir", swap, after=True)
     made = code(server.create, 1, "new", 0o666, os.O_RDWR) if kind == "file" else code(server.mkdir, 1, "new", 0o777)
     assert made == errno.ESTALE
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
@@ -809,11 +708,6 @@ class Program:
 
         self._call(op, NONE, end)
 
-    def unlink(self, name: str) -> None:
-        """As the answers do it: its own lookup keeps it from nothing."""
-        self._server.came(self._thread)
-        self._call("unlink", 1, lambda again: self._server.unlink(1, name))
-
     def chmod(self, number: int) -> None:
         self._call("chmod", number, lambda again: self._server.setattr(number, {"mode": 0o600}, None, again))
 
@@ -838,14 +732,22 @@ def replace(tmp_path: Path, *names: str) -> None:
         os.rename(tmp_path / "next", tmp_path / name)
 
 
+@pytest.fixture
+def taken(server: Server, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A file that is open, and whose name another program has given to another file: its number, and the handle."""
+    number = server.lookup(1, "a").number
+    fh, _ = server.open(number, os.O_RDWR)
+    replace(tmp_path, "a")
+    yield number, fh
+    server.release(fh)
+
+
 def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path
+    server: Server, programs: list[Program], taken: tuple[int, int]
 ) -> None:
     """The file of that name is still open, and opens again by its descriptor, which no lookup leads to."""
+    old, fh = taken
     one, two, three = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old, os.O_RDWR)
-    replace(tmp_path, "a")
     for program in programs:
         assert code(program.open, old) == errno.ESTALE
     for program in (one, two):
@@ -856,7 +758,6 @@ def test_every_thread_that_comes_by_a_name_that_another_program_took_looks_again
     assert code(two.lookup, "none") == errno.ENOENT
     assert code(two.open, old) == errno.ESTALE  # by another old name: that lookup has found nothing
     assert server.files.read(fh, 0, 100) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("by", ["its other name", "a lookup of the name", "a listing"])
@@ -886,7 +787,7 @@ def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
 
 @pytest.mark.parametrize("order", ["the name first", "the open first"])
 def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, order: str
 ) -> None:
     """The lookup is one of the file's other name, by which the open must not go on: it may have come by the first."""
     one, two, _ = programs
@@ -894,22 +795,14 @@ def test_an_open_by_a_taken_name_beside_the_lookup_that_finds_it_taken(
     os.link(tmp_path / "a", tmp_path / "second")
     assert server.lookup(1, "second").number == old
     replace(tmp_path, "a")
-    keys = server.nodes.keys
-
-    def keys_and_then(node: Node) -> list[str]:
-        monkeypatch.undo()
-        found = keys(node) if order == "the open first" else []
-        two.lookup("second")
-        return found or keys(node)
-
-    monkeypatch.setattr(server.nodes, "keys", keys_and_then)
+    at_next_call(monkeypatch, server.nodes, "keys", lambda: two.lookup("second"), after=order == "the open first")
     assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert (tmp_path / "second").read_bytes() == b"a"
     assert one.read(one.lookup("second")) == b"a"
 
 
 def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_reach_another_file(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A lookup of the directory comes between its failure and its look at the names."""
     one, two, _ = programs
@@ -919,15 +812,7 @@ def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_
     os.rename(tmp_path / "d", tmp_path / "moved")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "b").write_bytes(b"new")
-    lose = server.nodes.lose
-
-    def looked_up_before(node: Node, keys: Any) -> bool:
-        monkeypatch.undo()
-        two.lookup("d")
-        two.lookup("moved")
-        return lose(node, keys)
-
-    monkeypatch.setattr(server.nodes, "lose", looked_up_before)
+    at_next_call(monkeypatch, server.nodes, "lose", lambda: (two.lookup("d"), two.lookup("moved")))
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("b", one.lookup("d"))) == b"new"
     server.release(fh)
@@ -978,19 +863,16 @@ def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
 
 
 def test_a_path_through_the_mount_to_a_descriptor_opens_its_file(
-    server: Server, programs: list[Program], tmp_path: Path
+    programs: list[Program], tmp_path: Path, taken: tuple[int, int]
 ) -> None:
     """The lookups are of directories and links on the way."""
+    old, _ = taken
     one, _, _ = programs
     os.symlink("/proc/self/fd/3", tmp_path / "link")
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     assert code(one.open, old) == errno.ESTALE
     one.lookup("d")
     one.lookup("link")
     assert one.read(old) == b"a"
-    server.release(fh)
 
 
 def test_a_second_try_that_fails_is_the_last(server: Server, programs: list[Program], tmp_path: Path) -> None:
@@ -1021,22 +903,18 @@ def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: 
 
 @pytest.mark.parametrize("by", ["a lookup", "a listing"])
 def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    server: Server, programs: list[Program], tmp_path: Path, monkeypatch: Patch, by: str
 ) -> None:
     """Another program has renamed the file while it was looked up: each name was the only one when it was found."""
     one, two, _ = programs
-    listing, status = server.opendir(1), server.names.status
+    listing = server.opendir(1)
 
-    def renamed_then(key: str) -> ObjectStat:
-        found = status(key)
-        monkeypatch.undo()
+    def renamed() -> None:
         os.rename(tmp_path / "a", tmp_path / "renamed")
-        fh = two.open(two.lookup("renamed"))
-        server.release(fh)
-        return found
+        server.release(two.open(two.lookup("renamed")))
 
     if by == "a lookup":
-        monkeypatch.setattr(server.names, "status", renamed_then)
+        at_next_call(monkeypatch, server.names, "status", renamed, after=True)
         number = one.lookup("a")
     else:
         os.rename(tmp_path / "a", tmp_path / "renamed")
@@ -1051,32 +929,23 @@ def test_an_open_by_one_of_two_names_that_the_kernel_keeps_looks_again(
 
 
 def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
     os.link(tmp_path / "a", tmp_path / "second")
     fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
-    stat_open = OpenFile.stat
-
-    def removed_before(opened: OpenFile) -> ObjectStat:
-        monkeypatch.undo()
-        os.unlink(tmp_path / "a")
-        return stat_open(opened)
-
-    monkeypatch.setattr(OpenFile, "stat", removed_before)
+    at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(tmp_path / "a"))
     assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
     assert server.lookup(1, "second").nlink == 1
     server.release(fh)
 
 
 def test_a_truncate_by_a_name_that_another_program_took_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path
+    server: Server, programs: list[Program], tmp_path: Path, taken: tuple[int, int]
 ) -> None:
     """Otherwise it cuts the file that had the name, and is still open for writing. ftruncate and descriptors do."""
+    old, fh = taken
     one, two, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old, os.O_RDWR)
-    replace(tmp_path, "a")
     assert code(one.truncate, old, 0) == errno.ESTALE
     assert one.truncate(one.lookup("a"), 2) == 2
     assert (tmp_path / "a").read_bytes() == b"ne"
@@ -1084,7 +953,6 @@ def test_a_truncate_by_a_name_that_another_program_took_looks_again(
     assert code(two.truncate, old, 5) == errno.ESTALE
     assert two.truncate(old, 5) == 5  # by a descriptor: it comes again without a lookup
     assert two.truncate(old, 7, fh) == 7
-    server.release(fh)
 
 
 def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
@@ -1103,51 +971,41 @@ def test_a_truncate_by_a_taken_name_of_a_closed_file_cuts_no_other_name(
 
 
 def test_a_failed_change_by_a_descriptor_is_no_first_try_of_an_open(
-    server: Server, programs: list[Program], tmp_path: Path
+    programs: list[Program], taken: tuple[int, int]
 ) -> None:
     """The kernel does not make it again, and the open after it may come by the name that was taken."""
+    old, _ = taken
     one, _, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     assert code(one.chmod, old) == errno.ESTALE
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("a")) == b"new"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("how", ["unlink", "rename over"])
 def test_an_open_by_a_name_that_was_taken_and_is_removed_here_looks_again(
-    server: Server, programs: list[Program], tmp_path: Path, how: str
+    server: Server, programs: list[Program], how: str, taken: tuple[int, int]
 ) -> None:
     """The open was on its way; another program had given the name to another file before."""
+    old, fh = taken
     one, _, _ = programs
-    old = server.lookup(1, "a").number
-    fh = one.open(old)
-    replace(tmp_path, "a")
     if how == "unlink":
         server.unlink(1, "a")
     else:
         server.rename(server.lookup(1, "d").number, "b", 1, "a")
     assert code(one.open, old, os.O_RDWR | os.O_TRUNC) == errno.ESTALE
     assert server.files.read(fh, 0, 100) == b"a"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
 def test_a_lookup_of_the_new_name_before_a_rename_has_returned_takes_no_name_away(
-    server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+    server: Server, monkeypatch: Patch, kind: str
 ) -> None:
     name = "a" if kind == "file" else "d"
     number = server.lookup(1, name).number
-    rename = server.names.rename
-
-    def looked_up_after(*args: Any, **more: Any) -> None:
-        rename(*args, **more)
-        assert server.lookup(1, "new").number == number
-
-    monkeypatch.setattr(server.names, "rename", looked_up_after)
+    found: list[int] = []
+    at_next_call(monkeypatch, server.names, "rename", lambda: found.append(server.lookup(1, "new").number), after=True)
     server.rename(1, name, 1, "new")
+    assert found == [number]
     assert server.nodes.keys(server.node(number)) == ["new"]
     assert server.getattr(number).nlink >= 1
     assert server.nodes.child(server.nodes.root, name) is None
@@ -1169,28 +1027,23 @@ def test_a_rename_into_a_directory_that_another_program_has_renamed_looks_again(
 
 
 def test_a_lookup_of_a_file_that_is_closed_and_replaced_meanwhile_says_what_it_has_found(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """ESTALE would be the second one for a stat, whose first try has met another change of the name."""
     number = server.lookup(1, "a").number
     fh, _ = server.open(number, os.O_RDONLY)
-    opened = server._opened
 
-    def closed_and_replaced(node: Node) -> list[OpenFile]:
-        monkeypatch.undo()
+    def close_and_replace() -> None:
         server.release(fh)
         replace(tmp_path, "a")
-        return opened(node)
 
-    monkeypatch.setattr(server, "_opened", closed_and_replaced)
+    at_next_call(monkeypatch, server, "_opened", close_and_replace)
     monkeypatch.setattr(server, "_taken", lambda node: 0)
     found = server.lookup(1, "a")
     assert (found.number, found.size) == (number, 1)
 
 
-def test_a_failed_call_keeps_no_number_and_no_file(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_call_keeps_no_number_and_no_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
     """It fails after its file was found, or opened: the kernel never forgets, or releases, what it did not get."""
     (tmp_path / "empty").touch()
     empty = server.lookup(1, "empty").number
@@ -1211,7 +1064,7 @@ def test_a_failed_call_keeps_no_number_and_no_file(
     server.release(fh)
 
 
-def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: Patch) -> None:
     monkeypatch.setattr(callers, "CALLERS_MAX", 3)
     known = Callers()
 
@@ -1231,7 +1084,7 @@ def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: pytest.Monkey
     assert not known.comes(1, "open", 100)
 
 
-def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rename_looks_at_no_linked_file(server: Server, tmp_path: Path, monkeypatch: Patch) -> None:
     """Its cost does not depend on the number of known files with several names."""
     for k in range(20):
         (tmp_path / f"first{k}").write_bytes(b"x")

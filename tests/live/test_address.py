@@ -18,7 +18,8 @@ import pytest
 
 from pagecache import ForkedError, PageCache, ShutdownError
 from pagecache.observe import address
-from tests.file.rig import Task
+from tests.file.rig import Patch, Task, raises
+from tests.moments import at_next_call
 
 from .conftest import Served
 from .wire import TIMEOUT, Connection, connect, get
@@ -31,7 +32,7 @@ def cache() -> Iterator[PageCache]:
 
 
 def test_the_socket_is_the_owners_alone_and_listens_before_it_has_its_name(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     take = address._take_name
 
@@ -63,9 +64,7 @@ def test_a_file_that_is_no_socket_is_never_replaced(
     path = tmp_path / "s"
     make(path)
     before = path.lstat()
-    with pytest.raises(FileExistsError) as caught:
-        cache.serve_stats(path)
-    assert caught.value.filename == str(path)
+    assert raises(FileExistsError, cache.serve_stats, path).filename == str(path)
     assert path.lstat() == before
     assert os.listdir(tmp_path) == ["s"]
 
@@ -73,9 +72,8 @@ def test_a_file_that_is_no_socket_is_never_replaced(
 def test_a_path_that_is_served_is_refused_and_a_second_one_is_served_too(served: Served) -> None:
     with PageCache("1MiB") as other:
         for cache in (served.cache, other):
-            with pytest.raises(OSError, match="already") as caught:
-                cache.serve_stats(served.path)
-            assert (caught.value.errno, caught.value.filename) == (errno.EADDRINUSE, served.path)
+            caught = raises(OSError, cache.serve_stats, served.path, match="already")
+            assert (caught.errno, caught.filename) == (errno.EADDRINUSE, served.path)
     served.cache.serve_stats(served.folder / "t")
     for name in ("s", "t"):
         assert get(str(served.folder / name), "/v1/stats")["cache"]["name"] == served.cache.name
@@ -99,8 +97,7 @@ def test_the_name_goes_with_its_owner_or_is_taken_over(cache: PageCache, tmp_pat
     with subprocess.Popen([sys.executable, "-c", OWNER, path], stdout=-1, stdin=-1, cwd=Path.cwd()) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"serves\n"
-        with pytest.raises(OSError, match="already"):
-            cache.serve_stats(path)
+        raises(OSError, cache.serve_stats, path, match="already")
         assert get(path, "/v1/stats")["pid"] == child.pid
         if killed:
             child.send_signal(signal.SIGKILL)
@@ -113,18 +110,15 @@ def test_the_name_goes_with_its_owner_or_is_taken_over(cache: PageCache, tmp_pat
 
 @pytest.mark.parametrize("what", ["a file", "a server"])
 def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch, what: str
 ) -> None:
     """Another program replaces the socket right after it was found dead."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as stale, socket.socket(socket.AF_UNIX) as server:
         stale.bind(str(path))
         stale.close()
-        check = address._check_dead
 
-        def replaced(folder: int, name: str) -> None:
-            check(folder, name)
-            monkeypatch.setattr(address, "_check_dead", check)
+        def replace() -> None:
             path.unlink()
             if what == "a file":
                 path.write_text("mine")
@@ -132,9 +126,8 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
                 server.bind(str(path))
                 server.listen()
 
-        monkeypatch.setattr(address, "_check_dead", replaced)
-        with pytest.raises(OSError, match=r"not a socket|already"):
-            cache.serve_stats(path)
+        at_next_call(monkeypatch, address, "_check_dead", replace, after=True)
+        raises(OSError, cache.serve_stats, path, match=r"not a socket|already")
         if what == "a file":
             assert path.read_text() == "mine"
         else:
@@ -142,31 +135,27 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: Patch) -> None:
     """A cache that comes while another has found it stale waits, and finds that one serving."""
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    check = address._check_dead
     second: list[Task[address.Listener]] = []
 
-    def checked(folder: int, name: str) -> None:
-        check(folder, name)
-        if not second:
-            second.append(Task(address.Listener, path))
-            assert second[0].waits()
+    def begin() -> None:
+        second.append(Task(address.Listener, path))
+        assert second[0].waits()
 
-    monkeypatch.setattr(address, "_check_dead", checked)
+    at_next_call(monkeypatch, address, "_check_dead", begin, after=True)
     first = address.Listener(path)
-    with pytest.raises(OSError, match="already"):
-        second[0].result()
+    raises(OSError, second[0].result, match="already")
     connect(path).close()
     first.close()
     assert os.listdir(tmp_path) == []
 
 
 def test_a_user_who_keeps_the_directory_locked_does_not_keep_the_name(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(address, "LOCK_TIMEOUT_S", 0.02)
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -197,35 +186,30 @@ def test_a_path_may_be_longer_than_an_address(cache: PageCache, tmp_path: Path, 
     path = str(folder / ("s" * length))
     cache.serve_stats(path)
     assert get(path, "/v1/stats")["schema"] == 1
-    with pytest.raises(OSError, match="already"):
-        cache.serve_stats(path)
+    raises(OSError, cache.serve_stats, path, match="already")
 
 
 @pytest.mark.parametrize("path", ["none/s", "file/s", "/proc/s", "s" * 256])
 def test_a_path_that_cannot_be_made_is_named(cache: PageCache, tmp_path: Path, path: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OSError) as caught:
-        cache.serve_stats(tmp_path / path)
-    assert caught.value.filename == str(tmp_path / path)
+    assert raises(OSError, cache.serve_stats, tmp_path / path).filename == str(tmp_path / path)
     assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("path", ["", "\0abstract", "a\0b", "folder/", b"s"])
 def test_an_invalid_path_of_a_socket_is_refused(cache: PageCache, path: str) -> None:
-    with pytest.raises((TypeError, ValueError), match="path"):
-        cache.serve_stats(path)
+    raises((TypeError, ValueError), cache.serve_stats, path, match="path")
 
 
 def test_a_relative_path_is_the_same_after_a_change_of_folder(
-    cache: PageCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: PageCache, tmp_path: Path, monkeypatch: Patch
 ) -> None:
     """A closed cache is not served again."""
     monkeypatch.chdir(tmp_path)
     cache.serve_stats("s")
     monkeypatch.chdir("/")
     cache.close()
-    with pytest.raises(ShutdownError):
-        cache.serve_stats(tmp_path / "s")
+    raises(ShutdownError, cache.serve_stats, tmp_path / "s")
     assert os.listdir(tmp_path) == []
 
 
@@ -239,10 +223,8 @@ def test_a_forked_child_neither_serves_nor_takes_the_name(served: Served) -> Non
     if child == 0:
         try:
             sockets = [n for n in os.listdir("/proc/self/fd") if is_socket_of(n)]
-            with pytest.raises(ForkedError):
-                served.cache.serve_stats(served.folder / "t")
-            with pytest.raises(ForkedError):
-                served.cache.close()
+            raises(ForkedError, served.cache.serve_stats, served.folder / "t")
+            raises(ForkedError, served.cache.close)
             served.cache.__del__()
             served.cache._at_exit()
             os.write(writing, repr(sockets).encode())

@@ -16,7 +16,7 @@ from pagecache import PageCache, RetryPolicy
 from pagecache.observe import documents, syncs
 from pagecache.observe.syncs import RUNNING_MOST, Syncs
 from tests.file.conftest import make as make  # the fixture
-from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually
+from tests.file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, raises
 from tests.stores import RecordingBackend
 
 Make = Callable[..., Rig]
@@ -43,8 +43,7 @@ def test_the_documents_have_every_field_of_the_schema(make: Make) -> None:
     f = rig.open()
     rig.backend.fault("write_from", OSError(errno.ENOSPC, "full"))
     f.pwrite(b"y", 0)
-    with pytest.raises(OSError, match="full"):
-        f.fsync()
+    raises(OSError, f.fsync, match="full")
     with rig.backend.gate("read_into") as gate:
         reading = Task(rig.open().pread, PAGE, 2 * PAGE)
         gate.wait_entered()
@@ -169,8 +168,7 @@ def test_trouble_is_reported_with_its_next_step(make: Make) -> None:
     f = rig.open()
     rig.backend.fault("write_from", OSError(errno.EIO, "no luck"), times=2)
     f.pwrite(b"y", 0)
-    with pytest.raises(OSError, match="no luck"):
-        f.fsync()
+    raises(OSError, f.fsync, match="no luck")
     eventually(lambda: len(volume_of(rig)["errors"]) == 3)  # waiters are woken first
     parked, last, first = volume_of(rig)["errors"]
     assert [e["kind"] for e in (first, last, parked)] == ["failed", "failed", "parked"]
@@ -195,8 +193,7 @@ def test_a_conflict_says_how_it_is_settled(make: Make) -> None:
     f = rig.open()
     f.pwrite(b"y", 0)
     rig.backend.change_remotely(KEY, b"z" * PAGE)
-    with pytest.raises(OSError):
-        rig.open()
+    raises(OSError, rig.open)
     found = {(e["kind"], e["next"]) for e in volume_of(rig)["errors"]}
     assert ("conflict", "nothing until `resolve` or `discard` settles it") in found
     assert len({then for _, then in found}) == 1
@@ -210,8 +207,7 @@ def test_only_the_last_twenty_are_kept_and_nothing_that_they_referred_to(make: M
     for k in range(15):
         rig.backend.fault("write_from", OSError(errno.EIO, f"number {k}"))
         f.pwrite(b"y", 0)
-        with pytest.raises(OSError, match=f"number {k}"):
-            f.fsync()
+        raises(OSError, f.fsync, match=f"number {k}")
         rig.volume.retry_failed()
         f.fsync()
     eventually(lambda: volume_of(rig)["errors"][0]["message"] == "number 14")
@@ -245,8 +241,7 @@ def test_files_come_in_the_order_that_was_asked_for(make: Make, sort: str, first
     files["unstable"].flush()
     rig.backend.fault("write_from", OSError(errno.EIO, "no"), key="failed")
     files["failed"].pwrite(b"y", 0)
-    with pytest.raises(OSError):
-        files["failed"].flush()
+    raises(OSError, files["failed"].flush)
     for _ in range(9):
         files["hot"].pread(1, 0)
     found = documents.files(rig.cache, "volume", sort, 2)
@@ -360,13 +355,11 @@ def test_syncs_are_bounded_and_the_last_ones_are_kept(make: Make, monkeypatch: p
     known = Syncs()
     first, *_, last = [known.begin([rig.volume])["ticket"] for _ in range(RUNNING_MOST)]
     assert last == first + RUNNING_MOST - 1
-    with pytest.raises(documents.Refused, match="under way"):
-        known.begin([rig.volume])
+    raises(documents.Refused, known.begin, [rig.volume], match="under way")
     gate.open()
     eventually(lambda: all(known.document(number)["done"] for number in range(first, last + 1)))
     assert known.begin([rig.volume])["ticket"] == last + 1
     eventually(lambda: known.document(last + 1)["done"])
     assert known.document(last)["done"]
-    with pytest.raises(documents.Refused, match="not known"):
-        known.document(first)
+    raises(documents.Refused, known.document, first, match="not known")
     assert len({Syncs().begin([])["ticket"] for _ in range(3)}) == 3

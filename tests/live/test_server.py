@@ -13,7 +13,7 @@ from pagecache import PageCache, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.documents import Refused
 from pagecache.observe.server import BODY_MOST, CLIENTS_MOST
-from tests.file.rig import Task, eventually
+from tests.file.rig import Task, eventually, raises
 
 from .conftest import Served
 from .wire import Connection, connect, ended, get, request
@@ -104,16 +104,6 @@ def test_a_client_too_many_waits_for_a_place(served: Served) -> None:
         client.close()
 
 
-def test_many_clients_at_once_get_their_own_answers(served: Served) -> None:
-    def client(number: int) -> None:
-        for k in range(10):
-            status, document = request(served.path, f"/v1/sync/{number}{k:03}")
-            assert (status, f"sync {number}{k:03} " in document["error"]) == (404, True)
-
-    for task in [Task(client, number) for number in range(1, 17)]:
-        task.result()
-
-
 def test_no_other_client_waits_for_one_that_does_not_read(served: Served) -> None:
     served.fill()
     with connect(served.path) as slow, slow.makefile("rb") as answer:
@@ -158,8 +148,7 @@ def test_closing_the_cache_ends_every_connection_and_waits_for_none(tmp_path: Pa
         assert ended(idle)
         assert ended(half)
         eventually(lambda: not live._clients)
-    with pytest.raises(Refused, match="closed"):
-        live.document("GET", "/v1/stats")
+    raises(Refused, live.document, "GET", "/v1/stats", match="closed")
 
 
 def test_a_cache_that_cannot_be_closed_is_served_on(tmp_path: Path) -> None:
@@ -171,8 +160,7 @@ def test_a_cache_that_cannot_be_closed_is_served_on(tmp_path: Path) -> None:
         handle = volume.open("f", "w+")
         handle.write(b"x")
         volume.abort(OSError(5, "gone"))
-        with pytest.raises(UnsavedDataError):
-            cache.close()
+        raises(UnsavedDataError, cache.close)
         one = get(path, "/v1/stats")["volumes"][0]
         assert (one["state"], one["reason"]) == ("aborted", "[Errno 5] gone")
         assert [r["length"] for r in get(path, "/v1/failed")["failed"]] == [1]

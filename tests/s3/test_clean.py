@@ -1,6 +1,4 @@
-"""What dead programs left is removed: all uploads and private objects below the prefix that are old enough, and nothing
-else.
-"""
+"""What dead programs left below the prefix is removed if it is old enough, and nothing else."""
 
 from __future__ import annotations
 

@@ -156,9 +156,7 @@ def test_a_part_that_is_written_again_between_two_tries_is_not_what_was_copied_b
 def test_bytes_that_are_written_again_between_two_tries_are_sent_again(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, direct: int
 ) -> None:
-    """An earlier try has sent their part: less than a unit, at the same place of the spool. Units behind the `direct`
-    ones have a number for each try.
-    """
+    """An earlier try has sent their part. Units behind the `direct` ones have a number for each try."""
     backend: Any = volume.backend
     backend.sizes = replace(backend.sizes, direct=direct)
     content = bytearray(OLD + b"end")
@@ -282,24 +280,6 @@ def test_another_client_changes_the_object_at_each_request(
         with suppress(DataLossError):
             file.close()
         volume.backend.uploads.settle()  # type: ignore[union-attr]
-
-
-def test_without_permission_data_stays_and_the_error_names_key_and_code(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume
-) -> None:
-    denied = b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
-    bucket.put("k", OLD)
-    with volume.open("k", "r+") as file:
-        file.pwrite(b"mine", 5)
-        proxy.rules = [ProxyRule("status", is_for(*WRITES), status=403, body=denied, times=1000)]
-        raised = raises(WritebackError, file.fsync, match="AccessDenied")
-        assert raised.filename == "k"
-        assert "k" in str(raised)
-        assert file.pread(4, 5) == b"mine"
-        assert bucket.get("k") == OLD
-        proxy.rules.clear()
-        file.fsync()
-    assert bucket.get("k")[5:9] == b"mine"
 
 
 def test_a_cut_read_goes_on_and_a_failing_one_is_made_again(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:

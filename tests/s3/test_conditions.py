@@ -1,6 +1,4 @@
-"""The conditions that a server honours are detected; if it honours none, versions are compared before anything is
-published.
-"""
+"""The conditions that a server honours are detected; if it honours none, versions are compared before a commit."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
-from .requests import counted, is_for
+from .requests import is_for
 from .servers import Server, new_bucket
 
 HONOURS = {
@@ -98,13 +96,3 @@ def test_another_version_is_never_replaced_that_was_there_before_the_commit(
             raises(ConflictError, file.fsync)
             file.abandon()
             assert bucket.get(key) == b"theirs"
-
-
-def test_conditions_that_are_given_are_not_tried(ministack: Server) -> None:
-    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy, PageCache("64MiB") as cache:
-        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions=Conditions()))
-        with volume.open("k", "w") as file:
-            file.write(b"x")
-        requests = counted(proxy.taken())
-        assert requests["PutObject"] == 1
-        assert set(requests) == {"HeadObject", "HeadBucket", "PutObject"}

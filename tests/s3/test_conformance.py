@@ -75,9 +75,7 @@ class TestRclone(OnServer):
     options: ClassVar[dict[str, Any]] = {"part_size": "64KiB", "least_part": 1}
 
     def test_objects_side_by_side(self, backend: Any, opened: Any, unit: int) -> None:
-        """An object stays in the folder. The server removes a folder that a DELETE empties, and a PUT into that folder
-        may then fail with InternalError.
-        """
+        """The server removes a folder that a DELETE empties, which fails a PUT into it: one object stays there."""
         kept = backend.prefix + ".pagecache/kept"
         backend.bucket.put(kept, [], {})
         super().test_objects_side_by_side(backend, opened, unit)

@@ -1,6 +1,4 @@
-"""Servers and names that mean harm: their texts are escaped, and nothing that they say is endless, or reaches outside
-the prefix.
-"""
+"""Servers and names that mean harm: texts are escaped, no list is endless, or reaches outside the prefix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An object of 256 MiB and a cache of 64 MiB, counted by requests and bytes: unchanged bytes are not moved.
+"""Large objects: requests and bytes of a change, parts of one that does not fit into the cache, and memory.
 
 The servers copy parts in Python, and moto copies the whole object for each requested range of it. Tests with many
 copies use 64 MiB in `make test`, and 256 MiB in `make slow`.
@@ -7,14 +7,19 @@ copies use 64 MiB in `make test`, and 256 MiB in `make slow`.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
+from pagecache.backends.s3.conditions import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyCall
 
+from ..file.rig import stored
 from .requests import counted, name_of
 from .servers import Bucket
 
@@ -117,17 +122,100 @@ def test_changes_of_a_large_object_move_what_was_changed(
     assert piece(bucket, size - 3 * MiB - 2, 10) == UNIT[5 * MiB - 2 : 5 * MiB] + b"tail"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_a_large_object_is_written_through_a_small_cache(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    proxy.taken()
-    with volume.open("large", "w") as file:
-        for _ in range(LARGE // PART):
-            file.write(UNIT)
-    calls = proxy.taken()
-    # A part that write-back meets before the writer has finished it is stored privately, read back and stored again.
-    up, down = moved(calls)
-    assert up - LARGE <= 32 * MiB
-    assert down <= min(up - LARGE + MiB, 32 * MiB)
-    for n in (0, 15, 31):
-        assert piece(bucket, n * PART, PART) == UNIT
+MOTO = pytest.mark.parametrize("server", ["moto"], indirect=True)
+SIZE = 64 * MiB
+KNOWN = Conditions()
+
+
+def attach(cache: PageCache, bucket: Bucket, proxy: FaultyProxy) -> Volume:
+    return cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, conditions=KNOWN))
+
+
+@MOTO
+def test_a_sequential_write_is_an_upload_of_its_parts(bucket: Bucket, proxy: FaultyProxy) -> None:
+    """64 MiB through 24 MiB: one request begins, eight send, one completes; there is no other object. [2.23]"""
+    content = random.Random(1).randbytes(SIZE)
+    with PageCache(24 * MiB) as cache:
+        volume = attach(cache, bucket, proxy)
+        assert not volume.exists("k")  # the bucket is asked for once
+        proxy.taken()
+        with volume.open("k", "x") as file:
+            for at in range(0, SIZE, MiB):
+                file.write(content[at : at + MiB])
+                assert bucket.keys() == []
+        calls = proxy.taken()
+    assert dict(counted(calls)) == {"CreateMultipartUpload": 1, "UploadPart": 8, "CompleteMultipartUpload": 1}
+    assert bucket.get("k") == content
+    assert bucket.keys() == ["k"]
+    assert bucket.left_behind() == []
+
+
+@MOTO
+@pytest.mark.parametrize("capacity", [16 * MiB, 8 * MiB])
+def test_a_cache_of_one_or_two_units_edits_an_object(bucket: Bucket, proxy: FaultyProxy, capacity: int) -> None:
+    """Units are completed in memory of the requests, so none has to fit beside others. [2.12, 2.23]"""
+    content, choose = bytearray(random.Random(2).randbytes(SIZE)), random.Random(3)
+    with PageCache(capacity) as cache:
+        volume = attach(cache, bucket, proxy)
+        stored(volume, "k", content, "x")
+        assert bucket.get("k") == content
+        with volume.open("k", "r+") as file:
+            for _ in range(60):
+                at = choose.randrange(SIZE - 70_000)
+                data = choose.randbytes(choose.choice([100, 4096, 70_000]))
+                file.pwrite(data, at)
+                content[at : at + len(data)] = data
+                start = choose.randrange(SIZE - 5000)
+                assert file.pread(5000, start) == content[start : start + 5000]
+        cache.check()
+    assert bucket.get("k") == content
+    assert bucket.left_behind() == []
+
+
+CAPACITY, UNITS = 40 * MiB, 3 * 5 * MiB
+"""Capacity of a cache, and the units of the requests that are in flight."""
+ROOM = 12 * MiB
+"""Allowance for stacks, connections, and memory held back by an allocator."""
+
+WORK = """
+import re, sys
+from pathlib import Path
+from pagecache import PageCache
+from pagecache.backends.s3 import S3Backend
+
+bucket, endpoint, what, size, capacity, inflight = sys.argv[1:4] + [int(word) for word in sys.argv[4:]]
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+with PageCache(capacity) as cache:
+    volume = cache.attach(S3Backend(bucket, endpoint_url=endpoint, max_inflight=inflight, part_size="5MiB"))
+    block = memoryview(bytearray(1 << 20))
+    with volume.open("warm up", "w") as file:
+        file.write(b"x" * 100)
+    volume.backend.honours()
+    before = peak()
+    if what == "write":
+        with volume.open("large", "w") as file:
+            for _ in range(size >> 20):
+                file.write(block)
+    elif what == "read":
+        with volume.open("large", "r") as file:
+            while file.readinto(block):
+                pass
+    else:
+        with volume.open("large", "r+") as file:
+            for offset in range(1, size, 1 << 20):
+                file.pwrite(b"changed", offset)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("server", ["ministack"], indirect=True)
+@pytest.mark.parametrize("size", [96 * MiB, pytest.param(1024 * MiB, marks=pytest.mark.slow)], ids=["96M", "1G"])
+def test_memory_is_the_capacity_and_a_unit_for_each_request(bucket: Bucket, size: int) -> None:
+    for what in ("write", "read", "change"):
+        numbers = [str(number) for number in (size, CAPACITY, UNITS // (5 * MiB))]
+        command = [sys.executable, "-c", WORK, bucket.name, bucket.server.endpoint, what, *numbers]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert int(done.stdout) <= CAPACITY + UNITS + ROOM, what
+        if what == "read":  # straight to its destination
+            assert int(done.stdout) <= CAPACITY + ROOM // 2

@@ -35,14 +35,6 @@ def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
         yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
 
 
-def test_a_sequential_read_is_a_few_large_requests(proxy: FaultyProxy, volume: Volume) -> None:
-    with volume.open("k") as file:
-        assert b"".join(iter(lambda: file.read(100_000), b"")) == CONTENT
-    calls = [call for call in proxy.taken() if call.method == "GET"]
-    assert sum(call.down for call in calls) == len(CONTENT)
-    assert len(calls) <= 12
-
-
 def test_ranges_are_fetched_side_by_side(proxy: FaultyProxy, volume: Volume) -> None:
     """Each request waits until there are four of them: one after another they would never be answered."""
     meeting = threading.Barrier(4, timeout=60)
@@ -67,9 +59,7 @@ def test_neighbours_of_scattered_edits_are_one_request_for_each_part(proxy: Faul
 
 
 def test_the_body_of_a_request_does_not_wait_until_its_headers_arrive(volume: Volume, monkeypatch: Patch) -> None:
-    """Headers and body are two sends. Without TCP_NODELAY the second waits for the server's delayed acknowledgement of
-    the first: 40 ms for each small object on Linux.
-    """
+    """Without TCP_NODELAY it waits for the server's delayed acknowledgement: 40 ms for each small object on Linux."""
     made: list[int] = []
     connect = HTTPConnection._new_conn
 

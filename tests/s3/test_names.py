@@ -6,7 +6,6 @@ import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Literal
 
 import pytest
 
@@ -16,7 +15,7 @@ from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import attached, content_of, raises, stored
-from .requests import counted, is_for, name_of
+from .requests import counted
 from .servers import Bucket
 
 ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&y", "hash#part", "😀/emoji", "é",
@@ -53,18 +52,6 @@ def test_keys_that_no_object_can_have_are_refused(volume: Volume, key: object) -
     raises((ValueError, TypeError), volume.open, key, "w", match="key")
 
 
-def test_empty_objects(bucket: Bucket, volume: Volume) -> None:
-    with volume.open("k", "w"):
-        pass
-    assert volume.stat("k").size == 0
-    with volume.open("k", "r+") as file:
-        assert file.read() == b""
-        file.write(b"x")
-    with volume.open("k", "r+") as file:
-        file.truncate(0)
-    assert [entry.size for entry in volume.list()] == [0]
-
-
 def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
     fill(bucket, 1_010)
     proxy.taken()
@@ -73,21 +60,6 @@ def test_a_list_asks_for_a_page_at_a_time(bucket: Bucket, proxy: FaultyProxy, vo
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
     assert sum(1 for _ in entries) == 1_000
     assert counted(proxy.taken()) == {"ListObjectsV2": 1}
-
-
-@pytest.mark.parametrize("fault", ["reset", "lost", "status"])
-def test_questions_are_asked_again_after_an_error_that_passes(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume, fault: Literal["reset", "lost", "status"]
-) -> None:
-    """An idle connection that the server has closed must not fail an open."""
-    bucket.put("pre fix/é/k", b"x")
-    volume.stat("k")
-    proxy.taken()
-    questions = ("GetObject", "ListObjectsV2")
-    proxy.rules = [ProxyRule(fault, is_for(name), times=3, headers={"Retry-After": "0"}) for name in questions]
-    assert content_of(volume, "k") == b"x"
-    assert [entry.key for entry in volume.list()] == ["k"]
-    assert counted(proxy.taken()) == {"GetObject": 4, "ListObjectsV2": 4}
 
 
 def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
@@ -102,19 +74,6 @@ def test_queries_are_not_repeated_forever_and_not_after_a_definite_answer(
     raises(OSError, volume.stat, "k", match="403")
     assert counted(proxy.taken()) == {"HeadObject": 1}
     proxy.rules.clear()
-
-
-@pytest.mark.slow
-def test_many_keys_are_listed_without_loading_them_all(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
-    """100,000 keys; 10,000 on moto, which sorts all of them for each request."""
-    count = 10_000 if bucket.server.kind == "moto" else 100_000
-    fill(bucket, count)
-    proxy.taken()
-    entries = iter(volume.list())
-    assert len(list(islice(entries, 1_500))) == 1_500
-    assert counted(proxy.taken()) == {"ListObjectsV2": 2}
-    assert sum(1 for _ in entries) == count - 1_500
-    assert counted(proxy.taken()) == {"ListObjectsV2": count // 1_000 - 2}
 
 
 def fill(bucket: Bucket, count: int) -> None:
@@ -189,10 +148,3 @@ def test_a_url_says_what_the_arguments_say(bucket: Bucket) -> None:
     with PageCache("128MiB") as cache, cache.attach(backend).open("k", "w") as file:
         file.write(b"x")
     assert bucket.keys() == ["a/b/k"]
-
-
-def test_requests_that_only_look_change_nothing(proxy: FaultyProxy, volume: Volume) -> None:
-    assert not volume.exists("k")
-    raises(FileNotFoundError, volume.stat, "k")
-    assert list(volume.list()) == []
-    assert {name_of(call) for call in proxy.taken()} <= {"HeadObject", "HeadBucket", "ListObjectsV2"}

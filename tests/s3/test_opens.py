@@ -78,18 +78,6 @@ def test_an_empty_object_is_opened(proxy: FaultyProxy, volume: Volume) -> None:
     assert requests(proxy) == {"GetObject": 1, "HeadObject": 1}
 
 
-def test_an_exclusive_creation_of_an_object_that_is_there_is_refused(volume: Volume, bucket: Bucket) -> None:
-    """By its commit: the open asks nothing. The stored object stays, and the unsaved bytes until they are discarded.
-    [2.20]
-    """
-    file = volume.open("small", "xb")
-    file.write(b"mine")
-    raises(ConflictError, file.close)
-    assert bucket.get("small") == SMALL
-    volume.discard("small")
-    assert content_of(volume, "small") == SMALL
-
-
 def test_first_bytes_that_nobody_reads_are_dropped_at_the_limit() -> None:
     beginnings = Beginnings()
     kept = [beginnings.keep(bytes(LENGTH)) for _ in range(KEPT // LENGTH + 2)]

@@ -9,7 +9,7 @@ import errno
 import queue
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,8 @@ from . import imitation
 from .imitation import Imitation, Peculiarity, ignores
 from .servers import Bucket, Server, new_bucket
 
+SERVERS = ("ministack",)
+MOTO = pytest.mark.parametrize("server", ["moto"], indirect=True)
 PART = 5 << 20
 WRITES = ("if-match", "if-none-match")
 RGW: tuple[Peculiarity, ...] = (
@@ -53,8 +55,9 @@ FOUND: dict[str, tuple[Peculiarity, Conditions]] = {
 Attach = Callable[..., tuple[Volume, Bucket]]
 
 
-@contextmanager
-def attaching(server: Server) -> Iterator[Attach]:
+@pytest.fixture
+def attach(server: Server) -> Iterator[Attach]:
+    """Volumes on ministack, which has no peculiarity but those given, or on moto, which keeps all properties."""
     with ExitStack() as stack:
 
         def attached(*peculiarities: Peculiarity, **options: object) -> tuple[Volume, Bucket]:
@@ -64,20 +67,6 @@ def attaching(server: Server) -> Iterator[Attach]:
             known = {"endpoint_url": proxy.endpoint, "part_size": PART, **options}
             return cache.attach(S3Backend(bucket.name, "p", **known)), bucket  # type: ignore[arg-type]
 
-        yield attached
-
-
-@pytest.fixture
-def attach(ministack: Server) -> Iterator[Attach]:
-    """Volumes on ministack, which has no peculiarity but those given."""
-    with attaching(ministack) as attached:
-        yield attached
-
-
-@pytest.fixture
-def attach_moto(moto: Server) -> Iterator[Attach]:
-    """Volumes on moto, which keeps all properties of an object."""
-    with attaching(moto) as attached:
         yield attached
 
 
@@ -278,9 +267,10 @@ HEADERS = {
 }
 
 
+@MOTO
 @pytest.mark.parametrize("peculiarity", ["none", "tags of uploads ignored", "plus kept in tags"])
 @pytest.mark.parametrize("size", [1000, 2 * PART + 1])
-def test_odd_properties_of_an_object_stay_when_it_is_edited(attach_moto: Attach, peculiarity: str, size: int) -> None:
+def test_odd_properties_of_an_object_stay_when_it_is_edited(attach: Attach, peculiarity: str, size: int) -> None:
     found = {"tags of uploads ignored": [imitation.ignores_tags_of_uploads],
              "plus kept in tags": [imitation.keeps_plus_in_tags]}.get(peculiarity, [])  # fmt: skip
     later: list[str] = []
@@ -289,7 +279,7 @@ def test_odd_properties_of_an_object_stay_when_it_is_edited(attach_moto: Attach,
         if request.method == "PUT" and "tagging" in request.query:
             later.append(request.target)
 
-    volume, bucket = attach_moto(count, *found)
+    volume, bucket = attach(count, *found)
     client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
     bucket.put("p/k", bytes(size), Metadata=METADATA, **HEADERS)
     client.put_object_tagging(**where, Tagging={"TagSet": [{"Key": k, "Value": v} for k, v in TAGS.items()]})
@@ -305,12 +295,13 @@ def test_odd_properties_of_an_object_stay_when_it_is_edited(attach_moto: Attach,
     assert bool(later) == (peculiarity == "tags of uploads ignored" and size > PART)
 
 
-def test_tags_that_a_server_does_not_keep_are_reported(attach_moto: Attach, caplog: pytest.LogCaptureFixture) -> None:
+@MOTO
+def test_tags_that_a_server_does_not_keep_are_reported(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
     def forgets(request: imitation.Request) -> imitation.Answer | None:
         request.headers.pop("x-amz-tagging", None)
         return imitation.Answer(200, b"") if request.method == "PUT" and "tagging" in request.query else None
 
-    volume, bucket = attach_moto(forgets)
+    volume, bucket = attach(forgets)
     bucket.put("p/k", b"old", Tagging="a=b")
     with volume.open("k", "r+") as file:
         file.pwrite(b"new", 0)
@@ -318,10 +309,11 @@ def test_tags_that_a_server_does_not_keep_are_reported(attach_moto: Attach, capl
     assert "'k' is stored without its tags a=b" in caplog.text
 
 
+@MOTO
 @pytest.mark.parametrize("size", [1000, 2 * PART + 1])
-def test_the_storage_class_stays_and_acl_and_checksums_of_an_object_do_not(attach_moto: Attach, size: int) -> None:
+def test_the_storage_class_stays_and_acl_and_checksums_of_an_object_do_not(attach: Attach, size: int) -> None:
     """docs/how-to/object-store.md lists them. A rename keeps the storage class, too."""
-    volume, bucket = attach_moto()
+    volume, bucket = attach()
     client, where = bucket.client, {"Bucket": bucket.name, "Key": "p/k"}
     data = bytes(size)
     bucket.put("p/k", data, ACL="public-read", StorageClass="STANDARD_IA", ChecksumAlgorithm="SHA256")

@@ -1,4 +1,4 @@
-"""The proxy of these tests follows its rules, and counts."""
+"""The proxy of these tests follows its rules, and counts; leftovers in a bucket are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
 from .requests import counted, is_for
-from .servers import Bucket
+from .servers import Bucket, new_bucket
 
 DATA = bytes(range(256)) * 1000
 
@@ -99,3 +99,12 @@ def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
 
 def test_a_target_that_is_no_address_is_refused() -> None:
     raises(ValueError, FaultyProxy, "somewhere", match="http://HOST:PORT")
+
+
+def test_leftovers_of_a_test_are_found(bucket: Bucket) -> None:
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="k")
+    bucket.put("p/.pagecache/s/1", b"")
+    assert bucket.left_behind() == ["upload of 'k'", "object 'p/.pagecache/s/1'"]
+    with pytest.raises(AssertionError, match="left behind"), new_bucket(bucket.server) as other:
+        other.client.create_multipart_upload(Bucket=other.name, Key="k")
+    bucket.clear()

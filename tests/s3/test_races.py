@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,8 @@ from pagecache.backends.s3.draft import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import Patch, Task, raises
+from ..moments import at_next_call
 from .requests import counted, is_for
 from .servers import PART, Bucket
 
@@ -41,12 +42,6 @@ def opened(backend: S3Backend, bucket: Bucket, units: int) -> BlockingFile:
     return backend.open("k")
 
 
-def run(call: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    return thread
-
-
 def read(file: BlockingFile, offset: int, length: int) -> bytes:
     room = bytearray(length)
     done = file.read_into(offset, [memoryview(room)])
@@ -54,19 +49,16 @@ def read(file: BlockingFile, offset: int, length: int) -> bytes:
 
 
 def test_a_part_that_is_answered_after_its_upload_was_given_up_does_not_count(
-    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, bucket: Bucket, monkeypatch: Patch
 ) -> None:
     """Another write-back has found in between that the server no longer has the upload."""
-    file, send = opened(backend, bucket, 4), backend.bucket.send
+    file = opened(backend, bucket, 4)
 
-    def answered_late(*arguments: Any) -> str:
-        monkeypatch.undo()
-        etag = send(*arguments)
+    def forget() -> None:
         bucket.end_uploads()
         raises(BackendError, file.write_from, PART, [memoryview(NEW)], match="sent again")
-        return etag
 
-    monkeypatch.setattr(backend.bucket, "send", answered_late)
+    at_next_call(monkeypatch, backend.bucket, "send", forget, after=True)
     raises(BackendError, file.write_from, 0, [memoryview(NEW)], match="given up")
     for offset in (0, PART):
         file.write_from(offset, [memoryview(NEW)])
@@ -92,21 +84,19 @@ def test_hand_overs_side_by_side_begin_one_upload(backend: S3Backend, bucket: Bu
         both.wait()
         file.write_from(offset, [memoryview(NEW)])
 
-    threads = [run(lambda offset=offset: hand_over(offset)) for offset in (0, PART)]  # type: ignore[misc]
-    for thread in threads:
-        thread.join()
+    for task in [Task(hand_over, offset) for offset in (0, PART)]:
+        task.result()
     assert counted(proxy.taken())["CreateMultipartUpload"] == 1
     file.commit()
     assert bucket.get("k") == NEW * 2 + OLD * 2
 
 
 def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it_made(
-    backend: S3Backend, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+    backend: S3Backend, bucket: Bucket, monkeypatch: Patch
 ) -> None:
     """The server has published, and the file has not noticed yet: that is no version of another client."""
-    file, complete = opened(backend, bucket, 4), backend.bucket.complete
+    file = opened(backend, bucket, 4)
     file.write_from(PART, [memoryview(NEW)])
-    got: list[object] = []
     refused, get = threading.Event(), backend.bucket.get
 
     def seen(*arguments: Any) -> int:
@@ -116,25 +106,16 @@ def test_a_read_that_is_refused_while_a_commit_of_ours_is_answered_reads_what_it
             refused.set()
             raise
 
-    def reads() -> None:
-        try:
-            got.append(read(file, 0, 3 * PART))
-        except OSError as error:
-            got.append(error)
+    reads: list[Task[bytes]] = []
 
-    threads: list[threading.Thread] = []
-
-    def published(*arguments: Any) -> tuple[str, float]:
-        answer = complete(*arguments)
-        threads.append(run(reads))
+    def published() -> None:
+        reads.append(Task(read, file, 0, 3 * PART))
         assert refused.wait(60)
-        return answer
 
     monkeypatch.setattr(backend.bucket, "get", seen)
-    monkeypatch.setattr(backend.bucket, "complete", published)
+    at_next_call(monkeypatch, backend.bucket, "complete", published, after=True)
     file.commit()
-    threads[0].join()
-    assert got == [OLD + NEW + OLD]
+    assert reads[0].result() == OLD + NEW + OLD
 
 
 def test_a_read_beside_a_cut_is_made_again(backend: S3Backend, bucket: Bucket, proxy: FaultyProxy) -> None:

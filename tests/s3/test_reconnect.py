@@ -47,9 +47,7 @@ def test_an_abort_and_a_reconnect_at_each_request_of_a_commit_lose_nothing(
 def interrupted(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, key: str, punched: bool, nth: int, kind: str = ""
 ) -> str | None:
-    """Abort and reconnect at this request of a commit, counting requests whose name has this prefix. Return: its name,
-    if it came.
-    """
+    """Abort and reconnect at the nth request whose name has this prefix. Return its name, if it came."""
     bucket.put(key, OLD)
     met: list[str] = []
     begun, over = threading.Event(), threading.Event()
@@ -85,9 +83,7 @@ def interrupted(
 def test_a_commit_that_lands_after_a_reconnect_is_recognised(
     bucket: Bucket, proxy: FaultyProxy, to: str, fenced: bool
 ) -> None:
-    """Its publishing request is in flight when the file is opened anew, also if a fence has promised the contrary.
-    [2.22]
-    """
+    """Its request is in flight when the file is opened anew, even if a fence has promised the contrary. [2.22]"""
     known = Conditions()
     backends = [bucket.backend(proxy.endpoint, conditions=known) for _ in range(2)]
     bucket.put("k", OLD)

@@ -84,9 +84,7 @@ def test_a_read_beside_a_change_is_of_one_version(bucket: Bucket, proxy: FaultyP
 def test_another_client_changes_the_object_at_each_request_while_local_bytes_are_staged(
     bucket: Bucket, proxy: FaultyProxy, volume: Volume, way: str
 ) -> None:
-    """The test ends at the publishing request, which `test_commit_faults.py` covers. Staged bytes survive and are
-    stored.
-    """
+    """Up to the publishing request, which `test_commit_faults.py` covers. Staged bytes survive and are stored."""
     if way == "replaced for a while" and bucket.server.kind != "ministack":
         pytest.skip("a copy takes what is there at its moment: this server ignores the condition of copies")
     ours = random.Random(3).randbytes(SIZE)

@@ -58,23 +58,6 @@ def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
     return file
 
 
-@pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])
-def test_force_is_for_the_version_that_it_found_and_published_by_the_next_fsync(
-    bucket: Bucket, attach: Callable[[Conditions], Volume], conditions: Conditions
-) -> None:
-    """A version stored after it is a conflict like any other, and is settled again."""
-    volume = attach(conditions)
-    with in_conflict(bucket, volume) as file:
-        volume.resolve("k", "force")
-        assert bucket.get("k") == THEIRS
-        put(bucket, LATER)
-        raises(ConflictError, file.fsync)
-        assert bucket.get("k") == LATER
-        volume.resolve("k", "force")
-        file.fsync()
-        assert bucket.get("k") == laid_over(OLD)
-
-
 @pytest.mark.parametrize("how", ["force", "rebase"])
 @pytest.mark.parametrize("conditions", [Conditions(), NOT_HONOURED], ids=["honoured", "compared"])
 def test_a_version_that_is_stored_while_a_settled_one_is_published(

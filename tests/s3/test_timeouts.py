@@ -1,127 +1,49 @@
-"""A server that accepts connections and never answers, and one that does not accept: when a call ends, and how often it
-is made. The server is a socket of this process.
+"""Servers that do not answer, accept no connection, ask for a pause, or are away: when a call ends, and how often it is
+made.
 """
 
 from __future__ import annotations
 
 import errno
+import math
+import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from pagecache import PageCache, RetryPolicy, Volume
+from pagecache import BackendError, Event, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
+from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
-from ..file.rig import raises
+from ..file.rig import Task, eventually, raises
+from .requests import is_for
+from .servers import Bucket, Server, new_bucket
 
+SERVERS = ("ministack",)
 TWICE = RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.005)
 
 
-class Silent:
-    """A server that accepts connections, reads requests, and answers none."""
-
-    def __init__(self) -> None:
-        self.socket = socket.create_server(("127.0.0.1", 0))
-        self.requests = 0
-        self.arrived = threading.Condition()
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self.socket.accept()
-            except OSError:
-                return
-            self._open.append(connection)
-            threading.Thread(target=self._read, args=(connection,), daemon=True).start()
-
-    def _read(self, connection: socket.socket) -> None:
-        try:
-            while request := connection.recv(1 << 16):
-                with self.arrived:
-                    self.requests += b" HTTP/1.1\r\n" in request
-                    self.arrived.notify_all()
-        except OSError:
-            pass
-
-    def wait_arrived(self, times: int = 1) -> None:
-        with self.arrived:
-            assert self.arrived.wait_for(lambda: self.requests >= times, 20)
-
-    def close(self) -> None:
-        self.socket.close()
-        for connection in self._open:
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-            connection.close()
-
-
-@pytest.fixture
-def silent() -> Iterator[Silent]:
-    made = Silent()
-    yield made
-    made.close()
-
-
-def attached(cache: PageCache, silent: Silent, **options: Any) -> Volume:
-    return cache.attach(S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1"), **options)
-
-
-CALLS: dict[str, Any] = {
-    "open": lambda volume, **more: volume.open("large.bin", "rb", **more),
-    "stat": lambda volume, **more: volume.stat("large.bin", **more),
-    "list": lambda volume, **more: list(volume.list("large", **more)),
-    "remove": lambda volume, **more: volume.remove("large.bin", **more),
-    "rename": lambda volume, **more: volume.rename("large.bin", "other", **more),
-    "truncate": lambda volume, **more: volume.truncate("large.bin", 5, **more),
+CALLS: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("large.bin", "rb"),
+    "stat": lambda volume: volume.stat("large.bin"),
+    "list": lambda volume: list(volume.list("large")),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_deadline_ends_the_wait_for_a_server_that_does_not_answer(silent: Silent, call: str) -> None:
-    """The error names operation and key; the request goes on."""
-    cache = PageCache("128MiB")
-    try:
-        volume = attached(cache, silent)
-        with pytest.raises(
-            TimeoutError, match=f"^.Errno {errno.ETIMEDOUT}. {call}: the deadline passed.*'large"
-        ) as caught:
-            CALLS[call](volume, timeout=0.2)
-        assert caught.value.errno == errno.ETIMEDOUT
-        silent.wait_arrived()
-    finally:
-        silent.close()
-        cache.close(timeout=20, on_failed="discard")
-
-
-def test_the_default_of_the_volume_is_the_deadline_of_a_call_that_is_given_none(silent: Silent) -> None:
-    cache = PageCache("128MiB")
-    try:
-        volume = attached(cache, silent, timeout=0.2)
-        raises(TimeoutError, volume.stat, "k", match="stat: the deadline passed")
-        raises(TimeoutError, volume.exists, "k", timeout=0.1, match="stat: the deadline passed")
-    finally:
-        silent.close()
-        cache.close(timeout=20, on_failed="discard")
-
-
-@pytest.mark.parametrize("call", ["open", "stat", "list"])
-def test_a_request_without_an_answer_ends_after_the_read_timeout(silent: Silent, call: str) -> None:
+def test_a_request_without_an_answer_ends_after_the_read_timeout(bucket: Bucket, proxy: FaultyProxy, call: str) -> None:
     """It is made as often as the retry policy says: the backend adds no retries."""
+    over = threading.Event()
+    silence = ProxyRule("call", times=math.inf, action=lambda: over.wait(60))
     with PageCache("128MiB", retry=TWICE) as cache:
-        backend = S3Backend("bucket", endpoint_url=silent.endpoint, region_name="us-east-1", read_timeout=0.1)
-        assert raises(OSError, CALLS[call], cache.attach(backend), match="Read timeout").errno == errno.ETIMEDOUT
-        assert silent.requests == TWICE.attempts
+        proxy.rules = [silence]
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, read_timeout=0.1))
+        assert raises(OSError, CALLS[call], volume, match="Read timeout").errno == errno.ETIMEDOUT
+        over.set()
+        assert silence.seen == TWICE.attempts
 
 
 def test_a_server_that_accepts_no_connection_is_given_up_after_the_connect_timeout() -> None:
@@ -158,3 +80,118 @@ def test_a_timeout_that_is_none_is_refused(option: str, value: Any) -> None:
     """[T-59]"""
     with pytest.raises(ValueError, match=f"{option}: .* is not a number of seconds above 0"):
         S3Backend("bucket", region_name="us-east-1", **{option: value})
+
+
+HUGE = "1732400000"  # a time, which some proxies send
+ONCE = RetryPolicy(attempts=1, failed_retry=None)
+
+
+@pytest.fixture
+def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
+    return S3Backend(bucket.name, endpoint_url=proxy.endpoint)
+
+
+@pytest.fixture
+def volume(backend: S3Backend) -> Iterator[Volume]:
+    with PageCache("64MiB", retry=ONCE) as cache:
+        yield cache.attach(backend)
+
+
+def throttled(request: str, after: str, times: int = 1) -> ProxyRule:
+    return ProxyRule("status", is_for(request), status=503, headers={"Retry-After": after}, times=times)
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [("0", 0.0), ("7", 7.0), ("61", 60.0), (HUGE, 60.0), ("1e9", 60.0)]
+    + [(odd, 1.0) for odd in ("nan", "inf", "1e999", "-inf", "-1", "soon", "")],
+)
+def test_a_pause_is_at_most_a_minute_and_no_other_value_counts(
+    proxy: FaultyProxy, backend: S3Backend, after: str, seconds: float
+) -> None:
+    proxy.rules = [throttled("HeadObject", after)]
+    raised = raises(BackendError, backend.stat, "k")
+    assert (raised.retry, raised.retry_after) == (True, seconds)
+    backend.close()
+
+
+def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_retry_policy(
+    proxy: FaultyProxy, bucket: Bucket, volume: Volume
+) -> None:
+    """No thread sleeps so long: another fsync commits."""
+    bucket.put("k", b"old")
+    with volume.open("k", "r+") as file:
+        file.pwrite(b"n", 0)
+        file.fsync()
+        file.pwrite(b"e", 1)
+        put = throttled("PutObject", HUGE)
+        head = ProxyRule("status", lambda call: put.seen > 0, status=503, headers={"Retry-After": HUGE}, times=2)
+        proxy.rules = [head, put]
+        raises(WritebackError, file.fsync, timeout=30, match="503")
+        assert [call.status for call in proxy.taken() if call.status == 503] == [503, 503]
+        proxy.rules.clear()
+        file.fsync(timeout=30)
+    assert bucket.get("k") == b"ned"
+
+
+@pytest.mark.parametrize("after", [HUGE, "nan", "-1"])
+def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backend: S3Backend, after: str) -> None:
+    file = backend.open("k", create=True)
+    file.write_from(0, [memoryview(bytes(backend.sizes.part))])
+    proxy.rules = [throttled("AbortMultipartUpload", after, times=1000)]
+    file.close()
+    backend.close()
+    proxy.rules.clear()
+    backend.close()
+
+
+OLD, NEW = os.urandom(100_000), os.urandom(100_000)
+
+
+def written(volume: Volume) -> None:
+    with volume.open("new", "wb") as file:
+        file.write(NEW)
+        file.fsync()
+
+
+def read(volume: Volume) -> bytes:
+    with volume.open("old", "rb") as file:
+        return file.read()
+
+
+RETRIED: dict[str, Callable[[Volume], object]] = {
+    "open": lambda volume: volume.open("old", "rb").close(),
+    "stat": lambda volume: volume.stat("old"),
+    "list": lambda volume: list(volume.list()),
+    "read": read,
+    "write": written,
+    "remove": lambda volume: volume.remove("useless"),
+    "rename": lambda volume: volume.rename("moved", "there"),
+}
+
+
+@pytest.mark.parametrize("outage", ["short", pytest.param("long", marks=pytest.mark.slow)])
+def test_a_server_that_restarts_raises_nothing(new_server: Callable[[str], Server], outage: str) -> None:
+    """A short outage ends when every call has failed, a long one when it is reported. [2.14, 2.27]"""
+    server = new_server("ministack")
+    with new_bucket(server) as bucket, PageCache("64MiB") as cache:
+        for key in ("old", "useless", "moved"):
+            bucket.put(key, OLD)
+        reported: list[Event] = []
+        cache.subscribe(lambda event: reported.append(event) if event.kind == "stalled" else None)
+        volume = cache.attach(S3Backend(bucket.name, endpoint_url=server.endpoint))
+        server.kill()
+        tasks = {call: Task(run, volume) for call, run in RETRIED.items()}
+        if outage == "short":
+            one_after_another = {"open", "read"}  # they are for one name
+            trying = len(tasks) - len(one_after_another) + 1
+            eventually(lambda: sum("next try" in wait.what for wait in cache.waits()) == trying)
+        else:
+            eventually(lambda: reported)
+        early = [call for call, task in tasks.items() if task.finished.is_set()]
+        server.start()
+        results = {call: task.result(90.0) for call, task in tasks.items()}
+        assert early == []
+        assert results["read"] == OLD
+        assert bucket.keys() == ["new", "old", "there"]
+        assert bucket.get("new") == NEW

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from pagecache.cli import main
 from pagecache.stress import Plan, run
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
@@ -44,15 +42,6 @@ def unreliable() -> list[ProxyRule]:
 
 def small(bucket: Bucket, endpoint: str) -> str:
     return bucket.url("stressed", endpoint, part_size="64KiB", least_part="1")
-
-
-@pytest.mark.slow
-def test_check_backend_finds_all_promises_kept(bucket: Bucket) -> None:
-    target = small(bucket, bucket.server.endpoint)
-    result = CliRunner().invoke(main, ["check-backend", target])
-    assert result.exit_code == 0, result.output
-    assert "KEPT: " in result.output
-    assert bucket.keys() == []
 
 
 @pytest.mark.parametrize("faults", [pytest.param("none", marks=pytest.mark.slow), "flaky"])

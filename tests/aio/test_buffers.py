@@ -1,4 +1,4 @@
-"""Every verb of every kind of handle takes the same kinds of buffers."""
+"""Ways to read and write: each takes the same kinds of buffers, and sees what another one has written."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import array
 import asyncio
 import ctypes
 import mmap
-import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,11 +16,10 @@ import pytest
 from pagecache import Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY
+from ..file.rig import KEY, PAGE, content_of, raises, stored
 from ..stores import RecordingBackend
 from .conftest import Attach
 
-PAGE = 4096
 CONTENT = bytes(range(256)) * 64
 
 BUFFERS: dict[str, Callable[[], Any]] = {
@@ -83,10 +81,8 @@ def test_any_contiguous_memory_will_do(attach: Attach, kind: str, way: str) -> N
     file = WAYS[way](volume)
     try:
         if "fortran" in kind:  # not C-contiguous: all of them refuse it as a destination
-            with pytest.raises((TypeError, BufferError, ValueError)):
-                file.pread_into(BUFFERS[kind](), 3)
-            with pytest.raises((TypeError, BufferError, ValueError)):
-                file.preadv([BUFFERS[kind]()], 3)
+            raises((TypeError, BufferError, ValueError), file.pread_into, BUFFERS[kind](), 3)
+            raises((TypeError, BufferError, ValueError), file.preadv, [BUFFERS[kind]()], 3)
             return
         for _turn in range(2):
             into = BUFFERS[kind]()
@@ -125,7 +121,7 @@ class Growing(Sequence[bytearray]):
 
 @pytest.mark.parametrize("way", ["buffered", "direct"])
 def test_a_short_segment_ends_a_read_of_several(attach: Attach, way: str) -> None:
-    """K13: bytes appended between two segments are not read into the next as if the first were full."""
+    """Bytes appended between two segments are not read into the next as if the first were full. [K13]"""
     volume = attach(MemoryBackend())
     with volume.open(KEY, "w+") as writer:
         writer.pwrite(b"x" * 10, 0)
@@ -158,24 +154,46 @@ def test_a_short_segment_ends_an_awaited_read_of_several(attach: Attach) -> None
         file.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_o_append_from_flags(attach: Attach, way: str) -> None:
-    volume = attach(MemoryBackend())
-    with volume.open(KEY, "w") as file:
-        file.pwrite(b"0123", 0)
-    flags = os.O_RDWR | os.O_APPEND
-    direct = "direct" in way
-    if "awaited" in way:
+@pytest.mark.parametrize("first", ["buffered", "direct", "view", "append"])
+@pytest.mark.parametrize("second", ["buffered", "direct", "view", "append"])
+def test_each_way_of_writing_is_seen_by_each_way_of_reading(volume: Volume, first: str, second: str) -> None:
+    """Every reader sees the last write, whatever wrote before, dirty or clean or flushed. [T-27]"""
+    expected = bytearray(b"o" * (2 * PAGE + 100))
+    stored(volume, "f", expected)
 
-        async def main() -> None:
-            async with aio.open(volume, KEY, flags=flags, direct=direct) as file:
-                assert await file.write(b"45") == 2
-                assert await file.tell() == 6
+    def write(how: str, data: bytes, offset: int) -> None:
+        if how == "append":
+            assert buffered.append(data) == len(expected)
+            expected.extend(data)
+            return
+        if how == "view":
+            with buffered.view(offset, len(data), writable=True) as view:
+                at = 0
+                for segment in view.segments:
+                    segment[:] = data[at : at + len(segment)]
+                    at += len(segment)
+        else:
+            assert {"buffered": buffered, "direct": direct}[how].pwrite(data, offset) == len(data)
+        expected[offset : offset + len(data)] = data
 
-        asyncio.run(main())
-    else:
-        with volume.open(KEY, flags=flags, direct=direct) as file:
-            assert file.write(b"45") == 2
-            assert file.tell() == 6
-    with volume.open(KEY) as file:
-        assert file.read() == b"012345"
+    def look() -> None:
+        size = len(expected)
+        assert buffered.size == direct.size == size
+        assert direct.pread(size + 10, 0) == expected
+        assert buffered.pread(size + 10, 0) == expected
+        assert direct.pread(size + 10, 0) == expected
+        with buffered.view(0, size) as view:
+            assert view.tobytes() == expected
+
+    with volume.open("f", "r+") as buffered, volume.open("f", "r+", direct=True) as direct:
+        for between in (lambda: None, buffered.flush, buffered.fsync, volume.drop_clean):
+            write(first, b"1" * PAGE, PAGE)
+            between()
+            look()
+            write(second, b"2" * 600, PAGE + 300)
+            look()
+            between()
+            write(first, b"3" * 10, PAGE + 500)
+            between()
+            look()
+    assert content_of(volume, "f") == expected
