@@ -26,7 +26,6 @@ struct pc_volume;
 struct pc_inode;
 struct pc_request;
 struct pc_place;
-struct pc_trace;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
 enum {
@@ -197,7 +196,6 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 uint32_t pc_inode_event_seq(struct pc_inode *i);
 size_t pc_events_moved(const uintptr_t *inodes, uint32_t *seen, size_t n, uint32_t *moved);
 void pc_inode_wake(struct pc_inode *i);
-uint64_t pc_inode_fail_seq(struct pc_inode *i);
 uint64_t pc_inode_commit_seq(struct pc_inode *i);
 uint64_t pc_inode_dirtied_ns(struct pc_inode *i);
 void pc_inode_age_anew(struct pc_inode *i);
@@ -377,7 +375,7 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
 bool pc_gate_close(struct pc_inode *i);
 bool pc_gate_closed(struct pc_inode *i);
-int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
+bool pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
 bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);
 void pc_tail_left(struct pc_inode *i);
@@ -427,25 +425,6 @@ enum {
 };
 uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
-/* Transitions of folios and files (trace.c). */
-enum {
-	PC_T_INSERT = 1,
-	PC_T_REMOVE,
-	PC_T_DIRTY,
-	PC_T_HANDOVER,
-	PC_T_ACK,
-	PC_T_AGAIN,
-	PC_T_COMMIT,
-	PC_T_UNCOMMIT,
-	PC_T_FILL,
-	PC_T_EVICT,
-	PC_T_COW,
-	PC_T_TRUNCATE,
-	PC_T_PASS,
-	PC_T_PASS_END,
-	PC_T_ABORT,
-	PC_T_QUARANTINE
-};
 
 /* Kinds of waits, in the register of waits (waits.c) and in a trace. */
 enum {

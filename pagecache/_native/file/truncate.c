@@ -157,7 +157,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	cut_staged(i, size, UINT64_MAX);
 	cut_unit(i, size);
 	pc_direct_cut(i, size, UINT64_MAX);
-	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
+	pc_trace_add(c, "truncate", i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
 		if (uncommitted)

@@ -154,8 +154,6 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	pc_inode_leaf_lock(i);
 	if (acked_end > atomic_load(&i->remote_size))
 		pc_set_remote_size(i, acked_end);
-	if (!ok && parked)
-		i->fail_seq++;
 	pc_inode_leaf_unlock(i);
 	if (r->unit || r->snapshot)
 		pc_unit_collect(r);

@@ -255,7 +255,6 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
 		i->regress_seq++;
-		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};

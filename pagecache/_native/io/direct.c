@@ -19,8 +19,6 @@
  *
  * Contract 2.10, 2.17. Locks: leaf lock.
  */
-#include <stdlib.h>
-
 #include "io/io.h"
 
 /* ---------------------------------------------------------------- cached bytes of a range */
@@ -126,26 +124,19 @@ PC_READ_LOCKED(bool, pc_gate_closed, pc_gate_is_closed(i))
 /**
  * pc_direct_begin() - count a direct write; @failed: receives the number of failed commits, for pc_direct_end().
  *
- * Context: inode lock, no leaf lock. Return: 0, -ENOMEM; -EAGAIN: the gate is closed, and the inode's event says when to
- * try again.
+ * Context: inode lock, no leaf lock. Return: false: the gate is closed, and the inode's event says when to try again.
  */
-int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
+bool pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 {
-	struct pc_direct *fresh = i->direct ? NULL : calloc(1, sizeof(*fresh));
 	pc_inode_leaf_lock(i);
-	if (!i->direct) {
-		i->direct = fresh;
-		fresh = NULL;
-	}
-	int err = !i->direct ? -ENOMEM : pc_gate_is_closed(i) ? -EAGAIN : 0;
-	if (!err) {
+	bool open = !pc_gate_is_closed(i);
+	if (open) {
 		i->nr_direct++;
 		i->direct_generation = atomic_load(&i->volume->generation);
 		*failed = i->commits_failed;
 	}
 	pc_inode_leaf_unlock(i);
-	free(fresh);
-	return err;
+	return open;
 }
 
 /**

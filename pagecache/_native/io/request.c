@@ -1,7 +1,7 @@
 /*
  * request.c - requests to a backend: one object of a pool, its segments and the resources it owns until it is deleted.
  *
- * A request counts as a user of its inode. Ids are reused; serial numbers never are.
+ * A request counts as a user of its inode. Ids are reused.
  *
  * Context: the thread that owns the request; no lock.
  */
@@ -21,7 +21,6 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 	r->inode = i;
 	r->id = id;
 	r->kind = (u8)kind;
-	r->serial = atomic_fetch_add_explicit(&c->last_serial, 1, memory_order_relaxed) + 1;
 	r->generation = atomic_load(&i->volume->generation);
 	r->segs = r->inline_segs;
 	r->cap_segs = PC_REQ_INLINE;

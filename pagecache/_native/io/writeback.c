@@ -235,7 +235,7 @@ static void pass_end(struct pc_inode *i)
 	p->active = p->integrity = p->background = p->wrapped = p->partial = 0;
 	p->cursor = 0;
 	p->nr_issued = 0;
-	pc_trace_add(i->cache, PC_T_PASS_END, i->id, 0, 0);
+	pc_trace_add(i->cache, "pass ends", i->id, 0, 0);
 	if (aborted(i))
 		forget_marks(i);
 	if (pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_TOWRITE, NULL)) {
@@ -337,7 +337,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			p->inflight++;
 			p->nr_issued++;
 			pc_counted(i, &i->counters.write_requests, 1);
-			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
+			pc_trace_add(i->cache, "pass", i->id, (*out)->start >> i->cache->page_shift, p->inflight);
 			pc_work_push_pass(i); /* another thread may take the next request */
 		} else if (p->inflight == 0 && !busy) {
 			pass_end(i);

@@ -85,10 +85,9 @@ int pc_inode_destroy(struct pc_inode *i)
 	if (busy)
 		return -EBUSY;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_list_del(&i->volume_link);
 	bool last = --v->nr_inodes == 0 && v->ended;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_direct_free(i);
+	pc_direct_clear(i);
 	inode_free(i);
 	if (last)
 		pc_volume_free(v);
@@ -117,12 +116,12 @@ void pc_cache_unmap(struct pc_cache *c)
 
 void pc_cache_destroy(struct pc_cache *c)
 {
-	pc_written_free(c);
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		if (c->inodes[k]) {
 			pc_staged_clear(c->inodes[k]);
 			pc_written_clear(c->inodes[k]);
-			pc_direct_free(c->inodes[k]);
+			pc_direct_clear(c->inodes[k]);
+			pc_map_clear(c, &c->inodes[k]->apart);
 		}
 		free(c->inodes[k]);
 	}
@@ -137,7 +136,7 @@ void pc_cache_destroy(struct pc_cache *c)
 		free(v);
 	}
 	pc_cache_unmap(c);
-	pc_trace_destroy(c->trace);
+	free(c->trace);
 	free(c);
 }
 

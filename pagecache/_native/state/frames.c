@@ -148,7 +148,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 		return true;
 	}
 	if (pc_folio_copy_on_conflict(i, f)) {
-		pc_trace_add(c, PC_T_COW, i->id, pc_folio_index(f), 0);
+		pc_trace_add(c, "copied on conflict", i->id, pc_folio_index(f), 0);
 		return true;
 	}
 	atomic_fetch_or(&f->state, PC_F_WRITER_WAITS);

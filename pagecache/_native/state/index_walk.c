@@ -170,9 +170,8 @@ static bool check_marks(const struct pc_inode *i, const struct pc_node *n, u32 a
 		if ((slot & 3) == PC_TAG_LEAF)
 			below = leaf_word(leaf_at(i, slot >> 2), m) != 0;
 		if (here != below)
-			return pc_violated(out, "I-2",
-					   "inode %llu: mark %d of slot %u at shift %u is %d, below it is %d",
-					   (unsigned long long)i->id, m, at, n->shift, here, below);
+			return pc_violated(out, "I-2", "inode %: mark % of slot % at shift % is %, below it is %",
+					   i->id, m, at, n->shift, here, below);
 	}
 	return true;
 }
@@ -195,14 +194,14 @@ static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *ou
 			parent = l->parent;
 			offset = l->offset;
 			if (l->count != __builtin_popcountll(leaf_word(l, -1)) || l->count == 0)
-				return pc_violated(out, "I-4", "leaf %u counts %u slots", slot >> 2, l->count);
+				return pc_violated(out, "I-4", "leaf % counts % slots", slot >> 2, l->count);
 		}
 		if (parent != id || offset != at)
-			return pc_violated(out, "I-4", "child at slot %u of node %u points to %u, slot %u", at, id,
-					   parent, offset);
+			return pc_violated(out, "I-4", "child at slot % of node % points to %, slot %", at, id, parent,
+					   offset);
 	}
 	if (count != n->count || count == 0)
-		return pc_violated(out, "I-4", "node %u counts %u slots and has %u", id, n->count, count);
+		return pc_violated(out, "I-4", "node % counts % slots and has %", id, n->count, count);
 	return true;
 }
 

@@ -95,7 +95,6 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 		return -ENFILE;
 	}
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_list_add_tail(&v->inodes, &i->volume_link);
 	v->nr_inodes++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	*out = i;
@@ -213,8 +212,6 @@ void pc_inode_wake(struct pc_inode *i)
 {
 	pc_event_wake(&i->event);
 }
-
-PC_READ_LOCKED(uint64_t, pc_inode_fail_seq, i->fail_seq)
 
 PC_READ_LOCKED(uint64_t, pc_inode_commit_seq, i->commit_seq)
 

@@ -249,7 +249,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 		pc_counted(i, &i->counters.evicted, 1);
 		atomic_fetch_add_explicit(&c->evicted, 1, memory_order_relaxed);
 		ghost_add(c, identity_hash(id, pc_folio_index(f)));
-		pc_trace_add(c, PC_T_EVICT, id, pc_folio_index(f), freed);
+		pc_trace_add(c, "evicted", id, pc_folio_index(f), freed);
 		fifo_unlink(c, f);
 		pc_folio_detach(i, f);
 	} else {

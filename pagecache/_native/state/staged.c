@@ -156,12 +156,10 @@ bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
 	if (!pc_map_check(&s->map, i->id, out))
 		return false;
 	if (end > pc_inode_remote_size(i))
-		return pc_violated(out, "I-1", "inode %llu: staged up to %llu, in storage %llu",
-				   (unsigned long long)i->id, (unsigned long long)end,
-				   (unsigned long long)pc_inode_remote_size(i));
+		return pc_violated(out, "I-1", "inode %: staged up to %, in storage %", i->id, end,
+				   pc_inode_remote_size(i));
 	u32 nr = s->map.nr_ranges;
 	if ((s->stamp == PC_STAMP_NONE) != (nr == 0) || (nr && s->stamp > atomic_load(&i->volume->epoch)))
-		return pc_violated(out, "I-3", "inode %llu: %u staged ranges, their stamp %llu",
-				   (unsigned long long)i->id, nr, (unsigned long long)s->stamp);
+		return pc_violated(out, "I-3", "inode %: % staged ranges, their stamp %", i->id, nr, s->stamp);
 	return true;
 }

@@ -32,7 +32,6 @@
 #define PC_STATE_H
 
 #include "state/cache.h"
-#include "state/direct_set.h"
 #include "state/folio.h"
 #include "state/index.h"
 #include "state/inode.h"
@@ -46,7 +45,6 @@
 #include "state/room.h"
 #include "state/shadow.h"
 #include "state/staged.h"
-#include "state/trace.h"
 #include "state/volume.h"
 #include "state/waits.h"
 #include "state/written.h"

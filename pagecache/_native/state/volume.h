@@ -58,7 +58,6 @@ struct pc_volume {
 	_Atomic u8 reads_here; /* callers make the reads that they wait for themselves */
 	_Atomic u8 on_loop; /* the backend's calls are coroutines on the cache's event loop */
 	struct pc_limits mirror_limits; /* set before the first pass */
-	struct pc_list inodes;
 	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
 	struct pc_ring aged; /* [I-13] inodes with dirty bytes that age, the oldest first */
 	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */

@@ -80,11 +80,8 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
 		return NULL;
 	}
-	int err = pc_direct_begin(op->inode, &own->failed);
-	if (err == -EAGAIN)
+	if (!pc_direct_begin(op->inode, &own->failed))
 		Py_RETURN_FALSE;
-	if (err)
-		return PyErr_NoMemory();
 	own->holds |= PC_HOLD_DIRECT;
 	own->pos = UINT64_MAX;
 	Py_RETURN_TRUE;

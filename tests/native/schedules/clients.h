@@ -219,7 +219,7 @@ static void write_directly(struct client *self, u32 file, u64 at, u64 n)
 	struct file *f = world.files[file];
 	u64 pos = at * CELL, end = (at + n) * CELL, old = pc_inode_size(f->inode) / CELL, failed;
 	int64_t got;
-	EQUAL(pc_direct_begin(f->inode, &failed), 0);
+	CHECK(pc_direct_begin(f->inode, &failed));
 	u32 version = begins(c, at, at + n);
 	if (at > old)
 		is_cut(c, old, at, version);
