@@ -20,7 +20,7 @@ static struct write begin(u64 pos, u64 end, int mode)
 	struct write w = {.pos = pos, .end = end, .mode = mode};
 	lock_inode(file, mode);
 	CHECK(pc_direct_begin(file->inode, &w.failed));
-	pc_invalidate_remote(file->inode, pos, end);
+	pc_invalidate_range(file->inode, pos, end);
 	return w;
 }
 
@@ -60,16 +60,16 @@ TEST(check_a_direct_write_is_counted_and_published)
 {
 	start(false);
 	struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
-	EQUAL(pc_direct_count(file->inode), 1);
+	EQUAL(NUMBER(file->inode, DIRECT), 1);
 	SOUND(&rig);
 	send(&w, 1);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 	CHECK(end_write(&w));
-	EQUAL(pc_direct_count(file->inode), 0);
-	CHECK(pc_inode_has_local(file->inode)); /* to be committed */
+	EQUAL(NUMBER(file->inode, DIRECT), 0);
+	CHECK(NUMBER(file->inode, UNSAVED)); /* to be committed */
 	SOUND(&rig);
 	EQUAL(committed(2 * PAGE), 1);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 }
 
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
@@ -111,19 +111,19 @@ TEST(check_no_pass_goes_past_the_tail_of_a_write)
 	struct write w = begin(PAGES * PAGE, (PAGES + 2) * PAGE, PC_EXCLUSIVE);
 	send(&w, 9);
 	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
-	EQUAL(pc_tail(file->inode), 0); /* all of it is acknowledged */
+	EQUAL(NUMBER(file->inode, TAIL), 0); /* all of it is acknowledged */
 	w.end += PAGE;
 	file->store.bytes[w.end - 1] = 9; /* stored, and not acknowledged */
 	file->store.size = w.end;
 	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
-	CHECK(pc_tail(file->inode));
+	CHECK(NUMBER(file->inode, TAIL));
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 	EQUAL(file_write(file, (PAGES + 6) * PAGE, bytes, PAGE), 0);
 	pc_flush_start(file->inode, ALL, (PAGES + 6) * PAGE, ALL);
 	EQUAL(pc_write_next(file->inode, &none), 0);
 	CHECK(run_write(file, r));
 	u32 writes = file->store.writes;
-	while (pc_tail(file->inode))
+	while (NUMBER(file->inode, TAIL))
 		CHECK(work(rig.volume));
 	EQUAL(file->store.writes, writes);
 	EQUAL(file->store.size, (PAGES + 2) * PAGE);
@@ -247,7 +247,7 @@ TEST(check_durable_writes_leave_nothing_to_commit)
 	start(true);
 	direct_write(0, PAGE, 1, PC_SHARED);
 	EQUAL(ranges(r, true), 0);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 }
 
 TEST(check_many_ranges_become_few_and_cover_all)
@@ -302,14 +302,14 @@ TEST(check_a_write_whose_caller_left_keeps_the_file_blocked)
 {
 	start(false);
 	struct write w = begin(0, PAGE, PC_SHARED);
-	CHECK(!pc_inode_in_old_hands(file->inode));
+	CHECK(!NUMBER(file->inode, OLD_HANDS));
 	pc_direct_left(file->inode, 1);
-	CHECK(pc_inode_in_old_hands(file->inode));
+	CHECK(NUMBER(file->inode, OLD_HANDS));
 	SOUND(&rig);
 	send(&w, 1);
 	pc_direct_left(file->inode, -1);
 	CHECK(end_write(&w));
-	CHECK(!pc_inode_in_old_hands(file->inode));
+	CHECK(!NUMBER(file->inode, OLD_HANDS));
 }
 
 /* Check that the checker finds it. */
@@ -347,7 +347,7 @@ TEST(check_the_gate_opens_with_the_release_of_the_token)
 	send(&w, 9);
 	CHECK(end_write(&w));
 	CHECK(!begins());
-	CHECK(pc_gate_closed(file->inode));
+	CHECK(NUMBER(file->inode, GATE_CLOSED));
 	SOUND(&rig);
 	pc_token_release(file->inode);
 	CHECK(begins());

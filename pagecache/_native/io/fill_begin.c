@@ -87,7 +87,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, 0, &f);
 		if (!err) {
 			r->nr_owned++;
-			*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			*next = pc_folio_after(f);
 			return 0;
 		}
 		if (err != -EEXIST)
@@ -163,7 +163,7 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 	while (index < end) {
 		u32 id = pc_index_lookup(i, index);
 		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
-			index = pc_folio_index(pc_folio_at(c, id)) + (1ull << pc_folio_order(pc_folio_at(c, id)));
+			index = pc_folio_after(pc_folio_at(c, id));
 			continue;
 		}
 		struct pc_folio *f;
@@ -175,7 +175,7 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 			break;
 		}
 		r->nr_owned++;
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		index = pc_folio_after(f);
 		r->end = index << c->page_shift;
 	}
 	if (*stop != UINT64_MAX)

@@ -128,12 +128,7 @@ static void hand_over(struct build *b, struct pc_folio *f)
 		u32 end = pc_set_next_clear(c, f, PC_W, k, blocks), from = k * size;
 		u32 to = (u32)pc_min((u64)end * size, eof > start ? eof - start : 0);
 		k = end;
-		while (from < to && !b->failed) {
-			u32 valid = pc_valid_until(c, f, from, to);
-			if (valid == from) {
-				from = pc_missing_until(c, f, from, to);
-				continue;
-			}
+		for (u32 valid; !b->failed && pc_valid_run(c, f, &from, to, &valid);) {
 			b->failed = !build_run(b, f, &from, valid, from / size == last_block);
 			last_block = (valid - 1) / size;
 		}
@@ -184,7 +179,7 @@ bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 	struct pc_pass *p = &i->pass;
 	u64 page = c->page_size, limit = i->limits.max_write / page * page;
 	struct build b = {.inode = i, .limit = limit ? limit : page};
-	u64 last = UINT64_MAX >> c->page_shift;
+	u64 last = pc_last_index(c);
 	bool busy = false;
 	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
 		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);

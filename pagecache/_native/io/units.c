@@ -73,13 +73,12 @@ static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set 
 		if (block == blocks || at >= to)
 			break;
 		u32 stop = (u32)pc_min((u64)pc_set_next_clear(c, f, s, block, blocks) << shift, to);
-		u32 valid = pc_valid_until(c, f, at, stop);
-		if (valid > at) {
+		u32 valid;
+		if (pc_valid_run(c, f, &at, stop, &valid)) {
 			*start = base + at;
 			*end = base + valid;
 			return true;
 		}
-		at = pc_missing_until(c, f, at, stop);
 	}
 	return false;
 }
@@ -362,7 +361,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_pass *p = &i->pass;
-	u64 unit = i->limits.write_unit, last = UINT64_MAX >> c->page_shift;
+	u64 unit = i->limits.write_unit, last = pc_last_index(c);
 	struct units b = {.inode = i, .mark = mark, .unit = unit, .eof = atomic_load(&i->size)};
 	b.limit = pc_max(i->limits.max_write / unit * unit, unit);
 	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {

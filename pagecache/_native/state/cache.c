@@ -309,25 +309,10 @@ void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop)
 	atomic_store(&v->on_loop, on_loop);
 }
 
-uint32_t pc_volume_event_seq(struct pc_volume *v)
-{
-	return atomic_load(&v->event.seq);
-}
-
-uint64_t pc_volume_local(struct pc_volume *v)
-{
-	return atomic_load(&v->local) << v->cache->page_shift;
-}
-
 /* s = epoch++ : everything dirtied before the call is stamped <= s, everything after it > s (contract 1.3). */
 uint64_t pc_epoch_take(struct pc_volume *v)
 {
 	return atomic_fetch_add(&v->epoch, 1);
-}
-
-uint32_t pc_volume_inflight(struct pc_volume *v)
-{
-	return (u32)atomic_load(&v->credits);
 }
 
 static void wake_all_waiters(struct pc_volume *v)
@@ -383,16 +368,6 @@ void pc_volume_seal(struct pc_volume *v, bool sealed)
 void pc_volume_close(struct pc_volume *v)
 {
 	atomic_store(&v->closing, 1);
-}
-
-bool pc_volume_closing(struct pc_volume *v)
-{
-	return atomic_load(&v->closing);
-}
-
-uint32_t pc_volume_calling(struct pc_volume *v)
-{
-	return (u32)atomic_load(&v->calling);
 }
 
 void pc_volume_stop(struct pc_volume *v)

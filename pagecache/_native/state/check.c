@@ -33,7 +33,7 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 		if (!pc_written_check_block(i, f, b, out))
 			return false;
 		u32 from = b << c->page_shift, to = from + c->page_size;
-		bool any_valid = pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
+		bool any_valid = pc_missing_until(c, f, from, to) < to;
 		if (pc_local_count(c, f, b, b + 1) && !any_valid)
 			return pc_violated(out, "I-1", "inode % page %+%: local and nothing valid", i->id, at(f), b);
 		u32 end = size > start + from ? (u32)pc_min(size - start, to) : from;
@@ -140,14 +140,11 @@ static bool check_tail(struct pc_inode *i, struct pc_folio *f, struct pc_violati
 		return true;
 	const u8 *memory = pc_folio_memory(c, f);
 	bool ok = true;
-	while (ok && from < end) {
-		u32 valid = pc_valid_until(c, f, from, end);
+	for (u32 valid; ok && pc_valid_run(c, f, &from, end, &valid);)
 		for (; ok && from < valid; from++)
 			if (memory[from])
 				ok = pc_violated(out, "I-9", "inode % page % byte %: not zero past the end %", i->id,
 						 at(f), from, size);
-		from = ok && from < end ? pc_missing_until(c, f, from, end) : end;
-	}
 	pc_folio_unlock(c, f);
 	return ok;
 }
@@ -200,7 +197,7 @@ static bool check_lists(const struct pc_inode *i, struct pc_violation *out)
 static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_pass *p = &i->pass;
-	u64 last = UINT64_MAX >> i->cache->page_shift;
+	u64 last = pc_last_index(i->cache);
 	if (i->nr_writeback && p->inflight == 0 && pc_list_empty(&p->ready))
 		return pc_violated(out, "I-11", "inode %: % blocks in flight without a call", i->id, i->nr_writeback);
 	if (i->token == PC_TOKEN_FREE && (p->inflight || p->active || i->commit_running || i->nr_writeback))
@@ -233,11 +230,9 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
 	u64 folios = 0, pages = 0, d = 0, w = 0, u = 0, x = 0, local = 0, pinned = 0, p = 0;
-	u64 last = UINT64_MAX >> c->page_shift, index = 0;
-	for (u32 id; (id = pc_index_next(i, index, last));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	u64 index = 0;
+	for (struct pc_folio *f; (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_index(f) + blocks;
 		folios++;
 		pages += blocks;
 		d += pc_set_count(c, f, PC_D, 0, blocks);

@@ -28,11 +28,13 @@ static void add_all(struct pc_inode *i, struct pc_rangemap *m, const struct pc_r
 		add(i, m, r.pos, r.end);
 }
 
-/* A direct write of [pos, end) has ended. Leaf lock held. */
+/* A direct write of [pos, end) has ended: the range that it is part of now is lost anew if it is lost. Leaf lock held. */
 void pc_direct_add(struct pc_inode *i, u64 pos, u64 end)
 {
-	pc_map_cut(i->cache, &i->direct.reported, pos, end);
+	struct pc_range r;
 	add(i, &i->direct.now, pos, end);
+	pc_map_next(&i->direct.now, pos, &r);
+	pc_map_cut(i->cache, &i->direct.reported, r.pos, r.end);
 }
 
 /* Truncate, punch: drop the ranges of [pos, end). Leaf lock held. */

@@ -62,7 +62,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
 		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !forget_work(i);
-	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
+	for (u32 id; !busy && (id = pc_index_next(i, 0, pc_last_index(c)));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		if (pc_folio_trylock(f)) {
 			pc_folio_remove(i, f);

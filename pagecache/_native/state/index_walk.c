@@ -8,6 +8,8 @@
  */
 #include "state/index_tree.h"
 
+enum { PC_WALK = 64 };
+
 /* Bits of a word for the slots [from, to) of a node, where `first` and `last` are the pages wanted. */
 static u64 window(u64 base, u32 shift, u32 slots, u64 from, u64 last)
 {
@@ -149,6 +151,48 @@ struct pc_folio *pc_next_folio(const struct pc_inode *i, u64 *index, u64 to)
 struct pc_folio *pc_next_marked(const struct pc_inode *i, u64 *index, u64 to, enum pc_mark mark)
 {
 	return step(i, index, to, (int)mark);
+}
+
+/* The first folio with a page in [index, to) and any of the marks; 0: any folio. */
+struct pc_folio *pc_next_of(const struct pc_inode *i, u64 index, u64 to, u32 marks)
+{
+	u32 id = marks ? 0 : pc_index_next(i, index, to);
+	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+	for (u32 mark = 0; marks >> mark; mark++) {
+		id = marks >> mark & 1 ? pc_index_next_marked(i, index, to, (enum pc_mark)mark, NULL) : 0;
+		if (id && (!f || pc_folio_index(pc_folio_at(i->cache, id)) < pc_folio_index(f)))
+			f = pc_folio_at(i->cache, id);
+	}
+	return f;
+}
+
+/* The next folio, with the leaf lock held. Return: NULL: there is none, and the lock is free. */
+struct pc_folio *pc_walk_next(struct pc_walk *w)
+{
+	if (w->n && w->n % PC_WALK == 0)
+		pc_inode_leaf_unlock(w->i);
+	if (w->n++ % PC_WALK == 0)
+		pc_inode_leaf_lock(w->i);
+	struct pc_folio *f = pc_next_of(w->i, w->index, w->last, w->marks);
+	if (f)
+		w->index = pc_folio_after(f);
+	else
+		pc_inode_leaf_unlock(w->i);
+	return f;
+}
+
+/* Leave a walk before its end. */
+void pc_walk_stop(struct pc_walk *w)
+{
+	pc_inode_leaf_unlock(w->i);
+	w->n = 0;
+}
+
+/* The index behind the last page with a byte before `end`. */
+u64 pc_index_behind(const struct pc_inode *i, u64 end)
+{
+	u64 max = pc_last_index(i->cache);
+	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
 }
 
 /* The first n folios with the mark and a page in [from, to), ascending; a walk goes on behind the last of them. Return: how many. */

@@ -53,7 +53,7 @@ struct pc_inode {
 	struct pc_event event;
 	struct pc_list lock_queue, token_queue;
 	struct pc_waiter pass_waiter, commit_waiter;
-	u8 token, commit_running, commit_queued, dead, readable;
+	u8 token, commit_running, commit_queued, dead;
 	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
 	u8 on_dirty_list, pass_wanted;
 	u8 on_aged_list; /* volume leaf */
@@ -123,15 +123,14 @@ static inline void pc_inode_leaf_unlock(struct pc_inode *i)
 	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
 }
 
-/* Define a function that evaluates @expression with the leaf lock held. */
-#define PC_READ_LOCKED(type, name, expression)                                                                         \
-	type name(struct pc_inode *i)                                                                                  \
-	{                                                                                                              \
-		pc_inode_leaf_lock(i);                                                                                 \
-		type value = expression;                                                                               \
-		pc_inode_leaf_unlock(i);                                                                               \
-		return value;                                                                                          \
-	}
+static inline u64 pc_inode_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->size, memory_order_acquire);
+}
+static inline u64 pc_inode_remote_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->remote_size, memory_order_acquire);
+}
 
 /* Direct writes have left something in storage behind remote_size, and the engine does not owe the cut yet. Leaf lock held. */
 static inline bool pc_tail_noted(const struct pc_inode *i)
@@ -229,6 +228,7 @@ void pc_direct_committed(struct pc_inode *i, bool ok, bool kept);
 void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end);
 void pc_direct_clear(struct pc_inode *i);
 
+void pc_forget_uncommitted(struct pc_inode *i);
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
 bool pc_durable(const struct pc_inode *i);

@@ -114,8 +114,6 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 	return found;
 }
 
-PC_READ_LOCKED(uint64_t, pc_inode_staged_end, pc_staged_end(i))
-
 /* ---------------------------------------------------------------- acknowledged bytes */
 
 /* Whether a block of the pages [index, last) is in a set. Leaf lock held. */
@@ -123,12 +121,11 @@ static bool any_block(struct pc_inode *i, enum pc_set set, enum pc_mark mark, u6
 {
 	struct pc_cache *c = i->cache;
 	bool any = false;
-	for (u32 id; !any && (id = pc_index_next_marked(i, index, last, mark, NULL));) {
-		const struct pc_folio *f = pc_folio_at(c, id);
-		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
-		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(stop, last) - first);
+	u64 next = index;
+	for (const struct pc_folio *f; !any && (f = pc_next_marked(i, &next, last, mark));) {
+		u64 first = pc_folio_index(f);
+		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(next, last) - first);
 		any = pc_set_next(c, f, set, b0, b1) < b1;
-		index = stop;
 	}
 	return any;
 }

@@ -70,6 +70,12 @@ struct pc_volume {
 	struct pc_latency latency[PC_TIMED];
 };
 
+/* Calls that carry bytes. */
+static inline u32 pc_volume_inflight(struct pc_volume *v)
+{
+	return (u32)atomic_load(&v->credits);
+}
+
 /* cache.c */
 void pc_volume_free(struct pc_volume *v);
 

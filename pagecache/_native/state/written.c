@@ -79,7 +79,7 @@ static void map_cut(struct pc_inode *i, u64 pos, u64 end)
 /* ---------------------------------------------------------------- one block */
 
 /* The first bytes of [at, end) of the file that the map does not have. Return: false: it has all. */
-static bool next_sent(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop)
+bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop)
 {
 	for (*pos = at; *pos < end; *pos = *stop)
 		if (!pc_map_at(&i->unwritten, *pos, end, stop))
@@ -254,13 +254,9 @@ void pc_written_back(struct pc_inode *i, struct pc_folio *f, enum pc_set set, u3
 	for (u32 b = b0; (b = pc_set_next(c, f, set, b, b1)) < b1; b++) {
 		u64 start = block_pos(i, f, b), end = start + c->page_size;
 		u64 word = in_set(i, f, PC_D, b) ? word_of(i, f, b) : PC_NONE;
-		for (u64 at = start, pos, stop; next_sent(i, at, end, &pos, &stop);) {
-			at = first + pc_valid_until(c, f, (u32)(pos - first), (u32)(stop - first));
-			if (at > pos)
-				word = with(i, word, start, (u32)(pos - start), (u32)(at - start));
-			else
-				at = first + pc_missing_until(c, f, (u32)(pos - first), (u32)(stop - first));
-		}
+		for (u64 at = start, pos, stop; pc_sent_next(i, at, end, &pos, &stop); at = stop)
+			for (u32 v = (u32)(pos - first), to; pc_valid_run(c, f, &v, (u32)(stop - first), &to); v = to)
+				word = with(i, word, start, (u32)(first + v - start), (u32)(first + to - start));
 		if (word != word_of(i, f, b))
 			word_set(i, f, b, word);
 		sent_end(i, f, b, set == PC_W ? PC_U : PC_W);
@@ -309,70 +305,16 @@ bool pc_written_next(const struct pc_inode *i, const struct pc_folio *f, u32 b, 
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f), from, to;
-	while (at < end) {
-		u64 valid = start + pc_valid_until(c, f, (u32)(at - start), (u32)(end - start));
-		if (valid == at) {
-			at = start + pc_missing_until(c, f, (u32)(at - start), (u32)(end - start));
-			continue;
-		}
-		bool any = next_written(i, f, b, at, valid, &from, &to);
-		*pos = written && any ? from : at;
+	for (u32 v = (u32)(at - start), v_end; pc_valid_run(c, f, &v, (u32)(end - start), &v_end);) {
+		u64 first = start + v, valid = start + v_end;
+		bool any = next_written(i, f, b, first, valid, &from, &to);
+		*pos = written && any ? from : first;
 		*stop = !any ? valid : written ? to : from;
 		if (written ? any : *pos < *stop)
 			return true;
-		at = any ? to : valid;
+		v = any ? (u32)(to - start) : v_end;
 	}
 	return false;
-}
-
-/* Add the staged bytes of [*from, upto) that are written. */
-static void list_staged(const struct pc_inode *i, struct pc_ranges *out, u64 *from, u64 upto)
-{
-	struct pc_range s;
-	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
-		u64 end = pc_min(s.end, upto), at = pc_max(s.pos, *from);
-		for (u64 pos, stop; next_sent(i, at, end, &pos, &stop); at = stop)
-			pc_ranges_add(out, pos, stop);
-		*from = end;
-	}
-	*from = pc_max(*from, upto);
-}
-
-static size_t ranges_of(struct pc_inode *i, bool written, u64 *ranges, size_t n)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_ranges out = {.out = ranges, .n = n};
-	u64 index = 0, staged = 0;
-	pc_inode_leaf_lock(i);
-	u64 size = atomic_load(&i->size);
-	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));) {
-		u32 blocks = 1u << pc_folio_order(f);
-		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
-			u64 at = block_pos(i, f, b), end = pc_min(at + c->page_size, size);
-			for (u64 pos, stop; pc_written_next(i, f, b, written, at, end, &pos, &stop); at = stop) {
-				if (written)
-					list_staged(i, &out, &staged, pos);
-				pc_ranges_add(&out, pos, stop);
-			}
-		}
-	}
-	if (written)
-		list_staged(i, &out, &staged, size);
-	pc_ranges_flush(&out);
-	pc_inode_leaf_unlock(i);
-	return out.used;
-}
-
-/* Return (offset, length) pairs of the bytes of D and S that this program has written; their number may exceed n. */
-size_t pc_ranges_written(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, true, ranges, n);
-}
-
-/* Return (offset, length) pairs of the borrowed bytes of D; their number may exceed n. */
-size_t pc_ranges_borrowed(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, false, ranges, n);
 }
 
 /* Keep the written bytes of S; the others are those of the version below. Context: token; W and U are empty. */

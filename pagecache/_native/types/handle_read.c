@@ -144,7 +144,7 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 	*wanted = (u64)view.len;
 	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
+	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_meets(h->inode, pos, len, view.buf, len, false))) {
 		n = read_range(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);

@@ -11,7 +11,7 @@
 static bool may_copy_here(struct handle *h, PyObject *object, const Py_buffer *view, u64 pos, bool writes)
 {
 	return PC_LIKELY(!pc_may_fault(h, object) &&
-			 !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, writes));
+			 !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, writes));
 }
 
 /* _hit_pread(size, offset) -> bytes, None */

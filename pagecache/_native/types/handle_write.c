@@ -126,7 +126,8 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 	*bounce = NULL;
 	if (pc_get_source(object, view))
 		return NULL;
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
+	if (PC_LIKELY(!pc_may_fault(h, object) &&
+		      !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
 	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {

@@ -161,7 +161,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 		return -1;
 	t->views = views;
 	pc_op_move(op, OP_IN_CALL);
-	own->seen = pc_storage_seen(op->inode);
+	own->seen = pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN);
 	own->head = head;
 	own->most = end - pos;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
@@ -242,7 +242,7 @@ static int answer_uncached(struct op *op, int64_t n)
 			own->zeros = 0;
 		else
 			own->zeros += n ? 1 : 16;
-		t->stale = !fresh && (!own->seen || own->seen != pc_storage_seen(op->inode));
+		t->stale = !fresh && (!own->seen || own->seen != pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN));
 		result = t->stale ? -ESTALE
 			 : own->zeros >= 32
 				 ? -EPROTO
@@ -476,13 +476,14 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 	PyObject *commit = PyObject_GetAttr(engine, pc_str_bound_commit);
 	if (!commit)
 		return NULL;
-	if (commit == Py_None || !pc_commit_plain(i)) {
+	if (commit == Py_None || !pc_inode_number(i, 0, PC_BY_COMMIT_PLAIN)) {
 		Py_DECREF(commit);
 		return PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
 	}
 	pc_change_begins(i, true); /* first: an interrupt may end the engine's call before it has begun */
-	u64 begun = pc_changes(i); /* a direct write that begins after this changes the number */
-	PyObject *changes = pc_direct_count(i) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
+	u64 begun = pc_inode_number(i, 0, PC_BY_CHANGES); /* a direct write that begins after this changes the number */
+	PyObject *changes =
+		pc_inode_number(i, 0, PC_BY_DIRECT) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
 	PyObject *version = changes ? pc_op_send_commit((PyObject *)op, commit) : NULL, *result;
 	if (version) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);
