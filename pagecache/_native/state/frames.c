@@ -46,10 +46,8 @@ static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool
 	bool held = pc_shadow_leave(c, f, old_frame, order, extra_holds + calls + pc_pins_leave(i, f));
 	pc_inode_leaf_unlock(i);
 	atomic_fetch_add_explicit(&c->frames_allocated, 1u << order, memory_order_relaxed);
-	if (!held) {
-		pc_arena_free(&c->arena, old_frame, order);
-		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
-	}
+	if (!held)
+		pc_frame_free(c, old_frame, order);
 	return true;
 }
 

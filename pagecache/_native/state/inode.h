@@ -6,7 +6,6 @@
 
 #include "state/cache.h"
 #include "state/folio.h"
-#include "state/pass.h"
 #include "state/staged.h"
 #include "state/volume.h"
 #include "state/written.h"
@@ -30,6 +29,19 @@ struct pc_undone {
 enum { PC_DIRECT_RANGES = 128 };
 struct pc_direct {
 	struct pc_rangemap now, moved, reported;
+};
+
+/* A write-back pass (io/writeback.c). */
+struct pc_pass {
+	u64 cursor; /* next page index to look at */
+	i64 budget; /* bytes a background pass may still take */
+	u64 generation; /* volume generation at its start: after an abort it only waits for its answers */
+	u64 short_unit; /* write_unit > 1: one more than the start of the last unit that was short */
+	struct pc_list ready; /* requests built and not yet taken */
+	u32 inflight; /* requests taken and not yet completed */
+	u32 nr_issued;
+	u8 active, integrity, background, queued, wrapped;
+	u8 partial; /* background on commit_on_close: write units that are not wholly dirty too */
 };
 
 /* A block of memory for a change that must not fail (pc_views_reserve). */

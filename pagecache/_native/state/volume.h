@@ -4,7 +4,6 @@
 #ifndef PC_VOLUME_H
 #define PC_VOLUME_H
 
-#include "state/latency.h"
 #include "state/lock.h"
 #include "state/room.h"
 
@@ -23,6 +22,13 @@ struct pc_sums {
 enum { PC_HIT_LINES = 8 };
 struct pc_hit_line {
 	_Alignas(64) _Atomic u64 n;
+};
+
+/* Durations of the backend's calls (latency.c). */
+/* counts[k]: at most 2^k µs and more than half of that; the last count: more than any bound. */
+struct pc_latency {
+	_Atomic u64 counts[PC_LATENCY_BOUNDS + 1];
+	_Atomic u64 sum_ns;
 };
 
 struct pc_volume {

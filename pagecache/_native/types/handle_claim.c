@@ -10,7 +10,6 @@
  * An Op owns the inode lock, and releases it in any case.
  */
 #include "types/handle.h"
-#include "types/handle_write.h"
 
 /* engine.write_through(pos, len). Return: PC_DONE, PC_FAILED. */
 enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)

@@ -168,8 +168,7 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos, wanted;
-	if (check_nargs("pread_into", nargs, 2) || check_readable(h) ||
-	    to_offset(args, "pread_into(buffer, offset)", &pos))
+	if (offset_arguments(h, "pread_into", "buffer", false, args, nargs, &pos))
 		return NULL;
 	return into_buffer(h, args[0], pos, &wanted);
 }
@@ -213,7 +212,7 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_offset(args, "preadv(buffers, offset)", &pos) ||
+	if (offset_arguments(h, "preadv", "buffers", false, args, nargs, &pos) ||
 	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
 	return read_segments(h, args[0], pos, &s);

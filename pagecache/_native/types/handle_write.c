@@ -4,7 +4,6 @@
  * A short write without obstacles is one try of the inode lock and one call of CORE. handle_claim.c does all others.
  * All or raise [K13]: the exception has the number of accepted bytes (`characters_written`).
  */
-#include "types/handle_write.h"
 #include "types/handle.h"
 
 #include <stdlib.h>
@@ -188,7 +187,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
+	if (offset_arguments(h, "pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	i64 n = write_buffer(h, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
@@ -233,8 +232,8 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) ||
-	    to_offset(args, "pwritev(buffers, offset)", &pos) || pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
+	if (offset_arguments(h, "pwritev", "buffers", true, args, nargs, &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
 		return NULL;
 	return write_segments(h, args[0], pos, &s);
 }
@@ -295,8 +294,7 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	Py_buffer view;
 	void *bounce;
 	u64 pos;
-	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) ||
-	    to_offset(args, "try_pwrite(data, offset)", &pos))
+	if (offset_arguments(h, "try_pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	const u8 *from = source(h, args[0], pos, &view, &bounce);
 	if (!from)

@@ -135,6 +135,7 @@ void pc_op_move(struct op *op, enum op_state to);
 void pc_op_settle(struct op *op);
 void pc_op_revoke(struct op *op);
 bool pc_op_stopped(const struct op *op);
+int pc_op_refused(struct op *op);
 int pc_op_check(struct op *op);
 
 #endif

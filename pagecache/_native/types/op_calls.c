@@ -170,53 +170,43 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	return 1;
 }
 
-/* The operation has its credit. Return: 0 a call may begin; -1 exception. */
-static int may_call(struct op *op)
+/* Begin the next call; the operation has its credit. The memory of a request's call is *parts, held by *buf until release_memory.
+ * Return: 1; 0 none; -1 exception. */
+static int prepare(struct op *op, u64 *pos, u64 *len, struct pc_part *parts, size_t *n, PyObject **buf)
 {
-	if (pc_op_check(op))
+	*buf = NULL;
+	if (pc_op_check(op) || pc_op_refused(op))
 		return -1;
-	if (pc_op_stopped(op))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
 	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
-	return 0;
-}
-
-/* The next backend call: its offset, and its views. Return: 1; 0 none; -1 exception. */
-static int next_call(struct op *op, u64 *pos)
-{
-	struct pc_part parts[PC_PARTS_MAX];
-	size_t n = 0;
-	u64 len = 0;
-	int more;
-	if (may_call(op))
-		return -1;
-	if (op->kind == PC_OP_UNCACHED) {
-		more = begin_uncached(op, pos, &len);
-	} else if (request_of(op)) {
-		more = next_parts(op, pos, parts, &n);
-		len = pc_request_len(request_of(op));
-		PyObject *buf = more > 0 ? hold_memory(op) : NULL;
-		if (more > 0)
-			more = buf ? make_views(op, buf, parts, n) : -1;
-		release_memory(buf);
-	} else {
+	if (op->kind == PC_OP_UNCACHED)
+		return begin_uncached(op, pos, len);
+	if (!request_of(op)) {
 		PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
-		more = -1;
+		return -1;
 	}
-	if (more > 0)
-		call_begins(op, *pos, len);
-	return more;
+	int more = next_parts(op, pos, parts, n);
+	if (more <= 0)
+		return more;
+	*len = pc_request_len(request_of(op));
+	*buf = hold_memory(op);
+	return *buf ? 1 : -1;
 }
 
 /* begin() -> (offset, buffers) of the next backend call, or None. */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	u64 pos;
-	int more = next_call(op, &pos);
+	struct pc_part parts[PC_PARTS_MAX];
+	PyObject *buf;
+	size_t n = 0;
+	u64 pos, len = 0;
+	int more = prepare(op, &pos, &len, parts, &n, &buf);
+	if (buf)
+		more = make_views(op, buf, parts, n);
+	release_memory(buf);
+	if (more > 0)
+		call_begins(op, pos, len);
 	if (more < 0)
 		return NULL;
 	if (!more)
@@ -353,25 +343,17 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	struct pc_driver driver;
-	PyObject *answered = NULL, *buf = NULL;
+	PyObject *answered = NULL, *buf;
 	size_t n = 0;
 	u64 pos, len = 0;
-	bool uncached = op->kind == PC_OP_UNCACHED, native = false;
-	if (may_call(op))
-		return STEP_FAILED;
-	int more = uncached ? begin_uncached(op, &pos, &len) : next_parts(op, &pos, parts, &n);
+	bool native = false;
+	int more = prepare(op, &pos, &len, parts, &n, &buf);
 	if (more <= 0)
 		return more < 0 ? STEP_FAILED : STEP_DONE;
-	if (!uncached) {
-		len = pc_request_len(request_of(op));
-		buf = hold_memory(op);
-		if (!buf)
-			return STEP_FAILED;
-	}
 	method = method ? Py_NewRef(method)
 			: PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
 	bool begun = method && !pc_op_check(op);
-	if (begun && !uncached) {
+	if (begun && buf) {
 		native = pc_driver_of(method, &driver);
 		begun = native || make_views(op, buf, parts, n) > 0;
 	}

@@ -101,6 +101,16 @@ bool pc_op_stopped(const struct op *op)
 	return op_is_settled(op) || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
+/* Refuse a call of the backend if the volume has ended. Return: 0, -1 exception. */
+int pc_op_refused(struct op *op)
+{
+	if (pc_op_stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
+	return 0;
+}
+
 /* Return: 0; -1 with an exception: it is settled and owns nothing. */
 int pc_op_check(struct op *op)
 {
