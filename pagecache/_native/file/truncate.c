@@ -60,12 +60,8 @@ uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc
 	u32 busy = 0;
 	pc_inode_leaf_lock(i);
 	for (struct pc_folio *f; !busy && (f = pc_next_folio(i, &index, last >> c->page_shift));) {
-		need->owner = atomic_load(&f->owner);
-		if (pc_folio_state(f) & PC_F_LOCKED && need->owner) {
-			need->kind = PC_NEED_FOLIO;
-			need->folio = pc_folio_id(c, f);
-			busy = 1;
-		}
+		pc_need_folio(need, PC_NEED_FOLIO, c, f);
+		busy = pc_folio_state(f) & PC_F_LOCKED && need->owner;
 	}
 	pc_inode_leaf_unlock(i);
 	return busy;

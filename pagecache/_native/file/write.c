@@ -32,20 +32,7 @@ static void move(u8 *to, const u8 *from, size_t n)
 /* Order of a new folio, which covers only bytes to be written: 4 KiB writes get 4 KiB folios. */
 static u32 write_order(struct pc_cache *c, u64 index, u64 pos, u64 end)
 {
-	u32 order = 0;
-	u64 last = end >> c->page_shift; /* first page not wholly covered at the end */
-	if (pos & (c->page_size - 1))
-		return 0;
-	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= last)
-		order++;
-	return order;
-}
-
-static void wait_for(struct pc_need *need, struct pc_cache *c, struct pc_folio *f)
-{
-	need->kind = PC_NEED_FOLIO;
-	need->folio = pc_folio_id(c, f);
-	need->owner = atomic_load(&f->owner);
+	return pos & (c->page_size - 1) ? 0 : pc_order_within(c, index, end >> c->page_shift);
 }
 
 /* Of a folio that this write has created; `pc_write_whole` keeps them beside its number, which is below PC_FRAMES_MAX. */
@@ -66,7 +53,7 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 			if (err == -ENOENT)
 				continue;
 			if (err)
-				wait_for(need, c, f);
+				pc_need_folio(need, PC_NEED_FOLIO, c, f);
 			*out = f;
 			return err;
 		}
@@ -202,8 +189,7 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 
 	struct pc_cache *c = i->cache;
 	refresh(i, f);
 	if (!pc_free_to_change(i, f, a, b)) {
-		wait_for(need, c, f);
-		need->kind = PC_NEED_FLIGHT;
+		pc_need_folio(need, PC_NEED_FLIGHT, c, f);
 	} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
 		   !pc_folio_unkeep(i, f)) {
 		need->kind = PC_NEED_ROOM;

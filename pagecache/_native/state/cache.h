@@ -86,6 +86,12 @@ static inline u64 pc_last_index(const struct pc_cache *c)
 	return UINT64_MAX >> c->page_shift;
 }
 
+/* Whether this is the child of a fork, where the cache has none of its threads. */
+static inline bool pc_is_forked(const struct pc_cache *c)
+{
+	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
+}
+
 static inline u64 pc_now(const struct pc_cache *c)
 {
 	return atomic_load_explicit(&((struct pc_cache *)c)->now_ns, memory_order_relaxed);

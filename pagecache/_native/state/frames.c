@@ -78,9 +78,7 @@ bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f)
 	if (1u << pc_folio_order(f) > c->cow_pages || !pc_folio_replace_frame(i, f, true, 0))
 		return false;
 	atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
-	pc_inode_leaf_lock(i);
-	pc_counted(i, &i->counters.cow_copies, 1);
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.cow_copies, 1);
 	return true;
 }
 

@@ -19,24 +19,25 @@ static u64 window(u64 base, u32 shift, u32 slots, u64 from, u64 last)
 	return lo >= 64 ? 0 : mask & (~0ull << lo);
 }
 
+/* Bits of the slots in use. */
+static u64 used_slots(const _Atomic u32 *slots, u32 n)
+{
+	u64 word = 0;
+	for (u32 k = 0; k < n; k++)
+		word |= (u64)(atomic_load_explicit(&((_Atomic u32 *)slots)[k], memory_order_relaxed) != 0) << k;
+	return word;
+}
+
 static u64 node_word(const struct pc_node *n, int mark)
 {
-	if (mark >= 0)
-		return atomic_load_explicit(&((struct pc_node *)n)->marks[mark], memory_order_relaxed);
-	u64 word = 0;
-	for (u32 k = 0; k < PC_NODE_SLOTS; k++)
-		word |= (u64)(atomic_load_explicit(&((struct pc_node *)n)->slots[k], memory_order_relaxed) != 0) << k;
-	return word;
+	return mark < 0 ? used_slots(n->slots, PC_NODE_SLOTS)
+			: atomic_load_explicit(&((struct pc_node *)n)->marks[mark], memory_order_relaxed);
 }
 
 static u64 leaf_word(const struct pc_leaf *l, int mark)
 {
-	if (mark >= 0)
-		return atomic_load_explicit(&((struct pc_leaf *)l)->marks[mark], memory_order_relaxed);
-	u64 word = 0;
-	for (u32 k = 0; k < PC_LEAF_SLOTS; k++)
-		word |= (u64)(atomic_load_explicit(&((struct pc_leaf *)l)->slots[k], memory_order_relaxed) != 0) << k;
-	return word;
+	return mark < 0 ? used_slots(l->slots, PC_LEAF_SLOTS)
+			: atomic_load_explicit(&((struct pc_leaf *)l)->marks[mark], memory_order_relaxed);
 }
 
 /* The leaf after next: in a sparse file each costs two misses of the processor's cache, and nothing else does. */

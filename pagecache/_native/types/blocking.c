@@ -39,9 +39,25 @@ void pc_nap(i64 ns)
 	nanosleep(&ts, NULL);
 }
 
-bool pc_is_forked(const struct pc_cache *c)
+/* Return the exception that is set, with its traceback, or NULL; none is set any longer. */
+PyObject *pc_take_exception(void)
 {
-	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
+	PyObject *type, *error, *traceback;
+	PyErr_Fetch(&type, &error, &traceback);
+	if (type)
+		PyErr_NormalizeException(&type, &error, &traceback);
+	if (traceback)
+		PyException_SetTraceback(error, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return error;
+}
+
+/* Set an exception again, or none. Steals the reference. */
+void pc_put_exception(PyObject *error)
+{
+	PyErr_Restore(error ? Py_NewRef((PyObject *)Py_TYPE(error)) : NULL, error,
+		      error ? PyException_GetTraceback(error) : NULL);
 }
 
 /* Convert the address of an object of CORE, for PyArg_ParseTuple. Return: 1, 0. */

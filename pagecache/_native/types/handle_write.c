@@ -11,31 +11,23 @@
 /* Add the number of accepted bytes to the current exception, which stays set. */
 void pc_characters_written(u64 done)
 {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	PyObject *n = PyLong_FromUnsignedLongLong(done);
-	if (value && n && PyObject_IsInstance(value, PyExc_OSError) == 1 &&
-	    PyObject_SetAttrString(value, "characters_written", n))
+	PyObject *error = pc_take_exception(), *n = PyLong_FromUnsignedLongLong(done);
+	if (error && n && PyObject_IsInstance(error, PyExc_OSError) == 1 &&
+	    PyObject_SetAttrString(error, "characters_written", n))
 		PyErr_Clear();
 	Py_XDECREF(n);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 }
 
 /* Return the number of accepted bytes that the current exception, which stays set, has; 0 if it has none. */
 static u64 characters_written(void)
 {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	PyObject *n = value ? PyObject_GetAttrString(value, "characters_written") : NULL;
+	PyObject *error = pc_take_exception();
+	PyObject *n = error ? PyObject_GetAttrString(error, "characters_written") : NULL;
 	u64 written = n ? PyLong_AsUnsignedLongLong(n) : 0;
-	if (PyErr_Occurred()) {
-		PyErr_Clear();
-		written = 0;
-	}
+	written = PyErr_Occurred() ? 0 : written;
 	Py_XDECREF(n);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 	return written;
 }
 

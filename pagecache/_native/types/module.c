@@ -187,7 +187,7 @@ static int end_future(PyObject *future)
  * C because no interrupt may strike between the release, a future's removal and its end: its task would wait forever. */
 static PyObject *wake(PyObject *module, PyObject *args)
 {
-	PyObject *posted, *futures, *type = NULL, *value = NULL, *traceback = NULL;
+	PyObject *posted, *futures, *error = NULL;
 	if (!PyArg_ParseTuple(args, "OO!", &posted, &PyList_Type, &futures))
 		return NULL;
 	PyObject *released = PyObject_CallMethod(posted, "release", NULL);
@@ -198,18 +198,15 @@ static PyObject *wake(PyObject *module, PyObject *args)
 		PyObject *future = Py_NewRef(PyList_GetItem(futures, 0));
 		PyList_SetSlice(futures, 0, 1, NULL);
 		if (end_future(future)) { /* the others end all the same */
-			Py_XDECREF(type);
-			Py_XDECREF(value);
-			Py_XDECREF(traceback);
-			PyErr_Fetch(&type, &value, &traceback);
+			Py_XDECREF(error);
+			error = pc_take_exception();
 		}
 		Py_DECREF(future);
 	}
-	if (type) {
-		PyErr_Restore(type, value, traceback);
-		return NULL;
-	}
-	Py_RETURN_NONE;
+	if (!error)
+		Py_RETURN_NONE;
+	pc_put_exception(error);
+	return NULL;
 }
 
 /* Documented in native/extension.py. */

@@ -297,19 +297,6 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	return PyLong_FromLong(answer_object(op, value));
 }
 
-/* Return the exception that is set, with its traceback; it is set no longer. */
-static PyObject *take_exception(void)
-{
-	PyObject *type, *error, *traceback;
-	PyErr_Fetch(&type, &error, &traceback);
-	PyErr_NormalizeException(&type, &error, &traceback);
-	if (traceback)
-		PyException_SetTraceback(error, traceback);
-	Py_XDECREF(type);
-	Py_XDECREF(traceback);
-	return error;
-}
-
 enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
 
 /* Make a call by a method of C, without the interpreter lock. A signal does not end it, unless the volume was aborted
@@ -385,7 +372,7 @@ static enum step fill_step(struct op *op, PyObject *engine, PyObject **met)
 	/* On a thread of the volume no signal handler raises: whatever comes is the backend's, and has a waiter. */
 	if (!PyErr_ExceptionMatches(PyExc_Exception) && !(pc_tls_inside && pc_tls_inside->helper))
 		return STEP_FAILED;
-	*met = take_exception();
+	*met = pc_take_exception();
 	return STEP_MET;
 }
 
@@ -429,7 +416,7 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 	} else if (step == STEP_DONE) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_written, (PyObject *)op, NULL);
 	} else {
-		met = met ? met : take_exception();
+		met = met ? met : pc_take_exception();
 		result = PyObject_CallMethodObjArgs(engine, pc_str_write_met, (PyObject *)op, met,
 						    sent ? Py_True : Py_False, NULL);
 	}
@@ -470,7 +457,7 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 	if (version) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);
 	} else {
-		PyObject *met = take_exception();
+		PyObject *met = pc_take_exception();
 		result = PyObject_CallMethodObjArgs(engine, pc_str_commit_met, (PyObject *)op, met, NULL);
 		Py_XDECREF(met);
 	}

@@ -55,9 +55,11 @@ struct pc_inside {
 };
 extern _Thread_local const struct pc_inside *pc_tls_inside;
 
+/* blocking.c: the exception that is set, or NULL, taken and set again */
+PyObject *pc_take_exception(void);
+void pc_put_exception(PyObject *error);
 int pc_to_pointer(PyObject *value, void *out);
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
-bool pc_is_forked(const struct pc_cache *c);
 int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
 int pc_inside_call(struct pc_volume *v);
@@ -205,7 +207,8 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(release)                                                                                                     \
 	X(write_through)                                                                                               \
 	X(read_into)                                                                                                   \
-	X(write_from) X(write_met) X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside)  \
+	X(write_from)                                                                                                  \
+	X(write_met) X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside)                \
 		X(outlast_names) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)

@@ -53,18 +53,15 @@ static struct reader *reader_of(u32 report)
 /* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
 void pc_report_failure(u32 report)
 {
-	PyObject *type, *value, *traceback;
 	struct reader *reader = reader_of(report);
-	if (!reader)
-		return;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	if (value && PyErr_GivenExceptionMatches(value, PyExc_Exception)) {
+	PyObject *error = reader ? pc_take_exception() : NULL;
+	if (error && PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
 		PyObject *before = reader->error;
-		reader->error = Py_NewRef(value);
+		reader->error = Py_NewRef(error);
 		Py_XDECREF(before);
 	}
-	PyErr_Restore(type, value, traceback);
+	if (reader)
+		pc_put_exception(error);
 }
 
 /* The bytes of this fill were invalidated again and again: its requester has to read past the cache. */
