@@ -4,11 +4,11 @@
  * CORE never sleeps (the waits of wait.c are separate calls), never calls out, reads no clock and draws no random
  * numbers. Calls come in five kinds (docs/architecture.md): *do* (pc_read, pc_write, ...: the work is done, or `need`
  * has the next step), *next* (pc_fill_begin, pc_write_next, pc_call_next: requests for a backend whose segments point
- * into the arena), *report* (pc_complete, pc_commit_end: a backend's answer), *wake* (events) and *time* (pc_tick).
+ * into the arena), *report* (pc_write_done, pc_commit_end: a backend's answer), *wake* (events) and *time* (pc_tick).
  *
  * Units: `pos`, `len`, `end` are bytes, `index` pages, `nr_x` counts, `_ns` nanoseconds. Ranges are half-open. Errors
- * are negative errno values. The part between the markers is the only source of declarations; the cffi builder and the
- * C tests read it.
+ * are negative errno values. This header is the only source of declarations: cffi reads the part between the markers, the
+ * C files and their tests all of it.
  */
 #ifndef PAGECACHE_H
 #define PAGECACHE_H
