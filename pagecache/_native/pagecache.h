@@ -4,11 +4,11 @@
  * CORE never sleeps (the waits of wait.c are separate calls), never calls out, reads no clock and draws no random
  * numbers. Calls come in five kinds (docs/architecture.md): *do* (pc_read, pc_write, ...: the work is done, or `need`
  * has the next step), *next* (pc_fill_begin, pc_write_next, pc_call_next: requests for a backend whose segments point
- * into the arena), *report* (pc_complete, pc_commit_end: a backend's answer), *wake* (events) and *time* (pc_tick).
+ * into the arena), *report* (pc_write_done, pc_commit_end: a backend's answer), *wake* (events) and *time* (pc_tick).
  *
  * Units: `pos`, `len`, `end` are bytes, `index` pages, `nr_x` counts, `_ns` nanoseconds. Ranges are half-open. Errors
- * are negative errno values. The part between the markers is the only source of declarations; the cffi builder and the
- * C tests read it.
+ * are negative errno values. This header is the only source of declarations: cffi reads the part between the markers, the
+ * C files and their tests all of it.
  */
 #ifndef PAGECACHE_H
 #define PAGECACHE_H
@@ -26,7 +26,6 @@ struct pc_volume;
 struct pc_inode;
 struct pc_request;
 struct pc_place;
-struct pc_trace;
 
 /* Classes of work of a volume, most urgent first (contract 2.1.2). */
 enum {
@@ -99,7 +98,6 @@ enum {
 	PC_NEED_FOLIO,
 	PC_NEED_FLIGHT,
 	PC_NEED_ROOM,
-	PC_NEED_WRITEBACK,
 	PC_NEED_INVALIDATE,
 	PC_NEED_OPEN     /* the volume is ending: nothing new is accepted */
 };
@@ -107,7 +105,7 @@ struct pc_need {
 	uint32_t kind;
 	uint32_t folio;  /* FOLIO (locked), FLIGHT (a call uses it): id to wait for */
 	uint32_t owner;  /* FOLIO: request that owns the lock, 0: a section of C code */
-	uint64_t pos, len; /* FILL, WRITEBACK */
+	uint64_t pos, len; /* FILL */
 	uint32_t readahead; /* READ: nonzero if the read touched a marker, at `marker` */
 	uint64_t marker;
 };
@@ -135,10 +133,6 @@ struct pc_violation {
 /* ---- cache */
 int pc_abi(void);
 bool pc_is_debug(void);
-int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
-void pc_cache_close(struct pc_cache *c);
-void pc_cache_release(struct pc_cache *c);
-void pc_cache_destroy(struct pc_cache *c);
 void pc_cache_configure(struct pc_cache *c, uint64_t dirty_background, uint64_t dirty_limit, uint64_t cow_limit,
 			bool poison);
 int pc_cache_resize(struct pc_cache *c, uint64_t capacity);
@@ -161,89 +155,101 @@ void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
-uint64_t pc_volume_local(struct pc_volume *v);
-uint32_t pc_volume_event_seq(struct pc_volume *v);
+enum {
+	PC_VOLUME_LOCAL,   /* bytes */
+	PC_VOLUME_UNSAVED, /* bytes that a sync would save now, by page */
+	PC_VOLUME_INFLIGHT, /* calls that carry bytes */
+	PC_VOLUME_CALLING, /* calls that carry none, and jobs of the engine */
+	PC_VOLUME_CLOSING, /* is its backend about to be closed? */
+	PC_VOLUME_EVENT
+};
+uint64_t pc_volume_number(struct pc_volume *v, uint32_t which);
 uint64_t pc_epoch_take(struct pc_volume *v);
 void pc_volume_abort(struct pc_volume *v);
 void pc_volume_resume(struct pc_volume *v);
 void pc_volume_seal(struct pc_volume *v, bool sealed);
 void pc_volume_close(struct pc_volume *v);
 void pc_volume_stop(struct pc_volume *v);
-uint32_t pc_volume_inflight(struct pc_volume *v);
-uint32_t pc_volume_calling(struct pc_volume *v);
-bool pc_volume_closing(struct pc_volume *v);
 void pc_volume_counters(struct pc_volume *v, struct pc_counters *counters, struct pc_usage *usage);
 size_t pc_volume_dirty_inodes(struct pc_volume *v, uint64_t *ids, size_t n);
-size_t pc_volume_some_dirty(struct pc_volume *v, uint64_t *ids, size_t n);
-size_t pc_volume_some_aged(struct pc_volume *v, uint64_t *ids, size_t n);
-size_t pc_volume_some_hollow(struct pc_volume *v, uint64_t *ids, size_t n);
+enum { PC_LIST_DIRTY, PC_LIST_AGED, PC_LIST_HOLLOW };
+size_t pc_volume_some(struct pc_volume *v, uint32_t which, uint64_t *ids, size_t n);
 size_t pc_volume_aged(struct pc_volume *v, uint64_t before_ns, uint64_t *ids, size_t n, uint64_t *next_ns);
-uint64_t pc_volume_unsaved(struct pc_volume *v);
 uint32_t pc_cache_hollow(struct pc_cache *c);
 void pc_work_wake(struct pc_volume *v);
 void pc_job_push(struct pc_volume *v, uint32_t cls);
 
 /* ---- inode */
-int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
-		    struct pc_inode **out);
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, struct pc_inode **out);
 int pc_inode_destroy(struct pc_inode *i);
 uint64_t pc_inode_id(const struct pc_inode *i);
-uint64_t pc_inode_size(const struct pc_inode *i);
-uint64_t pc_inode_remote_size(const struct pc_inode *i);
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
-void pc_inode_set_readable(struct pc_inode *i, bool readable);
 bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
 void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters *counters);
-uint32_t pc_inode_event_seq(struct pc_inode *i);
 size_t pc_events_moved(const uintptr_t *inodes, uint32_t *seen, size_t n, uint32_t *moved);
 void pc_inode_wake(struct pc_inode *i);
-uint64_t pc_inode_fail_seq(struct pc_inode *i);
-uint64_t pc_inode_commit_seq(struct pc_inode *i);
-uint64_t pc_inode_dirtied_ns(struct pc_inode *i);
+/* Numbers of an inode: bytes, unless a line says otherwise; those that ask a question are 1 or 0. */
+enum {
+	PC_BY_DIRTY,
+	PC_BY_CACHED,
+	PC_BY_FAILED,
+	PC_BY_UNSTABLE,
+	PC_BY_AGE,         /* ns: when the oldest byte was written that is dirty or in a running call; 0: none is */
+	PC_BY_HITS,        /* reads */
+	PC_BY_UNSTORED,    /* dirty or in flight: the backend may not have them */
+	PC_BY_TAKEN,       /* written back so far, or dirty: grows with each byte that becomes dirty */
+	PC_BY_SIZE,
+	PC_BY_REMOTE_SIZE,
+	PC_BY_STAGED,
+	PC_BY_STAGED_END,  /* of the last staged byte; 0: there is none */
+	PC_BY_EVENT,       /* the number of its event */
+	PC_BY_DIRTIED,     /* ns: when the oldest dirty byte was written; 0: nothing is dirty */
+	PC_BY_UNSAVED,     /* is anything local, staged or uncommitted? */
+	PC_BY_CHANGING,    /* is the inode lock held or queued for? */
+	PC_BY_OLD_HANDS,   /* is a call left behind by an abort, an interrupt or a deadline? */
+	PC_BY_CHANGES,     /* changes of the stored object that have begun */
+	PC_BY_STALE,       /* may one of them have made another version than the known one? */
+	PC_BY_STORAGE_BUSY, /* may this cache be changing the stored object: a holder of the token, or a direct write? */
+	PC_BY_STORAGE_SEEN, /* the same before and after a read past the cache, unless a truncate or hole came between; 0: in one */
+	PC_BY_COMMITTING,
+	PC_BY_COMMIT_DUE, /* is the running commit to commit, and not only to settle? */
+	PC_BY_COMMIT_PLAIN, /* ... and has the engine nothing else to do under its token? */
+	PC_BY_COMMIT_ASKED, /* largest epoch that a caller wanted of the last commit that began; 0: it began without one */
+	PC_BY_COMMITS_ENDED, /* commits */
+	PC_BY_PASS_IDLE, /* does no pass run or wait? Marked dirty bytes then need another pc_flush_start */
+	PC_BY_PASS_ENDING, /* are all its requests answered, and no thread has checked for more? That takes no backend call */
+	PC_BY_DIRECT, /* direct writes that run, including those without a waiter */
+	PC_BY_TAIL, /* latest tail without an owed cut; 0: none */
+	PC_BY_GATE_CLOSED /* does a direct write have to wait for the end of work under the token? */
+};
+uint64_t pc_inode_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_inode_age_anew(struct pc_inode *i);
 void pc_inode_set_unused(struct pc_inode *i, uint64_t id, bool unused);
 enum pc_aside { PC_ASIDE_UNSYNCED = 1, PC_ASIDE_KEPT_BACK = 2 }; /* no sync saves it; nor does age or pressure */
 void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside);
-void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest);
+void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest, uint64_t hole, uint64_t hole_end);
 void pc_inode_cut_paid(struct pc_inode *i, uint64_t size);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
-void pc_inode_forget_holes(struct pc_inode *i);
-void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end);
-void pc_inode_forget_cuts(struct pc_inode *i);
-void pc_inode_forget_uncommitted(struct pc_inode *i);
-bool pc_inode_in_old_hands(struct pc_inode *i);
 void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
-bool pc_inode_has_local(struct pc_inode *i);
-bool pc_inode_lock_busy(struct pc_inode *i);
 void pc_inode_locks(struct pc_inode *i, struct pc_locks *out);
 void pc_change_begins(struct pc_inode *i, bool another_version);
-uint64_t pc_changes(struct pc_inode *i);
-bool pc_version_stale(struct pc_inode *i);
 void pc_version_known(struct pc_inode *i, bool known);
+enum { PC_FORGET_CUTS = 1, PC_FORGET_HOLES = 2, PC_FORGET_ALL = 7 };
+void pc_inode_forget(struct pc_inode *i, uint32_t what);
+void pc_counter_add(struct pc_inode *i, uint32_t which, uint64_t n);
 bool pc_version_committed(struct pc_inode *i, uint64_t changes, bool known);
 bool pc_version_settle(struct pc_inode *i, uint64_t changes);
 bool pc_quiet(struct pc_inode *i, uint64_t *changes);
-void pc_count_throttled(struct pc_inode *i, uint64_t ns);
-void pc_count_retry(struct pc_inode *i);
-void pc_count_failed_commit(struct pc_inode *i);
 
 /* ---- do */
 enum { PC_LOOP_PIECE = 262144 }; /* most bytes that are copied between two turns of an event loop */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need);
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which);
-int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
 enum { PC_WHOLE_MAX = 4194304 }; /* most bytes of a pc_write_whole */
-int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
 
 /* ---- reads and writes by threads without a Python thread state (hit.c) */
 struct pc_hit;
-int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out);
-void pc_hit_close(struct pc_hit *h);
-int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
-int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
-uint64_t pc_hit_size(const struct pc_hit *h);
-uint64_t pc_hit_taken(const struct pc_hit *h);
 /* Functions of hits for another extension (fuse/loop.h). */
 struct pc_hit_calls {
 	uint32_t abi, size;
@@ -261,9 +267,6 @@ struct pc_pressure {
 	uint32_t position; /* of its writers between midpoint (0) and limit (1000), of the nearest limit */
 	uint32_t over_background, throttled, running;
 };
-bool pc_dirty_room(struct pc_inode *i, uint64_t len);
-void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_t len);
-void pc_place_close(struct pc_inode *i, struct pc_place *p);
 bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused);
 bool pc_room_fits(struct pc_inode *i, struct pc_place *p);
 bool pc_line_first(struct pc_inode *i, struct pc_place *p);
@@ -271,13 +274,9 @@ void pc_room_grant(struct pc_volume *v, uint64_t bytes);
 void pc_volume_pressure(struct pc_volume *v, struct pc_pressure *out);
 uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end);
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end);
-void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_read_anew(struct pc_inode *i);
 
 /* ---- truncate, punch, discard: the caller holds the token (and, but for discard, the inode lock X and invalidate X) */
-int pc_invalidate_lock(struct pc_inode *i);
-void pc_invalidate_unlock(struct pc_inode *i);
-uint64_t pc_storage_seen(struct pc_inode *i);
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need);
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted);
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted);
@@ -285,23 +284,10 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 
 void pc_base_requested(struct pc_inode *i);
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten);
-size_t pc_ranges_written(struct pc_inode *i, uint64_t *ranges, size_t n);
-size_t pc_ranges_borrowed(struct pc_inode *i, uint64_t *ranges, size_t n);
 int pc_borrowed_put(struct pc_inode *i, uint64_t pos, const void *bytes);
 void pc_end_at_written(struct pc_inode *i);
 void pc_staged_keep_written(struct pc_inode *i);
 bool pc_dirty_all(struct pc_inode *i);
-
-/* ---- fills */
-int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
-bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
-bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
-void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift);
-uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
-int pc_fill_answer(struct pc_request *r, int64_t n);
-bool pc_fill_anew(struct pc_request *r);
-uint32_t pc_fill_first(struct pc_request *r);
-void pc_fill_submit(struct pc_request *r, uint32_t cls);
 
 /* ---- write-back: passes, requests, commits */
 enum {
@@ -314,11 +300,7 @@ enum {
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end);
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor);
 uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent);
-bool pc_pass_background(struct pc_inode *i, uint64_t budget);
-bool pc_pass_partial(struct pc_inode *i, uint64_t budget);
-int pc_write_next(struct pc_inode *i, struct pc_request **out);
-int pc_write_answer(struct pc_request *r, int64_t n);
-void pc_write_done(struct pc_request *r, bool ok, bool parked);
+bool pc_pass_background(struct pc_inode *i, uint64_t budget, bool partial);
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp);
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp);
 /* A flush, a commit, or both: an fsync. The caller sets the first part, the rest is 0 at first. */
@@ -326,7 +308,7 @@ struct pc_sync {
 	uint64_t stamp, pos, end;
 	uint8_t flush, commit;
 	uint8_t version; /* its requests have ended too, so that the version that they made can be read */
-	uint8_t stale;   /* it is to be read */
+	uint8_t stale; /* it is to be read */
 	uint8_t backoff; /* bytes wait for the time of a retry */
 	uint8_t waits_for_commit;
 	uint32_t event; /* the inode's, before the last poll */
@@ -336,64 +318,41 @@ struct pc_sync {
 };
 enum pc_sync_next {
 	PC_SYNC_DONE,
-	PC_SYNC_WAIT,          /* for the inode's event, or a time */
-	PC_SYNC_SEND,          /* start a pass */
-	PC_SYNC_COMMIT,        /* request a commit */
+	PC_SYNC_WAIT, /* for the inode's event, or a time */
+	PC_SYNC_SEND, /* start a pass */
+	PC_SYNC_COMMIT, /* request a commit */
 	PC_SYNC_COMMIT_FAILED, /* the one that it waited for */
-	PC_SYNC_FAILED,        /* bytes have failed, and nothing else is left to be sent */
+	PC_SYNC_FAILED, /* bytes have failed, and nothing else is left to be sent */
 };
 bool pc_sync_begin(struct pc_inode *i, struct pc_sync *s);
-enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s);
-void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next);
 void pc_commit_start(struct pc_inode *i, uint64_t stamp);
 void pc_settle_start(struct pc_inode *i);
-bool pc_commit_begin(struct pc_inode *i);
-int pc_commit_begin_own(struct pc_inode *i);
 enum { PC_COMMIT_AGAIN, PC_COMMIT_KEPT, PC_COMMIT_PARKED };
-bool pc_commit_end(struct pc_inode *i, bool ok, int how);
-bool pc_commit_running(struct pc_inode *i);
-uint64_t pc_commit_asked(struct pc_inode *i);
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp);
-bool pc_storage_busy(struct pc_inode *i);
-bool pc_commit_due(struct pc_inode *i);
-bool pc_commit_plain(struct pc_inode *i);
-bool pc_pass_idle(struct pc_inode *i);
-bool pc_pass_ending(struct pc_inode *i);
 void pc_uncommit(struct pc_inode *i);
 void pc_inode_aborted(struct pc_inode *i);
-size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n);
-size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n);
+enum {
+	PC_RANGES_LOCAL, /* local and staged bytes */
+	PC_RANGES_FAILED,
+	PC_RANGES_WRITTEN, /* bytes of D and S that this program has written */
+	PC_RANGES_BORROWED /* the other valid bytes of blocks in D */
+};
+size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n);
 bool pc_mirror_spoiled(struct pc_inode *i);
 bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
-uint64_t pc_inode_staged_end(struct pc_inode *i);
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
 uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which);
 
 /* ---- direct I/O */
-uint64_t pc_inode_staged(struct pc_inode *i);
 bool pc_direct_may_share(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end);
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop);
 bool pc_gate_close(struct pc_inode *i);
-bool pc_gate_closed(struct pc_inode *i);
-int pc_direct_begin(struct pc_inode *i, uint64_t *failed);
-void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
-bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);
 void pc_tail_left(struct pc_inode *i);
-uint32_t pc_tail(struct pc_inode *i);
 void pc_tail_owed(struct pc_inode *i, uint32_t tail);
-void pc_direct_left(struct pc_inode *i, int n);
-uint32_t pc_direct_count(struct pc_inode *i);
 size_t pc_direct_ranges(struct pc_inode *i, uint64_t *ranges, size_t n, bool all);
 void pc_direct_reported(struct pc_inode *i, bool forget);
-bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end);
-
-/* ---- any request */
-int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts);
-void pc_request_settle(struct pc_request *r);
-uint64_t pc_request_pos(const struct pc_request *r);
-uint64_t pc_request_len(const struct pc_request *r);
 
 /* ---- pins of views */
 /* Memory of one folio that a view holds. */
@@ -403,49 +362,17 @@ struct pc_pin {
 	uint32_t folio, frame, cuts;
 	bool writable;
 };
-int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need);
-void pc_unpin(struct pc_cache *c, const struct pc_pin *pin);
-bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin);
+bool pc_view_meets(struct pc_inode *i, uint64_t pos, uint64_t bytes, const void *memory, uint64_t len, bool elsewhere);
 int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts);
 int pc_views_reserve(struct pc_inode *i, uint64_t size);
 void pc_views_unreserve(struct pc_inode *i);
 
-/* ---- for display: latencies of backend calls, numbers of files, lengths of queues */
+/* ---- for display: latencies of backend calls, lengths of queues */
 enum { PC_TIMED_READ, PC_TIMED_WRITE, PC_TIMED_COMMIT, PC_TIMED };
 enum { PC_LATENCY_BOUNDS = 28 }; /* 1 µs, 2 µs, ... 2^27 µs = 134 s */
 void pc_latency_add(struct pc_volume *v, uint32_t call, uint64_t ns);
 uint64_t pc_latency_get(struct pc_volume *v, uint32_t call, uint64_t *counts);
-enum {
-	PC_BY_DIRTY,
-	PC_BY_CACHED,
-	PC_BY_FAILED,
-	PC_BY_UNSTABLE,
-	PC_BY_AGE,
-	PC_BY_HITS,
-	PC_BY_UNSTORED, /* dirty or in flight: the backend may not have them */
-	PC_BY_TAKEN     /* written back so far, or dirty: grows with each byte that becomes dirty */
-};
-uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which);
 void pc_show_queue(struct pc_volume *v, uint32_t *waiting);
-/* Transitions of folios and files (trace.c). */
-enum {
-	PC_T_INSERT = 1,
-	PC_T_REMOVE,
-	PC_T_DIRTY,
-	PC_T_HANDOVER,
-	PC_T_ACK,
-	PC_T_AGAIN,
-	PC_T_COMMIT,
-	PC_T_UNCOMMIT,
-	PC_T_FILL,
-	PC_T_EVICT,
-	PC_T_COW,
-	PC_T_TRUNCATE,
-	PC_T_PASS,
-	PC_T_PASS_END,
-	PC_T_ABORT,
-	PC_T_QUARANTINE
-};
 
 /* Kinds of waits, in the register of waits (waits.c) and in a trace. */
 enum {
@@ -463,16 +390,61 @@ enum {
 	PC_WAITS
 };
 enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
-int64_t pc_clock_ns(void);
-
-/* ---- tests: sync points of debug builds */
-void pc_sync_arm(const char *point, uint32_t skip);
-bool pc_sync_arrived(const char *point);
-void pc_sync_release(const char *point);
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */
 int pc_install_types(void);
 
 /* cdef-end */
+
+/* ---- for the C files and their tests: nothing here is called through cffi */
+int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out);
+void pc_cache_close(struct pc_cache *c);
+void pc_cache_release(struct pc_cache *c);
+void pc_cache_destroy(struct pc_cache *c);
+int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
+int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need);
+int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out);
+void pc_hit_close(struct pc_hit *h);
+int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker);
+int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len);
+uint64_t pc_hit_size(const struct pc_hit *h);
+uint64_t pc_hit_taken(const struct pc_hit *h);
+bool pc_dirty_room(struct pc_inode *i, uint64_t len);
+void pc_place_open(struct pc_inode *i, struct pc_place *p, uint64_t pos, uint64_t len);
+void pc_place_close(struct pc_inode *i, struct pc_place *p);
+int pc_invalidate_lock(struct pc_inode *i);
+void pc_invalidate_unlock(struct pc_inode *i);
+int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
+bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
+bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift);
+uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
+int pc_fill_answer(struct pc_request *r, int64_t n);
+bool pc_fill_anew(struct pc_request *r);
+uint32_t pc_fill_first(struct pc_request *r);
+void pc_fill_submit(struct pc_request *r, uint32_t cls);
+int pc_write_next(struct pc_inode *i, struct pc_request **out);
+int pc_write_answer(struct pc_request *r, int64_t n);
+void pc_write_done(struct pc_request *r, bool ok, bool parked);
+enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s);
+void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next);
+bool pc_commit_begin(struct pc_inode *i);
+int pc_commit_begin_own(struct pc_inode *i);
+bool pc_commit_end(struct pc_inode *i, bool ok, int how);
+bool pc_direct_begin(struct pc_inode *i, uint64_t *failed);
+void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);
+bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up);
+void pc_direct_left(struct pc_inode *i, int n);
+int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts);
+void pc_request_settle(struct pc_request *r);
+uint64_t pc_request_pos(const struct pc_request *r);
+uint64_t pc_request_len(const struct pc_request *r);
+int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need);
+void pc_unpin(struct pc_cache *c, const struct pc_pin *pin);
+bool pc_pin_detached(struct pc_cache *c, const struct pc_pin *pin);
+int64_t pc_clock_ns(void);
+void pc_sync_arm(const char *point, uint32_t skip);
+bool pc_sync_arrived(const char *point);
+void pc_sync_release(const char *point);
 
 #endif

@@ -164,7 +164,6 @@ class EngineFile(NativeInode):
     committed = issuer.committed
     outlast_names = reader.outlast_names
     room = throttle.room
-    write_back = issuer.write_back
     write_through = issuer.write_through
     truncate = sizes.truncate
     punch = sizes.punch

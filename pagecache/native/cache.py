@@ -213,7 +213,7 @@ class NativeVolume:
         lib.pc_volume_close(self._v)
 
     def closing(self) -> bool:
-        return bool(lib.pc_volume_closing(self._v))
+        return bool(lib.pc_volume_number(self._v, lib.PC_VOLUME_CLOSING))
 
     def stop(self) -> None:
         lib.pc_volume_stop(self._v)
@@ -259,17 +259,17 @@ class NativeVolume:
         lib.pc_room_grant(self._v, size)
 
     def event_seq(self) -> int:
-        return int(lib.pc_volume_event_seq(self._v))
+        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_EVENT))
 
     def local(self) -> int:
-        return int(lib.pc_volume_local(self._v))
+        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_LOCAL))
 
     def inflight(self) -> int:
-        return int(lib.pc_volume_inflight(self._v))
+        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_INFLIGHT))
 
     def calling(self) -> int:
         """Return the number of running calls that carry no bytes, and of the engine's jobs."""
-        return int(lib.pc_volume_calling(self._v))
+        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_CALLING))
 
     def set_inflight(self, n: int) -> None:
         lib.pc_volume_set_inflight(self._v, n)
@@ -284,21 +284,21 @@ class NativeVolume:
                 return [int(ids[k]) for k in range(min(found, room))]
             room = int(found) + 64
 
-    def _some(self, call: Callable[[Any, Any, int], int], most: int) -> list[int]:
+    def _some(self, which: int, most: int) -> list[int]:
         ids = ffi.new("uint64_t[]", most)
-        return ffi.unpack(ids, call(self._v, ids, most)) if most else []
+        return ffi.unpack(ids, lib.pc_volume_some(self._v, which, ids, most)) if most else []
 
     def some_dirty(self, most: int) -> list[int]:
         """Return ids from the dirty list: at most `most`, each call the next ones in turn."""
-        return self._some(lib.pc_volume_some_dirty, most)
+        return self._some(lib.PC_LIST_DIRTY, most)
 
     def some_aged(self, most: int) -> list[int]:
         """Return ids of inodes with dirty bytes, oldest first: at most `most`, each call the next ones in turn."""
-        return self._some(lib.pc_volume_some_aged, most)
+        return self._some(lib.PC_LIST_AGED, most)
 
     def some_hollow(self, most: int) -> list[int]:
         """Return ids of hollow inodes, oldest first: at most `most`, each call the next ones in turn."""
-        return self._some(lib.pc_volume_some_hollow, most)
+        return self._some(lib.PC_LIST_HOLLOW, most)
 
     def aged(self, now: float, expire: float, most: int) -> tuple[list[int], float | None]:
         """Return ids of inodes that have been dirty for `expire` seconds, oldest first, at most `most`, and the seconds
@@ -311,7 +311,7 @@ class NativeVolume:
 
     def unsaved(self) -> int:
         """Return the bytes that a sync would save now: an upper bound by page."""
-        return int(lib.pc_volume_unsaved(self._v))
+        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_UNSAVED))
 
     def latency(self, call: int) -> tuple[list[int], float]:
         """Return how many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""

@@ -82,6 +82,9 @@ OPERATIONS = named("PC_OP_")
 CALLS = named("PC_IO_")
 """Kinds of calls in a trace."""
 
+NUMBERS = named("PC_BY_")
+"""Numbers of an inode: see `pagecache.h`."""
+
 TOKENS = named("PC_TOKEN_")
 """Holders of a file's token."""
 
@@ -273,6 +276,10 @@ def counters(kind: str) -> Callable[[Any], dict[str, int]]:
 read_memory, read_usage, read_counters = map(
     counters, ("struct pc_cache_usage", "struct pc_usage", "struct pc_counters")
 )
+
+
+COUNTERS = {name: place for place, (name, _) in enumerate(ffi.typeof("struct pc_counters").fields)}
+"""Places of the counters of an inode."""
 
 
 def fields(struct: Any) -> dict[str, int]:

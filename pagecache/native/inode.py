@@ -10,11 +10,23 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import END, TOKEN, extension, ffi, fields, lib, ranges, read_counters, read_usage
+from .extension import COUNTERS, END, NUMBERS, TOKEN, extension, ffi, fields, lib, ranges, read_counters, read_usage
 
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
-NUMBERS = ("dirty", "cached", "failed", "unstable", "age", "hits", "unstored", "taken")
+SIZE, REMOTE_SIZE = NUMBERS["size"], NUMBERS["remote_size"]
+
+
+def _number(name: str) -> Callable[[NativeInode], int]:
+    """Return a method that reads one of NUMBERS, whether the inode is gone or not."""
+    which = NUMBERS[name]
+    return lambda self: int(lib.pc_inode_number(self._i, 0, which))
+
+
+def _flag(name: str) -> Callable[[NativeInode], bool]:
+    """Return a method that reads one of NUMBERS that is 1 or 0."""
+    which = NUMBERS[name]
+    return lambda self: bool(lib.pc_inode_number(self._i, 0, which))
 
 
 class TooManyViews(OSError):
@@ -47,7 +59,7 @@ class Events:
             self._arrays = more  # at once: an interrupt may come at any point
         inodes, seen, _ = self._arrays
         inodes[number] = inode.address
-        seen[number] = (lib.pc_inode_event_seq(inode._i) - 1) & 0xFFFFFFFF
+        seen[number] = (inode.event_seq() - 1) & 0xFFFFFFFF
         self._used += 1
         return number
 
@@ -76,7 +88,7 @@ class NativeInode:
         self._volume = volume
         self.core = volume.cache.core
         out = ffi.new("struct pc_inode **")
-        if err := lib.pc_inode_create(volume._v, size, ffi.new("struct pc_limits *", limits), True, out):
+        if err := lib.pc_inode_create(volume._v, size, ffi.new("struct pc_limits *", limits), out):
             raise OSError(-err, os.strerror(-err))
         self._i = out[0]
         self.address = int(ffi.cast("uintptr_t", out[0]))
@@ -100,11 +112,11 @@ class NativeInode:
     # sizes, limits, numbers
     @property
     def size(self) -> int:
-        return int(lib.pc_inode_size(self._i))
+        return int(lib.pc_inode_number(self._i, 0, SIZE))
 
     @property
     def remote_size(self) -> int:
-        return int(lib.pc_inode_remote_size(self._i))
+        return int(lib.pc_inode_number(self._i, 0, REMOTE_SIZE))
 
     def set_sizes(self, size: int, remote_size: int) -> bool:
         """Set the sizes. False: local data exists, and nothing has changed."""
@@ -120,17 +132,16 @@ class NativeInode:
 
     def number(self, name: str) -> int:
         """Return one of NUMBERS, without the cost of all of `usage`; 0 when the inode is gone."""
-        return int(lib.pc_show_number(self._i, self.id, NUMBERS.index(name)))
+        return int(lib.pc_inode_number(self._i, self.id, NUMBERS[name]))
 
-    def event_seq(self) -> int:
-        return int(lib.pc_inode_event_seq(self._i))
+    event_seq = _number("event")
 
     def wake(self) -> None:
         lib.pc_inode_wake(self._i)
 
     def dirtied(self) -> float:
         """Return the time of the oldest dirty byte, on the cache's clock; 0.0 when nothing is dirty."""
-        return int(lib.pc_inode_dirtied_ns(self._i)) / 1e9
+        return self.number("dirtied") / 1e9
 
     def age_anew(self) -> None:
         """Let the dirty bytes count as written now."""
@@ -149,11 +160,11 @@ class NativeInode:
 
     def forget_cuts(self) -> None:
         """Forget truncates that would be repeated because they are not known to be committed."""
-        lib.pc_inode_forget_cuts(self._i)
+        lib.pc_inode_forget(self._i, lib.PC_FORGET_CUTS)
 
     def set_uncommitted(self, created: bool = False, lowest: int = END) -> None:
         """Record an uncommitted change other than bytes; `lowest`: a size that storage was or will be cut to."""
-        lib.pc_inode_set_uncommitted(self._i, created, lowest)
+        lib.pc_inode_set_uncommitted(self._i, created, lowest, 0, 0)
 
     def cut_paid(self, size: int) -> None:
         """Record that a cut to this size, which was owed, was made: a running commit covers it, or the next one."""
@@ -168,19 +179,18 @@ class NativeInode:
         return fields(out[0])
 
     def forget_holes(self) -> None:
-        lib.pc_inode_forget_holes(self._i)
+        lib.pc_inode_forget(self._i, lib.PC_FORGET_HOLES)
 
     def note_hole(self, start: int, end: int) -> None:
         """Record an owed hole, which waits for a commit."""
-        lib.pc_inode_note_hole(self._i, start, end)
+        lib.pc_inode_set_uncommitted(self._i, False, END, start, end)
 
     def forget_uncommitted(self) -> None:
         """Forget uncommitted changes other than bytes; under the token."""
-        lib.pc_inode_forget_uncommitted(self._i)
+        lib.pc_inode_forget(self._i, lib.PC_FORGET_ALL)
 
-    def lock_busy(self) -> bool:
-        """Return whether the inode lock is held or awaited."""
-        return bool(lib.pc_inode_lock_busy(self._i))
+    lock_busy = _flag("changing")
+    """Return whether the inode lock is held or awaited."""
 
     def locks(self) -> dict[str, int]:
         """Return the currently held logical locks."""
@@ -188,16 +198,14 @@ class NativeInode:
         lib.pc_inode_locks(self._i, out)
         return fields(out[0])
 
-    def in_old_hands(self) -> bool:
-        """Return whether a call that an abort, an interrupt or a deadline abandoned still runs on the file."""
-        return bool(lib.pc_inode_in_old_hands(self._i))
+    in_old_hands = _flag("old_hands")
+    """Return whether a call that an abort, an interrupt or a deadline abandoned still runs on the file."""
 
     def fence(self) -> None:
         """Record that abandoned calls can no longer land: nothing waits for them."""
         lib.pc_inode_fence(self._i)
 
-    def has_local(self) -> bool:
-        return bool(lib.pc_inode_has_local(self._i))
+    has_local = _flag("unsaved")
 
     def unsaved(self) -> int:
         """Return the bytes that are local or staged, an upper bound by page."""
@@ -216,12 +224,10 @@ class NativeInode:
         """Count a change of the stored object, before its call; it may make another version."""
         lib.pc_change_begins(self._i, another_version)
 
-    def changes(self) -> int:
-        return int(lib.pc_changes(self._i))
+    changes = _number("changes")
 
-    def is_stale(self) -> bool:
-        """Return whether a change may have made another version than the known one."""
-        return bool(lib.pc_version_stale(self._i))
+    is_stale = _flag("stale")
+    """Return whether a change may have made another version than the known one."""
 
     def set_stale(self, stale: bool) -> None:
         lib.pc_version_known(self._i, not stale)
@@ -242,13 +248,13 @@ class NativeInode:
         return int(changes[0]) if lib.pc_quiet(self._i, changes) else None
 
     def count_throttled(self, seconds: float) -> None:
-        lib.pc_count_throttled(self._i, int(seconds * 1e9))
+        lib.pc_counter_add(self._i, COUNTERS["throttled_ns"], int(seconds * 1e9))
 
     def count_retry(self) -> None:
-        lib.pc_count_retry(self._i)
+        lib.pc_counter_add(self._i, COUNTERS["retries"], 1)
 
     def count_failed_commit(self) -> None:
-        lib.pc_count_failed_commit(self._i)
+        lib.pc_counter_add(self._i, COUNTERS["failed_commits"], 1)
 
     # dirty budget, for the writer of the place (an address of C)
     def room_take(self, place: int, paused: bool = False) -> bool:
@@ -293,33 +299,28 @@ class NativeInode:
         return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL))
 
     def pass_background(self, budget: int) -> bool:
-        return bool(lib.pc_pass_background(self._i, budget))
+        return bool(lib.pc_pass_background(self._i, budget, False))
 
     def pass_partial(self, budget: int) -> bool:
         """Start a pass like `flush_start`, including partly dirty write units, if a commit makes bytes visible."""
-        return bool(lib.pc_pass_partial(self._i, budget))
+        return bool(lib.pc_pass_background(self._i, budget, True))
 
-    def pass_idle(self) -> bool:
-        return bool(lib.pc_pass_idle(self._i))
+    pass_idle = _flag("pass_idle")
 
     def extent(self) -> tuple[int, int, bool]:
         """Return the size, the cached bytes, and whether anything is local now."""
-        cached = lib.pc_show_number(self._i, self.id, NUMBERS.index("cached"))
-        return int(lib.pc_inode_size(self._i)), int(cached), bool(lib.pc_inode_has_local(self._i))
+        return self.size, self.number("cached"), self.has_local()
 
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))
 
-    def storage_busy(self) -> bool:
-        """Return whether this cache changes the stored object, or may."""
-        return bool(lib.pc_storage_busy(self._i))
+    storage_busy = _flag("storage_busy")
+    """Return whether this cache changes the stored object, or may."""
 
-    def commit_running(self) -> bool:
-        return bool(lib.pc_commit_running(self._i))
+    commit_running = _flag("committing")
 
-    def commit_asked(self) -> int:
-        """Return the largest epoch that a caller wanted of the last commit; 0: it began without a caller."""
-        return int(lib.pc_commit_asked(self._i))
+    commit_asked = _number("commit_asked")
+    """Return the largest epoch that a caller wanted of the last commit; 0: it began without a caller."""
 
     def changed_since(self, stamp: int) -> bool:
         """Return whether a write, truncate or hole came after the epoch, or a writable view exists."""
@@ -333,9 +334,8 @@ class NativeInode:
         """Commit acknowledged bytes, unless any bytes up to the stamp are dirty again by then."""
         lib.pc_commit_start(self._i, stamp)
 
-    def commit_due(self) -> bool:
-        """Return whether `self.commit` was entered for a commit, and not only for work under the token."""
-        return bool(lib.pc_commit_due(self._i))
+    commit_due = _flag("commit_due")
+    """Return whether `self.commit` was entered for a commit, and not only for work under the token."""
 
     def settle_start(self) -> None:
         """Enter `self.commit` under the token, even with nothing to commit."""
@@ -353,9 +353,8 @@ class NativeInode:
         found = ffi.new("uint64_t[2]")
         return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
-    def staged_end(self) -> int:
-        """Return the end of the last staged byte; 0: there is none."""
-        return int(lib.pc_inode_staged_end(self._i))
+    staged_end = _number("staged_end")
+    """Return the end of the last staged byte; 0: there is none."""
 
     def retry(self, pos: int = 0, end: int = END, failed_too: bool = False) -> int:
         return int(lib.pc_retry(self._i, pos, end, failed_too))
@@ -375,15 +374,14 @@ class NativeInode:
         lib.pc_inode_aborted(self._i)
 
     def local_ranges(self) -> list[tuple[int, int]]:
-        return ranges(lib.pc_ranges_local, self._i)
+        return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_LOCAL)
 
     def failed_ranges(self) -> list[tuple[int, int]]:
-        return ranges(lib.pc_ranges_failed, self._i)
+        return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_FAILED)
 
     # direct I/O
-    def staged_bytes(self) -> int:
-        """Return the bytes that the spool has until a commit."""
-        return int(lib.pc_inode_staged(self._i))
+    staged_bytes = _number("staged")
+    """Return the bytes that the spool has until a commit."""
 
     def direct_may_share(self, pos: int, end: int) -> bool:
         """Return whether [pos, end) extends nothing and nothing of the file is local."""
@@ -412,20 +410,18 @@ class NativeInode:
 
     def holds_memory(self, buffer: memoryview, pos: int) -> bool:
         """Return whether a buffer lies in the memory that caches its length of bytes from `pos` on."""
-        address = int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
-        return bool(lib.pc_memory_of_range(self._i, address, buffer.nbytes, pos, pos + buffer.nbytes))
+        memory, length = ffi.from_buffer(buffer), buffer.nbytes
+        return bool(lib.pc_view_meets(self._i, pos, length, memory, length, False))
 
-    def storage_seen(self) -> int:
-        """Return a number that is equal before and after a call if no truncate or hole came between; 0 during one."""
-        return int(lib.pc_storage_seen(self._i))
+    storage_seen = _number("storage_seen")
+    """Return a number that is equal before and after a call if no truncate or hole came between; 0 during one."""
 
     def tail_left(self) -> None:
         """Record that a running direct write may leave bytes past the end, and has no waiter."""
         lib.pc_tail_left(self._i)
 
-    def tail(self) -> int:
-        """Return the latest tail for which no cut is owed; 0: there is none."""
-        return int(lib.pc_tail(self._i))
+    tail = _number("tail")
+    """Return the latest tail for which no cut is owed; 0: there is none."""
 
     def tail_owed(self, tail: int) -> None:
         """Record that the cut of all tails up to this one is owed; under the token."""
@@ -437,13 +433,11 @@ class NativeInode:
         """
         return bool(lib.pc_gate_close(self._i))
 
-    def gate_closed(self) -> bool:
-        """Return whether a direct write has to wait for the end of work under the token."""
-        return bool(lib.pc_gate_closed(self._i))
+    gate_closed = _flag("gate_closed")
+    """Return whether a direct write has to wait for the end of work under the token."""
 
-    def direct_count(self) -> int:
-        """Return the number of running direct writes."""
-        return int(lib.pc_direct_count(self._i))
+    direct_count = _number("direct")
+    """Return the number of running direct writes."""
 
     def direct_ranges(self, everything: bool = True) -> list[tuple[int, int]]:
         """Return uncommitted direct writes as (offset, length); not `everything`: those whose loss is unreported."""
@@ -511,11 +505,11 @@ class NativeInode:
 
     def written_ranges(self) -> list[tuple[int, int]]:
         """Return the dirty and staged bytes that this program has written, as (offset, length) pairs."""
-        return ranges(lib.pc_ranges_written, self._i)
+        return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_WRITTEN)
 
     def borrowed_ranges(self) -> list[tuple[int, int]]:
         """Return the other valid bytes of dirty pages: they are those of the version below."""
-        return ranges(lib.pc_ranges_borrowed, self._i)
+        return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_BORROWED)
 
     def put_borrowed(self, pos: int, page: bytes) -> bool:
         """Replace the borrowed bytes of the page at `pos`; False: a fill has it, so wait for that. Under the token."""
@@ -541,7 +535,7 @@ class NativeInode:
         return int(lib.pc_invalidate_range(self._i, pos, end)) == 0
 
     def invalidate_remote(self, pos: int, end: int) -> None:
-        lib.pc_invalidate_remote(self._i, pos, end)
+        lib.pc_invalidate_range(self._i, pos, end)
 
     def read_anew(self) -> None:
         """Drop the answers of running reads; valid bytes stay."""

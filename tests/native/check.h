@@ -19,6 +19,10 @@
 
 #include "io/io.h"
 
+/* One of the numbers of an inode, and one more in one of its counters. */
+#define NUMBER(inode, which)  pc_inode_number(inode, 0, PC_BY_##which)
+#define COUNT(inode, counter) pc_counter_add(inode, offsetof(struct pc_counters, counter) / sizeof(u64), 1)
+
 #define MAYBE       __attribute__((unused))
 #define CHECK(x)    ((x) ? (void)0 : check_failed(__FILE__, __LINE__, #x, 0, 0))
 #define EQUAL(a, b) check_equal(__FILE__, __LINE__, #a " == " #b, (u64)(a), (u64)(b))

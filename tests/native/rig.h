@@ -81,7 +81,7 @@ static MAYBE struct file *file_open_in(struct rig *r, struct pc_volume *v, u64 s
 	struct file *f = calloc(1, sizeof(*f));
 	CHECK(r->nr_files < FILES);
 	store_init(&f->store, size, room);
-	EQUAL(pc_inode_create(v, size, &limits, true, &f->inode), 0);
+	EQUAL(pc_inode_create(v, size, &limits, &f->inode), 0);
 	f->inode->user = f;
 	r->files[r->nr_files++] = f;
 	return f;
@@ -153,7 +153,7 @@ static MAYBE int64_t fetch(struct file *f, struct pc_request *r, const struct ca
 				: store_read(&f->store, c->pos, c->parts, c->n);
 	if (!r->staged || got != -ENOENT)
 		return got;
-	while (pc_commit_running(f->inode))
+	while (NUMBER(f->inode, COMMITTING))
 		pc_yield();
 	return is_staged(f, c->pos) ? got : 0;
 }
@@ -224,7 +224,7 @@ static MAYBE bool run_write(struct file *f, struct pc_request *r)
 /* Cut off the tail that a direct write has left behind the end. The caller has the token. */
 static MAYBE void cut_tail(struct file *f)
 {
-	u32 tail = pc_tail(f->inode);
+	u32 tail = NUMBER(f->inode, TAIL);
 	if (tail) {
 		store_truncate(&f->store, pc_inode_remote_size(f->inode));
 		pc_tail_owed(f->inode, tail);
@@ -240,11 +240,11 @@ static MAYBE void run_commit(struct file *f)
 		return;
 	cut_tail(f);
 	/* A caller that has asked by now waits for a commit of all its earlier writes [2.15]. */
-	CHECK(!pc_commit_due(f->inode) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
-	bool ok = pc_commit_due(f->inode) && store_commit(&f->store) == 0;
-	if (pc_commit_due(f->inode) && !ok)
-		pc_count_failed_commit(f->inode);
-	pc_commit_end(f->inode, ok, pc_commit_due(f->inode) ? PC_COMMIT_AGAIN : PC_COMMIT_KEPT);
+	CHECK(!NUMBER(f->inode, COMMIT_DUE) || !stamp || !pc_flush_pending(f->inode, stamp, 0, ALL, NULL));
+	bool ok = NUMBER(f->inode, COMMIT_DUE) && store_commit(&f->store) == 0;
+	if (NUMBER(f->inode, COMMIT_DUE) && !ok)
+		COUNT(f->inode, failed_commits);
+	pc_commit_end(f->inode, ok, NUMBER(f->inode, COMMIT_DUE) ? PC_COMMIT_AGAIN : PC_COMMIT_KEPT);
 }
 
 static MAYBE void do_work(struct pc_volume *v, struct pc_work *w)
@@ -468,7 +468,6 @@ static MAYBE int provide(struct file *f, const struct pc_need *need)
 {
 	switch (need->kind) {
 	case PC_NEED_FILL: return fill_range(f, need->pos, need->len);
-	case PC_NEED_WRITEBACK: return flush_range(f, ALL, need->pos, need->pos + need->len) ? -EIO : 0;
 	case PC_NEED_FOLIO:
 	case PC_NEED_FLIGHT: wait_folio(f, need); return 0;
 	case PC_NEED_ROOM: return flush(f) ? -EIO : file_sync(f);

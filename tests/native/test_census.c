@@ -46,10 +46,10 @@ static u64 aged(u64 before, size_t n, u64 *next)
 	return digits(ids, pc_volume_aged(rig.volume, before, ids, n, next));
 }
 
-static u64 some(size_t (*which)(struct pc_volume *, uint64_t *, size_t), size_t n)
+static u64 some(u32 which, size_t n)
 {
 	uint64_t ids[NR];
-	return digits(ids, which(rig.volume, ids, n));
+	return digits(ids, pc_volume_some(rig.volume, which, ids, n));
 }
 
 static u64 hollow(void)
@@ -69,7 +69,7 @@ TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 	SOUND(&rig);
 	EQUAL(pc_reclaim(rig.cache, 1), 1);
 	EQUAL(hollow(), 1);
-	EQUAL(some(pc_volume_some_hollow, NR), 1);
+	EQUAL(some(PC_LIST_HOLLOW, NR), 1);
 	unused(1, false);
 	EQUAL(hollow(), 0);
 	dirty(2, 0);
@@ -79,7 +79,7 @@ TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 	EQUAL(hollow(), 0); /* its page is there */
 	pc_drop_clean(files[2]->inode, 0, ALL);
 	EQUAL(hollow(), 1);
-	pc_inode_set_uncommitted(files[2]->inode, true, ALL);
+	pc_inode_set_uncommitted(files[2]->inode, true, ALL, 0, 0);
 	EQUAL(hollow(), 0);
 	EQUAL(file_sync(files[2]), 0);
 	EQUAL(hollow(), 1);
@@ -93,8 +93,8 @@ TEST(check_a_hollow_inode_that_is_destroyed_leaves_the_list)
 	struct pc_inode *one, *two;
 	struct pc_limits limits = limits_wide();
 	for (int k = 0; k < 100; k++) {
-		EQUAL(pc_inode_create(rig.volume, 0, &limits, true, &one), 0);
-		EQUAL(pc_inode_create(rig.volume, 0, &limits, true, &two), 0);
+		EQUAL(pc_inode_create(rig.volume, 0, &limits, &one), 0);
+		EQUAL(pc_inode_create(rig.volume, 0, &limits, &two), 0);
 		pc_inode_set_unused(one, pc_inode_id(one), true);
 		pc_inode_set_unused(two, pc_inode_id(two), true);
 		EQUAL(hollow(), 2);
@@ -142,20 +142,20 @@ TEST(check_turns_go_round_all_members)
 	start();
 	for (u32 k = 0; k < NR; k++)
 		dirty(k, 0);
-	EQUAL(some(pc_volume_some_aged, NR), 123);
-	EQUAL(some(pc_volume_some_aged, NR), 123);
-	EQUAL(some(pc_volume_some_aged, 3), 12);
-	EQUAL(some(pc_volume_some_aged, 3), 301);
+	EQUAL(some(PC_LIST_AGED, NR), 123);
+	EQUAL(some(PC_LIST_AGED, NR), 123);
+	EQUAL(some(PC_LIST_AGED, 3), 12);
+	EQUAL(some(PC_LIST_AGED, 3), 301);
 	EQUAL(flush(files[2]), 0); /* whose turn it was */
-	EQUAL(some(pc_volume_some_aged, 1), 3);
-	EQUAL(some(pc_volume_some_aged, 1), 0);
+	EQUAL(some(PC_LIST_AGED, 1), 3);
+	EQUAL(some(PC_LIST_AGED, 1), 0);
 	dirty(2, 0);
-	EQUAL(some(pc_volume_some_aged, 3), 132);
-	EQUAL(some(pc_volume_some_dirty, 2), 1);
-	EQUAL(some(pc_volume_some_dirty, 2), 23);
+	EQUAL(some(PC_LIST_AGED, 3), 132);
+	EQUAL(some(PC_LIST_DIRTY, 2), 1);
+	EQUAL(some(PC_LIST_DIRTY, 2), 23);
 	for (u32 k = 0; k < NR; k++)
 		EQUAL(file_sync(files[k]), 0);
-	EQUAL(some(pc_volume_some_aged, NR) + some(pc_volume_some_dirty, NR), 0);
+	EQUAL(some(PC_LIST_AGED, NR) + some(PC_LIST_DIRTY, NR), 0);
 }
 
 /* The bytes that a sync would save are a sum. It excludes inodes set aside, whatever they get in that time. */
@@ -165,19 +165,19 @@ TEST(check_bytes_to_save_are_counted_without_those_aside)
 	dirty(0, 0);
 	dirty(1, 0);
 	dirty(1, 1);
-	EQUAL(pc_volume_unsaved(rig.volume), 3 * PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 3 * PAGE);
 	aside(1, PC_ASIDE_UNSYNCED);
-	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
 	dirty(1, 2);
 	aside(1, PC_ASIDE_UNSYNCED | PC_ASIDE_KEPT_BACK);
-	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
 	SOUND(&rig);
 	aside(1, 0);
-	EQUAL(pc_volume_unsaved(rig.volume), 4 * PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 4 * PAGE);
 	EQUAL(flush(files[1]), 0);
-	EQUAL(pc_volume_unsaved(rig.volume), 4 * PAGE); /* not committed */
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 4 * PAGE); /* not committed */
 	EQUAL(file_sync(files[1]), 0);
-	EQUAL(pc_volume_unsaved(rig.volume), PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
 }
 
 /* The volume's numbers are those of its inodes, and sums stay when inodes go. */
@@ -206,8 +206,8 @@ TEST(check_sums_are_those_of_the_inodes)
 	EQUAL(size, PAGE + 3 * 4 * PAGE);
 	struct pc_inode *gone;
 	struct pc_limits limits = limits_wide();
-	EQUAL(pc_inode_create(rig.volume, 7, &limits, true, &gone), 0);
-	pc_count_retry(gone);
+	EQUAL(pc_inode_create(rig.volume, 7, &limits, &gone), 0);
+	COUNT(gone, retries);
 	pc_volume_counters(rig.volume, &all, &sum);
 	EQUAL(sum.size, size + 7);
 	EQUAL(pc_inode_destroy(gone), 0);
@@ -224,7 +224,7 @@ TEST(check_events_that_moved_are_found)
 	u32 seen[NR], moved[NR];
 	for (u32 k = 0; k < NR; k++) {
 		inodes[k] = (uintptr_t)files[k]->inode;
-		seen[k] = pc_inode_event_seq(files[k]->inode) - (k == 2);
+		seen[k] = NUMBER(files[k]->inode, EVENT) - (k == 2);
 	}
 	EQUAL(pc_events_moved(inodes, seen, NR, moved), 1);
 	EQUAL(moved[0], 2);

@@ -51,8 +51,8 @@ TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 TEST(check_changes_without_a_folio_wait_for_a_commit_too)
 {
 	start(PAGE, false);
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX); /* created */
-	CHECK(pc_inode_has_local(file->inode));
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0); /* created */
+	CHECK(NUMBER(file->inode, UNSAVED));
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
 	CHECK(pc_commit_needed(file->inode, 1));
 	CHECK(!pc_commit_needed(file->inode, 0));
@@ -61,7 +61,7 @@ TEST(check_changes_without_a_folio_wait_for_a_commit_too)
 	pc_commit_end(file->inode, false, false);
 	CHECK(pc_commit_needed(file->inode, 1));
 	EQUAL(file_sync(file), 0);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 0);
 	put_block(0, 1);
 	u64 s = pc_epoch_take(rig.volume);
@@ -113,7 +113,7 @@ static void *poll_sync(void *sync)
 
 static void fail_commit(void)
 {
-	pc_count_failed_commit(file->inode);
+	COUNT(file->inode, failed_commits);
 	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 }
 
@@ -313,7 +313,7 @@ static void abort_step(void)
 				store_truncate(&file->store, lowest);
 			store_truncate(&file->store, pc_inode_remote_size(file->inode));
 		}
-		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
+		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
 		CHECK(begin_commit(file));
 		pc_commit_end(file->inode, false, false);
 		return;
@@ -406,15 +406,15 @@ TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 		start(PAGE, false);
 		put_block(0, 1);
 		EQUAL(flush(file), 0);
-		pc_inode_set_uncommitted(file->inode, true, 7);
+		pc_inode_set_uncommitted(file->inode, true, 7, 0, 0);
 		CHECK(begin_commit(file));
 		pc_volume_abort(rig.volume);
-		CHECK(pc_inode_in_old_hands(file->inode));
+		CHECK(NUMBER(file->inode, OLD_HANDS));
 		if (resumed)
 			pc_volume_resume(rig.volume);
-		CHECK(pc_inode_in_old_hands(file->inode));
+		CHECK(NUMBER(file->inode, OLD_HANDS));
 		pc_commit_end(file->inode, true, PC_COMMIT_AGAIN);
-		CHECK(!pc_inode_in_old_hands(file->inode));
+		CHECK(!NUMBER(file->inode, OLD_HANDS));
 		EQUAL(usage(file, NULL).dirty, PAGE);
 		EQUAL(usage(file, NULL).unstable, 0);
 		CHECK(pc_commit_needed(file->inode, PC_STAMP_NONE));

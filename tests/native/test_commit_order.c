@@ -34,7 +34,7 @@ static void commit_fails(void)
 static u64 bytes_and_more(void)
 {
 	begin();
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
 	put(0, PAGE, 2);
 	u64 stamp = pc_epoch_take(rig.volume);
 	EQUAL(flush(file), 0);
@@ -86,7 +86,7 @@ TEST(check_later_bytes_do_not_delay_a_commit)
 	pc_commit_end(file->inode, true, 0);
 	CHECK(pc_sync_done(file->inode, stamp));
 	put(0, PAGE, 4);
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
 	pc_commit_start(file->inode, 0); /* of a caller that wants the acknowledged bytes, whatever is dirty */
 	CHECK(commit_begins());
 	pc_commit_end(file->inode, true, 0);
@@ -101,18 +101,18 @@ TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothi
 	put(0, PAGE, 2);
 	EQUAL(flush(file), 0);
 	CHECK(begin_commit(file));
-	CHECK(pc_commit_due(file->inode));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
 	pc_settle_start(file->inode);
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	u64 commits = file->inode->counters.commits;
 	CHECK(commit_begins());
-	CHECK(!pc_commit_due(file->inode));
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
 	EQUAL(file->inode->counters.commits, commits);
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	pc_settle_start(file->inode);
 	pc_commit_start(file->inode, 0); /* a caller does want one */
 	CHECK(commit_begins());
-	CHECK(pc_commit_due(file->inode));
+	CHECK(NUMBER(file->inode, COMMIT_DUE));
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	EQUAL(usage(file, NULL).unstable, PAGE);
 }
@@ -146,7 +146,7 @@ TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_
 	EQUAL(file_sync(file), 0);
 	EQUAL(byte_at(0), 1);
 	EQUAL(file->store.reads, reads + 1);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 }
 
 TEST_OF_FIX("discarded_bytes_are_not_kept", check_a_fill_after_a_discard_reads_again_when_the_commit_fails)

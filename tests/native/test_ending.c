@@ -88,7 +88,7 @@ static struct pc_inode *inode_in(struct pc_volume *v)
 {
 	struct pc_limits limits = limits_wide();
 	struct pc_inode *i;
-	EQUAL(pc_inode_create(v, 0, &limits, true, &i), 0);
+	EQUAL(pc_inode_create(v, 0, &limits, &i), 0);
 	return i;
 }
 
@@ -140,7 +140,7 @@ TEST(check_an_inode_that_ends_takes_its_dirty_bytes_along)
 	struct pc_inode *i = inode_in(v);
 	for (u32 k = 0; k < 4; k++)
 		EQUAL(pc_write(i, k * PAGE, bytes, PAGE, &need), PAGE);
-	pc_inode_set_uncommitted(i, true, ALL);
+	pc_inode_set_uncommitted(i, true, ALL, 0, 0);
 	for (u32 k = 0; k < 2; k++)
 		EQUAL(pc_pin(i, k * PAGE, PAGE, k == 1, &pins[k], &need), 0);
 	pc_volume_abort(v);
@@ -150,10 +150,10 @@ TEST(check_an_inode_that_ends_takes_its_dirty_bytes_along)
 	CHECK(pc_token_claim(i, &waiter, PC_TOKEN_CALLER));
 	pc_inode_leaf_unlock(i);
 	EQUAL(pc_inode_end(i), -EBUSY); /* a call that was left behind has it */
-	EQUAL(pc_volume_local(v), 3 * PAGE); /* and the block that may be stored to */
+	EQUAL(pc_volume_number(v, PC_VOLUME_LOCAL), 3 * PAGE); /* and the block that may be stored to */
 	pc_token_release(i);
 	EQUAL(pc_inode_end(i), 0);
-	EQUAL(pc_volume_local(v), 0);
+	EQUAL(pc_volume_number(v, PC_VOLUME_LOCAL), 0);
 	SOUND(&rig);
 	pc_volume_destroy(v);
 	CHECK(!rig.cache->volumes[1]);

@@ -83,7 +83,7 @@ TEST(check_eight_extents_around_the_end_of_storage_do_not_stop_a_fill)
 	reads_right(0, 5000);
 	EQUAL(usage(file, NULL).folios, 1);
 	EQUAL(file_write(file, 0, "X", 1), 0);
-	pc_invalidate_remote(file->inode, 0, ALL); /* only the first block is left */
+	pc_invalidate_range(file->inode, 0, ALL); /* only the first block is left */
 	for (u32 k = 0; k < 8; k++)
 		EQUAL(file_write(file, 5100 + k * 300, "0123456789", 10), 0);
 	struct pc_counters n;
@@ -183,10 +183,10 @@ TEST(check_an_invalidation_during_a_fill_makes_it_read_again)
 		int64_t answer = read_call(&c);
 		memset(file->store.bytes, 0x77, rows[k].to ? 65536 : 0);
 		if (rows[k].to)
-			pc_invalidate_remote(file->inode, rows[k].from,
-					     rows[k].to); /* from inside read_into, for example */
+			pc_invalidate_range(file->inode, rows[k].from,
+					    rows[k].to); /* from inside read_into, for example */
 		for (int n = 0; n < rows[k].elsewhere; n++)
-			pc_invalidate_remote(file->inode, 32768, ALL);
+			pc_invalidate_range(file->inode, 32768, ALL);
 		EQUAL(pc_fill_answer(r, answer), 0);
 		EQUAL(usage(file, NULL).clean, 16384); /* owned by the fill, whether it is valid or not */
 		run_fill(file, r);
@@ -203,7 +203,7 @@ TEST(check_an_endless_stream_of_invalidations_ends_the_fill)
 	while (!err) {
 		struct call c = next_call(r);
 		for (int k = 0; k < 9; k++) /* more than the ring remembers */
-			pc_invalidate_remote(file->inode, 0, 1);
+			pc_invalidate_range(file->inode, 0, 1);
 		err = pc_fill_answer(r, read_call(&c));
 		answers++;
 	}

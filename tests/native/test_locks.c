@@ -252,7 +252,7 @@ TEST(check_urgent_work_goes_first_and_low_work_leaves_a_credit)
 	r = begin_fill(f, 2 * PAGE, PAGE);
 	pc_fill_submit(r, PC_WORK_FILL);
 	EQUAL(file_write(file, 0, "x", 1), 0);
-	CHECK(pc_pass_background(file->inode, PAGE));
+	CHECK(pc_pass_background(file->inode, PAGE, false));
 	pc_job_push(rig.volume, PC_WORK_NAMES);
 	next_work(PC_WORK_JOB);
 	first = next_work(PC_WORK_REQUEST);

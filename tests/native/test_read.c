@@ -180,7 +180,7 @@ TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 	EQUAL(file_write(file, 4096, got + 4096, 4096), 0);
 	struct pc_folio *f = folio_at(file, 0);
 	CHECK(pc_folio_trylock(f)); /* another thread has the folio: only the flag can be set */
-	pc_invalidate_remote(file->inode, 0, ALL);
+	pc_invalidate_range(file->inode, 0, ALL);
 	CHECK(pc_folio_state(f) & PC_F_STALE);
 	EQUAL(pc_read(file->inode, 0, got, 10, &need), 0);
 	EQUAL(pc_read(file->inode, 5000, got, 10, &need), 10);
@@ -202,7 +202,7 @@ TEST(check_local_bytes_are_laid_over_what_storage_says)
 		memset(bytes, 'm', sizeof(bytes));
 		EQUAL(file_write(file, 5000, bytes, 10), 0);
 		EQUAL(file_write(file, 9000, bytes, 20000), 0);
-		pc_invalidate_remote(file->inode, 0, ALL);
+		pc_invalidate_range(file->inode, 0, ALL);
 		memset(over, '?', sizeof(over));
 		EQUAL(pc_read_local(file->inode, 3000, over, 30000, NULL), 8192 - 4096 + 28672 + 4096 - 8192);
 		for (u32 b = 0; b < 30000; b++) {

@@ -86,7 +86,7 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 	start(PAGE + 100, 8 * PAGE);
 	EQUAL(fill_range(file, 0, PAGE + 100), 0);
 	put(PAGE + 10, 20, 2);
-	pc_invalidate_remote(file->inode, 0, PAGE);
+	pc_invalidate_range(file->inode, 0, PAGE);
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
@@ -109,7 +109,7 @@ TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 	pc_request_settle(r);
 	EQUAL(fill_range(file, 0, 5 * PAGE), 0);
 	put(3 * PAGE, PAGE, 2);
-	pc_invalidate_remote(file->inode, 0, 5 * PAGE);
+	pc_invalidate_range(file->inode, 0, 5 * PAGE);
 	EQUAL(byte_at(3 * PAGE), 2);
 	EQUAL(committed(3 * PAGE), 2);
 	EQUAL(byte_at(0), 9);
@@ -141,11 +141,11 @@ TEST_OF_FIX("a_local_end_is_a_byte", check_the_file_ends_inside_a_local_block)
 TEST(check_bytes_that_the_backend_forgot_are_not_uncommitted)
 {
 	start(4 * PAGE, PAGE);
-	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX);
+	pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
 	rebase(4 * PAGE, false);
-	CHECK(pc_inode_has_local(file->inode));
+	CHECK(NUMBER(file->inode, UNSAVED));
 	rebase(4 * PAGE, true);
-	CHECK(!pc_inode_has_local(file->inode));
+	CHECK(!NUMBER(file->inode, UNSAVED));
 	struct pc_undone_report undone;
 	pc_inode_undone(file->inode, &undone);
 	EQUAL(undone.lowest, UINT64_MAX);

@@ -24,10 +24,10 @@ TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 	start(PAGE, PAGE);
 	dirty(0, PAGE);
 	u64 id = pc_inode_id(file->inode);
-	EQUAL(pc_show_number(file->inode, id, PC_BY_DIRTY), PAGE);
-	EQUAL(pc_show_number(file->inode, id + 1, PC_BY_DIRTY), 0);
+	EQUAL(pc_inode_number(file->inode, id, PC_BY_DIRTY), PAGE);
+	EQUAL(pc_inode_number(file->inode, id + 1, PC_BY_DIRTY), 0);
 	EQUAL(file_sync(file), 0);
-	EQUAL(pc_show_number(file->inode, id, PC_BY_AGE), 0);
+	EQUAL(pc_inode_number(file->inode, id, PC_BY_AGE), 0);
 }
 
 TEST(check_the_queue_is_counted_by_class)
@@ -82,7 +82,7 @@ static struct pc_inode *make_other(void)
 {
 	struct pc_limits limits = limits_wide();
 	struct pc_inode *i;
-	EQUAL(pc_inode_create(other, PAGE, &limits, true, &i), 0);
+	EQUAL(pc_inode_create(other, PAGE, &limits, &i), 0);
 	return i;
 }
 
@@ -103,7 +103,7 @@ static void *make_one(void *unused MAYBE)
 
 static void *show_stale(void *unused MAYBE)
 {
-	EQUAL(pc_show_number(stale, stale_id, PC_BY_CACHED), 0);
+	EQUAL(pc_inode_number(stale, stale_id, PC_BY_CACHED), 0);
 	return NULL;
 }
 

@@ -98,11 +98,11 @@ TEST(check_staged_bytes_are_clean_in_memory_and_uncommitted)
 	EQUAL(staged(), 8 * PAGE);
 	EQUAL(usage(file, NULL).local, 0);
 	EQUAL(atomic_load(&rig.cache->local), 0); /* not counted against the limits */
-	CHECK(pc_inode_has_local(file->inode));
+	CHECK(NUMBER(file->inode, UNSAVED));
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 1);
 	EQUAL(pc_inode_destroy(file->inode), (u64)-EBUSY);
 	u64 range[2];
-	RANGES(range, pc_ranges_local(file->inode, range, 1), 0, 8 * PAGE);
+	RANGES(range, pc_ranges(file->inode, PC_RANGES_LOCAL, range, 1), 0, 8 * PAGE);
 	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
 	SOUND(&rig);
 	evict_all();
@@ -283,9 +283,9 @@ TEST(check_staged_bytes_lie_over_another_version)
 	EQUAL(usage(file, NULL).dirty, 0);
 	EQUAL(pc_inode_size(file->inode), 6 * PAGE);
 	EQUAL(pc_inode_remote_size(file->inode), 6 * PAGE);
-	EQUAL(pc_inode_staged_end(file->inode), 6 * PAGE);
+	EQUAL(NUMBER(file->inode, STAGED_END), 6 * PAGE);
 	SOUND(&rig);
 	see(4 * PAGE, 2 * PAGE, 1);
 	file_truncate(file, PAGE);
-	EQUAL(pc_inode_staged_end(file->inode), 0);
+	EQUAL(NUMBER(file->inode, STAGED_END), 0);
 }

@@ -82,11 +82,11 @@ static void *reporter(void *arg MAYBE)
 		struct pc_counters counters;
 		struct pc_usage sum;
 		u32 waiting[PC_WORK_CLASSES];
-		CHECK(pc_volume_some_hollow(v, ids, 2) <= 2);
-		CHECK(pc_volume_some_aged(v, ids, 2) <= 2);
-		CHECK(pc_volume_some_dirty(v, ids, 2) <= 2);
+		CHECK(pc_volume_some(v, PC_LIST_HOLLOW, ids, 2) <= 2);
+		CHECK(pc_volume_some(v, PC_LIST_AGED, ids, 2) <= 2);
+		CHECK(pc_volume_some(v, PC_LIST_DIRTY, ids, 2) <= 2);
 		CHECK(pc_volume_aged(v, ALL, ids, NR_FILES, &next) <= NR_FILES);
-		CHECK(pc_volume_unsaved(v) <= NR_FILES * BYTES);
+		CHECK(pc_volume_number(v, PC_VOLUME_UNSAVED) <= NR_FILES * BYTES);
 		pc_volume_counters(v, &counters, &sum);
 		pc_show_queue(v, waiting);
 		struct pc_inode *own = world.files[1]->inode;
@@ -94,11 +94,11 @@ static void *reporter(void *arg MAYBE)
 		pc_inode_set_unused(own, pc_inode_id(own), draw(2));
 		pc_inode_set_aside(own, pc_inode_id(own), (u32)draw(3));
 		pc_inode_age_anew(own);
-		EQUAL(gone ? pc_show_number(gone, id, PC_BY_UNSTORED) : 0, 0);
-		EQUAL(pc_inode_create(v, PAGE, &limits, true, &i), 0);
+		EQUAL(gone ? pc_inode_number(gone, id, PC_BY_UNSTORED) : 0, 0);
+		EQUAL(pc_inode_create(v, PAGE, &limits, &i), 0);
 		gone = i;
 		id = pc_inode_id(i);
-		EQUAL(pc_show_number(gone, id, PC_BY_CACHED), 0);
+		EQUAL(pc_inode_number(gone, id, PC_BY_CACHED), 0);
 		EQUAL(pc_inode_destroy(i), 0);
 		pause_for(1);
 	}

@@ -54,13 +54,13 @@ static void step(u64 room)
 	case 5: flush_with_errors(room); break;
 	case 6: synced(); break;
 	case 7: pc_drop_clean(file->inode, pos, draw(2) ? ALL : pos + len); break;
-	case 8: pc_invalidate_remote(file->inode, pos, pos + len); break;
+	case 8: pc_invalidate_range(file->inode, pos, pos + len); break;
 	case 9:
 		file->store.write_max = draw(2) ? 0 : unit + draw(draw(2) ? 6000 : 50000);
 		file->store.read_max = (draw(2) ? 0 : 1 + draw(5000)) * file->inode->limits.read_unit;
 		break;
 	case 10:
-		pc_pass_background(file->inode, draw(1 << 18));
+		pc_pass_background(file->inode, draw(1 << 18), false);
 		while (draw(4) && work(rig.volume))
 			;
 		break;

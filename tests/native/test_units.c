@@ -96,11 +96,11 @@ TEST(check_an_invalidated_unit_is_read_again)
 	put_random(140000, 10);
 	struct pc_request *r = hand_over();
 	file->store.bytes[131072] = want[131072] = 99;
-	pc_invalidate_remote(file->inode, 131072, 131073);
+	pc_invalidate_range(file->inode, 131072, 131073);
 	struct call c = next_call(r);
 	EQUAL(pc_gather_answer(r, read_call(&c)), 0);
 	file->store.bytes[131073] = want[131073] = 98;
-	pc_invalidate_remote(file->inode, 131072, 131074);
+	pc_invalidate_range(file->inode, 131072, 131074);
 	u32 reads = file->store.reads;
 	run_write(file, r);
 	CHECK(file->store.reads > reads);
@@ -152,7 +152,7 @@ enum { U = 65536 };
 static u64 sent_in_background(bool partial)
 {
 	u64 bytes = file->store.write_bytes;
-	bool started = partial ? pc_pass_partial(file->inode, 1 << 30) : pc_pass_background(file->inode, 1 << 30);
+	bool started = pc_pass_background(file->inode, 1 << 30, partial);
 	EQUAL(started, usage(file, NULL).dirty != 0);
 	work_all(rig.volume);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);

@@ -44,15 +44,15 @@ TEST(check_background_passes_skip_it)
 	start(64 << 10, PAGE);
 	struct pc_pin p = pin(0, PAGE);
 	put(PAGE, PAGE, 1);
-	CHECK(pc_pass_background(file->inode, 1 << 20));
+	CHECK(pc_pass_background(file->inode, 1 << 20, false));
 	EQUAL(pc_write_next(file->inode, &r), 1);
 	EQUAL(r->start, PAGE);
 	EQUAL(r->end, 2 * PAGE);
 	run_write(file, r);
 	EQUAL(pc_write_next(file->inode, &r), 0);
-	CHECK(pc_pass_idle(file->inode));
+	CHECK(NUMBER(file->inode, PASS_IDLE));
 	pc_unpin(rig.cache, &p);
-	CHECK(pc_pass_background(file->inode, 1 << 20));
+	CHECK(pc_pass_background(file->inode, 1 << 20, false));
 	EQUAL(pc_write_next(file->inode, &r), 1);
 	run_write(file, r);
 	EQUAL(pc_write_next(file->inode, &r), 0);
@@ -226,13 +226,13 @@ TEST(check_a_quarter_of_the_memory_may_be_pinned)
 	EQUAL(pc_pin(file->inode, 3 * PAGE, 10, true, &p, &need), 0); /* one block more than once */
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 	CHECK(pc_dirty_room(file->inode, PAGE)); /* no writer waits for views */
-	EQUAL(pc_volume_local(rig.volume), 0);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_LOCAL), 0);
 	SOUND(&rig);
 	pc_unpin(rig.cache, &p);
 	EQUAL(usage(file, NULL).write_pinned, 16 * PAGE);
 	for (u64 k = 0; k < 16; k++)
 		pc_unpin(rig.cache, &pins[k]);
-	EQUAL(pc_volume_local(rig.volume), 16 * PAGE);
+	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_LOCAL), 16 * PAGE);
 	EQUAL(file_sync(file), 0);
 	EQUAL(usage(file, NULL).local, 0);
 }

@@ -37,21 +37,6 @@ TEST(check_the_method_table)
 	}
 }
 
-TEST(check_without_a_readable_backend_the_folio_is_written_back)
-{
-	start(PAGE, PAGE);
-	pc_inode_set_readable(file->inode, false);
-	for (u32 k = 0; k < 8; k++)
-		change(k * 400 + 100, 10, 7);
-	struct pc_need need;
-	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-	EQUAL(pc_write(file->inode, 4000, "x", 1, &need), 0);
-	EQUAL(need.kind, PC_NEED_WRITEBACK);
-	EQUAL(need.pos, 0);
-	EQUAL(need.len, PAGE);
-	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-}
-
 TEST(check_large_writes_make_large_folios_and_small_ones_small)
 {
 	start(0, 2 << 20);
@@ -161,8 +146,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until the writer comes */
 		SOUND(&rig);
 		EQUAL(pc_write_next(file->inode, &r), 0); /* that pass has ended */
-		CHECK(work_for == PARTIAL ? pc_pass_partial(file->inode, 1 << 20)
-					  : pc_pass_background(file->inode, 1 << 20));
+		CHECK(pc_pass_background(file->inode, 1 << 20, work_for == PARTIAL));
 		if (work_for == AWAITED)
 			pc_flush_start(file->inode, ALL, 0, ALL);
 		EQUAL(pc_write_next(file->inode, &r), wanted);
@@ -173,7 +157,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		CHECK(!(state_at(file, 0) & PC_F_WRITER_WAITS));
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		work_all(rig.volume);
-		pc_pass_background(file->inode, 1 << 20);
+		pc_pass_background(file->inode, 1 << 20, false);
 		work_all(rig.volume);
 		EQUAL(usage(file, NULL).dirty, 0);
 		synced();

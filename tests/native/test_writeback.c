@@ -36,14 +36,14 @@ TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
 	dirty(0, 2 * PAGE);
-	CHECK(!pc_pass_ending(file->inode));
+	CHECK(!NUMBER(file->inode, PASS_ENDING));
 	struct pc_request *first = hand_over(), *second = next_write();
 	run_write(file, second);
-	CHECK(!pc_pass_ending(file->inode)); /* one is in flight */
+	CHECK(!NUMBER(file->inode, PASS_ENDING)); /* one is in flight */
 	run_write(file, first);
-	CHECK(pc_pass_ending(file->inode) && pc_storage_busy(file->inode));
+	CHECK(NUMBER(file->inode, PASS_ENDING) && NUMBER(file->inode, STORAGE_BUSY));
 	CHECK(!next_write());
-	CHECK(!pc_pass_ending(file->inode) && !pc_storage_busy(file->inode));
+	CHECK(!NUMBER(file->inode, PASS_ENDING) && !NUMBER(file->inode, STORAGE_BUSY));
 }
 
 TEST(check_a_running_pass_takes_new_marks_along)
@@ -72,11 +72,11 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 	start(PAGE, LIMITS(.max_write = PAGE));
 	for (u32 k = 0; k < 20; k++)
 		dirty(k * 2 * PAGE, PAGE);
-	CHECK(pc_pass_background(file->inode, 3 * PAGE));
-	CHECK(!pc_pass_background(file->inode, PAGE)); /* one at a time */
+	CHECK(pc_pass_background(file->inode, 3 * PAGE, false));
+	CHECK(!pc_pass_background(file->inode, PAGE, false)); /* one at a time */
 	work_all(rig.volume);
 	EQUAL(file->store.writes, 3);
-	CHECK(pc_pass_background(file->inode, 1)); /* at least one folio */
+	CHECK(pc_pass_background(file->inode, 1, false)); /* at least one folio */
 	struct pc_request *r = next_write();
 	EQUAL(file->inode->token, PC_TOKEN_PASS);
 	struct pc_waiter w = {0};
@@ -85,7 +85,7 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 	run_write(file, r);
 	CHECK(!next_write());
 	EQUAL(atomic_load(&w.word), PC_GRANTED);
-	CHECK(!pc_pass_background(file->inode, ALL >> 1));
+	CHECK(!pc_pass_background(file->inode, ALL >> 1, false));
 	pc_token_release(file->inode);
 	EQUAL(file->store.writes, 4);
 }
@@ -115,7 +115,7 @@ TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));
 	dirty(0, 6 * PAGE);
-	CHECK(pc_pass_background(file->inode, ALL >> 1));
+	CHECK(pc_pass_background(file->inode, ALL >> 1, false));
 	struct pc_request *r[8];
 	CHECK(r[0] = next_write());
 	pc_flush_start(file->inode, ALL, 4 * PAGE, 6 * PAGE);
@@ -362,7 +362,7 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 	struct file *busy = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = PAGE));
 	dirty(0, PAGE);
 	EQUAL(file_write(busy, 0, want, 64 * PAGE), 0);
-	CHECK(pc_pass_background(file->inode, PAGE));
+	CHECK(pc_pass_background(file->inode, PAGE, false));
 	pc_flush_start(busy->inode, ALL, 0, ALL);
 	pc_commit_start(file->inode, 0);
 	bool met = false;

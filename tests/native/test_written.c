@@ -8,7 +8,7 @@ enum { BLOCKS = 8 };
 static u64 spans[64];
 
 /* The dirty bytes that were written are these ranges, [pos, end). */
-#define WRITTEN(...) (SOUND(&rig), RANGES(spans, pc_ranges_written(file->inode, spans, 32), __VA_ARGS__))
+#define WRITTEN(...) (SOUND(&rig), RANGES(spans, pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 32), __VA_ARGS__))
 
 static void open_clean(u64 size, u64 max_folio)
 {
@@ -37,11 +37,11 @@ static void check_a_part_of_a_clean_block(u64 max_folio)
 	put(PAGE + 100, 1, 2);
 	put(3 * PAGE - 5, PAGE + 10, 2);
 	WRITTEN(PAGE + 10, PAGE + 30, PAGE + 100, PAGE + 101, 3 * PAGE - 5, 4 * PAGE + 5);
-	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 4);
+	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 4);
 	put(PAGE, PAGE, 3);
 	put(2 * PAGE, 3 * PAGE, 3);
 	WRITTEN(PAGE, 5 * PAGE);
-	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 0);
+	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 0);
 	put(PAGE + 7, 1, 4); /* of a block that is all written */
 	WRITTEN(PAGE, 5 * PAGE);
 	put(PAGE + 7, 1, 4);
@@ -70,10 +70,10 @@ static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
 	start_with(BLOCKS * PAGE, max_folio, 64, limits_wide());
 	put(PAGE + 10, 20, 2);
 	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 0);
+	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 0);
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(pc_ranges_borrowed(file->inode, spans, 32), 2);
+	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 2);
 }
 
 /* Zeros between an old end and a write, of an extending truncate, and of a hole: no program has written them. */
@@ -251,15 +251,14 @@ static void check_the_unit_of_the_old_end(u64 max_folio)
 	WRITTEN(9 * PAGE, 9 * PAGE + 10);
 }
 
-/* Ranges of one page are bounded; more of them unite. */
 TEST(check_many_ranges_of_a_page)
 {
 	open_clean(BLOCKS * PAGE, PAGE);
 	for (u64 pos = 0; pos < PAGE; pos += 8)
 		put((pos * 5) % PAGE, 3, 2);
 	SOUND(&rig);
-	size_t n = pc_ranges_written(file->inode, spans, 32);
-	CHECK(n == 511);
+	size_t n = pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 32);
+	CHECK(n == PAGE / 8);
 	for (u64 pos = 0; pos < PAGE; pos += 8)
 		put(pos, 8, 3);
 	WRITTEN(0, PAGE);

@@ -65,8 +65,10 @@ void pc_debug_unlocked(const char *where);
 #define PC_POINT(point) ((void)0) /* where another thread may come in between; only simulated ones look */
 #endif
 
-/* violation.c: describe a broken invariant in @out. Return: false. */
-bool pc_violated(struct pc_violation *out, const char *invariant, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
+/* violation.c: describe a broken invariant in @out; each % of the text, %x in base 16, is the next number. Return: false. */
+bool pc_violated_by(struct pc_violation *out, const char *invariant, const char *text, const u64 *numbers, size_t n);
+#define pc_violated(out, invariant, text, ...)                                                                         \
+	pc_violated_by(out, invariant, text, (const u64[]){__VA_ARGS__},                                               \
+		       sizeof((const u64[]){__VA_ARGS__}) / sizeof(u64))
 
 #endif

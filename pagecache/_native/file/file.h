@@ -20,8 +20,6 @@ int pc_inode_end(struct pc_inode *i);
 /* views.c */
 enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };
 enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end);
-bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len);
-bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere);
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
 
 #endif

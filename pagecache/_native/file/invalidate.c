@@ -78,11 +78,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 		end = pc_max(end, pc_local_end(c, f, size));
 	pc_set_remote_size(i, remote);
 	pc_set_size(i, end);
-	if (forgotten) {
-		i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
-		i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
-		pc_direct_cut(i, 0, UINT64_MAX);
-	}
+	if (forgotten)
+		pc_forget_uncommitted(i);
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
@@ -174,11 +171,8 @@ bool pc_dirty_all(struct pc_inode *i)
 	     ok && index << c->page_shift < size && (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
 		u32 len = start < size ? (u32)(pc_min(start + pc_folio_bytes(c, f), size) - start) : 0;
-		for (u32 from = 0, to; from < len; from = pc_missing_until(c, f, to, len)) {
-			to = pc_valid_until(c, f, from, len);
-			if (to > from)
-				pc_folio_dirty(i, f, from, to);
-		}
+		for (u32 from = 0, to; pc_valid_run(c, f, &from, len, &to); from = to)
+			pc_folio_dirty(i, f, from, to);
 	}
 	pc_inode_leaf_unlock(i);
 	return ok;
@@ -210,19 +204,14 @@ int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end)
 	return err;
 }
 
-/* Drop the clean bytes of [pos, end); pinned folios are detached. Return: 0; -EBUSY: bytes of L are left. */
+/* [E11] Nothing outside L of [pos, end) may satisfy a read after this, as when the stored object has changed: drop the clean bytes;
+ * pinned folios are detached. Never blocks [K8]. Return: 0; -EBUSY: bytes of L are left. */
 int pc_invalidate_range(struct pc_inode *i, uint64_t pos, uint64_t end)
 {
 	pc_inode_leaf_lock(i);
 	int err = pc_invalidate_folios(i, pos, end);
 	pc_inode_leaf_unlock(i);
 	return err;
-}
-
-/* [E11] The stored object changed: nothing outside L of [pos, end) may satisfy a read after this. Never blocks [K8]. */
-void pc_invalidate_remote(struct pc_inode *i, uint64_t pos, uint64_t end)
-{
-	pc_invalidate_range(i, pos, end);
 }
 
 /* The name that the backend finds the object by changes: no answer of a read that runs becomes valid [K12]. Valid bytes

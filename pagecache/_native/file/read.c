@@ -95,9 +95,7 @@ static enum copy_result copy_locked(struct pc_inode *i, u32 id, u64 pos, u8 *to,
 	struct pc_folio *f = pc_folio_at(c, id);
 	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
 	if (err == -EAGAIN) {
-		need->kind = PC_NEED_FOLIO;
-		need->folio = id;
-		need->owner = atomic_load(&f->owner);
+		pc_need_folio(need, PC_NEED_FOLIO, c, f);
 		return COPY_CHANGED;
 	}
 	if (err)

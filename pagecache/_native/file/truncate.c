@@ -25,12 +25,10 @@ static void wait_for_reclaim(struct pc_inode *i)
 static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
 {
 	for (;;) {
-		u32 id = pc_index_next(i, *index, end);
-		if (!id)
-			return NULL;
-		struct pc_folio *f = pc_folio_at(i->cache, id);
-		if (pc_folio_trylock(f)) {
-			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		u64 next = *index;
+		struct pc_folio *f = pc_next_folio(i, &next, end);
+		if (!f || pc_folio_trylock(f)) {
+			*index = next;
 			return f;
 		}
 		wait_for_reclaim(i);
@@ -54,15 +52,6 @@ void pc_invalidate_unlock(struct pc_inode *i)
 	pc_event_wake(&i->event);
 }
 
-/**
- * pc_storage_seen() - return a number that is equal before and after an uncached read unless a truncate or a hole came
- * between.
- *
- * Nothing blocks such reads during either, and the object is cut before the sizes change. Return: 0: a truncate or a
- * hole is in progress. Context: takes the leaf lock; any thread.
- */
-PC_READ_LOCKED(uint64_t, pc_storage_seen, atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq))
-
 /* Whether a folio of [pos, end) is owned by a fill. Return: 1 and need (FOLIO), 0. */
 uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc_need *need)
 {
@@ -71,12 +60,8 @@ uint32_t pc_range_busy(struct pc_inode *i, uint64_t pos, uint64_t end, struct pc
 	u32 busy = 0;
 	pc_inode_leaf_lock(i);
 	for (struct pc_folio *f; !busy && (f = pc_next_folio(i, &index, last >> c->page_shift));) {
-		need->owner = atomic_load(&f->owner);
-		if (pc_folio_state(f) & PC_F_LOCKED && need->owner) {
-			need->kind = PC_NEED_FOLIO;
-			need->folio = pc_folio_id(c, f);
-			busy = 1;
-		}
+		pc_need_folio(need, PC_NEED_FOLIO, c, f);
+		busy = pc_folio_state(f) & PC_F_LOCKED && need->owner;
 	}
 	pc_inode_leaf_unlock(i);
 	return busy;
@@ -157,7 +142,7 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 	cut_staged(i, size, UINT64_MAX);
 	cut_unit(i, size);
 	pc_direct_cut(i, size, UINT64_MAX);
-	pc_trace_add(c, PC_T_TRUNCATE, i->id, size, old);
+	pc_trace_add(c, "truncate", i->id, size, old);
 	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f);
 		if (uncommitted)
@@ -233,7 +218,7 @@ struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *
 		struct pc_folio *f = pc_folio_at(i->cache, id);
 		*locked = pc_folio_trylock(f);
 		if (*locked || atomic_load(&f->owner)) {
-			*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			*index = pc_folio_after(f);
 			return f;
 		}
 		wait_for_reclaim(i);
@@ -247,15 +232,10 @@ static void list_valid(const struct pc_inode *i, const struct pc_folio *f, u64 f
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f);
-	while (from < to) {
-		u64 end = start + pc_valid_until(c, f, (u32)(from - start), (u32)(to - start));
-		if (end == from) {
-			from = start + pc_missing_until(c, f, (u32)(from - start), (u32)(to - start));
-			continue;
-		}
-		pc_ranges_staged(i, out, staged, from);
-		pc_ranges_add(out, from, end);
-		from = end;
+	u32 at = (u32)(from - start);
+	for (u32 end; from < to && pc_valid_run(c, f, &at, (u32)(to - start), &end); at = end) {
+		pc_ranges_staged(i, out, staged, start + at, false);
+		pc_ranges_add(out, start + at, start + end);
 	}
 }
 
@@ -319,7 +299,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	}
 	u64 remote = atomic_load(&i->remote_size); /* both are read now: they may have grown since the last folio */
 	size = atomic_load(&i->size);
-	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size));
+	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size), false);
 	pc_ranges_flush(&out);
 	struct pc_range kept;
 	for (u64 from = pos & ~(u64)(c->page_size - 1); pc_staged_next(i, from, &kept) && kept.pos < staged_end;) {
@@ -359,7 +339,7 @@ int pc_inode_end(struct pc_inode *i)
 		return -EBUSY;
 	if (give_up) {
 		pc_discard(i, 0, UINT64_MAX, NULL, 0, true);
-		pc_inode_forget_uncommitted(i);
+		pc_inode_forget(i, PC_FORGET_ALL);
 		pc_inode_leaf_lock(i);
 		pc_token_pass_on(i);
 		pc_inode_leaf_unlock(i);

@@ -30,7 +30,7 @@ static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio
 			pc_inode_leaf_lock(i);
 			continue;
 		}
-		*index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		*index = pc_folio_after(f);
 		*out = f;
 		if (wanted)
 			return 1;
@@ -138,53 +138,27 @@ void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 
 /* ---------------------------------------------------------------- views as sources and destinations */
 
-/* Whether any byte of memory[0..len) is a byte of [pos, pos + bytes) of the file. Context: no lock; the memory is
- * pinned. */
-bool pc_view_meets(struct pc_inode *i, u64 pos, u64 bytes, const void *memory, u64 len)
+/**
+ * pc_view_meets() - whether memory[0..len) has a byte of [pos, pos + bytes) of the file, as memory of a view may.
+ *
+ * @elsewhere: ignore memory that is that of [pos, ...) itself, where a copy would change nothing. Context: no lock; the memory is
+ * pinned, so its place in the file does not change.
+ */
+bool pc_view_meets(struct pc_inode *i, uint64_t pos, uint64_t bytes, const void *memory, uint64_t len, bool elsewhere)
 {
 	struct pc_cache *c = i->cache;
 	const u8 *from = memory;
 	if (!len || !pc_arena_has(&c->arena, memory))
 		return false;
-	for (u64 at = pos; at < pos + bytes;) {
+	for (u64 at = pos, stop; at < pos + bytes; at = stop) {
 		const struct pc_folio *f = pc_folio_cached(i, at >> c->page_shift);
-		u64 stop = ((at >> c->page_shift) + 1) << c->page_shift;
-		if (f) {
-			const u8 *folio = pc_folio_memory(c, f);
-			u64 start = pc_folio_pos(c, f);
-			stop = start + pc_folio_bytes(c, f);
-			if (folio + (at - start) < from + len && from < folio + (pc_min(stop, pos + bytes) - start))
-				return true;
-		}
-		at = stop;
-	}
-	return false;
-}
-
-/**
- * pc_view_overlaps() - whether memory of a view is memory of [pos, pos + len) of the same file.
- *
- * @elsewhere: ignore an overlap at the same offset, where a copy would change nothing. Context: no lock; the memory is
- * pinned, so its place in the file does not change.
- */
-bool pc_view_overlaps(struct pc_inode *i, u64 pos, u64 len, const void *memory, bool elsewhere)
-{
-	struct pc_cache *c = i->cache;
-	const u8 *from = memory;
-	if (!pc_arena_has(&c->arena, memory))
-		return false;
-	for (u64 index = pos >> c->page_shift; index << c->page_shift < pos + len;) {
-		const struct pc_folio *f = pc_folio_cached(i, index);
-		if (!f) {
-			index++;
+		stop = f ? pc_folio_pos(c, f) + pc_folio_bytes(c, f) : ((at >> c->page_shift) + 1) << c->page_shift;
+		if (!f)
 			continue;
-		}
-		const u8 *at = pc_folio_memory(c, f);
-		u64 start = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
-		bool same = at + (pos - start) == from; /* wraps below the folio's start, as it should */
-		if (at < from + len && from < at + size && !(same && elsewhere))
+		const u8 *here = pc_folio_memory(c, f) + (at - pc_folio_pos(c, f));
+		bool same = here - (at - pos) == from;
+		if (here < from + len && from < here + (pc_min(stop, pos + bytes) - at) && !(same && elsewhere))
 			return true;
-		index = (start + size) >> c->page_shift;
 	}
 	return false;
 }

@@ -8,8 +8,7 @@
  *   c  range is the whole folio               copy, V = all
  *   d  touches valid bytes                    copy, extend the extent
  *   e  a free extent slot                     copy, new ragged extent
- *   f  backend readable                       the caller fills the bytes that make a or d true, then starts again
- *   g  else                                   the caller writes this folio back, then starts again
+ *   f  else                                   the caller fills the bytes that make a or d true, then starts again
  *
  * Then V, D with stamp and marks, and the size are published, in that order, before the folio is unlocked: a size
  * published later would let a write-back crop the tail. Bytes that a running call still reads are never touched: the
@@ -33,20 +32,7 @@ static void move(u8 *to, const u8 *from, size_t n)
 /* Order of a new folio, which covers only bytes to be written: 4 KiB writes get 4 KiB folios. */
 static u32 write_order(struct pc_cache *c, u64 index, u64 pos, u64 end)
 {
-	u32 order = 0;
-	u64 last = end >> c->page_shift; /* first page not wholly covered at the end */
-	if (pos & (c->page_size - 1))
-		return 0;
-	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= last)
-		order++;
-	return order;
-}
-
-static void wait_for(struct pc_need *need, struct pc_cache *c, struct pc_folio *f)
-{
-	need->kind = PC_NEED_FOLIO;
-	need->folio = pc_folio_id(c, f);
-	need->owner = atomic_load(&f->owner);
+	return pos & (c->page_size - 1) ? 0 : pc_order_within(c, index, end >> c->page_shift);
 }
 
 /* Of a folio that this write has created; `pc_write_whole` keeps them beside its number, which is below PC_FRAMES_MAX. */
@@ -67,7 +53,7 @@ static int folio_for_write(struct pc_inode *i, u64 index, u64 pos, u64 end, stru
 			if (err == -ENOENT)
 				continue;
 			if (err)
-				wait_for(need, c, f);
+				pc_need_folio(need, PC_NEED_FOLIO, c, f);
 			*out = f;
 			return err;
 		}
@@ -105,7 +91,7 @@ static bool unit_grow(struct pc_inode *i, u64 pos)
 {
 	struct pc_cache *c = i->cache;
 	u64 size = atomic_load(&i->size), unit = i->limits.write_unit;
-	if (size % unit == 0 || pos / unit <= size / unit || !i->readable)
+	if (size % unit == 0 || pos / unit <= size / unit)
 		return true; /* whole, or sent again with this write */
 	struct pc_folio *f = pc_folio_cached(i, (size - 1) >> c->page_shift);
 	if (!f)
@@ -203,13 +189,12 @@ static bool ready(struct pc_inode *i, struct pc_folio *f, u32 *made, u32 a, u32 
 	struct pc_cache *c = i->cache;
 	refresh(i, f);
 	if (!pc_free_to_change(i, f, a, b)) {
-		wait_for(need, c, f);
-		need->kind = PC_NEED_FLIGHT;
+		pc_need_folio(need, PC_NEED_FLIGHT, c, f);
 	} else if (PC_UNLIKELY(pc_folio_state(f) & PC_F_KEPT) && !pc_valid_covers(c, f, a, b) &&
 		   !pc_folio_unkeep(i, f)) {
 		need->kind = PC_NEED_ROOM;
 	} else if (!make_writable(i, f, made, a, b)) {
-		need->kind = i->readable ? PC_NEED_FILL : PC_NEED_WRITEBACK;
+		need->kind = PC_NEED_FILL;
 		need->pos = pc_folio_pos(c, f);
 		need->len = pc_folio_bytes(c, f);
 	} else {
@@ -277,8 +262,8 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 /**
  * pc_write() - copy [from, from + len) to `pos`.
  *
- * Return: bytes accepted, all of them visible and dirty. Fewer than len: need has the condition to wait for: FILL or
- * WRITEBACK of [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is sealed).
+ * Return: bytes accepted, all of them visible and dirty. Fewer than len: need has the condition to wait for: FILL of
+ * [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is sealed).
  * Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7.
  */
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)

@@ -10,7 +10,7 @@
  */
 #include "io/io.h"
 
-enum { PC_CHUNK = 64, PC_ZEROS = 3 };
+enum { PC_ZEROS = 3 };
 
 /**
  * pc_write_answer() - process the result of the call of pc_write_call.
@@ -154,8 +154,6 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 	pc_inode_leaf_lock(i);
 	if (acked_end > atomic_load(&i->remote_size))
 		pc_set_remote_size(i, acked_end);
-	if (!ok && parked)
-		i->fail_seq++;
 	pc_inode_leaf_unlock(i);
 	if (r->unit || r->snapshot)
 		pc_unit_collect(r);
@@ -178,25 +176,14 @@ void pc_write_done(struct pc_request *r, bool ok, bool parked)
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = UINT64_MAX >> c->page_shift, n = 0;
-	if (end < UINT64_MAX - c->page_size)
-		last = pc_min(last, (end + c->page_size - 1) >> c->page_shift);
-	for (bool more = true; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; k < PC_CHUNK; k++) {
-			u32 id = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
-			u32 st = pc_folio_state(f);
-			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-			if (!(st & PC_F_BACKOFF) || (st & PC_F_FAILED && !failed_too))
-				continue;
-			pc_folio_clear_failed(i, f);
-			n += pc_folio_bytes(c, f);
-		}
-		pc_inode_leaf_unlock(i);
+	struct pc_walk walk = {i, pos >> c->page_shift, pc_index_behind(i, end), 1 << PC_MARK_DIRTY, 0};
+	u64 n = 0;
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		u32 st = pc_folio_state(f);
+		if (!(st & PC_F_BACKOFF) || (st & PC_F_FAILED && !failed_too))
+			continue;
+		pc_folio_clear_failed(i, f);
+		n += pc_folio_bytes(c, f);
 	}
 	return n;
 }
@@ -219,87 +206,23 @@ static u32 pending_block(const struct pc_cache *c, const struct pc_folio *f, u32
  * pc_range_next() - return the first position of [pos, end) in a block of one of the sets @which; UINT64_MAX: none.
  *
  * PC_PENDING_DIRTY, PC_PENDING_WRITEBACK and PC_PENDING_FAILED are D, W and X; PC_PENDING_BACKOFF is D of folios that
- * passes skip. Context: no leaf lock; releases it every PC_CHUNK folios.
+ * passes skip. Context: no leaf lock; which it releases now and then.
  */
 uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = UINT64_MAX >> c->page_shift, found = UINT64_MAX;
-	if (end < UINT64_MAX - c->page_size)
-		last = (end + c->page_size - 1) >> c->page_shift;
-	for (bool more = pos < end; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; more && k < PC_CHUNK; k++) {
-			u32 d = 0, w = 0;
-			if (which & ~(u32)PC_PENDING_WRITEBACK)
-				d = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
-			if (which & PC_PENDING_WRITEBACK)
-				w = pc_index_next_marked(i, index, last, PC_MARK_WRITEBACK, NULL);
-			struct pc_folio *fd = d ? pc_folio_at(c, d) : NULL, *fw = w ? pc_folio_at(c, w) : NULL;
-			struct pc_folio *f = !fw || (fd && pc_folio_index(fd) < pc_folio_index(fw)) ? fd : fw;
-			more = f != NULL;
-			if (!more)
-				break;
-			u64 first = pc_folio_index(f), stop = pc_min(pc_folio_after(f), last);
-			u32 b0 = (u32)(pc_max(first, index) - first), b1 = (u32)(stop - first);
-			u32 at = pending_block(c, f, b0, b1, which);
-			if (at < b1) {
-				found = pc_max(pos, (first + at) << c->page_shift);
-				more = false;
-			}
-			index = stop;
-		}
-		pc_inode_leaf_unlock(i);
-	}
-	return found;
-}
-
-static bool wanted_block(const struct pc_cache *c, const struct pc_folio *f, u32 b, bool failed)
-{
-	return failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1);
-}
-
-static size_t ranges_of(struct pc_inode *i, bool failed, u64 *out, size_t n)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_ranges r = {.out = out, .n = n};
-	u64 size = pc_inode_size(i), staged = 0;
-	pc_inode_leaf_lock(i);
-	u64 last = UINT64_MAX >> c->page_shift, index = 0;
-	for (u32 id; (id = pc_index_next(i, index, last));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		u64 start = pc_folio_pos(c, f);
-		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_index(f) + blocks;
-		if (!(pc_folio_state(f) & (failed ? PC_F_FAILED : PC_F_LOCAL)))
-			continue;
-		for (u32 b = 0; b < blocks; b++) {
-			u32 from = b << c->page_shift, to = (b + 1) << c->page_shift;
-			while (wanted_block(c, f, b, failed) && from < to && start + from < size) {
-				u32 valid = pc_valid_until(c, f, from, to);
-				if (valid > from && !failed)
-					pc_ranges_staged(i, &r, &staged, start + from);
-				if (valid > from)
-					pc_ranges_add(&r, start + from, pc_min(start + valid, size));
-				from = valid > from ? valid : pc_missing_until(c, f, from, to);
-			}
+	u32 marks = (which & PC_PENDING_WRITEBACK ? 1u << PC_MARK_WRITEBACK : 0) |
+		    (which & ~(u32)PC_PENDING_WRITEBACK ? 1u << PC_MARK_DIRTY : 0);
+	u64 from = pos >> c->page_shift, last = pc_index_behind(i, end);
+	struct pc_walk walk = {i, from, last, marks, 0};
+	for (struct pc_folio *f; pos < end && marks && (f = pc_walk_next(&walk));) {
+		u64 first = pc_folio_index(f);
+		u32 b0 = (u32)(pc_max(first, from) - first), b1 = (u32)(pc_min(pc_folio_after(f), last) - first);
+		u32 at = pending_block(c, f, b0, b1, which);
+		if (at < b1) {
+			pc_walk_stop(&walk);
+			return pc_max(pos, (first + at) << c->page_shift);
 		}
 	}
-	if (!failed)
-		pc_ranges_staged(i, &r, &staged, size);
-	pc_ranges_flush(&r);
-	pc_inode_leaf_unlock(i);
-	return r.used;
-}
-
-/* Return (offset, length) pairs of local and staged bytes, cropped at the size. Return: number of pairs, which may
- * exceed n. */
-size_t pc_ranges_local(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, false, ranges, n);
-}
-
-size_t pc_ranges_failed(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, true, ranges, n);
+	return UINT64_MAX;
 }

@@ -8,32 +8,17 @@
  */
 #include "io/io.h"
 
-enum { PC_CHUNK = 64 };
-
-static struct pc_folio *first_unstable(struct pc_inode *i, u64 from)
-{
-	u32 id = pc_index_next_marked(i, from, UINT64_MAX >> i->cache->page_shift, PC_MARK_UNSTABLE, NULL);
-	return id ? pc_folio_at(i->cache, id) : NULL;
-}
-
 /* Whether anything acknowledged or done up to @stamp is uncommitted. */
 bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 {
-	bool needed = false, more = true;
 	stamp = pc_min(stamp, PC_STAMP_NONE - 1);
-	for (u64 index = 0; more && !needed;) {
-		pc_inode_leaf_lock(i);
-		needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp || i->staged.stamp <= stamp;
-		for (u32 k = 0; !needed && more && k < PC_CHUNK; k++) {
-			struct pc_folio *f = first_unstable(i, index);
-			more = f != NULL;
-			if (!more)
-				break;
-			needed = pc_stamp_get(&f->u) <= stamp;
-			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-		}
-		pc_inode_leaf_unlock(i);
-	}
+	struct pc_walk walk = {i, 0, pc_last_index(i->cache), 1 << PC_MARK_UNSTABLE, 0};
+	pc_inode_leaf_lock(i);
+	bool needed = i->stamp_m <= stamp || i->stamp_m_moved <= stamp || i->staged.stamp <= stamp;
+	pc_inode_leaf_unlock(i);
+	for (struct pc_folio *f; !needed && (f = pc_walk_next(&walk));)
+		if ((needed = pc_stamp_get(&f->u) <= stamp))
+			pc_walk_stop(&walk);
 	return needed;
 }
 
@@ -107,9 +92,6 @@ void pc_settle_start(struct pc_inode *i)
 	pc_settle_wanted(i);
 	pc_inode_leaf_unlock(i);
 }
-
-/* The largest epoch that a caller wanted of the last commit that began; 0: it began without a caller. */
-PC_READ_LOCKED(uint64_t, pc_commit_asked, i->commit_asked)
 
 /* Whether a write, truncate or hole came after @stamp, or a view may be changing the file. */
 bool pc_changed_since(struct pc_inode *i, uint64_t stamp)
@@ -216,7 +198,6 @@ int pc_commit_begin_own(struct pc_inode *i)
  */
 bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
-	bool more = true;
 	if (pc_stopped(i, i->commit_generation)) {
 		ok = false;
 		how = PC_COMMIT_AGAIN;
@@ -224,21 +205,13 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_lock(i);
 	i->commit_ending = 1;
 	pc_inode_leaf_unlock(i);
-	for (u64 index = 0; more && (ok || how != PC_COMMIT_KEPT);) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; k < PC_CHUNK; k++) {
-			struct pc_folio *f = first_unstable(i, index);
-			more = f != NULL;
-			if (!more)
-				break;
-			index = pc_folio_index(f) + (1ull << pc_folio_order(f));
-			if (ok)
-				pc_folio_committed(i, f);
-			else
-				pc_folio_uncommitted(i, f, how == PC_COMMIT_PARKED);
-			pc_folio_ext_drop(i, f);
-		}
-		pc_inode_leaf_unlock(i);
+	struct pc_walk walk = {i, 0, pc_last_index(i->cache), 1 << PC_MARK_UNSTABLE, 0};
+	for (struct pc_folio *f; (ok || how != PC_COMMIT_KEPT) && (f = pc_walk_next(&walk));) {
+		if (ok)
+			pc_folio_committed(i, f);
+		else
+			pc_folio_uncommitted(i, f, how == PC_COMMIT_PARKED);
+		pc_folio_ext_drop(i, f);
 	}
 	pc_inode_leaf_lock(i);
 	u64 gone_pos = i->undone_moved.gone_pos, gone_end = i->undone_moved.gone_end;
@@ -255,7 +228,6 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 		i->stamp_m = pc_min(i->stamp_m, i->stamp_m_moved);
 		pc_undone_merge(&i->undone, &i->undone_moved);
 		i->regress_seq++;
-		i->fail_seq += how == PC_COMMIT_PARKED;
 	}
 	pc_direct_committed(i, ok, how == PC_COMMIT_KEPT);
 	i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
@@ -274,14 +246,3 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_event_wake(&i->cache->event);
 	return ok;
 }
-
-/* Whether an operation of this cache may be changing the stored object: a holder of the token, or a direct write. */
-PC_READ_LOCKED(bool, pc_storage_busy, i->token != PC_TOKEN_FREE || i->nr_direct)
-
-PC_READ_LOCKED(bool, pc_commit_running, i->commit_running)
-
-/* Whether the running one is to commit, and not only to settle. */
-PC_READ_LOCKED(bool, pc_commit_due, i->commit_due)
-
-/* Whether the running one is only to commit: the engine has nothing else to do under this token. */
-PC_READ_LOCKED(bool, pc_commit_plain, i->commit_plain)

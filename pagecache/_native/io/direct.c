@@ -19,16 +19,9 @@
  *
  * Contract 2.10, 2.17. Locks: leaf lock.
  */
-#include <stdlib.h>
-
 #include "io/io.h"
 
 /* ---------------------------------------------------------------- cached bytes of a range */
-
-uint64_t pc_inode_staged(struct pc_inode *i)
-{
-	return pc_staged_bytes(i);
-}
 
 /* Whether [pos, end) may be written under the shared lock: it does not extend the file, and no byte of the file is
  * local. Checked before that lock is taken, and again with it held (contract 2.10). */
@@ -51,14 +44,12 @@ uint32_t pc_range_local(struct pc_inode *i, uint64_t pos, uint64_t end)
 	u64 index = pos >> c->page_shift, last = ((end - 1) >> c->page_shift) + 1;
 	u32 found = 0;
 	pc_inode_leaf_lock(i);
-	for (u32 id; pos < end && (id = pc_index_next(i, index, last));) {
-		struct pc_folio *f = pc_folio_at(c, id);
-		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
-		u32 b0 = (u32)(pc_max(first, pos >> c->page_shift) - first), b1 = (u32)(pc_min(stop, last) - first);
+	for (struct pc_folio *f; pos < end && (f = pc_next_folio(i, &index, last));) {
+		u64 first = pc_folio_index(f);
+		u32 b0 = (u32)(pc_max(first, pos >> c->page_shift) - first), b1 = (u32)(pc_min(index, last) - first);
 		for (u32 k = 0; k < 3; k++)
 			if (pc_set_count(c, f, sets[k].set, b0, b1))
 				found |= sets[k].says;
-		index = stop;
 	}
 	pc_inode_leaf_unlock(i);
 	return found;
@@ -118,34 +109,24 @@ bool pc_gate_close(struct pc_inode *i)
 	return some;
 }
 
-/* Whether a direct write has to wait for the end of work under the token. */
-PC_READ_LOCKED(bool, pc_gate_closed, pc_gate_is_closed(i))
-
 /* ---------------------------------------------------------------- a direct write */
 
 /**
  * pc_direct_begin() - count a direct write; @failed: receives the number of failed commits, for pc_direct_end().
  *
- * Context: inode lock, no leaf lock. Return: 0, -ENOMEM; -EAGAIN: the gate is closed, and the inode's event says when to
- * try again.
+ * Context: inode lock, no leaf lock. Return: false: the gate is closed, and the inode's event says when to try again.
  */
-int pc_direct_begin(struct pc_inode *i, uint64_t *failed)
+bool pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 {
-	struct pc_direct *fresh = i->direct ? NULL : calloc(1, sizeof(*fresh));
 	pc_inode_leaf_lock(i);
-	if (!i->direct) {
-		i->direct = fresh;
-		fresh = NULL;
-	}
-	int err = !i->direct ? -ENOMEM : pc_gate_is_closed(i) ? -EAGAIN : 0;
-	if (!err) {
+	bool open = !pc_gate_is_closed(i);
+	if (open) {
 		i->nr_direct++;
 		i->direct_generation = atomic_load(&i->volume->generation);
 		*failed = i->commits_failed;
 	}
 	pc_inode_leaf_unlock(i);
-	free(fresh);
-	return err;
+	return open;
 }
 
 /**
@@ -188,9 +169,6 @@ void pc_tail_left(struct pc_inode *i)
 	note_tail(i);
 	pc_inode_leaf_unlock(i);
 }
-
-/* The latest tail without an owed cut; 0: none. */
-PC_READ_LOCKED(uint32_t, pc_tail, pc_tail_noted(i) ? i->tails : 0)
 
 /* The cut of all tails up to this one is owed: it precedes the next request of any kind. Token: nothing of the file is
  * in flight. */
@@ -236,28 +214,4 @@ void pc_direct_left(struct pc_inode *i, int n)
 	i->nr_direct_left += (u32)n;
 	pc_inode_leaf_unlock(i);
 	pc_event_wake(&i->event);
-}
-
-/**
- * pc_memory_of_range() - whether [memory, memory + len) is cache memory with bytes of [pos, end), as of a view.
- *
- * A direct read into it would make the backend write into the folio that overlays the result (contract 2.9).
- */
-bool pc_memory_of_range(struct pc_inode *i, uintptr_t memory, uint64_t len, uint64_t pos, uint64_t end)
-{
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift;
-	bool found = false;
-	if (memory + len <= (uintptr_t)c->arena.base || memory >= (uintptr_t)c->arena.base + c->arena.reserved)
-		return false;
-	pc_inode_leaf_lock(i);
-	for (struct pc_folio *f;
-	     pos < end && !found && (f = pc_next_folio(i, &index, ((end - 1) >> c->page_shift) + 1));) {
-		u64 at = pc_folio_pos(c, f), size = pc_folio_bytes(c, f);
-		u64 first = pc_max(pos, at) - at, last = pc_min(end - at, size); /* part of the folio that is read */
-		uintptr_t base = (uintptr_t)pc_folio_memory(c, f);
-		found = memory < base + last && base + first < memory + len;
-	}
-	pc_inode_leaf_unlock(i);
-	return found;
 }

@@ -70,7 +70,7 @@ static int publish(struct pc_request *r, struct pc_folio *f, u64 from, u64 zeros
 		pc_counted(i, &i->counters.fill_requested, to - zeros);
 		pc_counted(i, &i->counters.fill_zeroed, to - zeros);
 		pc_folio_ext_drop(i, f);
-		pc_trace_add(c, PC_T_FILL, i->id, from >> c->page_shift, to - from);
+		pc_trace_add(c, "filled", i->id, from >> c->page_shift, to - from);
 		if (pc_folio_state(f) & PC_F_UPTODATE)
 			unlock_owned(r, f);
 	}
@@ -496,7 +496,7 @@ u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)
 			keep_in_place(r, f, frame);
 		frames[k++] = frame;
 		atomic_fetch_add_explicit(&c->quarantined, 1, memory_order_relaxed);
-		pc_trace_add(c, PC_T_QUARANTINE, i->id, pos >> c->page_shift, frame);
+		pc_trace_add(c, "quarantined", i->id, pos >> c->page_shift, frame);
 	}
 	return k;
 }

@@ -14,14 +14,6 @@
 
 enum { PC_RETRIES = 8 };
 
-static u32 fill_order(struct pc_cache *c, u64 index, u64 end)
-{
-	u32 order = 0;
-	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= end)
-		order++;
-	return order;
-}
-
 enum own_result { OWN_TAKEN, OWN_VALID, OWN_LOCKED, OWN_AGAIN, OWN_FULL };
 
 /* Own an existing folio if any byte of [from, to) is missing in it. */
@@ -84,10 +76,10 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 			}
 		}
 		struct pc_folio *f;
-		int err = pc_folio_create(i, index, fill_order(c, index, last), r->id, 0, &f);
+		int err = pc_folio_create(i, index, pc_order_within(c, index, last), r->id, 0, &f);
 		if (!err) {
 			r->nr_owned++;
-			*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+			*next = pc_folio_after(f);
 			return 0;
 		}
 		if (err != -EEXIST)
@@ -163,11 +155,11 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 	while (index < end) {
 		u32 id = pc_index_lookup(i, index);
 		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
-			index = pc_folio_index(pc_folio_at(c, id)) + (1ull << pc_folio_order(pc_folio_at(c, id)));
+			index = pc_folio_after(pc_folio_at(c, id));
 			continue;
 		}
 		struct pc_folio *f;
-		int err = pc_folio_create(i, index, fill_order(c, index, end), r->id, PC_F_UNREAD, &f);
+		int err = pc_folio_create(i, index, pc_order_within(c, index, end), r->id, PC_F_UNREAD, &f);
 		if (err == -EEXIST)
 			continue;
 		if (err) {
@@ -175,7 +167,7 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 			break;
 		}
 		r->nr_owned++;
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f));
+		index = pc_folio_after(f);
 		r->end = index << c->page_shift;
 	}
 	if (*stop != UINT64_MAX)

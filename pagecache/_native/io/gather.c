@@ -217,9 +217,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 		parts[k++] = (struct pc_part){r->scratch + len + unit, tail, PC_NO_FRAME, 0};
 	r->gather = 2;
 	*nr_parts = k;
-	pc_inode_leaf_lock(i);
-	pc_counted(i, &i->counters.read_requests, 1);
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.read_requests, 1);
 	return 1;
 }
 
@@ -241,9 +239,7 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 	if (n < 0 || (u64)n > r->run_got)
 		return -EPROTO;
 	u64 got = (u64)n > head ? pc_min((u64)n - head, r->run_end - r->cursor) : 0;
-	pc_inode_leaf_lock(i);
-	pc_counted(i, &i->counters.read_bytes, (u64)n);
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.read_bytes, (u64)n);
 	r->zeros = (u8)(got ? 0 : r->zeros + (n ? 1 : PC_NO_PROGRESS_MAX / PC_ZEROS)); /* counted as in fill.c */
 	if (r->zeros >= PC_NO_PROGRESS_MAX)
 		return -EPROTO;

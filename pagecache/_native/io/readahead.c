@@ -41,7 +41,7 @@ static bool cached(struct pc_inode *i, u64 index, u64 *next)
 	struct pc_folio *f = pc_folio_cached(i, index);
 	if (!f)
 		return false;
-	*next = pc_folio_index(f) + (1ull << pc_folio_order(f));
+	*next = pc_folio_after(f);
 	return true;
 }
 
@@ -132,7 +132,7 @@ static void set_marker(struct pc_inode *i, u64 index, u64 end)
 			atomic_fetch_or_explicit(&f->state, PC_F_READAHEAD, memory_order_relaxed);
 			return;
 		}
-		index = pc_folio_index(f) + (1ull << pc_folio_order(f)) - 1;
+		index = pc_folio_after(f) - 1;
 	}
 }
 

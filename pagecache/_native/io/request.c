@@ -1,7 +1,8 @@
 /*
- * request.c - requests to a backend: one object of a pool, its segments and the resources it owns until it is deleted.
+ * request.c - requests to a backend: one object of a pool, its segments and the resources it owns until it is deleted; the next
+ * call and the end of any kind of them.
  *
- * A request counts as a user of its inode. Ids are reused; serial numbers never are.
+ * A request counts as a user of its inode. Ids are reused.
  *
  * Context: the thread that owns the request; no lock.
  */
@@ -21,7 +22,6 @@ struct pc_request *pc_request_new(struct pc_inode *i, int kind)
 	r->inode = i;
 	r->id = id;
 	r->kind = (u8)kind;
-	r->serial = atomic_fetch_add_explicit(&c->last_serial, 1, memory_order_relaxed) + 1;
 	r->generation = atomic_load(&i->volume->generation);
 	r->segs = r->inline_segs;
 	r->cap_segs = PC_REQ_INLINE;
@@ -79,4 +79,27 @@ const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g)
 	const u8 *frame = g->frame == PC_NO_FRAME ? pc_folio_memory(c, pc_folio_at(c, g->folio))
 						  : pc_arena_at(&c->arena, g->frame);
 	return frame + (g->off & ~PC_SEG_SCRATCH);
+}
+
+/* The next backend call of a request of any kind. */
+int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts)
+{
+	if (r->unit)
+		return pc_unit_call(r, parts, n, nr_parts, pos);
+	int more = r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts) : pc_write_call(r, parts, n, nr_parts);
+	*pos = r->call_pos;
+	return more;
+}
+
+/* Release a finished or abandoned request: a fill's folios are unlocked, a write's bytes are dirty again. */
+void pc_request_settle(struct pc_request *r)
+{
+	if (r->kind == PC_REQ_WRITE) {
+		pc_write_done(r, false, false);
+	} else if (r->kind == PC_REQ_MIRROR) {
+		pc_mirror_end(r);
+	} else {
+		pc_fill_settle(r);
+		pc_request_delete(r);
+	}
 }

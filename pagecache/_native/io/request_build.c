@@ -34,15 +34,16 @@ static void build_finish(struct build *b)
 	}
 }
 
-static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
+/* Add a segment [from, to) of a folio whose blocks are in W. @last: the folio of the request's last segment with one, or 0. Return:
+ * whether a copy of it is sent. Leaf lock held. */
+bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to, u32 last)
 {
-	struct pc_request *r = b->r;
-	struct pc_cache *c = b->inode->cache;
+	struct pc_inode *i = r->inode;
+	struct pc_cache *c = i->cache;
 	u32 id = pc_folio_id(c, f);
-	struct pc_ext *e = pc_folio_ext(c, f);
 	bool snapshot = pc_folio_state(f) & PC_F_WRITE_PINNED;
-	if (!snapshot && pc_folio_order(f) > 0 && (r->nr_segs == 0 || r->segs[r->nr_segs - 1].folio != id))
-		e->calls++;
+	if (!snapshot && pc_folio_order(f) > 0 && last != id)
+		pc_folio_ext(c, f)->calls++;
 	bool got = pc_folio_get(f);
 	PC_ASSERT(got);
 	r->segs[r->nr_segs++] = (struct pc_seg){
@@ -53,9 +54,8 @@ static void seg_add(struct build *b, struct pc_folio *f, u32 from, u32 to)
 		.off = from,
 	};
 	if (snapshot)
-		pc_seg_snapshot(b->inode, r, r->nr_segs - 1);
-	r->end = pc_folio_pos(c, f) + to;
-	b->bytes += to - from;
+		pc_seg_snapshot(i, r, r->nr_segs - 1);
+	return snapshot;
 }
 
 /* Whether bytes at `pos` may join the request: if they are contiguous and within the limits, or in its last block. */
@@ -109,7 +109,9 @@ static bool build_run(struct build *b, struct pc_folio *f, u32 *at, u32 to, bool
 			u32 block_end = (from / i->cache->page_size + 1) * i->cache->page_size;
 			n = (u32)pc_min(to - from, block_end - from);
 		}
-		seg_add(b, f, from, from + n);
+		pc_seg_add(b->r, f, from, from + n, b->r->nr_segs ? b->r->segs[b->r->nr_segs - 1].folio : 0);
+		b->r->end = start + from + n;
+		b->bytes += n;
 		from += n;
 		same_block = false;
 	}
@@ -128,12 +130,7 @@ static void hand_over(struct build *b, struct pc_folio *f)
 		u32 end = pc_set_next_clear(c, f, PC_W, k, blocks), from = k * size;
 		u32 to = (u32)pc_min((u64)end * size, eof > start ? eof - start : 0);
 		k = end;
-		while (from < to && !b->failed) {
-			u32 valid = pc_valid_until(c, f, from, to);
-			if (valid == from) {
-				from = pc_missing_until(c, f, from, to);
-				continue;
-			}
+		for (u32 valid; !b->failed && pc_valid_run(c, f, &from, to, &valid);) {
 			b->failed = !build_run(b, f, &from, valid, from / size == last_block);
 			last_block = (valid - 1) / size;
 		}
@@ -184,7 +181,7 @@ bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 	struct pc_pass *p = &i->pass;
 	u64 page = c->page_size, limit = i->limits.max_write / page * page;
 	struct build b = {.inode = i, .limit = limit ? limit : page};
-	u64 last = UINT64_MAX >> c->page_shift;
+	u64 last = pc_last_index(c);
 	bool busy = false;
 	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {
 		u32 id = pc_index_next_marked(i, p->cursor, last, mark, NULL);

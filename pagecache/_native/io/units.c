@@ -73,13 +73,12 @@ static bool run_of(const struct units *b, const struct pc_folio *f, enum pc_set 
 		if (block == blocks || at >= to)
 			break;
 		u32 stop = (u32)pc_min((u64)pc_set_next_clear(c, f, s, block, blocks) << shift, to);
-		u32 valid = pc_valid_until(c, f, at, stop);
-		if (valid > at) {
+		u32 valid;
+		if (pc_valid_run(c, f, &at, stop, &valid)) {
 			*start = base + at;
 			*end = base + valid;
 			return true;
 		}
-		at = pc_missing_until(c, f, at, stop);
 	}
 	return false;
 }
@@ -211,26 +210,16 @@ static bool may_join(const struct units *b, u64 pos, u64 end)
 static void seg_add(struct units *b, struct pc_folio *f, u64 pos, u64 end)
 {
 	struct pc_request *r = b->r;
-	struct pc_cache *c = b->inode->cache;
-	struct pc_seg *g = &r->segs[r->nr_segs++];
-	*g = (struct pc_seg){.pos = pos, .len = (u32)(end - pos), .frame = PC_NO_FRAME, .off = PC_SEG_SCRATCH};
 	if (!f) {
+		r->segs[r->nr_segs++] = (struct pc_seg){
+			.pos = pos, .len = (u32)(end - pos), .frame = PC_NO_FRAME, .off = PC_SEG_SCRATCH};
 		r->gather = 1;
 		return;
 	}
-	g->folio = pc_folio_id(c, f);
-	g->frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
-	g->off = (u32)(pos - pc_folio_pos(c, f));
-	bool snapshot = pc_folio_state(f) & PC_F_WRITE_PINNED;
-	if (!snapshot && pc_folio_order(f) > 0 && b->last_folio != g->folio)
-		pc_folio_ext(c, f)->calls++;
-	b->last_folio = g->folio;
-	bool got = pc_folio_get(f);
-	PC_ASSERT(got);
-	if (snapshot) {
-		pc_seg_snapshot(b->inode, r, r->nr_segs - 1);
+	u64 start = pc_folio_pos(b->inode->cache, f);
+	if (pc_seg_add(r, f, (u32)(pos - start), (u32)(end - start), b->last_folio))
 		r->gather = 1;
-	}
+	b->last_folio = r->segs[r->nr_segs - 1].folio;
 }
 
 /* Walk the segments of a unit: W of its folios, neighbours between. Return: number of segments; `add`: put them into
@@ -362,7 +351,7 @@ bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_pass *p = &i->pass;
-	u64 unit = i->limits.write_unit, last = UINT64_MAX >> c->page_shift;
+	u64 unit = i->limits.write_unit, last = pc_last_index(c);
 	struct units b = {.inode = i, .mark = mark, .unit = unit, .eof = atomic_load(&i->size)};
 	b.limit = pc_max(i->limits.max_write / unit * unit, unit);
 	while (!b.failed && (b.r || pc_list_empty(&p->ready))) {

@@ -15,12 +15,6 @@
 
 enum { PC_SWEEP = 64, PC_INTEGRITY_TURN = 64 };
 
-static u64 last_index(const struct pc_inode *i, u64 end)
-{
-	u64 max = pc_last_index(i->cache);
-	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
-}
-
 static bool aborted(const struct pc_inode *i)
 {
 	return atomic_load(&i->volume->aborted);
@@ -71,7 +65,7 @@ static void pass_kick(struct pc_inode *i)
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = last_index(i, end), marked = 0;
+	u64 index = pos >> c->page_shift, last = pc_index_behind(i, end), marked = 0;
 	bool more = true;
 	while (more) {
 		pc_inode_leaf_lock(i);
@@ -94,7 +88,10 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 	return marked;
 }
 
-static bool pass_background(struct pc_inode *i, u64 budget, bool partial)
+/* Start a background pass of at most `budget` bytes if the token is free and has no waiter. If bytes become visible only by a
+ * commit, the pass sends only wholly dirty write units; @partial: the others too, since no other memory can be freed. Return:
+ * whether it started. */
+bool pc_pass_background(struct pc_inode *i, uint64_t budget, bool partial)
 {
 	pc_inode_leaf_lock(i);
 	bool start = !aborted(i) && i->nr_dirty && !i->pass.active && i->token == PC_TOKEN_FREE &&
@@ -109,19 +106,6 @@ static bool pass_background(struct pc_inode *i, u64 budget, bool partial)
 	return start;
 }
 
-/* Start a background pass of at most `budget` bytes if the token is free and has no waiter. If bytes become visible
- * only by a commit, the pass sends only wholly dirty write units. Return: whether it started. */
-bool pc_pass_background(struct pc_inode *i, uint64_t budget)
-{
-	return pass_background(i, budget, false);
-}
-
-/* Like pc_pass_background(), but send partly dirty units too: no other memory can be freed. */
-bool pc_pass_partial(struct pc_inode *i, uint64_t budget)
-{
-	return pass_background(i, budget, true);
-}
-
 /**
  * pc_flush_pending() - whether anything dirtied up to @stamp in [pos, end) is unacknowledged.
  *
@@ -132,7 +116,7 @@ bool pc_pass_partial(struct pc_inode *i, uint64_t budget)
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = last_index(i, end);
+	u64 index = pos >> c->page_shift, last = pc_index_behind(i, end);
 	u32 bits = 0;
 	bool more = true;
 	for (bool first = true; more; first = false) {
@@ -142,10 +126,7 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 			cursor[1] = i->regress_seq;
 		}
 		for (u32 k = 0; more && k < PC_SWEEP; k++) {
-			u32 d = pc_index_next_marked(i, index, last, PC_MARK_DIRTY, NULL);
-			u32 w = pc_index_next_marked(i, index, last, PC_MARK_WRITEBACK, NULL);
-			struct pc_folio *fd = d ? pc_folio_at(c, d) : NULL, *fw = w ? pc_folio_at(c, w) : NULL;
-			struct pc_folio *f = !fw || (fd && pc_folio_index(fd) < pc_folio_index(fw)) ? fd : fw;
+			struct pc_folio *f = pc_next_of(i, index, last, 1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK);
 			more = f != NULL;
 			if (!more)
 				break;
@@ -201,31 +182,17 @@ static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
 uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 {
 	struct pc_cache *c = i->cache;
-	u64 index = 0, last = last_index(i, UINT64_MAX), blocks = 0, unsent_blocks = 0, staged = 0;
-	for (bool more = true; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; more && k < PC_SWEEP; k++) {
-			struct pc_folio *f = NULL;
-			for (int mark = PC_MARK_DIRTY; mark <= PC_MARK_UNSTABLE; mark++) {
-				u32 id = pc_index_next_marked(i, index, last, mark, NULL);
-				struct pc_folio *found = id ? pc_folio_at(c, id) : NULL;
-				if (found && (!f || pc_folio_index(found) < pc_folio_index(f)))
-					f = found;
-			}
-			more = f != NULL;
-			if (more && up_to(f, stamp)) {
-				u32 local = pc_local_count(c, f, 0, 1u << pc_folio_order(f));
-				blocks += local;
-				unsent_blocks += pc_min(local, unsent_count(c, f, stamp));
-			}
-			index = more ? pc_folio_after(f) : index;
-		}
-		staged = pc_staged_bytes(i);
-		pc_inode_leaf_unlock(i);
+	u64 blocks = 0, unsent_blocks = 0;
+	struct pc_walk walk = {.i = i, .last = pc_last_index(c)};
+	walk.marks = 1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK | 1 << PC_MARK_UNSTABLE;
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		u32 local = up_to(f, stamp) ? pc_local_count(c, f, 0, 1u << pc_folio_order(f)) : 0;
+		blocks += local;
+		unsent_blocks += pc_min(local, unsent_count(c, f, stamp));
 	}
 	if (unsent)
 		*unsent = unsent_blocks << c->page_shift;
-	return (blocks << c->page_shift) + staged;
+	return (blocks << c->page_shift) + pc_staged_bytes(i);
 }
 
 static void pass_end(struct pc_inode *i)
@@ -235,7 +202,7 @@ static void pass_end(struct pc_inode *i)
 	p->active = p->integrity = p->background = p->wrapped = p->partial = 0;
 	p->cursor = 0;
 	p->nr_issued = 0;
-	pc_trace_add(i->cache, PC_T_PASS_END, i->id, 0, 0);
+	pc_trace_add(i->cache, "pass ends", i->id, 0, 0);
 	if (aborted(i))
 		forget_marks(i);
 	if (pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_TOWRITE, NULL)) {
@@ -337,7 +304,7 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 			p->inflight++;
 			p->nr_issued++;
 			pc_counted(i, &i->counters.write_requests, 1);
-			pc_trace_add(i->cache, PC_T_PASS, i->id, (*out)->start >> i->cache->page_shift, p->inflight);
+			pc_trace_add(i->cache, "pass", i->id, (*out)->start >> i->cache->page_shift, p->inflight);
 			pc_work_push_pass(i); /* another thread may take the next request */
 		} else if (p->inflight == 0 && !busy) {
 			pass_end(i);
@@ -348,19 +315,6 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	pc_inode_leaf_unlock(i);
 	PC_SYNC("hand_over_done");
 	return *out ? 1 : busy ? -EAGAIN : 0;
-}
-
-/* Whether no pass runs or waits for its turn: marked dirty bytes then need another pc_flush_start. */
-PC_READ_LOCKED(bool, pc_pass_idle, !i->pass.active && !i->pass_wanted)
-
-/* Whether all requests of the pass are answered, but no thread has checked yet for more. That takes no backend call. */
-bool pc_pass_ending(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	const struct pc_pass *p = &i->pass;
-	bool ending = p->active && p->inflight == 0 && pc_list_empty(&p->ready);
-	pc_inode_leaf_unlock(i);
-	return ending;
 }
 
 /* Clean up after an abort of the volume: untaken requests go back, an idle pass ends. */

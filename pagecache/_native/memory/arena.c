@@ -83,9 +83,9 @@ static u32 bitmap_first(const struct pc_bitmap *b)
 	return bit;
 }
 
-static void release_range(struct pc_arena *a, u32 frame, u32 order)
+/* The frames [frame, end) are free. */
+static void release_range(struct pc_arena *a, u32 frame, u32 end)
 {
-	u32 end = frame + (1u << order);
 	while (frame < end) {
 		/* The largest aligned block that fits: frames may end anywhere. */
 		u32 k = frame ? (u32)__builtin_ctz(frame) : PC_ORDERS - 1;
@@ -119,16 +119,7 @@ static int commit_frames(struct pc_arena *a, u32 frames)
 #ifdef MADV_HUGEPAGE
 	(void)madvise(from, len, MADV_HUGEPAGE); /* worth up to 1.4x at 4 KiB; not having it is no error */
 #endif
-	for (u32 f = a->frames; f < frames; f++) {
-		/* Grow in aligned blocks where possible, single frames at the ends. */
-		u32 k = f ? (u32)__builtin_ctz(f) : PC_ORDERS - 1;
-		if (k > PC_ORDERS - 1)
-			k = PC_ORDERS - 1;
-		while ((1u << k) > frames - f)
-			k--;
-		release_range(a, f, k);
-		f += (1u << k) - 1;
-	}
+	release_range(a, a->frames, frames);
 	a->frames = frames;
 	return 0;
 }
@@ -281,7 +272,7 @@ void pc_arena_free(struct pc_arena *a, u32 frame, u32 order)
 	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
 	if (frame + n > atomic_load_explicit(&a->capacity, memory_order_relaxed))
 		(void)madvise(pc_arena_at(a, frame), (size_t)n << a->page_shift, MADV_DONTNEED);
-	release_range(a, frame, order);
+	release_range(a, frame, frame + n);
 	atomic_fetch_sub_explicit(&a->used, n, memory_order_relaxed);
 	atomic_fetch_sub_explicit(&a->transit, n, memory_order_relaxed);
 	pc_leaf_unlock(&a->lock, PC_LEVEL_FRAME);
@@ -340,20 +331,19 @@ bool pc_arena_check(const struct pc_arena *a, struct pc_violation *out)
 			count++;
 			free_frames += 1u << k;
 			if (k < PC_ORDERS - 1 && bitmap_test(&a->free[k], bit ^ 1))
-				return pc_violated(out, "I-6", "frames %u: free buddies of order %u are not merged",
+				return pc_violated(out, "I-6", "frames %: free buddies of order % are not merged",
 						   bit << k, k);
 			for (u32 up = k + 1; up < PC_ORDERS; up++)
 				if (bitmap_test(&a->free[up], bit >> (up - k)))
-					return pc_violated(out, "I-6", "frames %u: free in order %u and in %u",
-							   bit << k, k, up);
+					return pc_violated(out, "I-6", "frames %: free in order % and in %", bit << k,
+							   k, up);
 		}
 		if (count != a->free[k].set)
-			return pc_violated(out, "I-6", "order %u counts %u free blocks and has %u", k, a->free[k].set,
+			return pc_violated(out, "I-6", "order % counts % free blocks and has %", k, a->free[k].set,
 					   count);
 	}
 	u32 used = atomic_load(&((struct pc_arena *)a)->used);
 	if (free_frames + used != a->frames)
-		return pc_violated(out, "I-6", "%llu frames free and %u in use of %u", (unsigned long long)free_frames,
-				   used, a->frames);
+		return pc_violated(out, "I-6", "% frames free and % in use of %", free_frames, used, a->frames);
 	return true;
 }

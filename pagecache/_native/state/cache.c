@@ -99,10 +99,10 @@ int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, s
 	while (c->max_order < PC_ORDERS - 1 && (u64)page_size << (c->max_order + 1) <= max_folio)
 		c->max_order++;
 	c->fork_epoch = atomic_load(&pc_fork_epoch);
-	c->trace = pc_trace_create();
+	c->trace = calloc(PC_TRACE_RECORDS, sizeof(*c->trace));
 	int err = c->trace ? map_most(c, capacity) : -ENOMEM;
 	if (err) {
-		pc_trace_destroy(c->trace);
+		free(c->trace);
 		free(c);
 		return err;
 	}
@@ -244,7 +244,6 @@ int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume
 	atomic_store(&v->credits, 1ull << 32);
 	for (u32 k = 0; k < PC_WORK_CLASSES; k++)
 		pc_list_init(&v->work[k]);
-	pc_list_init(&v->inodes);
 	pc_ring_init(&v->dirty);
 	pc_ring_init(&v->aged);
 	pc_ring_init(&v->hollow);
@@ -310,25 +309,10 @@ void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop)
 	atomic_store(&v->on_loop, on_loop);
 }
 
-uint32_t pc_volume_event_seq(struct pc_volume *v)
-{
-	return atomic_load(&v->event.seq);
-}
-
-uint64_t pc_volume_local(struct pc_volume *v)
-{
-	return atomic_load(&v->local) << v->cache->page_shift;
-}
-
 /* s = epoch++ : everything dirtied before the call is stamped <= s, everything after it > s (contract 1.3). */
 uint64_t pc_epoch_take(struct pc_volume *v)
 {
 	return atomic_fetch_add(&v->epoch, 1);
-}
-
-uint32_t pc_volume_inflight(struct pc_volume *v)
-{
-	return (u32)atomic_load(&v->credits);
 }
 
 static void wake_all_waiters(struct pc_volume *v)
@@ -348,7 +332,7 @@ void pc_volume_abort(struct pc_volume *v)
 {
 	atomic_store(&v->aborted, 1);
 	atomic_fetch_add(&v->generation, 1);
-	pc_trace_add(v->cache, PC_T_ABORT, 0, 0, v->slot);
+	pc_trace_add(v->cache, "abort", 0, 0, v->slot);
 	wake_all_waiters(v);
 }
 
@@ -384,16 +368,6 @@ void pc_volume_seal(struct pc_volume *v, bool sealed)
 void pc_volume_close(struct pc_volume *v)
 {
 	atomic_store(&v->closing, 1);
-}
-
-bool pc_volume_closing(struct pc_volume *v)
-{
-	return atomic_load(&v->closing);
-}
-
-uint32_t pc_volume_calling(struct pc_volume *v)
-{
-	return (u32)atomic_load(&v->calling);
 }
 
 void pc_volume_stop(struct pc_volume *v)

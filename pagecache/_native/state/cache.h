@@ -9,11 +9,16 @@
 #include "state/shadow.h"
 #include "state/waits.h"
 
-struct pc_trace;
-
 enum { PC_EXT_CLASSES = 4 };
 enum { PC_INODES_MAX = 1 << 24, PC_INODES_MIN = 1 << 20, PC_INODE_SLOT_BITS = 24 };
 enum { PC_FOLIO_EVENTS = 256 };
+
+/* A transition of a folio or file (trace.c). */
+enum { PC_TRACE_RECORDS = 4096 };
+struct pc_trace_record {
+	_Atomic(const char *) what;
+	_Atomic u64 number, inode, index, value;
+};
 
 struct pc_cache {
 	struct pc_arena arena;
@@ -57,18 +62,20 @@ struct pc_cache {
 		hollow_lock; /* level 8: the lists of hollow inodes; reclaim takes it under its queue lock */
 	u64 inode_generation;
 	struct pc_volume *volumes[PC_VOLUMES_MAX], *free_volumes;
-	u32 nr_volumes;
 	u16 next_tag;
 	_Alignas(16) u32 fork_epoch; /* every verb reads it */
 	_Atomic u8 closed;
 	_Atomic u32
 		copies; /* optimistic copies that run without the interpreter lock: frames stay mapped until they end */
 	_Atomic u64 frames_allocated, frames_freed, cow_copies, staged_copies, quarantined;
-	struct pc_trace *trace;
+	struct pc_trace_record *trace;
+	_Atomic u64 trace_next;
 	void *tracer; /* an object of the extension, which gets the events of a trace (spans.c); the GIL */
-	u64 traced;   /* events so far */
-	_Atomic u64 last_serial; /* of requests */
+	u64 traced; /* events so far */
 };
+
+/* trace.c */
+void pc_trace_add(struct pc_cache *c, const char *what, u64 inode, u64 index, u64 value);
 
 /* end.c */
 void pc_cache_unmap(struct pc_cache *c);
@@ -77,6 +84,12 @@ void pc_cache_unmap(struct pc_cache *c);
 static inline u64 pc_last_index(const struct pc_cache *c)
 {
 	return UINT64_MAX >> c->page_shift;
+}
+
+/* Whether this is the child of a fork, where the cache has none of its threads. */
+static inline bool pc_is_forked(const struct pc_cache *c)
+{
+	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
 }
 
 static inline u64 pc_now(const struct pc_cache *c)

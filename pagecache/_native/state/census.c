@@ -122,8 +122,6 @@ void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside)
 	pc_inode_leaf_unlock(i);
 }
 
-PC_READ_LOCKED(uint64_t, pc_inode_dirtied_ns, i->nr_dirty ? i->dirtied_ns : 0)
-
 /* The dirty bytes count as written now: write-back has taken care of them. */
 void pc_inode_age_anew(struct pc_inode *i)
 {
@@ -161,27 +159,18 @@ static size_t some(struct pc_ring *r, size_t link, uint64_t *ids, size_t n)
 	return k;
 }
 
-size_t pc_volume_some_dirty(struct pc_volume *v, uint64_t *ids, size_t n)
+/* The next n inodes of a list, in turn. @which: PC_LIST_x. Return: how many. */
+size_t pc_volume_some(struct pc_volume *v, uint32_t which, uint64_t *ids, size_t n)
 {
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	size_t k = some(&v->dirty, offsetof(struct pc_inode, dirty_link), ids, n);
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	return k;
-}
-
-size_t pc_volume_some_aged(struct pc_volume *v, uint64_t *ids, size_t n)
-{
-	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	size_t k = some(&v->aged, offsetof(struct pc_inode, aged_link), ids, n);
-	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	return k;
-}
-
-size_t pc_volume_some_hollow(struct pc_volume *v, uint64_t *ids, size_t n)
-{
-	pc_leaf_lock(&v->cache->hollow_lock, PC_LEVEL_FRAME);
-	size_t k = some(&v->hollow, offsetof(struct pc_inode, hollow_link), ids, n);
-	pc_leaf_unlock(&v->cache->hollow_lock, PC_LEVEL_FRAME);
+	static const size_t links[] = {[PC_LIST_DIRTY] = offsetof(struct pc_inode, dirty_link),
+				       [PC_LIST_AGED] = offsetof(struct pc_inode, aged_link),
+				       [PC_LIST_HOLLOW] = offsetof(struct pc_inode, hollow_link)};
+	struct pc_ring *rings[] = {&v->dirty, &v->aged, &v->hollow};
+	bool hollow = which == PC_LIST_HOLLOW;
+	struct pc_leaf_lock *lock = hollow ? &v->cache->hollow_lock : &v->leaf;
+	pc_leaf_lock(lock, hollow ? PC_LEVEL_FRAME : PC_LEVEL_QUEUE);
+	size_t k = some(rings[which], links[which], ids, n);
+	pc_leaf_unlock(lock, hollow ? PC_LEVEL_FRAME : PC_LEVEL_QUEUE);
 	return k;
 }
 
@@ -217,14 +206,6 @@ uint32_t pc_cache_hollow(struct pc_cache *c)
 static u64 get(const _Atomic u64 *sum)
 {
 	return atomic_load_explicit((_Atomic u64 *)sum, memory_order_relaxed);
-}
-
-/* Bytes that a sync would save now, by page. */
-uint64_t pc_volume_unsaved(struct pc_volume *v)
-{
-	u64 blocks = atomic_load(&v->local) + get(&v->sums.write_pinned);
-	u64 all = (blocks << v->cache->page_shift) + get(&v->sums.staged), aside = get(&v->sums.aside);
-	return all > aside ? all - aside : 0;
 }
 
 /* The counters of the volume, and the bytes of its inodes by state. O(1). */

@@ -9,8 +9,6 @@
  * Order of locks: all leaf locks (level 6), then queue (7), then shadow and arena (8).
  */
 #include <sched.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -18,12 +16,7 @@
 
 enum { PC_ROUNDS = 200 };
 
-static unsigned long long id_of(const struct pc_inode *i)
-{
-	return i->id;
-}
-
-static unsigned long long at(const struct pc_folio *f)
+static u64 at(const struct pc_folio *f)
 {
 	return pc_folio_index(f);
 }
@@ -40,37 +33,33 @@ static bool check_bytes(const struct pc_inode *i, const struct pc_folio *f, stru
 		if (!pc_written_check_block(i, f, b, out))
 			return false;
 		u32 from = b << c->page_shift, to = from + c->page_size;
-		bool any_valid = pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
+		bool any_valid = pc_missing_until(c, f, from, to) < to;
 		if (pc_local_count(c, f, b, b + 1) && !any_valid)
-			return pc_violated(out, "I-1", "inode %llu page %llu+%u: local and nothing valid", id_of(i),
-					   at(f), b);
+			return pc_violated(out, "I-1", "inode % page %+%: local and nothing valid", i->id, at(f), b);
 		u32 end = size > start + from ? (u32)pc_min(size - start, to) : from;
 		if (pc_local_count(c, f, b, b + 1) && i->token != PC_TOKEN_CALLER &&
 		    (end == from || pc_missing_until(c, f, from, end) == end))
-			return pc_violated(out, "I-10", "inode %llu page %llu+%u: local behind the end %llu alone",
-					   id_of(i), at(f), b, (unsigned long long)size);
+			return pc_violated(out, "I-10", "inode % page %+%: local behind the end % alone", i->id, at(f),
+					   b, size);
 		if (pc_set_count(c, f, PC_X, b, b + 1) && !pc_set_count(c, f, PC_D, b, b + 1))
-			return pc_violated(out, "I-1", "inode %llu page %llu+%u: failed and not dirty", id_of(i), at(f),
-					   b);
+			return pc_violated(out, "I-1", "inode % page %+%: failed and not dirty", i->id, at(f), b);
 		if (pc_set_count(c, f, PC_P, b, b + 1) &&
 		    !(pc_set_count(c, f, PC_D, b, b + 1) &&
 		      pc_valid_covers(c, f, from, (u32)pc_min(to, pc_folio_ext(c, f)->write_end))))
-			return pc_violated(out, "I-1", "inode %llu page %llu+%u: pinned for storing and not dirty",
-					   id_of(i), at(f), b);
+			return pc_violated(out, "I-1", "inode % page %+%: pinned for storing and not dirty", i->id,
+					   at(f), b);
 	}
 	struct pc_ext *e = pc_folio_ext(c, f);
 	for (u32 k = 0; e && k < PC_RAGGED_SLOTS && !(pc_folio_state(f) & PC_F_UPTODATE); k++) {
 		u64 r = atomic_load(&e->ragged[k]);
 		u32 from = (u32)(r >> 32), to = (u32)r;
 		if (r && (from >= to || from / c->page_size != (to - 1) / c->page_size))
-			return pc_violated(out, "I-1", "inode %llu page %llu: extent %u..%u", id_of(i), at(f), from,
-					   to);
+			return pc_violated(out, "I-1", "inode % page %: extent %..%", i->id, at(f), from, to);
 		for (u32 j = 0; r && j < k; j++) {
 			u64 other = atomic_load(&e->ragged[j]);
 			bool same_block = from / c->page_size == (u32)(other >> 32) / c->page_size;
 			if (other && same_block && from <= (u32)other && (u32)(other >> 32) <= to)
-				return pc_violated(out, "I-1", "inode %llu page %llu: extents meet at %u", id_of(i),
-						   at(f), from);
+				return pc_violated(out, "I-1", "inode % page %: extents meet at %", i->id, at(f), from);
 		}
 	}
 	return true;
@@ -94,19 +83,18 @@ static bool check_flags(const struct pc_inode *i, const struct pc_folio *f, stru
 	for (int k = 0; k < 4; k++) {
 		bool any = pc_set_count(c, f, rows[k].set, 0, blocks) != 0, flag = st & rows[k].flag;
 		if (any != flag)
-			return pc_violated(out, "I-2", "inode %llu page %llu: set %d is %d, its flag %d", id_of(i),
-					   at(f), k, any, flag);
+			return pc_violated(out, "I-2", "inode % page %: set % is %, its flag %", i->id, at(f), k, any,
+					   flag);
 		for (u32 b = 0; rows[k].mark >= 0 && b < blocks; b++)
 			if (pc_index_marked(i, pc_folio_index(f) + b, (enum pc_mark)rows[k].mark) != flag)
-				return pc_violated(out, "I-2", "inode %llu page %llu+%u: mark %d is not %d", id_of(i),
-						   at(f), b, rows[k].mark, flag);
+				return pc_violated(out, "I-2", "inode % page %+%: mark % is not %", i->id, at(f), b,
+						   rows[k].mark, flag);
 		if (k == 3)
 			break;
 		u64 stamp = pc_stamp_get(stamps[k]);
 		if ((stamp == PC_STAMP_NONE) == flag || (flag && stamp > epoch))
-			return pc_violated(out, "I-3", "inode %llu page %llu: set %d is %d, its stamp %llu, epoch %llu",
-					   id_of(i), at(f), k, flag, (unsigned long long)stamp,
-					   (unsigned long long)epoch);
+			return pc_violated(out, "I-3", "inode % page %: set % is %, its stamp %, epoch %", i->id, at(f),
+					   k, flag, stamp, epoch);
 	}
 	return true;
 }
@@ -119,12 +107,11 @@ static bool check_pins(const struct pc_inode *i, const struct pc_folio *f, struc
 	bool p = pc_set_count(i->cache, f, PC_P, 0, 1u << pc_folio_order(f)) != 0;
 	if (!pins != !(st & PC_F_PINNED) || !write_pins != !(st & PC_F_WRITE_PINNED) || p != (write_pins != 0) ||
 	    write_pins > pins || pins >= atomic_load(&((struct pc_folio *)f)->refs))
-		return pc_violated(out, "I-2", "inode %llu page %llu: %u pins, %u for storing, state %x", id_of(i),
-				   at(f), pins, write_pins, st);
+		return pc_violated(out, "I-2", "inode % page %: % pins, % for storing, state %x", i->id, at(f), pins,
+				   write_pins, st);
 	if (write_pins && pc_folio_pos(i->cache, f) + e->write_end > pc_inode_size(i))
-		return pc_violated(out, "I-9",
-				   "inode %llu page %llu: a view may store up to byte %u, the file ends at %llu",
-				   id_of(i), at(f), e->write_end, (unsigned long long)pc_inode_size(i));
+		return pc_violated(out, "I-9", "inode % page %: a view may store up to byte %, the file ends at %",
+				   i->id, at(f), e->write_end, pc_inode_size(i));
 	return true;
 }
 
@@ -134,13 +121,12 @@ static bool check_place(const struct pc_inode *i, const struct pc_folio *f, stru
 	const struct pc_cache *c = i->cache;
 	u32 id = pc_folio_id(c, f), pages = 1u << pc_folio_order(f);
 	if (atomic_load(&((struct pc_folio *)f)->inode_id) != i->id || pc_folio_index(f) % pages)
-		return pc_violated(out, "I-4", "inode %llu page %llu: identity or alignment", id_of(i), at(f));
+		return pc_violated(out, "I-4", "inode % page %: identity or alignment", i->id, at(f));
 	for (u32 k = 0; k < pages; k++)
 		if (pc_index_lookup(i, pc_folio_index(f) + k) != id)
-			return pc_violated(out, "I-4", "inode %llu page %llu+%u: not found", id_of(i), at(f), k);
+			return pc_violated(out, "I-4", "inode % page %+%: not found", i->id, at(f), k);
 	if (atomic_load(&((struct pc_folio *)f)->refs) == 0)
-		return pc_violated(out, "I-5", "inode %llu page %llu: in the index without a reference", id_of(i),
-				   at(f));
+		return pc_violated(out, "I-5", "inode % page %: in the index without a reference", i->id, at(f));
 	return true;
 }
 
@@ -154,14 +140,11 @@ static bool check_tail(struct pc_inode *i, struct pc_folio *f, struct pc_violati
 		return true;
 	const u8 *memory = pc_folio_memory(c, f);
 	bool ok = true;
-	while (ok && from < end) {
-		u32 valid = pc_valid_until(c, f, from, end);
+	for (u32 valid; ok && pc_valid_run(c, f, &from, end, &valid);)
 		for (; ok && from < valid; from++)
 			if (memory[from])
-				ok = pc_violated(out, "I-9", "inode %llu page %llu byte %u: not zero past the end %llu",
-						 id_of(i), at(f), from, (unsigned long long)size);
-		from = ok && from < end ? pc_missing_until(c, f, from, end) : end;
-	}
+				ok = pc_violated(out, "I-9", "inode % page % byte %: not zero past the end %", i->id,
+						 at(f), from, size);
 	pc_folio_unlock(c, f);
 	return ok;
 }
@@ -177,9 +160,8 @@ static bool check_size(const struct pc_inode *i, struct pc_violation *out)
 	const struct pc_folio *f = id ? pc_folio_at(c, id) : NULL;
 	u32 b = f ? (u32)(((size - 1) >> c->page_shift) - pc_folio_index(f)) : 0;
 	if (!f || !(pc_set_count(c, f, PC_D, b, b + 1) + pc_set_count(c, f, PC_W, b, b + 1)))
-		return pc_violated(out, "I-10",
-				   "inode %llu: size %llu, in storage %llu, and the last byte is not dirty", id_of(i),
-				   (unsigned long long)size, (unsigned long long)remote);
+		return pc_violated(out, "I-10", "inode %: size %, in storage %, and the last byte is not dirty", i->id,
+				   size, remote);
 	return true;
 }
 
@@ -200,14 +182,14 @@ static bool check_lists(const struct pc_inode *i, struct pc_violation *out)
 	bool aged = i->nr_dirty && !(i->aside & PC_ASIDE_KEPT_BACK);
 	bool hollow = i->unused && !i->nr_folios && !pc_unsaved(i);
 	if (aged != i->on_aged_list || aged == pc_list_empty(&i->aged_link))
-		return pc_violated(out, "I-13", "inode %llu: %llu dirty blocks, on the list by age: %d", id_of(i),
-				   (unsigned long long)i->nr_dirty, i->on_aged_list);
+		return pc_violated(out, "I-13", "inode %: % dirty blocks, on the list by age: %", i->id, i->nr_dirty,
+				   i->on_aged_list);
 	if (aged && i->aged_link.next != &i->volume->aged.list &&
 	    PC_ENTRY(i->aged_link.next, struct pc_inode, aged_link)->dirtied_ns < i->dirtied_ns)
-		return pc_violated(out, "I-13", "inode %llu: what is behind it by age is older", id_of(i));
+		return pc_violated(out, "I-13", "inode %: what is behind it by age is older", i->id);
 	if (hollow != i->on_hollow_list || hollow == pc_list_empty(&i->hollow_link))
-		return pc_violated(out, "I-13", "inode %llu: unused %d, %u folios, on the list of hollow ones: %d",
-				   id_of(i), i->unused, i->nr_folios, i->on_hollow_list);
+		return pc_violated(out, "I-13", "inode %: unused %, % folios, on the list of hollow ones: %", i->id,
+				   i->unused, i->nr_folios, i->on_hollow_list);
 	return true;
 }
 
@@ -215,35 +197,32 @@ static bool check_lists(const struct pc_inode *i, struct pc_violation *out)
 static bool check_inode_state(const struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_pass *p = &i->pass;
-	u64 last = UINT64_MAX >> i->cache->page_shift;
+	u64 last = pc_last_index(i->cache);
 	if (i->nr_writeback && p->inflight == 0 && pc_list_empty(&p->ready))
-		return pc_violated(out, "I-11", "inode %llu: %llu blocks in flight without a call", id_of(i),
-				   (unsigned long long)i->nr_writeback);
+		return pc_violated(out, "I-11", "inode %: % blocks in flight without a call", i->id, i->nr_writeback);
 	if (i->token == PC_TOKEN_FREE && (p->inflight || p->active || i->commit_running || i->nr_writeback))
-		return pc_violated(out, "I-12", "inode %llu: token free with %u requests in flight", id_of(i),
-				   p->inflight);
+		return pc_violated(out, "I-12", "inode %: token free with % requests in flight", i->id, p->inflight);
 	bool wanted = pc_unsaved(i);
 	if (wanted && i->on_dirty_list && !listed(i))
-		return pc_violated(out, "I-13", "inode %llu: another inode has its place on the dirty list", id_of(i));
+		return pc_violated(out, "I-13", "inode %: another inode has its place on the dirty list", i->id);
 	if (wanted != i->on_dirty_list)
-		return pc_violated(out, "I-13", "inode %llu: %llu local blocks, on the dirty list: %d", id_of(i),
-				   (unsigned long long)i->nr_local, i->on_dirty_list);
+		return pc_violated(out, "I-13", "inode %: % local blocks, on the dirty list: %", i->id, i->nr_local,
+				   i->on_dirty_list);
 	if (pc_index_next_marked(i, 0, last, PC_MARK_TOWRITE, NULL) && !p->active && !i->pass_wanted)
-		return pc_violated(out, "I-14", "inode %llu: TOWRITE marks and no pass", id_of(i));
+		return pc_violated(out, "I-14", "inode %: TOWRITE marks and no pass", i->id);
 	bool queued = atomic_load(&((struct pc_inode *)i)->lock_word) >> 30 & 1;
 	if (queued == pc_list_empty(&i->lock_queue))
-		return pc_violated(out, "I-16", "inode %llu: lock queue and its flag differ", id_of(i));
+		return pc_violated(out, "I-16", "inode %: lock queue and its flag differ", i->id);
 	if (i->nr_direct_left > i->nr_direct || (i->nr_direct && !pc_inode_is_locked(i)))
-		return pc_violated(out, "I-16", "inode %llu: %u direct writes, %u of them left, and the lock is free",
-				   id_of(i), i->nr_direct, i->nr_direct_left);
+		return pc_violated(out, "I-16", "inode %: % direct writes, % of them left, and the lock is free", i->id,
+				   i->nr_direct, i->nr_direct_left);
 	if (i->gate && i->token == PC_TOKEN_FREE)
-		return pc_violated(out, "I-16", "inode %llu: the gate is closed, and the token is free", id_of(i));
+		return pc_violated(out, "I-16", "inode %: the gate is closed, and the token is free", i->id);
 	if (pc_commit_waits(i) && !pc_direct_runs(i) && !i->commit_queued && !i->commit_running)
-		return pc_violated(out, "I-16", "inode %llu: a commit waits for direct writes, and none runs",
-				   id_of(i));
-	if (i->direct && (i->direct->now.n || i->direct->moved.n) && i->stamp_m == PC_STAMP_NONE &&
+		return pc_violated(out, "I-16", "inode %: a commit waits for direct writes, and none runs", i->id);
+	if ((pc_map_bytes(&i->direct.now) || pc_map_bytes(&i->direct.moved)) && i->stamp_m == PC_STAMP_NONE &&
 	    i->stamp_m_moved == PC_STAMP_NONE)
-		return pc_violated(out, "I-3", "inode %llu: uncommitted direct writes without a stamp", id_of(i));
+		return pc_violated(out, "I-3", "inode %: uncommitted direct writes without a stamp", i->id);
 	return true;
 }
 
@@ -251,11 +230,9 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_cache *c = i->cache;
 	u64 folios = 0, pages = 0, d = 0, w = 0, u = 0, x = 0, local = 0, pinned = 0, p = 0;
-	u64 last = UINT64_MAX >> c->page_shift, index = 0;
-	for (u32 id; (id = pc_index_next(i, index, last));) {
-		struct pc_folio *f = pc_folio_at(c, id);
+	u64 index = 0;
+	for (struct pc_folio *f; (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u32 blocks = 1u << pc_folio_order(f);
-		index = pc_folio_index(f) + blocks;
 		folios++;
 		pages += blocks;
 		d += pc_set_count(c, f, PC_D, 0, blocks);
@@ -270,24 +247,24 @@ static bool check_counts(struct pc_inode *i, struct pc_violation *out)
 			return false;
 	}
 	if (pinned != i->nr_pinned || p != i->nr_write_pinned)
-		return pc_violated(out, "I-2", "inode %llu: counts differ: pinned %llu/%llu, for storing %llu/%llu",
-				   id_of(i), (unsigned long long)pinned, (unsigned long long)i->nr_pinned,
-				   (unsigned long long)p, (unsigned long long)i->nr_write_pinned);
+		return pc_violated(out, "I-2", "inode %: counts differ: pinned %/%, for storing %/%", i->id, pinned,
+				   i->nr_pinned, p, i->nr_write_pinned);
 	if (folios != i->nr_folios || pages != i->nr_pages || d != i->nr_dirty || w != i->nr_writeback ||
 	    u != i->nr_unstable || x != i->nr_failed || local != i->nr_local)
-		return pc_violated(
-			out, "I-2", "inode %llu: counts differ: pages %llu/%llu D %llu/%llu W %llu/%llu U %llu/%llu",
-			id_of(i), (unsigned long long)pages, (unsigned long long)i->nr_pages, (unsigned long long)d,
-			(unsigned long long)i->nr_dirty, (unsigned long long)w, (unsigned long long)i->nr_writeback,
-			(unsigned long long)u, (unsigned long long)i->nr_unstable);
+		return pc_violated(out, "I-2", "inode %: counts differ: pages %/% D %/% W %/% U %/%", i->id, pages,
+				   i->nr_pages, d, i->nr_dirty, w, i->nr_writeback, u, i->nr_unstable);
 	return true;
 }
 
 static bool check_inode(struct pc_inode *i, struct pc_violation *out)
 {
-	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) &&
-	       pc_map_check(&i->unwritten, i->id, out) && check_size(i, out) && check_inode_state(i, out) &&
-	       check_lists(i, out);
+	const struct pc_rangemap *maps[] = {&i->apart, &i->unwritten, &i->direct.now, &i->direct.moved,
+					    &i->direct.reported};
+	for (size_t k = 0; k < sizeof(maps) / sizeof(*maps); k++)
+		if (!pc_map_check(maps[k], i->id, out))
+			return false;
+	return pc_index_check(i, out) && check_counts(i, out) && pc_staged_check(i, out) && check_size(i, out) &&
+	       check_inode_state(i, out) && check_lists(i, out);
 }
 
 /* I-8 and the shape of the reclaim queues. */
@@ -300,13 +277,12 @@ static bool check_queue(const struct pc_cache *c, const struct pc_fifo *q, u32 f
 		u32 st = pc_folio_state(f);
 		if ((st & (PC_F_SMALL | PC_F_MAIN)) != flag || f->prev != prev || st & PC_F_DETACHED ||
 		    ++n > c->folios.used)
-			return pc_violated(out, "I-8", "folio %u on a reclaim queue: state %x", id, st);
+			return pc_violated(out, "I-8", "folio % on a reclaim queue: state %x", id, st);
 		pages += 1u << pc_folio_order(f);
 		prev = id;
 	}
 	if (pages != q->pages || prev != q->tail)
-		return pc_violated(out, "I-8", "a reclaim queue counts %llu pages and has %llu",
-				   (unsigned long long)q->pages, (unsigned long long)pages);
+		return pc_violated(out, "I-8", "a reclaim queue counts % pages and has %", q->pages, pages);
 	return true;
 }
 
@@ -314,9 +290,9 @@ static bool own(const struct pc_cache *c, u8 *owned, u32 frame, u32 order, u64 *
 {
 	for (u32 k = 0; k < 1u << order; k++) {
 		if (frame + k >= c->arena.frames || owned[frame + k]++)
-			return pc_violated(out, "I-6", "frame %u has two owners", frame + k);
+			return pc_violated(out, "I-6", "frame % has two owners", frame + k);
 		if (pc_arena_is_free(&c->arena, frame + k))
-			return pc_violated(out, "I-6", "frame %u is owned and free", frame + k);
+			return pc_violated(out, "I-6", "frame % is owned and free", frame + k);
 	}
 	*total += 1u << order;
 	return true;
@@ -328,8 +304,8 @@ static bool check_held(const struct pc_cache *c, const struct pc_shadow *s, stru
 	struct pc_folio *f = pc_folio_at(c, s->folio);
 	if (s->holds && atomic_load(&f->refs) && atomic_load(&f->frame) == s->frame && pc_folio_state(f) & PC_F_HELD)
 		return true;
-	return pc_violated(out, "I-5", "frame %u has %u holds as that of folio %u, whose frame is %u, state %x",
-			   s->frame, s->holds, s->folio, atomic_load(&f->frame), pc_folio_state(f));
+	return pc_violated(out, "I-5", "frame % has % holds as that of folio %, whose frame is %, state %x", s->frame,
+			   s->holds, s->folio, atomic_load(&f->frame), pc_folio_state(f));
 }
 
 /* I-6, I-7: every frame has one owner. */
@@ -352,10 +328,10 @@ static bool check_frames(const struct pc_cache *c, u8 *owned, struct pc_violatio
 	if (!pc_arena_check(a, out))
 		return false;
 	if (total + atomic_load(&a->transit) != atomic_load(&a->used))
-		return pc_violated(out, "I-7", "%llu frames owned and %u in transit of %u in use",
-				   (unsigned long long)total, atomic_load(&a->transit), atomic_load(&a->used));
+		return pc_violated(out, "I-7", "% frames owned and % in transit of % in use", total,
+				   atomic_load(&a->transit), atomic_load(&a->used));
 	if (atomic_load(&a->used) > atomic_load(&a->capacity))
-		return pc_violated(out, "I-7", "%u frames in use of %u", atomic_load(&a->used),
+		return pc_violated(out, "I-7", "% frames in use of %", atomic_load(&a->used),
 				   atomic_load(&a->capacity));
 	return true;
 }
@@ -368,10 +344,10 @@ static bool check_hits(struct pc_cache *c, struct pc_violation *out)
 		struct pc_inode *i = c->inodes[k];
 		u32 hits = i ? atomic_load(&i->hits_open) : 0;
 		if (hits && hits > atomic_load(&i->users))
-			return pc_violated(out, "I-28", "inode %llu: %u open hits, and fewer users", id_of(i), hits);
+			return pc_violated(out, "I-28", "inode %: % open hits, and fewer users", i->id, hits);
 		open += hits;
 	}
-	return open <= copies || pc_violated(out, "I-28", "%u open hits, and %u copies", open, copies);
+	return open <= copies || pc_violated(out, "I-28", "% open hits, and % copies", open, copies);
 }
 
 /* Sums of the inodes against the numbers that limits use. */
@@ -385,14 +361,14 @@ static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 			unstable += c->inodes[k]->nr_unstable;
 		}
 	if (unstable != atomic_load(&c->unstable))
-		return pc_violated(out, "I-2", "%llu unstable blocks in inodes, %llu in the cache",
-				   (unsigned long long)unstable, (unsigned long long)atomic_load(&c->unstable));
+		return pc_violated(out, "I-2", "% unstable blocks in inodes, % in the cache", unstable,
+				   atomic_load(&c->unstable));
 	if (pinned != atomic_load(&c->write_pinned))
-		return pc_violated(out, "I-2", "%llu blocks pinned for storing in inodes, %llu in the cache",
-				   (unsigned long long)pinned, (unsigned long long)atomic_load(&c->write_pinned));
+		return pc_violated(out, "I-2", "% blocks pinned for storing in inodes, % in the cache", pinned,
+				   atomic_load(&c->write_pinned));
 	if (local != atomic_load(&c->local))
-		return pc_violated(out, "I-2", "%llu local blocks in inodes, %llu in the cache",
-				   (unsigned long long)local, (unsigned long long)atomic_load(&c->local));
+		return pc_violated(out, "I-2", "% local blocks in inodes, % in the cache", local,
+				   atomic_load(&c->local));
 	return true;
 }
 
@@ -414,11 +390,11 @@ static bool check_volume(struct pc_cache *c, const struct pc_volume *v, u64 *hol
 	const u64 *w = (const u64 *)&want, *h = (const u64 *)&have;
 	for (size_t k = 0; k < sizeof(want) / sizeof(u64); k++)
 		if (w[k] != h[k])
-			return pc_violated(out, "I-2", "volume %u: sum %zu of its inodes is %llu, and counted %llu",
-					   v->slot, k, (unsigned long long)w[k], (unsigned long long)h[k]);
+			return pc_violated(out, "I-2", "volume %: sum % of its inodes is %, and counted %", v->slot, k,
+					   w[k], h[k]);
 	if (aside != atomic_load(&v->sums.aside))
-		return pc_violated(out, "I-2", "volume %u: %llu bytes aside in inodes, %llu counted", v->slot,
-				   (unsigned long long)aside, (unsigned long long)atomic_load(&v->sums.aside));
+		return pc_violated(out, "I-2", "volume %: % bytes aside in inodes, % counted", v->slot, aside,
+				   atomic_load(&v->sums.aside));
 	return true;
 }
 
@@ -435,8 +411,7 @@ static bool check_volumes(struct pc_cache *c, struct pc_violation *out)
 			v->checked = round;
 	}
 	return hollow == atomic_load(&c->nr_hollow) ||
-	       pc_violated(out, "I-2", "%llu hollow inodes, %u counted", (unsigned long long)hollow,
-			   atomic_load(&c->nr_hollow));
+	       pc_violated(out, "I-2", "% hollow inodes, % counted", hollow, atomic_load(&c->nr_hollow));
 }
 
 static struct pc_inode *inode_with(const struct pc_cache *c, u64 id)
@@ -461,9 +436,8 @@ static bool check_waits(struct pc_cache *c, struct pc_violation *out)
 		bool idle = lock ? i && !atomic_load(&((struct pc_inode *)i)->lock_word)
 				 : w.kind == PC_WAIT_TOKEN && i && i->token == PC_TOKEN_FREE;
 		if (idle || !w.kind || w.kind >= PC_WAITS || w.pos > w.end)
-			return pc_violated(out, "I-16",
-					   "wait %u, of kind %llu: inode %llu is free, or there is no such wait", id,
-					   (unsigned long long)w.kind, (unsigned long long)w.inode);
+			return pc_violated(out, "I-16", "wait %, of kind %: inode % is free, or there is no such wait",
+					   id, w.kind, w.inode);
 	}
 	return true;
 }

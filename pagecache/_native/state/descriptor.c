@@ -39,12 +39,8 @@ void pc_descriptor_free(struct pc_cache *c, struct pc_folio *f)
 	if (ext)
 		pc_pool_free(&c->exts[pc_ext_class(order)], ext);
 	u32 frame = atomic_load_explicit(&f->frame, memory_order_relaxed);
-	if (!pc_shadow_leave(c, f, frame, order, 0)) {
-		if (atomic_load_explicit(&c->poison, memory_order_relaxed))
-			memset(pc_arena_at(&c->arena, frame), 0xdb, (size_t)c->page_size << order);
-		pc_arena_free(&c->arena, frame, order);
-		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
-	}
+	if (!pc_shadow_leave(c, f, frame, order, 0))
+		pc_frame_free(c, frame, order);
 	atomic_store_explicit(&f->ext, 0, memory_order_relaxed);
 	pc_pool_free(&c->folios, pc_folio_id(c, f));
 }

@@ -62,7 +62,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	pc_inode_leaf_lock(i);
 	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
 		    !pc_list_empty(&i->lock_queue) || atomic_load(&i->lock_word) || !forget_work(i);
-	for (u32 id; !busy && (id = pc_index_next(i, 0, UINT64_MAX >> c->page_shift));) {
+	for (u32 id; !busy && (id = pc_index_next(i, 0, pc_last_index(c)));) {
 		struct pc_folio *f = pc_folio_at(c, id);
 		if (pc_folio_trylock(f)) {
 			pc_folio_remove(i, f);
@@ -85,10 +85,9 @@ int pc_inode_destroy(struct pc_inode *i)
 	if (busy)
 		return -EBUSY;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_list_del(&i->volume_link);
 	bool last = --v->nr_inodes == 0 && v->ended;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_direct_free(i);
+	pc_direct_clear(i);
 	inode_free(i);
 	if (last)
 		pc_volume_free(v);
@@ -117,12 +116,12 @@ void pc_cache_unmap(struct pc_cache *c)
 
 void pc_cache_destroy(struct pc_cache *c)
 {
-	pc_written_free(c);
 	for (u32 k = 0; k < c->inode_slots; k++) {
 		if (c->inodes[k]) {
 			pc_staged_clear(c->inodes[k]);
 			pc_written_clear(c->inodes[k]);
-			pc_direct_free(c->inodes[k]);
+			pc_direct_clear(c->inodes[k]);
+			pc_map_clear(c, &c->inodes[k]->apart);
 		}
 		free(c->inodes[k]);
 	}
@@ -137,7 +136,7 @@ void pc_cache_destroy(struct pc_cache *c)
 		free(v);
 	}
 	pc_cache_unmap(c);
-	pc_trace_destroy(c->trace);
+	free(c->trace);
 	free(c);
 }
 

@@ -152,7 +152,7 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 sta
 		atomic_store_explicit(&f->refs, 1, memory_order_release);
 		pc_folios_changed(i, 1, 1u << order);
 		atomic_fetch_sub_explicit(&c->arena.transit, 1u << order, memory_order_relaxed);
-		pc_trace_add(c, PC_T_INSERT, i->id, index, order);
+		pc_trace_add(c, "insert", i->id, index, order);
 	}
 	pc_inode_leaf_unlock(i);
 	if (err) {
@@ -180,7 +180,7 @@ void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 	pc_folios_changed(i, -1, -(i64)blocks_of(f));
 	if (st & PC_F_PINNED)
 		pc_pinned_changed(i, -(i64)blocks_of(f));
-	pc_trace_add(c, PC_T_REMOVE, i->id, pc_folio_index(f), pc_folio_order(f));
+	pc_trace_add(c, "remove", i->id, pc_folio_index(f), pc_folio_order(f));
 	pc_reclaim_remove(c, f);
 	pc_seq_begin(f);
 	atomic_store_explicit(&f->inode_id, 0, memory_order_relaxed);
@@ -231,7 +231,7 @@ void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	if (fresh && i->limits.commit_on_close && i->limits.write_unit > 1)
 		unit_filled(i, fresh);
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
-	pc_trace_add(c, PC_T_DIRTY, i->id, pc_folio_index(f), pc_stamp_get(&f->d));
+	pc_trace_add(c, "dirty", i->id, pc_folio_index(f), pc_stamp_get(&f->d));
 }
 
 /* Blocks that views may store to have a separate limit, and do not count against that of writers. */
@@ -288,7 +288,7 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 		atomic_fetch_or(&f->state, PC_F_COPIED);
 	towrite_clear(i, f);
 	pc_counted(i, &i->counters.handed_over, (u64)n << c->page_shift);
-	pc_trace_add(c, PC_T_HANDOVER, i->id, pc_folio_index(f), pc_stamp_get(&f->w));
+	pc_trace_add(c, "hand-over", i->id, pc_folio_index(f), pc_stamp_get(&f->w));
 	return n;
 }
 
@@ -333,7 +333,7 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 			pc_event_wake(pc_folio_event(c, pc_folio_id(c, f)));
 	}
 	local_changed(i, (i64)pc_local_count(c, f, b0, b1) - before);
-	pc_trace_add(c, how <= PC_WB_STAGED ? PC_T_ACK : PC_T_AGAIN, i->id, pc_folio_index(f), w);
+	pc_trace_add(c, how <= PC_WB_STAGED ? "acknowledged" : "again", i->id, pc_folio_index(f), w);
 	if (!(pc_folio_state(f) & PC_F_LOCAL))
 		pc_reclaim_clean(c, f);
 }
@@ -357,7 +357,7 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 	set_del(i, f, PC_U, 0, blocks);
 	pc_stamp_set(&f->u, PC_STAMP_NONE);
 	local_changed(i, (i64)pc_local_count(c, f, 0, blocks) - before);
-	pc_trace_add(c, committed ? PC_T_COMMIT : PC_T_UNCOMMIT, i->id, pc_folio_index(f), 0);
+	pc_trace_add(c, committed ? "committed" : "commit failed", i->id, pc_folio_index(f), 0);
 	if (!(pc_folio_state(f) & PC_F_LOCAL))
 		pc_reclaim_clean(c, f);
 }

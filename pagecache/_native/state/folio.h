@@ -124,6 +124,23 @@ static inline u8 *pc_folio_memory(const struct pc_cache *c, const struct pc_foli
 	return pc_arena_at(&c->arena, atomic_load_explicit(&((struct pc_folio *)f)->frame, memory_order_relaxed));
 }
 
+/* The largest order of a folio that begins at page @index and ends at page @end at the latest. */
+static inline u32 pc_order_within(const struct pc_cache *c, u64 index, u64 end)
+{
+	u32 order = 0;
+	while (order < c->max_order && (index & ((2ull << order) - 1)) == 0 && index + (2ull << order) <= end)
+		order++;
+	return order;
+}
+
+/* The next step of a call is to wait for a folio. @kind: PC_NEED_FOLIO, PC_NEED_FLIGHT. */
+static inline void pc_need_folio(struct pc_need *need, u32 kind, const struct pc_cache *c, const struct pc_folio *f)
+{
+	need->kind = kind;
+	need->folio = pc_folio_id(c, f);
+	need->owner = atomic_load(&((struct pc_folio *)f)->owner);
+}
+
 /* descriptor.c: sequence, memory, lock, references, identity */
 void pc_seq_begin(struct pc_folio *f);
 void pc_seq_end(struct pc_folio *f);

@@ -46,10 +46,8 @@ static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool
 	bool held = pc_shadow_leave(c, f, old_frame, order, extra_holds + calls + pc_pins_leave(i, f));
 	pc_inode_leaf_unlock(i);
 	atomic_fetch_add_explicit(&c->frames_allocated, 1u << order, memory_order_relaxed);
-	if (!held) {
-		pc_arena_free(&c->arena, old_frame, order);
-		atomic_fetch_add_explicit(&c->frames_freed, 1u << order, memory_order_relaxed);
-	}
+	if (!held)
+		pc_frame_free(c, old_frame, order);
 	return true;
 }
 
@@ -80,9 +78,7 @@ bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f)
 	if (1u << pc_folio_order(f) > c->cow_pages || !pc_folio_replace_frame(i, f, true, 0))
 		return false;
 	atomic_fetch_add_explicit(&c->cow_copies, 1, memory_order_relaxed);
-	pc_inode_leaf_lock(i);
-	pc_counted(i, &i->counters.cow_copies, 1);
-	pc_inode_leaf_unlock(i);
+	pc_count(i, &i->counters.cow_copies, 1);
 	return true;
 }
 
@@ -148,7 +144,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 		return true;
 	}
 	if (pc_folio_copy_on_conflict(i, f)) {
-		pc_trace_add(c, PC_T_COW, i->id, pc_folio_index(f), 0);
+		pc_trace_add(c, "copied on conflict", i->id, pc_folio_index(f), 0);
 		return true;
 	}
 	atomic_fetch_or(&f->state, PC_F_WRITER_WAITS);

@@ -52,6 +52,20 @@ u32 pc_index_lookup(const struct pc_inode *i, u64 index)
 	return (slot & 3) == PC_TAG_FOLIO ? slot >> 2 : 0;
 }
 
+static void slots_set(_Atomic u32 *slots, u32 nr, u32 slot)
+{
+	for (u32 k = 0; k < nr; k++)
+		atomic_store_explicit(&slots[k], slot, memory_order_release);
+}
+
+static bool slots_empty(const _Atomic u32 *slots, u32 nr)
+{
+	for (u32 k = 0; k < nr; k++)
+		if (atomic_load_explicit(&((_Atomic u32 *)slots)[k], memory_order_relaxed))
+			return false;
+	return true;
+}
+
 static u32 node_new(struct pc_inode *i, u32 parent, u32 offset, u32 shift)
 {
 	u32 id = pc_pool_alloc(&i->cache->nodes);
@@ -180,9 +194,7 @@ int pc_index_insert(struct pc_inode *i, u64 index, u32 order, u32 folio)
 		u32 at = index >> n->shift & (PC_NODE_SLOTS - 1);
 		if (n->shift == PC_LEAF_SHIFT && order >= PC_LEAF_SHIFT) {
 			u32 nr = 1u << (order - PC_LEAF_SHIFT);
-			for (u32 k = 0; k < nr; k++)
-				atomic_store_explicit(&n->slots[at + k], slot_make(folio, PC_TAG_FOLIO),
-						      memory_order_release);
+			slots_set(n->slots + at, nr, slot_make(folio, PC_TAG_FOLIO));
 			n->count = (u8)(n->count + nr);
 			return 0;
 		}
@@ -205,8 +217,7 @@ int pc_index_insert(struct pc_inode *i, u64 index, u32 order, u32 folio)
 	}
 	struct pc_leaf *l = leaf_at(i, id);
 	u32 at = index & (PC_LEAF_SLOTS - 1), nr = 1u << order;
-	for (u32 k = 0; k < nr; k++)
-		atomic_store_explicit(&l->slots[at + k], slot_make(folio, PC_TAG_FOLIO), memory_order_release);
+	slots_set(l->slots + at, nr, slot_make(folio, PC_TAG_FOLIO));
 	l->count = (u8)(l->count + nr);
 	return 0;
 }
@@ -219,8 +230,7 @@ void pc_index_erase(struct pc_inode *i, u64 index, u32 order)
 	PC_ASSERT(found);
 	if (p.leaf) {
 		u32 nr = 1u << order;
-		for (u32 k = 0; k < nr; k++)
-			atomic_store_explicit(&p.leaf->slots[p.at + k], 0, memory_order_release);
+		slots_set(p.leaf->slots + p.at, nr, 0);
 		p.leaf->count = (u8)(p.leaf->count - nr);
 		if (p.leaf->count)
 			return;
@@ -233,8 +243,7 @@ void pc_index_erase(struct pc_inode *i, u64 index, u32 order)
 		return;
 	}
 	u32 nr = 1u << (order - PC_LEAF_SHIFT);
-	for (u32 k = 0; k < nr; k++)
-		atomic_store_explicit(&p.node->slots[p.at + k], 0, memory_order_release);
+	slots_set(p.node->slots + p.at, nr, 0);
 	p.node->count = (u8)(p.node->count - nr);
 	prune(i, p.id);
 }
@@ -285,22 +294,11 @@ bool pc_index_marked(const struct pc_inode *i, u64 index, enum pc_mark mark)
 bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order)
 {
 	struct place p;
-	if (!descend(i, index, &p) || place_slot(&p) != 0) {
-		if (!p.node)
-			return true;
-		return false;
-	}
-	if (p.leaf) {
-		for (u32 k = 0; k < (order < PC_LEAF_SHIFT ? 1u << order : PC_LEAF_SLOTS); k++)
-			if (atomic_load_explicit(&p.leaf->slots[(p.at & ~((1u << order) - 1)) + k],
-						 memory_order_relaxed))
-				return false;
-		return order < PC_LEAF_SHIFT;
-	}
+	if (!descend(i, index, &p) || place_slot(&p) != 0)
+		return !p.node;
+	if (p.leaf)
+		return order < PC_LEAF_SHIFT && slots_empty(p.leaf->slots + (p.at & ~((1u << order) - 1)), 1u << order);
 	if (p.node->shift > PC_LEAF_SHIFT || order <= PC_LEAF_SHIFT)
 		return true;
-	for (u32 k = 0; k < 1u << (order - PC_LEAF_SHIFT); k++)
-		if (atomic_load_explicit(&p.node->slots[p.at + k], memory_order_relaxed))
-			return false;
-	return true;
+	return slots_empty(p.node->slots + p.at, 1u << (order - PC_LEAF_SHIFT));
 }

@@ -38,6 +38,16 @@ u32 pc_index_next(const struct pc_inode *i, u64 from, u64 to);
 u32 pc_index_next_marked(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *visited);
 struct pc_folio *pc_next_folio(const struct pc_inode *i, u64 *index, u64 to);
 struct pc_folio *pc_next_marked(const struct pc_inode *i, u64 *index, u64 to, enum pc_mark mark);
+/* A walk that releases the leaf lock now and then. @marks: bits 1 << PC_MARK_x: folios with any of them; 0: all folios. */
+struct pc_walk {
+	struct pc_inode *i;
+	u64 index, last;
+	u32 marks, n;
+};
+struct pc_folio *pc_next_of(const struct pc_inode *i, u64 index, u64 to, u32 marks);
+struct pc_folio *pc_walk_next(struct pc_walk *w);
+void pc_walk_stop(struct pc_walk *w);
+u64 pc_index_behind(const struct pc_inode *i, u64 end);
 u32 pc_index_collect(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *ids, u32 n);
 bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order);
 bool pc_index_check(const struct pc_inode *i, struct pc_violation *out);

@@ -8,6 +8,8 @@
  */
 #include "state/index_tree.h"
 
+enum { PC_WALK = 64 };
+
 /* Bits of a word for the slots [from, to) of a node, where `first` and `last` are the pages wanted. */
 static u64 window(u64 base, u32 shift, u32 slots, u64 from, u64 last)
 {
@@ -17,24 +19,25 @@ static u64 window(u64 base, u32 shift, u32 slots, u64 from, u64 last)
 	return lo >= 64 ? 0 : mask & (~0ull << lo);
 }
 
+/* Bits of the slots in use. */
+static u64 used_slots(const _Atomic u32 *slots, u32 n)
+{
+	u64 word = 0;
+	for (u32 k = 0; k < n; k++)
+		word |= (u64)(atomic_load_explicit(&((_Atomic u32 *)slots)[k], memory_order_relaxed) != 0) << k;
+	return word;
+}
+
 static u64 node_word(const struct pc_node *n, int mark)
 {
-	if (mark >= 0)
-		return atomic_load_explicit(&((struct pc_node *)n)->marks[mark], memory_order_relaxed);
-	u64 word = 0;
-	for (u32 k = 0; k < PC_NODE_SLOTS; k++)
-		word |= (u64)(atomic_load_explicit(&((struct pc_node *)n)->slots[k], memory_order_relaxed) != 0) << k;
-	return word;
+	return mark < 0 ? used_slots(n->slots, PC_NODE_SLOTS)
+			: atomic_load_explicit(&((struct pc_node *)n)->marks[mark], memory_order_relaxed);
 }
 
 static u64 leaf_word(const struct pc_leaf *l, int mark)
 {
-	if (mark >= 0)
-		return atomic_load_explicit(&((struct pc_leaf *)l)->marks[mark], memory_order_relaxed);
-	u64 word = 0;
-	for (u32 k = 0; k < PC_LEAF_SLOTS; k++)
-		word |= (u64)(atomic_load_explicit(&((struct pc_leaf *)l)->slots[k], memory_order_relaxed) != 0) << k;
-	return word;
+	return mark < 0 ? used_slots(l->slots, PC_LEAF_SLOTS)
+			: atomic_load_explicit(&((struct pc_leaf *)l)->marks[mark], memory_order_relaxed);
 }
 
 /* The leaf after next: in a sparse file each costs two misses of the processor's cache, and nothing else does. */
@@ -151,6 +154,48 @@ struct pc_folio *pc_next_marked(const struct pc_inode *i, u64 *index, u64 to, en
 	return step(i, index, to, (int)mark);
 }
 
+/* The first folio with a page in [index, to) and any of the marks; 0: any folio. */
+struct pc_folio *pc_next_of(const struct pc_inode *i, u64 index, u64 to, u32 marks)
+{
+	u32 id = marks ? 0 : pc_index_next(i, index, to);
+	struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+	for (u32 mark = 0; marks >> mark; mark++) {
+		id = marks >> mark & 1 ? pc_index_next_marked(i, index, to, (enum pc_mark)mark, NULL) : 0;
+		if (id && (!f || pc_folio_index(pc_folio_at(i->cache, id)) < pc_folio_index(f)))
+			f = pc_folio_at(i->cache, id);
+	}
+	return f;
+}
+
+/* The next folio, with the leaf lock held. Return: NULL: there is none, and the lock is free. */
+struct pc_folio *pc_walk_next(struct pc_walk *w)
+{
+	if (w->n && w->n % PC_WALK == 0)
+		pc_inode_leaf_unlock(w->i);
+	if (w->n++ % PC_WALK == 0)
+		pc_inode_leaf_lock(w->i);
+	struct pc_folio *f = pc_next_of(w->i, w->index, w->last, w->marks);
+	if (f)
+		w->index = pc_folio_after(f);
+	else
+		pc_inode_leaf_unlock(w->i);
+	return f;
+}
+
+/* Leave a walk before its end. */
+void pc_walk_stop(struct pc_walk *w)
+{
+	pc_inode_leaf_unlock(w->i);
+	w->n = 0;
+}
+
+/* The index behind the last page with a byte before `end`. */
+u64 pc_index_behind(const struct pc_inode *i, u64 end)
+{
+	u64 max = pc_last_index(i->cache);
+	return end >= max ? max : (end + i->cache->page_size - 1) >> i->cache->page_shift;
+}
+
 /* The first n folios with the mark and a page in [from, to), ascending; a walk goes on behind the last of them. Return: how many. */
 u32 pc_index_collect(const struct pc_inode *i, u64 from, u64 to, enum pc_mark mark, u32 *ids, u32 n)
 {
@@ -170,9 +215,8 @@ static bool check_marks(const struct pc_inode *i, const struct pc_node *n, u32 a
 		if ((slot & 3) == PC_TAG_LEAF)
 			below = leaf_word(leaf_at(i, slot >> 2), m) != 0;
 		if (here != below)
-			return pc_violated(out, "I-2",
-					   "inode %llu: mark %d of slot %u at shift %u is %d, below it is %d",
-					   (unsigned long long)i->id, m, at, n->shift, here, below);
+			return pc_violated(out, "I-2", "inode %: mark % of slot % at shift % is %, below it is %",
+					   i->id, m, at, n->shift, here, below);
 	}
 	return true;
 }
@@ -195,14 +239,14 @@ static bool check_node(const struct pc_inode *i, u32 id, struct pc_violation *ou
 			parent = l->parent;
 			offset = l->offset;
 			if (l->count != __builtin_popcountll(leaf_word(l, -1)) || l->count == 0)
-				return pc_violated(out, "I-4", "leaf %u counts %u slots", slot >> 2, l->count);
+				return pc_violated(out, "I-4", "leaf % counts % slots", slot >> 2, l->count);
 		}
 		if (parent != id || offset != at)
-			return pc_violated(out, "I-4", "child at slot %u of node %u points to %u, slot %u", at, id,
-					   parent, offset);
+			return pc_violated(out, "I-4", "child at slot % of node % points to %, slot %", at, id, parent,
+					   offset);
 	}
 	if (count != n->count || count == 0)
-		return pc_violated(out, "I-4", "node %u counts %u slots and has %u", id, n->count, count);
+		return pc_violated(out, "I-4", "node % counts % slots and has %", id, n->count, count);
 	return true;
 }
 

@@ -55,8 +55,7 @@ static bool take_slot(struct pc_cache *c, struct pc_inode *i)
 	return found;
 }
 
-int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, bool readable,
-		    struct pc_inode **out)
+int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, struct pc_inode **out)
 {
 	struct pc_cache *c = v->cache;
 	PC_DEBUG_ASSERT(!v->ended);
@@ -67,7 +66,6 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	atomic_store(&i->size, size);
 	atomic_store(&i->remote_size, size);
 	i->limits = *limits;
-	i->readable = readable;
 	i->stamp_m = i->stamp_m_moved = i->staged.stamp = PC_STAMP_NONE;
 	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
 	i->committed_size = size;
@@ -95,7 +93,6 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 		return -ENFILE;
 	}
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_list_add_tail(&v->inodes, &i->volume_link);
 	v->nr_inodes++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	*out = i;
@@ -112,27 +109,10 @@ uint64_t pc_inode_id(const struct pc_inode *i)
 	return i->id;
 }
 
-uint64_t pc_inode_size(const struct pc_inode *i)
-{
-	return atomic_load_explicit(&((struct pc_inode *)i)->size, memory_order_acquire);
-}
-
-uint64_t pc_inode_remote_size(const struct pc_inode *i)
-{
-	return atomic_load_explicit(&((struct pc_inode *)i)->remote_size, memory_order_acquire);
-}
-
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits)
 {
 	pc_inode_leaf_lock(i);
 	i->limits = *limits;
-	pc_inode_leaf_unlock(i);
-}
-
-void pc_inode_set_readable(struct pc_inode *i, bool readable)
-{
-	pc_inode_leaf_lock(i);
-	i->readable = readable;
 	pc_inode_leaf_unlock(i);
 }
 
@@ -188,11 +168,6 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 	pc_inode_leaf_unlock(i);
 }
 
-uint32_t pc_inode_event_seq(struct pc_inode *i)
-{
-	return atomic_load(&i->event.seq);
-}
-
 /* Find those of n inodes (addresses; 0: none) whose event differs from @seen; store their places in @moved and the new numbers in
  * @seen. Inodes are type-stable, so an inode that is gone may be found, and nothing worse. Return: how many. */
 size_t pc_events_moved(const uintptr_t *inodes, uint32_t *seen, size_t n, uint32_t *moved)
@@ -214,17 +189,13 @@ void pc_inode_wake(struct pc_inode *i)
 	pc_event_wake(&i->event);
 }
 
-PC_READ_LOCKED(uint64_t, pc_inode_fail_seq, i->fail_seq)
-
-PC_READ_LOCKED(uint64_t, pc_inode_commit_seq, i->commit_seq)
-
 /* Something that is no folio waits for a commit (contract 2.17, stamp m): a creation, or what a backend is owed again.
- * @lowest: a size that storage was or will be cut to; UINT64_MAX: none. */
-void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest)
+ * @lowest: a size that storage was or will be cut to; UINT64_MAX: none. [@hole, @hole_end): a hole; empty: none. */
+void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest, uint64_t hole, uint64_t hole_end)
 {
+	const struct pc_undone more = {.created = created, .lowest = lowest, .hole_pos = hole, .hole_end = hole_end};
 	pc_inode_leaf_lock(i);
-	i->undone.created |= created;
-	i->undone.lowest = pc_min(i->undone.lowest, lowest);
+	pc_undone_merge(&i->undone, &more);
 	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
 	pc_dirty_list_update(i);
 	pc_inode_leaf_unlock(i);
@@ -281,43 +252,32 @@ static void hull(u64 *pos, u64 *end, u64 from, u64 to)
 	*end = empty ? to : pc_max(*end, to);
 }
 
-/* The holes were reported as lost: they are not repeated. */
-void pc_inode_forget_holes(struct pc_inode *i)
+/**
+ * pc_inode_forget() - changes without bytes need no commit any longer, and are not repeated.
+ *
+ * PC_FORGET_CUTS: they were repeated on a backend whose acknowledged writes are durable; later writes stay. PC_FORGET_HOLES: they
+ * were reported as lost. PC_FORGET_ALL: the file is no longer wanted; also direct writes. Context: token.
+ */
+void pc_inode_forget(struct pc_inode *i, uint32_t what)
 {
 	pc_inode_leaf_lock(i);
-	i->undone.hole_pos = i->undone.hole_end = 0;
-	i->undone_moved.hole_pos = i->undone_moved.hole_end = 0;
+	if (what & PC_FORGET_CUTS)
+		i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
+	if (what & PC_FORGET_HOLES)
+		i->undone.hole_pos = i->undone.hole_end = i->undone_moved.hole_pos = i->undone_moved.hole_end = 0;
+	if (what == PC_FORGET_ALL)
+		pc_forget_uncommitted(i);
 	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
 }
 
-/* A hole that is owed is not lost: it is made, and waits for a commit. */
-void pc_inode_note_hole(struct pc_inode *i, uint64_t pos, uint64_t end)
+/* Leaf lock held. */
+void pc_forget_uncommitted(struct pc_inode *i)
 {
-	pc_inode_leaf_lock(i);
-	hull(&i->undone.hole_pos, &i->undone.hole_end, pos, end);
-	i->stamp_m = pc_min(i->stamp_m, atomic_load(&i->volume->epoch));
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-}
-
-/* The cuts were repeated on a backend whose acknowledged writes are durable: forget them, later writes stay. */
-void pc_inode_forget_cuts(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
-	pc_inode_leaf_unlock(i);
-}
-
-/* The file is no longer wanted: no commit has to come for its creation, truncates, holes and direct writes. Token. */
-void pc_inode_forget_uncommitted(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
 	i->stamp_m = i->stamp_m_moved = PC_STAMP_NONE;
 	i->undone = i->undone_moved = (struct pc_undone){.lowest = UINT64_MAX};
 	pc_direct_cut(i, 0, UINT64_MAX);
 	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
 }
 
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
@@ -328,11 +288,6 @@ void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from)
 	hull(&to->gone_pos, &to->gone_end, from->gone_pos, from->gone_end);
 }
 
-PC_READ_LOCKED(bool, pc_inode_has_local, pc_unsaved(i))
-
-/* Direct writes that run, including those without a waiter. */
-PC_READ_LOCKED(uint32_t, pc_direct_count, i->nr_direct)
-
 /* A call begins that changes the stored object. @another_version: whatever its result, it may make one. */
 void pc_change_begins(struct pc_inode *i, bool another_version)
 {
@@ -341,9 +296,6 @@ void pc_change_begins(struct pc_inode *i, bool another_version)
 	i->version_stale |= another_version;
 	pc_inode_leaf_unlock(i);
 }
-
-PC_READ_LOCKED(uint64_t, pc_changes, i->changes)
-PC_READ_LOCKED(bool, pc_version_stale, i->version_stale)
 
 void pc_version_known(struct pc_inode *i, bool known)
 {
@@ -386,19 +338,10 @@ bool pc_quiet(struct pc_inode *i, uint64_t *changes)
 	return quiet;
 }
 
-void pc_count_throttled(struct pc_inode *i, uint64_t ns)
+/* Add to a counter; @which: its place in struct pc_counters. */
+void pc_counter_add(struct pc_inode *i, uint32_t which, uint64_t n)
 {
-	pc_count(i, &i->counters.throttled_ns, ns);
-}
-
-void pc_count_retry(struct pc_inode *i)
-{
-	pc_count(i, &i->counters.retries, 1);
-}
-
-void pc_count_failed_commit(struct pc_inode *i)
-{
-	pc_count(i, &i->counters.failed_commits, 1);
+	pc_count(i, (u64 *)&i->counters + which, n);
 }
 
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object)

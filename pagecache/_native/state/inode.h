@@ -5,9 +5,7 @@
 #define PC_INODE_H
 
 #include "state/cache.h"
-#include "state/direct_set.h"
 #include "state/folio.h"
-#include "state/pass.h"
 #include "state/staged.h"
 #include "state/volume.h"
 #include "state/written.h"
@@ -25,6 +23,25 @@ struct pc_undone {
 	u64 gone_pos,
 		gone_end; /* hull of the bytes that were given up and may be stored: nothing read of it outlasts a commit */
 	u8 created;
+};
+
+/* Bytes of direct writes without a commit (direct_set.c). */
+enum { PC_DIRECT_RANGES = 128 };
+struct pc_direct {
+	struct pc_rangemap now, moved, reported;
+};
+
+/* A write-back pass (io/writeback.c). */
+struct pc_pass {
+	u64 cursor; /* next page index to look at */
+	i64 budget; /* bytes a background pass may still take */
+	u64 generation; /* volume generation at its start: after an abort it only waits for its answers */
+	u64 short_unit; /* write_unit > 1: one more than the start of the last unit that was short */
+	struct pc_list ready; /* requests built and not yet taken */
+	u32 inflight; /* requests taken and not yet completed */
+	u32 nr_issued;
+	u8 active, integrity, background, queued, wrapped;
+	u8 partial; /* background on commit_on_close: write units that are not wholly dirty too */
 };
 
 /* A block of memory for a change that must not fail (pc_views_reserve). */
@@ -48,7 +65,7 @@ struct pc_inode {
 	struct pc_event event;
 	struct pc_list lock_queue, token_queue;
 	struct pc_waiter pass_waiter, commit_waiter;
-	u8 token, commit_running, commit_queued, dead, readable;
+	u8 token, commit_running, commit_queued, dead;
 	_Atomic u8 inval_x; /* invalidate lock held exclusively: set and cleared under the leaf lock */
 	u8 on_dirty_list, pass_wanted;
 	u8 on_aged_list; /* volume leaf */
@@ -76,7 +93,7 @@ struct pc_inode {
 	struct pc_inval inval_ring[PC_INVAL_RING];
 	u64 stamp_m, stamp_m_moved;
 	struct pc_undone undone, undone_moved; /* since the last commit; in the hands of the commit that runs */
-	struct pc_direct *direct; /* direct writes since the last commit; NULL: there never was one */
+	struct pc_direct direct; /* direct writes since the last commit */
 	u32 nr_direct; /* the direct-I/O count: direct writes that run */
 	u32 nr_direct_left; /* of these, whose caller has gone */
 	u64 direct_generation; /* of the volume, when the latest of them began */
@@ -91,7 +108,6 @@ struct pc_inode {
 	u8 token_lent; /* a backend call runs under the token on another thread than its holder's */
 	u32 token_turn; /* advanced by a fence: what an older turn lent is not taken back */
 	u64 dirtied_ns; /* when the oldest dirty byte was written, as far as known: leaf lock and volume leaf */
-	u64 fail_seq; /* permanent failures so far */
 	u64 regress_seq; /* transitions that made a stamp smaller: flush cursors start again */
 	u64 commit_seq;
 	struct pc_spare spare; /* of the holder of the token */
@@ -99,13 +115,13 @@ struct pc_inode {
 	_Atomic u32 unread_evicted; /* read ahead and evicted unread (thrash rule, 2.6) */
 	/* blocks; nr_failed is read without the lock (pc_some_failed) */
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
+	struct pc_rangemap apart; /* written ranges of dirty blocks that have several of them (written.c) */
 	struct pc_rangemap unwritten; /* bytes of W, U and S that were not written when they were sent (written.c) */
 	struct pc_staged staged; /* S; whether it is empty is read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */
 	struct pc_list aged_link; /* volume leaf */
 	struct pc_list hollow_link; /* hollow_lock */
-	struct pc_list volume_link; /* volume leaf */
 	struct pc_limits limits;
 	struct pc_counters counters;
 };
@@ -119,15 +135,14 @@ static inline void pc_inode_leaf_unlock(struct pc_inode *i)
 	pc_leaf_unlock(&i->leaf, PC_LEVEL_INODE);
 }
 
-/* Define a function that evaluates @expression with the leaf lock held. */
-#define PC_READ_LOCKED(type, name, expression)                                                                         \
-	type name(struct pc_inode *i)                                                                                  \
-	{                                                                                                              \
-		pc_inode_leaf_lock(i);                                                                                 \
-		type value = expression;                                                                               \
-		pc_inode_leaf_unlock(i);                                                                               \
-		return value;                                                                                          \
-	}
+static inline u64 pc_inode_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->size, memory_order_acquire);
+}
+static inline u64 pc_inode_remote_size(const struct pc_inode *i)
+{
+	return atomic_load_explicit(&((struct pc_inode *)i)->remote_size, memory_order_acquire);
+}
 
 /* Direct writes have left something in storage behind remote_size, and the engine does not owe the cut yet. Leaf lock held. */
 static inline bool pc_tail_noted(const struct pc_inode *i)
@@ -218,6 +233,14 @@ static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
 	return found;
 }
 
+/* direct_set.c */
+void pc_direct_add(struct pc_inode *i, u64 pos, u64 end);
+void pc_direct_move(struct pc_inode *i);
+void pc_direct_committed(struct pc_inode *i, bool ok, bool kept);
+void pc_direct_cut(struct pc_inode *i, u64 pos, u64 end);
+void pc_direct_clear(struct pc_inode *i);
+
+void pc_forget_uncommitted(struct pc_inode *i);
 void pc_invalidated(struct pc_inode *i, u64 pos, u64 end);
 void pc_undone_merge(struct pc_undone *to, const struct pc_undone *from);
 bool pc_durable(const struct pc_inode *i);

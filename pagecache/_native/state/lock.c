@@ -41,12 +41,6 @@ bool pc_inode_lock_try(struct pc_inode *i, int mode)
 	return false;
 }
 
-/* Whether the lock is held or queued for: the file is being changed. */
-bool pc_inode_lock_busy(struct pc_inode *i)
-{
-	return atomic_load(&i->lock_word) != 0;
-}
-
 /* Hand the lock to the head of the queue for as long as it fits. Leaf lock held. */
 static void grant(struct pc_inode *i)
 {
@@ -171,15 +165,4 @@ void pc_inode_locks(struct pc_inode *i, struct pc_locks *out)
 				 .pass_active = i->pass.active,
 				 .inflight = i->pass.inflight};
 	pc_inode_leaf_unlock(i);
-}
-
-/* Is the file in the hands of a call that an abort, an interrupt or a deadline left behind? */
-bool pc_inode_in_old_hands(struct pc_inode *i)
-{
-	pc_inode_leaf_lock(i);
-	bool old = i->token == PC_TOKEN_STRAY || i->token_lent || i->nr_direct_left ||
-		   (i->pass.active && pc_stopped(i, i->pass.generation)) ||
-		   (i->commit_running && pc_stopped(i, i->commit_generation));
-	pc_inode_leaf_unlock(i);
-	return old;
 }

@@ -118,18 +118,14 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
 	struct pc_folio *f = pc_folio_cached(i, pos >> c->page_shift);
 	if (!f)
 		return -EAGAIN;
-	u32 id = pc_folio_id(c, f);
 	int err = pc_folio_trylock_at(i, f, pos >> c->page_shift);
 	if (err) {
-		need->kind = err == -EAGAIN ? PC_NEED_FOLIO : PC_NEED_NOTHING;
-		need->folio = id;
-		need->owner = atomic_load(&f->owner);
+		pc_need_folio(need, err == -EAGAIN ? PC_NEED_FOLIO : PC_NEED_NOTHING, c, f);
 		return -EAGAIN;
 	}
 	u32 from = (u32)(pos - pc_folio_pos(c, f)), to = (u32)pc_min(from + len, pc_folio_bytes(c, f));
 	if (!pc_free_to_change(i, f, from, to)) {
-		need->kind = PC_NEED_FLIGHT;
-		need->folio = id;
+		pc_need_folio(need, PC_NEED_FLIGHT, c, f);
 		err = -EAGAIN;
 	}
 	PC_SYNC("pin_before_dirty");

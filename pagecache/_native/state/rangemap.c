@@ -171,7 +171,7 @@ bool pc_map_add(struct pc_cache *cache, struct pc_rangemap *m, u64 pos, u64 end,
 
 static void ended(struct pc_cache *cache, struct pc_rangemap *m)
 {
-	if (m->nr_ranges)
+	if (m->nr_ranges || !m->chunks)
 		return;
 	memory_changed(cache, -(i64)(m->cap_chunks * sizeof(struct pc_range_chunk *)));
 	free(m->chunks);
@@ -253,21 +253,18 @@ bool pc_map_check(const struct pc_rangemap *m, u64 id, struct pc_violation *out)
 	for (u32 k = 0; k < m->nr_chunks; k++) {
 		const struct pc_range_chunk *c = m->chunks[k];
 		if (c->nr == 0 || c->nr > PC_CHUNK_RANGES)
-			return pc_violated(out, "I-2", "inode %llu: %u ranges in a chunk", (unsigned long long)id,
-					   c->nr);
+			return pc_violated(out, "I-2", "inode %: % ranges in a chunk", id, c->nr);
 		for (u32 j = 0; j < c->nr; j++, nr++) {
 			const struct pc_range *r = &c->ranges[j];
 			if (r->pos >= r->end || (nr && r->pos <= end))
-				return pc_violated(out, "I-2", "inode %llu: range [%llu, %llu) after %llu",
-						   (unsigned long long)id, (unsigned long long)r->pos,
-						   (unsigned long long)r->end, (unsigned long long)end);
+				return pc_violated(out, "I-2", "inode %: range [%, %) after %", id, r->pos, r->end,
+						   end);
 			end = r->end;
 			bytes += r->end - r->pos;
 		}
 	}
 	if (nr != m->nr_ranges || bytes != pc_map_bytes(m))
-		return pc_violated(out, "I-2", "inode %llu: %u ranges of %llu bytes, counted %u of %llu",
-				   (unsigned long long)id, nr, (unsigned long long)bytes, m->nr_ranges,
-				   (unsigned long long)pc_map_bytes(m));
+		return pc_violated(out, "I-2", "inode %: % ranges of % bytes, counted % of %", id, nr, bytes,
+				   m->nr_ranges, pc_map_bytes(m));
 	return true;
 }

@@ -107,6 +107,15 @@ u32 pc_missing_until(const struct pc_cache *c, const struct pc_folio *f, u32 fro
 	return end;
 }
 
+/* The first run of valid bytes at or after *from: [*from, *end). Return: false: there is none before @to. */
+bool pc_valid_run(const struct pc_cache *c, const struct pc_folio *f, u32 *from, u32 to, u32 *end)
+{
+	if (*from < to)
+		*from = pc_missing_until(c, f, *from, to);
+	*end = *from < to ? pc_valid_until(c, f, *from, to) : *from;
+	return *from < to;
+}
+
 /* What adding [from, to) comes to: the extent after merging, and which ragged slots it swallows. */
 struct merge {
 	u32 from, to;

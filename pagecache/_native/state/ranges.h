@@ -42,6 +42,7 @@ void pc_folio_ext_drop(struct pc_inode *i, struct pc_folio *f);
 bool pc_valid_covers(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 u32 pc_valid_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 u32 pc_missing_until(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
+bool pc_valid_run(const struct pc_cache *c, const struct pc_folio *f, u32 *from, u32 to, u32 *end);
 bool pc_valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_keep(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);
 bool pc_valid_can_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to);

@@ -1,5 +1,5 @@
 /*
- * ranges_out.c - a list of byte ranges for a caller with room for n of them.
+ * ranges_out.c - lists of byte ranges of a file, for a caller with room for n of them.
  *
  *   struct pc_ranges   | (offset, length) | (offset, length) | ...      ascending; ranges that meet are one
  */
@@ -27,13 +27,64 @@ void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end)
 	r->end = pc_max(r->end, end);
 }
 
-/* What S has of [*from, upto), in between. Leaf lock held. */
-void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto)
+/* What S has of [*from, upto), in between; @written: only bytes that this program has written. Leaf lock held. */
+void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto, bool written)
 {
 	struct pc_range s;
 	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
-		pc_ranges_add(r, pc_max(s.pos, *from), pc_min(s.end, upto));
-		*from = pc_min(s.end, upto);
+		u64 at = pc_max(s.pos, *from), end = pc_min(s.end, upto);
+		if (!written)
+			pc_ranges_add(r, at, end);
+		for (u64 pos, stop; written && pc_sent_next(i, at, end, &pos, &stop); at = stop)
+			pc_ranges_add(r, pos, stop);
+		*from = end;
 	}
-	*from = upto;
+	*from = pc_max(*from, upto);
+}
+
+/* The first run of bytes of [at, end), inside one block, that a list has. */
+static bool next_run(const struct pc_inode *i, const struct pc_folio *f, u32 b, u32 which, u64 at, u64 end, u64 *pos,
+		     u64 *stop)
+{
+	const struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f);
+	u32 from = (u32)(at - start), to;
+	bool failed = which == PC_RANGES_FAILED, by_set = failed || which == PC_RANGES_LOCAL;
+	if (!by_set)
+		return pc_set_count(c, f, PC_D, b, b + 1) &&
+		       pc_written_next(i, f, b, which == PC_RANGES_WRITTEN, at, end, pos, stop);
+	if (!(failed ? pc_set_count(c, f, PC_X, b, b + 1) : pc_local_count(c, f, b, b + 1)) ||
+	    !pc_valid_run(c, f, &from, (u32)(end - start), &to))
+		return false;
+	*pos = start + from;
+	*stop = start + to;
+	return true;
+}
+
+/* Return (offset, length) pairs of a list PC_RANGES_x, cropped at the size; their number may exceed n. */
+size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n)
+{
+	const struct pc_cache *c = i->cache;
+	struct pc_ranges out = {.out = ranges, .n = n};
+	bool all = which == PC_RANGES_LOCAL, written = which == PC_RANGES_WRITTEN;
+	u64 index = 0, staged = 0, last = pc_last_index(c);
+	pc_inode_leaf_lock(i);
+	u64 size = pc_inode_size(i);
+	for (struct pc_folio *f;
+	     (f = all ? pc_next_folio(i, &index, last) : pc_next_marked(i, &index, last, PC_MARK_DIRTY));) {
+		u32 blocks = pc_folio_state(f) & (PC_F_LOCAL | PC_F_FAILED) ? 1u << pc_folio_order(f) : 0;
+		for (u32 b = 0; b < blocks; b++) {
+			u64 at = pc_folio_pos(c, f) + ((u64)b << c->page_shift), end = pc_min(at + c->page_size, size);
+			for (u64 pos, stop; at < end && next_run(i, f, b, which, at, end, &pos, &stop); at = stop) {
+				if (all || written)
+					pc_ranges_staged(i, &out, &staged, pos, written);
+				pc_ranges_add(&out, pos, stop);
+			}
+		}
+	}
+	if (all || written)
+		pc_ranges_staged(i, &out, &staged, size, written);
+	pc_ranges_flush(&out);
+	pc_inode_leaf_unlock(i);
+	return out.used;
 }

@@ -249,7 +249,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 		pc_counted(i, &i->counters.evicted, 1);
 		atomic_fetch_add_explicit(&c->evicted, 1, memory_order_relaxed);
 		ghost_add(c, identity_hash(id, pc_folio_index(f)));
-		pc_trace_add(c, PC_T_EVICT, id, pc_folio_index(f), freed);
+		pc_trace_add(c, "evicted", id, pc_folio_index(f), freed);
 		fifo_unlink(c, f);
 		pc_folio_detach(i, f);
 	} else {
@@ -397,30 +397,20 @@ uint64_t pc_drop_clean(struct pc_inode *i, uint64_t pos, uint64_t end)
 	u64 index = (pos + c->page_size - 1) >> c->page_shift, freed = 0;
 	u64 last = end >= UINT64_MAX - c->page_size ? pc_last_index(c) : (end + c->page_size - 1) >> c->page_shift;
 	u64 size = pc_inode_size(i);
-	for (bool more = true; more;) {
-		pc_inode_leaf_lock(i);
-		for (u32 k = 0; k < 64; k++) {
-			u32 id = pc_index_next(i, index, last);
-			more = id != 0;
-			if (!more)
-				break;
-			struct pc_folio *f = pc_folio_at(c, id);
-			u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
-			u16 one = 1;
-			index = stop >> c->page_shift;
-			if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
-			    !pc_folio_trylock(f))
-				continue;
-			if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) &&
-			    atomic_compare_exchange_strong(&f->refs, &one, 0)) {
-				freed += pc_folio_bytes(c, f);
-				pc_folio_detach(i, f);
-				pc_folio_freed(c, f);
-			} else {
-				pc_folio_unlock(c, f);
-			}
+	struct pc_walk walk = {.i = i, .index = index, .last = last};
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+		u16 one = 1;
+		if (start < pos || (stop > end && end < size) || pc_folio_state(f) & PC_F_UNEVICTABLE ||
+		    !pc_folio_trylock(f))
+			continue;
+		if (!(pc_folio_state(f) & PC_F_UNEVICTABLE) && atomic_compare_exchange_strong(&f->refs, &one, 0)) {
+			freed += pc_folio_bytes(c, f);
+			pc_folio_detach(i, f);
+			pc_folio_freed(c, f);
+		} else {
+			pc_folio_unlock(c, f);
 		}
-		pc_inode_leaf_unlock(i);
 	}
 	return freed;
 }

@@ -37,9 +37,7 @@ struct pc_request {
 	u8 staged; /* the read that runs or comes next asks for bytes of S, and for nothing else */
 	u8 snapshot; /* write: segments without a frame are copied to scratch before the first call; their folios are pinned */
 	u8 stage; /* write: the backend is asked to keep the bytes readable */
-	_Atomic u8 settled;
 	u32 credit; /* era of the volume's credit that it has, 0: none */
-	u64 serial; /* never used again, as `id` is */
 	u64 generation; /* volume generation at creation: an answer after an abort only ends W */
 	u64 inval_seq; /* fill: sampled before its first call */
 	u64 start, end; /* fill: page-aligned range of owned folios; write: first byte, end of the last segment */

@@ -99,8 +99,8 @@ void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame)
 		pc_pool_free(&c->shadows, id);
 }
 
-/* The last hold of a frame without an owner has ended: free it. It is in transit. */
-static void frame_freed(struct pc_cache *c, u32 frame, u32 order)
+/* Free a frame without an owner, which is in transit. */
+void pc_frame_free(struct pc_cache *c, u32 frame, u32 order)
 {
 	if (atomic_load_explicit(&c->poison, memory_order_relaxed))
 		memset(pc_arena_at(&c->arena, frame), 0xdb, (size_t)c->page_size << order);
@@ -172,7 +172,7 @@ bool pc_shadow_put(struct pc_cache *c, u32 frame)
 		pc_leaf_unlock(&c->shadow_lock, PC_LEVEL_FRAME);
 		if (gone) {
 			pc_pool_free(&c->shadows, gone);
-			frame_freed(c, frame, order);
+			pc_frame_free(c, frame, order);
 		}
 	} while (folio && !put_last(c, frame, folio));
 	return found;

@@ -21,6 +21,7 @@ struct pc_shadow {
 };
 
 bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 order, u32 holds);
+void pc_frame_free(struct pc_cache *c, u32 frame, u32 order);
 void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame);
 bool pc_shadow_put(struct pc_cache *c, u32 frame);
 bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds);

@@ -1,11 +1,8 @@
 /*
- * show.c - what a live view asks for: one number of a file, the lengths of the queues.
+ * show.c - the numbers of an inode or a volume, one at a time, and the lengths of the queues.
  *
  * Nothing here changes anything, and no caller waits for it longer than for any other section under a leaf lock. Hits take no leaf
  * lock and never notice.
- *
- * The struct of an inode is never unmapped while the cache lives, so a caller may come with one that is gone, or is another file by now:
- * the id says so.
  */
 #include "state/state.h"
 
@@ -17,28 +14,84 @@ static u64 unsaved_since(const struct pc_inode *i)
 	return dirty && committing ? pc_min(dirty, committing) : dirty + committing;
 }
 
-/**
- * pc_show_number() - what files are sorted by, without a report of everything.
- *
- * Return: bytes, hits, or when the oldest byte was written that is dirty or in a running call (0: none is); 0 when the inode is gone.
- */
-uint64_t pc_show_number(struct pc_inode *i, uint64_t id, uint32_t which)
+/* Is the file in the hands of a call that an abort, an interrupt or a deadline left behind? Leaf lock held. */
+static bool in_old_hands(const struct pc_inode *i)
 {
+	return i->token == PC_TOKEN_STRAY || i->token_lent || i->nr_direct_left ||
+	       (i->pass.active && pc_stopped(i, i->pass.generation)) ||
+	       (i->commit_running && pc_stopped(i, i->commit_generation));
+}
+
+/* Leaf lock held. */
+static u64 number_of(struct pc_inode *i, u32 which)
+{
+	const struct pc_pass *p = &i->pass;
 	u32 shift = i->cache->page_shift;
-	u64 number = 0;
+	switch (which) {
+	case PC_BY_DIRTY: return i->nr_dirty << shift;
+	case PC_BY_CACHED: return i->nr_pages << shift;
+	case PC_BY_FAILED: return i->nr_failed << shift;
+	case PC_BY_UNSTABLE: return i->nr_unstable << shift;
+	case PC_BY_AGE: return unsaved_since(i);
+	case PC_BY_HITS: return pc_inode_hits(i);
+	case PC_BY_UNSTORED: return (i->nr_dirty + i->nr_writeback) << shift;
+	case PC_BY_TAKEN: return pc_inode_taken(i);
+	case PC_BY_SIZE: return pc_inode_size(i);
+	case PC_BY_REMOTE_SIZE: return pc_inode_remote_size(i);
+	case PC_BY_STAGED: return pc_staged_bytes(i);
+	case PC_BY_STAGED_END: return pc_staged_end(i);
+	case PC_BY_EVENT: return atomic_load(&i->event.seq);
+	case PC_BY_DIRTIED: return i->nr_dirty ? i->dirtied_ns : 0;
+	case PC_BY_UNSAVED: return pc_unsaved(i);
+	case PC_BY_CHANGING: return atomic_load(&i->lock_word) != 0;
+	case PC_BY_OLD_HANDS: return in_old_hands(i);
+	case PC_BY_CHANGES: return i->changes;
+	case PC_BY_STALE: return i->version_stale;
+	case PC_BY_STORAGE_BUSY: return i->token != PC_TOKEN_FREE || i->nr_direct;
+	case PC_BY_STORAGE_SEEN: return atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq);
+	case PC_BY_COMMITTING: return i->commit_running;
+	case PC_BY_COMMIT_DUE: return i->commit_due;
+	case PC_BY_COMMIT_PLAIN: return i->commit_plain;
+	case PC_BY_COMMIT_ASKED: return i->commit_asked;
+	case PC_BY_COMMITS_ENDED: return i->commit_seq;
+	case PC_BY_PASS_IDLE: return !p->active && !i->pass_wanted;
+	case PC_BY_PASS_ENDING: return p->active && p->inflight == 0 && pc_list_empty(&p->ready);
+	case PC_BY_DIRECT: return i->nr_direct;
+	case PC_BY_TAIL: return pc_tail_noted(i) ? i->tails : 0;
+	default: return pc_gate_is_closed(i);
+	}
+}
+
+/**
+ * pc_inode_number() - one of PC_BY_x.
+ *
+ * @id: the struct of an inode is never unmapped while the cache lives, so a caller may come with one that is gone, or is another
+ * file by now: then the number is 0. 0: whichever it is.
+ */
+uint64_t pc_inode_number(struct pc_inode *i, uint64_t id, uint32_t which)
+{
 	PC_SYNC("show_before_lock");
 	pc_inode_leaf_lock(i);
-	if (i->id == id)
-		number = which == PC_BY_DIRTY      ? i->nr_dirty << shift
-			 : which == PC_BY_CACHED   ? i->nr_pages << shift
-			 : which == PC_BY_FAILED   ? i->nr_failed << shift
-			 : which == PC_BY_UNSTABLE ? i->nr_unstable << shift
-			 : which == PC_BY_HITS     ? pc_inode_hits(i)
-			 : which == PC_BY_UNSTORED ? (i->nr_dirty + i->nr_writeback) << shift
-			 : which == PC_BY_TAKEN    ? pc_inode_taken(i)
-						   : unsaved_since(i);
+	u64 number = !id || i->id == id ? number_of(i, which) : 0;
 	pc_inode_leaf_unlock(i);
 	return number;
+}
+
+/* One of PC_VOLUME_x. */
+uint64_t pc_volume_number(struct pc_volume *v, uint32_t which)
+{
+	u64 blocks = atomic_load(&v->local), aside = atomic_load_explicit(&v->sums.aside, memory_order_relaxed), all;
+	switch (which) {
+	case PC_VOLUME_LOCAL: return blocks << v->cache->page_shift;
+	case PC_VOLUME_UNSAVED:
+		blocks += atomic_load_explicit(&v->sums.write_pinned, memory_order_relaxed);
+		all = (blocks << v->cache->page_shift) + atomic_load_explicit(&v->sums.staged, memory_order_relaxed);
+		return all > aside ? all - aside : 0;
+	case PC_VOLUME_INFLIGHT: return pc_volume_inflight(v);
+	case PC_VOLUME_CALLING: return (u32)atomic_load(&v->calling);
+	case PC_VOLUME_CLOSING: return atomic_load(&v->closing);
+	default: return atomic_load(&v->event.seq);
+	}
 }
 
 /* Pieces of work that no thread has taken yet, by class. */

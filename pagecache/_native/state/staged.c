@@ -114,8 +114,6 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 	return found;
 }
 
-PC_READ_LOCKED(uint64_t, pc_inode_staged_end, pc_staged_end(i))
-
 /* ---------------------------------------------------------------- acknowledged bytes */
 
 /* Whether a block of the pages [index, last) is in a set. Leaf lock held. */
@@ -123,12 +121,11 @@ static bool any_block(struct pc_inode *i, enum pc_set set, enum pc_mark mark, u6
 {
 	struct pc_cache *c = i->cache;
 	bool any = false;
-	for (u32 id; !any && (id = pc_index_next_marked(i, index, last, mark, NULL));) {
-		const struct pc_folio *f = pc_folio_at(c, id);
-		u64 first = pc_folio_index(f), stop = first + (1ull << pc_folio_order(f));
-		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(stop, last) - first);
+	u64 next = index;
+	for (const struct pc_folio *f; !any && (f = pc_next_marked(i, &next, last, mark));) {
+		u64 first = pc_folio_index(f);
+		u32 b0 = index > first ? (u32)(index - first) : 0, b1 = (u32)(pc_min(next, last) - first);
 		any = pc_set_next(c, f, set, b0, b1) < b1;
-		index = stop;
 	}
 	return any;
 }
@@ -156,12 +153,10 @@ bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
 	if (!pc_map_check(&s->map, i->id, out))
 		return false;
 	if (end > pc_inode_remote_size(i))
-		return pc_violated(out, "I-1", "inode %llu: staged up to %llu, in storage %llu",
-				   (unsigned long long)i->id, (unsigned long long)end,
-				   (unsigned long long)pc_inode_remote_size(i));
+		return pc_violated(out, "I-1", "inode %: staged up to %, in storage %", i->id, end,
+				   pc_inode_remote_size(i));
 	u32 nr = s->map.nr_ranges;
 	if ((s->stamp == PC_STAMP_NONE) != (nr == 0) || (nr && s->stamp > atomic_load(&i->volume->epoch)))
-		return pc_violated(out, "I-3", "inode %llu: %u staged ranges, their stamp %llu",
-				   (unsigned long long)i->id, nr, (unsigned long long)s->stamp);
+		return pc_violated(out, "I-3", "inode %: % staged ranges, their stamp %", i->id, nr, s->stamp);
 	return true;
 }

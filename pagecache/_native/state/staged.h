@@ -33,6 +33,6 @@ bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);
 /* ranges_out.c */
 void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end);
 void pc_ranges_flush(struct pc_ranges *r);
-void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto);
+void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto, bool written);
 
 #endif

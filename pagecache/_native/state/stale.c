@@ -26,12 +26,8 @@ void pc_folio_cut_behind(struct pc_inode *i, struct pc_folio *f, u64 size)
 		return;
 	u32 eof = (u32)(size - start), block = eof / c->page_size * c->page_size, n = 0;
 	u32 from[PC_RAGGED_SLOTS], to[PC_RAGGED_SLOTS];
-	for (u32 at = block; at < eof && n < PC_RAGGED_SLOTS; at = to[n++]) {
-		from[n] = pc_missing_until(c, f, at, eof);
-		to[n] = pc_valid_until(c, f, from[n], eof);
-		if (from[n] == to[n])
-			break;
-	}
+	for (u32 at = block; n < PC_RAGGED_SLOTS && pc_valid_run(c, f, &at, eof, &to[n]); at = to[n++])
+		from[n] = at;
 	pc_seq_begin(f);
 	pc_valid_cut(c, f, block, pc_folio_bytes(c, f));
 	for (u32 k = 0; k < n; k++)
@@ -56,7 +52,7 @@ void pc_folio_refresh(struct pc_inode *i, struct pc_folio *f)
 		u32 from = b << c->page_shift, to = (b + 1) << c->page_shift;
 		if (pc_local_count(c, f, b, b + 1))
 			continue;
-		cut = cut || pc_missing_until(c, f, from, to) < to || pc_valid_until(c, f, from, to) > from;
+		cut = cut || pc_missing_until(c, f, from, to) < to;
 		pc_valid_cut(c, f, from, to);
 	}
 	pc_seq_end(f);
@@ -70,12 +66,8 @@ u64 pc_local_end(const struct pc_cache *c, const struct pc_folio *f, u64 size)
 	u32 block = 1u << pc_folio_order(f);
 	while (block > 0 && !pc_local_count(c, f, block - 1, block))
 		block--;
-	u32 to = block << c->page_shift, at = block ? to - c->page_size : 0,
-	    end = at;
-	while (at < to) {
-		u32 valid = pc_valid_until(c, f, at, to);
-		end = valid > at ? (u32)pc_max(end, valid) : end;
-		at = valid > at ? valid : pc_missing_until(c, f, at, to);
-	}
+	u32 to = block << c->page_shift, at = block ? to - c->page_size : 0, end = at;
+	for (u32 valid; pc_valid_run(c, f, &at, to, &valid); at = valid)
+		end = valid;
 	return block ? pc_min(pc_folio_pos(c, f) + end, size) : 0;
 }

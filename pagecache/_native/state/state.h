@@ -22,8 +22,8 @@
  *   8      shadow, arena, pool  leaf  frames held by calls; free blocks; free ids
  *
  * Waits and the calls that end them (all waits, including those of the engine: docs/architecture.md):
- *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_complete; abort wakes all
- *   inode event            stamps, commits, token, inval_x  pc_complete, pc_commit_end, pc_token_release, abort
+ *   folio event (hashed)   a locked or in-flight folio    pc_folio_unlock, pc_write_done; abort wakes all
+ *   inode event            stamps, commits, token, inval_x  pc_write_done, pc_commit_end, pc_token_release, abort
  *   volume event           work, credits                  a thread that queues work or returns a credit; abort
  *   cache event            room for dirty data            completions, commits, discards, limit changes; abort
  *   fair queues            inode lock, token              the holder's release, granted in order; cancel answers GRANTED
@@ -32,13 +32,10 @@
 #define PC_STATE_H
 
 #include "state/cache.h"
-#include "state/direct_set.h"
 #include "state/folio.h"
 #include "state/index.h"
 #include "state/inode.h"
-#include "state/latency.h"
 #include "state/lock.h"
-#include "state/pass.h"
 #include "state/rangemap.h"
 #include "state/ranges.h"
 #include "state/reclaim.h"
@@ -46,7 +43,6 @@
 #include "state/room.h"
 #include "state/shadow.h"
 #include "state/staged.h"
-#include "state/trace.h"
 #include "state/volume.h"
 #include "state/waits.h"
 #include "state/written.h"

@@ -4,7 +4,6 @@
 #ifndef PC_VOLUME_H
 #define PC_VOLUME_H
 
-#include "state/latency.h"
 #include "state/lock.h"
 #include "state/room.h"
 
@@ -23,6 +22,13 @@ struct pc_sums {
 enum { PC_HIT_LINES = 8 };
 struct pc_hit_line {
 	_Alignas(64) _Atomic u64 n;
+};
+
+/* Durations of the backend's calls (latency.c). */
+/* counts[k]: at most 2^k µs and more than half of that; the last count: more than any bound. */
+struct pc_latency {
+	_Atomic u64 counts[PC_LATENCY_BOUNDS + 1];
+	_Atomic u64 sum_ns;
 };
 
 struct pc_volume {
@@ -58,7 +64,6 @@ struct pc_volume {
 	_Atomic u8 reads_here; /* callers make the reads that they wait for themselves */
 	_Atomic u8 on_loop; /* the backend's calls are coroutines on the cache's event loop */
 	struct pc_limits mirror_limits; /* set before the first pass */
-	struct pc_list inodes;
 	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
 	struct pc_ring aged; /* [I-13] inodes with dirty bytes that age, the oldest first */
 	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */
@@ -70,6 +75,12 @@ struct pc_volume {
 	struct pc_hit_line hits[PC_HIT_LINES]; /* more of them, counted without the interpreter lock */
 	struct pc_latency latency[PC_TIMED];
 };
+
+/* Calls that carry bytes. */
+static inline u32 pc_volume_inflight(struct pc_volume *v)
+{
+	return (u32)atomic_load(&v->credits);
+}
 
 /* cache.c */
 void pc_volume_free(struct pc_volume *v);

@@ -24,11 +24,6 @@ u64 pc_thread_id(void)
 	return (u64)pthread_self();
 }
 
-static bool inherited(const struct pc_cache *c)
-{
-	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
-}
-
 static struct pc_wait_record *record_at(const struct pc_cache *c, u32 id)
 {
 	return pc_pool_at(&c->waits, id);
@@ -38,7 +33,7 @@ static struct pc_wait_record *record_at(const struct pc_cache *c, u32 id)
  * wait is not reported. Context: any thread, no leaf lock. */
 u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w)
 {
-	u32 id = inherited(c) ? 0 : pc_pool_alloc(&c->waits);
+	u32 id = pc_is_forked(c) ? 0 : pc_pool_alloc(&c->waits);
 	if (!id)
 		return 0;
 	struct pc_wait_record *r = record_at(c, id);
@@ -56,7 +51,7 @@ u32 pc_wait_begin(struct pc_cache *c, const struct pc_wait *w)
 /* It sleeps no more. 0: no record. */
 void pc_wait_end(struct pc_cache *c, u32 id)
 {
-	if (!id || inherited(c))
+	if (!id || pc_is_forked(c))
 		return;
 	atomic_store_explicit(&record_at(c, id)->number, 0, memory_order_relaxed);
 	PC_SYNC("wait_ended_before_free");
@@ -66,7 +61,7 @@ void pc_wait_end(struct pc_cache *c, u32 id)
 /* Ids below this may have a record. */
 u32 pc_waits_bound(struct pc_cache *c)
 {
-	return inherited(c) ? 0 : atomic_load(&c->waits.fresh);
+	return pc_is_forked(c) ? 0 : atomic_load(&c->waits.fresh);
 }
 
 /* Return: the number of the record, and its content; 0: no wait is recorded there. */

@@ -10,8 +10,8 @@
  * A block in D has a word, beside its frame:
  *   0              all of it is written, which is the rule; also every word of other blocks
  *   begin, end     one range of the block is written; an empty one: nothing
- *   PC_LIST | p    p is a list of such ranges, ascending and apart
- * A write into a clean block stores its range; one that touches the range extends it; only a second, separate one makes a list.
+ *   PC_APART       several ranges: the map `apart` of the inode has them
+ * A write into a clean block stores its range; one that touches the range extends it; only a second, separate one needs the map.
  * The words do not depend on V: bytes that are read or zeroed later are borrowed without a change here.
  *
  * Blocks in W or U, and S, which may be in D again, have a second layer: the map `unwritten` of the inode has the bytes that were
@@ -21,30 +21,18 @@
  * Invariant (pc_written_check_block): a word of a block outside D is 0; a range lies in valid bytes before the end of the file,
  * and is neither empty in any other spelling nor all of the block [I-1].
  *
- * A block has up to PC_LIST_MAX ranges, the map up to PC_UNWRITTEN_MAX, and memory may run out: bytes that cannot be remembered
- * count as written.
+ * A map has up to PC_WRITTEN_MAX ranges, and memory may run out: bytes that cannot be remembered count as written.
  *
  * Locks: the inode's leaf lock. Changes need the folio lock too, except that bytes come back without it, which only adds written
  * ones. So a writer with the folio lock may ask a word without the leaf lock whether its bytes are written already; and while the
  * folio has neither W nor U, from where bytes come back, it may extend a range.
  */
-#include <stdlib.h>
-
 #include "state/state.h"
 
 #define PC_ALL  0ull
 #define PC_NONE (1ull << 32 | 1)
 
-enum { PC_LIST_NEW = 7, PC_LIST_MAX = 511, PC_UNWRITTEN_MAX = 1 << 20 };
-
-struct span {
-	u32 begin, end;
-};
-
-struct spans {
-	u32 nr, room;
-	struct span at[];
-};
+enum { PC_WRITTEN_MAX = 1 << 20 };
 
 static u64 word_of(const struct pc_inode *i, const struct pc_folio *f, u32 b)
 {
@@ -66,100 +54,6 @@ static u64 range_word(const struct pc_inode *i, u32 begin, u32 end)
 	return begin == end ? PC_NONE : begin == 0 && end == i->cache->page_size ? PC_ALL : (u64)begin << 32 | end;
 }
 
-/* ---------------------------------------------------------------- lists */
-
-static struct spans *list_of(u64 word)
-{
-	return (struct spans *)(uintptr_t)(word & ~PC_LIST);
-}
-
-static void list_free(const struct pc_inode *i, u64 word)
-{
-	struct spans *l = list_of(word);
-	if (!(word & PC_LIST))
-		return;
-	atomic_fetch_sub_explicit(&i->cache->range_bytes, sizeof(*l) + l->room * sizeof(struct span),
-				  memory_order_relaxed);
-	free(l);
-}
-
-/* Give the list of a word, or none, room for `room` ranges. Return: the new word; 0: out of memory. */
-static u64 list_resized(const struct pc_inode *i, u64 word, u32 room)
-{
-	struct spans *old = word ? list_of(word) : NULL;
-	u32 more = room - (old ? old->room : 0), head = old ? 0 : sizeof(*old);
-	struct spans *l = realloc(old, sizeof(*l) + room * sizeof(struct span));
-	if (!l)
-		return 0;
-	atomic_fetch_add_explicit(&i->cache->range_bytes, head + more * sizeof(struct span), memory_order_relaxed);
-	if (!old)
-		l->nr = 0;
-	l->room = room;
-	return PC_LIST | (uintptr_t)l;
-}
-
-/* The first range that ends at `at` or behind it. */
-static u32 list_find(const struct spans *l, u32 at)
-{
-	u32 k = 0;
-	while (k < l->nr && l->at[k].end < at)
-		k++;
-	return k;
-}
-
-/* Replace the ranges [k, j) by `n` others, for which there is room. */
-static void list_replace(struct spans *l, u32 k, u32 j, const struct span *by, u32 n)
-{
-	memmove(l->at + k + n, l->at + j, (l->nr - j) * sizeof(struct span));
-	memcpy(l->at + k, by, n * sizeof(struct span));
-	l->nr = l->nr - (j - k) + n;
-}
-
-/* Make room for one range more. Return: the word, perhaps another one; 0: there is none. */
-static u64 list_grown(const struct pc_inode *i, u64 word)
-{
-	const struct spans *l = list_of(word);
-	if (l->nr < l->room)
-		return word;
-	return l->room >= PC_LIST_MAX ? 0 : list_resized(i, word, l->room * 2 + 1);
-}
-
-static u64 list_add(const struct pc_inode *i, u64 word, u32 begin, u32 end)
-{
-	struct spans *l = list_of(word);
-	u32 k = list_find(l, begin), j = k;
-	for (; j < l->nr && l->at[j].begin <= end; j++) {
-		begin = (u32)pc_min(begin, l->at[j].begin);
-		end = (u32)pc_max(end, l->at[j].end);
-	}
-	u64 grown = j > k ? word : list_grown(i, word);
-	if (grown)
-		list_replace(list_of(grown), k, j, &(struct span){begin, end}, 1);
-	else if (k < l->nr) /* the bytes before the next one count as written */
-		l->at[k].begin = begin;
-	else
-		l->at[k - 1].end = end;
-	return grown ? grown : word;
-}
-
-static u64 list_cut(const struct pc_inode *i, u64 word, u32 begin, u32 end)
-{
-	u64 grown = list_grown(i, word);
-	word = grown ? grown : word;
-	struct spans *l = list_of(word);
-	u32 k = list_find(l, begin), j = k, n = 0;
-	struct span left[2];
-	for (; j < l->nr && l->at[j].begin < end; j++) {
-		if (l->at[j].begin < begin)
-			left[n++] = (struct span){l->at[j].begin, begin};
-		if (l->at[j].end > end)
-			left[n++] = (struct span){end, l->at[j].end};
-	}
-	if (n <= j - k || grown)
-		list_replace(l, k, j, left, n);
-	return word;
-}
-
 static u64 block_pos(const struct pc_inode *i, const struct pc_folio *f, u32 b)
 {
 	return pc_folio_pos(i->cache, f) + ((u64)b << i->cache->page_shift);
@@ -173,7 +67,7 @@ static bool in_set(const struct pc_inode *i, const struct pc_folio *f, enum pc_s
 static void map_add(struct pc_inode *i, u64 pos, u64 end)
 {
 	if (pos < end)
-		pc_map_add(i->cache, &i->unwritten, pos, end, PC_UNWRITTEN_MAX);
+		pc_map_add(i->cache, &i->unwritten, pos, end, PC_WRITTEN_MAX);
 }
 
 static void map_cut(struct pc_inode *i, u64 pos, u64 end)
@@ -185,7 +79,7 @@ static void map_cut(struct pc_inode *i, u64 pos, u64 end)
 /* ---------------------------------------------------------------- one block */
 
 /* The first bytes of [at, end) of the file that the map does not have. Return: false: it has all. */
-static bool next_sent(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop)
+bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop)
 {
 	for (*pos = at; *pos < end; *pos = *stop)
 		if (!pc_map_at(&i->unwritten, *pos, end, stop))
@@ -199,11 +93,11 @@ static bool next_written(const struct pc_inode *i, const struct pc_folio *f, u32
 {
 	u64 word = word_of(i, f, b), start = block_pos(i, f, b);
 	u32 from = (u32)(at - start), to = (u32)(end - start);
-	if (word & PC_LIST) {
-		const struct spans *l = list_of(word);
-		u32 k = list_find(l, from + 1);
-		from = k < l->nr ? (u32)pc_max(from, l->at[k].begin) : to;
-		to = k < l->nr ? (u32)pc_min(to, l->at[k].end) : to;
+	if (word == PC_APART) {
+		struct pc_range r = {end, end};
+		pc_map_next(&i->apart, at, &r);
+		from = (u32)(pc_min(pc_max(at, r.pos), end) - start);
+		to = (u32)(pc_min(end, r.end) - start);
 	} else if (word != PC_ALL) {
 		from = (u32)pc_max(from, word >> 32);
 		to = (u32)pc_min(to, (u32)word);
@@ -213,52 +107,53 @@ static bool next_written(const struct pc_inode *i, const struct pc_folio *f, u32
 	return from < to;
 }
 
-/* A list of one range; PC_ALL: out of memory. */
-static u64 list_with(const struct pc_inode *i, u32 begin, u32 end)
+/* [begin, end) of a block is written, beside what the map has of it. Return: PC_APART; PC_ALL: it cannot be remembered. */
+static u64 apart_with(struct pc_inode *i, u64 start, u32 begin, u32 end)
 {
-	u64 word = list_resized(i, 0, PC_LIST_NEW);
-	return word ? list_add(i, word, begin, end) : PC_ALL;
+	if (pc_map_add(i->cache, &i->apart, start + begin, start + end, PC_WRITTEN_MAX))
+		return PC_APART;
+	pc_map_cut(i->cache, &i->apart, start, start + i->cache->page_size);
+	return PC_ALL;
 }
 
 /* The word of a block in D, with [begin, end) of it. */
-static u64 with(const struct pc_inode *i, u64 word, u32 begin, u32 end)
+static u64 with(struct pc_inode *i, u64 word, u64 start, u32 begin, u32 end)
 {
 	u32 from = (u32)(word >> 32), to = (u32)word;
 	if (word == PC_NONE)
 		return range_word(i, begin, end);
-	if (word != PC_ALL && !(word & PC_LIST)) {
+	if (word != PC_ALL && word != PC_APART) {
 		if (begin <= to && from <= end)
 			return range_word(i, (u32)pc_min(begin, from), (u32)pc_max(end, to));
-		word = list_with(i, from, to);
+		word = apart_with(i, start, from, to);
 	}
-	return word & PC_LIST ? list_add(i, word, begin, end) : word;
+	return word == PC_APART ? apart_with(i, start, begin, end) : word;
 }
 
 /* The same without these bytes. */
-static u64 without(const struct pc_inode *i, u64 word, u32 begin, u32 end)
+static u64 without(struct pc_inode *i, u64 word, u64 start, u32 begin, u32 end)
 {
 	u32 from = word == PC_ALL ? 0 : (u32)(word >> 32), to = word == PC_ALL ? i->cache->page_size : (u32)word;
-	if (word == PC_NONE)
+	if (word == PC_APART)
+		pc_map_cut(i->cache, &i->apart, start + begin, start + end);
+	if (word == PC_APART || word == PC_NONE || end <= from || to <= begin)
 		return word;
-	if (!(word & PC_LIST)) {
-		if (end <= from || to <= begin)
-			return word;
-		if (begin <= from)
-			return range_word(i, (u32)pc_min(end, to), to);
-		if (to <= end)
-			return range_word(i, from, begin);
-		word = list_with(i, from, to);
-	}
-	return word & PC_LIST ? list_cut(i, word, begin, end) : word;
+	if (begin <= from)
+		return range_word(i, (u32)pc_min(end, to), to);
+	if (to <= end)
+		return range_word(i, from, begin);
+	word = apart_with(i, start, from, begin);
+	return word == PC_APART ? apart_with(i, start, end, to) : word;
 }
 
 /* The block leaves D, or nothing of it is written. */
 static void reset(struct pc_inode *i, struct pc_folio *f, u32 b, u64 to)
 {
 	u64 word = word_of(i, f, b);
+	if (word == PC_APART)
+		pc_map_cut(i->cache, &i->apart, block_pos(i, f, b), block_pos(i, f, b + 1));
 	if (word != to)
 		word_set(i, f, b, to);
-	list_free(i, word);
 }
 
 static bool any_staged(const struct pc_inode *i, u64 start)
@@ -287,7 +182,7 @@ void pc_written_add(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 		u32 begin = from > first ? from - first : 0, end = (u32)pc_min(to - first, c->page_size);
 		u64 word = word_of(i, f, b);
 		if (word != PC_ALL)
-			word_set(i, f, b, with(i, word, begin, end));
+			word_set(i, f, b, with(i, word, block_pos(i, f, b), begin, end));
 		else if (end - begin < c->page_size && !in_set(i, f, PC_D, b))
 			word_set(i, f, b, range_word(i, begin, end));
 	}
@@ -306,7 +201,7 @@ void pc_written_zeroed(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	for (u32 b = from >> c->page_shift, first; (first = b << c->page_shift) < to; b++) {
 		u32 begin = from > first ? from - first : 0, end = (u32)pc_min(to - first, c->page_size);
 		if (in_set(i, f, PC_D, b))
-			word_set(i, f, b, without(i, word_of(i, f, b), begin, end));
+			word_set(i, f, b, without(i, word_of(i, f, b), block_pos(i, f, b), begin, end));
 	}
 }
 
@@ -359,13 +254,9 @@ void pc_written_back(struct pc_inode *i, struct pc_folio *f, enum pc_set set, u3
 	for (u32 b = b0; (b = pc_set_next(c, f, set, b, b1)) < b1; b++) {
 		u64 start = block_pos(i, f, b), end = start + c->page_size;
 		u64 word = in_set(i, f, PC_D, b) ? word_of(i, f, b) : PC_NONE;
-		for (u64 at = start, pos, stop; next_sent(i, at, end, &pos, &stop);) {
-			at = first + pc_valid_until(c, f, (u32)(pos - first), (u32)(stop - first));
-			if (at > pos)
-				word = with(i, word, (u32)(pos - start), (u32)(at - start));
-			else
-				at = first + pc_missing_until(c, f, (u32)(pos - first), (u32)(stop - first));
-		}
+		for (u64 at = start, pos, stop; pc_sent_next(i, at, end, &pos, &stop); at = stop)
+			for (u32 v = (u32)(pos - first), to; pc_valid_run(c, f, &v, (u32)(stop - first), &to); v = to)
+				word = with(i, word, start, (u32)(first + v - start), (u32)(first + to - start));
 		if (word != word_of(i, f, b))
 			word_set(i, f, b, word);
 		sent_end(i, f, b, set == PC_W ? PC_U : PC_W);
@@ -399,14 +290,6 @@ void pc_written_moved(struct pc_inode *i, struct pc_folio *f, u32 old_frame)
 	}
 }
 
-/* Free the lists of what is dirty still. Context: no other thread has the cache. */
-void pc_written_free(struct pc_cache *c)
-{
-	for (u32 frame = 0; frame < atomic_load(&c->arena.written_end); frame++)
-		if (c->arena.written[frame] & PC_LIST)
-			free(list_of(c->arena.written[frame]));
-}
-
 /* Nothing is sent and not committed. Context: leaf lock, or an inode that no other thread can reach. */
 void pc_written_clear(struct pc_inode *i)
 {
@@ -422,70 +305,16 @@ bool pc_written_next(const struct pc_inode *i, const struct pc_folio *f, u32 b, 
 {
 	const struct pc_cache *c = i->cache;
 	u64 start = pc_folio_pos(c, f), from, to;
-	while (at < end) {
-		u64 valid = start + pc_valid_until(c, f, (u32)(at - start), (u32)(end - start));
-		if (valid == at) {
-			at = start + pc_missing_until(c, f, (u32)(at - start), (u32)(end - start));
-			continue;
-		}
-		bool any = next_written(i, f, b, at, valid, &from, &to);
-		*pos = written && any ? from : at;
+	for (u32 v = (u32)(at - start), v_end; pc_valid_run(c, f, &v, (u32)(end - start), &v_end);) {
+		u64 first = start + v, valid = start + v_end;
+		bool any = next_written(i, f, b, first, valid, &from, &to);
+		*pos = written && any ? from : first;
 		*stop = !any ? valid : written ? to : from;
 		if (written ? any : *pos < *stop)
 			return true;
-		at = any ? to : valid;
+		v = any ? (u32)(to - start) : v_end;
 	}
 	return false;
-}
-
-/* Add the staged bytes of [*from, upto) that are written. */
-static void list_staged(const struct pc_inode *i, struct pc_ranges *out, u64 *from, u64 upto)
-{
-	struct pc_range s;
-	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
-		u64 end = pc_min(s.end, upto), at = pc_max(s.pos, *from);
-		for (u64 pos, stop; next_sent(i, at, end, &pos, &stop); at = stop)
-			pc_ranges_add(out, pos, stop);
-		*from = end;
-	}
-	*from = pc_max(*from, upto);
-}
-
-static size_t ranges_of(struct pc_inode *i, bool written, u64 *ranges, size_t n)
-{
-	struct pc_cache *c = i->cache;
-	struct pc_ranges out = {.out = ranges, .n = n};
-	u64 index = 0, staged = 0;
-	pc_inode_leaf_lock(i);
-	u64 size = atomic_load(&i->size);
-	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));) {
-		u32 blocks = 1u << pc_folio_order(f);
-		for (u32 b = 0; (b = pc_set_next(c, f, PC_D, b, blocks)) < blocks; b++) {
-			u64 at = block_pos(i, f, b), end = pc_min(at + c->page_size, size);
-			for (u64 pos, stop; pc_written_next(i, f, b, written, at, end, &pos, &stop); at = stop) {
-				if (written)
-					list_staged(i, &out, &staged, pos);
-				pc_ranges_add(&out, pos, stop);
-			}
-		}
-	}
-	if (written)
-		list_staged(i, &out, &staged, size);
-	pc_ranges_flush(&out);
-	pc_inode_leaf_unlock(i);
-	return out.used;
-}
-
-/* Return (offset, length) pairs of the bytes of D and S that this program has written; their number may exceed n. */
-size_t pc_ranges_written(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, true, ranges, n);
-}
-
-/* Return (offset, length) pairs of the borrowed bytes of D; their number may exceed n. */
-size_t pc_ranges_borrowed(struct pc_inode *i, uint64_t *ranges, size_t n)
-{
-	return ranges_of(i, false, ranges, n);
 }
 
 /* Keep the written bytes of S; the others are those of the version below. Context: token; W and U are empty. */
@@ -546,24 +375,25 @@ bool pc_written_check_block(const struct pc_inode *i, const struct pc_folio *f, 
 	const struct pc_cache *c = i->cache;
 	u64 word = word_of(i, f, b), start = block_pos(i, f, b), last = start + c->page_size;
 	u32 begin = (u32)(word >> 32), end = (u32)word, first = b << c->page_shift;
-	unsigned long long id = i->id, at = start;
+	u64 id = i->id, at = start, stop;
+	if (word != PC_APART && (pc_map_at(&i->apart, start, last, &stop) || stop < last))
+		return pc_violated(out, "I-1", "inode % byte %: the block has written ranges apart, and the word %x",
+				   id, at, word);
 	if (word == PC_ALL)
 		return true;
 	if (!in_set(i, f, PC_D, b))
-		return pc_violated(
-			out, "I-1",
-			"inode %llu byte %llu: the block is not dirty, and has the word %llx of written bytes", id, at,
-			(unsigned long long)word);
-	if (!(word & PC_LIST) && word != PC_NONE &&
+		return pc_violated(out, "I-1",
+				   "inode % byte %: the block is not dirty, and has the word %x of written bytes", id,
+				   at, word);
+	if (word != PC_APART && word != PC_NONE &&
 	    (begin >= end || end > c->page_size || (begin == 0 && end == c->page_size)))
-		return pc_violated(out, "I-1", "inode %llu byte %llu: written %u..%u", id, at, begin, end);
-	for (u64 from = start, pos, stop; next_written(i, f, b, from, last, &pos, &stop); from = stop) {
+		return pc_violated(out, "I-1", "inode % byte %: written %..%", id, at, begin, end);
+	for (u64 from = start, pos; next_written(i, f, b, from, last, &pos, &stop); from = stop) {
 		if (!pc_valid_covers(c, f, first + (u32)(pos - start), first + (u32)(stop - start)))
-			return pc_violated(out, "I-1", "inode %llu: written [%llu, %llu) is not valid", id,
-					   (unsigned long long)pos, (unsigned long long)stop);
+			return pc_violated(out, "I-1", "inode %: written [%, %) is not valid", id, pos, stop);
 		if (stop > pc_inode_size(i) && i->token != PC_TOKEN_CALLER)
-			return pc_violated(out, "I-1", "inode %llu: written up to %llu, the file ends at %llu", id,
-					   (unsigned long long)stop, (unsigned long long)pc_inode_size(i));
+			return pc_violated(out, "I-1", "inode %: written up to %, the file ends at %", id, stop,
+					   pc_inode_size(i));
 	}
 	return true;
 }

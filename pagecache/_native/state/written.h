@@ -10,7 +10,7 @@
 
 struct pc_inode;
 
-#define PC_LIST (1ull << 63)
+#define PC_APART (1ull << 63)
 
 static inline _Atomic u64 *pc_written_word(const struct pc_cache *c, const struct pc_folio *f, u32 block)
 {
@@ -19,7 +19,7 @@ static inline _Atomic u64 *pc_written_word(const struct pc_cache *c, const struc
 
 bool pc_written_has_blocks(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to);
 
-/* Whether one range has all of [from, to), in each block of it; false for lists. Context: folio lock; all of it is in D. */
+/* Whether one range has all of [from, to), in each block of it; false for several ranges. Context: folio lock; all of it is in D. */
 static inline bool pc_written_has(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to)
 {
 	u32 b = from >> c->page_shift;
@@ -37,7 +37,7 @@ static inline bool pc_written_extended(const struct pc_cache *c, const struct pc
 	u32 b = from >> c->page_shift, begin = from & (c->page_size - 1), end = begin + (to - from);
 	u64 old = atomic_load_explicit(pc_written_word(c, f, b), memory_order_relaxed);
 	u32 first = (u32)(old >> 32), last = (u32)old;
-	if (end > c->page_size || begin > last || first > end || first == last) /* or a list */
+	if (end > c->page_size || begin > last || first > end || first == last) /* or several */
 		return false;
 	first = first < begin ? first : begin;
 	last = last > end ? last : end;
@@ -61,7 +61,7 @@ void pc_written_forget(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
 void pc_written_moved(struct pc_inode *i, struct pc_folio *f, u32 old_frame);
 bool pc_written_next(const struct pc_inode *i, const struct pc_folio *f, u32 b, bool written, u64 at, u64 end, u64 *pos,
 		     u64 *stop);
-void pc_written_free(struct pc_cache *c);
+bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop);
 void pc_written_clear(struct pc_inode *i);
 bool pc_written_check_block(const struct pc_inode *i, const struct pc_folio *f, u32 b, struct pc_violation *out);
 

@@ -39,9 +39,32 @@ void pc_nap(i64 ns)
 	nanosleep(&ts, NULL);
 }
 
-bool pc_is_forked(const struct pc_cache *c)
+/* Return the exception that is set, with its traceback, or NULL; none is set any longer. */
+PyObject *pc_take_exception(void)
 {
-	return c->fork_epoch != atomic_load_explicit(&pc_fork_epoch, memory_order_relaxed);
+	PyObject *type, *error, *traceback;
+	PyErr_Fetch(&type, &error, &traceback);
+	if (type)
+		PyErr_NormalizeException(&type, &error, &traceback);
+	if (traceback)
+		PyException_SetTraceback(error, traceback);
+	Py_XDECREF(type);
+	Py_XDECREF(traceback);
+	return error;
+}
+
+/* Set an exception again, or none. Steals the reference. */
+void pc_put_exception(PyObject *error)
+{
+	PyErr_Restore(error ? Py_NewRef((PyObject *)Py_TYPE(error)) : NULL, error,
+		      error ? PyException_GetTraceback(error) : NULL);
+}
+
+/* Convert the address of an object of CORE, for PyArg_ParseTuple. Return: 1, 0. */
+int pc_to_pointer(PyObject *value, void *out)
+{
+	*(void **)out = PyLong_AsVoidPtr(value);
+	return !PyErr_Occurred();
 }
 
 /* Raise the exception that the engine's factory makes of (kind, engine object, message). Return: -1, PC_FAILED. */
@@ -90,9 +113,13 @@ int pc_inside_call(struct pc_volume *v)
 	return inside;
 }
 
-/* Refuse fills, writes and waits from inside a backend call of the same volume. */
-int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
+/* Refuse fills, writes and waits from inside a backend call of the same volume; on the thread of the event loop, which must not
+ * wait for work that the loop itself has to do; and after an abort. */
+int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
 {
+	if (pc_tls_loop && i->volume->on_loop)
+		return pc_raise(core, engine_of(i), "deadlock",
+				"a call that blocks on the event loop that it waits for; use pagecache.aio there");
 	int inside = pc_inside_call(i->volume);
 	for (const struct pc_inside *in = pc_tls_inside; in && !inside; in = in->outer)
 		inside = in->volume == i->volume;
@@ -101,16 +128,6 @@ int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what)
 	if (inside < 0)
 		return -1;
 	return inside ? pc_raise(core, engine_of(i), "deadlock", what) : check_alive(i, core);
-}
-
-/* Like pc_check_inside(), for a call that may block: the thread of the event loop must not wait for work that the loop
- * itself has to do. */
-int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what)
-{
-	if (pc_tls_loop && i->volume->on_loop)
-		return pc_raise(core, engine_of(i), "deadlock",
-				"a call that blocks on the event loop that it waits for; use pagecache.aio there");
-	return pc_check_inside(i, core, what);
 }
 
 static bool folio_busy(struct pc_folio *f, u32 kind)
@@ -211,14 +228,24 @@ enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_
 	return result;
 }
 
-/* Wait until no truncate of the file is in progress. Return: PC_TRY_AGAIN, PC_FAILED. */
-enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core)
+static int no_truncate_runs(struct pc_inode *i)
+{
+	return !atomic_load(&i->inval_x);
+}
+
+static int takes_invalidate_lock(struct pc_inode *i)
+{
+	return !pc_invalidate_lock(i);
+}
+
+/* Wait for the end of a truncate. Return: 0, -1 exception. */
+static int wait_truncate(struct pc_inode *i, PyObject *core, int (*is_over)(struct pc_inode *))
 {
 	struct pc_sleep sleep = {.cache = NULL};
-	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
+	int err = 0;
 	while (!err) {
 		u32 seq = atomic_load(&i->event.seq);
-		if (!atomic_load(&i->inval_x))
+		if (is_over(i))
 			break;
 		if (!sleep.cache)
 			begin(&sleep, i, PC_WAIT_INVALIDATE);
@@ -226,7 +253,14 @@ enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core)
 		err = err ? err : check_alive(i, core);
 	}
 	pc_sleep_end(&sleep, err);
-	return err ? PC_FAILED : PC_TRY_AGAIN;
+	return err;
+}
+
+/* Wait until no truncate of the file is in progress. Return: PC_TRY_AGAIN, PC_FAILED. */
+enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core)
+{
+	int err = pc_check_reentry(i, core, "a truncate of this file waits for the call that this one was made from");
+	return err || wait_truncate(i, core, no_truncate_runs) ? PC_FAILED : PC_TRY_AGAIN;
 }
 
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
@@ -281,10 +315,15 @@ static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)
 	return err;
 }
 
-static int timed_out(struct op *op)
+/* The result of an attempt to take a lock, which is recorded if it is held. Return: 0, -1 exception. */
+static int taken(struct op *op, int err, u32 hold)
 {
-	return pc_raise(op->core, engine_of(op->inode), "timeout",
-			"the deadline passed while waiting for the file's lock");
+	if (!err)
+		caller_of(op)->holds |= hold;
+	return err > 0   ? pc_raise(op->core, engine_of(op->inode), "timeout",
+				    "the deadline passed while waiting for the file's lock")
+	       : err < 0 ? -1
+			 : 0;
 }
 
 static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
@@ -298,9 +337,7 @@ static int acquire_lock(struct op *op, int mode, u32 hold, i64 deadline_ns)
 		if (err == 2 || err == -2)
 			pc_inode_lock_release(i, mode);
 	}
-	if (!err)
-		caller_of(op)->holds |= hold;
-	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
+	return taken(op, err, hold);
 }
 
 static int acquire_token(struct op *op, i64 deadline_ns)
@@ -312,28 +349,7 @@ static int acquire_token(struct op *op, i64 deadline_ns)
 	int err = got ? 0 : wait_granted(op, PC_WAIT_TOKEN, deadline_ns, pc_token_cancel);
 	if (err == 2 || err == -2)
 		pc_token_release(i);
-	if (!err)
-		caller_of(op)->holds |= PC_HOLD_TOKEN;
-	return err > 0 ? timed_out(op) : err < 0 ? -1 : 0;
-}
-
-static int acquire_invalidate(struct op *op)
-{
-	int err = 0;
-	struct pc_sleep sleep = {.cache = NULL};
-	while (!err) {
-		u32 seq = atomic_load(&op->inode->event.seq);
-		if (!pc_invalidate_lock(op->inode)) {
-			caller_of(op)->holds |= PC_HOLD_INVALIDATE;
-			break;
-		}
-		if (!sleep.cache)
-			begin(&sleep, op->inode, PC_WAIT_INVALIDATE);
-		err = pc_wait_event(&op->inode->event, seq, PC_WAIT_SLICE_NS);
-		err = err ? err : check_alive(op->inode, op->core);
-	}
-	pc_sleep_end(&sleep, err);
-	return err;
+	return taken(op, err, PC_HOLD_TOKEN);
 }
 
 /* Take logical locks in their order (contract section 3). Return: 0, -1 with an exception; the caller's settle releases
@@ -348,7 +364,7 @@ int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
 	if (!err && holds & PC_HOLD_TOKEN)
 		err = acquire_token(op, deadline_ns);
 	if (!err && holds & PC_HOLD_INVALIDATE)
-		err = acquire_invalidate(op);
+		err = taken(op, wait_truncate(op->inode, op->core, takes_invalidate_lock), PC_HOLD_INVALIDATE);
 	if (!err)
 		pc_op_claims(op);
 	return err;

@@ -278,11 +278,11 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 PyObject *pc_view_open(PyObject *module, PyObject *args)
 {
 	PyObject *core;
-	unsigned long long address, pos, len;
+	struct pc_inode *i;
+	unsigned long long pos, len;
 	int writable;
-	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &len, &writable))
+	if (!PyArg_ParseTuple(args, "O!O&KKp", pc_core_type, &core, pc_to_pointer, &i, &pos, &len, &writable))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	return writable ? pin_to_store(core, i, pos, len) : pin_range(core, i, pos, len, false);
 }
 

@@ -41,10 +41,11 @@ int pc_refuse(struct handle *h, PyObject *error, const char *why)
 }
 
 /* An offset was refused: if the arguments are in the wrong order, report that. Return: -1. */
-int pc_swapped(PyObject *const *args, const char *call)
+int pc_swapped(PyObject *const *args, const char *verb, const char *what)
 {
 	if (PyErr_ExceptionMatches(PyExc_TypeError) && PyIndex_Check(args[0]) && !PyIndex_Check(args[1]))
-		PyErr_Format(PyExc_TypeError, "the arguments are swapped, the offset is the second: %s", call);
+		PyErr_Format(PyExc_TypeError, "the arguments are swapped, the offset is the second: %s(%s, offset)",
+			     verb, what);
 	return -1;
 }
 

@@ -47,7 +47,7 @@ int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
 int pc_copy_out(struct handle *h, void *to, const void *from, u64 len);
 
 int pc_refuse(struct handle *h, PyObject *error, const char *why);
-int pc_swapped(PyObject *const *args, const char *call);
+int pc_swapped(PyObject *const *args, const char *verb, const char *what);
 PyObject *pc_new_bytes(u64 len, u64 pos);
 
 static inline struct handle *handle_of(PyObject *self)
@@ -106,10 +106,13 @@ static inline u64 clip(struct handle *h, u64 pos, u64 len)
 	return pos >= size ? 0 : pc_min(len, size - pos);
 }
 
-/* The offset argument of a verb that takes data or buffers, then the offset. */
-static inline int to_offset(PyObject *const *args, const char *call, u64 *out)
+/* The arguments of a verb that takes data or buffers, and an offset. @what: the first one. Return: 0, -1. */
+static inline int offset_arguments(struct handle *h, const char *verb, const char *what, bool writes,
+				   PyObject *const *args, Py_ssize_t nargs, u64 *pos)
 {
-	return PC_LIKELY(!to_u64(args[1], "offset", out)) ? 0 : pc_swapped(args, call);
+	if (check_nargs(verb, nargs, 2) || (writes ? check_writable(h) : check_readable(h)))
+		return -1;
+	return PC_LIKELY(!to_u64(args[1], "offset", pos)) ? 0 : pc_swapped(args, verb, what);
 }
 
 /* The arguments of a verb that reads a number of bytes at an offset. Return: 0, -1. */
@@ -141,6 +144,24 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
 PyObject *handle_write(PyObject *self, PyObject *data);
+
+/* handle_write.c */
+void pc_characters_written(u64 done);
+
+/* handle_claim.c */
+enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b);
+enum pc_result pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done);
+enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool locked);
+
+static inline i64 pc_core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
+{
+	i64 n;
+	h->wrote = 1;
+	if (PC_LIKELY(len < h->gil_release))
+		return pc_write(h->inode, pos, from, len, need);
+	Py_BEGIN_ALLOW_THREADS n = pc_write(h->inode, pos, from, len, need);
+	Py_END_ALLOW_THREADS return n;
+}
 
 /* handle_segments.c */
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);

@@ -10,9 +10,8 @@
  * An Op owns the inode lock, and releases it in any case.
  */
 #include "types/handle.h"
-#include "types/handle_write.h"
 
-/* engine.write_back(pos, len), engine.write_through(pos, len). Return: PC_DONE, PC_FAILED. */
+/* engine.write_through(pos, len). Return: PC_DONE, PC_FAILED. */
 enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)
 {
 	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
@@ -153,15 +152,6 @@ static enum pc_result claim(struct writing *w, u64 pos, u64 len)
 	}
 }
 
-/* After PC_UNCACHED: wait until memory may be free, or write back the folio that can take no more ranges. Return:
- * PC_DONE, PC_FAILED. */
-static enum pc_result wait_for_memory(struct writing *w)
-{
-	if (w->need.kind == PC_NEED_WRITEBACK)
-		return pc_call_engine(w->h, pc_str_write_back, w->need.pos, w->need.len);
-	return engine_room(w->h, 0, 0, NULL);
-}
-
 /* ---------------------------------------------------------------- pieces */
 
 /* Length of the pieces of a long write: several writers can each have room for one below the dirty limit. */
@@ -215,7 +205,7 @@ static enum pc_result take_piece(struct writing *w, const u8 *from, u64 len, boo
 	pc_place_close(w->h->inode, &caller_of(w->op)->place);
 	if (!locked && result != PC_FAILED)
 		unlock_inode(w->op); /* after a failure the end of the operation does it */
-	return result == PC_UNCACHED ? wait_for_memory(w) : result;
+	return result == PC_UNCACHED ? engine_room(w->h, 0, 0, NULL) : result; /* until memory may be free */
 }
 
 /* Write the bytes of [from, from + len) after the first `done`, with all waits that may be needed before and in between.

@@ -144,7 +144,7 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 	*wanted = (u64)view.len;
 	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, len, view.buf, false))) {
+	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_meets(h->inode, pos, len, view.buf, len, false))) {
 		n = read_range(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
@@ -168,8 +168,7 @@ PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t na
 {
 	struct handle *h = handle_of(self);
 	u64 pos, wanted;
-	if (check_nargs("pread_into", nargs, 2) || check_readable(h) ||
-	    to_offset(args, "pread_into(buffer, offset)", &pos))
+	if (offset_arguments(h, "pread_into", "buffer", false, args, nargs, &pos))
 		return NULL;
 	return into_buffer(h, args[0], pos, &wanted);
 }
@@ -213,7 +212,7 @@ PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("preadv", nargs, 2) || check_readable(h) || to_offset(args, "preadv(buffers, offset)", &pos) ||
+	if (offset_arguments(h, "preadv", "buffers", false, args, nargs, &pos) ||
 	    pc_check_segments(h, args[0], PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
 		return NULL;
 	return read_segments(h, args[0], pos, &s);

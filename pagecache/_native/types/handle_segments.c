@@ -34,7 +34,7 @@ int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads
 			return -1;
 		u64 after = done + (u64)view.len, from = reads ? pos + after : pos,
 		    len = reads ? s->total - after : done;
-		tangled = pc_view_meets(i, from, len, view.buf, (u64)view.len);
+		tangled = pc_view_meets(i, from, len, view.buf, (u64)view.len, false);
 		done = after;
 		PyBuffer_Release(&view);
 	}

@@ -11,7 +11,7 @@
 static bool may_copy_here(struct handle *h, PyObject *object, const Py_buffer *view, u64 pos, bool writes)
 {
 	return PC_LIKELY(!pc_may_fault(h, object) &&
-			 !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, writes));
+			 !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, writes));
 }
 
 /* _hit_pread(size, offset) -> bytes, None */
@@ -33,8 +33,7 @@ PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_
 	struct pc_need need = {.kind = PC_NEED_FILL};
 	Py_buffer view;
 	u64 pos, got = 0;
-	if (check_nargs("pread_into", nargs, 2) || check_readable(h) ||
-	    to_offset(args, "pread_into(buffer, offset)", &pos) || pc_get_target(args[0], &view))
+	if (offset_arguments(h, "pread_into", "buffer", false, args, nargs, &pos) || pc_get_target(args[0], &view))
 		return NULL;
 	u64 len = clip(h, pos, (u64)view.len);
 	if (PC_LIKELY(len <= PC_LOOP_PIECE && may_copy_here(h, args[0], &view, pos, false))) {
@@ -61,7 +60,7 @@ PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	struct handle *h = handle_of(self);
 	Py_buffer view;
 	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
+	if (offset_arguments(h, "pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	int inside = is_inside(h);
 	if (inside < 0 || pc_get_source(args[0], &view))

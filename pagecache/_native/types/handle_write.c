@@ -4,7 +4,6 @@
  * A short write without obstacles is one try of the inode lock and one call of CORE. handle_claim.c does all others.
  * All or raise [K13]: the exception has the number of accepted bytes (`characters_written`).
  */
-#include "types/handle_write.h"
 #include "types/handle.h"
 
 #include <stdlib.h>
@@ -12,31 +11,23 @@
 /* Add the number of accepted bytes to the current exception, which stays set. */
 void pc_characters_written(u64 done)
 {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	PyObject *n = PyLong_FromUnsignedLongLong(done);
-	if (value && n && PyObject_IsInstance(value, PyExc_OSError) == 1 &&
-	    PyObject_SetAttrString(value, "characters_written", n))
+	PyObject *error = pc_take_exception(), *n = PyLong_FromUnsignedLongLong(done);
+	if (error && n && PyObject_IsInstance(error, PyExc_OSError) == 1 &&
+	    PyObject_SetAttrString(error, "characters_written", n))
 		PyErr_Clear();
 	Py_XDECREF(n);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 }
 
 /* Return the number of accepted bytes that the current exception, which stays set, has; 0 if it has none. */
 static u64 characters_written(void)
 {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	PyObject *n = value ? PyObject_GetAttrString(value, "characters_written") : NULL;
+	PyObject *error = pc_take_exception();
+	PyObject *n = error ? PyObject_GetAttrString(error, "characters_written") : NULL;
 	u64 written = n ? PyLong_AsUnsignedLongLong(n) : 0;
-	if (PyErr_Occurred()) {
-		PyErr_Clear();
-		written = 0;
-	}
+	written = PyErr_Occurred() ? 0 : written;
 	Py_XDECREF(n);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 	return written;
 }
 
@@ -126,7 +117,8 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 	*bounce = NULL;
 	if (pc_get_source(object, view))
 		return NULL;
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_overlaps(h->inode, pos, (u64)view->len, view->buf, true)))
+	if (PC_LIKELY(!pc_may_fault(h, object) &&
+		      !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
 	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
@@ -187,7 +179,7 @@ PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 pos;
-	if (check_nargs("pwrite", nargs, 2) || check_writable(h) || to_offset(args, "pwrite(data, offset)", &pos))
+	if (offset_arguments(h, "pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	i64 n = write_buffer(h, args[0], &pos, false);
 	return n < 0 ? NULL : PyLong_FromLongLong(n);
@@ -232,8 +224,8 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	struct handle *h = handle_of(self);
 	struct segments s;
 	u64 pos;
-	if (check_nargs("pwritev", nargs, 2) || check_writable(h) ||
-	    to_offset(args, "pwritev(buffers, offset)", &pos) || pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
+	if (offset_arguments(h, "pwritev", "buffers", true, args, nargs, &pos) ||
+	    pc_check_segments(h, args[0], PyBUF_SIMPLE, &s))
 		return NULL;
 	return write_segments(h, args[0], pos, &s);
 }
@@ -294,8 +286,7 @@ PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	Py_buffer view;
 	void *bounce;
 	u64 pos;
-	if (check_nargs("try_pwrite", nargs, 2) || check_writable(h) ||
-	    to_offset(args, "try_pwrite(data, offset)", &pos))
+	if (offset_arguments(h, "try_pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	const u8 *from = source(h, args[0], pos, &view, &bounce);
 	if (!from)

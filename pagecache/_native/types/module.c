@@ -9,12 +9,12 @@ PyTypeObject *pc_core_type;
 static PyObject *run_holding(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
-	unsigned long long address;
+	struct pc_inode *i;
 	unsigned int holds;
 	long long deadline_ns;
-	if (!PyArg_ParseTuple(args, "O!KILOO", pc_core_type, &core, &address, &holds, &deadline_ns, &method, &argument))
+	if (!PyArg_ParseTuple(args, "O!O&ILOO", pc_core_type, &core, pc_to_pointer, &i, &holds, &deadline_ns, &method,
+			      &argument))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	/* With a deadline of 0 it waits for nothing: the token is free, or the time is up. */
 	if (deadline_ns &&
 	    pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
@@ -69,11 +69,11 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 static PyObject *settle_fills(PyObject *module, PyObject *args)
 {
 	PyObject *core;
-	unsigned long long address, pos, end;
+	struct pc_inode *i;
+	unsigned long long pos, end;
 	struct pc_need need;
-	if (!PyArg_ParseTuple(args, "O!KKK", pc_core_type, &core, &address, &pos, &end))
+	if (!PyArg_ParseTuple(args, "O!O&KK", pc_core_type, &core, pc_to_pointer, &i, &pos, &end))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	enum pc_result result = PC_TRY_AGAIN;
 	while (result == PC_TRY_AGAIN && pc_range_busy(i, pos, end, &need))
 		result = pc_wait_fill(i, core, &need);
@@ -85,11 +85,11 @@ static PyObject *settle_fills(PyObject *module, PyObject *args)
 static PyObject *prefetch(PyObject *module, PyObject *args)
 {
 	PyObject *core;
-	unsigned long long address, pos, end;
+	struct pc_inode *i;
+	unsigned long long pos, end;
 	int wait, again = 0;
-	if (!PyArg_ParseTuple(args, "O!KKKp", pc_core_type, &core, &address, &pos, &end, &wait))
+	if (!PyArg_ParseTuple(args, "O!O&KKp", pc_core_type, &core, pc_to_pointer, &i, &pos, &end, &wait))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	end = pc_min(end, pc_inode_size(i));
 	if (!wait) {
 		pc_submit_fills(i, pos, end, PC_WORK_READAHEAD, 256);
@@ -124,7 +124,7 @@ static PyObject *end_inode(PyObject *module, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-struct pc_event *pc_event_at(char kind, unsigned long long address)
+static struct pc_event *event_at(char kind, unsigned long long address)
 {
 	switch (kind) {
 	case 'i': return &((struct pc_inode *)(uintptr_t)address)->event;
@@ -143,8 +143,7 @@ static PyObject *wait_for_event(PyObject *module, PyObject *args)
 	long long timeout_ns;
 	if (!PyArg_ParseTuple(args, "sKIL", &kind, &address, &seq, &timeout_ns))
 		return NULL;
-	return timeout_ns > 0 && pc_wait_event(pc_event_at(kind[0], address), seq, timeout_ns) ? NULL
-											       : Py_NewRef(Py_None);
+	return timeout_ns > 0 && pc_wait_event(event_at(kind[0], address), seq, timeout_ns) ? NULL : Py_NewRef(Py_None);
 }
 
 static int add_address(PyObject *list, struct pc_volume *v)
@@ -190,7 +189,7 @@ static int end_future(PyObject *future)
  * C because no interrupt may strike between the release, a future's removal and its end: its task would wait forever. */
 static PyObject *wake(PyObject *module, PyObject *args)
 {
-	PyObject *posted, *futures, *type = NULL, *value = NULL, *traceback = NULL;
+	PyObject *posted, *futures, *error = NULL;
 	if (!PyArg_ParseTuple(args, "OO!", &posted, &PyList_Type, &futures))
 		return NULL;
 	PyObject *released = PyObject_CallMethod(posted, "release", NULL);
@@ -201,67 +200,41 @@ static PyObject *wake(PyObject *module, PyObject *args)
 		PyObject *future = Py_NewRef(PyList_GetItem(futures, 0));
 		PyList_SetSlice(futures, 0, 1, NULL);
 		if (end_future(future)) { /* the others end all the same */
-			Py_XDECREF(type);
-			Py_XDECREF(value);
-			Py_XDECREF(traceback);
-			PyErr_Fetch(&type, &value, &traceback);
+			Py_XDECREF(error);
+			error = pc_take_exception();
 		}
 		Py_DECREF(future);
 	}
-	if (type) {
-		PyErr_Restore(type, value, traceback);
-		return NULL;
-	}
-	Py_RETURN_NONE;
+	if (!error)
+		Py_RETURN_NONE;
+	pc_put_exception(error);
+	return NULL;
 }
 
+/* Documented in native/extension.py. */
 static PyMethodDef functions[] = {
-	{"work", pc_work, METH_VARARGS,
-	 "work($module, core, volume, job, timeout_ns, /)\n--\n\nDo the next piece of a volume's work."},
-	{"sync", pc_sync_go, METH_VARARGS,
-	 "sync($module, core, inode, sync, allowed, here, /)\n--\n\nAdvance a sync without waiting."},
-	{"run", run_holding, METH_VARARGS,
-	 "run($module, core, inode, holds, deadline_ns, method, argument, /)\n--\n\nCall the engine with logical locks "
-	 "held."},
-	{"run_both", run_both, METH_VARARGS,
-	 "run_both($module, core, inode, other, deadline_ns, method, argument, /)\n--\n\nCall the engine with the "
-	 "tokens of two "
-	 "inodes "
-	 "held."},
-	{"run_owning", pc_run_owning, METH_VARARGS,
-	 "run_owning($module, core, inode, method, argument, /)\n--\n\nCall the engine with a new operation."},
-	{"settle_fills", settle_fills, METH_VARARGS,
-	 "settle_fills($module, core, inode, pos, end, /)\n--\n\nWait until no fill owns a folio of the range."},
-	{"end_inode", end_inode, METH_VARARGS,
-	 "end_inode($module, core, inode, /)\n--\n\nFree an inode of an ended volume."},
-	{"prefetch", prefetch, METH_VARARGS,
-	 "prefetch($module, core, inode, pos, end, wait, /)\n--\n\nRead a range into the cache."},
-	{"revoke", pc_revoke, METH_VARARGS,
-	 "revoke($module, volume, fenced, /)\n--\n\nEnd the operations of an aborted volume that still run."},
-	{"stragglers", pc_stragglers, METH_O,
-	 "stragglers($module, volume, /)\n--\n\nNumber of callers that have not noticed the abort of the volume."},
-	{"waiting", pc_waiting, METH_VARARGS,
-	 "waiting($module, core, volume, inode, reason, call, /)\n--\n\nCall a function that is recorded as a wait."},
-	{"waits", pc_waits, METH_O, "waits($module, core, /)\n--\n\nRecords of the current waits."},
-	{"calls", pc_calls, METH_O, "calls($module, core, /)\n--\n\nOperations that run, or hold a resource."},
-	{"waiting_since", pc_waiting_since, METH_O,
-	 "waiting_since($module, core, /)\n--\n\nBegin of the oldest wait, in nanoseconds; 0: none."},
-	{"wait", wait_for_event, METH_VARARGS,
-	 "wait($module, kind, address, seq, timeout_ns, /)\n--\n\nSleep until an event advances."},
-	{"trace_into", pc_trace_into, METH_VARARGS,
-	 "trace_into($module, core, append, /)\n--\n\nAdd events of a cache to a trace; return how many there were."},
-	{"trace_event", pc_trace_event, METH_VARARGS,
-	 "trace_event($module, core, event, /)\n--\n\nAdd an event of the engine to a running trace."},
-	{"inside", pc_inside_volumes, METH_NOARGS,
-	 "inside($module, /)\n--\n\nAddresses of the volumes whose calls run in this thread."},
-	{"enter_loop", pc_enter_loop, METH_NOARGS,
-	 "enter_loop($module, /)\n--\n\nMark this thread as that of a cache's event loop."},
-	{"use_inside", pc_use_inside, METH_O,
-	 "use_inside($module, function, /)\n--\n\nSet the function that knows which calls a coroutine is in."},
-	{"wake", wake, METH_VARARGS,
-	 "wake($module, posted, futures, /)\n--\n\nRelease a lock, empty a list of futures, and end them."},
-	{"pin", pc_view_open, METH_VARARGS,
-	 "pin($module, core, inode, pos, len, /)\n--\n\nPins of the folios that hold the range."},
+	{"work", pc_work, METH_VARARGS, NULL},
+	{"sync", pc_sync_go, METH_VARARGS, NULL},
+	{"run", run_holding, METH_VARARGS, NULL},
+	{"run_both", run_both, METH_VARARGS, NULL},
+	{"run_owning", pc_run_owning, METH_VARARGS, NULL},
+	{"settle_fills", settle_fills, METH_VARARGS, NULL},
+	{"end_inode", end_inode, METH_VARARGS, NULL},
+	{"prefetch", prefetch, METH_VARARGS, NULL},
+	{"revoke", pc_revoke, METH_VARARGS, NULL},
+	{"stragglers", pc_stragglers, METH_O, NULL},
+	{"waiting", pc_waiting, METH_VARARGS, NULL},
+	{"waits", pc_waits, METH_O, NULL},
+	{"calls", pc_calls, METH_O, NULL},
+	{"waiting_since", pc_waiting_since, METH_O, NULL},
+	{"wait", wait_for_event, METH_VARARGS, NULL},
+	{"trace_into", pc_trace_into, METH_VARARGS, NULL},
+	{"trace_event", pc_trace_event, METH_VARARGS, NULL},
+	{"inside", pc_inside_volumes, METH_NOARGS, NULL},
+	{"enter_loop", pc_enter_loop, METH_NOARGS, NULL},
+	{"use_inside", pc_use_inside, METH_O, NULL},
+	{"wake", wake, METH_VARARGS, NULL},
+	{"pin", pc_view_open, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };
 

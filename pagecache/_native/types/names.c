@@ -91,6 +91,13 @@ static PyObject *status_of(const struct statx *s, PyObject *key)
 	return status;
 }
 
+/* Make a system call without the interpreter lock, again after each signal unless its handler raises. */
+#define REPEATED(call)                                                                                                 \
+	do {                                                                                                           \
+		Py_BEGIN_ALLOW_THREADS call;                                                                           \
+		Py_END_ALLOW_THREADS                                                                                   \
+	} while (err == -EINTR && !PyErr_CheckSignals())
+
 /* Set the exception of a failed call, unless a signal handler has raised. */
 static PyObject *raise(int err, PyObject *key)
 {
@@ -106,10 +113,7 @@ static PyObject *status(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "i|O&O", &fd, PyUnicode_FSConverter, &name, &key))
 		return NULL;
 	const char *text = name ? PyBytes_AsString(name) : "";
-	do {
-		Py_BEGIN_ALLOW_THREADS err = look(fd, text, &found);
-		Py_END_ALLOW_THREADS
-	} while (err == -EINTR && !PyErr_CheckSignals());
+	REPEATED(err = look(fd, text, &found));
 	Py_XDECREF(name);
 	return err ? raise(err, NULL) : status_of(&found, key);
 }
@@ -157,10 +161,7 @@ PyObject *pc_fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 		return NULL;
 	struct descriptor *d = (struct descriptor *)PyType_GenericAlloc(type, 0);
 	const char *text = PyBytes_AsString(name);
-	do {
-		Py_BEGIN_ALLOW_THREADS err = d && (d->fd = openat(directory, text, flags, 0666)) < 0 ? -errno : 0;
-		Py_END_ALLOW_THREADS
-	} while (err == -EINTR && !PyErr_CheckSignals());
+	REPEATED(err = d && (d->fd = openat(directory, text, flags, 0666)) < 0 ? -errno : 0);
 	Py_DECREF(name);
 	if (err)
 		Py_CLEAR(d);
@@ -316,10 +317,7 @@ static PyObject *change_range(PyObject *module, PyObject *args)
 	long long offset, length;
 	if (!PyArg_ParseTuple(args, "iiLL", &mode, &fd, &offset, &length))
 		return NULL;
-	do {
-		Py_BEGIN_ALLOW_THREADS err = fallocate(fd, FALLOC_FL_KEEP_SIZE | mode, offset, length) ? -errno : 0;
-		Py_END_ALLOW_THREADS
-	} while (err == -EINTR && !PyErr_CheckSignals());
+	REPEATED(err = fallocate(fd, FALLOC_FL_KEEP_SIZE | mode, offset, length) ? -errno : 0);
 	return done(err);
 }
 

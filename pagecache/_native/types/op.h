@@ -27,7 +27,7 @@ enum op_state { OP_OPEN, OP_IN_CALL, OP_ENDED, OP_LEFT, OP_SETTLED, OP_REVOKED, 
 struct op_uncached {
 	PyObject *memory; /* a bytearray of `len` bytes, the result */
 	u64 pos, len, got;
-	u64 seen; /* pc_storage_seen before the call */
+	u64 seen; /* PC_BY_STORAGE_SEEN before the call */
 	u64 head; /* surplus bytes that the call reads first; limits may change while it runs */
 	u64 most; /* bytes that the call reads for the result; surplus bytes come before and after them */
 	u32 credit; /* era of its credit of the volume, 0: none */
@@ -135,6 +135,7 @@ void pc_op_move(struct op *op, enum op_state to);
 void pc_op_settle(struct op *op);
 void pc_op_revoke(struct op *op);
 bool pc_op_stopped(const struct op *op);
+int pc_op_refused(struct op *op);
 int pc_op_check(struct op *op);
 
 #endif

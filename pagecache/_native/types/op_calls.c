@@ -161,7 +161,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 		return -1;
 	t->views = views;
 	pc_op_move(op, OP_IN_CALL);
-	own->seen = pc_storage_seen(op->inode);
+	own->seen = pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN);
 	own->head = head;
 	own->most = end - pos;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);
@@ -170,53 +170,43 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	return 1;
 }
 
-/* The operation has its credit. Return: 0 a call may begin; -1 exception. */
-static int may_call(struct op *op)
+/* Begin the next call; the operation has its credit. The memory of a request's call is *parts, held by *buf until release_memory.
+ * Return: 1; 0 none; -1 exception. */
+static int prepare(struct op *op, u64 *pos, u64 *len, struct pc_part *parts, size_t *n, PyObject **buf)
 {
-	if (pc_op_check(op))
+	*buf = NULL;
+	if (pc_op_check(op) || pc_op_refused(op))
 		return -1;
-	if (pc_op_stopped(op))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
 	if (op->state == OP_IN_CALL)
 		pc_op_end_call(op);
-	return 0;
-}
-
-/* The next backend call: its offset, and its views. Return: 1; 0 none; -1 exception. */
-static int next_call(struct op *op, u64 *pos)
-{
-	struct pc_part parts[PC_PARTS_MAX];
-	size_t n = 0;
-	u64 len = 0;
-	int more;
-	if (may_call(op))
-		return -1;
-	if (op->kind == PC_OP_UNCACHED) {
-		more = begin_uncached(op, pos, &len);
-	} else if (request_of(op)) {
-		more = next_parts(op, pos, parts, &n);
-		len = pc_request_len(request_of(op));
-		PyObject *buf = more > 0 ? hold_memory(op) : NULL;
-		if (more > 0)
-			more = buf ? make_views(op, buf, parts, n) : -1;
-		release_memory(buf);
-	} else {
+	if (op->kind == PC_OP_UNCACHED)
+		return begin_uncached(op, pos, len);
+	if (!request_of(op)) {
 		PyErr_SetString(PyExc_ValueError, "this operation has no backend call");
-		more = -1;
+		return -1;
 	}
-	if (more > 0)
-		call_begins(op, *pos, len);
-	return more;
+	int more = next_parts(op, pos, parts, n);
+	if (more <= 0)
+		return more;
+	*len = pc_request_len(request_of(op));
+	*buf = hold_memory(op);
+	return *buf ? 1 : -1;
 }
 
 /* begin() -> (offset, buffers) of the next backend call, or None. */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	u64 pos;
-	int more = next_call(op, &pos);
+	struct pc_part parts[PC_PARTS_MAX];
+	PyObject *buf;
+	size_t n = 0;
+	u64 pos, len = 0;
+	int more = prepare(op, &pos, &len, parts, &n, &buf);
+	if (buf)
+		more = make_views(op, buf, parts, n);
+	release_memory(buf);
+	if (more > 0)
+		call_begins(op, pos, len);
 	if (more < 0)
 		return NULL;
 	if (!more)
@@ -242,7 +232,7 @@ static int answer_uncached(struct op *op, int64_t n)
 			own->zeros = 0;
 		else
 			own->zeros += n ? 1 : 16;
-		t->stale = !fresh && (!own->seen || own->seen != pc_storage_seen(op->inode));
+		t->stale = !fresh && (!own->seen || own->seen != pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN));
 		result = t->stale ? -ESTALE
 			 : own->zeros >= 32
 				 ? -EPROTO
@@ -307,19 +297,6 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	return PyLong_FromLong(answer_object(op, value));
 }
 
-/* Return the exception that is set, with its traceback; it is set no longer. */
-static PyObject *take_exception(void)
-{
-	PyObject *type, *error, *traceback;
-	PyErr_Fetch(&type, &error, &traceback);
-	PyErr_NormalizeException(&type, &error, &traceback);
-	if (traceback)
-		PyException_SetTraceback(error, traceback);
-	Py_XDECREF(type);
-	Py_XDECREF(traceback);
-	return error;
-}
-
 enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
 
 /* Make a call by a method of C, without the interpreter lock. A signal does not end it, unless the volume was aborted
@@ -353,25 +330,17 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 {
 	struct pc_part parts[PC_PARTS_MAX];
 	struct pc_driver driver;
-	PyObject *answered = NULL, *buf = NULL;
+	PyObject *answered = NULL, *buf;
 	size_t n = 0;
 	u64 pos, len = 0;
-	bool uncached = op->kind == PC_OP_UNCACHED, native = false;
-	if (may_call(op))
-		return STEP_FAILED;
-	int more = uncached ? begin_uncached(op, &pos, &len) : next_parts(op, &pos, parts, &n);
+	bool native = false;
+	int more = prepare(op, &pos, &len, parts, &n, &buf);
 	if (more <= 0)
 		return more < 0 ? STEP_FAILED : STEP_DONE;
-	if (!uncached) {
-		len = pc_request_len(request_of(op));
-		buf = hold_memory(op);
-		if (!buf)
-			return STEP_FAILED;
-	}
 	method = method ? Py_NewRef(method)
 			: PyObject_GetAttr(engine, op_reads_staged(op) ? pc_str_read_staged : pc_str_read_into);
 	bool begun = method && !pc_op_check(op);
-	if (begun && !uncached) {
+	if (begun && buf) {
 		native = pc_driver_of(method, &driver);
 		begun = native || make_views(op, buf, parts, n) > 0;
 	}
@@ -403,7 +372,7 @@ static enum step fill_step(struct op *op, PyObject *engine, PyObject **met)
 	/* On a thread of the volume no signal handler raises: whatever comes is the backend's, and has a waiter. */
 	if (!PyErr_ExceptionMatches(PyExc_Exception) && !(pc_tls_inside && pc_tls_inside->helper))
 		return STEP_FAILED;
-	*met = take_exception();
+	*met = pc_take_exception();
 	return STEP_MET;
 }
 
@@ -447,7 +416,7 @@ PyObject *pc_op_write(struct op *op, PyObject *engine)
 	} else if (step == STEP_DONE) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_written, (PyObject *)op, NULL);
 	} else {
-		met = met ? met : take_exception();
+		met = met ? met : pc_take_exception();
 		result = PyObject_CallMethodObjArgs(engine, pc_str_write_met, (PyObject *)op, met,
 						    sent ? Py_True : Py_False, NULL);
 	}
@@ -476,18 +445,19 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 	PyObject *commit = PyObject_GetAttr(engine, pc_str_bound_commit);
 	if (!commit)
 		return NULL;
-	if (commit == Py_None || !pc_commit_plain(i)) {
+	if (commit == Py_None || !pc_inode_number(i, 0, PC_BY_COMMIT_PLAIN)) {
 		Py_DECREF(commit);
 		return PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
 	}
 	pc_change_begins(i, true); /* first: an interrupt may end the engine's call before it has begun */
-	u64 begun = pc_changes(i); /* a direct write that begins after this changes the number */
-	PyObject *changes = pc_direct_count(i) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
+	u64 begun = pc_inode_number(i, 0, PC_BY_CHANGES); /* a direct write that begins after this changes the number */
+	PyObject *changes =
+		pc_inode_number(i, 0, PC_BY_DIRECT) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
 	PyObject *version = changes ? pc_op_send_commit((PyObject *)op, commit) : NULL, *result;
 	if (version) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);
 	} else {
-		PyObject *met = take_exception();
+		PyObject *met = pc_take_exception();
 		result = PyObject_CallMethodObjArgs(engine, pc_str_commit_met, (PyObject *)op, met, NULL);
 		Py_XDECREF(met);
 	}

@@ -26,15 +26,6 @@ static int not_running(struct op *op)
 	return -1;
 }
 
-static int is_stopped(struct op *op)
-{
-	if (pc_stopped(op->inode, op->generation))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (atomic_load(&op->inode->volume->closing))
-		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
-	return 0;
-}
-
 /* The number of bytes that a backend returned; -1 if it is no such number, or there is no answer. */
 static long long answer_of(PyObject *answer, Py_ssize_t len)
 {
@@ -73,18 +64,15 @@ PyObject *pc_op_release_lock(PyObject *self, PyObject *unused)
 PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	if (not_running(op) || is_stopped(op))
+	if (not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
 	if (!(own->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || own->holds & PC_HOLD_DIRECT) {
 		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
 		return NULL;
 	}
-	int err = pc_direct_begin(op->inode, &own->failed);
-	if (err == -EAGAIN)
+	if (!pc_direct_begin(op->inode, &own->failed))
 		Py_RETURN_FALSE;
-	if (err)
-		return PyErr_NoMemory();
 	own->holds |= PC_HOLD_DIRECT;
 	own->pos = UINT64_MAX;
 	Py_RETURN_TRUE;
@@ -159,7 +147,7 @@ void pc_op_direct_fence(struct pc_volume *v)
 PyObject *pc_op_carry(PyObject *self, PyObject *function)
 {
 	struct op *op = (struct op *)self;
-	if (not_running(op) || is_stopped(op))
+	if (not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
 	if (!(own->holds & PC_HOLD_DIRECT)) {
@@ -195,7 +183,7 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OKO", &write_from, &pos, &buffer))
 		return NULL;
 	Py_ssize_t len = PyObject_Size(buffer);
-	if (len < 0 || not_running(op) || is_stopped(op))
+	if (len < 0 || not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
 	if (!own->calls) {
@@ -218,7 +206,7 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	if (!answer)
 		return NULL;
 	answer_done(op, answer, n);
-	if (is_stopped(op)) /* otherwise a caller that has not noticed the abort would count it as done */
+	if (pc_op_refused(op)) /* otherwise a caller that has not noticed the abort would count it as done */
 		return NULL;
 	return PyLong_FromLongLong(n);
 }
@@ -238,7 +226,7 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	Py_ssize_t len = PyObject_Size(buffer);
 	if (len < 0 || not_running(op) || (!aside && pc_wait_credit(i, op->core, &credit)))
 		return NULL;
-	if (is_stopped(op)) {
+	if (pc_op_refused(op)) {
 		if (!aside)
 			pc_credit_put(i->volume, credit);
 		return NULL;
@@ -277,10 +265,9 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 PyObject *pc_run_owning(PyObject *module, PyObject *args)
 {
 	PyObject *core, *method, *argument;
-	unsigned long long address;
-	if (!PyArg_ParseTuple(args, "O!KOO", pc_core_type, &core, &address, &method, &argument))
+	struct pc_inode *i;
+	if (!PyArg_ParseTuple(args, "O!O&OO", pc_core_type, &core, pc_to_pointer, &i, &method, &argument))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	if (pc_check_reentry(i, core, "direct I/O from inside a backend call of the same volume"))
 		return NULL;
 	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);

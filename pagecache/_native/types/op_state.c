@@ -101,6 +101,16 @@ bool pc_op_stopped(const struct op *op)
 	return op_is_settled(op) || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
 }
 
+/* Refuse a call of the backend if the volume has ended. Return: 0, -1 exception. */
+int pc_op_refused(struct op *op)
+{
+	if (pc_op_stopped(op))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
+	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
+		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
+	return 0;
+}
+
 /* Return: 0; -1 with an exception: it is settled and owns nothing. */
 int pc_op_check(struct op *op)
 {
@@ -159,7 +169,6 @@ static void settle_transfer(struct op *op)
 /* Release everything that the operation still owns. Keeps the exception that is set; a no-op in a forked child. */
 static void settle(struct op *op, enum op_state end)
 {
-	PyObject *type, *value, *traceback;
 	if (op_is_settled(op))
 		return;
 	if (pc_is_forked(((struct core *)op->core)->cache)) {
@@ -169,7 +178,7 @@ static void settle(struct op *op, enum op_state end)
 	}
 	if (holds_of(op) & PC_HOLD_DIRECT && pc_op_direct_settle(op))
 		return;
-	PyErr_Fetch(&type, &value, &traceback);
+	PyObject *error = pc_take_exception();
 	pc_op_end_call(op);
 	pc_list_del(&op->listed);
 	pc_op_move(op, end);
@@ -182,7 +191,7 @@ static void settle(struct op *op, enum op_state end)
 	check_settled(op);
 	pc_inode_user_put(op->inode);
 	pc_core_release(op->core);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 }
 
 /* End the operation. Idempotent. */

@@ -55,15 +55,15 @@ PyObject *pc_trace_into(PyObject *module, PyObject *args)
 /* Steals the event. Keeps the exception that is set. */
 static void add_event(struct pc_cache *c, PyObject *event)
 {
-	PyObject *type, *value, *traceback, *append = c->tracer, *done = NULL;
+	PyObject *error, *append = c->tracer, *done = NULL;
 	if (append && event) {
 		Py_INCREF(append);
 		c->traced++;
-		PyErr_Fetch(&type, &value, &traceback);
+		error = pc_take_exception();
 		done = PyObject_CallFunctionObjArgs(append, event, NULL);
 		if (!done)
 			PyErr_WriteUnraisable(append);
-		PyErr_Restore(type, value, traceback);
+		pc_put_exception(error);
 		Py_DECREF(append);
 	}
 	Py_XDECREF(done);
@@ -73,8 +73,7 @@ static void add_event(struct pc_cache *c, PyObject *event)
 static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reason, u64 thread, i64 began, u64 file,
 		       u64 pos, u64 end, bool failed)
 {
-	PyObject *type, *value, *traceback;
-	PyErr_Fetch(&type, &value, &traceback);
+	PyObject *error = pc_take_exception();
 	PyObject *event = Py_BuildValue("OIOKLLKKKO", waits ? Py_True : Py_False, (unsigned int)kind,
 					reason ? reason : Py_None, (unsigned long long)thread, (long long)began,
 					(long long)pc_clock_ns(), (unsigned long long)file, (unsigned long long)pos,
@@ -82,7 +81,7 @@ static void trace_span(struct pc_cache *c, bool waits, u32 kind, PyObject *reaso
 	if (!event)
 		PyErr_WriteUnraisable(NULL);
 	add_event(c, event);
-	PyErr_Restore(type, value, traceback);
+	pc_put_exception(error);
 }
 
 /* trace_event(core, event): add an event of the engine, while a trace runs. */

@@ -55,12 +55,14 @@ struct pc_inside {
 };
 extern _Thread_local const struct pc_inside *pc_tls_inside;
 
+/* blocking.c: the exception that is set, or NULL, taken and set again */
+PyObject *pc_take_exception(void);
+void pc_put_exception(PyObject *error);
+int pc_to_pointer(PyObject *value, void *out);
 int pc_raise(PyObject *core, PyObject *engine, const char *kind, const char *message);
-bool pc_is_forked(const struct pc_cache *c);
 int pc_wait_event(struct pc_event *e, u32 seq, i64 timeout_ns);
 int pc_check_reentry(struct pc_inode *i, PyObject *core, const char *what);
 int pc_inside_call(struct pc_volume *v);
-int pc_check_inside(struct pc_inode *i, PyObject *core, const char *what);
 enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
@@ -115,20 +117,10 @@ void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
-/* A read whose fill another thread makes. Guarded by the GIL. */
-struct pc_reader {
-	struct pc_list link;
-	u32 report;
-	bool stale;      /* the bytes cannot stay in the cache */
-	PyObject *error; /* of the fill; NULL: none so far */
-};
-void pc_reader_open(struct pc_reader *reader, struct pc_request *r);
-void pc_reader_close(struct pc_reader *reader);
 void pc_report_stale(u32 report);
 PyObject *pc_sync_go(PyObject *module, PyObject *args);
 PyObject *pc_revoke(PyObject *module, PyObject *args);
 PyObject *pc_stragglers(PyObject *module, PyObject *address);
-struct pc_event *pc_event_at(char kind, unsigned long long address);
 
 /* blocking.c: event loops */
 PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
@@ -211,9 +203,13 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write_units)                                                                                                 \
 	X(commit)                                                                                                      \
 	X(commit_here)                                                                                                 \
-	X(room) X(release) X(write_back) X(write_through) X(read_into) X(write_from) X(write_met) X(written)           \
-		X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append)     \
-			X(zero_range) X(view)
+	X(room)                                                                                                        \
+	X(release)                                                                                                     \
+	X(write_through)                                                                                               \
+	X(read_into)                                                                                                   \
+	X(write_from)                                                                                                  \
+	X(write_met) X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside)                \
+		X(outlast_names) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

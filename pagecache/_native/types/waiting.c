@@ -66,7 +66,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 		pc_tls_inside = &in;
 		era = pc_call_begins(v);
 	}
-	if (inside && pc_volume_closing(v)) {
+	if (inside && atomic_load(&v->closing)) {
 		pc_raise(core, NULL, "shutdown", "the volume is detached");
 	} else {
 		pc_sleep_begin(&sleep, c, &w);

@@ -13,12 +13,20 @@
 
 /* ---------------------------------------------------------------- results of fills for their requesters */
 
+/* A read whose fill another thread makes. Guarded by the GIL. */
+struct reader {
+	struct pc_list link;
+	u32 report;
+	bool stale;      /* the bytes cannot stay in the cache */
+	PyObject *error; /* of the fill; NULL: none so far */
+};
+
 static struct pc_list readers = {&readers, &readers}; /* those that have requested a fill; under the GIL */
 static u32 last_report;
 
 /* The read requests this fill: its result returns by a number, since the thread that makes the fill has no
  * reference to the read. An earlier request of the read counts no longer. */
-void pc_reader_open(struct pc_reader *reader, struct pc_request *r)
+static void reader_open(struct reader *reader, struct pc_request *r)
 {
 	reader->report = r->report = ++last_report ? last_report : ++last_report;
 	reader->stale = false;
@@ -26,16 +34,16 @@ void pc_reader_open(struct pc_reader *reader, struct pc_request *r)
 		pc_list_add_tail(&readers, &reader->link);
 }
 
-void pc_reader_close(struct pc_reader *reader)
+static void reader_close(struct reader *reader)
 {
 	pc_list_del(&reader->link);
 	Py_CLEAR(reader->error);
 }
 
-static struct pc_reader *reader_of(u32 report)
+static struct reader *reader_of(u32 report)
 {
 	for (struct pc_list *l = readers.next; report && l != &readers; l = l->next) {
-		struct pc_reader *reader = PC_ENTRY(l, struct pc_reader, link);
+		struct reader *reader = PC_ENTRY(l, struct reader, link);
 		if (reader->report == report)
 			return reader;
 	}
@@ -45,24 +53,21 @@ static struct pc_reader *reader_of(u32 report)
 /* The fill requested under this number has failed; its requester gets the exception that is set, which stays set. */
 void pc_report_failure(u32 report)
 {
-	PyObject *type, *value, *traceback;
-	struct pc_reader *reader = reader_of(report);
-	if (!reader)
-		return;
-	PyErr_Fetch(&type, &value, &traceback);
-	PyErr_NormalizeException(&type, &value, &traceback);
-	if (value && PyErr_GivenExceptionMatches(value, PyExc_Exception)) {
+	struct reader *reader = reader_of(report);
+	PyObject *error = reader ? pc_take_exception() : NULL;
+	if (error && PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
 		PyObject *before = reader->error;
-		reader->error = Py_NewRef(value);
+		reader->error = Py_NewRef(error);
 		Py_XDECREF(before);
 	}
-	PyErr_Restore(type, value, traceback);
+	if (reader)
+		pc_put_exception(error);
 }
 
 /* The bytes of this fill were invalidated again and again: its requester has to read past the cache. */
 void pc_report_stale(u32 report)
 {
-	struct pc_reader *reader = reader_of(report);
+	struct reader *reader = reader_of(report);
 	if (reader)
 		reader->stale = true;
 }
@@ -122,7 +127,7 @@ static enum pc_result outlast_names(struct pc_inode *i)
 static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_inode *i = r->inode;
-	struct pc_reader *reader = calloc(1, sizeof(*reader));
+	struct reader *reader = calloc(1, sizeof(*reader));
 	if (!reader) {
 		pc_request_settle(r);
 		PyErr_NoMemory();
@@ -131,7 +136,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = pc_fill_first(r), .owner = r->id};
 	u64 end = r->end;
 	pc_list_init(&reader->link);
-	pc_reader_open(reader, r);
+	reader_open(reader, r);
 	pc_fill_submit(r, PC_WORK_FILL);
 	queue_more(i, end, pos, len, ra);
 	enum pc_result result = pc_wait_folio(i, core, &need);
@@ -141,7 +146,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 	} else if (result != PC_FAILED && reader->stale) {
 		result = outlast_names(i);
 	}
-	pc_reader_close(reader);
+	reader_close(reader);
 	free(reader);
 	return result;
 }
@@ -320,12 +325,11 @@ static void work_job(PyObject *job, u32 cls)
 PyObject *pc_work(PyObject *module, PyObject *args)
 {
 	PyObject *core, *job;
-	unsigned long long address;
+	struct pc_volume *v;
 	long long timeout_ns;
 	struct pc_work w;
-	if (!PyArg_ParseTuple(args, "O!KOL", pc_core_type, &core, &address, &job, &timeout_ns))
+	if (!PyArg_ParseTuple(args, "O!O&OL", pc_core_type, &core, pc_to_pointer, &v, &job, &timeout_ns))
 		return NULL;
-	struct pc_volume *v = (struct pc_volume *)(uintptr_t)address;
 	if (pc_is_forked(v->cache))
 		Py_RETURN_NONE;
 	u32 seq = atomic_load(&v->workers.seq);
@@ -432,11 +436,11 @@ static int sync_go(PyObject *core, struct pc_inode *i, struct pc_sync *s, u32 al
 PyObject *pc_sync_go(PyObject *module, PyObject *args)
 {
 	PyObject *core, *what;
-	unsigned long long address, sync;
+	struct pc_inode *i;
+	unsigned long long sync;
 	unsigned int allowed, here;
-	if (!PyArg_ParseTuple(args, "O!KKIIO", pc_core_type, &core, &address, &sync, &allowed, &here, &what))
+	if (!PyArg_ParseTuple(args, "O!O&KIIO", pc_core_type, &core, pc_to_pointer, &i, &sync, &allowed, &here, &what))
 		return NULL;
-	struct pc_inode *i = (struct pc_inode *)(uintptr_t)address;
 	enum pc_sync_next next;
 	struct pc_sleep sleep = {0};
 	if (here && what != Py_None) {

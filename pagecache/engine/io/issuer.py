@@ -28,7 +28,6 @@ __all__ = [
     "commit_met",
     "committed",
     "write",
-    "write_back",
     "write_met",
     "write_through",
     "write_units",
@@ -298,17 +297,6 @@ def committed(self: EngineFile, op: Op, version: str | None, changes: int | None
 def _impossible_version(file: EngineFile, answer: object) -> BackendProtocolError:
     rule = "commit did not answer with the version that it has made, a str or None"
     return BackendProtocolError(f"{rule}: {returned(answer)}", file.key)
-
-
-def write_back(self: EngineFile, pos: int, length: int) -> None:
-    """Write this range back, for a writer that needs that before it can continue (method g of contract 2.7).
-
-    Raises:
-        FileNotFoundError: it never can be: the backend has lost the object with its name.
-    """
-    if self.is_cut_off():
-        raise FileNotFoundError(errno.ENOENT, "the object has lost its name: this page cannot be completed", self.key)
-    barrier.flush(self, pos, pos + length)
 
 
 def write_through(self: EngineFile, pos: int, length: int) -> None:

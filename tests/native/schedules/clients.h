@@ -219,13 +219,13 @@ static void write_directly(struct client *self, u32 file, u64 at, u64 n)
 	struct file *f = world.files[file];
 	u64 pos = at * CELL, end = (at + n) * CELL, old = pc_inode_size(f->inode) / CELL, failed;
 	int64_t got;
-	EQUAL(pc_direct_begin(f->inode, &failed), 0);
+	CHECK(pc_direct_begin(f->inode, &failed));
 	u32 version = begins(c, at, at + n);
 	if (at > old)
 		is_cut(c, old, at, version);
 	for (u64 k = 0; k < n; k++)
 		cell_fill(self->buffer + k * (CELL / 8), cell(file, at + k, version));
-	pc_invalidate_remote(f->inode, pos, end);
+	pc_invalidate_range(f->inode, pos, end);
 	do {
 		struct pc_part part = {.memory = (u8 *)self->buffer, .len = n * CELL};
 		got = store_write(&f->store, pos, &part, 1);
@@ -315,7 +315,7 @@ static void client_act(struct client *self, u32 file, const u8 *weights)
 	case SYNC: client_sync(file); break;
 	case FLUSH:
 		if (schedule_draw(2))
-			pc_pass_background(i, 4 * PAGE);
+			pc_pass_background(i, 4 * PAGE, false);
 		else
 			flush_range(world.files[file], pc_epoch_take(i->volume), pos, pos + len);
 		break;
@@ -324,7 +324,7 @@ static void client_act(struct client *self, u32 file, const u8 *weights)
 		if (schedule_draw(2))
 			pc_drop_clean(i, pos, pos + len);
 		else
-			pc_invalidate_remote(i, pos, pos + len);
+			pc_invalidate_range(i, pos, pos + len);
 		break;
 	case AHEAD: act_read_ahead(file); break;
 	case PIN: act_pin(self, file); break;

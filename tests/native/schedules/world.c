@@ -252,7 +252,7 @@ static void file_begin(u32 k)
 	memset(c, 0, sizeof(*c));
 	begins(c, 0, CELLS);
 	is_done(c, 0, CELLS, 1);
-	EQUAL(pc_inode_create(rig.volume, BYTES, &l, true, &f->inode), 0);
+	EQUAL(pc_inode_create(rig.volume, BYTES, &l, &f->inode), 0);
 	f->inode->user = f;
 }
 
