@@ -19,11 +19,12 @@ import math
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -234,24 +235,9 @@ def make_file(path: Path, size: int) -> Path:
 
 
 def each(call: Callable[..., object], *before: Any) -> Run:
-    """Return a job that calls with up to two arguments and each item: `pread(size, offset)`, `os.pread(fd, size, ...)`.
-    The number is decided before the loop, which is timed.
-    """
-    first, second = (*before, None, None)[:2]
-
-    def alone(items: Sequence[Any]) -> None:
-        for item in items:
-            call(item)
-
-    def behind_one(items: Sequence[Any]) -> None:
-        for item in items:
-            call(first, item)
-
-    def behind_two(items: Sequence[Any]) -> None:
-        for item in items:
-            call(first, second, item)
-
-    return (alone, behind_one, behind_two)[len(before)]
+    """Return a job that calls with these arguments and each item, `os.pread(fd, size, offset)`, by a loop in C."""
+    fixed = [repeat(argument) for argument in before]
+    return lambda items: deque(map(call, *fixed, items), maxlen=0)
 
 
 def hits(bench: Bench, key: str, job: str, verb: str, first: Any) -> Iterator[Row]:
