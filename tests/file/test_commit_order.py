@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from pagecache import BackendError, CommitError, ConflictError, DataLossError, PageCache, WritebackError
-from pagecache.engine.io import barrier
 from pagecache.engine.io.barrier import FileSync
 from tests.publishing import PublishingBackend
 
@@ -241,14 +240,3 @@ def test_an_fsync_reports_its_commit_and_sends_nothing_before(make: Make, monkey
     assert rig.volume.failed()
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_a_commit_alone_is_no_success_when_none_is_due_as_it_failed(make: Make, monkeypatch: Patch, error: int) -> None:
-    """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
-    rig, file = make({KEY: DATA}, retry=ONCE).opened()
-    file.pwrite(DATA[:PAGE], 0)
-    file.flush()
-    Failing(rig, error).before_poll(monkeypatch)
-    caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY])).result())
-    assert caught.errno == error

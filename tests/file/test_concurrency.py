@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import struct
 import threading
@@ -96,13 +95,6 @@ def foreign_bytes(seconds: float, seed: int) -> None:
 def test_a_reader_never_sees_bytes_of_another_page() -> None:
     """Copy on conflict, eviction and reuse by another volume under readers, for a few seconds. [T-64, T-07, I-24]"""
     foreign_bytes(3.0, seed=1)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-def test_a_reader_never_sees_bytes_of_another_page_for_long() -> None:
-    """Run the test above for ten minutes. [T-64, I-24]"""
-    foreign_bytes(float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")), seed=int.from_bytes(os.urandom(4), "little"))
 
 
 def test_closing_a_handle_beside_its_readers(make: Make) -> None:

@@ -6,15 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 import pagecache
-
-from ..stores import RecordingBackend
-from .rig import FAST, KEY, QUIET, Task
 
 PRELUDE = """
     import errno, gc, os, sys, threading, time
@@ -163,48 +159,6 @@ def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: st
     assert done.returncode == 6, done.stderr
     if hung in ("write_from", "commit", "truncate"):
         assert "not saved: volume: 'thefile'" in done.stderr
-
-
-def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
-    """Volumes are saved side by side. [T-52, T-62]"""
-    body = """
-        saved = threading.Event()
-        an_hour_a_second_after(saved.is_set)
-        file = attach("write_from", name="hung", exit_timeout=3600).open("lost", "wb")
-        file.pwrite(b"x" * 5000, 0)
-        healthy = cache.attach(DirectoryBackend(sys.argv[1]), name="healthy").open("saved", "wb")
-        healthy.pwrite(b"z" * 5000, 0)
-        healthy.append(b"end")
-        def watch():
-            try:
-                while healthy.volume.dirty_ranges("saved"):
-                    time.sleep(0.005)
-            except OSError:
-                pass  # the exit is through with its volume
-            saved.set()
-        threading.Thread(target=watch, daemon=True).start()
-    """
-    done = run(body, tmp_path, str(tmp_path))
-    assert done.returncode == 0
-    assert (tmp_path / "saved").read_bytes() == b"z" * 5000 + b"end"
-    assert "'lost'" in done.stderr
-    assert "'saved'" not in done.stderr
-
-
-def test_closing_with_a_deadline_is_bounded_whatever_hangs() -> None:
-    """`close(timeout)` of a running program, giving up: seconds, not forever. [2.22, K9]"""
-    for op in ("write_from", "commit", "sync", "close", "file_close"):
-        backend = RecordingBackend({KEY: b""})
-        cache = pagecache.PageCache("1MiB", retry=FAST, **QUIET)
-        file = cache.attach(backend, name="volume").open(KEY, "r+b")
-        file.pwrite(b"x" * 100, 0)
-        gate = backend.gate(op, times=9)
-        began = time.monotonic()
-        Task(cache.close, timeout=0.2, on_failed="discard").result()
-        assert time.monotonic() - began < 25
-        assert cache.closed
-        gate.open()
-        backend.open_all_gates()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -20,8 +20,6 @@ import pagecache
 from pagecache import PageCache, RetryPolicy, ShutdownError
 from pagecache.engine import runner
 from pagecache.engine.attempts import Attempts
-from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
 from ..stores import WAIT_LIMIT_S, Fault
@@ -157,20 +155,6 @@ def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkey
     rig.volume.reconnect(rig.backend)  # with other threads
     Task(file.fsync).result()
     assert (rig.backend.committed(KEY) or b"")[:5] == b"dirty"
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: Patch) -> None:
-    """The last asynchronous generator of a backend exits. [K9]"""
-    loop = CacheLoop("ends", Park())
-
-    async def ends() -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(loop._loop, "shutdown_asyncgens", ends)
-    assert loop.alive()
-    assert loop.stop(5)
-    loop._loop.close()
 
 
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
