@@ -1,9 +1,4 @@
-"""The end of local data: of abandoned files, of closed handles beside them, and of removed ones.
-
-An open that has found the file when its last writer abandons it gets the file after the rollback. An open that fails,
-an `abandon`, and a `with` that raises give up no change of a handle that was closed before. Of handles that several
-threads close at once, exactly one is the last, and does the work of the last one. [2.20, K1, I-22]
-"""
+"""The end of local data: of abandoned files, of closed handles beside them, and of removed ones. [2.20, K1, I-22]"""
 
 from __future__ import annotations
 
@@ -28,21 +23,7 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    QUIET,
-    Make,
-    Rig,
-    Task,
-    at_gate,
-    eventually,
-    overlay,
-    pattern,
-    raises,
-    wait_for,
-)
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -215,9 +196,7 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
 @pytest.mark.parametrize("reading", [False, True])
 @pytest.mark.parametrize("down", [False, True])
 def test_an_object_whose_rollback_fails_is_opened_anew(store: Rig, reading: bool, down: bool) -> None:
-    """No later handle uses the file of the backend that may have its bytes; an earlier handle reads none. If the store
-    is down, the first open fails. [2.20]
-    """
+    """No later handle uses the file of the backend that may have its bytes; an earlier one reads none. [2.20]"""
     rig, file = store.opened()
     backend = rig.backend
     reader = rig.open("rb") if reading else None
@@ -406,9 +385,7 @@ def raising(file: CachedFile) -> None:
 def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
     store: Rig, leave: Leave, mine: bytes, half: bytes
 ) -> None:
-    """The close left them to the other writer: they are unsaved, listed, and saved by a sync. Bytes of both cannot be
-    told apart, and only an explicit call publishes them. [2.20, 2.22, T-77]
-    """
+    """They are unsaved, listed, and saved by a sync; bytes of both cannot be told apart. [2.20, 2.22, T-77]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
     closed.pwrite(mine, 0)
     other.pwrite(half, 0)
@@ -452,9 +429,7 @@ def test_an_abandoned_handle_gives_up_what_its_own_open_has_made(store: Rig) -> 
 def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
     store: Rig, changed: bool, end: str, released: bool
 ) -> None:
-    """Even before the flusher has released it: a close beside it publishes, for no later one would. An abandon leaves
-    its bytes, which the next sync saves. [2.20, 2.21, 2.22]
-    """
+    """A close beside it publishes, for no later one would; an abandon leaves its bytes. [2.20, 2.21, 2.22]"""
     with Gate() as gate:
         store.cache.flusher.defer(gate.enter)
         gate.wait_entered()
@@ -552,9 +527,7 @@ def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ends", ["close close", "close abandon", "abandon abandon"])
 def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make, ends: str, backend: str) -> None:
-    """The last close hands over or publishes; bytes of a closed handle stay unsaved, at least; bytes that both
-    abandon are given up. [2.20, I-22]
-    """
+    """The last close hands over or publishes; bytes that both abandon are given up. [2.20, I-22]"""
     rig, *files = make(backend=BACKENDS[backend]()).both()
     for number, file in enumerate(files):
         file.pwrite(NEW[number * PAGE : (number + 1) * PAGE], number * PAGE)

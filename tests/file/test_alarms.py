@@ -140,9 +140,7 @@ def test_the_alarm_of_old_data_fires_while_a_call_hangs(make: Make, clock: HandC
 
 
 def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandClock) -> None:
-    """Later writes of the file, and passes by age, do not make bytes in a running call younger. A file that is written
-    all the time, and written back in time, raises no alarm. [2.11, 2.27]
-    """
+    """Later writes make bytes in a running call no younger; data that is saved in time is never old. [2.11, 2.27]"""
     rig, file = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0}).opened("r+b")
 
     def write(page: int) -> None:

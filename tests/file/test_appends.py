@@ -7,9 +7,6 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import CachedFile
-
-from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Make, Task, at_gate, pattern, raises
 
 
@@ -72,23 +69,6 @@ def test_the_position_of_the_handle(make: Make) -> None:
         buffered.write(b"ef")
         plain.append(b"-")
     assert plain.pread(100, 10) == b"abcd-ef"
-
-
-def test_files_of_two_volumes_have_ends_of_their_own(make: Make) -> None:
-    """Under one key, in one cache, side by side."""
-    rig = make({KEY: b""})
-    second = rig.cache.attach(RecordingBackend({KEY: b""}), name="second")
-    handles = [rig.open("r+b"), second.open(KEY, "r+b")]
-
-    def run(file: CachedFile, n: int) -> list[int]:
-        return [file.append(bytes([n]) * 100) for _ in range(200)]
-
-    tasks = [Task(run, file, n) for n, file in enumerate(handles)]
-    for n, task in enumerate(tasks):
-        assert task.result() == [100 * k for k in range(200)]
-        assert handles[n].pread(100_000, 0) == bytes([n]) * 20_000
-    handles[1].close()
-    second.detach()
 
 
 def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:

@@ -1,6 +1,4 @@
-"""Write requests and commits that C makes by the bound methods of a file, and syncs whose state is in C: the checks
-that have to come first are made, in files that trouble has met before, and in those that it meets beside the call.
-"""
+"""Write requests, commits and syncs that C makes by the bound methods of a file: each check that comes first."""
 
 from __future__ import annotations
 
@@ -58,9 +56,7 @@ def acknowledged(rig: Rig) -> None:
 
 
 def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: Make) -> None:
-    """Otherwise a later change by another program would look like it. A version that was read beside a write may be
-    older than the bytes, and is not taken. [2.19]
-    """
+    """Otherwise a later foreign change would look like it. One read beside a write may be older. [2.19]"""
     rig, file = make({KEY: b""}).opened("r+b")
     versions = rig.volume.inodes[KEY].versions
     file.pwrite(NEW, 0)

@@ -1,6 +1,4 @@
-"""The stored object changes behind the cache: policies, `resolve`, pinned versions, lost answers, units with old
-neighbours.
-"""
+"""The stored object changes behind the cache: policies, `resolve`, announcements."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ MEETINGS = [(store, notice) for store in (in_place, uploaded) for notice in ("op
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)
 def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, store: Callable[..., Rig], notice: str) -> None:
-    """The commit and the next open raise it; nothing is written back, and only `resolve` and `discard` lead on. [T-30,
-    2.16, 2.19]
-    """
+    """Nothing is written back, and only `resolve` and `discard` lead on. [T-30, 2.16, 2.19]"""
     rig = store(make)
     file = rig.handles[0]
     base, other = rig.volume.engine.files()[0].versions.base, rig.backend.stat(KEY).version
@@ -96,9 +92,7 @@ RESOLVED = [
 
 @pytest.mark.parametrize(("store", "notice", "how"), RESOLVED)
 def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: Any, notice: str) -> None:
-    """The caller chooses the way; then everything goes on. A discard of the whole file is one. Force stores the whole
-    local version of an object; the parts uploaded for the old one are forgotten in any case. [T-30, 2.19]
-    """
+    """Then all goes on. Force stores the whole local version of an object; no old part is uploaded. [T-30, 2.19]"""
     whole = store is uploaded
     rig = store(make)
     file = rig.handles[0]

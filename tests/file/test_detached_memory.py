@@ -55,9 +55,7 @@ def test_a_cache_takes_more_volumes_in_its_life_than_at_one_time() -> None:
 
 
 def test_a_handle_that_outlives_the_detach_keeps_its_object_and_no_other() -> None:
-    """A volume that is attached later has the places of all others: the handle never sees objects of it. The program
-    may still have the volume, whose numbers can be read, and closed handles. [I-24, 2.22]
-    """
+    """It never sees an object of a later volume, which has the places of all others. [I-24, 2.22]"""
     with PageCache("1MiB") as cache:
         volume = filled(cache)
         handle, closed = volume.open("f3", "r+b"), volume.open("f1", "rb")

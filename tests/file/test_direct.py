@@ -186,9 +186,7 @@ def test_dirty_and_clean_pages_under_a_direct_write(make: Make) -> None:
 @pytest.mark.parametrize("local", [False, True], ids=["others clean", "others local"])
 @pytest.mark.parametrize("change", ["direct write", "invalidate_remote"])
 def test_a_view_whose_bytes_were_dropped_is_detached_beside_local_bytes(make: Make, change: str, local: bool) -> None:
-    """Its memory stays as it was until a read; the folio stays in the file if other bytes of it are local. A later view
-    is attached. [2.9, 2.10, 2.19, 2.21]
-    """
+    """Its memory stays as it was until a read; a later view is attached. [2.9, 2.10, 2.19, 2.21]"""
     rig, file, direct = make({KEY: DATA}).both(direct=True)
     file.pread(8 * PAGE, 0)
     if local:

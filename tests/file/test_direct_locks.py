@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
+from pagecache.testing import Gate
 
-from ..stores import WAIT_LIMIT_S, answering
+from ..stores import answering
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 from .test_interrupts import EVERY, ctrl_c, interrupted_each
 
@@ -75,27 +77,13 @@ def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, cas
     third.result()
 
 
-class holding:
+@contextmanager
+def holding(inode: Any, *, shared: bool) -> Iterator[None]:
     """The inode lock, held by another thread."""
-
-    def __init__(self, inode: Any, *, shared: bool) -> None:
-        self.inode, self.shared = inode, shared
-        self.entered, self.over = threading.Event(), threading.Event()
-
-    def __enter__(self) -> None:
-        user = self.inode
-        hold = SHARED if self.shared else LOCK
-
-        def until_over() -> None:
-            self.entered.set()
-            self.over.wait(WAIT_LIMIT_S)
-
-        self.task = Task(user.run, hold, "holding", until_over)
-        assert self.entered.wait(WAIT_LIMIT_S)
-
-    def __exit__(self, *_exc: object) -> None:
-        self.over.set()
-        self.task.result()
+    with Gate() as gate:
+        _, task = at_gate(gate, inode.run, SHARED if shared else LOCK, "holding", gate.enter)
+        yield
+    task.result()
 
 
 def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patch) -> None:

@@ -45,9 +45,7 @@ def threads() -> list[str]:
 
 
 def ended(before: list[str]) -> bool:
-    """Collect until the objects are gone, several times if needed: the flusher may still use a handle that was
-    collected.
-    """
+    """Collect until the objects are gone: the flusher may still use a handle that was collected."""
     gc.collect()
     return threads() == before
 
@@ -69,9 +67,7 @@ def collect(warned: list[str], backend: Backend, data: bytes, **how: Any) -> Non
 
 
 def test_threads_of_dropped_caches_end(warned: list[str]) -> None:
-    """Fifty caches with their volumes, nothing unsaved: the process is as before, without a warning. A cache without a
-    volume is dropped by its last reference. [2.21]
-    """
+    """Fifty caches, nothing unsaved: the process is as before. Without a volume no collection is needed. [2.21]"""
     before = threads()
     cache = PageCache("1MiB")
     assert len(threads()) == len(before) + 1
@@ -221,9 +217,7 @@ def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture, whole: bool) -> None:
-    """The object keeps its content, and the writer may still decide. Its exception stays the primary one, even if the
-    bytes of another store could not be saved. [T-77, 2.22]
-    """
+    """The writer may still decide. Its exception stays the primary one if bytes cannot be saved. [T-77, 2.22]"""
     backend = ObjectBackend({KEY: b"as it was"}) if whole else RecordingBackend({KEY: b"as it was"})
     if not whole:
         backend.fault("write_from", FULL, times=float("inf"))

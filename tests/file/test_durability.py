@@ -106,9 +106,7 @@ def test_unstable_bytes_are_not_evicted(make: Make) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_transient_commit_error_is_repaired_within_fsync(make: Make, kept: bool) -> None:
-    """The bytes are sent again before the second commit, unless the error says that they were `kept`. [T-18, M5, 2.14,
-    2.15]
-    """
+    """The bytes are sent again first, unless the error says that they were `kept`. [T-18, M5, 2.14, 2.15]"""
     rig, file = make({KEY: b""}).opened("r+b")
     file.pwrite(DATA, 0)
     error = BackendError(errno.EIO, "flaky", retry=True, kept=kept)

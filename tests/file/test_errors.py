@@ -141,9 +141,7 @@ BUFFERS = {**NO_BUFFERS, **READ_ONLY, **STRIDED}
 
 @pytest.mark.parametrize("wrong", BUFFERS)
 def test_a_wrong_buffer_is_refused(stored: Rig, wrong: str) -> None:
-    """An object that is no buffer is a TypeError, as source or destination. So are read-only memory as a destination
-    and a view with gaps, which is not bytes in a row. [T-59]
-    """
+    """TypeError if it is none; read-only memory as a destination, and a view with gaps, are refused, too. [T-59]"""
     value, file = BUFFERS[wrong], stored.handles[0]
     calls: list[Callable[[], object]] = [
         lambda: file.pread_into(value, 0),

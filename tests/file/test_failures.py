@@ -1,6 +1,4 @@
-"""Backends that answer wrongly: short, nothing, too much, odd types, odd exceptions, kept buffers, one object in the
-place of two. Every error about a wrong answer contains the answer.
-"""
+"""Backends that answer wrongly, fail oddly, or keep buffers. An error about a wrong answer contains the answer."""
 
 from __future__ import annotations
 

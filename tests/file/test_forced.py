@@ -1,6 +1,4 @@
-"""Another client's version that is longer than the cache's: forced away, or below a truncate with an unknown
-outcome.
-"""
+"""A longer version of another client: forced away, or below a truncate with an unknown outcome."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Limits on memory held by views count the reachable views: garbage is collected before a call is refused.
-
-A view in a reference cycle lives until the garbage collector runs, which in a program with many objects is next to
-never. Each test turns the collector off, and leaves views in cycles.
-"""
+"""Limits on memory held by views count the reachable views: garbage is collected before a call is refused."""
 
 from __future__ import annotations
 

@@ -24,9 +24,7 @@ DATA = pattern(4 * CAPACITY)
 
 
 class Cycle:
-    """Keep something alive until the garbage collector runs, as an error does: it references the variables of all calls
-    it went through, one of which holds the error.
-    """
+    """Keep something alive until the garbage collector runs, as an error does that refers to variables of its calls."""
 
     def __init__(self, kept: object) -> None:
         self.kept, self.itself = kept, self

@@ -100,9 +100,7 @@ def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend
 
 
 def test_an_abort_in_a_reconnect_leaves_no_file_that_waits_to_be_opened_again(make: Make, monkeypatch: Patch) -> None:
-    """The next reconnect finds that the late commit is over. Otherwise writers would wait for room that nothing makes.
-    [2.22]
-    """
+    """Otherwise writers would wait for room that nothing makes. [2.22]"""
     old, new, last = clients()
     volume, file = aborted_beside_a_commit(make, old)
 

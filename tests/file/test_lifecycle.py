@@ -1,8 +1,4 @@
-"""The ends of handles, volumes and caches: closed, detached, aborted or collected, also beside their users: writers in
-hung calls, and other threads that end them too.
-
-A volume accepts nothing new while it ends, so that no accepted byte falls between the last save and the end.
-"""
+"""The ends of handles, volumes and caches, also beside their users. A volume that ends accepts nothing new."""
 
 from __future__ import annotations
 
@@ -21,23 +17,7 @@ from pagecache.volume import detach
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    accepted_before,
-    at_gate,
-    dirty_bytes,
-    ended_or_behind,
-    eventually,
-    overlay,
-    pattern,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -87,9 +67,7 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", [*CALLS, "hangs"])
 def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt: bool) -> None:
-    """It may close a descriptor by whose number such a call would remove a file of another directory. A detach waits
-    a second for a call that hangs. [2.22]
-    """
+    """A call could reach another file by a reused descriptor. A detach waits a second for one that hangs. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
     hangs, call = call == "hangs", "stat" if call == "hangs" else call
     gate, calling = at_gate(rig.backend.gate(call), CALLS[call], rig.volume)
@@ -468,17 +446,6 @@ def test_a_backend_whose_close_raises_is_released_anyway(
 # ---------------------------------------------------------------- nothing new is accepted
 
 
-def before(monkeypatch: Patch, step: str, call: Callable[[], object]) -> None:
-    """Make a call when the end of a volume comes to a step."""
-    original = getattr(detach, step)
-
-    def changed(*arguments: Any) -> Any:
-        call()
-        return original(*arguments)
-
-    monkeypatch.setattr(detach, step, changed)
-
-
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
 def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Patch, step: str) -> None:
     """Without the refusal it was accepted and lost, or made the end fail. Names are refused, too. [2.22, I-22]"""
@@ -499,12 +466,14 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
         lambda: volume.truncate(KEY, 3),
     ]
 
-    def write() -> None:
+    def write(*arguments: object) -> Any:
         assert file.try_pwrite(b"x", 5) is None
         for call in calls:
             refused.append(raises(ShutdownError, call, match="detached"))
+        return genuine(*arguments)
 
-    before(monkeypatch, step, write)
+    genuine = getattr(detach, step)
+    monkeypatch.setattr(detach, step, write)
     assert rig.cache.close() == []
     assert len(refused) == len(calls)
     assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)
@@ -517,8 +486,7 @@ def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     file = rig.open("r+b")
     gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, PAGE)
     closing = Task(rig.cache.close)
-    ended_or_behind(rig.cache, closing, cutting.thread)
-    assert not closing.finished.is_set()
+    assert closing.waits()
     assert cutting.result(opening=gate) == PAGE
     assert closing.result() == []
     assert rig.backend.committed(KEY) == DATA[:PAGE]
@@ -538,5 +506,5 @@ def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     closing = Task(rig.cache.close)
     caught = raises(ShutdownError, task.result)
     closing.result(opening=gate)
-    accepted = accepted_before(caught)
+    accepted = getattr(caught, "characters_written", 0)
     assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]

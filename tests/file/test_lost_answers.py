@@ -186,9 +186,7 @@ def test_changes_taken_by_the_commit_are_there_after_a_reconnect(store: Store) -
 
 @pytest.mark.parametrize("done", [True, False])
 def test_another_version_stored_after_it_is_a_conflict_that_loses_nothing(store: Store, done: bool) -> None:
-    """The committed version was replaced, or never stored: all of ours can be read, and laid over the other one. [T-30,
-    2.19]
-    """
+    """All of ours can be read, and laid over the other one. [T-30, 2.19]"""
     store.put(BASE)
     file = store.staged("r+b")
     store.lose_an_answer(file, done=done)
