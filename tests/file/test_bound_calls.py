@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from pagecache import CommitError, ConflictError, WritebackError
+from pagecache import CommitError, ConflictError, ShutdownError, WritebackError
 from pagecache.engine.file import EngineFile
+from pagecache.engine.io import barrier
 from pagecache.native import STAMP_MAX, NativeInode
 
-from ..stores import ObjectBackend, RecordingFile
+from ..stores import ObjectBackend, RecordingBackend, RecordingFile
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
@@ -151,3 +152,43 @@ def test_the_failure_of_a_commit_that_a_look_has_found_is_judged(make: Make, mon
     monkeypatch.setattr(NativeInode, "advance", twice)
     raises(CommitError, file.fsync, match="passing")
     assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1
+
+
+def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
+    """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
+    rig, file = make({KEY: NEW}).opened("r+b")
+    engine = rig.volume.inodes[KEY]
+    with engine.loses():
+        engine.bind_calls()
+        syncing = Task(file.fsync)
+        assert syncing.waits()
+    syncing.result()
+
+
+def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
+    """Also if the file has been reopened since: the next backend has what the sync was for. [2.22]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.fsync()
+    sync = barrier.FileSync(rig.volume.inodes[KEY])
+    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
+    rig.volume.reconnect(RecordingBackend({KEY: NEW}))
+    raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bool) -> None:
+    """Such as a cut, or taking another version: it is queued while the commit before it runs. [2.17]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
+    engine = rig.volume.inodes[KEY]
+    done: list[int] = []
+    file.pwrite(NEW, 0)
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
+    engine.settle(lambda: done.append(len(rig.backend.seen("commit"))))
+    file.pwrite(NEW, 0)
+    second = Task(file.fsync)
+    syncing.result(opening=gate)
+    second.result()
+    assert done == [1]
+    assert len(rig.backend.seen("commit")) == 2
+    assert engine.bound_commit is not None

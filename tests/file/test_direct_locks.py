@@ -113,17 +113,19 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patc
     assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
 
 
-def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
-    """This is the other order: the truncate waits for a direct write in flight. [T-22, T-29, 2.17]"""
-    rig = make({KEY: DATA}, limits=PARALLEL)
+@pytest.mark.parametrize("change", ["truncate", "punch_hole"])
+def test_a_truncate_or_hole_waits_for_a_direct_write(make: Make, change: str) -> None:
+    """This is the other order: nothing of the file is in flight when the backend is called. [T-22, T-29, 2.17, 2.26]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True})
     file, direct = rig.open("r+b"), parallel(rig)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    cut = Task(file.truncate, 2 * PAGE)
+    size = 2 * PAGE if change == "truncate" else 16 * PAGE
+    cut = Task(file.truncate, size) if change == "truncate" else Task(file.punch_hole, 2 * PAGE, 14 * PAGE)
     assert cut.waits()
-    assert rig.backend.seen("truncate") == []
+    assert rig.backend.seen(change) == []
     writer.result(opening=gate)
     cut.result()
-    assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE]
+    assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE] + bytes(size - 2 * PAGE)
 
 
 @pytest.mark.parametrize("stream", ["direct", "buffered"])
@@ -350,6 +352,21 @@ def test_an_abort_ends_a_commit_that_waits_for_a_direct_write(make: Make) -> Non
     raises(DataLossError, Task(file.fsync).result)  # what the interrupted write has sent
     Task(file.fsync).result()
     assert (fresh.committed(KEY) or b"")[9 * PAGE : 10 * PAGE] == b"y" * PAGE
+
+
+def test_direct_writes_keep_the_number_of_calls_in_flight(make: Make) -> None:
+    """Many writes and long ones together never exceed the backend's limit of calls in flight. [2.1, 2.10]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "max_inflight": 3, "max_write": PAGE})
+    direct = parallel(rig)
+    gate = rig.backend.gate("write_from", times=100)
+    tasks = [Task(direct.pwrite, b"x" * 4 * PAGE, k * 4 * PAGE) for k in range(4)]
+    eventually(lambda: gate.nr_entered == 3)
+    assert all(task.waits(0.05) for task in tasks)
+    assert gate.nr_entered == 3
+    gate.open()
+    for task in tasks:
+        task.result()
+    assert rig.backend.nr_transfers_max == 3
 
 
 def test_a_volume_that_ends_takes_no_direct_write(make: Make) -> None:
