@@ -1,9 +1,4 @@
-"""The end of local data: of abandoned files, of closed handles beside them, and of removed ones.
-
-An open that has found the file when its last writer abandons it gets the file after the rollback. An open that fails,
-an `abandon`, and a `with` that raises give up no change of a handle that was closed before. Of handles that several
-threads close at once, exactly one is the last, and does the work of the last one. [2.20, K1, I-22]
-"""
+"""The end of local data: of abandoned files, of closed handles beside them, and of removed ones. [2.20, K1, I-22]"""
 
 from __future__ import annotations
 
@@ -28,22 +23,7 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    QUIET,
-    Make,
-    Rig,
-    Task,
-    at_gate,
-    content_of,
-    eventually,
-    overlay,
-    pattern,
-    raises,
-    wait_for,
-)
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -116,11 +96,14 @@ def upload(file: CachedFile, backend: RecordingBackend) -> None:
     eventually(lambda: backend.seen("write_from"))
 
 
-def hold(file: CachedFile) -> Gate:
-    """Hold the token of a file with work of its volume, before any other."""
+def given_up(file: CachedFile, offset: int = 0, before: Callable[[], object] = bool) -> Gate:
+    """Write, and abandon the file. Work of its volume holds its token, so its rollback waits for the gate."""
     gate = Gate()
     file._inode.settle(lambda: gate.enter(WAIT_LIMIT_S))
     gate.wait_entered()
+    file.pwrite(b"bad!", offset)
+    before()
+    file.abandon()
     return gate
 
 
@@ -134,9 +117,7 @@ def test_an_open_by_any_name_waits_for_an_abandoned_file(tmp_path: Path, name: s
         volume = cache.attach(DirectoryBackend(tmp_path), read_ahead=0)
         file = volume.open(KEY, "r+b")
         inode = file._inode
-        gate = hold(file)
-        file.pwrite(b"bad!", 0)
-        file.abandon()
+        gate = given_up(file)
         cache.check()
         assert volume.unsaved() == []
         opening = Task(volume.open, name, mode)
@@ -154,9 +135,7 @@ def test_an_open_by_any_name_waits_for_an_abandoned_file(tmp_path: Path, name: s
 def test_a_handle_is_opened_again_after_the_rollback_of_its_file(make: Make) -> None:
     """Nothing that it writes is given up with the earlier bytes. [2.20]"""
     rig, file, reader = make(backend=ObjectBackend({KEY: DATA})).both("rb")
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    file.abandon()
+    gate = given_up(file)
     opening = Task(open_again, reader, os.O_RDWR)
     assert opening.waits()
     gate.release()
@@ -182,9 +161,7 @@ def test_an_open_sleeps_while_a_change_of_an_abandoned_file_goes_on(make: Make) 
 def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
     """The name is free then, and the file goes back all the same. [2.20]"""
     rig, file = make(backend=ObjectBackend({KEY: DATA})).opened()
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    file.abandon()
+    gate = given_up(file)
     raises(TimeoutError, rig.open, timeout=0.05)
     gate.release()
     assert rig.open().pread(len(DATA), 0) == DATA
@@ -193,22 +170,18 @@ def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
 def test_calls_by_name_see_nothing_that_was_abandoned(either: Rig) -> None:
     """They see what is stored, also before the file has gone back. [2.20]"""
     file, volume = either.handles[0], either.volume
-    gate = hold(file)
-    file.pwrite(b"late", 5 * PAGE)
-    file.abandon()
+    gate = given_up(file, 5 * PAGE)
     assert [volume.stat(KEY).size, *(found.size for found in volume.list())] == [len(DATA)] * 2
     assert [volume.unsaved(), volume.unsaved(KEY), volume.dirty_ranges(KEY), volume.failed()] == [[]] * 4
     volume.sync(20)
     gate.release()
-    assert content_of(volume, KEY) == DATA
+    assert either.content() == DATA
 
 
 def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make) -> None:
     """No call finds it, before or after its rollback. [2.20]"""
     rig, file = make(backend=ObjectBackend({KEY: DATA})).opened("wb", key="new")
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    file.abandon()
+    gate = given_up(file)
     assert not rig.volume.exists("new")
     calls = Task(rig.open, "rb", key="new"), Task(rig.volume.remove, "new")
     assert all(call.waits() for call in calls)
@@ -221,14 +194,18 @@ def test_an_object_that_was_never_stored_is_gone_once_it_is_abandoned(make: Make
 
 
 @pytest.mark.parametrize("reading", [False, True])
-def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool) -> None:
-    """No later handle uses the file of the backend that may have its bytes; an earlier handle reads none. [2.20]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened()
+@pytest.mark.parametrize("down", [False, True])
+def test_an_object_whose_rollback_fails_is_opened_anew(store: Rig, reading: bool, down: bool) -> None:
+    """No later handle uses the file of the backend that may have its bytes; an earlier one reads none. [2.20]"""
+    rig, file = store.opened()
+    backend = rig.backend
     reader = rig.open("rb") if reading else None
     upload(file, backend)
-    backend.fault("rollback", OSError(errno.EACCES, "no"))
+    for op in ("rollback", *["open"] * down):
+        backend.fault(op, OSError(errno.ECONNREFUSED, "down"))
     file.abandon()
+    if down:
+        raises(ConnectionRefusedError, rig.open)
     again = rig.open()
     assert again.pread(len(DATA), 0) == DATA
     again.pwrite(b"good", 0)
@@ -238,18 +215,6 @@ def test_an_object_whose_rollback_fails_is_opened_anew(make: Make, reading: bool
         raises(ConflictError, reader.read)
         reader.close()
     eventually(lambda: not rig.volume.orphans)
-
-
-def test_a_store_that_is_down_fails_the_open_of_an_abandoned_object(make: Make) -> None:
-    """Nor does a later one read a byte that was given up. [2.20]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    upload(file, backend)
-    for op in ("rollback", "open"):
-        backend.fault(op, OSError(errno.ECONNREFUSED, "down"))
-    file.abandon()
-    raises(ConnectionRefusedError, rig.open)
-    assert rig.open().pread(len(DATA), 0) == DATA
 
 
 def test_a_foreign_version_below_abandoned_bytes_is_not_mixed_with_the_opened_one(make: Make) -> None:
@@ -282,26 +247,12 @@ def test_an_abandon_ends_a_conflict(either: Rig) -> None:
     assert rig.backend.committed(KEY) == b"goodrs"
 
 
-def test_acknowledged_bytes_of_closed_handles_are_durable_after_an_abandon_and_a_sync(make: Make) -> None:
-    """The store has them already, and they cannot be taken back. [2.15, 2.20]"""
-    rig = make({KEY: DATA})
-    rig.open().pwrite(b"good", 0)
-    rig.handles[0].close()
-    late = rig.open()
-    late.pwrite(b"bad!", PAGE)
-    late.abandon()
-    assert rig.content() == GOOD
-    rig.volume.sync(20)
-    assert rig.backend.committed(KEY) == GOOD
-
-
 def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(make: Make) -> None:
     """It has nothing to wait for afterwards. [2.20]"""
     backend = ObjectBackend({KEY: DATA})
     _rig, file, reader = make(backend=backend).both("rb")
     upload(file, backend)
-    gate = hold(file)
-    file.abandon()
+    gate = given_up(file)
     saving = Task(reader.fsync)
     assert saving.waits()
     gate.release()
@@ -313,11 +264,7 @@ def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(m
 def test_an_abandoned_file_is_opened_anew_after_a_reconnect(either: Rig) -> None:
     """Nothing of it is sent to the new backend. [2.20, 2.22]"""
     rig, file = either, either.handles[0]
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    rig.volume.abort()
-    file.abandon()
-    gate.release()
+    given_up(file, before=rig.volume.abort).release()
     rig.volume.reconnect(rig.backend)
     again = rig.open()
     assert again.read() == DATA
@@ -326,31 +273,18 @@ def test_an_abandoned_file_is_opened_anew_after_a_reconnect(either: Rig) -> None
     assert rig.backend.committed(KEY) == GOOD
 
 
-def test_a_cache_that_closes_beside_an_abandoned_file_saves_the_creation_of_the_object(make: Make) -> None:
-    """It waits until the file has gone back: the empty object is there, and is durable. [2.20, 2.22]"""
-    rig, file = make({}).opened("wb", key="new")
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    file.abandon()
+def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other_files(make: Make) -> None:
+    """Its deadline passes. The next call waits, and saves the creation of the object, which is empty. [2.20, 2.22]"""
+    rig = make({})
+    file, other = rig.open("wb", key="new"), rig.open("wb", key="other")
+    other.pwrite(b"saved", 0)
+    gate = given_up(file)
+    raises(UnsavedDataError, rig.volume.detach, timeout=0.3, match="the deadline passed")
+    assert rig.backend.committed("other") == b"saved"
     closing = Task(rig.cache.close)
     assert closing.waits()
     gate.release()
     assert closing.result() == []
-    assert rig.backend.committed("new") == b""
-
-
-def test_a_detach_beside_an_abandoned_file_that_does_not_go_back_saves_the_other_files(make: Make) -> None:
-    """Its deadline passes, and the next call saves what this one could not. [2.20, 2.22]"""
-    rig = make({})
-    file, other = rig.open("wb", key="new"), rig.open("wb", key="other")
-    other.pwrite(b"saved", 0)
-    gate = hold(file)
-    file.pwrite(b"bad!", 0)
-    file.abandon()
-    raises(UnsavedDataError, rig.volume.detach, timeout=0.3, match="the deadline passed")
-    assert rig.backend.committed("other") == b"saved"
-    gate.release()
-    assert rig.cache.close() == []
     assert rig.backend.committed("new") == b""
 
 
@@ -443,40 +377,27 @@ def raising(file: CachedFile) -> None:
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
-def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(store: Rig, leave: Leave) -> None:
-    """The close left them to the other writer; they are unsaved, listed, and saved by a sync. [2.20, 2.22]"""
+@pytest.mark.parametrize(
+    ("mine", "half"),
+    [(MINE, b""), (MINE, b"half"), (b"", b"half")],
+    ids=["the closed one has written", "both have written", "the abandoned one has written"],
+)
+def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
+    store: Rig, leave: Leave, mine: bytes, half: bytes
+) -> None:
+    """They are unsaved, listed, and saved by a sync; bytes of both cannot be told apart. [2.20, 2.22, T-77]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
-    closed.truncate(0)
-    closed.pwrite(MINE, 0)
+    closed.pwrite(mine, 0)
+    other.pwrite(half, 0)
     closed.close()
     leave(other)
+    stay = overlay(overlay(DATA, 0, mine), 0, half) if mine else DATA
     assert store.backend.committed(KEY) == DATA
-    check_kept(store)
-
-
-@pytest.mark.parametrize("leave", [abandoned, raising])
-def test_bytes_that_cannot_be_told_apart_stay_and_are_not_published_at_exit(store: Rig, leave: Leave) -> None:
-    """Both handles have written; only an explicit call publishes the half object. [2.20, 2.22, T-77]"""
-    closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
-    closed.pwrite(MINE, 0)
-    other.pwrite(b"half", 0)
-    closed.close()
-    leave(other)
-    assert [found.key for found in store.volume.unsaved()] == [KEY]
-    assert store.volume.inodes[KEY].unclosed
+    assert store.content() == stay
+    assert [found.key for found in store.volume.unsaved()] == ([KEY] if mine else [])
+    assert store.volume.inodes[KEY].unclosed or not (mine and half)
     store.volume.sync(20)
-    assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), 0, b"half")
-
-
-@pytest.mark.parametrize("leave", [abandoned, raising])
-def test_a_handle_that_changed_nothing_keeps_no_bytes_of_an_abandoned_one(store: Rig, leave: Leave) -> None:
-    """It was open beside, and closed first. [2.20]"""
-    closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
-    other.pwrite(b"half", 0)
-    closed.close()
-    leave(other)
-    assert store.content() == DATA
-    assert store.volume.unsaved() == []
+    assert store.backend.committed(KEY) == stay
 
 
 @pytest.mark.parametrize("leave", [abandoned, raising])
@@ -503,25 +424,12 @@ def test_an_abandoned_handle_gives_up_what_its_own_open_has_made(store: Rig) -> 
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_bytes_of_a_collected_handle_stay(store: Rig) -> None:
-    """They are unsaved, and another handle's end does not give them up. [2.21, 2.22]"""
-    other = store.volume.open(KEY, "r+b")
-    store.volume.open(KEY, "r+b").pwrite(MINE, 0)
-    eventually(lambda: store.volume.inodes[KEY].handles == 1)
-    other.abandon()
-    assert [found.key for found in store.volume.unsaved()] == [KEY]
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) == overlay(DATA, 0, MINE)
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize(("changed", "end"), [(True, "close"), (False, "close"), (True, "abandon")])
 def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
-    store: Rig, changed: bool, end: str
+    store: Rig, changed: bool, end: str, released: bool
 ) -> None:
-    """Even before the flusher has released it: a close beside it publishes, for no later one would. An abandon leaves
-    its bytes. [2.20, 2.22]
-    """
+    """A close beside it publishes, for no later one would; an abandon leaves its bytes. [2.20, 2.21, 2.22]"""
     with Gate() as gate:
         store.cache.flusher.defer(gate.enter)
         gate.wait_entered()
@@ -530,6 +438,9 @@ def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
             dropped.pwrite(MINE, PAGE)
         del dropped
         gc.collect()
+        if released:
+            gate.release()
+            eventually(lambda: store.volume.inodes[KEY].handles == 1)
         if end == "close":
             file.pwrite(MINE, 0)
         getattr(file, end)()
@@ -537,6 +448,9 @@ def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
             assert store.backend.committed(KEY) == overlay(overlay(DATA, 0, MINE), PAGE, MINE if changed else b"")
     eventually(lambda: not store.volume.handles)
     assert [found.key for found in store.volume.unsaved()] == ([KEY] if end == "abandon" else [])
+    if end == "abandon":
+        store.volume.sync(20)
+        assert store.backend.committed(KEY) == overlay(DATA, PAGE, MINE)
 
 
 def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> None:
@@ -555,6 +469,8 @@ def test_dirty_bytes_of_a_closed_handle_stay_on_a_store_in_place(make: Make) -> 
     late.abandon()
     eventually(lambda: not rig.volume.orphans)
     assert rig.content() == overlay(DATA, 0, MINE)
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, MINE)
 
 
 def test_an_abandon_beside_the_commit_of_a_close_gives_up_none_of_its_bytes(store: Rig) -> None:
@@ -611,9 +527,7 @@ def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ends", ["close close", "close abandon", "abandon abandon"])
 def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make, ends: str, backend: str) -> None:
-    """The last close hands over or publishes; bytes of a closed handle stay unsaved, at least; bytes that both
-    abandon are given up. [2.20, I-22]
-    """
+    """The last close hands over or publishes; bytes that both abandon are given up. [2.20, I-22]"""
     rig, *files = make(backend=BACKENDS[backend]()).both()
     for number, file in enumerate(files):
         file.pwrite(NEW[number * PAGE : (number + 1) * PAGE], number * PAGE)

@@ -1,7 +1,7 @@
 """An abort ends waits of every kind: each verb in each of its waits, over a blocking and an asynchronous backend.
 
-A thread of the volume makes the call, so its caller can leave at once. Two calls run on the caller's thread, and end
-when the backend returns: any call of a prompt backend, and `canonical`.
+A thread of the volume makes the call, so its caller can leave at once. Calls of a prompt backend run on the caller's
+thread, and end when the backend returns.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from pagecache.backends import DirectoryBackend
 
 from ..aio.over import Over
 from ..stores import WAIT_LIMIT_S, Gate, ObjectBackend, RecordingBackend, short
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, make_rig, pattern, raises
-from .test_interrupts import ctrl_c
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, make_rig, pattern, raises
 
 OLD = pattern(4 * PAGE)
 Verb = Callable[[Rig, CachedFile], Any]
@@ -242,33 +241,7 @@ def test_a_read_of_a_prompt_backend_ends_when_the_backend_returns(make: Make, ve
         task.result()
 
 
-@pytest.mark.parametrize("call", ["open", "stat"])
-def test_canonical_runs_on_the_thread_of_the_caller(make: Make, monkeypatch: Patch, call: str) -> None:
-    """The call ends when `canonical` returns. [2.1, I-23]"""
-    rig = make({"slow": OLD})
-
-    def canonical(key: Any) -> Any:
-        with rig.backend.call("canonical", key):
-            return key
-
-    monkeypatch.setattr(rig.backend, "canonical", canonical)
-    gate = rig.backend.gate("canonical")
-    task: Task[Any] = Task(rig.volume.open if call == "open" else rig.volume.stat, "slow")
-    gate.wait_entered()
-    rig.volume.abort()
-    assert task.waits(0.3)
-    gate.open()
-    raises(ShutdownError, task.result)
-
-
 libc = ctypes.CDLL(None, use_errno=True)
-WORK: dict[str, Callable[..., Any]] = {
-    "read_into": lambda file, *request: file.fill(*request),
-    "write_from": lambda file, *request: file.store(*request),
-    "commit": lambda file: file.make_durable(),
-    "open": lambda backend, key: backend.open(key, create=True),
-    "stat": lambda: None,
-}
 
 
 SYSTEM_CALLS = {"x86_64": {"preadv": 295, "pwritev": 296}, "aarch64": {"preadv": 69, "pwritev": 70}}
@@ -315,54 +288,16 @@ def test_a_call_that_a_signal_interrupts_is_not_made_again_after_an_abort(tmp_pa
     rig.cache.close()
 
 
-@pytest.mark.parametrize("how", ["abort", "interrupt"])
-@pytest.mark.parametrize(
-    ("op", "verb"),
-    [
-        *(("read_into", verb) for verb in ("pread", "view", "direct read", "prefetch")),
-        *(("write_from", "fsync"), ("commit", "fsync"), ("open", "create"), ("stat", "exists")),
-    ],
-)
-def test_a_call_that_waits_for_a_backend_that_hangs_in_c_can_be_ended(make: Make, op: str, verb: str, how: str) -> None:
-    """No Python code runs in the thread of the backend's call. [I-23, K9]"""
-    rig, file = make({KEY: OLD, "other": OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(b"dirty", 0)
-    entered, (out, into) = threading.Event(), os.pipe()
-
-    def hang(*call: Any) -> Any:
-        entered.set()
-        while libc.read(out, ctypes.create_string_buffer(1), 1) != 1:
-            pass  # a signal
-        return WORK[op](*call)
-
-    rig.backend.fault(op, hang)
-    if how == "interrupt":
-        with ctrl_c(entered), pytest.raises(KeyboardInterrupt):
-            VERBS[verb](rig, file)
-    else:
-        task = Task(VERBS[verb], rig, file)
-        assert entered.wait(WAIT_LIMIT_S)
-        rig.volume.abort()
-        raises(ShutdownError, task.result)
-    os.write(into, b"x")
-    if how == "abort":
-        rig.volume.reconnect(rig.backend)
-    Task(file.fsync).result()
-    assert file.pread(len(OLD), 0) == b"dirty" + OLD[5:]
-    eventually(lambda: rig.backend.nr_running == 0)
-    os.close(out)
-    os.close(into)
-
-
 @pytest.mark.parametrize("prompt", [False, True])
 def test_a_hit_and_a_flush_of_a_clean_file_need_no_backend(make: Make, prompt: bool) -> None:
-    """They succeed on an aborted volume; an fsync does not. [I-23]"""
+    """They succeed on an aborted volume; an fsync does not, also of a range. [I-23, 2.22]"""
     rig, file = make({KEY: OLD}, limits={"prompt": prompt}).opened("r+b")
     assert file.pread(len(OLD), 0) == OLD
     rig.volume.abort()
     file.flush()
     assert file.pread(len(OLD), 0) == OLD
-    raises(ShutdownError, file.fsync)
+    for save in (file.fsync, lambda: file.sync_range(0, PAGE)):
+        raises(ShutdownError, save)
     rig.volume.reconnect(rig.backend)
 
 

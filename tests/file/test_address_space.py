@@ -43,26 +43,6 @@ def limited(code: str, gib: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_closed_caches_hold_no_address_space_for_growth() -> None:
-    """Thousands of them, still referenced, fit into a process with little address space. [1.4]"""
-    limited(
-        """
-        kept = []
-        for number in range(3000):
-            cache = PageCache("16MiB")
-            if number % 100 == 0:
-                with cache.attach(MemoryBackend()).open("file", "w+") as file:
-                    file.write(bytes(10000))
-                kept.append(file)
-            cache.close()
-            kept.append(cache)
-        with PageCache("64MiB") as cache:
-            cache.attach(MemoryBackend()).open("file", "w").write(bytes(1 << 20))
-        """,
-        gib=8,
-    )
-
-
 def test_a_cache_fits_into_little_address_space() -> None:
     """The reserve shrinks as a whole, tables included; growth beyond it is refused, and no data is lost. [1.4]"""
     limited(
@@ -149,35 +129,3 @@ def test_answers_of_a_closed_cache(make: Make) -> None:
     for call in refused:
         raises((OSError, ValueError), call)
     file.close()
-
-
-def test_reads_that_race_with_close() -> None:
-    """Copies run without the interpreter's lock while the cache is closed: no read sees unmapped memory. [1.4]"""
-    code = """
-        import sys
-        from pagecache import ShutdownError
-        sys.setswitchinterval(1e-5)
-        for round in range(60):
-            cache = PageCache("8MiB", gil_release=4096)
-            file = cache.attach(MemoryBackend()).open("file", "w+")
-            file.write(b"x" * (4 << 20))
-            file.fsync()
-            ready = threading.Barrier(4)
-            def read():
-                into = bytearray(4 << 20)
-                ready.wait()
-                try:
-                    while True:
-                        file.pread_into(into, 0)
-                except (ShutdownError, ValueError):
-                    pass
-            threads = [threading.Thread(target=read) for _ in range(3)]
-            for thread in threads:
-                thread.start()
-            ready.wait()
-            cache.close()
-            for thread in threads:
-                thread.join(20)
-                assert not thread.is_alive()
-        """
-    limited(code, gib=128)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, Event, RetryPolicy, WritebackError
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, RetryPolicy, WritebackError
 from pagecache.observe import documents
 
 from ..stores import Action, ObjectBackend, RecordingBackend, failing_commit
@@ -140,32 +140,26 @@ def test_the_alarm_of_old_data_fires_while_a_call_hangs(make: Make, clock: HandC
 
 
 def test_the_alarm_of_old_data_fires_beside_new_data(make: Make, clock: HandClock) -> None:
-    """Later writes of the file, and passes by age, do not make bytes in a running call younger. [2.11, 2.27]"""
+    """Later writes make bytes in a running call no younger; data that is saved in time is never old. [2.11, 2.27]"""
     rig, file = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0}).opened("r+b")
-    file.pwrite(DATA, 0)
-    with rig.backend.gate("write_from") as gate:
+
+    def write(page: int) -> None:
+        file.pwrite(NEW, page * PAGE)
         after_flusher_turn(rig.cache)
         clock.advance(31.0)
         after_flusher_turn(rig.cache)
+
+    for page in range(20):
+        write(page)
+        eventually(lambda: alarms(rig) == (False, False))  # once the pass has begun that the turn has asked for
+    with rig.backend.gate("write_from") as gate:
+        write(0)
         gate.wait_entered()
-        for turn in range(20):
-            file.pwrite(NEW, (4 + turn) * PAGE)
-            clock.advance(31.0)
-            after_flusher_turn(rig.cache)
+        for page in range(20):
+            write(4 + page)
         assert alarms(rig) == (False, True)
     file.fsync()
     assert is_silent(rig)
-
-
-def test_data_that_is_written_back_in_time_is_never_old(make: Make, clock: HandClock) -> None:
-    """A file that is written all the time raises no alarm. [2.11, 2.27]"""
-    rig, file = make(backend=STORES["in place"](), **{**SELDOM, "dirty_expire": 30.0}).opened("r+b")
-    for turn in range(20):
-        file.pwrite(NEW, turn * PAGE)
-        after_flusher_turn(rig.cache)
-        clock.advance(31.0)
-        after_flusher_turn(rig.cache)
-        eventually(lambda: alarms(rig) == (False, False))  # once the pass has begun that the turn has asked for
 
 
 @pytest.mark.parametrize("how", ["write", "truncate"])
@@ -206,39 +200,23 @@ def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make
     in_time(clock, lambda: stored(rig) == DATA and is_silent(rig))
 
 
+@pytest.mark.parametrize("call", ["discard", "remove", "retry_failed"])
 @pytest.mark.parametrize("store", STORES)
-def test_the_events_of_a_failed_commit_name_the_next_try(make: Make, clock: HandClock, store: str) -> None:
-    """The time that the last event names is the time of the next commit, no sooner and no later. [2.27]"""
-    rig = make(backend=STORES[store](), **SELDOM)
-    seen: list[Event] = []
-    rig.cache.subscribe(seen.append)
-    file = rig.open("r+b")
+def test_data_that_is_given_up_or_saved_on_request_raises_no_alarm(
+    make: Make, clock: HandClock, store: str, call: str
+) -> None:
+    """Bytes that a store in place has got are committed by the next try. [2.14, 2.16, 2.20]"""
+    retry = POLICY if call == "discard" else FAST
+    rig, file = make(backend=STORES[store](), **{**SELDOM, "retry": retry}).opened("r+b")
     file.pwrite(DATA, 0)
     bring_down(rig, "commit, transient, kept")
     fails(rig, clock, file.fsync)
-    eventually(lambda: seen and seen[-1].kind == "parked")
-    assert seen[-1].next.startswith("tried again in 30.0 s")
-    engine = rig.volume.inodes[KEY]
-    due = engine.commits.next_try
-    assert due is not None
-    tries = len(rig.backend.seen("commit"))
-    clock.time = due - 0.01
-    after_flusher_turn(rig.cache)
-    assert len(rig.backend.seen("commit")) == tries
-    clock.time = due
-    eventually(lambda: len(rig.backend.seen("commit")) > tries)
-
-
-@pytest.mark.parametrize("store", STORES)
-def test_data_that_is_given_up_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
-    """[2.16]"""
-    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
-    bring_down(rig, "commit, transient, kept")
-    fails(rig, clock, file.fsync)
-    rig.volume.discard(KEY)
+    (failed,) = rig.volume.failed()
+    assert (failed.errno, failed.attempts, failed.next_retry is None) == (errno.EIO, retry.attempts, retry is FAST)
     rig.backend.clear_faults()
+    getattr(rig.volume, call)(KEY)
     in_time(clock, lambda: is_silent(rig))
+    assert call != "retry_failed" or stored(rig) == DATA
 
 
 @pytest.mark.parametrize("end", ["rebase", "force", "discard"])
@@ -266,31 +244,6 @@ def test_alarms_fire_until_a_conflict_is_over(make: Make, clock: HandClock, stor
         raises(DataLossError, file.fsync)
     file.fsync()
     eventually(lambda: is_silent(rig))
-
-
-@pytest.mark.parametrize("store", STORES)
-def test_a_save_of_a_removed_object_raises_no_alarm(make: Make, clock: HandClock, store: str) -> None:
-    """[2.16, 2.20]"""
-    rig, file = make(backend=STORES[store](), **SELDOM).opened("r+b")
-    file.pwrite(DATA, 0)
-    bring_down(rig, "commit, transient, kept")
-    fails(rig, clock, file.fsync)
-    rig.volume.remove(KEY)
-    assert is_silent(rig)
-
-
-def test_retry_failed_saves_at_once(make: Make, clock: HandClock) -> None:
-    """[2.14]"""
-    rig, file = make(backend=STORES["whole objects"](), **{**SELDOM, "retry": FAST}).opened("r+b")
-    file.pwrite(DATA, 0)
-    bring_down(rig, "commit, transient, kept")
-    fails(rig, clock, file.fsync)
-    rig.backend.clear_faults()
-    (failed,) = rig.volume.failed()
-    assert (failed.errno, failed.attempts, failed.next_retry) == (errno.EIO, FAST.attempts, None)
-    rig.volume.retry_failed()
-    eventually(lambda: is_silent(rig))
-    assert stored(rig) == DATA
 
 
 @pytest.mark.parametrize("kept", [False, True])

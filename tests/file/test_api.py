@@ -1,31 +1,14 @@
-"""Base classes, attributes, and the modules that an import loads. Names and parameters: tests/test_public_api.py."""
+"""The type of handles, and what the import of a checkout that is not built says."""
 
 from __future__ import annotations
 
-import io
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pagecache
-from pagecache import CacheConfig, CachedFile, PageCache, VolumeOptions
-
-
-def test_base_classes_and_attributes() -> None:
-    """Base classes and attributes."""
-    assert issubclass(CachedFile, io.RawIOBase)
-    with PageCache("1MiB") as cache:
-        assert (cache.capacity, cache.config) == (1 << 20, CacheConfig())
-        volume = cache.attach("memory:", name="v")
-        assert (volume.name, volume.options) == ("v", VolumeOptions())
-        assert isinstance(volume.backend, pagecache.Backend)
-        assert cache.volumes() == (volume,)
-        with volume.open("f", "xb+") as file:
-            ticket = volume.begin_sync()
-            assert isinstance(ticket.total, int)
-            ticket.wait(20)
-            assert {"key", "name", "mode", "volume", "size"} <= set(dir(file))
+from pagecache import CachedFile
 
 
 def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> None:
@@ -46,17 +29,3 @@ def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) 
         "run pip install -e . there, or start Python in another directory to use an installed pagecache"
     )
     assert "During handling" not in done.stderr
-
-
-def test_importing_the_package_imports_no_extras() -> None:
-    """boto3, fsspec, pyfuse3, numpy and the like are loaded by the modules that use them."""
-    extras = ["boto3", "botocore", "fsspec", "pyfuse3", "numpy", "matplotlib", "rich", "click"]
-    program = f"import sys, pagecache; sys.exit(', '.join({{*{extras}}} & set(sys.modules)) or 0)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        cwd=Path(pagecache.__file__).parents[1],
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")

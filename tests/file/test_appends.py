@@ -3,67 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import struct
 from collections.abc import Callable
 
 import pytest
 
-from pagecache import CachedFile
-
-from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Make, Task, at_gate, pattern, raises
-
-RECORD = struct.Struct("<III")
-
-
-def records(content: bytes) -> list[tuple[int, int]]:
-    """(writer, number) of the records in the content, each of them in one piece."""
-    found, at = [], 0
-    while at < len(content):
-        writer, number, length = RECORD.unpack_from(content, at)
-        body = content[at + RECORD.size : at + RECORD.size + length]
-        assert body == bytes([writer + 1]) * length, at
-        found.append((writer, number))
-        at += RECORD.size + length
-    return found
-
-
-def record(writer: int, number: int, length: int) -> bytes:
-    return RECORD.pack(writer, number, length) + bytes([writer + 1]) * length
-
-
-@pytest.mark.parametrize("length", [10, 777, 3 * PAGE], ids=["small", "across pages", "several pages"])
-@pytest.mark.parametrize("capacity", ["8MiB", "256KiB"])
-def test_records_of_many_handles_are_whole(make: Make, length: int, capacity: str) -> None:
-    """By append, "a" handles and O_APPEND, beside write-back and waits; each handle's stay in order. [2.7]"""
-    config = {} if capacity == "8MiB" else {"dirty_background": 0.1, "dirty_limit": 0.3, "flush_interval": 0.01}
-    rig = make({KEY: b""}, capacity=capacity, **config)
-    nr_writers, nr_records = 6, 60
-
-    def writer(name: int) -> list[int]:
-        flags = None if name % 3 else os.O_RDWR | os.O_APPEND
-        offsets = []
-        with rig.volume.open(KEY, ("r+b", "r+b", "ab")[name % 3], flags=flags) as handle:
-            for number in range(nr_records):
-                data = record(name, number, length)
-                if name % 3 == 1:
-                    offsets.append(handle.append(data))
-                else:
-                    assert handle.write(data) == len(data)
-                    offsets.append(handle.tell() - len(data))
-        return offsets
-
-    tasks = [Task(writer, name) for name in range(nr_writers)]
-    offsets = [task.result() for task in tasks]
-    rig.volume.sync()
-    content = rig.backend.written(KEY)
-    found = records(content)
-    assert sorted(found) == [(name, number) for name in range(nr_writers) for number in range(nr_records)]
-    for name in range(nr_writers):
-        assert [number for writer, number in found if writer == name] == list(range(nr_records))
-        for number, offset in enumerate(offsets[name]):
-            assert RECORD.unpack_from(content, offset)[:2] == (name, number)
 
 
 @pytest.mark.parametrize("second", ["append", "write", "extend", "truncate"])
@@ -125,23 +69,6 @@ def test_the_position_of_the_handle(make: Make) -> None:
         buffered.write(b"ef")
         plain.append(b"-")
     assert plain.pread(100, 10) == b"abcd-ef"
-
-
-def test_files_of_two_volumes_have_ends_of_their_own(make: Make) -> None:
-    """Under one key, in one cache, side by side."""
-    rig = make({KEY: b""})
-    second = rig.cache.attach(RecordingBackend({KEY: b""}), name="second")
-    handles = [rig.open("r+b"), second.open(KEY, "r+b")]
-
-    def run(file: CachedFile, n: int) -> list[int]:
-        return [file.append(bytes([n]) * 100) for _ in range(200)]
-
-    tasks = [Task(run, file, n) for n, file in enumerate(handles)]
-    for n, task in enumerate(tasks):
-        assert task.result() == [100 * k for k in range(200)]
-        assert handles[n].pread(100_000, 0) == bytes([n]) * 20_000
-    handles[1].close()
-    second.detach()
 
 
 def test_one_that_cannot_go_on_says_what_it_has_appended(make: Make) -> None:

@@ -1,19 +1,16 @@
-"""Write requests and commits that C makes by the bound methods of a file, and syncs whose state is in C: the checks
-that have to come first are made, in files that trouble has met before, and in those that it meets beside the call.
-"""
+"""Write requests, commits and syncs that C makes by the bound methods of a file: each check that comes first."""
 
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pagecache import CommitError, ConflictError, RetryPolicy, ShutdownError, WritebackError
+from pagecache import CommitError, ConflictError, ShutdownError, WritebackError
 from pagecache.engine.file import EngineFile
 from pagecache.engine.io import barrier
-from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, NativeInode
+from pagecache.native import STAMP_MAX, NativeInode
 
 from ..stores import ObjectBackend, RecordingBackend, RecordingFile
 from .clock import HandClock
@@ -60,19 +57,7 @@ def acknowledged(rig: Rig) -> None:
 
 
 def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: Make) -> None:
-    """Otherwise a later change by another program would look like it. [2.19]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    file.pwrite(NEW, 0)
-    acknowledged(rig)
-    versions = rig.volume.inodes[KEY].versions
-    assert versions.stale
-    file.flush()
-    assert not versions.stale
-    assert versions.base == rig.backend.stat(KEY).version
-
-
-def test_a_version_that_was_read_beside_a_write_is_not_taken(make: Make) -> None:
-    """It may be older than the bytes. [2.19]"""
+    """Otherwise a later foreign change would look like it. One read beside a write may be older. [2.19]"""
     rig, file = make({KEY: b""}).opened("r+b")
     versions = rig.volume.inodes[KEY].versions
     file.pwrite(NEW, 0)
@@ -84,84 +69,10 @@ def test_a_version_that_was_read_beside_a_write_is_not_taken(make: Make) -> None
     assert versions.stale
     file.flush()
     assert not versions.stale
-
-
-@pytest.mark.parametrize("op", ["write_from", "commit"])
-def test_an_answer_after_an_abort_leaves_bytes_that_wait_for_nothing(make: Make, op: str) -> None:
-    """They go to the next backend with the others; the answer to a commit only ends it. [2.22]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    engine = rig.volume.inodes[KEY]
-    file.pwrite(NEW, 0)
-    gate, syncing = at_gate(rig.backend.gate(op), file.fsync)
-    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
-    gate.open()
-    raises(ShutdownError, syncing.result)
-    eventually(lambda: not engine.in_old_hands() and engine.pass_idle())
-    assert engine.range_next(0, END, BACKOFF) == END
-    assert engine.range_next(0, END, DIRTY) == 0
-    assert op == "write_from" or engine.versions.stale
-
-
-def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
-    """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
-    rig, file = make({KEY: NEW}).opened("r+b")
-    engine = rig.volume.inodes[KEY]
-    with engine.loses():
-        engine.bind_calls()
-        syncing = Task(file.fsync)
-        assert syncing.waits()
-    syncing.result()
-
-
-def test_a_range_of_an_aborted_volume_is_not_synced(make: Make) -> None:
-    """Also if nothing of it is left to be saved. [2.22]"""
-    rig, file = make({KEY: NEW}).opened("r+b")
-    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
-    raises(ShutdownError, file.sync_range, 0, PAGE, match="unplugged")
-
-
-def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
-    """Also if the file has been reopened since: the next backend has what the sync was for. [2.22]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    file.pwrite(NEW, 0)
-    file.fsync()
-    sync = barrier.FileSync(rig.volume.inodes[KEY])
-    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
-    rig.volume.reconnect(RecordingBackend({KEY: NEW}))
-    raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
-
-
-def test_an_fsync_has_bytes_retried_that_wait_without_a_record(make: Make, clock: HandClock) -> None:
-    """An interrupt leaves such bytes, and no time of a retry. [2.14, 2.15]"""
-    rig, file = make({KEY: b""}, retry=RetryPolicy(attempts=5, first_delay=9.0)).opened("r+b")
-    engine, volume = rig.volume.inodes[KEY], rig.volume.engine
-    rig.backend.fault("write_from", PASSING)
-    file.pwrite(NEW, 0)
-    engine.flush_start(STAMP_MAX)
-    eventually(lambda: engine.range_next(0, END, BACKOFF) == 0)
-    eventually(lambda: engine in volume._retries)
-    with engine.lock:
-        engine.failures.forget()
-    volume._retries.forget(engine)
-    Task(file.fsync).result(20)
-    assert rig.backend.committed(KEY) == NEW
+    assert versions.base == rig.backend.stat(KEY).version
 
 
 # -- commits
-
-
-def test_a_commit_beside_a_direct_write_makes_no_version_known(make: Make) -> None:
-    """The write may land before or after the commit. [2.13, 2.19]"""
-    backend = RecordingBackend({KEY: NEW})
-    backend.limits = replace(backend.limits, parallel_direct_writes=True)
-    rig, file = make(backend=backend).opened("r+b")
-    versions = rig.volume.inodes[KEY].versions
-    file.pwrite(NEW[:PAGE], PAGE)
-    acknowledged(rig)
-    gate, writing = at_gate(rig.backend.gate("write_from"), rig.open("r+b", direct=True).pwrite, NEW[:PAGE], 0)
-    Task(barrier.commit, rig.volume.inodes[KEY]).result()
-    assert versions.stale
-    writing.result(opening=gate)
 
 
 @pytest.mark.parametrize("prompt", [False, True])
@@ -175,24 +86,6 @@ def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op
     raises(ConflictError, Task(file.fsync).result)
     assert len(rig.backend.seen(op)) == 1
     assert rig.backend.committed(KEY) == b""
-
-
-@pytest.mark.parametrize("prompt", [False, True])
-def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bool) -> None:
-    """Such as a cut, or taking another version: it is queued while the commit before it runs. [2.17]"""
-    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
-    engine = rig.volume.inodes[KEY]
-    done: list[int] = []
-    file.pwrite(NEW, 0)
-    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
-    engine.settle(lambda: done.append(len(rig.backend.seen("commit"))))
-    file.pwrite(NEW, 0)
-    second = Task(file.fsync)
-    syncing.result(opening=gate)
-    second.result()
-    assert done == [1]
-    assert len(rig.backend.seen("commit")) == 2
-    assert engine.bound_commit is not None
 
 
 @pytest.mark.parametrize("prompt", [False, True])
@@ -259,3 +152,43 @@ def test_the_failure_of_a_commit_that_a_look_has_found_is_judged(make: Make, mon
     monkeypatch.setattr(NativeInode, "advance", twice)
     raises(CommitError, file.fsync, match="passing")
     assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1
+
+
+def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
+    """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
+    rig, file = make({KEY: NEW}).opened("r+b")
+    engine = rig.volume.inodes[KEY]
+    with engine.loses():
+        engine.bind_calls()
+        syncing = Task(file.fsync)
+        assert syncing.waits()
+    syncing.result()
+
+
+def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
+    """Also if the file has been reopened since: the next backend has what the sync was for. [2.22]"""
+    rig, file = make({KEY: b""}).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.fsync()
+    sync = barrier.FileSync(rig.volume.inodes[KEY])
+    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
+    rig.volume.reconnect(RecordingBackend({KEY: NEW}))
+    raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
+
+
+@pytest.mark.parametrize("prompt", [False, True])
+def test_work_under_the_token_goes_before_the_next_commit(make: Make, prompt: bool) -> None:
+    """Such as a cut, or taking another version: it is queued while the commit before it runs. [2.17]"""
+    rig, file = make({KEY: b""}, limits={"prompt": prompt}).opened("r+b")
+    engine = rig.volume.inodes[KEY]
+    done: list[int] = []
+    file.pwrite(NEW, 0)
+    gate, syncing = at_gate(rig.backend.gate("commit"), file.fsync)
+    engine.settle(lambda: done.append(len(rig.backend.seen("commit"))))
+    file.pwrite(NEW, 0)
+    second = Task(file.fsync)
+    syncing.result(opening=gate)
+    second.result()
+    assert done == [1]
+    assert len(rig.backend.seen("commit")) == 2
+    assert engine.bound_commit is not None

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pagecache import RetryPolicy, aio
-from pagecache.native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
-from pagecache.native.extension import lib
+from pagecache.native import COMMIT_CALL, READ_CALL, WRITE_CALL
 
 from ..aio.stores import Store
 from ..stores import RecordingBackend
@@ -25,26 +24,7 @@ def counts(volume: Any) -> dict[str, int]:
     return {name: sum(volume.engine.native.latency(call)[0]) for name, call in zip(NAMES, range(3), strict=True)}
 
 
-def test_reads_writes_and_commits_are_counted_apart(make: Make) -> None:
-    rig, f = make({KEY: b"x" * 8 * PAGE}).opened()
-    f.pread(PAGE, 0)
-    f.pwrite(b"y" * PAGE, 4 * PAGE)
-    f.fsync()
-    assert counts(rig.volume) == {"read": 1, "write": 1, "commit": 1}
-    assert counts(rig.volume) == {name: len(rig.backend.seen(op)) for name, op in zip(NAMES, OPS, strict=True)}
-
-
 OPS = ("read_into", "write_from", "commit")
-
-
-@pytest.mark.parametrize("us", [0, 1, 1.5, 2, 3, 4, 1000, 10**6, 2**27 - 1, 2**27, 2**27 + 1, 10**12])
-def test_a_call_is_counted_at_the_first_bound_that_it_did_not_exceed(make: Make, us: float) -> None:
-    native = make().volume.engine.native
-    lib.pc_latency_add(native._v, COMMIT_CALL, int(us * 1e3))
-    found, total = native.latency(COMMIT_CALL)
-    first = sum(bound * 1e6 < us for bound in LATENCY_BOUNDS)
-    assert found == [int(k == first) for k in range(len(LATENCY_BOUNDS) + 1)]
-    assert total == pytest.approx(us / 1e6, abs=1e-9)
 
 
 def test_a_call_counts_for_as_long_as_it_lasts_and_not_before_it_ends(make: Make) -> None:

@@ -7,67 +7,70 @@ that fails between two of the questions makes bytes dirty, or failed, that were 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CommitError, ConflictError, DataLossError, PageCache, WritebackError
-from pagecache.engine.io import barrier
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, WritebackError
 from pagecache.engine.io.barrier import FileSync
-from tests.publishing import PublishingBackend
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, QUIET, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .test_conflicts import OTHER, over, uploaded
 
 DATA = pattern(4 * PAGE)
 NEW = pattern(PAGE, seed=3)
 AGAIN = BackendError(errno.EIO, "made up", retry=True, retry_after=0.0)
 
 
-class Published:
-    """Record every content that a commit of an object made visible; the first commit may be held, and fails then."""
+class Commits:
+    """Record every content that a commit made visible. With an error, the first one runs until a sync is about to query
+    the core again, and has failed when it does.
+    """
 
-    def __init__(self, backend: ObjectBackend, *, holds: bool = False) -> None:
-        self.backend, self.holds = backend, holds
+    def __init__(self, backend: RecordingBackend, error: OSError | None = None) -> None:
+        self.backend, self.error = backend, error
         self.running, self.fail = threading.Event(), threading.Event()
         self.contents: list[bytes | None] = []
         backend.fault("commit", self.commit, times=float("inf"))
 
     def commit(self, file: Any) -> str:
-        if self.holds:
-            self.holds = False
+        error, self.error = self.error, None
+        if error is not None:
             self.running.set()
             assert self.fail.wait(WAIT_LIMIT_S)
-            file.parts.clear()  # the acknowledged bytes are forgotten
-            raise AGAIN
+            file.forget()
+            file.parts = []  # of an object
+            self.backend.forget_calls()
+            raise error
         version: str = file.make_durable()
         self.contents.append(self.backend.committed(KEY))
         return version
+
+    def before_poll(self, monkeypatch: Patch) -> None:
+        poll = FileSync.poll
+
+        def query(sync: FileSync) -> bool:
+            if self.running.is_set() and not self.fail.is_set():
+                self.fail.set()
+                eventually(lambda: not sync.file.commit_running())
+            return poll(sync)
+
+        monkeypatch.setattr(FileSync, "poll", query)
 
 
 def test_bytes_that_a_failed_commit_sent_back_go_before_the_next(make: Make, monkeypatch: Patch) -> None:
     """The creation alone, which needs a commit too, is not visible without them. [T-18, 2.15, 2.17]"""
     backend = ObjectBackend()
-    rig = make(backend=backend, retry=FAST)
-    published = Published(backend, holds=True)
-    file = rig.open("w+b")
+    _rig, file = make(backend=backend, retry=FAST).opened("w+b")
     file.pwrite(DATA, 0)
-    poll = FileSync.poll
-
-    def look(sync: FileSync) -> bool:
-        if published.running.is_set() and not published.fail.is_set():
-            published.fail.set()
-            eventually(lambda: not sync.file.commit_running())
-        return poll(sync)
-
-    monkeypatch.setattr(FileSync, "poll", look)
+    commits = Commits(backend, AGAIN)
+    commits.before_poll(monkeypatch)
     Task(file.fsync).result()
-    assert published.fail.is_set()
-    assert published.contents == [DATA]
+    assert commits.fail.is_set()
+    assert commits.contents == [DATA]
 
 
 def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None:
@@ -81,9 +84,9 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
         return stored.store(offset, buffers)
 
     backend.fault("write_from", store_and_request)
-    published = Published(backend)
+    commits = Commits(backend)
     Task(file.fsync).result()
-    assert published.contents == [pattern(100 * PAGE)]
+    assert commits.contents == [pattern(100 * PAGE)]
 
 
 def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
@@ -163,70 +166,19 @@ def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails
     assert backend.committed(KEY) == file.pread(4 * PAGE, 0) == CHANGED
 
 
-def test_a_rebase_that_fails_half_way_loses_nothing(make: Make, tmp_path: Path) -> None:
+def test_a_rebase_that_fails_half_way_loses_nothing(make: Make) -> None:
     """The backend has rolled back and cannot be opened then: no byte counts as acknowledged. [T-30, T-75b, 2.19]"""
-    backend = PublishingBackend(tmp_path)
-    backend.publish(KEY, _file_of(tmp_path, DATA), None)
-    cache = PageCache("8MiB", **QUIET, retry=FAST)
-    volume = cache.attach(backend, name="volume", read_ahead=0)
-    file = volume.open(KEY, "r+b")
-    file.pwrite(NEW, 0)
-    file.flush()
-    eventually(lambda: cache.stats().unstable == PAGE)
-    fd = backend.visible_fd(KEY)
-    backend.publish(KEY, _file_of(tmp_path, bytes(4 * PAGE)), backend.version_of(fd))
-    opens, left = backend.open, [OSError(errno.EIO, "made up")]
-
-    def open_later(*args: Any, **options: Any) -> Any:
-        if left:
-            raise left.pop()
-        return opens(*args, **options)
-
-    raises(ConflictError, file.fsync)
-    backend.open = open_later  # type: ignore[method-assign]
-    raises(OSError, volume.resolve, KEY, "rebase", match="made up")
-    volume.resolve(KEY, "rebase")
-    Task(file.fsync).result()
-    assert not left
-    assert backend.visible(KEY) == NEW + bytes(3 * PAGE)
-    file.close()
-    cache.close(timeout=WAIT_LIMIT_S)
-
-
-def _file_of(folder: Path, content: bytes) -> int:
-    path = folder / "content"
-    path.write_bytes(content)
-    return os.open(path, os.O_RDONLY)
+    rig = uploaded(make)
+    raises(ConflictError, rig.handles[0].fsync)
+    fault = rig.backend.fault("open", OSError(errno.EIO, "made up"))
+    raises(OSError, rig.volume.resolve, KEY, "rebase", match="made up")
+    assert fault.nr_hit == len(rig.backend.seen("rollback")) == 1
+    rig.volume.resolve(KEY, "rebase")
+    Task(rig.handles[0].fsync).result()
+    assert rig.backend.committed(KEY) == over(OTHER)
 
 
 ERRORS = [errno.ENOSPC, errno.ETIMEDOUT]  # bytes are failed after the first, and dirty after the second
-
-
-class Failing:
-    """A commit that runs until a sync is about to query the C core again, and has failed when it does."""
-
-    def __init__(self, rig: Rig, error: int) -> None:
-        self.rig, self.error = rig, OSError(error, "made up")
-        self.running, self.fail = threading.Event(), threading.Event()
-        rig.backend.fault("commit", self.commit)
-
-    def commit(self, file: Any) -> str:
-        self.running.set()
-        assert self.fail.wait(WAIT_LIMIT_S)
-        file.forget()
-        self.rig.backend.forget_calls()
-        raise self.error
-
-    def before_poll(self, monkeypatch: Patch) -> None:
-        poll = FileSync.poll
-
-        def query(sync: FileSync) -> bool:
-            if self.running.is_set() and not self.fail.is_set():
-                self.fail.set()
-                eventually(lambda: not sync.file.commit_running())
-            return poll(sync)
-
-        monkeypatch.setattr(FileSync, "poll", query)
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -234,21 +186,9 @@ def test_an_fsync_reports_its_commit_and_sends_nothing_before(make: Make, monkey
     """[T-18, 2.15, 2.16]"""
     rig, file = make({KEY: b""}, retry=ONCE).opened("w+b")
     file.pwrite(DATA, 0)
-    failing = Failing(rig, error)
-    failing.before_poll(monkeypatch)
+    Commits(rig.backend, OSError(error, "made up")).before_poll(monkeypatch)
     assert raises(CommitError, lambda: Task(file.fsync).result()).errno == error
     assert rig.backend.seen("write_from") == []
     assert rig.volume.failed()
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_a_commit_alone_is_no_success_when_none_is_due_as_it_failed(make: Make, monkeypatch: Patch, error: int) -> None:
-    """Holes and direct writes ask for it, over acknowledged bytes. [T-18, 2.10, 2.17]"""
-    rig, file = make({KEY: DATA}, retry=ONCE).opened()
-    file.pwrite(DATA[:PAGE], 0)
-    file.flush()
-    Failing(rig, error).before_poll(monkeypatch)
-    caught = raises(CommitError, lambda: Task(lambda: barrier.commit(rig.volume.inodes[KEY])).result())
-    assert caught.errno == error

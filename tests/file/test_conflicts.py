@@ -1,6 +1,4 @@
-"""The stored object changes behind the cache: policies, `resolve`, pinned versions, lost answers, units with old
-neighbours.
-"""
+"""The stored object changes behind the cache: policies, `resolve`, announcements."""
 
 from __future__ import annotations
 
@@ -47,19 +45,29 @@ def over(base: bytes) -> bytes:
     return base[:PAGE] + MINE + base[2 * PAGE :]
 
 
-@pytest.mark.parametrize("notice", ["open", "announced"])
-def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, notice: str) -> None:
-    """The commit and the next open raise it; nothing is written back, nothing is lost. [T-30, 2.19]"""
-    rig = in_place(make)
+# No commit in place meets a version.
+MEETINGS = [(store, notice) for store in (in_place, uploaded) for notice in ("open", "announced")] + [
+    (uploaded, "commit")
+]
+
+
+@pytest.mark.parametrize(("store", "notice"), MEETINGS)
+def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, store: Callable[..., Rig], notice: str) -> None:
+    """Nothing is written back, and only `resolve` and `discard` lead on. [T-30, 2.16, 2.19]"""
+    rig = store(make)
     file = rig.handles[0]
+    base, other = rig.volume.engine.files()[0].versions.base, rig.backend.stat(KEY).version
     events: list[Event] = []
     rig.cache.subscribe(events.append)
+    rig.backend.forget_calls()
     if notice == "announced":
         rig.volume.invalidate_remote(KEY, version="7")
+    elif notice == "commit":
+        raises(ConflictError, file.fsync)
     for call in (lambda: rig.volume.open(KEY), file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY, "wb")):
         caught = raises(ConflictError, call)
         assert caught.errno == errno.ESTALE
-        assert (caught.base, caught.remote) == ("1", "7" if notice == "announced" else "2")
+        assert (caught.base, caught.remote) == (base, "7" if notice == "announced" else other)
         assert caught.ranges == [(PAGE, PAGE)]
     assert file.pread(PAGE, PAGE) == MINE
     eventually(lambda: rig.volume.failed())
@@ -69,14 +77,11 @@ def test_a_conflict_is_raised_and_what_is_local_stays(make: Make, notice: str) -
     file.pwrite(MINE, PAGE)
     raises(ConflictError, file.fsync)
     assert rig.backend.seen("write_from") == []
+    assert rig.backend.committed(KEY) == OTHER
     eventually(lambda: [event.kind for event in events].count("conflict") == 1)
     rig.volume.resolve(KEY, "discard")
 
 
-# No commit in place meets a version.
-MEETINGS = [(store, notice) for store in (in_place, uploaded) for notice in ("open", "announced")] + [
-    (uploaded, "commit")
-]
 RESOLVED = [
     (*meeting, how)
     for meeting in MEETINGS
@@ -87,9 +92,7 @@ RESOLVED = [
 
 @pytest.mark.parametrize(("store", "notice", "how"), RESOLVED)
 def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: Any, notice: str) -> None:
-    """The caller chooses the way; then everything goes on. A discard of the whole file is one. Force stores the whole
-    local version of an object; the parts uploaded for the old one are forgotten in any case. [T-30, 2.19]
-    """
+    """Then all goes on. Force stores the whole local version of an object; no old part is uploaded. [T-30, 2.19]"""
     whole = store is uploaded
     rig = store(make)
     file = rig.handles[0]
@@ -116,16 +119,12 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     assert rig.volume.resolve(KEY, how) == []
 
 
-def test_resolve_refuses_what_it_does_not_know(make: Make) -> None:
-    """ValueError names it. [T-59]"""
+def test_resolve_and_policies_refuse_what_they_do_not_know(make: Make) -> None:
+    """ValueError names it. No policy lays local bytes over a version of another program. [T-59, 2.19]"""
     rig = make({KEY: DATA})
     raises(ValueError, rig.volume.resolve, KEY, "merge", match="merge")
-
-
-def test_no_policy_lays_local_bytes_over_a_version_of_another_program(make: Make) -> None:
-    """The error names the value and the call for that. [2.19]"""
-    with pytest.raises(ValueError, match=r"on_conflict: 'rebase' is not a policy.*Volume\.resolve"):
-        make({KEY: DATA}, options={"on_conflict": "rebase"})
+    words = r"on_conflict: 'rebase' is not a policy.*Volume\.resolve"
+    raises(ValueError, make, options={"on_conflict": "rebase"}, match=words)
 
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)
@@ -226,16 +225,6 @@ def test_an_announcement_from_inside_read_into_never_blocks(make: Make, policy: 
     assert Task(file.pread, PAGE, 2 * PAGE).result() == OTHER[2 * PAGE : 3 * PAGE]
     if policy == "fail":
         rig.volume.resolve(KEY, "discard")
-
-
-def test_an_announcement_while_a_fill_runs_spoils_it(make: Make) -> None:
-    """Old bytes that are read before it are not installed after it. [T-46, K12]"""
-    rig, file = make({KEY: DATA}).opened()
-    gate, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 0)
-    Task(rig.volume.invalidate_remote, KEY).result()
-    rig.backend.change_remotely(KEY, OTHER)
-    assert reading.result(opening=gate) == OTHER[:PAGE]
-    assert len(rig.backend.seen("read_into")) > 1
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["in place", "whole"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,29 +17,8 @@ from pagecache.engine import throttle
 from pagecache.engine.commit import remote
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, quiet, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, quiet, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
-
-# ---------------------------------------------------------------- objects that are replaced as a whole
-
-
-@pytest.mark.parametrize("first", ["commit", "open"])
-def test_a_commit_over_another_version_is_a_conflict(make: Make, first: str) -> None:
-    """Acknowledged bytes stay local; only `resolve` and `discard` lead on. [T-30, 2.16, 2.19]"""
-    rig = uploaded(make, retry=replace(ONCE, failed_retry=3600.0))
-    file = rig.handles[0]
-    base = rig.volume.engine.files()[0].versions.base
-    calls: list[Callable[[], object]] = [file.fsync, rig.volume.sync, lambda: rig.volume.open(KEY), file.fsync]
-    for call in calls if first == "commit" else calls[2:]:
-        caught = raises(ConflictError, call)
-        assert (caught.base, caught.remote) == (base, rig.backend.stat(KEY).version)
-        assert caught.ranges == [(PAGE, PAGE)]
-    eventually(rig.volume.failed)
-    (failed,) = rig.volume.failed()
-    assert (failed.offset, failed.length, failed.errno, failed.next_retry) == (PAGE, PAGE, errno.ESTALE, None)
-    assert file.pread(PAGE, PAGE) == MINE
-    assert rig.backend.committed(KEY) == OTHER
-    rig.volume.resolve(KEY, "discard")
 
 
 def test_a_conflict_ends_pending_retries(make: Make) -> None:
@@ -162,23 +140,6 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -
     file.fsync()
 
 
-@pytest.mark.parametrize("then", ["commit", "open", "retry"])
-def test_a_commit_whose_answer_was_lost_is_no_conflict(make: Make, then: str) -> None:
-    """The backend recognises its own object; until then the version is unknown. The same call may retry it. [T-69]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=FAST if then == "retry" else ONCE).opened()
-    file.pwrite(MINE, PAGE)
-    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
-    with contextlib.nullcontext() if then == "retry" else pytest.raises(WritebackError):
-        file.fsync()
-    assert backend.committed(KEY) == over(DATA)
-    if then == "open":
-        assert rig.content() == over(DATA)
-    file.fsync()
-    assert backend.committed(KEY) == over(DATA)
-    assert rig.content() == over(DATA)
-
-
 @pytest.mark.parametrize("stored", ["ours", "another"])
 @pytest.mark.parametrize("announced", ["before the answer", "in place of the answer"])
 def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_version(
@@ -229,50 +190,25 @@ def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_
         assert rig.content() == OTHER
 
 
-def test_after_a_lost_answer_the_object_of_another_client_is_a_conflict(make: Make) -> None:
-    """It is not mistaken for the cache's own. [T-69, 2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    file.pwrite(MINE, PAGE)
-    backend.fault("commit answer", OSError(errno.ETIMEDOUT, "no answer"))
-    raises(WritebackError, file.fsync)
-    backend.put(KEY, OTHER)
-    raises(ConflictError, file.fsync)
-    assert backend.committed(KEY) == OTHER
-    rig.volume.resolve(KEY, "discard")
-
-
 UNIT = 4 * PAGE
 BIG, BIG_OTHER = pattern(3 * UNIT), pattern(3 * UNIT, seed=9)
-
-
-def change_under_units(rig: Rig) -> bytes:
-    """One page in each of three units is uploaded with its neighbours, then another client replaces the object."""
-    file = rig.open()
-    for unit in range(3):
-        file.pwrite(MINE, unit * UNIT + PAGE)
-    file.sync_range(0, 3 * UNIT)
-    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
-    quiet(rig.volume)
-    rig.backend.put(KEY, BIG_OTHER)  # type: ignore[attr-defined]
-    expected = bytearray(BIG_OTHER)
-    for unit in range(3):
-        expected[unit * UNIT + PAGE : unit * UNIT + 2 * PAGE] = MINE
-    return bytes(expected)
-
-
-def rebase(rig: Rig) -> None:
-    raises(ConflictError, rig.handles[0].fsync)
-    rig.volume.resolve(KEY, "rebase")
-    rig.handles[0].fsync()
 
 
 def test_the_others_bytes_survive_in_every_unit(make: Make) -> None:
     """Bytes sent with old neighbours are forgotten; widening starts again from the new version. [T-73, 2.19]"""
     backend = ObjectBackend({KEY: BIG}, write_unit=UNIT, max_write=UNIT)
-    rig = make(backend=backend, retry=ONCE)
-    expected = change_under_units(rig)
-    rebase(rig)
+    rig, file = make(backend=backend, retry=ONCE).opened()
+    expected = BIG_OTHER
+    for unit in range(3):
+        file.pwrite(MINE, unit * UNIT + PAGE)
+        expected = overlay(expected, unit * UNIT + PAGE, MINE)
+    file.sync_range(0, 3 * UNIT)
+    eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
+    quiet(rig.volume)
+    backend.put(KEY, BIG_OTHER)
+    raises(ConflictError, file.fsync)
+    rig.volume.resolve(KEY, "rebase")
+    file.fsync()
     assert backend.committed(KEY) == expected
 
 
@@ -292,21 +228,6 @@ def test_another_version_met_while_widening_is_a_remote_change(make: Make, polic
     file.fsync()
     assert backend.committed(KEY) == (BIG_OTHER if policy == "take_remote" else mine)
     assert rig.volume.failed() == []
-
-
-def test_discarding_uploaded_bytes_keeps_truncates(make: Make) -> None:
-    """The backend forgets the truncate with the upload, so it is sent again. [2.17, 2.19]"""
-    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    file.truncate(PAGE)
-    file.truncate(3 * PAGE)
-    file.pwrite(MINE, PAGE)
-    file.flush()
-    eventually(lambda: rig.cache.stats().unstable == PAGE)
-    rig.volume.discard(KEY)
-    raises(DataLossError, file.fsync)
-    file.fsync()
-    assert backend.committed(KEY) == DATA[:PAGE] + bytes(2 * PAGE)
 
 
 @pytest.mark.parametrize("notice", ["nobody", "announced"])

@@ -96,15 +96,6 @@ def test_a_loss_is_reported_once_though_commits_go_on_failing(make: Make) -> Non
     direct.fsync()
 
 
-def test_a_commit_that_kept_everything_loses_nothing(make: Make) -> None:
-    """[2.15, 2.17]"""
-    rig, direct = make({KEY: DATA}).opened("r+b", direct=True)
-    direct.pwrite(NEW, PAGE)
-    rig.backend.fault("commit", BackendError(errno.EIO, "not now", retry=True, kept=True))
-    direct.fsync()
-    assert rig.backend.committed(KEY) == written(NEW, PAGE)
-
-
 @pytest.mark.parametrize("change", ["written over", "cut off"])
 def test_bytes_that_are_changed_after_a_direct_write_are_not_lost_with_it(make: Make, change: str) -> None:
     """Buffered bytes over them are dirty again and arrive; those that are cut off are no loss. [2.16, 2.17]"""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from pagecache import CachedFile, DataLossError, ShutdownError
 from pagecache.native import LOCK, SHARED
+from pagecache.testing import Gate
 
-from ..stores import WAIT_LIMIT_S, answering
+from ..stores import answering
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 from .test_interrupts import EVERY, ctrl_c, interrupted_each
 
@@ -75,27 +77,13 @@ def test_parallel_direct_writes_share_the_lock_and_others_do_not(make: Make, cas
     third.result()
 
 
-class holding:
+@contextmanager
+def holding(inode: Any, *, shared: bool) -> Iterator[None]:
     """The inode lock, held by another thread."""
-
-    def __init__(self, inode: Any, *, shared: bool) -> None:
-        self.inode, self.shared = inode, shared
-        self.entered, self.over = threading.Event(), threading.Event()
-
-    def __enter__(self) -> None:
-        user = self.inode
-        hold = SHARED if self.shared else LOCK
-
-        def until_over() -> None:
-            self.entered.set()
-            self.over.wait(WAIT_LIMIT_S)
-
-        self.task = Task(user.run, hold, "holding", until_over)
-        assert self.entered.wait(WAIT_LIMIT_S)
-
-    def __exit__(self, *_exc: object) -> None:
-        self.over.set()
-        self.task.result()
+    with Gate() as gate:
+        _, task = at_gate(gate, inode.run, SHARED if shared else LOCK, "holding", gate.enter)
+        yield
+    task.result()
 
 
 def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patch) -> None:
@@ -125,17 +113,19 @@ def test_the_lock_is_decided_again_once_it_is_held(make: Make, monkeypatch: Patc
     assert file.pread(16 * PAGE, 0) == b"y" * PAGE + DATA[PAGE : 2 * PAGE] + bytes(6 * PAGE) + b"x" * PAGE
 
 
-def test_a_truncate_first_makes_the_write_extend(make: Make) -> None:
-    """This is the other order. [T-22]"""
-    rig = make({KEY: DATA}, limits=PARALLEL)
+@pytest.mark.parametrize("change", ["truncate", "punch_hole"])
+def test_a_truncate_or_hole_waits_for_a_direct_write(make: Make, change: str) -> None:
+    """This is the other order: nothing of the file is in flight when the backend is called. [T-22, T-29, 2.17, 2.26]"""
+    rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True})
     file, direct = rig.open("r+b"), parallel(rig)
     gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 8 * PAGE)
-    cut = Task(file.truncate, 2 * PAGE)
+    size = 2 * PAGE if change == "truncate" else 16 * PAGE
+    cut = Task(file.truncate, size) if change == "truncate" else Task(file.punch_hole, 2 * PAGE, 14 * PAGE)
     assert cut.waits()
-    assert rig.backend.seen("truncate") == []
+    assert rig.backend.seen(change) == []
     writer.result(opening=gate)
     cut.result()
-    assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE]
+    assert file.pread(16 * PAGE, 0) == DATA[: 2 * PAGE] + bytes(size - 2 * PAGE)
 
 
 @pytest.mark.parametrize("stream", ["direct", "buffered"])
@@ -187,31 +177,6 @@ def test_threads_share_one_handle_in_direct_and_buffered_writes(make: Make) -> N
         stored = (rig.backend.committed(KEY) or b"")[k * 4 * PAGE :]
         assert stored[:PAGE] == bytes([24]) * PAGE
         assert stored[PAGE + 7 : PAGE + 107] == bytes([24]) * 100
-
-
-def test_truncates_and_holes_meet_no_direct_write(make: Make) -> None:
-    """The backend asserts that they meet nothing in flight, commits aside. [T-29, 2.17, 2.26]"""
-    rig = make({KEY: DATA}, limits={**PARALLEL, "punch": True, "max_write": PAGE})
-    file, direct = rig.open("r+b"), parallel(rig)
-    over = threading.Event()
-
-    def writes(k: int) -> None:
-        n = 0
-        while not over.is_set():
-            n += 1
-            (direct if (n + k) % 3 else file).pwrite(bytes([k]) * 2 * PAGE, (n * 3 + k) % 14 * PAGE)
-
-    tasks = [Task(writes, k) for k in range(8)]
-    try:
-        for n in range(15):
-            Task(file.truncate, (8 + n % 8) * PAGE).result()
-            Task(direct.punch_hole, n * PAGE, PAGE).result()
-            Task(direct.fsync).result()
-    finally:
-        over.set()
-        for task in tasks:
-            task.result()
-    assert direct_count(rig) == 0
 
 
 # ---------------------------------------------------------------- errors and interrupts
@@ -291,31 +256,24 @@ def test_a_failing_direct_write_leaves_nothing(make: Make, ends: str, mode: str)
     assert content[6 * PAGE : 7 * PAGE] == b"y" * PAGE
 
 
-def a_shared_write(rig: Rig) -> None:
-    rig.backend.fault("write_from", BlockingIOError(errno.EAGAIN, "again"))
-    rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE)
-
-
-def an_exclusive_write(rig: Rig) -> None:
-    rig.handles[0].pwrite(b"dirty", 6 * PAGE)
-    rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE)
-
-
-def an_extending_write(rig: Rig) -> None:
-    rig.handles[1].pwrite(b"w" * 3 * PAGE, 15 * PAGE)
-
-
-def a_direct_append(rig: Rig) -> None:
-    rig.handles[1].append(b"w" * PAGE)
-
-
-def a_direct_read(rig: Rig) -> None:
-    rig.handles[0].pwrite(b"dirty", 6 * PAGE)
-    rig.backend.fault("read_into", BlockingIOError(errno.EAGAIN, "again"))
-    rig.handles[1].pread(3 * PAGE, 5 * PAGE)
-
-
-CALLS = [a_shared_write, an_exclusive_write, an_extending_write, a_direct_append, a_direct_read]
+AGAIN = BlockingIOError(errno.EAGAIN, "again")
+CALLS: dict[str, Callable[[Rig], object]] = {
+    "a shared write": lambda rig: (
+        rig.backend.fault("write_from", AGAIN),
+        rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE),
+    ),
+    "an exclusive write": lambda rig: (
+        rig.handles[0].pwrite(b"dirty", 6 * PAGE),
+        rig.handles[1].pwrite(b"w" * 3 * PAGE, 6 * PAGE),
+    ),
+    "an extending write": lambda rig: rig.handles[1].pwrite(b"w" * 3 * PAGE, 15 * PAGE),
+    "a direct append": lambda rig: rig.handles[1].append(b"w" * PAGE),
+    "a direct read": lambda rig: (
+        rig.handles[0].pwrite(b"dirty", 6 * PAGE),
+        rig.backend.fault("read_into", AGAIN),
+        rig.handles[1].pread(3 * PAGE, 5 * PAGE),
+    ),
+}
 
 
 def a_rig() -> Rig:
@@ -344,29 +302,10 @@ def verify(rig: Rig) -> None:
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize("points", [pytest.param(range(1, 1000, 3), id="some"), EVERY])
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(
-    call: Callable[[Rig], None], points: range
-) -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(call: str, points: range) -> None:
     """Of the places in the engine at which CPython checks for signals: some of them, or all. [T-24, T-51]"""
-    assert interrupted_each(call, points, a_rig, verify) > 0
-
-
-def test_an_abort_ends_the_waiting_for_a_direct_write(make: Make) -> None:
-    """The call goes on with its lock and its count; calls waiting behind it also end. [T-13, T-24, 2.22]"""
-    rig = make({KEY: DATA}, limits=PARALLEL)
-    file, direct = rig.open("r+b"), parallel(rig)
-    gate, writer = at_gate(rig.backend.gate("write_from"), direct.pwrite, b"x" * PAGE, 0)
-    behind = Task(file.pwrite, b"y", 0)
-    assert behind.waits()
-    rig.volume.abort()
-    for task in (writer, behind):
-        raises(ShutdownError, task.result)
-    assert direct_count(rig) == 1
-    rig.cache.check()
-    gate.open()
-    eventually(lambda: direct_count(rig) == 0)
-    rig.volume.reconnect(rig.backend.successor())
+    assert interrupted_each(CALLS[call], points, a_rig, verify) > 0
 
 
 @pytest.mark.parametrize("first", ["write_from", "commit"])

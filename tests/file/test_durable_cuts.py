@@ -172,9 +172,7 @@ def test_the_tail_of_a_direct_write_at_an_abort_is_cut_by_the_next_backend(make:
 def test_bytes_written_after_a_cut_stay_if_the_store_became_durable_in_between(
     make: Make, durable: bool, committed: bool
 ) -> None:
-    """The cut waits for a commit, so later writes also wait: they are sent again after it. From the commit on
-    acknowledged is durable, and nothing is made again. [2.17, 2.22]
-    """
+    """Later writes wait for a commit, as the cut does. From the commit on nothing is made again. [2.17, 2.22]"""
     rig, file = opened(make, durable=False)
     file.truncate(CUT)
     rig.backend.limits = replace(rig.backend.limits, durable_writes=True)

@@ -6,54 +6,29 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 import pagecache
 
-from ..stores import RecordingBackend
-from .rig import FAST, KEY, QUIET, Task
-
 PRELUDE = """
     import errno, gc, os, sys, threading, time
-    from pagecache import PageCache, Backend
-    from pagecache.backends import MemoryBackend, DirectoryBackend
+    from pagecache import PageCache
+    from pagecache.backends import DirectoryBackend, MemoryBackend
+    from pagecache.testing import FaultyBackend, Gate, Rule
 
-    never, entered = threading.Event(), threading.Event()
-
-    def hang(*args):
-        entered.set()
-        never.wait()
-
-    class Hung(MemoryBackend):
-        '''Calls of one kind do not come back.'''
-        def __init__(self, *hung):
-            super().__init__()
-            self.hung = hung
-        def open(self, key, **options):
-            inner, hung = super().open(key, **options), self.hung
-            class File:
-                def __getattr__(self, name):
-                    if name in hung:
-                        return hang
-                    return getattr(inner, name)
-                def close(self):
-                    if "file_close" in hung:
-                        hang()
-            return File()
-        def sync(self):
-            if "sync" in self.hung:
-                hang()
-        def close(self):
-            if "close" in self.hung:
-                hang()
+    never = Gate()
 
     def attach(*hung, name="volume", exit_timeout=0.5):
+        '''Attach a store whose calls of one kind do not come back.'''
         global cache
         cache = PageCache("1MiB", exit_timeout=exit_timeout, flush_interval=3600, dirty_expire=3600)
-        return cache.attach(Hung(*hung), name=name)
+        store = DirectoryBackend(os.path.dirname(__file__))
+        return cache.attach(FaultyBackend(store, [hangs(each) for each in hung]), name=name)
+
+    def hangs(op):
+        return Rule("close", nth=2, gate=never) if op == "close of the backend" else Rule(op, gate=never)
 
     def an_hour_a_second_after(event):
         # The time that caches live in: nothing comes too late before the event, and every deadline is short after it.
@@ -96,7 +71,7 @@ def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
 
 
 UNSAVED = {
-    "a hung write": ("file = attach('write_from').open('lost', 'wb'); file.pwrite(bytes(5000), 0)", " [0, 5000)"),
+    "a hung write": ("file = attach('write').open('lost', 'wb'); file.pwrite(bytes(5000), 0)", " [0, 5000)"),
     "an object that was only created": ("file = attach('commit').open('lost', 'wb')", ""),
     "an aborted volume": (
         "v = attach(); file = v.open('lost', 'wb'); file.pwrite(bytes(5000), 0); v.abort(ConnectionError('cable'))",
@@ -116,26 +91,26 @@ def test_exit_says_what_was_lost(tmp_path: Path, ending: str, status: int, what:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("hung", ["write_from", "commit", "sync", "file_close", "close"])
+@pytest.mark.parametrize("hung", ["write", "commit", "sync", "close", "close of the backend"])
 def test_exit_ends_whatever_hangs(tmp_path: Path, hung: str) -> None:
     """Unsaved objects are listed, saved ones are not; the exit status is the program's. [T-52, 2.22]"""
     body = f"""
-        an_hour_a_second_after(entered.is_set)
+        an_hour_a_second_after(lambda: never.entered)
         file = attach("{hung}", exit_timeout=3600).open("thefile", "wb")
         file.pwrite(b"x" * 5000, 0)
         sys.exit(6)
     """
     done = run(body, tmp_path)
     assert done.returncode == 6
-    assert ("not saved: volume: 'thefile' [0, 5000)" in done.stderr) == (hung in ("write_from", "commit"))
+    assert ("not saved: volume: 'thefile' [0, 5000)" in done.stderr) == (hung in ("write", "commit"))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("hung", "call"),
     [
-        ("read_into", "file.pread(10, 0)"),
-        ("write_from", "file.fsync()"),
+        ("read", "file.pread(10, 0)"),
+        ("write", "file.fsync()"),
         ("commit", "file.fsync()"),
         ("truncate", "file.truncate(3)"),
         ("sync", "(volume.open('made', 'wb').close(), cache.sync())"),  # without a new name it makes no call
@@ -150,61 +125,17 @@ def test_exit_while_a_call_hangs_in_a_thread(tmp_path: Path, hung: str, call: st
             first.pwrite(b"y" * 9000, 0)
         cache.sync()
         volume.invalidate("thefile")
-        volume.backend.hung = ("{hung}",)
-        for inode in volume.inodes.values():
-            inode.use(volume.backend.open("thefile"))
+        volume.backend.use([hangs("{hung}")])
         file = volume.open("thefile", "r+b", keep_cache=True)
         file.pwrite(b"x" * 5000, 4096)
         threading.Thread(target=lambda: {call}, daemon=True).start()
-        assert entered.wait(30)
+        never.wait_entered(30)
         sys.exit(6)
     """
     done = run(body, tmp_path)
     assert done.returncode == 6, done.stderr
-    if hung in ("write_from", "commit", "truncate"):
+    if hung in ("write", "commit", "truncate"):
         assert "not saved: volume: 'thefile'" in done.stderr
-
-
-def test_a_hung_volume_costs_no_other_volume_its_time(tmp_path: Path) -> None:
-    """Volumes are saved side by side. [T-52, T-62]"""
-    body = """
-        saved = threading.Event()
-        an_hour_a_second_after(saved.is_set)
-        file = attach("write_from", name="hung", exit_timeout=3600).open("lost", "wb")
-        file.pwrite(b"x" * 5000, 0)
-        healthy = cache.attach(DirectoryBackend(sys.argv[1]), name="healthy").open("saved", "wb")
-        healthy.pwrite(b"z" * 5000, 0)
-        healthy.append(b"end")
-        def watch():
-            try:
-                while healthy.volume.dirty_ranges("saved"):
-                    time.sleep(0.005)
-            except OSError:
-                pass  # the exit is through with its volume
-            saved.set()
-        threading.Thread(target=watch, daemon=True).start()
-    """
-    done = run(body, tmp_path, str(tmp_path))
-    assert done.returncode == 0
-    assert (tmp_path / "saved").read_bytes() == b"z" * 5000 + b"end"
-    assert "'lost'" in done.stderr
-    assert "'saved'" not in done.stderr
-
-
-def test_closing_with_a_deadline_is_bounded_whatever_hangs() -> None:
-    """`close(timeout)` of a running program, giving up: seconds, not forever. [2.22, K9]"""
-    for op in ("write_from", "commit", "sync", "close", "file_close"):
-        backend = RecordingBackend({KEY: b""})
-        cache = pagecache.PageCache("1MiB", retry=FAST, **QUIET)
-        file = cache.attach(backend, name="volume").open(KEY, "r+b")
-        file.pwrite(b"x" * 100, 0)
-        gate = backend.gate(op, times=9)
-        began = time.monotonic()
-        Task(cache.close, timeout=0.2, on_failed="discard").result()
-        assert time.monotonic() - began < 25
-        assert cache.closed
-        gate.open()
-        backend.open_all_gates()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

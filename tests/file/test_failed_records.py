@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import errno
 import itertools
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -24,7 +22,8 @@ from pagecache.native import BACKOFF, DIRTY, END, STAMP_MAX, WRITEBACK, NativeIn
 
 from ..stores import failing_commit, short
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises, without_collector
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .test_interrupts import interrupted_at
 
 OLD, NEW = pattern(8 * PAGE), pattern(8 * PAGE, seed=1)
 FULL = OSError(errno.ENOSPC, "full")
@@ -80,31 +79,29 @@ def test_a_commit_that_fails_for_good_leaves_waiting_bytes_their_retry(make: Mak
     file.fsync()
 
 
-def test_the_record_of_the_accepted_front_of_a_failed_request_ends(make: Make) -> None:
-    """The second try stores one page and fails after it: only the other pages are still failed."""
-    rig = failed_rig(make)
+def store_the_first_page(rig: Rig) -> None:
     rig.backend.fault("write_from", short(PAGE))
     rig.backend.fault("write_from", FULL)
     raises(WritebackError, rig.handles[0].fsync)
-    assert recorded(rig) == [(1, 4)]
 
 
-def test_the_record_of_punched_bytes_ends(make: Make) -> None:
-    """A hole removes failed bytes, also from the middle of their range."""
+# What ends the failure of some pages, and the pages that have failed still.
+ENDS: dict[str, tuple[Callable[[Rig], object], list[tuple[int, int]]]] = {
+    "stored": (store_the_first_page, [(1, 4)]),
+    "punched": (lambda rig: rig.handles[0].punch_hole(PAGE, PAGE + 100), [(0, 1), (2, 4)]),
+    "given up": (lambda rig: rig.volume.discard(KEY, 100, PAGE), [(2, 4)]),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_the_record_of_pages_ends_whose_failure_is_over(make: Make, end: str) -> None:
+    """Stored by a second try that fails behind them, made a hole, or discarded: in whole blocks."""
     rig = failed_rig(make, limits={"punch": True})
-    rig.handles[0].punch_hole(PAGE, PAGE + 100)
-    assert recorded(rig) == [(0, 1), (2, 4)]
-    rig.handles[0].punch_hole(0, 4 * PAGE)
-    assert recorded(rig) == []
-
-
-def test_the_record_of_a_block_that_is_given_up_in_part_ends(make: Make) -> None:
-    """A discard gives up whole blocks, and their record goes with them."""
-    rig = failed_rig(make)
-    rig.volume.discard(KEY, 100, PAGE)
-    assert recorded(rig) == [(2, 4)]
+    call, left = ENDS[end]
+    call(rig)
+    assert recorded(rig) == left
     rig.cache.check()
-    raises(DataLossError, rig.handles[0].fsync)
+    rig.handles[0].punch_hole(0, 4 * PAGE)
     assert recorded(rig) == []
 
 
@@ -248,25 +245,6 @@ def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: Pa
     eventually(lambda: recorded(rig) == [])
 
 
-def test_waiting_bytes_behind_many_records_are_found_in_later_turns(make: Make, monkeypatch: Patch) -> None:
-    """The search for bytes without a record passes few records in a turn, and goes on where it ended."""
-    monkeypatch.setattr(failures, "PER_TURN", 3)
-    rig = with_ten_failures(make)
-    engine, now = engine_of(rig), rig.volume.engine.clock.now()
-    searched: list[list[int]] = []
-    on_search(monkeypatch, lambda start: searched[-1].append(start))
-    more = True
-    while more:
-        searched.append([])
-        more = failures.due(engine, now) == now
-        if len(searched) == 2:
-            failures.ensure_retry(engine)  # bytes that the search has passed may wait: it begins again
-    assert max(len(turn) for turn in searched) == 3
-    starts = [start // PAGE for turn in searched for start in turn]
-    assert starts.count(0) == 2
-    assert {1, 3, 5, 7, 9, 11, 13, 15, 17, 19} <= set(starts)
-
-
 def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(make: Make, monkeypatch: Patch) -> None:
     """Bytes that it has passed had a record, and have none now. [2.14]"""
     monkeypatch.setattr(failures, "PER_TURN", 3)
@@ -348,28 +326,6 @@ def state_of(records: Failures) -> tuple[object, ...]:
     return list(records), records.hopeless, records.next_retry(), records.due(9.0, 9)
 
 
-def interrupted_before(nth: int, call: Callable[[], object]) -> bool:
-    """Run `call`, interrupted before its nth bytecode. False: it has fewer."""
-
-    def trace(frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal nth
-        frame.f_trace_opcodes = True
-        nth -= event == "opcode"
-        if nth == 0:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 CHANGES: dict[str, Callable[[Failures], object]] = {
     "new": lambda records: records.add(Failure(20 * PAGE, 22 * PAGE, errno.EIO, 1, "", 0.0, 1.0, PASSING, True)),
     "over two": lambda records: records.add(Failure(PAGE, 5 * PAGE, errno.EIO, 1, "", 0.0, 1.0, PASSING, True)),
@@ -387,11 +343,11 @@ def test_an_interrupt_leaves_a_change_of_records_undone_or_done(change: Callable
     states, found = [state_of(three_records()), state_of(done)], set()
     for nth in itertools.count(1):
         records = three_records()
-        with without_collector():  # Python drops what a finaliser raises
-            if not interrupted_before(nth, partial(change, records)):
-                break
-        assert state_of(records) in states, nth
+        place = interrupted_at(nth, partial(change, records))
+        assert state_of(records) in states, place
         found.add(states.index(state_of(records)))
         records.clear(0, END)
-        assert state_of(records) == ([], 0, None, []), nth
+        assert state_of(records) == ([], 0, None, []), place
+        if not place:
+            break
     assert found == {0, 1}

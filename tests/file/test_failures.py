@@ -1,6 +1,4 @@
-"""Backends that answer wrongly: short, nothing, too much, odd types, odd exceptions, kept buffers, one object in the
-place of two. Every error about a wrong answer contains the answer.
-"""
+"""Backends that answer wrongly, fail oddly, or keep buffers. An error about a wrong answer contains the answer."""
 
 from __future__ import annotations
 
@@ -103,17 +101,6 @@ def test_a_version_that_is_no_str_is_a_protocol_error(make: Make, bound: bool, p
     assert dirty_bytes(rig.volume) == len(DATA)
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
-
-
-def test_nothing_twice_below_the_end_is_a_protocol_error(make: Make) -> None:
-    """A read answers 0 where the stored size says there are bytes. [2.3]"""
-    rig, file = make({KEY: DATA}).opened("rb")
-    rig.backend.fault("read_into", answering(0), times=2)
-    raises(BackendProtocolError, file.pread, PAGE, 0)
-    assert file.pread(len(DATA), 0) == DATA
-    rig.volume.drop_clean()
-    rig.backend.fault("read_into", answering(0), times=1)
-    assert file.pread(len(DATA), 0) == DATA
 
 
 ODD = (ValueError, KeyError, ZeroDivisionError, MemoryError, RuntimeError, AssertionError, EOFError, UnicodeError)
@@ -232,89 +219,12 @@ def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
     kept.clear()
 
 
-def late(kept: list[memoryview], value: int) -> None:
-    """Store into the kept buffers, long after their call."""
-    for item in kept:
-        item[:] = bytes([value]) * len(item)
-
-
-@pytest.mark.parametrize("viewed", [False, True], ids=["dirty", "dirty and viewed"])
-def test_kept_buffers_of_a_dirty_page_in_a_full_cache(make: Make, viewed: bool) -> None:
-    """No memory for a copy: late bytes reach neither file nor store. [T-60, I-24, 2.1]"""
-    other = pattern(64 * PAGE, seed=1)
-    rig, file, rest = make({KEY: DATA, "other": other}, capacity=16 * PAGE).both("rb", key="other")
-    file.pwrite(b"dirty", 0)
-    views = [rest.view(page * PAGE, PAGE) for page in range(15)]
-    if viewed:
-        views.append(file.view(0, 5))
-    kept: list[memoryview] = []
-    expected = b"dirty" + DATA[5:]
-    rig.backend.fault("read_into", keeping(kept, lambda buffer: buffer[:]), times=float("inf"))
-    assert file.pread(PAGE, 0) == expected[:PAGE]
-    rig.backend.clear_faults()
-    late(kept, 0xEE)
-    assert file.pread(len(DATA), 0) == expected
-    while len(views) > viewed:
-        views.pop(0).release()
-    assert file.pread(len(DATA), 0) == expected
-    while views:
-        views.pop().release()
-    file.pwrite(b"more", 2000)
-    late(kept, 0xDD)
-    expected = expected[:2000] + b"more" + expected[2004:]
-    assert file.pread(len(DATA), 0) == expected
-    file.fsync()
-    assert rig.backend.committed(KEY) == expected
-    assert rest.pread(len(other), 0) == other
-    late(kept, 0xCC)
-    assert (file.pread(len(DATA), 0), rest.pread(len(other), 0)) == (expected, other)
-    rig.cache.check()
-    kept.clear()
-
-
-def test_kept_surplus_of_read_units(make: Make) -> None:
-    """It is separate memory until the backend releases it. [T-60, I-24]"""
-    rig, file = make({KEY: DATA}, limits={"read_unit": 3000, "max_read": 300_000}).opened("r+b")
-    file.pwrite(b"x" * 10, 500)
-    kept: list[memoryview] = []
-    rig.backend.fault("read_into", keeping(kept, lambda buffer: buffer[:]), times=float("inf"))
-    assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
-    noise = [bytearray(b"n" * len(item)) for item in kept for _ in range(50)]  # takes the freed memory
-    late(kept, 0xEE)
-    assert all(item.count(b"n") == len(item) for item in noise)
-    assert file.pread(len(DATA), 0) == DATA[:500] + b"x" * 10 + DATA[510:]
-    kept.clear()
-
-
 def content(item: Any) -> bytes | None:
     """The bytes of a kept buffer, or None if it was revoked."""
     try:
         return bytes(item)
     except ValueError:
         return None
-
-
-def test_kept_buffers_of_a_page_that_was_written_again_in_flight_stay_whole(make: Make) -> None:
-    """The page has fresh memory by then; the old one belongs to the backend until it is released. [T-60, T-11, I-24]"""
-    rig = make(capacity="256KiB", max_folio=PAGE)
-    kept: list[Any] = []
-    gate = rig.backend.gate("write_from")
-
-    rig.backend.fault("write_from", keeping(kept, lambda buffer: numpy.frombuffer(buffer, numpy.uint8)))
-    file = rig.open("w+b")
-    file.write(b"a" * PAGE)
-    _, flusher = at_gate(gate, file.flush)
-    file.pwrite(b"b" * PAGE, 0)
-    flusher.result(opening=gate)
-    for i in range(1, 200):
-        file.pwrite(bytes([i % 251]) * PAGE, i * PAGE)
-        if i % 10 == 0:
-            file.fsync()
-    assert {bytes(array) for array in kept} == {b"a" * PAGE}
-    rig.cache.check()
-    kept.clear()
-    file.fsync()
-    assert rig.cache.native.held() == 0
 
 
 # ---------------------------------------------------------------- the answer is shown

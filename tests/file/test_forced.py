@@ -1,6 +1,4 @@
-"""Another client's version that is longer than the cache's: forced away, or below a truncate with an unknown
-outcome.
-"""
+"""A longer version of another client: forced away, or below a truncate with an unknown outcome."""
 
 from __future__ import annotations
 
@@ -14,8 +12,8 @@ import pytest
 from pagecache import BackendError, CachedFile, ConflictError, DataLossError
 from pagecache.engine.commit import remote
 
-from ..stores import Gate, ObjectBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
+from ..stores import Gate
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, pattern, raises
 
 DATA = pattern(2 * PAGE)
 LONGER = pattern(3 * PAGE + 100, seed=9)
@@ -59,21 +57,6 @@ def test_a_cut_that_fails_is_owed(make: Make, error: OSError) -> None:
     assert file.pread(len(LONGER), 0) == LONGER[:PAGE] + MINE
     file.fsync()
     assert rig.backend.committed(KEY) == LONGER[:PAGE] + MINE
-
-
-def test_a_longer_object_is_replaced_by_ours(make: Make) -> None:
-    """It is replaced as a whole, byte for byte. [2.19]"""
-    backend = ObjectBackend({KEY: DATA}, max_write=PAGE)
-    rig, file = make(backend=backend, retry=ONCE).opened()
-    file.pread(len(DATA), 0)
-    file.pwrite(MINE, PAGE)
-    file.flush()
-    eventually(lambda: rig.cache.stats().unstable == PAGE)
-    backend.put(KEY, LONGER)
-    raises(ConflictError, file.fsync)
-    rig.volume.resolve(KEY, "force")
-    file.fsync()
-    assert backend.committed(KEY) == DATA[:PAGE] + MINE
 
 
 @pytest.mark.parametrize("how", ["force", "rebase"])

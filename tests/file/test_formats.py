@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import random
-import zipfile
 
 import pytest
 
 from pagecache import Volume
 
-from .rig import Make, pattern
+from .rig import Make
 
 
 @pytest.fixture
@@ -37,18 +36,6 @@ def test_buffered_random(volume: Volume) -> None:
         assert file.read() == model.getvalue()
 
 
-def test_buffered_reader_and_writer(volume: Volume) -> None:
-    """io.BufferedWriter and io.BufferedReader, peek and read1 included."""
-    data = pattern(500_000)
-    with io.BufferedWriter(volume.open("f", "wb")) as file:
-        for start in range(0, len(data), 7777):
-            file.write(data[start : start + 7777])
-    with io.BufferedReader(volume.open("f", "rb")) as file:
-        assert data.startswith(file.peek(10))
-        assert file.read1(100) == data[:100]
-        assert file.read() == data[100:]
-
-
 def test_text_wrapper(volume: Volume) -> None:
     """io.TextIOWrapper: lines, encodings, tell and seek."""
     lines = [f"Zeile {i}: größer als ⌀{i * i}\n" for i in range(5000)]
@@ -60,19 +47,3 @@ def test_text_wrapper(volume: Volume) -> None:
         assert text.readlines() == lines[1:]
         text.seek(mark)
         assert text.readline() == lines[1]
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_zipfile(volume: Volume, compression: int) -> None:
-    """Written, read back, appended to, directly over the raw handle. [K13]"""
-    rng = random.Random(9)
-    members = {f"dir/member{i}": rng.randbytes(20_000) + bytes(20_000) for i in range(10)}
-    with volume.open("z", "w+b") as file, zipfile.ZipFile(file, "w", compression) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    with volume.open("z", "r+b") as file, zipfile.ZipFile(file, "a", compression) as archive:
-        archive.writestr("late", b"late" * 10_000)
-    with volume.open("z", "rb") as file, zipfile.ZipFile(file) as archive:
-        assert archive.testzip() is None
-        assert archive.read("late") == b"late" * 10_000
-        assert {name: archive.read(name) for name in members} == members

@@ -1,8 +1,4 @@
-"""Limits on memory held by views count the reachable views: garbage is collected before a call is refused.
-
-A view in a reference cycle lives until the garbage collector runs, which in a program with many objects is next to
-never. Each test turns the collector off, and leaves views in cycles.
-"""
+"""Limits on memory held by views count the reachable views: garbage is collected before a call is refused."""
 
 from __future__ import annotations
 
@@ -11,9 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from pagecache import CachedFile, View
+from pagecache import CachedFile
 
 from .rig import KEY, PAGE, Make, Task, pattern, raises, without_collector
+from .test_held_memory import Cycle
 
 CONTENT = pattern(64 * PAGE)
 
@@ -22,13 +19,6 @@ CONTENT = pattern(64 * PAGE)
 def collector_off() -> Iterator[None]:
     with without_collector():
         yield
-
-
-class Cycle:
-    """Keep a view alive until the garbage collector runs."""
-
-    def __init__(self, view: View) -> None:
-        self.view, self.itself = view, self
 
 
 def leave_views(file: CachedFile, pages: int, *, writable: bool = False, first: int = 0) -> None:

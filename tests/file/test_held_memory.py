@@ -24,12 +24,10 @@ DATA = pattern(4 * CAPACITY)
 
 
 class Cycle:
-    """An error as a client keeps it: it references the variables of all calls it went through, one of which holds the
-    error.
-    """
+    """Keep something alive until the garbage collector runs, as an error does that refers to variables of its calls."""
 
-    def __init__(self, slices: list[memoryview]) -> None:
-        self.slices, self.itself = slices, self
+    def __init__(self, kept: object) -> None:
+        self.kept, self.itself = kept, self
 
 
 def keeping(rig: Rig, keep: Callable[[list[memoryview]], object]) -> None:

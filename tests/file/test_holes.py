@@ -16,7 +16,7 @@ from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache,
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
-from .rig import at_gate, raises
+from .rig import Task, at_gate, raises
 
 PAGE = 4096
 KIB = 1024
@@ -158,86 +158,55 @@ def test_random_changes_never_hide_data(volume: Volume, store: Path) -> None:
             assert extents(file) == extents(plain.fileno())
 
 
-@pytest.mark.parametrize("url", ["memory:"])
-def test_a_store_without_holes_is_all_data(cache: PageCache, url: str) -> None:
+def test_a_store_without_holes_is_all_data(cache: PageCache) -> None:
     """It is data up to its stored end; its size is its number of allocated bytes."""
-    with cache.attach(url).open("a", "w+") as file:
+    with cache.attach("memory:").open("a", "w+") as file:
         file.pwrite(b"end", 100 * KIB)
         file.fsync()
         assert extents(file) == [(0, 100 * KIB + 3)]
     assert file.volume.stat("a").allocated is None
 
 
-class _Odd(DirectoryBackend):
-    """A backend whose files return the given answers."""
-
-    answers: Any = None
-
-    def open(self, key: Any, **how: Any) -> Any:
-        file = super().open(key, **how)
-        file.next_data = lambda offset: self.answers(offset)  # type: ignore[method-assign]
-        return file
-
-
 @pytest.mark.parametrize("wrong", [(5, 5), (-1, 3), (3, 8), "no", 7, (1,), (None, 3)])
 def test_a_wrong_answer_is_shown(cache: PageCache, store: Path, wrong: Any) -> None:
     (store / "a").write_bytes(b"0123456789")
-    backend = _Odd(store)
-    backend.answers = lambda offset: wrong
-    with cache.attach(backend).open("a") as file:
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", answer=wrong)]))
+    with cache.attach(faulty).open("a") as file:
         assert repr(wrong) in str(raises(BackendProtocolError, file.seek, 5, os.SEEK_DATA, match="next_data answers"))
 
 
 @pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
 def test_a_store_that_cannot_report_holes_is_all_data(cache: PageCache, store: Path, code: int) -> None:
-    def refuse(offset: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    os.close(os.open(store / "a", os.O_CREAT | os.O_WRONLY))
+    (store / "a").write_bytes(b"")
     os.truncate(store / "a", 100)
-    backend = _Odd(store)
-    backend.answers = refuse
-    with cache.attach(backend).open("a") as file:
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", error=code)]))
+    with cache.attach(faulty).open("a") as file:
         assert extents(file) == [(0, 100)]
 
 
-def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [BackendError(errno.EIO, "gone", retry=False), OSError(errno.ENXIO, "gone")], ids=["EIO", "ENXIO"]
+)
+def test_an_error_of_the_store_is_raised(cache: PageCache, store: Path, error: OSError) -> None:
+    """A missing device returns ENXIO, as the end of all data does: that is no answer about data."""
     (store / "a").write_bytes(b"0123456789")
-    faulty = FaultyBackend(
-        DirectoryBackend(store), FaultPlan([Rule("next_data", error=BackendError(errno.EIO, "gone", retry=False))])
-    )
+    faulty = FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", error=error)]))
     with cache.attach(faulty).open("a") as file:
-        raises(OSError, file.seek, 0, os.SEEK_DATA, match="gone")
+        assert raises(OSError, file.seek, 0, os.SEEK_DATA, match="gone").errno == errno.EIO
         assert file.pread(4, 0) == b"0123"
     assert [(call.op, call.offset) for call in faulty.calls_of("next_data")] == [("next_data", 0)]
-
-
-def test_enxio_of_the_store_is_no_answer_about_data(cache: PageCache, store: Path) -> None:
-    """A missing device returns the same error as the end of all data."""
-    (store / "a").write_bytes(b"0123456789")
-    gone = Rule("next_data", error=OSError(errno.ENXIO, "no such device"))
-    with cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([gone]))).open("a") as file:
-        assert raises(OSError, file.seek, 0, os.SEEK_DATA, match="no such device").errno == errno.EIO
 
 
 def test_bytes_written_back_while_the_store_is_asked_are_data(cache: PageCache, store: Path) -> None:
     """Its answer is used for the range that was not local before that."""
     (store / "a").write_bytes(b"")
     os.truncate(store / "a", 64 * KIB)
-    backend = _Odd(store)
-    volume = cache.attach(backend)
-    queries: list[int] = []
-    with volume.open("a", "r+") as file:
-
-        def written_back_meanwhile(offset: int) -> None:
-            queries.append(offset)
-            file.volume.backend.open("a").write_from(32 * KIB, [memoryview(b"x")])  # type: ignore[union-attr]
-            return
-
-        backend.answers = written_back_meanwhile
+    backend = FaultyBackend(DirectoryBackend(store))
+    with cache.attach(backend).open("a", "r+") as file:
         file.pwrite(b"x" * PAGE, 32 * KIB)
+        backend.use([Rule("next_data", nth=1, change=lambda *_call: Task(file.fsync).result(), answer=None)])
         assert file.seek(0, os.SEEK_DATA) == 32 * KIB
-        assert queries == [0]
+        assert [call.offset for call in backend.calls_of("next_data")] == [0, 32 * KIB]
 
 
 def test_owed_holes_are_made_before_the_store_is_asked(cache: PageCache, store: Path) -> None:

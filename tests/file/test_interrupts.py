@@ -20,11 +20,9 @@ import pagecache
 from pagecache import PageCache, RetryPolicy, ShutdownError
 from pagecache.engine import runner
 from pagecache.engine.attempts import Attempts
-from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
 from pagecache.native import NativeVolume
 
-from ..stores import WAIT_LIMIT_S, Fault
+from ..stores import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
 
 DATA = pattern(8 * PAGE)
@@ -159,20 +157,6 @@ def test_a_call_does_not_wait_for_threads_that_have_all_ended(make: Make, monkey
     assert (rig.backend.committed(KEY) or b"")[:5] == b"dirty"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_loop_that_an_error_ends_is_not_taken_for_alive(monkeypatch: Patch) -> None:
-    """The last asynchronous generator of a backend exits. [K9]"""
-    loop = CacheLoop("ends", Park())
-
-    async def ends() -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(loop._loop, "shutdown_asyncgens", ends)
-    assert loop.alive()
-    assert loop.stop(5)
-    loop._loop.close()
-
-
 def test_an_interrupted_rename_keeps_both_files_until_it_has_returned(make: Make) -> None:
     """No byte of them is written back beside the call, to either name. [2.20]"""
     rig, file, target = make({KEY: DATA, "other": DATA}).both(key="other")
@@ -256,20 +240,18 @@ def test_fsync_that_waits_for_the_next_try_can_be_interrupted(make: Make) -> Non
         retry=RetryPolicy(attempts=100, first_delay=600.0, max_delay=600.0, deadline=None, failed_retry=None),
     ).opened("r+b")
     file.pwrite(b"dirty", 0)
-    fault = rig.backend.fault("write_from", OSError(5, "flaky"), times=float("inf"))
     ready = threading.Event()
-    Task(set_after_hit, ready, fault)
+
+    def flaky(*_call: object) -> None:
+        ready.set()
+        raise OSError(5, "flaky")
+
+    rig.backend.fault("write_from", flaky, times=float("inf"))
     with ctrl_c(ready), pytest.raises(KeyboardInterrupt):
         file.fsync()
     rig.backend.clear_faults()
     assert file.pread(5, 0) == b"dirty"
     Task(rig.cache.close, timeout=0.1, on_failed="discard").result()  # it would wait its ten minutes
-
-
-def set_after_hit(event: threading.Event, fault: Fault) -> None:
-    """Set once the backend has failed."""
-    eventually(lambda: fault.nr_hit > 0)
-    event.set()
 
 
 # ---------------------------------------------------------------- at every bytecode
@@ -352,9 +334,7 @@ def a_rig(*, prompt: bool = False) -> Rig:
 def interrupted_each(
     call: Callable[[Rig], object], points: Iterable[int], make: Callable[[], Rig], verify: Callable[[Rig], None]
 ) -> int:
-    """Interrupt one call at the given points, each on a fresh cache. Check that all works afterwards and nothing is
-    lost.
-    """
+    """Interrupt a call at each of the points, on a fresh cache, and check that all works afterwards."""
     nr_hit, problems = 0, []
     for nth in points:
         rig = make()

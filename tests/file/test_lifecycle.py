@@ -1,8 +1,4 @@
-"""The ends of handles, volumes and caches: closed, detached, aborted or collected, also beside their users: writers in
-hung calls, and other threads that end them too.
-
-A volume accepts nothing new while it ends, so that no accepted byte falls between the last save and the end.
-"""
+"""The ends of handles, volumes and caches, also beside their users. A volume that ends accepts nothing new."""
 
 from __future__ import annotations
 
@@ -16,29 +12,12 @@ from typing import Any
 import pytest
 
 from pagecache import ShutdownError, UnsavedDataError, Volume
-from pagecache.engine.runner import Job
-from pagecache.native import NAMES, NativeVolume
+from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .clock import HandClock
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    accepted_before,
-    at_gate,
-    dirty_bytes,
-    ended_or_behind,
-    eventually,
-    overlay,
-    pattern,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -88,9 +67,7 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", [*CALLS, "hangs"])
 def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt: bool) -> None:
-    """It may close a descriptor by whose number such a call would remove a file of another directory. A detach waits
-    a second for a call that hangs. [2.22]
-    """
+    """A call could reach another file by a reused descriptor. A detach waits a second for one that hangs. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
     hangs, call = call == "hangs", "stat" if call == "hangs" else call
     gate, calling = at_gate(rig.backend.gate(call), CALLS[call], rig.volume)
@@ -200,24 +177,6 @@ def test_a_read_in_line_does_not_reach_a_closed_backend(make: Make) -> None:
     with contextlib.suppress(ShutdownError, ValueError):
         first.result()
     assert len(rig.backend.seen("read_into")) == 1
-
-
-def test_no_commit_is_made_after_an_abort(dirty: Rig) -> None:
-    """A commit that waited for the token when the volume was aborted is not made. [2.22]"""
-    file = dirty.handles[0]
-    file.flush()
-    file.pwrite(b"more", 0)
-    gate, flush = at_gate(dirty.backend.gate("write_from"), file.flush)
-    native = file._inode
-    native.start_commit()  # queues behind the pass
-    dirty.volume.abort()
-    raises(ShutdownError, flush.result)
-    gate.open()
-    eventually(native.pass_idle)
-    done = dirty.volume.engine.runner.submit(NAMES, Job(dirty.volume.engine.park, lambda: None, None))
-    done.wait(lambda: None)  # all work queued before this has run
-    assert dirty.backend.seen("commit") == []
-    assert dirty_bytes(dirty.volume) == len(DATA)
 
 
 def test_a_sync_beside_a_reconnect_ignores_answers_of_the_old_backend(dirty: Rig) -> None:
@@ -487,21 +446,11 @@ def test_a_backend_whose_close_raises_is_released_anyway(
 # ---------------------------------------------------------------- nothing new is accepted
 
 
-def before(monkeypatch: Patch, step: str, call: Callable[[], object]) -> None:
-    """Make a call when the end of a volume comes to a step."""
-    original = getattr(detach, step)
-
-    def changed(*arguments: Any) -> Any:
-        call()
-        return original(*arguments)
-
-    monkeypatch.setattr(detach, step, changed)
-
-
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])
 def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Patch, step: str) -> None:
-    """Without the refusal it was accepted and lost, or made the end fail. [2.22, I-22]"""
+    """Without the refusal it was accepted and lost, or made the end fail. Names are refused, too. [2.22, I-22]"""
     rig, file = make({KEY: DATA}).opened("r+b")
+    volume = rig.volume
     refused: list[ShutdownError] = []
     calls: list[Callable[[], object]] = [
         lambda: file.pwrite(b"x", 5),
@@ -510,39 +459,25 @@ def test_a_write_that_meets_the_end_is_refused_whole(make: Make, monkeypatch: Pa
         lambda: file.truncate(7),
         lambda: file.punch_hole(0, PAGE),
         lambda: file.zero_range(0, PAGE),
+        lambda: volume.open(KEY),
+        lambda: volume.open("new", "w"),
+        lambda: volume.rename(KEY, "other"),
+        lambda: volume.remove(KEY),
+        lambda: volume.truncate(KEY, 3),
     ]
 
-    def write() -> None:
+    def write(*arguments: object) -> Any:
         assert file.try_pwrite(b"x", 5) is None
         for call in calls:
             refused.append(raises(ShutdownError, call, match="detached"))
+        return genuine(*arguments)
 
-    before(monkeypatch, step, write)
+    genuine = getattr(detach, step)
+    monkeypatch.setattr(detach, step, write)
     assert rig.cache.close() == []
     assert len(refused) == len(calls)
     assert [getattr(error, "characters_written", 0) for error in refused] == [0] * len(calls)
-    assert rig.backend.committed(KEY) == DATA
-
-
-def test_names_are_refused_while_a_volume_ends(make: Make, monkeypatch: Patch) -> None:
-    """Opens, renames and removes are refused too. [2.22]"""
-    rig = make({KEY: DATA})
-    volume = rig.volume
-
-    def names() -> None:
-        for call in (
-            lambda: volume.open(KEY),
-            lambda: volume.open("new", "w"),
-            lambda: volume.rename(KEY, "other"),
-            lambda: volume.remove(KEY),
-            lambda: volume.truncate(KEY, 3),
-        ):
-            raises(ShutdownError, call, match="detached")
-
-    before(monkeypatch, "_unsaved", names)
-    volume.detach()
-    assert rig.backend.committed(KEY) == DATA
-    assert rig.backend.committed("new") is None
+    assert (rig.backend.committed(KEY), rig.backend.committed("new")) == (DATA, None)
 
 
 def test_a_change_in_progress_is_waited_for(make: Make) -> None:
@@ -551,8 +486,7 @@ def test_a_change_in_progress_is_waited_for(make: Make) -> None:
     file = rig.open("r+b")
     gate, cutting = at_gate(rig.backend.gate("truncate"), file.truncate, PAGE)
     closing = Task(rig.cache.close)
-    ended_or_behind(rig.cache, closing, cutting.thread)
-    assert not closing.finished.is_set()
+    assert closing.waits()
     assert cutting.result(opening=gate) == PAGE
     assert closing.result() == []
     assert rig.backend.committed(KEY) == DATA[:PAGE]
@@ -572,5 +506,5 @@ def test_a_writer_that_waits_for_room_ends(make: Make) -> None:
     closing = Task(rig.cache.close)
     caught = raises(ShutdownError, task.result)
     closing.result(opening=gate)
-    accepted = accepted_before(caught)
+    accepted = getattr(caught, "characters_written", 0)
     assert rig.backend.committed(KEY) == pattern(256 << 10)[:accepted]
