@@ -315,20 +315,6 @@ def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
     assert rig.backend.written(KEY) == data[:1000] + data[:5000] + data[6000:]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd")], ids=["ENOSPC", "odd"])
-def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error: Exception) -> None:
-    """WritebackError; the bytes are dirty, failed and readable, and the next fsync repairs them. [T-36, 2.8]"""
-    rig, file = make({KEY: bytes(8 * PAGE)}).opened(write_through=True)
-    rig.backend.fault("write_from", error)
-    data = pattern(3 * PAGE)
-    caught = raises(pagecache.WritebackError, file.pwrite, data, PAGE)
-    assert [(r.offset, r.length) for r in caught.ranges] == [(PAGE, 3 * PAGE)]
-    assert file.pread(3 * PAGE, PAGE) == data
-    assert sum(r.length for r in rig.volume.failed()) == 3 * PAGE
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(PAGE) + data + bytes(4 * PAGE)
-
-
 @pytest.mark.parametrize("direct", [False, True], ids=["write_through", "direct through the cache"])
 @pytest.mark.parametrize("verb", ["append", "pwrite", "pwritev", "write"])
 def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, verb: str, direct: bool) -> None:
@@ -381,15 +367,3 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
     assert rig.cache.stats().cow_copies == (0 if waits else 1)
     file.fsync()
     assert rig.backend.committed(KEY) == old[:100] + b"new" + old[103:]
-
-
-def test_an_interrupted_wait_for_a_folio_in_flight_blocks_no_other_call(make: Make) -> None:
-    """A writer that gave up leaves nothing behind: background work takes the folio again. [T-11, 2.7]"""
-    rig, file = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1).opened()
-    file.pwrite(bytes(64 * KIB), 0)
-    gate = rig.backend.gate("write_from")
-    gate.wait_entered()
-    writer = Task(file.pwrite, b"new", 100)
-    assert writer.waits(0.05)
-    writer.result(opening=gate)
-    eventually(lambda: rig.backend.written(KEY)[100:103] == b"new")

@@ -180,19 +180,6 @@ def test_positional_calls_do_not_move_the_position(make: Make) -> None:
     assert file.read() == b""
 
 
-def test_read_of_everything_and_readall(make: Make) -> None:
-    """They read from the position to the end, and nothing at the end or beyond it."""
-    file = make({KEY: START}).open("rb")
-    file.seek(9000)
-    assert file.readall() == START[9000:]
-    assert file.readall() == b""
-    file.seek(9999)
-    assert file.read() == START[9999:]
-    file.seek(50_000)
-    assert file.read(10) == b""
-    assert file.tell() == 50_000
-
-
 def test_lines(make: Make) -> None:
     """Iteration, readline, readlines, writelines."""
     rig = make()
@@ -275,18 +262,6 @@ def test_a_handle_is_what_it_says(make: Make) -> None:
     assert "+" in file.mode
     assert KEY in repr(file)
     raises(io.UnsupportedOperation, file.fileno)
-
-
-@pytest.mark.parametrize("whence", [os.SEEK_SET, os.SEEK_CUR, os.SEEK_END])
-def test_seek_counts_from_start_position_or_end(make: Make, whence: int) -> None:
-    """A position before the start is refused and leaves the old one."""
-    file = make({KEY: START}).open("rb")
-    file.seek(100)
-    base = {os.SEEK_SET: 0, os.SEEK_CUR: 100, os.SEEK_END: len(START)}[whence]
-    assert file.seek(7, whence) == base + 7
-    file.seek(100)
-    raises((ValueError, OSError), file.seek, -base - 1, whence)
-    assert file.tell() == 100
 
 
 @pytest.mark.parametrize("whence", [-1, 17, 1.5, "start", None])

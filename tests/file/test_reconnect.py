@@ -380,24 +380,6 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
     assert file.pread(PAGE, 0) == OLD[:PAGE]
 
 
-def test_a_late_error_is_ignored(make: Make) -> None:
-    """Nothing is failed or in backoff, the bytes are plain dirty. [2.22]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(NEWER, 0)
-    gate, hung = at_gate(rig.backend.gate("write_from"), file.flush)
-    fresh = rig.reconnect(hung)
-    rig.backend.fault("write_from", OSError(errno.EACCES, "from beyond"))
-    gate.open()
-    eventually(lambda: rig.cache.stats().writeback == 0)
-    assert rig.volume.failed() == []
-
-    def arrived() -> bool:
-        file._inode.pass_background(1 << 30)  # skips failed bytes; gives way to a pass that ends
-        return bool(fresh.written(KEY) == overlay(OLD, 0, NEWER))
-
-    eventually(arrived)
-
-
 def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
     """It aborts a volume that lives. No such wait goes on with the new backend. [2.22, I-23]"""
     rig, file = make({KEY: OLD}).opened("r+b")
@@ -504,27 +486,6 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
     assert file.pread(4 * PAGE, 0) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
     file.fsync()
     assert fresh.committed(KEY) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
-    """It may be lost in the store or be there: neither is a conflict. [2.22, T-75b]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
-    file.flush()
-    gate = rig.backend.gate("commit")
-    if failed:
-        rig.backend.fault("commit", OSError(errno.EIO, "injected"))
-    ticket = rig.volume.begin_sync()
-    gate.wait_entered()
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    gate.open()
-    eventually(lambda: not file._inode.usage()["unstable"])
-    rig.volume.reconnect(fresh)
-    raises(ShutdownError, ticket.wait, 20)
-    file.fsync()
-    assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
 
 
 @pytest.mark.parametrize("ended", [errno.ENOTCONN, errno.ESHUTDOWN, errno.EPIPE, errno.ENETRESET])

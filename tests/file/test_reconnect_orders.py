@@ -154,11 +154,13 @@ def play(story: Story, order: tuple[str, ...]) -> None:
         elif event == "abort" and not story.waiter.finished.is_set():
             raises(ShutdownError, story.waiter.result)
             published = not calm
+            assert calm or story.file.size == len(story.changed)
         if calm and not (event == "late 0" and order[0] == event):
             story.nothing_clean_that_is_not_stored()
     if published:
         story.model = story.changed
     story.rig.cache.check()
+    assert order[0] != "abort" or story.rig.volume.failed() == []  # a late error is ignored
     story.write(0, NEWER)
     Task(story.file.fsync).result()
     content = story.now.committed(KEY)

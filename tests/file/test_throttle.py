@@ -16,7 +16,6 @@ import pytest
 import pagecache
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.engine import throttle
-from pagecache.engine.file import EngineFile
 from pagecache.engine.throttle import PAUSE_MAX, PAUSE_MIN, Pace
 from pagecache.native import Pressure
 
@@ -526,28 +525,6 @@ def test_a_writer_waits_for_a_running_commit(make: Make, monkeypatch: Patch, fai
     else:
         saving.result()
         assert writing.result() == 96 * KIB
-
-
-def test_a_check_visits_few_files_however_many_have_failed(make: Make, monkeypatch: Patch) -> None:
-    """All are visited in turn; those that were repaired, once more. [2.24]"""
-    names = [f"full {k}" for k in range(7)]
-    rig = filled(make, names)
-    monkeypatch.setattr(throttle, "VISITS_MAX", 3)
-    visited, kept_of = [], throttle._kept_of
-
-    def counted(file: EngineFile) -> int | None:
-        visited.append(file.key)
-        return kept_of(file)
-
-    monkeypatch.setattr(throttle, "_kept_of", counted)
-    kept, each = rig.volume.engine.kept, 128 * KIB // 7 // PAGE * PAGE
-    assert [kept.visit() for _ in range(4)] == [3 * each, 6 * each, 7 * each, 7 * each]
-    assert visited == [*names, *names[:5]]
-    rig.backend.clear_faults()
-    rig.volume.retry_failed()
-    rig.volume.sync(WAIT_LIMIT_S)
-    assert [kept.visit() for _ in range(4)] == [4 * each, each, 0, 0]
-    assert len(visited) == 12 + 7
 
 
 def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: Patch) -> None:

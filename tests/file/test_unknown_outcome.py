@@ -118,33 +118,6 @@ def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
     assert len(rig.backend.seen("truncate")) == 3
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("late", ["done", "refused"])
-def test_abort_while_the_call_runs_leaves_the_outcome_open(make: Make, change: str, late: str) -> None:
-    """ShutdownError at once; published; made again on the new backend, while a hole becomes a loss. [2.17, 2.22]"""
-    rig, file = punching(make)
-    call, expected = CHANGES[change]
-    gate, hung = at_gate(rig.backend.gate(change), call, file)
-    rig.volume.abort()
-    raises(ShutdownError, hung.result)
-    assert file.pread(PAGE, 0) == OLD[:PAGE]
-    assert file.size == len(expected)
-    if late == "refused":
-        rig.backend.fault(change, OSError(errno.EPERM, "no"))
-    gate.open()
-    eventually(lambda: rig.backend.nr_running == 0)
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
-    try:
-        file.fsync()
-    except OSError:
-        assert change == "punch_hole"
-        file.fsync()
-    assert fresh.committed(KEY) == file.pread(9 * PAGE, 0)
-    if change == "truncate":
-        assert fresh.committed(KEY) == expected
-
-
 def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> None:
     """It was not sent: nothing has changed, and it is not sent later. [2.17]"""
     rig, file = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE).opened("r+b")

@@ -113,13 +113,6 @@ def test_a_write_is_seen_by_every_other_handle_at_once(stored: Rig) -> None:
     assert reader.pread(10, 8 * PAGE) == b"longer"
 
 
-def test_nothing_reaches_the_backend_before_it_is_asked_for(stored: Rig, file: CachedFile) -> None:
-    """Write-back: the writer pays for memory only. [2.7]"""
-    file.pwrite(b"z" * PAGE, 0)
-    assert stored.backend.seen("write_from") == []
-    assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
-
-
 def test_a_write_of_nothing_changes_nothing(stored: Rig, file: CachedFile) -> None:
     """No size change even far beyond the end. [2.1]"""
     assert file.pwrite(b"", 1 << 40) == 0
