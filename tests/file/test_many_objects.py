@@ -28,7 +28,7 @@ from pagecache.volume import lifetimes, ticket
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -95,7 +95,12 @@ def counted(rig: Rig, count: int, start: int) -> Callable[[], object]:
 def renamed(rig: Rig, count: int, start: int) -> Callable[[], object]:
     """Rename an object with a directory of its own, there and back."""
     walk(rig, start + count)
-    return lambda: (rig.volume.rename("d/other", "e/other"), rig.volume.rename("e/other", "d/other"))
+
+    def there_and_back() -> None:
+        rig.volume.rename("d/other", "e/other")
+        rig.volume.rename("e/other", "d/other")
+
+    return there_and_back
 
 
 def unsaved(rig: Rig, count: int, start: int) -> Callable[[], object]:
@@ -257,21 +262,11 @@ def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: Pa
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    entered, go_on, free = threading.Event(), threading.Event(), EngineVolume.free
-
-    def slow(self: EngineVolume, file: Any) -> bool:
-        entered.set()
-        assert go_on.wait(20)
-        return free(self, file)
-
-    monkeypatch.setattr(EngineVolume, "free", slow)
     rig.volume.drop_clean()
-    pruner = Task(lifetimes.prune, rig.volume)
-    assert entered.wait(20)
+    gate, pruner = at_gate(held(monkeypatch, EngineVolume, "free"), lifetimes.prune, rig.volume)
     opener = Task(rig.volume.open, "o0")
     assert opener.waits()
-    go_on.set()
-    pruner.result()
+    pruner.result(opening=gate)
     with opener.result() as file:
         assert file.pread(200, 0) == objects(1)["o0"]
     assert rig.volume.inodes["o0"] is not inode

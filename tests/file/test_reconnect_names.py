@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from .rig import (
     at_gate,
     attached,
     eventually,
+    held,
     overlay,
     pattern,
     raises,
@@ -396,31 +396,21 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -
     gate.open()
 
 
-class LinksMoveLate(DirectoryBackend):
-    """A rename that answers later."""
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        self.moved.set()
-        assert self.answers.wait(WAIT_LIMIT_S)
-
-    moved, answers = threading.Event(), threading.Event()
-
-
-def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(tmp_path: Path) -> None:
+def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
     """The name through the link is gone: it would be made, or refuse the reconnect. [2.20, 2.22]"""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("folder")
-    backend = LinksMoveLate(tmp_path, prompt=False)
+    backend = DirectoryBackend(tmp_path, prompt=False)
     with attached(backend, "1MiB", **QUIET) as volume, volume.open("link/file", "r+b") as file:
         file.pwrite(MINE, PAGE)
-        renaming = Task(volume.rename, "link", "moved")
-        assert backend.moved.wait(WAIT_LIMIT_S)
+        gate, renaming = at_gate(held(monkeypatch, backend, "rename", after=True), volume.rename, "link", "moved")
         volume.abort()
         raises(ShutdownError, renaming.result)
         volume.reconnect(DirectoryBackend(tmp_path))
-        backend.answers.set()
+        gate.open()
         eventually(lambda: "link" not in volume.busy)
         with volume.open("moved/file", "r+b"):
             file.fsync()

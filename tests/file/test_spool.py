@@ -40,6 +40,7 @@ from .rig import (
     at_gate,
     dirty_bytes,
     eventually,
+    held,
     overlay,
     pattern,
     quiet,
@@ -299,14 +300,7 @@ def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, 
     """It finds no spool, or the one of later bytes, in which its bytes are a hole. [2.23, K12]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
-    gate, read = rig.backend.gate("planned"), staging.Staging.read
-
-    def planned(self: staging.Staging, offset: int, buffers: Sequence[memoryview]) -> int:
-        with rig.backend.call("planned", KEY):
-            return read(self, offset, buffers)
-
-    monkeypatch.setattr(staging.Staging, "read", planned)
-    _, reading = at_gate(gate, file.pread, PAGE, 8 * PAGE)
+    gate, reading = at_gate(held(monkeypatch, staging.Staging, "read"), file.pread, PAGE, 8 * PAGE)
     file.fsync()
     if late:
         rig.cache.configure(**TIGHT)

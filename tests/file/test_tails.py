@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -319,13 +319,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
 ) -> None:
     """The volume is live again when the writer resumes: its tail is owed by then."""
     story = Extended(make, landed=True)
-    noticed, genuine = threading.Event(), direct._Sender.running
-
-    def late(sender: direct._Sender) -> bool:
-        assert noticed.wait(60)
-        return genuine(sender)
-
-    monkeypatch.setattr(direct._Sender, "running", late)
+    noticed = held(monkeypatch, direct._Sender, "running")
     monkeypatch.setattr(reconnect, "CALLERS", 0.0)  # the reconnect does not wait for the writer
     story.write()
     story.rig.volume.abort()
@@ -334,8 +328,7 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
     story.answer()
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
-    noticed.set()
-    raises(ShutdownError, story.writing.result)
+    raises(ShutdownError, story.writing.result, opening=noticed)
 
 
 def test_a_sync_after_an_interrupted_write_leaves_no_tail(make: Make) -> None:
