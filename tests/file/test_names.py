@@ -17,11 +17,14 @@ import pytest
 
 from pagecache import CachedFile, PageCache, ShutdownError
 from pagecache.backends import DirectoryBackend
+from pagecache.backends.protocol import ObjectStat
 from pagecache.engine import volume as engine_volume
+from pagecache.errors import Key
 
 from ..publishing import PublishingBackend
-from ..stores import ObjectBackend, RecordingBackend
+from ..stores import ObjectBackend, ObjectFile, RecordingBackend, stale
 from .rig import (
+    FAST,
     KEY,
     ONCE,
     PAGE,
@@ -433,3 +436,128 @@ def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path, mon
             assert old.pread(20, 0) == b"a" * 10
             cache.check()
     assert (tmp_path / "a").read_bytes() == b"unsavedbbb"
+
+
+# ---------------------------------------------------------------- reads beside a change of the name
+
+
+NAMES = "the call that changes the name of the object"
+
+
+class RefusingFile(ObjectFile):
+    """It has no status once its object has lost the name."""
+
+    def stat(self) -> ObjectStat:
+        if self.stored.committed is not None and self.objects.committed_object(self.key) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self.key))
+        return super().stat()
+
+
+class Refusing(ObjectBackend):
+    """An open file finds its object by the name that it was opened by."""
+
+    def version(self, key: Key) -> str | None:
+        return super().version(key) or "gone"
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+        return RefusingFile(self, key, super().open(key, create=create, exclusive=exclusive).stored)
+
+    def stat(self, key: Key) -> ObjectStat:
+        found = super().stat(key)
+        return ObjectStat(size=found.size, version=super().version(key))
+
+
+@pytest.fixture(params=["fail", "take_remote"])
+def refusing(request: pytest.FixtureRequest, make: Make) -> Rig:
+    """A volume on an object store that refuses reads of versions that it does not have under that name."""
+    return make(backend=Refusing({KEY: DATA}, max_write=PAGE), retry=ONCE, options={"on_conflict": request.param})
+
+
+def refused(read: Callable[[], Any], code: int) -> None:
+    assert raises(OSError, read).errno == code
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_remove_is_no_conflict(refusing: Rig, dirty: bool) -> None:
+    """It waits for the remove, and finds nothing afterwards, whatever has the name then. [2.20, I-24]"""
+    file = refusing.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate, removing = at_gate(refusing.backend.gate("remove answer"), refusing.volume.remove, KEY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    removing.result(opening=gate)
+    refused(reading.result, errno.ENOENT)
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    with refusing.open("xb") as other:
+        other.pwrite(b"new object" * PAGE, 0)
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    if dirty:
+        assert file.pread(5, 0) == b"local"
+    file.close()
+    assert refusing.backend.committed(KEY) == b"new object" * PAGE
+    assert not refusing.volume.unsaved()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_rename_is_no_conflict(refusing: Rig, dirty: bool) -> None:
+    """It waits for the rename, and continues with the object under its new name. [2.20]"""
+    file = refusing.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate, renaming = at_gate(refusing.backend.gate("rename answer"), refusing.volume.rename, KEY, "new")
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    renaming.result(opening=gate)
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert refusing.backend.committed("new") == (b"local" + DATA[5:] if dirty else DATA)
+
+
+def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(refusing: Rig) -> None:
+    """The rename was refused after all: the object has its name. [2.20]"""
+    file = refusing.open("rb", read_ahead=0)
+    refusing.backend.fault("rename", PermissionError(errno.EACCES, "refused"))
+    refusing.backend.fault("read_into", stale(), times=1)
+    gate, renaming = at_gate(refusing.backend.gate("rename"), refusing.volume.rename, KEY, "new")
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    gate.open()
+    refused(renaming.result, errno.EACCES)
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+
+
+def test_an_abort_ends_a_read_that_waits_for_a_remove(refusing: Rig) -> None:
+    """As it ends all other waits. [2.22, I-23]"""
+    file = refusing.open("rb", read_ahead=0)
+    _gate, removing = at_gate(refusing.backend.gate("remove answer"), refusing.volume.remove, KEY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    refusing.volume.abort()
+    for task in (reading, removing):
+        raises(ShutdownError, task.result)
+
+
+def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
+    """It waits for nothing, and reports nothing; the read itself finds its bytes. [2.6, 2.20]"""
+    file = refusing.open("rb", read_ahead=2 * PAGE)
+    gate, renaming = at_gate(refusing.backend.gate("rename answer"), refusing.volume.rename, KEY, "new")
+    file.prefetch(0, 3 * PAGE)
+    eventually(lambda: len(refusing.backend.seen("read_into")) and not refusing.volume.engine.native.inflight())
+    assert not refusing.cache.waits() or all(wait.what != NAMES for wait in refusing.cache.waits())
+    renaming.result(opening=gate)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+
+
+def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
+    """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
+    refusing, file = make(backend=ObjectBackend({KEY: DATA}), retry=FAST).opened("r+b")
+    file.pwrite(b"local", 0)
+    refusing.backend.fault("open", OSError(errno.EIO, "once"), key="new")
+    refusing.volume.rename(KEY, "new")
+    file.fsync()
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert refusing.backend.committed("new") == b"local" + DATA[5:]
+    assert not refusing.volume.unsaved()

@@ -307,11 +307,7 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         gates.append(rig.backend.gate("write_from", key))
         stuck.append(Task(file.fsync))
         gates[-1].wait_entered()
-    rig.volume.abort()
-    for task in stuck:
-        raises(ShutdownError, task.result)
-    fresh = rig.backend.successor(shared=False)
-    Task(rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)  # before the gates give up
+    fresh = Task(rig.reconnect, *stuck, fenced=True, shared=False).result(WAIT_LIMIT_S / 3)  # before the gates give up
     for file in (*files, committing):
         file.pwrite(NEWER, PAGE)
         Task(file.fsync).result(WAIT_LIMIT_S / 3)
@@ -342,9 +338,7 @@ def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owe
     if owed is not None:
         file.truncate(owed)
     gate, stuck = at_gate(rig.backend.gate("commit"), file.fsync)
-    rig.volume.abort()
-    raises(ShutdownError, stuck.result)
-    rig.volume.reconnect(rig.backend.successor(), fenced=fenced)
+    rig.reconnect(stuck, fenced=fenced)
     assert Task(file.pread, PAGE, PAGE).result() == NEW[PAGE : 2 * PAGE]
     reading = Task(file.pread, PAGE, 0)
     assert reading.waits() == (owed is not None and not fenced)
@@ -529,10 +523,8 @@ def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_fai
         rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no")))
         raises(pagecache.CommitError, file.fsync)
     file.truncate(2 * PAGE)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    assert fresh.written(KEY) == OLD
-    rig.volume.reconnect(fresh)
+    assert rig.backend.successor().written(KEY) == OLD
+    fresh = rig.reconnect()
     assert file.pread(4 * PAGE, 0) == OLD[:100] + bytes(2 * PAGE - 100)
     assert [call.offset for call in fresh.seen("truncate")] == [100, 2 * PAGE]
     file.fsync()
@@ -580,10 +572,8 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
     rig = make()
     rig.open("w+b").pwrite(NEW, 0)
     rig.open("w+b", key="empty")
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    assert fresh.objects == {}
-    rig.volume.reconnect(fresh)
+    assert rig.backend.successor().objects == {}
+    fresh = rig.reconnect()
     rig.volume.sync(20)
     assert fresh.committed(KEY) == NEW
     assert fresh.committed("empty") == b""

@@ -347,10 +347,7 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
     file = rig.volume.open(KEY, "xb")
     file.pwrite(MINE, 0)
     gate, removing = at_gate(backend.gate("remove"), rig.volume.remove, KEY)
-    rig.volume.abort()
-    raises(ShutdownError, removing.result)
-    fresh = backend.successor(shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    fresh = rig.reconnect(removing, fenced=True, shared=False)
     file.fsync()
     assert stored(fresh) == {KEY: MINE}
     gate.open()
@@ -387,10 +384,7 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -
             each.flush()
     backend.clear_faults()
     gate, renaming = at_gate(backend.gate("rename answer"), rig.volume.rename, KEY, NEW)
-    rig.volume.abort()
-    raises(ShutdownError, renaming.result)
-    fresh = backend.successor(lose=False, shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    fresh = rig.reconnect(renaming, fenced=True, lose=False, shared=False)
     save_later(file).result()
     assert stored(fresh) == {NEW: SAVED}
     gate.open()
