@@ -4,15 +4,11 @@ while its end is in flight.
 
 from __future__ import annotations
 
-import array
-import ctypes
 import errno
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy
 import pytest
 
 import pagecache
@@ -127,24 +123,6 @@ def test_pwritev_writes_buffers_in_order(file: CachedFile) -> None:
     parts: list[bytes | bytearray | memoryview] = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
     assert file.pwritev(parts, 4000) == PAGE + 87
     assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        b"0123456789abcdef",
-        bytearray(b"0123456789abcdef"),
-        memoryview(b"__0123456789abcdef__")[2:18],
-        array.array("I", [1, 2, 3, 4]),
-        numpy.arange(16, dtype=numpy.uint8).reshape(4, 4),
-        (ctypes.c_char * 16).from_buffer_copy(b"0123456789abcdef"),
-    ],
-    ids=lambda source: type(source).__name__,
-)
-def test_any_contiguous_buffer_can_be_written(file: CachedFile, source: Any) -> None:
-    """Lengths are bytes, whatever the item size. [2.7]"""
-    assert file.pwrite(source, 5) == 16
-    assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))
 
 
 def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> None:
