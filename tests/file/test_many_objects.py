@@ -24,8 +24,9 @@ from pagecache.engine import flusher
 from pagecache.engine import volume as engine_volume
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
 from pagecache.native import TOKEN
-from pagecache.volume import lifetimes, ticket
+from pagecache.volume import lifetimes, namespace, ticket
 from pagecache.volume.inode import Inode
+from pagecache.volume.keys import is_below
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
@@ -92,17 +93,6 @@ def counted(rig: Rig, count: int, start: int) -> Callable[[], object]:
     return rig.volume.stats
 
 
-def renamed(rig: Rig, count: int, start: int) -> Callable[[], object]:
-    """Rename an object with a directory of its own, there and back."""
-    walk(rig, start + count)
-
-    def there_and_back() -> None:
-        rig.volume.rename("d/other", "e/other")
-        rig.volume.rename("e/other", "d/other")
-
-    return there_and_back
-
-
 def unsaved(rig: Rig, count: int, start: int) -> Callable[[], object]:
     dirty(rig, count, start)
     return rig.volume.begin_sync
@@ -124,7 +114,6 @@ def above_background(rig: Rig, count: int, start: int) -> Callable[[], object]:
     [
         (cached, {}, 5),
         (counted, {}, 5),
-        (renamed, {}, 5),
         (left_open, {"limits": {"commit_on_close": True}}, 5),
         (unsaved, {"limits": {"max_inflight": 1}}, 40),  # there is one more ticket
         (waited_for, {"limits": {"max_inflight": 2}}, 40),
@@ -138,9 +127,9 @@ def test_a_call_costs_the_same_beside_many_objects(
     config: dict[str, Any],
     slack: int,
 ) -> None:
-    """An open and a close, counters, a rename, a ticket, a step of it, a turn of the flusher; no write of them ends."""
+    """An open and a close, counters, a ticket, a step of it, a turn of the flusher; no write of them ends."""
     monkeypatch.setattr(flusher, "TURN", 8)
-    rig = make({**objects(600), "d/other": b""}, "64MiB", **config)
+    rig = make(objects(600), "64MiB", **config)
     gate = rig.backend.gate("write_from", times=1000)
     costs = []
     for start, count in ((0, 200), (200, 400)):
@@ -358,6 +347,23 @@ def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make
 
 
 # ---------------------------------------------------------------- numbers
+
+
+def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypatch: Patch) -> None:
+    """The cache has no object of it, or some."""
+    looked: list[str] = []
+
+    def seen(key: str, tree: str) -> bool:
+        looked.append(key)
+        return is_below(key, tree)
+
+    monkeypatch.setattr(namespace, "is_below", seen)
+    rig = make({**{f"a/b/{k}": b"1" for k in range(20)}, "a/other": b"2", "plain": b"3"})
+    for k in range(20):
+        visit(rig, f"a/b/{k}")
+    rig.volume.rename("a/other", "elsewhere")
+    rig.volume.rename("plain", "a/plain")
+    assert looked == []
 
 
 def test_an_idle_object_takes_no_more_memory_than_its_bound_counts(tmp_path: Path) -> None:
