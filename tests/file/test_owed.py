@@ -18,7 +18,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 CUT = PAGE + 10
@@ -114,6 +114,16 @@ def test_a_refusal_after_an_unknown_outcome_is_unknown(make: Make) -> None:
     assert file.size == CUT
     file.fsync()
     assert rig.backend.committed(KEY) == OLD[:CUT]
+
+
+def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
+    """The caller gets no error. [2.14]"""
+    rig, file = punching(make, retry=FAST)
+    rig.backend.fault("truncate", OSError(errno.ECONNRESET, "line"), times=2)
+    file.truncate(CUT)
+    file.fsync()
+    assert rig.backend.committed(KEY) == OLD[:CUT]
+    assert len(rig.backend.seen("truncate")) == 3
 
 
 def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> None:
