@@ -191,6 +191,21 @@ def at_gate(gate: G, call: Callable[..., T], *args: Any, **kwargs: Any) -> tuple
     return gate, task
 
 
+def held(monkeypatch: Patch, owner: Any, name: str, *, after: bool = False) -> Gate:
+    """Hold the first call of a function of the engine or of a backend, before or after its work."""
+    gate, genuine = Gate(name, None, 1), getattr(owner, name)
+
+    def late(*args: Any, **more: Any) -> Any:
+        found = genuine(*args, **more) if after else None
+        if not gate.entered.is_set():
+            gate.entered.set()
+            assert gate.release.wait(WAIT_LIMIT_S), "the test has not opened its gate"
+        return found if after else genuine(*args, **more)
+
+    monkeypatch.setattr(owner, name, late)
+    return gate
+
+
 def gated(backend: Any, operation: str, **rule: Any) -> Gates:
     """Hold calls of a backend of `pagecache.testing`, all or those that the rule names."""
     gate = Gates()

@@ -22,7 +22,6 @@ from pagecache import CachedFile, DataLossError, LostRange, ShutdownError
 from pagecache.backends import DirectoryBackend
 from pagecache.engine import flusher
 from pagecache.engine import volume as engine_volume
-from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
 from pagecache.native import TOKEN
 from pagecache.volume import lifetimes, namespace, ticket
@@ -30,8 +29,7 @@ from pagecache.volume.inode import Inode
 from pagecache.volume.keys import is_below
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend
-from .clock import HandClock
-from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
 
 
 def calls_of(work: Callable[[], object]) -> int:
@@ -88,6 +86,13 @@ def left_open(rig: Rig, count: int, start: int) -> Callable[[], object]:
     return lambda: visit(rig, "o1")
 
 
+def counted(rig: Rig, count: int, start: int) -> Callable[[], object]:
+    """Read the sums that the volume keeps; `check` compares them with those of the objects."""
+    walk(rig, start + count)
+    rig.cache.check()
+    return rig.volume.stats
+
+
 def unsaved(rig: Rig, count: int, start: int) -> Callable[[], object]:
     dirty(rig, count, start)
     return rig.volume.begin_sync
@@ -108,6 +113,7 @@ def above_background(rig: Rig, count: int, start: int) -> Callable[[], object]:
     ("more", "config", "slack"),
     [
         (cached, {}, 5),
+        (counted, {}, 5),
         (left_open, {"limits": {"commit_on_close": True}}, 5),
         (unsaved, {"limits": {"max_inflight": 1}}, 40),  # there is one more ticket
         (waited_for, {"limits": {"max_inflight": 2}}, 40),
@@ -121,7 +127,7 @@ def test_a_call_costs_the_same_beside_many_objects(
     config: dict[str, Any],
     slack: int,
 ) -> None:
-    """An open and a close, a new ticket, a step of it, a turn of the flusher; no write of them ends."""
+    """An open and a close, counters, a ticket, a step of it, a turn of the flusher; no write of them ends."""
     monkeypatch.setattr(flusher, "TURN", 8)
     rig = make(objects(600), "64MiB", **config)
     gate = rig.backend.gate("write_from", times=1000)
@@ -245,21 +251,11 @@ def test_an_open_waits_while_its_object_is_forgotten(make: Make, monkeypatch: Pa
     rig = make(objects(3))
     visit(rig, "o0")
     inode = rig.volume.inodes["o0"]
-    entered, go_on, free = threading.Event(), threading.Event(), EngineVolume.free
-
-    def slow(self: EngineVolume, file: Any) -> bool:
-        entered.set()
-        assert go_on.wait(20)
-        return free(self, file)
-
-    monkeypatch.setattr(EngineVolume, "free", slow)
     rig.volume.drop_clean()
-    pruner = Task(lifetimes.prune, rig.volume)
-    assert entered.wait(20)
+    gate, pruner = at_gate(held(monkeypatch, EngineVolume, "free"), lifetimes.prune, rig.volume)
     opener = Task(rig.volume.open, "o0")
     assert opener.waits()
-    go_on.set()
-    pruner.result()
+    pruner.result(opening=gate)
     with opener.result() as file:
         assert file.pread(200, 0) == objects(1)["o0"]
     assert rig.volume.inodes["o0"] is not inode
@@ -292,21 +288,6 @@ def test_idle_files_with_unsaved_data_are_closed_in_turn(make: Make, monkeypatch
 
 
 # ---------------------------------------------------------------- syncs
-
-
-def test_a_ticket_counts_no_bytes_that_no_sync_saves(make: Make) -> None:
-    """Removed or abandoned files are local as long as they are open."""
-    rig = make(limits={"commit_on_close": True})
-    handles = dirty(rig, 4)
-    rig.open("r+b", key="d2")
-    rig.volume.remove("d0")
-    handles[2].abandon()
-    gate = rig.backend.gate("write_from")
-    found = rig.volume.begin_sync()
-    assert found.total == 3 * PAGE - (PAGE if not rig.volume.inodes.get("d2") else 0)
-    gate.open()
-    found.wait(20)
-    assert found.remaining == 0
 
 
 @pytest.mark.parametrize("turn", [1, 3, 1024])
@@ -365,55 +346,7 @@ def test_a_ticket_that_an_abort_overtook_before_it_took_up_its_files_raises(make
     raises(ShutdownError, found.wait, 20)
 
 
-def test_files_expire_oldest_first_and_a_turn_takes_some(make: Make, clock: HandClock, monkeypatch: Patch) -> None:
-    """The next turn comes at once; if nothing more has expired, it comes when the next file does. [2.11]"""
-    monkeypatch.setattr(flusher, "TURN", 2)
-    rig = make(None, dirty_expire=10.0, flush_interval=30.0, limits={"max_inflight": 1})
-    gate = rig.backend.gate("write_from", times=100)  # one is sent, the others stay dirty
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        held.set()
-        assert go_on.wait(20)
-
-    rig.cache.flusher.defer(hold)  # this test runs the turns itself
-    assert held.wait(20)
-    started: list[str] = []
-    for k in (3, 1, 2, 0):
-        dirty(rig, 1, k)
-        clock.advance(1.0)
-        rig.cache.native.tick(clock.now())
-    monkeypatch.setattr(EngineFile, "refresh_limits", lambda self: started.append(str(self.key)))
-    turn = rig.cache.flusher._age
-    volume = rig.volume.engine
-    assert turn(volume, clock.now()) == 6.0
-    assert started == []
-    clock.advance(9.0)
-    rig.cache.native.tick(clock.now())
-    assert turn(volume, clock.now()) == 0.0
-    assert turn(volume, clock.now()) == 10.0
-    assert started == ["d3", "d1", "d2", "d0"]
-    go_on.set()
-    gate.open()
-
-
 # ---------------------------------------------------------------- numbers
-
-
-def test_counters_cost_the_same_beside_many_objects(make: Make) -> None:
-    """They are sums that the volume keeps; `PageCache.check` compares them with those of the objects."""
-    rig = make(objects(300))
-    rig.volume.stats()  # which imports modules
-    costs = []
-    for count in (3, 300):
-        walk(rig, count)
-        rig.cache.check()
-        costs.append(calls_of(rig.volume.stats))
-    assert costs[0] == costs[1]
-    stats = rig.volume.stats().to_dict()
-    assert (stats["inodes"], stats["cached"], stats["size"]) == (300, 300 * PAGE, 300 * 200)
-    rig.volume.drop_clean()
-    assert rig.volume.stats().to_dict()["hollow"] == 300
 
 
 def test_a_rename_walks_over_objects_of_its_directory_alone(make: Make, monkeypatch: Patch) -> None:
@@ -525,14 +458,3 @@ def test_unsaved_bytes_of_a_removed_file_go_with_its_last_handle(tmp_path: Path,
         eventually(lambda: inode.freed and inode not in volume.orphans)
         assert holder is None or holder.result() is None
         assert volume.stats().to_dict()["local"] == 0
-
-
-def test_a_file_is_freed_once_the_last_iteration_over_the_files_has_ended(make: Make) -> None:
-    rig, file, inode = removed(make)
-    with rig.volume.engine.keeper():
-        with rig.volume.engine.keeper():
-            file.close()
-        rig.cache.flusher.wake()
-        assert not rig.volume.engine.free(inode)
-        assert not inode.freed
-    eventually(lambda: inode.freed)

@@ -1,19 +1,48 @@
-"""Concurrent changes of names: busy keys, tokens of both files, last closes, abandoned files."""
+"""Concurrent changes of names: busy keys, tokens of both files, last closes, abandoned files, saves.
+
+Times are a part of the version of many stores: setting the times of a name changes the version of its object, and the
+cache does not mistake that for a remote change. [2.19, 2.20]
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pagecache import PageCache
+from pagecache import CachedFile, PageCache, ShutdownError
+from pagecache.backends import DirectoryBackend
+from pagecache.backends.protocol import ObjectStat
 from pagecache.engine import volume as engine_volume
+from pagecache.errors import Key
 
 from ..publishing import PublishingBackend
-from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises, wait_for
+from ..stores import ObjectBackend, ObjectFile, RecordingBackend, stale
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    attached,
+    content_of,
+    eventually,
+    held,
+    pattern,
+    raises,
+    stored,
+    wait_for,
+)
+from .test_interrupts import ctrl_c
 
 DATA = pattern(3 * PAGE)
 
@@ -242,3 +271,293 @@ def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_p
             assert not volume.exists("c/b")
             assert volume.stat("a/b").dirty
         assert [(each.key, each.size) for each in volume.list()] == [("a/b", 7), ("c", 1)]
+
+
+# ---------------------------------------------------------------- saves beside a change of the name
+
+
+SAVES: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "fsync": lambda _store, file: file.fsync(),
+    "close": lambda _store, file: file.close(),
+    "sync": lambda store, _file: store.volume.sync(),
+}
+
+
+@pytest.mark.parametrize(("key", "change"), [(KEY, "remove"), ("new", "remove"), (KEY, "rename over")])
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+@pytest.mark.parametrize("save", SAVES)
+def test_a_save_ends_when_its_object_loses_the_name(store: Rig, save: str, op: str, key: str, change: str) -> None:
+    """Nothing publishes bytes after the change, which waits for those in flight. [2.20, I-23]"""
+    stored(store.volume, "other", b"new", "xb")
+    file = store.open("r+b" if key == KEY else "xb", key)
+    file.pwrite(DATA[::-1], 0)
+    gate, saving = at_gate(store.backend.gate(op, key), SAVES[save], store, file)
+    changing = Task(store.volume.remove, key) if change == "remove" else Task(store.volume.rename, "other", key)
+    wait_for(store.cache, "the file's token")
+    assert changing.waits()
+    assert store.backend.seen("remove") == store.backend.seen("rename") == []
+    changing.result(opening=gate)
+    saving.result()
+    file.close()
+    store.volume.sync(20)
+    assert len(store.backend.seen("commit", key)) == (op == "commit")
+    assert store.backend.committed(key) == (None if change == "remove" else b"new")
+    assert store.volume.exists(key) == (change != "remove")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("save", SAVES)
+def test_no_commit_begins_beside_a_remove(store: Rig, save: str, refused: bool) -> None:
+    """A save waits for the remove; it commits if the remove has failed. [2.20]"""
+    file = store.open("r+b")
+    file.pwrite(DATA[::-1], 0)
+    gate = store.backend.gate("remove")
+    if refused:
+        store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
+    _, removing = at_gate(gate, store.volume.remove, KEY)
+    saving = Task(SAVES[save], store, file)
+    assert saving.waits()
+    assert store.backend.seen("commit") == []
+    gate.open()
+    if refused:
+        raises(PermissionError, removing.result)
+        saving.result()
+        assert store.backend.committed(KEY) == DATA[::-1]
+    else:
+        removing.result()
+        saving.result()
+        assert store.backend.committed(KEY) is None
+
+
+def test_no_commit_begins_between_two_tries_of_a_remove(make: Make) -> None:
+    """The first try may have been carried out, so a commit would make another object of the name. [2.14, 2.20]"""
+    store, file = make(backend=ObjectBackend({KEY: DATA})).opened("r+b")
+    file.pwrite(b"x", 0)
+
+    store.backend.fault("remove", ConnectionResetError(errno.ECONNRESET, "the answer is lost"))
+    gate, removing = at_gate(store.backend.gate("remove"), store.volume.remove, KEY)
+    saving = Task(file.fsync)
+    assert saving.waits()
+    removing.result(opening=gate)
+    saving.result()
+    assert store.backend.seen("commit") == []
+    assert store.backend.committed(KEY) is None
+
+
+def test_a_remove_beside_a_hanging_commit_ends_by_its_deadline(store: Rig) -> None:
+    """The backend is not called then; a later remove works. [2.20, K9]"""
+    file = store.open("r+b")
+    file.pwrite(b"x", 0)
+    gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
+    raises(TimeoutError, store.volume.remove, KEY, timeout=0.05, match="remove")
+    saving.result(opening=gate)
+    file.pwrite(b"y", 0)
+    file.fsync()
+    assert store.backend.committed(KEY) == b"y" + DATA[1:]
+    assert store.backend.seen("remove") == []
+    store.volume.remove(KEY)
+    assert store.backend.committed(KEY) is None
+
+
+def test_an_abort_ends_a_remove_that_waits_for_a_commit(store: Rig) -> None:
+    """With a fence, the names of the new backend do not wait for the hanging call. [2.22, K9]"""
+    file = store.open("r+b")
+    file.pwrite(b"x", 0)
+    gate, saving = at_gate(store.backend.gate("commit"), file.fsync)
+    removing = Task(store.volume.remove, KEY)
+    wait_for(store.cache, "the file's token")
+    store.volume.abort()
+    for task in (saving, removing):
+        raises(ShutdownError, task.result)
+    after = ObjectBackend({KEY: DATA})
+    store.volume.reconnect(after, fenced=True)
+    store.volume.remove(KEY)
+    assert after.committed(KEY) is None
+    gate.open()
+
+
+# ---------------------------------------------------------------- times
+
+
+SECOND = 10**9
+
+
+@pytest.mark.parametrize("first", ["rename", "setattr"])
+@pytest.mark.parametrize("known", ["both", "neither"])
+def test_times_that_are_set_beside_a_rename_are_no_remote_change(
+    tmp_path: Path, monkeypatch: Patch, first: str, known: str
+) -> None:
+    """A file with unsaved bytes is renamed over another while the times of that name are set."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 10)
+    backend = DirectoryBackend(tmp_path)
+    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
+        if known == "both":
+            volume.open("a", "r+").close()
+            with volume.open("b", "r+") as file:
+                file.pwrite(b"unsaved", 0)
+                file._leave()
+        calls: dict[str, Callable[[], Any]] = {
+            "rename": lambda: volume.rename("b", "a"),
+            "setattr": lambda: volume.setattr("a", mtime_ns=5 * SECOND, atime_ns=5 * SECOND),
+        }
+        gate, one = at_gate(held(monkeypatch, backend, first), calls.pop(first))
+        other = Task(*calls.values())
+        assert other.waits()
+        one.result(opening=gate)
+        other.result()
+        changed = os.stat(tmp_path / "a").st_mtime_ns == 5 * SECOND
+        assert changed == (first == "rename")
+        with volume.open("a", "r+") as file:
+            assert file.pread(20, 0) == (b"unsavedbbb" if known == "both" else b"b" * 10)
+            file.fsync()
+            volume.cache.check()
+    assert (tmp_path / "a").read_bytes() == (b"unsavedbbb" if known == "both" else b"b" * 10)
+
+
+def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Ctrl-C ends the wait, not the call: it applies to the object that had the name."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 10)
+    backend = DirectoryBackend(tmp_path)
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
+        with volume.open("a", "r+") as old, volume.open("b", "r+") as new:
+            new.pwrite(b"unsaved", 0)
+            gate = held(monkeypatch, backend, "setattr")
+            with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+                volume.setattr("a", mtime_ns=5 * SECOND, atime_ns=5 * SECOND)
+            renaming = Task(volume.rename, "b", "a")
+            assert renaming.waits()
+            renaming.result(opening=gate)
+            assert os.stat(tmp_path / "a").st_mtime_ns != 5 * SECOND
+            assert content_of(volume, "a")[:20] == b"unsavedbbb"
+            new.fsync()
+            assert old.pread(20, 0) == b"a" * 10
+            cache.check()
+    assert (tmp_path / "a").read_bytes() == b"unsavedbbb"
+
+
+# ---------------------------------------------------------------- reads beside a change of the name
+
+
+NAMES = "the call that changes the name of the object"
+
+
+class RefusingFile(ObjectFile):
+    """It has no status once its object has lost the name."""
+
+    def stat(self) -> ObjectStat:
+        if self.stored.committed is not None and self.objects.committed_object(self.key) is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", str(self.key))
+        return super().stat()
+
+
+class Refusing(ObjectBackend):
+    """An open file finds its object by the name that it was opened by."""
+
+    def version(self, key: Key) -> str | None:
+        return super().version(key) or "gone"
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> ObjectFile:
+        return RefusingFile(self, key, super().open(key, create=create, exclusive=exclusive).stored)
+
+    def stat(self, key: Key) -> ObjectStat:
+        found = super().stat(key)
+        return ObjectStat(size=found.size, version=super().version(key))
+
+
+@pytest.fixture(params=["fail", "take_remote"])
+def refusing(request: pytest.FixtureRequest, make: Make) -> Rig:
+    """A volume on an object store that refuses reads of versions that it does not have under that name."""
+    return make(backend=Refusing({KEY: DATA}, max_write=PAGE), retry=ONCE, options={"on_conflict": request.param})
+
+
+def refused(read: Callable[[], Any], code: int) -> None:
+    assert raises(OSError, read).errno == code
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_remove_is_no_conflict(refusing: Rig, dirty: bool) -> None:
+    """It waits for the remove, and finds nothing afterwards, whatever has the name then. [2.20, I-24]"""
+    file = refusing.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate, removing = at_gate(refusing.backend.gate("remove answer"), refusing.volume.remove, KEY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    removing.result(opening=gate)
+    refused(reading.result, errno.ENOENT)
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    with refusing.open("xb") as other:
+        other.pwrite(b"new object" * PAGE, 0)
+    refused(lambda: file.pread(10, PAGE), errno.ENOENT)
+    if dirty:
+        assert file.pread(5, 0) == b"local"
+    file.close()
+    assert refusing.backend.committed(KEY) == b"new object" * PAGE
+    assert not refusing.volume.unsaved()
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_read_beside_a_rename_is_no_conflict(refusing: Rig, dirty: bool) -> None:
+    """It waits for the rename, and continues with the object under its new name. [2.20]"""
+    file = refusing.open("r+b" if dirty else "rb", read_ahead=0)
+    if dirty:
+        file.pwrite(b"local", 0)
+    gate, renaming = at_gate(refusing.backend.gate("rename answer"), refusing.volume.rename, KEY, "new")
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    renaming.result(opening=gate)
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert refusing.backend.committed("new") == (b"local" + DATA[5:] if dirty else DATA)
+
+
+def test_a_read_that_waits_for_a_rename_that_fails_reads_the_object(refusing: Rig) -> None:
+    """The rename was refused after all: the object has its name. [2.20]"""
+    file = refusing.open("rb", read_ahead=0)
+    refusing.backend.fault("rename", PermissionError(errno.EACCES, "refused"))
+    refusing.backend.fault("read_into", stale(), times=1)
+    gate, renaming = at_gate(refusing.backend.gate("rename"), refusing.volume.rename, KEY, "new")
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    gate.open()
+    refused(renaming.result, errno.EACCES)
+    assert reading.result() == DATA[PAGE : PAGE + 10]
+
+
+def test_an_abort_ends_a_read_that_waits_for_a_remove(refusing: Rig) -> None:
+    """As it ends all other waits. [2.22, I-23]"""
+    file = refusing.open("rb", read_ahead=0)
+    _gate, removing = at_gate(refusing.backend.gate("remove answer"), refusing.volume.remove, KEY)
+    reading = Task(file.pread, 10, PAGE)
+    wait_for(refusing.cache, NAMES)
+    refusing.volume.abort()
+    for task in (reading, removing):
+        raises(ShutdownError, task.result)
+
+
+def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
+    """It waits for nothing, and reports nothing; the read itself finds its bytes. [2.6, 2.20]"""
+    file = refusing.open("rb", read_ahead=2 * PAGE)
+    gate, renaming = at_gate(refusing.backend.gate("rename answer"), refusing.volume.rename, KEY, "new")
+    file.prefetch(0, 3 * PAGE)
+    eventually(lambda: len(refusing.backend.seen("read_into")) and not refusing.volume.engine.native.inflight())
+    assert not refusing.cache.waits() or all(wait.what != NAMES for wait in refusing.cache.waits())
+    renaming.result(opening=gate)
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+
+
+def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
+    """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
+    refusing, file = make(backend=ObjectBackend({KEY: DATA}), retry=FAST).opened("r+b")
+    file.pwrite(b"local", 0)
+    refusing.backend.fault("open", OSError(errno.EIO, "once"), key="new")
+    refusing.volume.rename(KEY, "new")
+    file.fsync()
+    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
+    file.close()
+    assert refusing.backend.committed("new") == b"local" + DATA[5:]
+    assert not refusing.volume.unsaved()

@@ -7,17 +7,16 @@ import os
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import pagecache
-from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
+from pagecache import FileStat, PageCache, Volume, WritebackError
 
-from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, StoredObject
-from .rig import KEY, ONCE, PAGE, Make, Task, at_gate, content_of, pattern, raises
+from ..stores import ObjectBackend, RecordingBackend
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, content_of, held, pattern, raises
 
 DATA = pattern(3 * PAGE)
 
@@ -341,26 +340,13 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
 
 
-def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make) -> None:
+def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make, monkeypatch: Patch) -> None:
     """The size is the one that a reader of the cache sees. [2.20]"""
     rig, file = make({KEY: b"x" * 100}).opened("r+b")
     file.append(b"y" * 5000)
-    answer_of = rig.backend.object_stat
-    entered, go = threading.Event(), threading.Event()
-
-    def late(stored: StoredObject) -> ObjectStat:
-        answer = answer_of(stored)
-        if not entered.is_set():
-            entered.set()
-            go.wait(WAIT_LIMIT_S)
-        return answer
-
-    rig.backend.object_stat = late  # type: ignore[method-assign]
-    asking = Task(rig.volume.stat, KEY)
-    assert entered.wait(WAIT_LIMIT_S)
+    gate, asking = at_gate(held(monkeypatch, rig.backend, "object_stat", after=True), rig.volume.stat, KEY)
     Task(file.fsync).result()
-    go.set()
-    assert asking.result().size == 5100
+    assert asking.result(opening=gate).size == 5100
 
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:

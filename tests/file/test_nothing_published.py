@@ -17,7 +17,7 @@ import pagecache
 from pagecache import CachedFile, UnsavedDataError
 from pagecache.volume import lifetimes
 
-from ..stores import RecordingFile
+from ..stores import ObjectBackend
 from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
 
 OLD = pattern(PAGE)
@@ -112,20 +112,15 @@ def test_each_request_of_the_writer_publishes(objects: Rig, asking: str) -> None
     assert objects.backend.committed(KEY) == NEW
 
 
-def test_giving_up_an_object_rolls_its_upload_back(objects: Rig) -> None:
+def test_giving_up_an_object_rolls_its_upload_back(make: Make) -> None:
     """`on_failed="discard"` leaves nothing of it in the store. [2.22, 2.26]"""
-    rolled: list[RecordingFile] = []
-    RecordingFile.rollback = lambda self: rolled.append(self)  # type: ignore[attr-defined]
-    try:
-        file = objects.open("r+b")
-        file.pwrite(NEW, 0)
-        file.sync_range(0, len(NEW))
-        objects.backend.fault("commit", PermissionError(13, "no"), times=9)
-        lost = objects.volume.detach(on_failed="discard")
-    finally:
-        del RecordingFile.rollback  # type: ignore[attr-defined]
+    rig, file = make(backend=ObjectBackend({KEY: OLD}), retry=FAST).opened("r+b")
+    file.pwrite(NEW, 0)
+    file.sync_range(0, len(NEW))
+    rig.backend.fault("commit", PermissionError(13, "no"), times=9)
+    lost = rig.volume.detach(on_failed="discard")
     assert [(entry.offset, entry.length) for entry in lost] == [(0, len(NEW))]
-    assert len(rolled) == 1
+    assert len(rig.backend.seen("rollback")) == 1
 
 
 def program(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:

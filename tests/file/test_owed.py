@@ -1,4 +1,6 @@
-"""Changes that a file owes the backend, and a reconnect at the moment when a thread pays them."""
+"""Truncate and punch with an unknown outcome: published as done, and owed again before the file's next call, in the
+next backend too; a reconnect may come at the moment when a thread pays them.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,162 @@ from typing import Any
 
 import pytest
 
-from pagecache import DataLossError, ShutdownError
+from pagecache import BackendError, CachedFile, DataLossError, RetryPolicy, ShutdownError
 from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
 
-OLD = pattern(2 * PAGE)
+OLD = pattern(4 * PAGE)
+CUT = PAGE + 10
+
+CHANGES: dict[str, tuple[Callable[[CachedFile], Any], bytes]] = {
+    "truncate": (lambda file: file.truncate(CUT), OLD[:CUT]),
+    "punch_hole": (lambda file: file.punch_hole(PAGE, 2 * PAGE), OLD[:PAGE] + bytes(2 * PAGE) + OLD[3 * PAGE :]),
+}
+
+UNKNOWN: dict[str, BaseException] = {
+    "reset": OSError(errno.ECONNRESET, "line"),
+    "timed out": OSError(errno.ETIMEDOUT, "line"),
+    "io": OSError(errno.EIO, "line"),
+    "may be tried again": BackendError(errno.EIO, "line", retry=True),
+}
+REFUSED: dict[str, BaseException] = {
+    "not allowed": OSError(errno.EPERM, "line"),
+    "no space": OSError(errno.ENOSPC, "line"),
+    "busy": OSError(errno.EBUSY, "line"),
+    "no connection": OSError(errno.ECONNREFUSED, "line"),
+    "says so itself": BackendError(errno.EIO, "line", retry=False),
+    "bug": ValueError("line"),
+}
+
+
+def punching(make: Make, **options: Any) -> tuple[Rig, CachedFile]:
+    rig, file = make({KEY: OLD}, limits={"punch": True}, **{"retry": ONCE, **options}).opened("r+b")
+    file.pread(4 * PAGE, 0)
+    return rig, file
+
+
+def hand_over(file: CachedFile) -> None:
+    file.pwrite(b"x", 0)
+    file.sync_range(0, 1)
+
+
+NEXT: dict[str, Callable[[Rig, CachedFile], Any]] = {
+    "hand-over": lambda rig, file: hand_over(file),
+    "commit": lambda rig, file: file.fsync(),
+    "truncate": lambda rig, file: file.truncate(file.size),
+    "punch": lambda rig, file: file.punch_hole(0, 10),
+    "fill": lambda rig, file: (rig.volume.drop_clean(KEY), file.pread(10, 0)),
+    "discard": lambda rig, file: (file.pwrite(b"x", file.size), rig.volume.discard(KEY)),
+    "sync": lambda rig, file: rig.volume.sync(20),
+}
+
+
+@pytest.mark.parametrize("following", NEXT)
+@pytest.mark.parametrize("error", UNKNOWN)
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("happened", [False, True])
+def test_an_unknown_outcome_is_done_and_owed(
+    make: Make, change: str, error: str, happened: bool, following: str
+) -> None:
+    """The call raises, readers see it done, and it is repeated before the file's next call of any kind. [2.17]"""
+    rig, file = punching(make)
+    rig.backend.fault(f"{change} answer" if happened else change, UNKNOWN[error])
+    call, expected = CHANGES[change]
+    raises(OSError, call, file, match="line")
+    assert file.pread(9 * PAGE, 0) == expected
+    assert rig.volume.stat(KEY).size == len(expected)
+    rig.backend.forget_calls()
+    NEXT[following](rig, file)
+    calls = [c.op for c in rig.backend.calls if c.op in ("truncate", "punch_hole", "write_from", "commit", "read_into")]
+    assert calls[0] == change
+    if following == "discard":
+        raises(DataLossError, file.fsync)
+    file.fsync()
+    assert rig.backend.committed(KEY) == file.pread(9 * PAGE, 0)
+    assert file.size == len(expected)
+
+
+@pytest.mark.parametrize("error", REFUSED)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str) -> None:
+    """Nothing is owed, nothing waits for a commit. [2.17]"""
+    rig, file = punching(make)
+    rig.backend.fault(change, REFUSED[error])
+    raises(OSError, CHANGES[change][0], file, match="line")
+    assert file.pread(9 * PAGE, 0) == OLD
+    rig.backend.forget_calls()
+    file.fsync()
+    rig.volume.sync(20)
+    assert [call.op for call in rig.backend.calls if call.op in ("truncate", "punch_hole", "commit")] == []
+
+
+def test_a_refusal_after_an_unknown_outcome_is_unknown(make: Make) -> None:
+    """The first try may have been carried out. [2.17]"""
+    rig, file = punching(make, retry=RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.001, failed_retry=None))
+    rig.backend.fault("truncate", OSError(errno.ETIMEDOUT, "line"))
+    rig.backend.fault("truncate", OSError(errno.EPERM, "second thoughts"), times=1)
+    raises(OSError, file.truncate, CUT, match="second thoughts")
+    assert file.size == CUT
+    file.fsync()
+    assert rig.backend.committed(KEY) == OLD[:CUT]
+
+
+def test_a_transient_error_is_tried_again_within_the_call(make: Make) -> None:
+    """The caller gets no error. [2.14]"""
+    rig, file = punching(make, retry=FAST)
+    rig.backend.fault("truncate", OSError(errno.ECONNRESET, "line"), times=2)
+    file.truncate(CUT)
+    file.fsync()
+    assert rig.backend.committed(KEY) == OLD[:CUT]
+    assert len(rig.backend.seen("truncate")) == 3
+
+
+def test_a_truncate_that_waits_for_a_thread_can_be_called_off(make: Make) -> None:
+    """It was not sent: nothing has changed, and it is not sent later. [2.17]"""
+    rig, file = make({KEY: OLD, "busy": OLD, "also": OLD}, limits={"max_inflight": 1}, retry=ONCE).opened("r+b")
+    gate = rig.backend.gate("stat", times=2)
+    hung: list[Task[Any]] = [Task(rig.volume.stat, KEY), Task(rig.volume.stat, KEY)]
+    eventually(lambda: gate.nr_entered == 2)
+    cutting: Task[Any] = Task(file.truncate, CUT)
+    assert cutting.waits()
+    rig.volume.abort()
+    for task in (cutting, *hung):
+        raises(ShutdownError, task.result)
+    assert file.size == 4 * PAGE
+    gate.open()
+    eventually(lambda: rig.backend.nr_running == 0)
+    rig.volume.reconnect(rig.backend)
+    file.fsync()
+    assert rig.backend.seen("truncate") == []
+    assert rig.backend.written(KEY) == OLD
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_read_waits_for_a_truncate_that_was_left_behind(make: Make, direct: bool) -> None:
+    """The owed truncate is repeated after it, so it cannot land later; and bytes are read after that. [2.17, 2.22]"""
+    rig, file = punching(make)
+    reader = rig.open("rb", direct=direct)
+    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
+    rig.volume.abort()
+    raises(ShutdownError, hung.result)
+    rig.volume.reconnect(rig.backend)
+    rig.volume.drop_clean(KEY)
+    reading = Task(reader.pread, 9 * PAGE, 0)
+    assert reading.waits()
+    assert len(rig.backend.seen("truncate")) == 1
+    assert reading.result(opening=gate) == OLD[:CUT]
+    assert len(rig.backend.seen("truncate")) == 3
+    assert rig.backend.violations == []
+
+
+# ---------------------------------------------------------------- beside a reconnect
+
+
+TWO = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
 ZEROS = bytes(2 * PAGE)
 
@@ -49,7 +198,7 @@ class Holding:
 
 def test_a_reconnect_owes_again_what_was_just_paid_and_no_read_overtakes_it(make: Make, monkeypatch: Patch) -> None:
     """The new backend has forgotten a truncate: its object ends before the cache's file does. [2.17]"""
-    backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+    backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
     rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, 4 * PAGE, match="the line went dead")  # the outcome is unknown: it is owed
@@ -72,7 +221,7 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     make: Make, monkeypatch: Patch
 ) -> None:
     """The payer was about to cut the object; bytes written behind that end are stored by now. [2.17]"""
-    backend = RecordingBackend({KEY: OLD}, direct_unit=PAGE)
+    backend = RecordingBackend({KEY: TWO}, direct_unit=PAGE)
     rig, file = make(backend=backend, retry=ONCE).opened("r+b", direct=True)
     backend.fault("truncate", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.truncate, PAGE, match="the line went dead")
@@ -97,20 +246,17 @@ def test_a_payer_that_a_fenced_reconnect_overtakes_makes_no_old_call_in_the_new_
     monkeypatch.setattr(Owed, "_pay_all", pays)
     reading = Task(file.pread, PAGE, 0)
     assert stands.wait(WAIT_LIMIT_S)
-    rig.volume.abort()
-    raises(ShutdownError, reading.result)
-    fresh = backend.successor(lose=False, shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    fresh = rig.reconnect(reading, fenced=True, lose=False, shared=False)
     assert Task(file.pwrite, LATER, PAGE).result() == len(LATER)
     goes_on.set()
     assert over.wait(WAIT_LIMIT_S)
-    assert fresh.written(KEY) == OLD[:PAGE] + LATER
+    assert fresh.written(KEY) == TWO[:PAGE] + LATER
 
 
 @pytest.mark.parametrize("fenced", [False, True])
 def test_an_error_after_an_abort_is_no_refusal(make: Make, monkeypatch: Patch, fenced: bool) -> None:
     """The truncate is carried out, then the connection is cut; its waiter notices the abort last. [2.14, 2.17]"""
-    backend = RecordingBackend({KEY: OLD})
+    backend = RecordingBackend({KEY: TWO})
     rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     gate = backend.gate("truncate answer")
     backend.fault("truncate answer", OSError(errno.ENOTCONN, "the line was cut"))
@@ -128,9 +274,9 @@ def test_an_error_after_an_abort_is_no_refusal(make: Make, monkeypatch: Patch, f
         raises(OSError, cutting.result, match="the line was cut")
     fresh = backend.successor(lose=False, shared=not fenced)
     rig.volume.reconnect(fresh, fenced=fenced)
-    assert file.pread(len(OLD), 0) == OLD[:PAGE]
+    assert file.pread(len(TWO), 0) == TWO[:PAGE]
     file.fsync()
-    assert fresh.committed(KEY) == OLD[:PAGE]
+    assert fresh.committed(KEY) == TWO[:PAGE]
 
 
 @pytest.mark.parametrize("carried_out", [False, True])
@@ -140,23 +286,21 @@ def test_a_hole_that_is_owed_is_made_in_the_next_backend(
     make: Make, durable: bool, fenced: bool, carried_out: bool
 ) -> None:
     """Nothing was stored since: it is no loss, and bytes written below it stay below it. [2.17, 2.22]"""
-    backend = RecordingBackend({KEY: OLD}, durable_writes=durable, punch=True)
+    backend = RecordingBackend({KEY: TWO}, durable_writes=durable, punch=True)
     rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     file.pwrite(LATER[:PAGE], 0)
     backend.fault("punch_hole answer" if carried_out else "punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, 0, PAGE + 10, match="the line went dead")  # the outcome is unknown: it is owed
-    rig.volume.abort()
-    fresh = backend.successor(lose=not durable, shared=not fenced)
-    rig.volume.reconnect(fresh, fenced=fenced)
+    fresh = rig.reconnect(fenced=fenced, lose=not durable, shared=not fenced)
     file.pwrite(LATER[:5], 20)
     file.fsync()
-    content = bytes(20) + LATER[:5] + bytes(PAGE - 15) + OLD[PAGE + 10 :]
+    content = bytes(20) + LATER[:5] + bytes(PAGE - 15) + TWO[PAGE + 10 :]
     assert file.pread(2 * PAGE, 0) == content == fresh.written(KEY)
 
 
 def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed(make: Make) -> None:
     """[2.16, 2.17]"""
-    backend = RecordingBackend({KEY: OLD}, punch=True)
+    backend = RecordingBackend({KEY: TWO}, punch=True)
     rig, file = make(backend=backend, retry=ONCE).opened("r+b")
     backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, 0, PAGE, match="the line went dead")
@@ -165,11 +309,11 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed(make: 
     second.fault("commit", failing_commit(OSError(errno.EACCES, "no"), forget=False), times=2)
     rig.volume.reconnect(second)
     raises(OSError, file.fsync, match="no")
-    assert second.written(KEY) == bytes(PAGE) + OLD[PAGE:]
+    assert second.written(KEY) == bytes(PAGE) + TWO[PAGE:]
     rig.volume.abort()
     rig.volume.reconnect(second.successor())
     assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, PAGE)]
-    assert file.pread(2 * PAGE, 0) == OLD
+    assert file.pread(2 * PAGE, 0) == TWO
 
 
 @pytest.mark.parametrize("fenced", [False, True])
@@ -187,9 +331,7 @@ def test_only_the_parts_of_a_paid_hole_that_are_not_owed_again_are_a_loss(make: 
     assert backend.written(KEY) == overlay(old, first[0], bytes(first[1]))
     backend.fault("punch_hole", OSError(errno.ECONNRESET, "the line went dead"))
     raises(OSError, file.punch_hole, *second, match="the line went dead")
-    rig.volume.abort()
-    fresh = backend.successor(shared=not fenced)
-    rig.volume.reconnect(fresh, fenced=fenced)
+    fresh = rig.reconnect(fenced=fenced, shared=not fenced)
     caught = raises(DataLossError, file.fsync)
     lost_pages = [(one.offset + at) // PAGE for one in caught.ranges for at in range(0, one.length, PAGE)]
     assert lost_pages == lost
@@ -222,7 +364,7 @@ class Watched:
 
 def test_a_debt_that_has_been_paid_goes_beside_a_thread_that_looks_for_another(make: Make) -> None:
     """[2.17]"""
-    rig = make(backend=RecordingBackend({KEY: OLD}), retry=ONCE)
+    rig = make(backend=RecordingBackend({KEY: TWO}), retry=ONCE)
     rig.open("r+b")
     found: list[bool] = []
     owed, debt, later = Owed(rig.volume.inodes[KEY]), Watched(), Watched()

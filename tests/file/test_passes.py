@@ -78,6 +78,18 @@ def test_an_age_below_the_interval_of_looks_is_kept(make: Make, clock: HandClock
     eventually(lambda: sent(rig) == [(KEY, 0, 1)])
 
 
+def test_a_turn_of_the_flusher_that_takes_some_files_is_followed_by_another(
+    make: Make, clock: HandClock, monkeypatch: Patch
+) -> None:
+    """At once: the clock stands still. [2.11]"""
+    monkeypatch.setattr(flusher, "TURN", 2)
+    rig = make(dict.fromkeys("abcde", b""), **AGE)
+    for name in "abcde":
+        rig.open(key=name).pwrite(b"x", 0)
+    clock.advance(30.0)
+    eventually(lambda: len(sent(rig)) == 5)
+
+
 def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock) -> None:
     """Files are sent in the order in which they became dirty, one request each in turn. [2.11, T-29]"""
     rig = make({name: bytes(16 * PAGE) for name in "abc"}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)
@@ -313,20 +325,9 @@ def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
     assert sum(length for _, _, length in sent(rig)) <= 2 * PAGE
     assert len(sent(rig)) == 1
     assert rig.backend.written(KEY) == data[:1000] + data[:5000] + data[6000:]
-
-
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("odd")], ids=["ENOSPC", "odd"])
-def test_a_failed_write_through_raises_and_keeps_what_it_wrote(make: Make, error: Exception) -> None:
-    """WritebackError; the bytes are dirty, failed and readable, and the next fsync repairs them. [T-36, 2.8]"""
-    rig, file = make({KEY: bytes(8 * PAGE)}).opened(write_through=True)
-    rig.backend.fault("write_from", error)
-    data = pattern(3 * PAGE)
-    caught = raises(pagecache.WritebackError, file.pwrite, data, PAGE)
-    assert [(r.offset, r.length) for r in caught.ranges] == [(PAGE, 3 * PAGE)]
-    assert file.pread(3 * PAGE, PAGE) == data
-    assert sum(r.length for r in rig.volume.failed()) == 3 * PAGE
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(PAGE) + data + bytes(4 * PAGE)
+    rig.backend.forget_calls()
+    assert file.pwritev([b"x" * 100] * 50, 0) == 5000
+    assert len(sent(rig)) == 1
 
 
 @pytest.mark.parametrize("direct", [False, True], ids=["write_through", "direct through the cache"])
@@ -353,13 +354,6 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
     assert rig.backend.committed(KEY) == b"abcdef"
 
 
-def test_a_write_through_of_many_buffers_is_one_request(make: Make) -> None:
-    """Buffers of a call are written back together, whatever a round trip costs. [2.8]"""
-    rig, file = make({KEY: b""}).opened(write_through=True)
-    assert file.pwritev([b"x" * 100] * 50, 0) == 5000
-    assert rig.backend.spans("write_from") == [(0, 5000)]
-
-
 # ---------------------------------------------------------------------------------------------- copy on conflict
 
 
@@ -381,15 +375,3 @@ def test_a_write_to_a_folio_in_flight_copies_up_to_cow_limit(make: Make, cow_lim
     assert rig.cache.stats().cow_copies == (0 if waits else 1)
     file.fsync()
     assert rig.backend.committed(KEY) == old[:100] + b"new" + old[103:]
-
-
-def test_an_interrupted_wait_for_a_folio_in_flight_blocks_no_other_call(make: Make) -> None:
-    """A writer that gave up leaves nothing behind: background work takes the folio again. [T-11, 2.7]"""
-    rig, file = make({KEY: b""}, cow_limit=0, max_folio="64KiB", dirty_expire=0.2, flush_interval=0.1).opened()
-    file.pwrite(bytes(64 * KIB), 0)
-    gate = rig.backend.gate("write_from")
-    gate.wait_entered()
-    writer = Task(file.pwrite, b"new", 100)
-    assert writer.waits(0.05)
-    writer.result(opening=gate)
-    eventually(lambda: rig.backend.written(KEY)[100:103] == b"new")

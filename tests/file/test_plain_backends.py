@@ -15,19 +15,9 @@ from pagecache import BackendLimits, ObjectStat, PageCache
 from pagecache.backends import MemoryBackend, TransformBackend
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, LatencyBackend
 
+from ..backends.transforms import XorStream
 from ..plain import AsyncBlobs, Blobs
 from .rig import attached, raises, stored
-
-
-class Upside:
-    """A transform that can be undone."""
-
-    unit, overhead = 4096, 0
-
-    def encode(self, index: int, data: bytes) -> bytes:
-        return data[::-1]
-
-    decode = encode
 
 
 def used(volume: pagecache.Volume) -> None:
@@ -92,7 +82,7 @@ def test_optional_methods_of_a_plain_backend_are_always_used() -> None:
 
 @pytest.mark.parametrize(
     "wrap",
-    [FaultyBackend, LatencyBackend, lambda inner: TransformBackend(inner, Upside()), lambda inner: inner],
+    [FaultyBackend, LatencyBackend, lambda inner: TransformBackend(inner, XorStream()), lambda inner: inner],
     ids=["faults", "latency", "transform", "mirror"],
 )
 def test_a_plain_backend_can_be_wrapped_and_be_a_mirror(wrap: Callable[[Any], Any]) -> None:
@@ -122,7 +112,7 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
     "attach": lambda cache, volume, backend: cache.attach(backend),
     "mirror": lambda cache, volume, backend: cache.attach(MemoryBackend(), mirror=backend),
     "reconnect": lambda cache, volume, backend: volume.reconnect(backend),
-    "transform": lambda cache, volume, backend: TransformBackend(backend, Upside()),
+    "transform": lambda cache, volume, backend: TransformBackend(backend, XorStream()),
     "faults": lambda cache, volume, backend: FaultyBackend(backend),
     "asynchronous faults": lambda cache, volume, backend: AsyncFaultyBackend(backend),
     "latency": lambda cache, volume, backend: LatencyBackend(backend),

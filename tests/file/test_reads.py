@@ -233,11 +233,11 @@ def test_a_kept_buffer_of_a_part_of_a_read_unit_has_memory_of_its_own(make: Make
     kept.clear()
 
 
-@pytest.mark.parametrize("read_unit", [1, 512])
-def test_reads_past_the_cache_keep_the_boundary(make: Make, read_unit: int) -> None:
-    """Views pin all memory, so a read of other bytes goes past the cache. [2.2, 2.26]"""
+@pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"prompt": True}], ids=str)
+def test_reads_past_the_cache_keep_the_boundary(make: Make, limits: dict[str, Any]) -> None:
+    """Views pin all memory: a read goes past the cache, on a thread of the volume or its own. [2.2, 2.26, T-14]"""
     content = pattern(64 * PAGE)
-    rig = make({KEY: content}, limits={"boundary": "8KiB", "read_unit": read_unit}, capacity=16 * PAGE)
+    rig = make({KEY: content}, limits={"boundary": "8KiB", **limits}, capacity=16 * PAGE)
     with no_memory(rig, key=KEY):
         assert rig.open("rb").pread(50_000, 100_000) == content[100_000:150_000]
         assert rig.cache.stats().pinned == 16 * PAGE
@@ -318,17 +318,6 @@ def test_a_waiter_of_a_failed_fill_tries_for_itself(stored: Rig) -> None:
     assert second.result() == CONTENT[:PAGE]
 
 
-def test_a_file_larger_than_the_cache_reads_right_twice(make: Make) -> None:
-    """Clean pages make room for others; memory stays below the capacity. [2.23, I-7]"""
-    content = pattern(100 * PAGE + 5)
-    rig, file = make({KEY: content}, capacity="64KiB", options={"read_ahead": "16KiB"}).opened("rb")
-    for _ in range(2):
-        for offset in range(0, len(content), 3000):
-            assert file.pread(3000, offset) == content[offset : offset + 3000]
-            assert rig.cache.stats().used <= 65_536
-    assert rig.cache.stats().evicted > 0
-
-
 @pytest.mark.parametrize("block", [PAGE, 20_000, 65_536, 3 << 18], ids=str)
 def test_a_file_larger_than_the_cache_is_read_in_order_once(make: Make, block: int) -> None:
     """An unread readahead folio stays until its reader arrives, however long the reads. [2.6, 2.23]"""
@@ -361,15 +350,6 @@ def test_reads_go_on_when_all_memory_is_dirty(make: Make) -> None:
                 break
             expected[page * PAGE : page * PAGE + 500] = b"dirty" * 100
         assert Task(file.pread, len(content), 0).result() == expected
-
-
-@pytest.mark.parametrize("prompt", [False, True])
-def test_a_read_finds_its_bytes_though_no_memory_is_left(make: Make, prompt: bool) -> None:
-    """It reads past the cache, on a thread of the volume or on its own. [2.2, T-14]"""
-    content = pattern(3 * PAGE)
-    rig = make({KEY: content, "other": bytes(16 * PAGE)}, capacity="64KiB", limits={"prompt": prompt})
-    with no_memory(rig):
-        assert rig.open("rb").pread(5000, 700) == content[700:5700]
 
 
 @pytest.mark.parametrize(("before", "after"), [(512, 1), (1, 512)])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
+import itertools
 import stat
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -33,7 +34,22 @@ from pagecache.volume import opening, reconnect
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, dirty_bytes, eventually, overlay, pattern, quiet, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Task,
+    at_gate,
+    dirty_bytes,
+    eventually,
+    make_rig,
+    overlay,
+    pattern,
+    quiet,
+    raises,
+)
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -291,11 +307,7 @@ def test_a_fence_frees_files_whose_calls_never_return(make: Make) -> None:
         gates.append(rig.backend.gate("write_from", key))
         stuck.append(Task(file.fsync))
         gates[-1].wait_entered()
-    rig.volume.abort()
-    for task in stuck:
-        raises(ShutdownError, task.result)
-    fresh = rig.backend.successor(shared=False)
-    Task(rig.volume.reconnect, fresh, fenced=True).result(WAIT_LIMIT_S / 3)  # before the gates give up
+    fresh = Task(rig.reconnect, *stuck, fenced=True, shared=False).result(WAIT_LIMIT_S / 3)  # before the gates give up
     for file in (*files, committing):
         file.pwrite(NEWER, PAGE)
         Task(file.fsync).result(WAIT_LIMIT_S / 3)
@@ -326,9 +338,7 @@ def test_a_read_waits_for_the_commit_of_the_old_backend_only_if_something_is_owe
     if owed is not None:
         file.truncate(owed)
     gate, stuck = at_gate(rig.backend.gate("commit"), file.fsync)
-    rig.volume.abort()
-    raises(ShutdownError, stuck.result)
-    rig.volume.reconnect(rig.backend.successor(), fenced=fenced)
+    rig.reconnect(stuck, fenced=fenced)
     assert Task(file.pread, PAGE, PAGE).result() == NEW[PAGE : 2 * PAGE]
     reading = Task(file.pread, PAGE, 0)
     assert reading.waits() == (owed is not None and not fenced)
@@ -378,24 +388,6 @@ def test_a_fill_that_hangs_in_the_old_backend_gets_out_of_the_way(make: Make) ->
         pass  # either is an answer for a caller of the old backend
     kept.clear()
     assert file.pread(PAGE, 0) == OLD[:PAGE]
-
-
-def test_a_late_error_is_ignored(make: Make) -> None:
-    """Nothing is failed or in backoff, the bytes are plain dirty. [2.22]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.pwrite(NEWER, 0)
-    gate, hung = at_gate(rig.backend.gate("write_from"), file.flush)
-    fresh = rig.reconnect(hung)
-    rig.backend.fault("write_from", OSError(errno.EACCES, "from beyond"))
-    gate.open()
-    eventually(lambda: rig.cache.stats().writeback == 0)
-    assert rig.volume.failed() == []
-
-    def arrived() -> bool:
-        file._inode.pass_background(1 << 30)  # skips failed bytes; gives way to a pass that ends
-        return bool(fresh.written(KEY) == overlay(OLD, 0, NEWER))
-
-    eventually(arrived)
 
 
 def test_a_reconnect_ends_waits_before_it_opens_a_file(make: Make) -> None:
@@ -506,27 +498,6 @@ def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -
     assert fresh.committed(KEY) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
 
 
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_commit_that_returns_between_abort_and_reconnect_leaves_no_conflict(make: Make, failed: bool) -> None:
-    """It may be lost in the store or be there: neither is a conflict. [2.22, T-75b]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
-    file.flush()
-    gate = rig.backend.gate("commit")
-    if failed:
-        rig.backend.fault("commit", OSError(errno.EIO, "injected"))
-    ticket = rig.volume.begin_sync()
-    gate.wait_entered()
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    gate.open()
-    eventually(lambda: not file._inode.usage()["unstable"])
-    rig.volume.reconnect(fresh)
-    raises(ShutdownError, ticket.wait, 20)
-    file.fsync()
-    assert fresh.committed(KEY) == NEW[:PAGE] + OLD[PAGE:]
-
-
 @pytest.mark.parametrize("ended", [errno.ENOTCONN, errno.ESHUTDOWN, errno.EPIPE, errno.ENETRESET])
 @pytest.mark.parametrize("landed", [False, True])
 def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make, ended: int, landed: bool) -> None:
@@ -552,10 +523,8 @@ def test_truncates_that_were_not_committed_are_made_again(make: Make, commit_fai
         rig.backend.fault("commit", failing_commit(OSError(errno.EACCES, "no")))
         raises(pagecache.CommitError, file.fsync)
     file.truncate(2 * PAGE)
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    assert fresh.written(KEY) == OLD
-    rig.volume.reconnect(fresh)
+    assert rig.backend.successor().written(KEY) == OLD
+    fresh = rig.reconnect()
     assert file.pread(4 * PAGE, 0) == OLD[:100] + bytes(2 * PAGE - 100)
     assert [call.offset for call in fresh.seen("truncate")] == [100, 2 * PAGE]
     file.fsync()
@@ -603,10 +572,8 @@ def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:
     rig = make()
     rig.open("w+b").pwrite(NEW, 0)
     rig.open("w+b", key="empty")
-    rig.volume.abort()
-    fresh = rig.backend.successor()
-    assert fresh.objects == {}
-    rig.volume.reconnect(fresh)
+    assert rig.backend.successor().objects == {}
+    fresh = rig.reconnect()
     rig.volume.sync(20)
     assert fresh.committed(KEY) == NEW
     assert fresh.committed("empty") == b""
@@ -791,3 +758,157 @@ def test_a_caller_that_has_not_noticed_the_abort_is_waited_for(make: Make, monke
         waited_for.set()
     cutting.result()
     file.fsync()
+
+
+# ---------------------------------------------------------------- every order
+
+
+HUNG = ("write", "two writes", "commit", "truncate", "punch_hole")
+ANSWERS = ("done", "refused", "done, answer lost", "done long before")
+
+
+def orders(lates: int) -> Iterator[tuple[str, ...]]:
+    """Orders in which abort comes before reconnect, with late answers anywhere."""
+    events = ["abort", "reconnect", *(f"late {k}" for k in range(lates))]
+    for order in itertools.permutations(events):
+        if order.index("abort") < order.index("reconnect"):
+            yield order
+
+
+CASES = [
+    (hung, answer, order, lose, fenced)
+    for hung in HUNG
+    for answer in ANSWERS
+    for order in orders(2 if hung == "two writes" else 1)
+    for lose in (True, False)
+    for fenced in (False, True)
+    if not (fenced and not lose) and not (hung in ("truncate", "punch_hole") and answer == "done long before")
+]
+
+
+class Story:
+    """One file, calls that hang, and the events that follow."""
+
+    def __init__(self, hung: str, answer: str, *, lose: bool, fenced: bool) -> None:
+        limits = {"max_write": PAGE, "punch": True}
+        self.rig = make_rig({KEY: OLD}, limits=limits, retry=ONCE)
+        self.old, self.now = self.rig.backend, self.rig.backend
+        self.hung, self.answer, self.lose, self.fenced = hung, answer, lose, fenced
+        self.file = self.rig.open("r+b")
+        self.model = OLD
+        self.came = 0
+        self.write(PAGE, NEW[PAGE : 2 * PAGE])
+        if hung in ("truncate", "punch_hole"):
+            self.file.fsync()
+        if hung == "two writes":
+            self.write(3 * PAGE, NEW[3 * PAGE :])
+        op = {"write": "write_from", "two writes": "write_from"}.get(hung, hung)
+        count = 2 if hung == "two writes" else 1
+        if answer == "done long before":
+            self.gates = [self.old.gate(f"{op} answer") for _ in range(count)]
+        else:
+            self.gates = [self.old.gate(op) for _ in range(count)]
+        self.fault(op)
+        calls: dict[str, Callable[[], Any]] = {
+            "truncate": lambda: self.file.truncate(2 * PAGE + 5),
+            "punch_hole": lambda: self.file.punch_hole(PAGE, PAGE),
+        }
+        self.waiter = Task(calls.get(hung, self.file.fsync))
+        for gate in self.gates:
+            gate.wait_entered()
+        if hung == "truncate":
+            self.changed = OLD[: 2 * PAGE + 5]
+            self.changed = overlay(self.changed, PAGE, NEW[PAGE : 2 * PAGE])
+        elif hung == "punch_hole":
+            self.changed = overlay(OLD, PAGE, bytes(PAGE))
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.file.pwrite(data, offset)
+        self.model = overlay(self.model, offset, data)
+
+    def fault(self, op: str) -> None:
+        """The answers of the hung calls: full effect and an error, no effect and an error, or success."""
+        if self.answer == "refused":
+            self.old.fault(op, OSError(errno.EACCES, "no"), times=2)
+        elif self.answer == "done, answer lost" and op in ("write_from", "commit"):
+            self.old.fault(f"{op} answer", OSError(errno.ECONNRESET, "the line went dead"), times=2)
+
+    def step(self, event: str) -> None:
+        if event == "abort":
+            self.rig.volume.abort()
+        elif event == "reconnect":
+            self.now = self.old.successor(lose=self.lose, shared=not self.fenced)
+            self.rig.volume.reconnect(self.now, fenced=self.fenced)
+        else:
+            self.late(int(event.split()[1]))
+
+    def late(self, k: int) -> None:
+        ended = self.old.nr_ended
+        self.gates[k].open()
+        eventually(lambda: self.old.nr_ended > ended)
+        self.came += 1
+
+    def nothing_clean_that_is_not_stored(self) -> None:
+        """Check that the store would keep every cached, non-local page over a crash."""
+        local = {
+            page
+            for offset, n in self.rig.volume.dirty_ranges(KEY)
+            for page in range(offset // PAGE, -(-(offset + n) // PAGE))
+        }
+        stored = self.now.committed(KEY)
+        assert stored is not None
+        for page in range(4):
+            cached = self.file.try_pread(PAGE, page * PAGE)
+            if page not in local and cached is not None:
+                assert cached == stored[page * PAGE : page * PAGE + len(cached)], f"page {page}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("hung", HUNG)
+@pytest.mark.parametrize("fenced", [False, True])
+def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:
+    """Nothing is clean that is not stored; the newest bytes arrive. [T-75b, 2.22]"""
+    cases = [case for case in CASES if case[0] == hung and case[4] == fenced]
+    assert cases
+    for _hung, answer, order, lose, _fenced in cases:
+        story = Story(hung, answer, lose=lose, fenced=fenced)
+        try:
+            play(story, order)
+        except BaseException as error:
+            error.add_note(f"{answer=} {order=} {lose=}")
+            raise
+        finally:
+            story.rig.finish()
+
+
+def play(story: Story, order: tuple[str, ...]) -> None:
+    calm = story.hung not in ("truncate", "punch_hole")  # else pages are covered by the stamp of another page
+    published = False
+    for event in order:
+        story.step(event)
+        if event.startswith("late") and story.came == len(story.gates) and "abort" not in order[: order.index(event)]:
+            try:
+                story.waiter.result()
+            except OSError:
+                pass  # the answer was an error
+            else:
+                published = not calm
+            published |= not calm and story.answer != "refused"
+        elif event == "abort" and not story.waiter.finished.is_set():
+            raises(ShutdownError, story.waiter.result)
+            published = not calm
+            assert calm or story.file.size == len(story.changed)
+        if calm and not (event == "late 0" and order[0] == event):
+            story.nothing_clean_that_is_not_stored()
+    if published:
+        story.model = story.changed
+    story.rig.cache.check()
+    assert order[0] != "abort" or story.rig.volume.failed() == []  # a late error is ignored
+    story.write(0, NEWER)
+    Task(story.file.fsync).result()
+    content = story.now.committed(KEY)
+    assert story.file.pread(5 * PAGE, 0) == content
+    if story.hung != "punch_hole" or "late" not in order[0]:  # a hole that was made, and not committed, is a loss
+        assert content == story.model
+    assert story.rig.volume.dirty_ranges(KEY) == []
+    assert story.now.violations == []

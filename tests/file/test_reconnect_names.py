@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +34,7 @@ from .rig import (
     at_gate,
     attached,
     eventually,
+    held,
     overlay,
     pattern,
     raises,
@@ -347,10 +347,7 @@ def test_a_created_name_that_the_store_has_lost_was_not_removed_by_a_call_that_a
     file = rig.volume.open(KEY, "xb")
     file.pwrite(MINE, 0)
     gate, removing = at_gate(backend.gate("remove"), rig.volume.remove, KEY)
-    rig.volume.abort()
-    raises(ShutdownError, removing.result)
-    fresh = backend.successor(shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    fresh = rig.reconnect(removing, fenced=True, shared=False)
     file.fsync()
     assert stored(fresh) == {KEY: MINE}
     gate.open()
@@ -387,40 +384,27 @@ def test_a_rename_that_a_fence_has_ended_is_why_its_source_is_gone(make: Make) -
             each.flush()
     backend.clear_faults()
     gate, renaming = at_gate(backend.gate("rename answer"), rig.volume.rename, KEY, NEW)
-    rig.volume.abort()
-    raises(ShutdownError, renaming.result)
-    fresh = backend.successor(lose=False, shared=False)
-    rig.volume.reconnect(fresh, fenced=True)
+    fresh = rig.reconnect(renaming, fenced=True, lose=False, shared=False)
     save_later(file).result()
     assert stored(fresh) == {NEW: SAVED}
     gate.open()
 
 
-class LinksMoveLate(DirectoryBackend):
-    """A rename that answers later."""
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        self.moved.set()
-        assert self.answers.wait(WAIT_LIMIT_S)
-
-    moved, answers = threading.Event(), threading.Event()
-
-
-def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(tmp_path: Path) -> None:
+def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
     """The name through the link is gone: it would be made, or refuse the reconnect. [2.20, 2.22]"""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("folder")
-    backend = LinksMoveLate(tmp_path, prompt=False)
+    backend = DirectoryBackend(tmp_path, prompt=False)
     with attached(backend, "1MiB", **QUIET) as volume, volume.open("link/file", "r+b") as file:
         file.pwrite(MINE, PAGE)
-        renaming = Task(volume.rename, "link", "moved")
-        assert backend.moved.wait(WAIT_LIMIT_S)
+        gate, renaming = at_gate(held(monkeypatch, backend, "rename", after=True), volume.rename, "link", "moved")
         volume.abort()
         raises(ShutdownError, renaming.result)
         volume.reconnect(DirectoryBackend(tmp_path))
-        backend.answers.set()
+        gate.open()
         eventually(lambda: "link" not in volume.busy)
         with volume.open("moved/file", "r+b"):
             file.fsync()

@@ -300,9 +300,7 @@ def test_a_reconnect_settles_it_before_it_opens_files(fenced: bool) -> None:
     file = opened(rig)
     file.pwrite(MINE, PAGE)
     lose_a_rename(rig, old)
-    rig.volume.abort()
-    fresh = old.successor(lose=False, shared=not fenced)
-    rig.volume.reconnect(fresh, fenced=fenced)
+    fresh = rig.reconnect(fenced=fenced, lose=False, shared=not fenced)
     file.fsync()
     with fresh.lock:
         assert {key: bytes(entry.written) for key, entry in fresh.objects.items()} == {NEW: SAVED}

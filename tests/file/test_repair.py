@@ -98,14 +98,6 @@ def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     assert rig.backend.committed(KEY) == bytes(300 * 1024) + b"x" * PAGE
 
 
-def test_a_little_failed_data_does_not_stop_writes(dirty: Rig) -> None:
-    """Below the limit the writer goes on. [2.16]"""
-    dirty.backend.fault("write_from", FULL, times=2)
-    fails(dirty.handles[0].fsync)
-    dirty.handles[0].pwrite(b"more", 6 * PAGE)
-    assert dirty.handles[0].pread(4, 6 * PAGE) == b"more"
-
-
 def test_close_reports_and_keeps(dirty: Rig) -> None:
     """The handle is closed anyway; the data stays in the cache and is found by the next opener. [2.16, 2.20]"""
     dirty.backend.fault("write_from", FULL)
@@ -322,16 +314,6 @@ def test_two_report_to_handles_reported_together_or_one_by_one(rig: Rig) -> None
         rig.volume.discard(KEY)
         assert [lost.offset for lost in raises(DataLossError, early.fsync).ranges] == [offset]
     assert [lost.offset for lost in raises(DataLossError, late.fsync).ranges] == [0, PAGE]
-
-
-def test_losses_that_every_handle_has_reported_are_forgotten(rig: Rig) -> None:
-    """A handle that discards for years keeps no list of them. [2.16]"""
-    file = rig.open("r+b")
-    for _ in range(50):
-        file.pwrite(b"x", 0)
-        rig.volume.discard(KEY)
-        raises(DataLossError, file.fsync)
-    assert len(file._inode._losses) <= 2
 
 
 @pytest.mark.parametrize("aborted", [False, True])

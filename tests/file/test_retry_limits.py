@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
-import threading
 from collections.abc import Sequence
 
 import pytest
@@ -14,9 +13,9 @@ from pagecache import BackendError, RetryPolicy, WritebackError
 from pagecache.engine.retryer import Again, decide
 from pagecache.native import NativeInode
 
-from ..stores import WAIT_LIMIT_S, RecordingFile
+from ..stores import RecordingFile
 from .clock import HandClock
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises
 
 DATA = pattern(16 * PAGE)
 REQUEST = 4 * PAGE
@@ -91,21 +90,11 @@ def test_a_pass_that_begins_while_the_limits_change_has_the_new_ones(make: Make,
     rig, file = make({KEY: b""}, limits={"max_write": REQUEST}).opened("r+b")
     file.pwrite(DATA, 0)
     engine = rig.volume.inodes[KEY]
-    setting, proceed, set_limits = threading.Event(), threading.Event(), NativeInode.set_limits
-
-    def later(inode: NativeInode, limits: dict[str, int]) -> None:
-        setting.set()
-        assert proceed.wait(WAIT_LIMIT_S)
-        set_limits(inode, limits)
-
-    monkeypatch.setattr(NativeInode, "set_limits", later)
     rig.backend.limits = dataclasses.replace(rig.backend.limits, max_write=PAGE)
-    first = Task(engine.refresh_limits)
-    assert setting.wait(WAIT_LIMIT_S)
+    gate, first = at_gate(held(monkeypatch, NativeInode, "set_limits"), engine.refresh_limits)
     second = Task(file.fsync)
     assert second.waits()
-    proceed.set()
-    first.result()
+    first.result(opening=gate)
     second.result()
     assert {call.length for call in rig.backend.seen("write_from")} == {PAGE}
 

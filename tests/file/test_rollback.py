@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Sequence
 
 import pytest
 
@@ -14,7 +13,7 @@ from pagecache import BackendError, CachedFile, DataLossError, ShutdownError
 from pagecache.engine.commit.staging import Staging
 from pagecache.engine.io.direct import _Sender
 
-from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
+from ..stores import ObjectBackend, RecordingBackend
 from .clock import HandClock
 from .rig import (
     KEY,
@@ -28,6 +27,7 @@ from .rig import (
     dirty_bytes,
     ended_or_behind,
     eventually,
+    held,
     pattern,
     raises,
 )
@@ -81,20 +81,10 @@ def test_a_discard_waits_for_a_direct_write_whose_bytes_are_acknowledged(make: M
     rig, file, direct = make(backend=backend, retry=ONCE).both(direct=True)
     file.pwrite(MINE, 0)
     file.flush()
-    sent, over, send = threading.Event(), threading.Event(), _Sender.send
-
-    def late(sender: _Sender) -> None:
-        send(sender)
-        sent.set()
-        over.wait(WAIT_LIMIT_S)
-
-    monkeypatch.setattr(_Sender, "send", late)
-    writing = Task(direct.pwrite, MINE, 2 * PAGE)
-    assert sent.wait(WAIT_LIMIT_S)
+    gate, writing = at_gate(held(monkeypatch, _Sender, "send", after=True), direct.pwrite, MINE, 2 * PAGE)
     discarding = Task(rig.volume.discard, KEY, 0, PAGE)
     assert discarding.waits()
-    over.set()
-    assert writing.result() == PAGE
+    assert writing.result(opening=gate) == PAGE
     assert [(entry.offset, entry.length) for entry in discarding.result()] == [(0, PAGE)]
     for handle in (file, direct):
         lost = raises(DataLossError, handle.fsync).ranges
@@ -177,26 +167,13 @@ def test_a_read_that_got_staged_bytes_before_their_discard_leaves_none_of_them(
     """Its answer comes between the rollback and the cache's own discard, or after both. [2.19, K12]"""
     rig, backend = staged(make)
     file = rig.handles[0]
-    taken, answer = threading.Event(), threading.Event()
-    read = Staging.read
-
-    def held(self: Staging, offset: int, buffers: Sequence[memoryview]) -> int:
-        done = read(self, offset, buffers)
-        taken.set()
-        assert answer.wait(WAIT_LIMIT_S)
-        return done
-
-    monkeypatch.setattr(Staging, "read", held)
     rolled_back = backend.gate("file_stat")
-    reading = Task(file.pread, PAGE, 3 * PAGE)
-    assert taken.wait(WAIT_LIMIT_S)
+    answer, reading = at_gate(held(monkeypatch, Staging, "read", after=True), file.pread, PAGE, 3 * PAGE)
     _, discarding = at_gate(rolled_back, rig.volume.discard, KEY)
     if not late:
-        answer.set()
-        assert reading.result() == LOCAL[3 * PAGE :]
+        assert reading.result(opening=answer) == LOCAL[3 * PAGE :]
     discarding.result(opening=rolled_back)
-    answer.set()
-    assert reading.result() == (DATA if late else LOCAL)[3 * PAGE :]
+    assert reading.result(opening=answer) == (DATA if late else LOCAL)[3 * PAGE :]
     assert file.pread(4 * PAGE, 0) == DATA
 
 

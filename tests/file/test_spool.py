@@ -27,7 +27,7 @@ from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 from pagecache.engine.commit.versions import Versions
 
-from ..stores import RecordingBackend, failing_commit, short
+from ..stores import RecordingBackend, failing_commit
 from .rig import (
     KEY,
     ONCE,
@@ -40,6 +40,7 @@ from .rig import (
     at_gate,
     dirty_bytes,
     eventually,
+    held,
     overlay,
     pattern,
     quiet,
@@ -299,14 +300,7 @@ def test_a_read_planned_before_the_commit_reads_the_object_after_it(make: Make, 
     """It finds no spool, or the one of later bytes, in which its bytes are a hole. [2.23, K12]"""
     content = pattern(40 * PAGE)
     rig, file = only_spooled(make, content)
-    gate, read = rig.backend.gate("planned"), staging.Staging.read
-
-    def planned(self: staging.Staging, offset: int, buffers: Sequence[memoryview]) -> int:
-        with rig.backend.call("planned", KEY):
-            return read(self, offset, buffers)
-
-    monkeypatch.setattr(staging.Staging, "read", planned)
-    _, reading = at_gate(gate, file.pread, PAGE, 8 * PAGE)
+    gate, reading = at_gate(held(monkeypatch, staging.Staging, "read"), file.pread, PAGE, 8 * PAGE)
     file.fsync()
     if late:
         rig.cache.configure(**TIGHT)
@@ -401,22 +395,6 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- sizes, discards, reconnects, other versions
-
-
-def test_truncate_and_holes_in_what_is_staged(make: Make) -> None:
-    content = bytearray(pattern(2 * CAPACITY))
-    rig, file = spooling(make).opened("x+b")
-    stage_all(rig, file, bytes(content))
-    rig.volume.drop_clean(KEY)
-    file.punch_hole(PAGE + 5, 30 * PAGE)
-    content[PAGE + 5 : 31 * PAGE + 5] = bytes(30 * PAGE)
-    file.truncate(100 * PAGE + 77)
-    file.truncate(110 * PAGE)
-    content[100 * PAGE + 77 :] = bytes(10 * PAGE - 77)
-    rig.cache.check()
-    assert file.pread(len(content), 0) == content
-    file.fsync()
-    assert rig.backend.committed(KEY) == bytes(content)
 
 
 def test_what_a_truncate_removes_takes_no_space(make: Make) -> None:
@@ -578,23 +556,6 @@ def test_spooled_bytes_over_a_version_that_changed(make: Make, unit: int, how: A
         raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == expected[how]
-
-
-def test_short_answers_and_failures_of_staged_writes(make: Make, faulty: type[FaultySpool]) -> None:
-    """They equal those of other ones: the rest is sent again, an error is retried, a permanent one parks. [2.26]"""
-    content = pattern(20 * PAGE)
-    rig, file = spooling(make, max_folio=PAGE, **TIGHT).opened("x+b")
-    rig.backend.fault("write_from", short(lambda wanted: max(1, wanted // 2)), times=3)
-    rig.backend.fault("write_from", OSError(errno.EIO, "passing"), times=2)
-    write_all(rig, file, content, PAGE)
-    file.fsync()
-    assert rig.backend.committed(KEY) == content
-    fault = rig.backend.fault("write_from", OSError(errno.EACCES, "for good"), times=100)
-    file.pwrite(b"x" * PAGE, 0)
-    raises(WritebackError, file.fsync, match="for good")
-    fault.clear()
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"x" * PAGE + content[PAGE:]
 
 
 @pytest.mark.parametrize("limits", [{}, {"read_unit": 512}, {"read_unit": 3000, "max_read": 60_000}], ids=str)

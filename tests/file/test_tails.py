@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -270,10 +270,6 @@ class Extended:
     def write(self) -> None:
         _, self.writing = at_gate(self.gate, self.file.pwrite, TAIL, len(OLD))
 
-    def abort(self) -> None:
-        self.rig.volume.abort()
-        raises(ShutdownError, self.writing.result)
-
     def answer(self) -> None:
         ended = self.old.nr_ended
         self.gate.open()
@@ -290,9 +286,7 @@ def test_a_sync_after_a_late_answer_leaves_no_tail(make: Make, landed: bool) -> 
     """The next commit cuts it off first."""
     story = Extended(make, landed=landed)
     story.write()
-    story.abort()
-    fresh = story.old.successor(lose=False)
-    story.rig.volume.reconnect(fresh)
+    fresh = story.rig.reconnect(story.writing, lose=False)
     story.answer_last()
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
@@ -303,9 +297,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(make: Make, fenced: bool)
     """The cut of the first tail comes while the next direct write is stored and not acknowledged yet."""
     story = Extended(make, landed=True)
     story.write()
-    story.abort()
-    fresh = story.old.successor(lose=False, shared=not fenced)
-    story.rig.volume.reconnect(fresh, fenced=fenced)
+    fresh = story.rig.reconnect(story.writing, fenced=fenced, lose=False, shared=not fenced)
     story.answer()
     gate, writing = at_gate(fresh.gate("write_from answer"), story.file.pwrite, LONGER, len(OLD))
     file = story.rig.volume.inodes[KEY]
@@ -319,33 +311,14 @@ def test_a_sync_leaves_no_tail_before_the_writer_has_noticed_that_its_backend_is
 ) -> None:
     """The volume is live again when the writer resumes: its tail is owed by then."""
     story = Extended(make, landed=True)
-    noticed, genuine = threading.Event(), direct._Sender.running
-
-    def late(sender: direct._Sender) -> bool:
-        assert noticed.wait(60)
-        return genuine(sender)
-
-    monkeypatch.setattr(direct._Sender, "running", late)
+    noticed = held(monkeypatch, direct._Sender, "running")
     monkeypatch.setattr(reconnect, "CALLERS", 0.0)  # the reconnect does not wait for the writer
     story.write()
-    story.rig.volume.abort()
-    fresh = story.old.successor(lose=False)
-    story.rig.volume.reconnect(fresh)
+    fresh = story.rig.reconnect(lose=False)
     story.answer()
     Task(story.rig.volume.sync).result()
     assert fresh.written(KEY) == OLD
-    noticed.set()
-    raises(ShutdownError, story.writing.result)
-
-
-def test_a_sync_after_an_interrupted_write_leaves_no_tail(make: Make) -> None:
-    """Its call goes on alone, and fails after storing something."""
-    story = Extended(make, landed=True, error=OSError(errno.ECONNRESET, "the line went dead"))
-    with ctrl_c(story.gate.entered), pytest.raises(KeyboardInterrupt):
-        story.file.pwrite(TAIL, len(OLD))
-    story.answer_last()
-    Task(story.rig.volume.sync).result()
-    assert story.old.written(KEY) == OLD
+    raises(ShutdownError, story.writing.result, opening=noticed)
 
 
 @pytest.mark.parametrize("returns", [True, False])

@@ -223,16 +223,6 @@ def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(volume: Volume,
     assert [call.key for call in backend.calls_of("stat")] == [KEY]
 
 
-def test_an_open_waits_for_a_busy_name_until_its_deadline(volume: Volume, clock: HandClock, backend: Any) -> None:
-    with gated(backend, "open") as gate:
-        _, first = at_gate(gate, volume.open, KEY, "rb")
-        second = Task(volume.rename, KEY, "other", timeout=3.0)
-        eventually(lambda: any("name" in wait.what for wait in volume.cache.waits()))
-        error = late(clock, second, 3.0)
-        assert "rename: the deadline passed; the name is busy with an open" in str(error)
-    first.result().close()
-
-
 def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(volume: Volume, backend: Any) -> None:
     """It has not begun by then, and both names are free. [2.20]"""
     with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, gated(backend, "write") as gate:

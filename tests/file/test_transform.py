@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import CommitError, PageCache, RetryPolicy, WritebackError
+from pagecache import PageCache, RetryPolicy, WritebackError
 from pagecache.backends import Backend, MemoryBackend, Transform, TransformBackend
 from pagecache.backends.transform.units import Units
 from pagecache.testing import FaultyBackend, Rule
 
 from ..backends.transforms import Checksums, Sealed, XorStream
 from ..publishing import PublishingBackend
-from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, failing_commit, short
+from ..stores import WAIT_LIMIT_S, RecordingBackend, RecordingFile, short
 from .rig import FAST, KEY, ONCE, PAGE, QUIET, Rig, Task, at_gate, pattern, raises
 
 UNIT = 4 * PAGE
@@ -127,20 +127,6 @@ def test_bytes_around_survive_a_call_that_stored_half_of_their_unit(bytes_stored
         rig.volume.retry_failed()
         file.fsync()
         assert plain(rig.backend, Sealed(UNIT)) == expected
-
-
-def test_cut_in_a_unit_survives_a_commit_that_forgets() -> None:
-    """The wrapper alone stored the cut unit, so no other layer would send it again. [K2, 2.17]"""
-    content = pattern(3 * UNIT, 1)
-    with sealed(content) as rig:
-        file = rig.open()
-        file.truncate(UNIT + 100)
-        rig.backend.fault("commit", failing_commit(OSError(errno.EROFS, "made up")))
-        raises(CommitError, file.fsync)
-        rig.volume.drop_clean(KEY)
-        assert file.pread(2 * UNIT, 0) == content[: UNIT + 100]
-        file.fsync()
-        assert plain(rig.backend, Sealed(UNIT)) == content[: UNIT + 100]
 
 
 def test_read_of_a_unit_waits_for_the_write_of_it() -> None:

@@ -90,18 +90,6 @@ def test_every_handle_sees_the_new_size(stored: Rig) -> None:
     assert other.pread(1000, 0) == CONTENT[:100] + bytes(100)
 
 
-def test_a_refused_truncate_changes_nothing(stored: Rig, file: CachedFile) -> None:
-    """The backend refuses definitely: size and content are as before. [2.17]"""
-    file.pwrite(b"dirty", 6 * PAGE)
-    stored.backend.fault("truncate", OSError(errno.EPERM, "append only"))
-    raises(OSError, file.truncate, 10, match="append only")
-    assert file.size == 8 * PAGE
-    expected = CONTENT[: 6 * PAGE] + b"dirty" + CONTENT[6 * PAGE + 5 :]
-    assert file.pread(8 * PAGE, 0) == expected
-    file.fsync()
-    assert stored.backend.committed(KEY) == expected
-
-
 def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> None:
     """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
     file.pwrite(b"d" * 8 * PAGE, 0)

@@ -78,9 +78,10 @@ def test_a_view_costs_no_copy_of_what_is_cached(stored: Rig) -> None:
         del arrays
 
 
-def test_content_stays_under_memory_pressure(stored: Rig) -> None:
-    """Pinned pages are not evicted and not reused. [T-47, 2.21, I-8]"""
-    view = stored.open("rb").view(100, 6 * PAGE)
+@pytest.mark.parametrize("writable", [False, True])
+def test_content_stays_under_memory_pressure(stored: Rig, writable: bool) -> None:
+    """Pinned pages are neither evicted nor reused, nor waited for. [T-47, 2.21, I-8]"""
+    view = stored.open("r+b").view(100, 6 * PAGE, writable=writable)
     press(stored)
     assert view.tobytes() == CONTENT[100 : 100 + 6 * PAGE]
     assert stored.cache.stats().pinned > 0

@@ -463,14 +463,3 @@ def test_a_view_outlives_its_handle(stored: Rig, file: CachedFile) -> None:
     view.release()
     stored.volume.sync()
     assert saved(stored)[:5] == b"later"
-
-
-def test_memory_pressure_leaves_it_alone(stored: Rig, file: CachedFile) -> None:
-    """It is neither evicted nor waited for. [T-47, I-8]"""
-    with file.view(0, 30 * PAGE, writable=True) as view:
-        view.segments[0][:5] = b"hello"
-        with stored.open("w+b", key="new") as other:
-            for _ in range(4):
-                other.write(bytes(60 * PAGE))
-        assert view.tobytes() == b"hello" + CONTENT[5 : 30 * PAGE]
-    assert file.pread(5, 0) == b"hello"

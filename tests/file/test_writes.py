@@ -4,15 +4,11 @@ while its end is in flight.
 
 from __future__ import annotations
 
-import array
-import ctypes
 import errno
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy
 import pytest
 
 import pagecache
@@ -113,13 +109,6 @@ def test_a_write_is_seen_by_every_other_handle_at_once(stored: Rig) -> None:
     assert reader.pread(10, 8 * PAGE) == b"longer"
 
 
-def test_nothing_reaches_the_backend_before_it_is_asked_for(stored: Rig, file: CachedFile) -> None:
-    """Write-back: the writer pays for memory only. [2.7]"""
-    file.pwrite(b"z" * PAGE, 0)
-    assert stored.backend.seen("write_from") == []
-    assert stored.volume.dirty_ranges(KEY) == [(0, PAGE)]
-
-
 def test_a_write_of_nothing_changes_nothing(stored: Rig, file: CachedFile) -> None:
     """No size change even far beyond the end. [2.1]"""
     assert file.pwrite(b"", 1 << 40) == 0
@@ -134,24 +123,6 @@ def test_pwritev_writes_buffers_in_order(file: CachedFile) -> None:
     parts: list[bytes | bytearray | memoryview] = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
     assert file.pwritev(parts, 4000) == PAGE + 87
     assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        b"0123456789abcdef",
-        bytearray(b"0123456789abcdef"),
-        memoryview(b"__0123456789abcdef__")[2:18],
-        array.array("I", [1, 2, 3, 4]),
-        numpy.arange(16, dtype=numpy.uint8).reshape(4, 4),
-        (ctypes.c_char * 16).from_buffer_copy(b"0123456789abcdef"),
-    ],
-    ids=lambda source: type(source).__name__,
-)
-def test_any_contiguous_buffer_can_be_written(file: CachedFile, source: Any) -> None:
-    """Lengths are bytes, whatever the item size. [2.7]"""
-    assert file.pwrite(source, 5) == 16
-    assert file.pread(16, 5) == bytes(memoryview(source).cast("B"))
 
 
 def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> None:
