@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, PageCache
-from pagecache.backends.fsspec.calls import BlockingCalls, Calls, Reader
+from pagecache.backends.fsspec.calls import Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine import volume as engine_volume
 from tests.file.rig import Patch, attached, content_of, raises
@@ -59,6 +59,16 @@ def test_rollback_takes_no_version_of_another_client(place: Place) -> None:
         raises(ConflictError, file.fsync)
         file.abandon()
     assert place.content("key") == bytes(LARGE)
+
+
+def test_a_truncate_after_a_rollback_adds_zeros(place: Place) -> None:
+    """Forgotten bytes never come back. [2.19]"""
+    file = place.backend.open("key")
+    put(file, LARGE, b"forgotten")
+    file.rollback()
+    file.truncate(LARGE + 9)
+    file.commit()
+    assert place.content("key") == OLD + bytes(9)
 
 
 def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Place) -> None:
@@ -218,7 +228,7 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
         has_judged.set()
 
     thread = threading.Thread(target=reads)
-    move, read, wait = Calls.move, Reader.read, BlockingCalls.wait
+    move, read, wait = Calls.move, Reader.read, Calls.wait
 
     async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
         done = await read(self, offset, buffers)
@@ -232,14 +242,14 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
         goes_on.set()
         assert has_judged.wait(60.0)
 
-    async def waits(self: BlockingCalls, end: Future[None]) -> None:
+    async def waits(self: Calls, end: Future[None]) -> None:
         if threading.current_thread() is thread:
             has_judged.set()  # the commit judges the version that it found
         await wait(self, end)
 
     monkeypatch.setattr(Reader, "read", read_slowly)
     monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(BlockingCalls, "wait", waits)
+    monkeypatch.setattr(Calls, "wait", waits)
     thread.start()
     assert has_read.wait(60.0)
     file.commit()
@@ -259,7 +269,7 @@ def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
         slept.append(seconds)
         place.fs.clock += 1
 
-    monkeypatch.setattr("pagecache.backends.fsspec.calls.BlockingCalls.sleep", sleep)
+    monkeypatch.setattr("pagecache.backends.fsspec.calls.Calls.sleep", sleep)
     file = place.backend.open("key")
     before = place.backend.stat("key").version
     put(file, 0, b"new")
