@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Unpack
 
 from ..config import with_overrides
-from ..errors import Key
+from ..errors import Key, os_error
 from ..options import LimitsOverrides
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat, checked_key
 
@@ -153,9 +153,7 @@ class MemoryFile(BackendFile):
             done += length
 
     def _clear(self, begin: int, end: int) -> None:
-        """Make [begin, end) a hole; the lock is held. The cost is proportional to the stored chunks, not to the
-        range.
-        """
+        """Make [begin, end) a hole; the lock is held. The cost depends on the stored chunks, not on the range."""
         first, last = begin >> CHUNK_BITS, (end - 1) >> CHUNK_BITS
         if begin >= end:
             return
@@ -197,10 +195,10 @@ class MemoryBackend(Backend):
             found = self._objects.get(name)
             if found is None:
                 if not create:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+                    raise os_error(errno.ENOENT, key)
                 found = self._objects[name] = MemoryFile(next(self._serials))
             elif create and exclusive:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
+                raise os_error(errno.EEXIST, key)
             return found
 
     def stat(self, key: Key) -> ObjectStat:
@@ -209,15 +207,15 @@ class MemoryBackend(Backend):
     def remove(self, key: Key) -> None:
         with self._lock:
             if self._objects.pop(self.canonical(key), None) is None:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+                raise os_error(errno.ENOENT, key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old, new = self.canonical(src), self.canonical(dst)
         with self._lock:
             if old not in self._objects:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
+                raise os_error(errno.ENOENT, src)
             if new in self._objects and not replace:
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
+                raise os_error(errno.EEXIST, dst)
             self._objects[new] = self._objects.pop(old)
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:

@@ -49,9 +49,7 @@ def open_to_read(backend: Any, key: Any) -> Any:
 
 
 def open_seen(backend: Any, key: Any, seen: object) -> Any:
-    """Open an object without a request, in the version that a file of it had when it was closed: its attribute `seen`.
-    None: the `open` of this backend takes no `seen`.
-    """
+    """Open an object without a request, in the version `seen` of a closed file; None: its `open` takes no `seen`."""
     opening = backend.open
     return opening(key, seen=seen) if _takes(getattr(opening, "__func__", opening), "seen") else None
 

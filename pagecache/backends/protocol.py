@@ -43,7 +43,7 @@ import io
 import os
 from abc import abstractmethod
 from collections.abc import AsyncIterable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self, runtime_checkable
 
 from ..config import RetryPolicy, Size, check_retry, named_options, parse_size
@@ -153,16 +153,7 @@ class BackendLimits:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is less than {minimum}")
             if size[name] > most.get(name, size[name]):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is more than {most[name]}")
-        flags = (
-            "durable_writes",
-            "commit_on_close",
-            "ordered_writes",
-            "parallel_direct_writes",
-            "read_only",
-            "prompt",
-            "trusted",
-        )
-        for name in flags:
+        for name in (field.name for field in fields(self) if field.type == "bool"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not True or False")
         wait = self.sync_timeout
@@ -498,9 +489,7 @@ class AsyncBackend(Protocol):
 
 
 def close_backend_file(backend_file: BackendFile | None) -> None:
-    """Close a backend's file, if it has `close`. Errors are ignored: everything important was committed or reported
-    before.
-    """
+    """Close a backend's file, if it has `close`. Ignore errors: all that matters was committed or reported before."""
     close: Any = getattr(backend_file, "close", None)
     if close is not None:
         with contextlib.suppress(Exception):

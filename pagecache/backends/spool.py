@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from ..native.names import punch_hole
 
-__all__ = ["END", "Ranges", "Spool", "parts_of_buffers", "revoke", "revoked"]
+__all__ = ["END", "Ranges", "Spool", "dealt", "parts_of_buffers", "revoke", "revoked"]
 
 END = 1 << 63
 IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -65,6 +65,16 @@ class Ranges:
                 begin = self._begins[at]
             yield begin, min(end, self._ends[at]), True
             begin, at = self._ends[at], at + 1
+
+
+def dealt(data: bytes | bytearray | memoryview, buffers: Sequence[memoryview]) -> int:
+    """Fill buffers with the data, in order; return the number of bytes."""
+    view, done = memoryview(data), 0
+    for buffer in buffers:
+        part = view[done : done + len(buffer)]
+        buffer[: len(part)] = part
+        done += len(part)
+    return done
 
 
 def parts_of_buffers(buffers: Sequence[memoryview], begin: int, end: int) -> list[memoryview]:

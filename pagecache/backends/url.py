@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from .plain import as_directory, completed
@@ -35,47 +35,30 @@ def without_user(url: str) -> str:
     return USER.sub("", url)
 
 
-def _memory(url: str, **options: Any) -> Backend:
-    rest = url.partition(":")[2]
-    if rest not in ("", "//"):
-        raise ValueError(f"{without_user(url)!r}: nothing may follow 'memory:'")
-    from .memory import MemoryBackend
-
-    return MemoryBackend(**options)
-
-
-def _directory(url: str, **options: Any) -> Backend:
-    path = url.partition(":")[2]
-    if not path:
-        raise ValueError(f"{without_user(url)!r}: a path must follow 'dir:'")
-    from .directory import DirectoryBackend
-
-    return DirectoryBackend(path, **options)
-
-
-def _fsspec(url: str, **options: Any) -> Backend | AsyncBackend:
-    try:
-        from .fsspec import backend_from_fsspec_url
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{without_user(url)!r}: {error}") from error
-    made: Backend | AsyncBackend = backend_from_fsspec_url(url, **options)
-    return made
-
-
-def _s3(url: str, **options: Any) -> Backend:
-    try:
-        from .s3 import backend_from_s3_url
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{without_user(url)!r}: {error}") from error
-    return backend_from_s3_url(url, **options)
-
-
-BUILT_IN: dict[str, Callable[..., Backend | AsyncBackend]] = {
-    "memory": _memory,
-    "dir": _directory,
-    "fsspec": _fsspec,
-    "s3": _s3,
+BUILT_IN = {
+    "memory": ".memory:MemoryBackend",
+    "dir": ".directory:DirectoryBackend",
+    "fsspec": ".fsspec:backend_from_fsspec_url",
+    "s3": ".s3:backend_from_s3_url",
 }
+"""Schemes of this package, with the module and the name of what makes a backend. They are imported on first use."""
+
+
+def _made(scheme: str, url: str, options: dict[str, Any]) -> Backend | AsyncBackend:
+    """Return a backend of this package."""
+    rest = url.partition(":")[2]
+    if scheme == "memory" and rest not in ("", "//"):
+        raise ValueError(f"{without_user(url)!r}: nothing may follow 'memory:'")
+    if scheme == "dir" and not rest:
+        raise ValueError(f"{without_user(url)!r}: a path must follow 'dir:'")
+    module, _, name = BUILT_IN[scheme].partition(":")
+    try:
+        make: Any = getattr(import_module(module, __package__), name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{without_user(url)!r}: {error}") from error
+    arguments = () if scheme == "memory" else (rest if scheme == "dir" else url,)
+    made: Backend | AsyncBackend = make(*arguments, **options)
+    return made
 
 
 def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
@@ -96,7 +79,7 @@ def backend_from_url(url: str, **options: Any) -> Backend | AsyncBackend:
         raise TypeError(f"url must be a str, not {type(url).__name__}{meant}")
     scheme, colon, _ = url.partition(":")
     if colon and scheme in BUILT_IN:
-        return BUILT_IN[scheme](url, **options)
+        return _made(scheme, url, options)
     from importlib.metadata import entry_points
 
     registered = {point.name: point for point in entry_points(group=GROUP)}

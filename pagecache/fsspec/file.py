@@ -2,12 +2,10 @@
 
 `PageCacheFile` is a subclass of `CachedFile`, not a wrapper: reads and writes are the cache's own, and its other
 methods (`pread`, `view`, `prefetch`, ...) are available. It adds the attributes that users of fsspec expect, and the
-end of
-`with`:
-
-an exception in the body of `with fs.open(...)` must not publish half an object. `CachedFile.__exit__` takes care of
-that, but wrappers do not call it: they call `close`. `TextFile` and `CompressedFile` therefore have an `__exit__`
-themselves, and `close` checks whether `fsspec.open`'s `OpenFile.__exit__` called it, and with which exception.
+end of `with`: an exception in the body of `with fs.open(...)` must not publish half an object. `CachedFile.__exit__`
+takes care of that, but wrappers do not call it: they call `close`. `TextFile` and `CompressedFile` therefore have an
+`__exit__` themselves, and `close` checks whether `fsspec.open`'s `OpenFile.__exit__` called it, and with which
+exception.
 """
 
 from __future__ import annotations
@@ -16,14 +14,11 @@ import contextlib
 import io
 import sys
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 from fsspec.core import OpenFile
 
 from ..file.cached import CachedFile
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["CompressedFile", "PageCacheFile", "TextFile", "checked_mode", "give_up", "reopen"]
 
@@ -34,9 +29,6 @@ MODES = ("r", "r+", "w", "w+", "x", "x+", "a", "a+")
 
 def checked_mode(mode: str) -> tuple[str, bool]:
     """Return the binary mode, and whether the mode asks for text.
-
-    Raises:
-        ValueError: names the mode and the rule.
 
     >>> checked_mode("r+b"), checked_mode("rb+"), checked_mode("at"), checked_mode("w")
     (('r+b', False), ('r+b', False), ('ab', True), ('wb', True))
@@ -89,9 +81,7 @@ class PageCacheFile(CachedFile):
         self.abandon()
 
     def close(self) -> None:
-        """Close as `CachedFile.close` does; `abandon` if an exception left a `with fsspec.open(...)` that writes an
-        object.
-        """
+        """Close as `CachedFile.close`; `abandon` if an exception left a `with fsspec.open(...)` that writes."""
         if self.closed or self._closing:
             return
         if self._writable and self._commits_on_close() and _left_by_exception(self):
@@ -187,30 +177,14 @@ class CompressedFile(io.BufferedIOBase):
 
     def __init__(self, outer: Any, file: Any) -> None:
         self._outer, self._file = outer, file
-
-    def readable(self) -> bool:
-        return bool(self._outer.readable())
-
-    def writable(self) -> bool:
-        return bool(self._outer.writable())
-
-    def seekable(self) -> bool:
-        return bool(self._outer.seekable())
+        for name in ("readable", "writable", "seekable", "write", "seek", "tell"):
+            setattr(self, name, getattr(outer, name))
 
     def read(self, size: int | None = -1, /) -> bytes:
         return bytes(self._outer.read(-1 if size is None else size))
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(LINE if size < 0 else size)
-
-    def write(self, data: Buffer, /) -> int:
-        return int(self._outer.write(data))
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return int(self._outer.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._outer.tell())
 
     def flush(self) -> None:
         if not self._outer.closed and self._outer.writable():  # `super().close()` calls it once more
@@ -233,9 +207,6 @@ class CompressedFile(io.BufferedIOBase):
 
     def _commits_on_close(self) -> bool:
         return bool(self._file._commits_on_close())
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         if e is not None:

@@ -433,9 +433,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         return file
 
     def open_many(self, open_files: Iterable[Any]) -> list[Any]:
-        """Open the files of `fsspec.open_files` here; fsspec would otherwise ask the target for them, past the
-        cache.
-        """
+        """Open the files of `fsspec.open_files` here: fsspec would open them past the cache."""
         return [one.__enter__() for one in open_files]
 
     def commit_many(self, open_files: Iterable[Any]) -> None:

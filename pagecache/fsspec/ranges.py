@@ -22,9 +22,8 @@ def span_of(start: int | None, end: int | None, size: int) -> Span:
     >>> span_of(None, None, 10), span_of(-3, None, 10), span_of(2, -2, 10), span_of(8, 20, 10), span_of(5, 3, 10)
     ((0, 10), (7, 3), (2, 6), (8, 2), (5, 0))
     """
-    first = 0 if start is None else start if start >= 0 else max(0, size + start)
-    last = size if end is None else end if end >= 0 else size + end
-    return first, max(0, min(last, size) - first)
+    first, last, _ = slice(start, end).indices(size)
+    return first, max(0, last - first)
 
 
 def joined(spans: Iterable[Span], max_gap: int) -> list[Span]:

@@ -132,14 +132,12 @@ class Wanted:
 
     def volume(self) -> Volume:
         """Return the volume of this process; make it if there is none, or the last one was closed."""
-        found = _volumes.get(self)
-        if found is not None and not found.detached:
+        if (found := self.open_volume()) is not None:
             return found
         # Before taking the lock, which is held only briefly: this may call the target.
         backend = FsspecBackend(self.target.fs, **dict(self.backend))
         with _lock:
-            found = _volumes.get(self)
-            if found is None or found.detached:
+            if (found := self.open_volume()) is None:
                 cache = _caches.get((self.capacity, self.config))
                 if cache is None or cache.closed:
                     cache = PageCache(self.capacity, config=self.config)

@@ -15,9 +15,9 @@ import contextlib
 import errno
 import hashlib
 import io
+import os
 import shutil
 import tempfile
-import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -92,18 +92,19 @@ class Deferral(Transaction):
                 fs._intrans, fs._transaction, self.fs = False, None, None
 
 
-class DeferredFile(io.RawIOBase):
+class DeferredFile(io.FileIO):
     """A file that is written now and appears with `commit`.
 
     Raises, when it is opened:
         FileNotFoundError, FileExistsError, PermissionError: as without a transaction.
     """
 
+    mode = ""  # as given: an attribute, not the property of FileIO
+
     def __init__(self, fs: Any, path: str, mode: str) -> None:
-        self.fs, self.path, self.mode, self.name = fs, path, mode, path
+        self.fs, self.path, self.mode = fs, path, mode
         self._key: str = fs._key(path)
         self._ended = False
-        self._lock = threading.RLock()  # protects the position of the temporary file
         fs.volume._check_may_write(self._key, mode_flags(mode))
         there = fs.volume.exists(self._key)
         if mode[0] == "r" and not there:
@@ -113,11 +114,12 @@ class DeferredFile(io.RawIOBase):
         self._changes = mode[0] in "ra"
         self._base = self._stored()
         self._digest = b""  # of the content that was copied
-        self._scratch = tempfile.TemporaryFile(prefix="pagecache-", buffering=0)  # noqa: SIM115
+        self._scratch = tempfile.TemporaryFile(prefix="pagecache-")  # noqa: SIM115
         if self._changes and there:
-            self._digest = self._read(self._put)
-            if mode[0] == "r":
-                self._scratch.seek(0)
+            self._digest = self._read(self._scratch.write)
+            self._scratch.flush()
+        super().__init__(f"/proc/self/fd/{self._scratch.fileno()}", mode.replace("x", "w"))
+        self.name = path
 
     def __repr__(self) -> str:
         return f"<{'closed ' if self.closed else ''}{type(self).__name__} {self.path!r} mode={self.mode!r}>"
@@ -125,57 +127,19 @@ class DeferredFile(io.RawIOBase):
     @property
     def size(self) -> int:
         """Return the size in bytes."""
-        with self._lock:
-            at = self._scratch.tell()
-            end = self._scratch.seek(0, io.SEEK_END)
-            self._scratch.seek(at)
-        return end
-
-    def readable(self) -> bool:
-        return self.mode[0] == "r" or "+" in self.mode
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def _check(self, able: bool, what: str) -> None:
-        if self.closed:
-            raise ValueError(f"I/O operation on closed file: {self.path!r}")
-        if not able:
-            raise io.UnsupportedOperation(f"File not open for {what}: {self.path!r}")
-
-    def readinto(self, buffer: Buffer, /) -> int:
-        self._check(self.readable(), "reading")
-        return self._scratch.readinto(buffer) or 0
+        return os.fstat(self._scratch.fileno()).st_size
 
     def write(self, data: Buffer, /) -> int:
-        self._check(True, "writing")
-        with self._lock, memoryview(data) as view, view.cast("B") as rest:
-            if self.mode[0] == "a":
-                self._scratch.seek(0, io.SEEK_END)
-            self._put(rest)
-            return len(rest)
-
-    def _put(self, data: memoryview) -> None:
-        done = 0
-        while done < len(data):
-            done += self._scratch.write(data[done:]) or 0
+        with memoryview(data) as view, view.cast("B") as rest:
+            done = 0
+            while done < len(rest):
+                done += super().write(rest[done:]) or 0
+            return done
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._check(True, "seeking")
         if whence == 0 and offset < 0:
             raise ValueError(f"offset {offset} is negative; it must be 0 or more")
-        return self._scratch.seek(offset, whence)
-
-    def tell(self) -> int:
-        self._check(True, "seeking")
-        return self._scratch.tell()
-
-    def truncate(self, size: int | None = None, /) -> int:
-        self._check(True, "writing")
-        return self._scratch.truncate(size)
+        return super().seek(offset, whence)
 
     # -- the end
 

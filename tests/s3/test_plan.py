@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pagecache import BackendError
-from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Part, Piece, Source, Spooled
+from pagecache.backends.objects.extents import LOST, OLD, ZEROS, Extents, Part, Piece, Source
 from pagecache.backends.objects.parallel import side_by_side
 from pagecache.backends.s3.errors import may_pass
 from pagecache.backends.s3.plan import Copy, Send, Sent, Sizes, Step, assembly
@@ -19,7 +19,7 @@ from pagecache.backends.spool import Spool
 from ..file.rig import raises
 
 UNIT = 8
-SPOOL = Spooled(Spool(None))
+SPOOL = Spool(None)
 SMALL = Sizes(part=UNIT, copied=3 * UNIT, part_most=7 * UNIT + 3, parts=20, direct=6)
 MiB, GiB, TiB = 1 << 20, 1 << 30, 1 << 40
 
@@ -128,7 +128,7 @@ def test_lost_bytes_are_those_opened_less_cuts_and_holes(size: int, changes: lis
     extents, _ = changed(size, changes)
     spaces, _ = changed(size, [change for change in changes if change[0] in ("cut", "hole")])
     there = spelled(spaces.pieces(0, spaces.size))
-    extents.lose()
+    extents.lose("u")
     lost = [at for p in extents if p.source == LOST for at in range(p.begin, p.end)]
     extents.forget()
     found = spelled(list(extents))

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends.objects.blocking import BlockingFile
+from pagecache.backends.objects.file import BlockingFile
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
-from pagecache.backends.s3.draft import Draft
+from pagecache.backends.s3.object import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 

@@ -21,12 +21,12 @@ from ...errors import Key
 from ...options import LimitsOverrides
 from ..beneath import directories_above
 from ..directory import DirectoryBackend, DirectoryFile
-from ..objects.blocking import BlockingFile, blocking
+from ..objects.file import BlockingFile, blocking
 from ..objects.store import run
 from ..passing import PassingBackend
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
-from .calls import AwaitedCalls, BlockingCalls, beneath, fsspec, name_of
+from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of
 from .objects import Objects
 
 __all__ = ["FsspecBackend", "backend_from_fsspec_url"]
@@ -97,7 +97,7 @@ class FsspecBackend(PassingBackend):
             how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
             options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
             awaited = bool(fs.async_impl and fs.asynchronous)
-            objects = Objects(AwaitedCalls(fs) if awaited else BlockingCalls(fs), root, whole, how, options)
+            objects = Objects(AwaitedCalls(fs) if awaited else Calls(fs), root, whole, how, options)
             inner = objects if awaited else BlockingObjects(objects)
         super().__init__(inner)
         # Methods of the inner form: whether they are coroutines marks an asynchronous backend.

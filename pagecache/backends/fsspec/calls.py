@@ -1,7 +1,7 @@
 """Calls to an fsspec file system, in one form for blocking and for asynchronous ones.
 
-`BlockingCalls` calls the plain methods and `AwaitedCalls` the coroutines with an underscore; either way a call here is
-a coroutine. Those of `BlockingCalls` never suspend, so `run` can carry them out on the calling thread.
+`Calls` calls the plain methods and `AwaitedCalls` the coroutines with an underscore; either way a call here is a
+coroutine. Those of `Calls` never suspend, so `run` can carry them out on the calling thread.
 
 Only methods that take a path literally are used: `mv`, `copy` and `rm` of the base class look for patterns in it and
 for directories. Cached listings of a file system are dropped before each lookup.
@@ -44,11 +44,10 @@ from ...errors import BackendError, Key
 from ..objects.parallel import side_by_side
 from ..objects.store import Store, run
 from ..protocol import ObjectStat
-from ..spool import Spool
+from ..spool import Spool, dealt
 
 __all__ = [
     "AwaitedCalls",
-    "BlockingCalls",
     "Calls",
     "Reader",
     "Unranged",
@@ -95,19 +94,9 @@ PIPE_MAX = 1 << 20
 """Largest object in bytes that is stored from one piece of memory."""
 STEP = 1 << 20
 
-BY_CLASS: tuple[tuple[type[OSError], int], ...] = (
-    (FileNotFoundError, errno.ENOENT),
-    (FileExistsError, errno.EEXIST),
-    (IsADirectoryError, errno.EISDIR),
-    (NotADirectoryError, errno.ENOTDIR),
-    (PermissionError, errno.EACCES),
-    (TimeoutError, errno.ETIMEDOUT),
-    (BlockingIOError, errno.EAGAIN),
-    (ConnectionRefusedError, errno.ECONNREFUSED),
-    (ConnectionAbortedError, errno.ECONNABORTED),
-    (ConnectionError, errno.ECONNRESET),
-    (ssl.SSLError, errno.EIO),
-)
+ERRNOS = (errno.ENOENT, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.ETIMEDOUT, errno.EAGAIN,
+          errno.ECONNREFUSED, errno.ECONNABORTED)  # fmt: skip
+"""Those of errors whose class says as much."""
 BY_STATUS = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 410: errno.ENOENT, 412: errno.ESTALE}
 REFUSALS = (
     FileNotFoundError,
@@ -174,11 +163,7 @@ def _time(value: object) -> float | None:
 
 
 def stat_of(info: dict[str, Any], key: Key | None = None) -> ObjectStat:
-    """Return the status in an info.
-
-    Raises:
-        UnsupportedOperation: it lacks even the size.
-    """
+    """Return the status in an info; UnsupportedOperation: it lacks even the size."""
     if info.get("type") == "directory":
         return ObjectStat(size=0, key=key, kind="dir")
     size = info.get("size")
@@ -210,7 +195,8 @@ def translated(error: BaseException, key: Key, name: str) -> BaseException:
         code = error.errno
         if isinstance(code, int) and code > 0 and not isinstance(error, ssl.SSLError):
             return OSError(code, error.strerror or str(error), key)
-        by_class = next((number for kind, number in BY_CLASS if isinstance(error, kind)), errno.EIO)
+        other = errno.ECONNRESET if isinstance(error, ConnectionError) else errno.EIO
+        by_class = next((number for number in ERRNOS if isinstance(error, type(OSError(number, "")))), other)
         return OSError(by_class, f"{name} {type(error).__name__}: {error}", key)
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     if status in BY_STATUS:
@@ -236,7 +222,7 @@ def about(key: Key, name: str) -> Iterator[None]:
 
 
 class Calls(Store[ObjectStat]):
-    """The calls to one file system. Paths are those of the file system."""
+    """The calls to one file system whose methods block. Paths are those of the file system."""
 
     def __init__(self, fs: Any) -> None:
         self.fs = fs
@@ -245,18 +231,19 @@ class Calls(Store[ObjectStat]):
         self._listings = fs.sync_fs if isinstance(fs, AsyncFileSystemWrapper) else fs
 
     async def call(self, method: str, *args: Any, **options: Any) -> Any:
-        raise NotImplementedError
+        return getattr(self.fs, method)(*args, **options)
 
     async def sleep(self, seconds: float) -> None:
-        raise NotImplementedError
+        time.sleep(seconds)
 
     async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
         """Do work for all items, for at most so many at a time."""
-        raise NotImplementedError
+        side_by_side(lambda item: run(work(item)), items, most)
 
     def reader(self, path: str) -> Reader:
         """Return a reader of ranges of the current object."""
-        return Reader(self, path)
+        own = _has(beneath(self.fs), "cat_file", "_cat_file")
+        return Reader(self, path) if own else OpenedReader(self, path)
 
     def forget(self, path: str) -> None:
         """Drop the file system's cached state of a path and of its directory."""
@@ -300,11 +287,7 @@ class Calls(Store[ObjectStat]):
             await self.call("makedirs", path, exist_ok=True)
 
     async def move(self, old: str, new: str) -> None:
-        """Rename an object that has no other user, and replace the object with the new name.
-
-        Raises:
-            UnsupportedOperation: it does not replace.
-        """
+        """Rename an object that has no other user, and replace the object with the new name."""
         if not self.renames:
             await self.copy(old, new)
             await self.delete(old)
@@ -325,9 +308,7 @@ class Calls(Store[ObjectStat]):
         return io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
     async def store(self, spool: Spool, size: int, path: str) -> None:
-        """Store the first `size` bytes of a spool as an object; until it returns, a part of the object may be
-        visible.
-        """
+        """Store the first `size` bytes of a spool as an object; before it returns, a part may be visible."""
         spool.set_size(size)
         real = beneath(self.fs)
         if size <= PIPE_MAX and _has(real, "pipe_file", "_pipe_file"):
@@ -338,7 +319,15 @@ class Calls(Store[ObjectStat]):
             await self.pour(spool, size, path)
 
     async def pour(self, spool: Spool, size: int, path: str) -> None:
-        await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
+        """Write through an open file, and abandon it after an error: closing would make an object of the part."""
+        file = self.fs.open(path, "wb")
+        try:
+            for at in range(0, size, STEP):
+                file.write(os.pread(spool.fd, min(STEP, size - at), at))
+        except BaseException:
+            give_up(file)
+            raise
+        file.close()
 
     def status(self, version: ObjectStat) -> ObjectStat:
         return version
@@ -351,34 +340,6 @@ class Calls(Store[ObjectStat]):
 
     def about(self, key: Key) -> AbstractContextManager[None]:
         return about(key, self.name)
-
-
-class BlockingCalls(Calls):
-    """Calls to a file system whose methods block."""
-
-    async def call(self, method: str, *args: Any, **options: Any) -> Any:
-        return getattr(self.fs, method)(*args, **options)
-
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
-        side_by_side(lambda item: run(work(item)), items, most)
-
-    def reader(self, path: str) -> Reader:
-        own = _has(beneath(self.fs), "cat_file", "_cat_file")
-        return Reader(self, path) if own else OpenedReader(self, path)
-
-    async def pour(self, spool: Spool, size: int, path: str) -> None:
-        """Write through an open file, and abandon it after an error: closing would make an object of the part."""
-        file = self.fs.open(path, "wb")
-        try:
-            for at in range(0, size, STEP):
-                file.write(os.pread(spool.fd, min(STEP, size - at), at))
-        except BaseException:
-            give_up(file)
-            raise
-        file.close()
 
 
 class AwaitedCalls(Calls):
@@ -406,6 +367,12 @@ class AwaitedCalls(Calls):
                     group.create_task(carry_out(item))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
+
+    def reader(self, path: str) -> Reader:
+        return Reader(self, path)
+
+    async def pour(self, spool: Spool, size: int, path: str) -> None:
+        await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
 
     async def rename(self, old: str, new: str) -> None:
         await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", old, new)
@@ -440,11 +407,7 @@ class Reader:
         self._path = path
 
     async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill the buffers; return the number of bytes read.
-
-        Raises:
-            Unranged: the result has more bytes than requested.
-        """
+        """Fill the buffers; return the number of bytes read."""
         length = sum(map(len, buffers))
         data = await self._calls.call("cat_file", self._path, start=offset, end=offset + length)
         return self._deal(data, length, buffers)
@@ -453,12 +416,7 @@ class Reader:
         if len(data) > length:
             wrong = f"{len(data)} bytes where {length} were asked for"
             raise Unranged(f"{self._calls.name} cannot read ranges: it gave {wrong}")
-        view, done = memoryview(data), 0
-        for buffer in buffers:
-            part = view[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return done
+        return dealt(data, buffers)
 
     def close(self) -> None:
         return
@@ -515,7 +473,7 @@ class OpenedReader(Reader):
         while left and (piece := file.read(left)):
             pieces.append(piece)
             left -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def close(self) -> None:
         with self._lock:

@@ -46,9 +46,8 @@ class Objects(AsyncBackend):
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
         self.step = int(limits.max_read)
         self.names: Names[ObjectStat] = Names(calls)
-        self._lock = threading.Lock()  # guards the next two
-        self._prepared: set[str] = set()  # cleaned stage directories, and directories that were made
-        self._made: set[str] = set()
+        self._lock = threading.Lock()  # guards the next
+        self._prepared: set[str] = set()  # stage directories that were cleaned, and made where that is possible
         self._reads_ranges = False  # a ranged read was tried
         self._token = secrets.token_hex(4)
         self._numbers = itertools.count(1)
@@ -81,9 +80,7 @@ class Objects(AsyncBackend):
         return path
 
     def _whole(self, name: str) -> str:
-        """Return an absolute path of the file system: without the root marker it may be relative to a login
-        directory.
-        """
+        """Return an absolute path: without the root marker it may be relative to a login directory."""
         return f"{self.root}/{name}" if self.root else f"{self.fs.root_marker}{name}"
 
     def _allow(self) -> None:
@@ -114,11 +111,7 @@ class Objects(AsyncBackend):
         return file
 
     async def _try_ranges(self, path: str) -> None:
-        """Try to read one byte of an object, once.
-
-        Raises:
-            UnsupportedOperation: ranges cannot be read.
-        """
+        """Try to read one byte of an object, once; UnsupportedOperation: ranges cannot be read."""
         if self._reads_ranges:
             return
         reader = self.calls.reader(path)
@@ -171,9 +164,8 @@ class Objects(AsyncBackend):
     async def close(self) -> None:
         """Remove the directories made for temporary objects, if they are real directories."""
         with self._lock:
-            made, self._made = self._made, set()
-            self._prepared.clear()
-        for path in made:
+            prepared, self._prepared = self._prepared, set()
+        for path in prepared if self.calls.renames else ():
             with contextlib.suppress(Exception):
                 await self.calls.call("rmdir", path)
 
@@ -189,8 +181,6 @@ class Objects(AsyncBackend):
             await self._clear(stage, LEFT_AFTER)
             if self.calls.renames:
                 await self.calls.make_directories(stage)
-                with self._lock:
-                    self._made.add(stage)
         return f"{stage}/{int(time.time())}-{self._token}-{next(self._numbers)}"
 
     def _stage(self, path: str) -> str:

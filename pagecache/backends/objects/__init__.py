@@ -1,10 +1,9 @@
 """Stores of whole objects: objects become visible by a commit, which replaces one version by another.
 
     names.py      open files by name; removes and renames
-    file.py       one open object, and its commit
+    file.py       one open object, and its commit; for threads, too
     draft.py      the state of its next version
     extents.py    the sources of the bytes of that version
-    blocking.py   an open object for threads
     parallel.py   requests side by side
     store.py      the requests that both need, implemented by each kind of store
 

@@ -50,12 +50,7 @@ class Attempt:
 
 
 class Draft(Generic[V]):
-    """The draft of one file. `lock` guards all fields, and is held briefly; a caller that reads several takes it.
-
-    Args:
-        store: compares versions.
-        base: the stored version.
-    """
+    """The draft of one file. `lock` guards all fields, and is held briefly; a caller that reads several takes it."""
 
     def __init__(self, store: Store[V], base: V | None) -> None:
         self.lock = threading.RLock()
@@ -86,9 +81,7 @@ class Draft(Generic[V]):
             return None if self.over is None else self.over.version
 
     def is_created(self) -> bool:
-        """Return whether the object was created, and no commit of it is known to have succeeded; False after a
-        rollback.
-        """
+        """Return whether no commit of a created object is known to have succeeded; False after a rollback."""
         with self.lock:
             return self.base is None and not self.rolled_back
 

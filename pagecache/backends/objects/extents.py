@@ -5,7 +5,7 @@
 
     Old       the version that was opened, at an equal offset
     Zeros     nothing was ever written there
-    Spooled   a file of this machine
+    Spool     a file of this machine, with the bytes at their own offsets
     Part      sent already, to an open upload; cannot be read
     Lost      acknowledged, and no longer available: the cache must send it again
 
@@ -16,40 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, TypeAlias
 
 from sortedcontainers import SortedDict
 
 from ..spool import END, Ranges, Spool
 
-__all__ = [
-    "LOST",
-    "OLD",
-    "ZEROS",
-    "Extents",
-    "Lost",
-    "Old",
-    "Part",
-    "Piece",
-    "Source",
-    "Spooled",
-    "Zeros",
-]
+__all__ = ["LOST", "OLD", "ZEROS", "Extents", "Part", "Piece", "Source"]
 
 
-@dataclass(frozen=True, slots=True)
-class Old:
-    """The version that was opened."""
+class Plain(Enum):
+    """A source without attributes."""
 
-
-@dataclass(frozen=True, slots=True)
-class Zeros:
-    """Bytes that were never written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Acknowledged bytes that only the cache still has."""
+    OLD, ZEROS, LOST = "old", "zeros", "lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +41,8 @@ class Part:
     etag: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Spooled:
-    """A file of this machine, with the bytes at their own offsets."""
-
-    spool: Spool
-
-
-Source: TypeAlias = Old | Zeros | Lost | Part | Spooled
-OLD, ZEROS, LOST = Old(), Zeros(), Lost()
+Source: TypeAlias = Plain | Part | Spool
+OLD, ZEROS, LOST = Plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +90,24 @@ class Extents:
         """Return the pieces of [begin, end), cut at the size; a part that is cut is lost."""
         return [piece.within(begin, end) for piece in self._touched(begin, end)]
 
-    def put(self, begin: int, end: int, source: Source, at: int = 0) -> list[Source]:
-        """Set the source of [begin, end), from `at` on; a gap before it is zeros. Return the replaced sources."""
+    def put(self, begin: int, end: int, source: Source, at: int = 0) -> None:
+        """Set the source of [begin, end), from `at` on; a gap before it is zeros."""
         if begin >= end:
-            return []
+            return
         if begin > self.size:
             self._join(self.size, begin, ZEROS, 0)
-        replaced = self._clear(begin, end)
+        self._clear(begin, end)
         self._join(begin, end, source, at)
         self.size = max(self.size, end)
-        return replaced
 
-    def cut(self, size: int) -> list[Source]:
-        """Set the size: extend by zeros, or cut. Return the dropped sources."""
-        replaced = self._clear(size, self.size) if size < self.size else []
-        if size > self.size:
+    def cut(self, size: int) -> None:
+        """Set the size: extend by zeros, or cut."""
+        if size < self.size:
+            self._clear(size, self.size)
+        elif size > self.size:
             self._join(self.size, size, ZEROS, 0)
         self._gone.add(min(self.size, size), END)
         self.size = size
-        return replaced
 
     def punch(self, begin: int, end: int) -> None:
         """Zero [begin, end), as far as bytes exist. Bytes of a cut part outside of it are lost."""
@@ -146,7 +118,7 @@ class Extents:
 
     def older(self, piece: Piece) -> list[Piece]:
         """Return the readable pieces of a piece: for parts and lost bytes, the earlier bytes."""
-        if not isinstance(piece.source, Part | Lost):
+        if not (piece.source is LOST or isinstance(piece.source, Part)):
             return [piece]
         spans = self._gone.pieces(piece.begin, piece.end)
         return [Piece(begin, end, ZEROS, 0) if gone else Piece(begin, end, OLD, begin) for begin, end, gone in spans]
@@ -159,27 +131,22 @@ class Extents:
                 self.put(older.begin, older.end, older.source, older.at)
         return bool(lost)
 
-    def lose(self, upload: str | None = None) -> None:
-        """Record that the parts of this upload, or of all, are lost."""
+    def lose(self, upload: str) -> None:
+        """Record that the parts of this upload are lost."""
         for begin, piece in self._pieces.items():
-            if isinstance(piece.source, Part) and upload in (None, piece.source.upload):
+            if isinstance(piece.source, Part) and piece.source.upload == upload:
                 self._pieces[begin] = replace(piece, source=LOST, at=0)
-
-    def sources(self) -> set[Source]:
-        return {piece.source for piece in self._pieces.values()}
 
     def is_old(self) -> bool:
         """Return whether nothing was written, and no zeros were added."""
         return all(piece.source == OLD for piece in self._pieces.values())
 
-    def _clear(self, begin: int, end: int) -> list[Source]:
-        touched = self._touched(begin, end)
-        for piece in touched:
+    def _clear(self, begin: int, end: int) -> None:
+        for piece in self._touched(begin, end):
             del self._pieces[piece.begin]
             for low, high in ((piece.begin, min(begin, piece.end)), (max(end, piece.begin), piece.end)):
                 if low < high:
                     self._pieces[low] = piece.within(low, high)
-        return [piece.source for piece in touched]
 
     def _touched(self, begin: int, end: int) -> list[Piece]:
         found = []
@@ -193,7 +160,7 @@ class Extents:
 
     def _join(self, begin: int, end: int, source: Source, at: int) -> None:
         """Add a piece to a free range, merged with a neighbour that continues its source."""
-        if isinstance(source, Zeros | Lost):
+        if source in (ZEROS, LOST):
             at = 0
         before = self._pieces.bisect_left(begin) - 1
         if before >= 0:
@@ -211,4 +178,4 @@ class Extents:
 def _goes_on(piece: Piece, source: Source, at: int) -> bool:
     if isinstance(source, Part) or piece.source != source:
         return False
-    return isinstance(source, Zeros | Lost) or piece.at + piece.end - piece.begin == at
+    return source in (ZEROS, LOST) or piece.at + piece.end - piece.begin == at

@@ -12,22 +12,26 @@ afterwards whether their version is still current (`Draft.turns`).
 from __future__ import annotations
 
 import errno
+import functools
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from ...errors import Key
-from ..protocol import AsyncBackendFile, ObjectStat
-from ..spool import parts_of_buffers, revoked
+from ..protocol import AsyncBackendFile, BackendFile, ObjectStat
+from ..spool import Spool, parts_of_buffers, revoked
 from .draft import Draft
-from .extents import Old, Piece, Spooled
-from .store import Store, V
+from .extents import OLD, Piece
+from .store import Store, V, run
 
 if TYPE_CHECKING:
     from .names import Names
 
-__all__ = ["ObjectFile"]
+__all__ = ["BlockingFile", "ObjectFile", "blocking"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ObjectFile(AsyncBackendFile, Generic[V]):
@@ -44,6 +48,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         self.key, self.name = key, name
         self.detached = False
         self.draft = draft
+        self._spool: Spool | None = None  # of uncommitted bytes; the draft's lock guards it
 
     # ---------------------------------------------------------------- of each store
 
@@ -52,18 +57,13 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         """Fill buffers with bytes of the base; return their number. ESTALE, ENOENT, ERANGE: it no longer exists."""
 
     async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: V | None) -> None:
-        """Check that the bytes read are of the base, if `_get` does not.
-
-        Raises:
-            OSError: ESTALE: another version is stored.
-        """
+        """Check that the bytes read are of the base, if `_get` does not; ESTALE: another version is stored."""
 
     @abstractmethod
     async def _publish(self) -> V:
         """Publish the next version, and return it. `Draft.publish` precedes the publishing request."""
 
     async def _stored(self) -> V | None:
-        """Return the stored version."""
         return await self._store.head(self.name)
 
     @abstractmethod
@@ -112,17 +112,23 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
                     return done
 
     async def _read(self, piece: Piece, buffers: Sequence[memoryview], name: str, base: V | None) -> int:
-        match piece.source:
-            case Spooled(spool):
-                spool.fill(piece.at, buffers)
-            case Old() if base is not None:
-                return await self._get(name, piece.at, buffers, base)
-            case _:
-                for buffer in buffers:
-                    buffer[:] = bytes(len(buffer))
+        if piece.source is OLD and base is not None:
+            return await self._get(name, piece.at, buffers, base)
+        if isinstance(piece.source, Spool):
+            piece.source.fill(piece.at, buffers)
+        else:
+            for buffer in buffers:
+                buffer[:] = bytes(len(buffer))
         return piece.end - piece.begin
 
     # ---------------------------------------------------------------- changes
+
+    def _spooled(self, folder: str | None = None) -> Spool:
+        """Return the spool of uncommitted bytes."""
+        with self.draft.lock:
+            if self._spool is None:
+                self._spool = Spool(folder)
+            return self._spool
 
     async def truncate(self, size: int) -> None:
         self.draft.cut(size)
@@ -135,6 +141,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         with self._store.about(self.key):
             landed, _ = await self._landed()
         self.draft.roll_back(landed)
+        self._spool = None
 
     def renamed(self, key: Key, name: str, before: V | None, now: V | None) -> None:
         """Record another name; the versions are those of `Draft.renamed`."""
@@ -190,6 +197,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
             await self._settle_attempts()
         if self.draft.changed:
             self.draft.published(await self._publish())
+        self._spool = None
 
     async def _look(self) -> tuple[V | None, Hashable]:
         """Return the stored version, and its mark."""
@@ -205,11 +213,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         return None, None
 
     async def _settle_attempts(self) -> None:
-        """Find out the result of the commits whose answer was lost.
-
-        Raises:
-            OSError: ESTALE: a version of another client is stored.
-        """
+        """Find out the result of the commits whose answer was lost; ESTALE: a version of another client is stored."""
         stored, mark = await self._look()
         if stored is not None and mark in self.draft.attempts:
             self.draft.land(mark, stored)
@@ -217,11 +221,7 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
             raise self._conflict(stored)
 
     async def _check_over(self) -> None:
-        """Compare the stored version with the one that the commit replaces.
-
-        Raises:
-            OSError: ESTALE: it is another one.
-        """
+        """Compare the stored version with the one that the commit replaces; ESTALE: it is another one."""
         stored = await self._stored()
         if not self.draft.replaces(stored):
             raise self._conflict(stored)
@@ -231,3 +231,39 @@ class ObjectFile(AsyncBackendFile, Generic[V]):
         over = self.draft.over
         ours = "none" if over is None else f"version {over.version}"
         return OSError(errno.ESTALE, f"{found} is stored where {ours} was opened", self.key)
+
+
+def blocking(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Return a method that carries out the method of this name of `self.inner`, which never suspends."""
+
+    def carry_out(self: Any, /, *args: P.args, **options: P.kwargs) -> T:
+        work: Coroutine[Any, Any, T] = getattr(self.inner, method.__name__)(*args, **options)
+        return run(work)
+
+    functools.update_wrapper(carry_out, method, updated=())  # else it may be abstract, too
+    return carry_out
+
+
+class BlockingFile(BackendFile):
+    """An object of a blocking store: its calls are carried out on the calling thread."""
+
+    def __init__(self, inner: ObjectFile[Any]) -> None:
+        self.inner = inner
+
+    @property
+    def seen(self) -> object:
+        return self.inner.seen
+
+    @property
+    def unanswered(self) -> object:
+        return self.inner.unanswered
+
+    stat = blocking(ObjectFile.stat)
+    read_into = blocking(ObjectFile.read_into)
+    write_from = blocking(ObjectFile.write_from)
+    truncate = blocking(ObjectFile.truncate)
+    punch_hole = blocking(ObjectFile.punch_hole)
+    commit = blocking(ObjectFile.commit)
+    rollback = blocking(ObjectFile.rollback)
+    recognises = blocking(ObjectFile.recognises)
+    close = blocking(ObjectFile.close)

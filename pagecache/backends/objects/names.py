@@ -217,11 +217,7 @@ class Names(Generic[V]):
                 change.finish()
 
     async def _rename(self, change: _Change[V]) -> None:
-        """Rename in one request. Either name may have an object of another client afterwards.
-
-        Raises:
-            UnsupportedOperation: it does not replace.
-        """
+        """Rename in one request. Either name may have an object of another client afterwards."""
         store, stored, there, new = self._store, change.stored, change.there, str(change.new)
         await store.rename(change.old, new)
         found, now = await store.head(change.old), await store.head(new)

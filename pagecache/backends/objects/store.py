@@ -30,21 +30,13 @@ V = TypeVar("V", bound=Version)
 
 
 class Store(ABC, Generic[V]):
-    """The requests. Names are those of the store.
+    """The requests. Names are those of the store."""
 
-    Attributes:
-        renames: the store can `rename`.
-    """
-
-    renames = False
+    renames = False  # the store can `rename`
 
     @abstractmethod
     async def head(self, name: str) -> V | None:
-        """Return the stored version; None: there is no object.
-
-        Raises:
-            IsADirectoryError: the name is that of a directory.
-        """
+        """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
     @abstractmethod
     async def copy(self, old: str, new: str, version: V) -> bool:

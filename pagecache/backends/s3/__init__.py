@@ -1,8 +1,4 @@
-"""Objects of an S3 store as a backend (`s3:`).
-
-`backend.py` is the backend, `object.py` one open object, `plan.py` and `draft.py` decide what an upload consists of,
-`assembly.py` runs it, and only `calls.py` imports boto3.
-"""
+"""Objects of an S3 store as a backend (`s3:`). `backend.py` lists the modules."""
 
 from .backend import S3Backend, backend_from_s3_url
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..objects.extents import Old, Part, Piece, Zeros
+from ..objects.extents import OLD, ZEROS, Part, Piece
 from ..objects.parallel import side_by_side
 from ..spool import revoke, revoked
 from .calls import Upload
@@ -27,7 +27,7 @@ from .plan import Copy, Send, Sent, Step, assembly
 if TYPE_CHECKING:
     from .backend import S3Backend
     from .conditions import Conditions
-    from .draft import Draft
+    from .object import Draft
 
 __all__ = ["Assembler"]
 
@@ -36,19 +36,10 @@ SMALL = 1 << 20
 
 
 class Assembler:
-    """One commit of one object.
-
-    Args:
-        draft: of the next version.
-        read: fills buffers with a piece; may be short.
-    """
+    """One commit of one object. `read` fills buffers with a piece; may be short."""
 
     def __init__(
-        self,
-        backend: S3Backend,
-        name: str,
-        draft: Draft,
-        read: Callable[[Piece, Sequence[memoryview]], int],
+        self, backend: S3Backend, name: str, draft: Draft, read: Callable[[Piece, Sequence[memoryview]], int]
     ) -> None:
         self._backend, self._bucket = backend, backend.bucket
         with draft.lock:
@@ -66,7 +57,7 @@ class Assembler:
         pieces = list(self._extents)
         if self.size > self._backend.sizes.part or any(isinstance(piece.source, Part) for piece in pieces):
             return False
-        there = all(isinstance(piece.source, Old) for piece in pieces)
+        there = all(piece.source is OLD for piece in pieces)
         return not there or self.size <= SMALL or not self._honours.copies
 
     def bytes_of_all(self) -> memoryview:
@@ -77,7 +68,7 @@ class Assembler:
         room = memoryview(bytearray(end - begin))
         try:
             for piece in pieces:
-                if not isinstance(piece.source, Zeros):
+                if piece.source is not ZEROS:
                     self._fill(room[piece.begin - begin : piece.end - begin], piece)
         except BaseException:
             revoke([room])

@@ -6,8 +6,7 @@ Modules:
     requests.py       the requests of names
     uploads.py        the uploads that are to be aborted
     conditions.py     what the server honours
-    object.py         one open object and its commit
-    draft.py          the state of its next version
+    object.py         one open object, the state of its next version, and its commit
     assembly.py       the requests of a commit
     plan.py           the choice of these requests
     beginnings.py     first bytes, which come with the answer to an open
@@ -34,7 +33,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
-from ..objects.blocking import BlockingFile
+from ..objects.file import BlockingFile
 from ..objects.names import Names
 from ..objects.store import run
 from ..protocol import Backend, BackendLimits, ObjectStat
@@ -57,11 +56,7 @@ LEAST = 5 << 20
 
 
 def _seconds(value: float | str, what: str) -> float:
-    """Parse a time from an argument, or from a URL.
-
-    Raises:
-        ValueError: names option, value and rule.
-    """
+    """Parse a time from an argument, or from a URL."""
     with contextlib.suppress(TypeError, ValueError):
         if not isinstance(value, bool) and 0 < float(value) < math.inf:
             return float(value)
@@ -69,11 +64,7 @@ def _seconds(value: float | str, what: str) -> float:
 
 
 def _flag(value: object, what: str) -> bool:
-    """Parse yes or no from an argument, or from a URL.
-
-    Raises:
-        ValueError: names option, value and rule.
-    """
+    """Parse yes or no from an argument, or from a URL."""
     for answer, words in ((True, ("yes", "true", "1")), (False, ("no", "false", "0"))):
         if str(value).lower() in words:
             return answer

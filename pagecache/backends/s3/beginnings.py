@@ -12,6 +12,8 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 
+from ..spool import dealt
+
 __all__ = ["LENGTH", "Beginning", "Beginnings"]
 
 LENGTH = 1 << 20
@@ -28,11 +30,8 @@ class Beginning:
 
     def fill(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Fill buffers with the bytes from an offset on; return their number. They are dropped with the last one."""
-        data, done = self.data, 0
-        for buffer in buffers:
-            piece = data[offset + done : offset + done + len(buffer)]
-            buffer[: len(piece)] = piece
-            done += len(piece)
+        data = self.data
+        done = dealt(memoryview(data)[offset:], buffers)
         if done and offset + done >= len(data):
             self.data = b""
         return done

@@ -25,14 +25,14 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote_plus, urlencode
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+from xml.sax.saxutils import escape
 
 from ...errors import BackendError
 from ..protocol import ObjectStat
 from ..spool import revoked
 from .errors import BROKEN_OFF, NoETag, ServerError, Unreadable, about, named, passing
-from .http import EMPTY, Answer, Http, element, text_of
+from .http import EMPTY, Answer, Http, text_of
 
 __all__ = ["ID", "TAGS", "Begun", "Bucket", "Stored", "Upload", "patiently"]
 
@@ -46,7 +46,6 @@ NOT_COPIED = KEPT[-4:]
 """Those that a copy of a whole object does not carry either."""
 META = "x-amz-meta-"
 TAGS = "x-amz-tagging"
-NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 QUESTIONS = 4
 """Largest number of attempts of a question."""
@@ -102,10 +101,6 @@ class Stored:
     def status(self) -> ObjectStat:
         return ObjectStat(size=self.size, version=self.version, mtime=self.mtime)
 
-    def is_copy_of(self, other: Stored) -> bool:
-        """Return whether a copy of the other version has these properties; the copy may have another etag."""
-        return self.size == other.size and (self.etag == other.etag or self.id == other.id != "")
-
 
 def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:
     """Return the version that the headers of an answer describe."""
@@ -120,24 +115,14 @@ def _stored(headers: Mapping[str, str], name: str, size: int) -> Stored:
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Upload:
-    """A multipart upload to the object's own key.
-
-    Attributes:
-        name: its key.
-        upload: its id.
-        id: the commit's id in the metadata of the object.
-        tags: of the object, as the header that gives them.
-        failures: failed completions, which may have been carried out.
-        done: part number -> the request of a commit, the version of its source, and the part's etag. A repeated commit
-            continues from there.
-    """
+    """A multipart upload to the object's own key. A repeated commit continues from `done`."""
 
     name: str
     upload: str
-    id: str
-    tags: str = ""
-    failures: int = 0
-    done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)
+    id: str  # of the commit, in the metadata of the object
+    tags: str = ""  # as the header that gives them
+    failures: int = 0  # completions that failed, and may have been carried out
+    done: dict[int, tuple[Any, str, str]] = field(default_factory=dict)  # number: request, version of the source, etag
 
 
 def _seconds(moment: str | None) -> float | None:
@@ -146,11 +131,7 @@ def _seconds(moment: str | None) -> float | None:
 
 
 def _time(moment: str) -> float:
-    """Return seconds since 1970.
-
-    Raises:
-        Unreadable: it is no time.
-    """
+    """Return seconds since 1970."""
     try:
         found = datetime.fromisoformat(moment) if moment[:1].isdecimal() else parsedate_to_datetime(moment)
     except (TypeError, ValueError) as error:
@@ -167,11 +148,10 @@ def _of_answer(answer: Answer) -> float:
 
 @dataclass(frozen=True)
 class Begun:
-    """An open upload, with its start by the server's clock: in seconds since 1970, and in seconds ago."""
+    """An open upload, and the seconds since it began by the server's clock."""
 
     name: str
     upload: str
-    since: float
     age: float
 
 
@@ -191,12 +171,7 @@ def patiently(call: Callable[[], T], *, unless: int | None = None) -> T:
 
 
 class Bucket:
-    """The requests to one bucket. Thread-safe.
-
-    Args:
-        bucket: its name.
-        http: its requests; closed with it.
-    """
+    """The requests to one bucket. Thread-safe."""
 
     def __init__(self, bucket: str, http: Http) -> None:
         self.bucket, self.http = bucket, http
@@ -241,11 +216,7 @@ class Bucket:
             raise
 
     def check_bucket(self) -> float:
-        """Return the server's time, in seconds since 1970.
-
-        Raises:
-            OSError: ENOENT: there is no such bucket; EACCES: no permission.
-        """
+        """Return the server's time, in seconds since 1970; ENOENT: there is no such bucket."""
         try:
             return _of_answer(self._query("HEAD", "", lambda: self.http.ask("HEAD")))
         except ServerError as error:
@@ -260,9 +231,7 @@ class Bucket:
         return named(verb, self.bucket, name, what)
 
     def properties(self, stored: Stored | None, id: str) -> dict[str, str]:
-        """Return the properties of a version without its bytes, as headers of a request that makes another one, with
-        the id of a commit.
-        """
+        """Return the properties of a version, as headers of a request that makes another, with the id of a commit."""
         carried = {} if stored is None else dict(stored.carried)
         if TAGS in carried:
             carried[TAGS] = self.tags(carried[TAGS])
@@ -276,9 +245,7 @@ class Bucket:
         return urlencode(tags, quote_via=quote)  # "+" is no space everywhere
 
     def keep_tags(self, stored: Stored, name: str, tags: str) -> bool:
-        """Give an object its tags, if the server did not take them with its bytes. Return whether it has them, and is
-        still that version.
-        """
+        """Give an object its tags, if it lacks them. Return whether it has them, and is still that version."""
         for last in (False, True):
             found = self.head(name)
             if found is None or found.etag != stored.etag:
@@ -286,10 +253,10 @@ class Bucket:
             if TAGS in found.carried and self.tags(name) == tags:
                 return True
             if not last:
-                pairs = parse_qsl(tags, keep_blank_values=True)
-                listed = element("TagSet", *(element("Tag", ("Key", key), ("Value", value)) for key, value in pairs))
-                sent = memoryview(_written(element("Tagging", listed)))
-                self._send("PUT of the tags", name, [("tagging", "")], [sent])
+                pairs = [(escape(key), escape(value)) for key, value in parse_qsl(tags, keep_blank_values=True)]
+                listed = "".join(f"<Tag><Key>{key}</Key><Value>{value}</Value></Tag>" for key, value in pairs)
+                sent = _document("Tagging", f"<TagSet>{listed}</TagSet>")
+                self._send("PUT of the tags", name, [("tagging", "")], [memoryview(sent)])
         return False
 
     def get(self, name: str, begin: int, buffers: Sequence[memoryview], etag: str | None) -> int:
@@ -322,11 +289,7 @@ class Bucket:
     # ------------------------------------------------------------ writing
 
     def put(self, name: str, buffers: Sequence[memoryview], headers: Mapping[str, str]) -> tuple[str, float]:
-        """Store an object as a whole; return its etag and time. `headers`: its properties, and a condition.
-
-        Raises:
-            OSError: ESTALE: the condition does not hold.
-        """
+        """Store an object; return its etag and time. `headers`: properties and a condition; ESTALE: that is not met."""
         answer, md5 = self._send("PUT", name, (), buffers, headers)
         return self._etag(answer, "PUT", name, md5), _of_answer(answer)
 
@@ -345,9 +308,7 @@ class Bucket:
         return self._etag(answer, verb, name, md5)
 
     def copy(self, name: str, upload: str, number: int, source: str, begin: int, end: int, etag: str | None) -> str:
-        """Copy one part from [begin, end) of an object; return its etag. ESTALE: that has another version than
-        `etag`.
-        """
+        """Copy [begin, end) of an object as a part; return its etag. ESTALE: the source is not the version `etag`."""
         headers = self._source(source, etag) | {"x-amz-copy-source-range": f"bytes={begin}-{end - 1}"}
         with about(f"UploadPartCopy {number}", self.bucket, name):
             answer = self.http.ask("PUT", name, query=_part(upload, number), headers=headers, slow=True)
@@ -362,8 +323,8 @@ class Bucket:
         """Publish an upload; return the object's etag, "" if the server does not send it, and its time. OSError without
         `retry`: the result is unknown.
         """
-        listed = [element("Part", ("PartNumber", str(number)), ("ETag", etag)) for number, etag in parts]
-        sent = _written(element("CompleteMultipartUpload", *listed))
+        listed = (f"<Part><PartNumber>{n}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for n, etag in parts)
+        sent = _document("CompleteMultipartUpload", "".join(listed))
         with about("CompleteMultipartUpload", self.bucket, name):
             answer = self.http.ask(
                 "POST", name, query=[("uploadId", upload)], headers=condition, sent=[sent], slow=True
@@ -399,15 +360,9 @@ class Bucket:
 
     # ------------------------------------------------------------ lists
 
-    def names(self, prefix: str, start_after: str = "", *, once: bool = False) -> Iterator[tuple[str, Stored]]:
-        """Yield the objects with this prefix, page by page. `once`: no retries for the first page.
-
-        Raises:
-            OSError: EPROTO: the list has no end, or another prefix.
-        """
+    def names(self, prefix: str, *, once: bool = False) -> Iterator[tuple[str, Stored]]:
+        """Yield the objects with this prefix, page by page. `once`: no retries for the first page."""
         query = {"list-type": "2", "encoding-type": "url", "prefix": prefix}
-        if start_after:
-            query["start-after"] = start_after
         markers = {"continuation-token": "NextContinuationToken"}
         try:
             for name, entry, _ in self._entries("list", query, "Contents", markers, once=once):
@@ -424,11 +379,7 @@ class Bucket:
             raise
 
     def uploads(self, prefix: str) -> Iterator[Begun]:
-        """Yield open uploads to keys with this prefix.
-
-        Raises:
-            OSError: ENOTSUP: the server does not list them; EPROTO: the list has no end.
-        """
+        """Yield open uploads to keys with this prefix; ENOTSUP: the server does not list them."""
         verb, query = "ListMultipartUploads", {"uploads": "", "prefix": prefix}
         markers = {"key-marker": "NextKeyMarker", "upload-id-marker": "NextUploadIdMarker"}
         try:
@@ -436,7 +387,7 @@ class Bucket:
                 with about(verb, self.bucket, name):
                     since = _time(text_of(entry, "Initiated"))
                 if name.startswith(prefix):  # some servers list all
-                    yield Begun(name, text_of(entry, "UploadId"), since, now - since)
+                    yield Begun(name, text_of(entry, "UploadId"), now - since)
         except ServerError as error:
             if error.code != "NoSuchUpload":  # some servers report an empty list so
                 raise
@@ -539,9 +490,8 @@ def _part(upload: str, number: int) -> list[tuple[str, str]]:
     return [("partNumber", str(number)), ("uploadId", upload)]
 
 
-def _written(root: Element) -> bytes:
-    root.set("xmlns", NAMESPACE)
-    return ElementTree.tostring(root)
+def _document(tag: str, content: str) -> bytes:
+    return f'<{tag} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{content}</{tag}>'.encode()
 
 
 def _filled(body: Any, buffers: Sequence[memoryview]) -> int:

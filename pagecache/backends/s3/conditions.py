@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 from .calls import Bucket, patiently
@@ -104,11 +104,7 @@ WRITES: dict[Of, dict[str, str]] = {
 
 
 def parse_conditions(value: Conditions | str | None) -> dict[str, bool]:
-    """Parse what a user knows of the server: all of it, or words such as ``no-put,copies``.
-
-    Raises:
-        ValueError: names the word, and the rule.
-    """
+    """Parse what a user knows of the server: all of it, or words such as ``no-put,copies``."""
     if value is None:
         return {}
     known = [field.name for field in fields(Conditions)]
@@ -128,12 +124,7 @@ def parse_conditions(value: Conditions | str | None) -> dict[str, bool]:
 
 
 class Honoured:
-    """What the server of one backend honours. Thread-safe.
-
-    Args:
-        folder: beginning of private names.
-        known: properties that are not tried.
-    """
+    """What the server of one backend honours. Thread-safe. Properties that are `known` are not tried."""
 
     def __init__(self, bucket: Bucket, folder: str, known: Mapping[str, bool]) -> None:
         self._bucket, self._folder = bucket, folder
@@ -143,10 +134,8 @@ class Honoured:
         self._left: set[str] = set()  # keys of trials that may be there still, or uploads to them
 
     def conditions(self, of: Of) -> Conditions:
-        """Return the properties; those of other requests may be unknown, and are said to hold.
-
-        Raises:
-            OSError: the server could not be asked. The next call tries again.
+        """Return the properties; those of other requests may be unknown, and are said to hold. After an error the next
+        call tries again.
         """
         known = self.known()
         if not all(name in known for name in NEEDED[of]):
@@ -187,9 +176,7 @@ class Honoured:
         return found
 
     def _tidy(self) -> None:
-        """End the uploads to keys of failed trials, all of them: the answer to the beginning of one may be lost; and
-        delete the keys.
-        """
+        """End all uploads to keys of failed trials, as the answer to a beginning may be lost; delete the keys."""
         for name in sorted(self._left):
             with contextlib.suppress(OSError):
                 patiently(partial(_remove, self._bucket, name), unless=errno.ETIMEDOUT)
@@ -209,15 +196,10 @@ def _remove(bucket: Bucket, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The answer to a request of a trial.
+    """The answer to a request of a trial."""
 
-    Attributes:
-        etag: of the result; None: the request was not carried out.
-        status: of a refusal.
-    """
-
-    etag: str | None
-    status: int = 200
+    etag: str | None  # of the result; None: the request was not carried out
+    status: int = 200  # of a refusal
 
     @property
     def done(self) -> bool:
@@ -229,14 +211,10 @@ class _Answer:
         return self.status == 412
 
 
-def _answer(request: Callable[[], str]) -> _Answer:
-    """Make a request.
-
-    Raises:
-        OSError: the error says nothing about what the server supports.
-    """
+def _answer(request: Callable[..., str], *arguments: Any) -> _Answer:
+    """Make a request. An error that says nothing about what the server supports is raised."""
     try:
-        return _Answer(request())
+        return _Answer(request(*arguments))
     except ServerError as error:
         if error.status in (401, 403, 408, 409, 425, 429, 502, 503, 504):
             raise
@@ -258,12 +236,8 @@ class _Key:
             self._bucket.abort(self.name, upload)
         self.delete()
 
-    def put(self, condition: Mapping[str, str]) -> _Answer:
-        return _answer(lambda: self._bucket.put(self.name, [memoryview(b"1")], condition)[0])
-
-    def stored(self) -> str:
-        """Store the key; return its ETag."""
-        return self._bucket.put(self.name, [memoryview(b"1")], {})[0]
+    def put(self, condition: Mapping[str, str]) -> str:
+        return self._bucket.put(self.name, [memoryview(b"1")], condition)[0]
 
     def begin(self) -> str:
         upload = self._bucket.create(self.name, {})
@@ -273,18 +247,10 @@ class _Key:
     def send(self, upload: str) -> str:
         return self._bucket.send(self.name, upload, 1, [memoryview(b"1")])
 
-    def copy(self, upload: str, source: str, etag: str | None) -> _Answer:
-        return _answer(lambda: self._bucket.copy(self.name, upload, 1, source, 0, 1, etag))
+    def copy(self, upload: str, source: str, etag: str | None) -> str:
+        return self._bucket.copy(self.name, upload, 1, source, 0, 1, etag)
 
-    def complete(self, upload: str, part: str, condition: Mapping[str, str]) -> _Answer:
-        return _answer(lambda: self._completed(upload, part, condition))
-
-    def completed(self) -> str:
-        """Store the key by an upload; return its ETag."""
-        upload = self.begin()
-        return self._completed(upload, self.send(upload), {})
-
-    def _completed(self, upload: str, part: str, condition: Mapping[str, str]) -> str:
+    def complete(self, upload: str, part: str, condition: Mapping[str, str]) -> str:
         etag, _ = self._bucket.complete(self.name, upload, [(1, part)], condition)
         self._uploads.discard(upload)
         return etag
@@ -298,50 +264,51 @@ class _Key:
 
 
 def _tried_put(key: _Key) -> dict[str, bool]:
-    first = key.put(NEW)
-    etag = first.etag or key.stored()
-    again = key.put(NEW) if first.done else first
-    other = key.put({"If-Match": STALE})
+    first = _answer(key.put, NEW)
+    etag = first.etag or key.put({})
+    again = _answer(key.put, NEW) if first.done else first
+    other = _answer(key.put, {"If-Match": STALE})
     etag = other.etag or (again.etag if first.done else None) or etag
-    put = other.refused and key.put({"If-Match": etag}).done  # which proves the ETag, too
+    put = other.refused and _answer(key.put, {"If-Match": etag}).done  # which proves the ETag, too
     return {"create": first.done and again.refused, "put": put, "put_etags": put or key.etag() == etag}
 
 
 def _tried_upload(key: _Key) -> dict[str, bool]:
-    etag, upload = key.stored(), key.begin()
+    etag, upload = key.put({}), key.begin()
     found, part = _tried_copies(key, upload, etag)
     if not part:
         upload = key.begin()  # a server without copies may have made an empty part
         part = key.send(upload)
     key.delete()
-    first = key.complete(upload, part, NEW)
+    first = _answer(key.complete, upload, part, NEW)
     if first.etag is None:
-        etag = key.completed()
+        upload = key.begin()
+        etag = key.complete(upload, key.send(upload), {})
         return found | {"complete": False, "etags": etag == key.etag()}
     upload, etag = key.begin(), first.etag
     part = key.send(upload)
     for condition in (NEW, {"If-Match": STALE}):
-        answer = key.complete(upload, part, condition)
+        answer = _answer(key.complete, upload, part, condition)
         if not answer.refused:
             etag = etag if answer.etag is None else answer.etag
             return found | {"complete": False, "etags": etag == key.etag()}
-    if etag and key.complete(upload, part, {"If-Match": etag}).done:
+    if etag and _answer(key.complete, upload, part, {"If-Match": etag}).done:
         return found | {"complete": True, "etags": True}
     stored = key.etag()
-    complete = stored != etag and key.complete(upload, part, {"If-Match": stored}).done
+    complete = stored != etag and _answer(key.complete, upload, part, {"If-Match": stored}).done
     return found | {"complete": complete, "etags": stored == etag}
 
 
 def _tried_copies(key: _Key, upload: str, etag: str) -> tuple[dict[str, bool], str]:
     """Return the properties of copies, and the ETag of the copied part; "": there are no copies."""
     for source in (key.name, quote(key.name)):  # the second is the name for servers that decode it twice
-        answer = key.copy(upload, source, STALE)
+        answer = _answer(key.copy, upload, source, STALE)
         obeys = answer.refused
         if obeys:
-            answer = key.copy(upload, source, etag)
+            answer = _answer(key.copy, upload, source, etag)
             obeys = answer.done
             if answer.refused:
-                answer = key.copy(upload, source, None)
+                answer = _answer(key.copy, upload, source, None)
         if answer.etag:
             return {"copies": True, "copy": obeys, "escapes": source == key.name}, answer.etag
         if answer.status != 404:

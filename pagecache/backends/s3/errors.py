@@ -59,32 +59,20 @@ PAUSE = 1.0
 """Seconds before the retry of a request that a server throttles, if it names none."""
 PAUSE_MAX = 60.0
 """Largest number of seconds that a server can ask for."""
-
-
-BROKEN_OFF = exceptions.BotoCoreError
-"""Errors in the middle of a body."""
+BROKEN_OFF = exceptions.BotoCoreError  # in the middle of a body
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class ServerError(BackendError):
-    """An error in a reply of the server.
-
-    Attributes:
-        code: the server's code.
-        status: of HTTP.
-    """
+    """An error in a reply of the server, with its code and the status of HTTP."""
 
     code: str = ""
     status: int = 0
 
 
 class Refused(Exception):
-    """An answer of the server that is an error. `about` makes a `ServerError` of it.
-
-    Args:
-        status: of HTTP.
-        code, message: those of the body; "": it has none.
-        headers: by name in lower case.
+    """An answer of the server that is an error, with code and message of its body, if that has them. `about` makes a
+    `ServerError` of it.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str]) -> None:
@@ -144,10 +132,7 @@ def unclear(error: BaseException) -> bool:
 
 
 def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:
-    """Return a likely cause of a refused permission, which the server's code hardly explains; "": it was not refused.
-
-    `of_key`: the request asked whether an object exists.
-    """
+    """Return a likely cause of a refused permission, which the server's code hardly explains; "": of another error."""
     if number != errno.EACCES or code == "InvalidObjectState":
         return ""
     if code == "RequestTimeTooSkewed":
@@ -198,8 +183,8 @@ def _translated(error: Exception, what: str, *, of_key: bool) -> OSError:
         ((exceptions.ReadTimeoutError, exceptions.ConnectTimeoutError), errno.ETIMEDOUT),
         ((exceptions.SSLError, exceptions.ProxyConnectionError), errno.EIO),
         (exceptions.EndpointConnectionError, errno.ECONNREFUSED),
-        ((exceptions.ConnectionError, exceptions.HTTPClientError), errno.ECONNRESET),
-        ((exceptions.ResponseStreamingError, exceptions.IncompleteReadError, HTTPError), errno.ECONNRESET),
+        ((exceptions.ConnectionError, exceptions.HTTPClientError, exceptions.ResponseStreamingError), errno.ECONNRESET),
+        (exceptions.IncompleteReadError, errno.ECONNRESET),
         (Unreadable, errno.EIO),
     ):
         if isinstance(error, classes):

@@ -42,7 +42,7 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from .errors import REDIRECTS, Refused, Unreadable
 
-__all__ = ["EMPTY", "Answer", "Http", "element", "text_of"]
+__all__ = ["EMPTY", "Answer", "Http", "text_of"]
 
 LONG_TIMEOUT = 600.0
 """Minimum seconds for copies and completions, which take minutes for large objects."""
@@ -66,17 +66,11 @@ class _Address:
 
 @dataclass(slots=True)
 class Answer:
-    """An answer without an error.
+    """An answer without an error."""
 
-    Attributes:
-        headers: by name; the case of a name is of no interest.
-        body: not read yet, if it was asked for.
-        content: of the body, if that was not asked for.
-    """
-
-    headers: Mapping[str, str]
-    body: Any
-    content: bytes = b""
+    headers: Mapping[str, str]  # the case of a name is of no interest
+    body: Any  # not read yet, if it was asked for
+    content: bytes = b""  # otherwise
 
     def xml(self) -> ElementTree.Element:
         """Return the content, without the namespaces of its names. An empty one is an element of nothing: some servers
@@ -97,31 +91,16 @@ class Answer:
         return root
 
 
-def text_of(parent: ElementTree.Element, tag: str, default: str = "") -> str:
-    """Return the text of an element below another; the default, if there is none."""
-    found = parent.find(tag)
-    return default if found is None or found.text is None else found.text
-
-
-def element(tag: str, *parts: ElementTree.Element | tuple[str, str]) -> ElementTree.Element:
-    """Make an element of elements, and of names with texts."""
-    made = ElementTree.Element(tag)
-    for part in parts:
-        if isinstance(part, tuple):
-            ElementTree.SubElement(made, part[0]).text = part[1]
-        else:
-            made.append(part)
-    return made
+def text_of(parent: ElementTree.Element, tag: str) -> str:
+    """Return the text of an element below another; "": there is none."""
+    return parent.findtext(tag) or ""
 
 
 class Http:
     """The requests to one bucket. Thread-safe.
 
     Args:
-        options: of `boto3.session.Session.client`.
-        session: of `boto3.session.Session`.
-        connections: largest number of connections.
-        addressing: "path", "virtual" or "auto".
+        options: of `boto3.session.Session.client`; those of the session itself are in `session`.
         timeouts: seconds for a connection, and seconds without a byte from the server.
     """
 
@@ -233,9 +212,8 @@ class Http:
         except Unreadable:  # a page of a proxy
             found = ElementTree.Element("nothing")
         status = answer.status_code
-        return Refused(
-            status, text_of(found, "Code"), text_of(found, "Message", responses.get(status, "")), answer.headers
-        )
+        message = text_of(found, "Message") or responses.get(status, "")
+        return Refused(status, text_of(found, "Code"), message, answer.headers)
 
     # ------------------------------------------------------------ the address
 

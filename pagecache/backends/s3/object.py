@@ -1,7 +1,7 @@
 """An object under change: the opened version, later write-back, and the commit of both.
 
 An object cannot be changed in place. An open file stays with the version that it was opened with. Written-back bytes go
-to places where the commit can use them, and the draft (`draft.py`) records the places:
+to places where the commit can use them, and the draft records the places:
 
     write_from, a whole unit     a part of the upload to the object's own key, sent as it comes
     write_from, another piece    a nameless file of this machine (each piece, if the server has no copies)
@@ -24,30 +24,73 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import BackendError, Key
-from ..objects.extents import OLD, Part, Piece, Spooled
+from ..objects import draft
+from ..objects.extents import OLD, Part, Piece
 from ..objects.file import ObjectFile
-from ..objects.store import run
-from ..spool import Spool, parts_of_buffers, revoked
+from ..objects.store import Store, run
+from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
 from .beginnings import Beginning
 from .calls import TAGS, Stored, Upload
 from .conditions import Of
-from .draft import Draft
 from .errors import ServerError, keeping, send_again, unclear
 
 if TYPE_CHECKING:
     from .backend import S3Backend
 
-__all__ = ["S3Object"]
+__all__ = ["Draft", "S3Object"]
 
 log = logging.getLogger("pagecache.volume")
 
 REPEATS_MAX = 3
 """Unexplained failures of completing one upload, before it counts as dead."""
+
+
+class Draft(draft.Draft[Stored]):
+    """The draft of one file. The mark of an attempt is the id in the object's metadata.
+
+    Attributes:
+        upload: to the object's own key, if one is open.
+    """
+
+    def __init__(self, store: Store[Stored], base: Stored | None) -> None:
+        super().__init__(store, base)
+        self.upload: Upload | None = None
+
+    def land(self, mark: Hashable, stored: Stored) -> None:
+        """Record that the stored version is an attempt, and its upload with it."""
+        with self.lock:
+            if self.upload is not None and self.upload.id == mark:
+                self.upload = None
+            super().land(mark, stored)
+
+    def put_part(self, begin: int, end: int, part: Part, upload: Upload) -> bool:
+        """Record a part of an upload. False: that was abandoned."""
+        with self.lock:
+            if upload is not self.upload:
+                return False
+            self.put(begin, end, part)
+            return True
+
+    def forget(self) -> bool:
+        """Replace lost bytes by earlier ones. Return whether any were lost."""
+        with self.lock:
+            lost = [extents.forget() for extents in self._maps()]  # all of them
+            return any(lost)
+
+    def lose(self, upload: Upload) -> bool:
+        """Abandon the upload: its parts must be sent again. False: it is not the open one."""
+        with self.lock:
+            if self.upload is not upload:
+                return False
+            self.upload = None
+            for extents in self._maps():
+                extents.lose(upload.upload)
+            return True
 
 
 class S3Object(ObjectFile[Stored]):
@@ -64,7 +107,6 @@ class S3Object(ObjectFile[Stored]):
         self._bucket = backend.bucket
         self._unit = backend.sizes.part
         self._beginning = threading.Lock()  # one thread begins an upload; taken before the draft's lock
-        self._source: Spooled | None = None  # of bytes that are no part; the draft's lock guards it
         # For files that are never closed.
         weakref.finalize(self, backend.uploads.left.append, self.draft).atexit = False
 
@@ -93,9 +135,9 @@ class S3Object(ObjectFile[Stored]):
                     self._send(begin, stop, parts)
                 else:
                     self._forget_sent(begin)
-                    source = self._spooled()
-                    source.spool.write_all(begin, parts)
-                    self.draft.put(begin, stop, source, begin)
+                    spool = self._spooled()
+                    spool.write_all(begin, parts)
+                    self.draft.put(begin, stop, spool, begin)
             begin = stop
         return end - offset
 
@@ -112,12 +154,6 @@ class S3Object(ObjectFile[Stored]):
         elif upload is not None:  # each try gives these units other numbers
             for number in [number for number in upload.done if number > direct]:
                 del upload.done[number]
-
-    def _spooled(self) -> Spooled:
-        with self.draft.lock:
-            if self._source is None:
-                self._source = Spooled(Spool(None))
-            return self._source
 
     def _send(self, begin: int, end: int, parts: Sequence[memoryview]) -> None:
         upload, number = self._opened_upload(), begin // self._unit + 1
@@ -143,12 +179,12 @@ class S3Object(ObjectFile[Stored]):
                 properties = self._bucket.properties(base, id)
                 upload = self._backend.uploads.begin(name, id, properties)
                 upload.tags = properties.get(TAGS, "")
-                self.draft.begun(upload)
+                self.draft.upload = upload
             return upload
 
-    def _lose(self, upload: Upload) -> None:
-        """Abandon an upload, which may be gone: its parts must be sent again."""
-        if self.draft.lose(upload):
+    def _lose(self, upload: Upload | None) -> None:
+        """Abandon an upload, if there is one. It may be gone: its parts must be sent again."""
+        if upload is not None and self.draft.lose(upload):
             self._backend.uploads.give_up(upload.name, upload.upload)
 
     # ---------------------------------------------------------------- commit
@@ -163,7 +199,8 @@ class S3Object(ObjectFile[Stored]):
     async def _settle_attempts(self) -> None:
         await super()._settle_attempts()
         upload = self.draft.upload
-        if upload is not None and not self.draft.is_old(upload.id):
+        attempt = None if upload is None else self.draft.attempts.get(upload.id)
+        if attempt is not None and not attempt.is_old():
             self._lose(upload)  # its id belongs to other bytes
 
     async def _publish(self) -> Stored:
@@ -204,9 +241,8 @@ class S3Object(ObjectFile[Stored]):
         try:
             before = await self._stored() if assembler.copies_unchecked else None
             if before is not None and before.pause:
-                time.sleep(
-                    before.pause
-                )  # times are whole seconds: one that is put back in this second would look the same
+                # Times are whole seconds: a version that is put back in this second would look the same.
+                time.sleep(before.pause)
             parts = assembler.parts(upload)
             if assembler.copies_unchecked:
                 await self._check_source(before)
@@ -222,7 +258,7 @@ class S3Object(ObjectFile[Stored]):
             return await self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
             return await self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
-        self.draft.uploaded()
+        self.draft.upload = None
         known = etag != "" and self._backend.honours(self.name).etags
         stored = await self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), known=known)
         self._keep_tags(stored, upload.tags)
@@ -239,9 +275,7 @@ class S3Object(ObjectFile[Stored]):
         log.warning("%r is stored without its tags %s: %s", self.key, tags, why)
 
     async def _condition(self, of: Of) -> dict[str, str]:
-        """Return the condition that the stored version is the one to be replaced. If the server does not honour it,
-        compare the versions, and return none.
-        """
+        """Return the condition that the stored version is to be replaced; without one, compare the versions."""
         honours, over = self._backend.honours(self.name, of), self.draft.over
         if not (honours.complete if of == "upload" else honours.create if over is None else honours.put):
             await self._check_over()
@@ -249,10 +283,8 @@ class S3Object(ObjectFile[Stored]):
         return {"If-None-Match": "*"} if over is None else {"If-Match": over.etag}
 
     async def _check_source(self, before: Stored | None) -> None:
-        """Check that an object was the same before and after parts were copied from it without a condition.
-
-        Raises:
-            OSError: another version is, or was, stored: some parts may be of it.
+        """Check that an object was the same before and after parts were copied from it without a condition: else some
+        of them may be of another version.
         """
         after = await self._stored()
         if not self.draft.replaces(after):
@@ -316,7 +348,7 @@ class S3Object(ObjectFile[Stored]):
             raise BackendError(errno.EIO, f"{error}; then {unknown}", retry=True, kept=True) from unknown
         if stored is not None and stored.id == id:
             if upload is not None:  # otherwise an upload may be open that this commit did not use
-                self.draft.uploaded()
+                self.draft.upload = None
             return stored
         if stored is not None and stored.id in self.draft.attempts:
             self.draft.land(stored.id, stored)
@@ -340,33 +372,25 @@ class S3Object(ObjectFile[Stored]):
     # ---------------------------------------------------------------- the end
 
     def _clear(self) -> None:
-        """Abort an unused upload, and drop what is in no draft, after a commit."""
-        upload = self.draft.upload
-        if upload is not None and not self.draft.changed:
-            self._lose(upload)
-        with self.draft.lock:
-            self._source = None
+        """Abort an unused upload, after a commit."""
+        if not self.draft.changed:
+            self._lose(self.draft.upload)
         self._backend.uploads.settle()
 
     async def rollback(self) -> None:
         """Forget all write-back since the last commit."""
         await super().rollback()
-        self._end_upload()
+        self._lose(self.draft.upload)
         self._clear()
 
     def renamed(self, key: Key, name: str, before: Stored | None, now: Stored | None) -> None:
         """Record another name of the object. Parts of an upload to the old name must be sent again."""
         super().renamed(key, name, before, now)
-        self._end_upload()
-
-    def _end_upload(self) -> None:
-        upload = self.draft.upload
-        if upload is not None:
-            self._lose(upload)
+        self._lose(self.draft.upload)
 
     async def close(self) -> None:
         """Drop uncommitted bytes."""
         await super().close()
         with contextlib.suppress(OSError):
-            self._end_upload()
+            self._lose(self.draft.upload)
         self._backend.uploads.settle()

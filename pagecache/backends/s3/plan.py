@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ..objects.extents import LOST, Extents, Old, Part, Piece
+from ..objects.extents import LOST, OLD, Extents, Part, Piece
 
 __all__ = ["Copy", "Send", "Sent", "Sizes", "Step", "assembly"]
 
@@ -91,7 +91,9 @@ def assembly(extents: Extents, sizes: Sizes) -> list[Step]:
     """
     copied, most = (_whole(length, sizes.part) for length in (min(sizes.copied, sizes.part_most), sizes.part_most))
     while True:
-        near, far = _numbered(list(_steps(extents, sizes, copied)), sizes)
+        steps = list(_steps(extents, sizes, copied))
+        near = [replace(step, number=n + 1) for step in steps if (n := step.begin // sizes.part) < sizes.direct]
+        far = steps[len(near) :]
         if len(far) <= sizes.parts - sizes.direct:
             return near + [replace(step, number=number) for number, step in enumerate(far, sizes.direct + 1)]
         if copied == most:
@@ -119,7 +121,7 @@ def _steps(extents: Extents, sizes: Sizes, copied: int) -> Iterator[Step]:
         end = min(pos + unit, size)
         if isinstance(piece.source, Part) and (piece.begin, piece.end) == (pos, end):
             yield Sent(0, pos, end, piece.source.etag)
-        elif sizes.copies and isinstance(piece.source, Old) and stop > pos:
+        elif sizes.copies and piece.source is OLD and stop > pos:
             end = min(stop, pos + copied)
             yield Copy(0, pos, end)
         else:
@@ -134,18 +136,3 @@ def _mixed(pieces: Sequence[Piece], index: int, begin: int, end: int) -> Iterato
             raise ValueError(f"[{piece.begin}, {piece.end}) is lost: it has to be sent again before")
         yield piece
         index += 1
-
-
-def _numbered(steps: list[Step], sizes: Sizes) -> tuple[list[Step], list[Step]]:
-    """Return the steps that begin in a unit with a fixed number, with that number; and the other steps."""
-    near: list[Step] = []
-    far: list[Step] = []
-    for step in steps:
-        index = step.begin // sizes.part
-        if index < sizes.direct:
-            near.append(replace(step, number=index + 1))
-        elif isinstance(step, Sent):
-            raise ValueError(f"a part at {step.begin} was sent, behind the {sizes.direct} units that have numbers")
-        else:
-            far.append(step)
-    return near, far

@@ -24,7 +24,7 @@ from .calls import Bucket, Upload, patiently
 from .errors import passing, unclear
 
 if TYPE_CHECKING:
-    from .draft import Draft
+    from .object import Draft
 
 __all__ = ["PRIVATE", "Uploads"]
 
@@ -37,19 +37,11 @@ SKEW = 2.0
 
 
 class Uploads:
-    """The uploads of one backend.
-
-    Args:
-        bucket: of the backend.
-        prefix: common beginning of the names of all objects.
-
-    Attributes:
-        left: drafts of files that were dropped without a close.
-    """
+    """The uploads of one backend. `prefix`: common beginning of the names of all objects."""
 
     def __init__(self, bucket: Bucket, prefix: str) -> None:
         self._bucket, self._prefix = bucket, prefix
-        self.left: deque[Draft] = deque()
+        self.left: deque[Draft] = deque()  # of files that were dropped without a close
         self._lock = threading.Lock()
         self._open: weakref.WeakSet[Upload] = weakref.WeakSet()  # in use by files
         self._given_up: set[tuple[str, str]] = set()  # to be aborted: name and id
@@ -57,23 +49,19 @@ class Uploads:
         self._doubtful: dict[str, tuple[float, float]] = {}
 
     def begin(self, name: str, id: str, extra: Mapping[str, Any]) -> Upload:
-        """Begin an upload, for a commit with this id."""
-        upload = Upload(name, self.create(name, extra), id)
-        with self._lock:
-            self._open.add(upload)
-        return upload
-
-    def create(self, name: str, extra: Mapping[str, Any]) -> str:
-        """Return the id of a new upload; if the reply is lost, the upload is ended later."""
+        """Begin an upload, for a commit with this id; if the reply is lost, the upload is ended later."""
         before = time.monotonic()
         try:
-            return self._bucket.create(name, extra)
+            upload = Upload(name, self._bucket.create(name, extra), id)
         except OSError as error:
             if unclear(error):
                 with self._lock:
                     first, _ = self._doubtful.get(name, (before, before))
                     self._doubtful[name] = min(first, before), before
             raise
+        with self._lock:
+            self._open.add(upload)
+        return upload
 
     def give_up(self, name: str, upload: str) -> None:
         """Abort an upload, now or later."""
@@ -83,24 +71,20 @@ class Uploads:
 
     def settle(self) -> None:
         """Abort what is pending, if the server can be reached."""
-        self._collect()
-        if self._given_up or self._doubtful:
+        if self.left or self._given_up or self._doubtful:
             with contextlib.suppress(OSError):
                 self._abort_all()
 
-    def _collect(self) -> None:
-        """Give up the uploads of files that were dropped without a close."""
+    def _abort_all(self) -> None:
+        """Abort pending uploads, and those of files that were dropped without a close. Raises OSError: a transient
+        error at once, leaving the others; a refusal after the others.
+        """
         with contextlib.suppress(IndexError):  # there are no more: another thread may have taken the last one
             while True:
                 upload = self.left.popleft().upload
                 if upload is not None:
                     with self._lock:
                         self._given_up.add((upload.name, upload.upload))
-
-    def _abort_all(self) -> None:
-        """Abort pending uploads. Raises OSError: a transient error at once, leaving the others; a refusal after the
-        others.
-        """
         with self._lock:
             given_up, doubtful = set(self._given_up), dict(self._doubtful)
         steps: list[Callable[[], None]] = [partial(self._abort, *upload) for upload in given_up]
@@ -137,7 +121,6 @@ class Uploads:
 
     def close(self) -> None:
         """Abort everything pending; if the server is unreachable, another call repeats it."""
-        self._collect()
         with contextlib.suppress(OSError):
             patiently(self._abort_all, unless=errno.ETIMEDOUT)
         with self._lock:

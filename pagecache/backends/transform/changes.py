@@ -35,30 +35,25 @@ class Changes:
         self._recent: deque[tuple[int, int]] = deque(maxlen=RECENT)
         self._nr_begun = 0
 
-    def begin(self, start: int, end: int, going: threading.Lock) -> None:
-        """Begin a change of [start, end), which lasts while `going` is locked. Blocks: until other changes of it have
-        ended.
+    def begin(self, start: int, end: int, going: threading.Lock | None) -> int:
+        """Wait until no change of [start, end) is running, and begin one, which lasts while `going` is locked; None:
+        begin none. Return the number of changes.
         """
         while True:
             with self._lock:
                 other = self._other(start, end)
                 if other is None:
-                    self._going.append((start, end, going))
-                    self._recent.append((start, end))
-                    self._nr_begun += 1
-                    return
+                    if going is not None:
+                        self._going.append((start, end, going))
+                        self._recent.append((start, end))
+                        self._nr_begun += 1
+                    return self._nr_begun
             with other:
                 pass
 
     def quiet(self, start: int, end: int) -> int:
         """Wait until no change of [start, end) is running; return a number for `unchanged`."""
-        while True:
-            with self._lock:
-                other = self._other(start, end)
-                if other is None:
-                    return self._nr_begun
-            with other:
-                pass
+        return self.begin(start, end, None)
 
     def unchanged(self, start: int, end: int, since: int) -> bool:
         """Return whether no change of [start, end) began since then."""

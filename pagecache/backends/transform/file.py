@@ -32,6 +32,7 @@ from typing import Any
 
 from ...errors import BackendError, Key
 from ..protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
+from ..spool import dealt
 from ..transfers import Transfers
 from .changes import EVERYTHING, Changes
 from .units import Units, up
@@ -84,12 +85,7 @@ class TransformFile(BackendFile):
                     raise
             if self._changes.unchanged(begin, end, since):
                 break
-        done = offset - begin
-        for buffer in buffers:
-            part = content[done : done + len(buffer)]
-            buffer[: len(part)] = part
-            done += len(part)
-        return max(0, min(done, len(content)) - (offset - begin))
+        return dealt(memoryview(content)[offset - begin :], buffers)
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         content, span = b"".join(buffers), self._span()
@@ -181,9 +177,7 @@ class TransformFile(BackendFile):
         return self._units.span(limits.read_unit, limits.write_unit)
 
     def _size(self) -> int:
-        """Return the size of the content. It is read again after anything that may have changed it, and cached between
-        writes.
-        """
+        """Return the size of the content. It is known until something may have changed it."""
         with self._sizing:
             if self._end is None:
                 self._end = self._units.content_size(self.inner.stat().size)
@@ -260,7 +254,8 @@ class TransformFile(BackendFile):
 
     def _editable(self, begin: int) -> bytes:
         """Return the content of a group that will be stored again."""
-        units, group = self._units, self._group(begin)
+        units, first = self._units, begin // self._units.unit
+        group = range(first, first + self._span() // units.unit)
         if any(index in self._sent for index in group):
             slots = self._slots.fetch(group.start * units.slot, len(group) * units.slot)
             for index in group:
@@ -268,11 +263,6 @@ class TransformFile(BackendFile):
                 if index in self._sent and self._known(index) is None:
                     self._resend |= zlib.crc32(slot) != self._sent[index]
         return bytes(self._load(begin, begin + self._span()))
-
-    def _group(self, begin: int) -> range:
-        """Return the numbers of the units of a group."""
-        first = begin // self._units.unit
-        return range(first, first + self._span() // self._units.unit)
 
     def _replace(
         self,

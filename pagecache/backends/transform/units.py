@@ -93,16 +93,12 @@ class Units:
         return whole * self.slot + (rest + self.overhead if rest else 0)
 
     def content_size(self, stored: int) -> int:
-        """Return the content size of a stored size. An end with room for the overhead only was left by an incomplete
-        write.
-        """
+        """Return the content size of a stored size; an incomplete write may leave room for the overhead only."""
         whole, rest = divmod(stored, self.slot)
         return whole * self.unit + max(rest - self.overhead, 0)
 
     def span(self, *units: Size) -> int:
-        """Return the bytes of content in the fewest units whose slots are whole multiples of units of the backend
-        below.
-        """
+        """Return the bytes of content in the fewest units whose slots are whole multiples of units below."""
         return self.unit * (math.lcm(self.slot, *map(int, units)) // self.slot)
 
     def limits(self, inner: BackendLimits) -> BackendLimits:
@@ -121,9 +117,7 @@ class Units:
         return with_overrides(inner, limits)
 
     def _whole(self, stored: Size, unit: int) -> int:
-        """Return the bytes of content in a call that carries `stored` bytes below: whole multiples of `unit`, at least
-        one.
-        """
+        """Return the content of a call that carries `stored` bytes below, in whole units, at least one."""
         return max(int(stored) // self.slot * self.unit // unit, 1) * unit
 
     def encode(self, key: Key, first: int, content: bytes | bytearray) -> bytearray:
