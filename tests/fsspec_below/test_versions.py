@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pagecache import ConflictError, DataLossError
-from pagecache.backends.fsspec.calls import Calls
+from pagecache.backends.fsspec.calls import Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import Patch, attached, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
@@ -132,6 +134,52 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
     with pytest.raises(OSError) as raised:  # an object that is too short cannot be mistaken for it
         get(file, 0, 4096)
     assert raised.value.errno == errno.ESTALE
+
+
+def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds another version, which is the file's own; the commit has not noticed yet that it is stored."""
+    place = Place(Whole(), "bucket")
+    place.put("key", OLD)
+    file = place.backend.open("key")
+    put(file, 0, b"NEW")
+    seen: list[object] = []
+    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
+
+    def reads() -> None:
+        try:
+            seen.append(get(file, 1 << 20, 4096))
+        except OSError as error:
+            seen.append(error)
+        has_judged.set()
+
+    thread = threading.Thread(target=reads)
+    move, read, wait = Calls.move, Reader.read, Calls.wait
+
+    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
+        done = await read(self, offset, buffers)
+        if threading.current_thread() is thread:
+            has_read.set()
+            assert goes_on.wait(60.0)
+        return done
+
+    async def moved(self: Calls, src: str, dst: str) -> None:
+        await move(self, src, dst)
+        goes_on.set()
+        assert has_judged.wait(60.0)
+
+    async def waits(self: Calls, end: Future[None]) -> None:
+        if threading.current_thread() is thread:
+            has_judged.set()  # the commit judges the version that it found
+        await wait(self, end)
+
+    monkeypatch.setattr(Reader, "read", read_slowly)
+    monkeypatch.setattr(Calls, "move", moved)
+    monkeypatch.setattr(Calls, "wait", waits)
+    thread.start()
+    assert has_read.wait(60.0)
+    file.commit()
+    thread.join(60.0)
+    assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
 # ----------------------------------------------------------------------- distinguishing versions
