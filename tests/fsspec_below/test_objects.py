@@ -12,11 +12,31 @@ from typing import Any
 import pytest
 
 from pagecache import BackendError
+from pagecache.backends import TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.stress import Plan, run
-from tests.file.rig import attached, raises
+from tests.backends.transforms import Sealed
+from tests.file.rig import attached, content_of, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole, always
+
+
+def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
+    """Objects end with a short unit, which waits in the spool like the others. [T-61]"""
+    rng = random.Random(3)
+    with attached(TransformBackend(place.backend, Sealed(4072)), "1MiB") as volume:
+        written = {f"large-{number}": rng.randbytes(200_003) for number in range(20)}
+        files = {key: volume.open(key, "w+b") for key in written}
+        for key, file in files.items():
+            file.write(written[key])
+            file.flush()
+        for key, file in files.items():
+            assert file.pread(200_003, 0) == written[key]
+        for file in files.values():
+            file.close()
+        volume.drop_clean()
+        for key, data in written.items():
+            assert content_of(volume, key)[:200_004] == data
 
 
 def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:

@@ -1,11 +1,13 @@
-"""The backend of a volume is lost: a commit of this cache is no foreign version, and no other one is mixed with it."""
+"""Another client stores a version while the backend of a volume is lost: nothing is mixed, and a commit of this cache
+is no foreign version. [2.19, 2.22]
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,6 +15,7 @@ from pagecache import (
     CachedFile,
     CommitError,
     ConflictError,
+    DataLossError,
     PageCache,
     RetryPolicy,
     ShutdownError,
@@ -20,8 +23,9 @@ from pagecache import (
 )
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.testing import FaultyBackend, Gate, Rule
-from tests.file.rig import Patch, Task, attached, raises
+from tests.file.rig import Task, attached, eventually, raises
 from tests.fsspec_below.place import OLD, Place, S3Place
+from tests.fsspec_below.stores import Whole
 
 Change = Callable[[CachedFile], None]
 Opened = Callable[..., tuple[Volume, CachedFile]]
@@ -35,6 +39,10 @@ def acknowledged(file: CachedFile) -> None:
 
 def dirty(file: CachedFile) -> None:
     file.pwrite(b"mine", 0)
+
+
+def cut(file: CachedFile) -> None:
+    file.truncate(len(OLD) - 1)
 
 
 @pytest.fixture
@@ -63,11 +71,87 @@ def backend(place: Place, *rules: Rule) -> FaultyBackend:
     return made
 
 
+@pytest.mark.parametrize("moment", ["before the abort", "before the reconnect", "after the open"])
+@pytest.mark.parametrize("change", [acknowledged, dirty, cut])
+def test_changes_are_not_laid_over_a_version_that_another_client_has_stored(
+    place: Place, opened: Opened, change: Change, moment: str
+) -> None:
+    volume, file = opened()
+    change(file)
+    if moment == "before the abort":
+        place.put("key", b"theirs!")
+    volume.abort()
+    if moment == "before the reconnect":
+        place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    if moment == "after the open":
+        place.put("key", b"theirs!")
+    raises(ConflictError, file.fsync)
+    assert place.content("key") == b"theirs!"
+    raises(ConflictError, file.pread, 1, len(OLD) - 2)
+    with pytest.raises(ConflictError):
+        volume.resolve("key", "force")  # not all bytes of the base are cached, and the store has none of them
+    replaced = [(entry.offset, entry.length) for entry in volume.resolve("key", "rebase")]
+    assert replaced == ([] if change is cut else [(0, 4)])
+    file.fsync()
+    assert place.content("key") == (b"theirs!" if change is cut else b"miners!")
+
+
+def test_a_version_that_is_cached_as_a_whole_may_replace_the_other_one(place: Place, opened: Opened) -> None:
+    volume, file = opened()
+    file.pread(len(OLD), 0)
+    acknowledged(file)
+    place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    assert file.pread(8, 0) == b"mine" + OLD[4:8]
+    assert volume.resolve("key", "force") == []
+    file.fsync()
+    assert place.content("key") == b"mine" + OLD[4:]
+
+
+def test_changes_are_given_up_for_the_other_version_on_request(place: Place, opened: Opened) -> None:
+    volume, file = opened(on_conflict="take_remote")
+    acknowledged(file)
+    place.put("key", b"theirs!")
+    volume.reconnect(backend(place))
+    raises(DataLossError, file.fsync)
+    assert file.pread(8, 0) == place.content("key") == b"theirs!"
+
+
+@pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])
+@pytest.mark.parametrize("answer", ["lost", "late"])
+def test_a_commit_of_unknown_result_makes_no_foreign_version(
+    place: Place, opened: Opened, answer: Literal["lost", "late"], landed: bool
+) -> None:
+    """A stored base shows that the commit was not carried out: a version that comes later is a foreign one."""
+    with Gate() as gate:
+        rule = Rule("commit", error=errno.ECONNRESET, done=landed, gate=gate if answer == "late" else None, times=1)
+        volume, file = opened(rule)
+        file.pwrite(b"mine", 0)
+        saving = Task(file.fsync)
+        if answer == "late":
+            gate.wait_entered()
+            volume.abort()
+            gate.release()
+            eventually(lambda: not file._inode.publications)
+        raises((CommitError, ShutdownError), saving.result)
+        volume.reconnect(backend(place))
+        if not landed:
+            place.put("key", b"theirs!")
+            volume.reconnect(backend(place))
+            raises(ConflictError, file.fsync)
+            assert place.content("key") == b"theirs!"
+            return
+        file.pwrite(b"more", 4)
+        file.fsync()
+        assert place.content("key") == b"minemore" + OLD[8:]
+
+
 @pytest.mark.parametrize("replaced", [False, True], ids=["", "replaced by another client"])
 @pytest.mark.parametrize("lost", ["above the backend", "below it", "in flight"])
 @pytest.mark.parametrize("to", ["the same backend", "another backend"])
 def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another_client(
-    place: Place, opened: Opened, monkeypatch: Patch, to: str, lost: str, replaced: bool
+    place: Place, opened: Opened, monkeypatch: pytest.MonkeyPatch, to: str, lost: str, replaced: bool
 ) -> None:
     """The other client's version is a conflict, and not taken for the commit that it has replaced."""
     volume, file = opened(*[Rule("commit", error=errno.ECONNRESET, done=True, times=1)] * (lost == "above the backend"))
@@ -97,7 +181,7 @@ def test_a_new_file_tells_a_commit_without_an_answer_from_the_version_of_another
     assert place.content("key") == (b"minemore" if replaced else b"minemore" + OLD[8:])
 
 
-def lose_the_answer(monkeypatch: Patch, gate: Gate | None) -> None:
+def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
     """Lose the answer of the next request that publishes an object, or hold it back."""
     move = Calls.move
 
@@ -109,6 +193,67 @@ def lose_the_answer(monkeypatch: Patch, gate: Gate | None) -> None:
         raise ConnectionResetError(errno.ECONNRESET, "reset")
 
     monkeypatch.setattr(Calls, "move", moved)
+
+
+def created(file: CachedFile) -> None:
+    """The object is not stored yet."""
+
+
+@pytest.mark.parametrize("to", ["the same backend", "another backend"])
+@pytest.mark.parametrize("first", ["the answer", "the reconnect"])
+@pytest.mark.parametrize("change", [None, dirty, acknowledged, created])
+@pytest.mark.parametrize("stored", ["nothing", "another version"])
+def test_a_rename_that_ends_beside_a_reconnect_makes_no_foreign_version(
+    change: Change | None, first: str, to: str, stored: str
+) -> None:
+    """The version under the new name is that of the file, though another file of the backend has it now; any other
+    version is another client's. [2.19, 2.22]
+    """
+    place, gate = Place(Whole(), "bucket"), Gate()
+    place.put("other", b"replaced")
+    if change is not created:
+        place.put("key", OLD)
+    rename = place.backend.rename
+
+    def ends_late(src: str, dst: str, **options: bool) -> None:
+        rename(src, dst, **options)
+        if stored != "nothing":
+            place.put("other", OLD[::-1])
+        gate.enter()
+
+    with attached(place.backend, flush_interval=1000, retry=ONCE) as volume, contextlib.ExitStack() as handles:
+        place.backend.rename = ends_late
+        file = volume.open("key", "w+b" if change is created else "r+b", read_ahead=0)
+        handles.callback(file.abandon)
+        if change is created:
+            file.pwrite(OLD, 0)
+        else:
+            file.pread(4, 0)
+        if change is not None:
+            change(file)
+        renaming = Task(volume.rename, "key", "other")
+        gate.wait_entered()
+        volume.abort()
+        raises(ShutdownError, renaming.result)
+
+        def answer() -> None:
+            gate.release()
+            eventually(lambda: not any(job.what == "rename" for job in volume.engine.runner.running()))
+
+        if first == "the answer":
+            answer()
+        volume.reconnect(place.backend if to == "the same backend" else place.another())
+        if first != "the answer":
+            answer()
+        if stored != "nothing":
+            with pytest.raises(ConflictError):
+                file.pread(4, len(OLD) - 4)
+                file.fsync()
+            assert place.content("other") == OLD[::-1]
+            return
+        assert file.pread(4, len(OLD) - 4) == OLD[-4:]
+        file.fsync()
+        assert place.content("other") == (OLD if change in (None, created) else b"mine" + OLD[4:])
 
 
 @pytest.mark.parametrize("fenced", [False, True], ids=["", "fenced"])

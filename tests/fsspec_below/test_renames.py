@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pagecache import (
+    BackendFile,
     CachedFile,
     ConflictError,
     ObjectStat,
@@ -25,10 +26,10 @@ from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key
 from pagecache.testing import FaultyBackend, Gate, Rule
 from pagecache.volume import opening
-from tests.file.rig import Patch, Task, attached, content_of, raises
+from pagecache.volume.inode import Inode
+from tests.file.rig import Task, attached, content_of, raises
 from tests.fsspec_below.place import OLD, Place, get, put
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole
-from tests.moments import at_next_call
 
 PRECIOUS = b"precious"
 OTHER = OLD[::-1]
@@ -153,7 +154,22 @@ def test_version_of_another_client_is_renamed_and_mixed_with_nothing(place: Plac
     assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
-def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: Patch) -> None:
+def test_forcing_a_renamed_object_takes_no_byte_of_another_version(place: Place) -> None:
+    """Bytes of its own version that are not in memory cannot be read any longer: nothing changes. [2.19, 2.20]"""
+    with attached(place.backend) as volume:
+        file = volume.open("key", "r+b")
+        file.pwrite(b"W", 0)
+        place.put("key", OTHER)
+        volume.rename("key", "other")
+        raises(ConflictError, file.fsync)
+        raises(ConflictError, volume.resolve, "other", "force")
+        assert (place.content("other"), file.pread(1, 0)) == (OTHER, b"W")
+        volume.resolve("other", "rebase")
+        file.close()
+    assert place.content("other") == b"W" + OTHER[1:]
+
+
+def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch: pytest.MonkeyPatch) -> None:
     """[2.19]"""
     place = Place(Whole(), "bucket")
     place.put("key", OLD)
@@ -179,17 +195,74 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
     assert place.content("other") == b"W" * (1 << 20) + OLD[1 << 20 :]
 
 
+@pytest.mark.parametrize(("retry", "times"), [(OFTEN, 1), (ONCE, 1), (ONCE, 2)], ids=["again", "once", "twice"])
+@pytest.mark.parametrize("use", [uploaded, written, read])
+def test_status_that_fails_behind_a_rename_is_asked_for_again_or_by_the_next_call(
+    place: Place, use: Use, retry: RetryPolicy, times: int
+) -> None:
+    """Until then only the file that was open before tells the version of the copy from that of another client; if it
+    does not answer before the rename returns, that raises. [2.14, 2.19, 2.20]
+    """
+    backend = FaultyBackend(place.backend)
+    with attached(backend, retry=retry, flush_interval=3600) as volume, volume.open("key", "r+b", read_ahead=0) as file:
+        use(file)
+        backend.use([Rule("stat", error=errno.ECONNRESET, times=times)])
+        with pytest.raises(ConnectionResetError) if times == 2 else contextlib.nullcontext():
+            volume.rename("key", "other")
+        backend.use([])
+        expected = content_after(use)
+        assert content_of(volume, "other") == expected
+        assert file.pread(len(OLD), 0) == expected[: len(OLD)]
+        file.pwrite(b"M", 0)
+        place.save(file)
+    assert (place.content("key"), place.content("other")) == (None, b"M" + expected[1:])
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["its copy", "another version"])
+@pytest.mark.parametrize("use", [uploaded, written, read])
+def test_version_that_is_announced_before_a_renamed_file_is_opened_anew(place: Place, use: Use, ours: bool) -> None:
+    """Its own copy is no change by another client, and any other version is one. [2.19, 2.20]"""
+    backend = FaultyBackend(place.backend)
+    with attached(backend, retry=ONCE, flush_interval=3600) as volume:
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        backend.use([Rule("stat", error=errno.ECONNRESET, times=2)])
+        raises(ConnectionResetError, volume.rename, "key", "other")
+        backend.use([])
+        if not ours:
+            place.put("other", OTHER)
+        volume.invalidate_remote("other", version=place.backend.stat("other").version)
+        if ours:
+            expected = content_after(use)
+            assert file.pread(len(OLD), 0) == expected
+            if place.fs is None and use is not read:
+                with contextlib.suppress(
+                    WritebackError
+                ):  # what a renamed upload had is sent again: by a retry, if there were any
+                    file.fsync()
+            file.close()
+            assert place.content("other") == expected
+        else:
+            raises(ConflictError, file.pread, 4, len(OLD) - 4)
+            if use is not read:
+                raises(ConflictError, file.fsync)
+            file.abandon()
+            assert place.content("other") == OTHER
+
+
 @pytest.mark.parametrize("use", [uploaded, written, read])
 def test_copy_that_is_announced_before_its_rename_returns_is_no_change_by_another_client(
-    place: Place, use: Use, monkeypatch: Patch
+    place: Place, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """[2.19, 2.20]"""
     with attached(place.backend, flush_interval=3600) as volume:
+        follow = opening.follow
 
-        def announce() -> None:
+        def announced(inode: Inode, earlier: BackendFile | None) -> None:
             volume.invalidate_remote("other", version=place.backend.stat("other").version)
+            follow(inode, earlier)
 
-        at_next_call(monkeypatch, opening, "follow", announce)
+        monkeypatch.setattr(opening, "follow", announced)
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
             volume.rename("key", "other")
@@ -217,6 +290,37 @@ def test_object_that_another_client_removes_while_it_is_copied_has_its_new_name(
     assert (place.names(), get(file, 0, 4)) == (["bucket/other"], OLD[:4])
 
 
+@pytest.mark.parametrize("use", [uploaded, read])
+def test_object_whose_new_name_another_client_removes_at_once_comes_back_by_no_commit(tmp_path: Path, use: Use) -> None:
+    """The rename is done; the removal is a conflict below uploaded bytes, otherwise there is no object. [2.19, 2.20]"""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    place.fs.hooks.after["mv"] = lambda path: place.take_away("other")
+    with attached(place.backend) as volume:
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        volume.rename("key", "other")
+        place.fs.hooks.after.clear()
+        if use is uploaded:
+            raises(ConflictError, file.fsync)
+        else:
+            raises(FileNotFoundError, file.pread, 4, len(OLD) - 4)
+            file.pwrite(b"W", 0)
+            file.fsync()
+        file.abandon()
+    assert place.names() == []
+
+
+def at_once(place: Place, name: str, content: bytes) -> None:
+    """Let another client store an object right after the next `mv`."""
+
+    def store(path: str) -> None:
+        place.fs.hooks.after.clear()
+        place.put(name, content)
+
+    place.fs.hooks.after["mv"] = store
+
+
 @pytest.mark.parametrize("replaced", [True, False], ids=["replaces", "replaces nothing"])
 @pytest.mark.parametrize("use", [read, written, uploaded])
 def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: Path, use: Use, replaced: bool) -> None:
@@ -225,7 +329,7 @@ def test_rename_succeeds_if_another_client_takes_the_old_name_at_once(tmp_path: 
     place.put("key", OLD)
     if replaced:
         place.put("other", OTHER)
-    place.fs.hooks.after["mv"] = lambda path: place.put("key", PRECIOUS)
+    at_once(place, "key", PRECIOUS)
     with attached(place.backend) as volume:
         with volume.open("key", "r+b", read_ahead=0) as file:
             use(file)
@@ -246,6 +350,26 @@ def test_rename_that_did_nothing_is_an_error_though_another_client_has_replaced_
     raises(io.UnsupportedOperation, place.backend.rename, "key", "other", match="mv does not replace")
     assert file.stat().key == "key"
     assert (raises(OSError, get, file, 0, 4).errno, place.content("other")) == (errno.ESTALE, OTHER)
+
+
+@pytest.mark.parametrize("use", [read, written, uploaded])
+def test_version_that_another_client_stores_under_the_new_name_at_once_is_mixed_with_nothing(
+    tmp_path: Path, use: Use
+) -> None:
+    """[2.19, 2.20]"""
+    place = Place(Elsewhere(), str(tmp_path))
+    place.put("key", OLD)
+    longer = OTHER + b"!"
+    at_once(place, "other", longer)
+    with attached(place.backend) as volume:
+        file = volume.open("key", "r+b", read_ahead=0)
+        use(file)
+        volume.rename("key", "other")
+        raises(ConflictError, file.pread, 4, len(OLD) - 4)
+        if use is not read:
+            raises(ConflictError, file.fsync)
+        file.abandon()
+    assert (place.content("key"), place.content("other")) == (None, longer)
 
 
 # ---------------------------------------------------------------------------------------------------- lost answers
@@ -300,7 +424,9 @@ class Taking(PassingBackend):
 def test_rename_without_an_answer_is_known_by_its_open_file_if_another_client_takes_the_old_name(
     losing: Place, use: Use, tries: RetryPolicy
 ) -> None:
-    """The object goes on under the new name, and the old one has the other client's. [2.14, 2.20]"""
+    """The copy may have another version than the source. The object goes on under the new name, the one that was there
+    is gone, and the old name has the other client's. [2.14, 2.20]
+    """
     losing.put("other", PRECIOUS)
     expected = content_after(use)
     backend = FaultyBackend(Taking(losing))
@@ -418,7 +544,10 @@ def fail_to_commit(place: Place, backend: FaultyBackend, file: CachedFile, how: 
     place.repair()
 
 
-@pytest.mark.parametrize("how", ["not carried out", "carried out", "unknown to its file"])
+WITHOUT_AN_ANSWER = pytest.mark.parametrize("how", ["not carried out", "carried out", "unknown to its file"])
+
+
+@WITHOUT_AN_ANSWER
 @pytest.mark.parametrize("first", ["commit", "rename"])
 def test_a_commit_without_an_answer_beside_a_rename_is_no_version_of_another_client(
     place: Place, faulty: Faulty, first: str, how: str
@@ -439,6 +568,26 @@ def test_a_commit_without_an_answer_beside_a_rename_is_no_version_of_another_cli
             file.fsync()
     file.fsync()
     assert (place.content("key"), place.content("other")) == (None, b"WM" + OLD[2:])
+
+
+@WITHOUT_AN_ANSWER
+@pytest.mark.parametrize("stored", ["before the rename", "after the rename"])
+def test_another_clients_version_is_a_conflict_behind_a_commit_without_an_answer_and_a_rename(
+    place: Place, faulty: Faulty, stored: str, how: str
+) -> None:
+    """Neither name hides it. [2.19, 2.20]"""
+    volume, backend, handles = faulty
+    file = volume.open("key", "r+b", read_ahead=0)
+    handles.callback(file.abandon)
+    file.pwrite(b"W", 0)
+    fail_to_commit(place, backend, file, how)
+    if stored == "before the rename":
+        place.put("key", OTHER)
+    volume.rename("key", "other")
+    if stored == "after the rename":
+        place.put("other", OTHER)
+    raises(ConflictError, file.fsync)
+    assert (place.content("key"), place.content("other")) == (None, OTHER)
 
 
 @pytest.mark.parametrize("landed", [True, False], ids=["carried out", "not carried out"])

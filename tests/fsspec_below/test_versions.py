@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError
+from pagecache import CachedFile, ConflictError, DataLossError, PageCache
 from pagecache.backends.fsspec.calls import Calls, Reader
 from pagecache.backends.fsspec.objects import STAGE
-from tests.file.rig import Patch, attached, raises
+from pagecache.engine import volume as engine_volume
+from tests.file.rig import Patch, attached, content_of, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
+from tests.rebased import Written
 
 
 @pytest.fixture
@@ -57,6 +61,16 @@ def test_rollback_takes_no_version_of_another_client(place: Place) -> None:
     assert place.content("key") == bytes(LARGE)
 
 
+def test_a_truncate_after_a_rollback_adds_zeros(place: Place) -> None:
+    """Forgotten bytes never come back. [2.19]"""
+    file = place.backend.open("key")
+    put(file, LARGE, b"forgotten")
+    file.rollback()
+    file.truncate(LARGE + 9)
+    file.commit()
+    assert place.content("key") == OLD + bytes(9)
+
+
 def test_version_that_appears_during_the_upload_is_not_replaced(file_system: Place) -> None:
     file = file_system.backend.open("key")
     put(file, 0, b"NEW")
@@ -80,6 +94,25 @@ def test_object_that_another_client_made_first_is_not_replaced(place: Place) -> 
     assert place.content("made") == b"theirs"
 
 
+CHANGES: dict[str, Callable[[CachedFile], object]] = {
+    "pwrite": lambda file: file.pwrite(b"mine", 0),
+    "truncate": lambda file: file.truncate(5),
+    "punch_hole": lambda file: file.punch_hole(0, 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_open_finds_the_version_of_another_client_below_an_uncommitted_change(place: Place, change: str) -> None:
+    """No change of an object makes another version of it before the commit. [2.19]"""
+    with attached(place.backend) as volume, contextlib.ExitStack() as stack:
+        file = volume.open("key", "r+b", read_ahead=0)
+        stack.callback(file.abandon)
+        CHANGES[change](file)
+        volume.open("key", "rb").close()
+        place.put("key", OLD[::-1])
+        raises(ConflictError, volume.open, "key", "rb")
+
+
 @pytest.mark.parametrize("on_conflict", ["fail", "take_remote"])
 @pytest.mark.parametrize("created", [True, False], ids=["never stored", "stored"])
 def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has_removed(
@@ -101,6 +134,48 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         file.pwrite(b"new", 0)
         file.close()
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_exactly_what_was_written_is_laid_over_the_other_version(place: Place, seed: int) -> None:
+    """In memory and in the spool, which has the bytes around as well. [T-30, 2.19]"""
+    base, theirs = random.Random(2).randbytes(30_000), random.Random(3).randbytes((100, 20_000, 60_000)[seed % 3])
+    place.put("key", base)
+    limits: Any = {"dirty_background": 0.02, "dirty_limit": 0.1} if seed % 2 else {}
+    with PageCache("256KiB", **limits) as cache:
+        volume = cache.attach(place.backend, read_ahead=0)
+        with volume.open("key", "r+b") as file:
+            model = Written(file, base, seed, holes=True)
+            model.change(30)
+            model.put(10, 3)
+            place.put("key", theirs)
+            raises(ConflictError, file.fsync)
+            volume.resolve("key", "rebase")
+            cache.check()
+            assert file.pread(100_000, 0) == model.over(theirs)
+            file.fsync()
+    assert place.content("key") == model.over(theirs)
+
+
+@pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])
+def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place, theirs: int) -> None:
+    """Staged bytes stay in the spool: pages at their ends cannot be read from the replaced version. [2.19]"""
+    ours, piece = random.Random(2).randbytes(LARGE), 40_000
+    expected = bytearray(random.Random(3).randbytes(theirs))
+    other = bytes(expected)
+    with attached(place.backend, "256KiB", options={"read_ahead": 0}) as volume, volume.open("key", "r+b") as file:
+        for begin in range(1001, LARGE - piece, 2 * piece):
+            file.pwrite(ours[begin : begin + piece], begin)
+            expected[len(expected) :] = bytes(max(0, begin + piece - len(expected)))
+            expected[begin : begin + piece] = ours[begin : begin + piece]
+        assert sum(length for _, length in volume.dirty_ranges("key")) > 1 << 20
+        place.put("key", other)
+        raises(ConflictError, file.fsync)
+        volume.resolve("key", "rebase")
+        assert file.pread(piece, 1001) == ours[1001 : 1001 + piece]
+        file.fsync()
+        assert file.size == len(expected)
+    assert place.content("key") == bytes(expected)
 
 
 def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
@@ -194,7 +269,7 @@ def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
         slept.append(seconds)
         place.fs.clock += 1
 
-    monkeypatch.setattr("pagecache.backends.fsspec.calls.BlockingCalls.sleep", sleep)
+    monkeypatch.setattr("pagecache.backends.fsspec.calls.Calls.sleep", sleep)
     file = place.backend.open("key")
     before = place.backend.stat("key").version
     put(file, 0, b"new")
@@ -229,3 +304,26 @@ def test_listings_that_a_file_system_remembers_are_not_believed() -> None:
     assert place.backend.stat("key").size == 5
     assert place.backend.open("key").stat().size == 5
     assert [stat.size for stat in place.backend.list()] == [5]
+
+
+def test_more_cached_objects_than_open_files_need_no_call_in_revalidate(file_system: Place, monkeypatch: Patch) -> None:
+    """They are opened as they were seen; a commit over another version is refused nevertheless. [2.19]"""
+    monkeypatch.setattr(engine_volume, "IDLE_FILES_MAX", 8)
+    keys = [f"many{k}" for k in range(16)]
+    for key in keys:
+        file_system.put(key, key.encode())
+    with attached(file_system.backend, options={"revalidate": 3600}) as volume:
+        for key in keys:
+            assert content_of(volume, key) == key.encode()
+        monkeypatch.setattr(Calls, "found", None)  # no object is asked for
+        for key in keys:
+            assert volume.stat(key).size == len(key)
+            assert content_of(volume, key) == key.encode()
+        monkeypatch.undo()
+        file_system.put(keys[0], b"theirs")
+        with volume.open(keys[0], "r+b") as file:
+            file.pwrite(b"ours", 0)
+            raises(ConflictError, file.fsync)
+            volume.discard(keys[0])
+            raises(DataLossError, file.fsync)
+    assert file_system.content(keys[0]) == b"theirs"

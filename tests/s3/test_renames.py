@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
+from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import attached
-from .requests import is_for
+from .requests import name_of
 from .servers import PART, SMALL_PARTS, Bucket
 
 SERVERS = tuple(SMALL_PARTS)
@@ -40,6 +42,23 @@ def content(bucket: Bucket, name: str) -> bytes | None:
         return None
     body: bytes = bucket.get(name)
     return body
+
+
+def of_object(name: str, *requests: str) -> Callable[[ProxyCall], bool]:
+    """A test whether a request is one of these, for this object."""
+    return lambda call: name_of(call) in requests and call.path.endswith(f"/{name}")
+
+
+def test_a_version_that_is_stored_while_its_object_is_renamed_is_not_deleted(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, put: Store
+) -> None:
+    """It is not the version that was copied; the rename has succeeded. [2.20]"""
+    put("a", SOURCE)
+    action: Any = partial(put, "a", OTHER)
+    proxy.rules = [ProxyRule("call", of_object("a", "HeadObject"), nth=2, action=action)]
+    backend.rename("a", "b")
+    assert (content(bucket, "a"), content(bucket, "b")) == (OTHER, SOURCE)
+    backend.close()
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["one copy", "in parts"])
@@ -74,7 +93,7 @@ def test_a_rename_without_replacing_goes_on_after_the_lost_reply_of_its_copy(
 ) -> None:
     """The copy is not taken for an object of another program. [2.14]"""
     put("a", SOURCE)
-    proxy.rules = [ProxyRule("lost", is_for("CopyObject"))]
+    proxy.rules = [ProxyRule("lost", of_object("b", "CopyObject"))]
     with PageCache("4MiB", retry=OFTEN) as cache:
         cache.attach(backend).rename("a", "b", replace=False)
     assert (bucket.keys(), content(bucket, "b")) == (["b"], SOURCE)
