@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .cache import PageCache
     from .volume.volume import Volume
 
-__all__ = ["all_unwritten", "caches", "close", "drop", "end", "opened", "registry", "withhold"]
-
 log = logging.getLogger("pagecache.volume")
 
 LISTED = 20

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ..native import NativeVolume
     from .volume import EngineVolume
 
-__all__ = ["Aside", "Lane"]
-
 T = TypeVar("T")
 Lane = Literal["open", "read", "write", "change", "sync", "close"]
 

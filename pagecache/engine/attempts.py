@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Attempts", "Tries"]
-
 T = TypeVar("T")
 
 

@@ -32,20 +32,6 @@ from ..errors import BackendProtocolError, Key
 if TYPE_CHECKING:
     from .loop import CacheLoop
 
-__all__ = [
-    "Blocking",
-    "BlockingFile",
-    "Call",
-    "as_answer",
-    "blocking",
-    "call_async",
-    "calls",
-    "inside_calls",
-    "is_async",
-    "original",
-    "original_file",
-]
-
 T = TypeVar("T")
 
 

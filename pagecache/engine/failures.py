@@ -27,25 +27,6 @@ from .foreign import errno_of, text_of
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = [
-    "NO_FAILURES",
-    "Failure",
-    "Failures",
-    "carried",
-    "check",
-    "due",
-    "ensure_retry",
-    "failed_ranges",
-    "follow",
-    "is_parked",
-    "record",
-    "replan_parked",
-    "resume",
-    "uncommitted_range",
-    "waiting",
-    "worst",
-]
-
 
 PER_TURN = 64
 """Maximum records that `due` resumes in one turn, and maximum steps of its search for bytes without a record."""

@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from .attempts import Attempts
     from .volume import EngineVolume
 
-__all__ = ["EngineFile", "limits_of"]
-
 P = TypeVar("P")
 T = TypeVar("T")
 

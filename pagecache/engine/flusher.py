@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineCache, EngineVolume
 
-__all__ = ["Flusher"]
-
 log = logging.getLogger("pagecache.internal")
 
 PASS_BUDGET = 16 << 20

@@ -20,20 +20,6 @@ from typing import Any, TypeVar
 from ..errors import BackendError, BackendProtocolError, Key, PageCacheError
 from ..quantities import printable
 
-__all__ = [
-    "as_os_error",
-    "errno_of",
-    "is_interrupt",
-    "is_kept",
-    "max_write_of",
-    "named",
-    "raised_by",
-    "retry_after_of",
-    "said_to_be_transient",
-    "shown",
-    "text_of",
-]
-
 T = TypeVar("T")
 
 TEXT_MAX = 2000

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..errors import Key
     from ..native import NativeInode
 
-__all__ = ["REMOVED", "GoneFile"]
-
 REMOVED = "uncached bytes of a removed object are gone"
 """Reason of a read's FileNotFoundError."""
 

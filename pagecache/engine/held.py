@@ -22,8 +22,6 @@ import os
 from ..backends.protocol import Backend, BackendFile
 from .blocking import original, original_file
 
-__all__ = ["Held"]
-
 _held: set[Held] = set()
 
 # A child has no threads that save anything: caches that it drops are freed with their files.

@@ -22,8 +22,6 @@ from ..errors import DeadlockError, ShutdownError
 from .blocking import Call, as_answer, calls, inside_calls
 from .park import SLICE, Park, start_thread
 
-__all__ = ["CacheLoop"]
-
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 

@@ -24,8 +24,6 @@ from .runner import Job
 if TYPE_CHECKING:
     from .volume import EngineVolume
 
-__all__ = ["NameSync", "NameSyncCall"]
-
 
 class NameSyncCall:
     """One call of `Backend.sync`. Its retry is a separate call.

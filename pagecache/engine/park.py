@@ -17,8 +17,6 @@ from collections.abc import Callable
 from .. import native
 from ..errors import Key
 
-__all__ = ["NEVER", "Clock", "Deadline", "Park", "Signal", "deadline_error", "start_thread"]
-
 SLICE = 0.1
 
 

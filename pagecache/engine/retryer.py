@@ -20,8 +20,6 @@ from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transien
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["EARLY_MAX", "Again", "Parked", "Retries", "decide", "is_refusal", "is_transient"]
-
 TRANSIENT = frozenset(
     {
         errno.EIO,

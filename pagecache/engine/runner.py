@@ -31,8 +31,6 @@ from .park import SLICE, Clock, Deadline, Park, start_thread
 from .report.notices import fault
 from .report.reason import Reason, during
 
-__all__ = ["Job", "Spare", "ThreadRunner"]
-
 log = logging.getLogger("pagecache.volume")
 T = TypeVar("T")
 

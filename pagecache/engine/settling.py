@@ -11,8 +11,6 @@ from .report.notices import fault
 if TYPE_CHECKING:
     from .file import EngineFile
 
-__all__ = ["NO_WORK", "Settling"]
-
 
 class Settling:
     """The queue of one file. Made with the first job.

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["Checks", "Kept", "Outage", "Pace", "Stall", "divide", "room"]
-
 HOPELESS_CHECKS_MAX = 20
 """Checks without any possible progress during a wait before it is given up: the flusher has had its turn by then.
 Only the first writer in line checks, so each writer also counts the checks of the writers before it."""

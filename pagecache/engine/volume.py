@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .flusher import Flusher
 
-__all__ = ["EngineCache", "EngineVolume", "Ticket", "threads_of"]
-
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 _numbers = itertools.count(1)

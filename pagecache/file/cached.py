@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ..stats import FileStats
     from ..volume.volume import Volume
 
-__all__ = ["Advice", "CachedFile"]
-
 FAULTS = {"auto": 0, "always": 1, "never": 2}
 
 

@@ -22,8 +22,6 @@ from .cached import CachedFile
 if TYPE_CHECKING:
     from ..volume import lifetimes
 
-__all__ = ["DirectFile"]
-
 
 def _offset(value: Any, what: str = "offset", call: str = "", first: object = None) -> int:
     """Return an offset or a size as an int; `call` and `first`: name of the verb, and its argument before the

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from ..backends.protocol import BackendLimits
 from ..native import NativeInode
 
-__all__ = ["clipped", "fetch", "merged"]
-
 WAIT_STEP = 1 << 20
 """Bytes that a waiter checks together."""
 GAP = 64 << 10

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from ..volume.inode import Inode
 
-__all__ = ["View"]
-
 
 class View:
     """Pinned cache memory of [offset, offset + length). A context manager.

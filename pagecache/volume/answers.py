@@ -10,8 +10,6 @@ from ..backends.protocol import BackendFile, CheckedKey, ObjectStat, close_backe
 from ..errors import BackendProtocolError, Key, os_error
 from ..native import FOREVER
 
-__all__ = ["checked_listing", "checked_open", "checked_stat"]
-
 
 def checked_open(open: Callable[[], BackendFile], key: Key) -> tuple[BackendFile, ObjectStat]:
     """Return a file of the backend and its status, after checking its methods; it is closed if any are missing.

@@ -22,8 +22,6 @@ from .inode import Inode
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["announce", "invalidate", "resolve", "set_attributes"]
-
 ROUNDS = 3
 """How often bytes that became dirty again are written back."""
 

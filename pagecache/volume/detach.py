@@ -34,8 +34,6 @@ from .inode import Inode
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["Turn", "detach"]
-
 END_TIMEOUT_S = 1.0
 
 

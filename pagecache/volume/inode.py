@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .namespace import NameChange
     from .volume import Volume
 
-__all__ = ["Inode", "InodeTable"]
-
 LAST_NAMES = 8
 """Number of names that a file keeps when it is unknown which ones it has."""
 

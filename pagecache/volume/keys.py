@@ -22,8 +22,6 @@ from ..engine.report.reason import Reason, during
 from ..engine.volume import EngineVolume
 from ..errors import Key
 
-__all__ = ["BusyKeys", "above", "is_below"]
-
 
 @dataclass(slots=True, eq=False)
 class Claim:

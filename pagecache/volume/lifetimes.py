@@ -28,22 +28,6 @@ from .inode import Inode
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = [
-    "Use",
-    "abandon_handle",
-    "bury",
-    "check",
-    "check_names",
-    "close_collected",
-    "close_handle",
-    "drop_local",
-    "forsake",
-    "release",
-    "settle_abandoned",
-    "unname",
-    "withhold",
-]
-
 OBJECT_BYTES = 4 << 10
 """Memory of an object without pages: an inode in C and Python, and its file of the backend."""
 HOLLOW_MIN, HOLLOW_PART = 4096, 64

@@ -5,8 +5,6 @@ from __future__ import annotations
 import operator
 import os
 
-__all__ = ["checked_flags", "flags_mode", "mode_flags"]
-
 MODES = {
     "r": os.O_RDONLY,
     "r+": os.O_RDWR,

@@ -75,8 +75,6 @@ from .keys import above, is_below
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["NameChange", "Unsettled", "remove", "rename", "settle_names", "unsettled_at"]
-
 
 @dataclass(eq=False, slots=True)
 class NameChange:

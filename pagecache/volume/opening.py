@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ..file.cached import CachedFile
     from .volume import Volume
 
-__all__ = ["bind", "follow", "open_again", "open_inode"]
-
 T = TypeVar("T")
 
 

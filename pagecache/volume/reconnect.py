@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from .namespace import NameChange
     from .volume import Volume
 
-__all__ = ["Opened", "catch_up", "open_late", "reconnect"]
-
 T = TypeVar("T")
 
 CALLERS = 10.0  # seconds

@@ -22,8 +22,6 @@ from .inode import Inode
 if TYPE_CHECKING:
     from .volume import Volume
 
-__all__ = ["listed", "of_cached", "of_name", "of_open"]
-
 LISTED_AT_ONCE = 1000
 """Objects in one reply of an object store."""
 

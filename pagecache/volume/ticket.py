@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ..engine.file import EngineFile
     from .volume import Volume
 
-__all__ = ["SyncTicket"]
-
 WINDOW = 5.0
 """Seconds of a rate."""
 STEP = 0.1

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ..options import OpenMode
     from ..stats import FileStats, VolumeStats
 
-__all__ = ["Volume", "options_for"]
-
 
 def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
     """Return the explicit options, otherwise those of `options`, otherwise the best ones for these limits."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
-__all__ = ["NO_COMMITS", "Commits"]
-
 
 class Commits:
     """Failed commits and refused saves of one file since the last success (overdue.py), and uncommitted holes of a

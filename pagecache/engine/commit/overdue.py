@@ -28,21 +28,6 @@ from .. import failures
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = [
-    "due",
-    "failed_bytes",
-    "failed_ranges",
-    "has_failed_commit",
-    "is_blocked",
-    "oldest",
-    "plan",
-    "refused",
-    "replan",
-    "resume",
-    "sent",
-    "stands",
-]
-
 
 def stands(file: EngineFile) -> bool:
     """Return whether data of a failed save is still not saved."""

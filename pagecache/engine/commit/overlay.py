@@ -30,8 +30,6 @@ from ...errors import BackendProtocolError, LostRange
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["Overlay"]
-
 STEP = 1 << 20
 """Bytes of one read."""
 DIFFERENT = re.compile(rb"[^\0]+", re.DOTALL)

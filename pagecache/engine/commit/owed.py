@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["FOLLOWING", "NOTHING_OWED", "Debt", "LeftBehindError", "Owed", "Rollback", "Step"]
-
 
 FOLLOWING = "open"
 """Method of the debts to know the name of a file, and to open it by that: only these replace the file that later calls

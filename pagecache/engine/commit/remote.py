@@ -40,24 +40,6 @@ from .owed import FOLLOWING, Step
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = [
-    "NO_DISPUTE",
-    "Dispute",
-    "announced",
-    "changed",
-    "force",
-    "go_back",
-    "is_remote_change",
-    "lie_over_announced",
-    "open_base",
-    "rebase",
-    "refused",
-    "replaced",
-    "take",
-    "take_base",
-    "unnamed",
-]
-
 TAKEN = "the foreign version was taken"
 """Reason of a loss, for the log."""
 

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["NOTHING_STAGED", "NotStagedError", "Staging"]
-
 T = TypeVar("T")
 
 STEP = 8 << 20

@@ -33,8 +33,6 @@ from .owed import Step
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["cut", "noted", "outlast", "owe", "settle"]
-
 
 def noted(file: EngineFile) -> bool:
     """Return whether a tail is noted; owed ones are in the debts."""

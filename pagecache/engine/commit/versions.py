@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ...errors import Key
     from ..file import EngineFile
 
-__all__ = ["Versions"]
-
 
 class Distrusted(Enum):
     """In place of a name, none of which led to the base."""

@@ -32,8 +32,6 @@ from ..runner import Job
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["FileSync", "commit", "drive", "flush", "fsync"]
-
 
 def _writeback_error(file: EngineFile, what: str) -> WritebackError:
     with file.lock:

@@ -30,8 +30,6 @@ writeback_log = logging.getLogger("pagecache.writeback")
 CALLER_GRACE = 1.0
 """Seconds that the caller of a failed commit may be late for its next try, before the flusher makes it."""
 
-__all__ = ["acknowledged", "commit_failed", "committed", "end_after_fault", "end_interrupted", "failed"]
-
 
 def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: bool) -> None:
     """End an operation that an internal error has left in the middle; `error` is being handled.

@@ -44,8 +44,6 @@ from . import barrier, reader
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["Read", "Write", "direct_read", "direct_write", "is_buffered", "lose", "outlast", "uncommitted"]
-
 
 ROUNDS = 8
 """How often a write is sent again because commits fail beside it, and how often its range is cleaned."""

@@ -23,8 +23,6 @@ from ...native import END
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["Extent", "find_data"]
-
 Extent = tuple[int, int] | None
 Query = Callable[[Callable[[], Extent]], Extent]
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL})

@@ -22,18 +22,6 @@ from . import barrier, collector, reader
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = [
-    "commit",
-    "commit_here",
-    "commit_met",
-    "committed",
-    "write",
-    "write_met",
-    "write_through",
-    "write_units",
-    "written",
-]
-
 P = ParamSpec("P")
 
 

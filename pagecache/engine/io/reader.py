@@ -30,8 +30,6 @@ from ..runner import Job
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["fill", "outlast_names", "read_aside", "refusal"]
-
 log = logging.getLogger("pagecache.internal")
 
 UNNAMED = frozenset({errno.ENOENT, errno.ESTALE})

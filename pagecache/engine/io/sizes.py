@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
     from ..file import EngineFile
 
-__all__ = ["cut_views", "drop_local", "punch", "truncate"]
-
 
 UNSUPPORTED = frozenset({errno.ENOSYS, errno.EOPNOTSUPP})
 

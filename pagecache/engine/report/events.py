@@ -22,8 +22,6 @@ from queue import SimpleQueue
 from ...objects import Event
 from ..park import start_thread
 
-__all__ = ["Feed"]
-
 log = logging.getLogger("pagecache.events")
 
 QUEUED_MAX = 4096

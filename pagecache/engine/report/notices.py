@@ -20,8 +20,6 @@ from dataclasses import dataclass
 
 from ..foreign import errno_of, text_of
 
-__all__ = ["LINES", "TOPICS", "WINDOW", "Notices", "cause", "fault", "spans"]
-
 internal = logging.getLogger("pagecache.internal")
 
 LINES = 5

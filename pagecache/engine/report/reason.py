@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ...native import NativeVolume
     from ..file import EngineFile
 
-__all__ = ["Reason", "during", "of_file"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from ..foreign import errno_of, text_of
 if TYPE_CHECKING:
     from ..file import EngineFile
 
-__all__ = ["SETTLED", "STALLED", "Trouble", "Troubles", "tried_again"]
-
 KEPT = 20
 KINDS = ("failed", "parked", "conflict", "stalled")
 

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from ...stats import Wait, WaitOwner
     from ..volume import EngineCache
 
-__all__ = ["LongWaits", "current_frames", "left_over", "report"]
-
 log = logging.getLogger("pagecache")
 
 WARNINGS, PERIOD = 10, 60.0
