@@ -248,36 +248,3 @@ class Attempts(Tries):
             else:
                 during(of_file(file, what, timed=True), sleep)
         self.at = None
-
-    # -- other waits until the deadline
-
-    def outlast_fills(self, file: EngineFile, pos: int) -> None:
-        """Wait until no fill owns a folio past `pos`; under the invalidate lock."""
-        self._outlast(file, "a read of bytes that are cut off", lambda: file.range_busy(pos))
-
-    def outlast_changes(self, file: EngineFile) -> None:
-        """Wait until no change of the file runs; no handle begins one."""
-        self._outlast(file, "a change that was abandoned", file.is_changing)
-
-    def outlast_publications(self, file: EngineFile) -> None:
-        """Wait until no call stores the object under its name; none begins."""
-        self._outlast(file, "the running commit", lambda: bool(file.publications))
-
-    def outlast_calls(self, file: EngineFile) -> None:
-        """Wait until no pass, commit or direct write of a file runs; none that begins makes a call."""
-        self._outlast(file, "the calls of a file whose directory is renamed", file.storage_busy)
-
-    def _outlast(self, file: EngineFile, what: str, busy: Callable[[], bool]) -> None:
-        volume = self.volume
-        began = volume.reconnects
-
-        def sleep() -> None:
-            while True:
-                seq = file.event_seq()
-                self.alive(began)
-                if not busy():
-                    return
-                volume.park.wait("inode", file.address, seq, min(self.deadline.left(), SLICE))
-
-        if busy():
-            during(of_file(file, what), sleep)

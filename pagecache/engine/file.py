@@ -47,7 +47,9 @@ from .failures import NO_FAILURES, Failures
 from .gone import GoneFile
 from .io import direct, issuer, reader, sizes
 from .mirror import NO_COPY, Copy
+from .park import NEVER, SLICE
 from .report.notices import spans
+from .report.reason import during, of_file
 from .runner import Job
 from .settling import NO_WORK, Settling
 
@@ -169,6 +171,8 @@ class EngineFile(NativeInode):
     cut_views = sizes.cut_views
     direct_read = direct.direct_read
     direct_write = direct.direct_write
+
+    lose_direct = direct.lose
 
     def read_staged(self, offset: int, buffers: Sequence[memoryview]) -> int:
         return self.staging.read(offset, buffers)
@@ -577,6 +581,31 @@ class EngineFile(NativeInode):
             self.forgetting = False
             self.wake()
 
+    # -- waits
+
+    def outlast(self, busy: Callable[[], object], what: str, tries: Attempts | None = None) -> None:
+        """Wait while the file is `busy`, until the deadline of `tries`. The end of `what` wakes it.
+
+        Raises:
+            ShutdownError: the volume was aborted. TimeoutError: the deadline passed.
+        """
+        volume, since = self.volume, self.volume.reconnects
+        deadline = NEVER if tries is None else tries.deadline
+
+        def sleep() -> None:
+            while True:
+                seq = self.event_seq()
+                if not busy():
+                    return
+                if tries is None:
+                    volume.check_alive(self.key)
+                else:
+                    tries.alive(since)
+                volume.park.wait("inode", self.address, seq, min(deadline.left(), SLICE))
+
+        if busy():
+            during(of_file(self, what), sleep)
+
     # -- write-back
 
     def begin_hand_over(self, start: int, end: int) -> None:
@@ -650,7 +679,7 @@ class EngineFile(NativeInode):
         """Record that the backend has forgotten its acknowledged changes, and has `stored` bytes (None: unknown, so the
         size is owed too): all of them are dirty again, and truncates and holes are owed. The token is held.
         """
-        direct.lose(self, forget=True)
+        self.lose_direct(forget=True)
         self.staging.forgotten()
         undone, staged_end = self.undone(), self.staged_end()
         size, lowest = self.size, undone["lowest"]
@@ -671,12 +700,6 @@ class EngineFile(NativeInode):
         if undone["created"]:
             self.set_uncommitted(created=True)  # other openers do not see it yet, and closing publishes it
 
-    def note_cut(self, size: int) -> None:
-        """Record that storage was or will be cut to this size, and needs a commit, which pays the debts. The cut is
-        repeated with the later changes, unless it is durable without a commit.
-        """
-        self.set_uncommitted(lowest=END if self.durable() else size)
-
     def drop(self, start: int, end: int) -> list[LostRange]:
         """Drop local data of a range, and return the losses; the token is held."""
         with self.lock:
@@ -689,10 +712,6 @@ class EngineFile(NativeInode):
             failures.follow(self, start, end)
         code = error.errno if error else 0
         return [LostRange(self.key, pos, length, code, self.volume.name) for pos, length in ranges]
-
-    def lose_direct(self, *, forget: bool = False) -> None:
-        """Record the loss of uncommitted direct writes; see `direct.lose`."""
-        direct.lose(self, forget=forget)
 
     def is_synced(self, stamp: int) -> bool:
         """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""

@@ -187,7 +187,7 @@ def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None
 def settle_abandoned(inode: Inode, tries: Attempts) -> None:
     """Wait until an abandoned file has gone back, as a part of a call with a deadline."""
     while inode.abandoned and not inode.removed:
-        tries.outlast_changes(inode)
+        inode.outlast(inode.is_changing, "a change that was abandoned", tries)
         inode.settled(partial(_go_back, inode), tries)
 
 

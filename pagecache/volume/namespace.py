@@ -194,9 +194,9 @@ class NameChange:
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
         for inode in self.held:
-            tries.outlast_publications(inode)
+            inode.outlast(partial(getattr, inode, "publications"), "the running commit", tries)
             if inode not in self.files and not inode.limits().commit_on_close:
-                tries.outlast_calls(inode)
+                inode.outlast(inode.storage_busy, "the calls of a file whose directory is renamed", tries)
 
     def owe(self, inode: Inode) -> None:
         """Let a file make no call before this call is over, and its result known."""

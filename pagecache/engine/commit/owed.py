@@ -171,16 +171,7 @@ class Owed:
         Raises:
             ShutdownError: the volume was aborted.
         """
-        during(of_file(self._file, "a call that was left behind"), self._outlast)
-
-    def _outlast(self) -> None:
-        file, volume = self._file, self._file.volume
-        while self._steps:
-            volume.check_alive(file.key)
-            seq = file.event_seq()
-            if not file.in_old_hands():
-                return
-            volume.park.wait("inode", file.address, seq, SLICE)
+        self._file.outlast(lambda: len(self._steps) > 0 and self._file.in_old_hands(), "a call that was left behind")
 
     def fence(self) -> None:
         """Record that the paying thread's call can no longer land, and may never return: the next payer does not wait

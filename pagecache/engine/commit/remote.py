@@ -432,7 +432,8 @@ def force(file: EngineFile) -> list[LostRange]:
     stat, forgotten = _new_base(file, most=size)
     file.rebase(min(stat.size, size), forgotten)
     if stat.size > size:
-        file.note_cut(size)
+        # A commit pays the debt. The cut is repeated with the later changes, unless it is durable without a commit.
+        file.set_uncommitted(lowest=END if file.durable() else size)
     _go_on(file)
     return []
 

@@ -35,8 +35,6 @@ from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK,
 from ..commit import remote, tails
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, max_write_of, named
-from ..park import SLICE
-from ..report.reason import during, of_file
 from ..retryer import Parked
 from ..runner import Job
 from . import barrier, reader
@@ -291,36 +289,13 @@ def _began(file: EngineFile, op: Op, write: Write) -> bool:
         while not op.direct_end():
             pass  # a commit without these bytes has failed since it began
         return False
-
-    def sleep() -> None:
-        while True:
-            seq = file.event_seq()
-            if not file.gate_closed():
-                return
-            file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.address, seq, SLICE)
-
-    during(of_file(file, "the gate for direct writes"), sleep)
+    file.outlast(file.gate_closed, "the gate for direct writes")
     return False
 
 
 def outlast(file: EngineFile) -> None:
-    """Wait until no direct write runs; the caller has ensured that none begins.
-
-    Raises:
-        ShutdownError: the volume was aborted.
-    """
-
-    def sleep() -> None:
-        while True:
-            seq = file.event_seq()
-            if not file.direct_count():
-                return
-            file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.address, seq, SLICE)
-
-    if file.direct_count():
-        during(of_file(file, "direct writes to end"), sleep)
+    """Wait until no direct write runs; the caller has ensured that none begins."""
+    file.outlast(file.direct_count, "direct writes to end")
 
 
 def _locked(file: EngineFile, op: Op, write: Write) -> bool:

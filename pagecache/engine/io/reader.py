@@ -21,9 +21,7 @@ from ..commit.owed import LeftBehindError
 from ..commit.staging import NotStagedError
 from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
 from ..gone import REMOVED
-from ..park import SLICE
 from ..report.notices import cause
-from ..report.reason import during, of_file
 from ..retryer import EARLY_MAX, Parked
 from ..runner import Job
 
@@ -110,35 +108,8 @@ def outlast_names(self: EngineFile) -> bool:
         return False
     if self.volume.runner.is_worker():
         raise BlockingIOError(errno.EAGAIN, "the name of the object is being changed", self.key)
-
-    def sleep() -> None:
-        while True:
-            seq = self.event_seq()
-            self.volume.check_alive(self.key)
-            if self.unnaming is not call:
-                return
-            self.volume.park.wait("inode", self.address, seq, SLICE)
-
-    during(of_file(self, "the call that changes the name of the object"), sleep)
+    self.outlast(lambda: self.unnaming is call, "the call that changes the name of the object")
     return True
-
-
-def _outlast_forgetting(file: EngineFile) -> None:
-    """Wait until no commit or rollback runs: the backend may have forgotten bytes that the cache still asks for."""
-
-    def runs() -> bool:
-        return file.forgetting or file.commit_running()
-
-    def sleep() -> None:
-        while True:
-            seq = file.event_seq()
-            if not runs():
-                return
-            file.volume.check_alive(file.key)
-            file.volume.park.wait("inode", file.address, seq, SLICE)
-
-    if runs():
-        during(of_file(file, "the commit or rollback that runs"), sleep)
 
 
 def refusal(file: EngineFile, op: Op, offset: int) -> str:
@@ -184,7 +155,8 @@ def _judge(
     if isinstance(error, NotStagedError):
         return failed, 0.0  # they are committed now, or dropped: they are read from the object
     if isinstance(error, BackendProtocolError):
-        _outlast_forgetting(file)
+        # The backend may have forgotten bytes that the cache still asks for.
+        file.outlast(lambda: file.forgetting or file.commit_running(), "the commit or rollback that runs")
         if op.anew():
             return failed, 0.0
     if errno_of(error) in UNNAMED and op.anew():

@@ -123,7 +123,8 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
     if tries is None or tries.deadline.at is None:
         self.settle_fills(min(size, self.size))
     else:
-        tries.outlast_fills(self, min(size, self.size))
+        pos = min(size, self.size)
+        self.outlast(lambda: self.range_busy(pos), "a read of bytes that are cut off", tries)
 
     def publish(uncommitted: bool) -> None:
         self.truncate_cached(size, uncommitted)
