@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from ..errors import Key
 from ..native import WaitRecord
 from .park import deadline_error, start_thread
 from .report.reason import Reason
+from .runner import Work
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,30 +83,8 @@ class _Here(threading.local):
 _here = _Here()
 
 
-class _Call:
-    """One call; `_lock` decides between the thread that runs it and the task that may leave it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_call",
-        "_context",
-        "_done",
-        "_error",
-        "_key",
-        "_left",
-        "_lock",
-        "_started",
-        "_task",
-        "_undo",
-        "_value",
-        "_volume",
-        "_waiter",
-        "_waker",
-        "_what",
-        "number",
-        "over",
-        "since_ns",
-    )
+class _Call(Work[Any]):
+    """One call of a task."""
 
     def __init__(
         self,
@@ -114,6 +94,8 @@ class _Call:
         volume: NativeVolume | None = None,  # None: the wait is not reported
         key: Key | None = None,
     ) -> None:
+        context = contextvars.copy_context()  # carries the mark of a running backend call to the other thread
+        super().__init__(partial(context.run, call), undo)
         waker = _here.waker
         if waker is None or waker.loop() is not waker.running_loop():
             waker = _here.waker = _Waker()
@@ -124,32 +106,9 @@ class _Call:
         self.number = next(_numbers)
         self._what, self._volume, self._key = what, volume, key
         self._waiter, self.since_ns = threading.get_ident(), time.monotonic_ns()
-        self._call = call
-        self._undo = undo
-        self._context = contextvars.copy_context()  # carries the mark of a running backend call to the other thread
-        self._lock = threading.Lock()
-        self._left = self._started = self._done = False
-        self._value: Any = None
-        self._error: BaseException | None = None
 
-    def run(self) -> None:
-        with self._lock:
-            if self._left:
-                return
-            self._started = True
-        try:
-            value = self._context.run(self._call)
-        except BaseException as error:
-            self._error = error
-            self._waker.end(self.over)
-            return
-        with self._lock:
-            self._value, self._done = value, True
-            left = self._left
-        if left:
-            self._take_back()
-        else:
-            self._waker.end(self.over)
+    def _end(self) -> None:
+        self._waker.end(self.over)
 
     def record(self) -> WaitRecord | None:
         """Return the wait of the task, for reports; None: the task is gone."""
@@ -161,33 +120,18 @@ class _Call:
         return WaitRecord(self.number, kind, self._waiter, self.since_ns, address, 0, 0, 0, 0, reason, task, loop)
 
     def result(self) -> Any:
-        """Return or raise the result of the call, after its end."""
-        if self._error is not None:
+        if self.error is not None:
             try:
-                raise self._error
+                raise self.error
             finally:
-                self._error = None  # error → traceback → this frame → error
-        return self._value
+                self.error = None  # error → traceback → this frame → error
+        return self._result
 
     def expire(self, error: TimeoutError) -> None:
         """End the wait with an error, unless the call has begun."""
-        with self._lock:
-            if self._started or self._left:
-                return
-            self._left = True
-        self._error = error
-        if not self.over.done():
+        if self.cancel() and not self.over.done():
+            self.error = error
             self.over.set_result(None)
-
-    def leave(self) -> None:
-        with self._lock:
-            self._left, done = True, self._done
-        if done:
-            self._take_back()
-
-    def _take_back(self) -> None:
-        if self._undo is not None:
-            self._undo(self._value)
 
 
 class _Lane:
@@ -287,7 +231,7 @@ class Aside:
             await made.over
             value: T = made.result()
         except BaseException:
-            made.leave()
+            made.abandon()
             raise
         finally:
             tasks.pop(made.number, None)
@@ -296,6 +240,5 @@ class Aside:
         return value
 
     def stop(self) -> None:
-        """Let threads end after their current work, without waiting for them."""
         for lane in self._lanes.values():
             lane.stop()

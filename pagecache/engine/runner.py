@@ -42,7 +42,63 @@ AGAIN = 1.0
 JOBS = (native.COMMIT, native.NAMES, native.DIRECT)
 
 
-class Job(Generic[T]):
+class Work(Generic[T]):
+    """A call on another thread than that of its waiter, which may give up: then the call does not begin, or its result
+    is undone. `_lock` decides between the two.
+    """
+
+    error: BaseException | None = None  # of the call
+
+    def __init__(self, call: Callable[[], T], undo: Callable[[T], None] | None) -> None:
+        self._call = call
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._started = self._abandoned = self._finished = False
+        self._result: T | None = None
+
+    def run(self) -> None:
+        """Run the call unless its waiter has given up: a call reported as not done must not happen later."""
+        with self._lock:
+            if self._abandoned or self._started:
+                return
+            self._started = True
+        try:
+            result = self._make()
+        except BaseException as error:
+            self.error = error
+        else:
+            with self._lock:
+                self._result, self._finished = result, True
+                abandoned = self._abandoned
+            if abandoned and self._undo is not None:
+                self._undo(result)
+        finally:
+            self._end()
+
+    def _make(self) -> T:
+        """Make the call, on the thread that runs it."""
+        return self._call()
+
+    def _end(self) -> None:
+        """Wake the waiter."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Give up waiting: the call does not begin, or its result is undone."""
+        with self._lock:
+            self._abandoned = True
+            finished = self._finished
+        if finished and self._undo is not None:
+            self._undo(self._result)  # type: ignore[arg-type]
+
+    def cancel(self) -> bool:
+        """Give up waiting, unless the call has begun; return whether it has not."""
+        with self._lock:
+            self._abandoned |= not self._started
+            return not self._started
+
+
+class Job(Work[T]):
     """One call of the engine, run by a thread of the volume; `what` and `key` name it, should it hang."""
 
     def __init__(
@@ -60,6 +116,7 @@ class Job(Generic[T]):
         """Make a job. `file`: number of its inode, if it has one. `undo`: for a result whose waiter has given up.
         `then`: called when it is over, for callers that do not sleep on it. `last`: it closes files of the backend.
         """
+        super().__init__(call, undo)
         self.what = what
         self.key = key
         self.file = file
@@ -69,59 +126,20 @@ class Job(Generic[T]):
         self.volume: NativeVolume | None = None  # the volume whose threads are to run it
         self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock
         self.began = 0.0
-        self._call = call
-        self._undo = undo
         self._then = then
         self._done = park.signal()
-        self._lock = threading.Lock()
-        self._started = self._abandoned = self._finished = False
-        self._result: T | None = None
-        self._error: BaseException | None = None
 
-    @property
-    def error(self) -> BaseException | None:
-        """Return the exception of the call."""
-        return self._error
-
-    def run(self) -> None:
-        """Run the call unless its waiter has given up: a call reported as not done must not happen later. None but the
-        last begins when the backend is about to be closed.
-        """
-        with self._lock:
-            if self._abandoned or self._started:
-                return
-            self._started = True
+    def _make(self) -> T:
+        """Make the call. None but the last begins when the backend is about to be closed."""
         self.began, self.thread = time.monotonic(), threading.get_ident()
-        try:
-            if not self.last and self.volume is not None and self.volume.closing():
-                raise ShutdownError("the volume is detached", self.key)
-            result = self._call()
-        except BaseException as error:
-            self._error = error
-        else:
-            with self._lock:
-                self._result, self._finished = result, True
-                abandoned = self._abandoned
-            if abandoned and self._undo is not None:
-                self._undo(result)
-        finally:
-            self._done.set()
-            if self._then is not None:
-                self._then()
+        if not self.last and self.volume is not None and self.volume.closing():
+            raise ShutdownError("the volume is detached", self.key)
+        return self._call()
 
-    def abandon(self) -> None:
-        """Give up waiting: the call does not begin, or its result is undone."""
-        with self._lock:
-            self._abandoned = True
-            finished = self._finished
-        if finished and self._undo is not None:
-            self._undo(self._result)  # type: ignore[arg-type]
-
-    def cancel(self) -> bool:
-        """Cancel the job; False: it has begun."""
-        with self._lock:
-            self._abandoned |= not self._started
-            return not self._started
+    def _end(self) -> None:
+        self._done.set()
+        if self._then is not None:
+            self._then()
 
     def finished(self) -> bool:
         """Return whether the call is over, with or without an error."""
@@ -148,8 +166,8 @@ class Job(Generic[T]):
         except BaseException:
             self.abandon()
             raise
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._result  # type: ignore[return-value]
 
 
