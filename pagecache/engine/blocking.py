@@ -14,10 +14,10 @@ import errno
 import functools
 import inspect
 import sys
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..backends.plain import forgotten, given, missing_in_file
+from ..backends.plain import FILE_METHODS, forgotten, given, missing_in_file
 from ..backends.protocol import (
     OPTIONAL_MEMBERS,
     AsyncBackend,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .loop import CacheLoop
 
 T = TypeVar("T")
+METHODS = OPTIONAL_MEMBERS | {*FILE_METHODS}
 
 
 # -- which calls the running code is in
@@ -97,40 +98,23 @@ def is_async(backend: object) -> bool:
 
 
 class BlockingFile:
-    """An object of an asynchronous backend, for threads. It lacks the optional methods that the object lacks."""
+    """An object of an asynchronous backend, for threads: a `BackendFile` that lacks the optional methods that the
+    object lacks.
+    """
 
-    def __init__(self, backend: Blocking, key: Key, file: AsyncBackendFile) -> None:
+    def __init__(self, backend: Blocking, file: AsyncBackendFile) -> None:
         self._backend = backend
-        self._key = key
         self.wrapped: Any = file
 
-    def _call(self, what: str, *args: object, alive: Callable[[], None] | None = None) -> Any:
+    def _call(self, what: str, *args: object) -> Any:
         method = getattr(self.wrapped, what)
+        alive = self._backend.check_alive if what == "read_into" else None  # only the caller of a read may leave it
         return self._backend.call(what, lambda: call_async(what, method, *args), alive)
 
-    def stat(self) -> ObjectStat:
-        answer: ObjectStat = self._call("stat")
-        return answer
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        answer: int = self._call("read_into", offset, buffers, alive=self._backend.check_alive)
-        return answer
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        answer: int = self._call("write_from", offset, buffers)
-        return answer
-
-    def truncate(self, size: int) -> None:
-        self._call("truncate", size)
-
-    def commit(self) -> str | None:
-        answer: str | None = self._call("commit")
-        return answer
-
     def __getattr__(self, name: str) -> Any:
-        """Return an optional member: a blocking method, or a plain attribute such as `limits`."""
+        """Return a blocking method, or a plain attribute such as `limits`."""
         found = getattr(self.wrapped, name)  # AttributeError if the object lacks it
-        if name not in OPTIONAL_MEMBERS or not callable(found):
+        if name not in METHODS or not callable(found):
             return found
         return functools.partial(self._call, name)
 
@@ -160,7 +144,7 @@ class Blocking(Backend):
         if missing := missing_in_file(file):
             what = f"open() answered {file!r}, which has no {missing}{forgotten(file)}"
             raise BackendProtocolError(what, key)
-        return BlockingFile(self, key, file)
+        return cast(BackendFile, BlockingFile(self, file))
 
     def stat(self, key: Key) -> ObjectStat:
         answer: ObjectStat = self._request("stat", key)
