@@ -101,29 +101,18 @@ class NameSync:
     def run(self, call: NameSyncCall) -> None:
         """Run the call on a thread of the volume."""
         supported, call.error = True, OSError(errno.EIO, "sync ended by an internal error")
-        delay = None
-        try:
-            supported, error = self._sync()
-            delay = None if error is None else call.tries.judge(error)
-            call.error = None if error is None or delay is not None else as_os_error(error)
-        finally:
-            self._over(call, supported, delay)
-
-    def _sync(self) -> tuple[bool, BaseException | None]:
-        """Make the call; return whether the backend supports it, and its error."""
+        delay = None  # seconds until its retry, if there is one
         try:
             self.volume.backend.sync()
+            call.error = None
         except BaseException as error:
             supported = errno_of(error) not in (errno.ENOSYS, errno.EOPNOTSUPP)
-            return supported, error if supported else None
-        return True, None
-
-    def _over(self, call: NameSyncCall, supported: bool, delay: float | None) -> None:
-        """End a call; `delay`: seconds until its retry, if there is one."""
-        with self._lock:
-            if self._running is not call:
-                return
-            self._running = None if delay is None else NameSyncCall(self, call.covers, call.tries)
-            self._supported = supported
-            if call.error is None and delay is None:
-                self._durable = max(self._durable, call.covers)
+            delay = call.tries.judge(error) if supported else None
+            call.error = as_os_error(error) if supported and delay is None else None
+        finally:
+            with self._lock:
+                if self._running is call:
+                    self._running = None if delay is None else NameSyncCall(self, call.covers, call.tries)
+                    self._supported = supported
+                    if call.error is None and delay is None:
+                        self._durable = max(self._durable, call.covers)
