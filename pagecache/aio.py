@@ -399,7 +399,7 @@ class AsyncCachedFile:
         sync = self._file._begin_fsync()
         if sync is not None:
             await self._synced(sync, timeout, "fsync")
-            self._file._fsynced()
+            self._file._inode.set_unclosed(False)  # the writer itself has published the object
         self._file._raise_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
@@ -413,7 +413,7 @@ class AsyncCachedFile:
         deadline = Deadline(sync.file.volume.clock, timeout)
 
         def drive() -> None:
-            barrier.drive(sync, None if timeout is None else deadline.left(), what)
+            barrier.drive(sync, deadline.timeout(), what)
 
         await self._aside.run("sync", drive, key=self.key, timeout=timeout)
 

@@ -36,6 +36,7 @@ from .errors import (
     LostRange,
     PageCacheError,
     ShutdownError,
+    WritebackError,
 )
 from .native import NativeCache, NativeVolume, TooManyViews
 from .objects import Event
@@ -379,7 +380,7 @@ class PageCache:
     def _save_for_resize(self, deadline: Deadline) -> None:
         for volume in self.volumes():
             if not volume.engine.backend.limits.commit_on_close:
-                volume.sync(None if deadline.at is None else deadline.left())
+                volume.sync(deadline.timeout())
 
     # -- the whole
 
@@ -393,14 +394,14 @@ class PageCache:
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
         tickets = self._begin_syncs(errors)
-        waits = [(ticket, ticket._deadline(None if deadline.at is None else deadline.left())) for ticket in tickets]
+        waits = [(ticket, ticket._deadline(deadline.timeout())) for ticket in tickets]
         for ticket, until in waits:
             try:
                 ticket._wait_until(until)
             except OSError as error:
                 errors.append(error)
         if errors:
-            raise closing.all_unwritten(errors)
+            raise closing.together(WritebackError, errors, "could not be saved")
 
     def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
         """Begin one ticket per volume, all at once; errors of detached volumes go to `errors`."""
@@ -485,18 +486,15 @@ class PageCache:
         self._check_forked()
         with self._lock:
             broken = self.native.check()
-        if broken is None and (records := self._check_failed_ranges()) is not None:
-            broken = "I-29", records
-        if broken is None and (handles := next(filter(None, map(lifetimes.check, self.volumes())), None)) is not None:
-            broken = "I-30", handles
-        if (
-            broken is None
-            and (names := next(filter(None, map(lifetimes.check_names, self.volumes())), None)) is not None
-        ):
-            broken = "I-31", names
-        left = waits.left_over(self) if broken is None else None
-        if left is not None:
-            broken = "I-16", left
+        looks: tuple[tuple[str, Callable[[], str | None]], ...] = (
+            ("I-29", self._check_failed_ranges),
+            ("I-30", lambda: next(filter(None, map(lifetimes.check, self.volumes())), None)),
+            ("I-31", lambda: next(filter(None, map(lifetimes.check_names, self.volumes())), None)),
+            ("I-16", lambda: waits.left_over(self)),
+        )
+        for name, look in looks:
+            if broken is None and (found := look()) is not None:
+                broken = name, found
         if broken is not None:
             invariant, what = broken
             raise AssertionError(f"{invariant}: {what}\n{self.native.trace()}")

@@ -16,12 +16,12 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from .engine.park import Deadline
 from .engine.report.notices import spans
-from .errors import FailedRange, LostRange, UnsavedDataError, WritebackError
+from .errors import FailedRange, Key, LostRange, UnsavedDataError, WritebackError
 from .volume import lifetimes
 from .volume.inode import Inode
 
@@ -103,11 +103,11 @@ def _detach_all(cache: PageCache, deadline: Deadline, on_failed: Literal["raise"
     # A volume may store into volumes that were attached earlier.
     for volume in reversed(cache.volumes()):
         try:
-            lost += volume.detach(timeout=None if deadline.at is None else deadline.left(), on_failed=on_failed)
+            lost += volume.detach(timeout=deadline.timeout(), on_failed=on_failed)
         except UnsavedDataError as error:
             unsaved.append(error)
     if unsaved:
-        raise unsaved[0] if len(unsaved) == 1 else _all_unsaved(unsaved)
+        raise together(UnsavedDataError, unsaved, "are not saved", unsaved[0].filename)
     return lost
 
 
@@ -183,27 +183,16 @@ def at_exit(cache: PageCache) -> None:
             cache.live.stop()
 
 
-def all_unwritten(errors: list[OSError]) -> OSError:
+def together(
+    kind: type[WritebackError | UnsavedDataError], errors: Sequence[OSError], what: str, key: Key | None = None
+) -> OSError:
     """Return the failures of several volumes as one error."""
     if len(errors) == 1:
         return errors[0]
-    return WritebackError(
-        f"{len(errors)} volumes could not be saved; the first: {errors[0]}",
+    return kind(
+        f"{len(errors)} volumes {what}; the first: {errors[0]}",
+        key,
         errno=errors[0].errno,
-        ranges=_ranges_of(errors),
-        exceptions=errors,
-    )
-
-
-def _ranges_of(errors: Iterable[OSError]) -> list[FailedRange]:
-    return [r for error in errors for r in getattr(error, "ranges", []) if isinstance(r, FailedRange)]
-
-
-def _all_unsaved(errors: list[UnsavedDataError]) -> UnsavedDataError:
-    return UnsavedDataError(
-        f"{len(errors)} volumes are not saved; the first: {errors[0]}",
-        errors[0].filename,
-        errno=errors[0].errno,
-        ranges=_ranges_of(errors),
+        ranges=[r for error in errors for r in getattr(error, "ranges", []) if isinstance(r, FailedRange)],
         exceptions=errors,
     )

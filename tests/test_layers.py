@@ -32,7 +32,7 @@ LAYERS = [
     ["engine.blocking", "engine.loop"],  # each imports the other when it is needed
     ["engine.attempts", "engine.held"],
     ["engine.namesync"],
-    ["engine.failures", "engine.settling"],
+    ["engine.failures"],
     ["engine.commit"],
     ["engine.io"],
     ["engine.throttle", "engine.mirror"],
@@ -219,7 +219,6 @@ PARTS = {
     "engine.commit.commits": "Commits",
     "engine.commit.owed": "Owed",
     "engine.failures": "Failures",
-    "engine.settling": "Settling",
 }
 
 # Assignments to objects of other classes that have a field of this name, by module.

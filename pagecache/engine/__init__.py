@@ -9,7 +9,7 @@ bottom up:
     runner, aside               the threads of a volume; calls for tasks
     blocking, loop              asynchronous backends seen by threads; the event loop of the cache
     attempts, namesync          calls that carry no bytes; a backend's sync of names
-    failures, settling          failed ranges of a file; work that waits for its token
+    failures                    failed ranges of a file
     commit/                     staged data, lost replies, tails, debts of a file, newer stored versions
     io/                         fills, write requests, results of calls, fsync, direct I/O, sizes
     throttle, mirror            writers that must wait; the second stream

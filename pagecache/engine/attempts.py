@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -89,16 +88,6 @@ class Attempts(Tries):
         self.key = key
         self.deadline = NEVER if timeout is None else Deadline(volume.clock, timeout)
 
-    # -- the deadline
-
-    def left(self) -> float | None:
-        """Return the seconds left, for waits that take a timeout; None: unlimited."""
-        return None if self.deadline.at is None else self.deadline.left()
-
-    def until(self) -> float | None:
-        """Return the deadline on the monotonic clock, for waits of CORE."""
-        return None if self.deadline.at is None else time.monotonic() + self.deadline.left()
-
     def alive(self, began: int | None = None) -> None:
         """Raise if waiting longer is pointless; `began`: `EngineVolume.reconnects` at the first attempt."""
         self.volume.check_alive(self.key, began)
@@ -106,7 +95,6 @@ class Attempts(Tries):
             raise self.late()
 
     def late(self, then: str = "what was started goes on") -> TimeoutError:
-        """Return the error of a deadline that passed."""
         if pause := self.pause():
             then = f"the next try would be in {pause:.1f} s"
         return deadline_error(self.what, self.key, failed=self.failed, then=then)
@@ -142,10 +130,6 @@ class Attempts(Tries):
         if self._judged is None or self._judged[0] is not error:
             self._judged = error, super().judge(error)
         return self._judged[1]
-
-    def once(self, call: Callable[[], T]) -> T:
-        """Make a call, and wait for it until the deadline."""
-        return self.repeated(call, again=False)
 
     def repeated(
         self,

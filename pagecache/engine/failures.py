@@ -142,7 +142,6 @@ class Failures:
             self.search_again = True
 
     def continue_at(self, pos: int) -> None:
-        """Record where the next turn continues the search."""
         self.position = pos
 
     def end_search(self) -> bool:
@@ -410,7 +409,6 @@ def uncommitted_range(file: EngineFile) -> FailedRange:
 
 
 def _uncommitted(file: EngineFile, pos: int, length: int, otherwise: str, now: float) -> FailedRange:
-    """Return a range that has not failed itself."""
     commits = file.commits
     code, message = _why_local(file, otherwise)
     wait = None if commits.next_try is None else max(0.0, commits.next_try - now)

@@ -9,7 +9,6 @@ all other state:
     staging    spool of uncommitted bytes                            commit/staging.py    made with staged bytes
     owed       backend calls that must come first                    commit/owed.py       made with a debt
     failures   failed ranges                                         failures.py          made with a failure
-    settling   work that waits for the token                         settling.py          made with the first job
 
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
@@ -20,7 +19,8 @@ While `abandoned` or `withheld` is set, only an explicit fsync or close writes b
 application's back.
 
 Locks: `lock` guards the parts, each of which names its lock, and `read_into`; it is held briefly and never across a
-call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits.
+call. `_aside_lock` guards the flags that CORE counts, `_limits_lock` the limits. `settling` has none: it takes jobs
+from any thread, and the holder of the token runs them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -48,10 +49,9 @@ from .gone import GoneFile
 from .io import direct, issuer, reader, sizes
 from .mirror import NO_COPY, Copy
 from .park import NEVER, SLICE
-from .report.notices import spans
+from .report.notices import fault, spans
 from .report.reason import during, of_file
 from .runner import Job
-from .settling import NO_WORK, Settling
 
 if TYPE_CHECKING:
     from .attempts import Attempts
@@ -81,6 +81,8 @@ def limits_of(limits: BackendLimits, max_write: int | None = None, *, stages: bo
 
 NOT_LOSING = threading.Lock()
 """The lock of every file that has given up no bytes; never held."""
+NO_WORK: deque[Callable[[], object]] = deque()
+"""The queue of every file without a job so far."""
 
 
 class EngineFile(NativeInode):
@@ -109,7 +111,7 @@ class EngineFile(NativeInode):
     owed: Owed = NOTHING_OWED
     staging: Staging = NOTHING_STAGED
     failures: Failures = NO_FAILURES
-    settling: Settling = NO_WORK
+    settling: deque[Callable[[], object]] = NO_WORK  # jobs that wait for the token, without a waiter
     losing: threading.Lock = NOT_LOSING  # held from before bytes leave until their loss is recorded
 
     removed = False
@@ -202,7 +204,6 @@ class EngineFile(NativeInode):
         return part
 
     def staged(self) -> Staging:
-        """Return the staging of the file, for bytes to be staged."""
         return self._part("staging", lambda: Staging(self), trouble=False)
 
     def owe(self, step: Debt) -> None:
@@ -210,7 +211,6 @@ class EngineFile(NativeInode):
         self._part("owed", lambda: Owed(self)).add(step)
 
     def owe_instead(self, steps: Iterable[Debt] = (), *, keep: Collection[str] = ()) -> tuple[Debt, ...]:
-        """Replace the debts; see `Owed.replace`."""
         return self._part("owed", lambda: Owed(self)).replace(steps, keep=keep)
 
     # -- the backend's file
@@ -346,7 +346,6 @@ class EngineFile(NativeInode):
         self.key = key
 
     def set_copy(self, copy: Copy) -> None:
-        """Set the copy that the mirror has of the object."""
         self.copy = copy
 
     def give_up_copy(self, why: str) -> None:
@@ -355,11 +354,9 @@ class EngineFile(NativeInode):
             self.volume.mirror.give_up(self.copy, why)
 
     def identify(self, identity: Hashable | None) -> None:
-        """Set the identity of the object, as the current backend reports it."""
         self.identity = identity
 
     def free(self) -> bool:
-        """Free CORE's part; False: an operation uses it."""
         if self.destroy():
             self.staging = NOTHING_STAGED
         return self.freed
@@ -444,7 +441,6 @@ class EngineFile(NativeInode):
         self.apply_limits()
 
     def max_write(self) -> int:
-        """Return the maximum bytes of one call for this object."""
         most = int(self.limits().max_write)
         return most if self._max_write is None else min(most, self._max_write)
 
@@ -631,10 +627,10 @@ class EngineFile(NativeInode):
 
     # -- engine work that needs the token, without a waiter
 
-    def settle(self, job: Callable[[], None]) -> None:
+    def settle(self, job: Callable[[], object]) -> None:
         """Run a job under the token, on a thread of the volume, once the token is free."""
         self.volume.settling.add(self)  # first: a job is never missing
-        self._part("settling", Settling, trouble=False).add(job)
+        self._part("settling", lambda: deque[Callable[[], object]](), trouble=False).append(job)
         self.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
@@ -655,11 +651,16 @@ class EngineFile(NativeInode):
 
     def run_settling(self) -> bool:
         """Run the requested jobs, with the token held; False: there were none."""
-        ran = self.settling.run(self)
-        if not self.settling:
-            self.volume.settling.discard(self)
-            if self.settling:  # added in between
-                self.volume.settling.add(self)
+        ran = False
+        while self.settling:
+            ran = True
+            try:
+                self.settling.popleft()()
+            except Exception:
+                fault("%s: %r: work under the file's token failed", self.volume.name, self.key)
+        self.volume.settling.discard(self)
+        if self.settling:  # added in between
+            self.volume.settling.add(self)
         return ran
 
     def holding(self, op: Op, call: Callable[[], None]) -> None:

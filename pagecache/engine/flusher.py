@@ -77,7 +77,7 @@ class Flusher:
         # Whether its thread has ended. `Thread.is_alive` is of no use: an exception of a signal handler in it makes
         # CPython 3.11 take the thread for ended.
         self.over = False
-        self._next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
+        self.next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
         self._deferred: deque[Callable[[], None]] = deque()
         self._later: deque[Callable[[], None]] = deque()
@@ -122,12 +122,8 @@ class Flusher:
 
         A turn of this thread itself plans the next one when it ends.
         """
-        if at < self._next_turn and threading.current_thread() is not self._thread:
+        if at < self.next_turn and threading.current_thread() is not self._thread:
             self._native.wake_flusher()
-
-    def next_turn(self) -> float:
-        """Return when the next turn begins without a wake-up; infinite during a turn."""
-        return self._next_turn
 
     def _run(self) -> None:
         try:
@@ -138,16 +134,16 @@ class Flusher:
     def _loop(self) -> None:
         while not self._stop:
             seq = self._native.flusher_seq()
-            self._next_turn = math.inf
+            self.next_turn = math.inf
             began = self._clock.now()
             try:
                 delay = self.turn()
             except BaseException:
                 fault("the flusher met an error that should not get here; it goes on")
                 delay = PAUSE
-            self._next_turn = began + delay
+            self.next_turn = began + delay
             if not self._stop and not self._deferred:
-                self._sleep(seq, self._next_turn)
+                self._sleep(seq, self.next_turn)
 
     def _sleep(self, seq: int, until: float) -> None:
         while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
@@ -261,7 +257,6 @@ class Flusher:
         return math.inf if pause is None else pause
 
     def _retry(self, volume: EngineVolume, now: float) -> None:
-        """Resume failed data that is due."""
         for file in volume.take_retries(now):
             next_retry: float | None = now + PAUSE
             try:

@@ -140,7 +140,6 @@ def _complete(error: OSError) -> None:
 
 
 def said_to_be_transient(error: BackendError) -> bool:
-    """Return `BackendError.retry`."""
     return _guarded(lambda: bool(error.retry), False)
 
 
@@ -152,7 +151,6 @@ def retry_after_of(error: BaseException) -> float | None:
 
 
 def max_write_of(error: BaseException) -> int | None:
-    """Return `BackendError.max_write`, if it is a number of bytes."""
     return _plain(_attribute(error, "max_write")) if isinstance(error, BackendError) else None
 
 

@@ -56,11 +56,9 @@ class Held:
         _held.add(self)
 
     def let_go(self) -> None:
-        """Drop the global reference."""
         _held.discard(self)
 
     def end(self) -> None:
-        """Drop everything: the volume has ended."""
         _held.discard(self)
         self._backends.clear()
         self._files.clear()

@@ -4,7 +4,7 @@ Every wait of the engine has one shape: note an event's sequence number, check t
 is unchanged. Sleeps are slices, signal handlers run in between, and each check may raise (aborted, deadline): every
 wait can be ended [K9]. A thread that changes a condition advances the event first, so no wake-up is missed.
 
-Clock and park are constructor arguments of the engine: tests replace them.
+Clock and park are attributes of the cache: tests replace them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
 
 from .. import native
 from ..errors import Key
@@ -81,6 +80,14 @@ class Deadline:
         """Return the seconds left, 0.0 when it has passed."""
         return SLICE if self.at is None else max(0.0, self.at - self.clock.now())
 
+    def timeout(self) -> float | None:
+        """Return the seconds left, for waits that take a timeout; None: unlimited."""
+        return None if self.at is None else self.left()
+
+    def until(self) -> float | None:
+        """Return it on the monotonic clock, for waits of CORE; None: never."""
+        return None if self.at is None else time.monotonic() + self.left()
+
     def passed(self) -> bool:
         return self.at is not None and self.clock.now() >= self.at
 
@@ -121,17 +128,6 @@ class Park:
     def wait(self, kind: str, address: int, seq: int, timeout: float) -> None:
         """Sleep while an event of CORE stands at `seq`, at most a slice."""
         native.wait(kind, address, seq, min(timeout, SLICE))
-
-    def until(self, done: Callable[[], bool], wait: Callable[[], None], deadline: Deadline, what: str) -> None:
-        """Repeat `wait` until `done`.
-
-        Raises:
-            TimeoutError: the deadline passed.
-        """
-        while not done():
-            if deadline.passed():
-                raise deadline_error(what)
-            wait()
 
     def signal(self) -> Signal:
         """Return a flag for waits between Python threads."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
-from ..config import CacheConfig, CacheLimits, RetryPolicy
+from ..config import CacheConfig, CacheLimits, RetryPolicy, VolumeOptions
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..objects import Event
@@ -72,6 +72,8 @@ class EngineCache(Protocol):
     native: NativeCache
     config: CacheConfig
     limits: CacheLimits
+    clock: Clock
+    park: Park
     flusher: Flusher
     spare: Spare
     feed: Feed
@@ -107,26 +109,21 @@ class EngineVolume:
         cache: EngineCache,
         backend: Backend,
         name: str,
-        *,
-        clock: Clock | None = None,
-        park: Park | None = None,
-        rng: random.Random | None = None,
-        mirror: Backend | None = None,
-        on_conflict: str = "fail",
-        prompt: bool | None = None,
-        retry: RetryPolicy | None = None,
-        spool: str | None = "",
+        options: VolumeOptions,
+        mirror: Backend | None,
+        prompt: bool | None,
+        retry: RetryPolicy | None,
+        spool: str | None,
     ) -> None:
         cache.spare.start()
         self.cache = cache
         self.backend = backend
         self.name = name
         self.number = next(_numbers)
-        self.on_conflict = on_conflict
+        self.on_conflict = options.on_conflict
         self.spool = spool  # directory of the spools of its files; "": that of temporary files; None: it has none
-        self.clock = clock or Clock()
-        self.park = park or Park()
-        self.random = (rng or random.Random()).random
+        self.clock, self.park = cache.clock, cache.park
+        self.random = random.Random().random
         self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
         self._prompt = prompt
         self._retry = retry
@@ -143,7 +140,7 @@ class EngineVolume:
         self.kept = Kept()
         self.stall = Stall()
         self.outage = Outage()
-        self.dirty_share = 1.0
+        self.dirty_share = options.dirty_share
         self.reconnects = 0
         self.idle: dict[EngineFile, None] = {}
         self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by
@@ -244,7 +241,7 @@ class EngineVolume:
         backend is prompt.
         """
         self.check_reentry(what, key)
-        return Attempts(self, what, key).once(call)
+        return Attempts(self, what, key).repeated(call, again=False)
 
     def call_here(self, what: str, key: Key, call: Callable[[], T]) -> T:
         """Make a call of the backend on this thread."""
@@ -312,10 +309,6 @@ class EngineVolume:
         with self._lock:
             return not file.freed and not len(self._keepers) and file.free()
 
-    def file_at(self, id: int) -> EngineFile | None:
-        with self._lock:
-            return self._files.get(id)
-
     def file(self, inode: int) -> EngineFile | None:
         """Return the file with this number. Takes no lock: a signal handler may ask while its thread has it."""
         return self._files.get(inode)
@@ -350,7 +343,6 @@ class EngineVolume:
         self.cache.flusher.wake_by(at)
 
     def retry_planned(self, file: EngineFile) -> bool:
-        """Return whether the flusher will check the failures of a file."""
         with self._lock:
             return file in self._retries
 
@@ -360,13 +352,11 @@ class EngineVolume:
             return self._retries.take(now)
 
     def next_retry(self) -> float | None:
-        """Return when the flusher must check the failures of a file next."""
         with self._lock:
             earliest = self._retries.earliest()
         return None if earliest is None else earliest[0]
 
     def replan_parked(self) -> None:
-        """Plan parked data by a changed retry policy."""
         for file in self.troubles.failing_files():
             next_retry = failures.replan_parked(file)
             if next_retry is not None:
@@ -440,7 +430,6 @@ class EngineVolume:
         return taken
 
     def close_idle(self, turn: int = IDLE_TURN) -> None:
-        """Close surplus files, without waiting."""
         if len(self.idle) > IDLE_FILES_MAX:
             for key, backend_file in self._taken_idle(IDLE_FILES_MAX, turn):
                 self.close_later(backend_file, key)
@@ -533,7 +522,6 @@ class EngineVolume:
     # -- the end
 
     def seal(self, sealed: bool) -> None:
-        """Refuse new changes from now on, or accept them again."""
         with self._lock:
             self.seals += 1 if sealed else -1
             self.native.seal(sealed)

@@ -48,14 +48,14 @@ class Advice(Enum):
 ADVICE = {*Advice, *(advice.value for advice in Advice)}
 
 
-def extent(offset: int, length: int | None, size: int, what: str = "length") -> tuple[int, int]:
+def extent(offset: int, length: int | None, size: int) -> tuple[int, int]:
     """Return [start, end) of a range whose length may be None, "to the end of the file"."""
     start = _number(offset, "offset")
     if length is None:
         return start, max(start, size)
-    count = _number(length, what)
+    count = _number(length, "length")
     if start + count > FOREVER:
-        raise ValueError(f"offset {start} + {what} {count} is larger than 2**63 - 1")
+        raise ValueError(f"offset {start} + length {count} is larger than 2**63 - 1")
     return start, start + count
 
 
@@ -186,7 +186,6 @@ class CachedFile(Handle, io.RawIOBase):
         return self._truncate(size)
 
     def _truncate(self, size: int | None, tries: Attempts | None = None) -> int:
-        """Truncate, as a part of a call with a deadline."""
         self._check_writable()
         length = self.tell() if size is None else _number(size, "size")
         self.volume._check_alive(self.key)
@@ -194,7 +193,7 @@ class CachedFile(Handle, io.RawIOBase):
         return length
 
     def _resize(self, size: int, tries: Attempts | None = None) -> None:
-        until = None if tries is None else tries.until()
+        until = None if tries is None else tries.deadline.until()
         self._altered = True
         self._inode.run(LOCK | TOKEN | INVALIDATE, "truncate", (size, self._check_writable, tries), until)
 
@@ -384,7 +383,6 @@ class CachedFile(Handle, io.RawIOBase):
         self._raise_loss()
 
     def _begin_flush(self) -> barrier.FileSync | None:
-        """Return the sync that `flush` waits for, if any."""
         self._check_open()
         if not self._writable:
             return None
@@ -410,22 +408,17 @@ class CachedFile(Handle, io.RawIOBase):
         if sync is not None:
             barrier.drive(sync, timeout, "fsync")
             if self._inode.unclosed:
-                self._fsynced()
+                self._inode.set_unclosed(False)  # the writer itself has published the object
         if self._inode.last_loss > self._loss_cursor:
             self._raise_loss()
 
     def _begin_fsync(self) -> barrier.FileSync | None:
-        """Return the sync that `fsync` waits for, if any."""
         self._check_open()
         inode = self._inode
         if inode.removed and inode.is_unpublishable():
             inode.volume.check_alive(self.key)
             return None
         return barrier.FileSync(inode)
-
-    def _fsynced(self) -> None:
-        """Record that the writer itself has published the object."""
-        self._inode.set_unclosed(False)
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.
@@ -438,7 +431,6 @@ class CachedFile(Handle, io.RawIOBase):
             barrier.drive(sync, None, "flush")
 
     def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
-        """Return the sync that `sync_range` waits for, if any."""
         self._check_open()
         start, end = extent(offset, length, self._inode.size)
         if start >= end:

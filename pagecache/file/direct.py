@@ -90,7 +90,6 @@ class DirectFile(CachedFile):
         return is_buffered(self._inode.limits()) or bool(self._inode.staged_bytes())
 
     def pread_into(self, buffer: Any, offset: int, /) -> int:
-        """Read into a writable buffer; return the number of bytes."""
         self._check_readable()
         pos = _offset(offset, call="pread_into(buffer, offset)", first=buffer)
         if self._reads_buffered():
@@ -118,7 +117,6 @@ class DirectFile(CachedFile):
         return read.done
 
     def pread(self, size: int, offset: int, /) -> bytes:
-        """Read size bytes at offset; fewer only at the end of the file."""
         self._check_readable()
         length, pos = _offset(size, "size"), _offset(offset)
         if self._reads_buffered():
@@ -134,7 +132,6 @@ class DirectFile(CachedFile):
         return bytes(space) if done == len(space) else bytes(space[:done])
 
     def preadv(self, buffers: Sequence[Any], offset: int, /) -> int:
-        """Read into several buffers, one after another."""
         self._check_readable()
         pos, done = _offset(offset, call="preadv(buffers, offset)", first=buffers), 0
         for buffer in buffers:
@@ -153,7 +150,6 @@ class DirectFile(CachedFile):
         return done
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read at the file position; all remaining bytes when size is negative."""
         self._check_readable()
         pos = self.tell()
         length = -1 if size is None else operator.index(size)
@@ -162,11 +158,9 @@ class DirectFile(CachedFile):
         return content
 
     def readall(self) -> bytes:
-        """Read from the file position to the end."""
         return self.read()
 
     def readinto(self, buffer: Any, /) -> int:
-        """Read into buffer at the file position."""
         self._check_readable()
         pos = self.tell()
         done = self.pread_into(buffer, pos)
@@ -176,7 +170,6 @@ class DirectFile(CachedFile):
     # -- writing
 
     def pwrite(self, data: Any, offset: int, /) -> int:
-        """Write all of data at offset; return its length."""
         self._check_writable()
         pos = _offset(offset, call="pwrite(data, offset)", first=data)
         return self._write(data, pos, append=False)[1]
@@ -205,7 +198,6 @@ class DirectFile(CachedFile):
         return pos, length
 
     def pwritev(self, buffers: Sequence[Any], offset: int, /) -> int:
-        """Write several buffers, one after another."""
         self._check_writable()
         pos, done = _offset(offset, call="pwritev(buffers, offset)", first=buffers), 0
         for buffer in buffers:
@@ -228,12 +220,10 @@ class DirectFile(CachedFile):
             return None if len(view) else 0
 
     def append(self, data: Any) -> int:
-        """Write atomically at the end; return the offset."""
         self._check_writable()
         return self._write(data, 0, append=True)[0]
 
     def write(self, data: Any, /) -> int:
-        """Write all of data at the file position."""
         self._check_writable()
         start = 0 if self._appends else self.tell()
         try:

@@ -156,7 +156,7 @@ def _age(at: float | None, now: float) -> float | None:
 
 
 def _oldest_dirty(volume: Volume, now: float) -> float | None:
-    found = [volume.engine.file_at(id) for id in volume.engine.native.dirty_inodes(OLDEST_AMONG)]
+    found = [volume.engine.file(id) for id in volume.engine.native.dirty_inodes(OLDEST_AMONG)]
     times = [when for file in found if file is not None and (when := overdue.oldest(file)) is not None]
     return _age(min(times, default=None), now)
 

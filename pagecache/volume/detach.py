@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -177,14 +176,14 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     try:
         if not volume.engine.aborted:
             abandoned = _drain(volume, deadline)
-            volume.sync(None if deadline.at is None else deadline.left())
+            volume.sync(deadline.timeout())
             taken_back, cut = _take_back(volume, abandoned, deadline), _cut_views(volume, deadline)
             if taken_back or cut:
-                volume.sync(None if deadline.at is None else deadline.left())
+                volume.sync(deadline.timeout())
             # A call that creates a file may have begun before the seal, and ended after the sync.
             known: list[FailedRange] = []
             while (unsaved := _unsaved(volume)) != known:
-                volume.sync(None if deadline.at is None else deadline.left())
+                volume.sync(deadline.timeout())
                 known = unsaved
         else:
             unsaved = _unsaved(volume)
@@ -204,8 +203,7 @@ def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
     for inode in inodes:
-        until = None if deadline.at is None else time.monotonic() + deadline.left()
-        inode.run(LOCK, "holding", lambda: None, until)
+        inode.run(LOCK, "holding", lambda: None, deadline.until())
     return [inode for inode in inodes if inode.abandoned and inode.has_local()]
 
 
@@ -214,8 +212,7 @@ def _take_back(volume: Volume, abandoned: list[Inode], deadline: Deadline) -> bo
     a call that hangs in one of them keeps no other file from being saved. Return whether there were any.
     """
     for inode in abandoned:
-        timeout = None if deadline.at is None else deadline.left()
-        lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, timeout))
+        lifetimes.settle_abandoned(inode, volume._attempts("detach", inode.key, deadline.timeout()))
     return bool(abandoned)
 
 
@@ -224,8 +221,7 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     with volume.inodes_lock:
         inodes = [inode for inode in volume.inodes.objects.values() if inode.usage()["write_pinned"]]
     for inode in inodes:
-        until = None if deadline.at is None else time.monotonic() + deadline.left()
-        inode.run(TOKEN, "cut_views", None, until)
+        inode.run(TOKEN, "cut_views", None, deadline.until())
     return bool(inodes)
 
 

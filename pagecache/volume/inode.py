@@ -79,12 +79,6 @@ class Inode(EngineFile):
         """
         return self.identity is None or self.limits().commit_on_close
 
-    def set_aliases(self, aliases: tuple[Key, ...]) -> None:
-        self.aliases = aliases
-
-    def set_hinted(self, hints: int) -> None:
-        self.hinted = hints
-
     # -- changes of closed handles; under the volume's lock
 
     def keep_changes(self) -> None:
@@ -188,7 +182,6 @@ class Inode(EngineFile):
         self.__dict__["views"].discard(view)
 
     def idle(self) -> bool:
-        """Return whether the object has no handles and no views."""
         return self.handles == 0 and not len(self.views)
 
 
@@ -311,14 +304,14 @@ class InodeTable(dict[Key, Inode]):
         if inode.hinted != self.hints:
             if inode.identity is not None:
                 self.drop_names(inode)
-            inode.set_hinted(self.hints)
+            inode.hinted = self.hints
         if self.get(key) is not inode:
             self.unbind(key)
         if self.get(inode.key) is not inode:
             self._forget_last_name(inode)
             _rename(inode, key)
         elif key != inode.key and key not in inode.aliases:
-            inode.set_aliases((*inode.aliases, key))
+            inode.aliases = (*inode.aliases, key)
         self[key] = inode
 
     def unbind(self, key: Key) -> None:
@@ -358,7 +351,7 @@ class InodeTable(dict[Key, Inode]):
 
         for key, inode in list(self._unnamed.items()):
             del self._unnamed[key]
-            inode.set_aliases(tuple(map(moved, inode.aliases)))
+            inode.aliases = tuple(map(moved, inode.aliases))
             inode.rename(moved(key))
             self._unnamed[inode.key] = inode
 
@@ -367,16 +360,15 @@ class InodeTable(dict[Key, Inode]):
         return self.at(key) or self._unnamed.get(key)
 
     def has_below(self, tree: Key) -> bool:
-        """Return whether a name lies below this directory."""
         return tree in self._below
 
     def _name_by_alias(self, inode: Inode) -> None:
         for key in inode.aliases:
             if self.get(key) is inode:
-                inode.set_aliases(tuple(other for other in inode.aliases if other != key))
+                inode.aliases = tuple(other for other in inode.aliases if other != key)
                 inode.rename(key)
                 return
-        inode.set_aliases(())
+        inode.aliases = ()
         self._unnamed[inode.key] = inode
 
     def _forget_last_name(self, inode: Inode) -> None:
@@ -400,7 +392,7 @@ def _rename(inode: Inode, key: Key) -> None:
     ones too.
     """
     last = () if inode.identity is None else (*inode.aliases, inode.key)
-    inode.set_aliases(tuple(name for name in last if name != key)[-LAST_NAMES:])
+    inode.aliases = tuple(name for name in last if name != key)[-LAST_NAMES:]
     inode.rename(key)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ def check_names(volume: Volume) -> str | None:
         return None if wrong is None else f"{volume!r} has a wrong name or identity of {wrong.key!r}"
 
 
+@dataclass(slots=True, eq=False)
 class Use:
     """One use of an object, from the look-up of its open to the end of its handle; counted as a handle.
 
@@ -62,13 +64,10 @@ class Use:
     not released when nothing refers to it any longer.
     """
 
-    __slots__ = ("counted", "inode", "left", "writable")
-
-    def __init__(self, inode: Inode) -> None:
-        self.inode = inode
-        self.counted = False
-        self.writable = False  # counted as a writer, too
-        self.left = True  # nothing is left to be released
+    inode: Inode
+    counted: bool = False
+    writable: bool = False  # counted as a writer, too
+    left: bool = True  # nothing is left to be released
 
     def begin(self) -> None:
         """Count a handle. `inodes_lock` held."""

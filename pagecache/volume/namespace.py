@@ -64,7 +64,6 @@ from typing import TYPE_CHECKING
 from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..engine.attempts import Attempts
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
-from ..engine.file import EngineFile
 from ..errors import Key
 from ..native import TOKEN, Op
 from ..objects import Kind
@@ -471,7 +470,7 @@ class Unsettled:
 
     method, arguments, behind = FOLLOWING, (), False
 
-    def __init__(self, change: NameChange, file: EngineFile) -> None:
+    def __init__(self, change: NameChange, file: Inode) -> None:
         self._change, self._file = change, file
         self.renamed = file.owed.owes(FOLLOWING)  # before: this takes the place of that debt
         file.owe(self)
@@ -489,7 +488,7 @@ class Unsettled:
     def end(self, *, carried_out: bool) -> None:
         """End the debt. A file that was not opened by its name before is to be, still."""
         if self._file.owed.drop(self) and self.renamed and not carried_out:
-            opening.owe_opening(self._change.volume, self._file)
+            opening.owe_opening(self._file)
 
 
 def unsettled_at(volume: Volume, *keys: Key) -> NameChange | None:
@@ -563,9 +562,9 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
         cached = [inode for inode in tries.repeated(change.lenders, what="stat") if not inode.freed]
         try:
             if len(cached) == 2:
-                cached[0].run_both(cached[1], "lending", lend, tries.until())
+                cached[0].run_both(cached[1], "lending", lend, tries.deadline.until())
             elif cached:
-                cached[0].run(TOKEN, "lending", lend, tries.until())
+                cached[0].run(TOKEN, "lending", lend, tries.deadline.until())
             else:
                 wait()
         except TimeoutError as error:

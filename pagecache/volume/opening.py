@@ -482,12 +482,12 @@ def take_version(inode: Inode, backend_file: BackendFile) -> ObjectStat:
     return found
 
 
-def owe_opening(volume: Volume, file: EngineFile) -> None:
+def owe_opening(inode: Inode) -> None:
     """Let a file be opened by its name before its next call."""
-    with volume.inodes_lock:
-        inode = volume.inodes.of_file(file)
-    if inode is not None:
-        file.owe(_Following(inode))
+    with inode.owner.inodes_lock:
+        known = inode.owner.inodes.knows(inode)
+    if known:
+        inode.owe(_Following(inode))
 
 
 def open_renamed(file: EngineFile) -> None:
@@ -624,12 +624,12 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
             close_backend_file(backend_file)
 
     taken = volume.engine.take_idle(0, turn=None)
-    tries.once(close)
+    tries.repeated(close, again=False)
     for file in volume.engine.idle_files():
         if file.has_local() and not file.limits().commit_on_close:
-            barrier.fsync(file, tries.left())
+            barrier.fsync(file, tries.deadline.timeout())
     taken = volume.engine.take_idle(0, turn=None)
-    tries.once(close)
+    tries.repeated(close, again=False)
 
 
 def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, quiet: int | None = None) -> bool:
@@ -686,12 +686,12 @@ def _replaced(inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> 
 
     def take_name() -> None:
         nonlocal replaced
-        replaced = not inode.has_local() and inode.versions.changes == changes
+        replaced = not inode.has_local() and inode.changes() == changes
         if replaced:
             inode.replaced()
             lifetimes.displace(inode.owner, inode, stat.version)
 
-    inode.run(LOCK | TOKEN, "holding", take_name, tries.until())
+    inode.run(LOCK | TOKEN, "holding", take_name, tries.deadline.until())
     if replaced:
         _report_taken(inode)
     return replaced
@@ -705,8 +705,8 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
     usage = inode.usage()
     if inode.has_local() and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # otherwise it is a conflict
-            barrier.fsync(inode, tries.left())
-            changes = inode.versions.changes
+            barrier.fsync(inode, tries.deadline.timeout())
+            changes = inode.changes()
             stat = stored_stat(volume, inode, inode.key, tries) or stat
     return stat, changes
 
@@ -720,7 +720,7 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
         return False
     # No direct write begins: it needs no token, and its stored bytes would be past an end that was read before.
     inode.close_gate()
-    if inode.versions.changes != changes or inode.direct_count():
+    if inode.changes() != changes or inode.direct_count():
         inode.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
     inode.invalidate_remote(0, END)

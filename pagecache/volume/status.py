@@ -131,7 +131,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
             rest, page = tries.repeated(first_page)
         else:
             # Only the backend could continue its listing after an error.
-            page = tries.once(partial(list, islice(rest, LISTED_AT_ONCE)))
+            page = tries.repeated(partial(list, islice(rest, LISTED_AT_ONCE)), again=False)
         for stat in page:
             inode = None
             if stat.key is not None and stat.key != "" and stat.kind == "file":

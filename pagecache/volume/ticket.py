@@ -310,7 +310,6 @@ class SyncTicket:
         self._wait_until(self._deadline(timeout))
 
     def _deadline(self, timeout: float | None = None) -> Deadline:
-        """Return the end of a wait that begins now."""
         limits = self._engine.backend.limits
         if not limits.trusted and limits.sync_timeout is not None:
             timeout = limits.sync_timeout if timeout is None else min(timeout, limits.sync_timeout)
@@ -332,12 +331,8 @@ class SyncTicket:
                 seq = self._standing(deadline)
 
         if first is not None:
-            during(self._reason(), sleep)
+            during(Reason("sync", self._engine.native), sleep)
         self._raise()
-
-    def _reason(self) -> Reason:
-        """Return the reason of waits for it."""
-        return Reason("sync", self._engine.native)
 
     def _standing(self, deadline: Deadline) -> int | None:
         """Return the sequence number of the cache's event from before the check; None: it is over."""

@@ -70,29 +70,17 @@ class Volume:
         backend: Backend,
         name: str,
         options: VolumeOptions,
-        mirror: Backend | None = None,
-        timeout: float | None = None,
-        prompt: bool | None = None,
-        retry: RetryPolicy | None = None,
-        spool: str | None = "",
+        mirror: Backend | None,
+        timeout: float | None,
+        prompt: bool | None,
+        retry: RetryPolicy | None,
+        spool: str | None,
     ) -> None:
         self.cache = cache
         self.name = name
         self.options = options
         self._timeout = timeout
-        self.engine: EngineVolume = EngineVolume(
-            cache,
-            backend,
-            name,
-            mirror=mirror,
-            on_conflict=options.on_conflict,
-            clock=cache.clock,
-            park=cache.park,
-            prompt=prompt,
-            retry=retry,
-            spool=spool,
-        )
-        self.engine.dirty_share = options.dirty_share
+        self.engine: EngineVolume = EngineVolume(cache, backend, name, options, mirror, prompt, retry, spool)
         self.prefers_stored = False  # acknowledged bytes give way to later foreign versions, as in network file systems
         self.detached = False  # no unsaved data is left
         self.ended = False  # no threads or files are left
@@ -384,7 +372,7 @@ class Volume:
             raise
         finally:
             if self.engine.backend.limits.commit_on_close:
-                handle._close(tries.left())
+                handle._close(tries.deadline.timeout())
             else:
                 handle._leave()
 

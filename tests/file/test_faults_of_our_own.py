@@ -48,7 +48,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
     *((collector, name) for name in ("_parked", "_late", "_late_commit")),
     *((collector, name) for name in ("failed", "commit_failed", "acknowledged", "committed", "fault")),
     *((collector, name) for name in ("_note_write_fault", "_note_commit_fault")),
-    *((issuer, name) for name in ("_not_sent", "_to_be_sent", "_target", "_taken")),
+    *((issuer, name) for name in ("_not_sent", "_target", "_taken")),
     *((barrier, name) for name in ("text_of", "errno_of", "_writeback_error")),
     *((remote, name) for name in ("is_remote_change",)),
     *((issuer, name) for name in ("_not_committed", "is_kept")),

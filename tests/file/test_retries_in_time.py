@@ -186,5 +186,5 @@ def test_a_wake_of_the_flusher_by_time_is_never_lost(make: Make, clock: HandCloc
     eventually(lambda: turns[0] >= 2)
     del flusher.turn
     after_flusher_turn(cache)
-    assert flusher.next_turn() > clock.now() + 3000.0
+    assert flusher.next_turn > clock.now() + 3000.0
     flusher.wake_by(clock.now() + 3601.0)  # after the next turn: no extra turn for it

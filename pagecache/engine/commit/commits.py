@@ -69,7 +69,6 @@ class Commits:
         self.parked = True
 
     def try_at(self, at: float | None) -> None:
-        """Plan the flusher's next try."""
         self.next_try = at
 
     def begin_try(self, again: float) -> None:
@@ -83,7 +82,6 @@ class Commits:
             self.round = 0
 
     def set_caller(self, caller: object, makes_it: bool) -> None:
-        """Record whether a caller makes the next try."""
         (self._callers.add if makes_it else self._callers.discard)(caller)
 
     def has_callers(self) -> bool:
@@ -94,7 +92,6 @@ class Commits:
         self.failing_since, self.stamp, self.parked, self.next_try, self.trying = None, 0, False, None, False
 
     def wait_until(self, at: float) -> None:
-        """Start no commit of its own accord before `at`."""
         self.not_before = at
 
     def note_hole(self, start: int, end: int) -> None:

@@ -127,7 +127,6 @@ def _start(file: EngineFile, now: float) -> float | None:
 
 
 def resume(file: EngineFile) -> None:
-    """Begin a try on request."""
     if stands(file):
         now = file.volume.clock.now()
         if (at := _start(file, now)) is not None:

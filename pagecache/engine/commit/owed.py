@@ -23,7 +23,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from ...native import COMMIT
 from ..park import SLICE
@@ -104,17 +104,21 @@ class Owed:
 
     def owes(self, method: str | None) -> bool:
         """Return whether a call of this method is owed; None: any call."""
+        if not self._steps:
+            return False
         with self._file.lock:
             return any(method in (None, step.method) for step in self._steps)
 
     def forget(self, method: str) -> None:
-        """Drop the debts of this method, if there are any."""
+        if not self._steps:
+            return
         with self._file.lock:
             if any(step.method == method for step in self._steps):
                 self._steps = deque(step for step in self._steps if step.method != method)
 
     def drop(self, step: Debt) -> bool:
-        """Drop one debt; return whether it was owed."""
+        if not self._steps:
+            return False
         with self._file.lock:
             steps = deque(other for other in self._steps if other is not step)
             owed = len(steps) < len(self._steps)
@@ -152,6 +156,8 @@ class Owed:
         Raises:
             OSError: a call failed; it stays owed. ShutdownError: the volume was aborted.
         """
+        if not self._steps:
+            return
         file, volume = self._file, self._file.volume
         while self._steps:
             volume.check_alive(file.key)
@@ -229,28 +235,5 @@ class Owed:
         file.bind_calls()
 
 
-class _NothingOwed(Owed):
-    """The debts of every file that has had none."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self._steps = deque()
-
-    def owes(self, method: str | None) -> bool:
-        return False
-
-    def forget(self, method: str) -> None:
-        """Do nothing: there are none."""
-
-    def drop(self, step: Debt) -> bool:
-        return False
-
-    def pay(self) -> None:
-        """Return at once."""
-
-    def fence(self) -> None:
-        """Do nothing: no thread pays."""
-
-
-NOTHING_OWED = _NothingOwed()
+NOTHING_OWED = Owed(cast("EngineFile", None))
+"""The debts of every file that has had none: without steps, no method looks at the file."""

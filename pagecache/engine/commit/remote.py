@@ -66,18 +66,15 @@ class Dispute:
         self.remote, self.base_lost = remote, True
 
     def find_base(self) -> None:
-        """Record that the base is stored after all."""
         if self.base_lost:
             self.base_lost = False
 
     def declare(self, base: str | None, stored: str | None) -> bool:
-        """Declare a conflict between two versions; return whether there was one already."""
         known = self.versions is not None
         self.versions = (base, stored)
         return known
 
     def request_take(self) -> bool:
-        """Request that the stored version is taken; return whether it was requested before."""
         known, self.take_due = self.take_due, True
         return known
 
@@ -110,7 +107,7 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
     """
     while True:
         with file.lock:
-            changes = file.versions.changes
+            changes = file.changes()
         try:
             version = file.volume.backend.stat(file.key).version
         except Exception:
@@ -119,7 +116,7 @@ def refused(file: EngineFile, *, read: bool = False) -> bool:
         if file.has_local() or not whole:
             return changed(file, version, read=read and whole)
         with file.lock:
-            stands = file.versions.changes == changes  # otherwise that version may be older than the base
+            stands = file.changes() == changes  # otherwise that version may be older than the base
             same = file.versions.is_base(version)
         if stands and not same and not file.is_renamed():
             _lose_base(file, version)
@@ -234,7 +231,7 @@ def _give_up(file: EngineFile, version: str | None, *, read: bool = False) -> bo
     if not known:
         what = "another version is stored below unsaved bytes"
         file.volume.say(logging.ERROR, "conflicts", what, "ours are given up", file.key)
-        file.settle(lambda: _take(file))
+        file.settle(lambda: take(file))
     return True
 
 
@@ -324,7 +321,7 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, sin
         file.volume.check_alive(file.key, since)  # with the file: a reconnect gives it another one under this lock
         if fresh is not None:
             file.replace_locked(fresh)
-        file.versions.count_change(stale=False)
+        file.change_begins(False)
         file.versions.take(stat.version)
         file.versions.sized()
         file.dispute.end()
@@ -384,10 +381,6 @@ def take(file: EngineFile, record: Callable[[list[LostRange]], None] | None = No
         else:
             record(lost)
     return lost
-
-
-def _take(file: EngineFile) -> None:
-    take(file)
 
 
 def go_back(file: EngineFile) -> bool:

@@ -56,22 +56,17 @@ class Staging:
     not write after a thread of the next backend. Reads of the spool take no lock.
     """
 
-    __slots__ = ("_epoch", "_file", "_lock", "_spool", "_unsent", "_writes")
+    __slots__ = ("_file", "_lock", "_spool", "_unsent", "epoch", "writes")
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._spool: Spool | None = None
         self._unsent = Ranges()
-        self._epoch = 0
-        self._writes = 0
+        self.epoch = 0  # changes whenever the backend forgets: a request reads it before its first call
+        self.writes = 0  # to the spool so far
 
     # -- write-back and reads
-
-    @property
-    def epoch(self) -> int:
-        """A number that changes whenever the backend forgets: a request reads it before its first call."""
-        return self._epoch
 
     def put(self, epoch: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Write bytes of a request to the spool.
@@ -80,18 +75,18 @@ class Staging:
             OSError: ENOSPC and others: it names the directory. ShutdownError: the request was left behind.
         """
         with self._lock:
-            if epoch != self._epoch:
+            if epoch != self.epoch:
                 raise ShutdownError("the volume was aborted", self._file.key)
             if self._spool is None:
                 self._spool = self._named(lambda: Spool(self._file.volume.spool or None))
-            self._writes += 1
+            self.writes += 1
             spool = self._spool
             self._named(lambda: spool.write_all(offset, buffers))
 
     def sent(self, epoch: int, begin: int, end: int) -> None:
         """Record that the backend has acknowledged [begin, end)."""
         with self._lock:
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 self._unsent.cut(begin, end)
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
@@ -125,7 +120,7 @@ class Staging:
     def forgotten(self) -> None:
         """Record that the backend has forgotten all acknowledged bytes, or may have."""
         with self._lock:
-            self._epoch += 1
+            self.epoch += 1
             self._unsent.add(0, END)
 
     def cut(self, begin: int, end: int) -> None:
@@ -146,17 +141,12 @@ class Staging:
             with contextlib.suppress(OSError):  # space that stays taken harms nothing
                 spool.free(begin, end)
 
-    @property
-    def writes(self) -> int:
-        """Number of writes to the spool so far."""
-        return self._writes
-
     def committed(self, writes: int) -> None:
         """Record that CORE has dropped all staged bytes after a commit, at whose end there were so many writes. Later
         ones are of the next commit, and keep the spool.
         """
         with self._lock:
-            if self._writes == writes:
+            if self.writes == writes:
                 self._spool, self._unsent = None, Ranges()
 
     # -- sending again
@@ -167,7 +157,7 @@ class Staging:
         Raises:
             OSError: of the backend, or of the spool.
         """
-        epoch, volume = self._epoch, self._file.volume
+        epoch, volume = self.epoch, self._file.volume
         calls = Transfers(backend_file, volume.backend, self._file.key)
         for begin, end in self._parts():
             if op.stopped:
@@ -220,7 +210,7 @@ class _NothingStaged(Staging):
     __slots__ = ()
 
     def __init__(self) -> None:
-        self._epoch = self._writes = 0
+        self.epoch = self.writes = 0
 
     def forgotten(self) -> None:
         """Do nothing: nothing is staged."""

@@ -58,30 +58,21 @@ class Versions:
         """`BackendFile.unanswered` of the last backend files with a commit of unknown result, at most `KEPT`."""
 
     @property
-    def changes(self) -> int:
-        """The number of this cache's changes."""
-        return self._file.changes()
-
-    @property
     def stale(self) -> bool:
         """Whether this cache has changed the stored object since the base was read."""
         return self._file.is_stale()
-
-    def count_change(self, *, stale: bool) -> None:
-        """Count a change of this cache; `stale`: the change may make another version. The lock is held."""
-        self._file.change_begins(stale)
 
     def about_to_change(self) -> None:
         """Announce a call: whatever its result, another stored version may come from this cache. On commit_on_close
         backends only a commit makes one: `doubt`.
         """
         with self._file.lock:
-            self.count_change(stale=not self._file.limits().commit_on_close)
+            self._file.change_begins(not self._file.limits().commit_on_close)
 
     def doubt(self) -> None:
         """Record a commit of unknown result: another stored version may come from it."""
         with self._file.lock:
-            self.count_change(stale=True)
+            self._file.change_begins(True)
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
@@ -128,18 +119,14 @@ class Versions:
         with self._file.lock:
             if when is None or version != self.base or self._file.is_stale() or self.announced is not None:
                 return
-            if when >= self.looked[1] or not self._is_distrusted():
+            seen, before = self.looked
+            if when >= before or seen is not DISTRUSTED or before == -math.inf:  # otherwise announced since that look
                 self.looked = name, when
 
     def distrust(self) -> None:
         """Record that another version may be stored: the next open looks."""
         with self._file.lock:
             self.looked = DISTRUSTED, self._file.volume.clock.now()
-
-    def _is_distrusted(self) -> bool:
-        """Return whether no look has begun since another version was announced. The lock is held."""
-        seen, when = self.looked
-        return seen is DISTRUSTED and when > -math.inf
 
     def announce(self, version: str) -> None:
         """Keep an announced version until its size is taken."""

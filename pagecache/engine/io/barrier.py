@@ -217,7 +217,7 @@ class FileSync:
         if self._version is not None:
             self._version.join(min(deadline.left(), SLICE))
             return
-        left = SLICE if deadline.at is None else min(SLICE, deadline.left())
+        left = min(SLICE, deadline.left())
         if self.not_before:
             left = min(left, max(0.001, self.not_before - deadline.clock.now()))
         self.file.volume.park.wait("inode", self.file.address, self._state.event, left)
@@ -234,7 +234,6 @@ class FileSync:
         return ("", None) if commit is None else (cause(commit), self.not_before or None)
 
     def late(self, what: str) -> TimeoutError:
-        """Return the error of a wait that ends before the sync."""
         failed, at = self.failure()
         now = self.file.volume.clock.now()
         return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)

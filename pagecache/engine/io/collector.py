@@ -84,7 +84,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
     if op.settled:
         return
     with file.lock:
-        file.versions.count_change(stale=True)
+        file.change_begins(True)
         now = file.volume.clock.now()
         file.committing().fail(error, _stamp(file), now)
         file.count_failed_commit()
@@ -275,7 +275,7 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
     stamp = _stamp(file)
     with file.lock:
         # The backend may have forgotten acknowledged bytes; or it committed, and the reply was lost.
-        file.versions.count_change(stale=not is_refusal(error) or not file.limits().commit_on_close)
+        file.change_begins(not is_refusal(error) or not file.limits().commit_on_close)
         commits = file.committing()
         commits.fail(error, stamp, now)
         file.count_failed_commit()

@@ -25,6 +25,7 @@ import contextlib
 import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -62,15 +63,13 @@ def is_buffered(limits: BackendLimits) -> bool:
 # ---------------------------------------------------------------------------------------- reading
 
 
+@dataclass(slots=True, eq=False)
 class Read:
     """One direct read: offset, buffer, and the number of bytes done."""
 
-    __slots__ = ("buffer", "done", "pos")
-
-    def __init__(self, pos: int, buffer: memoryview) -> None:
-        self.pos = pos
-        self.buffer = buffer
-        self.done = 0
+    pos: int
+    buffer: memoryview
+    done: int = 0
 
 
 def direct_read(self: EngineFile, op: Op, read: Read) -> None:
@@ -94,7 +93,6 @@ def direct_read(self: EngineFile, op: Op, read: Read) -> None:
 
 
 def _wait_for_copy(file: EngineFile) -> int:
-    """Wait while another thread changes the page."""
     file.volume.sleep(file, BUSY, "a page that is being changed")
     return 0
 
@@ -199,6 +197,7 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
 # ---------------------------------------------------------------------------------------- writing
 
 
+@dataclass(slots=True, eq=False)
 class Write:
     """One direct write, and its result.
 
@@ -207,19 +206,14 @@ class Write:
     handle was closed.
     """
 
-    __slots__ = ("append", "buffered", "check_open", "data", "done", "offset", "parallel", "shared")
-
-    def __init__(
-        self, offset: int, data: memoryview, check_open: Callable[[], None], *, append: bool, parallel: bool
-    ) -> None:
-        self.offset = offset
-        self.data = data
-        self.append = append
-        self.parallel = parallel
-        self.check_open = check_open
-        self.done = 0
-        self.buffered = False
-        self.shared = False
+    offset: int
+    data: memoryview
+    check_open: Callable[[], None]
+    append: bool
+    parallel: bool
+    done: int = 0
+    buffered: bool = False
+    shared: bool = False
 
     @property
     def end(self) -> int:
@@ -452,7 +446,6 @@ class _Sender:
         return None
 
     def _pieces(self, ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-        """Yield the pieces within the limits."""
         limits = self.file.limits()
         unit, most = int(limits.direct_unit), self.file.max_write()
         for start, end in ranges:

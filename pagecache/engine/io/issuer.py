@@ -8,7 +8,7 @@ request collects its result: no hop.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
@@ -45,8 +45,10 @@ def _ended(
 @_ended
 def write(self: EngineFile, op: Op) -> None:
     """Send one request. Never raises for errors of the backend: they are recorded."""
-    if not _to_be_sent(self, op):
+    if self.abandoned or self.is_cut_off() or self.is_found_elsewhere():
+        op.finish(False, self.abandoned)  # none of it is written back now, or any longer
         return
+    self.versions.about_to_change()
     sent = False
     try:
         send = _target(self).write_from
@@ -54,14 +56,16 @@ def write(self: EngineFile, op: Op) -> None:
             self.owed.pay()
         if self.volume.mirror is not None:
             self.volume.mirror.take(self, op)
-        spooling = _Spooling(self, op) if op.stage else None
+        staging = self.staged() if op.stage else None
+        epoch, (spooled, end) = 0 if staging is None else staging.epoch, op.extent
         while (call := op.begin()) is not None:
-            sent = True
-            if spooling is not None:
-                spooling.put(*call)
-            taken = _taken(self, op, op.complete(send(call[0], call[1])))
-            if spooling is not None:
-                spooling.sent(taken)
+            sent, (offset, buffers) = True, call
+            if staging is not None and (stop := offset + sum(map(len, buffers))) > spooled:
+                staging.put(epoch, offset, buffers)
+                spooled = stop
+            taken = _taken(self, op, op.complete(send(offset, buffers)))
+            if staging is not None:
+                staging.sent(epoch, offset, end if taken else op.offset)
             if taken:
                 break
     except BaseException as error:
@@ -85,38 +89,6 @@ def write_met(self: EngineFile, op: Op, met: BaseException | int, sent: bool) ->
 def written(self: EngineFile, op: Op) -> None:
     """Record that all of a bound write request is acknowledged, after an abort."""
     collector.acknowledged(self, op)
-
-
-class _Spooling:
-    """Writes the bytes of one request to the spool, before each call that sends them."""
-
-    def __init__(self, file: EngineFile, op: Op) -> None:
-        self._op, self._staging = op, file.staged()
-        self._epoch = self._staging.epoch
-        self._start, self._end = op.extent
-        self._at = self._spooled = self._start
-
-    def put(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Write bytes to the spool, unless an earlier call has."""
-        self._at, end = offset, offset + sum(map(len, buffers))
-        if end > self._spooled:
-            self._staging.put(self._epoch, offset, buffers)
-            self._spooled = end
-
-    def sent(self, taken: bool) -> None:
-        """Record the answer of the call; `taken`: all of the request is acknowledged."""
-        self._staging.sent(self._epoch, self._at, self._end if taken else self._op.offset)
-
-
-def _to_be_sent(file: EngineFile, op: Op) -> bool:
-    if file.abandoned or file.is_cut_off():
-        op.finish(False, file.abandoned)  # none of it is written back any longer
-        return False
-    if file.is_found_elsewhere():
-        op.finish(False, False)
-        return False
-    file.versions.about_to_change()
-    return True
 
 
 def _target(file: EngineFile) -> Any:
@@ -240,7 +212,7 @@ def _commit(self: EngineFile, op: Op) -> None:
         sending = True
         self.staging.send_again(op, backend_file)
         sending, called = False, True
-        begun = self.versions.changes  # first: a direct write that begins after this changes the number
+        begun = self.changes()  # first: a direct write that begins after this changes the number
         changes = None if self.direct_count() else begun
         version = None if op.stopped else op.send_commit(call)
         if version is not None and not isinstance(version, str):

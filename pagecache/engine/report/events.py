@@ -31,15 +31,13 @@ Callback = Callable[[Event], object]
 Queue = SimpleQueue[tuple[int, Event] | None]
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class _Subscriber:
     """A receiver of the events from number `since` on, until it is removed from the list."""
 
-    __slots__ = ("callback", "raised", "since")
-
-    def __init__(self, callback: Callback, since: int) -> None:
-        self.callback = callback
-        self.since = since
-        self.raised = 0
+    callback: Callback
+    since: int
+    raised: int = 0
 
 
 class Feed:
