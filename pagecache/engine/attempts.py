@@ -104,12 +104,11 @@ class Attempts(Tries):
     def make(self, call: Callable[[], T]) -> T:
         """Make the backend call that changes names; on a thread of the volume, in an attempt of `repeated`."""
         try:
-            result = call()
+            return call()
         except BaseException as error:
             if not is_refusal(error):
                 self.doubtful, self.first = True, self.first or error
             raise
-        return result
 
     def settle(self) -> None:
         """Record that the backend has done it: later errors cause no further attempt."""

@@ -366,16 +366,15 @@ class EngineFile(NativeInode):
         """Context in which reads return the bytes below the cached version, to bring all of them into memory, whatever
         is stored.
         """
-        self._force_reads(1)
+        with self.lock:
+            self._forced_reads += 1
         try:
+            self.bind_calls()
             yield
         finally:
-            self._force_reads(-1)
-
-    def _force_reads(self, more: int) -> None:
-        with self.lock:
-            self._forced_reads += more
-        self.bind_calls()
+            with self.lock:
+                self._forced_reads -= 1
+            self.bind_calls()
 
     def _read_later(self, offset: int, buffers: Any) -> int:
         self.owed.pay()
@@ -637,9 +636,10 @@ class EngineFile(NativeInode):
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""
         self.volume.check_reentry("settling a conflict", self.key)
         since = self.volume.reconnects
+        alive = partial(self.volume.check_alive, self.key, since)
 
         def run() -> T:
-            self.volume.check_alive(self.key, since)  # it may have taken its backend before
+            alive()  # it may have taken its backend before
             return job()
 
         work = Job(self.volume.park, run, what="work under the token", key=self.key, file=self.id)
@@ -647,7 +647,7 @@ class EngineFile(NativeInode):
         self.settle(work.run)
         if tries is not None:
             return work.wait(partial(tries.alive, since), tries.deadline)
-        return work.wait(lambda: self.volume.check_alive(self.key, since))
+        return work.wait(alive)
 
     def run_settling(self) -> bool:
         """Run the requested jobs, with the token held; False: there were none."""

@@ -127,23 +127,19 @@ class Flusher:
 
     def _run(self) -> None:
         try:
-            self._loop()
+            while not self._stop:
+                seq = self._native.flusher_seq()
+                self.next_turn = math.inf
+                began = self._clock.now()
+                try:
+                    delay = self.turn()
+                except BaseException:
+                    fault("the flusher met an error that should not get here; it goes on")
+                    delay = PAUSE
+                self.next_turn = began + delay
+                self._sleep(seq, self.next_turn)
         finally:
             self.over = True
-
-    def _loop(self) -> None:
-        while not self._stop:
-            seq = self._native.flusher_seq()
-            self.next_turn = math.inf
-            began = self._clock.now()
-            try:
-                delay = self.turn()
-            except BaseException:
-                fault("the flusher met an error that should not get here; it goes on")
-                delay = PAUSE
-            self.next_turn = began + delay
-            if not self._stop and not self._deferred:
-                self._sleep(seq, self.next_turn)
 
     def _sleep(self, seq: int, until: float) -> None:
         while not self._stop and not self._deferred and self._native.flusher_seq() == seq:

@@ -82,21 +82,18 @@ class CacheLoop:
 
     def _run(self) -> None:
         try:
-            self._run_tasks()
+            native.enter_loop()
+            asyncio.set_event_loop(self._loop)
+            while not self._ended:
+                try:
+                    self._loop.run_forever()
+                except BaseException:  # a callback of the backend raised SystemExit: the loop has other users
+                    log.exception("the event loop of the cache met an error that should not get here; it goes on")
+            with contextlib.suppress(Exception):
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
         finally:
             self._over = True
-
-    def _run_tasks(self) -> None:
-        native.enter_loop()
-        asyncio.set_event_loop(self._loop)
-        while not self._ended:
-            try:
-                self._loop.run_forever()
-            except BaseException:  # a callback of the backend raised SystemExit: the loop has other users
-                log.exception("the event loop of the cache met an error that should not get here; it goes on")
-        with contextlib.suppress(Exception):
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
 
     def alive(self) -> bool:
         return not self._over

@@ -92,7 +92,7 @@ def _turn(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
         return None
     if turn.take() is None:
         return turn
-    reason = _reason(volume, "another thread that ends the volume")
+    reason = Reason("another thread that ends the volume", volume.engine.native)
     return during(reason, lambda: _stand_by(volume, turn, deadline, on_failed))
 
 
@@ -321,11 +321,7 @@ def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:
             volume.engine.park.wait("volume", native.address, native.event_seq(), 0.01)
         return True
 
-    return not busy() or during(_reason(volume, "the end of the backend's calls"), outlast)
-
-
-def _reason(volume: Volume, what: str) -> Reason:
-    return Reason(what, volume.engine.native)
+    return not busy() or during(Reason("the end of the backend's calls", volume.engine.native), outlast)
 
 
 def _finish(volume: Volume, deadline: Deadline) -> None:
@@ -345,7 +341,8 @@ def _finish(volume: Volume, deadline: Deadline) -> None:
     if _quiet(volume, inodes, deadline):
         _close_backend(volume, inodes, deadline)
     patience = END_TIMEOUT_S if deadline.at is None else max(0.2, deadline.left())
-    stopped = during(_reason(volume, "the end of the volume's threads"), lambda: volume.engine.stop(patience))
+    reason = Reason("the end of the volume's threads", volume.engine.native)
+    stopped = during(reason, lambda: volume.engine.stop(patience))
     volume.aside.stop()
     volume.cache._forget(volume)
     with volume.inodes_lock:

@@ -283,16 +283,10 @@ def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
     if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
         inode.set_aside(abandoned=True)
-        if not _dropped_here(inode):
+        called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
+        if called or not inode.run_if_free("holding", partial(_drop, inode)):  # on this thread if that is quick
             inode.settle(partial(_drop, inode))
     destroy(volume, inode)
-
-
-def _dropped_here(inode: Inode) -> bool:
-    """Drop the local data of a removed file on this thread, if its token is free and no call of the backend is due."""
-    if hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile:
-        return False
-    return inode.run_if_free("holding", partial(_drop, inode))
 
 
 def _drop(inode: Inode) -> None:

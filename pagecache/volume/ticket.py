@@ -166,14 +166,8 @@ class SyncTicket:
         """Leave out a file that was removed or freed: it need not be saved. Return whether it was."""
         gone = sync.file.removed or sync.file.freed
         if gone:
-            self._leave(sync, parked=False)
+            self._unsent.pop(sync, None)
         return gone
-
-    def _leave(self, sync: FileSync, *, parked: bool) -> None:
-        """Remove an unsaved file from the ticket: it was removed, or it failed."""
-        self._unsent.pop(sync, None)
-        if parked:
-            self._parked[sync], _ = sync.file.unsaved_up_to(self._stamp)
 
     # -- advancing
 
@@ -257,7 +251,8 @@ class SyncTicket:
             except ShutdownError:
                 raise
             except Exception as error:
-                self._leave(sync, parked=True)
+                self._unsent.pop(sync, None)
+                self._parked[sync], _ = sync.file.unsaved_up_to(self._stamp)
                 self._errors = [*self._errors, as_os_error(error, sync.file.key)]
                 self._drop(number)
 

@@ -174,15 +174,6 @@ def commit(self: EngineFile, op: Op) -> None:
     _commit_named(self, op)
 
 
-@partial(_ended, commit=True)
-def commit_here(self: EngineFile, op: Op) -> None:
-    """Make acknowledged bytes durable, on the thread of a caller.
-
-    It does no other work under the token, which an interrupt would leave in the middle.
-    """
-    _commit_named(self, op)
-
-
 def _commit_named(self: EngineFile, op: Op) -> None:
     """Commit, unless the commit would publish an object that has no name, or loses it; or changes that no caller wants
     to have published.
@@ -198,6 +189,10 @@ def _commit_named(self: EngineFile, op: Op) -> None:
             _commit(self, op)
         else:
             op.finish(False, True)
+
+
+# On the thread of a caller: without other work under the token, which an interrupt would leave in the middle.
+commit_here = _ended(_commit_named, commit=True)
 
 
 def _commit(self: EngineFile, op: Op) -> None:
