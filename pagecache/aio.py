@@ -450,11 +450,9 @@ class AsyncDirectFile(AsyncCachedFile):
     """A handle opened with `direct=True`: each read and write is a call of `DirectFile` on a thread of its lane."""
 
     async def pread(self, size: int, offset: int, /) -> bytes:
-        """Read size bytes at offset; fewer only at the end of the file."""
         return await self._pread_aside(size, offset)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
-        """Read into a writable buffer; return the number of bytes. A cancelled read stores nothing afterwards."""
         with memoryview(buffer) as view:
             if view.readonly or not view.c_contiguous:
                 raise TypeError("a writable, contiguous bytes-like object is required")
@@ -464,7 +462,6 @@ class AsyncDirectFile(AsyncCachedFile):
         return len(data)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
-        """Write all of data at offset; return its length. Data must not change before the write has ended."""
         return await self._pwrite_aside(data, offset)
 
 

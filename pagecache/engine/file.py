@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
@@ -127,6 +128,7 @@ class EngineFile(NativeInode):
     holds = False  # the volume has it, and refers to its files
     copy: Copy = NO_COPY  # in the mirror
     _forced_reads = 0
+    _resumed = -math.inf  # when a write has resumed parked data last
     _max_write: int | None = None
 
     def __init__(
@@ -612,6 +614,15 @@ class EngineFile(NativeInode):
         self.refresh_limits()
         self.flush_start(STAMP_MAX, start, end)
 
+    def resume_parked(self) -> None:
+        """Resume parked data with a new write, at most once per max_delay."""
+        now = self.volume.clock.now()
+        with self.lock:
+            if now - self._resumed < self.volume.retry.max_delay:
+                return
+            self._resumed = now
+        failures.resume(self)
+
     def overdue_since(self) -> float | None:
         """Return the time of the first failed commit or refused save, if its data is still not saved."""
         return self.commits.failing_since if overdue.stands(self) else None
@@ -718,8 +729,8 @@ class EngineFile(NativeInode):
         """Return whether everything up to the stamp is committed; losses of other bytes are recorded by then."""
         return self.sync_done(stamp) and not self.losing.locked()  # in this order
 
-    def report_to_handles(self, lost: list[LostRange]) -> None:
-        """Report a loss that was not requested, to each handle."""
+    def report_to_handles(self, lost: list[LostRange], *, seen: bool = False) -> None:
+        """Report a loss to each handle. `seen`: a caller has requested it."""
 
     def report_loss(self, lost: list[LostRange], why: str) -> None:
         """Report an unrequested loss, in the log and once per handle."""

@@ -166,7 +166,7 @@ def _check_failed(file: EngineFile) -> None:
             errno=worst.errno,
             ranges=failures.failed_ranges(file),
         )
-    file.volume.resume_parked(file)
+    file.resume_parked()
 
 
 class Kept:

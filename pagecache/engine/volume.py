@@ -149,7 +149,6 @@ class EngineVolume:
         self._files: dict[int, EngineFile] = {}
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._retries = Retries()
-        self._resumed: dict[EngineFile, float] = {}
         self._tickets: list[Ticket] = []
         self.mirror: Mirror | None = None
         if mirror is not None:
@@ -290,7 +289,6 @@ class EngineVolume:
         with self._lock:
             self._files.pop(file.id, None)
             self._retries.forget(file)
-            self._resumed.pop(file, None)
             self.idle.pop(file, None)
             self.cut_off.discard(file)
             self.settling.discard(file)
@@ -362,15 +360,6 @@ class EngineVolume:
             if next_retry is not None:
                 self.retry_by(file, next_retry)
             overdue.replan(file)
-
-    def resume_parked(self, file: EngineFile) -> None:
-        """Resume parked data of a file with a new write, at most once per max_delay."""
-        now = self.clock.now()
-        with self._lock:
-            if now - self._resumed.get(file, float("-inf")) < self.retry.max_delay:
-                return
-            self._resumed[file] = now
-        failures.resume(file)
 
     # -- idle files of the backend
 
@@ -568,8 +557,8 @@ class EngineVolume:
         """
         self.native.end()
         with self._lock:
-            forgotten = self._files, self._resumed, self.idle, self._retries
-            self._files, self._resumed, self.idle, self._retries = {}, {}, {}, Retries()
+            forgotten = self._files, self.idle, self._retries
+            self._files, self.idle, self._retries = {}, {}, Retries()
         del forgotten  # without the lock: files of a backend may run code when they are collected
 
     def stop(self, timeout: float) -> bool:

@@ -66,7 +66,7 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
     if inode.conflict is None:
         return []
     if how == "discard":
-        return inode.settled(lambda: remote.take(inode, inode.record_discard))
+        return inode.settled(lambda: remote.take(inode, partial(inode.report_to_handles, seen=True)))
     if how == "force" and inode.limits().commit_on_close:
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase

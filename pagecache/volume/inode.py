@@ -111,14 +111,9 @@ class Inode(EngineFile):
         self.last_loss += 1
         self._losses.append(_Loss(self.last_loss, lost, seen))
 
-    def record_discard(self, lost: list[LostRange]) -> None:
-        """Record a loss that a caller requested."""
+    def report_to_handles(self, lost: list[LostRange], *, seen: bool = False) -> None:
         with self.owner.inodes_lock:
-            self.record_loss(lost, seen=True)
-
-    def report_to_handles(self, lost: list[LostRange]) -> None:
-        with self.owner.inodes_lock:
-            self.record_loss(lost, seen=False)
+            self.record_loss(lost, seen=seen)
 
     def replaced(self) -> None:
         """Record that the version of the open handles is gone; they never see another one."""

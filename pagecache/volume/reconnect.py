@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
 from ..engine.attempts import Attempts
-from ..engine.commit import remote, tails
+from ..engine.commit import remote
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
 from ..engine.park import SLICE, start_thread
@@ -394,7 +394,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
         inode.usage()["unstable"]
         or inode.usage()["staged"]
         or len(inode.owed)
-        or tails.noted(inode)
+        or inode.tail()
         or inode.direct_ranges()
         or any(inode.undone()[what] for what in ("created", "resized", "hole_end", "gone_end"))
     ):
@@ -488,7 +488,7 @@ def _owed(inode: Inode, durable: bool) -> list[Step]:
     if undone["created"] and inode.limits().commit_on_close:
         lowest = 0  # by a rename it may have the name of an object that is stored, of which nothing is its own
     steps = [] if lowest == END else [Step("truncate", (lowest,))]
-    cut = tails.noted(inode) or (not durable and inode.owed.owes("truncate"))  # otherwise owed ones stay
+    cut = inode.tail() or (not durable and inode.owed.owes("truncate"))  # otherwise owed ones stay
     if steps or cut or inode.staged_bytes() or undone["created"] or (undone["resized"] and not durable):
         steps.append(Step("truncate", (inode.remote_size,)))
     holes, end = inode.commits.holes, inode.remote_size

@@ -462,7 +462,7 @@ class Volume:
         for inode in self._inodes_of(key, unsaved=True):
             start, end = extent(offset, length, inode.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
-            inode.record_discard(dropped)
+            inode.report_to_handles(dropped, seen=True)
             if dropped:
                 what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
                 next = "each handle raises DataLossError once"

@@ -34,11 +34,6 @@ if TYPE_CHECKING:
     from ..file import EngineFile
 
 
-def noted(file: EngineFile) -> bool:
-    """Return whether a tail is noted; owed ones are in the debts."""
-    return file.tail() != 0
-
-
 def owe(file: EngineFile) -> bool:
     """Turn a noted tail into a debt; return whether there was one. The token is held: nothing is in flight."""
     tail = file.tail()

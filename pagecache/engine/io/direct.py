@@ -236,7 +236,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
             return
         write.check_open()
         self.volume.check_unsealed(self.key)
-        if tails.noted(self):
+        if self.tail():
             tails.cut(self)  # before the write is counted: a cut under the token waits for counted ones
         # Take the method before `direct_begin`, which refuses after an abort: so no call goes to a later backend.
         write_from = self.opened().write_from
