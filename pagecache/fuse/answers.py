@@ -270,7 +270,7 @@ class Answers:
         opened = self._files.get(fh)
         if not isinstance(opened, LoopFile):
             raise TypeError(f"{opened!r} was opened before the loop began")
-        opened.begin(self._loop, number)
+        opened.begin(self._loop, number, opened.file)
         return opened
 
     def _give_back(self, fh: int) -> None:
@@ -285,7 +285,7 @@ class Answers:
             known = getattr(self._system, "known", None)
             if known is not None and (found := known(request.number)) is not None:
                 self._loop.attributes_known(_values(found))
-            if self._loop.reply_open(token, opened.native, kept):
+            if self._loop.reply_open(token, opened, kept):
                 return
         except BaseException:
             self._give_back(fh)
@@ -303,7 +303,7 @@ class Answers:
             request.number, request.name, request.mode, request.flags, Owner(*request.owner)
         )
         try:
-            if self._loop.reply_create(token, _values(found), self._begin(fh, found.number).native):
+            if self._loop.reply_create(token, _values(found), self._begin(fh, found.number)):
                 return
         except BaseException:
             self._give_back(fh)

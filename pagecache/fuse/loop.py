@@ -191,7 +191,7 @@ class Loop:
         self._native.stop(unmount)
         for opened in list(self._system.files.by_number.values()):
             if isinstance(opened, LoopFile):
-                opened.native.end()
+                opened.end()
 
     def __enter__(self) -> Self:
         return self

@@ -144,7 +144,7 @@ class Server:
 
     def _may_be_mapped(self, node: Node) -> bool:
         opened = self._opened(node) if node.opens else []
-        return any(file.writable for file in opened) and (node.was_read or any(file.marks.was_read for file in opened))
+        return any(file.writable for file in opened) and (node.was_read or any(file.was_read for file in opened))
 
     def _opened(self, node: Node) -> list[OpenFile]:
         with self.nodes.lock:
@@ -153,7 +153,7 @@ class Server:
 
     def _written_ns(self, node: Node) -> int:
         """Return the time of the last write that is not stored yet."""
-        return max((opened.marks.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
+        return max((opened.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
 
     def _stat(self, node: Node) -> ObjectStat:
         for opened in self._opened(node):
@@ -238,7 +238,7 @@ class Server:
             with _unless_closed(opened):
                 if opened.file.size != size:
                     opened.file.truncate(size)
-                    opened.marks.written_ns = time.time_ns()
+                    opened.written_ns = time.time_ns()
                 elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
                     self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return
@@ -258,7 +258,7 @@ class Server:
         for opened in self._opened(node):
             with _unless_closed(opened):
                 if opened.writable and not opened.file._commits_on_close():
-                    written = opened.marks.written_ns
+                    written = opened.written_ns
                     opened.file.flush()
                     opened.stored(written)
 
@@ -655,7 +655,7 @@ class Server:
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
-            node.was_read |= self.files.get(fh).marks.was_read
+            node.was_read |= self.files.get(fh).was_read
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self.files.release(fh)
         if node is not None:

@@ -127,10 +127,23 @@ class FuseRequest:
         return int(self._a.arrived_ns)
 
 
-class NativeOpened:
-    """An open file of a loop, with the marks of its writes (`WriteMarks`): see `_native/fuse/opened.c`."""
+def _mark(number: int) -> Any:
+    """Return a property with a mark of an open file, which C writes too."""
 
-    __slots__ = ("_file", "_hit", "_loop", "_o")
+    def get(self: NativeOpened) -> int:
+        return int(_fuse.lib.pc_opened_mark(self._o, number))
+
+    def set(self: NativeOpened, value: int) -> None:
+        _fuse.lib.pc_opened_set_mark(self._o, number, value)
+
+    return property(get, set)
+
+
+class NativeOpened:
+    """An open file of a loop, with the marks of its writes (`OpenFile`): see `_native/fuse/opened.c`."""
+
+    # In the order of enum pc_opened_mark.
+    written_ns, wrote, was_read, reported = (_mark(number) for number in range(4))
 
     def __init__(self, fh: int) -> None:
         opened = _fuse.lib.pc_opened_new(fh)
@@ -153,40 +166,11 @@ class NativeOpened:
             _fuse.lib.pc_opened_end(loop._l, self._o)
             file._close_hit(self._hit)
 
-    @property
-    def written_ns(self) -> int:
-        return int(_fuse.lib.pc_opened_written(self._o))
-
-    @written_ns.setter
-    def written_ns(self, ns: int) -> None:
-        _fuse.lib.pc_opened_set_written(self._o, ns)
-
-    def stored(self, written_ns: int) -> None:
-        _fuse.lib.pc_opened_stored(self._o, written_ns)
-
-    @property
-    def wrote(self) -> bool:
-        return bool(_fuse.lib.pc_opened_wrote(self._o))
-
-    @wrote.setter
-    def wrote(self, wrote: bool) -> None:
-        _fuse.lib.pc_opened_set_wrote(self._o, wrote)
-
     def take_wrote(self) -> bool:
-        return bool(_fuse.lib.pc_opened_take_wrote(self._o))
+        return bool(_fuse.lib.pc_opened_set_mark(self._o, _fuse.lib.PC_WROTE, 0))
 
-    @property
-    def was_read(self) -> bool:
-        return bool(_fuse.lib.pc_opened_was_read(self._o))
-
-    @property
-    def reported(self) -> bool:
-        return bool(_fuse.lib.pc_opened_reported(self._o))
-
-    @reported.setter
-    def reported(self, reported: bool) -> None:
-        """Record a reported failure: Python handles the next write, and checks whether the failure has ended since."""
-        _fuse.lib.pc_opened_set_reported(self._o, reported)
+    def clear_written(self, written_ns: int) -> None:
+        _fuse.lib.pc_opened_clear_written(self._o, written_ns)
 
 
 class Dirents:

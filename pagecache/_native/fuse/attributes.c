@@ -191,7 +191,7 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 	i64 written = 0;
 	bool sized = false;
 	for (struct pc_opened *o = n->opened; o; o = o->next) {
-		i64 at = atomic_load_explicit(&o->written_ns, memory_order_relaxed);
+		i64 at = atomic_load_explicit(&o->marks[PC_WRITTEN_NS], memory_order_relaxed);
 		written = at > written ? at : written;
 		if (o->hit && !sized) {
 			out->st_size = (off_t)l->calls->length(o->hit);

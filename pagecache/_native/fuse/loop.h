@@ -100,6 +100,15 @@ struct pc_attributes {
 	uint64_t taken;     /* pc_hit_calls.taken, read before `allocated` was requested */
 };
 
+/* Marks of an open file, as in Python's OpenFile; native/loop.py has their order. */
+enum pc_opened_mark {
+	PC_WRITTEN_NS,
+	PC_WROTE,
+	PC_WAS_READ, /* the kernel may have pages of it, and mappings may have changed them */
+	PC_REPORTED, /* a failure was reported, maybe not the last; Python does the next write */
+	PC_NR_MARKS
+};
+
 /* A node that the kernel has forgotten, and its number of forgets. */
 struct pc_forgotten {
 	uint64_t number, times;
@@ -173,15 +182,9 @@ void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, ui
 void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a);
 void pc_opened_end(struct pc_loop *l, struct pc_opened *o);
 void pc_opened_free(struct pc_opened *o);
-int64_t pc_opened_written(const struct pc_opened *o);
-void pc_opened_set_written(struct pc_opened *o, int64_t ns);
-void pc_opened_stored(struct pc_opened *o, int64_t written_ns);
-bool pc_opened_wrote(const struct pc_opened *o);
-void pc_opened_set_wrote(struct pc_opened *o, bool wrote);
-bool pc_opened_take_wrote(struct pc_opened *o);
-bool pc_opened_was_read(const struct pc_opened *o);
-bool pc_opened_reported(const struct pc_opened *o);
-void pc_opened_set_reported(struct pc_opened *o, bool reported);
+int64_t pc_opened_mark(struct pc_opened *o, enum pc_opened_mark mark);
+int64_t pc_opened_set_mark(struct pc_opened *o, enum pc_opened_mark mark, int64_t value);
+void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns);
 
 /* ---- the kernel's caches */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);

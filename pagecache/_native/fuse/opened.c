@@ -1,6 +1,6 @@
 /*
  * opened.c - open files: the handlers' file number, the hit that reads and writes use, and the marks that Python's
- * OpenFile and the workers share: the time of the last write, and whether a failure was reported (WriteMarks in
+ * OpenFile and the workers share: the time of the last write, and whether a failure was reported (OpenFile in
  * pagecache/fuse/files.py).
  *
  * The kernel's file handle is the address. The kernel sends nothing about a file after its release, so the release may
@@ -45,49 +45,20 @@ void pc_opened_free(struct pc_opened *o)
 	free(o);
 }
 
-int64_t pc_opened_written(const struct pc_opened *o)
+int64_t pc_opened_mark(struct pc_opened *o, enum pc_opened_mark mark)
 {
-	return atomic_load(&((struct pc_opened *)o)->written_ns);
+	return atomic_load(&o->marks[mark]);
 }
 
-void pc_opened_set_written(struct pc_opened *o, int64_t ns)
+/* Return: the value before. */
+int64_t pc_opened_set_mark(struct pc_opened *o, enum pc_opened_mark mark, int64_t value)
 {
-	atomic_store(&o->written_ns, ns);
+	return atomic_exchange(&o->marks[mark], value);
 }
 
 /* Everything written until @written_ns is on the backend; clear the time unless there was a later write. */
-void pc_opened_stored(struct pc_opened *o, int64_t written_ns)
+void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns)
 {
 	i64 expected = written_ns;
-	atomic_compare_exchange_strong(&o->written_ns, &expected, 0);
-}
-
-bool pc_opened_wrote(const struct pc_opened *o)
-{
-	return atomic_load(&((struct pc_opened *)o)->wrote);
-}
-
-void pc_opened_set_wrote(struct pc_opened *o, bool wrote)
-{
-	atomic_store(&o->wrote, wrote);
-}
-
-bool pc_opened_take_wrote(struct pc_opened *o)
-{
-	return atomic_exchange(&o->wrote, 0);
-}
-
-bool pc_opened_was_read(const struct pc_opened *o)
-{
-	return atomic_load(&((struct pc_opened *)o)->was_read);
-}
-
-bool pc_opened_reported(const struct pc_opened *o)
-{
-	return atomic_load(&((struct pc_opened *)o)->reported);
-}
-
-void pc_opened_set_reported(struct pc_opened *o, bool reported)
-{
-	atomic_store(&o->reported, reported);
+	atomic_compare_exchange_strong(&o->marks[PC_WRITTEN_NS], &expected, 0);
 }

@@ -66,8 +66,8 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
 	struct worker *w = pc_worker;
-	if (!atomic_load_explicit(&o->was_read, memory_order_relaxed))
-		atomic_store_explicit(&o->was_read, 1, memory_order_relaxed);
+	if (!atomic_load_explicit(&o->marks[PC_WAS_READ], memory_order_relaxed))
+		atomic_store_explicit(&o->marks[PC_WAS_READ], 1, memory_order_relaxed);
 	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
@@ -87,12 +87,12 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 {
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
-	if (o->hit && !atomic_load_explicit(&o->reported, memory_order_relaxed) &&
+	if (o->hit && !atomic_load_explicit(&o->marks[PC_REPORTED], memory_order_relaxed) &&
 	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
-		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
-		pc_opened_set_wrote(o, true);
+		pc_opened_set_mark(o, PC_WRITTEN_NS, now_ns(CLOCK_REALTIME));
+		pc_opened_set_mark(o, PC_WROTE, 1);
 		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {
-			pc_opened_set_wrote(o, true); /* a concurrent flush may have missed it */
+			pc_opened_set_mark(o, PC_WROTE, 1); /* a concurrent flush may have missed it */
 			count(&l->counts.writes);
 			fuse_reply_write(req, size);
 			return;

@@ -63,10 +63,7 @@ struct pc_opened {
 	struct pc_hit *hit; /* NULL: handlers do all reads and writes */
 	u64 number, fh;
 	struct pc_opened *next; /* of its node; `nodes_lock` */
-	_Atomic i64 written_ns; /* as WriteMarks.written_ns in Python */
-	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
-	_Atomic u8 wrote;
-	_Atomic u8 reported; /* a failure was reported, maybe not the last; Python does the next write */
+	_Atomic i64 marks[PC_NR_MARKS];
 };
 
 struct worker {

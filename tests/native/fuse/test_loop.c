@@ -130,10 +130,10 @@ TEST(check_cached_answers_call_no_handler)
 	EQUAL(a.len, PAGE);
 	EQUAL(a.bytes[0], 7);
 	memset(data, 9, sizeof(data));
-	EQUAL(pc_opened_written(opened), 0);
+	EQUAL(pc_opened_mark(opened, PC_WRITTEN_NS), 0);
 	a = answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE - 10, data, PAGE));
 	EQUAL(((struct fuse_write_out *)(void *)a.bytes)->size, PAGE);
-	CHECK(pc_opened_written(opened) > 0 && pc_opened_wrote(opened));
+	CHECK(pc_opened_mark(opened, PC_WRITTEN_NS) > 0 && pc_opened_mark(opened, PC_WROTE));
 	a = answer_to(&kernel, send_read(&kernel, FILE_NODE, fh, SIZE - 11, 2 * PAGE)); /* to the new end */
 	EQUAL(a.len, PAGE + 1);
 	EQUAL(a.bytes[0], 7);
@@ -150,7 +150,7 @@ TEST(check_misses_go_to_a_handler)
 	begin(plain);
 	u64 fh = open_cached();
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
-	pc_opened_set_reported(opened, true); /* a failure was reported: the next write goes to the handler */
+	pc_opened_set_mark(opened, PC_REPORTED, true); /* a failure was reported: the next write goes to the handler */
 	u64 unique = send_write(&kernel, FILE_NODE, fh, 5, "abc", 3);
 	struct answer a = SERVED(unique, PC_FUSE_WRITE, pc_reply_written, 2);
 	EQUAL(request.offset, 5);
@@ -250,7 +250,7 @@ TEST(check_size_and_times_are_those_of_what_was_written)
 	EQUAL(answer_to(&kernel, send_write(&kernel, FILE_NODE, fh, SIZE, data, sizeof(data))).error, 0);
 	struct fuse_attr a = known_attributes();
 	EQUAL(a.size, SIZE + sizeof(data));
-	EQUAL(a.mtime, (u64)(pc_opened_written(opened) / 1000000000));
+	EQUAL(a.mtime, (u64)(pc_opened_mark(opened, PC_WRITTEN_NS) / 1000000000));
 	close_cached(fh);
 	end();
 }
@@ -520,10 +520,10 @@ TEST(check_requests_for_the_same_bytes_keep_their_order)
 	options.direct_io = 0;
 	begin(options);
 	u64 fh = open_cached();
-	pc_opened_set_reported(opened, true);
+	pc_opened_set_mark(opened, PC_REPORTED, true);
 	u64 first = send_write(&kernel, FILE_NODE, fh, 100, "a", 1);
 	struct pc_fuse_request writing = set_aside(PC_FUSE_WRITE);
-	pc_opened_set_reported(opened, false);
+	pc_opened_set_mark(opened, PC_REPORTED, false);
 	u64 second =
 		send_write(&kernel, FILE_NODE, fh, 50, "0123456789012345678901234567890123456789012345678901234", 55);
 	u64 read = send_read(&kernel, FILE_NODE, fh, 0, PAGE);
@@ -557,7 +557,7 @@ TEST(check_the_end_answers_all_waiters)
 	u64 fh = open_cached();
 	u64 taken = send_getattr(&kernel, 9);
 	next();
-	pc_opened_set_reported(opened, true);
+	pc_opened_set_mark(opened, PC_REPORTED, true);
 	u64 queued = send_write(&kernel, FILE_NODE, fh, 0, "a", 1);
 	u64 held = send_read(&kernel, FILE_NODE, fh, 0, 1);
 	while (counts().submitted < 4)
