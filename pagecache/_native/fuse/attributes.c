@@ -21,8 +21,6 @@
 
 #include "state.h"
 
-enum { HASH_MIN = 64 };
-
 struct node {
 	struct node *next; /* of its bucket */
 	u64 number;
@@ -41,7 +39,7 @@ static struct node **bucket_of(struct pc_loop *l, u64 number)
 {
 	u64 x = (number ^ number >> 30) * 0xbf58476d1ce4e5b9ull;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return &l->nodes[(x ^ x >> 31) & l->node_mask];
+	return &l->nodes[(x ^ x >> 31) % PC_NODES];
 }
 
 static struct node *node_of(struct pc_loop *l, u64 number)
@@ -52,31 +50,11 @@ static struct node *node_of(struct pc_loop *l, u64 number)
 	return n;
 }
 
-/* As many buckets as nodes, at least. */
-static void grow(struct pc_loop *l)
-{
-	u64 mask = 2 * l->node_mask + 1, before = l->node_mask;
-	struct node **old = l->nodes, **nodes = l->nr_nodes > before ? calloc(mask + 1, sizeof(struct node *)) : NULL;
-	if (!nodes)
-		return;
-	l->nodes = nodes;
-	l->node_mask = mask;
-	for (u64 k = 0; k <= before; k++)
-		for (struct node *n = old[k], *next; n; n = next) {
-			struct node **bucket = bucket_of(l, n->number);
-			next = n->next;
-			n->next = *bucket;
-			*bucket = n;
-		}
-	free(old);
-}
-
 static struct node *node_make(struct pc_loop *l, u64 number)
 {
 	struct node *n = node_of(l, number);
 	if (n || !(n = calloc(1, sizeof(*n))))
 		return n;
-	grow(l);
 	struct node **bucket = bucket_of(l, number);
 	*n = (struct node){.next = *bucket, .number = number, .changed = l->tick};
 	*bucket = n;
@@ -97,21 +75,13 @@ static void settle(struct pc_loop *l, struct node *n)
 	l->nr_nodes--;
 }
 
-int pc_nodes_init(struct pc_loop *l)
-{
-	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
-	l->node_mask = HASH_MIN - 1;
-	return l->nodes ? 0 : -ENOMEM;
-}
-
 void pc_nodes_free(struct pc_loop *l)
 {
-	for (u64 k = 0; l->nodes && k <= l->node_mask; k++)
+	for (u64 k = 0; k < PC_NODES; k++)
 		for (struct node *n = l->nodes[k], *next; n; n = next) {
 			next = n->next;
 			free(n);
 		}
-	free(l->nodes);
 }
 
 /* Return a mistake in the table, or NULL; `count` receives the number of nodes. */
@@ -120,13 +90,11 @@ const char *pc_nodes_check(struct pc_loop *l, u64 *count)
 	const char *wrong = NULL;
 	pthread_mutex_lock(&l->nodes_lock);
 	*count = 0;
-	for (u64 k = 0; k <= l->node_mask; k++)
+	for (u64 k = 0; k < PC_NODES; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next) {
 			++*count;
 			if (!n->opened && !n->changing)
 				wrong = "a node without open files and changes";
-			if (node_of(l, n->number) != n)
-				wrong = "a node that is not found";
 		}
 	if (*count != l->nr_nodes)
 		wrong = "the number of nodes";
@@ -230,32 +198,21 @@ static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 /**
  * pc_known_attributes() - return attributes of an open file without a handler.
  * @old_too: return the last known ones even if they are out of date, but for the size: the kernel would cut reads off at
- * an old one.
- * @timeout: receives how many seconds the kernel may cache them.
+ * an old one. Files that are closed since have none.
+ * @out, @timeout: receive the attributes, and how many seconds the kernel may cache them; NULL: not wanted.
  */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, number);
-	bool known = n && n->seen && has_size(n) && (old_too || is_right(l, n, now));
-	if (known) {
+	bool right = n && is_right(l, n, now), known = n && n->seen && has_size(n) && (old_too || right);
+	if (known && out) {
 		current(l, n, out);
-		*timeout = (double)(old_too ? l->options.attr_ns : n->until_ns - now) / 1e9;
+		*timeout = (double)(right ? n->until_ns - now : l->options.attr_ns) / 1e9;
 	}
 	pthread_mutex_unlock(&l->nodes_lock);
 	return known;
-}
-
-/* Whether the node is open and its attributes were returned once, so that the last known ones can stand in for a late
- * answer. Files that are closed before take that back. */
-bool pc_known_open(struct pc_loop *l, u64 number)
-{
-	pthread_mutex_lock(&l->nodes_lock);
-	struct node *n = node_of(l, number);
-	bool open = n && n->seen && has_size(n);
-	pthread_mutex_unlock(&l->nodes_lock);
-	return open;
 }
 
 /* Store attributes that a handler has returned for a request of tick @tick, which began at @since_ns. */
@@ -286,22 +243,13 @@ void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a)
 
 /* ---------------------------------------------------------------- changes */
 
-u64 pc_tick_now(struct pc_loop *l)
+/* A call begins: @running 1, or ends: -1, which may change attributes. Without memory for a node it counts as a change
+ * of all. Return: the tick. */
+u64 pc_change(struct pc_loop *l, struct slot *s, int running)
 {
-	pthread_mutex_lock(&l->nodes_lock);
-	u64 tick = l->tick;
-	pthread_mutex_unlock(&l->nodes_lock);
-	return tick;
-}
-
-/* A change begins: @running 1, or ends: -1. Without memory for a node it counts as a change of all. */
-static void change(struct pc_loop *l, struct slot *s, int running)
-{
-	if (!s->changes)
-		return;
-	pthread_mutex_lock(&l->nodes_lock);
-	l->tick++;
 	struct node *n = NULL;
+	pthread_mutex_lock(&l->nodes_lock);
+	l->tick += s->changes != 0;
 	if (s->changes == CHANGES_NODE) {
 		n = running > 0 ? node_make(l, s->request.number) : node_of(l, s->request.number);
 		if (!n)
@@ -312,21 +260,13 @@ static void change(struct pc_loop *l, struct slot *s, int running)
 		n->changed = l->tick;
 		n->until_ns = 0;
 		settle(l, n);
-	} else {
+	} else if (s->changes) {
 		l->all_changing += (u32)running;
 		l->all_changed = l->tick;
 	}
+	u64 tick = l->tick;
 	pthread_mutex_unlock(&l->nodes_lock);
-}
-
-void pc_change_begin(struct pc_loop *l, struct slot *s)
-{
-	change(l, s, 1);
-}
-
-void pc_change_end(struct pc_loop *l, struct slot *s)
-{
-	change(l, s, -1);
+	return tick;
 }
 
 /* Another client has changed the node. */

@@ -22,29 +22,14 @@ static struct pc_opened *opened_of(const struct fuse_file_info *info)
 	return info ? (struct pc_opened *)(uintptr_t)info->fh : NULL;
 }
 
-/* A request for a node, with other fields after the number of its open file. */
-#define REQUEST(op_, number_, fh_, ...)                                                                                \
-	(struct pc_fuse_request)                                                                                       \
-	{                                                                                                              \
-		.op = op_, .number = number_, .fh = fh_, ##__VA_ARGS__                                                 \
-	}
-
 /* Pass on a request to the handlers. @changes: CHANGES_*. */
 static void pass_on(fuse_req_t req, struct pc_fuse_request a, u8 changes, const char *name, const char *name2,
 		    const char *data)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, a.op, a.number);
+	struct slot *s = pc_slot_new(l, req, a);
 	if (!s)
 		return;
-	struct pc_fuse_request *r = &s->request;
-	r->flags = a.flags;
-	r->number2 = a.number2;
-	r->fh = a.fh;
-	r->offset = a.offset;
-	r->size = a.size;
-	r->mode = a.mode;
-	r->rdev = a.rdev;
 	s->changes = changes;
 	pc_submit(l, s, name, name2, data);
 }
@@ -72,7 +57,7 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
 		if (marker != UINT64_MAX)
-			pc_post(l, PC_FUSE_READ_AHEAD, number, o->fh, marker, 0);
+			pc_post(l, REQUEST(PC_FUSE_READ_AHEAD, number, o->fh, .offset = marker));
 		if (n >= 0) {
 			count(&l->counts.reads);
 			fuse_reply_buf(req, w->reply, (size_t)n);
@@ -140,32 +125,19 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	pass_on_name(req, PC_FUSE_LOOKUP, parent, name, 0);
 }
 
-/* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
- * on. */
-static bool is_silent(struct pc_loop *l)
-{
-	pthread_mutex_lock(&l->lock);
-	bool silent = now_ns(CLOCK_MONOTONIC) < l->silent_until_ns;
-	pthread_mutex_unlock(&l->lock);
-	return silent;
-}
-
 static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
 	struct stat known;
 	double timeout;
-	if (pc_known_attributes(l, number, false, &known, &timeout)) {
+	bool silent = now_ns(CLOCK_MONOTONIC) < l->silent_until_ns; /* old ones do, so that cached reads go on */
+	if (pc_known_attributes(l, number, silent, &known, &timeout)) {
 		count(&l->counts.getattrs);
 		fuse_reply_attr(req, &known, timeout);
 		return;
 	}
-	bool open = pc_known_open(l, number);
-	if (open && is_silent(l) && pc_known_attributes(l, number, true, &known, &timeout)) {
-		fuse_reply_attr(req, &known, timeout);
-		return;
-	}
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_GETATTR, number);
+	bool open = pc_known_attributes(l, number, true, NULL, NULL);
+	struct slot *s = pc_slot_new(l, req, REQUEST(PC_FUSE_GETATTR, number, PC_NO_FH));
 	if (!s)
 		return;
 	s->known = open;
@@ -183,7 +155,7 @@ static i64 time_set(const struct timespec *t, int set, int now)
 static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int set, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_SETATTR, number);
+	struct slot *s = pc_slot_new(l, req, REQUEST(PC_FUSE_SETATTR, number, info ? opened_of(info)->fh : PC_NO_FH));
 	if (!s)
 		return;
 	struct pc_fuse_request *a = &s->request;
@@ -206,7 +178,6 @@ static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int
 	a->size = (u64)attr->st_size;
 	a->atime_ns = time_set(&attr->st_atim, set, FUSE_SET_ATTR_ATIME_NOW);
 	a->mtime_ns = time_set(&attr->st_mtim, set, FUSE_SET_ATTR_MTIME_NOW);
-	a->fh = info ? opened_of(info)->fh : PC_NO_FH;
 	s->changes = CHANGES_NODE;
 	pc_submit(l, s, NULL, NULL, NULL);
 }

@@ -76,7 +76,7 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 		return NULL;
 	}
 	l->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (l->ended_fd < 0 || pc_nodes_init(l)) {
+	if (l->ended_fd < 0) {
 		release(l);
 		errno = ENOMEM;
 		return NULL;
@@ -85,6 +85,7 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 	l->calls = calls;
 	l->options = *options;
 	l->due_ns = INT64_MAX;
+	l->last = &l->first;
 	l->nr_workers = options->workers < 1                ? 1
 			: options->workers > PC_WORKERS_MAX ? PC_WORKERS_MAX
 							    : options->workers;
@@ -402,17 +403,8 @@ bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
 
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
 {
-	struct counts *c = &l->counts;
+	u64 *from = (u64 *)&l->counts, *to = (u64 *)out;
+	for (size_t k = 0; k < sizeof(*out) / sizeof(u64); k++)
+		to[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
 	pc_nodes_check(l, &out->nodes);
-	out->reads = atomic_load(&c->reads);
-	out->writes = atomic_load(&c->writes);
-	out->getattrs = atomic_load(&c->getattrs);
-	out->late = atomic_load(&c->late);
-	out->refused = atomic_load(&c->refused);
-	out->expired = atomic_load(&c->expired);
-	out->interrupted = atomic_load(&c->interrupted);
-	out->forgets = atomic_load(&c->forgets);
-	pthread_mutex_lock(&l->lock);
-	out->submitted = l->nr_submitted;
-	pthread_mutex_unlock(&l->lock);
 }
