@@ -163,10 +163,6 @@ class OpenFile:
         else:
             raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
 
-    def lseek(self, offset: int, whence: int) -> int:
-        """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
-        return self.file._find_data(offset, whence, here=True)
-
     def close(self) -> None:
         """Close without a waiting program: an error goes to the log, and the data stays in the cache."""
         try:
@@ -267,8 +263,8 @@ class Files:
     def flush(self, fh: int) -> None:
         self.get(fh).flush()
 
-    def fsync(self, fh: int, datasync: bool = False) -> None:
-        self.get(fh).fsync(data_only=bool(datasync))
+    def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
+        self.get(fh).fsync(data_only=bool(datasync), timeout=timeout)
 
     def truncate(self, fh: int, size: int) -> None:
         self.get(fh).file.truncate(size)
@@ -278,7 +274,7 @@ class Files:
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
-        return self.get(fh).lseek(offset, whence)
+        return self.get(fh).file._find_data(offset, whence, here=True)
 
     def release(self, fh: int) -> None:
         """Release a file after its last descriptor was closed, with or without a `flush`. Never raises."""
