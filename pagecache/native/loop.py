@@ -36,7 +36,7 @@ COUNTS = ("reads", "writes", "getattrs", "submitted", "late", "refused", "expire
 
 
 class FuseRequest:
-    """A request for a handler: see `struct pc_fuse_request`. Valid until the handler's next one.
+    """A request for a handler, with the fields of `struct pc_fuse_request`. Valid until the handler's next one.
 
     Attributes:
         again: its program makes it again after an error.
@@ -48,25 +48,12 @@ class FuseRequest:
         self.again = False
         self._a = _fuse.ffi.new("struct pc_fuse_request *")
 
-    @property
-    def token(self) -> int:
-        return int(self._a.token)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._a, name)
 
     @property
     def op(self) -> str:
         return REQUEST_KINDS[self._a.op]
-
-    @property
-    def idle(self) -> int:
-        return int(self._a.idle)
-
-    @property
-    def number(self) -> int:
-        return int(self._a.number)
-
-    @property
-    def number2(self) -> int:
-        return int(self._a.number2)
 
     @property
     def fh(self) -> int | None:
@@ -74,34 +61,9 @@ class FuseRequest:
         return None if fh == NO_FH else fh
 
     @property
-    def offset(self) -> int:
-        return int(self._a.offset)
-
-    @property
-    def size(self) -> int:
-        return int(self._a.size)
-
-    @property
-    def flags(self) -> int:
-        return int(self._a.flags)
-
-    @property
-    def mode(self) -> int:
-        return int(self._a.mode)
-
-    @property
-    def rdev(self) -> int:
-        return int(self._a.rdev)
-
-    @property
     def owner(self) -> tuple[int, int]:
         """Return user and group of the requesting process."""
         return int(self._a.uid), int(self._a.gid)
-
-    @property
-    def thread(self) -> int:
-        """Return the number of the requesting thread; 0: it has none here."""
-        return int(self._a.thread)
 
     @property
     def name(self) -> str:
@@ -121,11 +83,6 @@ class FuseRequest:
         set_ = self._a.fields
         return {name: int(getattr(self._a, name)) for bit, name in enumerate(FIELDS) if set_ >> bit & 1}
 
-    @property
-    def arrived_ns(self) -> int:
-        """Return the time of the request."""
-        return int(self._a.arrived_ns)
-
 
 def _mark(number: int) -> Any:
     """Return a property with a mark of an open file, which C writes too."""
@@ -140,7 +97,7 @@ def _mark(number: int) -> Any:
 
 
 class NativeOpened:
-    """An open file of a loop, with the marks of its writes (`OpenFile`): see `_native/fuse/opened.c`."""
+    """An open file of a loop, with the marks of its writes (`OpenFile`): see `_native/fuse/attributes.c`."""
 
     # In the order of enum pc_opened_mark.
     written_ns, wrote, was_read, reported = (_mark(number) for number in range(4))
@@ -174,28 +131,23 @@ class NativeOpened:
 
 
 class Dirents:
-    """Entries of a directory, as a reply. `plus`: with attributes, and a lookup of each node."""
+    """Entries of a directory, as a reply of `size` bytes at most. `plus`: with attributes, and lookups of the nodes."""
 
-    __slots__ = ("_d", "_loop", "plus")
+    __slots__ = ("_bytes", "_loop", "_size", "_used", "plus")
 
     def __init__(self, loop: NativeLoop, size: int, plus: bool) -> None:
         self._loop, self.plus = loop, plus
-        self._d = _fuse.lib.pc_dirents_new(size, plus)
-        if self._d == _fuse.ffi.NULL:
-            raise MemoryError
+        self._bytes, self._size, self._used = _fuse.ffi.new("char[]", size), size, 0
 
     def add(self, name: str, attributes: Iterable[int], certain: bool, next: int) -> bool:
         """Add an entry. False: there is no room for it."""
-        encoded, values = os.fsencode(name), _attributes(attributes)
-        return bool(_fuse.lib.pc_dirents_add(self._loop._l, self._d, encoded, values, certain, next))
+        to, room, values = self._bytes + self._used, self._size - self._used, _attributes(attributes)
+        used = _fuse.lib.pc_dirent(self._loop._l, to, room, os.fsencode(name), values, self.plus, certain, next)
+        self._used += used
+        return bool(used)
 
     def reply(self, token: int) -> bool:
-        return bool(_fuse.lib.pc_reply_dirents(self._loop._l, token, self._d) == 0)
-
-    def free(self) -> None:
-        directory, self._d = self._d, None
-        if directory is not None:
-            _fuse.lib.pc_dirents_free(directory)
+        return bool(_fuse.lib.pc_reply_data(self._loop._l, token, self._bytes, self._used) == 0)
 
 
 def _attributes(values: Iterable[int]) -> Any:
@@ -260,8 +212,8 @@ class NativeLoop:
 
     def check(self) -> str:
         """Return a violation of the table of names; "": none."""
-        text = _fuse.ffi.new("char[]", 200)
-        return "" if _fuse.lib.pc_loop_check(self._l, text, 200) else _fuse.ffi.string(text).decode()
+        wrong = _fuse.lib.pc_loop_check(self._l)
+        return "" if wrong == _fuse.ffi.NULL else _fuse.ffi.string(wrong).decode()
 
     # -- handlers
 
@@ -289,29 +241,19 @@ class NativeLoop:
     def reply_error(self, token: int, code: int) -> bool:
         return bool(_fuse.lib.pc_reply_error(self._l, token, code) == 0)
 
-    def reply_entry(self, token: int, attributes: Iterable[int]) -> bool:
-        return bool(_fuse.lib.pc_reply_entry(self._l, token, _attributes(attributes)) == 0)
-
     def reply_attributes(self, token: int, attributes: Iterable[int]) -> bool:
         return bool(_fuse.lib.pc_reply_attributes(self._l, token, _attributes(attributes)) == 0)
 
-    def reply_create(self, token: int, attributes: Iterable[int], opened: NativeOpened) -> bool:
-        return bool(_fuse.lib.pc_reply_create(self._l, token, _attributes(attributes), opened._o) == 0)
-
-    def reply_open(self, token: int, opened: NativeOpened, kept: bool) -> bool:
-        return bool(_fuse.lib.pc_reply_open(self._l, token, opened._o, kept) == 0)
-
-    def reply_opendir(self, token: int, fh: int) -> bool:
-        return bool(_fuse.lib.pc_reply_opendir(self._l, token, fh) == 0)
+    def reply_open(self, token: int, opened: NativeOpened, kept: bool, made: Iterable[int] | None = None) -> bool:
+        """`made`: attributes of a file that the request has made."""
+        attributes = _fuse.ffi.NULL if made is None else _attributes(made)
+        return bool(_fuse.lib.pc_reply_open(self._l, token, attributes, opened._o, kept) == 0)
 
     def reply_data(self, token: int, data: bytes) -> bool:
         return bool(_fuse.lib.pc_reply_data(self._l, token, data, len(data)) == 0)
 
-    def reply_written(self, token: int, length: int) -> bool:
-        return bool(_fuse.lib.pc_reply_written(self._l, token, length) == 0)
-
-    def reply_offset(self, token: int, offset: int) -> bool:
-        return bool(_fuse.lib.pc_reply_offset(self._l, token, offset) == 0)
+    def reply_number(self, token: int, number: int) -> bool:
+        return bool(_fuse.lib.pc_reply_number(self._l, token, number) == 0)
 
     def reply_statfs(self, token: int, fields: Iterable[int]) -> bool:
         return bool(_fuse.lib.pc_reply_statfs(self._l, token, tuple(fields)) == 0)

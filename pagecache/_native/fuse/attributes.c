@@ -1,5 +1,9 @@
 /*
- * attributes.c - attributes of open files, which getattr returns without a handler.
+ * attributes.c - open files, and their attributes, which getattr returns without a handler.
+ *
+ * An open file has the handlers' number, the hit that reads and writes use, and the marks that Python's OpenFile and the
+ * workers share. The kernel's file handle is its address. The kernel sends nothing about a file after its release, so
+ * the release may end it. The memory lasts until Python frees it.
  *
  * The kernel keeps names and attributes itself. It asks again only for what it has forgotten, and for the attributes of
  * a file that it has just read or written. So this table has the open files alone, by node number: the last attributes
@@ -84,19 +88,19 @@ void pc_nodes_free(struct pc_loop *l)
 		}
 }
 
-/* Return a mistake in the table, or NULL; `count` receives the number of nodes. */
-const char *pc_nodes_check(struct pc_loop *l, u64 *count)
+/* Return a mistake in the table, or NULL. */
+const char *pc_nodes_check(struct pc_loop *l)
 {
+	u64 count = 0;
 	const char *wrong = NULL;
 	pthread_mutex_lock(&l->nodes_lock);
-	*count = 0;
 	for (u64 k = 0; k < PC_NODES; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next) {
-			++*count;
+			count++;
 			if (!n->opened && !n->changing)
 				wrong = "a node without open files and changes";
 		}
-	if (*count != l->nr_nodes)
+	if (count != l->nr_nodes)
 		wrong = "the number of nodes";
 	pthread_mutex_unlock(&l->nodes_lock);
 	return wrong;
@@ -112,11 +116,6 @@ static struct timespec timespec_of(i64 ns)
 		nanoseconds += 1000000000;
 	}
 	return (struct timespec){seconds, nanoseconds};
-}
-
-static i64 ns_of(const struct timespec *t)
-{
-	return (i64)t->tv_sec * 1000000000 + t->tv_nsec;
 }
 
 enum { BLOCK = 512, PAGE = 4096 };
@@ -167,9 +166,9 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 			sized = true;
 		}
 	}
-	if (written > ns_of(&out->st_mtim))
+	if (written > ns_of(out->st_mtim))
 		out->st_mtim = timespec_of(written);
-	if (written > ns_of(&out->st_ctim))
+	if (written > ns_of(out->st_ctim))
 		out->st_ctim = timespec_of(written);
 }
 
@@ -284,10 +283,27 @@ void pc_node_changed(struct pc_loop *l, u64 number)
 
 /* ---------------------------------------------------------------- open files */
 
-void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
+/* Create an open file that the kernel has no handle for yet. @fh: its number in requests to handlers. Return: NULL: no
+ * memory. */
+struct pc_opened *pc_opened_new(uint64_t fh)
 {
+	struct pc_opened *o = calloc(1, sizeof(*o));
+	if (o)
+		o->fh = fh;
+	return o;
+}
+
+/**
+ * pc_opened_begin() - prepare an open file for the answer to OPEN or CREATE.
+ * @number: of its node.
+ * @hit: of pc_hit_open(), valid until pc_opened_end(); 0: handlers do all reads and writes.
+ */
+void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit)
+{
+	o->hit = (struct pc_hit *)hit;
+	o->number = number;
 	pthread_mutex_lock(&l->nodes_lock);
-	struct node *n = node_make(l, o->number);
+	struct node *n = node_make(l, number);
 	if (n) {
 		o->next = n->opened;
 		n->opened = o;
@@ -295,7 +311,9 @@ void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
 	pthread_mutex_unlock(&l->nodes_lock);
 }
 
-void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
+/* End an open file after its release, when its answer was not delivered, or when the loop has stopped. The kernel sends
+ * nothing about it. */
+void pc_opened_end(struct pc_loop *l, struct pc_opened *o)
 {
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, o->number);
@@ -307,4 +325,28 @@ void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
 		settle(l, n);
 	}
 	pthread_mutex_unlock(&l->nodes_lock);
+	o->hit = NULL;
+}
+
+void pc_opened_free(struct pc_opened *o)
+{
+	free(o);
+}
+
+int64_t pc_opened_mark(struct pc_opened *o, enum pc_opened_mark mark)
+{
+	return atomic_load(&o->marks[mark]);
+}
+
+/* Return: the value before. */
+int64_t pc_opened_set_mark(struct pc_opened *o, enum pc_opened_mark mark, int64_t value)
+{
+	return atomic_exchange(&o->marks[mark], value);
+}
+
+/* Everything written until @written_ns is on the backend; clear the time unless there was a later write. */
+void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns)
+{
+	i64 expected = written_ns;
+	atomic_compare_exchange_strong(&o->marks[PC_WRITTEN_NS], &expected, 0);
 }

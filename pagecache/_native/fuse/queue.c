@@ -30,58 +30,22 @@ static void interrupted(fuse_req_t req, void *data)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
-static int keep(struct slot *s, const char *name, const char *name2, const char *data)
-{
-	struct pc_fuse_request *a = &s->request;
-	struct worker *w = pc_worker;
-	size_t n = name ? strlen(name) + 1 : 0, n2 = name2 ? strlen(name2) + 1 : 0, nd = data ? a->size : 0;
-	if (data && nd >= PC_STEAL_MIN && w && !name) {
-		a->memory = w->buf.mem; /* libfuse allocates another one */
-		w->buf.mem = NULL;
-		a->data = data;
-		return 0;
-	}
-	if (!(n + n2 + nd))
-		return 0;
-	char *memory = a->memory = malloc(n + n2 + nd);
-	if (!memory)
-		return -ENOMEM;
-	if (name)
-		a->name = memcpy(memory, name, n);
-	if (name2)
-		a->name2 = memcpy(memory + n, name2, n2);
-	if (data)
-		a->data = memcpy(memory + n + n2, data, nd);
-	return 0;
-}
-
 /* Pass the request to the handlers. */
-void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
+void pc_submit(struct pc_loop *l, struct slot *s)
 {
-	fuse_req_t req = s->req;
-	int err = keep(s, name, name2, data);
-	if (!err) {
-		s->request.tick = pc_change(l, s, 1);
-		if (req)
-			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->request.token);
-	}
+	s->request.tick = pc_change(l, s, 1);
+	if (s->req)
+		fuse_req_interrupt_func(s->req, interrupted, (void *)(uintptr_t)s->request.token);
 	pthread_mutex_lock(&l->lock);
 	count(&l->counts.submitted);
-	if (err) {
-		pc_slot_free(l, s);
-	} else {
-		pc_turn_begin(l, s);
-		pc_slot_queue(l, s);
-	}
-	if (!err && (s->due_ns < l->due_ns || s->interrupted == 1)) {
+	pc_turn_begin(l, s);
+	pc_slot_queue(l, s);
+	if (s->due_ns < l->due_ns || s->interrupted == 1) {
 		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
 		l->interrupts |= s->interrupted; /* missed by the clock thread while the slot was made */
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
-	if (err && req)
-		fuse_reply_err(req, -err);
 }
 
 /* Queue a request that needs no answer. Return: false: no memory, or the loop has ended; nothing is done. */
@@ -89,7 +53,7 @@ bool pc_post(struct pc_loop *l, struct pc_fuse_request request)
 {
 	struct slot *s = pc_slot_new(l, NULL, request);
 	if (s)
-		pc_submit(l, s, NULL, NULL, NULL);
+		pc_submit(l, s);
 	return s != NULL;
 }
 

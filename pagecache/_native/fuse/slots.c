@@ -2,11 +2,9 @@
  * slots.c - the slot of a request: its states, and every transition between them.
  *
  *   free ──> made ──> queued ──> taken ──> free
- *              └────> free
  *
  *   free → made       pc_slot_new      a request has arrived, from the kernel or from the loop itself
  *   made → queued     pc_submit        a handler may take it once no earlier write of the same bytes runs (turns.c)
- *   made → free       pc_submit        there is no memory for its data
  *   queued → taken    unqueue          a handler makes its call, or skips it if the request was answered early
  *   taken → free      pc_slot_free     the call has ended
  *
@@ -22,35 +20,19 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "state.h"
 
-#ifdef PC_DEBUG
-/* Bits 1 << state of the states that may follow. */
-static const u8 following[SLOT_STATES] = {
-	[SLOT_FREE] = 1 << SLOT_MADE,
-	[SLOT_MADE] = 1 << SLOT_QUEUED | 1 << SLOT_FREE,
-	[SLOT_QUEUED] = 1 << SLOT_TAKEN,
-	[SLOT_TAKEN] = 1 << SLOT_FREE,
-};
-
-static void check_move(const struct slot *s, enum slot_state to)
-{
-	if (following[s->state] >> to & 1)
-		return;
-	fprintf(stderr, "pagecache: a slot of the loop went from state %d to state %d\n", s->state, (int)to);
-	abort();
-}
-#else
-static void check_move(const struct slot *s, enum slot_state to)
-{
-}
-#endif
-
-/* Change the state of a slot. A debug build aborts on a transition that the table does not have. */
+/* Move a slot to its next state. A debug build aborts if that is not @to. */
 void pc_slot_move(struct slot *s, enum slot_state to)
 {
-	check_move(s, to);
+#ifdef PC_DEBUG
+	if (to != (s->state + 1u) % SLOT_STATES) {
+		fprintf(stderr, "pagecache: a slot of the loop went from state %d to state %d\n", s->state, (int)to);
+		abort();
+	}
+#endif
 	s->state = (u8)to;
 }
 
@@ -125,6 +107,31 @@ i64 pc_slot_due(const struct pc_loop *l, const struct slot *s)
 	return s->req && l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
 }
 
+/* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
+static int keep(struct pc_fuse_request *a)
+{
+	struct worker *w = pc_worker;
+	size_t n = a->name ? strlen(a->name) + 1 : 0, n2 = a->name2 ? strlen(a->name2) + 1 : 0;
+	size_t nd = a->data ? a->size : 0;
+	if (nd >= PC_STEAL_MIN && w && !n) {
+		a->memory = w->buf.mem; /* libfuse allocates another one */
+		w->buf.mem = NULL;
+		return 0;
+	}
+	if (!(n + n2 + nd))
+		return 0;
+	char *memory = a->memory = malloc(n + n2 + nd);
+	if (!memory)
+		return -ENOMEM;
+	if (n)
+		a->name = memcpy(memory, a->name, n);
+	if (n2)
+		a->name2 = memcpy(memory + n, a->name2, n2);
+	if (nd)
+		a->data = memcpy(memory + n + n2, a->data, nd);
+	return 0;
+}
+
 /* Allocate a slot for a request; the caller passes it to pc_submit(). @req: NULL: it needs no answer. Return: NULL: no
  * memory, or the loop has ended; the request is answered then. */
 struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_request request)
@@ -136,8 +143,9 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_reque
 		request.uid = caller->uid;
 		request.gid = caller->gid;
 	}
+	int err = keep(&request);
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = l->closed ? NULL : slot_take(l);
+	struct slot *s = err || l->closed ? NULL : slot_take(l);
 	if (s) {
 		u32 generation = s->generation, index = s->index;
 		l->busy++;
@@ -147,8 +155,11 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_reque
 		s->due_ns = pc_slot_due(l, s);
 	}
 	pthread_mutex_unlock(&l->lock);
-	if (!s && req)
-		fuse_reply_err(req, ENOMEM);
+	if (!s) {
+		free(request.memory);
+		if (req)
+			fuse_reply_err(req, ENOMEM);
+	}
 	return s;
 }
 

@@ -1,7 +1,7 @@
 /*
  * state.h - the loop's data, for the files of this folder: session.c (threads and their end), queue.c (pending requests),
- * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), opened.c
- * (open files), attributes.c (those of open files), notify.c.
+ * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks),
+ * attributes.c (open files and their attributes), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
@@ -107,16 +107,21 @@ struct pc_loop {
 	pthread_t clock_thread;
 	struct worker workers[PC_WORKERS_MAX];
 	u32 nr_workers;
-	u8 mounted, started, serving, initialized; /* started: the clock thread runs; serving: workers too */
+	u8 mounted, started, serving; /* started: the clock thread runs; serving: workers too */
 	struct pc_loop_features features;
 	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
 };
+
+static inline i64 ns_of(struct timespec t)
+{
+	return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 static inline i64 now_ns(clockid_t clock)
 {
 	struct timespec t;
 	clock_gettime(clock, &t);
-	return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
+	return ns_of(t);
 }
 
 static inline void count(u64 *counter)
@@ -150,7 +155,7 @@ void pc_slot_free(struct pc_loop *l, struct slot *s);
 const char *pc_slots_check(struct pc_loop *l);
 
 /* queue.c */
-void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
+void pc_submit(struct pc_loop *l, struct slot *s);
 void pc_submit_forget(struct pc_loop *l, u64 number, u64 times);
 bool pc_post(struct pc_loop *l, struct pc_fuse_request request);
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
@@ -168,13 +173,11 @@ void pc_turn_end(struct pc_loop *l, struct slot *s);
 
 /* attributes.c */
 void pc_nodes_free(struct pc_loop *l);
-const char *pc_nodes_check(struct pc_loop *l, u64 *count);
+const char *pc_nodes_check(struct pc_loop *l);
 void pc_stat_of(const struct pc_attributes *a, struct stat *out);
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
 void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns);
 u64 pc_change(struct pc_loop *l, struct slot *s, int running);
 void pc_node_changed(struct pc_loop *l, u64 number);
-void pc_node_opened(struct pc_loop *l, struct pc_opened *o);
-void pc_node_closed(struct pc_loop *l, struct pc_opened *o);
 
 #endif
