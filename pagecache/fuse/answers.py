@@ -42,12 +42,16 @@ FORGOTTEN = 256
 WRITTEN_BACK_AT_ONCE = 8
 """Files whose pages the kernel writes back on request at the same time: far fewer than there are threads (loop.py)."""
 PASSED_ON = {
+    "getattr": ("number",),
+    "readlink": ("number",),
     "mkdir": ("number", "name", "mode", "owner"),
     "symlink": ("number", "name", "name2", "owner"),
     "link": ("number", "number2", "name2"),
     "unlink": ("number", "name"),
     "rmdir": ("number", "name"),
     "rename": ("number", "name", "number2", "name2", "flags"),
+    "flush": ("fh",),
+    "release": ("fh",),
 }
 """Requests that are calls of the file system with these fields."""
 REPLYING = ("forget", "read_ahead", "open", "create", "opendir", "readdir", "readdirplus")
@@ -186,8 +190,8 @@ class Answers:
             loop.reply_error(token, 0)
         elif isinstance(result, int):
             loop.reply_number(token, result)
-        elif isinstance(result, bytes):
-            loop.reply_data(token, result)
+        elif isinstance(result, str | bytes):
+            loop.reply_data(token, os.fsencode(result))
         elif isinstance(result, tuple):
             loop.reply_statfs(token, result)
         elif not loop.reply_attributes(token, _values(result)) and request.op not in ("getattr", "setattr"):
@@ -198,10 +202,12 @@ class Answers:
         return getattr(self._system, name, lambda *_: None)
 
     def _method(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._system, name, None)
-        if method is None:
+        """Return a method of the file system; if it has none, that of its open files."""
+        found: Callable[..., Any] | None = getattr(self._system, name, None)
+        if found is None and name in ("flush", "fsync", "lseek", "release"):
+            found = getattr(self._files, name)
+        if found is None:
             raise OSError(errno.ENOSYS, f"this file system has no {name}")
-        found: Callable[..., Any] = method
         return found
 
     def _is_own(self, method: Callable[..., Any]) -> bool:
@@ -243,24 +249,15 @@ class Answers:
         self._callers.found(request.thread, found.number, passing=passing)
         return found
 
-    def _getattr(self, request: FuseRequest) -> Any:
-        return self._system.getattr(request.number)
-
     def _setattr(self, request: FuseRequest) -> Any:
         again = self._again(request, Server.setattr)
         return self._method("setattr")(request.number, request.changes, request.fh, *again)
-
-    def _readlink(self, request: FuseRequest) -> bytes:
-        return os.fsencode(self._method("readlink")(request.number))
 
     def _mknod(self, request: FuseRequest) -> Any:
         more = (request.rdev,) if stat.S_IFMT(request.mode) in (stat.S_IFCHR, stat.S_IFBLK) else ()
         return self._method("mknod")(request.number, request.name, request.mode, Owner(*request.owner), *more)
 
     # -- files
-
-    def _give_back(self, fh: int) -> None:
-        getattr(self._system, "release", self._files.release)(fh)
 
     def _open(self, request: FuseRequest) -> None:
         fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
@@ -288,7 +285,7 @@ class Answers:
             delivered = self._loop.reply_open(request.token, opened, kept, None if made is None else _values(made))
         finally:
             if not delivered:
-                self._give_back(fh)
+                self._method("release")(fh)
                 if made is not None:
                     self._forget_node(number)
 
@@ -305,7 +302,7 @@ class Answers:
         mapped = may_be_mapped is None or may_be_mapped(request.number)
         if mapped and not self._pages_written_back(request.number):
             return all_data(self._files.get(fh).file.size, offset, whence)
-        return getattr(self._system, "lseek", self._files.lseek)(fh, offset, whence)
+        return self._method("lseek")(fh, offset, whence)
 
     def _pages_written_back(self, number: int) -> bool:
         """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of these
@@ -314,19 +311,12 @@ class Answers:
         if not self._written_back.acquire(blocking=False):
             return False
         try:
-            return self._loop.notify_inode(number) in (0, -errno.ENOENT)
+            return self._loop.notify("inode", number, 0, 0) in (0, -errno.ENOENT)
         finally:
             self._written_back.release()
 
-    def _flush(self, request: FuseRequest) -> None:
-        getattr(self._system, "flush", self._files.flush)(request.fh or 0)
-
     def _fsync(self, request: FuseRequest) -> None:
-        fsync = getattr(self._system, "fsync", self._files.fsync)
-        fsync(request.fh or 0, bool(request.flags), self._deadline)
-
-    def _release(self, request: FuseRequest) -> None:
-        self._give_back(request.fh or 0)
+        self._method("fsync")(request.fh or 0, bool(request.flags), self._deadline)
 
     # -- directories
 

@@ -2,17 +2,7 @@
 
 A FUSE server needs no other part of the cache; names and attributes stay with the server. A number identifies an open
 file, like `fh` in every binding. Any thread may make any call. Calls raise OSError; `errno_of` gives the errno for
-programs.
-
-The operations report errors as follows (docs/how-to/fuse-server.md has the table):
-
-* `fsync` is always reliable: it returns only when all earlier writes are committed.
-* `flush`, which close(2) waits for, and the next `write` report a failed write-back once per handle. The data stays in
-  the cache, and is retried; a later failure is reported again.
-* `flush` or `fsync` reports lost data (`DataLossError`) once per handle.
-* `release` cannot report: its failures go to the log, and stay in `Volume.failed`.
-
-On stores where an object becomes visible by a commit, `flush` commits the writes of this handle.
+programs. docs/how-to/fuse-server.md has the errors that each call reports.
 """
 
 from __future__ import annotations

@@ -32,7 +32,6 @@ if _fuse is not None:
 
 NO_FH = NOT_KNOWN = 2**64 - 1
 FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
-COUNTS = ("reads", "writes", "getattrs", "submitted", "late", "refused", "expired", "interrupted", "forgets", "nodes")
 
 
 class FuseRequest:
@@ -199,16 +198,17 @@ class NativeLoop:
         _fuse.lib.pc_loop_stop(self._l, unmount)
 
     def counts(self) -> dict[str, int]:
-        out = _fuse.ffi.new("struct pc_loop_counts *")
-        _fuse.lib.pc_loop_counts(self._l, out)
-        counts = {name: int(getattr(out, name)) for name in COUNTS}
+        counts = self._filled("counts")
         counts["asked"] = counts.pop("submitted")
         return counts
 
     def features(self) -> dict[str, int]:
-        out = _fuse.ffi.new("struct pc_loop_features *")
-        _fuse.lib.pc_loop_features(self._l, out)
-        return {name: int(getattr(out, name)) for name, _ in _fuse.ffi.typeof("struct pc_loop_features").fields}
+        return self._filled("features")
+
+    def _filled(self, name: str) -> dict[str, int]:
+        out = _fuse.ffi.new(f"struct pc_loop_{name} *")
+        getattr(_fuse.lib, f"pc_loop_{name}")(self._l, out)
+        return {field: int(getattr(out, field)) for field, _ in _fuse.ffi.typeof(out).item.fields}
 
     def check(self) -> str:
         """Return a violation of the table of names; "": none."""
@@ -260,18 +260,6 @@ class NativeLoop:
 
     # -- the kernel's caches
 
-    def notify_inode(self, number: int, offset: int = 0, length: int = 0) -> int:
-        """Return 0, or a negative errno; ENOENT: the kernel does not have the inode."""
-        return int(_fuse.lib.pc_notify_inode(self._l, number, offset, length))
-
-    def notify_entry(self, parent: int, name: str) -> int:
-        return int(_fuse.lib.pc_notify_entry(self._l, parent, os.fsencode(name)))
-
-    def notify_delete(self, parent: int, child: int, name: str) -> int:
-        return int(_fuse.lib.pc_notify_delete(self._l, parent, child, os.fsencode(name)))
-
-    def notify(self, message: bytes) -> int:
-        return int(_fuse.lib.pc_notify(self._l, message, len(message)))
-
-    def notify_store(self, number: int, offset: int, data: bytes) -> int:
-        return int(_fuse.lib.pc_notify_store(self._l, number, offset, data, len(data)))
+    def notify(self, what: str, *arguments: int | bytes) -> int:
+        """Call a function of notify.c. Return 0, or a negative errno; ENOENT: the kernel does not have the inode."""
+        return int(getattr(_fuse.lib, f"pc_notify_{what}")(self._l, *arguments))

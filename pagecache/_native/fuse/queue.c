@@ -142,7 +142,8 @@ static bool needs_no_call(const struct slot *s)
 /* The slot's call has ended: it changes nothing from here on. */
 static void call_over(struct pc_loop *l, struct slot *s)
 {
-	pc_change(l, s, -1);
+	if (s->changes)
+		pc_change(l, s, -1);
 	pthread_mutex_lock(&l->lock);
 	pc_slot_free(l, s);
 	pthread_mutex_unlock(&l->lock);
