@@ -66,7 +66,7 @@ def mount(
     or end it with SIGTERM: everything is saved then. Exit status: 0 mounted (in the foreground: everything was saved),
     1 not mounted, or some bytes not saved (they are listed), 2 wrong usage.
     """
-    from pagecache.fuse.daemon import detach, wait_for_child
+    from pagecache.fuse.daemon import detach
     from pagecache.fuse.mounting import mount_and_serve, options_from
     from pagecache.fuse.serving import why_cannot_serve
 
@@ -76,7 +76,8 @@ def mount(
         mount_options = options_from(url, directory, words, backend_options, options)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
-    started = None
-    if not foreground and (started := detach()) is None:
-        wait_for_child(lambda why: click.echo(f"pagecache mount: {why}", err=True))
-    mount_and_serve(mount_options, started, lambda text: click.echo(f"pagecache mount: {text}", err=True))
+
+    def report(text: str) -> None:
+        click.echo(f"pagecache mount: {text}", err=True)
+
+    mount_and_serve(mount_options, None if foreground else detach(report), report)

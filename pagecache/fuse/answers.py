@@ -17,6 +17,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Protocol
 
 from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
@@ -40,12 +41,31 @@ FORGOTTEN = 256
 """Nodes that are fetched at once when the kernel has forgotten many."""
 WRITTEN_BACK_AT_ONCE = 8
 """Files whose pages the kernel writes back on request at the same time: far fewer than there are threads (loop.py)."""
+PASSED_ON = {
+    "getattr": ("number",),
+    "readlink": ("number",),
+    "mkdir": ("number", "name", "mode", "owner"),
+    "symlink": ("number", "name", "name2", "owner"),
+    "link": ("number", "number2", "name2"),
+    "unlink": ("number", "name"),
+    "rmdir": ("number", "name"),
+    "rename": ("number", "name", "number2", "name2", "flags"),
+    "flush": ("fh",),
+    "release": ("fh",),
+}
+"""Requests that are calls of the file system with these fields."""
+REPLYING = ("forget", "read_ahead", "open", "create", "opendir", "readdir", "readdirplus")
+"""Requests whose methods reply themselves, if the kernel waits for a reply."""
+WITHOUT_RESULT = (
+    *("unlink", "rmdir", "rename", "flush", "fsync", "release", "releasedir", "fsyncdir", "setxattr", "removexattr"),
+)
 TAKING = ("unlink", "rmdir", "rename")
 """Requests that take names away."""
 ENDLESS = 1 << 50
 """Size in bytes of a store that does not report its free space."""
 STATFS = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax")
 DIRECTORY = 0o040755
+FIELDS = attrgetter(*Attributes.__slots__)
 
 
 class FileSystem(Protocol):
@@ -72,32 +92,13 @@ class _Content:
     """The content of a directory, from `opendir` or `entries`, and the time of that call."""
 
     listing: Listing | None
-    entries: list[tuple[str, Attributes]]
+    entries: list[tuple[str, Any]]
     arrived_ns: int
 
 
-@dataclass(slots=True)
-class _Directory:
-    """An open directory. `content`: the content for its readers; None: not read yet."""
-
-    content: _Content | None = None
-
-
 def _values(found: Attributes) -> tuple[int, ...]:
-    return (
-        found.number,
-        found.mode,
-        found.nlink,
-        found.uid,
-        found.gid,
-        found.size,
-        found.atime_ns,
-        found.mtime_ns,
-        found.ctime_ns,
-        found.rdev,
-        NOT_KNOWN if found.allocated is None else found.allocated,
-        found.taken,
-    )
+    *fields, allocated, taken = FIELDS(found)
+    return (*fields, NOT_KNOWN if allocated is None else allocated, taken)
 
 
 def has_xattrs(system: FileSystem) -> bool:
@@ -146,7 +147,7 @@ class Answers:
         self._deadline = deadline
         self._lock = threading.Lock()  # guards the table of directories and their content; held briefly
         self._written_back = threading.Semaphore(WRITTEN_BACK_AT_ONCE)
-        self._directories: dict[int, _Directory] = {}
+        self._directories: dict[int, _Content | None] = {}  # open ones; None: not read yet
         self._next_directory = 1
         self._listed = Listed()
         self._has_xattrs = has_xattrs(system)
@@ -159,9 +160,13 @@ class Answers:
         if comes_back and op in TAKING:
             self._came(request.thread)
         try:
-            getattr(self, f"_{op}")(request, token)
+            if op in REPLYING:
+                getattr(self, f"_{op}")(request)
+            else:
+                self._reply(request, self._call(request))
         except BaseException as error:  # SystemExit, too: the request must get a reply
-            code = _code(error, op)
+            none = op == "lseek" and isinstance(error, OSError) and error.errno == errno.ENXIO  # no data, or no hole
+            code = errno.ENXIO if none else _code(error, op)
             tried = op == "open" or (op == "setattr" and request.fh is None and "size" in request.changes)
             number = request.number if tried else NONE
             self._callers.failed(request.thread, op, number, stale=code == errno.ESTALE, again=request.again)
@@ -171,11 +176,38 @@ class Answers:
                 self._came(request.thread)
             self._loop.done(token)
 
+    def _call(self, request: FuseRequest) -> Any:
+        """Make the call of a request. Return its result: attributes, a number, bytes, or the fields of statfs."""
+        fields = PASSED_ON.get(request.op)
+        if fields is None:
+            return getattr(self, f"_{request.op}")(request)
+        values = [Owner(*request.owner) if name == "owner" else getattr(request, name) for name in fields]
+        return self._method(request.op)(*values)
+
+    def _reply(self, request: FuseRequest, result: Any) -> None:
+        loop, token = self._loop, request.token
+        if request.op in WITHOUT_RESULT:
+            loop.reply_error(token, 0)
+        elif isinstance(result, int):
+            loop.reply_number(token, result)
+        elif isinstance(result, str | bytes):
+            loop.reply_data(token, os.fsencode(result))
+        elif isinstance(result, tuple):
+            loop.reply_statfs(token, result)
+        elif not loop.reply_attributes(token, _values(result)) and request.op not in ("getattr", "setattr"):
+            self._forget_node(result.number)
+
+    def _optional(self, name: str) -> Callable[..., Any]:
+        """Return a method of the file system; if it has none, a function that does nothing."""
+        return getattr(self._system, name, lambda *_: None)
+
     def _method(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._system, name, None)
-        if method is None:
+        """Return a method of the file system; if it has none, that of its open files."""
+        found: Callable[..., Any] | None = getattr(self._system, name, None)
+        if found is None and name in ("flush", "fsync", "lseek", "release"):
+            found = getattr(self._files, name)
+        if found is None:
             raise OSError(errno.ENOSYS, f"this file system has no {name}")
-        found: Callable[..., Any] = method
         return found
 
     def _is_own(self, method: Callable[..., Any]) -> bool:
@@ -190,12 +222,9 @@ class Answers:
         if isinstance(self._system, Server):
             self._system.came(thread)
 
-    def _done(self, token: int) -> None:
-        self._loop.reply_error(token, 0)
-
     # -- for the loop itself
 
-    def _forget(self, request: FuseRequest, token: int) -> None:
+    def _forget(self, request: FuseRequest) -> None:
         while forgotten := self._loop.forgotten(FORGOTTEN):
             for number, times in forgotten:
                 try:
@@ -204,139 +233,76 @@ class Answers:
                     _code(error, "forget")
 
     def _forget_node(self, number: int, times: int = 1) -> None:
-        forget = getattr(self._system, "forget", None)
-        if forget is not None:
-            forget(number, times)
+        self._optional("forget")(number, times)
 
-    def _read_ahead(self, request: FuseRequest, token: int) -> None:
+    def _read_ahead(self, request: FuseRequest) -> None:
         opened = self._files.by_number.get(request.fh or 0)
         if opened is not None and not opened.file.closed:
             opened.file._move_window(request.offset)
 
     # -- names and attributes
 
-    def _entry(self, token: int, found: Attributes) -> None:
-        if not self._loop.reply_entry(token, _values(found)):
-            self._forget_node(found.number)
-
-    def _lookup(self, request: FuseRequest, token: int) -> None:
+    def _lookup(self, request: FuseRequest) -> Any:
         known = self._callers.knows(request.thread) and self._is_own(Server.lookup)
         found = self._system.lookup(request.number, request.name, *((request.thread,) if known else ()))
         passing = stat.S_IFMT(found.mode) in (stat.S_IFDIR, stat.S_IFLNK)
         self._callers.found(request.thread, found.number, passing=passing)
-        self._entry(token, found)
+        return found
 
-    def _getattr(self, request: FuseRequest, token: int) -> None:
-        self._loop.reply_attributes(token, _values(self._system.getattr(request.number)))
-
-    def _setattr(self, request: FuseRequest, token: int) -> None:
+    def _setattr(self, request: FuseRequest) -> Any:
         again = self._again(request, Server.setattr)
-        found = self._method("setattr")(request.number, request.changes, request.fh, *again)
-        self._loop.reply_attributes(token, _values(found))
+        return self._method("setattr")(request.number, request.changes, request.fh, *again)
 
-    def _readlink(self, request: FuseRequest, token: int) -> None:
-        self._loop.reply_data(token, os.fsencode(self._method("readlink")(request.number)))
-
-    def _mknod(self, request: FuseRequest, token: int) -> None:
+    def _mknod(self, request: FuseRequest) -> Any:
         more = (request.rdev,) if stat.S_IFMT(request.mode) in (stat.S_IFCHR, stat.S_IFBLK) else ()
-        self._entry(
-            token, self._method("mknod")(request.number, request.name, request.mode, Owner(*request.owner), *more)
-        )
-
-    def _mkdir(self, request: FuseRequest, token: int) -> None:
-        self._entry(token, self._method("mkdir")(request.number, request.name, request.mode, Owner(*request.owner)))
-
-    def _symlink(self, request: FuseRequest, token: int) -> None:
-        self._entry(token, self._method("symlink")(request.number, request.name, request.name2, Owner(*request.owner)))
-
-    def _link(self, request: FuseRequest, token: int) -> None:
-        self._entry(token, self._method("link")(request.number, request.number2, request.name2))
-
-    def _unlink(self, request: FuseRequest, token: int) -> None:
-        self._method("unlink")(request.number, request.name)
-        self._done(token)
-
-    def _rmdir(self, request: FuseRequest, token: int) -> None:
-        self._method("rmdir")(request.number, request.name)
-        self._done(token)
-
-    def _rename(self, request: FuseRequest, token: int) -> None:
-        self._method("rename")(request.number, request.name, request.number2, request.name2, request.flags)
-        self._done(token)
+        return self._method("mknod")(request.number, request.name, request.mode, Owner(*request.owner), *more)
 
     # -- files
 
-    def _begin(self, fh: int, number: int) -> LoopFile:
-        opened = self._files.get(fh)
-        if not isinstance(opened, LoopFile):
-            raise TypeError(f"{opened!r} was opened before the loop began")
-        opened.begin(self._loop, number)
-        return opened
-
-    def _give_back(self, fh: int) -> None:
-        getattr(self._system, "release", self._files.release)(fh)
-
-    def _open(self, request: FuseRequest, token: int) -> None:
+    def _open(self, request: FuseRequest) -> None:
         fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
+        self._reply_opened(request, fh, kept)
+
+    def _create(self, request: FuseRequest) -> None:
+        owner = Owner(*request.owner)
+        fh, made = self._method("create")(request.number, request.name, request.mode, request.flags, owner)
+        self._reply_opened(request, fh, False, made)
+
+    def _reply_opened(self, request: FuseRequest, fh: int, kept: bool, made: Attributes | None = None) -> None:
+        """Reply with an open file, and release it if the reply was not delivered. `made`: the file is new."""
+        delivered = False
+        number = request.number if made is None else made.number
         try:
-            if self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
-                self._clear_set_id(request.number)
-            opened = self._begin(fh, request.number)
-            known = getattr(self._system, "known", None)
-            if known is not None and (found := known(request.number)) is not None:
+            if made is None and self._direct_io and request.flags & os.O_ACCMODE and request.owner[0]:
+                # A user other than root may write it: without pages the kernel does not clear the set-id bits.
+                self._optional("clear_set_id")(number)
+            opened = self._files.get(fh)
+            if not isinstance(opened, LoopFile):
+                raise TypeError(f"{opened!r} was opened before the loop began")
+            opened.begin(self._loop, number, opened.file)
+            if made is None and (found := self._optional("known")(number)) is not None:
                 self._loop.attributes_known(_values(found))
-            if self._loop.reply_open(token, opened.native, kept):
-                return
-        except BaseException:
-            self._give_back(fh)
-            raise
-        self._give_back(fh)
+            delivered = self._loop.reply_open(request.token, opened, kept, None if made is None else _values(made))
+        finally:
+            if not delivered:
+                self._method("release")(fh)
+                if made is not None:
+                    self._forget_node(number)
 
-    def _clear_set_id(self, number: int) -> None:
-        """Clear the set-id bits of a file that a user other than root may write: without pages the kernel does not."""
-        clear = getattr(self._system, "clear_set_id", None)
-        if clear is not None:
-            clear(number)
+    def _read(self, request: FuseRequest) -> bytes:
+        return self._files.get(request.fh or 0).file.pread(request.size, request.offset)
 
-    def _create(self, request: FuseRequest, token: int) -> None:
-        fh, found = self._method("create")(
-            request.number, request.name, request.mode, request.flags, Owner(*request.owner)
-        )
-        try:
-            if self._loop.reply_create(token, _values(found), self._begin(fh, found.number).native):
-                return
-        except BaseException:
-            self._give_back(fh)
-            self._forget_node(found.number)
-            raise
-        self._give_back(fh)
-        self._forget_node(found.number)
+    def _write(self, request: FuseRequest) -> int:
+        return self._files.get(request.fh or 0).write(request.data, request.offset)
 
-    def _read(self, request: FuseRequest, token: int) -> None:
-        opened = self._files.get(request.fh or 0)
-        self._loop.reply_data(token, opened.file.pread(request.size, request.offset))
-
-    def _write(self, request: FuseRequest, token: int) -> None:
-        opened = self._files.get(request.fh or 0)
-        self._loop.reply_written(token, opened.write(request.data, request.offset))
-
-    def _lseek(self, request: FuseRequest, token: int) -> None:
+    def _lseek(self, request: FuseRequest) -> Any:
         """Find data or a hole. First the kernel writes back pages that programs may have stored to through mappings."""
         fh, offset, whence = request.fh or 0, request.offset, request.flags
         may_be_mapped = getattr(self._system, "may_be_mapped", None)
-        try:
-            if (may_be_mapped is None or may_be_mapped(request.number)) and not self._pages_written_back(
-                request.number
-            ):
-                found = all_data(self._files.get(fh).file.size, offset, whence)
-            else:
-                found = getattr(self._system, "lseek", self._files.lseek)(fh, offset, whence)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            self._loop.reply_error(token, errno.ENXIO)
-        else:
-            self._loop.reply_offset(token, found)
+        mapped = may_be_mapped is None or may_be_mapped(request.number)
+        if mapped and not self._pages_written_back(request.number):
+            return all_data(self._files.get(fh).file.size, offset, whence)
+        return self._method("lseek")(fh, offset, whence)
 
     def _pages_written_back(self, number: int) -> bool:
         """Have the kernel write back and drop its pages of a file. False: too many calls do that already. Each of these
@@ -345,35 +311,23 @@ class Answers:
         if not self._written_back.acquire(blocking=False):
             return False
         try:
-            return self._loop.notify_inode(number) in (0, -errno.ENOENT)
+            return self._loop.notify("inode", number, 0, 0) in (0, -errno.ENOENT)
         finally:
             self._written_back.release()
 
-    def _flush(self, request: FuseRequest, token: int) -> None:
-        getattr(self._system, "flush", self._files.flush)(request.fh or 0)
-        self._done(token)
-
-    def _fsync(self, request: FuseRequest, token: int) -> None:
-        fsync = getattr(self._system, "fsync", None)
-        if fsync is None:
-            self._files.get(request.fh or 0).fsync(data_only=bool(request.flags), timeout=self._deadline)
-        else:
-            fsync(request.fh, bool(request.flags), self._deadline)
-        self._done(token)
-
-    def _release(self, request: FuseRequest, token: int) -> None:
-        self._give_back(request.fh or 0)
-        self._done(token)
+    def _fsync(self, request: FuseRequest) -> None:
+        self._method("fsync")(request.fh or 0, bool(request.flags), self._deadline)
 
     # -- directories
 
     def _read_content(self, number: int, arrived_ns: int) -> _Content:
         opendir = getattr(self._system, "opendir", None)
         if opendir is not None:
-            return _Content(opendir(number), [], arrived_ns)
+            listing = opendir(number)
+            return _Content(listing, listing.entries, arrived_ns)
         return _Content(None, self._listed.of(f"directory {number}", self._method("entries")(number)), arrived_ns)
 
-    def _opendir(self, request: FuseRequest, token: int) -> None:
+    def _opendir(self, request: FuseRequest) -> None:
         """Open a directory. Its content is read later, at the first readdir, so that it includes changes made in
         between.
         """
@@ -381,57 +335,50 @@ class Answers:
             self._method("entries")
         with self._lock:
             fh, self._next_directory = self._next_directory, self._next_directory + 1
-            self._directories[fh] = _Directory()
-        if not self._loop.reply_opendir(token, fh):
+            self._directories[fh] = None
+        if not self._loop.reply_number(request.token, fh):
             self._directories.pop(fh, None)
 
-    def _readdir(self, request: FuseRequest, token: int) -> None:
-        self._list(request, token, plus=False)
+    def _readdir(self, request: FuseRequest) -> None:
+        self._list(request, plus=False)
 
-    def _readdirplus(self, request: FuseRequest, token: int) -> None:
-        self._list(request, token, plus=True)
+    def _readdirplus(self, request: FuseRequest) -> None:
+        self._list(request, plus=True)
 
-    def _list(self, request: FuseRequest, token: int, *, plus: bool) -> None:
-        directory = self._directories[request.fh or 0]
-        content = directory.content
+    def _list(self, request: FuseRequest, *, plus: bool) -> None:
+        fh = request.fh or 0
+        content = self._directories[fh]
         if content is None or request.offset == 0:
             content = self._read_content(request.number, request.arrived_ns)
             with self._lock:  # after its deadline this call may end after a later one, whose content is in use
-                if directory.content is None or directory.content.arrived_ns <= content.arrived_ns:
-                    directory.content = content
+                known = self._directories.get(fh, content)
+                if known is None or known.arrived_ns < content.arrived_ns:
+                    self._directories[fh] = content
         answer = Dirents(self._loop, request.size, plus)
         counted: list[int] = []
-        try:
-            self._fill(answer, content, request, counted)
-            if not answer.reply(token):
-                for number in counted:
-                    self._forget_node(number)
-        finally:
-            answer.free()
+        self._fill(answer, content, request, counted)
+        if not answer.reply(request.token):
+            for number in counted:
+                self._forget_node(number)
 
     def _fill(self, answer: Dirents, content: _Content, request: FuseRequest, counted: list[int]) -> None:
         """Add entries from the requested offset on, as many as fit; `counted`: collects nodes whose lookup counts in
         the kernel.
         """
         listing = content.listing
-        number = request.number
-        count = len(content.entries) if listing is None else len(listing.entries)
-        dots = Attributes(number, DIRECTORY, 2, 0, 0, 0, 0, 0, 0)
-        for index in range(request.offset, count + 2):
+        dots = Attributes(request.number, DIRECTORY, 2, 0, 0, 0, 0, 0, 0)
+        for index in range(request.offset, len(content.entries) + 2):
             if index < 2:
                 if not answer.add((".", "..")[index], _values(dots), True, index + 1):
                     return
                 continue
-            if listing is None:
-                name, found = content.entries[index - 2]
-                certain = True
-            else:
-                name = listing.entries[index - 2][0]
+            name, found = content.entries[index - 2]
+            if listing is not None:
                 entry = self._system.entry(listing, index - 2)
                 found = self._system.entry_now(listing, index - 2) if entry is None else entry
                 if found is None:  # the name is gone
                     continue
-                certain = listing.certain()
+            certain = listing is None or listing.certain()
             added = answer.add(name, _values(found), certain, index + 1)
             if added and answer.plus:
                 counted.append(found.number)
@@ -440,25 +387,18 @@ class Answers:
             if not added:
                 return
 
-    def _releasedir(self, request: FuseRequest, token: int) -> None:
+    def _releasedir(self, request: FuseRequest) -> None:
         self._directories.pop(request.fh or 0, None)
-        self._done(token)
 
-    def _fsyncdir(self, request: FuseRequest, token: int) -> None:
-        fsyncdir = getattr(self._system, "fsyncdir", None)
-        if fsyncdir is not None:
-            fsyncdir()
-        self._done(token)
+    def _fsyncdir(self, request: FuseRequest) -> None:
+        self._optional("fsyncdir")()
 
-    def _statfs(self, request: FuseRequest, token: int) -> None:
-        statfs = getattr(self._system, "statfs", None)
-        found = None if statfs is None else statfs()
+    def _statfs(self, request: FuseRequest) -> tuple[int, ...]:
+        found = self._optional("statfs")()
         if found is None:
             blocks = ENDLESS // 4096
-            fields: tuple[int, ...] = (4096, 4096, blocks, blocks, blocks, 1 << 31, 1 << 31, 1 << 31, NAME_MAX)
-        else:
-            fields = tuple(int(getattr(found, name)) for name in STATFS)
-        self._loop.reply_statfs(token, fields)
+            return 4096, 4096, blocks, blocks, blocks, 1 << 31, 1 << 31, 1 << 31, NAME_MAX
+        return tuple(int(getattr(found, name)) for name in STATFS)
 
     # -- extended attributes
 
@@ -467,34 +407,31 @@ class Answers:
             # The kernel then stops asking; otherwise it would ask before each write.
             raise OSError(errno.ENOSYS, "no extended attributes")
 
-    def _getxattr(self, request: FuseRequest, token: int) -> None:
+    def _getxattr(self, request: FuseRequest) -> bytes:
         self._check_xattrs()
         try:
-            value = self._system.getxattr(request.number, request.name)
+            return bytes(self._system.getxattr(request.number, request.name))
         except OSError as error:
             if not (self._acls and request.name in ACLS and error.errno == errno.EOPNOTSUPP):
                 raise
             # For the kernel only ENODATA means that there is no ACL: with another error it refuses the whole call.
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA)) from None
-        self._loop.reply_data(token, value)
 
-    def _setxattr(self, request: FuseRequest, token: int) -> None:
+    def _setxattr(self, request: FuseRequest) -> None:
         self._check_xattrs()
         if request.name == CAPABILITY:
             raise io.UnsupportedOperation(errno.EOPNOTSUPP, "capabilities are not kept")
         self._method("setxattr")(request.number, request.name, request.data, request.flags)
-        self._done(token)
 
-    def _listxattr(self, request: FuseRequest, token: int) -> None:
+    def _listxattr(self, request: FuseRequest) -> bytes:
         self._check_xattrs()
         names: Iterable[str] = self._method("listxattr")(request.number)
         root = request.owner[0] == 0
         shown = [name for name in names if name != CAPABILITY and (root or not name.startswith(TRUSTED))]
-        self._loop.reply_data(token, b"".join(os.fsencode(name) + b"\0" for name in shown))
+        return b"".join(os.fsencode(name) + b"\0" for name in shown)
 
-    def _removexattr(self, request: FuseRequest, token: int) -> None:
+    def _removexattr(self, request: FuseRequest) -> None:
         self._check_xattrs()
         if request.name == CAPABILITY:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         self._method("removexattr")(request.number, request.name)
-        self._done(token)

@@ -13,9 +13,8 @@ import pickle
 import socket
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
-__all__ = ["Started", "detach", "notify", "wait_for_child"]
+__all__ = ["Started", "detach", "notify"]
 
 SYSLOG = "/dev/log"
 
@@ -64,25 +63,16 @@ class Started:
             self._pipe = -1
 
 
-def detach() -> Started | None:
-    """Fork. Returns the messenger in the child; None in the parent, which then calls `wait_for_child`."""
-    global _answers
-    _answers, pipe = os.pipe2(os.O_CLOEXEC)
-    if os.fork():
-        os.close(pipe)
-        return None
-    os.close(_answers)
-    os.setsid()
-    return Started(pipe)
-
-
-_answers = -1
-
-
-def wait_for_child(complain: Callable[[str], object]) -> NoReturn:
-    """Exit with the child's status, after it has mounted, or failed to."""
-    with os.fdopen(_answers, "rb") as answers:
-        message = answers.read()
+def detach(complain: Callable[[str], object]) -> Started:
+    """Fork. Return the messenger in the child; the parent exits with its status, once it has mounted or failed."""
+    answers, pipe = os.pipe2(os.O_CLOEXEC)
+    if not os.fork():
+        os.close(answers)
+        os.setsid()
+        return Started(pipe)
+    os.close(pipe)
+    with os.fdopen(answers, "rb") as file:
+        message = file.read()
     status, text = pickle.loads(message) if message else (1, "the server ended before it had mounted")
     if text:
         complain(text)

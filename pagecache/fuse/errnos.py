@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import io
 
+from ..engine import foreign
+
 __all__ = ["errno_of"]
 
 KNOWN = frozenset(
@@ -46,24 +48,14 @@ KNOWN = frozenset(
     }
 )
 
-# Errors that are raised without an errno, such as `FileNotFoundError(name)`.
-BY_CLASS: dict[type[OSError], int] = {
-    FileNotFoundError: errno.ENOENT,
-    FileExistsError: errno.EEXIST,
-    NotADirectoryError: errno.ENOTDIR,
-    IsADirectoryError: errno.EISDIR,
-    PermissionError: errno.EACCES,
-}
-
 
 def errno_of(error: BaseException) -> int:
     """Return the errno for a program, for an error of the cache, of its backend, or of a wrong call."""
     if isinstance(error, io.UnsupportedOperation):
         return errno.EOPNOTSUPP
     if isinstance(error, OSError):
-        if error.errno is None:
-            return next((code for cls, code in BY_CLASS.items() if isinstance(error, cls)), errno.EIO)
-        return error.errno if error.errno in KNOWN else errno.EIO
+        code = foreign.errno_of(error)
+        return code if code in KNOWN else errno.EIO
     if isinstance(error, ValueError):
         return errno.EINVAL  # no object of this backend can have the name
     if isinstance(error, MemoryError):

@@ -2,17 +2,7 @@
 
 A FUSE server needs no other part of the cache; names and attributes stay with the server. A number identifies an open
 file, like `fh` in every binding. Any thread may make any call. Calls raise OSError; `errno_of` gives the errno for
-programs.
-
-The operations report errors as follows (docs/how-to/fuse-server.md has the table):
-
-* `fsync` is always reliable: it returns only when all earlier writes are committed.
-* `flush`, which close(2) waits for, and the next `write` report a failed write-back once per handle. The data stays in
-  the cache, and is retried; a later failure is reported again.
-* `flush` or `fsync` reports lost data (`DataLossError`) once per handle.
-* `release` cannot report: its failures go to the log, and stay in `Volume.failed`.
-
-On stores where an object becomes visible by a commit, `flush` commits the writes of this handle.
+programs. docs/how-to/fuse-server.md has the errors that each call reports.
 """
 
 from __future__ import annotations
@@ -23,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import DataLossError, Key
 from ..file.cached import CachedFile
@@ -47,66 +37,27 @@ def all_data(size: int, offset: int, whence: int) -> int:
     return offset if whence == os.SEEK_DATA else size
 
 
-class Marks(Protocol):
-    """The marks of an open file's writes; see `WriteMarks`."""
-
-    written_ns: int
-    wrote: bool
-    reported: bool
-
-    @property
-    def was_read(self) -> bool: ...
-
-    def take_wrote(self) -> bool: ...
-
-    def stored(self, written_ns: int) -> None: ...
-
-
-class WriteMarks:
-    """The marks of an open file's writes. A file of the loop in C has `NativeOpened` instead: C writes them too.
+class OpenFile:
+    """One open of a file by a program. A file of the loop in C keeps the marks of its writes in C (loopfile.py).
 
     Attributes:
+        file: the handle of the cache.
         written_ns: time of the last write through the file that was not written back since; 0: none.
         wrote: there was a write since the last `flush`, successful or not.
         reported: the current failure was reported through the file.
         was_read: the kernel may have pages of the file; a loop that counts reads has a better value.
     """
 
-    __slots__ = ("reported", "written_ns", "wrote")
+    __slots__ = ("file", "number", "reported", "try_pread", "try_pwrite", "writable", "written_ns", "wrote")
 
     was_read = True
 
-    def __init__(self) -> None:
-        self.written_ns = 0
-        self.wrote = False
-        self.reported = False
-
-    def take_wrote(self) -> bool:
-        """Return whether there was a write since the last call, and reset the mark."""
-        wrote, self.wrote = self.wrote, False
-        return wrote
-
-    def stored(self, written_ns: int) -> None:
-        """Clear the time of the last write, unless a later write has set it."""
-        if self.written_ns == written_ns:
-            self.written_ns = 0
-
-
-class OpenFile:
-    """One open of a file by a program.
-
-    Attributes:
-        file: the handle of the cache.
-        marks: the marks of its writes.
-    """
-
-    __slots__ = ("file", "marks", "number", "try_pread", "try_pwrite", "writable")
-
-    def __init__(self, file: CachedFile, number: int, *, writable: bool, marks: Marks | None = None) -> None:
+    def __init__(self, file: CachedFile, number: int, *, writable: bool) -> None:
         self.file = file
         self.number = number
         self.writable = writable
-        self.marks: Marks = WriteMarks() if marks is None else marks
+        self.written_ns = 0
+        self.wrote = self.reported = False
         self.try_pread = file.try_pread
         self.try_pwrite = file.try_pwrite
 
@@ -133,7 +84,17 @@ class OpenFile:
         return self.try_pwrite(data, offset)
 
     def _mark(self) -> None:
-        self.marks.written_ns, self.marks.wrote = time.time_ns(), True
+        self.written_ns, self.wrote = time.time_ns(), True
+
+    def take_wrote(self) -> bool:
+        """Return whether there was a write since the last call, and reset the mark."""
+        wrote, self.wrote = self.wrote, False
+        return wrote
+
+    def clear_written(self, written_ns: int) -> None:
+        """Clear the time of the last write, unless a later write has set it."""
+        if self.written_ns == written_ns:
+            self.written_ns = 0
 
     def stat(self) -> FileStat:
         """Return size and times as a reader finds them, independent of the file's current name."""
@@ -143,9 +104,9 @@ class OpenFile:
     def check_failed(self) -> None:
         """Report a failed write-back of the file once through this handle."""
         if not self.file._inode.number("failed"):
-            self.marks.reported = False
-        elif not self.marks.reported:
-            self.marks.reported = True
+            self.reported = False
+        elif not self.reported:
+            self.reported = True
             raise self._failure()
 
     def _failure(self) -> OSError:
@@ -156,8 +117,7 @@ class OpenFile:
 
     def flush(self) -> None:
         """Flush for close(2), which waits for it; called once for each duplicated descriptor."""
-        file, marks = self.file, self.marks
-        written, wrote = marks.written_ns, marks.take_wrote()
+        file, written, wrote = self.file, self.written_ns, self.take_wrote()
         try:
             if wrote and file._commits_on_close():
                 file.fsync()
@@ -166,19 +126,19 @@ class OpenFile:
         except DataLossError:
             raise
         except OSError:
-            if marks.reported and not wrote:
+            if self.reported and not wrote:
                 return
-            marks.reported = True
+            self.reported = True
             raise
         self.stored(written)
 
     def stored(self, written_ns: int) -> None:
         """Record that earlier writes are in the backend, which reports their times from now on."""
-        self.marks.reported = False
-        self.marks.stored(written_ns)
+        self.reported = False
+        self.clear_written(written_ns)
 
     def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
-        written = self.marks.written_ns
+        written = self.written_ns
         self.file.fsync(data_only=data_only, timeout=timeout)
         self.stored(written)
 
@@ -193,16 +153,12 @@ class OpenFile:
         else:
             raise OSError(errno.EOPNOTSUPP, "fallocate: space cannot be promised", self.file.key)
 
-    def lseek(self, offset: int, whence: int) -> int:
-        """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
-        return self.file._find_data(offset, whence, here=True)
-
     def close(self) -> None:
         """Close without a waiting program: an error goes to the log, and the data stays in the cache."""
         try:
             self.file.close()
         except OSError as error:
-            if not self.marks.reported:
+            if not self.reported:
                 log.error("%r: not saved when it was closed: %s", self.file.key, error)
         except ValueError:
             pass  # the cache is closed
@@ -297,8 +253,8 @@ class Files:
     def flush(self, fh: int) -> None:
         self.get(fh).flush()
 
-    def fsync(self, fh: int, datasync: bool = False) -> None:
-        self.get(fh).fsync(data_only=bool(datasync))
+    def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
+        self.get(fh).fsync(data_only=bool(datasync), timeout=timeout)
 
     def truncate(self, fh: int, size: int) -> None:
         self.get(fh).file.truncate(size)
@@ -308,7 +264,7 @@ class Files:
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """Return the next data or hole (os.SEEK_DATA, os.SEEK_HOLE) at or after `offset`; OSError with ENXIO: none."""
-        return self.get(fh).lseek(offset, whence)
+        return self.get(fh).file._find_data(offset, whence, here=True)
 
     def release(self, fh: int) -> None:
         """Release a file after its last descriptor was closed, with or without a `flush`. Never raises."""

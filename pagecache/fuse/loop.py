@@ -140,18 +140,18 @@ class Loop:
         """Drop the kernel's attributes of a file, and its pages of the range (length 0: to the end), after a foreign
         change. Not from within a call of the file system.
         """
-        self._notified(self._native.notify_inode(number, offset, length))
+        self._notify("inode", number, offset, length)
 
     def invalidate_entry(self, parent: int, name: str, number: int | None = None) -> None:
         """Drop a name that leads elsewhere now, or nowhere. `number`: the node that had it, and is gone."""
         if number is None:
-            self._notified(self._native.notify_entry(parent, name))
+            self._notify("entry", parent, os.fsencode(name))
         else:
-            self._notified(self._native.notify_delete(parent, number, name))
+            self._notify("delete", parent, number, os.fsencode(name))
 
     def store(self, number: int, offset: int, data: bytes) -> None:
         """Put bytes into the kernel's pages of a file in advance."""
-        self._notified(self._native.notify_store(number, offset, data))
+        self._notify("store", number, offset, data, len(data))
 
     def notify(self, message: bytes) -> None:
         """Write a message to the kernel that libfuse has no call for.
@@ -159,10 +159,10 @@ class Loop:
         Raises:
             OSError: EINVAL: the kernel does not support it.
         """
-        self._notified(self._native.notify(message))
+        self._notify("message", message, len(message))
 
-    @staticmethod
-    def _notified(code: int) -> None:
+    def _notify(self, what: str, *arguments: int | bytes) -> None:
+        code = self._native.notify(what, *arguments)
         if code not in (0, -errno.ENOENT, -errno.ENOTCONN):  # ENOENT, ENOTCONN: nothing to drop
             raise OSError(-code, os.strerror(-code))
 
@@ -191,7 +191,7 @@ class Loop:
         self._native.stop(unmount)
         for opened in list(self._system.files.by_number.values()):
             if isinstance(opened, LoopFile):
-                opened.native.end()
+                opened.end()
 
     def __enter__(self) -> Self:
         return self

@@ -33,8 +33,8 @@ from .loop import Loop
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
 from .options import MountOptions
 from .pruning import Pruning
-from .server import Server, ServerOptions
-from .serving import keep_signals, serve, why_cannot_serve
+from .server import Server
+from .serving import caught_signals, serve, why_cannot_serve
 
 __all__ = ["CannotMount", "Mount"]
 
@@ -94,10 +94,7 @@ class Mount:
             self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
             if options.stats is not None:
                 self.cache.serve_stats(options.stats)
-            server_options = ServerOptions(
-                uid=options.uid, gid=options.gid, file_mode=options.file_mode, directory_mode=options.directory_mode
-            )
-            self.server = Server(self.volume, server_options)
+            self.server = Server(self.volume, options)
             os.umask(0o077)  # new files are private until they have the requested mode
             self._mount()
         except BaseException:
@@ -106,17 +103,12 @@ class Mount:
         self.cache.subscribe(self._heard)
         self.cache._mounted_names = lambda: len(self.server.nodes)
 
-        with keep_signals() as came:
-
-            def ready() -> None:
-                mounted()
-                notify("READY=1", f"MAINPID={os.getpid()}")
-                for number in came[:1]:  # arrived before the handler was installed
-                    signal.raise_signal(number)
-
+        with caught_signals() as signals:
+            mounted()
+            notify("READY=1", f"MAINPID={os.getpid()}")
             pruning = Pruning(self.server.nodes, self.loop.notify)
             try:
-                serve(self.loop, ready, self._end, self._save_before_the_end)
+                serve(self.loop, signals, self._end, self._save_before_the_end)
             finally:
                 pruning.stop()
                 self.loop.stop(unmount=not self.hidden)

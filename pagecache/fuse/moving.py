@@ -49,15 +49,6 @@ def entry_key(directory: Node, key: str, name: str) -> CheckedKey:
     return CheckedKey(f"{key}/{name}" if key else name, directory=directory.identity)
 
 
-class Opening:
-    """A running open of a node."""
-
-    __slots__ = ("node",)
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-
 class Moving:
     """The names that are being changed, and calls by name in spite of that. Thread-safe."""
 
@@ -65,7 +56,7 @@ class Moving:
         self._nodes = nodes
         self._changed = threading.Condition()  # guards the maps; held briefly
         self._moves: dict[str, int] = {}  # key -> number of running renames
-        self._opens: dict[Opening, None] = {}  # running opens
+        self._opens: dict[object, Node] = {}  # running opens
         self._taken: Counter[Entry] = Counter()  # names that are being taken away
         # Names that calls come back for: the caller, and the time limit.
         self._awaited: dict[Hashable, tuple[Entry, float]] = {}
@@ -112,10 +103,10 @@ class Moving:
         """Context of an open of a node, or of a change by its name: waits for running calls that take the name away.
         `known`: the thread of its caller is, so its next lookups say what it comes back for.
         """
-        opening = Opening(node)
+        opening = object()
         with self._changed:
             self._changed.wait_for(lambda: not any(self._taken[link] for link in list(node.links)), OPEN_TIMEOUT_S)
-            self._opens[opening] = None
+            self._opens[opening] = node
         names = node.links
         try:
             yield
@@ -161,7 +152,7 @@ class Moving:
             while (left := min(self._awaited_until(entries), until) - time.monotonic()) > 0:
                 self._changed.wait(left)
             nodes = [self._nodes.child(*entry) for entry in entries]
-            begun = [opening for opening in self._opens if opening.node in nodes]
+            begun = [opening for opening, node in self._opens.items() if node in nodes]
             self._changed.wait_for(lambda: not any(opening in self._opens for opening in begun), OPEN_TIMEOUT_S)
             self._taken.update(entries)
             if key is not None:

@@ -41,6 +41,9 @@ T = TypeVar("T")
 NOW_NS = 2_000_000_000
 """Largest distance of a requested time from now that still means "now": the store's own time is kept then."""
 
+XATTR_QUERIES: dict[str, Callable[[Any], Any]] = {"getxattr": bytes, "listxattr": list}
+"""Calls about extended attributes that change nothing, and the types of their results."""
+
 
 def unsupported(what: str, key: str) -> OSError:
     return io.UnsupportedOperation(errno.EOPNOTSUPP, f"this store cannot {what}", key)
@@ -84,8 +87,7 @@ class Namespace(ABC):
     @abstractmethod
     def rmdir(self, key: str) -> None: ...
 
-    @abstractmethod
-    def created(self, key: str) -> None:
+    def created(self, key: str) -> None:  # noqa: B027
         """Record that an object was made under this key."""
 
     @abstractmethod
@@ -112,17 +114,8 @@ class Namespace(ABC):
         """Make a FIFO, a socket, a device node."""
         raise unsupported("keep special files", key)
 
-    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        """Return an extended attribute; for a link of the link itself, as in the other three methods."""
-        raise unsupported("keep extended attributes", key)
-
-    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
-        raise unsupported("keep extended attributes", key)
-
-    def listxattr(self, key: str, kind: Kind) -> list[str]:
-        raise unsupported("keep extended attributes", key)
-
-    def removexattr(self, key: str, kind: Kind, name: str) -> None:
+    def xattr(self, call: str, key: str, kind: Kind, *arguments: Any) -> Any:
+        """Make the backend's call of this name about extended attributes; for a link about those of the link itself."""
         raise unsupported("keep extended attributes", key)
 
     def statfs(self) -> os.statvfs_result | None:
@@ -198,9 +191,6 @@ class Directories(Namespace):
     def rmdir(self, key: str) -> None:
         self.change("rmdir", key, lambda: self.backend.rmdir(key))
 
-    def created(self, key: str) -> None:
-        """Do nothing: the backend has its directory."""
-
     def remove(self, key: str, kind: Kind) -> None:
         if kind == "file":
             self.volume.remove(key)
@@ -233,28 +223,16 @@ class Directories(Namespace):
         changed: ObjectStat = self.change("setattr", key, lambda: self.backend.setattr(key, **changes, **how))
         return changed
 
-    def getxattr(self, key: str, kind: Kind, name: str) -> bytes:
-        how = self._how(key, kind)
-        return self.query("getxattr", key, lambda: bytes(self.backend.getxattr(key, name, **how)))
-
-    def setxattr(self, key: str, kind: Kind, name: str, value: bytes, flags: int) -> None:
-        self.change("setxattr", key, partial(self.backend.setxattr, key, name, value, flags, **self._how(key, kind)))
-
-    def listxattr(self, key: str, kind: Kind) -> list[str]:
-        if kind == "symlink" and not self._has_xattrs_of_links:
-            return []
-        how = self._how(key, kind)
-        return self.query("listxattr", key, lambda: list(self.backend.listxattr(key, **how)))
-
-    def removexattr(self, key: str, kind: Kind, name: str) -> None:
-        self.change("removexattr", key, partial(self.backend.removexattr, key, name, **self._how(key, kind)))
-
-    def _how(self, key: str, kind: Kind) -> dict[str, bool]:
-        if kind != "symlink":
-            return {}
-        if not self._has_xattrs_of_links:
+    def xattr(self, call: str, key: str, kind: Kind, *arguments: Any) -> Any:
+        how = {"follow": False} if kind == "symlink" else {}
+        if how and not self._has_xattrs_of_links:
+            if call == "listxattr":
+                return []
             raise unsupported("keep extended attributes of symbolic links", key)
-        return {"follow": False}
+        make = partial(getattr(self.backend, call), key, *arguments, **how)
+        if call in XATTR_QUERIES:
+            return self.query(call, key, lambda: XATTR_QUERIES[call](make()))
+        return self.change(call, key, make)
 
     def statfs(self) -> os.statvfs_result | None:
         with suppress(io.UnsupportedOperation, AttributeError):

@@ -231,8 +231,7 @@ class Nodes:
         return node if node is not None and node.kind == kind else None
 
     def _added(self, parent: Node, name: str, kind: Kind, identity: Hashable | None) -> Node:
-        above = self._key(parent) or ""
-        key = f"{above}/{name}" if above else name
+        key = self._key_in(parent, name) or name
         node = Node(self._free_number(key if identity is None else repr(identity)), kind, identity)
         self._nodes[node.number] = node
         if identity is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import Size, parse_size
+from .attributes import ServerOptions
 
 __all__ = ["MountOptions", "WrongOption", "with_words"]
 
@@ -16,28 +17,26 @@ class WrongOption(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MountOptions:
-    """Attributes:
-    url: of the backend: a URL, or module:factory.
-    mountpoint: a directory.
-    backend_options: go to the backend's constructor.
-    capacity: bytes of memory of the cache.
-    direct_io: the kernel keeps no pages.
-    kernel_cache: the kernel keeps pages from one open to the next, while the version is unchanged.
-    read_only: nothing can be changed.
-    allow_other: other users than the mounting one may use it.
-    uid: owner of everything; None: as stored.
-    gid: group of everything; None: as stored.
-    file_mode: of files in stores without modes.
-    directory_mode: of directories in stores without modes.
-    attr_timeout: seconds for which the kernel caches attributes.
-    entry_timeout: seconds for which the kernel caches names.
-    timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
-    drain_timeout: seconds for saving everything at the end; None: unlimited.
-    read_ahead: largest readahead window.
-    stats: path of a socket with live statistics; None: none.
-    name: the source in the output of mount(8); None: the URL.
-    flags: words for the kernel and libfuse.
+class MountOptions(ServerOptions):
+    """Those of the server, and more.
+
+    Attributes:
+        url: of the backend: a URL, or module:factory.
+        mountpoint: a directory.
+        backend_options: go to the backend's constructor.
+        capacity: bytes of memory of the cache.
+        direct_io: the kernel keeps no pages.
+        kernel_cache: the kernel keeps pages from one open to the next, while the version is unchanged.
+        read_only: nothing can be changed.
+        allow_other: other users than the mounting one may use it.
+        attr_timeout: seconds for which the kernel caches attributes.
+        entry_timeout: seconds for which the kernel caches names.
+        timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
+        drain_timeout: seconds for saving everything at the end; None: unlimited.
+        read_ahead: largest readahead window.
+        stats: path of a socket with live statistics; None: none.
+        name: the source in the output of mount(8); None: the URL.
+        flags: words for the kernel and libfuse.
     """
 
     url: str
@@ -48,10 +47,6 @@ class MountOptions:
     kernel_cache: bool = False
     read_only: bool = False
     allow_other: bool = False
-    uid: int | None = None
-    gid: int | None = None
-    file_mode: int = 0o644
-    directory_mode: int = 0o755
     attr_timeout: float = 1.0
     entry_timeout: float = 1.0
     timeout: float | None = 60.0

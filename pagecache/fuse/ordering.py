@@ -30,8 +30,9 @@ __all__ = ["Turns"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """A running write of the bytes [start, end)."""
+    """A running write of the bytes [start, end) of a file."""
 
+    inode: Inode
     start: int
     end: int
     over: trio.Event
@@ -44,16 +45,16 @@ class Turns:
         deadline: seconds after which a waiter continues with ETIMEDOUT; None: never.
 
     Attributes:
-        writes: of each file, in the order of arrival; files without writes are absent.
+        writes: in the order of arrival.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
-        self.writes: dict[Inode, list[Turn]] = {}
+        self.writes: list[Turn] = []
         self._deadline = math.inf if deadline is None else deadline
 
     def before(self, inode: Inode, start: int, end: int) -> list[Turn]:
         """Return the earlier writes that overlap these bytes."""
-        return [turn for turn in self.writes.get(inode, ()) if turn.start < end and start < turn.end]
+        return [turn for turn in self.writes if turn.inode is inode and turn.start < end and start < turn.end]
 
     async def wait(self, turns: Sequence[Turn]) -> None:
         """Wait until these writes are over.
@@ -71,14 +72,11 @@ class Turns:
     @asynccontextmanager
     async def write(self, inode: Inode, start: int, end: int) -> AsyncIterator[None]:
         """Context of a write that may wait: it runs after earlier overlapping writes, and before later requests."""
-        before, turn = self.before(inode, start, end), Turn(start, end, trio.Event())
-        self.writes.setdefault(inode, []).append(turn)
+        before, turn = self.before(inode, start, end), Turn(inode, start, end, trio.Event())
+        self.writes.append(turn)
         try:
             await self.wait(before)
             yield
         finally:
             turn.over.set()
-            queue = self.writes[inode]
-            queue.remove(turn)
-            if not queue:
-                del self.writes[inode]
+            self.writes.remove(turn)

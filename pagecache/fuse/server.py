@@ -16,12 +16,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from ..backends.protocol import CheckedKey, ObjectStat
 from ..objects import Kind
 from ..volume.volume import Volume
-from .attributes import BLOCK, Appearance, Attributes, Owner, ServerOptions
+from .attributes import BLOCK, TYPES, Appearance, Attributes, Owner, ServerOptions
 from .entries import Listed
 from .files import Files, OpenFile
 from .moving import Moving, entry_key
@@ -33,12 +34,7 @@ __all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
 CREATE = os.O_CREAT | os.O_EXCL
-SPECIAL: dict[int, Kind] = {
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "char",
-    stat.S_IFBLK: "block",
-}
+SPECIAL = {kind: name for name, kind in TYPES.items() if name not in ("file", "dir", "symlink")}
 TIMES = {"atime_ns", "mtime_ns"}
 LOOKUPS_MAX = 3
 """Lookups of a name while other names of its directory are removed. An outdated reply costs the kernel another lookup.
@@ -133,7 +129,7 @@ class Server:
 
     def _taken(self, node: Node) -> int:
         """Return how many bytes the cache has accepted so far for an open file (PC_BY_TAKEN)."""
-        opened = self._opened(node) if node.opens else []
+        opened = self._opened(node)
         return opened[0].file._inode.number("taken") if opened else 0
 
     def may_be_mapped(self, number: int) -> bool:
@@ -143,17 +139,19 @@ class Server:
         return self._may_be_mapped(self.node(number))
 
     def _may_be_mapped(self, node: Node) -> bool:
-        opened = self._opened(node) if node.opens else []
-        return any(file.writable for file in opened) and (node.was_read or any(file.marks.was_read for file in opened))
+        opened = self._opened(node)
+        return any(file.writable for file in opened) and (node.was_read or any(file.was_read for file in opened))
 
     def _opened(self, node: Node) -> list[OpenFile]:
+        if not node.opens:
+            return []
         with self.nodes.lock:
             numbers = list(node.opens)
         return [opened for fh in numbers if (opened := self.files.by_number.get(fh)) is not None]
 
     def _written_ns(self, node: Node) -> int:
         """Return the time of the last write that is not stored yet."""
-        return max((opened.marks.written_ns for opened in self._opened(node)), default=0) if node.opens else 0
+        return max((opened.written_ns for opened in self._opened(node)), default=0)
 
     def _stat(self, node: Node) -> ObjectStat:
         for opened in self._opened(node):
@@ -238,7 +236,7 @@ class Server:
             with _unless_closed(opened):
                 if opened.file.size != size:
                     opened.file.truncate(size)
-                    opened.marks.written_ns = time.time_ns()
+                    opened.written_ns = time.time_ns()
                 elif fh is not None and self.names.keeps_modes:  # ftruncate(2) moves the time, truncate(2) does not
                     self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return
@@ -258,7 +256,7 @@ class Server:
         for opened in self._opened(node):
             with _unless_closed(opened):
                 if opened.writable and not opened.file._commits_on_close():
-                    written = opened.marks.written_ns
+                    written = opened.written_ns
                     opened.file.flush()
                     opened.stored(written)
 
@@ -370,12 +368,17 @@ class Server:
             changes["mode"] = stat.S_IMODE(mode)
         return self.names.setattr(key, found, changes) if changes else found
 
-    def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
-        def make(directory: Node, key: CheckedKey) -> Attributes:
-            self.names.mkdir(key)
-            return self._made(directory, key, self._found_new(key, "dir"), mode, owner)
+    def _make(
+        self, parent: int, name: str, kind: Kind, make: Callable[[CheckedKey], object], mode: int, owner: Owner | None
+    ) -> Attributes:
+        def call(directory: Node, key: CheckedKey) -> Attributes:
+            make(key)
+            return self._made(directory, key, self._found_new(key, kind), mode, owner)
 
-        return self._moving.entry(self.node(parent), name, make)
+        return self._moving.entry(self.node(parent), name, call)
+
+    def mkdir(self, parent: int, name: str, mode: int, owner: Owner | None = None) -> Attributes:
+        return self._make(parent, name, "dir", self.names.mkdir, mode, owner)
 
     def mknod(self, parent: int, name: str, mode: int, owner: Owner | None = None, rdev: int = 0) -> Attributes:
         """Make a regular file, or a FIFO, socket or device node, which the kernel opens without this server."""
@@ -384,11 +387,9 @@ class Server:
             self.release(fh)
             return made
 
-        def make(directory: Node, key: CheckedKey) -> Attributes:
-            self.names.mknod(key, stat.S_IFMT(mode) | 0o600, rdev)
-            return self._made(directory, key, self._found_new(key, SPECIAL[stat.S_IFMT(mode)]), mode, owner)
-
-        return self._moving.entry(self.node(parent), name, make)
+        kind = stat.S_IFMT(mode)
+        make = partial(self.names.mknod, mode=kind | 0o600, rdev=rdev)
+        return self._make(parent, name, SPECIAL[kind], make, mode, owner)
 
     def create(
         self, parent: int, name: str, mode: int, flags: int, owner: Owner | None = None
@@ -488,11 +489,7 @@ class Server:
             return self.getattr(number)
 
     def symlink(self, parent: int, name: str, target: str, owner: Owner | None = None) -> Attributes:
-        def make(directory: Node, key: CheckedKey) -> Attributes:
-            self.names.symlink(target, key)
-            return self._made(directory, key, self._found_new(key, "symlink"), 0o777, owner)
-
-        return self._moving.entry(self.node(parent), name, make)
+        return self._make(parent, name, "symlink", partial(self.names.symlink, target), 0o777, owner)
 
     def readlink(self, number: int) -> str:
         node = self.node(number)
@@ -647,7 +644,7 @@ class Server:
         self.files.flush(fh)
 
     def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
-        self.files.get(fh).fsync(data_only=datasync, timeout=timeout)
+        self.files.fsync(fh, datasync, timeout)
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         return self.files.lseek(fh, offset, whence)
@@ -655,7 +652,7 @@ class Server:
     def release(self, fh: int) -> None:
         node = self._nodes_of.pop(fh, None)
         if node is not None:
-            node.was_read |= self.files.get(fh).marks.was_read
+            node.was_read |= self.files.get(fh).was_read
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
         self.files.release(fh)
         if node is not None:
@@ -664,21 +661,21 @@ class Server:
 
     # -- extended attributes, space, end
 
-    def getxattr(self, number: int, name: str) -> bytes:
+    def _xattr(self, call: str, number: int, *arguments: Any) -> Any:
         node = self.node(number)
-        return self._moving.of(node, lambda key: self.names.getxattr(key, node.kind, name))
+        return self._moving.of(node, lambda key: self.names.xattr(call, key, node.kind, *arguments))
+
+    def getxattr(self, number: int, name: str) -> Any:
+        return self._xattr("getxattr", number, name)
 
     def setxattr(self, number: int, name: str, value: bytes, flags: int = 0) -> None:
-        node = self.node(number)
-        self._moving.of(node, lambda key: self.names.setxattr(key, node.kind, name, value, flags))
+        self._xattr("setxattr", number, name, value, flags)
 
-    def listxattr(self, number: int) -> list[str]:
-        node = self.node(number)
-        return self._moving.of(node, lambda key: self.names.listxattr(key, node.kind))
+    def listxattr(self, number: int) -> Any:
+        return self._xattr("listxattr", number)
 
     def removexattr(self, number: int, name: str) -> None:
-        node = self.node(number)
-        self._moving.of(node, lambda key: self.names.removexattr(key, node.kind, name))
+        self._xattr("removexattr", number, name)
 
     def statfs(self) -> Any:
         """Return os.statvfs_result; None if the store does not report its free space."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from .loop import Loop, why_no_loop
 
-__all__ = ["GRACE", "SIGNALS", "keep_signals", "serve", "why_cannot_serve"]
+__all__ = ["GRACE", "SIGNALS", "caught_signals", "serve", "why_cannot_serve"]
 
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
@@ -36,26 +36,28 @@ def why_cannot_serve() -> str:
 
 
 def serve(
-    loop: Loop, mounted: Callable[[], object], hide: Callable[[signal.Signals], object], save: Callable[[], object]
+    loop: Loop,
+    signals: tuple[int, list[signal.Signals]],
+    hide: Callable[[signal.Signals], object],
+    save: Callable[[], object],
 ) -> None:
     """Serve a mount until it is gone, in the main thread, which only waits for signals and for the end.
 
     Args:
         loop: of the mount.
-        mounted: called first.
+        signals: of `caught_signals`.
         hide: takes the mount out of sight at an ending signal; returns soon.
         save: then saves all writes so far; may take long.
     """
-    with _signals() as (woken, caught):
-        mounted()
-        poll = select.poll()
-        poll.register(loop.ended_fd(), select.POLLIN)
-        poll.register(woken, select.POLLIN)
-        while not loop.wait(0) and not caught:
-            poll.poll()
-        if caught and not loop.wait(0):
-            hide(caught[0])
-            _outlast(loop, save)
+    woken, caught = signals
+    poll = select.poll()
+    poll.register(loop.ended_fd(), select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    while not loop.wait(0) and not caught:
+        poll.poll()
+    if caught and not loop.wait(0):
+        hide(caught[0])
+        _outlast(loop, save)
     loop.drain(GRACE)
 
 
@@ -79,22 +81,10 @@ def _outlast(loop: Loop, save: Callable[[], object]) -> None:
 
 
 @contextlib.contextmanager
-def keep_signals() -> Iterator[list[int]]:
-    """Keep signals from ending the process before and after it serves; yield the list of those that arrived."""
-    came: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-    try:
-        for number in SIGNALS:
-            before[number] = signal.signal(number, lambda got, _: came.append(got))
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[tuple[int, list[signal.Signals]]]:
-    """Yield a descriptor that is readable after a signal, and the list of signals that arrived."""
+def caught_signals() -> Iterator[tuple[int, list[signal.Signals]]]:
+    """Keep signals from ending the process; yield a descriptor that is readable after one, and the list of those that
+    arrived.
+    """
     caught: list[signal.Signals] = []
     woken, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before: dict[signal.Signals, Any] = {}

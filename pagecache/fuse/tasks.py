@@ -22,7 +22,7 @@ from .errnos import errno_of
 from .files import Files
 from .ordering import Turns
 
-__all__ = ["Aside", "Bytes", "TrioFiles"]
+__all__ = ["Aside", "TrioFiles"]
 
 T = TypeVar("T")
 THREADS = 64
@@ -79,56 +79,9 @@ class Aside:
         return results[0]
 
 
-class Bytes:
-    """Reads and writes of open files: on the loop if the cache can complete them at once, otherwise on a thread. The
-    arguments are those of pyfuse3.
-
-    Args:
-        files: the open files.
-        aside: threads for calls that may wait.
-        error_of: makes the exception for an error of a call, from the error and the call's name.
-    """
-
-    def __init__(self, files: Files, aside: Aside, error_of: Callable[[Exception, str], Exception]) -> None:
-        self._known, self._get = files.by_number.get, files.get
-        self._aside = aside
-        self._error_of = error_of
-        self._turns = Turns(aside.deadline)
-        self._waiting = self._turns.writes
-
-    async def read(self, fh: int, off: int, size: int) -> bytes:
-        """Read `size` bytes, fewer at the end of the file."""
-        try:
-            opened = self._known(fh) or self._get(fh)
-            if self._waiting:
-                await self._turns.wait(self._turns.before(opened.file._inode, off, off + size))
-            data = opened.try_pread(size, off)
-            return await self._aside.call(partial(opened.file.pread, size, off)) if data is None else data
-        except Exception as error:
-            raise self._error_of(error, "read") from None
-
-    async def write(self, fh: int, off: int, buf: Any) -> int:
-        """Write; return the number of bytes taken: all, or those before a failure, which the next call reports."""
-        try:
-            opened = self._known(fh) or self._get(fh)
-            inode, end = opened.file._inode, off + len(buf)
-            if not self._waiting or not self._turns.before(inode, off, end):
-                done = opened.write_now(buf, off)
-                if done is not None:
-                    return done
-            async with self._turns.write(inode, off, end):
-                return await self._aside.call(partial(opened.write, buf, off))
-        except Exception as error:
-            raise self._error_of(error, "write") from None
-
-
 class TrioFiles:
     """The open files of a server on trio: `Files` with coroutines. A read or write that the cache can complete at once
     does not suspend. The arguments are those of pyfuse3.
-
-    Attributes:
-        read: `await read(fh, off, size)`: `size` bytes, fewer at the end of the file.
-        write: `await write(fh, off, buf)`: number of bytes taken.
 
     Args:
         volume: of the files.
@@ -146,10 +99,34 @@ class TrioFiles:
         error: Callable[[int], Exception] | None = None,
     ) -> None:
         self.files = Files(volume)
-        self.aside = Aside(deadline, threads)
+        self._aside = Aside(deadline, threads)
+        self._turns = Turns(deadline)
         self._error = error
-        bytes = Bytes(self.files, self.aside, self._error_of)
-        self.read, self.write = bytes.read, bytes.write
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read `size` bytes, fewer at the end of the file."""
+        try:
+            opened = self.files.get(fh)
+            if self._turns.writes:
+                await self._turns.wait(self._turns.before(opened.file._inode, off, off + size))
+            data = opened.try_pread(size, off)
+            return await self._aside.call(partial(opened.file.pread, size, off)) if data is None else data
+        except Exception as error:
+            raise self._error_of(error) from None
+
+    async def write(self, fh: int, off: int, buf: Any) -> int:
+        """Write; return the number of bytes taken: all, or those before a failure, which the next call reports."""
+        try:
+            opened = self.files.get(fh)
+            inode, end = opened.file._inode, off + len(buf)
+            if not self._turns.writes or not self._turns.before(inode, off, end):
+                done = opened.write_now(buf, off)
+                if done is not None:
+                    return done
+            async with self._turns.write(inode, off, end):
+                return await self._aside.call(partial(opened.write, buf, off))
+        except Exception as error:
+            raise self._error_of(error) from None
 
     async def open(self, key: Key, flags: int = os.O_RDONLY) -> int:
         """Open an object; return its number for the other calls."""
@@ -180,9 +157,9 @@ class TrioFiles:
 
     async def _call(self, call: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         try:
-            return await self.aside.call(call, undo)
+            return await self._aside.call(call, undo)
         except Exception as error:
-            raise self._error_of(error, "call") from None
+            raise self._error_of(error) from None
 
-    def _error_of(self, error: Exception, what: str) -> Exception:
+    def _error_of(self, error: Exception) -> Exception:
         return error if self._error is None else self._error(errno_of(error))

@@ -32,11 +32,10 @@ if _fuse is not None:
 
 NO_FH = NOT_KNOWN = 2**64 - 1
 FIELDS = ("mode", "uid", "gid", "size", "atime_ns", "mtime_ns")
-COUNTS = ("reads", "writes", "getattrs", "submitted", "late", "refused", "expired", "interrupted", "forgets", "nodes")
 
 
 class FuseRequest:
-    """A request for a handler: see `struct pc_fuse_request`. Valid until the handler's next one.
+    """A request for a handler, with the fields of `struct pc_fuse_request`. Valid until the handler's next one.
 
     Attributes:
         again: its program makes it again after an error.
@@ -48,25 +47,12 @@ class FuseRequest:
         self.again = False
         self._a = _fuse.ffi.new("struct pc_fuse_request *")
 
-    @property
-    def token(self) -> int:
-        return int(self._a.token)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._a, name)
 
     @property
     def op(self) -> str:
         return REQUEST_KINDS[self._a.op]
-
-    @property
-    def idle(self) -> int:
-        return int(self._a.idle)
-
-    @property
-    def number(self) -> int:
-        return int(self._a.number)
-
-    @property
-    def number2(self) -> int:
-        return int(self._a.number2)
 
     @property
     def fh(self) -> int | None:
@@ -74,34 +60,9 @@ class FuseRequest:
         return None if fh == NO_FH else fh
 
     @property
-    def offset(self) -> int:
-        return int(self._a.offset)
-
-    @property
-    def size(self) -> int:
-        return int(self._a.size)
-
-    @property
-    def flags(self) -> int:
-        return int(self._a.flags)
-
-    @property
-    def mode(self) -> int:
-        return int(self._a.mode)
-
-    @property
-    def rdev(self) -> int:
-        return int(self._a.rdev)
-
-    @property
     def owner(self) -> tuple[int, int]:
         """Return user and group of the requesting process."""
         return int(self._a.uid), int(self._a.gid)
-
-    @property
-    def thread(self) -> int:
-        """Return the number of the requesting thread; 0: it has none here."""
-        return int(self._a.thread)
 
     @property
     def name(self) -> str:
@@ -121,16 +82,24 @@ class FuseRequest:
         set_ = self._a.fields
         return {name: int(getattr(self._a, name)) for bit, name in enumerate(FIELDS) if set_ >> bit & 1}
 
-    @property
-    def arrived_ns(self) -> int:
-        """Return the time of the request."""
-        return int(self._a.arrived_ns)
+
+def _mark(number: int) -> Any:
+    """Return a property with a mark of an open file, which C writes too."""
+
+    def get(self: NativeOpened) -> int:
+        return int(_fuse.lib.pc_opened_mark(self._o, number))
+
+    def set(self: NativeOpened, value: int) -> None:
+        _fuse.lib.pc_opened_set_mark(self._o, number, value)
+
+    return property(get, set)
 
 
 class NativeOpened:
-    """An open file of a loop, with the marks of its writes (`WriteMarks`): see `_native/fuse/opened.c`."""
+    """An open file of a loop, with the marks of its writes (`OpenFile`): see `_native/fuse/attributes.c`."""
 
-    __slots__ = ("_file", "_hit", "_loop", "_o")
+    # In the order of enum pc_opened_mark.
+    written_ns, wrote, was_read, reported = (_mark(number) for number in range(4))
 
     def __init__(self, fh: int) -> None:
         opened = _fuse.lib.pc_opened_new(fh)
@@ -153,65 +122,31 @@ class NativeOpened:
             _fuse.lib.pc_opened_end(loop._l, self._o)
             file._close_hit(self._hit)
 
-    @property
-    def written_ns(self) -> int:
-        return int(_fuse.lib.pc_opened_written(self._o))
-
-    @written_ns.setter
-    def written_ns(self, ns: int) -> None:
-        _fuse.lib.pc_opened_set_written(self._o, ns)
-
-    def stored(self, written_ns: int) -> None:
-        _fuse.lib.pc_opened_stored(self._o, written_ns)
-
-    @property
-    def wrote(self) -> bool:
-        return bool(_fuse.lib.pc_opened_wrote(self._o))
-
-    @wrote.setter
-    def wrote(self, wrote: bool) -> None:
-        _fuse.lib.pc_opened_set_wrote(self._o, wrote)
-
     def take_wrote(self) -> bool:
-        return bool(_fuse.lib.pc_opened_take_wrote(self._o))
+        return bool(_fuse.lib.pc_opened_set_mark(self._o, _fuse.lib.PC_WROTE, 0))
 
-    @property
-    def was_read(self) -> bool:
-        return bool(_fuse.lib.pc_opened_was_read(self._o))
-
-    @property
-    def reported(self) -> bool:
-        return bool(_fuse.lib.pc_opened_reported(self._o))
-
-    @reported.setter
-    def reported(self, reported: bool) -> None:
-        """Record a reported failure: Python handles the next write, and checks whether the failure has ended since."""
-        _fuse.lib.pc_opened_set_reported(self._o, reported)
+    def clear_written(self, written_ns: int) -> None:
+        _fuse.lib.pc_opened_clear_written(self._o, written_ns)
 
 
 class Dirents:
-    """Entries of a directory, as a reply. `plus`: with attributes, and a lookup of each node."""
+    """Entries of a directory, as a reply of `size` bytes at most. `plus`: with attributes, and lookups of the nodes."""
 
-    __slots__ = ("_d", "_loop", "plus")
+    __slots__ = ("_bytes", "_loop", "_size", "_used", "plus")
 
     def __init__(self, loop: NativeLoop, size: int, plus: bool) -> None:
         self._loop, self.plus = loop, plus
-        self._d = _fuse.lib.pc_dirents_new(size, plus)
-        if self._d == _fuse.ffi.NULL:
-            raise MemoryError
+        self._bytes, self._size, self._used = _fuse.ffi.new("char[]", size), size, 0
 
     def add(self, name: str, attributes: Iterable[int], certain: bool, next: int) -> bool:
         """Add an entry. False: there is no room for it."""
-        encoded, values = os.fsencode(name), _attributes(attributes)
-        return bool(_fuse.lib.pc_dirents_add(self._loop._l, self._d, encoded, values, certain, next))
+        to, room, values = self._bytes + self._used, self._size - self._used, _attributes(attributes)
+        used = _fuse.lib.pc_dirent(self._loop._l, to, room, os.fsencode(name), values, self.plus, certain, next)
+        self._used += used
+        return bool(used)
 
     def reply(self, token: int) -> bool:
-        return bool(_fuse.lib.pc_reply_dirents(self._loop._l, token, self._d) == 0)
-
-    def free(self) -> None:
-        directory, self._d = self._d, None
-        if directory is not None:
-            _fuse.lib.pc_dirents_free(directory)
+        return bool(_fuse.lib.pc_reply_data(self._loop._l, token, self._bytes, self._used) == 0)
 
 
 def _attributes(values: Iterable[int]) -> Any:
@@ -263,21 +198,22 @@ class NativeLoop:
         _fuse.lib.pc_loop_stop(self._l, unmount)
 
     def counts(self) -> dict[str, int]:
-        out = _fuse.ffi.new("struct pc_loop_counts *")
-        _fuse.lib.pc_loop_counts(self._l, out)
-        counts = {name: int(getattr(out, name)) for name in COUNTS}
+        counts = self._filled("counts")
         counts["asked"] = counts.pop("submitted")
         return counts
 
     def features(self) -> dict[str, int]:
-        out = _fuse.ffi.new("struct pc_loop_features *")
-        _fuse.lib.pc_loop_features(self._l, out)
-        return {name: int(getattr(out, name)) for name, _ in _fuse.ffi.typeof("struct pc_loop_features").fields}
+        return self._filled("features")
+
+    def _filled(self, name: str) -> dict[str, int]:
+        out = _fuse.ffi.new(f"struct pc_loop_{name} *")
+        getattr(_fuse.lib, f"pc_loop_{name}")(self._l, out)
+        return {field: int(getattr(out, field)) for field, _ in _fuse.ffi.typeof(out).item.fields}
 
     def check(self) -> str:
         """Return a violation of the table of names; "": none."""
-        text = _fuse.ffi.new("char[]", 200)
-        return "" if _fuse.lib.pc_loop_check(self._l, text, 200) else _fuse.ffi.string(text).decode()
+        wrong = _fuse.lib.pc_loop_check(self._l)
+        return "" if wrong == _fuse.ffi.NULL else _fuse.ffi.string(wrong).decode()
 
     # -- handlers
 
@@ -305,47 +241,25 @@ class NativeLoop:
     def reply_error(self, token: int, code: int) -> bool:
         return bool(_fuse.lib.pc_reply_error(self._l, token, code) == 0)
 
-    def reply_entry(self, token: int, attributes: Iterable[int]) -> bool:
-        return bool(_fuse.lib.pc_reply_entry(self._l, token, _attributes(attributes)) == 0)
-
     def reply_attributes(self, token: int, attributes: Iterable[int]) -> bool:
         return bool(_fuse.lib.pc_reply_attributes(self._l, token, _attributes(attributes)) == 0)
 
-    def reply_create(self, token: int, attributes: Iterable[int], opened: NativeOpened) -> bool:
-        return bool(_fuse.lib.pc_reply_create(self._l, token, _attributes(attributes), opened._o) == 0)
-
-    def reply_open(self, token: int, opened: NativeOpened, kept: bool) -> bool:
-        return bool(_fuse.lib.pc_reply_open(self._l, token, opened._o, kept) == 0)
-
-    def reply_opendir(self, token: int, fh: int) -> bool:
-        return bool(_fuse.lib.pc_reply_opendir(self._l, token, fh) == 0)
+    def reply_open(self, token: int, opened: NativeOpened, kept: bool, made: Iterable[int] | None = None) -> bool:
+        """`made`: attributes of a file that the request has made."""
+        attributes = _fuse.ffi.NULL if made is None else _attributes(made)
+        return bool(_fuse.lib.pc_reply_open(self._l, token, attributes, opened._o, kept) == 0)
 
     def reply_data(self, token: int, data: bytes) -> bool:
         return bool(_fuse.lib.pc_reply_data(self._l, token, data, len(data)) == 0)
 
-    def reply_written(self, token: int, length: int) -> bool:
-        return bool(_fuse.lib.pc_reply_written(self._l, token, length) == 0)
-
-    def reply_offset(self, token: int, offset: int) -> bool:
-        return bool(_fuse.lib.pc_reply_offset(self._l, token, offset) == 0)
+    def reply_number(self, token: int, number: int) -> bool:
+        return bool(_fuse.lib.pc_reply_number(self._l, token, number) == 0)
 
     def reply_statfs(self, token: int, fields: Iterable[int]) -> bool:
         return bool(_fuse.lib.pc_reply_statfs(self._l, token, tuple(fields)) == 0)
 
     # -- the kernel's caches
 
-    def notify_inode(self, number: int, offset: int = 0, length: int = 0) -> int:
-        """Return 0, or a negative errno; ENOENT: the kernel does not have the inode."""
-        return int(_fuse.lib.pc_notify_inode(self._l, number, offset, length))
-
-    def notify_entry(self, parent: int, name: str) -> int:
-        return int(_fuse.lib.pc_notify_entry(self._l, parent, os.fsencode(name)))
-
-    def notify_delete(self, parent: int, child: int, name: str) -> int:
-        return int(_fuse.lib.pc_notify_delete(self._l, parent, child, os.fsencode(name)))
-
-    def notify(self, message: bytes) -> int:
-        return int(_fuse.lib.pc_notify(self._l, message, len(message)))
-
-    def notify_store(self, number: int, offset: int, data: bytes) -> int:
-        return int(_fuse.lib.pc_notify_store(self._l, number, offset, data, len(data)))
+    def notify(self, what: str, *arguments: int | bytes) -> int:
+        """Call a function of notify.c. Return 0, or a negative errno; ENOENT: the kernel does not have the inode."""
+        return int(getattr(_fuse.lib, f"pc_notify_{what}")(self._l, *arguments))

@@ -13,9 +13,8 @@ import trio
 import trio.testing
 
 from pagecache import PageCache, Volume
-from pagecache.fuse.errnos import errno_of
 from pagecache.fuse.files import Files, OpenFile
-from pagecache.fuse.tasks import Aside, Bytes
+from pagecache.fuse.tasks import TrioFiles
 
 PAGE = 4096
 
@@ -47,29 +46,24 @@ def volume() -> Iterator[Volume]:
         yield cache.attach("memory:", read_ahead=0)
 
 
-def held(volume: Volume) -> tuple[Files, Held]:
+def held(files: Files) -> Held:
     """A file of old bytes, all cached."""
-    files = Files(volume)
     fh = files.open("a", os.O_RDWR | os.O_CREAT)
     files.write(fh, 0, b"o" * 2 * PAGE)
     opened = Held(files.get(fh))
     files.by_number[fh] = opened
-    return files, opened
+    return opened
 
 
-def as_reported(error: Exception, what: str) -> Exception:
-    return OSError(errno_of(error), what)
-
-
-def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:
+def on_trio(volume: Volume, program: Callable[[TrioFiles, Held, trio.Nursery], Awaitable[None]], **how: Any) -> None:
     """Run a program on open files; release all waiting writes at its end."""
 
     async def main() -> None:
-        files, opened = held(volume)
-        bytes = Bytes(files, Aside(how.get("deadline")), as_reported)
+        files = TrioFiles(volume, error=lambda code: OSError(code, "reported"), **how)
+        opened = held(files.files)
         async with trio.open_nursery() as nursery:
             try:
-                await program(bytes, opened, nursery)
+                await program(files, opened, nursery)
             finally:
                 opened.go_on.release(10)
         opened.close()
@@ -80,18 +74,18 @@ def on_trio(volume: Volume, program: Callable[[Bytes, Held, trio.Nursery], Await
 def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
     """It finds the written bytes; reads of other bytes are answered in between."""
 
-    async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
         found: list[object] = []
 
         async def read() -> None:
-            found.append(await bytes.read(opened.number, 0, PAGE))
+            found.append(await files.read(opened.number, 0, PAGE))
 
-        nursery.start_soon(bytes.write, opened.number, 100, b"n" * 100)
+        nursery.start_soon(files.write, opened.number, 100, b"n" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
         nursery.start_soon(read)
         await trio.testing.wait_all_tasks_blocked()
         assert found == []
-        assert await bytes.read(opened.number, PAGE, PAGE) == b"o" * PAGE
+        assert await files.read(opened.number, PAGE, PAGE) == b"o" * PAGE
         opened.go_on.release()
         await trio.testing.wait_all_tasks_blocked()
         while not found:
@@ -102,9 +96,9 @@ def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
 
 
 def test_a_read_that_came_before_a_write_does_not_wait(volume: Volume) -> None:
-    async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
-        assert await bytes.read(opened.number, 0, PAGE) == b"o" * PAGE
-        nursery.start_soon(bytes.write, opened.number, 100, b"n" * 100)
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        assert await files.read(opened.number, 0, PAGE) == b"o" * PAGE
+        nursery.start_soon(files.write, opened.number, 100, b"n" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
 
     on_trio(volume, program)
@@ -113,18 +107,18 @@ def test_a_read_that_came_before_a_write_does_not_wait(volume: Volume) -> None:
 def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
     """The later bytes stay; a write of other bytes is not delayed."""
 
-    async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
-        nursery.start_soon(bytes.write, opened.number, 0, b"1" * 100)
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
+        nursery.start_soon(files.write, opened.number, 0, b"1" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
-        nursery.start_soon(bytes.write, opened.number, 50, b"2" * 100)
+        nursery.start_soon(files.write, opened.number, 50, b"2" * 100)
         await trio.testing.wait_all_tasks_blocked()
         assert not opened.begun.acquire(blocking=False)
-        nursery.start_soon(bytes.write, opened.number, PAGE, b"3" * 100)
+        nursery.start_soon(files.write, opened.number, PAGE, b"3" * 100)
         await trio.to_thread.run_sync(opened.begun.acquire)
         opened.go_on.release(2)
         await trio.to_thread.run_sync(opened.begun.acquire)
         opened.go_on.release()
-        assert await bytes.read(opened.number, 0, 200) == b"1" * 50 + b"2" * 100 + b"o" * 50
+        assert await files.read(opened.number, 0, 200) == b"1" * 50 + b"2" * 100 + b"o" * 50
 
     on_trio(volume, program)
 
@@ -132,7 +126,7 @@ def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
 def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> None:
     """EIO, as for the write itself; afterwards no request is blocked."""
 
-    async def program(bytes: Bytes, opened: Held, nursery: trio.Nursery) -> None:
+    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
         codes: list[int | None] = []
 
         async def failing(call: Callable[..., Awaitable[object]], *arguments: object) -> None:
@@ -141,10 +135,10 @@ def test_a_request_behind_a_write_goes_on_at_its_deadline(volume: Volume) -> Non
             codes.append(caught.value.errno)
 
         async with trio.open_nursery() as inner:
-            inner.start_soon(failing, bytes.write, opened.number, 100, b"n" * 100)
+            inner.start_soon(failing, files.write, opened.number, 100, b"n" * 100)
             await trio.lowlevel.checkpoint()
-            inner.start_soon(failing, bytes.read, opened.number, 0, PAGE)
+            inner.start_soon(failing, files.read, opened.number, 0, PAGE)
         assert codes == [errno.EIO] * 2
-        assert len(await bytes.read(opened.number, 0, PAGE)) == PAGE
+        assert len(await files.read(opened.number, 0, PAGE)) == PAGE
 
     on_trio(volume, program, deadline=5.0)

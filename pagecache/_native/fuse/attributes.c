@@ -1,5 +1,9 @@
 /*
- * attributes.c - attributes of open files, which getattr returns without a handler.
+ * attributes.c - open files, and their attributes, which getattr returns without a handler.
+ *
+ * An open file has the handlers' number, the hit that reads and writes use, and the marks that Python's OpenFile and the
+ * workers share. The kernel's file handle is its address. The kernel sends nothing about a file after its release, so
+ * the release may end it. The memory lasts until Python frees it.
  *
  * The kernel keeps names and attributes itself. It asks again only for what it has forgotten, and for the attributes of
  * a file that it has just read or written. So this table has the open files alone, by node number: the last attributes
@@ -21,8 +25,6 @@
 
 #include "state.h"
 
-enum { HASH_MIN = 64 };
-
 struct node {
 	struct node *next; /* of its bucket */
 	u64 number;
@@ -41,7 +43,7 @@ static struct node **bucket_of(struct pc_loop *l, u64 number)
 {
 	u64 x = (number ^ number >> 30) * 0xbf58476d1ce4e5b9ull;
 	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return &l->nodes[(x ^ x >> 31) & l->node_mask];
+	return &l->nodes[(x ^ x >> 31) % PC_NODES];
 }
 
 static struct node *node_of(struct pc_loop *l, u64 number)
@@ -52,31 +54,11 @@ static struct node *node_of(struct pc_loop *l, u64 number)
 	return n;
 }
 
-/* As many buckets as nodes, at least. */
-static void grow(struct pc_loop *l)
-{
-	u64 mask = 2 * l->node_mask + 1, before = l->node_mask;
-	struct node **old = l->nodes, **nodes = l->nr_nodes > before ? calloc(mask + 1, sizeof(struct node *)) : NULL;
-	if (!nodes)
-		return;
-	l->nodes = nodes;
-	l->node_mask = mask;
-	for (u64 k = 0; k <= before; k++)
-		for (struct node *n = old[k], *next; n; n = next) {
-			struct node **bucket = bucket_of(l, n->number);
-			next = n->next;
-			n->next = *bucket;
-			*bucket = n;
-		}
-	free(old);
-}
-
 static struct node *node_make(struct pc_loop *l, u64 number)
 {
 	struct node *n = node_of(l, number);
 	if (n || !(n = calloc(1, sizeof(*n))))
 		return n;
-	grow(l);
 	struct node **bucket = bucket_of(l, number);
 	*n = (struct node){.next = *bucket, .number = number, .changed = l->tick};
 	*bucket = n;
@@ -97,38 +79,28 @@ static void settle(struct pc_loop *l, struct node *n)
 	l->nr_nodes--;
 }
 
-int pc_nodes_init(struct pc_loop *l)
-{
-	l->nodes = calloc(HASH_MIN, sizeof(struct node *));
-	l->node_mask = HASH_MIN - 1;
-	return l->nodes ? 0 : -ENOMEM;
-}
-
 void pc_nodes_free(struct pc_loop *l)
 {
-	for (u64 k = 0; l->nodes && k <= l->node_mask; k++)
+	for (u64 k = 0; k < PC_NODES; k++)
 		for (struct node *n = l->nodes[k], *next; n; n = next) {
 			next = n->next;
 			free(n);
 		}
-	free(l->nodes);
 }
 
-/* Return a mistake in the table, or NULL; `count` receives the number of nodes. */
-const char *pc_nodes_check(struct pc_loop *l, u64 *count)
+/* Return a mistake in the table, or NULL. */
+const char *pc_nodes_check(struct pc_loop *l)
 {
+	u64 count = 0;
 	const char *wrong = NULL;
 	pthread_mutex_lock(&l->nodes_lock);
-	*count = 0;
-	for (u64 k = 0; k <= l->node_mask; k++)
+	for (u64 k = 0; k < PC_NODES; k++)
 		for (struct node *n = l->nodes[k]; n; n = n->next) {
-			++*count;
+			count++;
 			if (!n->opened && !n->changing)
 				wrong = "a node without open files and changes";
-			if (node_of(l, n->number) != n)
-				wrong = "a node that is not found";
 		}
-	if (*count != l->nr_nodes)
+	if (count != l->nr_nodes)
 		wrong = "the number of nodes";
 	pthread_mutex_unlock(&l->nodes_lock);
 	return wrong;
@@ -144,11 +116,6 @@ static struct timespec timespec_of(i64 ns)
 		nanoseconds += 1000000000;
 	}
 	return (struct timespec){seconds, nanoseconds};
-}
-
-static i64 ns_of(const struct timespec *t)
-{
-	return (i64)t->tv_sec * 1000000000 + t->tv_nsec;
 }
 
 enum { BLOCK = 512, PAGE = 4096 };
@@ -191,7 +158,7 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 	i64 written = 0;
 	bool sized = false;
 	for (struct pc_opened *o = n->opened; o; o = o->next) {
-		i64 at = atomic_load_explicit(&o->written_ns, memory_order_relaxed);
+		i64 at = atomic_load_explicit(&o->marks[PC_WRITTEN_NS], memory_order_relaxed);
 		written = at > written ? at : written;
 		if (o->hit && !sized) {
 			out->st_size = (off_t)l->calls->length(o->hit);
@@ -199,9 +166,9 @@ static void current(struct pc_loop *l, const struct node *n, struct stat *out)
 			sized = true;
 		}
 	}
-	if (written > ns_of(&out->st_mtim))
+	if (written > ns_of(out->st_mtim))
 		out->st_mtim = timespec_of(written);
-	if (written > ns_of(&out->st_ctim))
+	if (written > ns_of(out->st_ctim))
 		out->st_ctim = timespec_of(written);
 }
 
@@ -230,32 +197,21 @@ static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 /**
  * pc_known_attributes() - return attributes of an open file without a handler.
  * @old_too: return the last known ones even if they are out of date, but for the size: the kernel would cut reads off at
- * an old one.
- * @timeout: receives how many seconds the kernel may cache them.
+ * an old one. Files that are closed since have none.
+ * @out, @timeout: receive the attributes, and how many seconds the kernel may cache them; NULL: not wanted.
  */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, number);
-	bool known = n && n->seen && has_size(n) && (old_too || is_right(l, n, now));
-	if (known) {
+	bool right = n && is_right(l, n, now), known = n && n->seen && has_size(n) && (old_too || right);
+	if (known && out) {
 		current(l, n, out);
-		*timeout = (double)(old_too ? l->options.attr_ns : n->until_ns - now) / 1e9;
+		*timeout = (double)(right ? n->until_ns - now : l->options.attr_ns) / 1e9;
 	}
 	pthread_mutex_unlock(&l->nodes_lock);
 	return known;
-}
-
-/* Whether the node is open and its attributes were returned once, so that the last known ones can stand in for a late
- * answer. Files that are closed before take that back. */
-bool pc_known_open(struct pc_loop *l, u64 number)
-{
-	pthread_mutex_lock(&l->nodes_lock);
-	struct node *n = node_of(l, number);
-	bool open = n && n->seen && has_size(n);
-	pthread_mutex_unlock(&l->nodes_lock);
-	return open;
 }
 
 /* Store attributes that a handler has returned for a request of tick @tick, which began at @since_ns. */
@@ -286,22 +242,13 @@ void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a)
 
 /* ---------------------------------------------------------------- changes */
 
-u64 pc_tick_now(struct pc_loop *l)
+/* A call begins: @running 1, or ends: -1, which may change attributes. Without memory for a node it counts as a change
+ * of all. Return: the tick. */
+u64 pc_change(struct pc_loop *l, struct slot *s, int running)
 {
-	pthread_mutex_lock(&l->nodes_lock);
-	u64 tick = l->tick;
-	pthread_mutex_unlock(&l->nodes_lock);
-	return tick;
-}
-
-/* A change begins: @running 1, or ends: -1. Without memory for a node it counts as a change of all. */
-static void change(struct pc_loop *l, struct slot *s, int running)
-{
-	if (!s->changes)
-		return;
-	pthread_mutex_lock(&l->nodes_lock);
-	l->tick++;
 	struct node *n = NULL;
+	pthread_mutex_lock(&l->nodes_lock);
+	l->tick += s->changes != 0;
 	if (s->changes == CHANGES_NODE) {
 		n = running > 0 ? node_make(l, s->request.number) : node_of(l, s->request.number);
 		if (!n)
@@ -312,21 +259,13 @@ static void change(struct pc_loop *l, struct slot *s, int running)
 		n->changed = l->tick;
 		n->until_ns = 0;
 		settle(l, n);
-	} else {
+	} else if (s->changes) {
 		l->all_changing += (u32)running;
 		l->all_changed = l->tick;
 	}
+	u64 tick = l->tick;
 	pthread_mutex_unlock(&l->nodes_lock);
-}
-
-void pc_change_begin(struct pc_loop *l, struct slot *s)
-{
-	change(l, s, 1);
-}
-
-void pc_change_end(struct pc_loop *l, struct slot *s)
-{
-	change(l, s, -1);
+	return tick;
 }
 
 /* Another client has changed the node. */
@@ -344,10 +283,27 @@ void pc_node_changed(struct pc_loop *l, u64 number)
 
 /* ---------------------------------------------------------------- open files */
 
-void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
+/* Create an open file that the kernel has no handle for yet. @fh: its number in requests to handlers. Return: NULL: no
+ * memory. */
+struct pc_opened *pc_opened_new(uint64_t fh)
 {
+	struct pc_opened *o = calloc(1, sizeof(*o));
+	if (o)
+		o->fh = fh;
+	return o;
+}
+
+/**
+ * pc_opened_begin() - prepare an open file for the answer to OPEN or CREATE.
+ * @number: of its node.
+ * @hit: of pc_hit_open(), valid until pc_opened_end(); 0: handlers do all reads and writes.
+ */
+void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit)
+{
+	o->hit = (struct pc_hit *)hit;
+	o->number = number;
 	pthread_mutex_lock(&l->nodes_lock);
-	struct node *n = node_make(l, o->number);
+	struct node *n = node_make(l, number);
 	if (n) {
 		o->next = n->opened;
 		n->opened = o;
@@ -355,7 +311,9 @@ void pc_node_opened(struct pc_loop *l, struct pc_opened *o)
 	pthread_mutex_unlock(&l->nodes_lock);
 }
 
-void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
+/* End an open file after its release, when its answer was not delivered, or when the loop has stopped. The kernel sends
+ * nothing about it. */
+void pc_opened_end(struct pc_loop *l, struct pc_opened *o)
 {
 	pthread_mutex_lock(&l->nodes_lock);
 	struct node *n = node_of(l, o->number);
@@ -367,4 +325,28 @@ void pc_node_closed(struct pc_loop *l, struct pc_opened *o)
 		settle(l, n);
 	}
 	pthread_mutex_unlock(&l->nodes_lock);
+	o->hit = NULL;
+}
+
+void pc_opened_free(struct pc_opened *o)
+{
+	free(o);
+}
+
+int64_t pc_opened_mark(struct pc_opened *o, enum pc_opened_mark mark)
+{
+	return atomic_load(&o->marks[mark]);
+}
+
+/* Return: the value before. */
+int64_t pc_opened_set_mark(struct pc_opened *o, enum pc_opened_mark mark, int64_t value)
+{
+	return atomic_exchange(&o->marks[mark], value);
+}
+
+/* Everything written until @written_ns is on the backend; clear the time unless there was a later write. */
+void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns)
+{
+	i64 expected = written_ns;
+	atomic_compare_exchange_strong(&o->marks[PC_WRITTEN_NS], &expected, 0);
 }

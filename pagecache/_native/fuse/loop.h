@@ -28,7 +28,6 @@
 
 struct pc_loop;
 struct pc_opened;
-struct pc_dirents;
 
 /* Requests to handlers. */
 enum {
@@ -76,7 +75,7 @@ struct pc_fuse_request {
 	uint32_t op, flags;
 	uint64_t number;  /* the node, or the directory of `name` */
 	uint64_t number2; /* RENAME, LINK: the directory of `name2` */
-	uint64_t fh;      /* argument of pc_opened_new() or pc_reply_opendir(); NO_FH: none */
+	uint64_t fh;      /* argument of pc_opened_new() or pc_reply_number(); NO_FH: none */
 	uint64_t offset, size;
 	uint32_t mode, fields, uid, gid; /* uid, gid: to be set, otherwise of the caller */
 	uint32_t thread; /* of the caller; 0: it has no number here */
@@ -98,6 +97,15 @@ struct pc_attributes {
 	uint64_t rdev;      /* number of a device */
 	uint64_t allocated; /* bytes allocated; PC_NOT_KNOWN: as many as `size` */
 	uint64_t taken;     /* pc_hit_calls.taken, read before `allocated` was requested */
+};
+
+/* Marks of an open file, as in Python's OpenFile; native/loop.py has their order. */
+enum pc_opened_mark {
+	PC_WRITTEN_NS,
+	PC_WROTE,
+	PC_WAS_READ, /* the kernel may have pages of it, and mappings may have changed them */
+	PC_REPORTED, /* a failure was reported, maybe not the last; Python does the next write */
+	PC_NR_MARKS
 };
 
 /* A node that the kernel has forgotten, and its number of forgets. */
@@ -141,7 +149,7 @@ void pc_loop_stop(struct pc_loop *l, bool unmount);
 bool pc_loop_free(struct pc_loop *l);
 void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out);
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out);
-bool pc_loop_check(struct pc_loop *l, char *text, size_t size);
+const char *pc_loop_check(struct pc_loop *l);
 
 /* ---- handlers */
 bool pc_loop_enter(struct pc_loop *l);
@@ -151,21 +159,13 @@ uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t
 void pc_loop_leave(struct pc_loop *l, struct pc_fuse_request *request);
 
 int pc_reply_error(struct pc_loop *l, uint64_t token, int error);
-int pc_reply_entry(struct pc_loop *l, uint64_t token, const struct pc_attributes *a);
 int pc_reply_attributes(struct pc_loop *l, uint64_t token, const struct pc_attributes *a);
-int pc_reply_create(struct pc_loop *l, uint64_t token, const struct pc_attributes *a, struct pc_opened *o);
-int pc_reply_open(struct pc_loop *l, uint64_t token, struct pc_opened *o, bool kept);
-int pc_reply_opendir(struct pc_loop *l, uint64_t token, uint64_t fh);
+int pc_reply_open(struct pc_loop *l, uint64_t token, const struct pc_attributes *a, struct pc_opened *o, bool kept);
 int pc_reply_data(struct pc_loop *l, uint64_t token, const char *data, uint64_t len);
-int pc_reply_offset(struct pc_loop *l, uint64_t token, uint64_t offset);
-int pc_reply_written(struct pc_loop *l, uint64_t token, uint64_t len);
+int pc_reply_number(struct pc_loop *l, uint64_t token, uint64_t number);
 int pc_reply_statfs(struct pc_loop *l, uint64_t token, const uint64_t *fields);
-int pc_reply_dirents(struct pc_loop *l, uint64_t token, struct pc_dirents *d);
-
-struct pc_dirents *pc_dirents_new(uint64_t size, bool plus);
-bool pc_dirents_add(struct pc_loop *l, struct pc_dirents *d, const char *name, const struct pc_attributes *a,
-		    bool certain, uint64_t next);
-void pc_dirents_free(struct pc_dirents *d);
+uint64_t pc_dirent(struct pc_loop *l, char *to, uint64_t room, const char *name, const struct pc_attributes *a,
+		   bool plus, bool certain, uint64_t next);
 
 /* ---- open files */
 struct pc_opened *pc_opened_new(uint64_t fh);
@@ -173,21 +173,15 @@ void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, ui
 void pc_attributes_known(struct pc_loop *l, const struct pc_attributes *a);
 void pc_opened_end(struct pc_loop *l, struct pc_opened *o);
 void pc_opened_free(struct pc_opened *o);
-int64_t pc_opened_written(const struct pc_opened *o);
-void pc_opened_set_written(struct pc_opened *o, int64_t ns);
-void pc_opened_stored(struct pc_opened *o, int64_t written_ns);
-bool pc_opened_wrote(const struct pc_opened *o);
-void pc_opened_set_wrote(struct pc_opened *o, bool wrote);
-bool pc_opened_take_wrote(struct pc_opened *o);
-bool pc_opened_was_read(const struct pc_opened *o);
-bool pc_opened_reported(const struct pc_opened *o);
-void pc_opened_set_reported(struct pc_opened *o, bool reported);
+int64_t pc_opened_mark(struct pc_opened *o, enum pc_opened_mark mark);
+int64_t pc_opened_set_mark(struct pc_opened *o, enum pc_opened_mark mark, int64_t value);
+void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns);
 
 /* ---- the kernel's caches */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);
 int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name);
 int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name);
-int pc_notify(struct pc_loop *l, const char *message, uint64_t len);
+int pc_notify_message(struct pc_loop *l, const char *message, uint64_t len);
 int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len);
 
 /* cdef-end */

@@ -38,7 +38,7 @@ int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const c
 }
 
 /* Send a complete message, header included, for notifications that libfuse has no call for. */
-int pc_notify(struct pc_loop *l, const char *message, uint64_t len)
+int pc_notify_message(struct pc_loop *l, const char *message, uint64_t len)
 {
 	NOTIFY(l, write(fuse_session_fd(l->session), message, len) < 0 ? -errno : 0);
 }

@@ -22,41 +22,15 @@ static struct pc_opened *opened_of(const struct fuse_file_info *info)
 	return info ? (struct pc_opened *)(uintptr_t)info->fh : NULL;
 }
 
-/* A request for a node, with other fields after the number of its open file. */
-#define REQUEST(op_, number_, fh_, ...)                                                                                \
-	(struct pc_fuse_request)                                                                                       \
-	{                                                                                                              \
-		.op = op_, .number = number_, .fh = fh_, ##__VA_ARGS__                                                 \
-	}
-
 /* Pass on a request to the handlers. @changes: CHANGES_*. */
-static void pass_on(fuse_req_t req, struct pc_fuse_request a, u8 changes, const char *name, const char *name2,
-		    const char *data)
+static void pass_on(fuse_req_t req, struct pc_fuse_request a, u8 changes)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, a.op, a.number);
+	struct slot *s = pc_slot_new(l, req, a);
 	if (!s)
 		return;
-	struct pc_fuse_request *r = &s->request;
-	r->flags = a.flags;
-	r->number2 = a.number2;
-	r->fh = a.fh;
-	r->offset = a.offset;
-	r->size = a.size;
-	r->mode = a.mode;
-	r->rdev = a.rdev;
 	s->changes = changes;
-	pc_submit(l, s, name, name2, data);
-}
-
-static void pass_on_name(fuse_req_t req, u32 op, fuse_ino_t number, const char *name, u8 changes)
-{
-	pass_on(req, REQUEST(op, number, PC_NO_FH), changes, name, NULL, NULL);
-}
-
-static void pass_on_file(fuse_req_t req, u32 op, fuse_ino_t number, u64 fh, u32 flags, u8 changes)
-{
-	pass_on(req, REQUEST(op, number, fh, .flags = flags), changes, NULL, NULL, NULL);
+	pc_submit(l, s);
 }
 
 /* ---------------------------------------------------------------- bytes */
@@ -66,20 +40,20 @@ static void do_read(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
 	struct worker *w = pc_worker;
-	if (!atomic_load_explicit(&o->was_read, memory_order_relaxed))
-		atomic_store_explicit(&o->was_read, 1, memory_order_relaxed);
+	if (!atomic_load_explicit(&o->marks[PC_WAS_READ], memory_order_relaxed))
+		atomic_store_explicit(&o->marks[PC_WAS_READ], 1, memory_order_relaxed);
 	if (o->hit && size <= PC_REPLY_MAX && !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
 		u64 marker;
 		i64 n = l->calls->read(o->hit, (u64)offset, w->reply, size, &marker);
 		if (marker != UINT64_MAX)
-			pc_post(l, PC_FUSE_READ_AHEAD, number, o->fh, marker, 0);
+			pc_post(l, REQUEST(PC_FUSE_READ_AHEAD, number, o->fh, .offset = marker));
 		if (n >= 0) {
 			count(&l->counts.reads);
 			fuse_reply_buf(req, w->reply, (size_t)n);
 			return;
 		}
 	}
-	pass_on(req, REQUEST(PC_FUSE_READ, number, o->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_READ, number, o->fh, .offset = (u64)offset, .size = size), 0);
 }
 
 static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t size, off_t offset,
@@ -87,67 +61,58 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 {
 	struct pc_loop *l = loop_of(req);
 	struct pc_opened *o = opened_of(info);
-	if (o->hit && !atomic_load_explicit(&o->reported, memory_order_relaxed) &&
+	if (o->hit && !atomic_load_explicit(&o->marks[PC_REPORTED], memory_order_relaxed) &&
 	    !pc_turn_before(l, number, (u64)offset, (u64)offset + size)) {
-		pc_opened_set_written(o, now_ns(CLOCK_REALTIME));
-		pc_opened_set_wrote(o, true);
+		pc_opened_set_mark(o, PC_WRITTEN_NS, now_ns(CLOCK_REALTIME));
+		pc_opened_set_mark(o, PC_WROTE, 1);
 		if (l->calls->write(o->hit, (u64)offset, data, size) == (i64)size) {
-			pc_opened_set_wrote(o, true); /* a concurrent flush may have missed it */
+			pc_opened_set_mark(o, PC_WROTE, 1); /* a concurrent flush may have missed it */
 			count(&l->counts.writes);
 			fuse_reply_write(req, size);
 			return;
 		}
 	}
-	pass_on(req, REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL, data);
+	pass_on(req, REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size, .data = data), 0);
 }
 
 static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
 {
 	pass_on(req, REQUEST(PC_FUSE_LSEEK, number, opened_of(info)->fh, .offset = (u64)offset, .flags = (u32)whence),
-		0, NULL, NULL, NULL);
+		0);
 }
 
 static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_OPEN, number, PC_NO_FH, (u32)info->flags, info->flags & O_TRUNC ? CHANGES_NODE : 0);
+	pass_on(req, REQUEST(PC_FUSE_OPEN, number, PC_NO_FH, .flags = (u32)info->flags),
+		info->flags & O_TRUNC ? CHANGES_NODE : 0);
 }
 
 static void do_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_FLUSH, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on(req, REQUEST(PC_FUSE_FLUSH, number, opened_of(info)->fh), CHANGES_NODE);
 }
 
 static void do_fsync(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_FSYNC, number, opened_of(info)->fh, datasync != 0, CHANGES_NODE);
+	pass_on(req, REQUEST(PC_FUSE_FSYNC, number, opened_of(info)->fh, .flags = datasync != 0), CHANGES_NODE);
 }
 
 static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_RELEASE, number, opened_of(info)->fh, 0, CHANGES_NODE);
+	pass_on(req, REQUEST(PC_FUSE_RELEASE, number, opened_of(info)->fh), CHANGES_NODE);
 }
 
 static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
 {
-	pass_on(req, REQUEST(PC_FUSE_CREATE, parent, PC_NO_FH, .mode = mode, .flags = (u32)info->flags),
-		info->flags & O_TRUNC ? CHANGES_ALL : 0, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_CREATE, parent, PC_NO_FH, .mode = mode, .flags = (u32)info->flags, .name = name),
+		info->flags & O_TRUNC ? CHANGES_ALL : 0);
 }
 
 /* ---------------------------------------------------------------- nodes and names */
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on_name(req, PC_FUSE_LOOKUP, parent, name, 0);
-}
-
-/* Whether the store recently failed to answer. Then getattr of an open file uses known attributes, so cached reads go
- * on. */
-static bool is_silent(struct pc_loop *l)
-{
-	pthread_mutex_lock(&l->lock);
-	bool silent = now_ns(CLOCK_MONOTONIC) < l->silent_until_ns;
-	pthread_mutex_unlock(&l->lock);
-	return silent;
+	pass_on(req, REQUEST(PC_FUSE_LOOKUP, parent, PC_NO_FH, .name = name), 0);
 }
 
 static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
@@ -155,60 +120,49 @@ static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info 
 	struct pc_loop *l = loop_of(req);
 	struct stat known;
 	double timeout;
-	if (pc_known_attributes(l, number, false, &known, &timeout)) {
+	bool silent = now_ns(CLOCK_MONOTONIC) < l->silent_until_ns; /* old ones do, so that cached reads go on */
+	if (pc_known_attributes(l, number, silent, &known, &timeout)) {
 		count(&l->counts.getattrs);
 		fuse_reply_attr(req, &known, timeout);
 		return;
 	}
-	bool open = pc_known_open(l, number);
-	if (open && is_silent(l) && pc_known_attributes(l, number, true, &known, &timeout)) {
-		fuse_reply_attr(req, &known, timeout);
-		return;
-	}
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_GETATTR, number);
+	bool open = pc_known_attributes(l, number, true, NULL, NULL);
+	struct slot *s = pc_slot_new(l, req, REQUEST(PC_FUSE_GETATTR, number, PC_NO_FH));
 	if (!s)
 		return;
 	s->known = open;
 	i64 known_due_ns = s->request.arrived_ns + l->options.known_timeout_ns;
 	if (open && known_due_ns < s->due_ns)
 		s->due_ns = known_due_ns;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pc_submit(l, s);
 }
 
-static i64 time_set(const struct timespec *t, int set, int now)
-{
-	return set & now ? now_ns(CLOCK_REALTIME) : (i64)t->tv_sec * 1000000000 + t->tv_nsec;
-}
+/* Fields to be set have the same bits as libfuse's. */
+_Static_assert(PC_SET_MODE == FUSE_SET_ATTR_MODE && PC_SET_UID == FUSE_SET_ATTR_UID &&
+		       PC_SET_GID == FUSE_SET_ATTR_GID && PC_SET_SIZE == FUSE_SET_ATTR_SIZE &&
+		       PC_SET_ATIME == FUSE_SET_ATTR_ATIME && PC_SET_MTIME == FUSE_SET_ATTR_MTIME,
+	       "fields of SETATTR");
 
 static void do_setattr(fuse_req_t req, fuse_ino_t number, struct stat *attr, int set, struct fuse_file_info *info)
 {
 	struct pc_loop *l = loop_of(req);
-	struct slot *s = pc_slot_new(l, req, PC_FUSE_SETATTR, number);
+	struct slot *s = pc_slot_new(l, req, REQUEST(PC_FUSE_SETATTR, number, info ? opened_of(info)->fh : PC_NO_FH));
 	if (!s)
 		return;
 	struct pc_fuse_request *a = &s->request;
-	struct {
-		int theirs;
-		u32 ours;
-	} fields[] = {{FUSE_SET_ATTR_MODE, PC_SET_MODE},
-		      {FUSE_SET_ATTR_UID, PC_SET_UID},
-		      {FUSE_SET_ATTR_GID, PC_SET_GID},
-		      {FUSE_SET_ATTR_SIZE, PC_SET_SIZE},
-		      {FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_ATIME_NOW, PC_SET_ATIME},
-		      {FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW, PC_SET_MTIME}};
-	for (size_t k = 0; k < sizeof(fields) / sizeof(*fields); k++)
-		a->fields |= set & fields[k].theirs ? fields[k].ours : 0;
+	set |= set & FUSE_SET_ATTR_ATIME_NOW ? FUSE_SET_ATTR_ATIME : 0;
+	set |= set & FUSE_SET_ATTR_MTIME_NOW ? FUSE_SET_ATTR_MTIME : 0;
+	a->fields = (u32)set & (2 * PC_SET_MTIME - 1);
 	a->mode = attr->st_mode & 07777;
 	if (set & FUSE_SET_ATTR_UID)
 		a->uid = attr->st_uid;
 	if (set & FUSE_SET_ATTR_GID)
 		a->gid = attr->st_gid;
 	a->size = (u64)attr->st_size;
-	a->atime_ns = time_set(&attr->st_atim, set, FUSE_SET_ATTR_ATIME_NOW);
-	a->mtime_ns = time_set(&attr->st_mtim, set, FUSE_SET_ATTR_MTIME_NOW);
-	a->fh = info ? opened_of(info)->fh : PC_NO_FH;
+	a->atime_ns = set & FUSE_SET_ATTR_ATIME_NOW ? now_ns(CLOCK_REALTIME) : ns_of(attr->st_atim);
+	a->mtime_ns = set & FUSE_SET_ATTR_MTIME_NOW ? now_ns(CLOCK_REALTIME) : ns_of(attr->st_mtim);
 	s->changes = CHANGES_NODE;
-	pc_submit(l, s, NULL, NULL, NULL);
+	pc_submit(l, s);
 }
 
 static void forget(struct pc_loop *l, fuse_ino_t number, u64 times)
@@ -232,84 +186,86 @@ static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *n
 
 static void do_readlink(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on_name(req, PC_FUSE_READLINK, number, NULL, 0);
+	pass_on(req, REQUEST(PC_FUSE_READLINK, number, PC_NO_FH), 0);
 }
 
 static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
 {
-	pass_on(req, REQUEST(PC_FUSE_MKNOD, parent, PC_NO_FH, .mode = mode, .rdev = rdev), 0, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_MKNOD, parent, PC_NO_FH, .mode = mode, .rdev = rdev, .name = name), 0);
 }
 
 static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
 {
-	pass_on(req, REQUEST(PC_FUSE_MKDIR, parent, PC_NO_FH, .mode = mode), 0, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_MKDIR, parent, PC_NO_FH, .mode = mode, .name = name), 0);
 }
 
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on_name(req, PC_FUSE_UNLINK, parent, name, CHANGES_ALL);
+	pass_on(req, REQUEST(PC_FUSE_UNLINK, parent, PC_NO_FH, .name = name), CHANGES_ALL);
 }
 
 static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-	pass_on_name(req, PC_FUSE_RMDIR, parent, name, CHANGES_ALL);
+	pass_on(req, REQUEST(PC_FUSE_RMDIR, parent, PC_NO_FH, .name = name), CHANGES_ALL);
 }
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, REQUEST(PC_FUSE_SYMLINK, parent, PC_NO_FH), 0, name, target, NULL);
+	pass_on(req, REQUEST(PC_FUSE_SYMLINK, parent, PC_NO_FH, .name = name, .name2 = target), 0);
 }
 
 static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
 		      unsigned int flags)
 {
-	pass_on(req, REQUEST(PC_FUSE_RENAME, parent, PC_NO_FH, .number2 = parent2, .flags = flags), CHANGES_ALL, name,
-		name2, NULL);
+	pass_on(req,
+		REQUEST(PC_FUSE_RENAME, parent, PC_NO_FH, .number2 = parent2, .flags = flags, .name = name,
+			.name2 = name2),
+		CHANGES_ALL);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
 {
-	pass_on(req, REQUEST(PC_FUSE_LINK, number, PC_NO_FH, .number2 = parent), CHANGES_ALL, NULL, name, NULL);
+	pass_on(req, REQUEST(PC_FUSE_LINK, number, PC_NO_FH, .number2 = parent, .name2 = name), CHANGES_ALL);
 }
 
 /* ---------------------------------------------------------------- directories, attributes, other requests */
 
 static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_name(req, PC_FUSE_OPENDIR, number, NULL, 0);
+	pass_on(req, REQUEST(PC_FUSE_OPENDIR, number, PC_NO_FH), 0);
 }
 
 static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	pass_on(req, REQUEST(PC_FUSE_READDIR, number, info->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL,
-		NULL);
+	pass_on(req, REQUEST(PC_FUSE_READDIR, number, info->fh, .offset = (u64)offset, .size = size), 0);
 }
 
 static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
 {
-	pass_on(req, REQUEST(PC_FUSE_READDIRPLUS, number, info->fh, .offset = (u64)offset, .size = size), 0, NULL, NULL,
-		NULL);
+	pass_on(req, REQUEST(PC_FUSE_READDIRPLUS, number, info->fh, .offset = (u64)offset, .size = size), 0);
 }
 
 static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_RELEASEDIR, number, info->fh, 0, 0);
+	pass_on(req, REQUEST(PC_FUSE_RELEASEDIR, number, info->fh), 0);
 }
 
 static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
 {
-	pass_on_file(req, PC_FUSE_FSYNCDIR, number, info->fh, datasync != 0, 0);
+	pass_on(req, REQUEST(PC_FUSE_FSYNCDIR, number, info->fh, .flags = datasync != 0), 0);
 }
 
 static void do_statfs(fuse_req_t req, fuse_ino_t number)
 {
-	pass_on_name(req, PC_FUSE_STATFS, number, NULL, 0);
+	pass_on(req, REQUEST(PC_FUSE_STATFS, number, PC_NO_FH), 0);
 }
 
 static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
 {
-	pass_on(req, REQUEST(PC_FUSE_SETXATTR, number, PC_NO_FH, .size = size, .flags = (u32)flags), CHANGES_NODE, name,
-		NULL, value);
+	pass_on(req,
+		REQUEST(PC_FUSE_SETXATTR, number, PC_NO_FH, .size = size, .flags = (u32)flags, .name = name,
+			.data = value),
+		CHANGES_NODE);
 }
 
 static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
@@ -318,17 +274,17 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, siz
 		fuse_reply_err(req, ENODATA);
 		return;
 	}
-	pass_on(req, REQUEST(PC_FUSE_GETXATTR, number, PC_NO_FH, .size = size), 0, name, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_GETXATTR, number, PC_NO_FH, .size = size, .name = name), 0);
 }
 
 static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
 {
-	pass_on(req, REQUEST(PC_FUSE_LISTXATTR, number, PC_NO_FH, .size = size), 0, NULL, NULL, NULL);
+	pass_on(req, REQUEST(PC_FUSE_LISTXATTR, number, PC_NO_FH, .size = size), 0);
 }
 
 static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
 {
-	pass_on_name(req, PC_FUSE_REMOVEXATTR, number, name, CHANGES_NODE);
+	pass_on(req, REQUEST(PC_FUSE_REMOVEXATTR, number, PC_NO_FH, .name = name), CHANGES_NODE);
 }
 
 const struct fuse_lowlevel_ops pc_operations = {

@@ -30,71 +30,31 @@ static void interrupted(fuse_req_t req, void *data)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
-static int keep(struct slot *s, const char *name, const char *name2, const char *data)
-{
-	struct pc_fuse_request *a = &s->request;
-	struct worker *w = pc_worker;
-	size_t n = name ? strlen(name) + 1 : 0, n2 = name2 ? strlen(name2) + 1 : 0, nd = data ? a->size : 0;
-	if (data && nd >= PC_STEAL_MIN && w && !name) {
-		a->memory = w->buf.mem; /* libfuse allocates another one */
-		w->buf.mem = NULL;
-		a->data = data;
-		return 0;
-	}
-	if (!(n + n2 + nd))
-		return 0;
-	char *memory = a->memory = malloc(n + n2 + nd);
-	if (!memory)
-		return -ENOMEM;
-	if (name)
-		a->name = memcpy(memory, name, n);
-	if (name2)
-		a->name2 = memcpy(memory + n, name2, n2);
-	if (data)
-		a->data = memcpy(memory + n + n2, data, nd);
-	return 0;
-}
-
 /* Pass the request to the handlers. */
-void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data)
+void pc_submit(struct pc_loop *l, struct slot *s)
 {
-	fuse_req_t req = s->req;
-	int err = keep(s, name, name2, data);
-	if (!err) {
-		pc_change_begin(l, s);
-		s->request.tick = pc_tick_now(l);
-		if (req)
-			fuse_req_interrupt_func(req, interrupted, (void *)(uintptr_t)s->request.token);
-	}
+	s->request.tick = pc_change(l, s, 1);
+	if (s->req)
+		fuse_req_interrupt_func(s->req, interrupted, (void *)(uintptr_t)s->request.token);
 	pthread_mutex_lock(&l->lock);
-	l->nr_submitted++;
-	if (err)
-		pc_slot_free(l, s);
-	else if (!pc_turn_begin(l, s))
-		pc_slot_queue(l, s);
-	if (!err && (s->due_ns < l->due_ns || s->interrupted == 1)) {
+	count(&l->counts.submitted);
+	pc_turn_begin(l, s);
+	pc_slot_queue(l, s);
+	if (s->due_ns < l->due_ns || s->interrupted == 1) {
 		l->due_ns = s->due_ns < l->due_ns ? s->due_ns : l->due_ns;
 		l->interrupts |= s->interrupted; /* missed by the clock thread while the slot was made */
 		pthread_cond_signal(&l->clock);
 	}
 	pthread_mutex_unlock(&l->lock);
-	if (err && req)
-		fuse_reply_err(req, -err);
 }
 
 /* Queue a request that needs no answer. Return: false: no memory, or the loop has ended; nothing is done. */
-bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size)
+bool pc_post(struct pc_loop *l, struct pc_fuse_request request)
 {
-	struct slot *s = pc_slot_new(l, NULL, op, number);
-	if (!s)
-		return false;
-	s->request.fh = fh;
-	s->request.offset = offset;
-	s->request.size = size;
-	s->due_ns = INT64_MAX;
-	pc_submit(l, s, NULL, NULL, NULL);
-	return true;
+	struct slot *s = pc_slot_new(l, NULL, request);
+	if (s)
+		pc_submit(l, s);
+	return s != NULL;
 }
 
 enum { FORGOTTEN_MIN = 256 };
@@ -117,7 +77,7 @@ void pc_submit_forget(struct pc_loop *l, u64 number, u64 times)
 	bool send = !l->forget_queued;
 	l->forget_queued = 1;
 	pthread_mutex_unlock(&l->lock);
-	if (send && !pc_post(l, PC_FUSE_FORGET, 0, PC_NO_FH, 0, 0)) {
+	if (send && !pc_post(l, REQUEST(PC_FUSE_FORGET, 0, PC_NO_FH))) {
 		pthread_mutex_lock(&l->lock);
 		l->forget_queued = 0; /* the next forget sends another request */
 		pthread_mutex_unlock(&l->lock);
@@ -182,27 +142,40 @@ static bool needs_no_call(const struct slot *s)
 /* The slot's call has ended: it changes nothing from here on. */
 static void call_over(struct pc_loop *l, struct slot *s)
 {
-	pc_change_end(l, s);
+	if (s->changes)
+		pc_change(l, s, -1);
 	pthread_mutex_lock(&l->lock);
 	pc_slot_free(l, s);
 	pthread_mutex_unlock(&l->lock);
+}
+
+/* Lock held. Return: the first request in the queue that no earlier write holds (turns.c); NULL: none. */
+static struct slot *unqueue(struct pc_loop *l)
+{
+	struct slot **at = &l->first, *s;
+	while (*at && pc_turn_holds(l, *at))
+		at = &(*at)->next;
+	s = *at;
+	if (s) {
+		*at = s->next;
+		if (!*at)
+			l->last = at;
+		pc_slot_move(s, SLOT_TAKEN);
+	}
+	return s;
 }
 
 /* Lock held. Return: the next request for a handler; NULL: the loop has stopped. */
 static struct slot *take(struct pc_loop *l)
 {
 	for (;;) {
+		struct slot *s = NULL;
 		l->idle++;
-		while (!l->first && !l->stopped)
+		while (!l->stopped && !(s = unqueue(l)))
 			pthread_cond_wait(&l->queued, &l->lock);
 		l->idle--;
-		struct slot *s = l->stopped ? NULL : l->first;
 		if (!s)
 			return NULL;
-		l->first = s->next;
-		if (!l->first)
-			l->last = NULL;
-		pc_slot_move(s, SLOT_TAKEN);
 		if (!needs_no_call(s))
 			return s;
 		pthread_mutex_unlock(&l->lock);
@@ -337,7 +310,7 @@ static struct slot *overdue(struct pc_loop *l, i64 now, i64 *due)
 	*due = INT64_MAX;
 	for (u32 k = 0; k < l->nr_slots; k++) {
 		struct slot *s = l->slots[k];
-		if (s->state < SLOT_HELD || !s->req)
+		if (s->state < SLOT_QUEUED || !s->req)
 			continue;
 		if (s->interrupted == 1 || s->due_ns <= now)
 			return s;
@@ -361,9 +334,7 @@ static void give_up(struct pc_loop *l, u64 token, bool killed)
 	if (killed)
 		fuse_reply_err(req, EINTR);
 	else if (s.known && pc_known_attributes(l, s.request.number, true, &known, &timeout)) {
-		pthread_mutex_lock(&l->lock);
 		l->silent_until_ns = now_ns(CLOCK_MONOTONIC) + l->options.silence_ns;
-		pthread_mutex_unlock(&l->lock);
 		fuse_reply_attr(req, &known, timeout);
 	} else
 		fuse_reply_err(req, EIO);
@@ -379,7 +350,8 @@ static void answer_overdue(struct pc_loop *l)
 	while ((s = overdue(l, now_ns(CLOCK_MONOTONIC), &due))) {
 		u64 token = s->request.token;
 		pid_t pid = s->interrupted == 1 ? (pid_t)s->request.thread : 0;
-		if (!pid && s->known && !pc_known_open(l, s->request.number)) { /* it has been closed since */
+		if (!pid && s->known &&
+		    !pc_known_attributes(l, s->request.number, true, NULL, NULL)) { /* it has been closed since */
 			s->known = false;
 			s->due_ns = pc_slot_due(l, s);
 			continue;

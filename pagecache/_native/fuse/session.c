@@ -61,7 +61,8 @@ static void release(struct pc_loop *l)
  * @hit_calls: of CORE.
  * @words: options for libfuse and the kernel, as after -o.
  *
- * Return: NULL: errno is EPROTO: CORE was built for another loop; EINVAL: libfuse has printed the reason on stderr.
+ * Return: NULL: errno is EPROTO: CORE was built for another loop; EINVAL: libfuse has printed the reason on stderr; or
+ * that of a missing resource.
  */
 struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words)
 {
@@ -71,20 +72,18 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 		return NULL;
 	}
 	struct pc_loop *l = calloc(1, sizeof(*l));
-	if (!l) {
-		errno = ENOMEM;
+	if (!l)
 		return NULL;
-	}
 	l->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (l->ended_fd < 0 || pc_nodes_init(l)) {
-		release(l);
-		errno = ENOMEM;
+	if (l->ended_fd < 0) {
+		free(l);
 		return NULL;
 	}
 	init_locks(l);
 	l->calls = calls;
 	l->options = *options;
 	l->due_ns = INT64_MAX;
+	l->last = &l->first;
 	l->nr_workers = options->workers < 1                ? 1
 			: options->workers > PC_WORKERS_MAX ? PC_WORKERS_MAX
 							    : options->workers;
@@ -105,14 +104,10 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 /* Linux 6.6 and newer allow shared mappings of files with direct I/O to servers that request it in the reply to INIT.
  * libfuse 3.17 and newer have an option for that. libfuse 3.13 to 3.16 let the reply pass through this code, which adds
  * the flag. Older ones have neither, and mmap(2) fails with ENODEV as on older kernels. */
-#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+#if defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP) || FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
 #define PC_DIRECT_MMAP 1
-static int pass_replies(struct pc_loop *l)
-{
-	return 0;
-}
-#elif FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
-#define PC_DIRECT_MMAP 1
+#endif
+#if defined(PC_DIRECT_MMAP) && !defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP)
 
 /* Constants of the protocol, which older <linux/fuse.h> lack. */
 enum { OP_INIT = 26, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
@@ -140,8 +135,8 @@ static ssize_t request_read(int fd, void *buffer, size_t size, void *loop)
 	struct pc_loop *l = loop;
 	const struct init_request *init = buffer;
 	ssize_t n = read(fd, buffer, size);
-	if (!l->initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT && init->flags & INIT_EXT &&
-	    init->flags2 & DIRECT_IO_ALLOW_MMAP)
+	if (!l->features.initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT &&
+	    init->flags & INIT_EXT && init->flags2 & DIRECT_IO_ALLOW_MMAP)
 		l->init_unique = init->unique;
 	return n;
 }
@@ -224,7 +219,6 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 		.initialized = 1,
 		.direct_mmap = direct_mmap,
 	};
-	l->initialized = 1;
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -276,7 +270,7 @@ static void *worker_main(void *argument)
 		if (n <= 0)
 			break;
 		fuse_session_process_buf(l->session, &w->buf);
-		if (alone && l->initialized) {
+		if (alone && l->features.initialized) {
 			alone = false;
 			others_start(l);
 		}
@@ -383,36 +377,21 @@ void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out)
 #endif
 }
 
-/**
- * pc_loop_check() - check the tables of the loop. Return: false: `text` describes the mistake.
- */
-bool pc_loop_check(struct pc_loop *l, char *text, size_t size)
+/* Check the tables of the loop. Return: NULL; else a description of the mistake. */
+const char *pc_loop_check(struct pc_loop *l)
 {
-	u64 nodes;
 	pthread_mutex_lock(&l->lock);
 	const char *wrong = pc_slots_check(l);
 	pthread_mutex_unlock(&l->lock);
-	wrong = wrong ? wrong : pc_nodes_check(l, &nodes);
-	if (wrong && size) {
-		strncpy(text, wrong, size - 1);
-		text[size - 1] = 0;
-	}
-	return !wrong;
+	return wrong ? wrong : pc_nodes_check(l);
 }
 
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
 {
-	struct counts *c = &l->counts;
-	pc_nodes_check(l, &out->nodes);
-	out->reads = atomic_load(&c->reads);
-	out->writes = atomic_load(&c->writes);
-	out->getattrs = atomic_load(&c->getattrs);
-	out->late = atomic_load(&c->late);
-	out->refused = atomic_load(&c->refused);
-	out->expired = atomic_load(&c->expired);
-	out->interrupted = atomic_load(&c->interrupted);
-	out->forgets = atomic_load(&c->forgets);
-	pthread_mutex_lock(&l->lock);
-	out->submitted = l->nr_submitted;
-	pthread_mutex_unlock(&l->lock);
+	u64 *from = (u64 *)&l->counts, *to = (u64 *)out;
+	for (size_t k = 0; k < sizeof(*out) / sizeof(u64); k++)
+		to[k] = __atomic_load_n(from + k, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&l->nodes_lock);
+	out->nodes = l->nr_nodes;
+	pthread_mutex_unlock(&l->nodes_lock);
 }

@@ -2,58 +2,37 @@
  * slots.c - the slot of a request: its states, and every transition between them.
  *
  *   free ──> made ──> queued ──> taken ──> free
- *            │  └───> held ────────┘ (queued first)
- *            └─────> free
  *
  *   free → made       pc_slot_new      a request has arrived, from the kernel or from the loop itself
- *   made → queued     pc_submit        a handler may take it
- *   made → held       pc_turn_begin    an earlier write of the same bytes is not over (turns.c)
- *   made → free       pc_submit        there is no memory for its data
- *   held → queued     pc_slot_free     the last such write is over
- *   queued → taken    take (queue.c)   a handler makes its call, or skips it if the request was answered early
+ *   made → queued     pc_submit        a handler may take it once no earlier write of the same bytes runs (turns.c)
+ *   queued → taken    unqueue          a handler makes its call, or skips it if the request was answered early
  *   taken → free      pc_slot_free     the call has ended
  *
  * pc_slot_move() makes and asserts each of them; no other function writes `state`. An answer changes no state: it takes
  * `req` out of the slot. Invariants, which pc_slots_check() checks:
  *
  *   busy counts the slots that are not free
- *   the queue has the queued slots, `held` the held ones, and the free list the free ones
+ *   the queue has the queued slots, and the free list the free ones
  *   a free slot has no request and no memory
- *   `turns` has the slots with a turn, and each of them is held, queued or taken
- *   a held slot has an earlier turn of its bytes
+ *   `turns` has the slots with a turn, and each of them is queued or taken
  *
  * Locks: `lock` for all functions except pc_slot_new(), which takes it.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "state.h"
 
-#ifdef PC_DEBUG
-/* Bits 1 << state of the states that may follow. */
-static const u8 following[SLOT_STATES] = {
-	[SLOT_FREE] = 1 << SLOT_MADE,   [SLOT_MADE] = 1 << SLOT_QUEUED | 1 << SLOT_HELD | 1 << SLOT_FREE,
-	[SLOT_HELD] = 1 << SLOT_QUEUED, [SLOT_QUEUED] = 1 << SLOT_TAKEN,
-	[SLOT_TAKEN] = 1 << SLOT_FREE,
-};
-
-static void check_move(const struct slot *s, enum slot_state to)
-{
-	if (following[s->state] >> to & 1)
-		return;
-	fprintf(stderr, "pagecache: a slot of the loop went from state %d to state %d\n", s->state, (int)to);
-	abort();
-}
-#else
-static void check_move(const struct slot *s, enum slot_state to)
-{
-}
-#endif
-
-/* Change the state of a slot. A debug build aborts on a transition that the table does not have. */
+/* Move a slot to its next state. A debug build aborts if that is not @to. */
 void pc_slot_move(struct slot *s, enum slot_state to)
 {
-	check_move(s, to);
+#ifdef PC_DEBUG
+	if (to != (s->state + 1u) % SLOT_STATES) {
+		fprintf(stderr, "pagecache: a slot of the loop went from state %d to state %d\n", s->state, (int)to);
+		abort();
+	}
+#endif
 	s->state = (u8)to;
 }
 
@@ -86,22 +65,15 @@ void pc_slot_queue(struct pc_loop *l, struct slot *s)
 {
 	pc_slot_move(s, SLOT_QUEUED);
 	s->next = NULL;
-	if (l->last)
-		l->last->next = s;
-	else
-		l->first = s;
-	l->last = s;
+	*l->last = s;
+	l->last = &s->next;
 	pthread_cond_signal(&l->queued);
 }
 
-/* End a request, and queue the requests that it held. Lock held. */
+/* End a request. Lock held. */
 void pc_slot_free(struct pc_loop *l, struct slot *s)
 {
-	struct slot *held = pc_turn_end(l, s), *next;
-	for (; held; held = next) {
-		next = held->next;
-		pc_slot_queue(l, held);
-	}
+	pc_turn_end(l, s);
 	free(s->request.memory);
 	s->request.memory = NULL;
 	s->req = NULL;
@@ -111,11 +83,6 @@ void pc_slot_free(struct pc_loop *l, struct slot *s)
 	l->free = s;
 	if (--l->busy == 0)
 		pthread_cond_broadcast(&l->sent);
-}
-
-static u64 token_of(const struct slot *s)
-{
-	return (u64)s->generation << 32 | s->index;
 }
 
 /* Lock held. Return: the slot; NULL: the request no longer exists. */
@@ -137,38 +104,61 @@ struct slot *pc_slot_submitted(struct pc_loop *l, u64 token)
 /* Until when a handler may answer. */
 i64 pc_slot_due(const struct pc_loop *l, const struct slot *s)
 {
-	return l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
+	return s->req && l->options.timeout_ns ? s->request.arrived_ns + l->options.timeout_ns : INT64_MAX;
 }
 
-/* Allocate a slot for a request; the caller fills it and passes it to pc_submit(). Return: NULL: no memory, or the loop
- * has ended; the request is answered then. */
-struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number)
+/* Copy the request's data, which libfuse frees when this call returns. Return: 0, -ENOMEM. */
+static int keep(struct pc_fuse_request *a)
 {
+	struct worker *w = pc_worker;
+	size_t n = a->name ? strlen(a->name) + 1 : 0, n2 = a->name2 ? strlen(a->name2) + 1 : 0;
+	size_t nd = a->data ? a->size : 0;
+	if (nd >= PC_STEAL_MIN && w && !n) {
+		a->memory = w->buf.mem; /* libfuse allocates another one */
+		w->buf.mem = NULL;
+		return 0;
+	}
+	if (!(n + n2 + nd))
+		return 0;
+	char *memory = a->memory = malloc(n + n2 + nd);
+	if (!memory)
+		return -ENOMEM;
+	if (n)
+		a->name = memcpy(memory, a->name, n);
+	if (n2)
+		a->name2 = memcpy(memory + n, a->name2, n2);
+	if (nd)
+		a->data = memcpy(memory + n + n2, a->data, nd);
+	return 0;
+}
+
+/* Allocate a slot for a request; the caller passes it to pc_submit(). @req: NULL: it needs no answer. Return: NULL: no
+ * memory, or the loop has ended; the request is answered then. */
+struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_request request)
+{
+	request.arrived_ns = now_ns(CLOCK_MONOTONIC);
+	if (req) {
+		const struct fuse_ctx *caller = fuse_req_ctx(req);
+		request.thread = (u32)caller->pid;
+		request.uid = caller->uid;
+		request.gid = caller->gid;
+	}
+	int err = keep(&request);
 	pthread_mutex_lock(&l->lock);
-	struct slot *s = l->closed ? NULL : slot_take(l);
+	struct slot *s = err || l->closed ? NULL : slot_take(l);
 	if (s) {
 		u32 generation = s->generation, index = s->index;
 		l->busy++;
-		*s = (struct slot){.generation = generation, .index = index, .req = req};
+		*s = (struct slot){.generation = generation, .index = index, .req = req, .request = request};
 		pc_slot_move(s, SLOT_MADE);
-		s->request.token = token_of(s);
+		s->request.token = (u64)generation << 32 | index;
+		s->due_ns = pc_slot_due(l, s);
 	}
 	pthread_mutex_unlock(&l->lock);
 	if (!s) {
+		free(request.memory);
 		if (req)
 			fuse_reply_err(req, ENOMEM);
-		return NULL;
-	}
-	s->request.op = op;
-	s->request.number = number;
-	s->request.fh = PC_NO_FH;
-	s->request.arrived_ns = now_ns(CLOCK_MONOTONIC);
-	s->due_ns = pc_slot_due(l, s);
-	if (req) {
-		const struct fuse_ctx *caller = fuse_req_ctx(req);
-		s->request.uid = caller->uid;
-		s->request.gid = caller->gid;
-		s->request.thread = (u32)caller->pid;
 	}
 	return s;
 }
@@ -195,17 +185,14 @@ const char *pc_slots_check(struct pc_loop *l)
 		turns += s->turn;
 		if (s->state == SLOT_FREE && (s->req || s->request.memory || s->turn))
 			wrong = "a free slot with a request";
-		if (s->state == SLOT_HELD && !pc_turn_holds(l, s))
-			wrong = "a held request without an earlier turn";
 	}
 	if (l->busy != l->nr_slots - in_state[SLOT_FREE])
 		wrong = "number of busy slots";
 	if (length_of(l->first, SLOT_QUEUED, &wrong) != in_state[SLOT_QUEUED] ||
-	    length_of(l->held, SLOT_HELD, &wrong) != in_state[SLOT_HELD] ||
 	    length_of(l->free, SLOT_FREE, &wrong) != in_state[SLOT_FREE])
 		wrong = "lengths of the lists of slots";
 	for (const struct slot *t = l->turns; t; t = t->next_turn, turns--)
-		if (!t->turn || t->state < SLOT_HELD)
+		if (!t->turn || t->state < SLOT_QUEUED)
 			wrong = "a turn of a slot without one";
 	if (turns)
 		wrong = "number of turns";

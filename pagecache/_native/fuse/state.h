@@ -1,7 +1,7 @@
 /*
  * state.h - the loop's data, for the files of this folder: session.c (threads and their end), queue.c (pending requests),
- * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks), opened.c
- * (open files), attributes.c (those of open files), notify.c.
+ * slots.c (their states), turns.c (their order), reply.c (their answers), operations.c (libfuse's callbacks),
+ * attributes.c (open files and their attributes), notify.c.
  *
  * Locks, never held over a call of libfuse or of CORE except as listed:
  *
@@ -38,9 +38,10 @@ enum {
 	PC_REPLY_MAX = 1 << 20, /* largest read that a worker answers */
 	PC_STEAL_MIN = 64 << 10, /* writes of at least this size keep their receive buffer */
 	PC_SLOTS_MAX = 1 << 20,
+	PC_NODES = 1 << 14, /* lists in the table of open files */
 };
 
-enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_HELD, SLOT_QUEUED, SLOT_TAKEN, SLOT_STATES }; /* slots.c */
+enum slot_state { SLOT_FREE, SLOT_MADE, SLOT_QUEUED, SLOT_TAKEN, SLOT_STATES }; /* slots.c */
 
 /* A request for a handler. */
 struct slot {
@@ -63,10 +64,7 @@ struct pc_opened {
 	struct pc_hit *hit; /* NULL: handlers do all reads and writes */
 	u64 number, fh;
 	struct pc_opened *next; /* of its node; `nodes_lock` */
-	_Atomic i64 written_ns; /* as WriteMarks.written_ns in Python */
-	_Atomic u8 was_read;    /* the kernel may have pages of it, and mappings may have changed them */
-	_Atomic u8 wrote;
-	_Atomic u8 reported; /* a failure was reported, maybe not the last; Python does the next write */
+	_Atomic i64 marks[PC_NR_MARKS];
 };
 
 struct worker {
@@ -76,60 +74,67 @@ struct worker {
 	char *reply;
 };
 
-struct counts {
-	_Atomic u64 reads, writes, getattrs, late, refused, expired, interrupted, forgets;
-};
-
 struct node;
 
 struct pc_loop {
 	struct fuse_session *session;
 	const struct pc_hit_calls *calls;
 	struct pc_loop_options options;
-	struct counts counts;
+	struct pc_loop_counts counts; /* atomic; `nodes` is not used */
 	int ended_fd; /* readable once the kernel has cut the connection */
 
 	pthread_mutex_t lock; /* guards the next lines */
 	pthread_cond_t queued, clock, sent;
 	struct slot **slots, *free;
-	struct slot *first, *last;
-	struct slot *turns, *held; /* turns.c */
-	u64 last_order;
+	struct slot *first, **last; /* the queue; `last`: the end of its list */
+	struct slot *turns; /* turns.c */
 	_Atomic u32 nr_turns;
 	u32 nr_slots, handlers, idle, senders, busy; /* busy: slots that are not free */
 	struct pc_forgotten *forgotten; /* nodes that handlers have yet to fetch */
 	u64 nr_forgotten, room_forgotten;
 	u8 forget_queued; /* a request that fetches them is queued */
-	u64 nr_submitted;
-	i64 due_ns, silent_until_ns;
+	i64 due_ns;
+	_Atomic i64 silent_until_ns; /* the file system failed to answer: it is not called for attributes until then */
 	u8 interrupts; /* the clock thread has a slot to check */
 	_Atomic u8 stopped;
 	u8 closed; /* the session is gone */
 
 	pthread_mutex_t nodes_lock; /* guards the next lines */
-	struct node **nodes;
-	u64 node_mask, nr_nodes, tick, all_changed;
+	struct node *nodes[PC_NODES]; /* by a hash of their numbers */
+	u64 nr_nodes, tick, all_changed;
 	u32 all_changing;
 
 	pthread_t clock_thread;
 	struct worker workers[PC_WORKERS_MAX];
 	u32 nr_workers;
-	u8 mounted, started, serving, initialized; /* started: the clock thread runs; serving: workers too */
+	u8 mounted, started, serving; /* started: the clock thread runs; serving: workers too */
 	struct pc_loop_features features;
 	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
 };
+
+static inline i64 ns_of(struct timespec t)
+{
+	return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
+}
 
 static inline i64 now_ns(clockid_t clock)
 {
 	struct timespec t;
 	clock_gettime(clock, &t);
-	return (i64)t.tv_sec * 1000000000 + t.tv_nsec;
+	return ns_of(t);
 }
 
-static inline void count(_Atomic u64 *counter)
+static inline void count(u64 *counter)
 {
-	atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
+	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
+
+/* A request for a node, with other fields after the number of its open file. */
+#define REQUEST(op_, number_, fh_, ...)                                                                                \
+	(struct pc_fuse_request)                                                                                       \
+	{                                                                                                              \
+		.op = op_, .number = number_, .fh = fh_, ##__VA_ARGS__                                                 \
+	}
 
 extern _Thread_local struct worker *pc_worker; /* the worker of this thread, or NULL */
 
@@ -142,7 +147,7 @@ extern const struct fuse_lowlevel_ops pc_operations;
 /* slots.c */
 void pc_slot_move(struct slot *s, enum slot_state to);
 i64 pc_slot_due(const struct pc_loop *l, const struct slot *s);
-struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, u32 op, u64 number);
+struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_request request);
 struct slot *pc_slot_of(struct pc_loop *l, u64 token);
 struct slot *pc_slot_submitted(struct pc_loop *l, u64 token);
 void pc_slot_queue(struct pc_loop *l, struct slot *s);
@@ -150,9 +155,9 @@ void pc_slot_free(struct pc_loop *l, struct slot *s);
 const char *pc_slots_check(struct pc_loop *l);
 
 /* queue.c */
-void pc_submit(struct pc_loop *l, struct slot *s, const char *name, const char *name2, const char *data);
+void pc_submit(struct pc_loop *l, struct slot *s);
 void pc_submit_forget(struct pc_loop *l, u64 number, u64 times);
-bool pc_post(struct pc_loop *l, u32 op, u64 number, u64 fh, u64 offset, u64 size);
+bool pc_post(struct pc_loop *l, struct pc_fuse_request request);
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error);
 int pc_answer_end(struct pc_loop *l, int sent);
 bool pc_sender_enter(struct pc_loop *l);
@@ -163,22 +168,16 @@ void pc_requests_end(struct pc_loop *l);
 /* turns.c */
 bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end);
 bool pc_turn_holds(const struct pc_loop *l, const struct slot *s);
-bool pc_turn_begin(struct pc_loop *l, struct slot *s);
-struct slot *pc_turn_end(struct pc_loop *l, struct slot *s);
+void pc_turn_begin(struct pc_loop *l, struct slot *s);
+void pc_turn_end(struct pc_loop *l, struct slot *s);
 
 /* attributes.c */
-int pc_nodes_init(struct pc_loop *l);
 void pc_nodes_free(struct pc_loop *l);
-const char *pc_nodes_check(struct pc_loop *l, u64 *count);
+const char *pc_nodes_check(struct pc_loop *l);
 void pc_stat_of(const struct pc_attributes *a, struct stat *out);
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
-bool pc_known_open(struct pc_loop *l, u64 number);
 void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns);
-u64 pc_tick_now(struct pc_loop *l);
-void pc_change_begin(struct pc_loop *l, struct slot *s);
-void pc_change_end(struct pc_loop *l, struct slot *s);
+u64 pc_change(struct pc_loop *l, struct slot *s, int running);
 void pc_node_changed(struct pc_loop *l, u64 number);
-void pc_node_opened(struct pc_loop *l, struct pc_opened *o);
-void pc_node_closed(struct pc_loop *l, struct pc_opened *o);
 
 #endif

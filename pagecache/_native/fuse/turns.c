@@ -8,7 +8,7 @@
  *
  *   one worker       if the kernel caches pages: requests are received in their order (session.c)
  *   a turn           a write that a handler does, until its call ends
- *   held             a request that touches the bytes of an earlier turn; it is never served as a hit
+ *   held             a request that touches the bytes of an earlier turn: it stays in the queue, and is no hit
  *
  * With direct I/O the kernel caches nothing: no turns, and many workers.
  *
@@ -43,62 +43,41 @@ bool pc_turn_before(struct pc_loop *l, u64 number, u64 start, u64 end)
 	return before;
 }
 
-/* Before a request is queued: a write takes its turn. Return: whether the request is held, until pc_turn_end(). */
-bool pc_turn_begin(struct pc_loop *l, struct slot *s)
+/* Before a request is queued: a write takes its turn. */
+void pc_turn_begin(struct pc_loop *l, struct slot *s)
 {
-	u64 start = s->request.offset, end = start + s->request.size;
-	if (l->options.direct_io || (s->request.op != PC_FUSE_READ && s->request.op != PC_FUSE_WRITE))
-		return false;
-	s->order = ++l->last_order;
-	bool before = has_turn_before(l, s->request.number, start, end, s->order);
-	if (s->request.op == PC_FUSE_WRITE) {
-		struct slot **at = &l->turns;
-		while (*at)
-			at = &(*at)->next_turn;
-		s->turn = 1;
-		s->next_turn = NULL;
-		*at = s;
-		atomic_fetch_add(&l->nr_turns, 1);
-	}
-	if (before) {
-		struct slot **at = &l->held;
-		while (*at)
-			at = &(*at)->next;
-		pc_slot_move(s, SLOT_HELD);
-		s->next = NULL;
-		*at = s;
-	}
-	return before;
+	struct slot **at = &l->turns;
+	s->order = l->counts.submitted;
+	if (l->options.direct_io || s->request.op != PC_FUSE_WRITE)
+		return;
+	while (*at)
+		at = &(*at)->next_turn;
+	s->turn = 1;
+	s->next_turn = NULL;
+	*at = s;
+	atomic_fetch_add(&l->nr_turns, 1);
 }
 
-/* Whether an earlier write of its bytes holds a request. */
+/* Whether an earlier write of its bytes holds a queued request. */
 bool pc_turn_holds(const struct pc_loop *l, const struct slot *s)
 {
-	return has_turn_before(l, s->request.number, s->request.offset, s->request.offset + s->request.size, s->order);
+	const struct pc_fuse_request *a = &s->request;
+	return (a->op == PC_FUSE_READ || a->op == PC_FUSE_WRITE) &&
+	       has_turn_before(l, a->number, a->offset, a->offset + a->size, s->order);
 }
 
-/* The call of a request has ended. Return: the requests that it alone held, linked by `next`, in order. */
-struct slot *pc_turn_end(struct pc_loop *l, struct slot *s)
+/* The call of a request has ended: handlers may take those that it held. */
+void pc_turn_end(struct pc_loop *l, struct slot *s)
 {
-	struct slot *free = NULL, **last = &free;
 	if (!s->turn)
-		return NULL;
+		return;
 	struct slot **at = &l->turns;
 	while (*at != s)
 		at = &(*at)->next_turn;
 	*at = s->next_turn;
 	s->turn = 0;
 	atomic_fetch_sub(&l->nr_turns, 1);
-	for (at = &l->held; *at;) {
-		struct slot *h = *at;
-		if (pc_turn_holds(l, h)) {
-			at = &h->next;
-			continue;
-		}
-		*at = h->next;
-		h->next = NULL;
-		*last = h;
-		last = &h->next;
-	}
-	return free;
+	for (const struct slot *q = l->first; q; q = q->next)
+		if (touches(s, q->request.number, q->request.offset, q->request.offset + q->request.size))
+			pthread_cond_signal(&l->queued);
 }
