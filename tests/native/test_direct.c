@@ -377,7 +377,7 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	SOUND(&rig);
 	w = next_work(PC_WORK_COMMITTING);
 	pc_inode_user_put(w.inode);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	CHECK(!begins());
 	pc_commit_end(file->inode, store_commit(&file->store) == 0, PC_COMMIT_AGAIN);
 	pc_work_end(rig.volume, &w);

@@ -174,14 +174,14 @@ TEST(check_work_under_the_token_runs_without_anything_to_commit)
 	start(PAGE, PAGE);
 	pc_settle_start(file->inode);
 	struct pc_work w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	pc_settle_start(file->inode); /* asked for again while it runs: not lost */
 	u64 commits = file->inode->counters.commits;
 	EQUAL(commits, 0);
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
 	w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
 	next_work(PC_WORK_NONE);

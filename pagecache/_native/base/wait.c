@@ -96,11 +96,6 @@ void pc_leaf_lock_slow(struct pc_leaf_lock *l)
 		futex_wait(&l->word, 2, -1);
 }
 
-void pc_leaf_wake(struct pc_leaf_lock *l)
-{
-	pc_futex_wake(&l->word, 1);
-}
-
 static void event_wake(struct pc_event *e, int n)
 {
 	atomic_fetch_add(&e->seq, 1);

@@ -117,20 +117,9 @@ static bool may_write(const struct pc_hit *h)
  */
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len)
 {
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct pc_place place;
-	u64 done = 0;
 	if (PC_UNLIKELY(!may_write(h) || len == 0 || len > PC_WHOLE_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
-	pc_place_open(i, &place, pos, len);
-	if (pc_room_take(i, &place, false) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
-		if (is_open(h))
-			done = (u64)pc_write_whole(i, pos, from, len, &need);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	}
-	pc_place_close(i, &place);
-	return done == len ? (i64)len : -EAGAIN;
+	return pc_write_try(h->inode, pos, from, len, true, h->closed) ? (i64)len : -EAGAIN;
 }
 
 uint64_t pc_hit_size(const struct pc_hit *h)

@@ -21,7 +21,7 @@ void pc_uncommit(struct pc_inode *i)
 		u32 id = pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_UNSTABLE, NULL);
 		more = id != 0;
 		if (more)
-			pc_folio_uncommitted(i, pc_folio_at(i->cache, id), false);
+			pc_folio_end_unstable(i, pc_folio_at(i->cache, id), false, false);
 		pc_inode_leaf_unlock(i);
 	} while (more);
 }
@@ -71,7 +71,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	if (!forgotten)
 		remote = pc_max(remote, i->direct_end);
 	i->committed_size = remote;
-	remote = pc_max(remote, pc_staged_end(i));
+	remote = pc_max(remote, pc_map_end(&i->staged.map));
 	index = 0;
 	end = remote;
 	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
@@ -80,10 +80,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_set_size(i, end);
 	if (forgotten)
 		pc_forget_uncommitted(i);
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 }
 
 /**
@@ -118,16 +115,13 @@ void pc_end_at_written(struct pc_inode *i)
 				end = pc_max(end, stop);
 	}
 	pc_set_size(i, pc_min(atomic_load(&i->size), end));
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 }
 
 static bool all_staged(const struct pc_inode *i, u64 pos, u64 end)
 {
 	for (u64 stop; pos < end; pos = stop)
-		if (!pc_staged_at(i, pos, end, &stop))
+		if (!pc_map_at(&i->staged.map, pos, end, &stop))
 			return false;
 	return true;
 }

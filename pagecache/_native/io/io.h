@@ -84,8 +84,7 @@ u32 pc_call_hold(struct pc_request *r, u32 *frames);
 
 /* units.c, gather.c: write_unit > 1 */
 bool pc_units_build(struct pc_inode *i, enum pc_mark mark);
-int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos);
-int64_t pc_unit_acked(const struct pc_request *r, int64_t n);
+int pc_gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts);
 void pc_unit_collect(struct pc_request *r);
 u64 pc_gather_pos(const struct pc_request *r);
 int pc_gather_answer(struct pc_request *r, int64_t n);

@@ -44,16 +44,10 @@ static bool is_queued_for_others(const struct pc_volume *v)
 	return n != 0;
 }
 
-/* There is a piece of work, or a credit for one. */
-static void wake_worker(struct pc_volume *v)
-{
-	pc_event_wake_one(&v->workers);
-}
-
-/* A thread that was woken leaves without having looked for work. */
+/* There is a piece of work, or a credit for one; or a thread that was woken leaves without having looked for work. */
 void pc_work_wake(struct pc_volume *v)
 {
-	wake_worker(v);
+	pc_event_wake_one(&v->workers);
 }
 
 static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
@@ -69,7 +63,7 @@ void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
 	atomic_store_explicit(&r->queue, v, memory_order_relaxed);
 	push(v, &r->link, (u32)cls);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_worker(v);
+	pc_work_wake(v);
 }
 
 /* Let a waiter take over the fill that owns a folio of the inode, if no thread has started it. Requests are
@@ -108,7 +102,7 @@ static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 	}
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (pushed && (i != own || i->pass.nr_issued > 1 || !pc_list_empty(&i->pass.ready)))
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* Queue the inode's pass, or move it up when it became urgent or its token has waiters. Context: inode leaf lock. */
@@ -142,7 +136,7 @@ void pc_work_push_commit(struct pc_inode *i)
 	push(v, &i->work_commit, PC_WORK_COMMIT);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (i != own)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 void pc_job_push(struct pc_volume *v, uint32_t cls)
@@ -150,7 +144,7 @@ void pc_job_push(struct pc_volume *v, uint32_t cls)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->jobs[cls]++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_worker(v);
+	pc_work_wake(v);
 }
 
 static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
@@ -218,10 +212,8 @@ void pc_work_end(struct pc_volume *v, const struct pc_work *w)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (w->credit == (u32)(atomic_load(&v->credits) >> 32))
 		v->low_running--;
-	bool queued = is_queued_for_others(v);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	if (queued)
-		wake_worker(v);
+	pc_work_resume(v);
 }
 
 /* A credit was returned: one thread of the volume takes the next piece of work, if there is any. A thread that has found
@@ -232,7 +224,7 @@ void pc_work_resume(struct pc_volume *v)
 	bool queued = is_queued_for_others(v);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (queued)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* ---------------------------------------------------------------- work of a caller's own file */
@@ -264,7 +256,7 @@ void pc_work_own_end(struct pc_inode *i, struct pc_inode *outer)
 	bool left = queued(i);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (left)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* Take the queued commit or pass of the inode, like pc_work_next(). Return: false: there is none, or no credit. */

@@ -285,6 +285,16 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 	return err;
 }
 
+/* engine.room(pos, length, place): wait for dirty budget, or with no length until memory may be free. Return: PC_DONE,
+ * PC_FAILED. */
+enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place)
+{
+	PyObject *room = PyObject_CallMethod(engine_of(i), "room", "KKK", (unsigned long long)pos,
+					     (unsigned long long)len, (unsigned long long)(uintptr_t)place);
+	Py_XDECREF(room);
+	return room ? PC_DONE : PC_FAILED;
+}
+
 /* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */
 static int wait_granted(struct op *op, u32 kind, i64 deadline_ns, bool (*cancel)(struct pc_inode *, struct pc_waiter *))
 {

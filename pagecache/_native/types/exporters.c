@@ -4,7 +4,7 @@
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried). So buffers come from exporter types: Buf for the calls of a backend, Pin for the segments of a view. Both
  * count exports; memory is reused only after the last one. A Buf whose buffers outlive their call gets the frames and
- * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
+ * the plain memory that it needs: pc_buf_keep.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside calls of this module: leaf locks only, no
  * Python code.
@@ -118,16 +118,11 @@ bool pc_buf_exported(PyObject *buf)
 	return atomic_load(&((struct buf *)buf)->exports) > 0;
 }
 
-/* Called before pc_buf_keep. */
-void pc_buf_adopt(PyObject *buf, void *memory)
-{
-	((struct buf *)buf)->adopted = memory;
-}
-
-/* The call has ended with exports left: the last release returns the frames and frees the array. */
-void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
+/* The call has ended with exports left: the last release returns the frames, and frees the array and plain memory. */
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n, void *memory)
 {
 	struct buf *b = (struct buf *)buf;
+	b->adopted = memory;
 	b->kept = frames;
 	b->nr_kept = n;
 	if (!pc_buf_exported(buf))
@@ -179,14 +174,6 @@ static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 	return (PyObject *)p;
 }
 
-/* Wait for memory, as a writer does; the call raises if none can ever be free. Return: PC_TRY_AGAIN, PC_FAILED. */
-static enum pc_result wait_for_memory(struct pc_inode *i)
-{
-	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
-	Py_XDECREF(room);
-	return room ? PC_TRY_AGAIN : PC_FAILED;
-}
-
 /* Handle a failure of pc_pin. Return: PC_TRY_AGAIN, PC_FAILED. */
 static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
 {
@@ -206,7 +193,9 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	if (need->kind != PC_NEED_FILL)
 		return PC_TRY_AGAIN;
 	enum pc_result result = pc_run_fill(core, i, need->pos, need->len, NULL);
-	return result == PC_UNCACHED ? wait_for_memory(i) : result;
+	if (result != PC_UNCACHED)
+		return result;
+	return pc_engine_room(i, 0, 0, NULL) == PC_FAILED ? PC_FAILED : PC_TRY_AGAIN;
 }
 
 /* Collect pins of [start, start + bytes), ascending. Return: a list, NULL. */
@@ -261,12 +250,9 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
 	    fill_first(core, i, pos, len))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, pc_str_view, pos, pos + len);
 	if (!op)
 		return NULL;
-	caller_of(op)->what = Py_NewRef(pc_str_view);
-	caller_of(op)->pos = pos;
-	caller_of(op)->end = pos + len;
 	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0)
 		list = pin_range(core, i, pos, len, true);
 	pc_op_settle(op);

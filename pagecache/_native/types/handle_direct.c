@@ -19,7 +19,7 @@ PyObject *handle_copy_aside(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "w*y*", &to, &from))
 		return NULL;
 	bool fits = from.len <= to.len;
-	int err = fits ? pc_copy_out(handle_of(self), to.buf, from.buf, (u64)from.len) : 0;
+	int err = fits ? pc_copy_outside(handle_of(self), to.buf, from.buf, (u64)from.len, false) : 0;
 	PyBuffer_Release(&to);
 	PyBuffer_Release(&from);
 	if (err)
@@ -43,7 +43,7 @@ PyObject *handle_steady(PyObject *self, PyObject *data)
 		return NULL;
 	}
 	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
-	if (copy && pc_copy_in(h, PyBytes_AsString(copy), view.buf, (u64)view.len))
+	if (copy && pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
 		Py_CLEAR(copy);
 	if (copy)
 		pc_count(h->inode, &h->inode->counters.staged_copies, 1);

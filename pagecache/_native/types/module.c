@@ -19,10 +19,9 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	if (deadline_ns &&
 	    pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, method, 0, 0);
 	if (!op)
 		return NULL;
-	caller_of(op)->what = Py_NewRef(method);
 	if (pc_op_acquire(op, holds, deadline_ns)) {
 		pc_op_settle(op);
 		Py_DECREF(op);
@@ -45,12 +44,8 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	const char *why = "this call could only wait for the backend call that it was made from";
 	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL), *second = pc_op_new(core, j, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, method, 0, 0), *second = pc_op_caller(core, j, method, 0, 0);
 	bool i_first = i->id < j->id;
-	if (op && second) {
-		caller_of(op)->what = Py_NewRef(method);
-		caller_of(second)->what = Py_NewRef(method);
-	}
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
 	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
 		  pc_op_acquire(i_first ? second : op, PC_HOLD_TOKEN, deadline_ns);

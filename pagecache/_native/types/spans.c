@@ -142,9 +142,3 @@ void pc_io_end(struct pc_io *io, bool failed)
 			   io->pos + io->len, failed);
 	io->began_ns = 0;
 }
-
-/* Drop a call that outlives its operation (abort, reconnect): its end is not observed, so it has no duration. */
-void pc_io_left(struct pc_io *io)
-{
-	io->began_ns = 0;
-}

@@ -355,7 +355,7 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	} else if (w.kind == PC_WORK_PASS) {
 		if (work_pass(core, w.inode, w.credit))
 			unraisable(w.inode);
-	} else if (pc_commit_begin(w.inode) && run_commit(core, w.inode, pc_str_commit)) {
+	} else if (pc_commit_begin(w.inode, false) && run_commit(core, w.inode, pc_str_commit)) {
 		unraisable(w.inode);
 	}
 	pc_tls_inside = in.outer;
@@ -375,7 +375,7 @@ static int work_own(PyObject *core, struct pc_inode *i)
 	while (!err && begun != -EAGAIN && pc_work_next_own(i, &w)) {
 		if (w.kind == PC_WORK_PASS)
 			err = work_pass(core, i, w.credit);
-		else if ((begun = pc_commit_begin_own(i)) > 0)
+		else if ((begun = pc_commit_begin(i, true)) > 0)
 			err = run_commit(core, i, pc_str_commit_here);
 		pc_inode_user_put(i);
 		pc_work_end(i->volume, &w);
