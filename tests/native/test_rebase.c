@@ -187,17 +187,8 @@ TEST(check_work_under_the_token_runs_without_anything_to_commit)
 	next_work(PC_WORK_NONE);
 }
 
-static void *write_beyond_the_end(void *arg MAYBE)
-{
-	put(2 * PAGE, 2 * PAGE + 100, 7);
-	return NULL;
-}
-
-static void *rebase_to_two_pages(void *arg MAYBE)
-{
-	rebase(2 * PAGE, false);
-	return NULL;
-}
+THREAD(write_beyond_the_end, put(2 * PAGE, 2 * PAGE + 100, 7))
+THREAD(rebase_to_two_pages, rebase(2 * PAGE, false))
 
 /* The rebase reads the size, meets a writer's folio, and finds the file longer when it comes back: writers do not
  * wait for it. [I-10] */

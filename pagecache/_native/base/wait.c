@@ -228,15 +228,4 @@ void pc_sync_release(const char *point)
 	}
 	pthread_mutex_unlock(&sync_mutex);
 }
-#else
-void pc_sync_arm(const char *point, uint32_t skip)
-{
-}
-bool pc_sync_arrived(const char *point)
-{
-	return false;
-}
-void pc_sync_release(const char *point)
-{
-}
 #endif

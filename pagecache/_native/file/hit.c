@@ -72,11 +72,6 @@ static bool is_open(const struct pc_hit *h)
 	return !__atomic_load_n(h->closed, __ATOMIC_ACQUIRE);
 }
 
-static bool may_read(const struct pc_hit *h)
-{
-	return h->readable && is_open(h);
-}
-
 /**
  * pc_hit_read() - copy [pos, pos + len) if all of it is cached.
  * @marker: receives the page at which the handle must advance its readahead window, or UINT64_MAX.
@@ -88,7 +83,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
 	*marker = UINT64_MAX;
-	if (PC_UNLIKELY(!may_read(h) || len > INT64_MAX || pos > INT64_MAX - len))
+	if (PC_UNLIKELY(!h->readable || !is_open(h) || len > INT64_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
 	i64 n = pc_read(i, pos, to, len, &need);
 	if (PC_UNLIKELY(need.readahead))

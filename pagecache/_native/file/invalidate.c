@@ -15,15 +15,9 @@
  * The volume is aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
-	bool more;
-	do {
-		pc_inode_leaf_lock(i);
-		u32 id = pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_UNSTABLE, NULL);
-		more = id != 0;
-		if (more)
-			pc_folio_end_unstable(i, pc_folio_at(i->cache, id), false, false);
-		pc_inode_leaf_unlock(i);
-	} while (more);
+	struct pc_walk walk = {i, 0, pc_last_index(i->cache), 1 << PC_MARK_UNSTABLE, 0};
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));)
+		pc_folio_end_unstable(i, f, false, false);
 }
 
 /* The caller is about to request the size of the other version: bytes that a direct write stores beyond that belong to

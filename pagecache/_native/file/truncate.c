@@ -12,27 +12,24 @@
  */
 #include "file/file.h"
 
-static void wait_for_reclaim(struct pc_inode *i)
+/* The first folio with a page in [*index, end), locked; *index moves past it. A fill may keep its folio: it touches only
+ * missing bytes and unlocks under the leaf lock, so it holds the folio until this section ends. *locked: this call locked it.
+ * Leaf lock held, released while waiting. */
+struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
-	pc_inode_leaf_unlock(i);
-	PC_SYNC("passer_by_met");
-	pc_yield();
-	pc_inode_leaf_lock(i);
-}
-
-/* The first folio with a page in [*index, end), locked; *index moves past it. Leaf lock held, released while
- * waiting. */
-static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
-{
-	for (;;) {
-		u64 next = *index;
-		struct pc_folio *f = pc_next_folio(i, &next, end);
-		if (!f || pc_folio_trylock(f)) {
-			*index = next;
+	for (u32 id; (id = pc_index_next(i, *index, end));) {
+		struct pc_folio *f = pc_folio_at(i->cache, id);
+		*locked = pc_folio_trylock(f);
+		if (*locked || atomic_load(&f->owner)) {
+			*index = pc_folio_after(f);
 			return f;
 		}
-		wait_for_reclaim(i);
+		pc_inode_leaf_unlock(i); /* a reclaim has it, for moments */
+		PC_SYNC("passer_by_met");
+		pc_yield();
+		pc_inode_leaf_lock(i);
 	}
+	return NULL;
 }
 
 int pc_invalidate_lock(struct pc_inode *i)
@@ -148,7 +145,9 @@ static void remove_bytes(struct pc_inode *i, u64 pos, u64 end, const struct pc_u
 	if (end != UINT64_MAX)
 		cut_unit(i, end);
 	pc_direct_cut(i, pos, end);
-	for (struct pc_folio *f; (f = next_locked(i, &index, last));) {
+	bool locked;
+	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last, &locked));) {
+		PC_ASSERT(locked); /* no fill may start, and the caller has waited for those that ran */
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 		if (undone)
 			cover(i, f);
@@ -206,22 +205,6 @@ void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 	pc_invalidated(i, pos, end);
 	remove_bytes(i, pos, end, uncommitted ? &hole : NULL);
 	pc_section_end(i);
-}
-
-/* Like next_locked, but a fill may keep its folio: it touches only missing bytes and unlocks under the leaf lock, so it
- * holds the folio until this section ends. *locked: this call locked it. */
-struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
-{
-	for (u32 id; (id = pc_index_next(i, *index, end));) {
-		struct pc_folio *f = pc_folio_at(i->cache, id);
-		*locked = pc_folio_trylock(f);
-		if (*locked || atomic_load(&f->owner)) {
-			*index = pc_folio_after(f);
-			return f;
-		}
-		wait_for_reclaim(i);
-	}
-	return NULL;
 }
 
 /* Add the valid bytes of [from, to) of a folio to the list, after the staged bytes before them. */

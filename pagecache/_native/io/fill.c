@@ -430,11 +430,6 @@ void pc_fill_submit(struct pc_request *r, uint32_t cls)
 
 /* ---------------------------------------------------------------- buffers that outlive their call */
 
-u32 pc_kept_max(const struct pc_request *r)
-{
-	return r->kind == PC_REQ_FILL ? r->nr_owned : r->nr_segs;
-}
-
 /* Hand over the buffer for the surplus of read units too: the exporter must free the memory. Missing bytes in it are
  * copied; without memory for the copy they are read again. */
 u8 *pc_sink_leave(struct pc_request *r)
@@ -476,7 +471,7 @@ static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
  * pc_fill_quarantine() - give old frames to exporters that still hold the buffers of the call that just ended.
  *
  * Each owned folio that the call touched gets fresh memory with equal content; if that is impossible, see
- * keep_in_place. @frames: room for pc_kept_max numbers; release each with pc_shadow_put when the last exporter goes.
+ * keep_in_place. @frames: room for as many numbers as the fill owns folios; release each with pc_shadow_put when the last exporter goes.
  * Return: number of entries. Context: the fill owns the folios.
  */
 u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)

@@ -30,16 +30,11 @@ static u64 scratch_size(const struct pc_request *r)
 	return r->end - r->start + 2 * r->sink_size;
 }
 
-static u8 *scratch_new(const struct pc_request *r)
-{
-	return pc_scratch_new(scratch_size(r));
-}
-
 /* An exporter still holds buffers of a call that has ended: it must free the memory, and the request goes on with a
  * copy. Without memory for a copy the request gathers again once there is some. */
 u8 *pc_scratch_leave(struct pc_request *r)
 {
-	u8 *old = r->scratch, *copy = scratch_new(r);
+	u8 *old = r->scratch, *copy = pc_scratch_new(scratch_size(r));
 	if (copy)
 		memcpy(copy, old, scratch_size(r));
 	else if (r->unit)
@@ -169,7 +164,7 @@ int pc_gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts
 	struct pc_inode *i = r->inode;
 	if (!r->scratch) {
 		r->sink_size = pc_max(i->limits.read_unit, 1);
-		r->scratch = scratch_new(r);
+		r->scratch = pc_scratch_new(scratch_size(r));
 		if (!r->scratch)
 			return -ENOMEM;
 		pc_inode_leaf_lock(i);

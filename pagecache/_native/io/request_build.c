@@ -271,7 +271,7 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 }
 
 /* Exporters still hold the buffers of the call that just ended: give them holds on its frames, inside their folios or
- * outside, so that the memory is not reused. @frames: room for pc_kept_max numbers. Return: number of frames, each to
+ * outside, so that the memory is not reused. @frames: room for as many numbers as there are segments. Return: number of frames, each to
  * be released with pc_shadow_put. */
 u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {

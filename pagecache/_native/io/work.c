@@ -28,11 +28,6 @@ static bool carries_bytes(u32 cls)
 	return cls >= PC_WORK_FILL;
 }
 
-static u32 low_max(const struct pc_volume *v)
-{
-	return v->max_inflight > 1 ? v->max_inflight - 1 : 1; /* of two calls, one: the other is for other files */
-}
-
 /* Whether work is queued that this thread does not do itself. Context: the volume's leaf lock. */
 static bool is_queued_for_others(const struct pc_volume *v)
 {
@@ -190,8 +185,8 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 			w->kind = PC_WORK_JOB;
 			w->cls = cls;
 		} else if (work) {
-			if (low(cls) && v->low_running >= low_max(v))
-				continue;
+			if (low(cls) && v->low_running >= pc_max(v->max_inflight - 1, 1))
+				continue; /* of two calls, one: the other is for other files */
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			take(v, cls, w);

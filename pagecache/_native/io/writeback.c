@@ -145,25 +145,6 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 	return bits;
 }
 
-static bool up_to(const struct pc_folio *f, u64 stamp)
-{
-	u32 st = pc_folio_state(f);
-	return (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp) ||
-	       (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp) ||
-	       (st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp);
-}
-
-/* Number of blocks of the folio that are dirty or in flight, if any of them was dirtied up to the stamp. */
-static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
-{
-	u32 st = pc_folio_state(f), n = 0, blocks = 1u << pc_folio_order(f);
-	if (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp)
-		n += pc_set_count(c, f, PC_D, 0, blocks);
-	if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
-		n += pc_set_count(c, f, PC_W, 0, blocks);
-	return n;
-}
-
 /**
  * pc_unsaved_bytes() - bytes of the file that are uncommitted and were dirtied up to @stamp: an upper bound.
  *
@@ -179,9 +160,15 @@ uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 	struct pc_walk walk = {.i = i, .last = pc_last_index(c)};
 	walk.marks = 1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK | 1 << PC_MARK_UNSTABLE;
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
-		u32 local = up_to(f, stamp) ? pc_local_count(c, f, 0, 1u << pc_folio_order(f)) : 0;
+		u32 st = pc_folio_state(f), all = 1u << pc_folio_order(f);
+		bool d = st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp;
+		bool w = st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp;
+		bool u = st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp;
+		u32 local = d || w || u ? pc_local_count(c, f, 0, all) : 0;
+		u32 unsent_count =
+			(d ? pc_set_count(c, f, PC_D, 0, all) : 0) + (w ? pc_set_count(c, f, PC_W, 0, all) : 0);
 		blocks += local;
-		unsent_blocks += pc_min(local, unsent_count(c, f, stamp));
+		unsent_blocks += pc_min(local, unsent_count);
 	}
 	if (unsent)
 		*unsent = unsent_blocks << c->page_shift;

@@ -164,7 +164,8 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 	memset(counters, 0, sizeof(*counters));
 	pc_inode_leaf_lock(i);
 	pc_usage_of(out, i);
-	pc_inode_counted(counters, i);
+	pc_counters_add(counters, &i->counters);
+	counters->hits = pc_inode_hits(i);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -367,11 +368,4 @@ bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end)
 			return true;
 	}
 	return false;
-}
-
-/* An inode's counters, with what hits have counted. Leaf lock held. */
-void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
-{
-	pc_counters_add(to, &i->counters);
-	to->hits += atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
 }

@@ -186,13 +186,7 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	if (err == -ENOBUFS)
 		return pc_raise(core, engine_of(i), "pins",
 				"a quarter of the cache is held by writable views: release some first");
-	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
-		return pc_wait_folio(i, core, need);
-	if (need->kind == PC_NEED_OPEN)
-		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
-	if (need->kind != PC_NEED_FILL)
-		return PC_TRY_AGAIN;
-	enum pc_result result = pc_run_fill(core, i, need->pos, need->len, NULL);
+	enum pc_result result = pc_provide(core, i, need);
 	if (result != PC_UNCACHED)
 		return result;
 	return pc_engine_room(i, 0, 0, NULL) == PC_FAILED ? PC_FAILED : PC_TRY_AGAIN;
@@ -230,25 +224,14 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 start, u64 by
 	return list;
 }
 
-/* Fill missing bytes before the lock is taken, as far as possible, so that writers need not wait for it. Return: 0,
- * -1. */
-static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
-	enum pc_result filled = PC_TRY_AGAIN;
-	while (filled == PC_TRY_AGAIN && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
-		last = pos;
-		filled = pc_run_fill(core, i, pos, end - pos, NULL);
-	}
-	return filled == PC_FAILED ? -1 : 0;
-}
-
 /* Pin with the inode lock, which blocks writers and truncates. */
 static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	PyObject *list = NULL;
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
+	/* Missing bytes are filled before the lock is taken, as far as possible, so that writers need not wait for it. */
 	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
-	    fill_first(core, i, pos, len))
+	    pc_fill_all(core, i, pos, end, 1) == PC_FAILED)
 		return NULL;
 	struct op *op = pc_op_caller(core, i, pc_str_view, pos, pos + len);
 	if (!op)

@@ -169,20 +169,16 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
+PyObject *handle_may_fault(PyObject *self, PyObject *object);
+PyObject *handle_copy_aside(PyObject *self, PyObject *args);
+PyObject *handle_steady(PyObject *self, PyObject *data);
 /* handle_task.c */
 PyObject *handle_hit_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-
-/* handle_hit.c */
 PyObject *handle_open_hit(PyObject *self, PyObject *unused);
 PyObject *handle_close_hit(PyObject *self, PyObject *address);
 PyObject *handle_move_window(PyObject *self, PyObject *page);
-
-/* handle_direct.c */
-PyObject *handle_may_fault(PyObject *self, PyObject *object);
-PyObject *handle_copy_aside(PyObject *self, PyObject *args);
-PyObject *handle_steady(PyObject *self, PyObject *data);
 
 #endif

@@ -127,19 +127,6 @@ static u64 piece_of(struct pc_inode *i, u64 len)
 	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
 }
 
-/* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: PC_TRY_AGAIN, PC_UNCACHED,
- * PC_FAILED. */
-static enum pc_result provide(struct handle *h, const struct pc_need *need)
-{
-	switch (need->kind) {
-	case PC_NEED_FILL: return pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
-	case PC_NEED_FOLIO:
-	case PC_NEED_FLIGHT: return pc_wait_folio(h->inode, h->core, need);
-	case PC_NEED_OPEN: return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
-	default: return PC_UNCACHED;
-	}
-}
-
 /* Copy a piece, with budget and the inode lock held; count accepted bytes. Return: PC_DONE: all; PC_UNCACHED,
  * PC_FAILED: some. */
 static enum pc_result copy_piece(struct writing *w, const u8 *from, u64 len)
@@ -149,7 +136,7 @@ static enum pc_result copy_piece(struct writing *w, const u8 *from, u64 len)
 		u64 n = (u64)pc_core_write(w->h, w->pos + w->done, from + copied, len - copied, &w->need);
 		copied += n;
 		w->done += n;
-		result = copied == len ? PC_DONE : provide(w->h, &w->need);
+		result = copied == len ? PC_DONE : pc_provide(w->h->core, w->h->inode, &w->need);
 	}
 	return result;
 }

@@ -72,7 +72,7 @@ void pc_op_end_call(struct op *op)
 	if (t->buf && pc_buf_exported(t->buf)) {
 		struct pc_request *r = t->request;
 		u8 *memory = r->scratch ? pc_scratch_leave(r) : r->sink ? pc_sink_leave(r) : NULL;
-		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		u32 *kept = malloc((r->nr_owned + r->nr_segs + 1) * sizeof(*kept));
 		PC_ASSERT(kept);
 		u32 n = op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept);
 		pc_buf_keep(t->buf, kept, n, memory);

@@ -83,6 +83,8 @@ enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need);
+enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries);
 void pc_op_extent(const struct op *op, u64 *start, u64 *end);
 enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
 
@@ -175,7 +177,6 @@ static inline void pc_count_hit(struct pc_inode *i)
 
 int pc_install_core(PyObject *module);
 int pc_install_op(PyObject *module);
-int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 int pc_install_names(PyObject *module);
@@ -208,8 +209,8 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write_from)                                                                                                  \
 	X(write_met)                                                                                                   \
 	X(written)                                                                                                     \
-	X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append)             \
-		X(zero_range) X(view)
+	X(bound_commit)                                                                                                \
+	X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

@@ -21,21 +21,15 @@
 
 struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
-static i64 clock_coarse_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* The calling thread now owns the operation: it runs it, or holds its resources. Reads that miss do little else than
  * call the backend, which notes the time, so no clock is read for them here. */
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
 	op->helper = pc_tls_inside && pc_tls_inside->helper;
-	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED)
-		op->since_ns = clock_coarse_ns();
+	struct timespec now;
+	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED && !clock_gettime(CLOCK_MONOTONIC_COARSE, &now))
+		op->since_ns = (i64)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* waiting(core, volume, inode, kind, pos, end, reason, call, inside) -> the result of `call`. `inside`: the call is one of the volume's backend. */

@@ -192,6 +192,34 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
+/* Provide bytes that a folio lacks, or wait for a folio: the next step of a call that changes the file or its memory. Return:
+ * PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
+enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need)
+{
+	switch (need->kind) {
+	case PC_NEED_FILL: return pc_run_fill(core, i, need->pos, need->len, NULL);
+	case PC_NEED_FOLIO:
+	case PC_NEED_FLIGHT: return pc_wait_folio(i, core, need);
+	case PC_NEED_OPEN: return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
+	case PC_NEED_NOTHING: return PC_TRY_AGAIN;
+	default: return PC_UNCACHED;
+	}
+}
+
+/* Fill the missing bytes of [pos, end), until so many tries at one place did not keep a byte. Return: PC_FAILED, or not. */
+enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries)
+{
+	enum pc_result filled = PC_TRY_AGAIN;
+	u64 missing;
+	for (int again = 0; filled == PC_TRY_AGAIN && (missing = pc_first_missing(i, pos, end)) < end; pos = missing) {
+		again = missing == pos ? again + 1 : 0;
+		if (again > tries)
+			break; /* new bytes are evicted at once */
+		filled = pc_run_fill(core, i, missing, end - missing, NULL);
+	}
+	return filled;
+}
+
 /* One uncached read. Return: as pc_op_run. */
 static enum pc_result read_past(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to)
 {
