@@ -421,7 +421,6 @@ void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
 bool pc_fill_anew(struct pc_request *r);
-uint32_t pc_fill_first(struct pc_request *r);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);
 int pc_write_answer(struct pc_request *r, int64_t n);

@@ -413,21 +413,6 @@ void pc_fill_settle(struct pc_request *r)
 	PC_DEBUG_ASSERT(r->nr_owned == 0);
 }
 
-/* The first folio that the fill owns; before it runs. */
-uint32_t pc_fill_first(struct pc_request *r)
-{
-	struct pc_folio *f = NULL;
-	for (u64 pos = r->start; !f && pos < r->end; pos += r->inode->cache->page_size)
-		f = owned_at(r, pos >> r->inode->cache->page_shift);
-	PC_ASSERT(f);
-	return pc_folio_id(r->inode->cache, f);
-}
-
-void pc_fill_submit(struct pc_request *r, uint32_t cls)
-{
-	pc_work_push_request(r->inode->volume, r, (int)cls);
-}
-
 /* ---------------------------------------------------------------- buffers that outlive their call */
 
 /* Hand over the buffer for the surplus of read units too: the exporter must free the memory. Missing bytes in it are

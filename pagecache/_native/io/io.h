@@ -22,8 +22,6 @@ struct pc_work {
 };
 enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
 
-/* work.c */
-void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
 void pc_work_push_pass(struct pc_inode *i);
 void pc_work_raise_pass(struct pc_inode *i);

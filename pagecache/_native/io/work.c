@@ -51,12 +51,14 @@ static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
 	v->nr_work[cls]++;
 }
 
-void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
+/* Queue a fill. */
+void pc_fill_submit(struct pc_request *r, uint32_t cls)
 {
+	struct pc_volume *v = r->inode->volume;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	r->cls = (u8)cls;
 	atomic_store_explicit(&r->queue, v, memory_order_relaxed);
-	push(v, &r->link, (u32)cls);
+	push(v, &r->link, cls);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_work_wake(v);
 }

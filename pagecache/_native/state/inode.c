@@ -70,17 +70,11 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
 	i->committed_size = size;
 	i->inval_seq = 1;
-	pc_list_init(&i->lock_queue);
-	pc_list_init(&i->token_queue);
-	pc_list_init(&i->pass_waiter.link);
-	pc_list_init(&i->commit_waiter.link);
-	pc_list_init(&i->pass.ready);
-	pc_list_init(&i->work_pass);
-	pc_list_init(&i->work_commit);
-	pc_list_init(&i->dirty_link);
-	pc_list_init(&i->aged_link);
-	pc_list_init(&i->hollow_link);
-
+	struct pc_list *lists[] = {&i->lock_queue, &i->token_queue, &i->pass_waiter.link, &i->commit_waiter.link,
+				   &i->pass.ready, &i->work_pass,   &i->work_commit,      &i->dirty_link,
+				   &i->aged_link,  &i->hollow_link};
+	for (size_t k = 0; k < sizeof(lists) / sizeof(*lists); k++)
+		pc_list_init(lists[k]);
 	bool placed = take_slot(c, i);
 	if (placed) {
 		atomic_fetch_add_explicit(&c->nr_inodes, 1, memory_order_relaxed);

@@ -192,7 +192,10 @@ static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struc
 		if (!folio_busy(f, need->kind) || (may_call && (taken = take_over(i, need))))
 			break;
 		if (!sleep.cache) {
-			struct pc_wait w = pc_wait_for_folio(i, f, need);
+			u32 kind = need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO;
+			u64 pos = pc_folio_pos(c, f);
+			struct pc_wait w = pc_wait_of(i, kind, pos, pos + pc_folio_bytes(c, f));
+			w.request = need->owner;
 			pc_sleep_begin(&sleep, c, &w);
 		}
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);

@@ -91,14 +91,8 @@ PyObject *pc_buf_new(PyObject *core, bool readonly)
 	struct buf *b = PyObject_New(struct buf, pc_buf_type);
 	if (!b)
 		return NULL;
-	Py_INCREF(core);
-	b->core = core;
-	b->memory = NULL;
-	b->len = 0;
-	atomic_init(&b->exports, 0);
-	b->kept = NULL;
-	b->adopted = NULL;
-	b->nr_kept = 0;
+	memset((char *)b + sizeof(PyObject), 0, sizeof(*b) - sizeof(PyObject));
+	b->core = Py_NewRef(core);
 	b->readonly = readonly;
 	return (PyObject *)b;
 }

@@ -250,7 +250,7 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 		return NULL;
 	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
 		Py_INCREF((PyObject *)op);
-		pc_op_revoke(op);
+		pc_op_end(op, OP_REVOKED);
 		Py_DECREF((PyObject *)op);
 	}
 	if (fenced)

@@ -307,10 +307,7 @@ static PyObject *call_driver(struct op *op, const struct pc_driver *driver, u64 
 		Py_BEGIN_ALLOW_THREADS moved = pc_driver_move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
 	} while (moved == -EINTR && !PyErr_CheckSignals() && !pc_op_stopped(op));
-	if (PyErr_Occurred())
-		return NULL;
-	errno = moved < 0 ? (int)-moved : 0;
-	return moved < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLongLong(moved);
+	return pc_moved(moved);
 }
 
 static PyObject *call_method(struct op *op, PyObject *method, u64 pos)

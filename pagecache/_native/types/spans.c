@@ -26,14 +26,6 @@ struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end)
 				.end = end};
 }
 
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need)
-{
-	u64 pos = pc_folio_index(f) << i->cache->page_shift, len = (u64)i->cache->page_size << pc_folio_order(f);
-	struct pc_wait w = pc_wait_of(i, need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO, pos, pos + len);
-	w.request = need->owner;
-	return w;
-}
-
 /* ---------------------------------------------------------------- traces */
 
 /* trace_into(core, append): `append` gets a tuple for each event from here on; None: no more. Return: how many there were

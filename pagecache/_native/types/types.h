@@ -90,7 +90,6 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 
 /* spans.c */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
 PyObject *pc_trace_into(PyObject *module, PyObject *args);
 PyObject *pc_trace_event(PyObject *module, PyObject *args);
 void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w);
@@ -195,6 +194,7 @@ struct pc_driver {
 };
 bool pc_driver_of(PyObject *method, struct pc_driver *driver);
 i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
+PyObject *pc_moved(i64 moved);
 int pc_install_local_file(PyObject *module, PyObject *descriptor);
 
 /* Names of the engine's methods, and of verbs. */

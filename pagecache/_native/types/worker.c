@@ -133,7 +133,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 		PyErr_NoMemory();
 		return PC_FAILED;
 	}
-	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = pc_fill_first(r), .owner = r->id};
+	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = r->first, .owner = r->id};
 	u64 end = r->end;
 	pc_list_init(&reader->link);
 	reader_open(reader, r);
@@ -288,11 +288,6 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 
 /* ---------------------------------------------------------------- work of the volume's threads */
 
-static void unraisable(struct pc_inode *i)
-{
-	PyErr_WriteUnraisable(engine_of(i));
-}
-
 static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 {
 	struct pc_inode *i = r->inode;
@@ -307,7 +302,7 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 	if (PyErr_ExceptionMatches(PyExc_OSError))
 		PyErr_Clear();
 	else
-		unraisable(i);
+		PyErr_WriteUnraisable(engine_of(i));
 }
 
 /* Send the next request of a pass. Return: 0, -1 exception. */
@@ -341,14 +336,6 @@ static int run_commit(PyObject *core, struct pc_inode *i, PyObject *method)
 	return !op || pc_op_run(op, method, NULL) == PC_FAILED ? -1 : 0;
 }
 
-static void work_job(PyObject *job, u32 cls)
-{
-	PyObject *done = PyObject_CallFunction(job, "I", cls);
-	if (!done)
-		PyErr_WriteUnraisable(job);
-	Py_XDECREF(done);
-}
-
 /* work(core, volume, job, timeout_ns) -> True: did something; False: nothing to do in time; None: the volume stops. */
 PyObject *pc_work(PyObject *module, PyObject *args)
 {
@@ -374,7 +361,10 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	pc_tls_inside = &in;
 	if (w.kind == PC_WORK_JOB) {
 		u32 era = pc_call_begins(v);
-		work_job(job, w.cls);
+		PyObject *done = PyObject_CallFunction(job, "I", w.cls);
+		if (!done)
+			PyErr_WriteUnraisable(job);
+		Py_XDECREF(done);
 		pc_call_ends(v, era);
 		if (w.credit)
 			pc_credit_put(v, w.credit);
@@ -382,9 +372,9 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		work_fill(core, w.request, w.credit);
 	} else if (w.kind == PC_WORK_PASS) {
 		if (work_pass(core, w.inode, w.credit))
-			unraisable(w.inode);
+			PyErr_WriteUnraisable(engine_of(w.inode));
 	} else if (pc_commit_begin(w.inode, false) && run_commit(core, w.inode, pc_str_commit)) {
-		unraisable(w.inode);
+		PyErr_WriteUnraisable(engine_of(w.inode));
 	}
 	pc_tls_inside = in.outer;
 	if (w.inode)
