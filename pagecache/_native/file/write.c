@@ -356,12 +356,14 @@ bool pc_write_try(struct pc_inode *i, u64 pos, const void *from, u64 len, bool r
 	struct pc_need need;
 	struct pc_place place;
 	u64 done = 0;
-	pc_place_open(i, &place, pos, len);
+	if (reserve)
+		pc_place_open(i, &place, pos, len);
 	if ((reserve ? pc_room_take(i, &place, false) : pc_dirty_room(i, len)) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
 		if (!__atomic_load_n(closed, __ATOMIC_ACQUIRE))
 			done = (u64)pc_write_whole(i, pos, from, len, &need);
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	pc_place_close(i, &place);
+	if (reserve)
+		pc_place_close(i, &place);
 	return done == len;
 }

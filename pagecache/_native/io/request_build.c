@@ -226,7 +226,7 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 {
 	struct pc_inode *i = r->inode;
 	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
-	u64 len = 0, whole = 0, whole_part = 0;
+	u64 unit = r->unit, len = 0, whole = 0, whole_part = 0;
 	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)
 		return 0;
@@ -238,13 +238,13 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 	while (s < r->nr_segs && len < max && r->segs[s].pos + off == r->call_pos + len) {
 		const struct pc_seg *g = &r->segs[s];
 		u64 at = g->pos + off, part = pc_min(g->len - off, max - len);
-		part = r->unit ? pc_min(part, r->unit - at % r->unit) : part;
+		part = unit ? pc_min(part, unit - at % unit) : part;
 		u8 *memory = g->off & PC_SEG_SCRATCH ? r->scratch + (at - r->start)
 						     : pc_arena_at(&i->cache->arena, g->frame) + g->off + off;
-		PC_ASSERT(k < n || whole || !r->unit); /* no unit has more pieces than one call: unit_settle */
+		PC_ASSERT(k < n || whole || !unit); /* no unit has more pieces than one call: unit_settle */
 		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
 			parts[k - 1].len += part;
-		else if (k == most && (whole || !r->unit))
+		else if (k == most && (whole || !unit))
 			break;
 		else
 			parts[k++] = (struct pc_part){memory, part, g->frame, 0};
@@ -254,13 +254,13 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 			s++;
 			off = 0;
 		}
-		if (r->unit && (at + part) % r->unit == 0) {
+		if (unit && (at + part) % unit == 0) {
 			whole = len;
 			whole_k = k;
 			whole_part = parts[k - 1].len;
 		}
 	}
-	if (r->unit && (r->call_pos + len) % r->unit && s < r->nr_segs && r->segs[s].pos + off == r->call_pos + len) {
+	if (unit && (r->call_pos + len) % unit && s < r->nr_segs && r->segs[s].pos + off == r->call_pos + len) {
 		len = whole; /* the call ends inside a unit */
 		k = whole_k;
 		parts[k - 1].len = whole_part;
