@@ -421,15 +421,13 @@ void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
 bool pc_fill_anew(struct pc_request *r);
-uint32_t pc_fill_first(struct pc_request *r);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);
 int pc_write_next(struct pc_inode *i, struct pc_request **out);
 int pc_write_answer(struct pc_request *r, int64_t n);
 void pc_write_done(struct pc_request *r, bool ok, bool parked);
 enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s);
 void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next);
-bool pc_commit_begin(struct pc_inode *i);
-int pc_commit_begin_own(struct pc_inode *i);
+int pc_commit_begin(struct pc_inode *i, bool own);
 bool pc_commit_end(struct pc_inode *i, bool ok, int how);
 bool pc_direct_begin(struct pc_inode *i, uint64_t *failed);
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end);

@@ -144,6 +144,14 @@ int main(int argc, char **argv)
 }
 #endif
 
+/* A function for a thread that does one thing. */
+#define THREAD(name, statement)                                                                                        \
+	static void *name(void *arg MAYBE)                                                                             \
+	{                                                                                                              \
+		statement;                                                                                             \
+		return NULL;                                                                                           \
+	}
+
 /* Threads that get their number. */
 static MAYBE void start_threads(pthread_t *t, u32 n, void *(*run)(void *))
 {

@@ -236,7 +236,7 @@ static MAYBE void run_commit(struct file *f)
 	pc_inode_leaf_lock(f->inode);
 	u64 stamp = f->inode->commit_stamp;
 	pc_inode_leaf_unlock(f->inode);
-	if (!pc_commit_begin(f->inode))
+	if (!pc_commit_begin(f->inode, false))
 		return;
 	cut_tail(f);
 	/* A caller that has asked by now waits for a commit of all its earlier writes [2.15]. */
@@ -313,7 +313,7 @@ static MAYBE bool begin_commit(struct file *f)
 		do_work(f->inode->volume, &w);
 	}
 	pc_inode_user_put(w.inode);
-	return pc_commit_begin(f->inode);
+	return pc_commit_begin(f->inode, false);
 }
 
 /* ---------------------------------------------------------------- waits */

@@ -238,7 +238,7 @@ static void commit_step(void)
 	pc_commit_start(file->inode, 0);
 	pc_work_next(rig.volume, &w);
 	if (w.kind == PC_WORK_COMMITTING)
-		committing = pc_commit_begin(file->inode);
+		committing = pc_commit_begin(file->inode, false);
 	if (w.kind == PC_WORK_PASS) {
 		struct pc_request *none;
 		pc_credit_put(rig.volume, w.credit);
@@ -444,7 +444,7 @@ TEST(check_no_commit_begins_after_an_abort)
 		end_work(&w);
 	}
 	EQUAL(w.kind, PC_WORK_COMMITTING);
-	CHECK(!pc_commit_begin(file->inode)); /* and the token is free */
+	CHECK(!pc_commit_begin(file->inode, false)); /* and the token is free */
 	end_work(&w);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 	pc_volume_resume(rig.volume);

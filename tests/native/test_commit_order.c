@@ -17,7 +17,7 @@ static bool commit_begins(void)
 		CHECK(w.kind != PC_WORK_NONE);
 		do_work(rig.volume, &w);
 	}
-	bool begins = pc_commit_begin(file->inode);
+	bool begins = pc_commit_begin(file->inode, false);
 	end_work(&w);
 	return begins;
 }

@@ -377,7 +377,7 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	SOUND(&rig);
 	w = next_work(PC_WORK_COMMITTING);
 	pc_inode_user_put(w.inode);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	CHECK(!begins());
 	pc_commit_end(file->inode, store_commit(&file->store) == 0, PC_COMMIT_AGAIN);
 	pc_work_end(rig.volume, &w);
@@ -385,11 +385,7 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	EQUAL(file->store.stable[2 * PAGE], 9);
 }
 
-static void *discard_all(void *arg MAYBE)
-{
-	file_discard(file, 0, UINT64_MAX, NULL, 0);
-	return NULL;
-}
+THREAD(discard_all, file_discard(file, 0, UINT64_MAX, NULL, 0))
 
 /* The discard waits for a folio that a writer holds. In between a direct append is acknowledged. [2.10, 2.18] */
 TEST(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it)

@@ -378,7 +378,7 @@ TEST(check_a_caller_leaves_a_commit_with_other_work_to_a_thread)
 	pc_commit_start(file->inode, 0);
 	CHECK(pc_work_next_own(file->inode, &w));
 	EQUAL(w.kind, PC_WORK_COMMITTING);
-	EQUAL(pc_commit_begin_own(file->inode), -EAGAIN);
+	EQUAL(pc_commit_begin(file->inode, true), -EAGAIN);
 	pc_inode_user_put(file->inode);
 	pc_work_end(rig.volume, &w);
 	pc_work_own_end(file->inode, outer);

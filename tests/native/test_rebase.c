@@ -174,30 +174,21 @@ TEST(check_work_under_the_token_runs_without_anything_to_commit)
 	start(PAGE, PAGE);
 	pc_settle_start(file->inode);
 	struct pc_work w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	pc_settle_start(file->inode); /* asked for again while it runs: not lost */
 	u64 commits = file->inode->counters.commits;
 	EQUAL(commits, 0);
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
 	w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode));
+	CHECK(pc_commit_begin(file->inode, false));
 	pc_commit_end(file->inode, false, true);
 	pc_inode_user_put(w.inode);
 	next_work(PC_WORK_NONE);
 }
 
-static void *write_beyond_the_end(void *arg MAYBE)
-{
-	put(2 * PAGE, 2 * PAGE + 100, 7);
-	return NULL;
-}
-
-static void *rebase_to_two_pages(void *arg MAYBE)
-{
-	rebase(2 * PAGE, false);
-	return NULL;
-}
+THREAD(write_beyond_the_end, put(2 * PAGE, 2 * PAGE + 100, 7))
+THREAD(rebase_to_two_pages, rebase(2 * PAGE, false))
 
 /* The rebase reads the size, meets a writer's folio, and finds the file longer when it comes back: writers do not
  * wait for it. [I-10] */

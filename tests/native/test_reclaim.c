@@ -99,11 +99,7 @@ TEST(check_local_and_pinned_pages_stay)
 }
 
 /* A page that becomes clean while reclaim takes it off its queue is not lost. */
-static void *clean_all(void *arg MAYBE)
-{
-	EQUAL(file_sync(file), 0);
-	return NULL;
-}
+THREAD(clean_all, EQUAL(file_sync(file), 0))
 
 TEST(check_pages_that_become_clean_are_found_again)
 {

@@ -13,7 +13,7 @@ static void compare(struct pc_inode *i, const bool *in)
 	u64 count = 0, stop;
 	pc_inode_leaf_lock(i);
 	for (u64 k = 0; k < CELLS; k++) {
-		EQUAL(pc_staged_at(i, k, CELLS, &stop), in[k]);
+		EQUAL(pc_map_at(&i->staged.map, k, CELLS, &stop), in[k]);
 		CHECK(stop > k && (stop == CELLS || in[stop] != in[k]) && in[stop - 1] == in[k]);
 		count += in[k];
 	}

@@ -54,11 +54,7 @@ TEST(check_eviction_beside_the_end_of_a_commit)
 	}
 }
 
-static void *truncate_in_thread(void *arg MAYBE)
-{
-	file_truncate(file, 100);
-	return NULL;
-}
+THREAD(truncate_in_thread, file_truncate(file, 100))
 
 /* Eviction has locked its victim when a truncate begins, which waits for it; or comes when all is over. */
 TEST(check_eviction_beside_truncate)

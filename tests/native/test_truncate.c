@@ -167,17 +167,8 @@ TEST(check_discard_does_not_wait_for_a_fill)
 	compare(0, ROOM);
 }
 
-static void *extend(void *arg MAYBE)
-{
-	put_random(PAGE, PAGE);
-	return NULL;
-}
-
-static void *discard_behind(void *arg MAYBE)
-{
-	file_discard(file, PAGE, 2 * PAGE, NULL, 0);
-	return NULL;
-}
+THREAD(extend, put_random(PAGE, PAGE))
+THREAD(discard_behind, file_discard(file, PAGE, 2 * PAGE, NULL, 0))
 
 /* The discard reads the size, meets the writer's folio, and finds the file longer when it comes back. [I-10] */
 TEST_OF_FIX("discard_sees_extension", check_a_discard_cuts_what_was_extended_beside_it)

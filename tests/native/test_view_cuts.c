@@ -186,29 +186,10 @@ TEST(check_cutting_all_keeps_what_was_stored)
 
 static struct pc_pin raced;
 
-static void *pin_once(void *arg MAYBE)
-{
-	raced = pin(0, 100);
-	return NULL;
-}
-
-static void *read_pin_once(void *arg MAYBE)
-{
-	raced = read_pin(0, 100);
-	return NULL;
-}
-
-static void *put_once(void *arg MAYBE)
-{
-	put(0, 50, 2);
-	return NULL;
-}
-
-static void *cut_once(void *arg MAYBE)
-{
-	file_truncate(file, 50);
-	return NULL;
-}
+THREAD(pin_once, raced = pin(0, 100))
+THREAD(read_pin_once, raced = read_pin(0, 100))
+THREAD(put_once, put(0, 50, 2))
+THREAD(cut_once, file_truncate(file, 50))
 
 /* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. For the other order see
  * above. */

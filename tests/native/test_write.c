@@ -220,11 +220,7 @@ TEST(check_above_the_limit_and_pinned_the_writer_waits)
 }
 
 /* The race of the decision: the call ends while the writer is about to check (both orders). */
-static void *put_once(void *arg MAYBE)
-{
-	EQUAL(file_write(file, 10, want + 10, 5), 0);
-	return NULL;
-}
+THREAD(put_once, EQUAL(file_write(file, 10, want + 10, 5), 0))
 
 TEST(check_the_call_ends_while_the_writer_decides)
 {
@@ -245,11 +241,7 @@ TEST(check_the_call_ends_while_the_writer_decides)
 
 /* ---------------------------------------------------------------- sizes (T-43) */
 
-static void *extend_once(void *arg MAYBE)
-{
-	EQUAL(file_write(file, 5000, want + 5000, 1000), 0);
-	return NULL;
-}
+THREAD(extend_once, EQUAL(file_write(file, 5000, want + 5000, 1000), 0))
 
 TEST(check_a_write_back_never_crops_what_is_being_appended)
 {

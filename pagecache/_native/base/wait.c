@@ -96,11 +96,6 @@ void pc_leaf_lock_slow(struct pc_leaf_lock *l)
 		futex_wait(&l->word, 2, -1);
 }
 
-void pc_leaf_wake(struct pc_leaf_lock *l)
-{
-	pc_futex_wake(&l->word, 1);
-}
-
 static void event_wake(struct pc_event *e, int n)
 {
 	atomic_fetch_add(&e->seq, 1);
@@ -232,16 +227,5 @@ void pc_sync_release(const char *point)
 		atomic_fetch_sub(&sync_armed, 1);
 	}
 	pthread_mutex_unlock(&sync_mutex);
-}
-#else
-void pc_sync_arm(const char *point, uint32_t skip)
-{
-}
-bool pc_sync_arrived(const char *point)
-{
-	return false;
-}
-void pc_sync_release(const char *point)
-{
 }
 #endif

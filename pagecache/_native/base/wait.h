@@ -1,5 +1,5 @@
 /*
- * wait.h - leaf locks, events and the only sleeps (wait.c). The table of all locks is in state/state.h.
+ * wait.h - leaf locks, events and the only sleeps (wait.c). The table of all locks is in docs/architecture.md.
  */
 #ifndef PC_WAIT_H
 #define PC_WAIT_H
@@ -15,7 +15,7 @@ struct pc_leaf_lock {
 };
 
 void pc_leaf_lock_slow(struct pc_leaf_lock *l);
-void pc_leaf_wake(struct pc_leaf_lock *l);
+void pc_futex_wake(_Atomic u32 *word, int n);
 
 static inline bool pc_leaf_trylock(struct pc_leaf_lock *l, int level)
 {
@@ -42,7 +42,7 @@ static inline void pc_leaf_unlock(struct pc_leaf_lock *l, int level)
 {
 	pc_debug_unlock(level);
 	if (PC_UNLIKELY(atomic_exchange_explicit(&l->word, 0, memory_order_release) == 2))
-		pc_leaf_wake(l);
+		pc_futex_wake(&l->word, 1);
 }
 
 /* ---------------------------------------------------------------- events */
@@ -58,7 +58,6 @@ extern _Atomic u32 pc_fork_epoch;
 void pc_event_wake(struct pc_event *e);
 void pc_event_wake_one(struct pc_event *e);
 int pc_futex_wait(_Atomic u32 *word, u32 value, i64 timeout_ns);
-void pc_futex_wake(_Atomic u32 *word, int n);
 void pc_yield(void);
 
 #endif

@@ -10,11 +10,15 @@
 /* read.c */
 u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end);
 
+/* write.c */
+bool pc_write_try(struct pc_inode *i, u64 pos, const void *from, u64 len, bool reserve, const u8 *closed);
+
 /* invalidate.c */
 int pc_invalidate_folios(struct pc_inode *i, u64 pos, u64 end);
 
 /* truncate.c */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked);
+void pc_section_end(struct pc_inode *i);
 int pc_inode_end(struct pc_inode *i);
 
 /* views.c */

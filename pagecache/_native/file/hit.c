@@ -72,11 +72,6 @@ static bool is_open(const struct pc_hit *h)
 	return !__atomic_load_n(h->closed, __ATOMIC_ACQUIRE);
 }
 
-static bool may_read(const struct pc_hit *h)
-{
-	return h->readable && is_open(h);
-}
-
 /**
  * pc_hit_read() - copy [pos, pos + len) if all of it is cached.
  * @marker: receives the page at which the handle must advance its readahead window, or UINT64_MAX.
@@ -88,7 +83,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 	struct pc_inode *i = h->inode;
 	struct pc_need need;
 	*marker = UINT64_MAX;
-	if (PC_UNLIKELY(!may_read(h) || len > INT64_MAX || pos > INT64_MAX - len))
+	if (PC_UNLIKELY(!h->readable || !is_open(h) || len > INT64_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
 	i64 n = pc_read(i, pos, to, len, &need);
 	if (PC_UNLIKELY(need.readahead))
@@ -117,20 +112,9 @@ static bool may_write(const struct pc_hit *h)
  */
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len)
 {
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct pc_place place;
-	u64 done = 0;
 	if (PC_UNLIKELY(!may_write(h) || len == 0 || len > PC_WHOLE_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
-	pc_place_open(i, &place, pos, len);
-	if (pc_room_take(i, &place, false) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
-		if (is_open(h))
-			done = (u64)pc_write_whole(i, pos, from, len, &need);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	}
-	pc_place_close(i, &place);
-	return done == len ? (i64)len : -EAGAIN;
+	return pc_write_try(h->inode, pos, from, len, true, h->closed) ? (i64)len : -EAGAIN;
 }
 
 uint64_t pc_hit_size(const struct pc_hit *h)

@@ -15,15 +15,9 @@
  * The volume is aborted: nothing is acknowledged, and a commit that still runs will count as failed. */
 void pc_uncommit(struct pc_inode *i)
 {
-	bool more;
-	do {
-		pc_inode_leaf_lock(i);
-		u32 id = pc_index_next_marked(i, 0, pc_last_index(i->cache), PC_MARK_UNSTABLE, NULL);
-		more = id != 0;
-		if (more)
-			pc_folio_uncommitted(i, pc_folio_at(i->cache, id), false);
-		pc_inode_leaf_unlock(i);
-	} while (more);
+	struct pc_walk walk = {i, 0, pc_last_index(i->cache), 1 << PC_MARK_UNSTABLE, 0};
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));)
+		pc_folio_end_unstable(i, f, false, false);
 }
 
 /* The caller is about to request the size of the other version: bytes that a direct write stores beyond that belong to
@@ -71,7 +65,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	if (!forgotten)
 		remote = pc_max(remote, i->direct_end);
 	i->committed_size = remote;
-	remote = pc_max(remote, pc_staged_end(i));
+	remote = pc_max(remote, pc_map_end(&i->staged.map));
 	index = 0;
 	end = remote;
 	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
@@ -80,10 +74,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_set_size(i, end);
 	if (forgotten)
 		pc_forget_uncommitted(i);
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 }
 
 /**
@@ -118,16 +109,13 @@ void pc_end_at_written(struct pc_inode *i)
 				end = pc_max(end, stop);
 	}
 	pc_set_size(i, pc_min(atomic_load(&i->size), end));
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 }
 
 static bool all_staged(const struct pc_inode *i, u64 pos, u64 end)
 {
 	for (u64 stop; pos < end; pos = stop)
-		if (!pc_staged_at(i, pos, end, &stop))
+		if (!pc_map_at(&i->staged.map, pos, end, &stop))
 			return false;
 	return true;
 }

@@ -38,16 +38,13 @@ static void touched(struct pc_folio *f, u32 st, struct pc_need *need, bool more)
 							memory_order_relaxed, memory_order_relaxed);
 }
 
-static bool local_covers(const struct pc_cache *c, const struct pc_folio *f, u32 from, u32 to)
-{
-	u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
-	return pc_local_count(c, f, b0, b1) == b1 - b0;
-}
-
 static bool usable(const struct pc_cache *c, const struct pc_folio *f, u32 st, u32 from, u32 to)
 {
-	if (PC_UNLIKELY(st & PC_F_STALE) && !local_covers(c, f, from, to))
-		return false;
+	if (PC_UNLIKELY(st & PC_F_STALE)) {
+		u32 b0 = from >> c->page_shift, b1 = (to + c->page_size - 1) >> c->page_shift;
+		if (pc_local_count(c, f, b0, b1) < b1 - b0)
+			return false;
+	}
 	return PC_LIKELY(st & PC_F_UPTODATE) || pc_valid_covers(c, f, from, to);
 }
 

@@ -12,27 +12,24 @@
  */
 #include "file/file.h"
 
-static void wait_for_reclaim(struct pc_inode *i)
+/* The first folio with a page in [*index, end), locked; *index moves past it. A fill may keep its folio: it touches only
+ * missing bytes and unlocks under the leaf lock, so it holds the folio until this section ends. *locked: this call locked it.
+ * Leaf lock held, released while waiting. */
+struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
-	pc_inode_leaf_unlock(i);
-	PC_SYNC("passer_by_met");
-	pc_yield();
-	pc_inode_leaf_lock(i);
-}
-
-/* The first folio with a page in [*index, end), locked; *index moves past it. Leaf lock held, released while
- * waiting. */
-static struct pc_folio *next_locked(struct pc_inode *i, u64 *index, u64 end)
-{
-	for (;;) {
-		u64 next = *index;
-		struct pc_folio *f = pc_next_folio(i, &next, end);
-		if (!f || pc_folio_trylock(f)) {
-			*index = next;
+	for (u32 id; (id = pc_index_next(i, *index, end));) {
+		struct pc_folio *f = pc_folio_at(i->cache, id);
+		*locked = pc_folio_trylock(f);
+		if (*locked || atomic_load(&f->owner)) {
+			*index = pc_folio_after(f);
 			return f;
 		}
-		wait_for_reclaim(i);
+		pc_inode_leaf_unlock(i); /* a reclaim has it, for moments */
+		PC_SYNC("passer_by_met");
+		pc_yield();
+		pc_inode_leaf_lock(i);
 	}
+	return NULL;
 }
 
 int pc_invalidate_lock(struct pc_inode *i)
@@ -99,11 +96,11 @@ static void cut_unit(struct pc_inode *i, u64 pos)
 		return;
 	u64 end = (start + unit + c->page_size - 1) >> c->page_shift;
 	for (struct pc_folio *f; (f = pc_next_marked(i, &index, end, PC_MARK_UNSTABLE));)
-		pc_folio_uncommitted(i, f, false);
+		pc_folio_end_unstable(i, f, false, false);
 }
 
 /* Zero [from, to) of a locked folio and take its whole blocks out of L. Leaf lock held, released while zeroing. */
-static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, bool forget)
+static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
 	pc_inode_leaf_unlock(i);
@@ -113,9 +110,69 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;
-	if (forget && b0 < b1)
+	if (b0 < b1)
 		pc_folio_forget_local(i, f, b0, b1);
 	pc_written_zeroed(i, f, from, to);
+}
+
+/* The file ends in the locked folio. Leaf lock held, released in between. */
+static void end_inside(struct pc_inode *i, struct pc_folio *f, u64 size)
+{
+	struct pc_cache *c = i->cache;
+	u32 end = (u32)(size - pc_folio_pos(c, f)), block = end >> c->page_shift, from = block << c->page_shift;
+	pc_inode_leaf_unlock(i);
+	pc_views_end_at(i, f, size);
+	pc_inode_leaf_lock(i);
+	zero_part(i, f, end, pc_folio_bytes(c, f));
+	/* A block with dirty bytes only beyond the new end has no byte left to write back. */
+	if (from < end && pc_missing_until(c, f, from, end) == end)
+		pc_folio_forget_local(i, f, block, block + 1);
+}
+
+/* [pos, end) is gone in storage: remove folios inside, zero the parts of others. @undone: a commit has to cover the change,
+ * or NULL. Leaf lock held. */
+static void remove_bytes(struct pc_inode *i, u64 pos, u64 end, const struct pc_undone *undone)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = pos >> c->page_shift, last = pc_index_behind(i, end);
+	if (undone) {
+		uncommitted_now(i);
+		pc_undone_merge(&i->undone, undone);
+	}
+	pc_written_hole(i, pos, end);
+	cut_staged(i, pos, end);
+	cut_unit(i, pos);
+	if (end != UINT64_MAX)
+		cut_unit(i, end);
+	pc_direct_cut(i, pos, end);
+	bool locked;
+	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last, &locked));) {
+		PC_ASSERT(locked); /* no fill may start, and the caller has waited for those that ran */
+		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
+		if (undone)
+			cover(i, f);
+		if (start >= pos && stop <= end) {
+			pc_folio_unpin_blocks(i, f);
+			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
+			pc_folio_remove(i, f);
+			continue;
+		}
+		if (end == UINT64_MAX)
+			end_inside(i, f, pos);
+		else
+			zero_part(i, f, (u32)(pc_max(pos, start) - start), (u32)(pc_min(end, stop) - start));
+		pc_folio_ext_drop(i, f);
+		pc_folio_unlock(c, f);
+	}
+}
+
+/* End a section that has changed the file, and wake all who wait for that. Leaf lock held; it is free then. */
+void pc_section_end(struct pc_inode *i)
+{
+	pc_dirty_list_update(i);
+	pc_inode_leaf_unlock(i);
+	pc_event_wake(&i->event);
+	pc_event_wake(&i->cache->event);
 }
 
 /**
@@ -125,8 +182,6 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to, 
  */
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 {
-	struct pc_cache *c = i->cache;
-	u64 index = size >> c->page_shift;
 	pc_inode_leaf_lock(i);
 	PC_ASSERT(i->token == PC_TOKEN_CALLER);
 	u64 old = atomic_load(&i->size);
@@ -134,96 +189,22 @@ void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 		pc_set_size(i, size);
 	pc_set_remote_size(i, size);
 	pc_invalidated(i, pc_min(size, old), UINT64_MAX);
-	if (uncommitted) {
-		uncommitted_now(i);
-		i->undone.lowest = pc_min(i->undone.lowest, size);
-	}
-	pc_written_hole(i, size, UINT64_MAX);
-	cut_staged(i, size, UINT64_MAX);
-	cut_unit(i, size);
-	pc_direct_cut(i, size, UINT64_MAX);
-	pc_trace_add(c, "truncate", i->id, size, old);
-	for (struct pc_folio *f; (f = next_locked(i, &index, pc_last_index(c)));) {
-		u64 start = pc_folio_pos(c, f);
-		if (uncommitted)
-			cover(i, f);
-		if (start >= size) {
-			pc_folio_unpin_blocks(i, f);
-			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
-			pc_folio_remove(i, f);
-		} else {
-			pc_inode_leaf_unlock(i);
-			pc_views_end_at(i, f, size);
-			pc_inode_leaf_lock(i);
-			u32 end = (u32)(size - start), block = end >> c->page_shift, from = block << c->page_shift;
-			zero_part(i, f, end, pc_folio_bytes(c, f), true);
-			/* A block with dirty bytes only beyond the new end has no byte left to write back. */
-			if (from < end && pc_missing_until(c, f, from, end) == end)
-				pc_folio_forget_local(i, f, block, block + 1);
-			pc_folio_ext_drop(i, f);
-			pc_folio_unlock(c, f);
-		}
-	}
+	pc_trace_add(i->cache, "truncate", i->id, size, old);
+	remove_bytes(i, size, UINT64_MAX, uncommitted ? &(struct pc_undone){.lowest = size} : NULL);
 	if (size > old)
 		pc_set_size(i, size);
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 }
 
-/* [pos, end), all of it below remote_size, is now zeros in storage: remove folios inside, zero the parts of others. */
+/* [pos, end), all of it below remote_size, is now zeros in storage. */
 void pc_punch(struct pc_inode *i, uint64_t pos, uint64_t end, bool uncommitted)
 {
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift;
+	const struct pc_undone hole = {.lowest = UINT64_MAX, .hole_pos = pos, .hole_end = end};
 	pc_inode_leaf_lock(i);
 	PC_ASSERT(i->token == PC_TOKEN_CALLER);
 	pc_invalidated(i, pos, end);
-	if (uncommitted) {
-		uncommitted_now(i);
-		pc_undone_merge(&i->undone,
-				&(struct pc_undone){.lowest = UINT64_MAX, .hole_pos = pos, .hole_end = end});
-	}
-	pc_written_hole(i, pos, end);
-	cut_staged(i, pos, end);
-	cut_unit(i, pos);
-	cut_unit(i, end);
-	pc_direct_cut(i, pos, end);
-	for (struct pc_folio *f; (f = next_locked(i, &index, (end + c->page_size - 1) >> c->page_shift));) {
-		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
-		if (uncommitted)
-			cover(i, f);
-		if (start >= pos && stop <= end) {
-			pc_folio_unpin_blocks(i, f);
-			pc_folio_forget_local(i, f, 0, 1u << pc_folio_order(f));
-			pc_folio_remove(i, f);
-		} else {
-			zero_part(i, f, (u32)(pc_max(pos, start) - start), (u32)(pc_min(end, stop) - start), true);
-			pc_folio_ext_drop(i, f);
-			pc_folio_unlock(c, f);
-		}
-	}
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
-}
-
-/* Like next_locked, but a fill may keep its folio: it touches only missing bytes and unlocks under the leaf lock, so it
- * holds the folio until this section ends. *locked: this call locked it. */
-struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
-{
-	for (u32 id; (id = pc_index_next(i, *index, end));) {
-		struct pc_folio *f = pc_folio_at(i->cache, id);
-		*locked = pc_folio_trylock(f);
-		if (*locked || atomic_load(&f->owner)) {
-			*index = pc_folio_after(f);
-			return f;
-		}
-		wait_for_reclaim(i);
-	}
-	return NULL;
+	remove_bytes(i, pos, end, uncommitted ? &hole : NULL);
+	pc_section_end(i);
 }
 
 /* Add the valid bytes of [from, to) of a folio to the list, after the staged bytes before them. */
@@ -302,7 +283,8 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	pc_ranges_staged(i, &out, &staged, pc_min(staged_end, size), false);
 	pc_ranges_flush(&out);
 	struct pc_range kept;
-	for (u64 from = pos & ~(u64)(c->page_size - 1); pc_staged_next(i, from, &kept) && kept.pos < staged_end;) {
+	for (u64 from = pos & ~(u64)(c->page_size - 1);
+	     pc_map_next(&i->staged.map, from, &kept) && kept.pos < staged_end;) {
 		note_given_up(i, pc_max(kept.pos, from), pc_min(kept.end, staged_end));
 		cut_staged(i, from, pc_min(kept.end, staged_end));
 	}
@@ -313,10 +295,7 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 			tail = pc_max(tail, pc_local_end(c, f, size));
 		pc_set_size(i, pc_min(size, pc_max(remote, tail)));
 	}
-	pc_dirty_list_update(i);
-	pc_inode_leaf_unlock(i);
-	pc_event_wake(&i->event);
-	pc_event_wake(&c->event);
+	pc_section_end(i);
 	return out.used;
 }
 

@@ -17,8 +17,8 @@
 static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio **out)
 {
 	for (;;) {
-		u32 id = pc_index_next_marked(i, *index, last, PC_MARK_DIRTY, NULL);
-		struct pc_folio *f = id ? pc_folio_at(i->cache, id) : NULL;
+		u64 next = *index;
+		struct pc_folio *f = *out = pc_next_marked(i, &next, last, PC_MARK_DIRTY);
 		if (!f)
 			return 0;
 		bool wanted = pc_folio_state(f) & PC_F_WRITE_PINNED;
@@ -30,8 +30,7 @@ static int next_to_cut(struct pc_inode *i, u64 *index, u64 last, struct pc_folio
 			pc_inode_leaf_lock(i);
 			continue;
 		}
-		*index = pc_folio_after(f);
-		*out = f;
+		*index = next;
 		if (wanted)
 			return 1;
 	}

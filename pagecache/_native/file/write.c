@@ -348,3 +348,22 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 	}
 	return (int64_t)done;
 }
+
+/* Write all of [pos, pos + len), or nothing, without a wait. @reserve: other threads may write beside the copy, so dirty
+ * budget is reserved first. @closed: the handle's byte, which becomes nonzero when it is unusable. */
+bool pc_write_try(struct pc_inode *i, u64 pos, const void *from, u64 len, bool reserve, const u8 *closed)
+{
+	struct pc_need need;
+	struct pc_place place;
+	u64 done = 0;
+	if (reserve)
+		pc_place_open(i, &place, pos, len);
+	if ((reserve ? pc_room_take(i, &place, false) : pc_dirty_room(i, len)) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
+		if (!__atomic_load_n(closed, __ATOMIC_ACQUIRE))
+			done = (u64)pc_write_whole(i, pos, from, len, &need);
+		pc_inode_lock_release(i, PC_EXCLUSIVE);
+	}
+	if (reserve)
+		pc_place_close(i, &place);
+	return done == len;
+}

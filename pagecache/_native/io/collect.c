@@ -23,7 +23,8 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 	struct pc_inode *i = r->inode;
 	if (n < 0 || (u64)n > r->call_len)
 		return -EPROTO;
-	n = r->unit ? pc_unit_acked(r, n) : n;
+	if (r->unit && (u64)n < r->call_len)
+		n -= n % (int64_t)r->unit; /* so that the next call begins at a unit */
 	if (n == 0)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
 	r->zeros = 0;

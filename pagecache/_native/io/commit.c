@@ -120,8 +120,14 @@ void pc_commit_resume(struct pc_inode *i)
 		queue_for_commit(i);
 }
 
-/* @own: the caller makes the commit itself. Return: 1, 0: nothing to do yet, -EAGAIN. */
-static int commit_begin(struct pc_inode *i, bool own)
+/**
+ * pc_commit_begin() - begin a commit under the token.
+ *
+ * @own: a caller makes the commit of its file itself. Return: 1; 0: there is nothing to commit or to settle, it is too
+ * early, or the volume was aborted: the token is released; -EAGAIN, with @own: the engine's own work under the token is
+ * due too, which an interrupt of the caller would leave in the middle; it is queued for a thread of the volume.
+ */
+int pc_commit_begin(struct pc_inode *i, bool own)
 {
 	bool early = too_early(i);
 	pc_inode_leaf_lock(i);
@@ -167,21 +173,6 @@ static int commit_begin(struct pc_inode *i, bool own)
 	return wanted;
 }
 
-/* Begin a commit under the token. Return: whether there is anything to commit or to settle. If not, if it is too early,
- * or after an abort, the token is released. */
-bool pc_commit_begin(struct pc_inode *i)
-{
-	return commit_begin(i, false) > 0;
-}
-
-/* Like pc_commit_begin(), for a caller that makes the commit of its file itself. Return: 1, 0; -EAGAIN: the engine's own
- * work under the token is due too, which an interrupt of the caller would leave in the middle; it is queued for a thread
- * of the volume. */
-int pc_commit_begin_own(struct pc_inode *i)
-{
-	return commit_begin(i, true);
-}
-
 /**
  * pc_commit_end() - [E7] the commit succeeded, or failed and unstable bytes become dirty again.
  *
@@ -207,10 +198,7 @@ bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 	pc_inode_leaf_unlock(i);
 	struct pc_walk walk = {i, 0, pc_last_index(i->cache), 1 << PC_MARK_UNSTABLE, 0};
 	for (struct pc_folio *f; (ok || how != PC_COMMIT_KEPT) && (f = pc_walk_next(&walk));) {
-		if (ok)
-			pc_folio_committed(i, f);
-		else
-			pc_folio_uncommitted(i, f, how == PC_COMMIT_PARKED);
+		pc_folio_end_unstable(i, f, ok, how == PC_COMMIT_PARKED);
 		pc_folio_ext_drop(i, f);
 	}
 	pc_inode_leaf_lock(i);

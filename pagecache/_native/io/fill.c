@@ -413,27 +413,7 @@ void pc_fill_settle(struct pc_request *r)
 	PC_DEBUG_ASSERT(r->nr_owned == 0);
 }
 
-/* The first folio that the fill owns; before it runs. */
-uint32_t pc_fill_first(struct pc_request *r)
-{
-	struct pc_folio *f = NULL;
-	for (u64 pos = r->start; !f && pos < r->end; pos += r->inode->cache->page_size)
-		f = owned_at(r, pos >> r->inode->cache->page_shift);
-	PC_ASSERT(f);
-	return pc_folio_id(r->inode->cache, f);
-}
-
-void pc_fill_submit(struct pc_request *r, uint32_t cls)
-{
-	pc_work_push_request(r->inode->volume, r, (int)cls);
-}
-
 /* ---------------------------------------------------------------- buffers that outlive their call */
-
-u32 pc_kept_max(const struct pc_request *r)
-{
-	return r->kind == PC_REQ_FILL ? r->nr_owned : r->nr_segs;
-}
 
 /* Hand over the buffer for the surplus of read units too: the exporter must free the memory. Missing bytes in it are
  * copied; without memory for the copy they are read again. */
@@ -476,7 +456,7 @@ static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
  * pc_fill_quarantine() - give old frames to exporters that still hold the buffers of the call that just ended.
  *
  * Each owned folio that the call touched gets fresh memory with equal content; if that is impossible, see
- * keep_in_place. @frames: room for pc_kept_max numbers; release each with pc_shadow_put when the last exporter goes.
+ * keep_in_place. @frames: room for as many numbers as the fill owns folios; release each with pc_shadow_put when the last exporter goes.
  * Return: number of entries. Context: the fill owns the folios.
  */
 u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)

@@ -48,7 +48,7 @@ static enum own_result own_present(struct pc_request *r, struct pc_folio *f, u64
 		pc_folio_unlock(c, f);
 		return invalidating ? OWN_AGAIN : OWN_VALID;
 	}
-	r->nr_owned++;
+	r->first = r->nr_owned++ ? r->first : pc_folio_id(c, f);
 	return OWN_TAKEN;
 }
 
@@ -78,7 +78,7 @@ static int own(struct pc_request *r, u64 index, u64 pos, u64 end, u64 *next, str
 		struct pc_folio *f;
 		int err = pc_folio_create(i, index, pc_order_within(c, index, last), r->id, 0, &f);
 		if (!err) {
-			r->nr_owned++;
+			r->first = r->nr_owned++ ? r->first : pc_folio_id(c, f);
 			*next = pc_folio_after(f);
 			return 0;
 		}

@@ -1,11 +1,10 @@
 /*
- * gather.c - the calls of a request of whole units: reads of its missing bytes, then writes.
+ * gather.c - the reads of a request of whole units: its missing bytes, before it is sent.
  *
  *   request   |--unit--|--unit--|--unit--|     built by units.c; neighbours are segments without a folio
  *   scratch   |~~~~~~  |        | ~~~~~~~|     laid out like the request; used only for neighbours
  *   reads       |==|              |=|          uncached bytes of neighbours, and small gaps; the surplus of read units
  *                                              goes behind the scratch
- *   writes    |========|=================|     whole units, within max_write and max_vectors
  *
  * Neighbours are copied first and uncached ones then read, each byte as of the time of its check. A missing byte that
  * is written concurrently is dirty, and is sent again after this request. A remote change since the first check
@@ -31,16 +30,11 @@ static u64 scratch_size(const struct pc_request *r)
 	return r->end - r->start + 2 * r->sink_size;
 }
 
-static u8 *scratch_new(const struct pc_request *r)
-{
-	return pc_scratch_new(scratch_size(r));
-}
-
 /* An exporter still holds buffers of a call that has ended: it must free the memory, and the request goes on with a
  * copy. Without memory for a copy the request gathers again once there is some. */
 u8 *pc_scratch_leave(struct pc_request *r)
 {
-	u8 *old = r->scratch, *copy = scratch_new(r);
+	u8 *old = r->scratch, *copy = pc_scratch_new(scratch_size(r));
 	if (copy)
 		memcpy(copy, old, scratch_size(r));
 	else if (r->unit)
@@ -163,13 +157,14 @@ static void cache_neighbours(struct pc_request *r)
 	}
 }
 
-/* Return: 1 and a read, 0: nothing is missing, -ENOMEM, -ESTALE: invalidated again and again. */
-static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts)
+/* Prepare the next read of a request of units. Return: 1 and a read, 0: nothing is missing, and writes follow; -ENOMEM;
+ * -ESTALE: invalidated again and again. */
+int pc_gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
 	if (!r->scratch) {
 		r->sink_size = pc_max(i->limits.read_unit, 1);
-		r->scratch = scratch_new(r);
+		r->scratch = pc_scratch_new(scratch_size(r));
 		if (!r->scratch)
 			return -ENOMEM;
 		pc_inode_leaf_lock(i);
@@ -189,7 +184,7 @@ static int gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_p
 			continue;
 		if (r->gather > 1)
 			cache_neighbours(r);
-		r->gather = r->zeros = 0;
+		r->gather = r->zeros = r->staged = 0;
 		return 0;
 	}
 	u64 stop, len = r->end - r->start;
@@ -252,73 +247,4 @@ int pc_gather_answer(struct pc_request *r, int64_t n)
 	}
 	r->run_end = r->cursor;
 	return 0;
-}
-
-/* ---------------------------------------------------------------- calls and answers */
-
-static u64 call_max(const struct pc_request *r)
-{
-	const struct pc_limits *l = &r->inode->limits;
-	u64 max = pc_min(l->max_write, pc_boundary_after(l, r->call_pos) - r->call_pos);
-	return pc_max(max / r->unit * r->unit, r->unit);
-}
-
-/* Prepare the next call of a request of units: a read while neighbours are missing, then whole units from the first
- * unacknowledged one. Return: 1 and parts; 0: nothing left (to read, or to write); negative: see gather_call. */
-int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos)
-{
-	struct pc_inode *i = r->inode;
-	if (r->gather) {
-		int more = gather_call(r, parts, nr_parts);
-		*pos = more > 0 ? pc_gather_pos(r) : 0;
-		return more;
-	}
-	r->staged = 0;
-	if (r->seg >= r->nr_segs)
-		return 0;
-	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(i->limits.max_vectors, 1));
-	u64 len = 0, whole = 0, whole_part = 0;
-	u32 s = r->seg, off = r->seg_off;
-	r->call_pos = r->segs[s].pos + off;
-	u64 max = call_max(r);
-	while (s < r->nr_segs && len < max && r->segs[s].pos + off == r->call_pos + len) {
-		const struct pc_seg *g = &r->segs[s];
-		u64 at = g->pos + off, step = pc_min(g->len - off, (at / r->unit + 1) * r->unit - at);
-		PC_ASSERT(k < n || whole); /* no unit has more pieces than one call: unit_settle */
-		u8 *memory = g->off & PC_SEG_SCRATCH ? scratch_at(r, at)
-						     : pc_arena_at(&i->cache->arena, g->frame) + g->off + off;
-		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
-			parts[k - 1].len += step;
-		else if (k == most && whole)
-			break;
-		else
-			parts[k++] = (struct pc_part){memory, step, g->frame, 0};
-		len += step;
-		off += (u32)step;
-		if (off == g->len) {
-			s++;
-			off = 0;
-		}
-		if ((at + step) % r->unit == 0) {
-			whole = len;
-			whole_k = k;
-			whole_part = parts[k - 1].len;
-		}
-	}
-	bool inside = s < r->nr_segs && (r->call_pos + len) % r->unit && r->segs[s].pos + off == r->call_pos + len;
-	if (inside) {
-		len = whole;
-		k = whole_k;
-		parts[k - 1].len = whole_part;
-	}
-	r->call_len = len;
-	*pos = r->call_pos;
-	*nr_parts = k;
-	return 1;
-}
-
-/* Round an answer down to whole units, so that the next call begins at one. */
-int64_t pc_unit_acked(const struct pc_request *r, int64_t n)
-{
-	return n > 0 && (u64)n < r->call_len ? n - n % (int64_t)r->unit : n;
 }

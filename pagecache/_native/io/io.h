@@ -22,8 +22,6 @@ struct pc_work {
 };
 enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
 
-/* work.c */
-void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls);
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
 void pc_work_push_pass(struct pc_inode *i);
 void pc_work_raise_pass(struct pc_inode *i);
@@ -62,7 +60,6 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 /* fill.c */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);
 void pc_fill_settle(struct pc_request *r);
-u32 pc_kept_max(const struct pc_request *r);
 u32 pc_fill_quarantine(struct pc_request *r, u32 *frames);
 u8 *pc_sink_leave(struct pc_request *r);
 
@@ -84,8 +81,7 @@ u32 pc_call_hold(struct pc_request *r, u32 *frames);
 
 /* units.c, gather.c: write_unit > 1 */
 bool pc_units_build(struct pc_inode *i, enum pc_mark mark);
-int pc_unit_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts, u64 *pos);
-int64_t pc_unit_acked(const struct pc_request *r, int64_t n);
+int pc_gather_call(struct pc_request *r, struct pc_part *parts, size_t *nr_parts);
 void pc_unit_collect(struct pc_request *r);
 u64 pc_gather_pos(const struct pc_request *r);
 int pc_gather_answer(struct pc_request *r, int64_t n);

@@ -16,14 +16,10 @@
  */
 #include "io/io.h"
 
-static u32 pow2_up(u32 n)
-{
-	return n <= 1 ? 1 : 1u << (32 - __builtin_clz(n - 1));
-}
-
 static u64 initial_size(u64 nr, u32 max)
 {
-	u64 n = pow2_up((u32)pc_min(nr, max));
+	u32 pages = (u32)pc_min(nr, max);
+	u64 n = pages <= 1 ? 1 : 1u << (32 - __builtin_clz(pages - 1)); /* the next power of two */
 	if (n <= max / 32)
 		return n * 4;
 	if (n <= max / 4)

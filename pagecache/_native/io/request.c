@@ -84,10 +84,10 @@ const u8 *pc_seg_memory(const struct pc_cache *c, const struct pc_seg *g)
 /* The next backend call of a request of any kind. */
 int pc_call_next(struct pc_request *r, uint64_t *pos, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
-	if (r->unit)
-		return pc_unit_call(r, parts, n, nr_parts, pos);
-	int more = r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts) : pc_write_call(r, parts, n, nr_parts);
-	*pos = r->call_pos;
+	int more = r->gather                ? pc_gather_call(r, parts, nr_parts)
+		   : r->kind == PC_REQ_FILL ? pc_fill_call(r, parts, n, nr_parts)
+					    : pc_write_call(r, parts, n, nr_parts);
+	*pos = pc_request_pos(r);
 	return more;
 }
 

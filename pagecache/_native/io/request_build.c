@@ -213,36 +213,57 @@ bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 	return busy;
 }
 
-/* Collect the buffers of the next call: contiguous bytes from the first unacknowledged one, within the current
- * limits. */
+/* Most bytes of the next call: whole units, if the backend takes nothing smaller. */
+static u64 call_max(const struct pc_request *r, const struct pc_limits *l)
+{
+	u64 max = pc_min(pc_max(l->max_write, 1), pc_boundary_after(l, r->call_pos) - r->call_pos);
+	return r->unit ? pc_max(max / r->unit * r->unit, r->unit) : max;
+}
+
+/* Collect the buffers of the next call: contiguous bytes, in whole units, from the first unacknowledged one, within the
+ * current limits. */
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
-	struct pc_cache *c = i->cache;
 	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
-	u64 max = pc_max(l->max_write, 1), len = 0;
-	size_t k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
+	u64 unit = r->unit, len = 0, whole = 0, whole_part = 0;
+	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)
 		return 0;
 	if (r->snapshot && !pc_snapshot_make(r))
 		return -ENOMEM;
-	u32 off = r->seg_off;
-	r->call_pos = r->segs[r->seg].pos + off;
-	max = pc_min(max, pc_boundary_after(l, r->call_pos) - r->call_pos);
-	for (u32 s = r->seg; s < r->nr_segs && len < max; s++, off = 0) {
-		struct pc_seg *g = &r->segs[s];
-		if (g->pos + off != r->call_pos + len)
-			break;
-		u8 *memory = g->off & PC_SEG_SCRATCH ? r->scratch + (g->pos - r->start) + off
-						     : pc_arena_at(&c->arena, g->frame) + g->off + off;
-		u64 part = pc_min(g->len - off, max - len);
+	u32 s = r->seg, off = r->seg_off;
+	r->call_pos = r->segs[s].pos + off;
+	u64 max = call_max(r, l);
+	while (s < r->nr_segs && len < max && r->segs[s].pos + off == r->call_pos + len) {
+		const struct pc_seg *g = &r->segs[s];
+		u64 at = g->pos + off, part = pc_min(g->len - off, max - len);
+		part = unit ? pc_min(part, unit - at % unit) : part;
+		u8 *memory = g->off & PC_SEG_SCRATCH ? r->scratch + (at - r->start)
+						     : pc_arena_at(&i->cache->arena, g->frame) + g->off + off;
+		PC_ASSERT(k < n || whole || !unit); /* no unit has more pieces than one call: unit_settle */
 		if (k && parts[k - 1].memory + parts[k - 1].len == memory)
 			parts[k - 1].len += part;
-		else if (k == most)
+		else if (k == most && (whole || !unit))
 			break;
 		else
 			parts[k++] = (struct pc_part){memory, part, g->frame, 0};
 		len += part;
+		off += (u32)part;
+		if (off == g->len) {
+			s++;
+			off = 0;
+		}
+		if (unit && (at + part) % unit == 0) {
+			whole = len;
+			whole_k = k;
+			whole_part = parts[k - 1].len;
+		}
+	}
+	if (unit && (r->call_pos + len) % unit && s < r->nr_segs && r->segs[s].pos + off == r->call_pos + len) {
+		len = whole; /* the call ends inside a unit */
+		k = whole_k;
+		parts[k - 1].len = whole_part;
 	}
 	r->call_len = len;
 	*nr_parts = k;
@@ -250,7 +271,7 @@ int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t 
 }
 
 /* Exporters still hold the buffers of the call that just ended: give them holds on its frames, inside their folios or
- * outside, so that the memory is not reused. @frames: room for pc_kept_max numbers. Return: number of frames, each to
+ * outside, so that the memory is not reused. @frames: room for as many numbers as there are segments. Return: number of frames, each to
  * be released with pc_shadow_put. */
 u32 pc_call_hold(struct pc_request *r, u32 *frames)
 {

@@ -28,11 +28,6 @@ static bool carries_bytes(u32 cls)
 	return cls >= PC_WORK_FILL;
 }
 
-static u32 low_max(const struct pc_volume *v)
-{
-	return v->max_inflight > 1 ? v->max_inflight - 1 : 1; /* of two calls, one: the other is for other files */
-}
-
 /* Whether work is queued that this thread does not do itself. Context: the volume's leaf lock. */
 static bool is_queued_for_others(const struct pc_volume *v)
 {
@@ -44,16 +39,10 @@ static bool is_queued_for_others(const struct pc_volume *v)
 	return n != 0;
 }
 
-/* There is a piece of work, or a credit for one. */
-static void wake_worker(struct pc_volume *v)
-{
-	pc_event_wake_one(&v->workers);
-}
-
-/* A thread that was woken leaves without having looked for work. */
+/* There is a piece of work, or a credit for one; or a thread that was woken leaves without having looked for work. */
 void pc_work_wake(struct pc_volume *v)
 {
-	wake_worker(v);
+	pc_event_wake_one(&v->workers);
 }
 
 static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
@@ -62,14 +51,16 @@ static void push(struct pc_volume *v, struct pc_list *l, u32 cls)
 	v->nr_work[cls]++;
 }
 
-void pc_work_push_request(struct pc_volume *v, struct pc_request *r, int cls)
+/* Queue a fill. */
+void pc_fill_submit(struct pc_request *r, uint32_t cls)
 {
+	struct pc_volume *v = r->inode->volume;
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	r->cls = (u8)cls;
 	atomic_store_explicit(&r->queue, v, memory_order_relaxed);
-	push(v, &r->link, (u32)cls);
+	push(v, &r->link, cls);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_worker(v);
+	pc_work_wake(v);
 }
 
 /* Let a waiter take over the fill that owns a folio of the inode, if no thread has started it. Requests are
@@ -108,7 +99,7 @@ static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 	}
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (pushed && (i != own || i->pass.nr_issued > 1 || !pc_list_empty(&i->pass.ready)))
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* Queue the inode's pass, or move it up when it became urgent or its token has waiters. Context: inode leaf lock. */
@@ -142,7 +133,7 @@ void pc_work_push_commit(struct pc_inode *i)
 	push(v, &i->work_commit, PC_WORK_COMMIT);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (i != own)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 void pc_job_push(struct pc_volume *v, uint32_t cls)
@@ -150,7 +141,7 @@ void pc_job_push(struct pc_volume *v, uint32_t cls)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	v->jobs[cls]++;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	wake_worker(v);
+	pc_work_wake(v);
 }
 
 static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
@@ -196,8 +187,8 @@ void pc_work_next(struct pc_volume *v, struct pc_work *w)
 			w->kind = PC_WORK_JOB;
 			w->cls = cls;
 		} else if (work) {
-			if (low(cls) && v->low_running >= low_max(v))
-				continue;
+			if (low(cls) && v->low_running >= pc_max(v->max_inflight - 1, 1))
+				continue; /* of two calls, one: the other is for other files */
 			if (carries_bytes(cls) && !(w->credit = pc_credit_try(v)))
 				break;
 			take(v, cls, w);
@@ -218,10 +209,8 @@ void pc_work_end(struct pc_volume *v, const struct pc_work *w)
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (w->credit == (u32)(atomic_load(&v->credits) >> 32))
 		v->low_running--;
-	bool queued = is_queued_for_others(v);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	if (queued)
-		wake_worker(v);
+	pc_work_resume(v);
 }
 
 /* A credit was returned: one thread of the volume takes the next piece of work, if there is any. A thread that has found
@@ -232,7 +221,7 @@ void pc_work_resume(struct pc_volume *v)
 	bool queued = is_queued_for_others(v);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (queued)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* ---------------------------------------------------------------- work of a caller's own file */
@@ -264,7 +253,7 @@ void pc_work_own_end(struct pc_inode *i, struct pc_inode *outer)
 	bool left = queued(i);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	if (left)
-		wake_worker(v);
+		pc_work_wake(v);
 }
 
 /* Take the queued commit or pass of the inode, like pc_work_next(). Return: false: there is none, or no credit. */

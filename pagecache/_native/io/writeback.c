@@ -115,60 +115,34 @@ bool pc_pass_background(struct pc_inode *i, uint64_t budget, bool partial)
  */
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor)
 {
-	struct pc_cache *c = i->cache;
-	u64 index = pos >> c->page_shift, last = pc_index_behind(i, end);
+	struct pc_walk walk = {i, pos >> i->cache->page_shift, pc_index_behind(i, end),
+			       1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK, 0};
 	u32 bits = 0;
-	bool more = true;
-	for (bool first = true; more; first = false) {
+	if (cursor) {
 		pc_inode_leaf_lock(i);
-		if (cursor && first) {
-			index = cursor[1] == i->regress_seq && cursor[0] > index ? cursor[0] : index;
-			cursor[1] = i->regress_seq;
-		}
-		for (u32 k = 0; more && k < PC_SWEEP; k++) {
-			struct pc_folio *f = pc_next_of(i, index, last, 1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK);
-			more = f != NULL;
-			if (!more)
-				break;
-			u32 st = pc_folio_state(f), found = 0;
-			if (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp)
-				found |= st & PC_F_FAILED    ? PC_PENDING_FAILED
-					 : st & PC_F_BACKOFF ? PC_PENDING_BACKOFF
-							     : PC_PENDING_DIRTY;
-			if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
-				found |= PC_PENDING_WRITEBACK;
-			bits |= found;
-			if (cursor && found & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK)) {
-				cursor[0] = pc_folio_index(f);
-				more = false;
-				break;
-			}
-			index = pc_folio_after(f);
-			if (cursor)
-				cursor[0] = index;
-		}
+		if (cursor[1] == i->regress_seq)
+			walk.index = pc_max(cursor[0], walk.index);
+		cursor[1] = i->regress_seq;
 		pc_inode_leaf_unlock(i);
 	}
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		u32 st = pc_folio_state(f), found = 0;
+		if (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp)
+			found |= st & PC_F_FAILED    ? PC_PENDING_FAILED
+				 : st & PC_F_BACKOFF ? PC_PENDING_BACKOFF
+						     : PC_PENDING_DIRTY;
+		if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
+			found |= PC_PENDING_WRITEBACK;
+		bits |= found;
+		bool stops = cursor && found & (PC_PENDING_DIRTY | PC_PENDING_WRITEBACK);
+		if (cursor)
+			cursor[0] = stops ? pc_folio_index(f) : walk.index;
+		if (stops) {
+			pc_walk_stop(&walk);
+			break;
+		}
+	}
 	return bits;
-}
-
-static bool up_to(const struct pc_folio *f, u64 stamp)
-{
-	u32 st = pc_folio_state(f);
-	return (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp) ||
-	       (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp) ||
-	       (st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp);
-}
-
-/* Number of blocks of the folio that are dirty or in flight, if any of them was dirtied up to the stamp. */
-static u32 unsent_count(struct pc_cache *c, const struct pc_folio *f, u64 stamp)
-{
-	u32 st = pc_folio_state(f), n = 0, blocks = 1u << pc_folio_order(f);
-	if (st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp)
-		n += pc_set_count(c, f, PC_D, 0, blocks);
-	if (st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp)
-		n += pc_set_count(c, f, PC_W, 0, blocks);
-	return n;
 }
 
 /**
@@ -186,9 +160,15 @@ uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 	struct pc_walk walk = {.i = i, .last = pc_last_index(c)};
 	walk.marks = 1 << PC_MARK_DIRTY | 1 << PC_MARK_WRITEBACK | 1 << PC_MARK_UNSTABLE;
 	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
-		u32 local = up_to(f, stamp) ? pc_local_count(c, f, 0, 1u << pc_folio_order(f)) : 0;
+		u32 st = pc_folio_state(f), all = 1u << pc_folio_order(f);
+		bool d = st & PC_F_DIRTY && pc_stamp_get(&f->d) <= stamp;
+		bool w = st & PC_F_WRITEBACK && pc_stamp_get(&f->w) <= stamp;
+		bool u = st & PC_F_UNSTABLE && pc_stamp_get(&f->u) <= stamp;
+		u32 local = d || w || u ? pc_local_count(c, f, 0, all) : 0;
+		u32 unsent_count =
+			(d ? pc_set_count(c, f, PC_D, 0, all) : 0) + (w ? pc_set_count(c, f, PC_W, 0, all) : 0);
 		blocks += local;
-		unsent_blocks += pc_min(local, unsent_count(c, f, stamp));
+		unsent_blocks += pc_min(local, unsent_count);
 	}
 	if (unsent)
 		*unsent = unsent_blocks << c->page_shift;
@@ -276,7 +256,7 @@ static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
 	u64 pending = i->nr_unstable + i->nr_writeback;
 	if (!i->limits.stages || i->limits.durable_writes)
 		return false;
-	if (pc_staged_next(i, r->start, &staged) && staged.pos < r->end)
+	if (pc_map_next(&i->staged.map, r->start, &staged) && staged.pos < r->end)
 		return true;
 	if (pc_max(atomic_load(&c->local), atomic_load(&v->local)) <= half)
 		return false;

@@ -360,16 +360,14 @@ static bool check_sums(struct pc_cache *c, struct pc_violation *out)
 			pinned += c->inodes[k]->nr_write_pinned;
 			unstable += c->inodes[k]->nr_unstable;
 		}
-	if (unstable != atomic_load(&c->unstable))
-		return pc_violated(out, "I-2", "% unstable blocks in inodes, % in the cache", unstable,
-				   atomic_load(&c->unstable));
-	if (pinned != atomic_load(&c->write_pinned))
-		return pc_violated(out, "I-2", "% blocks pinned for storing in inodes, % in the cache", pinned,
-				   atomic_load(&c->write_pinned));
-	if (local != atomic_load(&c->local))
-		return pc_violated(out, "I-2", "% local blocks in inodes, % in the cache", local,
-				   atomic_load(&c->local));
-	return true;
+	if (unstable == atomic_load(&c->unstable) && pinned == atomic_load(&c->write_pinned) &&
+	    local == atomic_load(&c->local))
+		return true;
+	return pc_violated(
+		out, "I-2",
+		"in inodes and in the cache: unstable blocks %, %, pinned for storing %, %, other local ones %, %",
+		unstable, atomic_load(&c->unstable), pinned, atomic_load(&c->write_pinned), local,
+		atomic_load(&c->local));
 }
 
 /* I-2: the sums of a volume and the number of hollow inodes are those that a walk finds. */

@@ -7,7 +7,7 @@
  *   E4  D → W                                 pc_folio_begin_writeback
  *   E5  W → U, W → clean                      pc_folio_end_writeback (PC_WB_UNSTABLE, PC_WB_STABLE)
  *   E6  W → D (+ X)                           pc_folio_end_writeback (PC_WB_AGAIN, PC_WB_FAILED)
- *   E7  U → clean, U → D                      pc_folio_committed, pc_folio_uncommitted
+ *   E7  U → clean, U → D                      pc_folio_end_unstable
  *   E8  any → zeroed part, removed, detached  pc_folio_forget_local, pc_folio_remove
  *   E9  clean → removed                       reclaim.c, through pc_folio_detach
  *   E10 clean → removed                       truncate.c and invalidate.c, through pc_folio_remove
@@ -340,7 +340,8 @@ void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 
 
 /* ---------------------------------------------------------------- E7 */
 
-static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed, bool parked)
+/* U ends: the bytes are @committed, or dirty again. @parked: failed for good (X). Context: leaf lock. */
+void pc_folio_end_unstable(struct pc_inode *i, struct pc_folio *f, bool committed, bool parked)
 {
 	struct pc_cache *c = i->cache;
 	u32 blocks = blocks_of(f), before = pc_local_count(c, f, 0, blocks);
@@ -360,17 +361,6 @@ static void unstable_end(struct pc_inode *i, struct pc_folio *f, bool committed,
 	pc_trace_add(c, committed ? "committed" : "commit failed", i->id, pc_folio_index(f), 0);
 	if (!(pc_folio_state(f) & PC_F_LOCAL))
 		pc_reclaim_clean(c, f);
-}
-
-void pc_folio_committed(struct pc_inode *i, struct pc_folio *f)
-{
-	unstable_end(i, f, true, false);
-}
-
-/* @parked: failed for good (X). */
-void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked)
-{
-	unstable_end(i, f, false, parked);
 }
 
 /* A retry was asked for: the bytes are plain dirty again. */

@@ -163,9 +163,7 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 sta
 void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how);
-void pc_folio_committed(struct pc_inode *i, struct pc_folio *f);
-void pc_folio_uncommitted(struct pc_inode *i, struct pc_folio *f, bool parked);
-
+void pc_folio_end_unstable(struct pc_inode *i, struct pc_folio *f, bool committed, bool parked);
 void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f);
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1);
 void pc_folio_pin_blocks(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);

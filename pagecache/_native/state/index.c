@@ -154,11 +154,6 @@ static bool descend(const struct pc_inode *i, u64 index, struct place *p)
 	return true;
 }
 
-static u32 place_slot(const struct place *p)
-{
-	return atomic_load_explicit(p->leaf ? &p->leaf->slots[p->at] : &p->node->slots[p->at], memory_order_relaxed);
-}
-
 /* Free empty nodes upward from `id`; the root stays while anything else does. */
 static void prune(struct pc_inode *i, u32 id)
 {
@@ -294,8 +289,9 @@ bool pc_index_marked(const struct pc_inode *i, u64 index, enum pc_mark mark)
 bool pc_index_empty(const struct pc_inode *i, u64 index, u32 order)
 {
 	struct place p;
-	if (!descend(i, index, &p) || place_slot(&p) != 0)
-		return !p.node;
+	bool found = descend(i, index, &p);
+	if (!found || atomic_load_explicit((p.leaf ? p.leaf->slots : p.node->slots) + p.at, memory_order_relaxed))
+		return !found;
 	if (p.leaf)
 		return order < PC_LEAF_SHIFT && slots_empty(p.leaf->slots + (p.at & ~((1u << order) - 1)), 1u << order);
 	if (p.node->shift > PC_LEAF_SHIFT || order <= PC_LEAF_SHIFT)

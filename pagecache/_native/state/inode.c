@@ -70,17 +70,11 @@ int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *
 	i->undone.lowest = i->undone_moved.lowest = UINT64_MAX;
 	i->committed_size = size;
 	i->inval_seq = 1;
-	pc_list_init(&i->lock_queue);
-	pc_list_init(&i->token_queue);
-	pc_list_init(&i->pass_waiter.link);
-	pc_list_init(&i->commit_waiter.link);
-	pc_list_init(&i->pass.ready);
-	pc_list_init(&i->work_pass);
-	pc_list_init(&i->work_commit);
-	pc_list_init(&i->dirty_link);
-	pc_list_init(&i->aged_link);
-	pc_list_init(&i->hollow_link);
-
+	struct pc_list *lists[] = {&i->lock_queue, &i->token_queue, &i->pass_waiter.link, &i->commit_waiter.link,
+				   &i->pass.ready, &i->work_pass,   &i->work_commit,      &i->dirty_link,
+				   &i->aged_link,  &i->hollow_link};
+	for (size_t k = 0; k < sizeof(lists) / sizeof(*lists); k++)
+		pc_list_init(lists[k]);
 	bool placed = take_slot(c, i);
 	if (placed) {
 		atomic_fetch_add_explicit(&c->nr_inodes, 1, memory_order_relaxed);
@@ -164,7 +158,8 @@ void pc_inode_usage(struct pc_inode *i, struct pc_usage *out, struct pc_counters
 	memset(counters, 0, sizeof(*counters));
 	pc_inode_leaf_lock(i);
 	pc_usage_of(out, i);
-	pc_inode_counted(counters, i);
+	pc_counters_add(counters, &i->counters);
+	counters->hits = pc_inode_hits(i);
 	pc_inode_leaf_unlock(i);
 }
 
@@ -367,11 +362,4 @@ bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end)
 			return true;
 	}
 	return false;
-}
-
-/* An inode's counters, with what hits have counted. Leaf lock held. */
-void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i)
-{
-	pc_counters_add(to, &i->counters);
-	to->hits += atomic_load_explicit(&((struct pc_inode *)i)->hits_apart, memory_order_relaxed);
 }

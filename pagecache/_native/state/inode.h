@@ -248,7 +248,6 @@ bool pc_inval_since(const struct pc_inode *i, u64 seq, u64 pos, u64 end);
 void pc_inode_user_put(struct pc_inode *i);
 void pc_counters_add(struct pc_counters *to, const struct pc_counters *from);
 void pc_usage_of(struct pc_usage *u, const struct pc_inode *i);
-void pc_inode_counted(struct pc_counters *to, const struct pc_inode *i);
 
 /* Whether the volume is aborted, or was since `generation`: work of that time only waits for its answers. */
 static inline bool pc_stopped(const struct pc_inode *i, u64 generation)

@@ -28,15 +28,12 @@ static _Atomic u64 *words_of(struct pc_ext *e, enum pc_set s)
 	return &e->sets[(u32)s * nr_words(e)];
 }
 
-static bool bit_of(struct pc_ext *e, enum pc_set s, u32 block)
-{
-	return atomic_load_explicit(&words_of(e, s)[(block / 64) % nr_words(e)], memory_order_acquire) >> (block % 64) &
-	       1;
-}
-
 static bool block_valid(const struct pc_folio *f, struct pc_ext *e, u32 block)
 {
-	return pc_folio_order(f) > 0 && bit_of(e, PC_V, block);
+	if (pc_folio_order(f) == 0)
+		return false;
+	u64 word = atomic_load_explicit(&words_of(e, PC_V)[(block / 64) % nr_words(e)], memory_order_acquire);
+	return word >> (block % 64) & 1;
 }
 
 /* Bits [b0, b1) of word k. */

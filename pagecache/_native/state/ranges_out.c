@@ -31,7 +31,7 @@ void pc_ranges_add(struct pc_ranges *r, u64 pos, u64 end)
 void pc_ranges_staged(const struct pc_inode *i, struct pc_ranges *r, u64 *from, u64 upto, bool written)
 {
 	struct pc_range s;
-	while (*from < upto && pc_staged_next(i, *from, &s) && s.pos < upto) {
+	while (*from < upto && pc_map_next(&i->staged.map, *from, &s) && s.pos < upto) {
 		u64 at = pc_max(s.pos, *from), end = pc_min(s.end, upto);
 		if (!written)
 			pc_ranges_add(r, at, end);

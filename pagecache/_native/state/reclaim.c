@@ -39,16 +39,11 @@ static u64 identity_hash(u64 inode_id, u64 index)
 	return h ^ h >> 32;
 }
 
-/* Sized by the number of folios; growing forgets, which is harmless. */
-static void ghost_fit(struct pc_cache *c)
+/* The table is sized by the number of folios; growing forgets, which is harmless. */
+static void ghost_add(struct pc_cache *c, u64 h)
 {
 	while (c->ghost_mask + 1 < c->folios.used && c->ghost_mask < c->arena.frames_max / 2)
 		c->ghost_mask = c->ghost_mask * 2 + 1;
-}
-
-static void ghost_add(struct pc_cache *c, u64 h)
-{
-	ghost_fit(c);
 	c->ghost[h & c->ghost_mask] = (u32)(h >> 32) | 1;
 }
 
@@ -162,11 +157,6 @@ static void move(struct pc_cache *c, struct pc_folio *f, u32 which, bool soon)
 	link_in(c, fifo_of(c, which), f, soon);
 }
 
-static void rotate(struct pc_cache *c, struct pc_folio *f, u32 which)
-{
-	move(c, f, which, false);
-}
-
 /* A read that counts for nothing. A counter that is full stays: it was counted by others. @done: with the last byte read,
  * the folio is the next to go, unless another reader has used it. */
 static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool done)
@@ -273,7 +263,7 @@ static bool is_awaited(u32 st)
 
 static void spare(struct pc_cache *c, struct pc_folio *f, u32 st)
 {
-	rotate(c, f, PC_F_SMALL);
+	move(c, f, PC_F_SMALL, false);
 	/* Unless the reader has just arrived: then the counter has restarted. */
 	atomic_compare_exchange_strong_explicit(&f->state, &st, st + PC_F_ACCESS_ONE, memory_order_relaxed,
 						memory_order_relaxed);
@@ -288,12 +278,12 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 		return STEP_MOVED;
 	}
 	if (st & PC_F_SMALL && hits > 1 && !force) {
-		rotate(c, f, PC_F_MAIN);
+		move(c, f, PC_F_MAIN, false);
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && hits > 0 && !force) {
-		rotate(c, f, PC_F_MAIN);
+		move(c, f, PC_F_MAIN, false);
 		/* Hits may race; a lost one is harmless, a borrow is not: only the value seen is lowered. */
 		u32 seen = pc_folio_state(f);
 		if (pc_folio_hits(seen))
@@ -306,7 +296,7 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 		*freed += n;
 		return STEP_FREED;
 	}
-	rotate(c, f, st & (PC_F_SMALL | PC_F_MAIN));
+	move(c, f, st & (PC_F_SMALL | PC_F_MAIN), false);
 	return STEP_STUCK;
 }
 

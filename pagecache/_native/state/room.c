@@ -144,12 +144,6 @@ static bool fits(const struct pc_volume *v, u64 want)
 	       (all + want <= atomic_load(&c->dirty_limit) || own + want <= v->room.floor);
 }
 
-static bool before_midpoint(const struct pc_volume *v, u64 want)
-{
-	struct pc_cache *c = v->cache;
-	return used_of_cache(c) + want <= atomic_load(&c->dirty_free) && used_of(v) + want <= v->room.midpoint;
-}
-
 bool pc_room_fits(struct pc_inode *i, struct pc_place *p)
 {
 	struct pc_volume *v = i->volume;
@@ -173,8 +167,9 @@ bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused)
 		return true;
 	room_lock(c);
 	bool first = v->room.line.next == &p->link;
-	bool turn = first || (pc_list_empty(&v->room.line) &&
-			      (paused || before_midpoint(v, p->want) || atomic_load(&v->room.grant) > 0));
+	bool low =
+		used_of_cache(c) + p->want <= atomic_load(&c->dirty_free) && used_of(v) + p->want <= v->room.midpoint;
+	bool turn = first || (pc_list_empty(&v->room.line) && (paused || low || atomic_load(&v->room.grant) > 0));
 	bool taken = turn && fits(v, p->want);
 	if (taken) {
 		if (first)

@@ -69,25 +69,7 @@ void pc_staged_clear(struct pc_inode *i)
 	changed(i, before);
 }
 
-/* The end of the last range; 0: S is empty. Context: leaf lock. */
-u64 pc_staged_end(const struct pc_inode *i)
-{
-	return pc_map_end(&i->staged.map);
-}
-
-/* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds. Context: leaf lock. */
-bool pc_staged_at(const struct pc_inode *i, u64 pos, u64 end, u64 *stop)
-{
-	return pc_map_at(&i->staged.map, pos, end, stop);
-}
-
-/* The first range that ends behind `pos`. Return: false: there is none. Context: leaf lock. */
-bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out)
-{
-	return pc_map_next(&i->staged.map, pos, out);
-}
-
-/* As pc_staged_at, for callers without a lock. Bytes enter S only before they leave memory, so a fill that
+/* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds; for callers without a lock. Bytes enter S only before they leave memory, so a fill that
  * has seen them missing sees them here. */
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 {
@@ -95,7 +77,7 @@ bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop)
 	if (PC_LIKELY(!pc_staged_bytes(i)))
 		return false;
 	pc_inode_leaf_lock(i);
-	bool in = pc_staged_at(i, pos, end, stop);
+	bool in = pc_map_at(&i->staged.map, pos, end, stop);
 	pc_inode_leaf_unlock(i);
 	return in;
 }
@@ -105,7 +87,7 @@ bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *
 {
 	struct pc_range r;
 	pc_inode_leaf_lock(i);
-	bool found = pc_staged_next(i, from, &r);
+	bool found = pc_map_next(&i->staged.map, from, &r);
 	pc_inode_leaf_unlock(i);
 	if (found) {
 		*pos = pc_max(r.pos, from);
@@ -137,7 +119,7 @@ bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 	u64 page = i->cache->page_size, index = pos / page, last = (pc_min(end, UINT64_MAX - page) + page - 1) / page;
 	struct pc_range r;
 	pc_inode_leaf_lock(i);
-	bool any = pc_staged_next(i, index * page, &r) && r.pos < last * page;
+	bool any = pc_map_next(&i->staged.map, index * page, &r) && r.pos < last * page;
 	any = any || any_block(i, PC_U, PC_MARK_UNSTABLE, index, last);
 	any = any || (pc_came_back(i) && any_block(i, PC_D, PC_MARK_DIRTY, index, last));
 	pc_inode_leaf_unlock(i);
@@ -149,7 +131,7 @@ bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end)
 bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
 {
 	const struct pc_staged *s = &i->staged;
-	u64 end = pc_staged_end(i);
+	u64 end = pc_map_end(&i->staged.map);
 	if (!pc_map_check(&s->map, i->id, out))
 		return false;
 	if (end > pc_inode_remote_size(i))

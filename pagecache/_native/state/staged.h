@@ -24,9 +24,6 @@ struct pc_ranges {
 bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
 bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end);
 void pc_staged_clear(struct pc_inode *i);
-bool pc_staged_at(const struct pc_inode *i, u64 pos, u64 end, u64 *stop);
-u64 pc_staged_end(const struct pc_inode *i);
-bool pc_staged_next(const struct pc_inode *i, u64 pos, struct pc_range *out);
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);
 bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out);
 

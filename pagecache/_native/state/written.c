@@ -159,7 +159,7 @@ static void reset(struct pc_inode *i, struct pc_folio *f, u32 b, u64 to)
 static bool any_staged(const struct pc_inode *i, u64 start)
 {
 	u64 end = start + i->cache->page_size, stop;
-	return pc_staged_bytes(i) && (pc_staged_at(i, start, end, &stop) || stop < end);
+	return pc_staged_bytes(i) && (pc_map_at(&i->staged.map, start, end, &stop) || stop < end);
 }
 
 /* ---------------------------------------------------------------- writers, and bytes without one */
@@ -335,7 +335,7 @@ static bool next_borrowed(struct pc_inode *i, const struct pc_folio *f, u32 b, u
 	pc_inode_leaf_lock(i);
 	bool dirty = in_set(i, f, PC_D, b);
 	while (dirty && !found && pc_written_next(i, f, b, false, at, end, pos, &last)) {
-		found = !pc_staged_at(i, *pos, last, stop);
+		found = !pc_map_at(&i->staged.map, *pos, last, stop);
 		at = *stop;
 	}
 	pc_inode_leaf_unlock(i);

@@ -192,7 +192,10 @@ static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struc
 		if (!folio_busy(f, need->kind) || (may_call && (taken = take_over(i, need))))
 			break;
 		if (!sleep.cache) {
-			struct pc_wait w = pc_wait_for_folio(i, f, need);
+			u32 kind = need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO;
+			u64 pos = pc_folio_pos(c, f);
+			struct pc_wait w = pc_wait_of(i, kind, pos, pos + pc_folio_bytes(c, f));
+			w.request = need->owner;
 			pc_sleep_begin(&sleep, c, &w);
 		}
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
@@ -283,6 +286,16 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 		pc_credit_pass(v); /* a wake-up for this caller may be the only one */
 	pc_sleep_end(&sleep, err);
 	return err;
+}
+
+/* engine.room(pos, length, place): wait for dirty budget, or with no length until memory may be free. Return: PC_DONE,
+ * PC_FAILED. */
+enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place)
+{
+	PyObject *room = PyObject_CallMethod(engine_of(i), "room", "KKK", (unsigned long long)pos,
+					     (unsigned long long)len, (unsigned long long)(uintptr_t)place);
+	Py_XDECREF(room);
+	return room ? PC_DONE : PC_FAILED;
 }
 
 /* Queued in a fair queue: sleep until granted. Return: 0, -1 exception, 1 deadline; on failure leave the queue. */

@@ -4,7 +4,7 @@
  * A memoryview made from a bare pointer can be released while a slice, a cast or an array still points into the memory
  * (tried). So buffers come from exporter types: Buf for the calls of a backend, Pin for the segments of a view. Both
  * count exports; memory is reused only after the last one. A Buf whose buffers outlive their call gets the frames and
- * the plain memory that it needs: pc_buf_keep, pc_buf_adopt.
+ * the plain memory that it needs: pc_buf_keep.
  *
  * Locks: `releasebuffer` may run in any thread at any moment, also inside calls of this module: leaf locks only, no
  * Python code.
@@ -91,14 +91,8 @@ PyObject *pc_buf_new(PyObject *core, bool readonly)
 	struct buf *b = PyObject_New(struct buf, pc_buf_type);
 	if (!b)
 		return NULL;
-	Py_INCREF(core);
-	b->core = core;
-	b->memory = NULL;
-	b->len = 0;
-	atomic_init(&b->exports, 0);
-	b->kept = NULL;
-	b->adopted = NULL;
-	b->nr_kept = 0;
+	memset((char *)b + sizeof(PyObject), 0, sizeof(*b) - sizeof(PyObject));
+	b->core = Py_NewRef(core);
 	b->readonly = readonly;
 	return (PyObject *)b;
 }
@@ -118,16 +112,11 @@ bool pc_buf_exported(PyObject *buf)
 	return atomic_load(&((struct buf *)buf)->exports) > 0;
 }
 
-/* Called before pc_buf_keep. */
-void pc_buf_adopt(PyObject *buf, void *memory)
-{
-	((struct buf *)buf)->adopted = memory;
-}
-
-/* The call has ended with exports left: the last release returns the frames and frees the array. */
-void pc_buf_keep(PyObject *buf, u32 *frames, u32 n)
+/* The call has ended with exports left: the last release returns the frames, and frees the array and plain memory. */
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n, void *memory)
 {
 	struct buf *b = (struct buf *)buf;
+	b->adopted = memory;
 	b->kept = frames;
 	b->nr_kept = n;
 	if (!pc_buf_exported(buf))
@@ -179,14 +168,6 @@ static PyObject *pin_new(PyObject *core, const struct pc_pin *held)
 	return (PyObject *)p;
 }
 
-/* Wait for memory, as a writer does; the call raises if none can ever be free. Return: PC_TRY_AGAIN, PC_FAILED. */
-static enum pc_result wait_for_memory(struct pc_inode *i)
-{
-	PyObject *room = PyObject_CallMethod(i->user, "room", "iii", 0, 0, 0);
-	Py_XDECREF(room);
-	return room ? PC_TRY_AGAIN : PC_FAILED;
-}
-
 /* Handle a failure of pc_pin. Return: PC_TRY_AGAIN, PC_FAILED. */
 static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, const struct pc_need *need)
 {
@@ -199,14 +180,10 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	if (err == -ENOBUFS)
 		return pc_raise(core, engine_of(i), "pins",
 				"a quarter of the cache is held by writable views: release some first");
-	if (need->kind == PC_NEED_FOLIO || need->kind == PC_NEED_FLIGHT)
-		return pc_wait_folio(i, core, need);
-	if (need->kind == PC_NEED_OPEN)
-		return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
-	if (need->kind != PC_NEED_FILL)
-		return PC_TRY_AGAIN;
-	enum pc_result result = pc_run_fill(core, i, need->pos, need->len, NULL);
-	return result == PC_UNCACHED ? wait_for_memory(i) : result;
+	enum pc_result result = pc_provide(core, i, need);
+	if (result != PC_UNCACHED)
+		return result;
+	return pc_engine_room(i, 0, 0, NULL) == PC_FAILED ? PC_FAILED : PC_TRY_AGAIN;
 }
 
 /* Collect pins of [start, start + bytes), ascending. Return: a list, NULL. */
@@ -241,32 +218,18 @@ static PyObject *pin_range(PyObject *core, struct pc_inode *i, u64 start, u64 by
 	return list;
 }
 
-/* Fill missing bytes before the lock is taken, as far as possible, so that writers need not wait for it. Return: 0,
- * -1. */
-static int fill_first(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
-{
-	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos, last = UINT64_MAX;
-	enum pc_result filled = PC_TRY_AGAIN;
-	while (filled == PC_TRY_AGAIN && (pos = pc_first_missing(i, pos, end)) < end && pos != last) {
-		last = pos;
-		filled = pc_run_fill(core, i, pos, end - pos, NULL);
-	}
-	return filled == PC_FAILED ? -1 : 0;
-}
-
 /* Pin with the inode lock, which blocks writers and truncates. */
 static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 len)
 {
 	PyObject *list = NULL;
+	u64 size = pc_inode_size(i), end = pos < size ? pos + pc_min(len, size - pos) : pos;
+	/* Missing bytes are filled before the lock is taken, as far as possible, so that writers need not wait for it. */
 	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
-	    fill_first(core, i, pos, len))
+	    pc_fill_all(core, i, pos, end, 1) == PC_FAILED)
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, pc_str_view, pos, pos + len);
 	if (!op)
 		return NULL;
-	caller_of(op)->what = Py_NewRef(pc_str_view);
-	caller_of(op)->pos = pos;
-	caller_of(op)->end = pos + len;
 	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0)
 		list = pin_range(core, i, pos, len, true);
 	pc_op_settle(op);

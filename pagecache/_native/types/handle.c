@@ -62,6 +62,14 @@ PyObject *pc_new_bytes(u64 len, u64 pos)
 	return bytes;
 }
 
+/* The first n bytes of a result, which is freed. Return: NULL: n is negative, or there is no memory. */
+PyObject *pc_shorten(PyObject *bytes, i64 n)
+{
+	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
+	Py_DECREF(bytes);
+	return shorter;
+}
+
 /* Report why a handle cannot be used. Return: -1 with the exception. */
 int pc_refused(struct handle *h)
 {
@@ -128,15 +136,13 @@ int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct seg
 	}
 	Py_ssize_t n = PySequence_Size(buffers);
 	for (Py_ssize_t k = 0; k < n; k++) {
-		PyObject *buffer = PySequence_GetItem(buffers, k);
 		Py_buffer view;
-		int err = buffer ? PyObject_GetBuffer(buffer, &view, flags) : -1;
-		if (err && buffer && PyErr_ExceptionMatches(PyExc_BufferError))
-			PyErr_Format(PyExc_TypeError, "segment %zd is not a %scontiguous bytes-like object", k,
-				     flags & PyBUF_WRITABLE ? "writable, " : "");
-		Py_XDECREF(buffer);
-		if (err)
+		if (pc_get_segment(buffers, k, flags, &view)) {
+			if (PyErr_ExceptionMatches(PyExc_BufferError))
+				PyErr_Format(PyExc_TypeError, "segment %zd is not a %scontiguous bytes-like object", k,
+					     flags & PyBUF_WRITABLE ? "writable, " : "");
 			return -1;
+		}
 		s->total += (u64)view.len;
 		s->cached |= view.len && pc_arena_has(&h->inode->cache->arena, view.buf);
 		PyBuffer_Release(&view);
@@ -218,23 +224,12 @@ static u64 copy_checked(void *to, const void *from, u64 len, bool in)
 	return done;
 }
 
-static int copy_released(struct handle *h, void *to, const void *from, u64 len, bool in)
+/* Copy from memory that may fault, or to it, with nothing held. Return: 0; -1: a fault, and nothing was copied beyond it. */
+int pc_copy_outside(struct handle *h, void *to, const void *from, u64 len, bool in)
 {
 	u64 done;
 	Py_BEGIN_ALLOW_THREADS done = copy_checked(to, from, len, in);
 	Py_END_ALLOW_THREADS return done == len ? 0 : pc_raise(h->core, h->inode->user, "fault", FAULTED);
-}
-
-/* Copy from memory that may fault, with nothing held. Return: 0; -1: a fault, and nothing was copied beyond it. */
-int pc_copy_in(struct handle *h, void *to, const void *from, u64 len)
-{
-	return copy_released(h, to, from, len, true);
-}
-
-/* Copy to memory that may fault. */
-int pc_copy_out(struct handle *h, void *to, const void *from, u64 len)
-{
-	return copy_released(h, to, from, len, false);
 }
 
 /* ---------------------------------------------------------------- position */
@@ -296,20 +291,17 @@ static PyObject *handle_tell(PyObject *self, PyObject *unused)
 	return check_open(h) ? NULL : PyLong_FromUnsignedLongLong(h->position);
 }
 
-static PyObject *handle_readable(PyObject *self, PyObject *unused)
-{
-	return check_open(handle_of(self)) ? NULL : PyBool_FromLong(handle_of(self)->readable);
-}
+/* Define a method that answers a question about an open handle. */
+#define HANDLE_FLAG(name, expression)                                                                                  \
+	static PyObject *handle_##name(PyObject *self, PyObject *unused)                                               \
+	{                                                                                                              \
+		struct handle *h = handle_of(self);                                                                    \
+		return check_open(h) ? NULL : PyBool_FromLong(expression);                                             \
+	}
 
-static PyObject *handle_writable(PyObject *self, PyObject *unused)
-{
-	return check_open(handle_of(self)) ? NULL : PyBool_FromLong(handle_of(self)->writable);
-}
-
-static PyObject *handle_seekable(PyObject *self, PyObject *unused)
-{
-	return check_open(handle_of(self)) ? NULL : Py_NewRef(Py_True);
-}
+HANDLE_FLAG(readable, h->readable)
+HANDLE_FLAG(writable, h->writable)
+HANDLE_FLAG(seekable, h->inode != NULL)
 
 /* ---------------------------------------------------------------- for the subclass */
 
@@ -489,8 +481,8 @@ int pc_install_types(void)
 {
 	PyGILState_STATE gil = PyGILState_Ensure();
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
-	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_functions(module) ||
-		  pc_install_exporters(module) || pc_install_handle(module) || pc_install_names(module);
+	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_exporters(module) ||
+		  pc_install_handle(module) || pc_install_names(module);
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);

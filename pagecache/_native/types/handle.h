@@ -43,12 +43,12 @@ struct segments {
 int pc_check_segments(struct handle *h, PyObject *buffers, int flags, struct segments *s);
 bool pc_may_fault(const struct handle *h, PyObject *object);
 void *pc_bounce_new(struct handle *h, u64 len);
-int pc_copy_in(struct handle *h, void *to, const void *from, u64 len);
-int pc_copy_out(struct handle *h, void *to, const void *from, u64 len);
+int pc_copy_outside(struct handle *h, void *to, const void *from, u64 len, bool in);
 
 int pc_refuse(struct handle *h, PyObject *error, const char *why);
 int pc_swapped(PyObject *const *args, const char *verb, const char *what);
 PyObject *pc_new_bytes(u64 len, u64 pos);
+PyObject *pc_shorten(PyObject *bytes, i64 n);
 
 static inline struct handle *handle_of(PyObject *self)
 {
@@ -149,9 +149,7 @@ PyObject *handle_write(PyObject *self, PyObject *data);
 void pc_characters_written(u64 done);
 
 /* handle_claim.c */
-enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b);
-enum pc_result pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done);
-enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool locked);
+enum pc_result pc_write_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool append, bool locked);
 
 static inline i64 pc_core_write(struct handle *h, u64 pos, const u8 *from, u64 len, struct pc_need *need)
 {
@@ -164,26 +162,23 @@ static inline i64 pc_core_write(struct handle *h, u64 pos, const u8 *from, u64 l
 }
 
 /* handle_segments.c */
+int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view);
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);
 PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
 PyObject *handle_joined(PyObject *self, PyObject *args);
 PyObject *handle_tangled(PyObject *self, PyObject *args);
 PyObject *handle_spread(PyObject *self, PyObject *args);
+PyObject *handle_may_fault(PyObject *self, PyObject *object);
+PyObject *handle_copy_aside(PyObject *self, PyObject *args);
+PyObject *handle_steady(PyObject *self, PyObject *data);
 /* handle_task.c */
 PyObject *handle_hit_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-
-/* handle_hit.c */
 PyObject *handle_open_hit(PyObject *self, PyObject *unused);
 PyObject *handle_close_hit(PyObject *self, PyObject *address);
 PyObject *handle_move_window(PyObject *self, PyObject *page);
-
-/* handle_direct.c */
-PyObject *handle_may_fault(PyObject *self, PyObject *object);
-PyObject *handle_copy_aside(PyObject *self, PyObject *args);
-PyObject *handle_steady(PyObject *self, PyObject *data);
 
 #endif

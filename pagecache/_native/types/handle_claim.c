@@ -11,32 +11,6 @@
  */
 #include "types/handle.h"
 
-/* engine.write_through(pos, len). Return: PC_DONE, PC_FAILED. */
-enum pc_result pc_call_engine(struct handle *h, PyObject *method, u64 a, u64 b)
-{
-	PyObject *engine = h->inode->user, *x = PyLong_FromUnsignedLongLong(a), *y = PyLong_FromUnsignedLongLong(b);
-	PyObject *result = x && y ? PyObject_CallMethodObjArgs(engine, method, x, y, NULL) : NULL;
-	Py_XDECREF(x);
-	Py_XDECREF(y);
-	Py_XDECREF(result);
-	return result ? PC_DONE : PC_FAILED;
-}
-
-/* engine.room(pos, length, place), which may wait. Return: PC_DONE, PC_FAILED. */
-static enum pc_result engine_room(struct handle *h, u64 pos, u64 len, const struct pc_place *place)
-{
-	PyObject *engine = h->inode->user, *where = PyLong_FromUnsignedLongLong(pos);
-	PyObject *length = PyLong_FromUnsignedLongLong(len), *address = PyLong_FromUnsignedLongLong((uintptr_t)place);
-	PyObject *result = where && length && address
-				   ? PyObject_CallMethodObjArgs(engine, pc_str_room, where, length, address, NULL)
-				   : NULL;
-	Py_XDECREF(where);
-	Py_XDECREF(length);
-	Py_XDECREF(address);
-	Py_XDECREF(result);
-	return result ? PC_DONE : PC_FAILED;
-}
-
 /* ---------------------------------------------------------------- a write that may wait */
 
 /* The operation owns the inode lock, and has the place of the dirty budget. */
@@ -47,25 +21,14 @@ struct writing {
 	struct pc_need need; /* of the last copy */
 };
 
-/* Describe an operation, for reports about waits for its locks. */
-static void describe(struct op *op, PyObject *verb, u64 pos, u64 len)
-{
-	struct op_caller *own = caller_of(op);
-	own->what = Py_NewRef(verb);
-	own->pos = pos;
-	own->end = pos + len;
-	pc_op_claims(op);
-}
-
 /* Begin a write that may wait. @verb and the range describe it in reports about waits for its locks. Return: PC_DONE,
  * PC_FAILED; end_writing() in any case. */
 static enum pc_result begin_writing(struct writing *w, struct handle *h, PyObject *verb, u64 pos, u64 len, u64 done)
 {
-	struct op *op = pc_op_new(h->core, h->inode, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(h->core, h->inode, verb, pos, pos + len);
 	*w = (struct writing){.h = h, .op = op, .pos = pos, .done = done};
 	if (!op)
 		return PC_FAILED;
-	describe(op, verb, pos, len);
 	int err = pc_check_reentry(h->inode, h->core, "a write from inside a backend call of the same volume");
 	return err ? PC_FAILED : PC_DONE;
 }
@@ -123,7 +86,7 @@ static enum pc_result wait_for_room(struct writing *w, u64 pos, u64 len)
 	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return PC_DONE;
 	atomic_fetch_add(&i->volume->room.throttled, 1);
-	enum pc_result result = engine_room(w->h, pos, len, place);
+	enum pc_result result = pc_engine_room(i, pos, len, place);
 	atomic_fetch_sub(&i->volume->room.throttled, 1);
 	return result;
 }
@@ -164,19 +127,6 @@ static u64 piece_of(struct pc_inode *i, u64 len)
 	return pc_min(len, pc_min(PC_PIECE, pc_max(share, c->page_size)));
 }
 
-/* Provide bytes that a folio lacks, or wait for a folio, with the inode lock held. Return: PC_TRY_AGAIN, PC_UNCACHED,
- * PC_FAILED. */
-static enum pc_result provide(struct handle *h, const struct pc_need *need)
-{
-	switch (need->kind) {
-	case PC_NEED_FILL: return pc_run_fill(h->core, h->inode, need->pos, need->len, NULL);
-	case PC_NEED_FOLIO:
-	case PC_NEED_FLIGHT: return pc_wait_folio(h->inode, h->core, need);
-	case PC_NEED_OPEN: return pc_raise(h->core, h->inode->user, "shutdown", "the volume is being detached");
-	default: return PC_UNCACHED;
-	}
-}
-
 /* Copy a piece, with budget and the inode lock held; count accepted bytes. Return: PC_DONE: all; PC_UNCACHED,
  * PC_FAILED: some. */
 static enum pc_result copy_piece(struct writing *w, const u8 *from, u64 len)
@@ -186,7 +136,7 @@ static enum pc_result copy_piece(struct writing *w, const u8 *from, u64 len)
 		u64 n = (u64)pc_core_write(w->h, w->pos + w->done, from + copied, len - copied, &w->need);
 		copied += n;
 		w->done += n;
-		result = copied == len ? PC_DONE : provide(w->h, &w->need);
+		result = copied == len ? PC_DONE : pc_provide(w->h->core, w->h->inode, &w->need);
 	}
 	return result;
 }
@@ -205,36 +155,25 @@ static enum pc_result take_piece(struct writing *w, const u8 *from, u64 len, boo
 	pc_place_close(w->h->inode, &caller_of(w->op)->place);
 	if (!locked && result != PC_FAILED)
 		unlock_inode(w->op); /* after a failure the end of the operation does it */
-	return result == PC_UNCACHED ? engine_room(w->h, 0, 0, NULL) : result; /* until memory may be free */
+	return result == PC_UNCACHED ? pc_engine_room(w->h->inode, 0, 0, NULL) : result; /* until memory may be free */
 }
 
-/* Write the bytes of [from, from + len) after the first `done`, with all waits that may be needed before and in between.
- * The inode lock is free while it waits. Return: PC_DONE, PC_FAILED. */
-enum pc_result pc_write_slow(struct handle *h, u64 pos, const u8 *from, u64 len, u64 done)
-{
-	struct writing w;
-	enum pc_result result = begin_writing(&w, h, pc_str_write, pos, len, done);
-	while (result == PC_DONE && w.done < len)
-		result = take_piece(&w, from + w.done, piece_of(h->inode, len - w.done), false);
-	return end_writing(&w, result);
-}
-
-/* Append the bytes of [from, from + len) after the first `done`, and keep the inode lock throughout. @locked: the caller
- * holds that lock, and wrote the first bytes at *pos; this call owns it then. *pos: receives the offset. Return: PC_DONE,
- * PC_FAILED. */
-enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool locked)
+/* Write the bytes of [from, from + len) after the first `done`, with all waits that may be needed before and in between. The
+ * inode lock is free while it waits; an append, whose offset *pos receives, keeps it throughout. @locked: the caller holds
+ * that lock, and wrote the first bytes of an append at *pos; this call owns it then. Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_write_slow(struct handle *h, u64 *pos, const u8 *from, u64 len, u64 done, bool append, bool locked)
 {
 	struct pc_inode *i = h->inode;
 	struct writing w;
-	enum pc_result result = begin_writing(&w, h, pc_str_append, *pos, len, done);
+	enum pc_result result = begin_writing(&w, h, append ? pc_str_append : pc_str_write, *pos, len, done);
 	if (locked && w.op)
 		caller_of(w.op)->holds |= PC_HOLD_LOCK_X;
 	else if (locked)
 		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	else if (result == PC_DONE)
+	else if (append && result == PC_DONE)
 		result = lock_throughout(&w);
 	while (result == PC_DONE && w.done < len) {
-		if (w.done == 0) {
+		if (append && w.done == 0) {
 			*pos = w.pos = pc_inode_size(i);
 			caller_of(w.op)->pos = w.pos;
 			caller_of(w.op)->end = w.pos + len;
@@ -242,7 +181,7 @@ enum pc_result pc_append_slow(struct handle *h, u64 *pos, const u8 *from, u64 le
 		if (PC_UNLIKELY(w.pos + len > INT64_MAX))
 			result = pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
 		else
-			result = take_piece(&w, from + w.done, piece_of(i, len - w.done), true);
+			result = take_piece(&w, from + w.done, piece_of(i, len - w.done), append);
 	}
 	return end_writing(&w, result);
 }

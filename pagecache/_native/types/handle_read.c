@@ -108,11 +108,7 @@ static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
 	i64 n = read_range(h, pos, (u8 *)PyBytes_AsString(bytes), len);
-	if (PC_LIKELY(n == (i64)len))
-		return bytes;
-	PyObject *shorter = n < 0 ? NULL : PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n);
-	Py_DECREF(bytes);
-	return shorter;
+	return PC_LIKELY(n == (i64)len) ? bytes : pc_shorten(bytes, n);
 }
 
 PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
@@ -150,7 +146,7 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
 			n = read_range(h, pos, bounce, len);
-		if (n > 0 && pc_copy_out(h, view.buf, bounce, (u64)n))
+		if (n > 0 && pc_copy_outside(h, view.buf, bounce, (u64)n, false))
 			n = -1;
 		free(bounce);
 	}
@@ -231,14 +227,13 @@ PyObject *pc_try_read(struct handle *h, u64 pos, u64 size)
 	if (n == (i64)len) {
 		pc_count_hit(h->inode);
 		pc_read_seen(h, pos, len);
-		return bytes;
+	} else if (need.kind == PC_NEED_NOTHING) { /* the end of the file */
+		bytes = pc_shorten(bytes, n);
+	} else {
+		Py_DECREF(bytes);
+		Py_RETURN_NONE;
 	}
-	bool eof = need.kind == PC_NEED_NOTHING;
-	PyObject *shorter = eof ? PyBytes_FromStringAndSize(PyBytes_AsString(bytes), (Py_ssize_t)n) : NULL;
-	Py_DECREF(bytes);
-	if (eof)
-		return shorter;
-	Py_RETURN_NONE;
+	return bytes;
 }
 
 PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)

@@ -7,7 +7,7 @@
  */
 #include "types/handle.h"
 
-static int get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)
+int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)
 {
 	PyObject *buffer = PySequence_GetItem(buffers, k);
 	int err = buffer ? PyObject_GetBuffer(buffer, view, flags) : -1;
@@ -30,7 +30,7 @@ int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads
 	int tangled = 0, flags = reads ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_SIMPLE;
 	Py_buffer view;
 	for (u64 k = 0, done = 0; k < (u64)n && n > 1 && !tangled; k++) {
-		if (get_segment(buffers, (Py_ssize_t)k, flags, &view))
+		if (pc_get_segment(buffers, (Py_ssize_t)k, flags, &view))
 			return -1;
 		u64 after = done + (u64)view.len, from = reads ? pos + after : pos,
 		    len = reads ? s->total - after : done;
@@ -49,21 +49,18 @@ PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total)
 	u64 done = 0;
 	for (Py_ssize_t k = 0; k < n && joined; k++) {
 		Py_buffer view;
-		if (get_segment(buffers, k, PyBUF_SIMPLE, &view)) {
+		if (pc_get_segment(buffers, k, PyBUF_SIMPLE, &view)) {
 			Py_CLEAR(joined);
 			break;
 		}
 		u64 part = pc_min((u64)view.len, total - done);
-		if (part && pc_copy_in(h, PyBytes_AsString(joined) + done, view.buf, part))
+		if (part && pc_copy_outside(h, PyBytes_AsString(joined) + done, view.buf, part, true))
 			Py_CLEAR(joined);
 		done += part;
 		PyBuffer_Release(&view);
 	}
-	if (joined && done < total) { /* the list changed during the calls */
-		PyObject *shorter = PyBytes_FromStringAndSize(PyBytes_AsString(joined), (Py_ssize_t)done);
-		Py_DECREF(joined);
-		joined = shorter;
-	}
+	if (joined && done < total) /* the list changed during the calls */
+		joined = pc_shorten(joined, (i64)done);
 	if (joined)
 		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
 	return joined;
@@ -75,10 +72,10 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 	Py_ssize_t n = PySequence_Size(buffers);
 	for (Py_ssize_t k = 0; k < n && len; k++) {
 		Py_buffer view;
-		if (get_segment(buffers, k, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &view))
+		if (pc_get_segment(buffers, k, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &view))
 			return -1;
 		u64 part = pc_min((u64)view.len, len);
-		int err = part ? pc_copy_out(h, view.buf, from, part) : 0;
+		int err = part ? pc_copy_outside(h, view.buf, from, part, false) : 0;
 		PyBuffer_Release(&view);
 		if (err)
 			return -1;
@@ -88,17 +85,70 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 	return n < 0 ? -1 : 0;
 }
 
+/* ---------------------------------------------------------------- methods of direct handles (file/direct.py) */
+
+/* _may_fault(buffer) -> whether touching it might wait for this process itself. */
+PyObject *handle_may_fault(PyObject *self, PyObject *object)
+{
+	return PyBool_FromLong(pc_may_fault(handle_of(self), object));
+}
+
+/* _copy_aside(to, from): `from` to the beginning of `to`. */
+PyObject *handle_copy_aside(PyObject *self, PyObject *args)
+{
+	Py_buffer to, from;
+	if (!PyArg_ParseTuple(args, "w*y*", &to, &from))
+		return NULL;
+	bool fits = from.len <= to.len;
+	int err = fits ? pc_copy_outside(handle_of(self), to.buf, from.buf, (u64)from.len, false) : 0;
+	PyBuffer_Release(&to);
+	PyBuffer_Release(&from);
+	if (err)
+		return NULL;
+	if (fits)
+		Py_RETURN_NONE;
+	PyErr_SetString(PyExc_ValueError, "the source is longer");
+	return NULL;
+}
+
+/* _steady(data) -> data, or a copy of it if it may fault. */
+PyObject *handle_steady(PyObject *self, PyObject *data)
+{
+	struct handle *h = handle_of(self);
+	Py_buffer view;
+	if (!PyObject_CheckBuffer(data) || !pc_may_fault(h, data))
+		return Py_NewRef(data);
+	if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)) {
+		if (PyErr_ExceptionMatches(PyExc_BufferError))
+			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+		return NULL;
+	}
+	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
+	if (copy && pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
+		Py_CLEAR(copy);
+	if (copy)
+		pc_count(h->inode, &h->inode->counters.staged_copies, 1);
+	PyBuffer_Release(&view);
+	return copy;
+}
+
+/* The arguments of a method: buffers, and the offset of the first. Return: as pc_segments_tangled. */
+static int tangled_arguments(struct handle *h, PyObject *args, bool reads, PyObject **buffers, struct segments *s)
+{
+	unsigned long long pos;
+	if (check_open(h) || !PyArg_ParseTuple(args, "OK", buffers, &pos) ||
+	    pc_check_segments(h, *buffers, reads ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_SIMPLE, s))
+		return -1;
+	return pc_segments_tangled(h, *buffers, pos, reads, s);
+}
+
 /* _joined(buffers, offset) -> bytes to be written instead of the buffers, or None if they may be written one by one. */
 PyObject *handle_joined(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);
 	PyObject *buffers;
-	unsigned long long pos;
 	struct segments s;
-	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
-	    pc_check_segments(h, buffers, PyBUF_SIMPLE, &s))
-		return NULL;
-	int tangled = pc_segments_tangled(h, buffers, pos, false, &s);
+	int tangled = tangled_arguments(h, args, false, &buffers, &s);
 	if (tangled > 0)
 		return pc_segments_join(h, buffers, s.total);
 	return tangled < 0 ? NULL : Py_NewRef(Py_None);
@@ -108,14 +158,9 @@ PyObject *handle_joined(PyObject *self, PyObject *args)
  * another. */
 PyObject *handle_tangled(PyObject *self, PyObject *args)
 {
-	struct handle *h = handle_of(self);
 	PyObject *buffers;
-	unsigned long long pos;
 	struct segments s;
-	if (check_open(h) || !PyArg_ParseTuple(args, "OK", &buffers, &pos) ||
-	    pc_check_segments(h, buffers, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS, &s))
-		return NULL;
-	int tangled = pc_segments_tangled(h, buffers, pos, true, &s);
+	int tangled = tangled_arguments(handle_of(self), args, true, &buffers, &s);
 	return tangled < 0 ? NULL : PyLong_FromUnsignedLongLong(tangled ? s.total : 0);
 }
 

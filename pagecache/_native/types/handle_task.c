@@ -1,9 +1,13 @@
 /*
- * handle_task.c - hits of tasks: reads and writes that a task makes on its event loop (aio.py).
+ * handle_task.c - hits of tasks, which read and write on their event loop (aio.py), and of threads without a Python thread
+ * state (hit.c).
  *
  * A hit of at most one piece is complete when the verb returns. None means that a thread has to make the call: it would
  * wait, it is longer than a piece, or its buffer may fault or is memory of the range itself. aio.py makes a longer call
  * in pieces, with a turn of the loop after each.
+ *
+ * Threads get an address, and leave one job to the handle: moving its readahead window. A hit is closed here and not by its
+ * address alone, since the memory of a closed cache may be freed with it: that needs the interpreter's lock.
  */
 #include "types/handle.h"
 
@@ -48,12 +52,6 @@ PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_
 	return PyLong_FromUnsignedLongLong(got);
 }
 
-/* Return: 1: the calling coroutine is in a call of this volume's backend, where a write is refused; 0, -1. */
-static int is_inside(struct handle *h)
-{
-	return PC_UNLIKELY(h->inode->volume->on_loop) ? pc_inside_call(h->inode->volume) : 0;
-}
-
 /* _hit_pwrite(data, offset) -> bytes written, None */
 PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -62,7 +60,7 @@ PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	u64 pos;
 	if (offset_arguments(h, "pwrite", "data", true, args, nargs, &pos))
 		return NULL;
-	int inside = is_inside(h);
+	int inside = pc_inside_call(h->inode->volume); /* of this volume's backend, where a write is refused */
 	if (inside < 0 || pc_get_source(args[0], &view))
 		return NULL;
 	bool may_hit = !inside && view.len <= PC_LOOP_PIECE && may_copy_here(h, args[0], &view, pos, true);
@@ -86,4 +84,41 @@ PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nar
 		      may_copy_here(h, args[0], &view, pos, writes);
 	PyBuffer_Release(&view);
 	return PyBool_FromLong(pieces);
+}
+
+/* ---------------------------------------------------------------- threads */
+
+/* _open_hit(): an address, to be given to _close_hit while the handle still exists. */
+PyObject *handle_open_hit(PyObject *self, PyObject *unused)
+{
+	struct handle *h = handle_of(self);
+	struct pc_hit *hit;
+	if (check_open(h))
+		return NULL;
+	h->wrote |= h->writable; /* from now on maybe without this handle */
+	/* A write-through handle waits for the backend. */
+	if (pc_hit_open(h->inode, (uintptr_t)&h->closed, (uintptr_t)&h->ra, h->readable, h->writable && !h->through,
+			&hit))
+		return PyErr_NoMemory();
+	return PyLong_FromUnsignedLongLong((uintptr_t)hit);
+}
+
+PyObject *handle_close_hit(PyObject *self, PyObject *address)
+{
+	unsigned long long hit = PyLong_AsUnsignedLongLong(address);
+	if (PyErr_Occurred())
+		return NULL;
+	pc_hit_close((struct pc_hit *)(uintptr_t)hit);
+	Py_RETURN_NONE;
+}
+
+/* _move_window(page): one of those threads has read the page that starts the next window. */
+PyObject *handle_move_window(PyObject *self, PyObject *page)
+{
+	struct handle *h = handle_of(self);
+	struct pc_need need = {.readahead = 1, .marker = PyLong_AsUnsignedLongLong(page)};
+	if (PyErr_Occurred() || check_open(h))
+		return NULL;
+	pc_met_marker(h, &need);
+	Py_RETURN_NONE;
 }

@@ -48,10 +48,14 @@ static bool may_try(struct handle *h, u64 len)
 /* All bytes of the range are accepted, whatever the write-back of it answers. Return: PC_DONE, PC_FAILED. */
 static enum pc_result write_through(struct handle *h, u64 pos, u64 len)
 {
-	if (PC_LIKELY(!h->through) || !len || pc_call_engine(h, pc_str_write_through, pos, len) != PC_FAILED)
+	if (PC_LIKELY(!h->through) || !len)
 		return PC_DONE;
-	pc_characters_written(len);
-	return PC_FAILED;
+	PyObject *written = PyObject_CallMethod(h->inode->user, "write_through", "KK", (unsigned long long)pos,
+						(unsigned long long)len);
+	Py_XDECREF(written);
+	if (!written)
+		pc_characters_written(len);
+	return written ? PC_DONE : PC_FAILED;
 }
 
 /* Writes keep the interpreter lock, so a thread that only writes keeps it for a whole switch interval (5 ms), once for
@@ -78,21 +82,31 @@ static int check_end(struct handle *h, u64 pos, u64 len)
 	return -1;
 }
 
-/* Return: PC_DONE: everything is accepted; PC_FAILED. */
-static enum pc_result write_all(struct handle *h, u64 pos, const u8 *from, u64 len)
+/* Accept all bytes of a write at *pos, or of an append, whose offset *pos receives. Inlined: a write costs nothing for appends.
+ * Return: PC_DONE, PC_FAILED. */
+static inline __attribute__((always_inline)) enum pc_result accept_all(struct handle *h, const u8 *from, u64 len,
+								       u64 *pos, bool append)
 {
 	struct pc_inode *i = h->inode;
 	u64 done = 0;
+	bool locked = false;
+	if (append)
+		*pos = pc_inode_size(i);
 	if (len == 0)
 		return PC_DONE;
-	if (check_end(h, pos, len))
+	if (check_end(h, *pos, len))
 		return PC_FAILED;
 	if (PC_LIKELY(may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE))) {
 		struct pc_need need;
-		done = (u64)pc_core_write(h, pos, from, len, &need);
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
+		if (append)
+			*pos = pc_inode_size(i);
+		if (PC_LIKELY(!append || *pos + len <= INT64_MAX))
+			done = (u64)pc_core_write(h, *pos, from, len, &need);
+		locked = append && done > 0 && done < len; /* bytes of other writers must not come in between */
+		if (PC_LIKELY(!locked))
+			pc_inode_lock_release(i, PC_EXCLUSIVE);
 	}
-	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done) == PC_FAILED)
+	if (PC_UNLIKELY(done < len) && pc_write_slow(h, pos, from, len, done, append, locked) == PC_FAILED)
 		return PC_FAILED;
 	step_aside(h);
 	return PC_DONE;
@@ -121,36 +135,13 @@ static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *
 		      !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, true)))
 		return view->buf ? view->buf : (const u8 *)"";
 	*bounce = pc_bounce_new(h, (u64)view->len);
-	if (!*bounce || pc_copy_in(h, *bounce, view->buf, (u64)view->len) || check_writable(h)) {
+	if (!*bounce || pc_copy_outside(h, *bounce, view->buf, (u64)view->len, true) || check_writable(h)) {
 		pc_characters_written(0);
 		free(*bounce);
 		PyBuffer_Release(view);
 		return NULL;
 	}
 	return *bounce;
-}
-
-static enum pc_result append_all(struct handle *h, const u8 *from, u64 len, u64 *pos)
-{
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	u64 done = 0;
-	bool locked = false;
-	*pos = pc_inode_size(i);
-	if (len == 0)
-		return PC_DONE;
-	if (may_try(h, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
-		*pos = pc_inode_size(i);
-		if (PC_LIKELY(*pos + len <= INT64_MAX))
-			done = (u64)pc_core_write(h, *pos, from, len, &need);
-		locked = done > 0 && done < len; /* bytes of other writers must not come in between */
-		if (!locked)
-			pc_inode_lock_release(i, PC_EXCLUSIVE);
-	}
-	if (done < len && pc_append_slow(h, pos, from, len, done, locked) == PC_FAILED)
-		return PC_FAILED;
-	step_aside(h);
-	return PC_DONE;
 }
 
 /* Write or append a whole buffer to the cache; an append sets its offset. Return: bytes accepted (all of them), -1. */
@@ -162,7 +153,8 @@ static i64 accept_buffer(struct handle *h, PyObject *object, u64 *pos, bool appe
 	if (!from)
 		return -1;
 	i64 len = view.len;
-	enum pc_result result = append ? append_all(h, from, (u64)len, pos) : write_all(h, *pos, from, (u64)len);
+	enum pc_result result =
+		append ? accept_all(h, from, (u64)len, pos, true) : accept_all(h, from, (u64)len, pos, false);
 	free(bounce);
 	PyBuffer_Release(&view);
 	return result == PC_FAILED ? -1 : len;
@@ -230,34 +222,16 @@ PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs
 	return write_segments(h, args[0], pos, &s);
 }
 
-/* Take dirty budget without waiting. A write that releases the GIL while it copies reserves it; close the place in any
- * case. */
-static bool try_room(struct handle *h, struct pc_place *place, u64 pos, u64 len)
-{
-	pc_place_open(h->inode, place, pos, len);
-	return len < h->gil_release ? pc_dirty_room(h->inode, len) : pc_room_take(h->inode, place, false);
-}
-
-/* Return: whether all was written; otherwise nothing was. */
+/* Return: whether all was written; otherwise nothing was. A write that releases the GIL while it copies reserves budget. */
 static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 {
-	struct pc_inode *i = h->inode;
-	struct pc_need need;
-	struct pc_place place;
-	u64 done = 0;
-	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(i))
+	bool written;
+	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(h->inode))
 		return false;
-	if (try_room(h, &place, pos, len) && pc_inode_lock_try(i, PC_EXCLUSIVE)) {
-		if (PC_LIKELY(len < h->gil_release)) {
-			done = (u64)pc_write_whole(i, pos, from, len, &need);
-		} else {
-			Py_BEGIN_ALLOW_THREADS done = (u64)pc_write_whole(i, pos, from, len, &need);
-			Py_END_ALLOW_THREADS
-		}
-		pc_inode_lock_release(i, PC_EXCLUSIVE);
-	}
-	pc_place_close(i, &place);
-	return done == len;
+	if (PC_LIKELY(len < h->gil_release))
+		return pc_write_try(h->inode, pos, from, len, false, &h->closed);
+	Py_BEGIN_ALLOW_THREADS written = pc_write_try(h->inode, pos, from, len, true, &h->closed);
+	Py_END_ALLOW_THREADS return written;
 }
 
 /* Refuse a pwrite that could not succeed after any wait. Return: 0, -1. */

@@ -44,6 +44,15 @@ i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part
 	return move(driver->file, driver->write, pos, vector, (int)count);
 }
 
+/* The result of a call: a number of bytes, or -errno; unless an exception is set. */
+PyObject *pc_moved(i64 moved)
+{
+	if (PyErr_Occurred())
+		return NULL;
+	errno = moved < 0 ? (int)-moved : 0;
+	return moved < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLongLong(moved);
+}
+
 /* The part of a call from Python: the buffers are exported until it returns. */
 static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 {
@@ -79,12 +88,7 @@ static PyObject *move_buffers(PyObject *self, PyObject *args, bool write)
 	while (n)
 		PyBuffer_Release(&held[--n]);
 	free(held);
-	if (PyErr_Occurred())
-		return NULL;
-	if (moved >= 0)
-		return PyLong_FromLongLong(moved);
-	errno = (int)-moved;
-	return PyErr_SetFromErrno(PyExc_OSError);
+	return pc_moved(moved);
 }
 
 static PyObject *read_into(PyObject *self, PyObject *args)

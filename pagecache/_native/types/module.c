@@ -19,10 +19,9 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	if (deadline_ns &&
 	    pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, method, 0, 0);
 	if (!op)
 		return NULL;
-	caller_of(op)->what = Py_NewRef(method);
 	if (pc_op_acquire(op, holds, deadline_ns)) {
 		pc_op_settle(op);
 		Py_DECREF(op);
@@ -45,12 +44,8 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	const char *why = "this call could only wait for the backend call that it was made from";
 	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL), *second = pc_op_new(core, j, PC_OP_CALLER, NULL);
+	struct op *op = pc_op_caller(core, i, method, 0, 0), *second = pc_op_caller(core, j, method, 0, 0);
 	bool i_first = i->id < j->id;
-	if (op && second) {
-		caller_of(op)->what = Py_NewRef(method);
-		caller_of(second)->what = Py_NewRef(method);
-	}
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
 	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
 		  pc_op_acquire(i_first ? second : op, PC_HOLD_TOKEN, deadline_ns);
@@ -87,7 +82,7 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 	PyObject *core;
 	struct pc_inode *i;
 	unsigned long long pos, end;
-	int wait, again = 0;
+	int wait;
 	if (!PyArg_ParseTuple(args, "O!O&KKp", pc_core_type, &core, pc_to_pointer, &i, &pos, &end, &wait))
 		return NULL;
 	end = pc_min(end, pc_inode_size(i));
@@ -95,19 +90,7 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 		pc_submit_fills(i, pos, end, PC_WORK_READAHEAD, 256);
 		Py_RETURN_NONE;
 	}
-	while (pos < end) {
-		u64 missing = pc_first_missing(i, pos, end);
-		again = missing == pos ? again + 1 : 0;
-		pos = missing;
-		if (pos >= end || again > 16)
-			break; /* new bytes are evicted at once: stop */
-		enum pc_result result = pc_run_fill(core, i, pos, end - pos, NULL);
-		if (result == PC_FAILED)
-			return NULL;
-		if (result == PC_UNCACHED)
-			break;
-	}
-	Py_RETURN_NONE;
+	return pc_fill_all(core, i, pos, end, 16) == PC_FAILED ? NULL : Py_NewRef(Py_None);
 }
 
 /* end_inode(core, inode): free an inode of an ended volume; for a finalizer. The interpreter lock is held throughout, so the
@@ -318,10 +301,8 @@ static PyType_Spec core_spec = {"pagecache._native._core.Core", sizeof(struct co
 int pc_install_core(PyObject *module)
 {
 	pc_core_type = (PyTypeObject *)PyType_FromSpec(&core_spec);
-	return pc_core_type ? PyModule_AddObjectRef(module, "Core", (PyObject *)pc_core_type) : -1;
-}
-
-int pc_install_functions(PyObject *module)
-{
-	return PyModule_AddFunctions(module, functions);
+	return !pc_core_type || PyModule_AddObjectRef(module, "Core", (PyObject *)pc_core_type) ||
+			       PyModule_AddFunctions(module, functions)
+		       ? -1
+		       : 0;
 }

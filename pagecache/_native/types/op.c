@@ -45,6 +45,20 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	return op;
 }
 
+/* The operation of a caller, described for reports about waits for its locks. @what: a verb, or a method of the engine. */
+struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 pos, u64 end)
+{
+	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
+	if (!op)
+		return NULL;
+	struct op_caller *own = caller_of(op);
+	own->what = Py_NewRef(what);
+	own->pos = pos;
+	own->end = end;
+	pc_op_claims(op);
+	return op;
+}
+
 /* The call returned: the token belongs to the operation again, or is released if the operation is settled. After a
  * fence the operation has lost it. */
 static void take_back(struct op *op)
@@ -236,7 +250,7 @@ PyObject *pc_revoke(PyObject *module, PyObject *args)
 		return NULL;
 	while ((op = first_to_revoke((struct pc_volume *)(uintptr_t)address, fenced))) {
 		Py_INCREF((PyObject *)op);
-		pc_op_revoke(op);
+		pc_op_end(op, OP_REVOKED);
 		Py_DECREF((PyObject *)op);
 	}
 	if (fenced)
@@ -277,20 +291,15 @@ void pc_op_extent(const struct op *op, u64 *start, u64 *end)
 	}
 }
 
-static PyObject *op_offset(PyObject *self, void *closure)
+/* The offset of the running or next call, or its length: the getter of the second has a closure. */
+static PyObject *op_position(PyObject *self, void *length)
 {
-	struct op *op = (struct op *)self;
+	const struct op *op = (struct op *)self;
+	const struct pc_request *r = request_of(op);
 	u64 start, end;
 	pc_op_extent(op, &start, &end);
-	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_pos(request_of(op)) : start);
-}
-
-static PyObject *op_length(PyObject *self, void *closure)
-{
-	struct op *op = (struct op *)self;
-	u64 start, end;
-	pc_op_extent(op, &start, &end);
-	return PyLong_FromUnsignedLongLong(request_of(op) ? pc_request_len(request_of(op)) : end - start);
+	u64 pos = r ? pc_request_pos(r) : start, len = r ? pc_request_len(r) : end - start;
+	return PyLong_FromUnsignedLongLong(length ? len : pos);
 }
 
 static PyObject *op_extent(PyObject *self, void *closure)
@@ -319,9 +328,7 @@ OP_FLAG(stopped, pc_op_stopped(op))
 static PyObject *op_answer(PyObject *self, void *closure)
 {
 	PyObject *answer = ((struct op *)self)->answer;
-	answer = answer ? answer : Py_None;
-	Py_INCREF(answer);
-	return answer;
+	return Py_NewRef(answer ? answer : Py_None);
 }
 
 static PyObject *op_anew(PyObject *self, PyObject *unused)
@@ -365,8 +372,8 @@ static PyMethodDef op_methods[] = {
 	{NULL, NULL, 0, NULL},
 };
 static PyGetSetDef op_getset[] = {
-	{"offset", op_offset, NULL, NULL, NULL},
-	{"length", op_length, NULL, NULL, NULL},
+	{"offset", op_position, NULL, NULL, NULL},
+	{"length", op_position, NULL, NULL, &pc_op_type},
 	{"extent", op_extent, NULL, NULL, NULL},
 	{"ahead", op_ahead, NULL, NULL, NULL},
 	{"staged", op_staged, NULL, NULL, NULL},

@@ -63,7 +63,7 @@ void pc_op_end_call(struct op *op)
 		return;
 	struct op_transfer *t = transfer_of(op);
 	PyObject *views = t->views;
-	pc_io_left(&t->io);
+	t->io.began_ns = 0; /* the end of a call that outlives its operation is not observed: it has no duration */
 	t->views = NULL;
 	if (views)
 		release_views(views);
@@ -71,13 +71,11 @@ void pc_op_end_call(struct op *op)
 		return; /* its buffer is a bytearray: references keep it alive */
 	if (t->buf && pc_buf_exported(t->buf)) {
 		struct pc_request *r = t->request;
-		if (r->scratch)
-			pc_buf_adopt(t->buf, pc_scratch_leave(r));
-		else if (r->sink)
-			pc_buf_adopt(t->buf, pc_sink_leave(r));
-		u32 *kept = malloc((pc_kept_max(r) + 1) * sizeof(*kept));
+		u8 *memory = r->scratch ? pc_scratch_leave(r) : r->sink ? pc_sink_leave(r) : NULL;
+		u32 *kept = malloc((r->nr_owned + r->nr_segs + 1) * sizeof(*kept));
 		PC_ASSERT(kept);
-		pc_buf_keep(t->buf, kept, op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept));
+		u32 n = op->kind == PC_OP_FILL ? pc_fill_quarantine(r, kept) : pc_call_hold(r, kept);
+		pc_buf_keep(t->buf, kept, n, memory);
 		Py_CLEAR(t->buf);
 	}
 }
@@ -309,10 +307,7 @@ static PyObject *call_driver(struct op *op, const struct pc_driver *driver, u64 
 		Py_BEGIN_ALLOW_THREADS moved = pc_driver_move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
 	} while (moved == -EINTR && !PyErr_CheckSignals() && !pc_op_stopped(op));
-	if (PyErr_Occurred())
-		return NULL;
-	errno = moved < 0 ? (int)-moved : 0;
-	return moved < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLongLong(moved);
+	return pc_moved(moved);
 }
 
 static PyObject *call_method(struct op *op, PyObject *method, u64 pos)

@@ -165,13 +165,17 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	return result;
 }
 
-/* Finish with an answer, which counts as `n`. */
-static void answer_done(struct op *op, PyObject *answer, long long n)
+/* Make a call of the backend, which returns a number of bytes. *n: that number; -1: the answer is no such number, and is kept
+ * for the error message; or there is none. Return: whether there is an answer. */
+static bool call_backend(struct op *op, struct pc_io *io, PyObject *method, PyObject *buffer, long long *n)
 {
-	if (n < 0)
-		pc_op_impossible(op, answer);
-	else
-		Py_DECREF(answer);
+	PyObject *answer = PyObject_CallFunction(method, "K(O)", (unsigned long long)io->pos, buffer);
+	*n = answer_of(answer, (Py_ssize_t)io->len);
+	pc_io_end(io, !answer);
+	if (answer && *n < 0)
+		pc_op_impossible(op, Py_NewRef(answer));
+	Py_XDECREF(answer);
+	return answer != NULL;
 }
 
 /* send(write_from, offset, buffer) -> bytes that one backend call took; -1: the answer is no such number. */
@@ -195,18 +199,15 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	own->end = pc_max(own->end, end);
 	struct pc_io io;
 	pc_io_begin(&io, op->inode, PC_IO_DIRECT, PC_TIMED_WRITE, pos, (u64)len);
-	PyObject *answer = PyObject_CallFunction(write_from, "K(O)", pos, buffer);
-	long long n = answer_of(answer, len);
-	pc_io_end(&io, !answer);
+	long long n;
+	bool answered = call_backend(op, &io, write_from, buffer, &n);
 	/* After an abort an answer means nothing, and after a fence another operation may own the file. */
 	own->acknowledged |= n > 0 && !pc_stopped(op->inode, op->generation);
 	if (!op_is_settled(op))
 		pc_direct_answer(op->inode, pos, n > 0 && !pc_stopped(op->inode, op->generation) ? pos + (u64)n : pos,
 				 end);
-	if (!answer)
-		return NULL;
-	answer_done(op, answer, n);
-	if (pc_op_refused(op)) /* otherwise a caller that has not noticed the abort would count it as done */
+	if (!answered ||
+	    pc_op_refused(op)) /* otherwise a caller that has not noticed the abort would count it as done */
 		return NULL;
 	return PyLong_FromLongLong(n);
 }
@@ -240,9 +241,8 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	struct pc_io io;
 	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len);
 	op->since_ns = io.began_ns;
-	PyObject *answer = PyObject_CallFunction(read_into, "K(O)", pos, buffer);
-	long long n = answer_of(answer, len);
-	pc_io_end(&io, !answer);
+	long long n;
+	bool answered = call_backend(op, &io, read_into, buffer, &n);
 	if (op->state == OP_IN_CALL)
 		pc_op_move(op, OP_OPEN);
 	pc_tls_op = op->outer;
@@ -254,10 +254,7 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	pc_counted(i, &i->counters.read_requests, 1);
 	pc_counted(i, &i->counters.read_bytes, n > 0 ? (u64)n : 0);
 	pc_inode_leaf_unlock(i);
-	if (!answer)
-		return NULL;
-	answer_done(op, answer, n);
-	return PyLong_FromLongLong(n);
+	return answered ? PyLong_FromLongLong(n) : NULL;
 }
 
 /* run_owning(core, inode, method, argument): engine.<method>(op, argument) with an operation that owns nothing yet, and
@@ -270,14 +267,11 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 		return NULL;
 	if (pc_check_reentry(i, core, "direct I/O from inside a backend call of the same volume"))
 		return NULL;
-	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
-	PyObject *engine = engine_of(i), *result = NULL;
+	struct op *op = pc_op_caller(core, i, method, 0, 0);
 	if (!op)
 		return NULL;
-	caller_of(op)->what = Py_NewRef(method);
-	pc_op_claims(op);
-	Py_XINCREF(engine);
-	result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
+	PyObject *engine = Py_XNewRef(engine_of(i));
+	PyObject *result = PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, argument, NULL);
 	pc_op_settle(op);
 	Py_DECREF((PyObject *)op);
 	Py_XDECREF(engine);

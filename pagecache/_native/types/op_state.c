@@ -12,7 +12,7 @@
  *   open → left         pc_op_direct_settle (op_direct.c)                     its caller has gone, its calls still run
  *   open → settled      pc_op_settle; of a commit also op_finish              it owns nothing any longer
  *   ended, left → settled    pc_op_settle
- *   open, ended → revoked    pc_op_revoke    another thread settled it: its own thread notices and starts again
+ *   open, ended → revoked    pc_op_end       another thread settled it: its own thread notices and starts again
  *   in call → settled, revoked    the same, in a forked child: there the call is not ended
  *
  * pc_op_move() makes each of them, and is the only writer of `state`; the table below says for which kinds it may. A
@@ -166,8 +166,9 @@ static void settle_transfer(struct op *op)
 		Py_CLEAR(uncached_of(op)->memory);
 }
 
-/* Release everything that the operation still owns. Keeps the exception that is set; a no-op in a forked child. */
-static void settle(struct op *op, enum op_state end)
+/* End the operation: release everything that it still owns. Idempotent; keeps the exception that is set; a no-op in a forked
+ * child. @end: OP_REVOKED: another thread ends it, while its own may still be in a backend call. */
+void pc_op_end(struct op *op, enum op_state end)
 {
 	if (op_is_settled(op))
 		return;
@@ -194,14 +195,7 @@ static void settle(struct op *op, enum op_state end)
 	pc_put_exception(error);
 }
 
-/* End the operation. Idempotent. */
 void pc_op_settle(struct op *op)
 {
-	settle(op, OP_SETTLED);
-}
-
-/* End it from another thread, while its own may still be in a backend call. */
-void pc_op_revoke(struct op *op)
-{
-	settle(op, OP_REVOKED);
+	pc_op_end(op, OP_SETTLED);
 }

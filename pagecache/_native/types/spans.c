@@ -26,14 +26,6 @@ struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end)
 				.end = end};
 }
 
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need)
-{
-	u64 pos = pc_folio_index(f) << i->cache->page_shift, len = (u64)i->cache->page_size << pc_folio_order(f);
-	struct pc_wait w = pc_wait_of(i, need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO, pos, pos + len);
-	w.request = need->owner;
-	return w;
-}
-
 /* ---------------------------------------------------------------- traces */
 
 /* trace_into(core, append): `append` gets a tuple for each event from here on; None: no more. Return: how many there were
@@ -140,11 +132,5 @@ void pc_io_end(struct pc_io *io, bool failed)
 	if (PC_UNLIKELY(io->volume->cache->tracer))
 		trace_span(io->volume->cache, false, io->what, NULL, io->thread, io->began_ns, io->file, io->pos,
 			   io->pos + io->len, failed);
-	io->began_ns = 0;
-}
-
-/* Drop a call that outlives its operation (abort, reconnect): its end is not observed, so it has no duration. */
-void pc_io_left(struct pc_io *io)
-{
 	io->began_ns = 0;
 }

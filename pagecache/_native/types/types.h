@@ -67,6 +67,7 @@ enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc
 enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
+enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place);
 
 /* waiting.c: waits and operations */
 extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */
@@ -77,23 +78,24 @@ PyObject *pc_waiting(PyObject *module, PyObject *args);
 PyObject *pc_waiting_since(PyObject *module, PyObject *core);
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
+struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 pos, u64 end);
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
+enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need);
+enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries);
 void pc_op_extent(const struct op *op, u64 *start, u64 *end);
 enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 len, u8 *to);
 
 /* spans.c */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
-struct pc_wait pc_wait_for_folio(struct pc_inode *i, const struct pc_folio *f, const struct pc_need *need);
 PyObject *pc_trace_into(PyObject *module, PyObject *args);
 PyObject *pc_trace_event(PyObject *module, PyObject *args);
 void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w);
 void pc_sleep_end(struct pc_sleep *s, bool failed);
 void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 pos, u64 len);
 void pc_io_end(struct pc_io *io, bool failed);
-void pc_io_left(struct pc_io *io);
 
 /* op_calls.c */
 PyObject *pc_op_begin(PyObject *self, PyObject *unused);
@@ -112,8 +114,7 @@ PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
 bool pc_buf_exported(PyObject *buf);
 void pc_buf_export(PyObject *buf);
 void pc_buf_release(PyObject *buf);
-void pc_buf_adopt(PyObject *buf, void *memory);
-void pc_buf_keep(PyObject *buf, u32 *frames, u32 n);
+void pc_buf_keep(PyObject *buf, u32 *frames, u32 n, void *memory);
 PyObject *pc_view_open(PyObject *module, PyObject *args);
 PyObject *pc_work(PyObject *module, PyObject *args);
 
@@ -175,7 +176,6 @@ static inline void pc_count_hit(struct pc_inode *i)
 
 int pc_install_core(PyObject *module);
 int pc_install_op(PyObject *module);
-int pc_install_functions(PyObject *module);
 int pc_install_exporters(PyObject *module);
 int pc_install_handle(PyObject *module);
 int pc_install_names(PyObject *module);
@@ -194,6 +194,7 @@ struct pc_driver {
 };
 bool pc_driver_of(PyObject *method, struct pc_driver *driver);
 i64 pc_driver_move(const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
+PyObject *pc_moved(i64 moved);
 int pc_install_local_file(PyObject *module, PyObject *descriptor);
 
 /* Names of the engine's methods, and of verbs. */
@@ -203,14 +204,13 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write_units)                                                                                                 \
 	X(commit)                                                                                                      \
 	X(commit_here)                                                                                                 \
-	X(room)                                                                                                        \
 	X(release)                                                                                                     \
-	X(write_through)                                                                                               \
 	X(read_into)                                                                                                   \
 	X(write_from)                                                                                                  \
 	X(write_met)                                                                                                   \
-	X(written) X(bound_commit) X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append)  \
-		X(zero_range) X(view)
+	X(written)                                                                                                     \
+	X(bound_commit)                                                                                                \
+	X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

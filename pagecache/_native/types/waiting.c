@@ -21,21 +21,15 @@
 
 struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
-static i64 clock_coarse_ns(void)
-{
-	struct timespec ts;
-	clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
-	return (i64)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* The calling thread now owns the operation: it runs it, or holds its resources. Reads that miss do little else than
  * call the backend, which notes the time, so no clock is read for them here. */
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
 	op->helper = pc_tls_inside && pc_tls_inside->helper;
-	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED)
-		op->since_ns = clock_coarse_ns();
+	struct timespec now;
+	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED && !clock_gettime(CLOCK_MONOTONIC_COARSE, &now))
+		op->since_ns = (i64)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* waiting(core, volume, inode, kind, pos, end, reason, call, inside) -> the result of `call`. `inside`: the call is one of the volume's backend. */
@@ -83,8 +77,7 @@ PyObject *pc_waiting(PyObject *module, PyObject *args)
 
 struct waiter {
 	u64 number;
-	struct pc_wait wait;
-	PyObject *reason; /* own reference, or NULL */
+	struct pc_wait wait; /* own reference to its reason, if it has one */
 };
 
 /* Return: number of waits. Must not make an object. */
@@ -96,7 +89,7 @@ static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 		struct waiter *w = &out[found];
 		if (!(w->number = pc_wait_read(c, id, &w->wait)))
 			continue;
-		w->reason = Py_XNewRef((PyObject *)(uintptr_t)w->wait.reason);
+		Py_XINCREF((PyObject *)(uintptr_t)w->wait.reason);
 		found++;
 	}
 	return found;
@@ -109,7 +102,7 @@ static PyObject *wait_item(const struct waiter *w)
 			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
 			     (unsigned long long)p->end, (unsigned long long)p->request,
-			     w->reason ? w->reason : Py_None);
+			     p->reason ? (PyObject *)(uintptr_t)p->reason : Py_None);
 }
 
 static struct pc_cache *cache_of(PyObject *core)
@@ -142,7 +135,7 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 	for (size_t k = 0; k < n; k++) {
 		if (list && append_new(list, wait_item(&found[k])))
 			Py_CLEAR(list);
-		Py_XDECREF(found[k].reason);
+		Py_XDECREF((PyObject *)(uintptr_t)found[k].wait.reason);
 	}
 	free(found);
 	return list;

@@ -133,7 +133,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 		PyErr_NoMemory();
 		return PC_FAILED;
 	}
-	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = pc_fill_first(r), .owner = r->id};
+	struct pc_need need = {.kind = PC_NEED_FOLIO, .folio = r->first, .owner = r->id};
 	u64 end = r->end;
 	pc_list_init(&reader->link);
 	reader_open(reader, r);
@@ -190,6 +190,34 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	if (ran == PC_UNCACHED)
 		return outlast_names(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
+}
+
+/* Provide bytes that a folio lacks, or wait for a folio: the next step of a call that changes the file or its memory. Return:
+ * PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
+enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need)
+{
+	switch (need->kind) {
+	case PC_NEED_FILL: return pc_run_fill(core, i, need->pos, need->len, NULL);
+	case PC_NEED_FOLIO:
+	case PC_NEED_FLIGHT: return pc_wait_folio(i, core, need);
+	case PC_NEED_OPEN: return pc_raise(core, engine_of(i), "shutdown", "the volume is being detached");
+	case PC_NEED_NOTHING: return PC_TRY_AGAIN;
+	default: return PC_UNCACHED;
+	}
+}
+
+/* Fill the missing bytes of [pos, end), until so many tries at one place did not keep a byte. Return: PC_FAILED, or not. */
+enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries)
+{
+	enum pc_result filled = PC_TRY_AGAIN;
+	u64 missing;
+	for (int again = 0; filled == PC_TRY_AGAIN && (missing = pc_first_missing(i, pos, end)) < end; pos = missing) {
+		again = missing == pos ? again + 1 : 0;
+		if (again > tries)
+			break; /* new bytes are evicted at once */
+		filled = pc_run_fill(core, i, missing, end - missing, NULL);
+	}
+	return filled;
 }
 
 /* One uncached read. Return: as pc_op_run. */
@@ -260,11 +288,6 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 
 /* ---------------------------------------------------------------- work of the volume's threads */
 
-static void unraisable(struct pc_inode *i)
-{
-	PyErr_WriteUnraisable(engine_of(i));
-}
-
 static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 {
 	struct pc_inode *i = r->inode;
@@ -279,7 +302,7 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 	if (PyErr_ExceptionMatches(PyExc_OSError))
 		PyErr_Clear();
 	else
-		unraisable(i);
+		PyErr_WriteUnraisable(engine_of(i));
 }
 
 /* Send the next request of a pass. Return: 0, -1 exception. */
@@ -313,14 +336,6 @@ static int run_commit(PyObject *core, struct pc_inode *i, PyObject *method)
 	return !op || pc_op_run(op, method, NULL) == PC_FAILED ? -1 : 0;
 }
 
-static void work_job(PyObject *job, u32 cls)
-{
-	PyObject *done = PyObject_CallFunction(job, "I", cls);
-	if (!done)
-		PyErr_WriteUnraisable(job);
-	Py_XDECREF(done);
-}
-
 /* work(core, volume, job, timeout_ns) -> True: did something; False: nothing to do in time; None: the volume stops. */
 PyObject *pc_work(PyObject *module, PyObject *args)
 {
@@ -346,7 +361,10 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 	pc_tls_inside = &in;
 	if (w.kind == PC_WORK_JOB) {
 		u32 era = pc_call_begins(v);
-		work_job(job, w.cls);
+		PyObject *done = PyObject_CallFunction(job, "I", w.cls);
+		if (!done)
+			PyErr_WriteUnraisable(job);
+		Py_XDECREF(done);
 		pc_call_ends(v, era);
 		if (w.credit)
 			pc_credit_put(v, w.credit);
@@ -354,9 +372,9 @@ PyObject *pc_work(PyObject *module, PyObject *args)
 		work_fill(core, w.request, w.credit);
 	} else if (w.kind == PC_WORK_PASS) {
 		if (work_pass(core, w.inode, w.credit))
-			unraisable(w.inode);
-	} else if (pc_commit_begin(w.inode) && run_commit(core, w.inode, pc_str_commit)) {
-		unraisable(w.inode);
+			PyErr_WriteUnraisable(engine_of(w.inode));
+	} else if (pc_commit_begin(w.inode, false) && run_commit(core, w.inode, pc_str_commit)) {
+		PyErr_WriteUnraisable(engine_of(w.inode));
 	}
 	pc_tls_inside = in.outer;
 	if (w.inode)
@@ -375,7 +393,7 @@ static int work_own(PyObject *core, struct pc_inode *i)
 	while (!err && begun != -EAGAIN && pc_work_next_own(i, &w)) {
 		if (w.kind == PC_WORK_PASS)
 			err = work_pass(core, i, w.credit);
-		else if ((begun = pc_commit_begin_own(i)) > 0)
+		else if ((begun = pc_commit_begin(i, true)) > 0)
 			err = run_commit(core, i, pc_str_commit_here);
 		pc_inode_user_put(i);
 		pc_work_end(i->volume, &w);
