@@ -592,12 +592,11 @@ class EngineFile(NativeInode):
         def sleep() -> None:
             while True:
                 seq = self.event_seq()
+                if tries is not None:
+                    tries.alive(since)  # first: a reconnect, which settles the call, has ended what was busy
                 if not busy():
                     return
-                if tries is None:
-                    volume.check_alive(self.key)
-                else:
-                    tries.alive(since)
+                volume.check_alive(self.key)
                 volume.park.wait("inode", self.address, seq, min(deadline.left(), SLICE))
 
         if busy():
