@@ -12,15 +12,17 @@
  */
 #include "file/file.h"
 
-/* The first folio with a page in [*index, end), locked; *index moves past it. A fill may keep its folio: it touches only
- * missing bytes and unlocks under the leaf lock, so it holds the folio until this section ends. *locked: this call locked it.
- * Leaf lock held, released while waiting. */
+/* The first folio with a page in [*index, end), locked; *index moves past it. @locked: whether this call locked it: a fill may
+ * keep its folio, as it touches only missing bytes and unlocks under the leaf lock, so that it holds the folio until this
+ * section ends. NULL: no fill may. Leaf lock held, released while waiting. */
 struct pc_folio *pc_next_claimed(struct pc_inode *i, u64 *index, u64 end, bool *locked)
 {
 	for (u32 id; (id = pc_index_next(i, *index, end));) {
 		struct pc_folio *f = pc_folio_at(i->cache, id);
-		*locked = pc_folio_trylock(f);
-		if (*locked || atomic_load(&f->owner)) {
+		bool mine = pc_folio_trylock(f);
+		if (locked)
+			*locked = mine;
+		if (mine || (locked && atomic_load(&f->owner))) {
 			*index = pc_folio_after(f);
 			return f;
 		}
@@ -145,9 +147,7 @@ static void remove_bytes(struct pc_inode *i, u64 pos, u64 end, const struct pc_u
 	if (end != UINT64_MAX)
 		cut_unit(i, end);
 	pc_direct_cut(i, pos, end);
-	bool locked;
-	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last, &locked));) {
-		PC_ASSERT(locked); /* no fill may start, and the caller has waited for those that ran */
+	for (struct pc_folio *f; (f = pc_next_claimed(i, &index, last, NULL));) {
 		u64 start = pc_folio_pos(c, f), stop = start + pc_folio_bytes(c, f);
 		if (undone)
 			cover(i, f);
