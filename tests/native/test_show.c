@@ -108,7 +108,7 @@ static void *show_stale(void *unused MAYBE)
 }
 
 /* A query for a file that is gone comes while its struct is reused for another one. */
-TEST_OF_FIX("inode_keeps_its_cache", check_a_file_that_becomes_another_is_not_found)
+TEST(check_a_file_that_becomes_another_is_not_found)
 {
 	open_with_stale();
 	pthread_t maker = held_at("inode_emptied", make_one, NULL);
