@@ -160,10 +160,10 @@ def test_writers_at_the_limit_go_on_in_the_order_in_which_they_came(make: Make) 
     """Each completion lets one go on, the first. A small write waits, though it would fit. [2.24]"""
     rig = full(make)
     tasks = in_line(rig, "c", "a", "b", "d")
-    for name in "cabd":
+    for name, behind in (("c", "abd"), ("a", "bd"), ("b", ""), ("d", "")):  # behind "b" the byte is the first, and fits
         let_one_go(rig)
-        assert tasks.pop(name).result() == (1 if name == "d" else 16 * KIB)
-        assert not any(task.finished.is_set() for task in tasks.values())
+        assert tasks[name].result() == (1 if name == "d" else 16 * KIB)
+        assert not any(tasks[other].finished.is_set() for other in behind)
         assert local(rig.cache) <= 64 * KIB
 
 
