@@ -166,7 +166,7 @@ class EngineFile(NativeInode):
     commit_here = issuer.commit_here
     commit_met = issuer.commit_met
     committed = issuer.committed
-    outlast_names = reader.outlast_names
+    outlast_refusal = reader.outlast_refusal
     room = throttle.room
     write_through = issuer.write_through
     truncate = sizes.truncate
@@ -388,7 +388,7 @@ class EngineFile(NativeInode):
 
     def _refuse_beside_names(self, offset: int, buffers: object) -> int:
         """Refuse a read while the name changes that the backend finds the object by; it is made again afterwards."""
-        raise reader.NameChangingError(errno.ESTALE, "the name of the object is being changed", self.key)
+        raise reader.ReadAgainError(errno.ESTALE, "the name of the object is being changed", self.key)
 
     def _closed(self, offset: int, buffers: object) -> int:
         raise ShutdownError("the object is not open in the backend", self.key)

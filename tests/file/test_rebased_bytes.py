@@ -12,12 +12,13 @@ import pytest
 
 from pagecache import ConflictError, LostRange, PageCache
 from pagecache.backends import MemoryBackend
+from pagecache.engine.commit.overlay import Overlay
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.testing import Gate as CallGate
 
 from ..rebased import Written
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
 
 BASE, THEIRS = pattern(6 * PAGE + 123), pattern(6 * PAGE, seed=9)
 
@@ -162,6 +163,33 @@ def test_a_writable_view_has_written_all_that_it_shows(make: Make) -> None:
     expected[PAGE + 100 : PAGE + 150] = BASE[PAGE + 100 : PAGE + 150]
     expected[PAGE + 103], expected[PAGE + 104] = 255, 254
     assert rig.backend.committed(KEY) == bytes(expected)
+
+
+@pytest.mark.parametrize("first", ["rebase waits", "read is refused"])
+def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
+    make: Make, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The rebase puts bytes into another page of the folio, with the token; the read waits for its end. [2.19]"""
+    rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
+    file.pread(4 * PAGE, 0)
+    file.pwrite(b"N", 2 * PAGE)
+    file._inode.invalidate_remote(3 * PAGE, 4 * PAGE)
+    rig.backend.change_remotely(KEY, THEIRS[:PAGE])
+    raises(ConflictError, rig.volume.open, KEY)
+    answer, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 3 * PAGE)
+    if first == "rebase waits":
+        rebasing = Task(rig.volume.resolve, KEY, "rebase")
+        assert rebasing.waits()
+        answer.open()
+    else:
+        put, rebasing = at_gate(held(monkeypatch, Overlay, "put"), rig.volume.resolve, KEY, "rebase")
+        answer.open()
+        assert reading.waits()
+        put.open()
+    assert rebasing.result() == []
+    assert reading.result() == b""
+    rig.cache.check()
+    assert file.pread(len(BASE), 0) == THEIRS[:PAGE] + bytes(PAGE) + b"N"
 
 
 def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio() -> None:

@@ -210,7 +210,7 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write_met)                                                                                                   \
 	X(written)                                                                                                     \
 	X(bound_commit)                                                                                                \
-	X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_names) X(append) X(zero_range) X(view)
+	X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_refusal) X(append) X(zero_range) X(view)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

@@ -112,11 +112,11 @@ static void queue_more(struct pc_inode *i, u64 end, u64 pos, u64 len, struct pc_
 		pc_readahead_submit(i, ra);
 }
 
-/* A read ended without bytes; nothing is held. If a call changes the name of the object, wait for its end. Return:
- * PC_TRY_AGAIN; PC_UNCACHED: no such call ran; PC_FAILED. */
-static enum pc_result outlast_names(struct pc_inode *i)
+/* A read ended without bytes; nothing is held. Wait for the work of the file that it may have been refused for. Return:
+ * PC_TRY_AGAIN; PC_UNCACHED: no such work ran; PC_FAILED. */
+static enum pc_result outlast_refusal(struct pc_inode *i)
 {
-	PyObject *waited = PyObject_CallMethodObjArgs(engine_of(i), pc_str_outlast_names, NULL);
+	PyObject *waited = PyObject_CallMethodObjArgs(engine_of(i), pc_str_outlast_refusal, NULL);
 	enum pc_result result = !waited ? PC_FAILED : waited == Py_True ? PC_TRY_AGAIN : PC_UNCACHED;
 	Py_XDECREF(waited);
 	return result;
@@ -144,7 +144,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 		PyErr_SetObject((PyObject *)Py_TYPE(reader->error), reader->error);
 		result = PC_FAILED;
 	} else if (result != PC_FAILED && reader->stale) {
-		result = outlast_names(i);
+		result = outlast_refusal(i);
 	}
 	reader_close(reader);
 	free(reader);
@@ -188,7 +188,7 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 	queue_more(i, r->end, pos, len, ra);
 	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
 	if (ran == PC_UNCACHED)
-		return outlast_names(i);
+		return outlast_refusal(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
 }
 
@@ -269,7 +269,7 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 	while (result == PC_TRY_AGAIN || result == PC_UNCACHED) {
 		/* After PC_UNCACHED a truncate may be in progress: sizes change after storage. */
 		if (check_missing(i, core) || (result == PC_UNCACHED && (pc_wait_invalidate(i, core) == PC_FAILED ||
-									 outlast_names(i) == PC_FAILED))) {
+									 outlast_refusal(i) == PC_FAILED))) {
 			result = PC_FAILED;
 			break;
 		}

@@ -39,9 +39,9 @@ STALE = -errno.ESTALE
 """The bytes read were invalidated repeatedly: C delivers them to the caller past the cache."""
 
 
-class NameChangingError(OSError):
-    """The store, or the file itself, refused a read beside a remove or rename of this volume: the read is made again
-    after it.
+class ReadAgainError(OSError):
+    """A read was refused beside work of this volume that explains it, and that may wait for the folios of the read: it
+    gives them back, and is made again.
     """
 
 
@@ -56,7 +56,7 @@ def fill(self: EngineFile, op: Op, met: BaseException | int) -> None:
         return
     try:
         failed = _again(self, op, _refusal(self, op) if isinstance(met, int) else met, None)
-    except NameChangingError:
+    except ReadAgainError:
         op.give_back()
     else:
         _complete(self, op, failed)
@@ -84,7 +84,7 @@ def _complete(self: EngineFile, op: Op, failed: tuple[int, float] | None) -> Non
             op.ended()
             try:
                 failed = _again(self, op, error, failed)
-            except NameChangingError:
+            except ReadAgainError:
                 op.give_back()
                 return
             continue
@@ -109,6 +109,27 @@ def outlast_names(self: EngineFile) -> bool:
     if self.volume.runner.is_worker():
         raise BlockingIOError(errno.EAGAIN, "the name of the object is being changed", self.key)
     self.outlast(lambda: self.unnaming is call, "the call that changes the name of the object")
+    return True
+
+
+def outlast_refusal(self: EngineFile) -> bool:
+    """Wait for the work that may be why the store refused a read; the caller holds nothing that it needs. Return
+    whether any ran: a call that changes the name, or a commit or rollback.
+
+    Raises:
+        ShutdownError: the volume was aborted. BlockingIOError: this thread may have the token of the file.
+    """
+
+    def forgets() -> bool:
+        return self.forgetting or self.commit_running()
+
+    if outlast_names(self):
+        return True
+    if not forgets():
+        return False
+    if self.volume.runner.is_worker():
+        raise BlockingIOError(errno.EAGAIN, "a commit or rollback of the object runs", self.key)
+    self.outlast(forgets, "the commit or rollback that runs")
     return True
 
 
@@ -149,27 +170,28 @@ def _judge(
         return failed, 0.0
     volume, now = file.volume, file.volume.clock.now()
     attempts, since = failed or (0, now)
-    if isinstance(error, NameChangingError) and file.unnaming is None:
+    if isinstance(error, ReadAgainError) and file.unnaming is None:
         file.bind_calls()  # the remove or rename has ended since; an interrupt may have kept its call from doing this
         return failed, 0.0
     if isinstance(error, NotStagedError):
         return failed, 0.0  # they are committed now, or dropped: they are read from the object
     if isinstance(error, BackendProtocolError):
         # The backend may have forgotten bytes that the cache still asks for.
-        file.outlast(lambda: file.forgetting or file.commit_running(), "the commit or rollback that runs")
         if op.anew():
             return failed, 0.0
+        if file.forgetting or file.commit_running():
+            raise ReadAgainError from error
     if errno_of(error) in UNNAMED and op.anew():
         return failed, 0.0  # the name has changed since it began
     if file.unnaming is not None and errno_of(error) in UNNAMED:
-        raise NameChangingError from error
+        raise ReadAgainError from error
     if remote.is_remote_change(error) and file.versions.stale and file in volume.settling and not op.ahead:
         return failed, REOPENED_S  # a late commit of an earlier backend has stored it: the file is opened again next
     if remote.is_remote_change(error) and not file.removed:
         if attempts < min(volume.retry.attempts, EARLY_MAX) and not remote.refused(file, read=True):
             return (attempts + 1, since), 0.0
         if file.unnaming is not None:
-            raise NameChangingError from error
+            raise ReadAgainError from error
         if not file.removed:
             raise file.conflict_error() from error
     if remote.is_remote_change(error) and file.dispute.base_lost:
