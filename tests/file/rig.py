@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy
 import pytest
 
+import pagecache
 from pagecache import CachedFile, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.options import OpenMode
 from pagecache.testing import Gate as Gates
@@ -189,6 +195,30 @@ def at_gate(gate: G, call: Callable[..., T], *args: Any, **kwargs: Any) -> tuple
     task = Task(call, *args, **kwargs)
     gate.wait_entered()
     return gate, task
+
+
+def cut_off(volume: Volume, gate: G, call: Callable[..., object], *args: Any) -> G:
+    """Abort the volume while the gate holds a call in its backend. The call raises."""
+    _, task = at_gate(gate, call, *args)
+    volume.abort()
+    raises(ShutdownError, task.result)
+    return gate
+
+
+def run_program(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own process, from a file in that folder, with this package; a hang fails."""
+    path = folder / "program.py"
+    path.write_text(textwrap.dedent(text))
+    place = str(Path(pagecache.__file__).parents[1])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", path, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=env,
+        check=False,
+    )
 
 
 def held(monkeypatch: Patch, owner: Any, name: str, *, after: bool = False) -> Gate:

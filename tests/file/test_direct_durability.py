@@ -165,14 +165,6 @@ def test_a_read_during_the_write_does_not_leave_old_bytes(make: Make, fails: boo
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
 
 
-def test_a_reader_of_the_end_sees_no_zeros_where_a_direct_write_goes(make: Make) -> None:
-    """Cached zeros behind the old end are gone before the new size shows. [2.10, M8]"""
-    _rig, file, direct = make({KEY: DATA[: 2 * PAGE + 10]}).both(direct=True)
-    assert file.pread(PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10]
-    direct.append(NEW)
-    assert file.pread(2 * PAGE, 2 * PAGE) == DATA[2 * PAGE : 2 * PAGE + 10] + NEW
-
-
 # ---------------------------------------------------------------- abort, reconnect
 
 

@@ -16,7 +16,7 @@ import pytest
 from pagecache import CachedFile, DataLossError, ShutdownError
 
 from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, cut_off, dirty_bytes, eventually, pattern, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -69,9 +69,7 @@ def test_bytes_written_after_a_paid_cut_stay(make: Make) -> None:
 def test_a_cut_that_is_not_paid_is_made_with_the_next_backend(make: Make) -> None:
     """It is made before anything else is sent, and only once. [2.17, 2.22]"""
     rig, file = opened(make)
-    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
-    rig.volume.abort()
-    raises(ShutdownError, hung.result)
+    gate = cut_off(rig.volume, rig.backend.gate("truncate"), file.truncate, CUT)
     rig.backend.fault("truncate", OSError(errno.EPERM, "too late"))
     gate.open()
     fresh = next_backend(rig)

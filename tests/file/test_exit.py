@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
-import pagecache
+from .rig import run_program
 
 PRELUDE = """
     import errno, gc, os, sys, threading, time
@@ -44,18 +42,7 @@ PRELUDE = """
 
 
 def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    path = tmp_path / "program.py"
-    path.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body))
-    place = str(Path(pagecache.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", path, *args],
-        capture_output=True,
-        text=True,
-        timeout=60,  # a hang fails here
-        env=env,
-        check=False,
-    )
+    return run_program(tmp_path, textwrap.dedent(PRELUDE) + textwrap.dedent(body), *args)
 
 
 def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import numpy
 import pytest
 
 from pagecache import BackendError, BackendProtocolError, CommitError, ObjectStat, PageCache, WritebackError
-from pagecache.backends import MemoryBackend
 
 from ..plain import AsyncWrong, Wrong
-from ..stores import RecordingBackend, RecordingFile, answering, short
+from ..stores import RecordingFile, answering, short
 from .rig import KEY, ONCE, PAGE, Make, Rig, at_gate, attached, content_of, dirty_bytes, pattern, raises
 
 DATA = pattern(3 * PAGE + 5)
@@ -328,21 +327,3 @@ def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
     task.result(opening=gate)
     rig.volume.sync()
     assert rig.backend.committed(KEY) == b"new" + SMALL[3:]
-
-
-def test_a_backend_is_attached_once() -> None:
-    """Two volumes of one object would miss each other's changes: ValueError that names the other volume. [T-59]"""
-    backend, second, third = RecordingBackend(), MemoryBackend(), MemoryBackend()
-    with PageCache("1MiB") as cache, PageCache("1MiB") as other:
-        volume = cache.attach(backend, name="first", mirror=second)
-        for used in (backend, second):
-            raises(ValueError, cache.attach, used, match="'first'")
-            raises(ValueError, cache.attach, third, mirror=used, match="'first'")
-        assert cache.volumes() == (volume,)
-        elsewhere = cache.attach(third, name="third")
-        elsewhere.abort()
-        raises(ValueError, elsewhere.reconnect, backend, match="'first'")
-        elsewhere.reconnect(third)
-        raises(ValueError, other.attach, third, match="'third'")  # the end of one cache would close it under the other
-        volume.detach()
-        cache.attach(backend)

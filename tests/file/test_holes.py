@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache, RetryPolicy, ShutdownError, Volume, aio
+from pagecache import BackendError, BackendProtocolError, CachedFile, PageCache, RetryPolicy, Volume, aio
 from pagecache.backends import DirectoryBackend
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 
-from .rig import Task, at_gate, raises
+from .rig import Task, cut_off, raises
 
 PAGE = 4096
 KIB = 1024
@@ -226,9 +226,7 @@ def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) 
     (store / "a").write_bytes(b"0123456789")
     with Gate() as gate:
         volume = cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)])))
-        _, seeking = at_gate(gate, volume.open("a").seek, 0, os.SEEK_DATA)
-        volume.abort()
-        raises(ShutdownError, seeking.result)
+        cut_off(volume, gate, volume.open("a").seek, 0, os.SEEK_DATA)
     volume.detach(on_failed="discard")
 
 

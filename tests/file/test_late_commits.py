@@ -13,7 +13,7 @@ from pagecache.volume import reconnect as reconnecting
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import KEY, PAGE, Make, Patch, Task, at_gate, content_of, eventually, raises
+from .rig import KEY, PAGE, Make, Patch, Task, content_of, cut_off, eventually, raises
 
 
 def clients() -> list[ObjectBackend]:
@@ -29,9 +29,7 @@ def aborted_beside_a_commit(make: Make, old: ObjectBackend) -> tuple[Volume, Cac
     """A file whose first page is changed: its commit by the backend is held, and its volume is aborted."""
     rig, file = make(backend=old, capacity="1MiB", max_folio=PAGE).opened()
     file.pwrite(b"b" * PAGE, 0)
-    _, saving = at_gate(old.gate("commit"), file.fsync)
-    rig.volume.abort()
-    raises(ShutdownError, saving.result)
+    cut_off(rig.volume, old.gate("commit"), file.fsync)
     return rig.volume, file
 
 

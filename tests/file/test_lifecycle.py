@@ -213,9 +213,6 @@ def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
     eventually(lambda: gc.collect() >= 0 and any(issubclass(found.category, ResourceWarning) for found in seen.list))
 
 
-# ---------------------------------------------------------------- several ends, and writers in hung calls
-
-
 NEW = pattern(PAGE, seed=3)
 
 

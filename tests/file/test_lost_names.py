@@ -427,30 +427,6 @@ def test_other_calls_beside_the_rename_of_a_directory_are_refused_as_transient(m
     assert store.backend.committed("e/file") == (b"dirty" + DATA[5:])[:PAGE]
 
 
-def test_a_remove_waits_for_a_write_that_runs(store: Rig) -> None:
-    """It could reach the next object of the name. [2.20]"""
-    file = store.open("r+b")
-    file.pwrite(b"dirty", 0)
-    gate, flushing = at_gate(store.backend.gate("write_from"), file.flush)
-    removing = Task(store.volume.remove, KEY)
-    assert removing.waits()
-    assert store.backend.seen("remove") == []
-    removing.result(opening=gate)
-    flushing.result()
-
-
-def test_a_refused_remove_changes_nothing(store: Rig) -> None:
-    """Reads and saves continue. [2.20]"""
-    file = store.open("r+b", read_ahead=0)
-    file.pwrite(b"dirty", 0)
-    store.backend.fault("remove", PermissionError(errno.EACCES, "refused"))
-    raises(PermissionError, store.volume.remove, KEY)
-    assert file.pread(10, PAGE) == DATA[PAGE : PAGE + 10]
-    file.close()
-    store.volume.sync(20)
-    assert store.backend.committed(KEY) == b"dirty" + DATA[5:]
-
-
 def test_a_removed_file_that_fills_the_cache_makes_its_writer_fail(make: Make) -> None:
     """Its bytes can neither be saved nor evicted: the error says so, and nothing hangs. [2.23]"""
     store, file = make(backend=RecordingBackend({KEY: DATA}, by_name=True), capacity="1MiB", retry=FAST).opened("r+b")

@@ -130,20 +130,6 @@ def test_nothing_is_handed_over_while_a_rename_runs(make: Make, whole: bool) -> 
     raises(FileNotFoundError, rig.volume.open, KEY)
 
 
-def test_the_last_close_of_a_removed_file_makes_no_call_for_its_bytes(make: Make) -> None:
-    """Dropped silently, whatever other handles did before. [2.20]"""
-    rig, one, two = make({KEY: DATA}).both()
-    one.pwrite(b"x" * PAGE, 0)
-    rig.volume.remove(KEY)
-    one.close()
-    assert two.pread(PAGE, 0) == b"x" * PAGE
-    rig.backend.forget_calls()
-    two.close()
-    eventually(lambda: rig.volume.engine.native.usage()["local"] == 0)
-    eventually(lambda: rig.backend.seen("file_close"))
-    assert {call.op for call in rig.backend.calls} == {"file_close"}
-
-
 def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> None:
     """Neither the remove nor the last close waits for the hung call. [2.20, K7]"""
     rig, file = make(backend=RecordingBackend({KEY: DATA}, identities=True)).opened()
@@ -199,18 +185,6 @@ def test_abandon_never_waits_and_an_open_of_the_file_waits_until_it_is_over(make
     assert ops == ["open", "write_from", "rollback"]
     assert store.backend.committed(KEY) == DATA
     assert store.volume.dirty_ranges(KEY) == []
-
-
-def test_an_object_that_was_never_committed_can_be_removed(store: Rig) -> None:
-    """It is there for this cache, though not for the store; once it is removed, it is gone. [2.20]"""
-    file = store.open("xb", "new")
-    file.pwrite(b"x", 0)
-    store.volume.remove("new")
-    assert not store.volume.exists("new")
-    raises(FileNotFoundError, store.volume.remove, "new")
-    file.close()
-    store.volume.sync(20)
-    assert store.backend.committed("new") is None
 
 
 def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: Make, monkeypatch: Patch) -> None:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import pagecache
 from pagecache import FileStat, PageCache, Volume, WritebackError
 
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, content_of, held, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, content_of, held, pattern, raises, run_program
 
 DATA = pattern(3 * PAGE)
 
@@ -167,15 +163,6 @@ def test_an_open_keeps_the_pages_of_an_unchanged_version(make: Make, change: str
     assert bool(rig.backend.seen("read_into")) == is_read
 
 
-def test_an_announced_remote_change_is_read_anew(make: Make) -> None:
-    """After invalidate_remote on an open file, its clean bytes are no longer served. [2.19]"""
-    rig, file = make({KEY: DATA}).opened("rb")
-    file.pread(3 * PAGE, 0)
-    rig.backend.change_remotely(KEY, pattern(3 * PAGE, seed=8))
-    rig.volume.invalidate_remote(KEY)
-    assert file.pread(3 * PAGE, 0) == pattern(3 * PAGE, seed=8)
-
-
 @pytest.mark.parametrize("alias", ["./a", "sub/../a", "link", "hard", ".//a"])
 def test_two_names_of_one_object_are_one_file(tree: Volume, tmp_path: Path, alias: str) -> None:
     """Spellings, symbolic and hard links reach the same cached object, or the name is refused. [T-67, 2.20]"""
@@ -289,17 +276,13 @@ def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None
 
 def run_below(folder: Path, program: str) -> None:
     """Run a program of its own process, with a folder as its argument."""
-    place = str(Path(pagecache.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
-    done = subprocess.run(
-        [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=100, env=env, check=False
-    )
+    done = run_program(folder.parent, program, str(folder))
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_program_that_has_used_up_its_descriptors_can_still_save(tmp_path: Path) -> None:
     """Each open file has a descriptor; a commit also syncs the directory, with reserved ones. [T-68]"""
-    program = textwrap.dedent("""
+    program = """
         import errno, resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
         from pagecache import PageCache
@@ -315,14 +298,14 @@ def test_a_program_that_has_used_up_its_descriptors_can_still_save(tmp_path: Pat
             assert 8 < len(files) < 64
             for file in files:
                 file.fsync()
-        """)
+        """
     run_below(tmp_path, program)
     assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"x" * 100}
 
 
 def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
     """1 500 opened, written and closed files with RLIMIT_NOFILE 256. [T-68, 2.20]"""
-    program = textwrap.dedent("""
+    program = """
         import resource, sys
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         from pagecache import PageCache
@@ -335,7 +318,7 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
             for i in range(0, 1500, 7):
                 with volume.open(f"f{i}", "rb") as file:
                     assert file.pread(1000, 0) == b"%d" % i * 100
-        """)
+        """
     run_below(tmp_path, program)
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +10,11 @@ from typing import Any
 
 import pytest
 
-import pagecache
 from pagecache import CachedFile, UnsavedDataError
 from pagecache.volume import lifetimes
 
 from ..stores import ObjectBackend
-from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, PAGE, Make, Rig, Task, eventually, pattern, raises, run_program
 
 OLD = pattern(PAGE)
 NEW = pattern(3 * PAGE, seed=1)
@@ -123,20 +119,11 @@ def test_giving_up_an_object_rolls_its_upload_back(make: Make) -> None:
     assert len(rig.backend.seen("rollback")) == 1
 
 
-def program(body: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
-    path = tmp_path / "program.py"
-    path.write_text(
-        "import gc, os, sys, threading, time\nfrom pagecache import PageCache\n"
-        "from pagecache.backends import MemoryBackend\n" + textwrap.dedent(body)
-    )
-    place = str(Path(pagecache.__file__).parents[1])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([place, *filter(None, sys.path)])}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", path], capture_output=True, text=True, timeout=60, env=env, check=False
-    )
-
-
 STORE = """
+    import gc, os, sys, threading, time
+    from pagecache import PageCache
+    from pagecache.backends import MemoryBackend
+
     class Store(MemoryBackend):
         def open(self, key, **options):
             file = super().open(key, **options)
@@ -168,7 +155,7 @@ STORE = """
 )
 def test_exit_publishes_nothing(tmp_path: Path, ending: str, status: int) -> None:
     """The object is listed on stderr; the exit status is the program's. [T-77, T-52, 2.22]"""
-    done = program(textwrap.dedent(STORE) + ending + "\n", tmp_path)
+    done = run_program(tmp_path, textwrap.dedent(STORE) + ending + "\n")
     assert done.returncode == status
     assert done.stdout == "published closed\n"
     assert "not saved: store: 'halfway' [0, 5000)" in done.stderr

@@ -219,9 +219,6 @@ def test_a_policy_of_another_type_is_refused(wrong: Any) -> None:
     raises(ValueError, MemoryBackend, retry=wrong, match="is not a RetryPolicy")
 
 
-# ---------------------------------------------------------------- calls that hang
-
-
 # ---------------------------------------------------------------------------------------------- stalls
 
 

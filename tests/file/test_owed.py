@@ -18,7 +18,7 @@ from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
 
 from ..stores import WAIT_LIMIT_S, RecordingBackend, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, cut_off, eventually, overlay, pattern, raises
 
 OLD = pattern(4 * PAGE)
 CUT = PAGE + 10
@@ -151,9 +151,7 @@ def test_a_read_waits_for_a_truncate_that_was_left_behind(make: Make, direct: bo
     """The owed truncate is repeated after it, so it cannot land later; and bytes are read after that. [2.17, 2.22]"""
     rig, file = punching(make)
     reader = rig.open("rb", direct=direct)
-    gate, hung = at_gate(rig.backend.gate("truncate"), file.truncate, CUT)
-    rig.volume.abort()
-    raises(ShutdownError, hung.result)
+    gate = cut_off(rig.volume, rig.backend.gate("truncate"), file.truncate, CUT)
     rig.volume.reconnect(rig.backend)
     rig.volume.drop_clean(KEY)
     reading = Task(reader.pread, 9 * PAGE, 0)

@@ -48,18 +48,22 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
         assert volume.backend is not backend
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["this cache", "another cache"])
 @pytest.mark.parametrize("kind", [Blobs, AsyncBlobs, MemoryBackend])
-def test_a_backend_is_in_one_cache_of_a_process(kind: Callable[[], Any]) -> None:
-    """The first detach would close it under the other cache. [2.14]"""
+def test_a_backend_is_attached_once_in_a_process(kind: Callable[[], Any], same: bool) -> None:
+    """Two volumes would miss each other's changes, and the first detach would close it under the other. [T-59, 2.14]"""
     backend, mirror = kind(), MemoryBackend()
-    with attached(backend, "1MiB", options={"mirror": mirror}) as volume, PageCache("1MiB") as other:
+    options = {"name": "first", "mirror": mirror}
+    with attached(backend, "1MiB", options=options) as volume, PageCache("1MiB") as another:
+        other = volume.cache if same else another
+        where = "is in this cache already" if same else f"is in another cache .*{volume.cache.name}.* already"
         for taken in (backend, mirror):
-            with pytest.raises(ValueError, match=rf"is in another cache .*{volume.cache.name}.* already, as volume"):
-                other.attach(taken)
-        raises(ValueError, other.attach, "memory:", mirror=backend, match=r"mirror: .* is in another cache")
+            raises(ValueError, other.attach, taken, match=rf"{where}, as volume 'first'")
+            raises(ValueError, other.attach, "memory:", mirror=taken, match=rf"mirror: .* {where}")
+        assert (*volume.cache.volumes(), *another.volumes()) == (volume,)
         elsewhere = other.attach("memory:")
         elsewhere.abort()
-        raises(ValueError, elsewhere.reconnect, mirror, match="is in another cache")
+        raises(ValueError, elsewhere.reconnect, mirror, match=where)
         volume.detach()
         other.attach(backend)
     with PageCache("1MiB") as later:

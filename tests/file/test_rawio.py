@@ -5,6 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pagecache import CachedFile
+import pagecache
+from pagecache import CachedFile, Volume
 from pagecache.options import OpenMode
 
 from .rig import KEY, Make, make_rig, pattern, raises
@@ -262,3 +267,66 @@ def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
     file.seek(100)
     raises((ValueError, TypeError, OSError), file.seek, 0, whence)
     assert file.tell() == 100
+
+
+# ---------------------------------------------------------------- libraries that take a file
+
+
+@pytest.fixture
+def volume(make: Make) -> Volume:
+    """A volume on a cache smaller than the files of these tests."""
+    return make(capacity="256KiB", options={"read_ahead": "32KiB"}, dirty_background=0.2, dirty_limit=0.5).volume
+
+
+def test_buffered_random(volume: Volume) -> None:
+    """io.BufferedRandom: mixed reads, writes and seeks against BytesIO."""
+    rng = random.Random(8)
+    model = io.BytesIO()
+    with io.BufferedRandom(volume.open("f", "w+b"), 1000) as file:
+        for _ in range(400):
+            position, data = rng.randrange(300_000), rng.randbytes(rng.randrange(3000))
+            for target in (file, model):
+                target.seek(position)
+            if rng.random() < 0.5:
+                assert file.write(data) == model.write(data)
+            else:
+                assert file.read(len(data)) == model.read(len(data))
+            assert file.tell() == model.tell()
+    with io.BufferedReader(volume.open("f", "rb")) as file:
+        assert file.read() == model.getvalue()
+
+
+def test_text_wrapper(volume: Volume) -> None:
+    """io.TextIOWrapper: lines, encodings, tell and seek."""
+    lines = [f"Zeile {i}: größer als ⌀{i * i}\n" for i in range(5000)]
+    with io.TextIOWrapper(io.BufferedWriter(volume.open("t", "wb")), encoding="utf-8", newline="\n") as text:
+        text.writelines(lines)
+    with io.TextIOWrapper(io.BufferedReader(volume.open("t", "rb")), encoding="utf-8", newline="\n") as text:
+        assert text.readline() == lines[0]
+        mark = text.tell()
+        assert text.readlines() == lines[1:]
+        text.seek(mark)
+        assert text.readline() == lines[1]
+
+
+# ---------------------------------------------------------------- the type of handles, and the import
+
+
+def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> None:
+    """Python 3.12 warns of a type spec with a metaclass that has a constructor, and Python 3.14 refuses it."""
+    (native,) = {base for base in CachedFile.__mro__ if base.__module__ == "pagecache._native._core"}
+    assert type(native) is type
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "import pagecache"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_a_checkout_that_is_not_built_says_what_to_do(tmp_path: Path) -> None:
+    """The ImportError is one sentence with the folder, instead of the name of an internal module."""
+    package = Path(pagecache.__file__).parent
+    shutil.copytree(package, tmp_path / "pagecache", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    done = subprocess.run([sys.executable, "-c", "import pagecache"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == (
+        f"ImportError: pagecache is imported from the checkout {tmp_path}, whose C extension is not built: "
+        "run pip install -e . there, or start Python in another directory to use an installed pagecache"
+    )
+    assert "During handling" not in done.stderr

@@ -42,6 +42,7 @@ from .rig import (
     Patch,
     Task,
     at_gate,
+    cut_off,
     dirty_bytes,
     eventually,
     make_rig,
@@ -78,9 +79,7 @@ class Parted:
         """Make a call that hangs in the old backend over an abort and a reconnect; return its gate."""
         gate = Gate()
         self.old.use([Rule(op, gate=gate, **rule)])
-        _, calling = at_gate(gate, call)
-        self.volume.abort()
-        raises(ShutdownError, calling.result)
+        cut_off(self.volume, gate, call)
         self.volume.reconnect(self.new, fenced=fenced)
         return gate
 
@@ -411,9 +410,7 @@ def test_an_abort_ends_a_reconnect_that_opens_a_file(make: Make) -> None:
     rig, file = make({KEY: OLD}).opened("r+b")
     file.pwrite(NEWER, 0)
     fresh = rig.backend.successor()
-    opening, reconnecting = at_gate(fresh.gate("open"), rig.volume.reconnect, fresh)
-    rig.volume.abort()
-    raises(ShutdownError, reconnecting.result)
+    opening = cut_off(rig.volume, fresh.gate("open"), rig.volume.reconnect, fresh)
     opening.open()
     eventually(lambda: fresh.seen("file_close"))
     raises(ShutdownError, file.fsync)

@@ -21,7 +21,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
-from ..stores import WAIT_LIMIT_S, Gate, Key, RecordingBackend
+from ..stores import WAIT_LIMIT_S, Key, RecordingBackend
 from .rig import (
     FAST,
     KEY,
@@ -33,6 +33,7 @@ from .rig import (
     Task,
     at_gate,
     attached,
+    cut_off,
     eventually,
     held,
     overlay,
@@ -63,11 +64,9 @@ class Story:
         self.file = self.rig.open("r+b")
         self.beside = [self.rig.open("r+b", key=key) for key in objects or {}]
         self.file.pwrite(MINE, PAGE)
-        self.gate: Gate = self.old.gate(f"{call} answer" if landed else call)
+        gate = self.old.gate(f"{call} answer" if landed else call)
         arguments = (KEY, NEW) if call == "rename" else (KEY,)
-        _, self.waiter = at_gate(self.gate, getattr(self.rig.volume, call), *arguments)
-        self.rig.volume.abort()
-        raises(ShutdownError, self.waiter.result)
+        self.gate = cut_off(self.rig.volume, gate, getattr(self.rig.volume, call), *arguments)
 
     def reconnect(self, *, fenced: bool = False) -> RecordingBackend:
         fresh = self.old.successor(lose=False, shared=not fenced)
@@ -400,9 +399,7 @@ def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect
     backend = DirectoryBackend(tmp_path, prompt=False)
     with attached(backend, "1MiB", **QUIET) as volume, volume.open("link/file", "r+b") as file:
         file.pwrite(MINE, PAGE)
-        gate, renaming = at_gate(held(monkeypatch, backend, "rename", after=True), volume.rename, "link", "moved")
-        volume.abort()
-        raises(ShutdownError, renaming.result)
+        gate = cut_off(volume, held(monkeypatch, backend, "rename", after=True), volume.rename, "link", "moved")
         volume.reconnect(DirectoryBackend(tmp_path))
         gate.open()
         eventually(lambda: "link" not in volume.busy)

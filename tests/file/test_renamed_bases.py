@@ -14,15 +14,31 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import CachedFile, ConflictError, DataLossError, ShutdownError, Volume, WritebackError
+from pagecache import CachedFile, ConflictError, DataLossError, Volume, WritebackError
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.protocol import close_backend_file
-from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.testing import FaultyBackend, Rule
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, attached, eventually, make_rig, overlay, pattern, raises
+from .rig import (
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Rig,
+    Task,
+    at_gate,
+    attached,
+    cut_off,
+    eventually,
+    gated,
+    make_rig,
+    overlay,
+    pattern,
+    raises,
+)
 
 DATA = pattern(3 * PAGE)
 OTHER = pattern(3 * PAGE, seed=1)
@@ -420,15 +436,9 @@ def test_a_rename_that_ends_without_an_answer_beside_a_reconnect_is_settled_befo
         store_object(volume, "another", DATA)
         file, _another = volume.open(KEY, "r+b"), volume.open("another", "r+b")
         file.pwrite(MINE, PAGE)
-        renames, opens = Gate(), Gate()
-        backend.use([Rule("rename", gate=renames, done=True, error=errno.ECONNRESET)])
-        fresh.use([Rule("open", gate=opens)])
-        renaming = Task(volume.rename, KEY, NEW)
-        renames.wait_entered()
-        volume.abort()
-        raises(ShutdownError, renaming.result)
-        reconnecting = Task(volume.reconnect, fresh)
-        opens.wait_entered()
+        answer = gated(backend, "rename", done=True, error=errno.ECONNRESET)
+        renames = cut_off(volume, answer, volume.rename, KEY, NEW)
+        opens, reconnecting = at_gate(gated(fresh, "open"), volume.reconnect, fresh)
         if during:
             renames.release()
             eventually(lambda: bool(volume.unsettled))
@@ -524,12 +534,7 @@ def test_a_commit_that_ends_after_a_reconnect_is_recognised_by_the_next_one(tmp_
         store_object(volume, KEY, DATA)
         file = volume.open(KEY, "r+b")
         file.pwrite(MINE, PAGE)
-        commits = Gate()
-        backends[0].use([Rule("commit", gate=commits)])
-        saving = Task(file.fsync)
-        commits.wait_entered()
-        volume.abort()
-        raises(ShutdownError, saving.result)
+        commits = cut_off(volume, gated(backends[0], "commit"), file.fsync)
         backends[1].use([Rule("open", key=KEY, nth=2, dies=True)])
         volume.reconnect(backends[1])
         commits.release()
@@ -548,12 +553,7 @@ def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
     with attached(backend, retry=ONCE) as volume:
         file = volume.open(KEY, "x+b")
         file.pwrite(DATA, 0)
-        commits = Gate()
-        backend.use([Rule("commit", gate=commits, done=True, error=errno.ECONNRESET)])
-        saving = Task(file.fsync)
-        commits.wait_entered()
-        volume.abort()
-        raises(ShutdownError, saving.result)
+        commits = cut_off(volume, gated(backend, "commit", done=True, error=errno.ECONNRESET), file.fsync)
         volume.reconnect(FaultyBackend(FsspecBackend(fs, "again")))
         renaming = Task(volume.rename, KEY, NEW)
         eventually(lambda: KEY in volume.busy)
@@ -574,12 +574,7 @@ def test_an_object_that_is_removed_beside_a_reconnect_keeps_no_sync_waiting(tmp_
             (tmp_path / "link").hardlink_to(tmp_path / KEY)
         file = volume.open(KEY, "r+b")
         file.pwrite(MINE, 0)
-        gate = Gate()
-        backend.use([Rule("remove", gate=gate)])
-        removing = Task(volume.remove, KEY)
-        gate.wait_entered()
-        volume.abort()
-        raises(ShutdownError, removing.result)
+        gate = cut_off(volume, gated(backend, "remove"), volume.remove, KEY)
         volume.reconnect(DirectoryBackend(tmp_path))
         gate.release()
         eventually(lambda: KEY not in volume.busy)

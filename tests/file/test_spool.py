@@ -38,6 +38,7 @@ from .rig import (
     Task,
     accepted_before,
     at_gate,
+    cut_off,
     dirty_bytes,
     eventually,
     held,
@@ -515,9 +516,7 @@ def test_a_write_that_was_left_behind_does_not_reach_the_spool_after_a_later_one
     monkeypatch.setattr(staging.Staging, "put", slow)
     file.pwrite(b"older" * PAGE, 0)
     rig.cache.configure(**TIGHT)
-    _, syncing = at_gate(gate, file.fsync)
-    rig.volume.abort()
-    raises(ShutdownError, syncing.result)
+    cut_off(rig.volume, gate, file.fsync)
     rig.volume.reconnect(rig.volume.backend, fenced=True)
     monkeypatch.setattr(staging.Staging, "put", put)
     file.pwrite(b"newer" * PAGE, 0)

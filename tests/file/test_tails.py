@@ -19,7 +19,7 @@ from pagecache.engine.io import direct
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
 from .test_interrupts import ctrl_c
 
 OLD = pattern(2 * PAGE)
@@ -147,9 +147,7 @@ def test_a_reconnect_in_between_uncovers_nothing(make: Make, grow: str, fenced: 
     """The call returns after the reconnect, or can no longer land; bytes behind it are sent at once."""
     story = Left(make, "pass")
     gate = story.start_tail()
-    _, writing = at_gate(gate, story.direct.pwrite, TAIL, len(OLD))
-    story.rig.volume.abort()
-    raises(ShutdownError, writing.result)
+    cut_off(story.rig.volume, gate, story.direct.pwrite, TAIL, len(OLD))
     raises(ShutdownError, lambda: story.tasks.pop().result())
     fresh = story.backend.successor(lose=False, shared=not fenced)
     story.rig.volume.reconnect(fresh, fenced=fenced)

@@ -510,9 +510,6 @@ def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: 
     assert caught.errno == errno.ENOBUFS
 
 
-# ---------------------------------------------------------------------------------------------- everything at once
-
-
 # ---------------------------------------------------------------------------------------------- budget and locks
 
 

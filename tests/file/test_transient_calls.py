@@ -383,18 +383,6 @@ def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -
     volume.abort()  # else the next sync waits for that try
 
 
-def test_a_reconnect_between_two_tries_ends_them(make: Make) -> None:
-    """The next try is not made on another backend. [2.22]"""
-    error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
-    volume, backend = make(fails("remove", 1, error=error))
-    task = between_tries(volume, lambda volume: volume.remove(KEY))
-    volume.abort()
-    backend.use([])
-    volume.reconnect(backend)
-    raises(ShutdownError, task.result)
-    assert volume.exists(KEY)
-
-
 def test_a_limit_of_bytes_is_no_reason_for_tries_without_end(make: Make) -> None:
     """`max_write` means nothing here. [2.14]"""
     error = BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE)
