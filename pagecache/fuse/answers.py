@@ -340,12 +340,6 @@ class Answers:
             self._directories.pop(fh, None)
 
     def _readdir(self, request: FuseRequest) -> None:
-        self._list(request, plus=False)
-
-    def _readdirplus(self, request: FuseRequest) -> None:
-        self._list(request, plus=True)
-
-    def _list(self, request: FuseRequest, *, plus: bool) -> None:
         fh = request.fh or 0
         content = self._directories[fh]
         if content is None or request.offset == 0:
@@ -354,12 +348,14 @@ class Answers:
                 known = self._directories.get(fh, content)
                 if known is None or known.arrived_ns < content.arrived_ns:
                     self._directories[fh] = content
-        answer = Dirents(self._loop, request.size, plus)
+        answer = Dirents(self._loop, request.size, request.op == "readdirplus")
         counted: list[int] = []
         self._fill(answer, content, request, counted)
         if not answer.reply(request.token):
             for number in counted:
                 self._forget_node(number)
+
+    _readdirplus = _readdir
 
     def _fill(self, answer: Dirents, content: _Content, request: FuseRequest, counted: list[int]) -> None:
         """Add entries from the requested offset on, as many as fit; `counted`: collects nodes whose lookup counts in

@@ -1,8 +1,10 @@
-"""Fixtures: caches over stores."""
+"""Fixtures: caches over stores. A test that is a coroutine runs on a new loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,21 @@ from ..stores import ObjectBackend
 from .stores import Store
 
 Attach = Callable[..., Volume]
+SECONDS = 60
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run on a new loop, within a time limit."""
+    return asyncio.run(asyncio.wait_for(work, SECONDS))
+
+
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 @pytest.fixture

@@ -23,10 +23,9 @@ from pagecache.errors import Key
 from pagecache.testing import AsyncFaultyBackend, BackendConformance
 
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern, raises
-from .conftest import Attach
+from .conftest import Attach, run
 from .over import Over
 from .stores import Store
-from .test_handles import run
 
 DATA = pattern(64 * PAGE)
 MANY = 100
@@ -52,10 +51,6 @@ class OnLoop(BackendConformance):
         return Blocking(type(self).store(), self.loop)
 
 
-def over() -> Over:
-    return Over(MemoryBackend(commit_on_close=False))
-
-
 @pytest.mark.smoke("asynchronous backend")
 class TestStore(OnLoop):
     store = Store
@@ -67,19 +62,13 @@ class TestPublishing(OnLoop):
     store = partial(Store, commit_on_close=True)
 
 
-class TestOver(OnLoop):
-    """A blocking backend that is made asynchronous."""
-
-    store = staticmethod(over)
-
-
 class TestFaulty(OnLoop):
-    """A fault injector without faults."""
+    """A fault injector without faults, over a blocking backend that is made asynchronous."""
 
-    store = staticmethod(lambda: AsyncFaultyBackend(over()))
+    store = staticmethod(lambda: AsyncFaultyBackend(Over(MemoryBackend())))
 
 
-def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:
+async def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:
     """Write-back of one fsync, then the reads of as many tasks: `max_inflight` are with the backend at once. [2.1]"""
     store = Store({KEY: b""}, max_inflight=MANY, max_write=PAGE, max_read=PAGE)
     volume = attach(store, capacity="16MiB", max_folio="4KiB")
@@ -94,15 +83,11 @@ def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:
         assert store.content(KEY) == data
         volume.drop_clean()
         gate = store.gate("read_into")
-
-        async def main() -> None:
-            handle = aio.AsyncCachedFile(file)
-            tasks = [asyncio.create_task(handle.pread(PAGE, k * PAGE)) for k in range(MANY)]
-            await asyncio.to_thread(gate.wait_entered, MANY)
-            gate.open()
-            assert b"".join(await asyncio.gather(*tasks)) == data
-
-        run(main())
+        handle = aio.AsyncCachedFile(file)
+        tasks = [asyncio.create_task(handle.pread(PAGE, k * PAGE)) for k in range(MANY)]
+        await asyncio.to_thread(gate.wait_entered, MANY)
+        gate.open()
+        assert b"".join(await asyncio.gather(*tasks)) == data
 
 
 def test_a_loop_is_started_with_the_first_asynchronous_backend(attach: Attach) -> None:
@@ -147,7 +132,7 @@ ODD |= {
 
 
 @pytest.mark.parametrize("what", ODD)
-def test_odd_answers_of_a_read(attach: Attach, what: str) -> None:
+async def test_odd_answers_of_a_read(attach: Attach, what: str) -> None:
     """The errors of contract 2.14 for threads and tasks; the loop survives, and the next read is right. [T-60]"""
     act, expected = ODD[what]
     store = Store({KEY: DATA})
@@ -155,12 +140,8 @@ def test_odd_answers_of_a_read(attach: Attach, what: str) -> None:
     with volume.open(KEY) as file:
         store.instead["read_into"] = act
         raises(expected, Task(file.pread, 10, 0).result)
-
-        async def main() -> None:
-            with pytest.raises(expected):
-                await aio.AsyncCachedFile(file).pread(10, 8 * PAGE)
-
-        run(main())
+        with pytest.raises(expected):
+            await aio.AsyncCachedFile(file).pread(10, 8 * PAGE)
         store.instead.clear()
         assert file.pread(10, 0) == DATA[:10]
 
@@ -227,7 +208,7 @@ def test_methods_that_cannot_be_awaited(attach: Attach, method: str) -> None:
         assert store.content(KEY)[:3] == b"new"
 
 
-def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
+async def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
     """A slice of a read buffer outlives its call: it writes into no file. [K11, 2.1]"""
     store = Store({KEY: DATA})
     volume = attach(store)
@@ -239,11 +220,7 @@ def test_a_buffer_that_is_kept_is_quarantined(attach: Attach) -> None:
 
     store.instead["read_into"] = keep
     with volume.open(KEY) as file:
-
-        async def main() -> None:
-            assert await aio.AsyncCachedFile(file).pread(PAGE, 0) == DATA[:PAGE]
-
-        run(main())
+        assert await aio.AsyncCachedFile(file).pread(PAGE, 0) == DATA[:PAGE]
         assert file.pread(PAGE, 8 * PAGE) == DATA[8 * PAGE : 9 * PAGE]
         for view in kept:
             view[:] = b"!" * len(view)
@@ -324,12 +301,8 @@ def test_an_abort_cancels_running_reads(attach: Attach, by: str) -> None:
     del store.gates["read_into"]
     store.instead["read_into"] = watched
     with volume.open(KEY) as file:
-
-        async def main() -> None:
-            await aio.AsyncCachedFile(file).pread(10, 0)
-
-        calls = {"a thread": lambda: file.pread(10, 0), "a task": lambda: run(main()), "readahead": file.prefetch}
-        reader = Task(calls[by])
+        task = lambda: run(aio.AsyncCachedFile(file).pread(10, 0))  # noqa: E731
+        reader = Task({"a thread": lambda: file.pread(10, 0), "a task": task, "readahead": file.prefetch}[by])
         gate.wait_entered()
         volume.abort()
         assert over.wait(20)

@@ -15,13 +15,12 @@ import pagecache
 from pagecache import PageCache, Volume, aio
 
 from ..file.rig import FAST, KEY, PAGE, QUIET, Task, pattern
-from .conftest import Attach
+from .conftest import SECONDS, Attach
 from .stores import Store
-from .test_handles import both, run
+from .test_handles import both
 
 DATA = pattern(8 * PAGE)
 PACKAGE = Path(pagecache.__file__).parent
-SECONDS = 60
 
 # For each wait of a task, the method of the backend in which it hangs.
 WAITS: dict[str, tuple[str, Callable[[aio.AsyncCachedFile], Any]]] = {
@@ -61,7 +60,7 @@ async def ticket(volume: Volume) -> None:
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
+async def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
     """It ends at once; begun work goes on, and everything works as before. [T-56, K9]"""
     method, call = WAITS[wait]
     store = Store({KEY: DATA, "other": DATA})
@@ -73,35 +72,31 @@ def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
 
         store.sync = sync  # type: ignore[method-assign]
     volume = attach(store)
-
-    async def main() -> None:
-        file = await aio.open(volume, KEY, "r+")
-        await file.pwrite(b"dirty", 0)
-        gate = store.gate(method)
-        task = asyncio.create_task(call(file))
-        await asyncio.to_thread(gate.wait_entered)
-        for _ in range(3):
-            await asyncio.sleep(0)
-        task.cancel()
-        if "behind" not in wait:
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, SECONDS)
-            assert gate.waiting or method == "open", "the call of the backend was not left alone"
-        else:
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        store.open_all()
-        async with aio.open(volume, KEY, "r+") as again:
-            await again.pwrite(b"after", PAGE)
-            await again.append(b"tail")
-            await again.truncate(2 * PAGE)
-            await again.fsync()
-            content = await again.pread(3 * PAGE, 0)
-            assert content[:5] == b"dirty" or (late and content[:5] == b"latey")
-            assert content[5:] == DATA[5:PAGE] + b"after" + DATA[PAGE + 5 : 2 * PAGE]
-        await file.close()
-
-    run(main())
+    file = await aio.open(volume, KEY, "r+")
+    await file.pwrite(b"dirty", 0)
+    gate = store.gate(method)
+    task = asyncio.create_task(call(file))
+    await asyncio.to_thread(gate.wait_entered)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    task.cancel()
+    if "behind" not in wait:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, SECONDS)
+        assert gate.waiting or method == "open", "the call of the backend was not left alone"
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    store.open_all()
+    async with aio.open(volume, KEY, "r+") as again:
+        await again.pwrite(b"after", PAGE)
+        await again.append(b"tail")
+        await again.truncate(2 * PAGE)
+        await again.fsync()
+        content = await again.pread(3 * PAGE, 0)
+        assert content[:5] == b"dirty" or (late and content[:5] == b"latey")
+        assert content[5:] == DATA[5:PAGE] + b"after" + DATA[PAGE + 5 : 2 * PAGE]
+    await file.close()
     assert volume.cache.stats().pinned == 0
     assert [wait for wait in volume.cache.waits() if wait.task or wait.name == "MainThread"] == []
     volume.cache.check()
@@ -109,27 +104,23 @@ def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None:
 
 
 @both
-def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) -> None:
+async def test_tasks_cancelled_while_they_wait_for_room(attach: Attach, backend: Any) -> None:
     """Of the writers in line, the remaining ones get the room, and the accepted bytes are a prefix. [T-56, 2.24]"""
     store = Store({KEY: b""})
     volume = attach(store, capacity="1MiB", dirty_background="64KiB", dirty_limit="128KiB")
     size = 96 << 10
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            gate = store.gate("write_from")
-            tasks = [asyncio.create_task(file.pwrite(pattern(size, k), k * size)) for k in range(12)]
-            await asyncio.to_thread(gate.wait_entered)
-            for task in tasks[2:6]:
-                task.cancel()
-            store.open_all()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [isinstance(r, asyncio.CancelledError) for r in results[2:6]] == [True] * 4
-            assert results[6:] == [size] * 6
-            await file.fsync()
-            assert await file.pread(size, 11 * size) == pattern(size, 11)
-
-    run(main())
+    async with aio.open(volume, KEY, "r+") as file:
+        gate = store.gate("write_from")
+        tasks = [asyncio.create_task(file.pwrite(pattern(size, k), k * size)) for k in range(12)]
+        await asyncio.to_thread(gate.wait_entered)
+        for task in tasks[2:6]:
+            task.cancel()
+        store.open_all()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [isinstance(r, asyncio.CancelledError) for r in results[2:6]] == [True] * 4
+        assert results[6:] == [size] * 6
+        await file.fsync()
+        assert await file.pread(size, 11 * size) == pattern(size, 11)
 
 
 # ---------------------------------------------------------------- at every place where CPython checks for signals

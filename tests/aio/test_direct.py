@@ -14,7 +14,7 @@ from ..file.rig import KEY, ONCE, PAGE, eventually, pattern
 from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
-from .test_handles import both, run
+from .test_handles import both
 
 DATA = pattern(16 * PAGE)
 
@@ -25,105 +25,89 @@ def content(backend: Any) -> bytes:
 
 
 @both
-def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> None:
+async def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any) -> None:
     """The calls are coherent with the buffered handles of the object, and cache nothing."""
     volume = attach(backend(DATA))
-
-    async def main() -> None:
-        async with (
-            aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct,
-            aio.open(volume, KEY, "r+") as file,
-        ):
-            assert await direct.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
-            assert volume.stats().clean == 0
-            await file.pwrite(b"buffered", PAGE)
-            assert await direct.pread(8, PAGE) == b"buffered"
-            assert await direct.pwrite(b"d" * PAGE, 0) == PAGE
-            assert content(volume.backend)[:PAGE] == b"d" * PAGE
-            assert await file.pread(4, 0) == b"dddd"
-            space = bytearray(2 * PAGE)
-            assert await direct.pread_into(space, 15 * PAGE) == PAGE
-            assert space[:PAGE] == DATA[15 * PAGE :]
-            assert await direct.preadv([bytearray(3), bytearray(5)], 0) == 8
-            assert await direct.pwritev([b"ab", b"c"], 2 * PAGE) == 3
-            assert await direct.append(b"end") == 16 * PAGE
-            await direct.fsync()
-
-    run(main())
+    async with (
+        aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct,
+        aio.open(volume, KEY, "r+") as file,
+    ):
+        assert await direct.pread(PAGE, PAGE) == DATA[PAGE : 2 * PAGE]
+        assert volume.stats().clean == 0
+        await file.pwrite(b"buffered", PAGE)
+        assert await direct.pread(8, PAGE) == b"buffered"
+        assert await direct.pwrite(b"d" * PAGE, 0) == PAGE
+        assert content(volume.backend)[:PAGE] == b"d" * PAGE
+        assert await file.pread(4, 0) == b"dddd"
+        space = bytearray(2 * PAGE)
+        assert await direct.pread_into(space, 15 * PAGE) == PAGE
+        assert space[:PAGE] == DATA[15 * PAGE :]
+        assert await direct.preadv([bytearray(3), bytearray(5)], 0) == 8
+        assert await direct.pwritev([b"ab", b"c"], 2 * PAGE) == 3
+        assert await direct.append(b"end") == 16 * PAGE
+        await direct.fsync()
     assert content(volume.backend)[16 * PAGE :] == b"end"
     assert content(volume.backend)[2 * PAGE : 2 * PAGE + 4] == b"abc" + DATA[2 * PAGE + 3 : 2 * PAGE + 4]
 
 
-def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
+async def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
     """[T-59, aio]"""
     volume = attach(Store({KEY: DATA}))
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, direct=True) as direct:
-            with pytest.raises(TypeError, match="writable"):
-                await direct.pread_into(b"read-only", 0)
-            with pytest.raises(ValueError, match="negative"):
-                await direct.pread(1, -1)
-            with pytest.raises(OSError, match="writing"):
-                await direct.pwrite(b"x", 0)
-
-    run(main())
+    async with aio.open(volume, KEY, direct=True) as direct:
+        with pytest.raises(TypeError, match="writable"):
+            await direct.pread_into(b"read-only", 0)
+        with pytest.raises(ValueError, match="negative"):
+            await direct.pread(1, -1)
+        with pytest.raises(OSError, match="writing"):
+            await direct.pwrite(b"x", 0)
 
 
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
-def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
+async def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
     """A cancelled read stores nothing; a write keeps its lock until the backend's call has returned. [T-56]"""
     store = Store({KEY: DATA}, parallel_direct_writes=True)
     volume = attach(store)
     space = bytearray(b"?" * PAGE)
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
-            gate = store.gate("read_into" if verb == "pread_into" else "write_from")
-            call = direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0)
-            task = asyncio.create_task(call)
-            await asyncio.to_thread(gate.wait_entered)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            store.open_all()
-            await direct.truncate(8 * PAGE)  # waits for running calls
-            assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
-
-    run(main())
+    async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
+        gate = store.gate("read_into" if verb == "pread_into" else "write_from")
+        call = direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0)
+        task = asyncio.create_task(call)
+        await asyncio.to_thread(gate.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        store.open_all()
+        await direct.truncate(8 * PAGE)  # waits for running calls
+        assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
     assert space == b"?" * PAGE
 
 
 @pytest.mark.parametrize("grow", ["write", "truncate"])
-def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: str) -> None:
+async def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: str) -> None:
     """Its call fails after storing some bytes, while a commit has the token; the file grows over them. [2.10]"""
     store = RecordingBackend({KEY: DATA}, direct_unit=PAGE, parallel_direct_writes=True)
     volume = attach(store, retry=ONCE)
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+", direct=True) as direct, aio.open(volume, KEY, "r+") as file:
-            await file.pwrite(b"mine", 0)
-            committing = store.gate("commit")
-            saving = asyncio.create_task(file.fsync())
-            await asyncio.to_thread(committing.wait_entered)
-            stored = store.gate("write_from answer")
-            store.fault("write_from answer", OSError(errno.EIO, "not all of it"))
-            task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
-            await asyncio.to_thread(stored.wait_entered)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            stored.open()
-            grows = file.pwrite(b"far", len(DATA) + PAGE) if grow == "write" else file.truncate(len(DATA) + PAGE + 3)
-            growing = asyncio.create_task(grows)
-            await asyncio.to_thread(eventually, lambda: len(volume.cache.waits()) >= 2)
-            committing.open()
-            await asyncio.gather(saving, growing)
-            await file.flush()
-            assert await direct.pread(PAGE, len(DATA)) == bytes(PAGE)
-            await file.fsync()
-
-    run(main())
+    async with aio.open(volume, KEY, "r+", direct=True) as direct, aio.open(volume, KEY, "r+") as file:
+        await file.pwrite(b"mine", 0)
+        committing = store.gate("commit")
+        saving = asyncio.create_task(file.fsync())
+        await asyncio.to_thread(committing.wait_entered)
+        stored = store.gate("write_from answer")
+        store.fault("write_from answer", OSError(errno.EIO, "not all of it"))
+        task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
+        await asyncio.to_thread(stored.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        stored.open()
+        grows = file.pwrite(b"far", len(DATA) + PAGE) if grow == "write" else file.truncate(len(DATA) + PAGE + 3)
+        growing = asyncio.create_task(grows)
+        await asyncio.to_thread(eventually, lambda: len(volume.cache.waits()) >= 2)
+        committing.open()
+        await asyncio.gather(saving, growing)
+        await file.flush()
+        assert await direct.pread(PAGE, len(DATA)) == bytes(PAGE)
+        await file.fsync()
     saved = store.committed(KEY)
     assert saved is not None
     assert saved[len(DATA) :] == bytes(PAGE) + (b"far" if grow == "write" else bytes(3))
@@ -131,7 +115,7 @@ def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, grow: st
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_a_task_gets_bytes_that_are_invalidated_again_and_again(attach: Attach, failing: int) -> None:
+async def test_a_task_gets_bytes_that_are_invalidated_again_and_again(attach: Attach, failing: int) -> None:
     """It reads past the cache, on a thread, as a thread does; even if a call before failed."""
     store = Store({KEY: DATA})
     volume = attach(store)
@@ -146,11 +130,7 @@ def test_a_task_gets_bytes_that_are_invalidated_again_and_again(attach: Attach, 
         return NotImplemented
 
     store.instead["read_into"] = beside_a_write
-
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            assert await file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        assert await file.pread(2 * PAGE, PAGE) == DATA[PAGE : 3 * PAGE]
     assert reads > 4
     volume.cache.check()

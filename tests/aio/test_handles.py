@@ -17,22 +17,16 @@ from typing import Any, cast
 
 import pytest
 
-from pagecache import Advice, AsyncBackend, CachedFile, aio
+from pagecache import Advice, CachedFile, aio
 from pagecache.backends import MemoryBackend
 from pagecache.native import LOOP_PIECE
 
 from ..file.rig import KEY, PAGE, accepted_before, pattern
 from ..stores import RecordingBackend
-from .conftest import Attach
+from .conftest import SECONDS, Attach, run
 from .stores import Store
 
 DATA = pattern(64 * PAGE)
-SECONDS = 60
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run on a new loop, within a time limit."""
-    return asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
 def memory(data: bytes = DATA) -> RecordingBackend:
@@ -48,99 +42,87 @@ both = pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 
 
 @both
-def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
+async def test_a_thousand_misses_side_by_side(attach: Attach, backend: Any) -> None:
     """A few threads serve them, without an extra thread for each. [T-55]"""
     pages = 1000
     volume = attach(backend(pattern(pages * PAGE)), capacity="16MiB", max_folio="4KiB")
     expected = pattern(pages * PAGE)
 
     threads = threading.active_count()
-
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            found = await asyncio.gather(*(file.pread(PAGE, k * PAGE) for k in range(pages)))
-            assert b"".join(found) == expected
-            assert threading.active_count() <= threads + 32
-        assert volume.stats().misses == pages
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        found = await asyncio.gather(*(file.pread(PAGE, k * PAGE) for k in range(pages)))
+        assert b"".join(found) == expected
+        assert threading.active_count() <= threads + 32
+    assert volume.stats().misses == pages
 
 
 @both
-def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
+async def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) -> None:
     """The loop turns while a call of the backend hangs; waiters of the same page all get it. [T-55]"""
     volume = attach(store := backend())
     gate = store.gate("read_into")
-
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
-            await asyncio.to_thread(gate.wait_entered)
-            assert not any(task.done() for task in tasks)
-            gate.open()
-            assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        tasks = [asyncio.create_task(file.pread(100, 0)) for _ in range(10)]
+        await asyncio.to_thread(gate.wait_entered)
+        assert not any(task.done() for task in tasks)
+        gate.open()
+        assert await asyncio.gather(*tasks) == [DATA[:100]] * 10
 
 
 @pytest.mark.smoke("asyncio")
 @both
-def test_every_verb(attach: Attach, backend: Any) -> None:
+async def test_every_verb(attach: Attach, backend: Any) -> None:
     """One handle's life, compared with the answers of a file."""
     volume = attach(backend())
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            assert (file.key, file.mode, file.volume, file.size, file.closed) == (KEY, "r+", volume, len(DATA), False)
-            assert await file.pread(10, len(DATA) - 5) == DATA[-5:]
-            assert await file.pread(10, len(DATA) + 5) == b""
-            first, second = bytearray(10), bytearray(20)
-            assert await file.preadv([first, second], 3) == 30
-            assert first + second == DATA[3:33]
-            assert await file.pwritev([b"abc", b"defg"], 100) == 7
-            assert await file.pread(7, 100) == b"abcdefg"
-            assert await file.append(b"tail") == len(DATA)
-            assert await file.read(3) == DATA[:3]
-            assert await file.tell() == 3
-            assert await file.write(b"xyz") == 3
-            assert await file.seek(0) == 0
-            assert await file.readinto(first) == 10
-            assert bytes(first) == DATA[:3] + b"xyz" + DATA[6:10]
-            assert await file.truncate(5 * PAGE) == 5 * PAGE
-            await file.punch_hole(PAGE, PAGE)
-            await file.zero_range(0, 10)
-            assert await file.pread(10, 0) == bytes(10)
-            assert await file.pread(PAGE, PAGE) == bytes(PAGE)
-            with await file.view(2 * PAGE, 100) as view:
-                assert view.tobytes() == DATA[2 * PAGE : 2 * PAGE + 100]
-            await file.advise(Advice.RANDOM)
-            await file.prefetch(0, PAGE)
-            await file.prefetch_ranges([(0, PAGE), (PAGE, PAGE)], wait=True)
-            assert file.try_pread(10, 0) == bytes(10)
-            assert file.try_pwrite(b"now", 0) == 3
-            await file.sync_range(0, PAGE)
-            await file.flush()
-            await file.fsync(timeout=SECONDS)
-            assert (await file.stats()).dirty == 0
-            await file.seek(0)
-            await file.truncate(0)
-            await file.writelines([b"one\n", b"two\n", b"three"])
-            await file.seek(0)
-            assert [line async for line in file] == [b"one\n", b"two\n", b"three"]
-            await file.seek(0)
-            assert await file.readline(2) == b"on"
-            assert await file.readlines() == [b"e\n", b"two\n", b"three"]
-        assert file.closed
-        with pytest.raises(ValueError):
-            await file.pread(1, 0)
-        opened = await aio.open(volume, KEY, "a")
-        assert await opened.write(b"!") == 1
-        await opened.close()
-        await opened.close()
-        async with aio.open(volume, KEY, flags=os.O_RDWR | os.O_APPEND, write_through=True, direct=True) as file:
-            assert (await file.write(b"?"), await file.tell()) == (1, 15)
-
-    run(main())
+    async with aio.open(volume, KEY, "r+") as file:
+        assert (file.key, file.mode, file.volume, file.size, file.closed) == (KEY, "r+", volume, len(DATA), False)
+        assert await file.pread(10, len(DATA) - 5) == DATA[-5:]
+        assert await file.pread(10, len(DATA) + 5) == b""
+        first, second = bytearray(10), bytearray(20)
+        assert await file.preadv([first, second], 3) == 30
+        assert first + second == DATA[3:33]
+        assert await file.pwritev([b"abc", b"defg"], 100) == 7
+        assert await file.pread(7, 100) == b"abcdefg"
+        assert await file.append(b"tail") == len(DATA)
+        assert await file.read(3) == DATA[:3]
+        assert await file.tell() == 3
+        assert await file.write(b"xyz") == 3
+        assert await file.seek(0) == 0
+        assert await file.readinto(first) == 10
+        assert bytes(first) == DATA[:3] + b"xyz" + DATA[6:10]
+        assert await file.truncate(5 * PAGE) == 5 * PAGE
+        await file.punch_hole(PAGE, PAGE)
+        await file.zero_range(0, 10)
+        assert await file.pread(10, 0) == bytes(10)
+        assert await file.pread(PAGE, PAGE) == bytes(PAGE)
+        with await file.view(2 * PAGE, 100) as view:
+            assert view.tobytes() == DATA[2 * PAGE : 2 * PAGE + 100]
+        await file.advise(Advice.RANDOM)
+        await file.prefetch(0, PAGE)
+        await file.prefetch_ranges([(0, PAGE), (PAGE, PAGE)], wait=True)
+        assert file.try_pread(10, 0) == bytes(10)
+        assert file.try_pwrite(b"now", 0) == 3
+        await file.sync_range(0, PAGE)
+        await file.flush()
+        await file.fsync(timeout=SECONDS)
+        assert (await file.stats()).dirty == 0
+        await file.seek(0)
+        await file.truncate(0)
+        await file.writelines([b"one\n", b"two\n", b"three"])
+        await file.seek(0)
+        assert [line async for line in file] == [b"one\n", b"two\n", b"three"]
+        await file.seek(0)
+        assert await file.readline(2) == b"on"
+        assert await file.readlines() == [b"e\n", b"two\n", b"three"]
+    assert file.closed
+    with pytest.raises(ValueError):
+        await file.pread(1, 0)
+    opened = await aio.open(volume, KEY, "a")
+    assert await opened.write(b"!") == 1
+    await opened.close()
+    await opened.close()
+    async with aio.open(volume, KEY, flags=os.O_RDWR | os.O_APPEND, write_through=True, direct=True) as file:
+        assert (await file.write(b"?"), await file.tell()) == (1, 15)
     with volume.open(KEY) as plain:
         assert plain.read() == b"one\ntwo\nthree!?"
 
@@ -154,48 +136,40 @@ def test_an_asynchronous_handle_has_the_verbs_of_a_handle() -> None:
         assert inspect.iscoroutinefunction(getattr(aio.AsyncCachedFile, name)), name
 
 
-def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
+async def test_an_awaitable_is_a_coroutine(attach: Attach) -> None:
     """create_task takes it; it warns if it is never awaited, and raises if awaited twice."""
     volume = attach(memory())
-
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            call = file.pread(3, 0)
-            assert isinstance(call, collections.abc.Coroutine)
-            assert await asyncio.create_task(call) == DATA[:3]
-            with pytest.raises(RuntimeError, match="already awaited"):
-                await call
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                file.pread(3, 0)  # type: ignore[unused-coroutine]
-                gc.collect()
-            assert ["pread' was never awaited" in str(w.message) for w in caught] == [True]
-            closed = file.pread(3, 0)
-            closed.close()
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        call = file.pread(3, 0)
+        assert isinstance(call, collections.abc.Coroutine)
+        assert await asyncio.create_task(call) == DATA[:3]
+        with pytest.raises(RuntimeError, match="already awaited"):
+            await call
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            file.pread(3, 0)  # type: ignore[unused-coroutine]
+            gc.collect()
+        assert ["pread' was never awaited" in str(w.message) for w in caught] == [True]
+        closed = file.pread(3, 0)
+        closed.close()
 
 
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("shift", [-PAGE, 100, PAGE])
-def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int) -> None:
+async def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int) -> None:
     """The number of a view's segments makes no difference to pwritev and preadv of tasks. [T-04, T-65, 2.7]"""
     content, start, length = pattern(16 * PAGE), 4 * PAGE, 4 * PAGE
     store = Store({KEY: content})
     volume = attach(store, max_folio=PAGE)
-
-    async def main() -> tuple[bytes, bytes]:
-        async with aio.open(volume, KEY, "r+") as file, aio.open(volume, KEY, "r+", direct=direct) as other:
-            with await file.view(start, length) as view:
-                assert len(view.segments) == 4
-                assert await other.pwritev(view.segments, start + shift) == length
-            written = await file.pread(len(content), 0)
-            await file.fsync()
-            with await file.view(start, length, writable=True) as view:
-                assert await other.preadv(view.segments, start + shift) == length
-            return written, await file.pread(len(content), 0)
-
-    written, read = asyncio.run(main())
+    async with aio.open(volume, KEY, "r+") as file, aio.open(volume, KEY, "r+", direct=direct) as other:
+        with await file.view(start, length) as view:
+            assert len(view.segments) == 4
+            assert await other.pwritev(view.segments, start + shift) == length
+        written = await file.pread(len(content), 0)
+        await file.fsync()
+        with await file.view(start, length, writable=True) as view:
+            assert await other.preadv(view.segments, start + shift) == length
+        read = await file.pread(len(content), 0)
     to = start + shift
     model = content[:to] + content[start : start + length] + content[to + length :]
     assert written == model
@@ -203,205 +177,174 @@ def test_a_view_in_pieces_moves_as_one(attach: Attach, direct: bool, shift: int)
 
 
 @pytest.mark.parametrize("verb", ["pwrite", "append"])
-def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_path: Path, verb: str) -> None:
+async def test_a_source_that_is_not_there_is_an_error_of_the_task(attach: Attach, tmp_path: Path, verb: str) -> None:
     """A map reaches behind the end of its file: EFAULT, and nothing is written. [T-05, 2.7]"""
     path = tmp_path / "map"
     path.write_bytes(bytes(4 * PAGE))
     volume = attach(stored())
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            with open(path, "r+b") as mapped, mmap.mmap(mapped.fileno(), 4 * PAGE) as source:
-                os.truncate(path, PAGE)
-                with pytest.raises(OSError) as caught:
-                    await (file.pwrite(source, 0) if verb == "pwrite" else file.append(source))
-            assert caught.value.errno == errno.EFAULT
-            assert file.size == len(DATA)
-            assert await file.pread(len(DATA), 0) == DATA
-
-    run(main())
+    async with aio.open(volume, KEY, "r+") as file:
+        with open(path, "r+b") as mapped, mmap.mmap(mapped.fileno(), 4 * PAGE) as source:
+            os.truncate(path, PAGE)
+            with pytest.raises(OSError) as caught:
+                await (file.pwrite(source, 0) if verb == "pwrite" else file.append(source))
+        assert caught.value.errno == errno.EFAULT
+        assert file.size == len(DATA)
+        assert await file.pread(len(DATA), 0) == DATA
 
 
-def test_bad_arguments(attach: Attach) -> None:
+async def test_bad_arguments(attach: Attach) -> None:
     """They raise the errors of the blocking verbs; nothing has changed. [T-59]"""
     volume = attach(memory())
-
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            for wrong in ((-1, 0), (1, -1), (1, 2**63)):
-                with pytest.raises(ValueError):
-                    await file.pread(*wrong)
-            with pytest.raises(TypeError):
-                await file.pread(cast(Any, "1"), 0)
-            with pytest.raises(TypeError):
-                await file.pread_into(b"read-only", 0)
-            with pytest.raises(OSError):
-                await file.pwrite(b"x", 0)
-        async with aio.open(volume, KEY, "w") as file:
-            with pytest.raises(OSError):
-                await file.pread(1, 0)
-            with pytest.raises(TypeError):
-                await file.pwrite(cast(Any, "text"), 0)
-            with pytest.raises(OSError) as caught:
-                await file.pwrite(b"xy", 2**63 - 1)
-            assert accepted_before(caught.value) == 0
-        with pytest.raises(FileNotFoundError):
-            await aio.open(volume, "nothing")
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        for wrong in ((-1, 0), (1, -1), (1, 2**63)):
+            with pytest.raises(ValueError):
+                await file.pread(*wrong)
+        with pytest.raises(TypeError):
+            await file.pread(cast(Any, "1"), 0)
+        with pytest.raises(TypeError):
+            await file.pread_into(b"read-only", 0)
+        with pytest.raises(OSError):
+            await file.pwrite(b"x", 0)
+    async with aio.open(volume, KEY, "w") as file:
+        with pytest.raises(OSError):
+            await file.pread(1, 0)
+        with pytest.raises(TypeError):
+            await file.pwrite(cast(Any, "text"), 0)
+        with pytest.raises(OSError) as caught:
+            await file.pwrite(b"xy", 2**63 - 1)
+        assert accepted_before(caught.value) == 0
+    with pytest.raises(FileNotFoundError):
+        await aio.open(volume, "nothing")
 
 
-def test_long_calls_give_the_loop_its_turns(attach: Attach) -> None:
+async def test_long_calls_give_the_loop_its_turns(attach: Attach) -> None:
     """Copies of many megabytes go in pieces: others run in between, and no thread makes any. [T-55]"""
     size = 8 << 20
     volume = attach(MemoryBackend(), capacity="64MiB")
+    turns = 0
+    over = False
 
-    async def main() -> None:
-        turns = 0
-        over = False
+    async def turning() -> None:
+        nonlocal turns
+        while not over:
+            turns += 1
+            await asyncio.sleep(0)
 
-        async def turning() -> None:
-            nonlocal turns
-            while not over:
-                turns += 1
-                await asyncio.sleep(0)
-
-        other = asyncio.create_task(turning())
-        async with aio.open(volume, KEY, "w+") as file:
-            data, buffer = pattern(size), bytearray(size)
-            calls: list[Callable[[], Any]] = [
-                lambda: file.pwrite(data, 0),
-                lambda: file.pread(size, 0),
-                lambda: file.pread_into(buffer, 0),
-            ]
-            results = []
-            for call in calls:
-                before = turns
-                results.append(await call())
-                assert turns - before >= size // (1 << 20)
-            assert results == [size, data, size]
-            assert buffer == data
-            lanes = volume.aside._lanes
-            assert (lanes["read"]._threads, lanes["write"]._threads) == (0, 0)
-            assert await file.pread(2 * size, 1) == data[1:]  # to the end of the file
-            over = True
-            await other
-
-    run(main())
+    other = asyncio.create_task(turning())
+    async with aio.open(volume, KEY, "w+") as file:
+        data, buffer = pattern(size), bytearray(size)
+        calls: list[Callable[[], Any]] = [
+            lambda: file.pwrite(data, 0),
+            lambda: file.pread(size, 0),
+            lambda: file.pread_into(buffer, 0),
+        ]
+        results = []
+        for call in calls:
+            before = turns
+            results.append(await call())
+            assert turns - before >= size // (1 << 20)
+        assert results == [size, data, size]
+        assert buffer == data
+        lanes = volume.aside._lanes
+        assert (lanes["read"]._threads, lanes["write"]._threads) == (0, 0)
+        assert await file.pread(2 * size, 1) == data[1:]  # to the end of the file
+        over = True
+        await other
 
 
 @both
-def test_a_long_call_whose_pieces_are_partly_missing(attach: Attach, backend: Any) -> None:
+async def test_a_long_call_whose_pieces_are_partly_missing(attach: Attach, backend: Any) -> None:
     """A thread reads from the first miss on, and writes the piece that has to wait. [2.5, 2.7]"""
     piece, size = LOOP_PIECE, 5 * LOOP_PIECE
     old, new = pattern(size), pattern(size, 7)
     volume = attach(backend(old), capacity="32MiB", max_folio="4KiB")
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            for missing in range(5):
-                await file.advise(Advice.DONTNEED)
-                for k in range(5):
-                    if k != missing:
-                        await file.prefetch(k * piece, piece, wait=True)
-                misses, buffer = volume.stats().misses, bytearray(size - 2)
-                if missing % 2:
-                    assert await file.pread(size, 1) == old[1:]
-                else:
-                    assert await file.pread_into(buffer, 1) == size - 2
-                    assert buffer == old[1:-1]
-                assert volume.stats().misses == misses + 1
+    async with aio.open(volume, KEY, "r+") as file:
+        for missing in range(5):
             await file.advise(Advice.DONTNEED)
-            await file.prefetch(0, 2 * piece, wait=True)
-            assert await file.pwrite(new[:-2], 1) == size - 2  # the ends of the last page have to be read
-            assert await file.pread(size, 0) == old[:1] + new[:-2] + old[-1:]
+            for k in range(5):
+                if k != missing:
+                    await file.prefetch(k * piece, piece, wait=True)
+            misses, buffer = volume.stats().misses, bytearray(size - 2)
+            if missing % 2:
+                assert await file.pread(size, 1) == old[1:]
+            else:
+                assert await file.pread_into(buffer, 1) == size - 2
+                assert buffer == old[1:-1]
+            assert volume.stats().misses == misses + 1
+        await file.advise(Advice.DONTNEED)
+        await file.prefetch(0, 2 * piece, wait=True)
+        assert await file.pwrite(new[:-2], 1) == size - 2  # the ends of the last page have to be read
+        assert await file.pread(size, 0) == old[:1] + new[:-2] + old[-1:]
 
-    run(main())
 
-
-def test_a_long_write_counts_its_pieces_when_one_fails(attach: Attach) -> None:
+async def test_a_long_write_counts_its_pieces_when_one_fails(attach: Attach) -> None:
     """The number of accepted bytes includes the earlier pieces. [K13]"""
     volume = attach(Store({KEY: b""}), capacity="32MiB")
+    async with aio.open(volume, KEY, "r+") as file:
+        real, left = file._hit_pwrite, 2
 
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            real, left = file._hit_pwrite, 2
+        def stop(data: Any, offset: int) -> int | None:
+            nonlocal left
+            if len(data) > LOOP_PIECE:
+                return None
+            left -= 1
+            if left < 0:
+                raise OSError("as if aborted")
+            return real(data, offset)
 
-            def stop(data: Any, offset: int) -> int | None:
-                nonlocal left
-                if len(data) > LOOP_PIECE:
-                    return None
-                left -= 1
-                if left < 0:
-                    raise OSError("as if aborted")
-                return real(data, offset)
-
-            file._hit_pwrite = stop
-            with pytest.raises(OSError, match="as if aborted") as caught:
-                await file.pwrite(bytes(4 * LOOP_PIECE), 0)
-            assert accepted_before(caught.value) == 2 * LOOP_PIECE
-
-    run(main())
+        file._hit_pwrite = stop
+        with pytest.raises(OSError, match="as if aborted") as caught:
+            await file.pwrite(bytes(4 * LOOP_PIECE), 0)
+        assert accepted_before(caught.value) == 2 * LOOP_PIECE
 
 
 @both
-def test_write_through(attach: Attach, backend: Any) -> None:
+async def test_write_through(attach: Attach, backend: Any) -> None:
     """The write is acknowledged when the await is over."""
     volume = attach(backend(), write_through=True)
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "r+") as file:
-            assert await file.pwrite(b"through", 10) == 7
-            assert (await file.stats()).dirty == 0
-            assert await file.append(b"on a thread") == len(DATA)
-            assert (await file.stats()).dirty == 0
-
-    run(main())
+    async with aio.open(volume, KEY, "r+") as file:
+        assert await file.pwrite(b"through", 10) == 7
+        assert (await file.stats()).dirty == 0
+        assert await file.append(b"on a thread") == len(DATA)
+        assert (await file.stats()).dirty == 0
 
 
-def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
+async def test_throttled_writers_leave_the_loop_to_others(attach: Attach) -> None:
     """A hundred tasks write ten times the dirty limit; readers go on, and everything arrives. [2.24]"""
     backend = RecordingBackend()
     volume = attach(backend, capacity="2MiB", dirty_background="128KiB", dirty_limit="256KiB")
     piece = 32 << 10
-
-    async def main() -> None:
-        async with aio.open(volume, KEY, "w+") as file:
-            data = [pattern(piece, k) for k in range(100)]
-            with backend.gate("write_from", times=10**6) as gate:
-                writers = [asyncio.create_task(file.pwrite(data[k], k * piece)) for k in range(100)]
-                await asyncio.to_thread(gate.wait_entered)
-                assert await file.pread(piece, 0) == data[0]  # the loop turns
-                assert not all(writer.done() for writer in writers)
-            await asyncio.wait_for(asyncio.gather(*writers), SECONDS)
-            assert [writer.result() for writer in writers] == [piece] * 100
-            await file.fsync()
-            assert await file.pread(100 * piece, 0) == b"".join(data)
-
-    run(main())
+    async with aio.open(volume, KEY, "w+") as file:
+        data = [pattern(piece, k) for k in range(100)]
+        with backend.gate("write_from", times=10**6) as gate:
+            writers = [asyncio.create_task(file.pwrite(data[k], k * piece)) for k in range(100)]
+            await asyncio.to_thread(gate.wait_entered)
+            assert await file.pread(piece, 0) == data[0]  # the loop turns
+            assert not all(writer.done() for writer in writers)
+        await asyncio.wait_for(asyncio.gather(*writers), SECONDS)
+        assert [writer.result() for writer in writers] == [piece] * 100
+        await file.fsync()
+        assert await file.pread(100 * piece, 0) == b"".join(data)
 
 
 @both
-def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> None:
+async def test_a_failing_read_raises_in_its_caller(attach: Attach, backend: Any) -> None:
     """The read raises the backend's error at once and only while it lasts; later reads are right."""
     volume = attach(store := backend())
 
     def refuse(*_: Any) -> Any:
         raise PermissionError(13, "not today")
 
-    async def main() -> None:
-        async with aio.open(volume, KEY) as file:
-            if isinstance(store, Store):
-                store.instead["read_into"] = refuse
-            else:
-                store.fault("read_into", refuse, times=5)
-            calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]
-            results = await asyncio.gather(*calls, return_exceptions=True)
-            assert [type(r) for r in results] == [PermissionError] * 5
-            store.instead.clear() if isinstance(store, Store) else store.clear_faults()
-            assert await file.pread(10, 0) == DATA[:10]
-
-    run(main())
+    async with aio.open(volume, KEY) as file:
+        if isinstance(store, Store):
+            store.instead["read_into"] = refuse
+        else:
+            store.fault("read_into", refuse, times=5)
+        calls = [asyncio.create_task(file.pread(10, 0)) for _ in range(5)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(r) for r in results] == [PermissionError] * 5
+        store.instead.clear() if isinstance(store, Store) else store.clear_faults()
+        assert await file.pread(10, 0) == DATA[:10]
 
 
 @both
@@ -423,14 +366,6 @@ def test_tickets_are_awaited_on_any_loop(attach: Attach, backend: Any) -> None:
         run(main())
 
 
-def test_a_backend_class_says_what_it_is(attach: Attach) -> None:
-    """`Volume.backend` is the attached object."""
-    store = stored()
-    volume = attach(store)
-    assert volume.backend is store
-    assert isinstance(volume.backend, AsyncBackend)
-
-
 class Index:
     """A number that is no int."""
 
@@ -442,20 +377,16 @@ class Index:
     ("size", "offset"),
     [("x", 0), (None, 0), (1.5, 0), (-1, 0), (2**63, 0), (2**64, 0), (2 * LOOP_PIECE, "x"), (2 * LOOP_PIECE, -1)],
 )
-def test_a_read_of_a_task_refuses_what_a_read_of_a_thread_does(attach: Attach, size: Any, offset: Any) -> None:
+async def test_a_read_of_a_task_refuses_what_a_read_of_a_thread_does(attach: Attach, size: Any, offset: Any) -> None:
     """Long or short, with the same words; whatever is a number is taken. [2.1]"""
     volume = attach(memory())
-
-    async def main() -> None:
-        async with await aio.open(volume, KEY) as file:
-            with volume.open(KEY) as plain, pytest.raises((TypeError, ValueError)) as expected:
-                plain.pread(size, offset)
-            with pytest.raises(type(expected.value)) as caught:
-                await file.pread(size, offset)
-            assert str(caught.value) == str(expected.value)
-            assert await file.pread(cast("int", Index()), 0) == DATA
-
-    run(main())
+    async with await aio.open(volume, KEY) as file:
+        with volume.open(KEY) as plain, pytest.raises((TypeError, ValueError)) as expected:
+            plain.pread(size, offset)
+        with pytest.raises(type(expected.value)) as caught:
+            await file.pread(size, offset)
+        assert str(caught.value) == str(expected.value)
+        assert await file.pread(cast("int", Index()), 0) == DATA
 
 
 class Counted(asyncio.SelectorEventLoop):

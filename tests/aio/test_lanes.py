@@ -86,26 +86,22 @@ def test_a_call_whose_thread_is_refused_is_run_by_a_thread_that_there_is(monkeyp
         lane.stop()
 
 
-def test_a_call_that_has_not_begun_at_its_deadline_or_cancellation_does_not_begin(attach: Attach) -> None:
+async def test_a_call_that_has_not_begun_at_its_deadline_or_cancellation_does_not_begin(attach: Attach) -> None:
     """All threads of the lane are busy: the caller ends the wait in line. [2.1, 2.10]"""
     volume = attach(Store({"file": b""}, max_inflight=1))
     free, ran = threading.Event(), threading.Event()
-
-    async def main() -> None:
-        busy = [asyncio.create_task(volume.aside.run("sync", free.wait)) for _ in range(aside.THREADS)]
-        await asyncio.sleep(0)
-        with pytest.raises(TimeoutError, match="has not begun"):
-            await volume.aside.run("sync", ran.set, timeout=0.01)
-        cancelled = asyncio.create_task(volume.aside.run("sync", ran.set))
-        await asyncio.sleep(0)
-        cancelled.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await cancelled
-        free.set()
-        assert await asyncio.gather(*busy) == [True] * aside.THREADS
-        await volume.aside.run("sync", lambda: None)
-
-    asyncio.run(main())
+    busy = [asyncio.create_task(volume.aside.run("sync", free.wait)) for _ in range(aside.THREADS)]
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError, match="has not begun"):
+        await volume.aside.run("sync", ran.set, timeout=0.01)
+    cancelled = asyncio.create_task(volume.aside.run("sync", ran.set))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    free.set()
+    assert await asyncio.gather(*busy) == [True] * aside.THREADS
+    await volume.aside.run("sync", lambda: None)
     assert not ran.is_set()
 
 
@@ -140,20 +136,17 @@ def test_one_call_of_the_loop_wakes_all_tasks_whose_calls_are_over(attach: Attac
     assert len(posted) == 2
 
 
-def test_a_future_that_cannot_be_ended_keeps_no_other_from_its_end() -> None:
+async def test_a_future_that_cannot_be_ended_keeps_no_other_from_its_end() -> None:
     """All are taken from the list, and the error is reported. [T-56]"""
 
     class Refusing(asyncio.Future[None]):
         def set_result(self, result: None, /) -> None:
             raise OSError("refused")
 
-    async def main() -> None:
-        loop, posted = asyncio.get_running_loop(), threading.Lock()
-        bad, good, over = Refusing(loop=loop), loop.create_future(), loop.create_future()
-        over.cancel()
-        futures = [bad, over, good, bad]
-        posted.acquire()
-        raises(OSError, native.wake, posted, futures, match="refused")
-        assert (good.done(), futures, posted.locked()) == (True, [], False)
-
-    asyncio.run(main())
+    loop, posted = asyncio.get_running_loop(), threading.Lock()
+    bad, good, over = Refusing(loop=loop), loop.create_future(), loop.create_future()
+    over.cancel()
+    futures = [bad, over, good, bad]
+    posted.acquire()
+    raises(OSError, native.wake, posted, futures, match="refused")
+    assert (good.done(), futures, posted.locked()) == (True, [], False)

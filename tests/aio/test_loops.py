@@ -16,12 +16,11 @@ from pagecache import DeadlockError, Volume, aio
 from pagecache.backends import MemoryBackend
 
 from ..file.rig import KEY, PAGE, Task, pattern, raises, until_all_wait
-from .conftest import Attach
+from .conftest import Attach, run
 from .stores import Store
-from .test_handles import both, run
+from .test_handles import both
 
 DATA = pattern(64 * PAGE)
-SECONDS = 60
 
 
 async def until(condition: Any) -> None:
@@ -78,7 +77,7 @@ def test_several_loops_at_once(attach: Attach, backend: Any) -> None:
     volume = attach(backend(DATA), max_folio="4KiB", capacity="128KiB")
 
     def loop(k: int) -> None:
-        async def main() -> None:
+        async def work() -> None:
             async with aio.open(volume, KEY, "r+") as file:
                 for n in range(100):
                     page = (k * 17 + n * 5) % 60
@@ -87,7 +86,7 @@ def test_several_loops_at_once(attach: Attach, backend: Any) -> None:
                         await file.pwrite(DATA[(60 + k) * PAGE : (61 + k) * PAGE], (60 + k) * PAGE)
                         await file.fsync()
 
-        run(main())
+        run(work())
 
     def thread() -> None:
         with volume.open(KEY) as file:
@@ -102,35 +101,31 @@ def test_several_loops_at_once(attach: Attach, backend: Any) -> None:
         assert file.read() == DATA
 
 
-def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
+async def test_tasks_end_when_the_volume_is_aborted(attach: Attach) -> None:
     """Every wait of a task has a way out. [K9, I-23]"""
     store = Store({KEY: DATA})
     volume = attach(store)
-
-    async def main() -> None:
-        file = await aio.open(volume, KEY, "r+")
-        await file.pwrite(b"dirty", 0)
-        store.gate("read_into")
-        store.gate("write_from")
-        calls: list[Awaitable[object]] = [
-            file.pread(10, 8 * PAGE),
-            file.fsync(),
-            file.flush(),
-            file.truncate(PAGE),
-            volume.begin_sync(),
-        ]
-        tasks = [asyncio.ensure_future(call) for call in calls]
-        await until(lambda: store.gates["read_into"].waiting and store.gates["write_from"].waiting)
-        volume.abort(OSError("gone"))
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(r).__name__ for r in results] == ["ShutdownError"] * len(tasks)
-        store.open_all()
-        volume.reconnect(store)
-        assert await file.pread(10, 8 * PAGE) == DATA[8 * PAGE : 8 * PAGE + 10]
-        await file.fsync()
-        await file.close()
-
-    run(main())
+    file = await aio.open(volume, KEY, "r+")
+    await file.pwrite(b"dirty", 0)
+    store.gate("read_into")
+    store.gate("write_from")
+    calls: list[Awaitable[object]] = [
+        file.pread(10, 8 * PAGE),
+        file.fsync(),
+        file.flush(),
+        file.truncate(PAGE),
+        volume.begin_sync(),
+    ]
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    await until(lambda: store.gates["read_into"].waiting and store.gates["write_from"].waiting)
+    volume.abort(OSError("gone"))
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(r).__name__ for r in results] == ["ShutdownError"] * len(tasks)
+    store.open_all()
+    volume.reconnect(store)
+    assert await file.pread(10, 8 * PAGE) == DATA[8 * PAGE : 8 * PAGE + 10]
+    await file.fsync()
+    await file.close()
     assert store.content(KEY)[:5] == b"dirty"
 
 
@@ -205,7 +200,7 @@ def test_what_a_backend_may_do_on_its_own_volume(attach: Attach, verb: str, wher
         assert found == [outcome]
 
 
-def test_a_backend_on_another_volume(attach: Attach) -> None:
+async def test_a_backend_on_another_volume(attach: Attach) -> None:
     """It awaits handles of a volume below it, on the cache's own loop; misses and writes included. [2.25]"""
     below = Store({KEY: DATA})
     cache = attach(below).cache
@@ -223,52 +218,40 @@ def test_a_backend_on_another_volume(attach: Attach) -> None:
             return await super().reached(method, *args)
 
     upper = cache.attach(Stacked({KEY: DATA}), read_ahead=0)
-
-    async def main() -> None:
-        async with aio.open(upper, KEY, "r+") as file:
-            assert await file.pread(len(DATA), 0) == DATA
-            await file.pwrite(b"through both", 100)
-            await file.fsync()
-
-    run(main())
+    async with aio.open(upper, KEY, "r+") as file:
+        assert await file.pread(len(DATA), 0) == DATA
+        await file.pwrite(b"through both", 100)
+        await file.fsync()
     lower_file.fsync()
     lower_file.close()
     assert below.content(KEY)[100:112] == b"through both"
 
 
-def test_the_context_of_an_application_is_left_alone(attach: Attach) -> None:
+async def test_the_context_of_an_application_is_left_alone(attach: Attach) -> None:
     """Context variables of a task are unchanged after an await."""
     volume = attach(Store({KEY: DATA}))
     mine: contextvars.ContextVar[str] = contextvars.ContextVar("mine", default="none")
-
-    async def main() -> None:
-        mine.set("here")
-        before = dict(contextvars.copy_context())
-        async with aio.open(volume, KEY) as file:
-            await file.pread(10, 0)
-        assert dict(contextvars.copy_context()) == before
-
-    run(main())
+    mine.set("here")
+    before = dict(contextvars.copy_context())
+    async with aio.open(volume, KEY) as file:
+        await file.pread(10, 0)
+    assert dict(contextvars.copy_context()) == before
 
 
-def test_a_volume_detached_under_waiting_tasks(attach: Attach) -> None:
+async def test_a_volume_detached_under_waiting_tasks(attach: Attach) -> None:
     """They end with an error that says so. [2.22]"""
     store = Store({KEY: DATA})
     volume: Volume = attach(store)
-
-    async def main() -> None:
-        file = await aio.open(volume, KEY, "r+")
-        store.gate("read_into")
-        task = asyncio.create_task(file.pread(10, 8 * PAGE))
-        await until(lambda: store.gates["read_into"].waiting)
-        threading.Timer(0.1, store.open_all).start()
-        await asyncio.to_thread(volume.detach)
-        result = (await asyncio.gather(task, return_exceptions=True))[0]
-        assert result == DATA[8 * PAGE : 8 * PAGE + 10] or type(result).__name__ == "ShutdownError"
-        with pytest.raises(OSError):
-            await file.pread(10, 9 * PAGE)
-
-    run(main())
+    file = await aio.open(volume, KEY, "r+")
+    store.gate("read_into")
+    task = asyncio.create_task(file.pread(10, 8 * PAGE))
+    await until(lambda: store.gates["read_into"].waiting)
+    threading.Timer(0.1, store.open_all).start()
+    await asyncio.to_thread(volume.detach)
+    result = (await asyncio.gather(task, return_exceptions=True))[0]
+    assert result == DATA[8 * PAGE : 8 * PAGE + 10] or type(result).__name__ == "ShutdownError"
+    with pytest.raises(OSError):
+        await file.pread(10, 9 * PAGE)
 
 
 def nr_fds() -> int:

@@ -18,7 +18,7 @@ from ..file.rig import KEY, PAGE, Task, eventually
 from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
-from .test_handles import DATA, run
+from .test_handles import DATA
 
 STORES: dict[str, Callable[[], Any]] = {
     "blocking": lambda: RecordingBackend({KEY: DATA}, by_name=True),
@@ -59,44 +59,36 @@ async def ends(reading: Awaitable[bytes], change: str) -> None:
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
-def test_a_read_waits_and_reads_again(attach: Attach, make: Callable[[], Any], change: str, direct: bool) -> None:
+async def test_a_read_waits_and_reads_again(attach: Attach, make: Callable[[], Any], change: str, direct: bool) -> None:
     """The loop is free while it waits. [T-56]"""
     volume = attach(store := make())
-
-    async def main() -> None:
-        async with beside(store, volume, change, direct=direct) as (file, gate):
-            reading = asyncio.create_task(file.pread(10, PAGE))
-            await until_it_waits(volume)
-            assert not reading.done()
-            gate.open()
-            await ends(reading, change)
-
-    run(main())
+    async with beside(store, volume, change, direct=direct) as (file, gate):
+        reading = asyncio.create_task(file.pread(10, PAGE))
+        await until_it_waits(volume)
+        assert not reading.done()
+        gate.open()
+        await ends(reading, change)
 
 
 @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
-def test_a_cancelled_read_waits_for_the_rename_no_longer(attach: Attach, make: Callable[[], Any]) -> None:
+async def test_a_cancelled_read_waits_for_the_rename_no_longer(attach: Attach, make: Callable[[], Any]) -> None:
     """The task ends at once, and later reads find the object by its new name. [T-56]"""
     volume = attach(store := make())
-
-    async def main() -> None:
-        async with beside(store, volume, "rename") as (file, gate):
-            reading = asyncio.create_task(file.pread(10, PAGE))
-            await until_it_waits(volume)
-            reading.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await reading
-            gate.open()
-            await ends(file.pread(10, PAGE), "rename")
-
-    run(main())
+    async with beside(store, volume, "rename") as (file, gate):
+        reading = asyncio.create_task(file.pread(10, PAGE))
+        await until_it_waits(volume)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        gate.open()
+        await ends(file.pread(10, PAGE), "rename")
     eventually(lambda: not volume.cache.waits())
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["judged beside the change", "judged as it ends"])
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("make", STORES.values(), ids=STORES)
-def test_a_refused_read_is_no_conflict_though_the_change_ends_at_once(
+async def test_a_refused_read_is_no_conflict_though_the_change_ends_at_once(
     attach: Attach, make: Callable[[], Any], change: str, ended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file refuses it while its name changes. It may be judged when the change has just ended. [T-56]"""
@@ -115,15 +107,12 @@ def test_a_refused_read_is_no_conflict_though_the_change_ends_at_once(
         else:
             bind(file)
 
-    async def main() -> None:
-        async with beside(store, volume, change) as (file, gate):
-            monkeypatch.setattr(reader, "_judge", late)
-            monkeypatch.setattr(EngineFile, "_bind_beside_names", ending)
-            reading = asyncio.create_task(file.pread(10, PAGE))
-            await asyncio.to_thread(refused.wait, 60)
-            if not ended:
-                await until_it_waits(volume)
-            gate.open()
-            await ends(reading, change)
-
-    run(main())
+    async with beside(store, volume, change) as (file, gate):
+        monkeypatch.setattr(reader, "_judge", late)
+        monkeypatch.setattr(EngineFile, "_bind_beside_names", ending)
+        reading = asyncio.create_task(file.pread(10, PAGE))
+        await asyncio.to_thread(refused.wait, 60)
+        if not ended:
+            await until_it_waits(volume)
+        gate.open()
+        await ends(reading, change)

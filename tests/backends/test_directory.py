@@ -231,8 +231,6 @@ def test_remaining_name_means_the_same_object_while_it_is_open(backend: Director
     assert backend.stat("b").identity == before
     other = put(backend, "a", b"other")
     assert backend.stat("a").identity == other.stat().identity != before
-    file.close()
-    other.close()
 
 
 def test_renaming_one_of_two_links_over_the_other_leaves_one(backend: DirectoryBackend) -> None:
@@ -248,7 +246,6 @@ def test_object_moved_away_by_another_program_keeps_its_identity(backend: Direct
     (root / "a").rename(root / "b")
     (root / "a").write_bytes(b"new")
     assert backend.stat("b").identity == file.stat().identity != backend.stat("a").identity
-    file.close()
 
 
 def test_a_file_that_is_collected_is_closed(backend: DirectoryBackend) -> None:
@@ -267,7 +264,6 @@ def test_new_name_is_durable_after_the_first_commit(backend: DirectoryBackend, s
     assert synced == ["file", "dir"]
     file.commit()
     assert synced == ["file", "dir", "file"]
-    file.close()
 
 
 def test_directories_on_the_way_to_a_new_name_are_durable_too(backend: DirectoryBackend, synced: list[str]) -> None:
@@ -297,7 +293,6 @@ def test_a_commit_after_a_rename_makes_the_new_name_durable(backend: DirectoryBa
     backend.rename("other", "x/z")
     file.commit()
     assert set(paths) == {"x/z/b", "x", "."}
-    file.close()
 
 
 @pytest.mark.parametrize("made", ["other link", "nothing", "no proc"])
@@ -316,7 +311,6 @@ def test_a_commit_of_a_file_whose_path_is_unknown_makes_all_names_durable(
         backend.remove("sub/a")
     file.commit()
     assert synced == ["file", "dir", "dir", "dir"]
-    file.close()
 
 
 def test_a_commit_makes_names_durable_though_the_root_lies_below_its_old_path(
@@ -329,7 +323,6 @@ def test_a_commit_makes_names_durable_though_the_root_lies_below_its_old_path(
     (root.parent / "moved").rename(root / "old")
     file.commit()
     assert synced == ["file", "dir"]
-    file.close()
 
 
 @pytest.mark.parametrize(
@@ -365,7 +358,6 @@ def test_a_commit_syncs_its_directory_though_that_is_renamed_in_between(
     at_next_call(monkeypatch, Unsynced, "_sync", lambda: backend.rename("a", "b"))
     file.commit()
     assert "b" in paths
-    file.close()
 
 
 @pytest.mark.parametrize("place", ["x", "x/y"])
@@ -388,7 +380,6 @@ def test_a_commit_of_a_file_whose_directory_another_program_has_renamed(
     backend.sync()
     path = next(root.rglob("a")).relative_to(root)
     assert sorted(paths) == sorted([str(path), *map(str, path.parents)])
-    file.close()
 
 
 def test_names_in_a_directory_that_another_program_has_renamed_or_removed_are_durable_after_a_sync(
@@ -416,7 +407,6 @@ def test_names_are_durable_though_no_descriptor_is_left(
     file.commit()
     file.commit()
     assert synced == ["file", "all", "file"]
-    file.close()
 
 
 def test_directories_above_a_bound_are_forgotten_and_synced_all_the_same(
@@ -432,7 +422,6 @@ def test_directories_above_a_bound_are_forgotten_and_synced_all_the_same(
     backend.sync()
     backend.sync()
     assert synced[4:] == ["all"]
-    file.close()
 
 
 def test_sync_makes_names_durable_once(backend: DirectoryBackend, synced: list[str]) -> None:
@@ -486,7 +475,6 @@ def test_version_differs_even_within_one_tick_of_the_clock(backend: DirectoryBac
         versions.append(file.commit())
     assert len(set(versions)) == 3
     assert file.commit() == versions[-1], "nothing changed"
-    file.close()
 
 
 # ------------------------------------------------------------------------------------------------ other calls
@@ -737,7 +725,6 @@ def test_a_signal_interrupts_no_transfer(backend: DirectoryBackend) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert handled
-    file.close()
 
 
 # ------------------------------------------------------------------------------------------------ what a kernel lacks
@@ -750,7 +737,6 @@ def test_hole_where_the_file_system_cannot_punch(backend: DirectoryBackend, monk
     file.punch_hole(2, 5)
     file.punch_hole(8, 100)
     assert content(backend, "a") == b"01\0\0\0\0\x0007\0\0"[:2] + bytes(5) + b"7" + bytes(2)
-    file.close()
 
 
 def test_exclusive_rename_where_the_kernel_has_none(backend: DirectoryBackend, monkeypatch: Patch) -> None:
@@ -774,4 +760,3 @@ def test_more_buffers_than_the_kernel_takes(backend: DirectoryBackend) -> None:
     assert file.write_from(0, buffers) == IOV_MAX
     into = [memoryview(bytearray(1)) for _ in buffers]
     assert file.read_into(0, into) == IOV_MAX
-    file.close()

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import random
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +55,88 @@ def status(found: os.stat_result) -> Call:
     return kind, stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, size, links, times
 
 
+def _stored(fd: int, byte: int, offset: int) -> None:
+    """Write through a shared mapping."""
+    size = os.fstat(fd).st_size
+    if size > offset and stat.S_ISREG(os.fstat(fd).st_mode):
+        with mmap.mmap(fd, 0) as mapped:
+            mapped[offset : min(offset + 100, size)] = bytes([byte]) * (min(offset + 100, size) - offset)
+            mapped.flush()
+
+
+def _loaded(fd: int, offset: int) -> bytes:
+    """Read through a mapping."""
+    if os.fstat(fd).st_size <= offset or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return b"behind the end"
+    with mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
+        return mapped[offset : offset + 100]
+
+
+def _sought(fd: int, offset: int, whence: int) -> int:
+    if whence == os.SEEK_END and stat.S_ISDIR(os.fstat(fd).st_mode):
+        whence = os.SEEK_SET  # the end of a directory is a matter of its file system
+    return os.lseek(fd, offset, whence)
+
+
+def _scanned(path: str) -> list[tuple[str, Call]]:
+    with os.scandir(path) as entries:
+        return sorted((entry.name, status(entry.stat(follow_symlinks=False))) for entry in entries)
+
+
+def _synced(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+ON_SLOTS: dict[str, Callable[..., Any]] = {
+    "write": lambda fd, byte, length: os.write(fd, bytes([byte]) * length),
+    "pwrite": lambda fd, byte, length, offset: os.pwrite(fd, bytes([byte]) * length, offset),
+    "read": os.read,
+    "pread": os.pread,
+    "seek": _sought,
+    "ftruncate": os.ftruncate,
+    "fsync": os.fsync,
+    "fdatasync": os.fdatasync,
+    "fstat": lambda fd: status(os.fstat(fd)),
+    "fchmod": os.fchmod,
+    "futime": lambda fd, seconds: os.utime(fd, (seconds, seconds)),
+    "load": _loaded,
+    "store": _stored,
+}
+"""Calls about an open file, by its descriptor."""
+ON_PATHS: dict[str, Callable[..., Any]] = {
+    "truncate": os.truncate,
+    "stat": lambda path: status(os.stat(path)),
+    "lstat": lambda path: status(os.lstat(path)),
+    "access": lambda path: os.access(path, os.R_OK | os.W_OK),
+    "entries": lambda path: sorted(os.listdir(path)),
+    "scan": _scanned,
+    "unlink": os.unlink,
+    "mkdir": lambda path: os.mkdir(path, 0o755),
+    "rmdir": os.rmdir,
+    "symlink": lambda path, target: os.symlink(target, path),
+    "readlink": os.readlink,
+    "fifo": lambda path: os.mkfifo(path, 0o600),
+    "sync_directory": _synced,
+    "chmod": os.chmod,
+    "chown": lambda path, group: os.chown(path, -1, group, follow_symlinks=False),
+    "utime": lambda path, seconds: os.utime(path, (seconds, seconds), follow_symlinks=False),
+    "setxattr": os.setxattr,
+    "getxattr": os.getxattr,
+    "listxattr": lambda path: sorted(os.listxattr(path)),
+    "removexattr": os.removexattr,
+}
+"""Calls about a name."""
+ON_TWO_PATHS: dict[str, Callable[[str, str], Any]] = {
+    "rename": os.rename,
+    "rename_noreplace": lambda path, other: names.rename_noreplace(AT_FDCWD, path, AT_FDCWD, other),
+    "link": lambda path, other: os.link(path, other, follow_symlinks=False),
+}
+
+
 class Program:
     """The open files of a process below one root, and its calls."""
 
@@ -64,8 +146,15 @@ class Program:
 
     def make(self, call: Call) -> Any:
         """The result of a call, or the name of its errno."""
+        name, first, *rest = call
         try:
-            return getattr(self, call[0])(*call[1:])
+            if name in ON_SLOTS:
+                return ON_SLOTS[name](self.files[first], *rest)
+            if name in ON_PATHS:
+                return ON_PATHS[name](self._at(first), *rest)
+            if name in ON_TWO_PATHS:
+                return ON_TWO_PATHS[name](self._at(first), self._at(*rest))
+            return getattr(self, name)(first, *rest)
         except OSError as error:
             return errno.errorcode[error.errno or 0]
         except KeyError:
@@ -78,12 +167,12 @@ class Program:
     def _at(self, path: str) -> str:
         return os.path.join(self.root, path)
 
-    # -- open files
-
-    def open(self, slot: int, path: str, flags: int, mode: int = 0o644) -> None:
-        fd = os.open(self._at(path), flags | os.O_NONBLOCK, mode)  # a FIFO must not block
+    def _keep(self, slot: int, fd: int) -> None:
         self.close(slot)
         self.files[slot] = fd
+
+    def open(self, slot: int, path: str, flags: int, mode: int = 0o644) -> None:
+        self._keep(slot, os.open(self._at(path), flags | os.O_NONBLOCK, mode))  # a FIFO must not block
 
     create = open
 
@@ -92,147 +181,13 @@ class Program:
             os.close(self.files.pop(slot))
 
     def reopen(self, slot: int, flags: int) -> None:
-        fd = os.open(f"/proc/self/fd/{self.files[slot]}", flags | os.O_NONBLOCK)
-        self.close(slot)
-        self.files[slot] = fd
+        self._keep(slot, os.open(f"/proc/self/fd/{self.files[slot]}", flags | os.O_NONBLOCK))
 
     def duplicate(self, slot: int, other: int) -> None:
-        fd = os.dup(self.files[slot])
-        self.close(other)
-        self.files[other] = fd
-
-    def write(self, slot: int, byte: int, length: int) -> int:
-        return os.write(self.files[slot], bytes([byte]) * length)
-
-    def pwrite(self, slot: int, byte: int, length: int, offset: int) -> int:
-        return os.pwrite(self.files[slot], bytes([byte]) * length, offset)
-
-    def read(self, slot: int, length: int) -> bytes:
-        return os.read(self.files[slot], length)
-
-    def pread(self, slot: int, length: int, offset: int) -> bytes:
-        return os.pread(self.files[slot], length, offset)
-
-    def seek(self, slot: int, offset: int, whence: int) -> int:
-        if whence == os.SEEK_END and stat.S_ISDIR(os.fstat(self.files[slot]).st_mode):
-            whence = os.SEEK_SET  # the end of a directory is a matter of its file system
-        return os.lseek(self.files[slot], offset, whence)
+        self._keep(other, os.dup(self.files[slot]))
 
     def copy(self, slot: int, other: int, length: int) -> int:
         return os.copy_file_range(self.files[slot], self.files[other], length)
-
-    def ftruncate(self, slot: int, size: int) -> None:
-        os.ftruncate(self.files[slot], size)
-
-    def fsync(self, slot: int) -> None:
-        os.fsync(self.files[slot])
-
-    def fdatasync(self, slot: int) -> None:
-        os.fdatasync(self.files[slot])
-
-    def fstat(self, slot: int) -> Call:
-        return status(os.fstat(self.files[slot]))
-
-    def fchmod(self, slot: int, mode: int) -> None:
-        os.fchmod(self.files[slot], mode)
-
-    def futime(self, slot: int, seconds: int) -> None:
-        os.utime(self.files[slot], (seconds, seconds))
-
-    def load(self, slot: int, offset: int) -> bytes:
-        """Read through a mapping."""
-        fd = self.files[slot]
-        if os.fstat(fd).st_size <= offset or not stat.S_ISREG(os.fstat(fd).st_mode):
-            return b"behind the end"
-        with mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
-            return mapped[offset : offset + 100]
-
-    def store(self, slot: int, byte: int, offset: int) -> None:
-        """Write through a shared mapping."""
-        fd = self.files[slot]
-        size = os.fstat(fd).st_size
-        if size > offset and stat.S_ISREG(os.fstat(fd).st_mode):
-            with mmap.mmap(fd, 0) as mapped:
-                mapped[offset : min(offset + 100, size)] = bytes([byte]) * (min(offset + 100, size) - offset)
-                mapped.flush()
-
-    # -- names
-
-    def truncate(self, path: str, size: int) -> None:
-        os.truncate(self._at(path), size)
-
-    def stat(self, path: str) -> Call:
-        return status(os.stat(self._at(path)))
-
-    def lstat(self, path: str) -> Call:
-        return status(os.lstat(self._at(path)))
-
-    def access(self, path: str) -> bool:
-        return os.access(self._at(path), os.R_OK | os.W_OK)
-
-    def entries(self, path: str) -> list[str]:
-        return sorted(os.listdir(self._at(path)))
-
-    def scan(self, path: str) -> list[tuple[str, Call]]:
-        with os.scandir(self._at(path)) as entries:
-            return sorted((entry.name, status(entry.stat(follow_symlinks=False))) for entry in entries)
-
-    def rename(self, path: str, other: str) -> None:
-        os.rename(self._at(path), self._at(other))
-
-    def rename_noreplace(self, path: str, other: str) -> None:
-        names.rename_noreplace(AT_FDCWD, self._at(path), AT_FDCWD, self._at(other))
-
-    def unlink(self, path: str) -> None:
-        os.unlink(self._at(path))
-
-    def mkdir(self, path: str) -> None:
-        os.mkdir(self._at(path), 0o755)
-
-    def rmdir(self, path: str) -> None:
-        os.rmdir(self._at(path))
-
-    def link(self, path: str, other: str) -> None:
-        os.link(self._at(path), self._at(other), follow_symlinks=False)
-
-    def symlink(self, path: str, target: str) -> None:
-        os.symlink(target, self._at(path))
-
-    def readlink(self, path: str) -> str:
-        return os.readlink(self._at(path))
-
-    def fifo(self, path: str) -> None:
-        os.mkfifo(self._at(path), 0o600)
-
-    def sync_directory(self, path: str) -> None:
-        fd = os.open(self._at(path), os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    # -- attributes
-
-    def chmod(self, path: str, mode: int) -> None:
-        os.chmod(self._at(path), mode)
-
-    def chown(self, path: str, group: int) -> None:
-        os.chown(self._at(path), -1, group, follow_symlinks=False)
-
-    def utime(self, path: str, seconds: int) -> None:
-        os.utime(self._at(path), (seconds, seconds), follow_symlinks=False)
-
-    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        os.setxattr(self._at(path), name, value, flags)
-
-    def getxattr(self, path: str, name: str) -> bytes:
-        return os.getxattr(self._at(path), name)
-
-    def listxattr(self, path: str) -> list[str]:
-        return sorted(os.listxattr(self._at(path)))
-
-    def removexattr(self, path: str, name: str) -> None:
-        os.removexattr(self._at(path), name)
 
 
 CALLS = {

@@ -26,13 +26,18 @@ NO_ID = 2**32 - 1
 ACL = "system.posix_acl_access"
 
 
+def for_all(*options: str) -> Iterator[tuple[Mounted, Path]]:
+    with (
+        folder_for_everybody() as folder,
+        Mounted(folder, f"dir:{folder / 'store'}", "--allow-other", *options) as mounted,
+    ):
+        yield mounted, folder / "store"
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def shared(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Path]]:
     """A mount for all users, and its store."""
-    with folder_for_everybody() as folder:
-        (folder / "mnt").mkdir()
-        with Mounted(folder, f"dir:{folder / 'store'}", "--allow-other", request.param) as mounted:
-            yield mounted, folder / "store"
+    yield from for_all(request.param)
 
 
 def _result(call: Callable[[], Any]) -> tuple[str, Any]:
@@ -139,11 +144,7 @@ def test_attributes_of_the_superuser_are_not_listed_to_others(shared: tuple[Moun
 @pytest.fixture(scope="module", params=KINDS)
 def trusting(request: pytest.FixtureRequest) -> Iterator[tuple[Mounted, Path]]:
     """A mount for all users whose kernel relies on looked-up names, and its store."""
-    with folder_for_everybody() as folder:
-        (folder / "mnt").mkdir()
-        options = ("--allow-other", request.param, "-o", "attr_timeout=1000,entry_timeout=1000")
-        with Mounted(folder, f"dir:{folder / 'store'}", *options) as mounted:
-            yield mounted, folder / "store"
+    yield from for_all(request.param, "-o", "attr_timeout=1000,entry_timeout=1000")
 
 
 SECRET = b"secret of root"

@@ -124,7 +124,6 @@ def test_an_open_that_came_first_finds_the_file_that_its_name_stood_for(
     fh, _ = opening.result()
     taking.result()
     assert server.files.read(fh, 0, 9) == b"a"
-    server.release(fh)
 
 
 def test_a_listing_does_not_report_the_size_that_a_file_had_before_it_was_closed(
@@ -354,14 +353,13 @@ def test_an_open_that_comes_back_while_its_name_is_elsewhere_is_no_first_try(
     """The kernel repeats a lookup that found nothing, once the rename has ended that it ran beside."""
     one, number = programs[0], server.lookup(1, "a").number
     server.link(number, 1, "other")
-    fh, _ = server.open(number, os.O_RDONLY)
+    server.open(number, os.O_RDONLY)
     server.unlink(1, "other")
     assert code(one.open, number) == errno.ESTALE
     server.rename(1, "a", 1, "moved")
     assert code(one.lookup, "a") == errno.ENOENT
     server.rename(1, "moved", 1, "a")
     assert one.read(one.lookup("a")) == b"a"
-    server.release(fh)
 
 
 def test_a_thread_that_is_late_comes_for_another_call(
@@ -567,20 +565,18 @@ def test_an_open_waits_for_the_call_that_takes_its_name_away(server: Server) -> 
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
     told = told_beside_a_rename(server, (directory, "b"), lambda: server.open(number, os.O_RDONLY))
     assert told == errno.ESTALE
-    fh, _ = server.open(server.lookup(1, "a").number, os.O_RDONLY)
-    server.release(fh)
+    server.open(server.lookup(1, "a").number, os.O_RDONLY)
 
 
 def test_times_of_an_open_file_never_go_to_what_replaces_it(server: Server, tmp_path: Path) -> None:
     """They are set while the rename runs: the file has no name when it is over, and its open descriptors see them."""
     directory, number = server.lookup(1, "d").number, server.lookup(1, "a").number
-    fh, _ = server.open(number, os.O_RDONLY)
+    server.open(number, os.O_RDONLY)
     before = os.stat(tmp_path / "d" / "b").st_mtime_ns
     changes = {"mtime_ns": 5 * 10**9}
     assert told_beside_a_rename(server, (directory, "b"), lambda: server.setattr(number, changes)) is None
     assert os.stat(tmp_path / "a").st_mtime_ns == before
     assert server.getattr(number).mtime_ns == 5 * 10**9
-    server.release(fh)
 
 
 def test_names_that_opens_came_too_late_for_are_not_remembered_forever(
@@ -635,7 +631,6 @@ def test_an_object_has_one_number_under_all_its_names_and_another_object_another
     assert server.lookup(1, "a").number != number
     fh, _ = server.open(number, os.O_RDONLY)  # by its second name
     assert server.files.read(fh, 0, 100) != b"another object"
-    server.release(fh)
 
 
 def test_a_file_is_found_by_a_name_that_is_left(server: Server, tmp_path: Path) -> None:
@@ -767,7 +762,7 @@ def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
     one, two, _ = programs
     old = server.lookup(1, "a").number
     server.link(old, 1, "second")
-    fh = one.open(old, os.O_RDWR)
+    one.open(old, os.O_RDWR)
     replace(tmp_path, "a")
     if by == "its other name":
         assert two.lookup("second") == old
@@ -782,7 +777,6 @@ def test_an_open_by_a_taken_name_looks_again_whoever_has_found_that_first(
         assert two.lookup("a") != old
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("a")) == b"new"
-    server.release(fh)
 
 
 @pytest.mark.parametrize("order", ["the name first", "the open first"])
@@ -808,14 +802,13 @@ def test_an_open_in_a_directory_that_another_program_renames_meanwhile_does_not_
     one, two, _ = programs
     directory = server.lookup(1, "d").number
     old = server.lookup(directory, "b").number
-    fh = one.open(old)
+    one.open(old)
     os.rename(tmp_path / "d", tmp_path / "moved")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "b").write_bytes(b"new")
     at_next_call(monkeypatch, server.nodes, "lose", lambda: (two.lookup("d"), two.lookup("moved")))
     assert code(one.open, old) == errno.ESTALE
     assert one.read(one.lookup("b", one.lookup("d"))) == b"new"
-    server.release(fh)
 
 
 def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(
@@ -831,11 +824,10 @@ def test_a_call_that_has_looked_its_name_up_again_does_not_fail_again(
     assert code(one.open, old) == errno.ESTALE
     assert one.lookup("fourth") == old
     replace(tmp_path, "third")
-    fh = one.open(old)
+    one.open(old)
     assert code(two.open, old) == errno.ESTALE
     replace(tmp_path, "fourth")
     assert two.read(old) == b"a"  # by a descriptor
-    server.release(fh)
 
 
 def test_any_call_that_looks_its_path_up_again_does_not_fail_again(
@@ -882,12 +874,11 @@ def test_a_second_try_that_fails_is_the_last(server: Server, programs: list[Prog
     replace(tmp_path, "a")
     assert [code(one.open, old) for _ in range(4)] == [errno.ESTALE] * 4
     second = server.lookup(1, "a").number
-    fh = one.open(second)
+    one.open(second)
     replace(tmp_path, "a")
     assert code(one.open, second) == errno.ESTALE
     assert one.opendir(one.lookup("d"))  # that was its second try
     assert code(one.open, second) == errno.ESTALE
-    server.release(fh)
 
 
 def test_a_name_that_was_taken_long_ago_costs_nothing(server: Server, programs: list[Program], tmp_path: Path) -> None:
@@ -933,11 +924,10 @@ def test_a_name_that_is_removed_during_its_lookup_is_not_kept(
 ) -> None:
     """The file is open, and has another name: its status has one name less, which is not the reason to keep one."""
     os.link(tmp_path / "a", tmp_path / "second")
-    fh, _ = server.open(server.lookup(1, "second").number, os.O_RDONLY)
+    server.open(server.lookup(1, "second").number, os.O_RDONLY)
     at_next_call(monkeypatch, OpenFile, "stat", lambda: os.unlink(tmp_path / "a"))
     assert server.lookup(1, "a").nlink == 2  # with one the kernel would keep the name (reply.c)
     assert server.lookup(1, "second").nlink == 1
-    server.release(fh)
 
 
 def test_a_truncate_by_a_name_that_another_program_took_looks_again(
@@ -1061,7 +1051,6 @@ def test_a_failed_call_keeps_no_number_and_no_file(server: Server, tmp_path: Pat
         assert code(server.open, empty, os.O_RDWR | os.O_TRUNC) == errno.EIO
     assert server.node(empty).lookups == lookups
     assert list(server.files.by_number) == [fh]
-    server.release(fh)
 
 
 def test_threads_that_do_not_come_again_are_forgotten(monkeypatch: Patch) -> None:
@@ -1135,7 +1124,6 @@ def test_only_ftruncate_to_the_present_size_moves_the_time_of_a_file(server: Ser
     assert server.setattr(made.number, {"size": 0}, fh).mtime_ns > 10**9
     server.fsync(fh)
     assert server.getattr(made.number).mtime_ns > 10**9
-    server.release(fh)
 
 
 def test_a_write_moves_times_that_were_set_without_a_name(server: Server) -> None:
@@ -1148,4 +1136,3 @@ def test_a_write_moves_times_that_were_set_without_a_name(server: Server) -> Non
     found = server.getattr(made.number)
     assert found.mtime_ns > 10**9
     assert stat.S_IMODE(found.mode) == 0o640
-    server.release(fh)

@@ -4,6 +4,8 @@ server       those that `SERVERS` of the module names, by default moto and minis
 moto, ministack        that one
 bucket       an empty one on `server`; fails its test if it leaves an open upload or a private object behind
 proxy        in front of `server`: slow and unreliable on request, and counting
+backend      through the proxy, with the options `BACKEND` of the module; without these it has parts of 64 KiB
+volume       over it, with the options `VOLUME` of the module, of a cache with its options `CACHE`
 new_server   starts one for this test alone, to be stopped and started again
 """
 
@@ -14,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from pagecache import PageCache, Volume
+from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy
 
 from .servers import BOTH, ENVIRONMENT, Bucket, Server, missing, new_bucket
@@ -94,3 +98,22 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
     """A proxy in front of `server`."""
     with FaultyProxy(server.endpoint) as made:
         yield made
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
+    options = getattr(request.module, "BACKEND", None)
+    if options is None:
+        made = bucket.backend(proxy.endpoint)
+    else:
+        made = S3Backend(bucket.name, endpoint_url=proxy.endpoint, **options)
+    yield made
+    proxy.rules.clear()
+    made.close()
+
+
+@pytest.fixture
+def volume(request: pytest.FixtureRequest, backend: S3Backend, proxy: FaultyProxy) -> Iterator[Volume]:
+    with PageCache(**{"capacity": "64MiB", **getattr(request.module, "CACHE", {})}) as cache:
+        yield cache.attach(backend, **getattr(request.module, "VOLUME", {}))
+        proxy.rules.clear()

@@ -259,9 +259,8 @@ class Bucket:
 
     def backend(self, endpoint: str | None = None, **options: Any) -> S3Backend:
         """A backend with parts of 64 KiB; `endpoint`: another address of the server."""
-        return S3Backend(
-            self.name, endpoint_url=endpoint or self.server.endpoint, part_size=PART, least_part=1, **options
-        )
+        known: dict[str, Any] = {"part_size": PART, "least_part": 1, "conditions": SMALL_PARTS.get(self.server.kind)}
+        return S3Backend(self.name, endpoint_url=endpoint or self.server.endpoint, **known | options)
 
     def keys(self, prefix: str = "") -> list[str]:
         """All keys, including private ones."""

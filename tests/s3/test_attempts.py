@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,13 +22,9 @@ OLD = b"".join(bytes([i]) * PART for i in range(1, 5))
 ONCE = RetryPolicy(attempts=1, failed_retry=None)
 
 
-@pytest.fixture
-def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
+@pytest.fixture(autouse=True)
+def stored(bucket: Bucket) -> None:
     bucket.put("k", OLD)
-    backend = bucket.backend(proxy.endpoint)
-    yield backend
-    proxy.rules.clear()
-    backend.close()
 
 
 def lose(proxy: FaultyProxy, fault: Any) -> None:

@@ -17,7 +17,7 @@ from weakref import WeakSet
 import pytest
 from click.testing import CliRunner, Result
 
-from pagecache import PageCache, RetryPolicy
+from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends.objects.file import BlockingFile
 from pagecache.backends.s3 import S3Backend, uploads
 from pagecache.backends.s3.calls import Stored
@@ -29,9 +29,10 @@ from ..file.rig import Patch, raises
 from .requests import counted, is_for
 from .servers import Bucket, Server, new_bucket
 
+BACKEND = {"part_size": "5MiB"}
 DIES = """
 import os, sys
-from pagecache import PageCache, RetryPolicy
+from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 backend = S3Backend(sys.argv[1], "below", endpoint_url=sys.argv[2])
 file = backend.open("k", create=True)
@@ -172,9 +173,10 @@ def test_where_uploads_are_not_listed_none_ends(bucket: Bucket, proxy: FaultyPro
 
 @pytest.mark.parametrize("server", ["ministack"], indirect=True)  # moto does not report when uploads were begun
 @pytest.mark.parametrize("request_", ["AbortMultipartUpload", "ListMultipartUploads", "ListParts"])
-def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyProxy, request_: str) -> None:
+def test_a_close_asks_again_where_a_request_fails(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, request_: str
+) -> None:
     """No later call would remove the rest."""
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     backend.honours()
     file = backend.open("k", create=True)
     failing = ProxyRule("reset", is_for(request_), times=float("inf"))
@@ -189,12 +191,13 @@ def test_a_close_asks_again_where_a_request_fails(bucket: Bucket, proxy: FaultyP
 
 
 @pytest.mark.parametrize("server", ["ministack"], indirect=True)
-def test_every_beginning_that_was_not_answered_is_ended(bucket: Bucket, proxy: FaultyProxy, monkeypatch: Patch) -> None:
+def test_every_beginning_that_was_not_answered_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, monkeypatch: Patch
+) -> None:
     """There are two of one object, long apart, and nothing could be listed in between. One listing finds both."""
     clock = HandClock()
     monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=clock.now))
     monkeypatch.setattr(uploads, "SKEW", -50.0)  # uploads begun within 50 seconds are ignored
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = committed(backend)
     denied = made_up("AccessDenied")
     unlisted = ProxyRule("status", is_for("ListMultipartUploads"), times=float("inf"), status=403, body=denied)
@@ -213,9 +216,8 @@ def test_every_beginning_that_was_not_answered_is_ended(bucket: Bucket, proxy: F
 
 @pytest.mark.parametrize("server", ["ministack"], indirect=True)
 def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_ended(
-    bucket: Bucket, proxy: FaultyProxy
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
 ) -> None:
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     file = committed(backend)
 
     def begins() -> None:
@@ -229,8 +231,6 @@ def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_
     assert (lost.seen, listed.seen) == (2, 1)
     assert len(bucket.uploads()) == 1
     file.close()
-    backend.close()
-    assert bucket.left_behind() == []
 
 
 def committed(backend: S3Backend) -> BlockingFile:
@@ -242,10 +242,9 @@ def committed(backend: S3Backend) -> BlockingFile:
 
 
 def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_is_lost(
-    bucket: Bucket, proxy: FaultyProxy
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
 ) -> None:
     """The only part is cut before the commit, so that one request stores all the bytes."""
-    backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size="5MiB")
     backend.honours(of="put")
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
@@ -257,13 +256,10 @@ def test_an_upload_that_was_not_needed_is_ended_though_the_answer_to_the_commit_
     assert lost.seen == 1
     assert bucket.get("k") == b"short"
     file.close()
-    backend.close()
-    assert bucket.left_behind() == []
 
 
-def test_the_memory_of_uploads_does_not_grow_with_commits(bucket: Bucket) -> None:
-    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
-    with PageCache("64MiB") as cache, cache.attach(backend).open("k", "w") as file:
+def test_the_memory_of_uploads_does_not_grow_with_commits(backend: S3Backend, volume: Volume) -> None:
+    with volume.open("k", "w") as file:
         file.write(bytes(6 << 20))
         file.fsync()
         before = remembered(backend)
@@ -298,17 +294,14 @@ def test_an_invalid_time_is_refused_with_the_rule(time: str) -> None:
     assert f"--older-than: '{time}' is not 0 or above, and below 1e+09 seconds" in result.output
 
 
-def test_a_backend_does_not_end_its_own_uploads(bucket: Bucket) -> None:
-    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
+def test_a_backend_does_not_end_its_own_uploads(backend: S3Backend) -> None:
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
     assert backend.remove_leftovers(0.0) == []
     file.commit()
-    backend.close()
 
 
-def test_unclosed_files_leave_nothing(bucket: Bucket) -> None:
-    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="5MiB")
+def test_unclosed_files_leave_nothing(bucket: Bucket, backend: S3Backend) -> None:
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
     file.write_from(5 << 20, [memoryview(b"mine")])
@@ -317,7 +310,6 @@ def test_unclosed_files_leave_nothing(bucket: Bucket) -> None:
     gc.collect()
     backend.open("another", create=True).commit()
     assert bucket.left_behind() == []
-    backend.close()
 
 
 def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
@@ -325,7 +317,7 @@ def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
 ) -> None:
     server = new_server("ministack")
     with new_bucket(server) as bucket:
-        backend = S3Backend(bucket.name, endpoint_url=server.endpoint, part_size="64KiB", least_part=1)
+        backend = bucket.backend()
         cache = PageCache("512KiB", retry=RetryPolicy(attempts=1, first_delay=0.01, max_delay=0.01))
         bucket.put("other", b"keeps the bucket over a restart")
         file = cache.attach(backend).open("k", "w")

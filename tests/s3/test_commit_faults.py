@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,6 @@ from pagecache import (
     CachedFile,
     ConflictError,
     DataLossError,
-    PageCache,
     RetryPolicy,
     Volume,
     WritebackError,
@@ -28,7 +26,7 @@ from .servers import PART, SMALL_PARTS, Bucket
 
 SERVERS = tuple(SMALL_PARTS)
 OLD = b"".join(bytes([i]) * PART for i in range(12))
-AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
+CACHE = {"capacity": "1MiB", "retry": RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)}
 ERROR = b"<Error><Code>InternalError</Code><Message>planted</Message></Error>"
 SLOW = b"<Error><Code>SlowDown</Code><Message>planted</Message></Error>"
 SPEC: dict[str, dict[str, Any]] = {
@@ -40,17 +38,6 @@ SPEC: dict[str, dict[str, Any]] = {
     "error in a good answer": {"fault": "status", "status": 200, "body": ERROR},
 }
 WRITES = ("PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload")
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    """A volume through the proxy, with parts of 64 KiB."""
-    known = SMALL_PARTS[bucket.server.kind]
-    backend = bucket.backend(proxy.endpoint, conditions=known)
-    with PageCache("1MiB", retry=AGAIN) as cache:
-        volume = cache.attach(backend)
-        yield volume
-        proxy.rules.clear()
 
 
 def changed(volume: Volume, key: str) -> bytes:

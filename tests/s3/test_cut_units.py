@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, RetryPolicy, Volume
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
@@ -19,16 +18,13 @@ UNITS = 6
 OLD = b"old!" * (UNITS * PART // 4)
 AT = 2 * PART
 """The unit that is cut."""
-AGAIN = RetryPolicy(attempts=60, first_delay=0.01, max_delay=0.05)
+CACHE = {
+    "capacity": "1MiB", "page_size": 4096, "max_folio": "4KiB", "flush_interval": 3600,
+    "retry": RetryPolicy(attempts=60, first_delay=0.01, max_delay=0.05),
+}  # fmt: skip
+VOLUME = {"read_ahead": 0}
 CALM: dict[str, Any] = {"dirty_background": 0.8, "dirty_limit": 0.9}
 TIGHT: dict[str, Any] = {"dirty_background": 0.0, "dirty_limit": 1 / 256}
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    with PageCache("1MiB", page_size=4096, max_folio="4KiB", flush_interval=3600, retry=AGAIN) as cache:
-        backend = bucket.backend(proxy.endpoint)
-        yield cache.attach(backend, read_ahead=0)
 
 
 class Model:

@@ -18,17 +18,13 @@ from .requests import counted, is_for
 from .servers import Bucket
 
 ALWAYS = float("inf")
+BACKEND = {"prefix": "p"}
 FORGED = "no\n2026-11-24 CRITICAL root: forged\x9b31m \u202egnp.exe\x85"
 REFUSED = f"<Error><Code>Access\nDenied</Code><Message>{FORGED}</Message></Error>".encode()
 
 
-@pytest.fixture
-def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
-    return S3Backend(bucket.name, "p", endpoint_url=proxy.endpoint)
-
-
 def test_the_text_of_a_server_cannot_forge_a_line_of_a_log(
-    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, caplog: pytest.LogCaptureFixture
+    proxy: FaultyProxy, backend: S3Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A message, a code and a name may hold line ends, controls of a terminal, and letters that reverse the text."""
     caplog.set_level(logging.DEBUG, "pagecache")
@@ -71,15 +67,21 @@ def listed(name: str, token: str = "") -> bytes:
     return f"<ListBucketResult>{entry}{more}</ListBucketResult>".encode()
 
 
-@pytest.mark.parametrize(
-    "body",
-    [listed("p/k", "again"), b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"],
-    ids=["the same page", "no token"],
-)
-def test_an_endless_list_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend, body: bytes) -> None:
-    proxy.rules = [ProxyRule("status", is_for("ListObjectsV2"), times=ALWAYS, status=200, body=body)]
-    raises(OSError, list, backend.list(), match=r"list of s3://.*: the list has no end")
-    assert len(proxy.taken()) <= 2
+MARKED = "<NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
+ENDLESS: dict[str, tuple[str, bytes]] = {
+    "the same page": ("ListObjectsV2", listed("p/k", "again")),
+    "no token": ("ListObjectsV2", b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"),
+    "uploads": ("ListMultipartUploads", f"<Result><IsTruncated>true</IsTruncated>{MARKED}</Result>".encode()),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_an_endless_list_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend, what: str) -> None:
+    request, body = ENDLESS[what]
+    proxy.rules = [ProxyRule("status", is_for(request), times=ALWAYS, status=200, body=body)]
+    call = (lambda: backend.remove_leftovers(0.0)) if what == "uploads" else lambda: [*backend.list()]
+    raises(OSError, call, match=r"ist.* of s3://.*: the list has no end")
+    assert counted(proxy.taken())[request] <= 2
 
 
 def test_a_list_of_new_tokens_without_a_name_ends(proxy: FaultyProxy, backend: S3Backend, monkeypatch: Patch) -> None:
@@ -90,14 +92,6 @@ def test_a_list_of_new_tokens_without_a_name_ends(proxy: FaultyProxy, backend: S
     ]
     raises(OSError, list, backend.list(), match="the list has no end")
     assert counted(proxy.taken()) == {"ListObjectsV2": 7}
-
-
-def test_an_endless_list_of_uploads_ends_with_an_error(proxy: FaultyProxy, backend: S3Backend) -> None:
-    more = "<IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>"
-    body = f"<ListMultipartUploadsResult>{more}</ListMultipartUploadsResult>".encode()
-    proxy.rules = [ProxyRule("status", is_for("ListMultipartUploads"), times=ALWAYS, status=200, body=body)]
-    raises(OSError, backend.remove_leftovers, 0.0, match="the list has no end")
-    assert counted(proxy.taken())["ListMultipartUploads"] == 2
 
 
 def test_a_clean_up_follows_no_list_outside_its_prefix(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend) -> None:
@@ -129,4 +123,3 @@ def test_redirects_end_after_two_requests(proxy: FaultyProxy, backend: S3Backend
         proxy.rules = [ProxyRule("status", times=ALWAYS, status=status, headers=where)]
         assert not getattr(raises(OSError, request, match="the server redirects"), "retry", True)
         assert len(proxy.taken()) <= 2
-    proxy.rules.clear()

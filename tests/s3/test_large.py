@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +26,8 @@ MiB = 1 << 20
 PART = 8 * MiB
 LARGE = 256 * MiB  # four times the cache
 UNIT = random.Random(1).randbytes(PART)
+# moto copies the object for each part of it that is copied, in Python, without a byte in between.
+BACKEND = {"read_timeout": 600}
 
 
 SIZES = pytest.mark.parametrize("size", [64 * MiB, pytest.param(LARGE, marks=pytest.mark.slow)], ids=["64M", "256M"])
@@ -53,13 +54,6 @@ def stored_in_parts(bucket: Bucket, size: int) -> str:
         parts.append({"PartNumber": number, "ETag": copied["CopyPartResult"]["ETag"]})
     client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
     return "large"
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    with PageCache("64MiB") as cache:
-        # moto copies the object for each part of it that is copied, in Python, without a byte in between.
-        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint, read_timeout=600))
 
 
 def piece(bucket: Bucket, offset: int, length: int) -> bytes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 from urllib3.connection import HTTPConnection
 
-from pagecache import PageCache, Volume
-from pagecache.backends.s3 import S3Backend
+from pagecache import Volume
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Patch, stored
@@ -19,6 +17,7 @@ from .requests import counted, is_for
 from .servers import Bucket
 
 SERVERS = ("ministack",)
+BACKEND: dict[str, object] = {}
 MiB = 1 << 20
 CONTENT = random.Random(1).randbytes(24 * MiB)
 
@@ -27,12 +26,6 @@ CONTENT = random.Random(1).randbytes(24 * MiB)
 def bucket(bucket: Bucket) -> Bucket:
     bucket.put("k", CONTENT)
     return bucket
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    with PageCache("64MiB") as cache:
-        yield cache.attach(S3Backend(bucket.name, endpoint_url=proxy.endpoint))
 
 
 def test_ranges_are_fetched_side_by_side(proxy: FaultyProxy, volume: Volume) -> None:

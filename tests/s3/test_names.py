@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -22,15 +21,8 @@ ODD = ["a b", "plus+plus", "per%20cent", "two//slashes", "ends/", "question?x=1&
        "<&>'\"", "semi;colon=,", "~tilde", ".hidden", ".pagecache", "back\\slash", "[1]*", "$HOME",
        "x" * 1000]  # fmt: skip
 
-
 FEW = RetryPolicy()
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    backend = S3Backend(bucket.name, "pre fix/é", endpoint_url=proxy.endpoint)
-    with PageCache("64MiB") as cache:
-        yield cache.attach(backend, retry=FEW)
+BACKEND, VOLUME = {"prefix": "pre fix/é"}, {"retry": FEW}
 
 
 def test_keys_with_odd_characters(bucket: Bucket, volume: Volume) -> None:
@@ -115,8 +107,7 @@ def test_parts_that_a_server_finds_too_small(bucket: Bucket, moto: object) -> No
     """The server reports it when they are published. The error has the server's message, and the data stays."""
     if bucket.server.kind != "moto":
         pytest.skip("it takes parts of any size")
-    backend = S3Backend(bucket.name, endpoint_url=bucket.server.endpoint, part_size="64KiB", least_part=1)
-    with attached(backend, "1MiB") as volume:
+    with attached(bucket.backend(conditions=None), "1MiB") as volume:
         file = volume.open("k", "w+")
         file.write(b"1" * 200_000)
         raises(WritebackError, file.fsync, match="EntityTooSmall")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, PageCache, Volume
+from pagecache import ConflictError, DataLossError, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
 from pagecache.engine import volume as engine_volume
@@ -17,21 +16,19 @@ from ..file.rig import content_of, raises
 from .requests import counted
 from .servers import Bucket
 
+BACKEND: dict[str, object] = {}
 SMALL, LARGE = random.Random(1).randbytes(16 << 10), random.Random(2).randbytes(3 << 20)
 
 
 @pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
+def volume(bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, volume: Volume) -> Volume:
     """A volume that knows what its server honours, and has made no request."""
     for key, body in {"small": SMALL, "large": LARGE, "empty": b""}.items():
         bucket.put(key, body, Metadata={"colour": "blue"})
-    with PageCache("64MiB") as cache:
-        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint)
-        backend.honours(of="put")
-        volume = cache.attach(backend)
-        assert not volume.exists("nothing")
-        proxy.taken()
-        yield volume
+    backend.honours(of="put")
+    assert not volume.exists("nothing")
+    proxy.taken()
+    return volume
 
 
 def requests(proxy: FaultyProxy) -> dict[str, int]:

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from pagecache.backends.objects.file import BlockingFile
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.backend import Conditions
 from pagecache.backends.s3.object import Draft
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
@@ -26,15 +22,6 @@ from .servers import PART, Bucket
 
 SERVERS = ("ministack",)
 OLD, NEW = b"o" * PART, b"n" * PART
-
-
-@pytest.fixture
-def backend(bucket: Bucket, proxy: FaultyProxy) -> Iterator[S3Backend]:
-    known = Conditions()
-    made = bucket.backend(proxy.endpoint, conditions=known)
-    yield made
-    proxy.rules.clear()
-    made.close()
 
 
 def opened(backend: S3Backend, bucket: Bucket, units: int) -> BlockingFile:

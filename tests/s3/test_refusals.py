@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pagecache import BackendError, PageCache, Volume
+from pagecache import BackendError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -17,15 +17,11 @@ from .requests import is_for
 from .servers import Bucket
 
 SERVERS = ("ministack",)  # the refusals are simulated
+BACKEND, VOLUME = {"prefix": "below"}, {"retry": RetryPolicy(attempts=1)}
 POLICY = "a policy of the bucket, or of these credentials, does not allow it"
 LIKELY = "the credentials are wrong, or a policy of the bucket does not allow it"
 CREDENTIALS = "the server does not accept these credentials"
 CLOCKS = "the clocks of this machine and of the server differ"
-
-
-@pytest.fixture
-def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
-    return S3Backend(bucket.name, "below", endpoint_url=proxy.endpoint)
 
 
 def refusal(code: str) -> bytes:
@@ -53,7 +49,6 @@ def test_a_refusal_says_what_is_likely(
     assert (raised.errno, raised.retry) == (errno.EACCES, False)
     message = f"GET of s3://{bucket.name}/below/k: {code} ({status}): made up"
     assert raised.strerror == message + (f"; {likely}" if likely else "")
-    backend.close()
 
 
 def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy: FaultyProxy, bucket: Bucket) -> None:
@@ -65,7 +60,6 @@ def test_a_refusal_without_a_word_says_what_it_may_be(backend: S3Backend, proxy:
     proxy.rules = [ProxyRule("status", is_for("HeadBucket"), status=403)]
     raised = raises(BackendError, backend.stat, "k")
     assert str(raised.strerror) == f"HEAD of s3://{bucket.name}: 403: Forbidden; {LIKELY}"
-    backend.close()
 
 
 CALLS: dict[str, Callable[[Volume], object]] = {
@@ -81,19 +75,15 @@ CALLS: dict[str, Callable[[Volume], object]] = {
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("fault", ["refused", "no bucket", "connection"])
 def test_the_error_of_a_call_for_names_has_the_key_without_the_prefix(
-    backend: S3Backend, proxy: FaultyProxy, bucket: Bucket, call: str, fault: str
+    volume: Volume, proxy: FaultyProxy, bucket: Bucket, call: str, fault: str
 ) -> None:
     """It is in `filename`, whatever the error, and however deep the prefix."""
-    with PageCache("64MiB") as cache:
-        volume = cache.attach(backend)
-        gone = fault == "no bucket"
-        rule = ProxyRule("reset" if fault == "connection" else "status", times=math.inf)
-        rule.status, rule.body = (404, refusal("NoSuchBucket")) if gone else (403, refusal("AccessDenied"))
-        proxy.rules = [rule]
-        raised = raises(OSError, CALLS[call], volume, match=bucket.name)
-        proxy.rules = []
-        assert raised.filename == "k"
-        assert str(raised).endswith(": 'k'")
+    rule = ProxyRule("reset" if fault == "connection" else "status", times=math.inf)
+    rule.status, rule.body = (404, refusal("NoSuchBucket")) if fault == "no bucket" else (403, refusal("AccessDenied"))
+    proxy.rules = [rule]
+    raised = raises(OSError, CALLS[call], volume, match=bucket.name)
+    assert raised.filename == "k"
+    assert str(raised).endswith(": 'k'")
 
 
 @pytest.mark.parametrize(("request_", "key"), [("CopyObject", "other"), ("DeleteObject", "k")])
@@ -103,4 +93,3 @@ def test_the_error_of_a_rename_has_the_key_that_it_is_about(
     bucket.put("below/k", b"stored")
     proxy.rules = [ProxyRule("status", is_for(request_), status=403, body=refusal("AccessDenied"))]
     assert raises(BackendError, backend.rename, "k", "other").filename == key
-    backend.close()

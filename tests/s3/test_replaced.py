@@ -7,13 +7,12 @@ part is left behind. The requests of a commit: `test_commit_faults.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
 import pytest
 
-from pagecache import ConflictError, PageCache, RetryPolicy, Volume, WritebackError
+from pagecache import ConflictError, RetryPolicy, Volume, WritebackError
 from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import content_of, raises
@@ -24,17 +23,9 @@ SERVERS = tuple(SMALL_PARTS)
 OLD = random.Random(1).randbytes(7 * PART + 100)
 THEIRS = random.Random(2).randbytes(9 * PART)
 SIZE = 5 << 18
-AGAIN = RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)
+CACHE = {"capacity": "512KiB", "retry": RetryPolicy(attempts=8, first_delay=0.001, max_delay=0.01)}
+VOLUME = {"read_ahead": 0}
 WAYS = pytest.mark.parametrize("way", ["replaced", "removed", "replaced for a while"])
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    known = SMALL_PARTS[bucket.server.kind]
-    backend = bucket.backend(proxy.endpoint, conditions=known)
-    with PageCache("512KiB", retry=AGAIN) as cache:
-        yield cache.attach(backend, read_ahead=0)
-        proxy.rules.clear()
 
 
 def act(bucket: Bucket, way: str, key: str, old: bytes) -> None:

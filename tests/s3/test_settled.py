@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume
-from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -32,15 +31,10 @@ def attach(proxy: FaultyProxy, bucket: Bucket) -> Iterator[Callable[[Conditions]
     with PageCache("1MiB", retry=AGAIN) as cache:
 
         def attached(conditions: Conditions) -> Volume:
-            where: dict[str, Any] = {"endpoint_url": proxy.endpoint, "part_size": PART, "least_part": 1}
-            return cache.attach(S3Backend(bucket.name, conditions=conditions, **where))
+            return cache.attach(bucket.backend(proxy.endpoint, conditions=conditions))
 
         yield attached
         proxy.rules.clear()
-
-
-def put(bucket: Bucket, content: bytes) -> None:
-    bucket.put("k", content)
 
 
 def laid_over(content: bytes) -> bytes:
@@ -49,11 +43,11 @@ def laid_over(content: bytes) -> bytes:
 
 def in_conflict(bucket: Bucket, volume: Volume) -> CachedFile:
     """A file in conflict, with its whole version in memory, so that it can be forced."""
-    put(bucket, OLD)
+    bucket.put("k", OLD)
     file = volume.open("k", "r+")
     file.read()
     file.pwrite(MINE, 5)
-    put(bucket, THEIRS)
+    bucket.put("k", THEIRS)
     raises(ConflictError, file.fsync)
     return file
 
@@ -67,7 +61,7 @@ def test_a_version_that_is_stored_while_a_settled_one_is_published(
     volume = attach(conditions)
     with in_conflict(bucket, volume) as file:
         volume.resolve("k", how)
-        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=partial(put, bucket, LATER))]
+        proxy.rules = [ProxyRule("call", is_for("CompleteMultipartUpload"), action=partial(bucket.put, "k", LATER))]
         if not conditions.complete:
             file.fsync()
         else:

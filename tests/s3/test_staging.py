@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from itertools import pairwise
 from traceback import walk_tb
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -25,13 +25,7 @@ from .servers import PART, Bucket, Server, new_bucket
 SERVERS = ("ministack",)
 SIZE = 4 << 20
 CAPACITY = "1MiB"
-AGAIN = RetryPolicy(attempts=60, first_delay=0.05, max_delay=0.2)
-
-
-@pytest.fixture
-def volume(bucket: Bucket, proxy: FaultyProxy) -> Iterator[Volume]:
-    with PageCache(CAPACITY, retry=AGAIN) as cache:
-        yield cache.attach(bucket.backend(proxy.endpoint))
+CACHE: dict[str, Any] = {"capacity": CAPACITY, "retry": RetryPolicy(attempts=60, first_delay=0.05, max_delay=0.2)}
 
 
 def rewritten(file: CachedFile, content: bytearray, seed: int, count: int = 60) -> None:
@@ -75,22 +69,20 @@ def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> N
     assert bucket.get("k") == b"old" * SIZE
 
 
-def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: Bucket, proxy: FaultyProxy) -> None:
+def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: Bucket, volume: Volume) -> None:
     """Its bytes are sent again from the spool. [2.19]"""
     theirs, ours = random.Random(11).randbytes(SIZE + 3000), random.Random(12).randbytes(SIZE)
-    with PageCache(CAPACITY, retry=AGAIN) as cache:
-        volume = cache.attach(bucket.backend(proxy.endpoint))
-        bucket.put("k", bytes(SIZE))
-        with volume.open("k", "r+") as file:
-            file.pwrite(ours, 0)
-            bucket.put("k", theirs)
-            raises(ConflictError, file.fsync)
-            volume.resolve("k", "force")
-            file.fsync()
-            for begin in range(0, SIZE, 5 * PART):
-                assert file.pread(PART, begin) == ours[begin : begin + PART]
-            assert file.size == len(ours)
-        assert bucket.get("k") == ours
+    bucket.put("k", bytes(SIZE))
+    with volume.open("k", "r+") as file:
+        file.pwrite(ours, 0)
+        bucket.put("k", theirs)
+        raises(ConflictError, file.fsync)
+        volume.resolve("k", "force")
+        file.fsync()
+        for begin in range(0, SIZE, 5 * PART):
+            assert file.pread(PART, begin) == ours[begin : begin + PART]
+        assert file.size == len(ours)
+    assert bucket.get("k") == ours
 
 
 def test_a_hole_is_sent_once_as_zeros(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
@@ -126,7 +118,7 @@ def test_holes_are_not_forgotten_with_an_upload(bucket: Bucket, proxy: FaultyPro
 def test_a_server_that_is_restarted_in_mid_upload_loses_nothing(new_server: Callable[[str], Server]) -> None:
     """It forgets open uploads: their parts are sent again, staged bytes are there."""
     server = new_server("ministack")
-    with new_bucket(server) as bucket, PageCache(CAPACITY, retry=AGAIN) as cache:
+    with new_bucket(server) as bucket, PageCache(**CACHE) as cache:
         volume = cache.attach(bucket.backend(server.endpoint))
         content = bytearray(random.Random(6).randbytes(SIZE))
         with volume.open("k", "w+") as file:
@@ -201,10 +193,11 @@ def test_errors_that_are_kept_keep_nothing_of_a_body(verb: str) -> None:
         backend.close()
 
 
-def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, proxy: FaultyProxy) -> None:
+def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
     """An object is changed in its middle, and the rest of it cannot be read: a failed file keeps its error."""
     bucket.put("k", bytes(4096))
-    backend = bucket.backend(proxy.endpoint)
     file = backend.open("k")
     file.write_from(1000, [memoryview(b"new")])
     proxy.rules.append(ProxyRule("reset", is_for("GetObject"), times=float("inf")))
@@ -216,9 +209,6 @@ def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(bucket: Bucket, p
     kept = [frame.f_locals["room"] for frame in frames if "room" in frame.f_locals]
     assert len(kept) >= 2
     assert all("released" in repr(view) for view in kept)
-    proxy.rules.clear()
-    file.close()
-    backend.close()
 
 
 def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: Bucket) -> None:

@@ -9,7 +9,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -83,18 +83,8 @@ def test_a_timeout_that_is_none_is_refused(option: str, value: Any) -> None:
 
 
 HUGE = "1732400000"  # a time, which some proxies send
-ONCE = RetryPolicy(attempts=1, failed_retry=None)
-
-
-@pytest.fixture
-def backend(bucket: Bucket, proxy: FaultyProxy) -> S3Backend:
-    return S3Backend(bucket.name, endpoint_url=proxy.endpoint)
-
-
-@pytest.fixture
-def volume(backend: S3Backend) -> Iterator[Volume]:
-    with PageCache("64MiB", retry=ONCE) as cache:
-        yield cache.attach(backend)
+BACKEND: dict[str, object] = {}
+CACHE = {"retry": RetryPolicy(attempts=1, failed_retry=None)}
 
 
 def throttled(request: str, after: str, times: int = 1) -> ProxyRule:
@@ -112,7 +102,6 @@ def test_a_pause_is_at_most_a_minute_and_no_other_value_counts(
     proxy.rules = [throttled("HeadObject", after)]
     raised = raises(BackendError, backend.stat, "k")
     assert (raised.retry, raised.retry_after) == (True, seconds)
-    backend.close()
 
 
 def test_a_long_pause_that_a_request_of_a_commit_is_asked_for_is_left_to_the_retry_policy(
@@ -140,8 +129,6 @@ def test_a_close_ends_though_uploads_cannot_be_aborted(proxy: FaultyProxy, backe
     file.write_from(0, [memoryview(bytes(backend.sizes.part))])
     proxy.rules = [throttled("AbortMultipartUpload", after, times=1000)]
     file.close()
-    backend.close()
-    proxy.rules.clear()
     backend.close()
 
 
