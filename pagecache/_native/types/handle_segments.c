@@ -15,12 +15,9 @@ int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)
 	return err;
 }
 
-/**
- * pc_segments_tangled() - whether one of several buffers would change the bytes of another.
- *
- * @pos: file offset of the first one. @s: result of pc_check_segments.
- * Return: 1, 0, -1 exception. Context: GIL; buffers are examined only if one is memory of the cache, none is touched.
- */
+/* Whether one of several buffers would change the bytes of another. @pos: file offset of the first one. @s: result of
+ * pc_check_segments. Return: 1, 0, -1 exception. Context: GIL; buffers are examined only if one is memory of the cache,
+ * none is touched. */
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s)
 {
 	if (!s->cached || pos + s->total > INT64_MAX)
