@@ -104,8 +104,7 @@ PyObject *handle_copy_aside(PyObject *self, PyObject *args)
 		return NULL;
 	if (fits)
 		Py_RETURN_NONE;
-	PyErr_SetString(PyExc_ValueError, "the source is longer");
-	return NULL;
+	return PyErr_Format(PyExc_ValueError, "the source is longer");
 }
 
 /* _steady(data) -> data, or a copy of it if it may fault. */
@@ -115,11 +114,8 @@ PyObject *handle_steady(PyObject *self, PyObject *data)
 	Py_buffer view;
 	if (!PyObject_CheckBuffer(data) || !pc_may_fault(h, data))
 		return Py_NewRef(data);
-	if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)) {
-		if (PyErr_ExceptionMatches(PyExc_BufferError))
-			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+	if (get_buffer(data, false, &view))
 		return NULL;
-	}
 	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
 	if (copy && pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
 		Py_CLEAR(copy);
