@@ -4,7 +4,7 @@
  */
 #include "rig.h"
 
-enum { SIZE = 64 << 10, THREADS = 3 };
+enum { SIZE = 64 << 10 };
 
 static _Atomic u8 closed;
 static struct pc_readahead window = {.prev_index = UINT64_MAX - 1};
@@ -108,54 +108,4 @@ TEST(check_memory_used_by_a_hit_stays)
 	atomic_fetch_add(&rig.cache->copies, 1);
 	EQUAL(pc_hit_read(h, 0, to, PAGE, &marker), 0);
 	pc_hit_close(h);
-}
-
-static _Atomic bool stop;
-static struct pc_hit *shared;
-
-static void *reader(void *unused MAYBE)
-{
-	u8 to[PAGE * 3];
-	u64 marker;
-	while (!atomic_load(&stop)) {
-		i64 n = pc_hit_read(shared, 1000, to, sizeof(to), &marker);
-		if (n == -EAGAIN)
-			continue;
-		EQUAL(n, sizeof(to));
-		for (u32 k = 0; k < sizeof(to); k += 512)
-			CHECK(to[k] == 7 || to[k] == 9);
-	}
-	return NULL;
-}
-
-static void *writer(void *unused MAYBE)
-{
-	u8 from[PAGE * 2];
-	for (u32 k = 0; !atomic_load(&stop); k++) {
-		memset(from, k % 2 ? 7 : 9, sizeof(from));
-		pc_hit_write(shared, k * 512 % (SIZE - sizeof(from)), from, sizeof(from));
-	}
-	return NULL;
-}
-
-TEST(check_many_at_once_beside_the_holder_of_the_lock)
-{
-	pthread_t threads[2 * THREADS];
-	u64 hits = 0;
-	open_filled();
-	shared = hit_open(true);
-	atomic_store(&stop, false);
-	for (u32 k = 0; k < 2 * THREADS; k++)
-		EQUAL(pthread_create(&threads[k], NULL, k % 2 ? reader : writer, NULL), 0);
-	for (u32 k = 0; k < 2000 || hits < 100; k++) {
-		if (pc_inode_lock_try(file->inode, PC_EXCLUSIVE))
-			pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		hits = pc_inode_hits(file->inode);
-		sched_yield();
-	}
-	atomic_store(&closed, 1);
-	atomic_store(&stop, true);
-	join_threads(threads, 2 * THREADS);
-	EQUAL(atomic_load(&rig.cache->reserved), 0);
-	pc_hit_close(shared);
 }

@@ -33,6 +33,21 @@ static void pause_for(int milliseconds)
 	nanosleep(&t, NULL);
 }
 
+/* A waiter gives up, now and then when the lock has just come. */
+static void give_up_waiting(struct file *f)
+{
+	struct pc_waiter w = {0};
+	int mode = draw(2) ? PC_SHARED : PC_EXCLUSIVE;
+	pc_inode_lock_enqueue(f->inode, &w, mode);
+	if (pc_inode_lock_cancel(f->inode, &w))
+		pc_inode_lock_release(f->inode, mode);
+}
+
+static struct pc_wait wait_of(u64 n)
+{
+	return (struct pc_wait){PC_WAIT_REASON, .since_ns = n, .thread = n ^ 1, .pos = n, .end = n + 1};
+}
+
 /* Make trouble for a sync: short answers, failing writes, failing commits. */
 static void make_trouble(struct store *s)
 {
@@ -58,7 +73,11 @@ static void *run_client(void *number)
 		if (role->weights[SYNC])
 			make_trouble(&world.files[file]->store);
 		self->nr_acts = 0;
+		give_up_waiting(world.files[file]);
+		struct pc_wait wait = wait_of(1 + draw(1ull << 40));
+		u32 id = pc_wait_begin(rig.cache, &wait);
 		client_act(self, file, role->weights);
+		pc_wait_end(rig.cache, id);
 		atomic_fetch_add(&nr_acts[self->acts[0].verb], 1);
 		if (draw(50) == 0 && role->weights[DROP])
 			SOUND(&rig);
@@ -87,6 +106,13 @@ static void *reporter(void *arg MAYBE)
 		CHECK(pc_volume_some(v, PC_LIST_DIRTY, ids, 2) <= 2);
 		CHECK(pc_volume_aged(v, ALL, ids, NR_FILES, &next) <= NR_FILES);
 		CHECK(pc_volume_number(v, PC_VOLUME_UNSAVED) <= NR_FILES * BYTES);
+		for (u32 k = 1; k < pc_waits_bound(rig.cache); k++) {
+			struct pc_wait seen, whole;
+			if (pc_wait_read(rig.cache, k, &seen)) {
+				whole = wait_of(seen.since_ns);
+				CHECK(memcmp(&seen, &whole, sizeof(seen)) == 0);
+			}
+		}
 		pc_volume_counters(v, &counters, &sum);
 		pc_show_queue(v, waiting);
 		struct pc_inode *own = world.files[1]->inode;

@@ -126,64 +126,6 @@ TEST_OF_FIX("wait_number_twice", check_a_wait_that_ends_while_it_is_copied_is_no
 	pc_wait_end(rig.cache, id);
 }
 
-/* ---------------------------------------------------------------- threads */
-
-enum { WAITERS = 8, READERS = 2, ROUNDS = 20000, DEEP = 3 };
-
-static _Atomic bool over;
-static _Atomic u64 nr_seen;
-
-static void *wait_again_and_again(void *arg)
-{
-	u32 ids[DEEP];
-	seed((uintptr_t)arg);
-	for (int k = 0; k < ROUNDS; k++) {
-		int n = 1 + (int)draw(DEEP);
-		for (int d = 0; d < n; d++) {
-			struct pc_wait w = wait_of(1 + draw(1ull << 40));
-			ids[d] = pc_wait_begin(rig.cache, &w);
-			CHECK(ids[d]);
-		}
-		if (draw(16) == 0)
-			sched_yield();
-		for (int d = n; d-- > 0;)
-			pc_wait_end(rig.cache, ids[d]);
-	}
-	return NULL;
-}
-
-static void *report_again_and_again(void *arg MAYBE)
-{
-	struct pc_wait w;
-	while (!atomic_load(&over)) {
-		u32 bound = pc_waits_bound(rig.cache);
-		CHECK(bound <= WAITERS * DEEP + 1);
-		for (u32 id = 1; id < bound; id++)
-			if (pc_wait_read(rig.cache, id, &w)) {
-				check_whole(&w);
-				atomic_fetch_add(&nr_seen, 1);
-			}
-		pc_waits_oldest_ns(rig.cache);
-	}
-	return NULL;
-}
-
-/* Threads come, wait and die while others report: each record is whole, and none is left. */
-TEST(check_a_report_beside_waits_that_begin_and_end)
-{
-	pthread_t waiters[WAITERS], readers[READERS];
-	rig_open(&rig, 1 << 20, PAGE);
-	atomic_store(&over, false);
-	start_threads(readers, READERS, report_again_and_again);
-	start_threads(waiters, WAITERS, wait_again_and_again);
-	join_threads(waiters, WAITERS);
-	atomic_store(&over, true);
-	join_threads(readers, READERS);
-	CHECK(atomic_load(&nr_seen));
-	EQUAL(nr_waits(), 0);
-	EQUAL(rig.cache->waits.used, 0);
-}
-
 /* ---------------------------------------------------------------- the end of a cache, and forks */
 
 TEST(check_a_closed_cache_has_no_place_for_more)

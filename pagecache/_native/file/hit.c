@@ -30,13 +30,9 @@ struct pc_hit {
 	bool readable, writable;
 };
 
-/**
- * pc_hit_open() - let threads without a Python thread state read and write through a handle.
- * @closed: address of the handle's byte that becomes nonzero when the handle is unusable.
- * @ra: address of its readahead state.
- *
- * Both stay valid until pc_hit_close(). Context: any thread. Return: 0; -ENOMEM.
- */
+/* Let threads without a Python thread state read and write through a handle. @closed: address of the handle's byte that
+ * becomes nonzero when the handle is unusable. @ra: address of its readahead state. Both stay valid until
+ * pc_hit_close(). Context: any thread. Return: 0; -ENOMEM. */
 int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readable, bool writable, struct pc_hit **out)
 {
 	struct pc_hit *h = malloc(sizeof(*h));
@@ -50,12 +46,8 @@ int pc_hit_open(struct pc_inode *i, uintptr_t closed, uintptr_t ra, bool readabl
 	return 0;
 }
 
-/**
- * pc_hit_close() - close a hit; none of its calls runs or will run.
- *
- * Context: the interpreter's lock, if there is one: frames of a closed cache may be freed with the last copy
- * (pc_cache_release).
- */
+/* Close a hit; none of its calls runs or will run. Context: the interpreter's lock, if there is one: frames of a closed
+ * cache may be freed with the last copy (pc_cache_release). */
 void pc_hit_close(struct pc_hit *h)
 {
 	struct pc_inode *i = h->inode;
@@ -72,12 +64,9 @@ static bool is_open(const struct pc_hit *h)
 	return !__atomic_load_n(h->closed, __ATOMIC_ACQUIRE);
 }
 
-/**
- * pc_hit_read() - copy [pos, pos + len) if all of it is cached.
- * @marker: receives the page at which the handle must advance its readahead window, or UINT64_MAX.
- *
- * Return: bytes, fewer than len only at the end of the file; -EAGAIN. Context: any thread, no lock.
- */
+/* Copy [pos, pos + len) if all of it is cached. @marker: receives the page at which the handle must advance its
+ * readahead window, or UINT64_MAX. Return: bytes, fewer than len only at the end of the file; -EAGAIN. Context: any
+ * thread, no lock. */
 int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint64_t *marker)
 {
 	struct pc_inode *i = h->inode;
@@ -104,12 +93,9 @@ static bool may_write(const struct pc_hit *h)
 	       !atomic_load_explicit(&i->volume->aborted, memory_order_relaxed);
 }
 
-/**
- * pc_hit_write() - write all of [pos, pos + len), or nothing.
- *
- * Dirty budget is reserved first, since many threads may write at once. While any byte of the file has failed nothing
- * is written, since the handle may have to report the failure. Return: len; -EAGAIN. Context: any thread, no lock.
- */
+/* Write all of [pos, pos + len), or nothing. Dirty budget is reserved first, since many threads may write at once.
+ * While any byte of the file has failed nothing is written, since the handle may have to report the failure. Return:
+ * len; -EAGAIN. Context: any thread, no lock. */
 int64_t pc_hit_write(struct pc_hit *h, uint64_t pos, const void *from, uint64_t len)
 {
 	if (PC_UNLIKELY(!may_write(h) || len == 0 || len > PC_WHOLE_MAX || pos > INT64_MAX - len))

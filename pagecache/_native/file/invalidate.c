@@ -29,14 +29,10 @@ void pc_base_requested(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/**
- * pc_rebase() - put L over another version, of @remote bytes; bytes outside L are that version's.
- *
- * @remote was requested after pc_base_requested(). All of U becomes dirty again, since it was sent as part of the old
- * version; S stays, and the engine sends it again: the object that it goes to is at least as long as S.
- * @forgotten: the backend has dropped everything that it had acknowledged and not committed, truncates included.
- * Context: token. Contract 2.19.
- */
+/* Put L over another version, of @remote bytes; bytes outside L are that version's. @remote was requested after
+ * pc_base_requested(). All of U becomes dirty again, since it was sent as part of the old version; S stays, and the
+ * engine sends it again: the object that it goes to is at least as long as S. @forgotten: the backend has dropped
+ * everything that it had acknowledged and not committed, truncates included. Context: token. Contract 2.19. */
 void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 {
 	struct pc_cache *c = i->cache;
@@ -77,11 +73,8 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	pc_section_end(i);
 }
 
-/**
- * pc_end_at_written() - after a rebase: the file ends with the version below, or with the last written byte.
- *
- * Bytes behind that are borrowed, and zeros by now. Context: token.
- */
+/* After a rebase: the file ends with the version below, or with the last written byte. Bytes behind that are borrowed,
+ * and zeros by now. Context: token. */
 void pc_end_at_written(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
@@ -133,12 +126,9 @@ static bool whole(const struct pc_inode *i, const struct pc_folio *f, u32 len)
 	return true;
 }
 
-/**
- * pc_dirty_all() - make every byte of the file dirty, the clean ones too, except staged bytes that are not in memory.
- *
- * Context: token. Return: whether it did; false: some bytes are neither cached nor staged, or a folio is locked: nothing
- * has changed.
- */
+/* Make every byte of the file dirty, the clean ones too, except staged bytes that are not in memory. Context: token.
+ * Return: whether it did; false: some bytes are neither cached nor staged, or a folio is locked: nothing has
+ * changed. */
 bool pc_dirty_all(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;

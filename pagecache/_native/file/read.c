@@ -138,13 +138,10 @@ static u64 read_part(struct pc_inode *i, u64 pos, u8 *to, u64 len, struct pc_nee
 	return 0;
 }
 
-/**
- * pc_read() - copy the valid bytes of [pos, pos + len).
- *
- * Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING: the end of the file. Otherwise need has
- * what the next byte waits for: FILL, or FOLIO. need->readahead: the read touched a marker. Context: any thread, no
- * lock. GIL: kept; the caller releases it for large copies. Contract: 2.4, 2.5.
- */
+/* Copy the valid bytes of [pos, pos + len). Return: bytes copied from `pos` on. Fewer than len and need->kind NOTHING:
+ * the end of the file. Otherwise need has what the next byte waits for: FILL, or FOLIO. need->readahead: the read
+ * touched a marker. Context: any thread, no lock. GIL: kept; the caller releases it for large copies. Contract: 2.4,
+ * 2.5. */
 int64_t pc_read(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, struct pc_need *need)
 {
 	u64 done = 0;
@@ -203,12 +200,9 @@ static u64 overlay(struct pc_inode *i, struct pc_folio *f, u64 pos, u8 *to, u64 
 	}
 }
 
-/**
- * pc_read_local() - copy the valid bytes of [pos, pos + len) over the result of an uncached read.
- *
- * Storage may have returned older bytes than the cache has. @which: NULL, or receives 1 for each byte copied. Return:
- * bytes copied. Context: any thread, no lock.
- */
+/* Copy the valid bytes of [pos, pos + len) over the result of an uncached read. Storage may have returned older bytes
+ * than the cache has. @which: NULL, or receives 1 for each byte copied. Return: bytes copied. Context: any thread, no
+ * lock. */
 int64_t pc_read_local(struct pc_inode *i, uint64_t pos, void *to, uint64_t len, uint8_t *which)
 {
 	struct pc_cache *c = i->cache;

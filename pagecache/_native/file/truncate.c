@@ -175,11 +175,8 @@ void pc_section_end(struct pc_inode *i)
 	pc_event_wake(&i->cache->event);
 }
 
-/**
- * pc_truncate() - end the file at @size, in the cache as in storage.
- *
- * @uncommitted: the backend's truncate needs a commit to be durable. Returns after everything is published.
- */
+/* End the file at @size, in the cache as in storage. @uncommitted: the backend's truncate needs a commit to be durable.
+ * Returns after everything is published. */
 void pc_truncate(struct pc_inode *i, uint64_t size, bool uncommitted)
 {
 	pc_inode_leaf_lock(i);
@@ -234,12 +231,8 @@ static void note_given_up(struct pc_inode *i, u64 pos, u64 end)
 	pc_undone_merge(&i->undone, &(struct pc_undone){.lowest = UINT64_MAX, .gone_pos = pos, .gone_end = end});
 }
 
-/**
- * pc_discard() - [E12] give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of lost
- * bytes.
- *
- * @cut_size: reduce the size if a local tail goes. Context: token. Return: number of pairs, which may exceed n.
- */
+/* [E12] Give up L and S of [pos, end), to whole blocks; @ranges receives (offset, length) pairs of lost bytes.
+ * @cut_size: reduce the size if a local tail goes. Context: token. Return: number of pairs, which may exceed n. */
 size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *ranges, size_t n, bool cut_size)
 {
 	struct pc_cache *c = i->cache;
@@ -299,12 +292,9 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	return out.used;
 }
 
-/**
- * pc_inode_end() - free an inode of a volume that has ended, with all that is local of it.
- *
- * The caller promises that nothing refers to it, and that no thread of its volume runs.
- * Return: 0; -EBUSY: a call that was left behind has it still, and nothing has changed.
- */
+/* Free an inode of a volume that has ended, with all that is local of it. The caller promises that nothing refers to
+ * it, and that no thread of its volume runs. Return: 0; -EBUSY: a call that was left behind has it still, and nothing
+ * has changed. */
 int pc_inode_end(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);

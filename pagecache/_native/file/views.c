@@ -49,13 +49,9 @@ enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *
 	return pc_local_count(c, f, 0, b0) + pc_local_count(c, f, b1, blocks) ? PC_VIEWS_PART : PC_VIEWS_WHOLE;
 }
 
-/**
- * pc_views_cut() - separate views that may store to [pos, end) from the file, which continues in a copy of their
- * content.
- *
- * @parts: only if [pos, end) is about to be removed and a part of the folio stays. Context: token; no leaf lock.
- * Return: 0; -ENOMEM; -EBUSY: a fill owns a folio: wait for it and call again.
- */
+/* Separate views that may store to [pos, end) from the file, which continues in a copy of their content. @parts: only
+ * if [pos, end) is about to be removed and a part of the folio stays. Context: token; no leaf lock. Return: 0; -ENOMEM;
+ * -EBUSY: a fill owns a folio: wait for it and call again. */
 int pc_views_cut(struct pc_inode *i, uint64_t pos, uint64_t end, bool parts)
 {
 	struct pc_cache *c = i->cache;
@@ -92,11 +88,8 @@ static bool crosses(const struct pc_inode *i, struct pc_folio *f, u64 size)
 	       start + pc_folio_ext(i->cache, f)->write_end > size;
 }
 
-/**
- * pc_views_reserve() - reserve memory for pc_truncate(@size) to separate views, so that it cannot fail.
- *
- * Context: inode lock X, token. Return: 0, -ENOMEM. Released with pc_views_unreserve.
- */
+/* Reserve memory for pc_truncate(@size) to separate views, so that it cannot fail. Context: inode lock X, token.
+ * Return: 0, -ENOMEM. Released with pc_views_unreserve. */
 int pc_views_reserve(struct pc_inode *i, uint64_t size)
 {
 	struct pc_cache *c = i->cache;
@@ -137,12 +130,9 @@ void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size)
 
 /* ---------------------------------------------------------------- views as sources and destinations */
 
-/**
- * pc_view_meets() - whether memory[0..len) has a byte of [pos, pos + bytes) of the file, as memory of a view may.
- *
- * @elsewhere: ignore memory that is that of [pos, ...) itself, where a copy would change nothing. Context: no lock; the memory is
- * pinned, so its place in the file does not change.
- */
+/* Whether memory[0..len) has a byte of [pos, pos + bytes) of the file, as memory of a view may. @elsewhere: ignore
+ * memory that is that of [pos, ...) itself, where a copy would change nothing. Context: no lock; the memory is pinned,
+ * so its place in the file does not change. */
 bool pc_view_meets(struct pc_inode *i, uint64_t pos, uint64_t bytes, const void *memory, uint64_t len, bool elsewhere)
 {
 	struct pc_cache *c = i->cache;

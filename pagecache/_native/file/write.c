@@ -259,13 +259,9 @@ static u64 write_folio(struct pc_inode *i, u64 pos, const u8 *from, u64 len, str
 	return taken ? b - a : 0;
 }
 
-/**
- * pc_write() - copy [from, from + len) to `pos`.
- *
- * Return: bytes accepted, all of them visible and dirty. Fewer than len: need has the condition to wait for: FILL of
- * [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is sealed).
- * Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7.
- */
+/* Copy [from, from + len) to `pos`. Return: bytes accepted, all of them visible and dirty. Fewer than len: need has the
+ * condition to wait for: FILL of [need->pos, +len), FOLIO, ROOM (no memory can be freed now), OPEN (the volume is
+ * sealed). Context: inode lock X; no leaf lock. GIL: kept; the caller releases it for large copies. Contract: 2.7. */
 int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {
 	u64 done = 0;
@@ -312,14 +308,11 @@ static u32 lock_ready(struct pc_inode *i, u64 pos, u64 len, u32 *ids, struct pc_
 	return n;
 }
 
-/**
- * pc_write_whole() - pc_write() of all of [from, from + len), or of nothing: then no byte of the file changes.
- *
- * All folios are locked before the first byte is copied, in ascending order and without waiting. If the last byte of
- * the old end is missing, the first folio that grows the file, which is the first of all, stops the write. @len: at
- * most PC_WHOLE_MAX. Return: len; 0: need has the reason; a number in between only if memory for the sets of a folio
- * ran out. Context: as pc_write(). Contract: 2.7.
- */
+/* pc_write() of all of [from, from + len), or of nothing: then no byte of the file changes. All folios are locked
+ * before the first byte is copied, in ascending order and without waiting. If the last byte of the old end is missing,
+ * the first folio that grows the file, which is the first of all, stops the write. @len: at most PC_WHOLE_MAX. Return:
+ * len; 0: need has the reason; a number in between only if memory for the sets of a folio ran out. Context: as
+ * pc_write(). Contract: 2.7. */
 int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint64_t len, struct pc_need *need)
 {
 	struct pc_cache *c = i->cache;

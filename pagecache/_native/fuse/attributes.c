@@ -194,12 +194,9 @@ static bool is_fresh(const struct pc_loop *l, const struct node *n, u64 tick)
 
 /* ---------------------------------------------------------------- cached answers */
 
-/**
- * pc_known_attributes() - return attributes of an open file without a handler.
- * @old_too: return the last known ones even if they are out of date, but for the size: the kernel would cut reads off at
- * an old one. Files that are closed since have none.
- * @out, @timeout: receive the attributes, and how many seconds the kernel may cache them; NULL: not wanted.
- */
+/* Return attributes of an open file without a handler. @old_too: return the last known ones even if they are out of
+ * date, but for the size: the kernel would cut reads off at an old one. Files that are closed since have none. @out,
+ * @timeout: receive the attributes, and how many seconds the kernel may cache them; NULL: not wanted. */
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout)
 {
 	i64 now = now_ns(CLOCK_MONOTONIC);
@@ -293,11 +290,8 @@ struct pc_opened *pc_opened_new(uint64_t fh)
 	return o;
 }
 
-/**
- * pc_opened_begin() - prepare an open file for the answer to OPEN or CREATE.
- * @number: of its node.
- * @hit: of pc_hit_open(), valid until pc_opened_end(); 0: handlers do all reads and writes.
- */
+/* Prepare an open file for the answer to OPEN or CREATE. @number: of its node. @hit: of pc_hit_open(), valid until
+ * pc_opened_end(); 0: handlers do all reads and writes. */
 void pc_opened_begin(struct pc_loop *l, struct pc_opened *o, uint64_t number, uintptr_t hit)
 {
 	o->hit = (struct pc_hit *)hit;

@@ -75,45 +75,7 @@ static void do_write(fuse_req_t req, fuse_ino_t number, const char *data, size_t
 	pass_on(req, REQUEST(PC_FUSE_WRITE, number, o->fh, .offset = (u64)offset, .size = size, .data = data), 0);
 }
 
-static void do_lseek(fuse_req_t req, fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_LSEEK, number, opened_of(info)->fh, .offset = (u64)offset, .flags = (u32)whence),
-		0);
-}
-
-static void do_open(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_OPEN, number, PC_NO_FH, .flags = (u32)info->flags),
-		info->flags & O_TRUNC ? CHANGES_NODE : 0);
-}
-
-static void do_flush(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_FLUSH, number, opened_of(info)->fh), CHANGES_NODE);
-}
-
-static void do_fsync(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_FSYNC, number, opened_of(info)->fh, .flags = datasync != 0), CHANGES_NODE);
-}
-
-static void do_release(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_RELEASE, number, opened_of(info)->fh), CHANGES_NODE);
-}
-
-static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_CREATE, parent, PC_NO_FH, .mode = mode, .flags = (u32)info->flags, .name = name),
-		info->flags & O_TRUNC ? CHANGES_ALL : 0);
-}
-
 /* ---------------------------------------------------------------- nodes and names */
-
-static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_LOOKUP, parent, PC_NO_FH, .name = name), 0);
-}
 
 static void do_getattr(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
 {
@@ -184,90 +146,6 @@ static void do_forget_multi(fuse_req_t req, size_t n, struct fuse_forget_data *n
 	fuse_reply_none(req);
 }
 
-static void do_readlink(fuse_req_t req, fuse_ino_t number)
-{
-	pass_on(req, REQUEST(PC_FUSE_READLINK, number, PC_NO_FH), 0);
-}
-
-static void do_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
-{
-	pass_on(req, REQUEST(PC_FUSE_MKNOD, parent, PC_NO_FH, .mode = mode, .rdev = rdev, .name = name), 0);
-}
-
-static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
-{
-	pass_on(req, REQUEST(PC_FUSE_MKDIR, parent, PC_NO_FH, .mode = mode, .name = name), 0);
-}
-
-static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_UNLINK, parent, PC_NO_FH, .name = name), CHANGES_ALL);
-}
-
-static void do_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_RMDIR, parent, PC_NO_FH, .name = name), CHANGES_ALL);
-}
-
-static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_SYMLINK, parent, PC_NO_FH, .name = name, .name2 = target), 0);
-}
-
-static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2,
-		      unsigned int flags)
-{
-	pass_on(req,
-		REQUEST(PC_FUSE_RENAME, parent, PC_NO_FH, .number2 = parent2, .flags = flags, .name = name,
-			.name2 = name2),
-		CHANGES_ALL);
-}
-
-static void do_link(fuse_req_t req, fuse_ino_t number, fuse_ino_t parent, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_LINK, number, PC_NO_FH, .number2 = parent, .name2 = name), CHANGES_ALL);
-}
-
-/* ---------------------------------------------------------------- directories, attributes, other requests */
-
-static void do_opendir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_OPENDIR, number, PC_NO_FH), 0);
-}
-
-static void do_readdir(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_READDIR, number, info->fh, .offset = (u64)offset, .size = size), 0);
-}
-
-static void do_readdirplus(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_READDIRPLUS, number, info->fh, .offset = (u64)offset, .size = size), 0);
-}
-
-static void do_releasedir(fuse_req_t req, fuse_ino_t number, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_RELEASEDIR, number, info->fh), 0);
-}
-
-static void do_fsyncdir(fuse_req_t req, fuse_ino_t number, int datasync, struct fuse_file_info *info)
-{
-	pass_on(req, REQUEST(PC_FUSE_FSYNCDIR, number, info->fh, .flags = datasync != 0), 0);
-}
-
-static void do_statfs(fuse_req_t req, fuse_ino_t number)
-{
-	pass_on(req, REQUEST(PC_FUSE_STATFS, number, PC_NO_FH), 0);
-}
-
-static void do_setxattr(fuse_req_t req, fuse_ino_t number, const char *name, const char *value, size_t size, int flags)
-{
-	pass_on(req,
-		REQUEST(PC_FUSE_SETXATTR, number, PC_NO_FH, .size = size, .flags = (u32)flags, .name = name,
-			.data = value),
-		CHANGES_NODE);
-}
-
 static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, size_t size)
 {
 	if (loop_of(req)->options.xattrs && !strcmp(name, "security.capability")) {
@@ -277,47 +155,70 @@ static void do_getxattr(fuse_req_t req, fuse_ino_t number, const char *name, siz
 	pass_on(req, REQUEST(PC_FUSE_GETXATTR, number, PC_NO_FH, .size = size, .name = name), 0);
 }
 
-static void do_listxattr(fuse_req_t req, fuse_ino_t number, size_t size)
-{
-	pass_on(req, REQUEST(PC_FUSE_LISTXATTR, number, PC_NO_FH, .size = size), 0);
-}
+/* ---------------------------------------------------------------- requests that are passed on as they are */
 
-static void do_removexattr(fuse_req_t req, fuse_ino_t number, const char *name)
-{
-	pass_on(req, REQUEST(PC_FUSE_REMOVEXATTR, number, PC_NO_FH, .name = name), CHANGES_NODE);
-}
+/* Name, parameters behind the request; then of the handlers' request: its kind, node, open file, what it changes, and
+ * other fields. */
+/* clang-format off */
+#define PASSED(X) \
+	X(lseek, (fuse_ino_t number, off_t offset, int whence, struct fuse_file_info *info), \
+	  LSEEK, number, opened_of(info)->fh, 0, .offset = (u64)offset, .flags = (u32)whence) \
+	X(open, (fuse_ino_t number, struct fuse_file_info *info), \
+	  OPEN, number, PC_NO_FH, info->flags & O_TRUNC ? CHANGES_NODE : 0, .flags = (u32)info->flags) \
+	X(flush, (fuse_ino_t number, struct fuse_file_info *info), FLUSH, number, opened_of(info)->fh, CHANGES_NODE) \
+	X(fsync, (fuse_ino_t number, int datasync, struct fuse_file_info *info), \
+	  FSYNC, number, opened_of(info)->fh, CHANGES_NODE, .flags = datasync != 0) \
+	X(release, (fuse_ino_t number, struct fuse_file_info *info), \
+	  RELEASE, number, opened_of(info)->fh, CHANGES_NODE) \
+	X(create, (fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *info), \
+	  CREATE, parent, PC_NO_FH, info->flags & O_TRUNC ? CHANGES_ALL : 0, .mode = mode, \
+	  .flags = (u32)info->flags, .name = name) \
+	X(lookup, (fuse_ino_t parent, const char *name), LOOKUP, parent, PC_NO_FH, 0, .name = name) \
+	X(readlink, (fuse_ino_t number), READLINK, number, PC_NO_FH, 0) \
+	X(mknod, (fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev), \
+	  MKNOD, parent, PC_NO_FH, 0, .mode = mode, .rdev = rdev, .name = name) \
+	X(mkdir, (fuse_ino_t parent, const char *name, mode_t mode), \
+	  MKDIR, parent, PC_NO_FH, 0, .mode = mode, .name = name) \
+	X(unlink, (fuse_ino_t parent, const char *name), UNLINK, parent, PC_NO_FH, CHANGES_ALL, .name = name) \
+	X(rmdir, (fuse_ino_t parent, const char *name), RMDIR, parent, PC_NO_FH, CHANGES_ALL, .name = name) \
+	X(symlink, (const char *target, fuse_ino_t parent, const char *name), \
+	  SYMLINK, parent, PC_NO_FH, 0, .name = name, .name2 = target) \
+	X(rename, (fuse_ino_t parent, const char *name, fuse_ino_t parent2, const char *name2, unsigned int flags), \
+	  RENAME, parent, PC_NO_FH, CHANGES_ALL, .number2 = parent2, .flags = flags, .name = name, .name2 = name2) \
+	X(link, (fuse_ino_t number, fuse_ino_t parent, const char *name), \
+	  LINK, number, PC_NO_FH, CHANGES_ALL, .number2 = parent, .name2 = name) \
+	X(opendir, (fuse_ino_t number, struct fuse_file_info *info), OPENDIR, number, PC_NO_FH, 0) \
+	X(readdir, (fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info), \
+	  READDIR, number, info->fh, 0, .offset = (u64)offset, .size = size) \
+	X(readdirplus, (fuse_ino_t number, size_t size, off_t offset, struct fuse_file_info *info), \
+	  READDIRPLUS, number, info->fh, 0, .offset = (u64)offset, .size = size) \
+	X(releasedir, (fuse_ino_t number, struct fuse_file_info *info), RELEASEDIR, number, info->fh, 0) \
+	X(fsyncdir, (fuse_ino_t number, int datasync, struct fuse_file_info *info), \
+	  FSYNCDIR, number, info->fh, 0, .flags = datasync != 0) \
+	X(statfs, (fuse_ino_t number), STATFS, number, PC_NO_FH, 0) \
+	X(setxattr, (fuse_ino_t number, const char *name, const char *value, size_t size, int flags), \
+	  SETXATTR, number, PC_NO_FH, CHANGES_NODE, .size = size, .flags = (u32)flags, .name = name, .data = value) \
+	X(listxattr, (fuse_ino_t number, size_t size), LISTXATTR, number, PC_NO_FH, 0, .size = size) \
+	X(removexattr, (fuse_ino_t number, const char *name), \
+	  REMOVEXATTR, number, PC_NO_FH, CHANGES_NODE, .name = name)
+#define UNPACK(...) __VA_ARGS__
+#define CALLBACK(name, parameters, op, number, fh, changes, ...)                                                       \
+	static void do_##name(fuse_req_t req, UNPACK parameters)                                                       \
+	{                                                                                                              \
+		pass_on(req, REQUEST(PC_FUSE_##op, number, fh, ##__VA_ARGS__), changes);                               \
+	}
+#define ENTRY(name, ...) .name = do_##name,
+
+PASSED(CALLBACK)
 
 const struct fuse_lowlevel_ops pc_operations = {
 	.init = pc_session_begun,
-	.lookup = do_lookup,
 	.forget = do_forget,
 	.forget_multi = do_forget_multi,
 	.getattr = do_getattr,
 	.setattr = do_setattr,
-	.readlink = do_readlink,
-	.mknod = do_mknod,
-	.mkdir = do_mkdir,
-	.unlink = do_unlink,
-	.rmdir = do_rmdir,
-	.symlink = do_symlink,
-	.rename = do_rename,
-	.link = do_link,
-	.open = do_open,
-	.create = do_create,
 	.read = do_read,
 	.write = do_write,
-	.flush = do_flush,
-	.fsync = do_fsync,
-	.release = do_release,
-	.opendir = do_opendir,
-	.readdir = do_readdir,
-	.readdirplus = do_readdirplus,
-	.releasedir = do_releasedir,
-	.fsyncdir = do_fsyncdir,
-	.statfs = do_statfs,
-	.setxattr = do_setxattr,
 	.getxattr = do_getxattr,
-	.listxattr = do_listxattr,
-	.removexattr = do_removexattr,
-	.lseek = do_lseek,
+	PASSED(ENTRY)
 };

@@ -84,12 +84,8 @@ void pc_submit_forget(struct pc_loop *l, u64 number, u64 times)
 	}
 }
 
-/**
- * pc_loop_forgotten() - return nodes that the kernel has forgotten. The handler of PC_FUSE_FORGET calls it until there
- * are none.
- *
- * Return: number of nodes in `out`; 0: the next forget sends another request.
- */
+/* Return nodes that the kernel has forgotten. The handler of PC_FUSE_FORGET calls it until there are none. Return:
+ * number of nodes in `out`; 0: the next forget sends another request. */
 uint64_t pc_loop_forgotten(struct pc_loop *l, struct pc_forgotten *out, uint64_t n)
 {
 	pthread_mutex_lock(&l->lock);
@@ -184,12 +180,8 @@ static struct slot *take(struct pc_loop *l)
 	}
 }
 
-/**
- * pc_loop_next() - wait for a request.
- * @request: receives the request; memory of an earlier one is freed.
- *
- * The caller must call pc_loop_done() afterwards. GIL: released. Return: false: the loop has stopped.
- */
+/* Wait for a request. @request: receives the request; memory of an earlier one is freed. The caller must call
+ * pc_loop_done() afterwards. GIL: released. Return: false: the loop has stopped. */
 bool pc_loop_next(struct pc_loop *l, struct pc_fuse_request *request)
 {
 	free(request->memory);
@@ -205,11 +197,7 @@ bool pc_loop_next(struct pc_loop *l, struct pc_fuse_request *request)
 	return s != NULL;
 }
 
-/**
- * pc_loop_done() - the handler's call has ended. A request that it did not answer gets EIO.
- *
- * Return: false: there is no such call.
- */
+/* The handler's call has ended. A request that it did not answer gets EIO. Return: false: there is no such call. */
 bool pc_loop_done(struct pc_loop *l, uint64_t token)
 {
 	pthread_mutex_lock(&l->lock);
@@ -251,14 +239,9 @@ void pc_sender_leave(struct pc_loop *l)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/**
- * pc_answer_begin() - claim the right to answer a request, once.
- * @kinds: bits 1 << PC_FUSE_* of the requests that this kind of answer fits.
- * @copy: receives the slot.
- *
- * Return: the request, and the caller must call pc_answer_end(); NULL: *error is -ENOENT if the request was already
- * answered, -EPROTO if the kind of answer does not fit.
- */
+/* Claim the right to answer a request, once. @kinds: bits 1 << PC_FUSE_* of the requests that this kind of answer fits.
+ * @copy: receives the slot. Return: the request, and the caller must call pc_answer_end(); NULL: *error is -ENOENT if
+ * the request was already answered, -EPROTO if the kind of answer does not fit. */
 fuse_req_t pc_answer_begin(struct pc_loop *l, u64 token, u64 kinds, struct slot *copy, int *error)
 {
 	fuse_req_t req = NULL;

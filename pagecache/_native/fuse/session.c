@@ -56,14 +56,9 @@ static void release(struct pc_loop *l)
 	free(l);
 }
 
-/**
- * pc_loop_new() - create a loop that is not mounted.
- * @hit_calls: of CORE.
- * @words: options for libfuse and the kernel, as after -o.
- *
+/* Create a loop that is not mounted. @hit_calls: of CORE. @words: options for libfuse and the kernel, as after -o.
  * Return: NULL: errno is EPROTO: CORE was built for another loop; EINVAL: libfuse has printed the reason on stderr; or
- * that of a missing resource.
- */
+ * that of a missing resource. */
 struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options *options, const char *words)
 {
 	const struct pc_hit_calls *calls = hit_calls;
@@ -323,13 +318,9 @@ static bool senders_end(struct pc_loop *l)
 	return !l->senders;
 }
 
-/**
- * pc_loop_stop() - stop serving; idempotent.
- * @unmount: also unmount; false if another process owns the mount, or it is gone.
- *
- * Pending requests get EIO, and waiting handlers return. Waits for workers and, for moments, for answers that are being
- * sent.
- */
+/* Stop serving; idempotent. @unmount: also unmount; false if another process owns the mount, or it is gone. Pending
+ * requests get EIO, and waiting handlers return. Waits for workers and, for moments, for answers that are being
+ * sent. */
 void pc_loop_stop(struct pc_loop *l, bool unmount)
 {
 	if (!l->session)

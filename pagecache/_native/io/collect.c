@@ -12,12 +12,8 @@
 
 enum { PC_ZEROS = 3 };
 
-/**
- * pc_write_answer() - process the result of the call of pc_write_call.
- *
- * Return: 1 all bytes of the request are acknowledged; 0 make the next call; -EPROTO n is impossible; -EIO no progress
- * three times.
- */
+/* Process the result of the call of pc_write_call. Return: 1 all bytes of the request are acknowledged; 0 make the next
+ * call; -EPROTO n is impossible; -EIO no progress three times. */
 int pc_write_answer(struct pc_request *r, int64_t n)
 {
 	struct pc_inode *i = r->inode;
@@ -131,12 +127,9 @@ static void end_segs(struct pc_request *r, bool ok, int failure)
 		pc_folio_put(c, pc_folio_at(c, r->segs[s].folio));
 }
 
-/**
- * pc_write_done() - end a request whose last call has returned, or that needs no further call.
- *
- * @ok: everything was acknowledged. Otherwise acknowledged blocks are kept and the others become dirty again, in
- * backoff; @parked: the failure is permanent (X). After an abort an answer only ends W.
- */
+/* End a request whose last call has returned, or that needs no further call. @ok: everything was acknowledged.
+ * Otherwise acknowledged blocks are kept and the others become dirty again, in backoff; @parked: the failure is
+ * permanent (X). After an abort an answer only ends W. */
 void pc_write_done(struct pc_request *r, bool ok, bool parked)
 {
 	struct pc_inode *i = r->inode;
@@ -203,12 +196,9 @@ static u32 pending_block(const struct pc_cache *c, const struct pc_folio *f, u32
 	return at;
 }
 
-/**
- * pc_range_next() - return the first position of [pos, end) in a block of one of the sets @which; UINT64_MAX: none.
- *
- * PC_PENDING_DIRTY, PC_PENDING_WRITEBACK and PC_PENDING_FAILED are D, W and X; PC_PENDING_BACKOFF is D of folios that
- * passes skip. Context: no leaf lock; which it releases now and then.
- */
+/* Return the first position of [pos, end) in a block of one of the sets @which; UINT64_MAX: none. PC_PENDING_DIRTY,
+ * PC_PENDING_WRITEBACK and PC_PENDING_FAILED are D, W and X; PC_PENDING_BACKOFF is D of folios that passes skip.
+ * Context: no leaf lock; which it releases now and then. */
 uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which)
 {
 	struct pc_cache *c = i->cache;

@@ -22,14 +22,11 @@ bool pc_commit_needed(struct pc_inode *i, uint64_t stamp)
 	return needed;
 }
 
-/**
- * pc_sync_done() - whether everything dirtied or done up to @stamp is committed.
- *
- * Bytes move from D to W to U to clean unless a failure puts them back. Therefore D and W are checked before U, and the
- * result is valid only if nothing went back during the checks: if a commit failed between two separate checks, both
- * would find nothing. A running commit of later bytes is not waited for; the walk of a commit that ends is, so that all
- * its effects are there together. Context: no leaf lock. Contract: 2.15.
- */
+/* Whether everything dirtied or done up to @stamp is committed. Bytes move from D to W to U to clean unless a failure
+ * puts them back. Therefore D and W are checked before U, and the result is valid only if nothing went back during the
+ * checks: if a commit failed between two separate checks, both would find nothing. A running commit of later bytes is
+ * not waited for; the walk of a commit that ends is, so that all its effects are there together. Context: no leaf lock.
+ * Contract: 2.15. */
 bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 {
 	for (;;) {
@@ -61,13 +58,9 @@ static void queue_for_commit(struct pc_inode *i)
 	}
 }
 
-/**
- * pc_commit_start() - request a commit by the volume's threads as soon as the token is free.
- *
- * @stamp: the caller has seen that everything dirtied up to there was written back. If any of it is dirty again when
- * the token is granted, no commit runs, and the caller requests again. 0: commit whatever is acknowledged. Has no
- * effect while a commit runs.
- */
+/* Request a commit by the volume's threads as soon as the token is free. @stamp: the caller has seen that everything
+ * dirtied up to there was written back. If any of it is dirty again when the token is granted, no commit runs, and the
+ * caller requests again. 0: commit whatever is acknowledged. Has no effect while a commit runs. */
 void pc_commit_start(struct pc_inode *i, uint64_t stamp)
 {
 	pc_inode_leaf_lock(i);
@@ -120,13 +113,10 @@ void pc_commit_resume(struct pc_inode *i)
 		queue_for_commit(i);
 }
 
-/**
- * pc_commit_begin() - begin a commit under the token.
- *
- * @own: a caller makes the commit of its file itself. Return: 1; 0: there is nothing to commit or to settle, it is too
- * early, or the volume was aborted: the token is released; -EAGAIN, with @own: the engine's own work under the token is
- * due too, which an interrupt of the caller would leave in the middle; it is queued for a thread of the volume.
- */
+/* Begin a commit under the token. @own: a caller makes the commit of its file itself. Return: 1; 0: there is nothing to
+ * commit or to settle, it is too early, or the volume was aborted: the token is released; -EAGAIN, with @own: the
+ * engine's own work under the token is due too, which an interrupt of the caller would leave in the middle; it is
+ * queued for a thread of the volume. */
 int pc_commit_begin(struct pc_inode *i, bool own)
 {
 	bool early = too_early(i);
@@ -173,20 +163,14 @@ int pc_commit_begin(struct pc_inode *i, bool own)
 	return wanted;
 }
 
-/**
- * pc_commit_end() - [E7] the commit succeeded, or failed and unstable bytes become dirty again.
- *
- * @how: kind of failure. PC_COMMIT_KEPT: the backend still has all acknowledged bytes, which stay unstable.
- * PC_COMMIT_PARKED: permanent; the bytes are failed and nothing sends them until requested. Any answer after an abort
- * counts as a plain failure: the server may have lost acknowledged bytes before it made the others durable. Return:
- * whether it counts as a success.
- *
- * Staged bytes stay staged until a commit succeeds: the spool has them. A concurrent read of them may find that their
- * spool has gone with the commit, and then plans its call again (engine/commit/staging.py).
- *
- * If acknowledged bytes were given up, reads showed either them or the bytes before them. The commit decided which of
- * the two is stored, and only the backend knows which: clean bytes of that range leave the cache.
- */
+/* [E7] The commit succeeded, or failed and unstable bytes become dirty again. @how: kind of failure. PC_COMMIT_KEPT:
+ * the backend still has all acknowledged bytes, which stay unstable. PC_COMMIT_PARKED: permanent; the bytes are failed
+ * and nothing sends them until requested. Any answer after an abort counts as a plain failure: the server may have lost
+ * acknowledged bytes before it made the others durable. Return: whether it counts as a success. Staged bytes stay
+ * staged until a commit succeeds: the spool has them. A concurrent read of them may find that their spool has gone with
+ * the commit, and then plans its call again (engine/commit/staging.py). If acknowledged bytes were given up, reads
+ * showed either them or the bytes before them. The commit decided which of the two is stored, and only the backend
+ * knows which: clean bytes of that range leave the cache. */
 bool pc_commit_end(struct pc_inode *i, bool ok, int how)
 {
 	if (pc_stopped(i, i->commit_generation)) {

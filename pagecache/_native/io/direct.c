@@ -75,12 +75,8 @@ static bool is_local(struct pc_inode *i, u64 at, u64 end, u64 *until)
 	return valid > from;
 }
 
-/**
- * pc_direct_split() - split the front of a direct read of [pos, end): [pos, *local) is local, the backend reads
- * [*local, *stop).
- *
- * Either may be empty; the next call covers the rest. Context: any thread, no lock.
- */
+/* Split the front of a direct read of [pos, end): [pos, *local) is local, the backend reads [*local, *stop). Either may
+ * be empty; the next call covers the rest. Context: any thread, no lock. */
 void pc_direct_split(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *local, uint64_t *stop)
 {
 	u64 at = pos, until = pos;
@@ -111,11 +107,8 @@ bool pc_gate_close(struct pc_inode *i)
 
 /* ---------------------------------------------------------------- a direct write */
 
-/**
- * pc_direct_begin() - count a direct write; @failed: receives the number of failed commits, for pc_direct_end().
- *
- * Context: inode lock, no leaf lock. Return: false: the gate is closed, and the inode's event says when to try again.
- */
+/* Count a direct write; @failed: receives the number of failed commits, for pc_direct_end(). Context: inode lock, no
+ * leaf lock. Return: false: the gate is closed, and the inode's event says when to try again. */
 bool pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 {
 	pc_inode_leaf_lock(i);
@@ -129,12 +122,8 @@ bool pc_direct_begin(struct pc_inode *i, uint64_t *failed)
 	return open;
 }
 
-/**
- * pc_direct_answer() - a backend call over [pos, end) has returned, and took [pos, taken); taken == pos: nothing, or
- * unknown.
- *
- * Readers see the larger size only after the folios of the range are gone, since those have zeros beyond the old end.
- */
+/* A backend call over [pos, end) has returned, and took [pos, taken); taken == pos: nothing, or unknown. Readers see
+ * the larger size only after the folios of the range are gone, since those have zeros beyond the old end. */
 void pc_direct_answer(struct pc_inode *i, uint64_t pos, uint64_t taken, uint64_t end)
 {
 	pc_inode_leaf_lock(i);
@@ -179,13 +168,9 @@ void pc_tail_owed(struct pc_inode *i, uint32_t tail)
 	pc_inode_leaf_unlock(i);
 }
 
-/**
- * pc_direct_end() - end a write that may have stored some bytes of [pos, end).
- *
- * @failed: from pc_direct_begin. If a commit has failed since then, it may have lost bytes of this write: nothing
- * happens, *failed is updated, and the caller sends everything again, unless @give_up. Return: whether the write has
- * ended.
- */
+/* End a write that may have stored some bytes of [pos, end). @failed: from pc_direct_begin. If a commit has failed
+ * since then, it may have lost bytes of this write: nothing happens, *failed is updated, and the caller sends
+ * everything again, unless @give_up. Return: whether the write has ended. */
 bool pc_direct_end(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *failed, bool give_up)
 {
 	pc_inode_leaf_lock(i);

@@ -245,12 +245,9 @@ static size_t many_parts(struct pc_request *r, u64 from, u64 to, u64 unit, struc
 	return part_add(parts, k, r->sink + head, tail, PC_NO_FRAME, 0);
 }
 
-/**
- * pc_fill_call() - prepare the next backend call of a fill.
- *
- * The call requests whole read units; bytes outside the missing ones go to a sink [M2]. Staged bytes (S) need separate
- * calls (r->staged), so a run may take calls of both kinds. Return: 1 and parts; 0: nothing is missing; -ENOMEM.
- */
+/* Prepare the next backend call of a fill. The call requests whole read units; bytes outside the missing ones go to a
+ * sink [M2]. Staged bytes (S) need separate calls (r->staged), so a run may take calls of both kinds. Return: 1 and
+ * parts; 0: nothing is missing; -ENOMEM. */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
@@ -316,12 +313,9 @@ static void copy_from_sink(struct pc_request *r, u64 from, u64 len)
 	}
 }
 
-/**
- * pc_fill_answer() - process the result of the call of pc_fill_call.
- *
- * @n: bytes, counted from call_pos. Return: 0 make the next call (after a short read it requests the rest); -EPROTO n
- * is impossible, or 0 below the end of the file twice; -ESTALE the range was invalidated again and again; -ENOMEM.
- */
+/* Process the result of the call of pc_fill_call. @n: bytes, counted from call_pos. Return: 0 make the next call (after
+ * a short read it requests the rest); -EPROTO n is impossible, or 0 below the end of the file twice; -ESTALE the range
+ * was invalidated again and again; -ENOMEM. */
 int pc_fill_answer(struct pc_request *r, int64_t n)
 {
 	struct pc_inode *i = r->inode;
@@ -358,12 +352,9 @@ int pc_fill_answer(struct pc_request *r, int64_t n)
 	return publish_run(r);
 }
 
-/**
- * pc_fill_anew() - after an error or an impossible answer: if the range was invalidated since the request, drop the
- * answer and plan the run again.
- *
- * Context: the call has ended. Return: whether it was; limited as often as late answers may cause rereads.
- */
+/* After an error or an impossible answer: if the range was invalidated since the request, drop the answer and plan the
+ * run again. Context: the call has ended. Return: whether it was; limited as often as late answers may cause
+ * rereads. */
 bool pc_fill_anew(struct pc_request *r)
 {
 	struct pc_inode *i = r->inode;
@@ -452,13 +443,10 @@ static void keep_in_place(struct pc_request *r, struct pc_folio *f, u32 frame)
 	pc_inode_leaf_unlock(i);
 }
 
-/**
- * pc_fill_quarantine() - give old frames to exporters that still hold the buffers of the call that just ended.
- *
- * Each owned folio that the call touched gets fresh memory with equal content; if that is impossible, see
- * keep_in_place. @frames: room for as many numbers as the fill owns folios; release each with pc_shadow_put when the last exporter goes.
- * Return: number of entries. Context: the fill owns the folios.
- */
+/* Give old frames to exporters that still hold the buffers of the call that just ended. Each owned folio that the call
+ * touched gets fresh memory with equal content; if that is impossible, see keep_in_place. @frames: room for as many
+ * numbers as the fill owns folios; release each with pc_shadow_put when the last exporter goes. Return: number of
+ * entries. Context: the fill owns the folios. */
 u32 pc_fill_quarantine(struct pc_request *r, u32 *frames)
 {
 	struct pc_inode *i = r->inode;

@@ -122,15 +122,11 @@ static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *ne
 	return err == -EEXIST || err == -EBUSY ? -EAGAIN : err == -EAGAIN ? 0 : err;
 }
 
-/**
- * pc_fill_begin() - take ownership of missing bytes in [pos, pos + len), as far as possible without waiting.
- *
- * One request covers at most max_read bytes, from the first missing one. A caller that needs all of a large folio
- * repeats the call with the same range until nothing is missing.
- *
- * Return: 0 and a request; 0 and NULL: nothing is missing now, check again; -EAGAIN: wait as need says (FOLIO,
- * INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may reclaim.
- */
+/* Take ownership of missing bytes in [pos, pos + len), as far as possible without waiting. One request covers at most
+ * max_read bytes, from the first missing one. A caller that needs all of a large folio repeats the call with the same
+ * range until nothing is missing. Return: 0 and a request; 0 and NULL: nothing is missing now, check again; -EAGAIN:
+ * wait as need says (FOLIO, INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may
+ * reclaim. */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
 {
 	u64 most = pc_max(i->limits.max_read, i->cache->page_size), end = pos + len;

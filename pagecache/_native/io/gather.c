@@ -222,11 +222,8 @@ u64 pc_gather_pos(const struct pc_request *r)
 	return r->cursor - (r->staged ? 0 : r->cursor % r->sink_size);
 }
 
-/**
- * pc_gather_answer() - process the result of a read of pc_call_next.
- *
- * Return: 0 make the next call; -EPROTO n is impossible, or 0 below the end of the file twice.
- */
+/* Process the result of a read of pc_call_next. Return: 0 make the next call; -EPROTO n is impossible, or 0 below the
+ * end of the file twice. */
 int pc_gather_answer(struct pc_request *r, int64_t n)
 {
 	struct pc_inode *i = r->inode;

@@ -36,13 +36,10 @@ static bool joins(const struct pc_request *m, const struct pc_request *r)
 	       m->seg_off == 0 && r->end - m->start <= l->max_write;
 }
 
-/**
- * pc_mirror_take() - make a request of stream 1 for the bytes of @r, a request of stream 0 that is in flight.
- *
- * @last: a request of the mirror that has made no call yet, or NULL; the bytes join it if they follow its bytes.
- * Return: the request that has the bytes now (@last or a new one); NULL without memory.
- * Context: the caller owns @r, which cannot complete during the call.
- */
+/* Make a request of stream 1 for the bytes of @r, a request of stream 0 that is in flight. @last: a request of the
+ * mirror that has made no call yet, or NULL; the bytes join it if they follow its bytes. Return: the request that has
+ * the bytes now (@last or a new one); NULL without memory. Context: the caller owns @r, which cannot complete during
+ * the call. */
 struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last)
 {
 	struct pc_inode *i = r->inode;

@@ -132,12 +132,8 @@ static void set_marker(struct pc_inode *i, u64 index, u64 end)
 	}
 }
 
-/**
- * pc_readahead_submit() - create and queue the requests for the asynchronous part of the window.
- *
- * Stops rather than wait for memory, and while three quarters of the volume's calls are in flight.
- * Return: requests queued.
- */
+/* Create and queue the requests for the asynchronous part of the window. Stops rather than wait for memory, and while
+ * three quarters of the volume's calls are in flight. Return: requests queued. */
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra)
 {
 	struct pc_cache *c = i->cache;

@@ -78,12 +78,9 @@ bool pc_sync_begin(struct pc_inode *i, struct pc_sync *s)
 	return failed;
 }
 
-/**
- * pc_sync_poll() - what a sync has to do next.
- *
- * Sets `event` to the inode's event of before the poll; `backoff` if bytes wait for the time of a retry; and `stale` if
- * the sync is done but for the version that its requests have made, which is not known.
- */
+/* What a sync has to do next. Sets `event` to the inode's event of before the poll; `backoff` if bytes wait for the
+ * time of a retry; and `stale` if the sync is done but for the version that its requests have made, which is not
+ * known. */
 enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s)
 {
 	s->event = atomic_load(&i->event.seq);

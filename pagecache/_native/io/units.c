@@ -341,12 +341,8 @@ static u64 unit_add(struct units *b, u64 at)
 	return end;
 }
 
-/**
- * pc_units_build() - build requests for the next marked folio and the units after it, as build_next does for single
- * bytes.
- *
- * Context: leaf lock, token. Return: whether a writer held a folio back.
- */
+/* Build requests for the next marked folio and the units after it, as build_next does for single bytes. Context: leaf
+ * lock, token. Return: whether a writer held a folio back. */
 bool pc_units_build(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;

@@ -166,13 +166,9 @@ static void take(struct pc_volume *v, u32 cls, struct pc_work *w)
 	atomic_fetch_add(&w->inode->users, 1);
 }
 
-/**
- * pc_work_next() - take the most urgent work that may run now on a thread of the volume.
- *
- * Work that carries bytes comes with a credit (returned by the end of the request, or pc_credit_put). The caller ends
- * low classes with pc_work_end and the inode's use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's
- * event.
- */
+/* Take the most urgent work that may run now on a thread of the volume. Work that carries bytes comes with a credit
+ * (returned by the end of the request, or pc_credit_put). The caller ends low classes with pc_work_end and the inode's
+ * use with pc_inode_user_put. w->kind PC_WORK_NONE: sleep on the volume's event. */
 void pc_work_next(struct pc_volume *v, struct pc_work *w)
 {
 	*w = (struct pc_work){.kind = PC_WORK_NONE};
@@ -226,12 +222,8 @@ void pc_work_resume(struct pc_volume *v)
 
 /* ---------------------------------------------------------------- work of a caller's own file */
 
-/**
- * pc_work_own_begin() - this thread is about to do the passes and commits of an inode.
- *
- * Until pc_work_own_end() the work of the inode that this thread queues wakes no other thread. Return: the inode of an
- * outer call, for pc_work_own_end.
- */
+/* This thread is about to do the passes and commits of an inode. Until pc_work_own_end() the work of the inode that
+ * this thread queues wakes no other thread. Return: the inode of an outer call, for pc_work_own_end. */
 struct pc_inode *pc_work_own_begin(struct pc_inode *i)
 {
 	struct pc_inode *outer = own;

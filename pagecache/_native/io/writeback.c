@@ -57,11 +57,8 @@ static void pass_kick(struct pc_inode *i)
 	}
 }
 
-/**
- * pc_flush_start() - mark folios dirtied up to @stamp in [pos, end) and start writing them.
- *
- * Folios in backoff are left out: the caller waits for their time and calls again. Return: bytes marked (by folio).
- */
+/* Mark folios dirtied up to @stamp in [pos, end) and start writing them. Folios in backoff are left out: the caller
+ * waits for their time and calls again. Return: bytes marked (by folio). */
 uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end)
 {
 	struct pc_cache *c = i->cache;
@@ -106,13 +103,10 @@ bool pc_pass_background(struct pc_inode *i, uint64_t budget, bool partial)
 	return start;
 }
 
-/**
- * pc_flush_pending() - whether anything dirtied up to @stamp in [pos, end) is unacknowledged.
- *
- * @cursor: where to continue; the caller's pair (page, regression count), zero at first. Folios before it can become
- * dirty again only by a failure, which restarts the walk. NULL: check everything.
- * Return: bits PC_PENDING_x. With a cursor the walk stops at the first folio that is dirty or in flight.
- */
+/* Whether anything dirtied up to @stamp in [pos, end) is unacknowledged. @cursor: where to continue; the caller's pair
+ * (page, regression count), zero at first. Folios before it can become dirty again only by a failure, which restarts
+ * the walk. NULL: check everything. Return: bits PC_PENDING_x. With a cursor the walk stops at the first folio that is
+ * dirty or in flight. */
 uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64_t end, uint64_t *cursor)
 {
 	struct pc_walk walk = {i, pos >> i->cache->page_shift, pc_index_behind(i, end),
@@ -145,14 +139,9 @@ uint32_t pc_flush_pending(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint
 	return bits;
 }
 
-/**
- * pc_unsaved_bytes() - bytes of the file that are uncommitted and were dirtied up to @stamp: an upper bound.
- *
- * @unsent: NULL, or receives how many of them are unacknowledged.
- *
- * The count is by folio: it includes the other local bytes of a folio that has such bytes, and all staged bytes.
- * Context: no leaf lock; releases it every PC_SWEEP folios.
- */
+/* Bytes of the file that are uncommitted and were dirtied up to @stamp: an upper bound. @unsent: NULL, or receives how
+ * many of them are unacknowledged. The count is by folio: it includes the other local bytes of a folio that has such
+ * bytes, and all staged bytes. Context: no leaf lock; releases it every PC_SWEEP folios. */
 uint64_t pc_unsaved_bytes(struct pc_inode *i, uint64_t stamp, uint64_t *unsent)
 {
 	struct pc_cache *c = i->cache;
@@ -264,12 +253,8 @@ static bool should_stage(const struct pc_inode *i, const struct pc_request *r)
 	return pending > half / pc_max(files, 1) || atomic_load(&c->unstable) + i->nr_writeback > half;
 }
 
-/**
- * pc_write_next() - return the next request of the inode's pass.
- *
- * Return: 1 and a request; 0: nothing for this caller now (other requests run, or the pass has ended); -EAGAIN: a
- * writer holds the only folio left: retry soon.
- */
+/* Return the next request of the inode's pass. Return: 1 and a request; 0: nothing for this caller now (other requests
+ * run, or the pass has ended); -EAGAIN: a writer holds the only folio left: retry soon. */
 int pc_write_next(struct pc_inode *i, struct pc_request **out)
 {
 	struct pc_pass *p = &i->pass;

@@ -188,11 +188,8 @@ void pc_arena_close(struct pc_arena *a)
 	pc_arena_give_back(a);
 }
 
-/**
- * pc_arena_release() - unmap the frames of a closed arena, unless one is in use.
- *
- * Calls, views and kept buffers only look at frames that are in use. Context: no optimistic copy runs (see pc_cache_release).
- */
+/* Unmap the frames of a closed arena, unless one is in use. Calls, views and kept buffers only look at frames that are
+ * in use. Context: no optimistic copy runs (see pc_cache_release). */
 void pc_arena_release(struct pc_arena *a)
 {
 	pc_leaf_lock(&a->lock, PC_LEVEL_FRAME);
@@ -233,13 +230,9 @@ int pc_arena_resize(struct pc_arena *a, u64 capacity)
 	return err;
 }
 
-/**
- * pc_arena_alloc() - take the lowest free block of `order`.
- *
- * The block counts as "in transit" until its owner is visible in a structure that pc_check walks.
- * Context: takes the arena lock. Return: first frame, or PC_NO_FRAME when the capacity is used up or no block is large
- * enough.
- */
+/* Take the lowest free block of `order`. The block counts as "in transit" until its owner is visible in a structure
+ * that pc_check walks. Context: takes the arena lock. Return: first frame, or PC_NO_FRAME when the capacity is used up
+ * or no block is large enough. */
 u32 pc_arena_alloc(struct pc_arena *a, u32 order)
 {
 	u32 n = 1u << order, frame = PC_NO_FRAME;
@@ -286,13 +279,9 @@ bool pc_arena_is_free(const struct pc_arena *a, u32 frame)
 	return false;
 }
 
-/**
- * pc_arena_claim() - note that the frames now carry bytes of the volume `tag`.
- *
- * Tags are kept per 16 frames; a group that more than one volume used stays "mixed" until one claims all of it.
- * Return: true when bytes of another volume may still be in the frames: a caller that exposes them before overwriting
- * them must zero them first (contract 1.4).
- */
+/* Note that the frames now carry bytes of the volume `tag`. Tags are kept per 16 frames; a group that more than one
+ * volume used stays "mixed" until one claims all of it. Return: true when bytes of another volume may still be in the
+ * frames: a caller that exposes them before overwriting them must zero them first (contract 1.4). */
 bool pc_arena_claim(struct pc_arena *a, u32 frame, u32 order, u16 tag)
 {
 	bool foreign = false;

@@ -80,12 +80,8 @@ static int map_most(struct pc_cache *c, u64 capacity)
 	return map(c, capacity, pc_max(want / 4, capacity));
 }
 
-/**
- * pc_cache_create() - a cache of `capacity` bytes.
- *
- * @page_size: power of two, >= 4096. @max_folio: largest folio in bytes; rounded down to a power of two of pages.
- * Return: 0, -ENOMEM, -EINVAL.
- */
+/* A cache of `capacity` bytes. @page_size: power of two, >= 4096. @max_folio: largest folio in bytes; rounded down to a
+ * power of two of pages. Return: 0, -ENOMEM, -EINVAL. */
 int pc_cache_create(uint64_t capacity, uint32_t page_size, uint64_t max_folio, struct pc_cache **out)
 {
 	if (page_size < 4096 || page_size & (page_size - 1) || capacity / page_size < 16 ||
@@ -349,12 +345,8 @@ void pc_volume_resume(struct pc_volume *v)
 	wake_all_waiters(v);
 }
 
-/**
- * pc_volume_seal() - accept nothing new, or again.
- *
- * Every change of a file checks `sealed` with the inode lock held. So a holder of that lock after the sealing sees the
- * last change of the file.
- */
+/* Accept nothing new, or again. Every change of a file checks `sealed` with the inode lock held. So a holder of that
+ * lock after the sealing sees the last change of the file. */
 void pc_volume_seal(struct pc_volume *v, bool sealed)
 {
 	if (sealed)

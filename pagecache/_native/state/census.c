@@ -174,12 +174,8 @@ size_t pc_volume_some(struct pc_volume *v, uint32_t which, uint64_t *ids, size_t
 	return k;
 }
 
-/**
- * pc_volume_aged() - inodes whose oldest dirty byte is of @before_ns or older, oldest first.
- *
- * @next_ns: when the first one was dirtied that is not among them; 0: there is none.
- * Return: how many, at most n.
- */
+/* Inodes whose oldest dirty byte is of @before_ns or older, oldest first. @next_ns: when the first one was dirtied that
+ * is not among them; 0: there is none. Return: how many, at most n. */
 size_t pc_volume_aged(struct pc_volume *v, uint64_t before_ns, uint64_t *ids, size_t n, uint64_t *next_ns)
 {
 	size_t k = 0;

@@ -470,11 +470,8 @@ static bool check_once(struct pc_cache *c, u8 *owned, struct pc_violation *out)
 	return ok;
 }
 
-/**
- * pc_check() - verify the invariants above, with the world stopped.
- *
- * No inode may be created or destroyed during the check (the engine's cache lock). Return: 0; 1 and the first violation.
- */
+/* Verify the invariants above, with the world stopped. No inode may be created or destroyed during the check (the
+ * engine's cache lock). Return: 0; 1 and the first violation. */
 int pc_check(struct pc_cache *c, struct pc_violation *out)
 {
 	memset(out, 0, sizeof(*out));

@@ -47,13 +47,9 @@ static bool forget_work(struct pc_inode *i)
 	return idle;
 }
 
-/**
- * pc_inode_destroy() - drop clean folios and free the inode.
- *
- * The caller promises that no handle, operation or view refers to it; pinned memory lives on, detached.
- * Return: 0; -EBUSY: it has local bytes, something uncommitted, or a thread works on it; nothing has changed then but that
- * clean pages may be gone.
- */
+/* Drop clean folios and free the inode. The caller promises that no handle, operation or view refers to it; pinned
+ * memory lives on, detached. Return: 0; -EBUSY: it has local bytes, something uncommitted, or a thread works on it;
+ * nothing has changed then but that clean pages may be gone. */
 int pc_inode_destroy(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
@@ -172,11 +168,8 @@ static void trim_tables(struct pc_cache *c)
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 }
 
-/**
- * pc_cache_close() - the last volume is detached: nothing is handed out, and address space that was never used goes.
- *
- * Idempotent. A call that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock.
- */
+/* The last volume is detached: nothing is handed out, and address space that was never used goes. Idempotent. A call
+ * that a hung backend still runs keeps what it uses. Context: any thread, no leaf lock. */
 void pc_cache_close(struct pc_cache *c)
 {
 	if (atomic_exchange(&c->closed, 1))
@@ -185,13 +178,9 @@ void pc_cache_close(struct pc_cache *c)
 	trim_tables(c);
 }
 
-/**
- * pc_cache_release() - unmap the frames of a closed cache, if none is in use.
- *
- * Called after a frame was freed by a view, a buffer or an operation. Context: no leaf lock; the interpreter's
- * lock, which every optimistic copy holds too, or counts itself in `copies`. Without one (free-threaded builds) frames stay
- * until pc_cache_destroy.
- */
+/* Unmap the frames of a closed cache, if none is in use. Called after a frame was freed by a view, a buffer or an
+ * operation. Context: no leaf lock; the interpreter's lock, which every optimistic copy holds too, or counts itself in
+ * `copies`. Without one (free-threaded builds) frames stay until pc_cache_destroy. */
 void pc_cache_release(struct pc_cache *c)
 {
 	if (PC_LIKELY(!atomic_load_explicit(&c->closed, memory_order_relaxed)) || atomic_load(&c->copies))

@@ -117,16 +117,11 @@ static void stamp_lower(struct pc_stamp *s, u64 v)
 
 /* ---------------------------------------------------------------- E1, removal */
 
-/**
- * pc_folio_create() - [E1] insert a new folio that holds page @index, locked by request @owner (0: a section of C code).
- *
- * @order: wanted size; less where the neighbourhood is taken or memory is short.
- * @state: bits that it has from its beginning, as PC_F_UNREAD.
- * Frames that carried another volume are zeroed before a caller can see them.
- * Context: no leaf lock. May reclaim; never waits.
- * Return: 0; -EEXIST another thread was faster: look again; -ENOMEM nothing can be freed now; -EBUSY invalidate lock held
- * (fills only).
- */
+/* [E1] Insert a new folio that holds page @index, locked by request @owner (0: a section of C code). @order: wanted
+ * size; less where the neighbourhood is taken or memory is short. @state: bits that it has from its beginning, as
+ * PC_F_UNREAD. Frames that carried another volume are zeroed before a caller can see them. Context: no leaf lock. May
+ * reclaim; never waits. Return: 0; -EEXIST another thread was faster: look again; -ENOMEM nothing can be freed now;
+ * -EBUSY invalidate lock held (fills only). */
 int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 state, struct pc_folio **out)
 {
 	struct pc_cache *c = i->cache;
@@ -164,11 +159,8 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 sta
 	return 0;
 }
 
-/**
- * pc_folio_detach() - [E8, E9, E10] take the folio out of the index; the reference of the index stays with the caller.
- *
- * Context: leaf lock, folio lock (which ends here). L must be empty [I-8].
- */
+/* [E8, E9, E10] Take the folio out of the index; the reference of the index stays with the caller. Context: leaf lock,
+ * folio lock (which ends here). L must be empty [I-8]. */
 void pc_folio_detach(struct pc_inode *i, struct pc_folio *f)
 {
 	struct pc_cache *c = i->cache;
@@ -209,11 +201,8 @@ static void unit_filled(struct pc_inode *i, u64 fresh)
 		pc_event_wake(&i->cache->flusher_event);
 }
 
-/**
- * pc_folio_dirty() - [E3] the valid bytes of [from, to) are newer than storage.
- *
- * Context: leaf lock, folio lock. Blocks of U that are written again stay in U as well [M5].
- */
+/* [E3] The valid bytes of [from, to) are newer than storage. Context: leaf lock, folio lock. Blocks of U that are
+ * written again stay in U as well [M5]. */
 void pc_folio_dirty(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
 	struct pc_cache *c = i->cache;
@@ -292,13 +281,9 @@ u32 pc_folio_begin_writeback(struct pc_inode *i, struct pc_folio *f)
 	return n;
 }
 
-/**
- * pc_folio_end_writeback() - [E5, E6, E13] the call that carried blocks [b0, b1) returned.
- *
- * @how: PC_WB_STABLE, PC_WB_UNSTABLE: acknowledged; PC_WB_STAGED: acknowledged, and the caller has put the bytes into S in
- * this section; PC_WB_AGAIN: to be sent again; PC_WB_FAILED: for good.
- * Context: leaf lock; no folio lock: completions never wait for one.
- */
+/* [E5, E6, E13] The call that carried blocks [b0, b1) returned. @how: PC_WB_STABLE, PC_WB_UNSTABLE: acknowledged;
+ * PC_WB_STAGED: acknowledged, and the caller has put the bytes into S in this section; PC_WB_AGAIN: to be sent again;
+ * PC_WB_FAILED: for good. Context: leaf lock; no folio lock: completions never wait for one. */
 void pc_folio_end_writeback(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1, int how)
 {
 	struct pc_cache *c = i->cache;
@@ -370,12 +355,9 @@ void pc_folio_clear_failed(struct pc_inode *i, struct pc_folio *f)
 	atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
 }
 
-/**
- * pc_folio_forget_local() - [E8, E12] blocks [b0, b1) leave D, U and X without I/O: truncate, punch, discard.
- *
- * What a view may store to stays dirty: pc_folio_unpin_blocks comes first where that is to go.
- * Context: leaf lock, token (so W is empty). The stamps go when their sets are empty; what remains keeps them.
- */
+/* [E8, E12] Blocks [b0, b1) leave D, U and X without I/O: truncate, punch, discard. What a view may store to stays
+ * dirty: pc_folio_unpin_blocks comes first where that is to go. Context: leaf lock, token (so W is empty). The stamps
+ * go when their sets are empty; what remains keeps them. */
 void pc_folio_forget_local(struct pc_inode *i, struct pc_folio *f, u32 b0, u32 b1)
 {
 	struct pc_cache *c = i->cache;

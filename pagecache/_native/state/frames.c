@@ -51,12 +51,9 @@ static bool exchange(struct pc_inode *i, struct pc_folio *f, u32 new_frame, bool
 	return true;
 }
 
-/**
- * pc_folio_replace_frame() - give the folio fresh memory; running calls (and @extra_holds exporters) keep the old frame.
- *
- * @copy: carry the content over. Context: folio lock, no leaf lock; may reclaim.
- * Return: false when no memory of that size can be had, or a view has pinned what there is; nothing has changed then.
- */
+/* Give the folio fresh memory; running calls (and @extra_holds exporters) keep the old frame. @copy: carry the content
+ * over. Context: folio lock, no leaf lock; may reclaim. Return: false when no memory of that size can be had, or a view
+ * has pinned what there is; nothing has changed then. */
 bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds)
 {
 	struct pc_cache *c = i->cache;
@@ -99,11 +96,8 @@ bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f)
 	return !(st & PC_F_KEPT) || pc_folio_replace_frame(i, f, true, 0);
 }
 
-/**
- * pc_mirror_leave() - the folio's bytes are about to change in place: give the mirror's requests the old frame, or spoil them.
- *
- * Context: folio lock, no leaf lock; may reclaim.
- */
+/* The folio's bytes are about to change in place: give the mirror's requests the old frame, or spoil them. Context:
+ * folio lock, no leaf lock; may reclaim. */
 void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f)
 {
 	if (!pc_folio_copy_on_conflict(i, f))

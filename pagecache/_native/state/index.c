@@ -24,12 +24,8 @@ static u32 slot_make(u32 id, u32 tag)
 	return id << 2 | tag;
 }
 
-/**
- * pc_index_lookup() - the folio at `index`, without a lock.
- *
- * Context: any thread. Return: folio id whose identity the caller must check, or 0 (which proves nothing).
- * GIL: kept; O(levels).
- */
+/* The folio at `index`, without a lock. Context: any thread. Return: folio id whose identity the caller must check, or
+ * 0 (which proves nothing). GIL: kept; O(levels). */
 u32 pc_index_lookup(const struct pc_inode *i, u64 index)
 {
 	u64 root = atomic_load_explicit(&((struct pc_inode *)i)->root, memory_order_acquire);

@@ -247,12 +247,9 @@ static void hull(u64 *pos, u64 *end, u64 from, u64 to)
 	*end = empty ? to : pc_max(*end, to);
 }
 
-/**
- * pc_inode_forget() - changes without bytes need no commit any longer, and are not repeated.
- *
- * PC_FORGET_CUTS: they were repeated on a backend whose acknowledged writes are durable; later writes stay. PC_FORGET_HOLES: they
- * were reported as lost. PC_FORGET_ALL: the file is no longer wanted; also direct writes. Context: token.
- */
+/* Changes without bytes need no commit any longer, and are not repeated. PC_FORGET_CUTS: they were repeated on a
+ * backend whose acknowledged writes are durable; later writes stay. PC_FORGET_HOLES: they were reported as lost.
+ * PC_FORGET_ALL: the file is no longer wanted; also direct writes. Context: token. */
 void pc_inode_forget(struct pc_inode *i, uint32_t what)
 {
 	pc_inode_leaf_lock(i);

@@ -141,14 +141,10 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
 	return err;
 }
 
-/**
- * pc_pin() - hold the memory of the folio at @pos for a view.
- *
- * @writable: its owner may store to it until it is unpinned; comes with the inode lock X.
- * Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: see need (FILL, FOLIO,
- * FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too much is pinned for
- * storing; -ENXIO: a range to store to is not inside the file.
- */
+/* Hold the memory of the folio at @pos for a view. @writable: its owner may store to it until it is unpinned; comes
+ * with the inode lock X. Return: 0 with out->memory at @pos and out->len bytes of it (at most len); -EAGAIN: see need
+ * (FILL, FOLIO, FLIGHT, OPEN; NOTHING: look again); -ENOMEM; -EMLINK: PC_PINS_MAX pins hold the folio; -ENOBUFS: too
+ * much is pinned for storing; -ENXIO: a range to store to is not inside the file. */
 int pc_pin(struct pc_inode *i, uint64_t pos, uint64_t len, bool writable, struct pc_pin *out, struct pc_need *need)
 {
 	*need = (struct pc_need){.kind = PC_NEED_FILL, .pos = pos, .len = len};

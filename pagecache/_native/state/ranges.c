@@ -229,12 +229,9 @@ static bool valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to, 
 	return true;
 }
 
-/**
- * pc_valid_add() - publish [from, to) as valid; the bytes are stored already [M3].
- *
- * The extension must exist unless the range is the whole folio. Context: folio lock and leaf lock.
- * Return: false when the ragged slots do not suffice; nothing has changed then.
- */
+/* Publish [from, to) as valid; the bytes are stored already [M3]. The extension must exist unless the range is the
+ * whole folio. Context: folio lock and leaf lock. Return: false when the ragged slots do not suffice; nothing has
+ * changed then. */
 bool pc_valid_add(struct pc_cache *c, struct pc_folio *f, u32 from, u32 to)
 {
 	return valid_add(c, f, from, to, PC_RAGGED);

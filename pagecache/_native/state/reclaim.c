@@ -179,12 +179,9 @@ static void used_once(struct pc_inode *i, struct pc_folio *f, u64 index, bool do
 	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 }
 
-/**
- * pc_reclaim_soon() - [pos, end) was read for the only time: its folios go before all others when memory is short.
- *
- * Only folios of which the last byte was read: a reader that goes on finds the rest. The access that the read counted is taken back, so that
- * many small reads do not look like use. Context: no leaf lock. GIL: kept; O(folios).
- */
+/* [pos, end) was read for the only time: its folios go before all others when memory is short. Only folios of which the
+ * last byte was read: a reader that goes on finds the rest. The access that the read counted is taken back, so that
+ * many small reads do not look like use. Context: no leaf lock. GIL: kept; O(folios). */
 void pc_reclaim_soon(struct pc_inode *i, u64 pos, u64 end)
 {
 	struct pc_cache *c = i->cache;
@@ -339,11 +336,8 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 	return freed;
 }
 
-/**
- * pc_reclaim() - free memory of clean folios, as many calls of bounded work as bring the queues nearer to a victim.
- *
- * Context: no leaf lock. Return: pages freed; 0: everything is local, pinned or held, and the flusher was asked.
- */
+/* Free memory of clean folios, as many calls of bounded work as bring the queues nearer to a victim. Context: no leaf
+ * lock. Return: pages freed; 0: everything is local, pinned or held, and the flusher was asked. */
 u32 pc_reclaim(struct pc_cache *c, u32 wanted)
 {
 	u32 freed = 0;

@@ -67,11 +67,8 @@ void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t flo
 	pc_event_wake(&c->event);
 }
 
-/**
- * pc_dirty_room() - may `len` bytes be dirtied now, without asking?
- *
- * Context: any. Nothing is reserved: for callers that keep the GIL until the bytes are dirty.
- */
+/* May `len` bytes be dirtied now, without asking? Context: any. Nothing is reserved: for callers that keep the GIL
+ * until the bytes are dirty. */
 bool pc_dirty_room(struct pc_inode *i, uint64_t len)
 {
 	struct pc_cache *c = i->cache;
@@ -153,12 +150,9 @@ bool pc_room_fits(struct pc_inode *i, struct pc_place *p)
 	return fit;
 }
 
-/**
- * pc_room_take() - reserve what the place asks for, if it is this writer's turn and there is room.
- *
- * Above the midpoint only granted blocks, unless the writer has paused or stood in line. @paused: it has paused.
- * Return: whether it is reserved; then the writer is out of line, and pc_place_close returns unused blocks.
- */
+/* Reserve what the place asks for, if it is this writer's turn and there is room. Above the midpoint only granted
+ * blocks, unless the writer has paused or stood in line. @paused: it has paused. Return: whether it is reserved; then
+ * the writer is out of line, and pc_place_close returns unused blocks. */
 bool pc_room_take(struct pc_inode *i, struct pc_place *p, bool paused)
 {
 	struct pc_cache *c = i->cache;

@@ -43,11 +43,8 @@ static void shadow_new(struct pc_cache *c, u32 id, u32 frame, u32 order, u32 hol
 	c->held_pages += 1u << order;
 }
 
-/**
- * pc_shadow_leave() - the frame, in transit, leaves its folio; @holds: the calls and exporters that keep it from now on.
- *
- * Return: whether a reference holds it: it is a shadow then, and the table owns it.
- */
+/* The frame, in transit, leaves its folio; @holds: the calls and exporters that keep it from now on. Return: whether a
+ * reference holds it: it is a shadow then, and the table owns it. */
 bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 order, u32 holds)
 {
 	bool held = pc_folio_state(f) & PC_F_HELD;
@@ -75,11 +72,8 @@ bool pc_shadow_leave(struct pc_cache *c, struct pc_folio *f, u32 frame, u32 orde
 	return holds != 0;
 }
 
-/**
- * pc_frame_hold() - one hold more on a frame that is the folio's, or a shadow with holds.
- *
- * Context: the inode's leaf lock. Ended by pc_shadow_put.
- */
+/* One hold more on a frame that is the folio's, or a shadow with holds. Context: the inode's leaf lock. Ended by
+ * pc_shadow_put. */
 void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame)
 {
 	u32 id = pc_pool_alloc(&c->shadows);

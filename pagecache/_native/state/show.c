@@ -62,12 +62,8 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	}
 }
 
-/**
- * pc_inode_number() - one of PC_BY_x.
- *
- * @id: the struct of an inode is never unmapped while the cache lives, so a caller may come with one that is gone, or is another
- * file by now: then the number is 0. 0: whichever it is.
- */
+/* One of PC_BY_x. @id: the struct of an inode is never unmapped while the cache lives, so a caller may come with one
+ * that is gone, or is another file by now: then the number is 0. 0: whichever it is. */
 uint64_t pc_inode_number(struct pc_inode *i, uint64_t id, uint32_t which)
 {
 	PC_SYNC("show_before_lock");

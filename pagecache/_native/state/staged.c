@@ -37,11 +37,8 @@ static void changed(struct pc_inode *i, u64 before)
 	pc_dirty_list_update(i);
 }
 
-/**
- * pc_staged_add() - [pos, end) is in the spool; its oldest byte was written in epoch @stamp.
- *
- * Context: leaf lock. Return: false: no room to remember it, nothing has changed; the bytes have to stay in U.
- */
+/* [pos, end) is in the spool; its oldest byte was written in epoch @stamp. Context: leaf lock. Return: false: no room
+ * to remember it, nothing has changed; the bytes have to stay in U. */
 bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp)
 {
 	u64 before = pc_staged_bytes(i);

@@ -342,12 +342,8 @@ static bool next_borrowed(struct pc_inode *i, const struct pc_folio *f, u32 b, u
 	return found;
 }
 
-/**
- * pc_borrowed_put() - the borrowed bytes of the page at @pos are these, of another version.
- *
- * @bytes: a whole page, zeros where that version has ended. Context: token; may reclaim.
- * Return: 0; -EAGAIN: a fill has the folio: wait for it, and call again.
- */
+/* The borrowed bytes of the page at @pos are these, of another version. @bytes: a whole page, zeros where that version
+ * has ended. Context: token; may reclaim. Return: 0; -EAGAIN: a fill has the folio: wait for it, and call again. */
 int pc_borrowed_put(struct pc_inode *i, uint64_t pos, const void *bytes)
 {
 	struct pc_cache *c = i->cache;

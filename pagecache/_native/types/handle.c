@@ -252,10 +252,8 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 {
 	struct handle *h = handle_of(self);
 	long whence = 0;
-	if (nargs < 1 || nargs > 2) {
-		PyErr_Format(PyExc_TypeError, "seek() takes 1 or 2 arguments (%zd given)", nargs);
-		return NULL;
-	}
+	if (nargs < 1 || nargs > 2)
+		return PyErr_Format(PyExc_TypeError, "seek() takes 1 or 2 arguments (%zd given)", nargs);
 	if (check_open(h))
 		return NULL;
 	i64 offset;
@@ -265,22 +263,16 @@ static PyObject *handle_seek(PyObject *self, PyObject *const *args, Py_ssize_t n
 		return NULL;
 	if (whence == SEEK_DATA || whence == SEEK_HOLE)
 		return seek_data(self, offset, whence);
-	if (whence < 0 || whence > 2) {
-		PyErr_Format(PyExc_ValueError, "whence %ld is not 0, 1, 2, %d (SEEK_DATA) or %d (SEEK_HOLE)", whence,
-			     SEEK_DATA, SEEK_HOLE);
-		return NULL;
-	}
+	if (whence < 0 || whence > 2)
+		return PyErr_Format(PyExc_ValueError, "whence %ld is not 0, 1, 2, %d (SEEK_DATA) or %d (SEEK_HOLE)",
+				    whence, SEEK_DATA, SEEK_HOLE);
 	u64 base = whence == 0 ? 0 : whence == 1 ? h->position : pc_inode_size(h->inode);
-	if (offset < 0 && (u64)-offset > base) {
-		PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)", (long long)offset,
-			     (unsigned long long)base);
-		return NULL;
-	}
-	if (offset > 0 && (u64)offset > (u64)INT64_MAX - base) {
-		PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)", (long long)offset,
-			     (unsigned long long)base);
-		return NULL;
-	}
+	if (offset < 0 && (u64)-offset > base)
+		return PyErr_Format(PyExc_ValueError, "seek to negative position (offset %lld from %llu)",
+				    (long long)offset, (unsigned long long)base);
+	if (offset > 0 && (u64)offset > (u64)INT64_MAX - base)
+		return PyErr_Format(PyExc_ValueError, "seek beyond 2**63 - 1 (offset %lld from %llu)",
+				    (long long)offset, (unsigned long long)base);
 	h->position = base + (u64)offset;
 	return PyLong_FromUnsignedLongLong(h->position);
 }
@@ -331,27 +323,19 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static PyObject *handle_unbind(PyObject *self, PyObject *unused)
-{
-	handle_of(self)->closed = HANDLE_CLOSED;
-	Py_RETURN_NONE;
-}
+/* Define a method after which the handle can only be closed, if the condition on its state holds: it is closed; the
+ * volume is detached; the pinned version that it reads is gone, and it never reads another one. */
+#define HANDLE_END(name, condition, end)                                                                               \
+	static PyObject *handle_##name(PyObject *self, PyObject *unused)                                               \
+	{                                                                                                              \
+		u8 *closed = &handle_of(self)->closed;                                                                 \
+		*closed = (condition) ? end : *closed;                                                                 \
+		Py_RETURN_NONE;                                                                                        \
+	}
 
-/* The volume is detached: the handle can only be closed. */
-static PyObject *handle_shut(PyObject *self, PyObject *unused)
-{
-	if (handle_of(self)->closed != HANDLE_CLOSED)
-		handle_of(self)->closed = HANDLE_SHUT;
-	Py_RETURN_NONE;
-}
-
-/* The pinned version that the handle reads is gone; the handle never reads another one. */
-static PyObject *handle_replace(PyObject *self, PyObject *unused)
-{
-	if (handle_of(self)->closed == HANDLE_OPEN)
-		handle_of(self)->closed = HANDLE_REPLACED;
-	Py_RETURN_NONE;
-}
+HANDLE_END(unbind, true, HANDLE_CLOSED)
+HANDLE_END(shut, *closed != HANDLE_CLOSED, HANDLE_SHUT)
+HANDLE_END(replace, *closed == HANDLE_OPEN, HANDLE_REPLACED)
 
 static PyObject *handle_check_usable(PyObject *self, PyObject *unused)
 {

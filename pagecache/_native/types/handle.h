@@ -99,6 +99,17 @@ static inline int to_u64(PyObject *value, const char *what, u64 *out)
 	return pc_to_u64_slow(value, what, out);
 }
 
+/* Get the buffer that a read fills, or a write takes. Return: 0, -1. */
+static inline int get_buffer(PyObject *object, bool fills, Py_buffer *view)
+{
+	if (!PyObject_GetBuffer(object, view, fills ? PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS : PyBUF_SIMPLE))
+		return 0;
+	if (PyErr_ExceptionMatches(PyExc_BufferError))
+		PyErr_Format(PyExc_TypeError, "a %scontiguous bytes-like object is required%s",
+			     fills ? "writable, " : "", fills ? ", not one that is read-only or strided" : "");
+	return -1;
+}
+
 /* The part of a read that lies before the end of the file. */
 static inline u64 clip(struct handle *h, u64 pos, u64 len)
 {
@@ -128,22 +139,11 @@ static inline int read_arguments(struct handle *h, const char *verb, PyObject *c
 PyObject *pc_try_read(struct handle *h, u64 pos, u64 size);
 void pc_read_seen(struct handle *h, u64 pos, u64 len);
 void pc_met_marker(struct handle *h, struct pc_need *need);
-int pc_get_target(PyObject *object, Py_buffer *view);
-int pc_get_source(PyObject *object, Py_buffer *view);
 PyObject *pc_try_write(struct handle *h, u64 pos, const u8 *from, u64 len);
-PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_preadv(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_try_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_readall(PyObject *self, PyObject *unused);
-PyObject *handle_readinto(PyObject *self, PyObject *buffer);
-PyObject *handle_zero(PyObject *self, PyObject *args);
-PyObject *handle_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_pwritev(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_try_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
 PyObject *handle_append(PyObject *self, PyObject *args, PyObject *kwargs);
-PyObject *handle_write(PyObject *self, PyObject *data);
+pc_fast handle_pread, handle_pread_into, handle_preadv, handle_try_pread, handle_read, handle_pwrite, handle_pwritev,
+	handle_try_pwrite;
+pc_method handle_readall, handle_readinto, handle_zero, handle_write;
 
 /* handle_write.c */
 void pc_characters_written(u64 done);
@@ -166,19 +166,9 @@ int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view);
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);
 PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
-PyObject *handle_joined(PyObject *self, PyObject *args);
-PyObject *handle_tangled(PyObject *self, PyObject *args);
-PyObject *handle_spread(PyObject *self, PyObject *args);
-PyObject *handle_may_fault(PyObject *self, PyObject *object);
-PyObject *handle_copy_aside(PyObject *self, PyObject *args);
-PyObject *handle_steady(PyObject *self, PyObject *data);
+pc_method handle_joined, handle_tangled, handle_spread, handle_may_fault, handle_copy_aside, handle_steady;
 /* handle_task.c */
-PyObject *handle_hit_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
-PyObject *handle_open_hit(PyObject *self, PyObject *unused);
-PyObject *handle_close_hit(PyObject *self, PyObject *address);
-PyObject *handle_move_window(PyObject *self, PyObject *page);
+pc_fast handle_hit_pread, handle_hit_pread_into, handle_hit_pwrite, handle_in_pieces;
+pc_method handle_open_hit, handle_close_hit, handle_move_window;
 
 #endif

@@ -118,24 +118,11 @@ PyObject *handle_pread(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 	return read_arguments(h, "pread", args, nargs, &size, &pos) ? NULL : read_bytes(h, pos, size);
 }
 
-/* Get the buffer that a read fills. Return: 0, -1. */
-int pc_get_target(PyObject *object, Py_buffer *view)
-{
-	if (!PyObject_GetBuffer(object, view, PyBUF_WRITABLE | PyBUF_C_CONTIGUOUS))
-		return 0;
-	if (PyErr_ExceptionMatches(PyExc_BufferError)) {
-		PyErr_Clear();
-		PyErr_SetString(PyExc_TypeError, "a writable, contiguous bytes-like object is required, not one "
-						 "that is read-only or strided");
-	}
-	return -1;
-}
-
 /* *wanted: the length of the buffer. Return: bytes read into it, -1. */
 static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 {
 	Py_buffer view;
-	if (pc_get_target(object, &view))
+	if (get_buffer(object, true, &view))
 		return -1;
 	*wanted = (u64)view.len;
 	u64 len = clip(h, pos, *wanted);
@@ -247,10 +234,8 @@ PyObject *handle_read(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
 {
 	struct handle *h = handle_of(self);
 	u64 size = INT64_MAX;
-	if (nargs > 1) {
-		PyErr_Format(PyExc_TypeError, "read() takes at most 1 argument (%zd given)", nargs);
-		return NULL;
-	}
+	if (nargs > 1)
+		return PyErr_Format(PyExc_TypeError, "read() takes at most 1 argument (%zd given)", nargs);
 	if (check_readable(h))
 		return NULL;
 	if (nargs == 1 && args[0] != Py_None) {

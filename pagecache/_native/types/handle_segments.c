@@ -15,12 +15,9 @@ int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view)
 	return err;
 }
 
-/**
- * pc_segments_tangled() - whether one of several buffers would change the bytes of another.
- *
- * @pos: file offset of the first one. @s: result of pc_check_segments.
- * Return: 1, 0, -1 exception. Context: GIL; buffers are examined only if one is memory of the cache, none is touched.
- */
+/* Whether one of several buffers would change the bytes of another. @pos: file offset of the first one. @s: result of
+ * pc_check_segments. Return: 1, 0, -1 exception. Context: GIL; buffers are examined only if one is memory of the cache,
+ * none is touched. */
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s)
 {
 	if (!s->cached || pos + s->total > INT64_MAX)
@@ -107,8 +104,7 @@ PyObject *handle_copy_aside(PyObject *self, PyObject *args)
 		return NULL;
 	if (fits)
 		Py_RETURN_NONE;
-	PyErr_SetString(PyExc_ValueError, "the source is longer");
-	return NULL;
+	return PyErr_Format(PyExc_ValueError, "the source is longer");
 }
 
 /* _steady(data) -> data, or a copy of it if it may fault. */
@@ -118,11 +114,8 @@ PyObject *handle_steady(PyObject *self, PyObject *data)
 	Py_buffer view;
 	if (!PyObject_CheckBuffer(data) || !pc_may_fault(h, data))
 		return Py_NewRef(data);
-	if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)) {
-		if (PyErr_ExceptionMatches(PyExc_BufferError))
-			PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
+	if (get_buffer(data, false, &view))
 		return NULL;
-	}
 	PyObject *copy = PyBytes_FromStringAndSize(NULL, view.len);
 	if (copy && pc_copy_outside(h, PyBytes_AsString(copy), view.buf, (u64)view.len, true))
 		Py_CLEAR(copy);

@@ -37,7 +37,7 @@ PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_
 	struct pc_need need = {.kind = PC_NEED_FILL};
 	Py_buffer view;
 	u64 pos, got = 0;
-	if (offset_arguments(h, "pread_into", "buffer", false, args, nargs, &pos) || pc_get_target(args[0], &view))
+	if (offset_arguments(h, "pread_into", "buffer", false, args, nargs, &pos) || get_buffer(args[0], true, &view))
 		return NULL;
 	u64 len = clip(h, pos, (u64)view.len);
 	if (PC_LIKELY(len <= PC_LOOP_PIECE && may_copy_here(h, args[0], &view, pos, false))) {
@@ -61,7 +61,7 @@ PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	if (offset_arguments(h, "pwrite", "data", true, args, nargs, &pos))
 		return NULL;
 	int inside = pc_inside_call(h->inode->volume); /* of this volume's backend, where a write is refused */
-	if (inside < 0 || pc_get_source(args[0], &view))
+	if (inside < 0 || get_buffer(args[0], false, &view))
 		return NULL;
 	bool may_hit = !inside && view.len <= PC_LOOP_PIECE && may_copy_here(h, args[0], &view, pos, true);
 	PyObject *written = PC_LIKELY(may_hit) ? pc_try_write(h, pos, view.buf, (u64)view.len) : Py_NewRef(Py_None);

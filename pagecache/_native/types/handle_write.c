@@ -112,24 +112,12 @@ static inline __attribute__((always_inline)) enum pc_result accept_all(struct ha
 	return PC_DONE;
 }
 
-/* Get the buffer of a write's bytes. Return: 0, -1. */
-int pc_get_source(PyObject *object, Py_buffer *view)
-{
-	if (!PyObject_GetBuffer(object, view, PyBUF_SIMPLE))
-		return 0;
-	if (PyErr_ExceptionMatches(PyExc_BufferError)) {
-		PyErr_Clear();
-		PyErr_SetString(PyExc_TypeError, "a contiguous bytes-like object is required");
-	}
-	return -1;
-}
-
 /* Copy a source that may fault first, with nothing held; likewise a view of the range being written, so that its bytes
  * move as if all were read before the first is stored. */
 static const u8 *source(struct handle *h, PyObject *object, u64 pos, Py_buffer *view, void **bounce)
 {
 	*bounce = NULL;
-	if (pc_get_source(object, view))
+	if (get_buffer(object, false, view))
 		return NULL;
 	if (PC_LIKELY(!pc_may_fault(h, object) &&
 		      !pc_view_meets(h->inode, pos, (u64)view->len, view->buf, (u64)view->len, true)))
@@ -289,10 +277,8 @@ PyObject *handle_write(PyObject *self, PyObject *data)
 	u64 pos;
 	if (check_writable(h))
 		return NULL;
-	if (PyUnicode_Check(data)) {
-		PyErr_SetString(PyExc_TypeError, "a bytes-like object is required, not 'str'");
-		return NULL;
-	}
+	if (PyUnicode_Check(data))
+		return PyErr_Format(PyExc_TypeError, "a bytes-like object is required, not 'str'");
 	pos = h->position;
 	i64 n = write_buffer(h, data, &pos, h->appends);
 	u64 accepted = n < 0 ? characters_written() : (u64)n;

@@ -163,15 +163,13 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		ok = pc_commit_end(op->inode, ok, flag);
 		pc_inode_user_put(op->inode);
 	} else if (op->state == OP_ENDED) {
-		PyErr_SetString(PyExc_ValueError, "the operation is settled: its request has ended");
-		return NULL;
+		return PyErr_Format(PyExc_ValueError, "the operation is settled: its request has ended");
 	} else if (op->kind == PC_OP_WRITE) {
 		pc_op_end_write(op, ok, flag != 0);
 	} else if (op->kind == PC_OP_MIRROR) {
 		pc_op_settle(op);
 	} else {
-		PyErr_SetString(PyExc_ValueError, "only write-back and commits are finished");
-		return NULL;
+		return PyErr_Format(PyExc_ValueError, "only write-back and commits are finished");
 	}
 	return PyBool_FromLong(ok);
 }
@@ -183,10 +181,8 @@ static PyObject *op_mirror(PyObject *self, PyObject *last)
 	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
 	if (pc_op_check(op))
 		return NULL;
-	if (op->kind != PC_OP_WRITE || op->state == OP_ENDED || (joined && joined->kind != PC_OP_MIRROR)) {
-		PyErr_SetString(PyExc_ValueError, "only write-back is mirrored");
-		return NULL;
-	}
+	if (op->kind != PC_OP_WRITE || op->state == OP_ENDED || (joined && joined->kind != PC_OP_MIRROR))
+		return PyErr_Format(PyExc_ValueError, "only write-back is mirrored");
 	if (joined && joined->state != OP_OPEN)
 		joined = NULL;
 	struct pc_request *old = joined ? request_of(joined) : NULL, *m = pc_mirror_take(request_of(op), old);
@@ -207,10 +203,8 @@ static PyObject *op_call(PyObject *self, PyObject *function)
 	struct op *op = (struct op *)self;
 	if (pc_op_check(op))
 		return NULL;
-	if (op->kind != PC_OP_CALLER) {
-		PyErr_SetString(PyExc_ValueError, "only the operation of a caller lends its token");
-		return NULL;
-	}
+	if (op->kind != PC_OP_CALLER)
+		return PyErr_Format(PyExc_ValueError, "only the operation of a caller lends its token");
 	if (pc_op_stopped(op)) {
 		pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
 		return NULL;
@@ -341,10 +335,8 @@ static PyObject *op_anew(PyObject *self, PyObject *unused)
 static PyObject *op_give_back(PyObject *self, PyObject *unused)
 {
 	struct op *op = (struct op *)self;
-	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED) {
-		PyErr_SetString(PyExc_ValueError, "only a read gives its folios back");
-		return NULL;
-	}
+	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED)
+		return PyErr_Format(PyExc_ValueError, "only a read gives its folios back");
 	transfer_of(op)->stale = 1;
 	if (request_of(op))
 		pc_report_stale(request_of(op)->report);

@@ -288,10 +288,8 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 	struct op *op = (struct op *)self;
 	if (pc_op_check(op))
 		return NULL;
-	if (op->state != OP_IN_CALL || !op_transfers(op)) {
-		PyErr_SetString(PyExc_ValueError, "no backend call has begun");
-		return NULL;
-	}
+	if (op->state != OP_IN_CALL || !op_transfers(op))
+		return PyErr_Format(PyExc_ValueError, "no backend call has begun");
 	return PyLong_FromLong(answer_object(op, value));
 }
 

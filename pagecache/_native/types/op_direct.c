@@ -67,10 +67,8 @@ PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused)
 	if (not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
-	if (!(own->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || own->holds & PC_HOLD_DIRECT) {
-		PyErr_SetString(PyExc_ValueError, "a direct write begins once, with the inode lock");
-		return NULL;
-	}
+	if (!(own->holds & (PC_HOLD_LOCK_S | PC_HOLD_LOCK_X)) || own->holds & PC_HOLD_DIRECT)
+		return PyErr_Format(PyExc_ValueError, "a direct write begins once, with the inode lock");
 	if (!pc_direct_begin(op->inode, &own->failed))
 		Py_RETURN_FALSE;
 	own->holds |= PC_HOLD_DIRECT;
@@ -86,10 +84,8 @@ PyObject *pc_op_direct_end(PyObject *self, PyObject *unused)
 	if (not_running(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
-	if (!(own->holds & PC_HOLD_DIRECT) || own->calls) {
-		PyErr_SetString(PyExc_ValueError, "no direct write, or its calls still run");
-		return NULL;
-	}
+	if (!(own->holds & PC_HOLD_DIRECT) || own->calls)
+		return PyErr_Format(PyExc_ValueError, "no direct write, or its calls still run");
 	bool over = pc_direct_end(op->inode, own->pos, own->end, &own->failed, false);
 	if (over)
 		own->holds &= ~(u32)PC_HOLD_DIRECT;
@@ -150,10 +146,8 @@ PyObject *pc_op_carry(PyObject *self, PyObject *function)
 	if (not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
-	if (!(own->holds & PC_HOLD_DIRECT)) {
-		PyErr_SetString(PyExc_ValueError, "no direct write has begun");
-		return NULL;
-	}
+	if (!(own->holds & PC_HOLD_DIRECT))
+		return PyErr_Format(PyExc_ValueError, "no direct write has begun");
 	struct op frame = {.inode = op->inode, .outer = pc_tls_op}; /* this thread is in a call of the volume */
 	own->calls++;
 	pc_tls_op = &frame;
@@ -190,10 +184,8 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	if (len < 0 || not_running(op) || pc_op_refused(op))
 		return NULL;
 	struct op_caller *own = caller_of(op);
-	if (!own->calls) {
-		PyErr_SetString(PyExc_ValueError, "send() belongs into carry()");
-		return NULL;
-	}
+	if (!own->calls)
+		return PyErr_Format(PyExc_ValueError, "send() belongs into carry()");
 	u64 end = pos + (u64)len;
 	own->pos = pc_min(own->pos, pos);
 	own->end = pc_max(own->end, end);

@@ -20,6 +20,10 @@
 
 enum { PC_PARTS_MAX = 1024, PC_WAIT_SLICE_NS = 100 * 1000 * 1000 };
 
+/* Methods and functions of the module. */
+typedef PyObject *pc_method(PyObject *self, PyObject *argument);
+typedef PyObject *pc_fast(PyObject *self, PyObject *const *args, Py_ssize_t nargs);
+
 /* The result of a step of a call that may wait: for locks, memory, or the backend. */
 enum pc_result {
 	PC_FAILED = -1, /* an exception is set; pc_raise() returns it */
@@ -72,10 +76,7 @@ enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct
 /* waiting.c: waits and operations */
 extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */
 void pc_op_claims(struct op *op);
-PyObject *pc_waits(PyObject *module, PyObject *core);
-PyObject *pc_calls(PyObject *module, PyObject *core);
-PyObject *pc_waiting(PyObject *module, PyObject *args);
-PyObject *pc_waiting_since(PyObject *module, PyObject *core);
+pc_method pc_waits, pc_calls, pc_waiting, pc_waiting_since;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
 struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 pos, u64 end);
@@ -90,24 +91,20 @@ enum pc_result pc_run_uncached(PyObject *core, struct pc_inode *i, u64 pos, u64 
 
 /* spans.c */
 struct pc_wait pc_wait_of(struct pc_inode *i, u32 kind, u64 pos, u64 end);
-PyObject *pc_trace_into(PyObject *module, PyObject *args);
-PyObject *pc_trace_event(PyObject *module, PyObject *args);
 void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait *w);
 void pc_sleep_end(struct pc_sleep *s, bool failed);
 void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 pos, u64 len);
 void pc_io_end(struct pc_io *io, bool failed);
+pc_method pc_trace_into, pc_trace_event;
 
 /* op_calls.c */
-PyObject *pc_op_begin(PyObject *self, PyObject *unused);
-PyObject *pc_op_complete(PyObject *self, PyObject *value);
 void pc_op_impossible(struct op *op, PyObject *answer);
 PyObject *pc_op_fill(struct op *op, PyObject *engine);
 PyObject *pc_op_write(struct op *op, PyObject *engine);
 PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method);
-PyObject *pc_op_send_commit(PyObject *self, PyObject *call);
 void pc_op_end_write(struct op *op, bool ok, bool parked);
-PyObject *pc_op_ended(PyObject *self, PyObject *unused);
 void pc_op_end_call(struct op *op);
+pc_method pc_op_begin, pc_op_complete, pc_op_send_commit, pc_op_ended;
 
 PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
@@ -115,31 +112,20 @@ bool pc_buf_exported(PyObject *buf);
 void pc_buf_export(PyObject *buf);
 void pc_buf_release(PyObject *buf);
 void pc_buf_keep(PyObject *buf, u32 *frames, u32 n, void *memory);
-PyObject *pc_view_open(PyObject *module, PyObject *args);
-PyObject *pc_work(PyObject *module, PyObject *args);
+pc_method pc_view_open, pc_work;
 
 void pc_report_stale(u32 report);
-PyObject *pc_sync_go(PyObject *module, PyObject *args);
-PyObject *pc_revoke(PyObject *module, PyObject *args);
-PyObject *pc_stragglers(PyObject *module, PyObject *address);
+pc_method pc_sync_go, pc_revoke, pc_stragglers;
 
 /* blocking.c: event loops */
-PyObject *pc_enter_loop(PyObject *module, PyObject *unused);
-PyObject *pc_use_inside(PyObject *module, PyObject *function);
-PyObject *pc_inside_volumes(PyObject *module, PyObject *unused);
 void pc_report_failure(u32 report);
+pc_method pc_enter_loop, pc_use_inside, pc_inside_volumes;
 
 /* op_direct.c */
 bool pc_op_direct_settle(struct op *op);
 void pc_op_direct_fence(struct pc_volume *v);
-PyObject *pc_op_take(PyObject *self, PyObject *holds);
-PyObject *pc_op_release_lock(PyObject *self, PyObject *unused);
-PyObject *pc_op_direct_begin(PyObject *self, PyObject *unused);
-PyObject *pc_op_direct_end(PyObject *self, PyObject *unused);
-PyObject *pc_op_carry(PyObject *self, PyObject *function);
-PyObject *pc_op_send(PyObject *self, PyObject *args);
-PyObject *pc_op_read(PyObject *self, PyObject *args);
-PyObject *pc_run_owning(PyObject *module, PyObject *args);
+pc_method pc_op_take, pc_op_release_lock, pc_op_direct_begin, pc_op_direct_end, pc_op_carry, pc_op_send, pc_op_read,
+	pc_run_owning;
 
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows);
 

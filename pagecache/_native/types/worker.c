@@ -151,14 +151,10 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 	return result;
 }
 
-/**
- * pc_run_fill() - fill the missing part of [pos, pos + len), at most one request; the caller then tries again.
- *
- * If the backend is prompt, the calling thread runs the part it waits for, otherwise a thread of the volume does. The
- * rest of a long range and the readahead window are queued for the volume's threads first. @ra: the handle's readahead
- * state, or NULL. Return: PC_TRY_AGAIN; PC_UNCACHED: there is no
- * memory, or the bytes are invalidated again and again; PC_FAILED.
- */
+/* Fill the missing part of [pos, pos + len), at most one request; the caller then tries again. If the backend is
+ * prompt, the calling thread runs the part it waits for, otherwise a thread of the volume does. The rest of a long
+ * range and the readahead window are queued for the volume's threads first. @ra: the handle's readahead state, or NULL.
+ * Return: PC_TRY_AGAIN; PC_UNCACHED: there is no memory, or the bytes are invalidated again and again; PC_FAILED. */
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};

@@ -161,6 +161,8 @@ void world_open(u32 number, u64 seed)
 	world.write_unit = kind->units ? units[seed / 288 % 4] : 1;
 	world.read_unit = kind->units ? reads[seed / 1152 % 3] : 1;
 	bool lags = kind->stages || (kind->units && !world.durable && seed / 3456 % 2);
+	if (!kind->stuck) /* that takes a credit for good */
+		pc_volume_set_inflight(rig.volume, 1 + (u32)(seed / 5 % 3));
 	ballast = file_open(&rig, BALLAST * PAGE, BALLAST * PAGE);
 	u32 pinned = BALLAST - (u32)(seed / 72 % 4);
 	if (kind->units)
