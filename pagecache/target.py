@@ -23,8 +23,6 @@ from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Hung", "Target", "checked", "options_of", "place", "within"]
-
 T = TypeVar("T")
 FRAMES = 3  # of a thread that hangs, in an error
 PYTHON = "python"

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..volume.inode import Inode
     from ..volume.volume import Volume
 
-__all__ = ["SCHEMA", "SORTS", "Refused", "failed", "files", "ranges", "stats", "volumes_named", "waits"]
-
 SCHEMA = 1
 SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
 LIMIT, LIMIT_MOST = 200, 1000

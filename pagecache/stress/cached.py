@@ -37,8 +37,6 @@ from pagecache.stress.profiles import CROSSING, IO, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.testing import FaultyBackend
 
-__all__ = ["CachedTarget"]
-
 PAGE = 4096
 HINTS = FULL | {
     errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "

@@ -31,8 +31,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
-__all__ = ["Ending", "Outcome", "execute", "live", "read_replay", "write_replay"]
-
 STEM = "pagecache-stress-{}-{}"
 WIDE = 110  # columns of a replay
 EVERY = 0.5  # seconds between two lines of counters on a terminal

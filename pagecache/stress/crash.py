@@ -29,8 +29,6 @@ from pagecache.testing import FaultPlan, Rule
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["Crash", "Forgetting", "NoCrash"]
-
 COMMITTING = ("commit", "sync")
 CHANGING = ("open", "write", "truncate", "punch", "remove", "rename", *COMMITTING)
 CALLS = (4, 30, 200)

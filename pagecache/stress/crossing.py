@@ -22,8 +22,6 @@ from pagecache.stress.targets import READ_ALL, Verb
 if TYPE_CHECKING:
     from pagecache.stress.steps import Step, Steps
 
-__all__ = ["Crossing"]
-
 NAMES = shared_names()
 SLOTS = 2
 

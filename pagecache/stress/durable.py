@@ -26,8 +26,6 @@ from typing import Any
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
 from pagecache.stress.oracle import Observation, at_rest, settled, verdict
 
-__all__ = ["CRASH", "Durable", "after_crash", "states_of"]
-
 CRASH = "the store after a crash"
 SAVING = frozenset({"fsync", "sync", "ticket"})
 NAMING = frozenset({"publish", "rename", "remove"})

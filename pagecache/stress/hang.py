@@ -28,8 +28,6 @@ from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
 from pagecache.target import Hung, within
 
-__all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]
-
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep

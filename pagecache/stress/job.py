@@ -31,8 +31,6 @@ from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
 from pagecache.target import Hung, within
 
-__all__ = ["Run", "run"]
-
 T = TypeVar("T")
 
 RESTS = 3  # rests of a round

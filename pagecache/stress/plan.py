@@ -20,8 +20,6 @@ from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
 from pagecache.stress.script import Script
 from pagecache.testing import FaultPlan
 
-__all__ = ["Plan", "seconds"]
-
 SEED_MAX = 1 << 32
 PAGE = 4096
 WORKERS_MAX = 10_000

@@ -20,8 +20,6 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.targets import Target, Verb
 from pagecache.stress.world import Halted, World, described
 
-__all__ = ["Players", "played", "ways_of"]
-
 Recorded = Callable[[str, Sequence[Any]], AbstractContextManager[None]]
 
 PAUSE = 0.001  # seconds before an operation that faults refused is retried

@@ -15,9 +15,6 @@ from pagecache.stress.oracle import Finding, worker_name
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, shared_names
 from pagecache.stress.world import CRASH, SYNCS, Activity, World
 
-__all__ = ["Report", "counted", "exercised", "narrative", "sentence"]
-
-
 SENTENCES = 24
 EVERYWHERE = {"fsync", "sync", "ticket", "flush", "name_sync", "held_fsync", "held_close"}
 

@@ -29,8 +29,6 @@ from pagecache.stress.targets import READ_ALL
 if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
 
-__all__ = ["FIRST", "HEADER", "Grip", "Shared", "name_beside"]
-
 T = TypeVar("T")
 
 HEADER = 64  # bytes of an object that never change

@@ -27,8 +27,6 @@ from pagecache.stress.report import Report, counted
 from pagecache.stress.script import Script, Stir, Worker
 from pagecache.stress.targets import Target
 
-__all__ = ["NotFailing", "Shrinking", "Shrunk", "ddmin", "shrink"]
-
 T = TypeVar("T")
 Place = tuple[int, int, int]
 """Worker, stir and number of an operation in a script."""

@@ -27,8 +27,6 @@ from pagecache.stress.profiles import CROSSING, IO, KINDS, Operation, other
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import World
 
-__all__ = ["Step", "Steps"]
-
 Step = Generator[Verb, Any, None]
 ADVICES = list(Advice)
 APPEND_KEY = 20  # bytes of an append that suffice to find its place

@@ -37,8 +37,6 @@ from .conformance_base import (
 from .conformance_bytes import BytePromises
 from .conformance_names import NamePromises
 
-__all__ = ["BackendConformance"]
-
 
 class BackendConformance(NamePromises, BytePromises):
     """The conformance suite. Subclass it and define `make_backend`; also `make_key` if keys are not text."""

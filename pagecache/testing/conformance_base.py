@@ -17,19 +17,6 @@ from ..backends.protocol import Backend, BackendFile, BackendLimits
 from ..errors import BackendError, Key
 from .checks import fixture, skip
 
-__all__ = [
-    "ConformanceBase",
-    "Opened",
-    "commit",
-    "content",
-    "limits_of",
-    "read",
-    "supported",
-    "together",
-    "transfer",
-    "write",
-]
-
 ZERO_ANSWERS_MAX = 3
 Opened = Callable[..., BackendFile]
 """The function of the fixture `opened`."""

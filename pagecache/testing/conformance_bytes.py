@@ -28,8 +28,6 @@ from .conformance_base import (
     write,
 )
 
-__all__ = ["BytePromises"]
-
 MOMENT = 2.0
 """Time limit in seconds for `let_go`."""
 

@@ -25,8 +25,6 @@ from .conformance_base import (
     write,
 )
 
-__all__ = ["NamePromises"]
-
 
 def namespace(backend: Backend) -> NamespaceBackend:
     """Return the backend if it has directories; checked by method, since decorators pass on the methods of the inner

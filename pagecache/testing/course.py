@@ -29,8 +29,6 @@ from ..objects import ObjectStat
 from .faults import Answer, Call, FaultPlan, Rule, draw
 from .gate import Gate
 
-__all__ = ["Faults"]
-
 CarryOut = Callable[[Sequence[memoryview]], Any]
 
 

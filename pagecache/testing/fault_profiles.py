@@ -12,8 +12,6 @@ from typing import Final
 from ..errors import BackendError
 from .faults import TOO_MANY, Rule
 
-__all__ = ["PROFILES"]
-
 BYTES: Final = ("read", "write")
 WORK: Final = ("read", "write", "commit")
 CHANGES: Final = ("write", "commit", "truncate", "punch")

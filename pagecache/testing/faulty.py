@@ -24,8 +24,6 @@ from ..errors import Key
 from .course import Faults
 from .faults import Call, FaultPlan, Rule
 
-__all__ = ["AsyncFaultyBackend", "FaultyBackend"]
-
 Buffers = Sequence[memoryview]
 
 

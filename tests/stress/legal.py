@@ -13,8 +13,6 @@ from pagecache.errors import Key
 
 from ..planted.settings import Factory
 
-__all__ = ["LEGAL", "Legal"]
-
 
 @dataclass(frozen=True, slots=True)
 class Legal:

@@ -29,8 +29,6 @@ from pagecache.testing.checks import Check, Skipped, checks_of, run_check
 from pagecache.testing.conformance import BackendConformance
 from pagecache.testing.conformance_base import content, limits_of, transfer
 
-__all__ = ["CHECKS", "Measures", "Objects", "Report", "Result", "check_all", "measure", "run"]
-
 T = TypeVar("T")
 THREAD = "check-backend"
 HUNG_MAX = 3  # hanging checks after which the run stops
