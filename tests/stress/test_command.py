@@ -13,7 +13,6 @@ import pytest
 from pagecache.stress import Plan, command
 from pagecache.stress.command import line
 from pagecache.stress.job import Run
-from pagecache.stress.plan import seconds
 from pagecache.stress.profiles import PROFILES, WAYS, operations
 
 pytest_plugins = ["pytester"]
@@ -154,15 +153,6 @@ def test_a_line_of_progress_counts_operations() -> None:
     assert f"{run.counters['operations']} operations" in text
     assert len(text) < 80
     assert "at work" in text
-
-
-def test_durations() -> None:
-    assert [seconds(text, "duration") for text in ("90", "60s", "10m", "1.5h", "2min")] == [90, 60, 600, 5400, 120]
-
-
-def test_a_plan_keeps_its_fields_through_a_replay() -> None:
-    plan = Plan(seed=5, mix=("buffered", "direct"), size="64KiB", profile="log", operations=10)
-    assert Plan.from_replay(json.loads(json.dumps({"version": 1, "plan": plan.to_dict()}))) == plan
 
 
 def test_operations_depend_on_seed_and_worker_alone() -> None:

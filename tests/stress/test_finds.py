@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from pagecache.backends import MemoryBackend
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.job import Run
 from pagecache.volume import lifetimes
 
-from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
+from ..check_backend.backends import Mistaken
+from .planted import BACKENDS, TARGETS, HangsInCommit
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
 PLAN: dict[str, Any] = {
@@ -69,7 +71,7 @@ def test_a_hang_ends_with_its_waits_and_all_stacks() -> None:
     HangsInCommit.free.clear()
     HangsInCommit._commits = 0
     try:
-        report = run(Plan(seed=1, duration=100, patience=5, **PLAN), lambda: Planted(HangsInCommit))
+        report = run(Plan(seed=1, duration=100, patience=5, **PLAN), lambda: Mistaken(HangsInCommit, MemoryBackend()))
     finally:
         HangsInCommit.free.set()
     assert (report.ok, report.kind, report.hung) == (False, "hang", True)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from pagecache import PageCache
+from pagecache.backends import MemoryBackend
 from pagecache.stress import Plan, Report, Script, hang, run
 from pagecache.stress.hang import Hang, overdue, stacks
 from pagecache.stress.profiles import Operation
 from pagecache.stress.world import Activity, World
 
-from .planted import HangsInCommit, Planted
+from ..check_backend.backends import Mistaken
+from .planted import HangsInCommit
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "patience": 1}
 
@@ -36,7 +38,7 @@ def hung() -> Iterator[Report]:
             return self.inner.commit()
 
     try:
-        yield run(Plan(seed=1, script=script, **SMALL), lambda: Planted(Hangs))
+        yield run(Plan(seed=1, script=script, **SMALL), lambda: Mistaken(Hangs, MemoryBackend()))
     finally:
         Hangs.free.set()
 

@@ -30,6 +30,7 @@ from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
+from ..check_backend.backends import backends, rename_that_copies
 from ..file.rig import Task
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
 from ..stores import WAIT_LIMIT_S
@@ -569,24 +570,6 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     ended(whole)
 
 
-class Keeps(MemoryBackend):
-    """A rename leaves the source."""
-
-    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
-        content = bytearray(self.stat(src).size)
-        self.open(src).read_into(0, [memoryview(content)])
-        if self._there(dst):
-            self.remove(dst)
-        self.open(dst, create=True).write_from(0, [memoryview(bytes(content))])
-
-    def _there(self, key: Any) -> bool:
-        try:
-            self.stat(key)
-        except FileNotFoundError:
-            return False
-        return True
-
-
 class Forgets(MemoryBackend):
     """Every third remove does nothing."""
 
@@ -611,7 +594,7 @@ class Refuses(MemoryBackend):
             raise FileNotFoundError(errno.ENOENT, "no such object", src)
 
 
-@pytest.mark.parametrize("make", [Keeps, Forgets, Refuses])
+@pytest.mark.parametrize("make", [backends(rename=rename_that_copies), Forgets, Refuses])
 def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> None:
     """The story has the name and the calls that bound it, unless bytes of a confused object are found before."""
     report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED), make)
