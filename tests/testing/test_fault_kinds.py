@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,47 +17,14 @@ from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend
 from pagecache.testing.faults import ALL, TRUTH
 
 from ..aio.over import Over
+from ..file.rig import Task, eventually
+from ..stores import WAIT_LIMIT_S
 from .stores import DATA, Store
-
-WAIT_LIMIT_S = 30.0
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
 def store(request: pytest.FixtureRequest) -> Store:
     return Store(request.param)
-
-
-class Running:
-    """Calls in separate threads, joined at the end."""
-
-    def __init__(self) -> None:
-        self.done: list[Any] = []
-        self._threads: list[threading.Thread] = []
-
-    def start(self, name: str, call: Callable[[], object]) -> None:
-        def run() -> None:
-            try:
-                call()
-            except OSError as error:
-                self.done.append((name, error.errno))
-            else:
-                self.done.append(name)
-
-        self._threads.append(threading.Thread(target=run, daemon=True))
-        self._threads[-1].start()
-
-    def join(self) -> list[Any]:
-        for thread in self._threads:
-            thread.join(WAIT_LIMIT_S)
-            assert not thread.is_alive()
-        return self.done
-
-
-@pytest.fixture
-def running() -> Iterator[Running]:
-    found = Running()
-    yield found
-    found.join()
 
 
 def code(call: Callable[[], object]) -> int | None:
@@ -67,16 +34,6 @@ def code(call: Callable[[], object]) -> int | None:
     except OSError as error:
         return error.errno
     return None
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    pause = threading.Event()
-    for _ in range(int(WAIT_LIMIT_S / 0.001)):
-        if true():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it does not come about")
 
 
 # -- kinds
@@ -152,16 +109,16 @@ def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
     assert (inside, len(store.faulty.calls_of("write"))) == (["write", "write"], 1)
 
 
-def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, running: Running) -> None:
+def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store) -> None:
     """The delayed call has done its work by then."""
     store.faulty.use([Rule("write", nth=1, behind=2, within=WAIT_LIMIT_S)])
-    running.start("first", store.write)
-    until(lambda: store.content()[:3] == b"new")
-    until(lambda: bool(store.faulty.faults.held()))
+    first = Task(store.write)
+    eventually(lambda: store.content()[:3] == b"new")
+    eventually(lambda: bool(store.faulty.faults.held()))
     assert store.write(b"second", 50) == 6
-    assert (running.done, store.faulty.faults.held()) == ([], 1)
+    assert (first.finished.is_set(), store.faulty.faults.held()) == (False, 1)
     assert store.write(b"third", 50) == 5
-    assert running.join() == ["first"]
+    assert first.result() == 3
     assert store.faulty.faults.held() == 0
 
 
@@ -170,22 +127,21 @@ def test_an_answer_without_a_later_call_comes_after_a_while(store: Store) -> Non
     assert store.write() == 3
 
 
-def test_calls_at_a_gate_wait_for_its_release(store: Store, running: Running) -> None:
+def test_calls_at_a_gate_wait_for_its_release(store: Store) -> None:
     with Gate() as gate:
         store.faulty.use([Rule("write", gate=gate)])
-        running.start("held", store.write)
+        held = Task(store.write)
         gate.wait_entered()
-        assert (store.content(), running.done, gate.waiting) == (bytes(DATA), [], 1)
+        assert (store.content(), held.finished.is_set(), gate.waiting) == (bytes(DATA), False, 1)
         store.file.stat()  # other calls pass
         gate.release()
-        assert running.join() == ["held"]
+        assert held.result() == 3
         assert store.write() == 3, "it stays open"
         gate.hold()
-        for name in ("again", "beside"):
-            running.start(name, store.write)
+        both = [Task(store.write) for _ in range(2)]
         gate.wait_entered(calls=4)
-        assert (running.done, gate.waiting) == (["held"], 2)
-    assert {*running.join()} == {"held", "again", "beside"}, "leaving the block releases"
+        assert ([task.finished.is_set() for task in both], gate.waiting) == ([False, False], 2)
+    assert [task.result() for task in both] == [3, 3], "leaving the block releases"
     assert (gate.entered, gate.waiting) == (4, 0)
 
 
@@ -341,38 +297,36 @@ def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
     assert [code(store.file.commit), code(store.write)] == [errno.ESHUTDOWN] * 2
 
 
-def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(
-    store: Store, running: Running
-) -> None:
+def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(store: Store) -> None:
     """The call still fails. Without the repair the backend dies."""
     for repaired in (True, False):
         with Gate() as gate:
             store.faulty.use([Rule("write", nth=1, gate=gate, dies=True)])
-            running.start("held", store.write)
+            held = Task(store.write)
             gate.wait_entered()
             if repaired:
                 store.faulty.use([])
             gate.release()
-            assert running.join()[-1] == ("held", errno.ENOTCONN)
+            assert code(held.result) == errno.ENOTCONN
         assert store.faulty.dead is not repaired
 
 
-def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
+def test_a_fence_keeps_held_calls_from_the_store(store: Store) -> None:
     """A file that was opened before it no longer writes; those opened after it are not affected."""
     with Gate() as gate:
         store.faulty.use([Rule("write", nth=1, gate=gate)])
-        running.start("held", store.write)
+        held = Task(store.write)
         gate.wait_entered()
         store.faulty.fence()
         assert code(store.write) == errno.ENOTCONN
         store.file = store.backend.open("a")
         assert store.write(b"later", 50) == 5
         gate.release()
-        assert running.join() == [("held", errno.ENOTCONN)]
+        assert code(held.result) == errno.ENOTCONN
     assert store.content()[:3] == bytes(DATA[:3])
 
 
-def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) -> None:
+def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
     """A call in the store cannot be revoked."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -384,12 +338,12 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) ->
         commit = slow
 
     store.memory.open("a").__class__ = Slow
-    running.start("commit", store.file.commit)
+    committing = Task(store.file.commit)
     assert entered.wait(WAIT_LIMIT_S)
     with pytest.raises(TimeoutError, match="1 calls do not return"):
         store.faulty.fence(0.001)
     leave.set()
-    running.join()
+    committing.result()
     store.faulty.fence()
 
 
