@@ -187,10 +187,7 @@ class Crossing:
         else:
             yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
 
-    def _name_open(self, operation: Operation) -> Step:
-        yield from self._enter(operation)
-
-    def _enter(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
+    def _name_open(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
         """Open a name, and find out which object it has; return the handle, which is kept."""
         place, name = self._place(operation), self._name(operation)
         yield from self._close(operation, place)
@@ -297,7 +294,7 @@ class Crossing:
         """Return the handle of the slot, opened if there is none."""
         grip = self._shared.grips.get(self._place(operation))
         if grip is None:
-            grip = yield from self._enter(operation)
+            grip = yield from self._name_open(operation)
         if grip is not None:
             self._world.active[self._worker].file = grip.model.number
         return grip

@@ -119,11 +119,6 @@ class Hang:
             lines += ["last transitions:", *(f"  {line}" for line in self.transitions)]
         return "\n".join(lines)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report in JSON form."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
 
 def checked(cache: PageCache) -> str:
     """Return the finding of `PageCache.check` in a line; "" if it does not return."""
@@ -203,15 +198,10 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
     return found
 
 
-def late(sentence: str) -> Broken:
-    """Return a failure without a round."""
-    found = Hang.of([sentence], None, None)
-    return Broken(found.describe(), "hang", hang=found)
-
-
-def hangs(world: World, late: list[str]) -> Broken:
-    """Return a failure with the late workers and the state around them."""
-    found = Hang.of(late, world.target, world.loop)
+def hangs(world: World | None, late: list[str]) -> Broken:
+    """Return a failure with the late workers and the state around them; `world`: of a round, if one has begun."""
+    found = Hang.of(late, world and world.target, world and world.loop)
     failure = Broken(found.describe(), "hang", hang=found)
-    failure.happened = narrative(world, failure)  # before the round is torn down
+    if world is not None:
+        failure.happened = narrative(world, failure)  # before the round is torn down
     return failure

@@ -7,7 +7,7 @@ those of the round's clock.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken
@@ -49,8 +49,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"steps": list(self.steps)}
+        return asdict(self)
 
 
 def counted(number: int, what: str) -> str:

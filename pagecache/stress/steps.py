@@ -436,31 +436,25 @@ class Steps:
         if kind != "fsync":
             yield from self._own.saved(names)
 
-    def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self.calling(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
-
-    def _sync_range(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        verb = ("sync_range", operation.file, self._by(operation.kind, operation, model), start, end - start)
-        yield from self.calling(operation.kind, verb)
-
     # -- calls that change nothing
 
-    def _drop(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        everything = operation.kind == "drop" and other(operation.extra) % 4 == 1
-        verb = ("drop_all",) if everything else (operation.kind, operation.file, start, end - start)
-        if everything:
+    def _call(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        kind, extra, length = operation.kind, operation.extra, end - start
+        verb: Verb = (kind, operation.file, start, length)
+        if kind == "drop" and other(extra) % 4 == 1:
             self.world.count("drops of all files")
-        yield from self.calling(operation.kind, verb)
+            verb = ("drop_all",)
+        elif kind not in ("drop", "invalidate"):
+            arguments: dict[str, tuple[Any, ...]] = {
+                "flush": (),
+                "sync_range": (start, length),
+                "prefetch": (start, length, bool(extra % 2)),
+                "advise": (ADVICES[extra % len(ADVICES)], start, length),
+            }
+            verb = (kind, operation.file, self._by(kind, operation, model), *arguments[kind])
+        yield from self.calling(kind, verb)
 
-    _invalidate = _drop
-
-    def _prefetch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        wait, way = bool(operation.extra % 2), self._by("prefetch", operation, model)
-        yield from self.calling("prefetch", ("prefetch", operation.file, way, start, end - start, wait))
-
-    def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        way, advice = self._by("advise", operation, model), ADVICES[operation.extra % len(ADVICES)]
-        yield from self.calling("advise", ("advise", operation.file, way, advice, start, end - start))
+    _flush = _sync_range = _drop = _invalidate = _prefetch = _advise = _call
 
     # -- below the cache: foreign changes of the store, and unsaved data that is given up
     #

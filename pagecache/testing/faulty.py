@@ -206,17 +206,7 @@ class FaultyBackend(_Faulty, SlowBackend):
 
 
 class AsyncFaultyBackend(_Faulty, AsyncBackend):
-    """An asynchronous backend with faults around `inner`: the counterpart of `FaultyBackend`.
-
-    Args:
-        inner: does the work.
-        plan: the faults, or the name of a profile.
-        seed: of a profile; of a plan, if it is not 0.
-
-    Raises:
-        TypeError: `inner` is no asynchronous backend.
-        ValueError: unknown profile; lists the known ones.
-    """
+    """The counterpart of `FaultyBackend` for an asynchronous backend, with equal arguments and errors."""
 
     def __init__(self, inner: AsyncBackend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
         self.inner: AsyncBackend = completed(inner, "inner:")

@@ -49,19 +49,6 @@ def reads_old(file: Any, offset: int, buffers: Buffers) -> int:
     return count
 
 
-class HangsInCommit(PassingFile):
-    """The fifth commit does not return before `free` is set."""
-
-    _commits = 0
-    free = threading.Event()
-
-    def commit(self) -> str | None:
-        HangsInCommit._commits += 1
-        if HangsInCommit._commits == 5:
-            HangsInCommit.free.wait(60)
-        return self.inner.commit()
-
-
 WHERE, HOME = "PAGECACHE_TEST_WHERE", "PAGECACHE_TEST_HOME"
 """Variables of the environment, where processes that are started later find a directory, and the first process."""
 
@@ -111,6 +98,13 @@ class NoFsync(CachedTarget):
 
     def fsync(self, file: int, way: str = "buffered") -> None:
         pass
+
+
+class FlushesOnly(CachedTarget):
+    """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
+
+    def fsync(self, file: int, way: str = "buffered") -> None:
+        self.handle(file, "buffered").flush()
 
 
 class AppendsOver(CachedTarget):

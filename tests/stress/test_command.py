@@ -25,6 +25,13 @@ def stress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
 
 
+def with_factory(folder: Path) -> None:
+    """Make python:mine:factory, whose backends lose bytes."""
+    text = "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n"
+    (folder / "mine.py").write_text(text, encoding="utf-8")
+    (folder / "tests").symlink_to(Path(__file__).parent.parent)
+
+
 def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
     ran = stress(tmp_path, *SMALL, "--duration", "0.2")
     assert (ran.returncode, "nothing wrong" in ran.stdout) == (0, True), ran.stderr
@@ -36,10 +43,7 @@ def test_a_clean_run_says_what_was_exercised(tmp_path: Path) -> None:
 
 def test_a_finding_is_exit_status_1_and_a_replay_file(tmp_path: Path) -> None:
     """--replay finds it again: the target is in the file too."""
-    (tmp_path / "mine.py").write_text(
-        "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n", encoding="utf-8"
-    )
-    (tmp_path / "tests").symlink_to(Path(__file__).parent.parent)
+    with_factory(tmp_path)
     ran = stress(tmp_path, "python:mine:factory", *SMALL, "--json")
     assert ran.returncode == 1, ran.stderr
     report = json.loads(ran.stdout)
@@ -86,10 +90,7 @@ def test_no_timer_is_left_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shrink_leaves_a_small_replay(tmp_path: Path) -> None:
     """It is named on stderr; --json has the report and the shrunk script."""
-    (tmp_path / "mine.py").write_text(
-        "from tests.stress.planted import *\nfactory = BACKENDS['DropsTail']\n", encoding="utf-8"
-    )
-    (tmp_path / "tests").symlink_to(Path(__file__).parent.parent)
+    with_factory(tmp_path)
     options = ("--shrink", "--shrink-time", "600s", "--json")
     ran = stress(tmp_path, "python:mine:factory", *SMALL, *options)
     assert ran.returncode == 1, ran.stderr

@@ -295,21 +295,22 @@ def test_another_directory_at_the_path_is_no_finding(tmp_path: Path, monkeypatch
     assert (folders[0] / "pagecache-stress-1-0").is_dir()
 
 
-def test_workers_share_names_and_nothing_is_found() -> None:
-    """Each operation of the way runs, by threads and tasks."""
-    report = run(Plan(seed=1, threads=4, tasks=4, operations=100, **SHARED))
-    assert report.ok, report.story
-    done = report.kinds.keys()
-    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= done
-
-
-def test_a_store_that_finds_objects_by_their_names_raises_no_alarm() -> None:
-    """Bytes of objects that have lost their names fill a small cache, and the tester reads an object that is replaced
-    meanwhile again.
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (None, {"threads": 4, "tasks": 4}),
+        (None, {"threads": 0, "tasks": 8}),
+        (store_by_name, {"threads": 6, "tasks": 0, "capacity": "128KiB"}),
+    ],
+    ids=["all", "tasks", "by name"],
+)
+def test_workers_share_names_and_nothing_is_found(make: Callable[[], Factory] | None, fields: dict[str, Any]) -> None:
+    """Each operation of the way runs, by threads and tasks. Over a store that finds objects by their names, bytes of
+    objects that have lost theirs fill a small cache, and the tester reads an object that is replaced meanwhile again.
     """
-    target = store_by_name()
-    report = run(Plan(seed=1, threads=6, tasks=0, operations=100, **SHARED | {"capacity": "128KiB"}), target)
+    report = run(Plan(seed=1, operations=100, **SHARED | fields), make and make())
     assert report.ok, report.story
+    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= report.kinds.keys()
 
 
 def test_an_object_that_is_replaced_while_it_is_read_by_its_name_is_read_again() -> None:
@@ -627,8 +628,3 @@ def test_handles_of_tasks_on_shared_names_outlive_their_loop() -> None:
     assert target.act(handle, "pread", 4, 0) == b"mine"
     target.act(handle, "close")
     target.close()
-
-
-def test_tasks_alone_share_names_and_nothing_is_found() -> None:
-    report = run(Plan(seed=1, threads=0, tasks=8, operations=100, **SHARED))
-    assert report.ok, report.story

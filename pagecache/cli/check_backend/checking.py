@@ -27,7 +27,7 @@ from pagecache.errors import Key
 from pagecache.target import BadTarget, Hung, Target, within
 from pagecache.testing.checks import Check, Skipped, checks_of, run_check
 from pagecache.testing.conformance import BackendConformance
-from pagecache.testing.conformance_base import content, limits_of, transfer
+from pagecache.testing.conformance_bytes import content, limits_of, transfer
 
 T = TypeVar("T")
 THREAD = "check-backend"
