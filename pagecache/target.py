@@ -30,16 +30,19 @@ PACKAGE = os.path.dirname(__file__) + os.sep
 LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
+def is_ours(path: str) -> bool:
+    """Return whether a file is part of this package, or of Python itself."""
+    return path.startswith((PACKAGE, "<frozen")) or (path.startswith(LIBRARY) and "-packages" not in path)
+
+
 def place(error: BaseException) -> str:
     """Return where code raised that belongs neither to this package nor to Python, as " (in name at file:line)"; "" if
     none did. The causes of the error count too.
     """
     found, cause = "", error.__cause__
     for frame in traceback.extract_tb(error.__traceback__):
-        path = frame.filename
-        inside = path.startswith((PACKAGE, "<frozen")) or (path.startswith(LIBRARY) and "-packages" not in path)
-        if not inside:
-            found = f" (in {frame.name} at {path}:{frame.lineno})"
+        if not is_ours(frame.filename):
+            found = f" (in {frame.name} at {frame.filename}:{frame.lineno})"
     return found if cause is None else place(cause) or found
 
 

@@ -50,8 +50,11 @@ class Crossing:
                 yield from self._close(operation, self._place(operation))
             elif not kind.startswith("held_"):
                 yield from getattr(self, f"_{kind}")(operation)
-            elif (grip := (yield from self._grip(operation))) is not None:
-                yield from getattr(self, f"_{kind}")(operation, grip)
+            else:
+                grip = grip or (yield from self._name_open(operation))
+                if grip is not None:
+                    self._world.active[self._worker].file = grip.model.number
+                    yield from getattr(self, f"_{kind}")(operation, grip)
         finally:
             self._world.leave(self._worker)
 
@@ -105,7 +108,9 @@ class Crossing:
                 raise Broken(f"{name}: {kind} raised {error}{names.story(name)}", "error") from error
             found = sight.of(source, bindings)
             names.cancel(bindings)
-            if kind != "name_link" or not self._shared.any_lost(found):  # Linux finds no object to link then
+            if kind != "name_link" or not any(
+                map(self._shared.may_be_lost, found)
+            ):  # Linux finds no object to link then
                 self._shared.absent(source, found, kind)
             return None
         except FileExistsError as error:
@@ -289,15 +294,6 @@ class Crossing:
         file, activity.file = activity.file, grip.model.number
         yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
         activity.file = file
-
-    def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
-        """Return the handle of the slot, opened if there is none."""
-        grip = self._shared.grips.get(self._place(operation))
-        if grip is None:
-            grip = yield from self._name_open(operation)
-        if grip is not None:
-            self._world.active[self._worker].file = grip.model.number
-        return grip
 
     def _held_read(self, operation: Operation, grip: Grip) -> Step:
         start, end = self._range(operation, grip)

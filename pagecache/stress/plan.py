@@ -53,10 +53,6 @@ def seconds(text: str, what: str, *, or_zero: bool = False) -> float:
     return found
 
 
-def _random_seed() -> int:
-    return random.SystemRandom().randrange(SEED_MAX)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A run of the stress tester. Immutable; ValueError names the field that is out of range.
@@ -80,7 +76,7 @@ class Plan:
             the script has.
     """
 
-    seed: int = field(default_factory=_random_seed)
+    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(SEED_MAX))
     duration: float = 10.0
     threads: int = 8
     tasks: int = 20

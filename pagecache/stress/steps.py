@@ -98,19 +98,15 @@ class Steps:
             return None
         return True if result is None else result
 
-    def seeing(self, observation: Observation, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
-        """Make a call that observes; None: it had no result, and that is no failure."""
+    def reading(self, observation: Observation, kind: str, verb: Verb) -> Step:
+        """Make a call that reads, and judge its bytes; None: it had none, and that is no failure."""
         try:
-            return (yield verb)
+            got = yield verb
         except OSError as error:
             self.world.excuse(error, kind, self.worker)
-            return None
+            got = None
         finally:
             observation.returned()
-
-    def reading(self, observation: Observation, kind: str, verb: Verb) -> Step:
-        """Make a call that reads, and judge its bytes."""
-        got = yield from self.seeing(observation, kind, verb)
         if got is not None:
             self.world.judge(observation, got)
 
@@ -149,19 +145,15 @@ class Steps:
     # -- reading
 
     def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        kind, way = operation.kind, operation.way
+        kind, way, plan = operation.kind, operation.way, self.world.plan
         observation = self.observe(model, start, end, f"{kind} ({way})")
         verb = kind
-        if kind == "read" and other(operation.extra) % 4 == 1 and self._is_task():
+        if kind == "read" and other(operation.extra) % 4 == 1 and 0 < self.worker - plan.threads <= plan.tasks:
             verb = "read_cancelled"
             self.world.count("reads that a task cancels")
         yield from self.reading(observation, kind, (verb, operation.file, way, start, end - start, operation.extra))
 
     _readv = _read
-
-    def _is_task(self) -> bool:
-        plan = self.world.plan
-        return plan.threads < self.worker <= plan.threads + plan.tasks
 
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         observation = self.observe(model, start, end, "try_read")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import builtins
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 from ..backends.passing import PassingFile, SlowBackend
@@ -160,17 +160,10 @@ class _FaultyFile(PassingFile):
     def commit(self) -> Any:
         return self._call("commit", "commit", then=lambda version: self._faults.version(self.name, version))
 
-    def _punch_hole(self, offset: int, length: int) -> Any:
-        return self._call("punch", "punch_hole", offset, length)
-
-    def _next_data(self, offset: int) -> Any:
-        return self._call("next_data", "next_data", offset)
-
-    def _rollback(self) -> Any:
-        return self._call("rollback", "rollback")
-
-    def _close(self) -> Any:
-        return self._call("close", "close")
+    _punch_hole = partialmethod(_call, "punch", "punch_hole")
+    _next_data = partialmethod(_call, "next_data", "next_data")
+    _rollback = partialmethod(_call, "rollback", "rollback")
+    _close = partialmethod(_call, "close", "close")
 
 
 class FaultyBackend(_Faulty, SlowBackend):

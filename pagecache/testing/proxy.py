@@ -64,10 +64,6 @@ class ProxyCall:
     fault: str = ""
 
 
-def _any(_: ProxyCall) -> bool:
-    return True
-
-
 @dataclass(slots=True)
 class ProxyRule:
     """A fault for some requests.
@@ -86,7 +82,7 @@ class ProxyRule:
     """
 
     fault: Fault
-    matches: Callable[[ProxyCall], bool] = _any
+    matches: Callable[[ProxyCall], bool] = lambda _: True
     nth: int = 1
     times: float = 1
     chance: float = 1.0

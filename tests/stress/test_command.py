@@ -122,11 +122,8 @@ def test_shrink_leaves_a_small_replay(tmp_path: Path) -> None:
         (["path:/nowhere"], "path:/nowhere: no such directory"),
         (["nonsense"], "'nonsense' is neither a URL"),
         (["/tmp"], "path:, python:, s3: ...) nor module:factory; did you mean dir:/tmp or path:/tmp?"),
-        (["python:mine"], "which factory of mine? Write python:mine:factory"),
-        (["python:mine.py:make"], "the name of a module is without .py"),
         (["--patience", "soon"], "patience: 'soon' is not a duration"),
         (["--shrink-time", "-3s"], "--shrink-time: '-3s' is not above 0"),
-        (["python:nowhere:factory"], "no module 'nowhere'"),
     ],
 )
 def test_wrong_usage_is_exit_status_2_and_one_line(tmp_path: Path, arguments: list[str], complaint: str) -> None:

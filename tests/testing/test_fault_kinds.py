@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CommitError, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
-from pagecache.errors import BackendError
 from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
@@ -39,18 +37,6 @@ def code(call: Callable[[], object]) -> int | None:
 # -- kinds
 
 
-def test_an_error_is_raised_and_nothing_done(store: Store) -> None:
-    store.faulty.use([Rule("write", error=errno.EIO)])
-    assert code(store.write) == errno.EIO
-    assert store.content() == DATA
-
-
-def test_a_lost_answer_has_done_its_work(store: Store) -> None:
-    store.faulty.use([Rule("write", error=errno.ETIMEDOUT, done=True)])
-    assert code(store.write) == errno.ETIMEDOUT
-    assert store.content()[:3] == b"new"
-
-
 @pytest.mark.parametrize(("answer", "count"), [(TRUTH, 2), (ALL, 4)])
 def test_a_short_call_moves_so_much_whatever_it_answers(store: Store, answer: object, count: int) -> None:
     store.faulty.use([Rule("write", short="half", answer=answer)])
@@ -58,40 +44,10 @@ def test_a_short_call_moves_so_much_whatever_it_answers(store: Store, answer: ob
     assert store.content()[:4] == b"12\2\3"
 
 
-def test_a_failing_commit_is_found_by_fsync_and_repaired_by_the_next(store: Store) -> None:
-    """Acknowledged bytes are sent again. [K2, T-18]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
-        file.pwrite(b"new", 0)
-        backend.use([Rule("commit", times=1, error=lambda: BackendError(errno.EIO, "no", retry=False))])
-        with pytest.raises(CommitError):
-            file.fsync()
-        writes = len(backend.calls_of("write"))
-        file.fsync()
-        assert len(backend.calls_of("write")) > writes, "sent again"
-    assert store.content()[:3] == b"new"
-
-
 def test_requests_that_are_too_large_are_refused_and_others_are_not(store: Store) -> None:
     store.faulty.use([Rule("write", longer=10, error=errno.EFBIG)])
     assert code(lambda: store.write(bytes(11))) == errno.EFBIG
     assert store.write(bytes(10)) == 10
-
-
-def test_a_cache_sends_smaller_requests_to_a_backend_that_finds_them_too_large(store: Store) -> None:
-    """The answer has the limit. [2.14, T-32]"""
-    backend = store.faulty
-
-    def refusal() -> BaseException:
-        return BackendError(errno.E2BIG, "too large", retry=True, max_write=4096)
-
-    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
-        backend.use([Rule("write", longer=4096, error=refusal)])
-        file.pwrite(bytes(20_000), 0)
-        file.fsync()
-        lengths = [call.length for call in backend.calls_of("write")]
-    assert max(lengths[1:]) <= 4096 < lengths[0], lengths  # type: ignore[operator, type-var]
-    assert store.content() == bytes(20_000)
 
 
 def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
@@ -184,23 +140,6 @@ def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
         assert "xxx......." * 2 in outcome
 
 
-def test_after_a_full_store_everything_is_saved_when_there_is_space_again(store: Store) -> None:
-    """Accepted bytes stay, are listed as failed, and are saved. [T-20]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("a", "r+") as file:
-            backend.use([Rule("write", error=errno.ENOSPC)])
-            file.pwrite(b"new", 0)
-            with pytest.raises(WritebackError):
-                file.fsync()
-            assert [failed.errno for failed in volume.failed()] == [errno.ENOSPC]
-            assert file.pread(3, 0) == b"new"
-            backend.use([])
-            file.fsync()
-    assert store.content()[:3] == b"new"
-
-
 def test_another_client_may_store_another_version(store: Store) -> None:
     """It has equal bytes, and all later calls report it."""
     before = store.backend.stat("a").version
@@ -258,19 +197,6 @@ def test_a_coroutine_may_change_the_object_of_an_asynchronous_backend() -> None:
     store.faulty.use([Rule("commit", change=change)])
     store.file.commit()
     assert store.content() == DATA[:3]
-
-
-def test_a_cache_finds_a_version_that_another_client_stored(store: Store) -> None:
-    """Clean pages are read again by the next open. [T-30]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        for expected, changes in ((1, False), (1, False), (2, True)):
-            if changes:
-                backend.change("a")
-            with volume.open("a") as file:
-                file.pread(100, 0)
-            assert len(backend.calls_of("read")) == expected
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -345,25 +271,6 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
     leave.set()
     committing.result()
     store.faulty.fence()
-
-
-def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None:
-    """Accepted bytes are still there, and are saved. [2.22, T-75b]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("a", "r+") as file:
-            file.pwrite(b"new", 0)
-            backend.use([Rule("write", dies=True)])
-            with pytest.raises(WritebackError):
-                file.fsync()
-            volume.abort()
-            backend.use([])
-            backend.revive()
-            volume.reconnect(backend)
-            assert file.pread(3, 0) == b"new"
-            file.fsync()
-    assert store.content()[:3] == b"new"
 
 
 # -- rules
