@@ -33,8 +33,6 @@ from pagecache.stress.script import Script
 from ..check_backend.backends import Buffers, Mistaken, files, length, refuse
 from .planted import MakesTwo
 
-pytest_plugins = ["pytester"]
-
 SMALL: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
 
 
@@ -174,29 +172,6 @@ def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, 
     assert len(re.findall(message, str(raised.value))) == 1
 
 
-def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytester) -> None:
-    """Such as an invalid target, or impossible crashes; times are texts, as they are for the command."""
-    pytester.makepyfile(
-        test_mine="""
-        def test_target(pagecache_stress):
-            pagecache_stress(lambda: None)
-
-        def test_crashes(pagecache_stress):
-            pagecache_stress(crashes="killed")
-
-        def test_time(pagecache_stress):
-            pagecache_stress(duration="0.1s", threads=2, tasks=0, size="64KiB", operations=5)
-        """
-    )
-    root = Path(__file__).parents[2]
-    pytester.makeini(f"[pytest]\npythonpath = {root}\n")
-    result = pytester.runpytest_subprocess(timeout=100)
-    result.assert_outcomes(passed=1, failed=2)
-    result.stdout.fnmatch_lines(["pagecache_stress: *gave None, which is no Backend*"])
-    result.stdout.fnmatch_lines(["pagecache_stress: crashes: killed cannot be on memory:*"])
-    result.stdout.no_fnmatch_line("*Traceback*")
-
-
 def test_a_hang_names_the_calls_of_the_backend_first() -> None:
     """It omits the tester's own threads; threads at the same place are listed once."""
     free = threading.Event()
@@ -251,6 +226,10 @@ def counters() -> Counter[str]:
         ("nonsense", "r.json: not a replay of pagecache stress: Expecting value"),
         ('{"version": 2}', "r.json: not a replay of pagecache stress: no version 1"),
         ('{"version": 1, "plan": {}, "target": 3}', "r.json: target: 3 is not text"),
+        (
+            '{"version": 1, "plan": {"script": {"contents": [0], "threads": [[[{"kind": "jump", "file": 0}]]]}}}',
+            r"r.json: script\.threads\[0\]\[0\]\[0\]\.kind: 'jump' is not one of read, readv",
+        ),
     ],
 )
 def test_an_invalid_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:

@@ -156,8 +156,8 @@ def opening(world: World) -> tuple[Model, Step]:
     return model, step
 
 
-def header_of(world: World, model: Model) -> bytes:
-    return Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER).data(0, HEADER)
+def header_of(world: World, number: int) -> bytes:
+    return Write("first write", "", 1, 1, number, world.tag, 0, HEADER).data(0, HEADER)
 
 
 def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -> None:
@@ -174,17 +174,15 @@ def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: Wo
     model, step = opening(world)
     for _ in range(200):
         bound(world.shared.names, binding("shared0", None))
-    header = Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER)
     with pytest.raises(StopIteration):
-        step.send(header.data(0, HEADER))
+        step.send(header_of(world, model.number))
     assert world.shared.grips.pop((1, 0)).model is model
 
 
 def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> None:
     _model, step = opening(world)
-    header = Write("first write", "", 1, 1, FIRST + 1, world.tag, 0, HEADER)
     with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
-        step.send(header.data(0, HEADER))
+        step.send(header_of(world, FIRST + 1))
     bound(world.shared.names, binding("shared0", None))
 
 
@@ -227,7 +225,7 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     assert next(step) == ("act", "a handle", "fsync")
     assert step.send(None) == ("store", "shared0")
     names.cancel(refused)
-    assert step.send(header_of(world, other)) == ("store", "shared2")
+    assert step.send(header_of(world, other.number)) == ("store", "shared2")
     with pytest.raises(Broken, match="shared2: the store after held_fsync found no object"):
         step.send(None)
     del world.shared.grips[1, 0]
@@ -535,7 +533,7 @@ def test_an_open_of_an_object_that_another_program_has_replaced_is_found(whole: 
     assert next(step)[0] == "enter"
     assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
     with pytest.raises(Broken if compared else StopIteration):
-        step.send(header_of(whole, model))
+        step.send(header_of(whole, model.number))
     ended(whole)
 
 
@@ -559,8 +557,8 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     assert isinstance(target, CachedTarget)
     handle = target.enter("shared0", "buffered", "x+b")
     whole.shared.grips[1, 0] = Grip(handle, model, "")
-    handle.pwrite(header_of(whole, model), 0)
-    target.elsewhere("put", "shared0", header_of(whole, other), "shared-other")
+    handle.pwrite(header_of(whole, model.number), 0)
+    target.elsewhere("put", "shared0", header_of(whole, other.number), "shared-other")
     write = Write("put", "", 1, 1, other.number, whole.tag, 0, HEADER)
     other.begin(write)
     other.finish(write)
