@@ -134,3 +134,33 @@ def test_discards_are_done_and_nothing_is_found() -> None:
     assert report.ok, report.story
     kinds = report.kinds.keys()
     assert {"lose", "watch", "change"} <= kinds
+
+
+# -- workers in step: checks in between see states that the next call would repair
+
+
+def in_step(tasks: int = 0) -> Plan:
+    return plan(profile="ends", threads=3, tasks=tasks, rounds=1, operations=10, mix="buffered,append,truncate,losses")
+
+
+def test_all_threads_begin_an_operation_together() -> None:
+    """There are as many checks as operations, if there are no tasks; with tasks each thread goes on alone."""
+    report = run(in_step())
+    assert report.ok, report.story
+    assert report.counters["looks in step"] == 3 * 10
+    report = run(in_step(tasks=1))
+    assert report.ok, report.story
+    assert "looks in step" not in report.counters
+
+
+def test_a_breach_between_two_operations_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rest it would be right again."""
+    checks = iter(range(1 << 30))
+
+    def check(_target: CachedTarget) -> None:
+        assert next(checks) != 5, "planted"
+
+    monkeypatch.setattr(CachedTarget, "check", check)
+    report = run(in_step())
+    assert (report.ok, report.kind) == (False, "check")
+    assert "in step: planted" in report.story

@@ -49,21 +49,22 @@ def test_a_hang_has_its_waits_with_their_owners_all_stacks_and_the_last_transiti
     assert hung.hang["transitions"][-1] in hung.story
 
 
-def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() -> None:
-    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store."""
-    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1)
-    assert overdue({1: activity}, 150.0, 60.0) == []
-    assert overdue({1: activity}, 170.0, 60.0) == ["writer 1: fsync of file 0, still running after 70 s"]
-    activity.moved = 165.0
-    assert overdue({1: activity}, 220.0, 60.0) == []
-    assert overdue({1: activity}, 230.0, 60.0) == ["writer 1: fsync of file 0, still running after 65 s"]
-
-
-def test_calls_of_one_operation_without_end_are_a_hang() -> None:
-    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=330.0)
-    assert overdue({1: activity}, 340.0, 60.0) == []
-    told = "writer 1: fsync of file 0, still running after 241 s, though its calls return"
-    assert overdue({1: activity}, 341.0, 60.0) == [told]
+@pytest.mark.parametrize(
+    ("moved", "now", "told"),
+    [
+        (0.0, 150.0, ""),
+        (0.0, 170.0, "70 s"),
+        (165.0, 220.0, ""),
+        (165.0, 230.0, "65 s"),
+        (330.0, 340.0, ""),
+        (330.0, 341.0, "241 s, though its calls return"),
+    ],
+)
+def test_a_call_without_an_end_is_a_hang_and_so_are_calls_without_end(moved: float, now: float, told: str) -> None:
+    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store: that is none."""
+    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=moved)
+    found = [f"writer 1: fsync of file 0, still running after {told}"] if told else []
+    assert overdue({1: activity}, now, 60.0) == found
 
 
 def test_calls_that_return_are_noted() -> None:
