@@ -250,6 +250,8 @@ class Crossing:
     # -- another program
 
     def _elsewhere(self, operation: Operation, change: str, bindings: list[Binding], *arguments: Any) -> Step:
+        if change != "put" and self._world.target.withholds:  # a moved version has the number of the cached object
+            return self._world.idle(self._worker, operation.kind)
         for one in bindings:
             one.what, one.foreign = f"{change} of another program", True
         source = "" if change == "put" else self._name(operation)
@@ -273,16 +275,12 @@ class Crossing:
 
     def _name_move(self, operation: Operation) -> Step:
         old, new = self._name(operation), self._other_name(operation)
-        if self._world.target.withholds:  # the moved version would be another object with the number of the cached one
-            return self._world.idle(self._worker, operation.kind)
         moved = self._binding(operation, new, source=old, takes=True)
         yield from self._elsewhere(operation, "rename", [self._binding(operation, old, None, over=new), moved], new)
 
     def _name_drop(self, operation: Operation) -> Step:
-        name = self._name(operation)
-        if self._world.target.withholds:
-            return self._world.idle(self._worker, operation.kind)
-        yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
+        bindings = [self._binding(operation, self._name(operation), None, takes=True)]
+        yield from self._elsewhere(operation, "remove", bindings)
 
     # -- handles
 
