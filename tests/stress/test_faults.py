@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import threading
@@ -10,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import BackendError, Key
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting, explained
 from pagecache.stress.history import Broken
 from pagecache.stress.job import Run
@@ -324,6 +327,27 @@ def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at
             thread.join(60)
         assert faulting.repairs["conflicts settled"] == 1
         file.close()
+
+
+def test_an_open_that_a_conflict_refuses_for_good_ends() -> None:
+    """No thread settles the conflict: the round has to report it."""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(MemoryBackend())
+        with volume.open("key", "w+b") as file:
+            file.pwrite(b"ours", 0)
+            volume.invalidate_remote("key", version="theirs")
+            target: Any = SimpleNamespace(
+                volume=volume, explained=frozenset(), contested=frozenset({errno.ESTALE}), call_timeout=0.0
+            )
+
+            async def opening() -> None:
+                async with asyncio.timeout(5.0):
+                    await CachedTasks(target)._open("key")
+
+            with pytest.raises(ConflictError):
+                asyncio.run(opening())
+            volume.resolve("key", "discard")
+            file.abandon()
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

@@ -280,6 +280,8 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
     ("options", "complaint"),
     [
         ({"spells": (3, 4)}, r"spells: \(3, 4\) is not \(every, length\)"),
+        ({"operation": "wirte"}, "operation: 'wirte' is not one of"),
+        ({"chance": 2}, "chance: 2 is not a probability"),
         ({"longest": 1.0}, "longest: 1.0 is less than delay"),
         ({"operation": "remove", "twice": True}, "twice: 'remove' is not one of read"),
     ],
