@@ -114,23 +114,20 @@ QUICK = Settings(rounds=11, size=64 * MIB)
 
 
 class Row(NamedTuple):
-    """One line of the result."""
+    """One line of the result: the median of a ratio, its worst round and its relative spread."""
 
-    key: str  # of --only: `P1/64K`
+    key: str  # `P1/64K`
     metric: str
     against: str
-    value: float | None = None  # the median; None when skipped
-    unit: str = "× speed"
-    worst: float = 0.0  # the worst round
-    spread: float = 0.0  # relative half width of the 95 % interval of the median
-    nanoseconds: float = 0.0  # of an item: for information
-    skipped: str = ""  # the reason why there is no value
+    value: float
+    unit: str
+    worst: float
+    spread: float
+    nanoseconds: float  # of an item: for information
 
     def cells(self) -> dict[str, str]:
         """Return the row as the cells of a table, by column."""
         cells = {"id": self.key, "metric": self.metric, "against": self.against}
-        if self.value is None:
-            return cells | {"median": "skipped", "worst": "", "spread": "", "time": self.skipped}
         cells |= {"median": f"{self.value:.3g} {self.unit}", "worst": f"{self.worst:.3g}"}
         return cells | {"spread": f"±{100 * self.spread:.0f} %", "time": f"{self.nanoseconds / 1000:.3g} µs"}
 
@@ -374,32 +371,25 @@ def small_files(bench: Bench) -> Iterator[Row]:
             yield row(found, "cached", "plain", f"F1/{job}", f"{metric}, dir:", "plain file", "× time")
 
 
-CASES: dict[str, tuple[str, str, Callable[[Bench], Iterator[Row]]]] = {
-    "reads": ("hits", "P1", lambda bench: hits(bench, "P1", "hit", "pread", PAGE)),
-    "overwrites": ("hits", "P5", lambda bench: hits(bench, "P5", "overwrite", "pwrite", BLOCK[:PAGE])),
-    "misses": ("hits", "P14", misses),
-    "write-back": ("writeback", "P17", write_back),
-    "small-files": ("files", "F1", small_files),
+CASES: dict[str, tuple[str, Callable[[Bench], Iterator[Row]]]] = {
+    "P1": ("hits", lambda bench: hits(bench, "P1", "hit", "pread", PAGE)),
+    "P5": ("hits", lambda bench: hits(bench, "P5", "overwrite", "pwrite", BLOCK[:PAGE])),
+    "P14": ("hits", misses),
+    "P17": ("writeback", write_back),
+    "F1": ("files", small_files),
 }
-"""Name of each case: its group, the id of its rows, and the function that measures."""
+"""Id of the rows of each case: its group, and the function that measures."""
 
 
 def run(cases: Sequence[str], settings: Settings) -> tuple[list[Row], float]:
     """Measure; return the rows, and the smallest relative difference that is more than noise (A/A).
 
-    A run makes everything anew, because the place of memory changes the numbers by more than a slice's noise. A case
-    that fails gives a row that names the error, and does not stop the others. Blocks for minutes.
+    A run makes everything anew, because the place of memory changes the numbers by more than a slice's noise. Blocks
+    for minutes.
     """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    rows: list[Row] = []
     with temporary_folder("pagecache-bench-", memory) as folder, ExitStack() as stack:
         bench = Bench(settings, folder, random.Random(settings.seed), stack)
         call = each(os.pread, bench.descriptor(), PAGE)
         same, _, spread = bench.compare(bench.way("one", call), bench.way("other", call)).times("one", "other")
-        for name in cases:
-            _, key, case = CASES[name]
-            try:
-                rows += case(bench)
-            except (OSError, ValueError, TypeError, AttributeError, MemoryError, RuntimeError) as error:
-                rows.append(Row(key, name, "", skipped=f"{type(error).__name__}: {error}"))
-    return rows, max(abs(same - 1), spread)
+        return [row for name in cases for row in CASES[name][1](bench)], max(abs(same - 1), spread)

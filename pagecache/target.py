@@ -23,13 +23,16 @@ from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 
-__all__ = ["BadTarget", "Hung", "Target", "checked", "options_of", "place", "within"]
-
 T = TypeVar("T")
 FRAMES = 3  # of a thread that hangs, in an error
 PYTHON = "python"
 PACKAGE = os.path.dirname(__file__) + os.sep
 LIBRARY = os.path.dirname(os.__file__) + os.sep
+
+
+def is_ours(path: str) -> bool:
+    """Return whether a file is part of this package, or of Python itself."""
+    return path.startswith((PACKAGE, "<frozen")) or (path.startswith(LIBRARY) and "-packages" not in path)
 
 
 def place(error: BaseException) -> str:
@@ -38,10 +41,8 @@ def place(error: BaseException) -> str:
     """
     found, cause = "", error.__cause__
     for frame in traceback.extract_tb(error.__traceback__):
-        path = frame.filename
-        inside = path.startswith((PACKAGE, "<frozen")) or (path.startswith(LIBRARY) and "-packages" not in path)
-        if not inside:
-            found = f" (in {frame.name} at {path}:{frame.lineno})"
+        if not is_ours(frame.filename):
+            found = f" (in {frame.name} at {frame.filename}:{frame.lineno})"
     return found if cause is None else place(cause) or found
 
 

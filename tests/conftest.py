@@ -26,7 +26,7 @@ settings.register_profile("random", deadline=None, print_blob=True, suppress_hea
 settings.register_profile("same", parent=settings.get_profile("random"), derandomize=True)
 settings.load_profile("same")
 
-for part in ("conformance", "conformance_base", "conformance_bytes", "conformance_names"):
+for part in ("conformance", "conformance_bytes"):
     pytest.register_assert_rewrite(f"pagecache.testing.{part}")
 
 

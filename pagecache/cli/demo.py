@@ -148,7 +148,7 @@ class Job:
             side.sync()
 
 
-def measure(name: str, root: Path, seed: int, total: int, capacity: int, delay: float, bar: Any) -> dict[str, Any]:
+def measure(name: str, root: Path, seed: int, total: int, capacity: int, delay: float, phase: Any) -> dict[str, Any]:
     """Do the job on one store with the cache, and without it, and return figures; `delay`: of each call, in seconds."""
     from pagecache import PageCache
     from pagecache.backends import DirectoryBackend
@@ -162,7 +162,7 @@ def measure(name: str, root: Path, seed: int, total: int, capacity: int, delay: 
             store: Any = DirectoryBackend(folder)
             if delay:
                 store = LatencyBackend(store, read=delay, write=delay, commit=delay, look_up=delay, bandwidth=BANDWIDTH)
-            with bar.phase(f"{name}, {side}", 2 + 2 * ROUNDS) as advance:
+            with phase(f"{name}, {side}", 2 + 2 * ROUNDS) as advance:
                 job.do(cache.attach(store) if side == "cache" else Direct(store), folder, seed, total, advance)
                 if side == "cache":
                     counters = cache.stats().to_dict()
@@ -230,9 +230,9 @@ def demo(seed: int, as_json: bool) -> None:
     leave_on_sigterm()
     began = time.monotonic()
     try:
-        with temporary_folder("pagecache-demo-") as root, progress_on_stderr() as bar:
-            directory = measure("directory", root, seed, *DIRECTORY, 0.0, bar)
-            store = measure("object store", root, seed, *OBJECTS, REQUEST_SECONDS, bar)
+        with temporary_folder("pagecache-demo-") as root, progress_on_stderr() as phase:
+            directory = measure("directory", root, seed, *DIRECTORY, 0.0, phase)
+            store = measure("object store", root, seed, *OBJECTS, REQUEST_SECONDS, phase)
     except OSError as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:

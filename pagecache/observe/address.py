@@ -20,8 +20,6 @@ import stat
 import time
 from collections.abc import Iterator
 
-__all__ = ["Listener", "checked_path"]
-
 BACKLOG = 128
 LOCK_TIMEOUT_S = 1.0
 """Longest wait for the lock on the directory."""

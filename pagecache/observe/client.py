@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-__all__ = ["LiveError", "ask", "find_sockets", "live_error"]
-
 SCHEMA = 1
 # Some thousand files are 1 MB. A larger answer is not a document, and must not fill the reader's memory.
 ANSWER_MAX = 64 << 20

@@ -9,8 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, NamedTuple
 
-__all__ = ["COUNTERS", "Counter"]
-
 
 class Counter(NamedTuple):
     """One number.

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..volume.inode import Inode
     from ..volume.volume import Volume
 
-__all__ = ["SCHEMA", "SORTS", "Refused", "failed", "files", "ranges", "stats", "volumes_named", "waits"]
-
 SCHEMA = 1
 SORTS = ("dirty", "cached", "failed", "unstable", "age", "hits", "key")
 LIMIT, LIMIT_MOST = 200, 1000
@@ -145,8 +143,15 @@ def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, A
         },
         "rate": engine.pace.rate,
         "clean_in": _clean_in(counters, engine.pace.rate, engine.aborted),
-        "latency": {name: _histogram(volume, call) for name, call in CALLS.items()},
-        "errors": [_trouble(trouble, now) for trouble in reversed(engine.troubles.last)],
+        "latency": {
+            name: {"bounds": LATENCY_BOUNDS, "counts": counts, "count": sum(counts), "sum": total}
+            for name, call in CALLS.items()
+            for counts, total in [engine.native.latency(call)]
+        },
+        "errors": [
+            {"age": _age(trouble.at, now), "kind": trouble.kind, **_failure(trouble), "next": trouble.next}
+            for trouble in reversed(engine.troubles.last)
+        ],
         "counters": counters,
     }
 
@@ -167,15 +172,6 @@ def _clean_in(counters: dict[str, Any], rate: float | None, aborted: bool) -> fl
     if not unsaved:
         return 0.0
     return None if aborted or counters["failed"] or not rate else unsaved / rate
-
-
-def _histogram(volume: Volume, call: int) -> dict[str, Any]:
-    counts, total = volume.engine.native.latency(call)
-    return {"bounds": LATENCY_BOUNDS, "counts": counts, "count": sum(counts), "sum": total}
-
-
-def _trouble(trouble: Trouble, now: float) -> dict[str, Any]:
-    return {"age": _age(trouble.at, now), "kind": trouble.kind, **_failure(trouble), "next": trouble.next}
 
 
 # -- files

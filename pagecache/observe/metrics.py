@@ -17,8 +17,6 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 
 from .counters import COUNTERS
 
-__all__ = ["IN_OTHER_WORDS", "families", "text"]
-
 STATES = ("attached", "detaching", "aborted")
 IN_OTHER_WORDS = {"throttled_ns"}
 """Counters left out because another one has the unit that Prometheus wants."""

@@ -37,8 +37,6 @@ from .syncs import Syncs
 if TYPE_CHECKING:
     from ..cache import PageCache
 
-__all__ = ["CLIENTS_MOST", "ROUTES", "Server"]
-
 log = logging.getLogger("pagecache")
 
 CLIENTS_MOST = 64

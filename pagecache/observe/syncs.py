@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ..volume.ticket import SyncTicket
     from ..volume.volume import Volume
 
-__all__ = ["Syncs"]
-
 RUNNING_MOST = 64
 KEPT_MOST = 1000
 """Number of syncs that are over and known, the last ones."""

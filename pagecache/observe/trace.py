@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from ..cache import PageCache
     from ..stats import Wait
 
-__all__ = ["RECORDS", "Trace", "document"]
-
 log = logging.getLogger("pagecache")
 
 RECORDS = 1 << 18

@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pagecache.stress.history import Clock
 from pagecache.stress.oracle import worker_name
 
-__all__ = ["Binding", "Names", "Sight", "Value"]
-
 RUNNING = math.inf
 SHOWN = 8  # bindings in a story
 

@@ -37,8 +37,6 @@ from pagecache.stress.profiles import CROSSING, IO, WAYS, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.testing import FaultyBackend
 
-__all__ = ["CachedTarget"]
-
 PAGE = 4096
 HINTS = FULL | {
     errno.ESTALE: "only the cache has stored anything there: the version, or the size, that the backend's "
@@ -195,17 +193,13 @@ class CachedTarget(Target):
         self.by_name = self.by_name or self.objects.by_name()
         self.creates_unasked = self.withholds and self.objects.creates_unasked()
         if "others" in self.ways:
-            self._find_others()
+            self.others = Others(self.objects, self._factory, whole=self.withholds, dies=self.loses_direct)
+            if why := self.others.why_not():
+                self.ways -= {"others"}
+                self.skipped["others"] = why
+            elif self.withholds:
+                self.between = self.others.between
         self._attach()
-
-    def _find_others(self) -> None:
-        """Let another program change names in the store, if that is possible."""
-        self.others = Others(self.objects, self._factory, whole=self.withholds, dies=self.loses_direct)
-        if why := self.others.why_not():
-            self.ways -= {"others"}
-            self.skipped["others"] = why
-        elif self.withholds:
-            self.between = self.others.between
 
     def adopt(self) -> bool:
         """Begin with files that were made elsewhere. False: they do not exist."""

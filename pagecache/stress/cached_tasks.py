@@ -21,8 +21,6 @@ from pagecache.stress.targets import FileVerbs
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["Budget", "CachedTasks", "HeldView"]
-
 
 class Budget:
     """Bytes that views may pin together.

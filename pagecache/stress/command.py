@@ -31,8 +31,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
-__all__ = ["Ending", "Outcome", "execute", "live", "read_replay", "write_replay"]
-
 STEM = "pagecache-stress-{}-{}"
 WIDE = 110  # columns of a replay
 EVERY = 0.5  # seconds between two lines of counters on a terminal
@@ -175,23 +173,13 @@ def write(name: str, text: str) -> Path:
     """
     for folder in (Path.cwd(), Path(tempfile.gettempdir())):
         try:
-            _replace(folder / name, text)
+            (folder / name).unlink(missing_ok=True)  # it may be a link: other users may write in the directory
+            with open(folder / name, "x", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
         except OSError:
             continue
         return folder / name
     raise OSError(f"{name} can be written nowhere")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replace a file, or a link of that name: other users may have made it if they can write in the directory."""
-    number, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(number, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(made, path)
-    except BaseException:
-        os.unlink(made)
-        raise
 
 
 def stem(report: Report) -> str:

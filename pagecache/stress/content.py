@@ -25,8 +25,6 @@ import random
 import struct
 from dataclasses import dataclass, replace
 
-__all__ = ["APPENDED", "KEY", "Origin", "decode", "made"]
-
 KEY = 16  # bytes of a key, and its period in a file
 APPENDED = 1 << 15  # added to a file number: offsets are relative to the append
 PERIOD = 1_048_583  # a prime, so displacement by any round number of bytes is visible

@@ -29,20 +29,15 @@ from pagecache.testing import FaultPlan, Rule
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["Crash", "Forgetting", "NoCrash"]
-
 COMMITTING = ("commit", "sync")
 CHANGING = ("open", "write", "truncate", "punch", "remove", "rename", *COMMITTING)
 CALLS = (4, 30, 200)
 """Upper bounds for the number of changing calls before the store dies; one of them is chosen for each stir."""
 COMMITS = (3, 12, 60)
 """Upper bounds for the number of commits before the store dies: before a commit, or with its reply."""
+PASSES = BackendError(errno.ECONNRESET, "the store is gone", retry=True)
 LINGERS = (0.0, 0.0005, 0.003)
 """Extra seconds of a commit; one of them is chosen for each stir."""
-
-
-def _passes() -> BaseException:
-    return BackendError(errno.ECONNRESET, "the store is gone", retry=True)
 
 
 class NoCrash:
@@ -140,7 +135,7 @@ class Forgetting(Crash):
             nth=rng.randrange(1, rng.choice(COMMITS if commits else CALLS)),
             dies=True,
             done=done,
-            error=_passes if transient or done else None,  # a final error promises that nothing was changed
+            error=PASSES if transient or done else None,  # a final error promises that nothing was changed
         )
         faults, self._store.lingers = self._target.faulting.plan, rng.choice(LINGERS)
         self._target.faults.use(FaultPlan((dies, *faults.rules), faults.seed))

@@ -22,8 +22,6 @@ from pagecache.stress.targets import READ_ALL, Verb
 if TYPE_CHECKING:
     from pagecache.stress.steps import Step, Steps
 
-__all__ = ["Crossing"]
-
 NAMES = shared_names()
 SLOTS = 2
 
@@ -52,8 +50,11 @@ class Crossing:
                 yield from self._close(operation, self._place(operation))
             elif not kind.startswith("held_"):
                 yield from getattr(self, f"_{kind}")(operation)
-            elif (grip := (yield from self._grip(operation))) is not None:
-                yield from getattr(self, f"_{kind}")(operation, grip)
+            else:
+                grip = grip or (yield from self._name_open(operation))
+                if grip is not None:
+                    self._world.active[self._worker].file = grip.model.number
+                    yield from getattr(self, f"_{kind}")(operation, grip)
         finally:
             self._world.leave(self._worker)
 
@@ -107,7 +108,9 @@ class Crossing:
                 raise Broken(f"{name}: {kind} raised {error}{names.story(name)}", "error") from error
             found = sight.of(source, bindings)
             names.cancel(bindings)
-            if kind != "name_link" or not self._shared.any_lost(found):  # Linux finds no object to link then
+            if kind != "name_link" or not any(
+                map(self._shared.may_be_lost, found)
+            ):  # Linux finds no object to link then
                 self._shared.absent(source, found, kind)
             return None
         except FileExistsError as error:
@@ -189,10 +192,7 @@ class Crossing:
         else:
             yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
 
-    def _name_open(self, operation: Operation) -> Step:
-        yield from self._enter(operation)
-
-    def _enter(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
+    def _name_open(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
         """Open a name, and find out which object it has; return the handle, which is kept."""
         place, name = self._place(operation), self._name(operation)
         yield from self._close(operation, place)
@@ -250,6 +250,8 @@ class Crossing:
     # -- another program
 
     def _elsewhere(self, operation: Operation, change: str, bindings: list[Binding], *arguments: Any) -> Step:
+        if change != "put" and self._world.target.withholds:  # a moved version has the number of the cached object
+            return self._world.idle(self._worker, operation.kind)
         for one in bindings:
             one.what, one.foreign = f"{change} of another program", True
         source = "" if change == "put" else self._name(operation)
@@ -273,16 +275,12 @@ class Crossing:
 
     def _name_move(self, operation: Operation) -> Step:
         old, new = self._name(operation), self._other_name(operation)
-        if self._world.target.withholds:  # the moved version would be another object with the number of the cached one
-            return self._world.idle(self._worker, operation.kind)
         moved = self._binding(operation, new, source=old, takes=True)
         yield from self._elsewhere(operation, "rename", [self._binding(operation, old, None, over=new), moved], new)
 
     def _name_drop(self, operation: Operation) -> Step:
-        name = self._name(operation)
-        if self._world.target.withholds:
-            return self._world.idle(self._worker, operation.kind)
-        yield from self._elsewhere(operation, "remove", [self._binding(operation, name, None, takes=True)])
+        bindings = [self._binding(operation, self._name(operation), None, takes=True)]
+        yield from self._elsewhere(operation, "remove", bindings)
 
     # -- handles
 
@@ -294,15 +292,6 @@ class Crossing:
         file, activity.file = activity.file, grip.model.number
         yield from self._steps.calling(operation.kind, ("act", grip.handle, "close"))
         activity.file = file
-
-    def _grip(self, operation: Operation) -> Generator[Verb, Any, Grip | None]:
-        """Return the handle of the slot, opened if there is none."""
-        grip = self._shared.grips.get(self._place(operation))
-        if grip is None:
-            grip = yield from self._enter(operation)
-        if grip is not None:
-            self._world.active[self._worker].file = grip.model.number
-        return grip
 
     def _held_read(self, operation: Operation, grip: Grip) -> Step:
         start, end = self._range(operation, grip)

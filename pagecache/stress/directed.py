@@ -38,8 +38,6 @@ from pagecache.testing.faults import ALL
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
-__all__ = ["outlived", "pressed", "withdrawn"]
-
 PAGE = 4096
 PAGES = 4
 WRITERS = 2

@@ -26,8 +26,6 @@ from typing import Any
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
 from pagecache.stress.oracle import Observation, at_rest, settled, verdict
 
-__all__ = ["CRASH", "Durable", "after_crash", "states_of"]
-
 CRASH = "the store after a crash"
 SAVING = frozenset({"fsync", "sync", "ticket"})
 NAMING = frozenset({"publish", "rename", "remove"})
@@ -96,7 +94,9 @@ class Durable:
         """Make durable, if the call succeeds: a file, or all files and names."""
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
-            names = {} if file is not None else {name: _settled(states) for name, states in self._names.items()}
+            names: dict[str, State] = {}  # the last state of each name whose call has returned
+            for name, states in self._names.items() if file is None else ():
+                names[name] = next((state for state in reversed(states) if state.done), states[0])
         saved = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models]
         yield
         with self._lock:
@@ -194,11 +194,6 @@ class Durable:
         observation.model.strand()
         observation.returned()
         return observation
-
-
-def _settled(states: list[State]) -> State:
-    """Return the last state whose call has returned."""
-    return next((state for state in reversed(states) if state.done), states[0])
 
 
 def _joined(pieces: Iterable[Piece], older: Extents) -> list[Piece]:

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from pagecache.engine.file import EngineFile
     from pagecache.stress.plan import Plan
 
-__all__ = ["Faulting"]
-
 CHECK_S = 0.005  # seconds between two checks for necessary repairs
 NAMING = {"remove", "rename"}
 FENCE_TIMEOUT_S = 20.0  # seconds that calls in a dead backend may need to return

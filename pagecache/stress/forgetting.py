@@ -36,8 +36,6 @@ from pagecache.backends.protocol import Backend, BackendFile, BackendLimits, Obj
 from pagecache.errors import Key
 from pagecache.stress.objects import read_whole, write_whole
 
-__all__ = ["ForgettingBackend", "ForgettingFile"]
-
 BLOCK = 512
 KEEP = (0.0, 0.5, 0.9)
 """Fractions of the changes in memory that a crash may leave in the store."""

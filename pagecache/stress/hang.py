@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import sys
 import threading
@@ -26,14 +25,10 @@ from pagecache.stress.history import Broken
 from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
-from pagecache.target import Hung, within
-
-__all__ = ["Hang", "beside", "hangs", "late", "overdue", "stacks", "watchdog"]
+from pagecache.target import PACKAGE, Hung, is_ours, within
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-PYTHON = (os.path.dirname(os.__file__) + os.sep, "<frozen")
 FRAME = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
 OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
 """Threads of the tester, which do not explain a hang."""
@@ -42,18 +37,13 @@ CALLS = 4  # all calls of an operation may take so many times the patience
 CHECK = 5.0  # time limit in seconds for a check of the cache: a hanging thread may hold its lock
 
 
-def ours(path: str) -> bool:
-    """Return whether a file is part of this package, or of Python itself."""
-    return path.startswith((PACKAGE, *PYTHON)) and "site-packages" not in path.removeprefix(PACKAGE)
-
-
 def called(stacks: dict[str, list[str]]) -> list[str]:
     """Return where threads stand in code that this package called, outside of it and of Python itself."""
     found: dict[str, None] = {}
     for frames in stacks.values():
         places = [match for frame in frames if (match := FRAME.match(frame))]
         for before, now in pairwise(places):
-            if before[1].startswith(PACKAGE) and not ours(now[1]):
+            if before[1].startswith(PACKAGE) and not is_ours(now[1]):
                 found[f"{now[3]} at {now[1]}:{now[2]}"] = None
                 break
     return list(found)
@@ -120,11 +110,6 @@ class Hang:
         if self.transitions:
             lines += ["last transitions:", *(f"  {line}" for line in self.transitions)]
         return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report in JSON form."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def checked(cache: PageCache) -> str:
@@ -205,15 +190,10 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
     return found
 
 
-def late(sentence: str) -> Broken:
-    """Return a failure without a round."""
-    found = Hang.of([sentence], None, None)
-    return Broken(found.describe(), "hang", hang=found)
-
-
-def hangs(world: World, late: list[str]) -> Broken:
-    """Return a failure with the late workers and the state around them."""
-    found = Hang.of(late, world.target, world.loop)
+def hangs(world: World | None, late: list[str]) -> Broken:
+    """Return a failure with the late workers and the state around them; `world`: of a round, if one has begun."""
+    found = Hang.of(late, getattr(world, "target", None), getattr(world, "loop", None))
     failure = Broken(found.describe(), "hang", hang=found)
-    failure.happened = narrative(world, failure)  # before the round is torn down
+    if world is not None:
+        failure.happened = narrative(world, failure)  # before the round is torn down
     return failure

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from pagecache.stress.hang import Hang
     from pagecache.stress.oracle import Finding
 
-__all__ = ["FOREVER", "PAST", "Broken", "Clock", "Extents", "Model", "Size", "Write"]
-
 FOREVER = 1 << 62  # end of the last extent
 RUNNING = math.inf
 PAST = ("direct", "parallel")  # ways that bypass a cache

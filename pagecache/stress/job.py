@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Forgetting, NoCrash
 from pagecache.stress.directed import outlived, pressed, withdrawn
-from pagecache.stress.hang import hangs, late, watchdog
+from pagecache.stress.hang import hangs, watchdog
 from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed, unpicklable
 from pagecache.stress.mounted import MountedTarget
@@ -30,8 +30,6 @@ from pagecache.stress.script import PRESSED, Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
 from pagecache.target import Hung, within
-
-__all__ = ["Run", "run"]
 
 T = TypeVar("T")
 
@@ -130,7 +128,7 @@ class Run:
         try:
             target = self._in_time(partial(self._make, self.plan, self.number))
         except Hung:
-            return late("what makes the backend does not return")
+            return hangs(None, ["what makes the backend does not return"])
         world = self.world = World(self.plan, target, self.number)
         try:
             self.name, self._made = target.name, True
@@ -308,7 +306,7 @@ class Run:
         steps = failure.happened  # in the process that found it
         if steps is None:
             steps = () if self._latest is None else narrative(self._latest, failure)
-        hang = {} if failure.hang is None else failure.hang.to_dict()
+        hang = {} if failure.hang is None else asdict(failure.hang)
         fields |= {"kind": failure.kind, "hung": failure.kind == "hang", "steps": steps, "hang": hang}
         return Report(ok=False, story=story, **fields)
 

@@ -43,8 +43,6 @@ from pagecache.stress.player import Players
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
 
-__all__ = ["Child", "Killed", "main", "unpicklable"]
-
 CALLS = (6, 50, 200)
 """Upper bounds for the number of calls before the child dies; one of them is chosen for each stir."""
 START = 60.0  # seconds that a loaded machine may take to start a process, and to end one

@@ -35,8 +35,6 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import shared_names
 from pagecache.stress.targets import FULL, Held, Target, UnusableTarget
 
-__all__ = ["MountedTarget"]
-
 HINTS = FULL | {
     errno.EIO: "Linux says this to O_DIRECT beside a mapping of the same page, and to a sync after it: leave one of "
     "the two out, for example with --mix buffered,views,append,truncate,punch"

@@ -13,8 +13,6 @@ from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.target import BadTarget, checked, place
 from pagecache.target import Target as BackendTarget
 
-__all__ = ["maker", "name_of"]
-
 PATH = "path:"
 
 

@@ -21,8 +21,6 @@ from pagecache.stress.profiles import all_names
 from pagecache.stress.targets import UnusableTarget
 from pagecache.target import place
 
-__all__ = ["TRIES", "Objects", "insisting", "read_whole", "write_whole"]
-
 T = TypeVar("T")
 
 TRIES = 100

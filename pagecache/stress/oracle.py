@@ -29,8 +29,6 @@ from itertools import pairwise
 from pagecache.stress.content import decode
 from pagecache.stress.history import FOREVER, RUNNING, Broken, Candidates, Model, Piece, Write
 
-__all__ = ["Doubt", "Observation", "at_rest", "copied", "settle", "settled", "verdict", "worker_name"]
-
 SHOWN = 4  # ranges, and writes, in one story
 VALUES = 16  # bytes of a range whose values are shown
 VALUES_MAX = 8  # values of a copied byte, before the copy counts as unknown

@@ -25,8 +25,6 @@ from pagecache.errors import Key
 from pagecache.stress.mounted import Mappings
 from pagecache.stress.objects import TRIES, Objects, insisting
 
-__all__ = ["Others"]
-
 
 class Others:
     """The other program of a round.

@@ -19,8 +19,6 @@ from pagecache.stress.world import Halted, World
 if TYPE_CHECKING:
     from pagecache.stress.steps import Step
 
-__all__ = ["OwnObjects"]
-
 
 class OwnObjects:
     """The objects of one worker, by name."""

@@ -17,17 +17,23 @@ from typing import Any
 
 from pagecache.config import CACHE_PAGES_MAX, Size, parse_size
 from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
-from pagecache.stress.script import Script
+from pagecache.stress.script import Script, whole
 from pagecache.testing import FaultPlan
-
-__all__ = ["Plan", "seconds"]
 
 SEED_MAX = 1 << 32
 PAGE = 4096
-WORKERS_MAX = 10_000
+COUNT_MAX = 1 << 62
 SECONDS_MAX = 1e9
-SIZE_MAX = 1 << 30  # largest size of a file in bytes
-SIZES_MAX = 4 << 30  # largest total size of all files
+SIZES_MAX = 4 << 30  # largest total size of all files in bytes
+LIMITS = {
+    "threads": (0, 10_000),
+    "tasks": (0, 10_000),
+    "files": (1, 1024),
+    "size": (PAGE, 1 << 30),
+    "capacity": (16 * PAGE, CACHE_PAGES_MAX * PAGE),
+    "seed": (0, SEED_MAX - 1),
+    **dict.fromkeys(("operations", "rounds", "first_round"), (0, COUNT_MAX)),
+}
 CRASHES = ("killed", "forgetting", "none")
 
 
@@ -55,10 +61,6 @@ def seconds(text: str, what: str, *, or_zero: bool = False) -> float:
     return found
 
 
-def _random_seed() -> int:
-    return random.SystemRandom().randrange(SEED_MAX)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A run of the stress tester. Immutable; ValueError names the field that is out of range.
@@ -82,7 +84,7 @@ class Plan:
             the script has.
     """
 
-    seed: int = field(default_factory=_random_seed)
+    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(SEED_MAX))
     duration: float = 10.0
     threads: int = 8
     tasks: int = 20
@@ -104,7 +106,6 @@ class Plan:
         for name in ("duration", "patience"):
             if isinstance(value := getattr(self, name), str):
                 set_field(self, name, seconds(value, name))
-        given = {"size": self.size, "capacity": self.capacity}
         set_field(self, "size", parse_size(self.size, "size"))
         set_field(self, "capacity", parse_size(self.capacity, "capacity"))
         mix = self.mix.split(",") if isinstance(self.mix, str) else self.mix
@@ -115,7 +116,7 @@ class Plan:
             set_field(self, "threads", len(self.script.threads))
             set_field(self, "tasks", len(self.script.tasks))
             set_field(self, "files", len(self.script.contents))
-        self._check_numbers(given)
+        self._check_numbers()
         for kind in self.crashes:
             if kind not in CRASHES:
                 raise ValueError(f"crashes: {kind!r} is not one of {', '.join(CRASHES)}")
@@ -128,29 +129,12 @@ class Plan:
             raise ValueError(nothing)
         FaultPlan.profile(self.faults)  # raises an error that lists the profiles
 
-    def _check_numbers(self, given: Mapping[str, Size]) -> None:
-        least = {"threads": 0, "tasks": 0, "files": 1, "size": PAGE, "capacity": 16 * PAGE}
-        least |= {"operations": 0, "rounds": 0, "first_round": 0, "seed": 0}
-        most = {
-            "seed": SEED_MAX - 1,
-            "files": 1024,
-            "threads": WORKERS_MAX,
-            "tasks": WORKERS_MAX,
-            "size": SIZE_MAX,
-            "capacity": CACHE_PAGES_MAX * PAGE,
-        }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise ValueError(f"{name}: {value!r} is not an int")
-            if not low <= value <= most.get(name, value):
-                rule = f"between {low} and {most[name]}" if name in most else f"at least {low}"
-                if name in given and value > low:
-                    rule = f"at most {most[name] >> 30}GiB"
-                raise ValueError(f"{name}: {given.get(name, value)!r} is not {rule}")
+    def _check_numbers(self) -> None:
+        for name, (least, most) in LIMITS.items():
+            whole(getattr(self, name), name, least, most)
         if self.files * self.size_bytes > SIZES_MAX:
             rule = f"the tester has all of it in memory: at most {SIZES_MAX >> 30}GiB"
-            raise ValueError(f"size: {given['size']!r} in each of {self.files} files; {rule}")
+            raise ValueError(f"size: {self.size} bytes in each of {self.files} files; {rule}")
         for name in ("duration", "patience"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < SECONDS_MAX:

@@ -13,24 +13,16 @@ from functools import partial
 from typing import Any
 
 from pagecache.stress.history import Broken
-from pagecache.stress.plan import Plan
 from pagecache.stress.profiles import PROFILES, Operation, operations
 from pagecache.stress.script import Script
 from pagecache.stress.steps import Step, Steps
-from pagecache.stress.targets import Target, Verb
+from pagecache.stress.targets import Verb
 from pagecache.stress.world import Halted, World, described
-
-__all__ = ["Players", "played", "ways_of"]
 
 Recorded = Callable[[str, Sequence[Any]], AbstractContextManager[None]]
 
 PAUSE = 0.001  # seconds before an operation that faults refused is retried
 TASKS_SHARE = 4  # a task runs so many times fewer operations than a thread
-
-
-def ways_of(plan: Plan, target: Target) -> list[str]:
-    """Return the ways of the mix that the target has."""
-    return [way for way in plan.mix or target.ways if way in target.ways]
 
 
 def tasks_of(world: World) -> int:
@@ -47,7 +39,7 @@ def stream_of(world: World, worker: int) -> Iterator[Operation]:
         files=plan.files,
         size=plan.size_bytes,
         edges=world.target.edges,
-        ways=ways_of(plan, world.target),
+        ways=[way for way in plan.mix or world.target.ways if way in world.target.ways],
     )
 
 
@@ -138,7 +130,8 @@ class Players:
         try:
             go.wait()
             for operation in self.turn(number):
-                self._play(number, self._steps[number].conduct(operation))
+                step = self._steps[number].conduct(operation)
+                played(self.world.target, step, partial(self.world.move, number + 1), self.world.recorded)
                 if bar is not None:
                     with contextlib.suppress(threading.BrokenBarrierError):
                         bar.wait()
@@ -155,9 +148,6 @@ class Players:
             self.world.target.check()
         except AssertionError as error:
             self.world.fail(Broken(f"in step: {error}", "check"))
-
-    def _play(self, number: int, step: Step) -> None:
-        played(self.world.target, step, partial(self.world.move, self._steps[number].worker), self.world.recorded)
 
     # -- tasks
 

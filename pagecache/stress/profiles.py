@@ -12,21 +12,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["CROSSING", "IO", "KINDS", "MOVES", "PLACELESS", "PRIVATE", "PROFILES", "SHARED", "WAYS"]
-__all__ += [
-    "Edges",
-    "Operation",
-    "Profile",
-    "all_names",
-    "leaves_nothing",
-    "names_of",
-    "operations",
-    "other",
-    "places",
-    "saved_first",
-    "shared_names",
-]
-
 PAGE = 4096
 PRIVATE = 3  # names of each worker's own objects
 SHARED = 4  # names that all workers share

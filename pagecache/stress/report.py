@@ -7,16 +7,13 @@ those of the round's clock.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken
 from pagecache.stress.oracle import Finding, worker_name
 from pagecache.stress.profiles import CROSSING, KINDS, PLACELESS, shared_names
 from pagecache.stress.world import CRASH, SYNCS, Activity, World
-
-__all__ = ["Report", "counted", "exercised", "narrative", "sentence"]
-
 
 SENTENCES = 24
 EVERYWHERE = {"fsync", "sync", "ticket", "flush", "name_sync", "held_fsync", "held_close"}
@@ -52,8 +49,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"steps": list(self.steps)}
+        return asdict(self)
 
 
 def counted(number: int, what: str) -> str:

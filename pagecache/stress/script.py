@@ -27,8 +27,6 @@ from typing import Any
 
 from pagecache.stress.profiles import CROSSING, IO, KINDS, MOVES, Operation, places
 
-__all__ = ["PRESSED", "Script", "Stir", "Worker"]
-
 FILES_MAX = 1024
 REPEAT_MAX = 1 << 20
 BYTES_MAX = 1 << 40

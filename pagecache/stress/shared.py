@@ -29,8 +29,6 @@ from pagecache.stress.targets import READ_ALL
 if TYPE_CHECKING:
     from pagecache.stress.world import Activity, World
 
-__all__ = ["FIRST", "HEADER", "Grip", "Shared", "name_beside"]
-
 T = TypeVar("T")
 
 HEADER = 64  # bytes of an object that never change
@@ -142,7 +140,7 @@ class Shared:
         with self.names.lock:
             self._contested.update(value for one in bindings for value in one.values if isinstance(value, int))
 
-    def contested(self) -> frozenset[Value]:
+    def contested(self) -> frozenset[int]:
         """Return the objects that may be in conflict."""
         with self.names.lock:
             for one in self.names.running():
@@ -156,15 +154,16 @@ class Shared:
         if len(found) == 1:
             self._stored_over.update((value, binding) for value in found if isinstance(value, int))
 
-    def outlasting(self, compared: bool) -> frozenset[Value]:
+    def outlasting(self, compared: bool) -> frozenset[int]:
         """Return the objects that an open may find though another program has replaced them: beside changes of the
         cache it takes them as they are. `compared`: none ran before it and after it.
         """
-        return frozenset(value for value in self.contested() if not compared or not self._is_saved(value))
-
-    def _is_saved(self, value: Value) -> bool:
-        """Return whether nothing of an object is unsaved: then the cache makes no change of it."""
-        return isinstance(value, int) and self._changed.get(value, -1) < self._saved.get(value, 0)
+        # Of an object without unsaved changes the cache changes nothing.
+        return frozenset(
+            number
+            for number in self.contested()
+            if not compared or self._changed.get(number, -1) >= self._saved.get(number, 0)
+        )
 
     def changes(self, number: int) -> None:
         """Record that a call that changes an object begins."""
@@ -208,10 +207,6 @@ class Shared:
             known.clear()
 
     # -- objects
-
-    def any_lost(self, found: frozenset[Value]) -> bool:
-        """Return whether one of these objects and links may have lost a name until now."""
-        return any(self.may_be_lost(value) for value in found)
 
     def lost(self, lost: LostRange) -> bool:
         """Return whether faults explain a loss under a shared name or one beside it: bytes that went past the cache."""

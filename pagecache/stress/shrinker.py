@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,8 +26,6 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.report import Report, counted
 from pagecache.stress.script import Script, Stir, Worker
 from pagecache.stress.targets import Target
-
-__all__ = ["NotFailing", "Shrinking", "Shrunk", "ddmin", "shrink"]
 
 T = TypeVar("T")
 Place = tuple[int, int, int]
@@ -68,8 +66,7 @@ class Shrunk:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""
-        fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"report": self.report.to_dict(), "before": list(self.before)}
+        return asdict(self)
 
 
 def shrink(

@@ -27,8 +27,6 @@ from pagecache.stress.profiles import CROSSING, IO, KINDS, Operation, other
 from pagecache.stress.targets import Held, Verb
 from pagecache.stress.world import World
 
-__all__ = ["Step", "Steps"]
-
 Step = Generator[Verb, Any, None]
 ADVICES = list(Advice)
 APPEND_KEY = 20  # bytes of an append that suffice to find its place
@@ -100,19 +98,15 @@ class Steps:
             return None
         return True if result is None else result
 
-    def seeing(self, observation: Observation, kind: str, verb: Verb) -> Generator[Verb, Any, Any]:
-        """Make a call that observes; None: it had no result, and that is no failure."""
+    def reading(self, observation: Observation, kind: str, verb: Verb) -> Step:
+        """Make a call that reads, and judge its bytes; None: it had none, and that is no failure."""
         try:
-            return (yield verb)
+            got = yield verb
         except OSError as error:
             self.world.excuse(error, kind, self.worker)
-            return None
+            got = None
         finally:
             observation.returned()
-
-    def reading(self, observation: Observation, kind: str, verb: Verb) -> Step:
-        """Make a call that reads, and judge its bytes."""
-        got = yield from self.seeing(observation, kind, verb)
         if got is not None:
             self.world.judge(observation, got)
 
@@ -151,19 +145,15 @@ class Steps:
     # -- reading
 
     def _read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        kind, way = operation.kind, operation.way
+        kind, way, plan = operation.kind, operation.way, self.world.plan
         observation = self.observe(model, start, end, f"{kind} ({way})")
         verb = kind
-        if kind == "read" and other(operation.extra) % 4 == 1 and self._is_task():
+        if kind == "read" and other(operation.extra) % 4 == 1 and 0 < self.worker - plan.threads <= plan.tasks:
             verb = "read_cancelled"
             self.world.count("reads that a task cancels")
         yield from self.reading(observation, kind, (verb, operation.file, way, start, end - start, operation.extra))
 
     _readv = _read
-
-    def _is_task(self) -> bool:
-        plan = self.world.plan
-        return plan.threads < self.worker <= plan.threads + plan.tasks
 
     def _try_read(self, operation: Operation, model: Model, start: int, end: int) -> Step:
         observation = self.observe(model, start, end, "try_read")
@@ -438,31 +428,25 @@ class Steps:
         if kind != "fsync":
             yield from self._own.saved(names)
 
-    def _flush(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self.calling(operation.kind, ("flush", operation.file, self._by(operation.kind, operation, model)))
-
-    def _sync_range(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        verb = ("sync_range", operation.file, self._by(operation.kind, operation, model), start, end - start)
-        yield from self.calling(operation.kind, verb)
-
     # -- calls that change nothing
 
-    def _drop(self, operation: Operation, _model: Model, start: int, end: int) -> Step:
-        everything = operation.kind == "drop" and other(operation.extra) % 4 == 1
-        verb = ("drop_all",) if everything else (operation.kind, operation.file, start, end - start)
-        if everything:
+    def _call(self, operation: Operation, model: Model, start: int, end: int) -> Step:
+        kind, extra, length = operation.kind, operation.extra, end - start
+        verb: Verb = (kind, operation.file, start, length)
+        if kind == "drop" and other(extra) % 4 == 1:
             self.world.count("drops of all files")
-        yield from self.calling(operation.kind, verb)
+            verb = ("drop_all",)
+        elif kind not in ("drop", "invalidate"):
+            arguments: dict[str, tuple[Any, ...]] = {
+                "flush": (),
+                "sync_range": (start, length),
+                "prefetch": (start, length, bool(extra % 2)),
+                "advise": (ADVICES[extra % len(ADVICES)], start, length),
+            }
+            verb = (kind, operation.file, self._by(kind, operation, model), *arguments[kind])
+        yield from self.calling(kind, verb)
 
-    _invalidate = _drop
-
-    def _prefetch(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        wait, way = bool(operation.extra % 2), self._by("prefetch", operation, model)
-        yield from self.calling("prefetch", ("prefetch", operation.file, way, start, end - start, wait))
-
-    def _advise(self, operation: Operation, model: Model, start: int, end: int) -> Step:
-        way, advice = self._by("advise", operation, model), ADVICES[operation.extra % len(ADVICES)]
-        yield from self.calling("advise", ("advise", operation.file, way, advice, start, end - start))
+    _flush = _sync_range = _drop = _invalidate = _prefetch = _advise = _call
 
     # -- below the cache: foreign changes of the store, and unsaved data that is given up
     #

@@ -32,8 +32,6 @@ from pagecache.errors import DataLossError
 from pagecache.options import OpenMode
 from pagecache.stress.profiles import Edges, saved_first
 
-__all__ = ["FULL", "READ_ALL", "FileVerbs", "Held", "Target", "UnusableTarget", "Verb"]
-
 READ_ALL = 1 << 31  # no file is longer
 
 Verb = tuple[Any, ...]

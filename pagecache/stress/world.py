@@ -26,8 +26,6 @@ from pagecache.stress.shared import Shared
 from pagecache.stress.targets import Target
 from pagecache.target import place
 
-__all__ = ["CRASH", "SYNCS", "Activity", "Halted", "World", "described"]
-
 T = TypeVar("T")
 PINNING = {"view", "store", "copy", "replace"}  # kinds that hold views: memory that the cache cannot free
 REPLACED = {errno.ESTALE, errno.EPROTO}  # another version, or an earlier end than the known one

@@ -19,8 +19,6 @@ try:
 except ModuleNotFoundError:
     pytest = None
 
-__all__ = ["Check", "Skipped", "checks_of", "each", "fixture", "promise", "raises", "run_check", "same", "skip"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Skipped: type[BaseException]

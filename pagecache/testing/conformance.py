@@ -13,19 +13,27 @@ The suite cannot check whether committed bytes survive a power cut, nor foreign 
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
+from collections.abc import Hashable
+from contextlib import suppress
 from functools import partial
+from typing import cast
 
-from ..backends.protocol import Backend
+from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 from .checks import each, promise, raises, same, skip
-from .conformance_base import (
+from .conformance_bytes import (
     COMMIT,
     CONCURRENT,
     LIMITS,
     METHODS,
+    NAMES,
+    ONE,
     REFLECT,
     VERSIONS,
+    BytePromises,
     Opened,
     commit,
     content,
@@ -34,14 +42,282 @@ from .conformance_base import (
     together,
     write,
 )
-from .conformance_bytes import BytePromises
-from .conformance_names import NamePromises
-
-__all__ = ["BackendConformance"]
 
 
-class BackendConformance(NamePromises, BytePromises):
+def namespace(backend: Backend) -> NamespaceBackend:
+    """Return the backend if it has directories; checked by method, since decorators pass on the methods of the inner
+    backend.
+    """
+    if not hasattr(backend, "readdir"):
+        skip("no directories, links and attributes")
+    return cast(NamespaceBackend, backend)
+
+
+def identity(found: ObjectStat) -> Hashable:
+    """Return the identity in a status."""
+    if found.identity is None:
+        skip("objects have no identity: the store knows them by name only")
+    return found.identity
+
+
+class BackendConformance(BytePromises):
     """The conformance suite. Subclass it and define `make_backend`; also `make_key` if keys are not text."""
+
+    # --------------------------------------------------------------------------------------- names
+
+    @promise("limits", LIMITS)
+    def test_limits_are_limits(self, backend: Backend) -> None:
+        """`limits` is a BackendLimits."""
+        assert isinstance(backend.limits, BackendLimits), f"limits is {backend.limits!r}, and no BackendLimits"
+
+    @promise("open and stat", METHODS)
+    def test_missing_object_is_not_found(self, backend: Backend) -> None:
+        """`open` and `stat` of a missing object raise FileNotFoundError."""
+        with raises(FileNotFoundError) as raised:
+            backend.open(self.make_key(0))
+        assert raised.value.errno is not None, "FileNotFoundError without an errno"
+        with raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+
+    @promise("open and stat", METHODS)
+    def test_created_object_is_empty(self, backend: Backend, opened: Opened, unit: int) -> None:
+        """`open(create=True)` makes an empty object, which stat finds after a commit, or leaves an existing one."""
+        file = opened(0, b"")
+        same(file.stat().size, 0)
+        same(backend.stat(self.make_key(0)).size, 0)
+        same(read(backend, file, 0, unit), b"")
+        opened(1, b"kept")
+        same(read(backend, opened(1, b""), 0, unit), b"kept")
+
+    @promise("open and stat", METHODS)
+    def test_exclusive_create_refuses_an_existing_object(self, backend: Backend, opened: Opened) -> None:
+        """`open(create=True, exclusive=True)` of an existing object raises FileExistsError and changes nothing.
+
+        The open raises; if a commit makes the object, the commit at the latest.
+        """
+        opened(0, b"kept")
+        with raises(OSError) as refused:
+            made = backend.open(self.make_key(0), create=True, exclusive=True)
+            if backend.limits.commit_on_close:
+                try:
+                    made.write_from(0, [memoryview(b"mine")])
+                    made.commit()
+                finally:
+                    if hasattr(made, "close"):
+                        made.close()
+        same(isinstance(refused.value, OSError) and refused.value.errno in (errno.EEXIST, errno.ESTALE), True)
+        same(read(backend, backend.open(self.make_key(0)), 0, 4), b"kept")
+
+    @promise("open and stat", METHODS)
+    def test_one_of_many_exclusive_creators_wins(self, backend: Backend) -> None:
+        """If several callers create an object exclusively at once, exactly one succeeds."""
+        if backend.limits.commit_on_close:
+            skip("commit_on_close: creators meet at commit only")
+        won: list[BackendFile] = []
+        lost: list[FileExistsError] = []
+
+        def create() -> None:
+            try:
+                won.append(backend.open(self.make_key(0), create=True, exclusive=True))
+            except FileExistsError as error:
+                lost.append(error)
+
+        together([create] * 6)
+        same((len(won), len(lost)), (1, 5))
+        if hasattr(won[0], "close"):
+            won[0].close()
+
+    @promise("remove", NAMES)
+    def test_removed_object_is_not_found(self, backend: Backend, opened: Opened) -> None:
+        """A removed object is not found, nor removed again; other objects stay."""
+        opened(0, b"here")
+        opened(1, b"stays")
+        supported(lambda: backend.remove(self.make_key(0)))
+        with raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+        with raises(FileNotFoundError):
+            backend.remove(self.make_key(0))
+        same(backend.stat(self.make_key(1)).size, 5)
+
+    @promise("versions", VERSIONS)
+    def test_object_made_anew_has_nothing_of_the_old_one(self, backend: Backend, opened: Opened) -> None:
+        """An object that was removed and made again has no byte of the old one, and another version."""
+        old = opened(0, b"old content").stat().version
+        supported(lambda: backend.remove(self.make_key(0)))
+        file = opened(0, b"new")
+        same(read(backend, file, 0, 20), b"new")
+        assert old is None or backend.stat(self.make_key(0)).version != old, f"both have the version {old!r}"
+
+    @promise("rename", NAMES)
+    def test_rename_moves(self, backend: Backend, opened: Opened) -> None:
+        """`rename` moves an existing object; without one it raises FileNotFoundError and leaves the destination.
+
+        It is repeated as after a lost answer, with an open file of the object.
+        """
+        opened(0, b"moved")
+        supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
+        with raises(FileNotFoundError):
+            backend.stat(self.make_key(0))
+        for destination in (2, 1):
+            with raises(FileNotFoundError):
+                backend.rename(self.make_key(0), self.make_key(destination))
+        same(read(backend, opened(1), 0, 10), b"moved")
+
+    @promise("rename", NAMES)
+    def test_creation_that_was_closed_uncommitted_is_no_source_of_a_rename(
+        self, backend: Backend, opened: Opened
+    ) -> None:
+        """A creation that was closed without a commit is not renamed, and replaces nothing."""
+        if not backend.limits.commit_on_close:
+            skip("not commit_on_close: a creation is an object at once")
+        opened(1, b"stays")
+        made = backend.open(self.make_key(0), create=True)
+        if not hasattr(made, "close"):
+            skip("files are not closed")
+        made.close()
+        with raises(FileNotFoundError):
+            supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
+        same(read(backend, opened(1), 0, 10), b"stays")
+
+    @promise("rename", NAMES)
+    def test_rename_replaces_if_allowed(self, backend: Backend, opened: Opened) -> None:
+        """`rename` replaces the object of the new name; replace=False raises FileExistsError instead."""
+        opened(0, b"first")
+        opened(1, b"the second")
+        with raises(FileExistsError):
+            supported(lambda: backend.rename(self.make_key(0), self.make_key(1), replace=False))
+        same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 10])
+        backend.rename(self.make_key(0), self.make_key(1))
+        same(read(backend, opened(1), 0, 20), b"first")
+        backend.rename(self.make_key(1), self.make_key(0), replace=False)
+        same(backend.stat(self.make_key(0)).size, 5)
+        with raises(FileNotFoundError):
+            backend.stat(self.make_key(1))
+
+    @promise("list", METHODS)
+    def test_list_has_every_object_with_key_and_size(self, backend: Backend, opened: Opened) -> None:
+        """`list` returns every object once, with its key and size."""
+        same(list(supported(lambda: list(backend.list(self.prefix)))), [])
+        for i in range(5):
+            opened(i, bytes(i))
+        found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
+        same(found, {backend.canonical(self.make_key(i)): i for i in range(5)})
+
+    @promise("list", METHODS)
+    def test_list_follows_what_changes(self, backend: Backend, opened: Opened) -> None:
+        """`list` returns no removed object, and current sizes."""
+        for i in range(3):
+            opened(i, b"x")
+        supported(lambda: list(backend.list(self.prefix)))
+        supported(lambda: backend.remove(self.make_key(0)))
+        file = opened(1)
+        write(backend, file, 0, b"longer")
+        file.commit()
+        found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
+        same(found, {backend.canonical(self.make_key(1)): 6, backend.canonical(self.make_key(2)): 1})
+
+    @promise("list", METHODS)
+    def test_list_obeys_the_prefix(self, backend: Backend, opened: Opened) -> None:
+        """`list(prefix)` returns exactly the objects whose keys begin with the prefix."""
+        keys = [self.make_key(i) for i in range(12)]
+        if not all(isinstance(key, str) for key in keys):
+            skip("keys are not text")
+        supported(lambda: list(backend.list(self.prefix)))
+        for i in range(12):
+            opened(i, b"x")
+        prefix = str(keys[1])
+        found = sorted(str(stat.key) for stat in backend.list(prefix))
+        same(found, sorted(str(key) for key in keys if str(key).startswith(prefix)))
+        same(list(backend.list(f"{self.prefix}no such prefix")), [])
+
+    @promise("canonical", ONE)
+    def test_canonical_is_stable_and_keeps_objects_apart(self, backend: Backend, opened: Opened) -> None:
+        """`canonical` returns one key for a name, whether or not the object exists, and others for other names."""
+        before = [backend.canonical(self.make_key(i)) for i in range(3)]
+        for i in range(3):
+            opened(i, b"x")
+        after = [backend.canonical(self.make_key(i)) for i in range(3)]
+        same(after, before)
+        same(len(set(after)), 3)
+        same([backend.canonical(key) for key in after], after)
+
+    @promise("identity", ONE)
+    def test_identity_belongs_to_the_object(self, backend: Backend, opened: Opened) -> None:
+        """Every status of an object has its identity, under any name, and no other object has it."""
+        keys = [self.make_key(i) for i in range(3)]
+        file, other = opened(0, b"one"), opened(1, b"other")
+        found = identity(file.stat())
+        same([identity(backend.stat(keys[0])), identity(backend.open(keys[0]).stat())], [found, found])
+        assert identity(other.stat()) != found, f"two objects have the identity {found!r}"
+        write(backend, file, 0, b"more bytes")
+        file.commit()
+        same(identity(backend.stat(keys[0])), found)
+        supported(lambda: backend.rename(keys[0], keys[2]))
+        same([identity(backend.stat(keys[2])), identity(file.stat())], [found, found])
+        listed = {backend.canonical(stat.key): stat for stat in supported(lambda: list(backend.list(self.prefix)))}
+        same(identity(listed[backend.canonical(keys[2])]), found)
+
+    @promise("identity", ONE)
+    @each("change", ["remove", "rename"])
+    def test_open_file_never_reaches_another_object_of_its_name(
+        self, backend: Backend, opened: Opened, unit: int, change: str
+    ) -> None:
+        """An open file never reads or changes another object that has its name now."""
+        old, new = content(unit, 1), content(unit, 2)
+        file = opened(0, old)
+        found = identity(file.stat())
+        if change == "remove":
+            supported(lambda: backend.remove(self.make_key(0)))
+            opened(0, new)
+        else:
+            opened(1, new)
+            supported(lambda: backend.rename(self.make_key(1), self.make_key(0)))
+        after = identity(backend.stat(self.make_key(0)))
+        assert after != found, f"the object and its successor have the identity {found!r}"
+        with suppress(OSError):
+            got = read(backend, file, 0, unit)
+            assert got != new, "a file that was open before reads the bytes of the new object"
+        with suppress(OSError):
+            write(backend, file, 0, content(unit, 3))
+            file.commit()
+        same(read(backend, opened(0), 0, unit), new)
+
+    @promise("directories", METHODS)
+    def test_directories(self, backend: Backend) -> None:
+        """`mkdir`, `rmdir` and `readdir` work, and open of a directory raises IsADirectoryError."""
+        tree = namespace(backend)
+        key = self.make_key(0)
+        supported(lambda: tree.mkdir(key))
+        same(backend.stat(key).kind, "dir")
+        with raises(FileExistsError):
+            tree.mkdir(key)
+        with raises(IsADirectoryError):
+            backend.open(key)
+        same(list(tree.readdir(key)), [])
+        tree.rmdir(key)
+        with raises(FileNotFoundError):
+            backend.stat(key)
+
+    @promise("links", ONE)
+    def test_links(self, backend: Backend, opened: Opened) -> None:
+        """Links work, and an object has one identity under all its names."""
+        tree = namespace(backend)
+        opened(0, b"linked")
+        supported(lambda: tree.link(self.make_key(0), self.make_key(1)))
+        target = os.path.relpath(str(self.make_key(0)), os.path.dirname(str(self.make_key(2))) or ".")
+        supported(lambda: tree.symlink(target, self.make_key(2)))
+        same(tree.readlink(self.make_key(2)), target)
+        found = [backend.stat(self.make_key(i)).identity for i in range(3)]
+        same(found, [found[0]] * 3)
+
+    @promise("attributes", METHODS)
+    def test_attributes(self, backend: Backend, opened: Opened) -> None:
+        """`setattr` changes the given attributes, and stat returns them."""
+        tree = namespace(backend)
+        opened(0, b"content")
+        changed: ObjectStat = supported(lambda: tree.setattr(self.make_key(0), mode=0o640, mtime_ns=10**18))
+        same((changed.mode, changed.mtime_ns), (0o640, 10**18))
+        same(backend.stat(self.make_key(0)).mtime_ns, 10**18)
 
     # --------------------------------------------------------------------------------------- commit
 

@@ -29,8 +29,6 @@ from ..objects import ObjectStat
 from .faults import Answer, Call, FaultPlan, Rule, draw
 from .gate import Gate
 
-__all__ = ["Faults"]
-
 CarryOut = Callable[[Sequence[memoryview]], Any]
 
 
@@ -125,7 +123,7 @@ class Faults:
         Raises:
             OSError: the backend is dead.
         """
-        course = self._course(call, carry_out, buffers, file, then or _unchanged)
+        course = self._course(call, carry_out, buffers, file, then or (lambda result: result))
         if not self._blocking:
             return course
         try:
@@ -303,10 +301,6 @@ class Faults:
         with self._changed:
             self._death = None
         self.died.clear()
-
-
-def _unchanged(result: Any) -> Any:
-    return result
 
 
 def _first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:

@@ -6,13 +6,10 @@ An oversized request fails as with an object store that lowers its limits: with 
 from __future__ import annotations
 
 import errno as codes
-from collections.abc import Callable
 from typing import Final
 
 from ..errors import BackendError
 from .faults import TOO_MANY, Rule
-
-__all__ = ["PROFILES"]
 
 BYTES: Final = ("read", "write")
 WORK: Final = ("read", "write", "commit")
@@ -22,24 +19,9 @@ CALLS: Final = ("open", "stat", "read", *CHANGES, *NAMING)
 LIMIT: Final = 8192  # the limit in the error of an oversized request
 
 
-def _goes_away() -> BaseException:
-    return BackendError(codes.EIO, "made up, goes away", retry=True, retry_after=0.0)
-
-
-def _too_large() -> BaseException:
-    return BackendError(codes.E2BIG, f"made up, takes {LIMIT} bytes", retry=True, max_write=LIMIT)
-
-
-def _stays() -> BaseException:
-    return BackendError(codes.EIO, "made up, does not go away by itself", retry=False)
-
-
-def _another_version() -> BaseException:
-    return OSError(codes.ESTALE, "made up, another version is stored")
-
-
-def _wrong_kind() -> BaseException:
-    return KeyError("made up")
+GOES_AWAY: Final = BackendError(codes.EIO, "made up, goes away", retry=True, retry_after=0.0)
+TOO_LARGE: Final = BackendError(codes.E2BIG, f"made up, takes {LIMIT} bytes", retry=True, max_write=LIMIT)
+STAYS: Final = BackendError(codes.EIO, "made up, does not go away by itself", retry=False)
 
 
 def _shorter(often: float) -> tuple[Rule, ...]:
@@ -54,7 +36,7 @@ def _tails(often: float, longest: float) -> tuple[Rule, ...]:
     return (Rule((*WORK, "truncate", "open", "stat"), delay=0.0005, longest=longest, chance=often),)
 
 
-def _failing(error: Callable[[], BaseException], often: float) -> tuple[Rule, ...]:
+def _failing(error: BaseException, often: float) -> tuple[Rule, ...]:
     return (
         Rule(WORK, error=error, chance=often),
         Rule(("write", "commit"), error=error, done=True, chance=often),
@@ -72,7 +54,7 @@ def _odd_order(often: float) -> tuple[Rule, ...]:
 
 _SLOW_SPELLS: Final = Rule(WORK, spells=(400, 20), delay=0.001)
 _LEGAL: Final = (
-    Rule("write", longer=LIMIT, error=_too_large, chance=0.05),
+    Rule("write", longer=LIMIT, error=TOO_LARGE, chance=0.05),
     *_shorter(0.1),
     *_odd_order(0.05),
     _SLOW_SPELLS,
@@ -82,37 +64,42 @@ _LEGAL: Final = (
 PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
     "none": (),
     "mild": (
-        Rule(WORK, error=_goes_away, chance=0.02),
+        Rule(WORK, error=GOES_AWAY, chance=0.02),
         Rule(BYTES, error=codes.EINTR, chance=0.01),
         *_shorter(0.05),
         *_tails(0.03, 0.03),
     ),
-    "nasty": (*_failing(_goes_away, 0.05), *_LEGAL),
+    "nasty": (*_failing(GOES_AWAY, 0.05), *_LEGAL),
     "hell": (
         Rule(("read", "write", "commit", "truncate"), dies=True, chance=0.0005),
         Rule(("write", "commit"), dies=True, done=True, chance=0.0005),
         Rule(("write", "truncate"), spells=(500, 25), error=codes.ENOSPC),
-        Rule("commit", spells=(60, 4), error=_stays),
-        Rule(CHANGES, error=_stays, chance=0.01),
-        Rule("truncate", error=_goes_away, done=True, chance=0.02),
-        Rule(("open", "stat"), error=_goes_away, chance=0.01),
-        Rule(("write", "commit"), change=True, error=_another_version, chance=0.002),
+        Rule("commit", spells=(60, 4), error=STAYS),
+        Rule(CHANGES, error=STAYS, chance=0.01),
+        Rule("truncate", error=GOES_AWAY, done=True, chance=0.02),
+        Rule(("open", "stat"), error=GOES_AWAY, chance=0.01),
+        Rule(
+            ("write", "commit"),
+            change=True,
+            error=OSError(codes.ESTALE, "made up, another version is stored"),
+            chance=0.002,
+        ),
         Rule(("open", "stat"), change=True, chance=0.02),
-        *_failing(_goes_away, 0.08),
+        *_failing(GOES_AWAY, 0.08),
         *_LEGAL,
     ),
     "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
     "slow": (Rule(WORK, delay=0.002, chance=0.3),),
     "late": (Rule("read", delay=0.0001, longest=0.002, behind=3, within=0.01, chance=0.3),),
-    "flaky": (Rule(WORK, error=_goes_away, chance=0.01),),
+    "flaky": (Rule(WORK, error=GOES_AWAY, chance=0.01),),
     "commits": (
-        Rule("commit", delay=0.0005, longest=0.01, error=_goes_away, chance=0.3),
-        Rule("commit", error=_goes_away, done=True, chance=0.05),
-        Rule("write", error=_goes_away, chance=0.01),
+        Rule("commit", delay=0.0005, longest=0.01, error=GOES_AWAY, chance=0.3),
+        Rule("commit", error=GOES_AWAY, done=True, chance=0.05),
+        Rule("write", error=GOES_AWAY, chance=0.01),
     ),
     "names": (
-        Rule(("open", "stat", *NAMING), error=_goes_away, chance=0.05),
-        Rule(NAMING, error=_goes_away, done=True, chance=0.1),
+        Rule(("open", "stat", *NAMING), error=GOES_AWAY, chance=0.05),
+        Rule(NAMING, error=GOES_AWAY, done=True, chance=0.1),
         Rule(("open", *NAMING), delay=0.0005, longest=0.02, chance=0.1),
     ),
     "deaths": (
@@ -126,6 +113,6 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
         Rule(BYTES, answer=-1, chance=0.02),
         Rule(BYTES, answer="17", chance=0.02),
         Rule(BYTES, short=0, chance=0.02),
-        Rule((*WORK, "stat"), error=_wrong_kind, chance=0.02),
+        Rule((*WORK, "stat"), error=KeyError("made up"), chance=0.02),
     ),
 }

@@ -22,8 +22,6 @@ from typing import Any, Final, Literal, get_args
 from ..errors import Key
 from .gate import Gate
 
-__all__ = ["ALL", "OPERATIONS", "TOO_MANY", "TRUTH", "Answer", "Call", "FaultPlan", "Operation", "Rule"]
-
 Operation = Literal[
     "open",
     "stat",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import builtins
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from functools import partial
+from functools import partial, partialmethod
 from typing import Any
 
 from ..backends.passing import PassingFile, SlowBackend
@@ -23,8 +23,6 @@ from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, Backend
 from ..errors import Key
 from .course import Faults
 from .faults import Call, FaultPlan, Rule
-
-__all__ = ["AsyncFaultyBackend", "FaultyBackend"]
 
 Buffers = Sequence[memoryview]
 
@@ -162,17 +160,10 @@ class _FaultyFile(PassingFile):
     def commit(self) -> Any:
         return self._call("commit", "commit", then=lambda version: self._faults.version(self.name, version))
 
-    def _punch_hole(self, offset: int, length: int) -> Any:
-        return self._call("punch", "punch_hole", offset, length)
-
-    def _next_data(self, offset: int) -> Any:
-        return self._call("next_data", "next_data", offset)
-
-    def _rollback(self) -> Any:
-        return self._call("rollback", "rollback")
-
-    def _close(self) -> Any:
-        return self._call("close", "close")
+    _punch_hole = partialmethod(_call, "punch", "punch_hole")
+    _next_data = partialmethod(_call, "next_data", "next_data")
+    _rollback = partialmethod(_call, "rollback", "rollback")
+    _close = partialmethod(_call, "close", "close")
 
 
 class FaultyBackend(_Faulty, SlowBackend):
@@ -208,17 +199,7 @@ class FaultyBackend(_Faulty, SlowBackend):
 
 
 class AsyncFaultyBackend(_Faulty, AsyncBackend):
-    """An asynchronous backend with faults around `inner`: the counterpart of `FaultyBackend`.
-
-    Args:
-        inner: does the work.
-        plan: the faults, or the name of a profile.
-        seed: of a profile; of a plan, if it is not 0.
-
-    Raises:
-        TypeError: `inner` is no asynchronous backend.
-        ValueError: unknown profile; lists the known ones.
-    """
+    """The counterpart of `FaultyBackend` for an asynchronous backend, with equal arguments and errors."""
 
     def __init__(self, inner: AsyncBackend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
         self.inner: AsyncBackend = completed(inner, "inner:")

@@ -7,8 +7,6 @@ import contextlib
 import threading
 from typing import Self
 
-__all__ = ["Gate"]
-
 
 class Gate:
     """A gate that holds calls until it is opened. A context manager: leaving it releases, so that no failing test

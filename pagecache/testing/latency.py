@@ -12,8 +12,6 @@ from ..backends.plain import PlainBackend
 from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..errors import Key
 
-__all__ = ["LatencyBackend"]
-
 SLEEP_SLACK = 150e-6  # a sleep may last so much longer than requested; the rest of a delay is a busy wait
 
 

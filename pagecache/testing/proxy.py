@@ -33,8 +33,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["FaultyProxy", "ProxyCall", "ProxyRule"]
-
 STEP = 1 << 18
 HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection"})
 """Headers of one connection."""
@@ -66,10 +64,6 @@ class ProxyCall:
     fault: str = ""
 
 
-def _any(_: ProxyCall) -> bool:
-    return True
-
-
 @dataclass(slots=True)
 class ProxyRule:
     """A fault for some requests.
@@ -88,7 +82,7 @@ class ProxyRule:
     """
 
     fault: Fault
-    matches: Callable[[ProxyCall], bool] = _any
+    matches: Callable[[ProxyCall], bool] = lambda _: True
     nth: int = 1
     times: float = 1
     chance: float = 1.0

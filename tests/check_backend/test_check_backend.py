@@ -236,6 +236,8 @@ def test_ctrl_c_says_what_may_be_left() -> None:
     ("target", "words"),
     [
         ("s4:bucket", "no module 's4'"),
+        ("python:mine", "which factory of mine? Write python:mine:factory"),
+        ("mine.py:make", "the name of a module is without .py: mine:make"),
         ("nothing", "is neither a URL (dir:, fsspec:, memory:, s3: ...) nor module:factory"),
         ("a b:c", "is neither a URL"),
         ("/no/such", "nor module:factory; did you mean 'dir:/no/such'?"),

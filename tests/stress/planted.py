@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from pagecache import Backend
-from pagecache.backends import BackendFile, MemoryBackend
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.memory import MemoryFile
-from pagecache.backends.passing import PassingBackend, PassingFile
+from pagecache.backends.passing import PassingFile
 from pagecache.errors import Key
 from pagecache.stress.cached import CachedTarget
 
+from ..check_backend.backends import Mistaken, files
+
 Buffers = Sequence[memoryview]
-
-
-class Planted(PassingBackend):
-    """Memory, with files of a class that is wrong in one way."""
-
-    def __init__(self, kind: type[PassingFile]) -> None:
-        super().__init__(MemoryBackend())
-        self._kind = kind
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        return self._kind(self.inner.open(key, create=create, exclusive=exclusive))
 
 
 class MakesTwo(MemoryBackend):
@@ -41,42 +34,56 @@ class MakesTwo(MemoryBackend):
         return super().open(key, create=create, exclusive=exclusive)
 
 
-class DropsTail(PassingFile):
+def drops_tail(file: Any, offset: int, buffers: Buffers) -> int:
     """Stores zeros for the part beyond the last whole sector."""
-
-    def write_from(self, offset: int, buffers: Buffers) -> int:
-        data = b"".join(buffers)
-        kept = len(data) - len(data) % 512 or len(data)
-        return self.inner.write_from(offset, [memoryview(data[:kept] + bytes(len(data) - kept))])
+    data = b"".join(buffers)
+    kept = len(data) - len(data) % 512 or len(data)
+    return int(file.inner.write_from(offset, [memoryview(data[:kept] + bytes(len(data) - kept))]))
 
 
-class ReadsOld(PassingFile):
+def reads_old(file: Any, offset: int, buffers: Buffers) -> int:
     """Keeps the first page as it was first read."""
-
-    def __init__(self, inner: BackendFile) -> None:
-        super().__init__(inner)
-        self._old: bytes | None = None
-
-    def read_into(self, offset: int, buffers: Buffers) -> int:
-        count = self.inner.read_into(offset, buffers)
-        if offset == 0 and count >= 4096 and len(buffers[0]) >= 4096:
-            if self._old is None:
-                self._old = bytes(buffers[0][:4096])
-            buffers[0][:4096] = self._old
-        return count
+    count = int(file.inner.read_into(offset, buffers))
+    if offset == 0 and count >= 4096 and len(buffers[0]) >= 4096:
+        buffers[0][:4096] = vars(file).setdefault("old", bytes(buffers[0][:4096]))
+    return count
 
 
-class HangsInCommit(PassingFile):
-    """The fifth commit does not return before `free` is set."""
+WHERE, HOME = "PAGECACHE_TEST_WHERE", "PAGECACHE_TEST_HOME"
+"""Variables of the environment, where processes that are started later find a directory, and the first process."""
 
-    _commits = 0
-    free = threading.Event()
 
-    def commit(self) -> str | None:
-        HangsInCommit._commits += 1
-        if HangsInCommit._commits == 5:
-            HangsInCommit.free.wait(60)
-        return self.inner.commit()
+class Hasty(MemoryBackend):
+    """A write-back cache as written in an afternoon: fsync does nothing, and `close` stores all files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(os.environ[WHERE])
+        for path in self.root.iterdir():
+            self.put(path.name, path.read_bytes())
+
+    def remove(self, key: Key) -> None:
+        super().remove(key)
+        (self.root / str(key)).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        for stat in self.list():
+            (self.root / str(stat.key)).write_bytes(self.snapshot(stat.key))
+
+
+def commit_elsewhere(file: Any) -> str | None:
+    """Commits of a cache do not return in any process but the first."""
+    main = threading.current_thread() is threading.main_thread()  # checks which keys the backend takes
+    if not main and str(os.getpid()) != os.environ[HOME]:
+        threading.Event().wait(1000.0)
+    found: str | None = file.inner.commit()
+    return found
+
+
+def hangs_elsewhere() -> Backend:
+    return Mistaken(
+        type("Elsewhere", (PassingFile,), {"commit": commit_elsewhere}), DirectoryBackend(os.environ[WHERE])
+    )
 
 
 class TearsWrites(CachedTarget):
@@ -91,6 +98,13 @@ class NoFsync(CachedTarget):
 
     def fsync(self, file: int, way: str = "buffered") -> None:
         pass
+
+
+class FlushesOnly(CachedTarget):
+    """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
+
+    def fsync(self, file: int, way: str = "buffered") -> None:
+        self.handle(file, "buffered").flush()
 
 
 class AppendsOver(CachedTarget):
@@ -117,7 +131,7 @@ class LeavesTail(CachedTarget):
             handle.truncate(size + 60)
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {kind.__name__: partial(Planted, kind) for kind in (DropsTail, ReadsOld)}
+BACKENDS = {"DropsTail": files(write_from=drops_tail), "ReadsOld": files(read_into=reads_old)}
 TARGETS: dict[str, type[CachedTarget]] = {
     kind.__name__: kind for kind in (TearsWrites, NoFsync, AppendsOver, LeavesTail)
 }

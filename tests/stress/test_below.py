@@ -10,8 +10,9 @@ import pytest
 from pagecache import View, Volume
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
-from pagecache.stress.history import FOREVER, Clock, Model, Write
 from pagecache.stress.oracle import Observation
+
+from .test_oracle import SIZE, File
 
 SOON = 60.0  # seconds: the end of a hang
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
@@ -37,24 +38,15 @@ def plan(**fields: Any) -> Plan:
     return Plan(**(FIELDS | {"seed": 1, "profile": "losses", "operations": 60} | fields))
 
 
-def model() -> Model:
-    return Model(0, Write("content", "", 0, 0, 0, 1, 0, 8192), Clock())
-
-
-def truncate(size: int) -> Write:
-    return Write("truncate", "", 1, 1, 0, 1, size, FOREVER - size, size=size, zero=True)
-
-
 def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> None:
     """A truncate that began before the view, still runs, failed or left the range gives no information. [T-47]"""
-    file = model()
-    before, beside, failed, larger, after = (truncate(size) for size in (100, 200, 300, 4096, 400))
-    file.begin(before)
+    own = File()
+    file = own.model
+    before = own.truncate(100)
     observation = Observation(file, 0, 4096, 1, "a writable view")
     taken = file.clock.tick()
     file.finish(before)
-    for write in (beside, failed, larger):
-        file.begin(write)
+    beside, failed, larger = map(own.truncate, (200, 300, 4096))
     file.finish(failed, certain=False)
     file.finish(larger)
     observation.returned()
@@ -62,7 +54,7 @@ def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> 
 
     observation = Observation(file, 0, 4096, 1, "a writable view")
     taken = file.clock.tick()
-    file.begin(after)
+    after = own.truncate(400)
     file.finish(after)
     observation.returned()
     assert observation.cut_since(taken) is after
@@ -71,19 +63,15 @@ def test_a_view_is_cut_off_by_a_truncate_that_began_after_it_and_has_ended() -> 
 
 def test_possibly_discarded_bytes_are_uncertain_until_a_rest() -> None:
     """Each byte written since is possible, and each size."""
-    file = model()
+    own = File()
+    file = own.model
     file.loose = True
-    write = Write("write", "buffered", 1, 1, 0, 1, 0, 100)
-    file.begin(write)
-    file.finish(write)
+    own.done(0, 100)
     assert {one.kind for _, _, found in file.extents.pieces(0, 100) for one in found} == {"content", "write"}
-    loss = Write("loss", "", 1, 2, 0, 1, 0, FOREVER, size=0, zero=True)
-    file.begin(loss)
+    loss = own.truncate(0)
     file.finish(loss)
     file.shrink(loss)
-    observation = Observation(file, 0, 8192, 1, "read")
-    observation.returned()
-    assert observation.sizes_meanwhile() == (0, 8192)
+    assert own.seen().sizes_meanwhile() == (0, SIZE)
 
 
 @pytest.mark.long
@@ -146,3 +134,33 @@ def test_discards_are_done_and_nothing_is_found() -> None:
     assert report.ok, report.story
     kinds = report.kinds.keys()
     assert {"lose", "watch", "change"} <= kinds
+
+
+# -- workers in step: checks in between see states that the next call would repair
+
+
+def in_step(tasks: int = 0) -> Plan:
+    return plan(profile="ends", threads=3, tasks=tasks, rounds=1, operations=10, mix="buffered,append,truncate,losses")
+
+
+def test_all_threads_begin_an_operation_together() -> None:
+    """There are as many checks as operations, if there are no tasks; with tasks each thread goes on alone."""
+    report = run(in_step())
+    assert report.ok, report.story
+    assert report.counters["looks in step"] == 3 * 10
+    report = run(in_step(tasks=1))
+    assert report.ok, report.story
+    assert "looks in step" not in report.counters
+
+
+def test_a_breach_between_two_operations_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a rest it would be right again."""
+    checks = iter(range(1 << 30))
+
+    def check(_target: CachedTarget) -> None:
+        assert next(checks) != 5, "planted"
+
+    monkeypatch.setattr(CachedTarget, "check", check)
+    report = run(in_step())
+    assert (report.ok, report.kind) == (False, "check")
+    assert "in step: planted" in report.story

@@ -68,12 +68,6 @@ def test_a_short_run_on_a_directory_is_clean(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
-def test_a_short_run_with_faults_is_clean() -> None:
-    """Failed calls are retried, and in the end everything is saved. [I-22]"""
-    clean(Plan(seed=2647864177, faults="flaky", **SHORT))
-
-
 def test_a_loss_that_a_close_reports_is_no_alarm_if_calls_fail() -> None:
     """A commit that fails may have taken direct writes with it; idle handles report that last, when they are closed."""
     target = CachedTarget(Plan(seed=2, faults="flaky", **SHORT), 0, None, "memory:")

@@ -30,11 +30,12 @@ def passed(store: Backend) -> Backend:
 
 
 @pytest.mark.long
-def test_a_backend_is_outlived_by_its_calls() -> None:
-    """Nothing is found; no thread is left. [T-63, T-75b]"""
+def test_a_backend_is_outlived_by_its_calls_and_syncs_beside_writers_that_never_stop_return() -> None:
+    """Nothing is found; no thread is left. The syncs are fsync, sync and a ticket. [T-63, T-75b, I-19]"""
     report = run(plan(rounds=6))
     assert report.ok, report.story
     assert report.counters["backends outlived"] >= 2
+    assert report.counters["syncs beside writers"] == 6
     assert [one.name for one in threading.enumerate() if one.name == "stress-directed"] == []
 
 
@@ -76,12 +77,3 @@ def test_a_sync_that_waits_for_later_writes_is_found_by_the_requests_that_it_let
     report = Run(plan, make=lambda plan, number: WaitsForQuiet(plan, number, None, "WaitsForQuiet")).run()
     assert (report.ok, report.kind) == (False, "hang")
     assert "it waits for what was written later" in report.story
-
-
-@pytest.mark.long
-def test_syncs_beside_writers_that_never_stop_return() -> None:
-    """The calls are fsync, sync and a ticket. [I-19]"""
-    plan = Plan(seed=1, duration=240, rounds=3, **FIELDS)
-    report = run(plan)
-    assert report.ok, report.story
-    assert report.counters["syncs beside writers"] == 3

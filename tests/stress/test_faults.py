@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pagecache import AsyncBackend, Backend, ConflictError, Event, PageCache
+from pagecache import AsyncBackend, Backend, BackendFile, ConflictError, Event, ObjectStat, PageCache
 from pagecache.backends import MemoryBackend
+from pagecache.backends.passing import PassingBackend, PassingFile
 from pagecache.backends.protocol import BackendLimits
-from pagecache.errors import BackendError
+from pagecache.errors import BackendError, Key
 from pagecache.stress import Plan, Report, run
 from pagecache.stress.cached import CachedTarget
+from pagecache.stress.cached_tasks import CachedTasks
 from pagecache.stress.faulting import Faulting, explained
 from pagecache.stress.history import Broken
 from pagecache.stress.job import Run
@@ -30,10 +36,11 @@ from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
 from ..file.rig import eventually
 from ..stores import ObjectBackend
-from .legal import LEGAL, Legal
 from .test_clean import SHORT, clean
 
 LEVELS = ("mild", "nasty", "hell")
+TINY: dict[str, Any] = dict.fromkeys(("write_unit", "read_unit"), 512) | {"max_write": 1024, "max_read": 1024}
+TINY |= {"max_vectors": 1, "max_inflight": 1, "boundary": 2048}
 
 
 @pytest.mark.long
@@ -52,12 +59,53 @@ def test_a_short_run_with_faults_on_a_directory_is_clean(tmp_path: Path, faults:
     assert list(tmp_path.iterdir()) == []
 
 
+class Nameless(PassingFile):
+    def stat(self) -> ObjectStat:
+        return replace(self.inner.stat(), version=None)
+
+    def commit(self) -> str | None:
+        self.inner.commit()
+        return None
+
+
+class NoVersions(PassingBackend):
+    """Objects have no version."""
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return Nameless(self.inner.open(key, create=create, exclusive=exclusive))
+
+    def stat(self, key: Key) -> ObjectStat:
+        return replace(self.inner.stat(key), version=None)
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        return (replace(stat, version=None) for stat in self.inner.list(prefix))
+
+
+class RestlessLimits(PassingBackend):
+    """Limits that change now and then between queries: from 512 bytes and one buffer to a megabyte."""
+
+    def __init__(self, inner: Backend) -> None:
+        super().__init__(inner)
+        self.calls = count()
+
+    @property
+    def limits(self) -> BackendLimits:  # type: ignore[override]
+        turn = next(self.calls) // 3
+        most = (1 << 20, 4096, 512, 65536, 12288)[turn % 5]
+        return replace(self.inner.limits, max_read=most, max_write=most, max_vectors=1 + turn % 4)
+
+
+class TinyLimits(PassingBackend):
+    """Calls of at most two small units in one buffer, one at a time, within a boundary."""
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("legal", LEGAL, ids=lambda legal: legal.name)
-def test_a_store_that_is_nasty_and_legal_raises_no_alarm(legal: Legal) -> None:
+@pytest.mark.parametrize("wrap", [NoVersions, RestlessLimits, TinyLimits])
+def test_a_store_that_is_nasty_and_legal_raises_no_alarm(wrap: type[PassingBackend]) -> None:
     """It raises none by itself, and none under faults. [I-17, I-18, I-22]"""
     for faults in ("none", "nasty"):
-        report = run(Plan(seed=13, faults=faults, **SHORT), legal.target())
+        inner = MemoryBackend(**TINY if wrap is TinyLimits else {})
+        report = run(Plan(seed=13, faults=faults, **SHORT), partial(wrap, inner))
         assert report.ok, report.story
 
 
@@ -279,6 +327,27 @@ def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at
             thread.join(60)
         assert faulting.repairs["conflicts settled"] == 1
         file.close()
+
+
+def test_an_open_that_a_conflict_refuses_for_good_ends() -> None:
+    """No thread settles the conflict: the round has to report it."""
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(MemoryBackend())
+        with volume.open("key", "w+b") as file:
+            file.pwrite(b"ours", 0)
+            volume.invalidate_remote("key", version="theirs")
+            target: Any = SimpleNamespace(
+                volume=volume, explained=frozenset(), contested=frozenset({errno.ESTALE}), call_timeout=0.0
+            )
+
+            async def opening() -> None:
+                async with asyncio.timeout(5.0):
+                    await CachedTasks(target)._open("key")
+
+            with pytest.raises(ConflictError):
+                asyncio.run(opening())
+            volume.resolve("key", "discard")
+            file.abandon()
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

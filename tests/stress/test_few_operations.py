@@ -24,14 +24,7 @@ WHERE = "PAGECACHE_FEW_OPERATIONS"
 
 
 def plan(**fields: Any) -> Plan:
-    few: dict[str, Any] = {
-        "threads": 2,
-        "tasks": 0,
-        "files": 2,
-        "size": "64KiB",
-        "capacity": "128KiB",
-        "operations": 40,
-    }
+    few: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB"}
     return Plan(**({"seed": 1, "duration": 1, "rounds": 1, "operations": 40} | few | fields))
 
 

@@ -12,7 +12,7 @@ from pagecache.stress import Plan, Report, run
 from pagecache.stress.job import Run
 from pagecache.volume import lifetimes
 
-from .planted import BACKENDS, TARGETS, HangsInCommit, Planted
+from .planted import BACKENDS, TARGETS
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
 PLAN: dict[str, Any] = {
@@ -61,21 +61,6 @@ def test_a_close_that_hands_nothing_over_is_found(monkeypatch: pytest.MonkeyPatc
     report = run(plan)
     assert (report.ok, report.kind) == (False, "data")
     assert "is in the store after the last close, should be" in report.story
-
-
-@pytest.mark.long
-def test_a_hang_ends_with_its_waits_and_all_stacks() -> None:
-    """A backend call does not return: the run ends, and its operation and stack are reported. [I-23]"""
-    HangsInCommit.free.clear()
-    HangsInCommit._commits = 0
-    try:
-        report = run(Plan(seed=1, duration=100, patience=5, **PLAN), lambda: Planted(HangsInCommit))
-    finally:
-        HangsInCommit.free.set()
-    assert (report.ok, report.kind, report.hung) == (False, "hang", True)
-    assert "still running after" in report.story
-    assert "in commit" in report.story
-    assert "the cache says:" in report.story
 
 
 def test_a_failure_is_replayed_by_its_round() -> None:

@@ -18,6 +18,8 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 
+from .planted import FlushesOnly
+
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
 
 
@@ -186,13 +188,6 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
         assert report.ok, f"{report.story}\n{report.replay}"
         assert report.counters["crashes: forgetting"] == 6
     assert list(tmp_path.iterdir()) == []
-
-
-class FlushesOnly(CachedTarget):
-    """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
-
-    def fsync(self, file: int, way: str = "buffered") -> None:
-        self.handle(file, "buffered").flush()
 
 
 class NamesLater(CachedTarget):

@@ -5,69 +5,66 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pagecache import PageCache
-from pagecache.stress import Plan, Report, Script, hang, run
+from pagecache.stress import Plan, Script, hang, run
 from pagecache.stress.hang import Hang, overdue, stacks
 from pagecache.stress.profiles import Operation
 from pagecache.stress.world import Activity, World
 
-from .planted import HangsInCommit, Planted
+from ..check_backend.backends import files
 
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "patience": 1}
 
 
-@pytest.fixture(scope="module")
-def hung() -> Iterator[Report]:
-    """A script of a write and an fsync, whose commit does not return."""
-    script = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
-
-    class Hangs(HangsInCommit):
-        free = threading.Event()
-
-        def commit(self) -> str | None:
-            if threading.current_thread().name != "stress-rest":  # the thread that made the files
-                self.free.wait(100)
-            return self.inner.commit()
-
-    try:
-        yield run(Plan(seed=1, script=script, **SMALL), lambda: Planted(Hangs))
-    finally:
-        Hangs.free.set()
-
-
 @pytest.mark.long
-def test_a_hang_lists_its_waits_and_their_owners(hung: Report) -> None:
-    """The report has them as values for programs, and in the story. [I-23]"""
-    assert (hung.kind, hung.hung) == ("hang", True), hung.story
+def test_a_hang_has_its_waits_with_their_owners_all_stacks_and_the_last_transitions() -> None:
+    """As values for programs, and in the story: of a write and an fsync, whose commit does not return. [I-23]"""
+    free = threading.Event()
+
+    def commit(file: Any) -> str | None:
+        if threading.current_thread().name != "stress-rest":  # the thread that made the files
+            free.wait(100)
+        return str(file.inner.commit())
+
+    script = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
+    try:
+        hung = run(Plan(seed=1, script=script, **SMALL), files(commit=commit))
+    finally:
+        free.set()
+    assert (hung.ok, hung.kind, hung.hung) == (False, "hang", True), hung.story
     assert re.fullmatch(r"writer 1: fsync of file 0, still running after \d+ s", hung.hang["late"][0])
     waits = [wait for wait in hung.hang["waits"] if wait["what"].startswith("fsync")]
     assert waits, hung.hang["waits"]
     assert waits[0]["owner"]["what"] == "a commit of the backend"
     assert f"{waits[0]['name']} waits for fsync" in hung.story
     assert "is in a commit of the backend for" in hung.story
+    stacks = {name: "\n".join(frames) for name, frames in hung.hang["stacks"].items()}
+    assert any("stress-1" in name for name in stacks)
+    assert any("in commit" in frames for frames in stacks.values())
+    assert hung.hang["transitions"][-1] in hung.story
 
 
-def test_many_calls_of_one_operation_are_no_hang_while_each_of_them_returns() -> None:
-    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store."""
-    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1)
-    assert overdue({1: activity}, 150.0, 60.0) == []
-    assert overdue({1: activity}, 170.0, 60.0) == ["writer 1: fsync of file 0, still running after 70 s"]
-    activity.moved = 165.0
-    assert overdue({1: activity}, 220.0, 60.0) == []
-    assert overdue({1: activity}, 230.0, 60.0) == ["writer 1: fsync of file 0, still running after 65 s"]
-
-
-def test_calls_of_one_operation_without_end_are_a_hang() -> None:
-    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=330.0)
-    assert overdue({1: activity}, 340.0, 60.0) == []
-    told = "writer 1: fsync of file 0, still running after 241 s, though its calls return"
-    assert overdue({1: activity}, 341.0, 60.0) == [told]
+@pytest.mark.parametrize(
+    ("moved", "now", "told"),
+    [
+        (0.0, 150.0, ""),
+        (0.0, 170.0, "70 s"),
+        (165.0, 220.0, ""),
+        (165.0, 230.0, "65 s"),
+        (330.0, 340.0, ""),
+        (330.0, 341.0, "241 s, though its calls return"),
+    ],
+)
+def test_a_call_without_an_end_is_a_hang_and_so_are_calls_without_end(moved: float, now: float, told: str) -> None:
+    """A sync, with the tester's checks after it, makes short calls for minutes on a slow store: that is none."""
+    activity = Activity(1, Operation("fsync", 0), 0, since=100.0, start=0, end=4096, begun=1, moved=moved)
+    found = [f"writer 1: fsync of file 0, still running after {told}"] if told else []
+    assert overdue({1: activity}, now, 60.0) == found
 
 
 def test_calls_that_return_are_noted() -> None:
@@ -80,18 +77,6 @@ def test_calls_that_return_are_noted() -> None:
         World.move = noted  # type: ignore[method-assign]
     assert report.ok, report.story
     assert set(moved) == {1, 2, 3, 4}
-
-
-def test_a_hang_has_the_stacks_of_all_threads(hung: Report) -> None:
-    """They include that of the worker, and that of the backend's call."""
-    found = {name: "\n".join(frames) for name, frames in hung.hang["stacks"].items()}
-    assert any("stress-1" in name for name in found)
-    assert any("in commit" in frames for frames in found.values())
-
-
-def test_a_hang_has_the_last_transitions_of_the_core(hung: Report) -> None:
-    assert hung.hang["transitions"]
-    assert hung.hang["transitions"][-1] in hung.story
 
 
 def test_a_hang_says_which_invariant_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

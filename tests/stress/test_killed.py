@@ -25,7 +25,7 @@ from pagecache.stress.history import Broken
 from pagecache.stress.killed import Child
 from pagecache.stress.profiles import Operation
 
-from . import hanging, naive
+from . import planted
 
 ROOT = str(Path(__file__).parents[2])
 LONG = 600.0  # seconds that no shrink here needs
@@ -108,15 +108,15 @@ def test_operations_of_a_killed_process_are_counted(tmp_path: Path, monkeypatch:
 @pytest.mark.long
 def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The round shrinks to a write, an fsync and the kill. [I-18]"""
-    monkeypatch.setenv(naive.WHERE, str(tmp_path))
+    monkeypatch.setenv(planted.WHERE, str(tmp_path))
     read = Operation("read", 0, "buffered", 0, 4096)
     script = Script((0, 5000), (((*SAVED.operations(), read), ()), ((read, replace(read, file=1)),)))
-    shrunk = shrink(Plan(seed=1, script=script, crashes=("killed",), **SMALL), naive.hasty, seconds=LONG)
+    shrunk = shrink(Plan(seed=1, script=script, crashes=("killed",), **SMALL), planted.Hasty, seconds=LONG)
     assert (shrunk.report.kind, shrunk.workers, shrunk.operations) == ("crash", 1, 2), shrunk.story
     assert re.search(r"writer 1: write .*\n.*fsync.*\n.*the tester crashed the tested system", shrunk.story)
     for left in tmp_path.iterdir():
         left.unlink()
-    assert run(Plan.from_replay(shrunk.report.replay), naive.hasty).kind == "crash"
+    assert run(Plan.from_replay(shrunk.report.replay), planted.Hasty).kind == "crash"
 
 
 # -- where they hang
@@ -125,11 +125,11 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
 @pytest.mark.long
 def test_a_hang_in_the_process_of_the_cache_has_its_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits, stacks and transitions are those of that process. [I-23]"""
-    monkeypatch.setenv("PAGECACHE_TEST_HOME", str(os.getpid()))
-    monkeypatch.setenv("PAGECACHE_TEST_WHERE", str(tmp_path))
+    monkeypatch.setenv(planted.HOME, str(os.getpid()))
+    monkeypatch.setenv(planted.WHERE, str(tmp_path))
     monkeypatch.setattr(killed, "CALLS", (1 << 40,))
     plan = Plan(seed=1, script=SAVED, crashes=("killed",), patience=1, **SMALL)
-    report = run(plan, hanging.hangs_elsewhere)
+    report = run(plan, planted.hangs_elsewhere)
     assert report.kind == "hang", report.story
     assert "writer 1: fsync of file 0, still running" in report.story
     waits = [wait for wait in report.hang["waits"] if wait["what"].startswith("fsync")]

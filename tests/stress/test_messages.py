@@ -10,7 +10,6 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,8 @@ from pagecache.stress.profiles import Operation
 from pagecache.stress.report import exercised
 from pagecache.stress.script import Script
 
-from .planted import MakesTwo, Planted
-
-pytest_plugins = ["pytester"]
+from ..check_backend.backends import Buffers, Mistaken, files, length, refuse
+from .planted import MakesTwo
 
 SMALL: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
 
@@ -53,46 +51,24 @@ def test_output_replaces_a_link_of_its_name(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "name").is_symlink()
 
 
-class ReturnsNothing(PassingFile):
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.inner.write_from(offset, buffers)
-        return None  # type: ignore[return-value]
+LATER = {"writes": itertools.count(), "reads": itertools.count()}
 
 
-class TakesNothing(PassingFile):
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return 0
-
-
-class TakesAPage(PassingFile):
+def takes_a_page(file: Any, offset: int, buffers: Buffers) -> int:
     """A page of each call is stored, and all of it is acknowledged."""
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self.inner.write_from(offset, [memoryview(b"".join(buffers)[:4096])])
-        return sum(map(len, buffers))
+    file.inner.write_from(offset, [memoryview(b"".join(buffers)[:4096])])
+    return length(buffers)
 
 
-class LosesLater(PassingFile):
-    calls = itertools.count()
-
-    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return sum(map(len, buffers)) if next(self.calls) >= 20 else self.inner.write_from(offset, buffers)
+def loses_later(file: Any, offset: int, buffers: Buffers) -> int:
+    return length(buffers) if next(LATER["writes"]) >= 20 else int(file.inner.write_from(offset, buffers))
 
 
-class ReadsFail(PassingFile):
+def read_fails(file: Any, offset: int, buffers: Buffers) -> int:
     """The first reads, those of the tester itself, are right."""
-
-    calls = itertools.count()
-
-    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        if next(self.calls) >= 12:
-            raise TypeError("'NoneType' object is not subscriptable")
-        return self.inner.read_into(offset, buffers)
-
-
-class NoCuts(PassingFile):
-    def truncate(self, size: int) -> None:
-        raise PermissionError(errno.EACCES, "no cutting here")
+    if next(LATER["reads"]) >= 12:
+        raise TypeError("'NoneType' object is not subscriptable")
+    return int(file.inner.read_into(offset, buffers))
 
 
 class LocksTwice(MemoryBackend):
@@ -125,16 +101,16 @@ class Says(MountedTarget):
 
 ALONE = "was wrong before anything ran, by the backend alone"
 STORIES: list[tuple[Any, dict[str, Any], str, str]] = [
-    (partial(Planted, TakesAPage), {"seed": 3}, "data", f"remark: .*{ALONE}.*4096 bytes, where"),
+    (files(write_from=takes_a_page), {"seed": 3}, "data", f"remark: .*{ALONE}.*4096 bytes, where"),
     # A lost write at the end of a file is an error of the read that ends too early.
-    (partial(Planted, LosesLater), {"operations": 150}, "data or error", f"^(?!.*{ALONE})"),
+    (files(write_from=loses_later), {"operations": 150}, "data or error", f"^(?!.*{ALONE})"),
     (
-        partial(Planted, ReadsFail),
+        files(read_into=read_fails),
         {},
         "error",
-        r"^(?!.*Traceback).*not subscriptable.* \(in read_into at .*test_messages.py:\d+\)",
+        r"^(?!.*Traceback).*not subscriptable.* \(in read_fails at .*test_messages.py:\d+\)",
     ),
-    (partial(Planted, NoCuts), {"mix": "truncate", "duration": 240}, "error", "file .*no cutting here"),
+    (files(truncate=lambda *_: refuse(errno.EACCES)), {"mix": "truncate", "duration": 240}, "error", "file .*refused"),
     (LocksTwice, {"patience": 1.0}, "hang", "making the files does not end.*with self._mine"),
     (lambda: MakesTwo(RuntimeError("a mistake")), {}, "error", "making the files: .*a mistake"),
     (lambda: MakesTwo(OSError(errno.ENOSPC, "full")), {}, "error", "take fewer --files or a smaller --size"),
@@ -184,8 +160,8 @@ def raises() -> MemoryBackend:
         (raises, r"raises: no backend .*: RuntimeError: no such host \(in raises at .*test_messages.py:\d+\)"),
         (lambda: MemoryBackend(read_only=True), "read-only"),
         (TakesNoKey, "no object can be made.*not today"),
-        (partial(Planted, ReturnsNothing), "write_from returned None, not the number of bytes that it took"),
-        (partial(Planted, TakesNothing), "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
+        (files(write_from=lambda *_: None), "write_from returned None, not the number of bytes that it took"),
+        (files(write_from=lambda *_: 0), "write_from returned 0: it was given 5 bytes, and has to take 1 at least"),
     ],
 )
 def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, message: str) -> None:
@@ -194,29 +170,6 @@ def test_a_target_that_cannot_be_tested_is_refused_in_one_sentence(target: Any, 
         run(plan(), target)
     assert "\n" not in str(raised.value)
     assert len(re.findall(message, str(raised.value))) == 1
-
-
-def test_the_fixture_says_in_one_line_why_it_did_not_run(pytester: pytest.Pytester) -> None:
-    """Such as an invalid target, or impossible crashes; times are texts, as they are for the command."""
-    pytester.makepyfile(
-        test_mine="""
-        def test_target(pagecache_stress):
-            pagecache_stress(lambda: None)
-
-        def test_crashes(pagecache_stress):
-            pagecache_stress(crashes="killed")
-
-        def test_time(pagecache_stress):
-            pagecache_stress(duration="0.1s", threads=2, tasks=0, size="64KiB", operations=5)
-        """
-    )
-    root = Path(__file__).parents[2]
-    pytester.makeini(f"[pytest]\npythonpath = {root}\n")
-    result = pytester.runpytest_subprocess(timeout=100)
-    result.assert_outcomes(passed=1, failed=2)
-    result.stdout.fnmatch_lines(["pagecache_stress: *gave None, which is no Backend*"])
-    result.stdout.fnmatch_lines(["pagecache_stress: crashes: killed cannot be on memory:*"])
-    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_a_hang_names_the_calls_of_the_backend_first() -> None:
@@ -234,7 +187,9 @@ def test_a_hang_names_the_calls_of_the_backend_first() -> None:
             free.wait(100)
 
     try:
-        report = run(plan(patience=1.0, threads=4, mix="through", operations=200), lambda: Planted(Hangs))
+        report = run(
+            plan(patience=1.0, threads=4, mix="through", operations=200), lambda: Mistaken(Hangs, MemoryBackend())
+        )
     finally:
         free.set()
     assert (report.ok, report.kind) == (False, "hang"), report.story
@@ -271,6 +226,10 @@ def counters() -> Counter[str]:
         ("nonsense", "r.json: not a replay of pagecache stress: Expecting value"),
         ('{"version": 2}', "r.json: not a replay of pagecache stress: no version 1"),
         ('{"version": 1, "plan": {}, "target": 3}', "r.json: target: 3 is not text"),
+        (
+            '{"version": 1, "plan": {"script": {"contents": [0], "threads": [[[{"kind": "jump", "file": 0}]]]}}}',
+            r"r.json: script\.threads\[0\]\[0\]\[0\]\.kind: 'jump' is not one of read, readv",
+        ),
     ],
 )
 def test_an_invalid_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
@@ -290,6 +249,7 @@ def test_options_beside_a_replay_are_refused_but_for_the_duration(tmp_path: Path
 
 def test_times_have_units_everywhere_and_are_above_0() -> None:
     assert (plan(patience="2m").patience, plan(duration="1.5h").duration) == (120.0, 5400.0)
+    assert [seconds(text, "duration") for text in ("90", "60s", "10m", "2min")] == [90, 60, 600, 120]
     with pytest.raises(ValueError, match="--shrink-time: '-3s' is not above 0"):
         seconds("-3s", "--shrink-time")
 
@@ -298,11 +258,10 @@ def test_times_have_units_everywhere_and_are_above_0() -> None:
 def test_a_shrink_that_ran_out_of_time_says_so(time: float, left: int) -> None:
     """One of two writes is enough."""
 
-    class Zeros(PassingFile):
-        def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-            return self.inner.write_from(offset, [memoryview(bytes(sum(map(len, buffers))))])
+    def zeros(file: Any, offset: int, buffers: Buffers) -> int:
+        return int(file.inner.write_from(offset, [memoryview(bytes(length(buffers)))]))
 
     writes = tuple(Operation("write", file, "buffered", 0, 4096) for file in (0, 1))
-    found = shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), lambda: Planted(Zeros), seconds=time)
+    found = shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), files(write_from=zeros), seconds=time)
     assert ("stopped after 1e-09 s; more --shrink-time may make it smaller" in found.story) == (left == 2)
     assert found.operations == left

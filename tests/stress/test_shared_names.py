@@ -30,6 +30,7 @@ from pagecache.stress.shrinker import shrink
 from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
+from ..check_backend.backends import backends, rename_that_copies
 from ..file.rig import Task
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
 from ..stores import WAIT_LIMIT_S
@@ -155,8 +156,8 @@ def opening(world: World) -> tuple[Model, Step]:
     return model, step
 
 
-def header_of(world: World, model: Model) -> bytes:
-    return Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER).data(0, HEADER)
+def header_of(world: World, number: int) -> bytes:
+    return Write("first write", "", 1, 1, number, world.tag, 0, HEADER).data(0, HEADER)
 
 
 def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -> None:
@@ -173,17 +174,15 @@ def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: Wo
     model, step = opening(world)
     for _ in range(200):
         bound(world.shared.names, binding("shared0", None))
-    header = Write("first write", "", 1, 1, model.number, world.tag, 0, HEADER)
     with pytest.raises(StopIteration):
-        step.send(header.data(0, HEADER))
+        step.send(header_of(world, model.number))
     assert world.shared.grips.pop((1, 0)).model is model
 
 
 def test_an_open_of_a_name_that_never_had_the_object_is_found(world: World) -> None:
     _model, step = opening(world)
-    header = Write("first write", "", 1, 1, FIRST + 1, world.tag, 0, HEADER)
     with pytest.raises(Broken, match=f"shared0: open found object {FIRST + 1}, should be object {FIRST}"):
-        step.send(header.data(0, HEADER))
+        step.send(header_of(world, FIRST + 1))
     bound(world.shared.names, binding("shared0", None))
 
 
@@ -226,7 +225,7 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     assert next(step) == ("act", "a handle", "fsync")
     assert step.send(None) == ("store", "shared0")
     names.cancel(refused)
-    assert step.send(header_of(world, other)) == ("store", "shared2")
+    assert step.send(header_of(world, other.number)) == ("store", "shared2")
     with pytest.raises(Broken, match="shared2: the store after held_fsync found no object"):
         step.send(None)
     del world.shared.grips[1, 0]
@@ -294,21 +293,22 @@ def test_another_directory_at_the_path_is_no_finding(tmp_path: Path, monkeypatch
     assert (folders[0] / "pagecache-stress-1-0").is_dir()
 
 
-def test_workers_share_names_and_nothing_is_found() -> None:
-    """Each operation of the way runs, by threads and tasks."""
-    report = run(Plan(seed=1, threads=4, tasks=4, operations=100, **SHARED))
-    assert report.ok, report.story
-    done = report.kinds.keys()
-    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= done
-
-
-def test_a_store_that_finds_objects_by_their_names_raises_no_alarm() -> None:
-    """Bytes of objects that have lost their names fill a small cache, and the tester reads an object that is replaced
-    meanwhile again.
+@pytest.mark.parametrize(
+    ("make", "fields"),
+    [
+        (None, {"threads": 4, "tasks": 4}),
+        (None, {"threads": 0, "tasks": 8}),
+        (store_by_name, {"threads": 6, "tasks": 0, "capacity": "128KiB"}),
+    ],
+    ids=["all", "tasks", "by name"],
+)
+def test_workers_share_names_and_nothing_is_found(make: Callable[[], Factory] | None, fields: dict[str, Any]) -> None:
+    """Each operation of the way runs, by threads and tasks. Over a store that finds objects by their names, bytes of
+    objects that have lost theirs fill a small cache, and the tester reads an object that is replaced meanwhile again.
     """
-    target = store_by_name()
-    report = run(Plan(seed=1, threads=6, tasks=0, operations=100, **SHARED | {"capacity": "128KiB"}), target)
+    report = run(Plan(seed=1, operations=100, **SHARED | fields), make and make())
     assert report.ok, report.story
+    assert {kind for kind in PROFILES["names"].weights if KINDS[kind] == "shared"} <= report.kinds.keys()
 
 
 def test_an_object_that_is_replaced_while_it_is_read_by_its_name_is_read_again() -> None:
@@ -533,7 +533,7 @@ def test_an_open_of_an_object_that_another_program_has_replaced_is_found(whole: 
     assert next(step)[0] == "enter"
     assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
     with pytest.raises(Broken if compared else StopIteration):
-        step.send(header_of(whole, model))
+        step.send(header_of(whole, model.number))
     ended(whole)
 
 
@@ -557,8 +557,8 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     assert isinstance(target, CachedTarget)
     handle = target.enter("shared0", "buffered", "x+b")
     whole.shared.grips[1, 0] = Grip(handle, model, "")
-    handle.pwrite(header_of(whole, model), 0)
-    target.elsewhere("put", "shared0", header_of(whole, other), "shared-other")
+    handle.pwrite(header_of(whole, model.number), 0)
+    target.elsewhere("put", "shared0", header_of(whole, other.number), "shared-other")
     write = Write("put", "", 1, 1, other.number, whole.tag, 0, HEADER)
     other.begin(write)
     other.finish(write)
@@ -567,24 +567,6 @@ def test_a_rest_gives_up_what_is_unsaved_over_the_version_of_another_program(who
     assert handle.closed
     target.remove("shared0")
     ended(whole)
-
-
-class Keeps(MemoryBackend):
-    """A rename leaves the source."""
-
-    def rename(self, src: Any, dst: Any, *, replace: bool = True) -> None:
-        content = bytearray(self.stat(src).size)
-        self.open(src).read_into(0, [memoryview(content)])
-        if self._there(dst):
-            self.remove(dst)
-        self.open(dst, create=True).write_from(0, [memoryview(bytes(content))])
-
-    def _there(self, key: Any) -> bool:
-        try:
-            self.stat(key)
-        except FileNotFoundError:
-            return False
-        return True
 
 
 class Forgets(MemoryBackend):
@@ -611,7 +593,7 @@ class Refuses(MemoryBackend):
             raise FileNotFoundError(errno.ENOENT, "no such object", src)
 
 
-@pytest.mark.parametrize("make", [Keeps, Forgets, Refuses])
+@pytest.mark.parametrize("make", [backends(rename=rename_that_copies), Forgets, Refuses])
 def test_a_store_that_confuses_names_is_found(make: Callable[[], Backend]) -> None:
     """The story has the name and the calls that bound it, unless bytes of a confused object are found before."""
     report = run(Plan(seed=1, threads=4, tasks=0, operations=100, **SHARED), make)
@@ -644,8 +626,3 @@ def test_handles_of_tasks_on_shared_names_outlive_their_loop() -> None:
     assert target.act(handle, "pread", 4, 0) == b"mine"
     target.act(handle, "close")
     target.close()
-
-
-def test_tasks_alone_share_names_and_nothing_is_found() -> None:
-    report = run(Plan(seed=1, threads=0, tasks=8, operations=100, **SHARED))
-    assert report.ok, report.story

@@ -5,59 +5,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pagecache import CommitError, PageCache, WritebackError
 from pagecache.backends import MemoryBackend
-from pagecache.errors import BackendError
 from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
 from ..aio.over import Over
+from ..file.rig import Task, eventually
+from ..stores import WAIT_LIMIT_S
 from .stores import DATA, Store
-
-WAIT_LIMIT_S = 30.0
 
 
 @pytest.fixture(params=["blocking", "asynchronous"])
 def store(request: pytest.FixtureRequest) -> Store:
     return Store(request.param)
-
-
-class Running:
-    """Calls in separate threads, joined at the end."""
-
-    def __init__(self) -> None:
-        self.done: list[Any] = []
-        self._threads: list[threading.Thread] = []
-
-    def start(self, name: str, call: Callable[[], object]) -> None:
-        def run() -> None:
-            try:
-                call()
-            except OSError as error:
-                self.done.append((name, error.errno))
-            else:
-                self.done.append(name)
-
-        self._threads.append(threading.Thread(target=run, daemon=True))
-        self._threads[-1].start()
-
-    def join(self) -> list[Any]:
-        for thread in self._threads:
-            thread.join(WAIT_LIMIT_S)
-            assert not thread.is_alive()
-        return self.done
-
-
-@pytest.fixture
-def running() -> Iterator[Running]:
-    found = Running()
-    yield found
-    found.join()
 
 
 def code(call: Callable[[], object]) -> int | None:
@@ -69,29 +34,7 @@ def code(call: Callable[[], object]) -> int | None:
     return None
 
 
-def until(true: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    pause = threading.Event()
-    for _ in range(int(WAIT_LIMIT_S / 0.001)):
-        if true():
-            return
-        pause.wait(0.001)
-    raise AssertionError("it does not come about")
-
-
 # -- kinds
-
-
-def test_an_error_is_raised_and_nothing_done(store: Store) -> None:
-    store.faulty.use([Rule("write", error=errno.EIO)])
-    assert code(store.write) == errno.EIO
-    assert store.content() == DATA
-
-
-def test_a_lost_answer_has_done_its_work(store: Store) -> None:
-    store.faulty.use([Rule("write", error=errno.ETIMEDOUT, done=True)])
-    assert code(store.write) == errno.ETIMEDOUT
-    assert store.content()[:3] == b"new"
 
 
 @pytest.mark.parametrize(("answer", "count"), [(TRUTH, 2), (ALL, 4)])
@@ -101,40 +44,10 @@ def test_a_short_call_moves_so_much_whatever_it_answers(store: Store, answer: ob
     assert store.content()[:4] == b"12\2\3"
 
 
-def test_a_failing_commit_is_found_by_fsync_and_repaired_by_the_next(store: Store) -> None:
-    """Acknowledged bytes are sent again. [K2, T-18]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
-        file.pwrite(b"new", 0)
-        backend.use([Rule("commit", times=1, error=lambda: BackendError(errno.EIO, "no", retry=False))])
-        with pytest.raises(CommitError):
-            file.fsync()
-        writes = len(backend.calls_of("write"))
-        file.fsync()
-        assert len(backend.calls_of("write")) > writes, "sent again"
-    assert store.content()[:3] == b"new"
-
-
 def test_requests_that_are_too_large_are_refused_and_others_are_not(store: Store) -> None:
     store.faulty.use([Rule("write", longer=10, error=errno.EFBIG)])
     assert code(lambda: store.write(bytes(11))) == errno.EFBIG
     assert store.write(bytes(10)) == 10
-
-
-def test_a_cache_sends_smaller_requests_to_a_backend_that_finds_them_too_large(store: Store) -> None:
-    """The answer has the limit. [2.14, T-32]"""
-    backend = store.faulty
-
-    def refusal() -> BaseException:
-        return BackendError(errno.E2BIG, "too large", retry=True, max_write=4096)
-
-    with PageCache("1MiB") as cache, cache.attach(backend).open("a", "r+") as file:
-        backend.use([Rule("write", longer=4096, error=refusal)])
-        file.pwrite(bytes(20_000), 0)
-        file.fsync()
-        lengths = [call.length for call in backend.calls_of("write")]
-    assert max(lengths[1:]) <= 4096 < lengths[0], lengths  # type: ignore[operator, type-var]
-    assert store.content() == bytes(20_000)
 
 
 def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
@@ -152,16 +65,16 @@ def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
     assert (inside, len(store.faulty.calls_of("write"))) == (["write", "write"], 1)
 
 
-def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store, running: Running) -> None:
+def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store) -> None:
     """The delayed call has done its work by then."""
     store.faulty.use([Rule("write", nth=1, behind=2, within=WAIT_LIMIT_S)])
-    running.start("first", store.write)
-    until(lambda: store.content()[:3] == b"new")
-    until(lambda: bool(store.faulty.faults.held()))
+    first = Task(store.write)
+    eventually(lambda: store.content()[:3] == b"new")
+    eventually(lambda: bool(store.faulty.faults.held()))
     assert store.write(b"second", 50) == 6
-    assert (running.done, store.faulty.faults.held()) == ([], 1)
+    assert (first.finished.is_set(), store.faulty.faults.held()) == (False, 1)
     assert store.write(b"third", 50) == 5
-    assert running.join() == ["first"]
+    assert first.result() == 3
     assert store.faulty.faults.held() == 0
 
 
@@ -170,22 +83,21 @@ def test_an_answer_without_a_later_call_comes_after_a_while(store: Store) -> Non
     assert store.write() == 3
 
 
-def test_calls_at_a_gate_wait_for_its_release(store: Store, running: Running) -> None:
+def test_calls_at_a_gate_wait_for_its_release(store: Store) -> None:
     with Gate() as gate:
         store.faulty.use([Rule("write", gate=gate)])
-        running.start("held", store.write)
+        held = Task(store.write)
         gate.wait_entered()
-        assert (store.content(), running.done, gate.waiting) == (bytes(DATA), [], 1)
+        assert (store.content(), held.finished.is_set(), gate.waiting) == (bytes(DATA), False, 1)
         store.file.stat()  # other calls pass
         gate.release()
-        assert running.join() == ["held"]
+        assert held.result() == 3
         assert store.write() == 3, "it stays open"
         gate.hold()
-        for name in ("again", "beside"):
-            running.start(name, store.write)
+        both = [Task(store.write) for _ in range(2)]
         gate.wait_entered(calls=4)
-        assert (running.done, gate.waiting) == (["held"], 2)
-    assert {*running.join()} == {"held", "again", "beside"}, "leaving the block releases"
+        assert ([task.finished.is_set() for task in both], gate.waiting) == ([False, False], 2)
+    assert [task.result() for task in both] == [3, 3], "leaving the block releases"
     assert (gate.entered, gate.waiting) == (4, 0)
 
 
@@ -226,23 +138,6 @@ def test_spells_are_as_long_and_as_far_apart_as_said(store: Store) -> None:
     for outcome in outcomes:
         assert outcome.count("x") == 12
         assert "xxx......." * 2 in outcome
-
-
-def test_after_a_full_store_everything_is_saved_when_there_is_space_again(store: Store) -> None:
-    """Accepted bytes stay, are listed as failed, and are saved. [T-20]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("a", "r+") as file:
-            backend.use([Rule("write", error=errno.ENOSPC)])
-            file.pwrite(b"new", 0)
-            with pytest.raises(WritebackError):
-                file.fsync()
-            assert [failed.errno for failed in volume.failed()] == [errno.ENOSPC]
-            assert file.pread(3, 0) == b"new"
-            backend.use([])
-            file.fsync()
-    assert store.content()[:3] == b"new"
 
 
 def test_another_client_may_store_another_version(store: Store) -> None:
@@ -304,19 +199,6 @@ def test_a_coroutine_may_change_the_object_of_an_asynchronous_backend() -> None:
     assert store.content() == DATA[:3]
 
 
-def test_a_cache_finds_a_version_that_another_client_stored(store: Store) -> None:
-    """Clean pages are read again by the next open. [T-30]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        for expected, changes in ((1, False), (1, False), (2, True)):
-            if changes:
-                backend.change("a")
-            with volume.open("a") as file:
-                file.pread(100, 0)
-            assert len(backend.calls_of("read")) == expected
-
-
 @pytest.mark.parametrize("done", [False, True])
 def test_a_dead_backend_refuses_everything_until_it_is_revived(store: Store, done: bool) -> None:
     """It does whether the call that it died of was carried out or not."""
@@ -341,38 +223,36 @@ def test_a_backend_dies_of_the_error_that_the_rule_has(store: Store) -> None:
     assert [code(store.file.commit), code(store.write)] == [errno.ESHUTDOWN] * 2
 
 
-def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(
-    store: Store, running: Running
-) -> None:
+def test_a_backend_does_not_die_of_a_call_that_was_under_way_when_it_was_repaired(store: Store) -> None:
     """The call still fails. Without the repair the backend dies."""
     for repaired in (True, False):
         with Gate() as gate:
             store.faulty.use([Rule("write", nth=1, gate=gate, dies=True)])
-            running.start("held", store.write)
+            held = Task(store.write)
             gate.wait_entered()
             if repaired:
                 store.faulty.use([])
             gate.release()
-            assert running.join()[-1] == ("held", errno.ENOTCONN)
+            assert code(held.result) == errno.ENOTCONN
         assert store.faulty.dead is not repaired
 
 
-def test_a_fence_keeps_held_calls_from_the_store(store: Store, running: Running) -> None:
+def test_a_fence_keeps_held_calls_from_the_store(store: Store) -> None:
     """A file that was opened before it no longer writes; those opened after it are not affected."""
     with Gate() as gate:
         store.faulty.use([Rule("write", nth=1, gate=gate)])
-        running.start("held", store.write)
+        held = Task(store.write)
         gate.wait_entered()
         store.faulty.fence()
         assert code(store.write) == errno.ENOTCONN
         store.file = store.backend.open("a")
         assert store.write(b"later", 50) == 5
         gate.release()
-        assert running.join() == [("held", errno.ENOTCONN)]
+        assert code(held.result) == errno.ENOTCONN
     assert store.content()[:3] == bytes(DATA[:3])
 
 
-def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) -> None:
+def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
     """A call in the store cannot be revoked."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -384,32 +264,13 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store, running: Running) ->
         commit = slow
 
     store.memory.open("a").__class__ = Slow
-    running.start("commit", store.file.commit)
+    committing = Task(store.file.commit)
     assert entered.wait(WAIT_LIMIT_S)
     with pytest.raises(TimeoutError, match="1 calls do not return"):
         store.faulty.fence(0.001)
     leave.set()
-    running.join()
+    committing.result()
     store.faulty.fence()
-
-
-def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None:
-    """Accepted bytes are still there, and are saved. [2.22, T-75b]"""
-    backend = store.faulty
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open("a", "r+") as file:
-            file.pwrite(b"new", 0)
-            backend.use([Rule("write", dies=True)])
-            with pytest.raises(WritebackError):
-                file.fsync()
-            volume.abort()
-            backend.use([])
-            backend.revive()
-            volume.reconnect(backend)
-            assert file.pread(3, 0) == b"new"
-            file.fsync()
-    assert store.content()[:3] == b"new"
 
 
 # -- rules
@@ -419,6 +280,8 @@ def test_a_volume_lives_on_with_a_backend_that_was_revived(store: Store) -> None
     ("options", "complaint"),
     [
         ({"spells": (3, 4)}, r"spells: \(3, 4\) is not \(every, length\)"),
+        ({"operation": "wirte"}, "operation: 'wirte' is not one of"),
+        ({"chance": 2}, "chance: 2 is not a probability"),
         ({"longest": 1.0}, "longest: 1.0 is less than delay"),
         ({"operation": "remove", "twice": True}, "twice: 'remove' is not one of read"),
     ],

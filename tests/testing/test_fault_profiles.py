@@ -80,12 +80,8 @@ def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str)
 def test_hell_has_all_kinds() -> None:
     """It has death, no space, commits that fail, other versions, and all kinds of nasty."""
     rules = PROFILES["hell"]
-    assert any(rule.dies for rule in rules)
-    assert any(rule.change for rule in rules)
-    assert any(rule.twice for rule in rules)
-    assert any(rule.behind for rule in rules)
-    assert any(rule.longest for rule in rules)
-    assert any(rule.short for rule in rules)
+    for kind in ("dies", "change", "twice", "behind", "longest", "short"):
+        assert any(getattr(rule, kind) for rule in rules), kind
     found = [str(one) for seed in range(8) for one in outcomes("blocking", "hell", seed)]
     for word in ("dead", f"({errno.ENOSPC},", f"({errno.ESTALE},", "goes away", "does not go away", "+1"):
         assert any(word in one for one in found), word

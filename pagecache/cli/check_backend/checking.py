@@ -22,14 +22,12 @@ from typing import Any, Literal, TypeVar
 import pagecache.testing
 from pagecache.backends.plain import missing_in_file, returned
 from pagecache.backends.protocol import Backend
-from pagecache.cli.progress import Progress
+from pagecache.cli.progress import Phase
 from pagecache.errors import Key
 from pagecache.target import BadTarget, Hung, Target, within
 from pagecache.testing.checks import Check, Skipped, checks_of, run_check
 from pagecache.testing.conformance import BackendConformance
-from pagecache.testing.conformance_base import content, limits_of, transfer
-
-__all__ = ["CHECKS", "Measures", "Objects", "Report", "Result", "check_all", "measure", "run"]
+from pagecache.testing.conformance_bytes import content, limits_of, transfer
 
 T = TypeVar("T")
 THREAD = "check-backend"
@@ -341,7 +339,7 @@ def _sizes(unit: int, most: int) -> list[int]:
     return sorted({max(unit, min(size, most) // unit * unit) for size in SIZES})
 
 
-def run(target: Target, timeout: float, progress: Progress, *, keep: bool) -> Report:
+def run(target: Target, timeout: float, phase: Phase, *, keep: bool) -> Report:
     """Check a backend, with `timeout` seconds for each step; `keep`: leave its objects behind.
 
     Raises:
@@ -364,7 +362,7 @@ def run(target: Target, timeout: float, progress: Progress, *, keep: bool) -> Re
             what = f"{len(CHECKS)} checks and the measuring"
             report.stopped.append(f"{what} need a right answer here, and were left out")
             return report
-        with progress.phase("checks", len(CHECKS)) as advance:
+        with phase("checks", len(CHECKS)) as advance:
             for result in check_all(target, objects, timeout):
                 report.checks.append(result)
                 report.hung |= result.status == "hangs"

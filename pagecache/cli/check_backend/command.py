@@ -34,8 +34,8 @@ def check_backend(backend: str, options: tuple[str, ...], timeout: float, keep: 
     leave_on_sigterm()
     try:
         target = Target(backend, options_of(options))
-        with progress_on_stderr() as progress:
-            report = run(target, timeout, progress, keep=keep)
+        with progress_on_stderr() as phase:
+            report = run(target, timeout, phase, keep=keep)
     except Hung as error:
         WrongUsage(f"{backend} hangs: {error}").show()
         leave(WrongUsage.exit_code, hung=True)

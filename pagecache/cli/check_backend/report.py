@@ -13,8 +13,6 @@ from rich.text import Text
 from pagecache.cli.check_backend.checking import Measures, Report, Result
 from pagecache.quantities import duration_text, printable, size_text
 
-__all__ = ["as_dict", "print_report"]
-
 STYLES = {"yes": "green", "no": "dim", "FAILED": "bold red", "hangs": "bold red"}
 LEFT_SHOWN, SAME_SHOWN = 10, 3
 NOT_TRIED = "calls of many threads for minutes, reads and writes through a cache, calls that fail, crashes"

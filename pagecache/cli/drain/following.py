@@ -20,8 +20,6 @@ from pagecache.cli.usage import WrongUsage
 from pagecache.observe.client import LiveError, ask, live_error
 from pagecache.quantities import duration_text, printable, range_text, size_text
 
-__all__ = ["Outcome", "drain", "lines", "on_stderr"]
-
 ANSWER_TIMEOUT_S = 5.0
 """The time for one answer: the cache makes it from memory."""
 FAILED_TIMEOUT_S = 1.0

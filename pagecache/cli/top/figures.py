@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 
 from pagecache.observe.client import LiveError, ask, live_error
 
-__all__ = ["Question", "Watch", "figures", "read_all"]
-
 TIMEOUT_S = 5.0
 RATES = {
     "accesses": ("hits", "misses"),

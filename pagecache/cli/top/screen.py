@@ -30,8 +30,6 @@ from pagecache.cli.top.figures import Document, Question, Watch, figures, read_a
 from pagecache.quantities import clean_in_text, count_text, duration_text, percent_text, printable, range_text
 from pagecache.quantities import short_size as size
 
-__all__ = ["show_live", "show_once"]
-
 PIPE_WIDTH = 100
 """Width of tables off a terminal, unless $COLUMNS has another."""
 WIDE = 400
