@@ -73,7 +73,8 @@ async def test_a_miss_leaves_the_loop_to_others(attach: Attach, backend: Any) ->
 @both
 async def test_every_verb(attach: Attach, backend: Any) -> None:
     """One handle's life, compared with the answers of a file."""
-    volume = attach(backend())
+    volume = attach(store := backend())
+    assert volume.backend is store
     async with aio.open(volume, KEY, "r+") as file:
         assert (file.key, file.mode, file.volume, file.size, file.closed) == (KEY, "r+", volume, len(DATA), False)
         assert await file.pread(10, len(DATA) - 5) == DATA[-5:]
