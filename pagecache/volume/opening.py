@@ -642,7 +642,7 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     changes = inode.changes()
     if inode.dispute.versions is not None:
         raise inode.conflict_error()
-    if inode.is_stale():
+    if inode.is_stale() and not inode.versions.is_given_up():
         return True  # this cache's writes changed it; the end of the flush reads their version
     same = stat.version == inode.versions.base
     if stat.version is None and not inode.limits().commit_on_close:
@@ -662,6 +662,8 @@ def compare(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempts, qui
     inode.give_up_copy("the object was changed by another writer")
     if whole and _replaced(inode, stat, changes, tries):
         return False
+    if whole and inode.is_stale():
+        return True  # a write has come since: its commit finds whose version that is
     if inode.has_local() or not (whole or inode.settled(partial(_take, inode, stat, changes), tries)):
         remote_change(volume, inode, stat, tries)
     return True

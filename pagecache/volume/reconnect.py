@@ -500,7 +500,7 @@ def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
 
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
-    if opened.quiet is not None and inode.versions.quiet() == opened.quiet:
+    if opened.quiet is not None and inode.versions.quiet() == opened.quiet and not inode.is_stale():
         try:
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)
         except ShutdownError:

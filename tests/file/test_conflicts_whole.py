@@ -12,12 +12,29 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, DataLossError, PageCacheError, WritebackError
+from pagecache import CommitError, ConflictError, DataLossError, PageCacheError, WritebackError
 from pagecache.engine import throttle
 from pagecache.engine.commit import remote
+from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, quiet, raises
+from .rig import (
+    FAST,
+    KEY,
+    ONCE,
+    PAGE,
+    Make,
+    Patch,
+    Rig,
+    Task,
+    at_gate,
+    eventually,
+    held,
+    overlay,
+    pattern,
+    quiet,
+    raises,
+)
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
@@ -409,3 +426,58 @@ def test_a_read_of_the_store_raises_until_the_policy_has_taken_the_other_version
     assert file.pread(len(DATA), 0) == OTHER
     file.fsync()
     assert backend.committed(KEY) == OTHER
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("landed", [False, True])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_once_the_bytes_of_an_unheard_commit_are_discarded_opens_compare_again(
+    make: Make, landed: bool, parts: int, pinned: bool
+) -> None:
+    """What it has stored is a version like another writer's then, and so is one that came since. [T-30, 2.19]"""
+    backend = ObjectBackend({KEY: DATA}, pinned=pinned)
+    rig, file = make(backend=backend, retry=ONCE).opened()
+    file.pread(2 * PAGE, 0)
+    file.pwrite(b"M" * 2 * PAGE, 0)
+    backend.fault("commit answer" if landed else "commit", OSError(errno.EIO, "lost"))
+    raises(CommitError, file.fsync)
+    for part in range(parts):
+        rig.volume.discard(KEY, part * PAGE, PAGE * 2 // parts)
+    raises(DataLossError, file.fsync)
+    stored = overlay(DATA, 0, b"M" * 2 * PAGE) if landed else DATA
+    for content in (stored, OTHER, pattern(PAGE, seed=3)):
+        if content is not stored:
+            backend.put(KEY, content)
+        with rig.volume.open(KEY, "rb") as again:
+            assert again.pread(len(DATA), 0) == content
+    rig.cache.check()
+    if landed:
+        raises(ConflictError, file.pread, PAGE, 3 * PAGE)
+
+
+@pytest.mark.parametrize("first", ["written", "replaced"])
+def test_a_write_beside_the_open_that_finds_what_an_unheard_commit_has_stored(
+    make: Make, monkeypatch: Patch, first: str
+) -> None:
+    """The write makes that version ours again, or its handle is replaced. [T-30, 2.19]"""
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
+    file.pread(len(DATA), 0)
+    file.pwrite(b"M", 0)
+    rig.backend.fault("commit answer", OSError(errno.EIO, "lost"))
+    raises(CommitError, file.fsync)
+    rig.volume.discard(KEY)
+    raises(DataLossError, file.fsync)
+    gate = held(monkeypatch, opening, "_replaced", after=first == "replaced")
+    _, opens = at_gate(gate, rig.volume.open, KEY, "rb")
+    if first == "replaced":
+        raises(ConflictError, file.pwrite, b"N", 1)
+        gate.open()
+        with opens.result() as again:
+            assert again.pread(len(DATA), 0) == overlay(DATA, 0, b"M")
+        return
+    file.pwrite(b"N", 1)
+    gate.open()
+    with opens.result() as again:
+        assert again.pread(2, 0) == b"MN"
+        file.fsync()
+    assert rig.backend.committed(KEY) == overlay(DATA, 0, b"MN")

@@ -43,7 +43,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "copied", "looked", "unanswered")
+    __slots__ = ("_file", "announced", "base", "copied", "looked", "unanswered", "untold")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -54,6 +54,8 @@ class Versions:
         self.announced: str | None = None
         self.copied = False
         """A rename may have made another version of a whole object, which only its present backend file has."""
+        self.untold = False
+        """A commit has succeeded and has not told the version that it made, which `base` is not."""
         self.unanswered: tuple[object, ...] = ()
         """`BackendFile.unanswered` of the last backend files with a commit of unknown result, at most `KEPT`."""
 
@@ -76,7 +78,7 @@ class Versions:
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
-        self.base, self.copied = base, False
+        self.base, self.copied, self.untold = base, False, False
         self._file.set_stale(stale)
         if not stale:
             self.unanswered = ()
@@ -98,6 +100,7 @@ class Versions:
         before the call; None: some may have run beside it, and may have made another version since. The lock is held.
         """
         stale = self._file.commit_changed(changes, base is not None)
+        self.untold = base is None
         if base is None:
             return
         self.base, self.copied = base, False
@@ -153,10 +156,22 @@ class Versions:
         """Return whether this stored version is known to be the base."""
         return version is not None and version == self.base and not self.stale
 
+    def is_given_up(self) -> bool:
+        """Return whether a commit of unknown result has made the base of a whole object stale, and none of its bytes is
+        local now: they were discarded. If it has stored them, that is a version like another writer's.
+        """
+        file = self._file
+        whole = self.stale and not self.untold and file.limits().commit_on_close
+        return bool(whole and not file.has_local() and not file.storage_busy())
+
     def quiet(self) -> int | None:
         """Return a number that changes with each change of storage by this cache; None while one is about to begin."""
         file = self._file
         changes = file.quiet()  # first: a change that begins after this changes the number
+        if changes is None:
+            changes = file.changes()
+            if not self.is_given_up():
+                return None
         if file.owed is not NOTHING_OWED and len(file.owed):
             return None  # work under the token alone announces its changes: `about_to_change`
         return changes
