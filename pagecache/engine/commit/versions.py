@@ -43,7 +43,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "copied", "looked", "unanswered", "untold")
+    __slots__ = ("_file", "announced", "base", "copied", "discarded", "looked", "unanswered", "untold")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -54,6 +54,8 @@ class Versions:
         self.announced: str | None = None
         self.copied = False
         """A rename may have made another version of a whole object, which only its present backend file has."""
+        self.discarded = False
+        """A program has discarded bytes of a whole object after a commit of unknown result."""
         self.untold = False
         """A commit has succeeded and has not told the version that it made, which `base` is not."""
         self.unanswered: tuple[object, ...] = ()
@@ -78,7 +80,7 @@ class Versions:
 
     def take(self, base: str | None, *, stale: bool = False) -> None:
         """Make a version the base. The lock is held."""
-        self.base, self.copied, self.untold = base, False, False
+        self.base, self.copied, self.untold, self.discarded = base, False, False, False
         self._file.set_stale(stale)
         if not stale:
             self.unanswered = ()
@@ -100,7 +102,7 @@ class Versions:
         before the call; None: some may have run beside it, and may have made another version since. The lock is held.
         """
         stale = self._file.commit_changed(changes, base is not None)
-        self.untold = base is None
+        self.untold, self.discarded = base is None, False
         if base is None:
             return
         self.base, self.copied = base, False
@@ -156,13 +158,17 @@ class Versions:
         """Return whether this stored version is known to be the base."""
         return version is not None and version == self.base and not self.stale
 
+    def note_discard(self) -> None:
+        """Record that bytes were discarded. The token is held."""
+        with self._file.lock:
+            self.discarded = self.stale and not self.untold and bool(self._file.limits().commit_on_close)
+
     def is_given_up(self) -> bool:
-        """Return whether a commit of unknown result has made the base of a whole object stale, and none of its bytes is
-        local now: they were discarded. If it has stored them, that is a version like another writer's.
+        """Return whether all bytes of a commit of unknown result were discarded. If it has stored them, they are a
+        version like another writer's.
         """
         file = self._file
-        whole = self.stale and not self.untold and file.limits().commit_on_close
-        return bool(whole and not file.has_local() and not file.storage_busy())
+        return self.discarded and self.stale and not file.has_local() and not file.storage_busy()
 
     def quiet(self) -> int | None:
         """Return a number that changes with each change of storage by this cache; None while one is about to begin."""

@@ -192,6 +192,8 @@ def drop_local(self: EngineFile, op: Op, extent: tuple[int, int, list[LostRange]
         lost.extend(_drop_acknowledged(self, op, start, end))
     else:
         lost.extend(self.drop(start, end))
+    if lost:
+        self.versions.note_discard()
     if cut and lost and self.size < lost[-1].offset + lost[-1].length and self.backend_file is not None:
         _cut_tail(self, op)
 
