@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import ConflictError, LostRange, PageCache
+from pagecache import ConflictError, LostRange, PageCache, ShutdownError
 from pagecache.backends import MemoryBackend
 from pagecache.engine.commit.overlay import Overlay
 from pagecache.testing import FaultyBackend, Rule
@@ -190,6 +190,27 @@ def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
     assert reading.result() == b""
     rig.cache.check()
     assert file.pread(len(BASE), 0) == THEIRS[:PAGE] + bytes(PAGE) + b"N"
+
+
+def test_an_abort_ends_a_read_that_waits_for_the_rebase_beside_which_it_was_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rebase goes on. [2.19, 2.22]"""
+    rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
+    file.pread(4 * PAGE, 0)
+    file.pwrite(b"N", 2 * PAGE)
+    file._inode.invalidate_remote(3 * PAGE, 4 * PAGE)
+    rig.backend.change_remotely(KEY, THEIRS[:PAGE])
+    raises(ConflictError, rig.volume.open, KEY)
+    answer, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 3 * PAGE)
+    put, rebasing = at_gate(held(monkeypatch, Overlay, "put"), rig.volume.resolve, KEY, "rebase")
+    answer.open()
+    assert reading.waits()
+    rig.volume.abort()
+    raises(ShutdownError, reading.result)
+    put.open()
+    assert rebasing.result() == []
+    rig.cache.check()
 
 
 def test_a_rebase_waits_for_a_read_of_other_pages_of_the_folio() -> None:
