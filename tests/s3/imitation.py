@@ -23,6 +23,7 @@ __all__ = [
     "Imitation",
     "Request",
     "answers_completions_without_etag",
+    "answers_one_put_with_etag",
     "decodes_sources_twice",
     "ignores",
     "ignores_tags_of_uploads",
@@ -168,6 +169,25 @@ def ignores_tags_of_uploads(request: Request) -> None:
 def keeps_plus_in_tags(request: Request) -> None:
     if "x-amz-tagging" in request.headers:
         request.headers["x-amz-tagging"] = request.headers["x-amz-tagging"].replace("+", "%2B")
+
+
+def answers_one_put_with_etag(etag: str | None, name: str) -> Peculiarity:
+    """The answer to the first PUT of an object that replaces another version has another ETag; None: it has none."""
+    changed: list[str] = []
+
+    def change(request: Request) -> Callable[[Answer], None] | None:
+        if request.method != "PUT" or changed or "if-match" not in request.headers or not request.target.endswith(name):
+            return None
+        changed.append(request.target)
+
+        def replace(answer: Answer) -> None:
+            answer.headers = {name: value for name, value in (answer.headers or {}).items() if name.lower() != "etag"}
+            if etag is not None:
+                answer.headers["ETag"] = etag
+
+        return replace
+
+    return change
 
 
 def refuses_omitted_parts() -> Peculiarity:

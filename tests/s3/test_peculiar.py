@@ -107,6 +107,28 @@ def test_a_completion_without_an_etag_is_looked_up_though_others_have_one(attach
     check_edits(*attach(imitation.answers_completions_without_etag, conditions="all"))
 
 
+@pytest.mark.parametrize("etag", [None, f'"{0:032}"'], ids=["no ETag", "that of other bytes"])
+def test_a_version_stored_with_a_doubtful_answer_is_ours_and_is_replaced_if_its_bytes_are_in_doubt(
+    attach: Attach, etag: str | None
+) -> None:
+    volume, bucket = attach(imitation.answers_one_put_with_etag(etag, "k"))
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    data = bytearray(random.Random(3).randbytes(1000))
+    with volume.open("k", "x") as file:
+        file.write(data)
+    volume.cache.subscribe(events.put)
+    with volume.open("k", "r+") as file, volume.open("k") as reader:
+        for at in (10, 990):
+            file.pwrite(b"new", at)
+            data[at : at + 3] = b"new"
+            file.fsync()
+            assert bucket.get("p/k") == data
+            assert reader.pread(1000, 0) == data
+    kinds = [events.get(timeout=30).kind for _ in range(events.qsize())]
+    assert kinds.count("failed") == (etag is not None)
+    assert "conflict" not in kinds
+
+
 @pytest.mark.parametrize("condition", ["honoured", "ignored"])
 def test_a_key_with_an_escape_is_never_copied_from_another_key(attach: Attach, condition: str) -> None:
     """A server that decodes the name of the source twice copies from `a b` what belongs to `a%20b`."""

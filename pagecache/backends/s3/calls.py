@@ -31,7 +31,7 @@ from xml.sax.saxutils import escape
 from ...errors import BackendError
 from ..protocol import ObjectStat
 from ..spool import revoked
-from .errors import BROKEN_OFF, NoETag, ServerError, Unreadable, about, named, passing
+from .errors import BROKEN_OFF, NoETag, OtherBytes, ServerError, Unreadable, about, named, passing
 from .http import EMPTY, Answer, Http, text_of
 
 __all__ = ["ID", "TAGS", "Begun", "Bucket", "Stored", "Upload", "patiently"]
@@ -479,7 +479,7 @@ class Bucket:
         encrypted = encryption.startswith("aws:") or "x-amz-server-side-encryption-customer-algorithm" in answer.headers
         if re.fullmatch(r"[0-9a-f]{32}", plain) and not encrypted and plain != md5.hex():
             what = f"stored with the MD5 {plain}, sent with {md5.hex()}"
-            raise BackendError(errno.EIO, self._error(verb, name, what), retry=True)
+            raise OtherBytes(errno.EIO, self._error(verb, name, what), retry=True)
         return etag
 
     def _no_etag(self, verb: str, name: str) -> NoETag:

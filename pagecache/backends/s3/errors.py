@@ -27,8 +27,8 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from ...quantities import printable
 
-__all__ = ["BROKEN_OFF", "REDIRECTS", "NoETag", "Refused", "SendAgain", "ServerError", "Unreadable", "about", "keeping",
-           "may_pass", "named", "passing", "send_again", "unclear"]  # fmt: skip
+__all__ = ["BROKEN_OFF", "REDIRECTS", "NoETag", "OtherBytes", "Refused", "SendAgain", "ServerError", "Unreadable",
+           "about", "keeping", "may_pass", "named", "passing", "send_again", "unclear"]  # fmt: skip
 
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
@@ -88,6 +88,10 @@ class NoETag(BackendError):
     """A successful reply without the etag of the stored object."""
 
 
+class OtherBytes(BackendError):
+    """A successful reply with the etag of other bytes than those sent."""
+
+
 class SendAgain(BackendError):
     """Acknowledged bytes are gone: the cache has them, and sends them again."""
 
@@ -128,7 +132,7 @@ def unclear(error: BaseException) -> bool:
     """Return whether the request may have been carried out in spite of the error."""
     if isinstance(error, ServerError):
         return error.status >= 500 and error.status != 501
-    return isinstance(error, OSError) and not isinstance(error, BackendError)
+    return isinstance(error, OSError) and (isinstance(error, NoETag) or not isinstance(error, BackendError))
 
 
 def _meaning(code: str, number: int | None, *, of_key: bool = False) -> str:

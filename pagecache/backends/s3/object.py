@@ -37,7 +37,7 @@ from .assembly import Assembler
 from .beginnings import Beginning
 from .calls import TAGS, Stored, Upload
 from .conditions import Of
-from .errors import ServerError, keeping, send_again, unclear
+from .errors import OtherBytes, ServerError, keeping, send_again, unclear
 
 if TYPE_CHECKING:
     from .backend import S3Backend
@@ -226,6 +226,13 @@ class S3Object(ObjectFile[Stored]):
             self.draft.publish(lambda: id)
             try:
                 etag, when = self._bucket.put(self.name, [buffer], {**extra, **condition})
+            except OtherBytes as error:
+                # Stored, in doubt: the next commit finds this version, and replaces it by all of these bytes.
+                self._attempted(id, None)
+                spool = self._spooled()
+                spool.write_all(0, [buffer])
+                self.draft.put(0, size, spool)
+                raise BackendError(errno.EIO, str(error), retry=True, kept=True) from error
             except OSError as error:
                 return await self._judged(error, id, None)
         known = self._backend.honours(self.name, "put").put_etags
