@@ -24,30 +24,38 @@ if TYPE_CHECKING:
 
 LISTED_AT_ONCE = 1000
 """Objects in one reply of an object store."""
+LOOKS = 2
+"""How often a name is looked at whose objects change."""
 
 
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
-    known, began, seen = _shown(volume, name), volume.engine.clock.now(), None
-    facts = known is not None and known.names_are_facts()
-    if known is not None and facts:
-        if known.backend_file is None:
-            seen = _seen(known, name, key)
-        elif _stands_for(known, name):
-            try:
-                return of_open(known, key, tries)
-            except FileNotFoundError:
-                if known.has_local():
-                    return of_cached(known)
-                raise
-    quiet = None if known is None else known.versions.quiet()
-    unstored = 0 if known is None else known.number("unstored")
-    stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
-    inode = _shown(volume, name, stat)
-    if inode is not None and inode is not known:
-        quiet, unstored = inode.versions.quiet(), inode.number("unstored")
-        facts = inode.names_are_facts()
-    if inode is not None and facts and stat.version is not None:
+    known, quiet, unstored = _shown(volume, name), None, 0
+    for _ in range(LOOKS):
+        began, seen = volume.engine.clock.now(), None
+        facts = known is not None and known.names_are_facts()
+        if known is not None and facts:
+            if known.backend_file is None:
+                seen = _seen(known, name, key)
+            elif _stands_for(known, name):
+                try:
+                    return of_open(known, key, tries)
+                except FileNotFoundError:
+                    if known.has_local():
+                        return of_cached(known)
+                    raise
+        if known is not None:
+            quiet, unstored = known.versions.quiet(), known.number("unstored")
+        stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+        inode = _shown(volume, name, stat)
+        if inode is None or inode is known:
+            break
+        known, quiet, unstored = inode, inode.versions.quiet(), inode.number("unstored")
+        if quiet is None or (stat.version is not None and stat.version == inode.versions.base):
+            break  # otherwise it may have been written back after that look, which did not know it
+    else:
+        quiet = None
+    if inode is not None and inode.names_are_facts() and stat.version is not None:
         inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -536,3 +536,31 @@ def test_a_name_leads_by_the_present_link(volume: Volume, backend: Any, tmp_path
     with volume.open("link/file", keep_cache=True) as file:
         assert file.pread(100, 0) == b"two"
     volume.cache.check()
+
+
+def test_a_status_has_bytes_that_were_written_back_after_a_look_that_did_not_know_the_object(tmp_path: Path) -> None:
+    """A rename beside the look gives the name to an object with unsaved bytes. [2.20]"""
+    looks, saved = Gate(), Gate()
+
+    class Late(DirectoryBackend):
+        def stat(self, key: Hashable, **how: bool) -> ObjectStat:
+            late = key == "published" and not looks.entered
+            if late:
+                looks.enter()
+            found = super().stat(key, **how)
+            if late:
+                saved.enter()
+            return found
+
+    with attached(Late(tmp_path), dirty_expire=3600, flush_interval=3600) as volume:
+        file = volume.open("new", "w+")
+        file.pwrite(b"bytes", 0)
+        _, looking = at_gate(looks, volume.stat, "published")
+        volume.rename("new", "published")
+        looks.release()
+        saved.wait_entered()
+        assert (tmp_path / "published").stat().st_size == 0
+        file.fsync()
+        saved.release()
+        assert looking.result().size == 5
+        file.close()
