@@ -70,7 +70,7 @@ class PageCacheFileSystem(ChainedFileSystem):
     []
     """
 
-    protocol = "pagecache"
+    protocol: str | tuple[str, ...] = "pagecache"
     transaction_type = Deferral
     _strip_tokenize_options = ("fo",)  # one file system, independent of the file it was made for
 
@@ -89,6 +89,8 @@ class PageCacheFileSystem(ChainedFileSystem):
         super().__init__()
         self._wanted = wanted(Target(fs, target_protocol, target_options), capacity, options)
         self.root_marker, self.sep = self.fs.root_marker, self.fs.sep
+        # A program that registers the file system by its protocols knows its URLs (`unstrip_protocol`) by these.
+        self.protocol = ("pagecache", *(f"pagecache::{below}" for below in self._wanted.target.protocols))
         self._strip_protocol = self._stripped  # a class method in fsspec, which calls it on instances too
 
     def __repr__(self) -> str:

@@ -101,8 +101,13 @@ class Target:
     @property
     def name(self) -> str:
         """Return its protocol."""
+        return self.protocols[0]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Return its protocol, and other names of that."""
         protocol = self.fs.protocol
-        return protocol if isinstance(protocol, str) else protocol[0]
+        return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Target) and self._identity == other._identity

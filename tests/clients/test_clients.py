@@ -7,15 +7,18 @@ there, whole.
 from __future__ import annotations
 
 import io
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import fsspec
 import h5py
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.fs
@@ -114,6 +117,62 @@ def test_pandas_writes_and_reads_parquet(store: Store) -> None:
     some = pd.read_parquet(store.url("table.parquet"), columns=["x"], filters=[("n", "<", 100)])
     assert some.x.tolist() == frame.x[:100].tolist()
     pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(store.stored("table.parquet"))), frame)
+
+
+# -- polars
+
+
+def test_polars_writes_reads_and_scans_parquet(store: Store) -> None:
+    frame = pl.from_pandas(table())
+    with store.fs.open(store.path("polars.parquet"), "wb") as file:
+        frame.write_parquet(file, row_group_size=ROWS // 8)
+    assert pl.read_parquet(store.fs.open(store.path("polars.parquet"))).equals(frame)
+    filesystem = pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(store.fs))
+    found = pyarrow.dataset.dataset(store.path("polars.parquet"), filesystem=filesystem, format="parquet")
+    some = pl.scan_pyarrow_dataset(found).filter(pl.col("n") < 100).select("x").collect()
+    assert some["x"].to_list() == frame["x"][:100].to_list()
+    assert pl.read_parquet(io.BytesIO(store.stored("polars.parquet"))).equals(frame)
+
+
+# -- DuckDB
+
+
+@pytest.mark.parametrize("prefix", ["pagecache::", "pagecache://"], ids=["by its URL", "by its path"])
+def test_duckdb_reads_globs_and_writes_parquet(store: Store, prefix: str) -> None:
+    """It lists the files of a pattern by their URLs, and opens those."""
+
+    def url(name: str) -> str:
+        return store.url(name) if prefix == "pagecache::" else f"pagecache://{store.path(name)}"
+
+    frame = table()
+    for part in range(2):
+        frame[part::2].to_parquet(store.url(f"part{part}.parquet"))
+    with duckdb.connect() as database:
+        database.register_filesystem(store.fs)
+        (total,) = database.sql(f"SELECT sum(n) FROM '{url('part0.parquet')}'").fetchall()[0]
+        assert total == frame.n[::2].sum()
+        (total,) = database.sql(f"SELECT sum(n) FROM read_parquet('{url('part*.parquet')}')").fetchall()[0]
+        assert total == frame.n.sum()
+        database.sql(f"COPY (SELECT 7 AS n) TO '{url('duck.parquet')}'")
+    assert pd.read_parquet(io.BytesIO(store.stored("duck.parquet"))).n.tolist() == [7]
+
+
+# -- spawned workers
+
+
+def rows_of(protocol: str, path: str) -> int:
+    fs = fsspec.filesystem("pagecache", target_protocol=protocol, capacity="16MiB")
+    with fs.open(path, "rb") as file:
+        return len(pd.read_parquet(file))
+
+
+def test_spawned_workers_read_by_caches_of_their_own(tmp_path: Path) -> None:
+    """As those of PyTorch's DataLoader do."""
+    paths = [str(tmp_path / f"{rows}.parquet") for rows in range(1, 9)]
+    for rows, path in enumerate(paths, 1):
+        table(rows).to_parquet(path)
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.starmap(rows_of, [("file", path) for path in paths]) == list(range(1, 9))
 
 
 # -- pyarrow
