@@ -1,8 +1,9 @@
-"""Miss ratios of the cache beside LRU and the best possible order: `python benchmarks/missratio.py [--quick]`.
+"""Miss ratios of the cache, of other policies and of the best order: `python benchmarks/missratio.py [--quick]`.
 
 Traces of reads of 4 KiB, by kind of program; the cache holds a tenth of the pages. *Best* evicts the page that is read
 last of all (Belady, "A study of replacement algorithms for a virtual-storage computer", 1966): no cache can do better.
-The numbers are exact and independent of the machine.
+The numbers are exact and independent of the machine. The peers are written from their papers: LIRS (S. Jiang and
+X. Zhang, SIGMETRICS 2002), W-TinyLFU (G. Einziger et al., ACM TOS 2017), SIEVE (Y. Zhang et al., NSDI 2024).
 """
 
 from __future__ import annotations
@@ -27,10 +28,20 @@ def traces(pages: int, length: int, rng: random.Random) -> dict[str, list[int]]:
     for start in range(length // 10, length, length // 5):  # a program reads a part of the file once, beside the others
         scans[start : start + pages // 2] = [page % pages for page in range(start, start + pages // 2)]
     loop = [page % (pages // 8) for page in range(length)]  # slightly more than the cache holds
+    moving = [page // 40 + rng.randrange(pages // 12) for page in range(length)]  # fits, and moves on
+    near: list[int] = []  # half of the pages are read again a few reads later
+    for page in hot:
+        near += [page] + ([near[-7]] if len(near) > 7 and rng.random() < 0.5 else [])
     return {
         "popular pages (Zipf 1.0)": hot,
         "popular pages and scans": scans,
         "a loop over 1.25 times the cache": loop,
+        "epochs over twice the cache": [page % (pages // 5) for page in range(length)],
+        "shuffled epochs over twice the cache": [
+            page for _ in range(length // (pages // 5)) for page in rng.sample(range(pages // 5), pages // 5)
+        ],
+        "a working set that moves": [page % pages for page in moving],
+        "popular pages, read twice at once": near[:length],
         "each page as likely": rng.choices(range(pages), k=length),
     }
 
@@ -66,6 +77,107 @@ def lru(trace: Sequence[int], room: int) -> float:
     return misses / len(trace)
 
 
+def lirs(trace: Sequence[int], room: int) -> float:
+    """The share of misses of LIRS, with a hundredth for pages on trial, and three times the cache remembered."""
+    wanted = room - max(1, room // 100)
+    stack: OrderedDict[int, None] = OrderedDict()  # by recency; the first is always kept
+    kept: set[int] = set()
+    trial: OrderedDict[int, None] = OrderedDict()
+    gone: OrderedDict[int, None] = OrderedDict()
+    misses = 0
+
+    def prune() -> None:
+        while stack and next(iter(stack)) not in kept:
+            gone.pop(stack.popitem(last=False)[0], None)
+
+    def keep(page: int) -> None:
+        kept.add(page)
+        if len(kept) > wanted:
+            least, _ = stack.popitem(last=False)
+            kept.discard(least)
+            trial[least] = None
+        prune()
+
+    for page in trace:
+        known = page in stack
+        if page not in kept and page not in trial:
+            misses += 1
+            if len(kept) + len(trial) >= room:
+                least, _ = trial.popitem(last=False)
+                if least in stack:
+                    gone[least] = None
+                if len(gone) > 3 * room:
+                    stack.pop(gone.popitem(last=False)[0], None)
+        stack[page] = None
+        stack.move_to_end(page)
+        gone.pop(page, None)
+        if page in kept:
+            prune()
+        elif known or len(kept) < wanted:
+            trial.pop(page, None)
+            keep(page)
+        else:
+            trial[page] = None
+            trial.move_to_end(page)
+    return misses / len(trace)
+
+
+def tinylfu(trace: Sequence[int], room: int) -> float:
+    """The share of misses of W-TinyLFU, with exact counts, halved after ten times the cache."""
+    window: OrderedDict[int, None] = OrderedDict()
+    probation: OrderedDict[int, None] = OrderedDict()
+    protected: OrderedDict[int, None] = OrderedDict()
+    counts: dict[int, int] = {}
+    seen = misses = 0
+    for page in trace:
+        counts[page] = min(15, counts.get(page, 0) + 1)
+        seen += 1
+        if seen == 10 * room:
+            counts = {one: count // 2 for one, count in counts.items() if count > 1}
+            seen //= 2
+        if page in window:
+            window.move_to_end(page)
+        elif page in protected:
+            protected.move_to_end(page)
+        elif page in probation:
+            del probation[page]
+            protected[page] = None
+            if len(protected) > room * 4 // 5:
+                probation[protected.popitem(last=False)[0]] = None
+        else:
+            misses += 1
+            window[page] = None
+            if len(window) > max(1, room // 100):
+                new, _ = window.popitem(last=False)
+                full = len(window) + len(probation) + len(protected) + 1 > room
+                least = next(iter(probation or protected)) if full else new
+                if counts.get(new, 0) > counts.get(least, 0):
+                    (probation or protected).pop(least)
+                if not full or counts.get(new, 0) > counts.get(least, 0):
+                    probation[new] = None
+    return misses / len(trace)
+
+
+def sieve(trace: Sequence[int], room: int) -> float:
+    """The share of misses of SIEVE."""
+    held: dict[int, bool] = {}  # page: whether it was read since the hand passed
+    order: list[int] = []  # the oldest first; the hand is a place in it
+    hand = misses = 0
+    for page in trace:
+        if page in held:
+            held[page] = True
+            continue
+        misses += 1
+        if len(held) == room:
+            while held[order[hand := hand % room]]:
+                held[order[hand]] = False
+                hand += 1
+            del held[order.pop(hand)]
+        held[page] = False
+        order.append(page)
+    return misses / len(trace)
+
+
 def best(trace: Sequence[int], room: int) -> float:
     """The share of misses of the order that knows the future."""
     after = [0] * len(trace)
@@ -91,9 +203,10 @@ def best(trace: Sequence[int], room: int) -> float:
 def main() -> None:
     pages, length = (2_000, 20_000) if "--quick" in sys.argv[1:] else (20_000, 400_000)
     room = pages // 10
-    print("| trace | cache | LRU | best |\n|---|---|---|---|")
+    sides = (lru, lirs, tinylfu, sieve, best)
+    print(f"| trace | cache | LRU | LIRS | W-TinyLFU | SIEVE | best |\n|---|{'---|' * (1 + len(sides))}")
     for name, trace in traces(pages, length, random.Random(1)).items():
-        found = (cached(trace, pages, room), lru(trace, room), best(trace, room))
+        found = (cached(trace, pages, room), *(side(trace, room) for side in sides))
         print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in found)} |", flush=True)
 
 

@@ -39,6 +39,7 @@ Size = int | str
 """Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
 
 OnConflict = Literal["fail", "take_remote"]
+Policy = Literal["adaptive", "sticky"]
 SourceMayFault = Literal["auto", "always", "never"]
 
 SIZE_MAX = 2**63 - 1
@@ -368,6 +369,9 @@ class VolumeOptions:
         source_may_fault: whether user memory that may fault while copying is staged first.
         revalidate: seconds for which an open, or a `stat` by name, believes a version that was seen under its name; 0:
             each asks the backend.
+        policy: which clean pages go when memory is short: "adaptive" keeps what is read often, and notices programs
+            that read more than fits again and again; "sticky" keeps what it has until it was not read for two rounds
+            of such a program.
     """
 
     read_ahead: Size = "1MiB"
@@ -378,6 +382,7 @@ class VolumeOptions:
     dirty_share: float = 1.0
     source_may_fault: SourceMayFault = "auto"
     revalidate: float = 0.0
+    policy: Policy = "adaptive"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "read_ahead", parse_size(self.read_ahead, "read_ahead"))
@@ -393,3 +398,4 @@ class VolumeOptions:
         _number(self.dirty_share, "dirty_share", high=1.0, above=True)
         _choice(self.source_may_fault, "source_may_fault", get_args(SourceMayFault))
         object.__setattr__(self, "revalidate", checked_seconds(self.revalidate, "revalidate"))
+        _choice(self.policy, "policy", get_args(Policy))

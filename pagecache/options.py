@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from .config import OnConflict, RetryPolicy, Size, SourceMayFault
+from .config import OnConflict, Policy, RetryPolicy, Size, SourceMayFault
 
 if TYPE_CHECKING:
     from .file.cached import CachedFile
@@ -70,6 +70,7 @@ class VolumeOverrides(TypedDict, total=False):
     dirty_share: float
     source_may_fault: SourceMayFault
     revalidate: float
+    policy: Policy
 
 
 class LimitsOverrides(TypedDict, total=False):

@@ -158,6 +158,7 @@ class VolumeOptions:
     dirty_share: float = 1.0               # of the cache's dirty_limit that this volume may use
     source_may_fault: Literal["auto", "always", "never"] = "auto"        # stage user memory that may fault while copying
     revalidate: float = 0.0                # seconds for which an open believes the version that was last seen under its name
+    policy: Literal["adaptive", "sticky"] = "adaptive"                   # which clean pages go when memory is short
 
 class Volume:
     """One backend seen through the cache."""

@@ -149,7 +149,7 @@ void pc_forked(void);
 
 /* ---- volume */
 enum { PC_VOLUMES_MAX = 4096 }; /* at one time */
-int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out);
+int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, bool sticky, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);

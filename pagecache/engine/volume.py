@@ -124,7 +124,7 @@ class EngineVolume:
         self.spool = spool  # directory of the spools of its files; "": that of temporary files; None: it has none
         self.clock, self.park = cache.clock, cache.park
         self.random = random.Random().random
-        self.native = NativeVolume(cache.native, int(backend.limits.max_inflight))
+        self.native = NativeVolume(cache.native, int(backend.limits.max_inflight), sticky=options.policy == "sticky")
         self._prompt = prompt
         self._retry = retry
         self.held = Held()

@@ -167,14 +167,14 @@ class NativeVolume:
 
     __slots__ = ("_v", "address", "cache", "ended")
 
-    def __init__(self, cache: NativeCache, max_inflight: int) -> None:
+    def __init__(self, cache: NativeCache, max_inflight: int, *, sticky: bool = False) -> None:
         self.cache = cache
         self.ended = False
         out = ffi.new("struct pc_volume **")
-        err = lib.pc_volume_create(cache._c, max_inflight, out)
+        err = lib.pc_volume_create(cache._c, max_inflight, sticky, out)
         if err == -errno.ENFILE:
             gc.collect()  # ended, unreferenced volumes hold their places until they are collected
-            err = lib.pc_volume_create(cache._c, max_inflight, out)
+            err = lib.pc_volume_create(cache._c, max_inflight, sticky, out)
         if err == -errno.ENFILE:
             raise OSError(errno.ENFILE, f"a cache has at most {lib.PC_VOLUMES_MAX} volumes at one time; detach one")
         if err:

@@ -25,7 +25,7 @@ int main(int argc, char **argv)
 	struct pc_volume *v;
 	struct pc_inode *i;
 	struct pc_need need;
-	if (pc_cache_create((u64)PAGES * PAGE * 2, PAGE, folio, &c) || pc_volume_create(c, 4, &v) ||
+	if (pc_cache_create((u64)PAGES * PAGE * 2, PAGE, folio, &c) || pc_volume_create(c, 4, false, &v) ||
 	    pc_inode_create(v, (u64)PAGES * PAGE, &l, &i))
 		return 1;
 	for (u64 pos = 0; pos < (u64)PAGES * PAGE; pos += folio) {

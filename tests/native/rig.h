@@ -58,7 +58,7 @@ static MAYBE struct pc_limits limits_wide(void)
 static MAYBE struct pc_volume *volume_open(struct rig *r)
 {
 	struct pc_volume *v;
-	EQUAL(pc_volume_create(r->cache, 8, &v), 0);
+	EQUAL(pc_volume_create(r->cache, 8, false, &v), 0);
 	return v;
 }
 

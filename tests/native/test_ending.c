@@ -98,13 +98,13 @@ TEST(check_a_volume_that_is_destroyed_gives_its_place_to_the_next_one)
 	rig_open(&rig, 64 * PAGE, PAGE);
 	for (u32 k = 1; k < PC_VOLUMES_MAX; k++)
 		others[k] = volume_open(&rig);
-	EQUAL(pc_volume_create(rig.cache, 1, &v), -ENFILE);
+	EQUAL(pc_volume_create(rig.cache, 1, false, &v), -ENFILE);
 	u16 tag = others[7]->tag;
 	pc_volume_destroy(others[7]);
 	others[7] = volume_open(&rig);
 	EQUAL(others[7]->slot, 7);
 	CHECK(others[7]->tag > tag);
-	EQUAL(pc_volume_create(rig.cache, 1, &v), -ENFILE);
+	EQUAL(pc_volume_create(rig.cache, 1, false, &v), -ENFILE);
 	for (u32 k = 1; k < PC_VOLUMES_MAX; k++)
 		pc_volume_destroy(others[k]);
 }

@@ -54,6 +54,7 @@ static int map(struct pc_cache *c, u64 capacity, u64 reserved)
 	if (err)
 		return err;
 	c->ghost_mask = 1023;
+	c->probation = UINT64_MAX;
 	c->ghost_reserved = (size_t)c->arena.frames_max * sizeof(u32) * 2 + 8192;
 	c->ghost = reserve(c->ghost_reserved);
 	c->inodes_max = pc_min(pc_max(c->arena.frames_max, PC_INODES_MIN), PC_INODES_MAX);
@@ -227,13 +228,14 @@ void pc_volume_free(struct pc_volume *v)
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 }
 
-int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, struct pc_volume **out)
+int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, bool sticky, struct pc_volume **out)
 {
 	struct pc_volume *v = volume_alloc(c);
 	if (!v)
 		return -ENOMEM;
 	v->cache = c;
 	v->max_inflight = max_inflight ? max_inflight : 1;
+	v->sticky = sticky;
 	atomic_store(&v->epoch, 1);
 	atomic_store(&v->generation, 1);
 	pc_room_init(&v->room);

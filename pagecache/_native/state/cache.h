@@ -43,7 +43,10 @@ struct pc_cache {
 	struct pc_event folio_events[PC_FOLIO_EVENTS];
 	struct pc_leaf_lock queue_lock; /* level 7: queues, ghost */
 	struct pc_fifo small, main;
-	u32 *ghost;
+	u64 inserted;  /* pages put on the queues as new ones so far */
+	u64 probation; /* wanted pages of `small`; see probation_of */
+	bool filling;  /* main takes what leaves probation */
+	u32 *ghost;    /* fingerprint << 16 | time of the last use; 0: none */
 	u32 ghost_mask;
 	size_t ghost_reserved;
 	_Atomic u64 evicted, evict_examined_max, evict_calls, evict_examined;

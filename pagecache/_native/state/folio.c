@@ -154,7 +154,7 @@ int pc_folio_create(struct pc_inode *i, u64 index, u32 order, u32 owner, u32 sta
 		pc_descriptor_free(c, f);
 		return err;
 	}
-	pc_reclaim_insert(c, f);
+	pc_reclaim_insert(c, f, i->volume->sticky);
 	*out = f;
 	return 0;
 }

@@ -29,6 +29,7 @@ enum pc_folio_flag {
 	PC_F_ACCESS_SHIFT = 20, /* bits 20 and 21: pc_folio_hits or pc_folio_spared */
 	PC_F_SMALL = 1 << 22, /* on the probation queue */
 	PC_F_MAIN = 1 << 23, /* on the main queue */
+	PC_F_STICKY = 1 << 24, /* hits on probation keep it there */
 };
 
 #define PC_F_ACCESS      (3u << PC_F_ACCESS_SHIFT)

@@ -1,13 +1,22 @@
 /*
- * reclaim.c - which clean folio goes when memory is short: S3-FIFO over clean folios, bounded, never waiting.
+ * reclaim.c - which clean folio goes when memory is short: two queues over clean folios, bounded, never waiting.
  *
- *   new ──► probation ──(hit twice)──► main ──(hit: round again, one life less)──┐
- *             │                         ▲   └────────────────────────────────────┘
- *             └─(not hit)─► evicted ────┘ a remembered identity (ghost) goes straight to main
+ *   new ──► probation ──(hit twice)──► main ──(hit: round again)──┐
+ *           │    └─(once: round again)   ▲ └───────────────────────┘
+ *           └─(not hit)─► evicted ───────┘ a remembered identity (ghost) goes straight to main, if it was away for a
+ *                                          shorter time than the head of main was not hit
  *
  * A hit only advances a two-bit counter in the folio's state; queues move when something is evicted (J. Yang et al., "FIFO
- * queues are all you need for cache eviction", SOSP 2023). The ghost is a table of fingerprints in which new ones overwrite
- * old ones by hash.
+ * queues are all you need for cache eviction", SOSP 2023). The ghost is a table of fingerprints in small sets, in which
+ * new ones overwrite old ones.
+ *
+ * Epochs: a program reads more than fits again and again, in order or not. Then each page is away for longer than main was
+ * not hit, and any exchange only loses: main keeps what it has (the comparison is that of LIRS: S. Jiang and X. Zhang,
+ * SIGMETRICS 2002), and probation, of no use there, shrinks from a tenth to a hundredth. Time is the number of pages
+ * inserted. The ghost has that of the last use, with a margin of a half; a queue marks every 32nd of the cache that it took.
+ * What comes back too late needs one hit less on probation. While main is small, what leaves probation fills it.
+ *
+ * A sticky volume keeps what it has: hits on probation do not count, and a page of main goes when two rounds passed it by.
  *
  * One call is bounded: after PC_REPRIEVES folios that were spared for their hits the next goes whatever its counter says, so
  * that a cache full of hit folios does not cost one call a walk over all of them.
@@ -29,7 +38,7 @@
 
 #include "state/state.h"
 
-enum { PC_EXAMINE = 64, PC_REPRIEVES = 56, PC_MERGES = 4 };
+enum { PC_EXAMINE = 64, PC_REPRIEVES = 56, PC_MERGES = 4, PC_LOOKS = 2, PC_GROWS = 4, PC_GHOST_SET = 4 };
 
 static u64 identity_hash(u64 inode_id, u64 index)
 {
@@ -39,26 +48,82 @@ static u64 identity_hash(u64 inode_id, u64 index)
 	return h ^ h >> 32;
 }
 
-/* The table is sized by the number of folios; growing forgets, which is harmless. */
-static void ghost_add(struct pc_cache *c, u64 h)
+/* Times in the ghost have 16 bits: sixteen times the cache, in steps of a 4096th. A changed capacity changes the step, which
+ * is harmless. */
+static u32 step_shift(struct pc_cache *c)
+{
+	u32 capacity = atomic_load_explicit(&c->arena.capacity, memory_order_relaxed), shift = 0;
+	while (capacity >> shift > 8191)
+		shift++;
+	return shift;
+}
+
+static u32 fingerprint(u64 h)
+{
+	return ((u32)(h >> 32) | 1) << 16;
+}
+
+/* Return: where the identity is in its set of the ghost; where it would be put, if it is not there. In a full set that is
+ * any place: pages that a program reads in turn would replace each other for ever in any order. */
+static u32 *ghost_slot(struct pc_cache *c, u64 h)
+{
+	u32 *set = &c->ghost[h & c->ghost_mask & ~(u64)(PC_GHOST_SET - 1)];
+	u32 *slot = set + (c->inserted * 0x9e3779b97f4a7c15ull >> 62);
+	for (int k = 0; k < PC_GHOST_SET; k++) {
+		if ((set[k] & ~0xffffu) == fingerprint(h))
+			return &set[k];
+		if (!set[k])
+			slot = &set[k];
+	}
+	return slot;
+}
+
+/* The table is sized by the number of folios; growing forgets, which is harmless. @used: the time of the last use. */
+static void ghost_add(struct pc_cache *c, u64 h, u64 used)
 {
 	while (c->ghost_mask + 1 < c->folios.used && c->ghost_mask < c->arena.frames_max / 2)
 		c->ghost_mask = c->ghost_mask * 2 + 1;
-	c->ghost[h & c->ghost_mask] = (u32)(h >> 32) | 1;
+	*ghost_slot(c, h) = fingerprint(h) | (u16)(used >> step_shift(c));
 }
 
-static bool ghost_take(struct pc_cache *c, u64 h)
+/* Return: pages inserted since the last use of an evicted page; 0: it is not known. */
+static u64 ghost_take(struct pc_cache *c, u64 h)
 {
-	u32 *slot = &c->ghost[h & c->ghost_mask];
-	bool hit = *slot == ((u32)(h >> 32) | 1);
-	if (hit)
-		*slot = 0;
-	return hit;
+	u32 *slot = ghost_slot(c, h), shift = step_shift(c);
+	if ((*slot & ~0xffffu) != fingerprint(h))
+		return 0;
+	u64 away = (u64)(u16)((u16)(c->inserted >> shift) - (u16)*slot) << shift;
+	*slot = 0;
+	return pc_max(away, 1);
 }
 
 static struct pc_fifo *fifo_of(struct pc_cache *c, u32 state)
 {
 	return state & PC_F_SMALL ? &c->small : &c->main;
+}
+
+static void note_push(struct pc_cache *c, struct pc_fifo *q, u32 pages)
+{
+	struct pc_push *last = &q->pushes[(q->nr_pushes - 1) % PC_PUSHES];
+	u64 capacity = atomic_load_explicit(&c->arena.capacity, memory_order_relaxed);
+	if (!q->nr_pushes || q->pushed - last->pushed > capacity / (PC_PUSHES / 2))
+		q->pushes[q->nr_pushes++ % PC_PUSHES] = (struct pc_push){q->pushed, c->inserted};
+	q->pushed += pages;
+}
+
+/* Return: the time at which the head was put on the queue, as of the last mark before it. What left from the middle makes it
+ * look later. */
+static u64 head_time(struct pc_fifo *q)
+{
+	u64 first = q->pushed > q->pages ? q->pushed - q->pages : 0, time = 0;
+	u32 kept = pc_min(q->nr_pushes, PC_PUSHES);
+	for (u32 k = q->nr_pushes - kept; k != q->nr_pushes; k++) {
+		struct pc_push *m = &q->pushes[k % PC_PUSHES];
+		if (k != q->nr_pushes - kept && m->pushed > first)
+			break;
+		time = m->inserted;
+	}
+	return time;
 }
 
 /* Links only; the queue bits say which queue, and are cleared last and set first: pc_reclaim_remove may look at them without
@@ -75,6 +140,7 @@ static void link_in(struct pc_cache *c, struct pc_fifo *q, struct pc_folio *f, b
 			q->tail = id;
 		q->head = id;
 	} else {
+		note_push(c, q, 1u << pc_folio_order(f));
 		f->next = 0;
 		f->prev = q->tail;
 		if (q->tail)
@@ -112,16 +178,6 @@ static void fifo_unlink(struct pc_cache *c, struct pc_folio *f)
 	atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_SMALL | PC_F_MAIN), memory_order_relaxed);
 }
 
-/* A new folio, locked by its creator. A readahead folio is not yet wanted, so its ghost does not count. */
-void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f)
-{
-	u64 h = identity_hash(atomic_load_explicit(&f->inode_id, memory_order_relaxed), pc_folio_index(f));
-	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
-	bool soon = ghost_take(c, h) && !(pc_folio_state(f) & PC_F_UNREAD);
-	fifo_push(c, f, soon ? PC_F_MAIN : PC_F_SMALL, false);
-	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
-}
-
 /* The folio leaves the index or dies; its queue bits change under the queue lock only, and no thread can push it again. */
 void pc_reclaim_remove(struct pc_cache *c, struct pc_folio *f)
 {
@@ -146,6 +202,18 @@ void pc_reclaim_clean(struct pc_cache *c, struct pc_folio *f)
 	}
 }
 
+/* Return: pages that probation is to have at least. */
+static u64 probation_of(struct pc_cache *c)
+{
+	u64 total = c->small.pages + c->main.pages;
+	return pc_max(pc_min(c->probation, total / 10), total / 100 + 1);
+}
+
+static bool has_room(struct pc_cache *c)
+{
+	return c->main.pages + probation_of(c) < c->small.pages + c->main.pages;
+}
+
 static void move(struct pc_cache *c, struct pc_folio *f, u32 which, bool soon)
 {
 	u32 old = pc_folio_state(f) & (PC_F_SMALL | PC_F_MAIN);
@@ -155,6 +223,60 @@ static void move(struct pc_cache *c, struct pc_folio *f, u32 which, bool soon)
 		atomic_fetch_and_explicit(&f->state, ~old, memory_order_relaxed);
 	}
 	link_in(c, fifo_of(c, which), f, soon);
+}
+
+/* Hits may race; a lost one is harmless, a borrow is not: only the value seen is lowered. */
+static void forget_hits(struct pc_folio *f, u32 hits)
+{
+	u32 seen = pc_folio_state(f);
+	if (pc_folio_hits(seen) >= hits)
+		atomic_compare_exchange_strong_explicit(&f->state, &seen, seen - hits * PC_F_ACCESS_ONE,
+							memory_order_relaxed, memory_order_relaxed);
+}
+
+static void set_aside(struct pc_cache *c, struct pc_folio *f);
+
+/* Return whether a page that was away for so long takes the place of the head of main: that was not hit for longer. A head
+ * that was hit goes round. */
+static bool is_admitted(struct pc_cache *c, u64 away, u32 pages, bool sticky)
+{
+	if (has_room(c))
+		return true;
+	for (int k = 0; k < PC_LOOKS && c->main.head; k++) {
+		struct pc_folio *f = pc_folio_at(c, c->main.head);
+		u32 st = pc_folio_state(f);
+		if ((c->inserted - head_time(&c->main)) * 2 < away * (sticky ? 4 : 3))
+			break;
+		if (!(st & PC_F_UNEVICTABLE) && !pc_folio_hits(st))
+			return true;
+		if (st & PC_F_UNEVICTABLE) {
+			set_aside(c, f);
+			continue;
+		}
+		move(c, f, PC_F_MAIN, false);
+		forget_hits(f, 1);
+	}
+	u64 wanted = probation_of(c);
+	c->probation = wanted > pages ? wanted - pages : 0;
+	return false;
+}
+
+/* A new folio, locked by its creator. A readahead folio is not yet wanted, so its ghost does not count. */
+void pc_reclaim_insert(struct pc_cache *c, struct pc_folio *f, bool sticky)
+{
+	u64 h = identity_hash(atomic_load_explicit(&f->inode_id, memory_order_relaxed), pc_folio_index(f));
+	u32 pages = 1u << pc_folio_order(f);
+	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
+	u64 away = ghost_take(c, h);
+	bool wanted = away && !(pc_folio_state(f) & PC_F_UNREAD);
+	bool soon = wanted && is_admitted(c, away, pages, sticky);
+	if (sticky)
+		atomic_fetch_or_explicit(&f->state, PC_F_STICKY, memory_order_relaxed);
+	else if (wanted && !soon)
+		atomic_fetch_or_explicit(&f->state, PC_F_ACCESS_ONE, memory_order_relaxed);
+	c->inserted += pages;
+	fifo_push(c, f, soon ? PC_F_MAIN : PC_F_SMALL, false);
+	pc_leaf_unlock(&c->queue_lock, PC_LEVEL_QUEUE);
 }
 
 /* A read that counts for nothing. A counter that is full stays: it was counted by others. @done: with the last byte read,
@@ -235,7 +357,7 @@ static u32 evict(struct pc_cache *c, struct pc_folio *f)
 			atomic_fetch_add_explicit(&i->unread_evicted, 1, memory_order_relaxed);
 		pc_counted(i, &i->counters.evicted, 1);
 		atomic_fetch_add_explicit(&c->evicted, 1, memory_order_relaxed);
-		ghost_add(c, identity_hash(id, pc_folio_index(f)));
+		ghost_add(c, identity_hash(id, pc_folio_index(f)), head_time(fifo_of(c, st)));
 		pc_trace_add(c, "evicted", id, pc_folio_index(f), freed);
 		fifo_unlink(c, f);
 		pc_folio_detach(i, f);
@@ -274,18 +396,28 @@ static int examine(struct pc_cache *c, struct pc_folio *f, bool force, u32 *free
 		set_aside(c, f);
 		return STEP_MOVED;
 	}
-	if (st & PC_F_SMALL && hits > 1 && !force) {
+	bool counts = st & PC_F_SMALL && !(st & PC_F_STICKY) && !force;
+	/* The first hit was the read that brought it. Folios of readahead may need more of the cache than these. */
+	if (counts && hits == PC_ACCESS_MAX - 1 && c->small.pages * 4 < c->main.pages) {
+		move(c, f, PC_F_SMALL, false);
+		forget_hits(f, 1);
+		return STEP_MOVED;
+	}
+	if (counts && hits == PC_ACCESS_MAX) {
+		c->probation = probation_of(c) + PC_GROWS * (1u << pc_folio_order(f));
 		move(c, f, PC_F_MAIN, false);
 		atomic_fetch_and_explicit(&f->state, ~(u32)(PC_F_ACCESS | PC_F_RECLAIM), memory_order_relaxed);
 		return STEP_MOVED;
 	}
 	if (st & PC_F_MAIN && hits > 0 && !force) {
 		move(c, f, PC_F_MAIN, false);
-		/* Hits may race; a lost one is harmless, a borrow is not: only the value seen is lowered. */
-		u32 seen = pc_folio_state(f);
-		if (pc_folio_hits(seen))
-			atomic_compare_exchange_strong_explicit(&f->state, &seen, seen - PC_F_ACCESS_ONE,
-								memory_order_relaxed, memory_order_relaxed);
+		forget_hits(f, hits);
+		return STEP_MOVED;
+	}
+	if (st & PC_F_SMALL && c->filling && !(st & (PC_F_RECLAIM | PC_F_UNREAD)) && !force) {
+		move(c, f, PC_F_MAIN, false);
+		forget_hits(f, pc_min(hits, 1)); /* the read that brought it */
+		c->filling = has_room(c);
 		return STEP_MOVED;
 	}
 	u32 n = evict(c, f);
@@ -305,9 +437,11 @@ static u32 reclaim_some(struct pc_cache *c, u32 wanted, bool *moved)
 	*moved = false;
 	pc_leaf_lock(&c->queue_lock, PC_LEVEL_QUEUE);
 	while (freed < wanted && examined < PC_EXAMINE && (c->small.head || c->main.head)) {
-		u64 total = c->small.pages + c->main.pages;
-		bool small = c->small.head && (!c->main.head || c->small.pages * 10 >= total ||
-					       pc_folio_state(pc_folio_at(c, c->small.head)) & PC_F_RECLAIM);
+		if (c->main.pages < c->small.pages)
+			c->filling = true;
+		u32 head = c->small.head ? pc_folio_state(pc_folio_at(c, c->small.head)) : 0;
+		u64 least = is_awaited(head) ? (c->small.pages + c->main.pages) / 10 : probation_of(c);
+		bool small = c->small.head && (!c->main.head || c->small.pages >= least || head & PC_F_RECLAIM);
 		/* What fills own cannot go, and may be all there is on a queue: the other one has a turn. */
 		if (stuck && c->small.head && c->main.head)
 			small = stuck == PC_F_MAIN;

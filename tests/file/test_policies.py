@@ -1,0 +1,83 @@
+"""Which clean pages stay when more is read than fits. [2.23]"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from pagecache import CachedFile, PageCache, Volume
+from pagecache.config import Policy
+
+from .rig import PAGE
+
+PAGES, FIT = 2000, 1000
+
+
+@pytest.fixture(params=["adaptive", "sticky"])
+def volume(request: pytest.FixtureRequest) -> Iterator[Volume]:
+    policy: Policy = request.param
+    with PageCache(FIT * PAGE, max_folio=PAGE) as cache:
+        volume = cache.attach("memory:", read_ahead=0, policy=policy)
+        for key, size in (("data", PAGES), ("other", 2 * FIT)):
+            with volume.open(key, "w") as file:
+                file.write(bytes(size * PAGE))
+                file.fsync()
+        volume.drop_clean()
+        yield volume
+        cache.check()
+
+
+def misses(file: CachedFile, pages: list[int]) -> int:
+    """Read these pages; return how many of them were not cached."""
+    before = file.volume.stats().misses
+    for page in pages:
+        file.pread(PAGE, page * PAGE)
+    return file.volume.stats().misses - before
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "shuffled"])
+def test_epochs_over_more_than_fits_hit_what_fits(volume: Volume, shuffled: bool) -> None:
+    pages, rng = list(range(PAGES)), random.Random(1)
+    with volume.open("data") as file:
+        for _ in range(4):
+            missed = misses(file, rng.sample(pages, PAGES) if shuffled else pages)
+    assert PAGES - missed >= 0.95 * FIT
+
+
+def test_data_that_is_no_longer_read_makes_room_for_other_data(volume: Volume) -> None:
+    fits = list(range(FIT * 8 // 10))
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(4):
+            misses(file, list(range(PAGES)))
+        found = [misses(other, fits) for _ in range(20)]
+    assert found[-1] <= len(fits) // 20
+
+
+def test_a_scan_leaves_what_is_read_often(volume: Volume) -> None:
+    often = list(range(FIT // 2))
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(6):
+            misses(file, often)
+        misses(other, list(range(2 * FIT)))
+        assert misses(file, often) <= len(often) // 10
+
+
+def test_volumes_of_both_policies_share_a_cache(volume: Volume) -> None:
+    other: Policy = "sticky" if volume.options.policy == "adaptive" else "adaptive"
+    beside = volume.cache.attach("memory:", read_ahead=0, policy=other)
+    with beside.open("k", "w") as file:
+        file.write(bytes(FIT // 2 * PAGE))
+        file.fsync()
+    with volume.open("data") as file, beside.open("k") as second:
+        for _ in range(4):
+            misses(file, list(range(PAGES)))
+        found = [misses(second, list(range(FIT // 4))) for _ in range(20)]
+        assert found[-1] <= FIT // 40
+        assert PAGES - misses(file, list(range(PAGES))) >= FIT // 2
+
+
+def test_an_unknown_policy_is_refused_by_name() -> None:
+    with PageCache("1MiB") as cache, pytest.raises(ValueError, match=r"^policy: 'lru' is not .*'adaptive'.*'sticky'"):
+        cache.attach("memory:", policy="lru")  # type: ignore[arg-type]
