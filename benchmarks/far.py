@@ -8,6 +8,9 @@ both sides, as with large objects on two cores.
 
 A side that is ours opens, reads, writes and closes files of a volume; nothing is cached at the start of a round, except
 for the jobs named "again". boto3 transfers objects, and edits a copy that it downloads and uploads.
+
+A second table has the jobs of the other ways in, without a peer, each once: over a file system of fsspec in memory,
+whose calls are delayed and counted, and in a mount of the bucket. Their goals are numbers of requests.
 """
 
 from __future__ import annotations
@@ -28,15 +31,19 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
+
+from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is no installed package
 
 from pagecache import PageCache, Volume
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.s3 import S3Backend
 from pagecache.bench import BLOCK, MIB, make_file
 from pagecache.options import OpenMode
 from pagecache.testing.proxy import FaultyProxy
+from tests.fuse.mounts import Mounted, why_no_mounts
 from tests.s3.servers import ENVIRONMENT, Server
 
 BUCKET, PAGE, PART = "far", 4096, 8 * MIB
@@ -105,13 +112,25 @@ def ratio(own: Cost, peer: Cost) -> float:
 
 def serve(target: str, pipe: Connection) -> None:
     """Run the proxy: a number sets its delay, anything else takes requests and bytes since the last time."""
-    with FaultyProxy(target) as proxy:
+    with _Counting(target) as proxy:
         pipe.send(proxy.endpoint)
         while (order := pipe.recv()) != "end":
             calls = proxy.taken()
             if isinstance(order, float):
                 proxy.latency = order
-            pipe.send((len(calls), sum(call.up + call.down for call in calls)))
+            most, proxy.most = proxy.most, 0
+            pipe.send((len(calls), sum(call.up + call.down for call in calls), most))
+
+
+class _Counting(FaultyProxy):
+    """A proxy that also counts requests which are in flight together."""
+
+    most = 0
+
+    def began(self, method: str, target: str, headers: dict[str, str]) -> Any:
+        answer = super().began(method, target, headers)
+        self.most = max(self.most, self._running)
+        return answer
 
 
 class Far:
@@ -156,10 +175,10 @@ class Far:
                 file.write(bytes(size))
         return volume
 
-    def order(self, order: float | str) -> tuple[int, int]:
-        """Return requests and bytes since the last time."""
+    def order(self, order: float | str) -> tuple[int, int, int]:
+        """Return requests, bytes, and most requests in flight since the last time."""
         self._pipe.send(order)
-        counts: tuple[int, int] = self._pipe.recv()
+        counts: tuple[int, int, int] = self._pipe.recv()
         return counts
 
     @property
@@ -333,11 +352,168 @@ def measure(far: Far, job: Job) -> tuple[Cost, Cost]:
             run(keys)
             cost.seconds.append(time.monotonic() - began)
             cost.cpu.append(time.process_time() - used)
-            cost.requests, cost.bytes = far.order("take")
+            cost.requests, cost.bytes, _ = far.order("take")
             for volume in far.volumes.values():
                 volume.invalidate()
             far.empty(job.name)
     return costs["own"], costs["boto3"]
+
+
+# ---------------------------------------------------------------- other ways in
+
+
+class Delayed(MemoryFileSystem):  # type: ignore[misc]
+    """fsspec's file system in memory, each call of which takes a while and counts."""
+
+    protocol = "delayed"
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    delay = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def _take(self, name: str) -> None:
+        self.calls.append(name)
+        time.sleep(self.delay)
+
+    def info(self, path: str, **options: Any) -> Any:
+        self._take("info")
+        return super().info(path, **options)
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> Any:
+        self._take("cat_file")
+        return super().cat_file(path, start, end, **options)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A job of another way in. `counted` returns requests, MiB and most requests in flight since its last call."""
+
+    name: str
+    text: str
+    run: Callable[[], object]
+    counted: Callable[[], tuple[int, int, int]]
+    most: int | None = None
+    in_flight: int = 0
+    ready: Callable[[], object] = lambda: None
+
+
+def below(far: Far, delay: float) -> Iterator[Way]:
+    """Jobs over a file system of fsspec."""
+    sizes, fs = far.sizes, Delayed()
+    large = (BLOCK * (sizes.large // len(BLOCK) + 1))[: sizes.large]
+    fs.pipe_file("/far/random", large)
+    fs.pipe_file("/far/stream", large)
+    far.stack.callback(fs.store.clear)
+    fs.delay = delay
+    volume = far.stack.enter_context(PageCache(sizes.capacity)).attach(FsspecBackend(fs, "/far"))
+    count = 256 if sizes is not QUICK else 16
+
+    def counted() -> tuple[int, int, int]:
+        calls, fs.calls = fs.calls, []
+        return len(calls), 0, 0
+
+    def read_at_random() -> None:
+        with volume.open("random", "rb", read_ahead=0) as file:
+            for _ in range(count):
+                file.pread(PAGE, far.random.randrange(sizes.large // PAGE) * PAGE)
+
+    def read_as_parquet() -> None:
+        """The end, then column chunks in order."""
+        with volume.open("stream", "rb") as file:
+            file.pread(8, sizes.large - 8)
+            file.pread(64 << 10, sizes.large - (64 << 10))
+            for offset in range(0, sizes.large - (64 << 10), MIB):
+                file.pread(MIB, offset)
+
+    text = f"fsspec: {count} random reads of 4 KiB"
+    yield Way("below-random", text, read_at_random, counted, count + 4)
+    text = f"fsspec: {sizes.large // MIB} MiB as parquet is read"
+    yield Way("below-parquet", text, read_as_parquet, counted, 20)
+    yield Way("below-again", "fsspec: the same again", read_as_parquet, counted, 1)
+
+
+def mounted(far: Far) -> Iterator[Way]:
+    """Jobs in a mount of the bucket; nothing if there are no mounts here."""
+    if why := why_no_mounts():
+        print(f"no mounts: {why}", file=sys.stderr)
+        return
+    count = 100 if far.sizes is not QUICK else 16
+    stream = min(far.sizes.large, 64 * MIB)
+    for number in range(count):
+        far.put(f"mount/small/{number}", len(SMALL))
+    far.put("mount/made/first", len(SMALL))
+    far.put("mount/stream", stream)
+    url = f"s3://{BUCKET}/mount?endpoint={far.endpoint}"
+    paths: list[Path] = []
+    for name, words in (("mount", ()), ("patient", ("-o", "attr_timeout=60,entry_timeout=60"))):
+        options = ("--capacity", "512MiB", *words)
+        paths.append(far.stack.enter_context(Mounted(far.folder / name, url, *options, longest=3600)).path)
+        (paths[-1] / f"warm-up-{name}").write_bytes(SMALL)
+    usual, patient = paths
+
+    def counted() -> tuple[int, int, int]:
+        return far.order("take")
+
+    def read_all(path: Path) -> None:
+        for number in range(count):
+            (path / "small" / str(number)).read_bytes()
+
+    def list_and_read(path: Path) -> None:
+        assert len(os.listdir(path / "small")) == count
+        read_all(path)
+
+    def create(number: int) -> None:
+        (usual / "made" / str(number)).write_bytes(SMALL)
+
+    def create_all() -> None:
+        for _ in far.pool.map(create, range(count)):
+            pass
+
+    def read_stream() -> None:
+        with open(usual / "stream", "rb", buffering=0) as file:
+            block = memoryview(bytearray(MIB))
+            while file.readinto(block):
+                pass
+
+    def stream_by_handle() -> None:
+        with far.volume.open("mount/stream", "rb") as file:
+            block = memoryview(bytearray(MIB))
+            while file.readinto(block):
+                pass
+
+    text = f"mount: list, then read {count} of 16 KiB"
+    yield Way("mount-read", text, partial(list_and_read, usual), counted, count + 2)
+    text, ready = "mount: the same again, `attr_timeout` 60", partial(list_and_read, patient)
+    yield Way("mount-again", text, partial(read_all, patient), counted, 0, ready=ready)
+    text = f"mount: create {count} of 16 KiB, {THREADS} threads"
+    yield Way("mount-create", text, create_all, counted, 2 * count + 2, 8)
+    text = f"mount: {stream // MIB} MiB from the start to the end"
+    yield Way("mount-stream", text, read_stream, counted, stream // PART + 3)
+    yield Way("handle-stream", "a handle: the same", stream_by_handle, counted)
+
+
+def row_of(way: Way) -> str:
+    """Run a job of another way in; return its row."""
+    way.ready()
+    way.counted()
+    began = time.monotonic()
+    way.run()
+    took = time.monotonic() - began
+    calls, moved, together = way.counted()
+    goals = [] if way.most is None else [f"≤ {way.most}"]
+    goals += [f"≥ {way.in_flight} in flight"] if way.in_flight else []
+    reached = (way.most is None or calls <= way.most) and together >= way.in_flight
+    cells = [f"{way.name}: {way.text}", f"{calls:,}", f"{moved / MIB:.1f}", str(together or "–"), f"{took:.2f}"]
+    return " | ".join([*cells, "; ".join(goals) or "–", "–" if not goals else "yes" if reached else "no"])
+
+
+WAYS = "job | requests | MiB | most in flight | s | goal | reached"
+NAMES_OF_WAYS = ("below-random", "below-parquet", "below-again", "mount-read", "mount-again", "mount-create",
+                 "mount-stream", "handle-stream")  # fmt: skip
 
 
 # ---------------------------------------------------------------- the table
@@ -377,14 +553,23 @@ def main() -> None:
     with ExitStack() as stack:
         far = Far(options.delay, QUICK if options.quick else Sizes(), stack)
         found = {job.name: job for job in jobs(far)}
-        if unknown := only - set(found):
-            parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(found)}")
+        known = [*found, *NAMES_OF_WAYS]
+        if unknown := only - set(known):
+            parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
         delay, load = options.delay * 1000, os.getloadavg()[0]
         print(f"delay {delay:g} ms, {far.sizes.rounds} rounds, load {load:.1f} at the start\n")
-        print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
+        if not only or only & set(found):
+            print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
         for name, job in found.items():
             if not only or name in only:
                 print(f"| {row(job, *measure(far, job))} |", flush=True)
+        if not only or only & set(NAMES_OF_WAYS):
+            print(f"\n| {WAYS} |\n|{'---|' * (WAYS.count('|') + 1)}")
+        for group, ways in (("below", partial(below, far, options.delay)), ("mount", partial(mounted, far))):
+            if not only or any(name in only for name in NAMES_OF_WAYS if (name[:5] == "below") == (group == "below")):
+                for way in ways():
+                    if not only or way.name in only:
+                        print(f"| {row_of(way)} |", flush=True)
         print(f"\nload {os.getloadavg()[0]:.1f} at the end")
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import closing
+from ..backends.protocol import BackendLimits
 from ..backends.url import without_user
 from ..cache import PageCache
 from ..errors import FailedRange
@@ -40,6 +41,8 @@ __all__ = ["CannotMount", "Mount"]
 
 log = logging.getLogger("pagecache.fuse")
 
+READ_AHEAD = 4 << 20
+"""Bytes of the largest readahead window, unless the backend asks for more."""
 READ_AHEAD_KB = 1024
 LISTED = 100
 STEP = 1.0
@@ -91,7 +94,7 @@ class Mount:
             raise
         self.cache = PageCache(options.capacity)
         try:
-            self.volume = self.cache.attach(backend, read_ahead=options.read_ahead, read_only=options.read_only)
+            self.volume = self.cache.attach(backend, read_only=options.read_only, **reading(options, backend.limits))
             if options.stats is not None:
                 self.cache.serve_stats(options.stats)
             self.server = Server(self.volume, options)
@@ -202,6 +205,16 @@ class Mount:
             self.complain(f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}")
         if len(ranges) > LISTED:
             self.complain(f"not saved: {len(ranges) - LISTED} more ranges")
+
+
+def reading(options: MountOptions, limits: BackendLimits) -> dict[str, Any]:
+    """Return the options of the volume that say how it reads. Whole objects are replaced, so an open within
+    `attr_timeout` of a look serves one version; files in place are compared at each open.
+    """
+    window = options.read_ahead
+    if window is None:
+        window = max(READ_AHEAD, int(limits.read_ahead))
+    return {"read_ahead": window, "revalidate": options.attr_timeout if limits.commit_on_close else 0.0}
 
 
 def _allow_many_files() -> None:

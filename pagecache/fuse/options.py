@@ -29,11 +29,12 @@ class MountOptions(ServerOptions):
         kernel_cache: the kernel keeps pages from one open to the next, while the version is unchanged.
         read_only: nothing can be changed.
         allow_other: other users than the mounting one may use it.
-        attr_timeout: seconds for which the kernel caches attributes.
+        attr_timeout: seconds for which the kernel caches attributes. An open of an object in a store of whole objects
+            asks the store nothing for as long.
         entry_timeout: seconds for which the kernel caches names.
         timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
         drain_timeout: seconds for saving everything at the end; None: unlimited.
-        read_ahead: largest readahead window.
+        read_ahead: largest readahead window; None: 4 MiB, or what the backend asks for if that is more.
         stats: path of a socket with live statistics; None: none.
         name: the source in the output of mount(8); None: the URL.
         flags: words for the kernel and libfuse.
@@ -51,7 +52,7 @@ class MountOptions(ServerOptions):
     entry_timeout: float = 1.0
     timeout: float | None = 60.0
     drain_timeout: float | None = 60.0
-    read_ahead: Size = "4MiB"
+    read_ahead: Size | None = None
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
@@ -60,7 +61,8 @@ class MountOptions(ServerOptions):
         if self.direct_io and self.kernel_cache:
             raise WrongOption("direct_io and kernel_cache: with the first the kernel has no pages to keep")
         parse_size(self.capacity, "capacity")
-        parse_size(self.read_ahead, "read_ahead")
+        if self.read_ahead is not None:
+            parse_size(self.read_ahead, "read_ahead")
         for name, (base, largest, rule) in NUMBERS.items():
             number = getattr(self, name)
             if number is not None and not 0 <= number <= largest:
