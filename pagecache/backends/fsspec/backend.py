@@ -36,6 +36,9 @@ AT_ONCE = frozenset({"s3:", "s3a:"})
 """Protocols whose file systems are known to store a whole object or nothing, and to leave nothing behind."""
 NEAR = frozenset({"memory:"})
 """Protocols of file systems in this process, which need no retries by time."""
+WHOLE = BackendLimits(commit_on_close=True, max_read="4MiB")
+FAR = replace(WHOLE, max_read="32MiB", read_ahead="64MiB")
+"""Limits, unless others are given."""
 METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
 
@@ -88,8 +91,9 @@ class FsspecBackend(PassingBackend):
         if type(beneath(fs)) is fsspec.implementations.local.LocalFileSystem:
             inner = LocalObjects(fs, root, limits, **overrides)
         else:
-            whole = with_overrides(limits or BackendLimits(commit_on_close=True, max_read="4MiB"), overrides)
-            whole = whole if name_of(fs) in NEAR else replace(whole, retry=whole.retry or BY_TIME)
+            near = name_of(fs) in NEAR
+            whole = with_overrides(limits or (WHOLE if near else FAR), overrides)
+            whole = whole if near else replace(whole, retry=whole.retry or BY_TIME)
             if not whole.commit_on_close or whole.durable_writes:
                 raise ValueError(
                     "limits: objects of this file system become visible by commit, and are not durable before"

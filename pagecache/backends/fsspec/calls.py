@@ -351,8 +351,8 @@ class AwaitedCalls(Calls):
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def wait(self, end: Future[None]) -> None:
-        await asyncio.wrap_future(end)
+    async def wait(self, end: Future[T]) -> T:
+        return await asyncio.wrap_future(end)
 
     async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
         free = asyncio.Semaphore(most)

@@ -31,6 +31,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -40,8 +41,9 @@ from ..objects.draft import Draft
 from ..objects.extents import OLD, Piece
 from ..objects.file import ObjectFile
 from ..protocol import ObjectStat
-from ..spool import Spool
+from ..spool import Spool, parts_of_buffers, revoked
 from .calls import Calls, Reader, tagged
+from .looks import Looks
 
 if TYPE_CHECKING:
     from .objects import Objects
@@ -52,6 +54,8 @@ STEP = 1 << 20
 TICK = 1.1
 """Seconds: at least the resolution of the coarsest clock of a file system, with a margin."""
 TICKS = 3
+SIDE_BY_SIDE = 4
+"""Calls at once of one long read."""
 GAP = 64 << 10
 """Largest gap in bytes that is read together with its neighbours: at 1 GB/s it costs less than another call."""
 
@@ -65,7 +69,8 @@ class FsspecObject(ObjectFile[ObjectStat]):
         super().__init__(objects.calls, objects.names, key, path, Draft(objects.calls, base))
         self._objects = objects
         self._calls = objects.calls
-        self._reader: tuple[str, ObjectStat, Reader] | None = None  # the draft's lock guards it
+        self._reader: tuple[str, ObjectStat, Reader] | None = None  # the draft's lock guards it, and the next
+        self._looks = Looks(objects.calls, path)
 
     # ---------------------------------------------------------------- reading
 
@@ -83,19 +88,44 @@ class FsspecObject(ObjectFile[ObjectStat]):
             self._reader = None
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
+        reader, wanted = self._reader_of(name, base), sum(map(len, buffers))
+        step, most = self._objects.pace.sizes(wanted)
+        wanted = min(wanted, most)  # the cache asks again for the rest
+        done: dict[int, int] = {}
+
+        async def read(begin: int) -> None:
+            with revoked(parts_of_buffers(buffers, begin, min(begin + step, wanted))) as parts:
+                began = time.monotonic()
+                done[begin] = await reader.read(offset + begin, parts)
+                self._objects.pace.measured(done[begin], time.monotonic() - began)
+
+        starts = range(0, wanted, step)
         try:
-            return await self._reader_of(name, base).read(offset, buffers)
+            await self._calls.side_by_side(read, starts, min(len(starts), SIDE_BY_SIDE))
         except FileNotFoundError:
             return 0
+        total = 0
+        for begin in starts:
+            total += done[begin]
+            if total < begin + step:
+                break
+        return total
 
     async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: ObjectStat | None) -> None:
         short = done < sum(piece.end - piece.begin for piece in pieces)
         if not any(piece.source == OLD for piece in pieces) or not (self._objects.check_reads or short):
             return
-        if not self._store.same(await self._calls.found(name), base):
+        if not self._store.same(await self._looks_at(name).look(), base):
             with self.draft.lock:
                 self._close_reader()  # its open files may be of the other version
             raise OSError(errno.ESTALE, f"{self._calls.name} another version is stored")
+
+    def _looks_at(self, name: str) -> Looks:
+        """Return the shared looks at a name; after a rename others begin."""
+        with self.draft.lock:
+            if self._looks.name != name:
+                self._looks = Looks(self._calls, name)
+            return self._looks
 
     # ---------------------------------------------------------------- writing
 

@@ -23,10 +23,13 @@ from ..objects.names import Names
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
+from .pace import Pace
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 
 STAGE = ".pagecache-stage"
+STEP = 4 << 20
+"""Largest read of a commit, several of which are in memory."""
 LEFT_AFTER = 86400.0
 """Seconds after which an upload has certainly ended."""
 
@@ -44,7 +47,8 @@ class Objects(AsyncBackend):
         why = lacks(calls.fs, moves=publish == "move")
         self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
-        self.step = int(limits.max_read)
+        self.step = min(int(limits.max_read), STEP)
+        self.pace = Pace()
         self.names: Names[ObjectStat] = Names(calls)
         self._lock = threading.Lock()  # guards the next
         self._prepared: set[str] = set()  # stage directories that were cleaned, and made where that is possible

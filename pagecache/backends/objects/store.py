@@ -56,9 +56,9 @@ class Store(ABC, Generic[V]):
         """Return the error of a `rename` that did nothing."""
         raise NotImplementedError
 
-    async def wait(self, end: Future[None]) -> None:
-        """Wait for the end of a request by another call."""
-        end.result()
+    async def wait(self, end: Future[T]) -> T:
+        """Wait for the end of a request by another call, and return its result."""
+        return end.result()
 
     @abstractmethod
     def status(self, version: V) -> ObjectStat:
