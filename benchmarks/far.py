@@ -462,8 +462,11 @@ def mounted(far: Far) -> Iterator[Way]:
         for number in range(count):
             (path / "small" / str(number)).read_bytes()
 
-    def list_and_read(path: Path) -> None:
+    def show(path: Path) -> None:
         assert len(os.listdir(path / "small")) == count
+
+    def list_and_read(path: Path) -> None:
+        show(path)
         read_all(path)
 
     def create(number: int) -> None:
@@ -485,8 +488,8 @@ def mounted(far: Far) -> Iterator[Way]:
             while file.readinto(block):
                 pass
 
-    text = f"mount: list, then read {count} of 16 KiB"
-    yield Way("mount-read", text, partial(list_and_read, usual), counted, count + 2)
+    text, ready = f"mount: read {count} of 16 KiB after a listing", partial(show, usual)
+    yield Way("mount-read", text, partial(read_all, usual), counted, count + 2, ready=ready)
     text, ready = "mount: the same again, `attr_timeout` 60", partial(list_and_read, patient)
     yield Way("mount-again", text, partial(read_all, patient), counted, 0, ready=ready)
     text = f"mount: create {count} of 16 KiB, {THREADS} threads"

@@ -260,7 +260,11 @@ class Answers:
     # -- files
 
     def _open(self, request: FuseRequest) -> None:
+        told = self._optional("told_size")(request.number)
         fh, kept = self._system.open(request.number, request.flags, *self._again(request, Server.open))
+        if told is not None and not request.flags & os.O_TRUNC and told != self._files.get(fh).file.size:
+            # Another program has stored a version since the lookup: the kernel would read to the old size only.
+            self._loop.notify("inode", request.number, -1, 0)
         self._reply_opened(request, fh, kept)
 
     def _create(self, request: FuseRequest) -> None:

@@ -98,6 +98,7 @@ class Mount:
             if options.stats is not None:
                 self.cache.serve_stats(options.stats)
             self.server = Server(self.volume, options)
+            self.server.names.remember(min(options.attr_timeout, options.entry_timeout))
             os.umask(0o077)  # new files are private until they have the requested mode
             self._mount()
         except BaseException:

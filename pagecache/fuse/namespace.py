@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from ..backends.protocol import ObjectStat
@@ -34,6 +35,7 @@ from ..engine.attempts import Attempts
 from ..errors import os_error
 from ..objects import Kind
 from ..volume.volume import Volume
+from .remembered import PAGE, Answer, Remembered
 
 __all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
 
@@ -89,6 +91,12 @@ class Namespace(ABC):
 
     def created(self, key: str) -> None:  # noqa: B027
         """Record that an object was made under this key."""
+
+    def remember(self, seconds: float) -> None:  # noqa: B027
+        """Let one listing of a directory answer lookups of its names for so long."""
+
+    def changed(self, *keys: str) -> None:  # noqa: B027
+        """Record that objects may have changed through this mount."""
 
     @abstractmethod
     def remove(self, key: str, kind: Kind) -> None: ...
@@ -251,13 +259,76 @@ class Prefixes(Namespace):
         super().__init__(volume)
         self._lock = threading.Lock()  # guards the set; held briefly
         self._made: set[str] = set()  # directories that exist even if empty
+        self._remembered = Remembered()
+        self._reconnects = volume.engine.reconnects
+        self._lists_by_pages = inspect.isgeneratorfunction(getattr(self.backend, "list", None))
+
+    def remember(self, seconds: float) -> None:
+        self._remembered.lifetime_s = seconds
+
+    def changed(self, *keys: str) -> None:
+        self._remembered.mark(*keys)
 
     def status(self, key: str) -> ObjectStat:
-        if not key:
-            return DIRECTORY
-        with self._lock:
-            if key in self._made:
+        """Return the status of a key, by a listing that was fetched a short time ago, if there is one."""
+        if not self._is_directory_here(key) and self._remembered.lifetime_s:
+            self.volume._check_alive(key)
+            if self._reconnects != self.volume.engine.reconnects:
+                self._reconnects = self.volume.engine.reconnects
+                self._remembered.clear()
+            answer = self._remembered.find(key)
+            if answer is None and self._remembered.is_directory(key) is None and self._lists_by_pages:
+                self._list_page(key)
+            if answer is None and self._remembered.is_directory(key):
                 return DIRECTORY
+            if answer is None and self._lists_by_pages and self._remembered.wants(key):
+                self._list_page(key.rpartition("/")[0])
+                answer = self._remembered.find(key)
+            if answer is not None:
+                return self._answered(key, answer)
+        return self._stored(key)
+
+    def _answered(self, key: str, answer: Answer) -> ObjectStat:
+        """Return the status of a key that a listing answers for. What is cached of the object decides, if anything is:
+        the listing may say that it is still what is stored.
+        """
+        found = answer.entries.get(key)
+        canonical = self.volume._canonical(key)
+        inode = self.volume._inode_at(canonical)
+        if inode is not None:
+            if found is not None and found.version is not None:
+                inode.versions.confirm(canonical, found.version, answer.clock)
+            return self._stored(key)
+        if found is None:
+            raise os_error(errno.ENOENT, key)
+        return found
+
+    def _list_page(self, directory: str) -> None:
+        """Fetch one page of a listing, for later lookups. An error is none of theirs."""
+        answer = self._begin_listing(directory)
+        try:
+            prefix = f"{directory}/" if directory else ""
+            found = [(str(entry.key), entry) for entry in islice(self.backend.list(prefix), PAGE)]
+        except BaseException as error:
+            self._remembered.leave(directory, answer)
+            if not isinstance(error, OSError):
+                raise
+        else:
+            self._remembered.end(directory, answer, found, complete=len(found) < PAGE)
+
+    def _begin_listing(self, directory: str) -> Answer:
+        clock = self.volume.engine.clock.now()
+        answer = self._remembered.begin(directory, clock, ())
+        self._remembered.mark(*(str(entry.key) for entry in self.volume.unsaved()))
+        return answer
+
+    def _is_directory_here(self, key: str) -> bool:
+        with self._lock:
+            return not key or key in self._made
+
+    def _stored(self, key: str) -> ObjectStat:
+        if self._is_directory_here(key):
+            return DIRECTORY
         try:
             return self.volume.stat(key)
         except FileNotFoundError:
@@ -283,17 +354,26 @@ class Prefixes(Namespace):
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
         entries: dict[str, ObjectStat] = {}
-        for rest, entry in self._below(key, all=True):
+        prefix = f"{key}/" if key else ""
+        answer = self._begin_listing(key) if self._remembered.lifetime_s else None
+        try:
+            below = list(self._below(key, all=True))
+        except BaseException:
+            if answer is not None:
+                self._remembered.leave(key, answer)
+            raise
+        if answer is not None:
+            self._remembered.end(key, answer, ((prefix + rest, entry) for rest, entry in below), complete=True)
+        for rest, entry in below:
             name, slash, _ = rest.partition("/")
             if name not in ("", ".", ".."):
                 if not slash or name not in entries:
                     entries[name] = DIRECTORY if slash else entry
-        prefix = f"{key}/" if key else ""
         with self._lock:
             made = [found[len(prefix) :] for found in self._made if found.startswith(prefix)]
         entries |= {name: DIRECTORY for name in made if name and "/" not in name and name not in entries}
         if not entries and key:
-            self.status(key)  # raises if it does not exist at all
+            self._stored(key)  # raises if it does not exist at all
         return entries.items()
 
     def mkdir(self, key: str) -> None:
@@ -305,7 +385,7 @@ class Prefixes(Namespace):
     def _kind(self, key: str) -> Kind | None:
         """Return the kind of what has a name; None: nothing has."""
         try:
-            return self.status(key).kind
+            return self._stored(key).kind
         except FileNotFoundError:
             return None
 
@@ -318,7 +398,7 @@ class Prefixes(Namespace):
 
     def rmdir(self, key: str) -> None:
         self.volume._check_may_write(key, os.O_RDWR)
-        if self.status(key).kind != "dir":
+        if self._stored(key).kind != "dir":
             raise os_error(errno.ENOTDIR, key)
         if next(iter(self.entries(key)), None) is not None:
             raise os_error(errno.ENOTEMPTY, key)
@@ -326,16 +406,21 @@ class Prefixes(Namespace):
             self.volume.remove(f"{key}/")
         with self._lock:
             self._made.discard(key)
+        self.changed(key)
 
     def created(self, key: str) -> None:
         self._keep(key.rpartition("/")[0])
+        self.changed(key)
 
     def remove(self, key: str, kind: Kind) -> None:
         self._keep(key.rpartition("/")[0])  # an existing directory survives its last object
-        self.volume.remove(key)
+        try:
+            self.volume.remove(key)
+        finally:
+            self.changed(key)
 
     def rename(self, src: str, dst: str, kind: Kind | None, *, replace: bool) -> None:
-        directory = (kind or self.status(src).kind) == "dir"
+        directory = (kind or self._stored(src).kind) == "dir"
         if directory and next(iter(self._below(src)), None) is not None:
             # Like a rename across file systems: mv and others copy then. Object by object would not be atomic.
             raise OSError(errno.EXDEV, "a directory of this store cannot be renamed as a whole", src)
@@ -353,8 +438,12 @@ class Prefixes(Namespace):
             with self._lock:
                 moved = {key for key in self._made if key == src or key.startswith(f"{src}/")}
                 self._made = (self._made - moved) | {dst + key[len(src) :] for key in moved}
+            self.changed(src, dst)
         else:
-            self.volume.rename(src, dst, replace=replace)
+            try:
+                self.volume.rename(src, dst, replace=replace)
+            finally:
+                self.changed(src, dst)
 
     def setattr(self, key: str, found: ObjectStat, changes: dict[str, int]) -> ObjectStat:
         """Accept changes without effect, and those that the store makes by itself."""

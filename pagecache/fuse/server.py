@@ -184,6 +184,11 @@ class Server:
         except ValueError:  # closed since
             return None
 
+    def told_size(self, number: int) -> int | None:
+        """Return the size of a file that is not open, as the kernel knows it."""
+        node = self.node(number)
+        return None if node.seen is None or node.opens else node.seen.size
+
     def setattr(
         self, number: int, changes: dict[str, int], fh: int | None = None, again: bool | None = None
     ) -> Attributes:
@@ -221,7 +226,10 @@ class Server:
     def _truncate(self, node: Node, size: int, fh: int | None, again: bool | None) -> None:
 
         def cut(key: CheckedKey) -> bool:
-            self.volume.truncate(key, size)
+            try:
+                self.volume.truncate(key, size)
+            finally:
+                self.names.changed(key)
             return True
 
         if fh is None:
@@ -241,7 +249,7 @@ class Server:
                     self.setattr(node.number, {"mtime_ns": time.time_ns()})
                 return
         try:
-            self._moving.of(node, lambda key: self.volume.truncate(key, size))
+            self._moving.of(node, cut)
         except OSError as error:
             other = self._open_again(node, os.O_RDWR) if error.errno == errno.ESTALE else None
             if other is None:
@@ -400,6 +408,7 @@ class Server:
             try:
                 opened = self.files.open_file(key, flags | os.O_CREAT | os.O_EXCL)
             except FileExistsError as error:
+                self.names.changed(key)  # by another program
                 if flags & os.O_EXCL:
                     raise
                 # Another call has just made it. The kernel has not checked its permissions, and looks it up again.
@@ -621,7 +630,11 @@ class Server:
             return None
 
     def _open_by_key(self, node: Node, key: CheckedKey, flags: int) -> OpenFile:
-        opened = self.files.open_file(key, flags & ~CREATE)
+        try:
+            opened = self.files.open_file(key, flags & ~CREATE)
+        except FileNotFoundError:
+            self.names.changed(key)  # by another program: the kernel looks it up again
+            raise
         if node.identity is not None or key in self.nodes.keys(node):
             return opened
         self.files.release(opened.number)  # it may be another object: the name has moved
@@ -641,10 +654,21 @@ class Server:
             self.setattr(number, {"mode": mode & ~(stat.S_ISUID | stat.S_ISGID)})
 
     def flush(self, fh: int) -> None:
-        self.files.flush(fh)
+        try:
+            self.files.flush(fh)
+        finally:
+            self._may_have_stored(fh)
 
     def fsync(self, fh: int, datasync: bool = False, timeout: float | None = None) -> None:
-        self.files.fsync(fh, datasync, timeout)
+        try:
+            self.files.fsync(fh, datasync, timeout)
+        finally:
+            self._may_have_stored(fh)
+
+    def _may_have_stored(self, fh: int) -> None:
+        opened = self.files.by_number.get(fh)
+        if opened is not None and opened.writable:
+            self.names.changed(str(opened.file._inode.key))
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         return self.files.lseek(fh, offset, whence)
@@ -654,6 +678,7 @@ class Server:
         if node is not None:
             node.was_read |= self.files.get(fh).was_read
             node.changed = time.monotonic_ns()  # first: from now on the file does not report its size
+        self._may_have_stored(fh)
         self.files.release(fh)
         if node is not None:
             node.changed = time.monotonic_ns()

@@ -232,6 +232,18 @@ def test_sizes_follow_a_line_that_changes() -> None:
         assert least <= pace.sizes(1 << 25)[0] <= most
 
 
+def test_reads_that_share_a_line_do_not_shrink() -> None:
+    """Each of four gets a quarter of the throughput. One that failed says nothing."""
+    pace = Pace()
+    pace.measured(4096, 0.02)
+    for _ in range(20):
+        beside = [pace.begin() for _ in range(4)]
+        for running in beside:
+            pace.end(8 << 20, 0.02 + 4 * (8 << 20) / 1e9, running)
+        pace.end(0, 60.0, pace.begin())
+    assert pace.sizes(1 << 25)[0] == 1 << 25
+
+
 def test_a_long_read_is_several_ranges_side_by_side() -> None:
     """Each has its place, whatever the order in which they end; a range that is cut short ends the answer there."""
     content = bytes(range(256)) * (16 << 12)

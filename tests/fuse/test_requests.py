@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
@@ -14,7 +18,7 @@ from pagecache.testing.proxy import FaultyProxy
 from tests.s3.requests import name_of
 from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
 
-from .mounts import Mounted, needs_mounts
+from .mounts import Mounted, code, needs_mounts
 
 pytestmark = [
     needs_mounts,
@@ -66,6 +70,33 @@ def mounting(bucket: Bucket, proxy: FaultyProxy, tmp_path: Path) -> Mounting:
 def taken(proxy: FaultyProxy) -> list[str]:
     """The requests since the last call, by their names, without those that try the server."""
     return [name_of(call) for call in proxy.taken() if "/.pagecache/" not in call.path]
+
+
+class Counted:
+    """Counts the requests that are in flight together."""
+
+    def __init__(self, proxy: FaultyProxy) -> None:
+        self._proxy, self._lock = proxy, threading.Lock()
+        self._running = self.most = 0
+        self._began, self._ended = proxy.began, proxy.ended
+
+    def _begin(self, *arguments: Any) -> Any:
+        with self._lock:
+            self._running += 1
+            self.most = max(self.most, self._running)
+        return self._began(*arguments)
+
+    def _end(self, *arguments: Any) -> None:
+        self._ended(*arguments)
+        with self._lock:
+            self._running -= 1
+
+    def __enter__(self) -> Self:
+        vars(self._proxy).update(began=self._begin, ended=self._end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        vars(self._proxy).update(began=self._began, ended=self._ended)
 
 
 def put_files(bucket: Bucket, folder: str, count: int = FILES) -> None:
@@ -120,27 +151,85 @@ def test_a_sequential_read_has_as_many_requests_in_flight_as_the_backend_asks_fo
     """The mount's own window is smaller than two parts."""
     content = os.urandom(48 << 20)
     bucket.put("a", content)
-    most = running = 0
-    began, ended = proxy.began, proxy.ended
-
-    def begin(*arguments: object) -> object:
-        nonlocal most, running
-        running += 1
-        most = max(most, running)
-        return began(*arguments)  # type: ignore[arg-type]
-
-    def end(*arguments: object) -> None:
-        nonlocal running
-        running -= 1
-        ended(*arguments)  # type: ignore[arg-type]
-
     proxy.latency = 0.02
-    proxy.began, proxy.ended = begin, end  # type: ignore[method-assign,assignment]
+    with Counted(proxy) as counted, mounting() as path:
+        assert (path / "a").read_bytes() == content
+        assert counted.most >= 4
+    with Counted(proxy) as counted, mounting(60, "-o", "read_ahead=1MiB") as path:
+        assert (path / "a").read_bytes() == content
+        assert counted.most <= 3
+
+
+def test_small_files_after_a_listing_cost_one_request_each(
+    mounting: Mounting, bucket: Bucket, proxy: FaultyProxy
+) -> None:
+    put_files(bucket, "a")
+    with mounting() as path:
+        os.listdir(path / "a")
+        taken(proxy)
+        for number in range(FILES):
+            assert (path / "a" / str(number)).read_bytes() == b"%d" % number * 1000
+        assert sorted(taken(proxy)) == ["GetObject"] * FILES
+
+
+def test_files_that_are_made_cost_one_request_each_and_are_stored_at_close(
+    mounting: Mounting, bucket: Bucket, proxy: FaultyProxy
+) -> None:
+    """No close returns before its object is stored, so only several programs have several uploads in flight."""
+    put_files(bucket, "a", 1)
+    with mounting() as path, Counted(proxy) as counted, ThreadPoolExecutor(FILES) as pool:
+        (path / "a" / "first").write_bytes(b"first")
+        taken(proxy)
+        proxy.latency, counted.most = 0.2, 0
+
+        def create(number: int) -> bytes:
+            (path / "a" / f"new{number}").write_bytes(b"%d" % number)
+            return bucket.get(f"a/new{number}")
+
+        assert list(pool.map(create, range(FILES))) == [b"%d" % number for number in range(FILES)]
+        assert counted.most >= 8
+        made = taken(proxy)
+        assert made.count("PutObject") == FILES
+        assert len(made) <= FILES + 2
+
+
+def test_a_rename_moves_no_bytes_through_this_machine(mounting: Mounting, bucket: Bucket, proxy: FaultyProxy) -> None:
+    content = os.urandom(1 << 20)
+    bucket.put("a", content)
     with mounting() as path:
         proxy.taken()
-        assert (path / "a").read_bytes() == content
-        assert most >= 4
-    with mounting(60, "-o", "read_ahead=1MiB") as path:
-        most = 0
-        assert (path / "a").read_bytes() == content
-        assert most <= 3
+        os.rename(path / "a", path / "b")
+        calls = proxy.taken()
+        assert sum(call.up + call.down for call in calls if "/.pagecache/" not in call.path) < 10_000
+        assert (path / "b").read_bytes() == content
+        assert bucket.keys() == ["b"]
+
+
+def test_names_that_another_mount_changes_after_a_listing(mounting: Mounting, bucket: Bucket) -> None:
+    """A removed one is not there, a replaced one is read as it is stored, and one that was made stays stored: whoever
+    makes it too gets an error at close. [2.19]
+    """
+    put_files(bucket, "a", 4)
+    with mounting() as path:
+        os.listdir(path / "a")
+        bucket.remove("a/0")
+        bucket.put("a/1", b"a longer one" * 1000)
+        bucket.put("a/new", b"theirs")
+        assert code(os.open, path / "a" / "0", os.O_RDONLY) == errno.ENOENT
+        assert (path / "a" / "1").read_bytes() == b"a longer one" * 1000
+        fd = os.open(path / "a" / "new", os.O_CREAT | os.O_WRONLY)
+        os.write(fd, b"ours")
+        assert code(os.close, fd) == errno.ESTALE
+        assert bucket.get("a/new") == b"theirs"
+        (path / "a" / "new").unlink()
+
+
+def test_without_timeouts_each_name_is_looked_up(mounting: Mounting, bucket: Bucket) -> None:
+    """[2.19]"""
+    put_files(bucket, "a", 2)
+    with mounting(0) as path:
+        os.listdir(path / "a")
+        bucket.remove("a/0")
+        bucket.put("a/new", b"theirs")
+        assert code(os.stat, path / "a" / "0") == errno.ENOENT
+        assert (path / "a" / "new").read_bytes() == b"theirs"

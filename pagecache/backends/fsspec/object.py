@@ -95,9 +95,12 @@ class FsspecObject(ObjectFile[ObjectStat]):
 
         async def read(begin: int) -> None:
             with revoked(parts_of_buffers(buffers, begin, min(begin + step, wanted))) as parts:
-                began = time.monotonic()
-                done[begin] = await reader.read(offset + begin, parts)
-                self._objects.pace.measured(done[begin], time.monotonic() - began)
+                pace, began, done[begin] = self._objects.pace, time.monotonic(), 0
+                beside = pace.begin()
+                try:
+                    done[begin] = await reader.read(offset + begin, parts)
+                finally:
+                    pace.end(done[begin], time.monotonic() - began, beside)
 
         starts = range(0, wanted, step)
         try:

@@ -42,18 +42,33 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards both
+        self._lock = threading.Lock()  # guards the next
         self._latency = 0.0
-        self._throughput = 0.0
+        self._throughput = 0.0  # of the line
+        self._running = 0
 
-    def measured(self, size: int, seconds: float) -> None:
-        """Record a read."""
+    def begin(self) -> int:
+        """Record that a read begins; return how many run."""
+        with self._lock:
+            self._running += 1
+            return self._running
+
+    def end(self, size: int, seconds: float, beside: int) -> None:
+        """Record the end of a read that shared the line. `size` 0: it failed; `beside`: result of `begin`."""
+        with self._lock:
+            beside = max(beside, self._running)
+            self._running -= 1
+        if size:
+            self.measured(size, seconds, beside)
+
+    def measured(self, size: int, seconds: float, beside: int = 1) -> None:
+        """Record a read that shared the line with so many, itself included."""
         with self._lock:
             if size <= SMALL:
                 self._latency = _smoothed(self._latency, max(seconds, 1e-6))
             else:
                 self._latency = min(self._latency, seconds)
-                rate = min(size / max(seconds - self._latency, 1e-9), FASTEST)
+                rate = min(size * beside / max(seconds - self._latency, 1e-9), FASTEST)
                 self._throughput = _smoothed(self._throughput, rate)
 
     def sizes(self, most: int) -> tuple[int, int]:
