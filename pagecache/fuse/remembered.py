@@ -102,6 +102,8 @@ class Remembered:
             name, slash, _ = key[start:].partition("/")
             if name and not (slash and key[:start] + name in entries):
                 entries[key[:start] + name] = ObjectStat(size=0, kind="dir") if slash else entry
+            if len(entries) > ENTRIES_MAX:  # it is not kept
+                break
         answer.complete = complete
         with self._lock:
             self._answers.pop(directory, None)
