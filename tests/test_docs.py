@@ -144,8 +144,8 @@ def test_the_page_about_embedding_lists_the_known_urls() -> None:
     """All schemes that an error about an unknown URL lists."""
     text = (DOCS / "how-to" / "embed.md").read_text(encoding="utf-8")
     known = text[text.index("Known URLs are") :].partition(";")[0]
-    assert sorted(re.findall(r"(\w+:)", FENCE.sub("", known))) == ["dir:", "fsspec:", "memory:", "s3:"]
-    with pytest.raises(ValueError, match=r"known schemes: dir:, fsspec:, memory:, s3:\)"):
+    assert sorted(re.findall(r"(\w+:)", FENCE.sub("", known))) == ["az:", "dir:", "fsspec:", "gs:", "memory:", "s3:"]
+    with pytest.raises(ValueError, match=r"known schemes: az:, dir:, fsspec:, gs:, memory:, s3:\)"):
         pagecache.backend_from_url("nosuch:x")
 
 

@@ -3,6 +3,8 @@
     memory:            objects in this process
     dir:PATH           files below an existing directory
     s3://BUCKET/PREFIX objects of a bucket; `?endpoint=URL` for a service other than AWS; needs the extra `s3`
+    gs://BUCKET/PREFIX objects of Google Cloud Storage; needs the extra `obstore`
+    az://CONTAINER/... blobs of Azure, in the same way
     fsspec:URL         objects of any file system of fsspec, such as fsspec:s3://bucket/folder; needs the extra `fsspec`
     SCHEME:...         a scheme that an installed package registered under the entry-point group `pagecache.backends`
 
@@ -40,6 +42,8 @@ BUILT_IN = {
     "dir": ".directory:DirectoryBackend",
     "fsspec": ".fsspec:backend_from_fsspec_url",
     "s3": ".s3:backend_from_s3_url",
+    "gs": ".obstore:backend_from_gs_url",
+    "az": ".obstore:backend_from_az_url",
 }
 """Schemes of this package, with the module and the name of what makes a backend. They are imported on first use."""
 

@@ -40,6 +40,7 @@ from ...errors import Key
 from ..objects.draft import Draft
 from ..objects.extents import OLD, Piece
 from ..objects.file import ObjectFile
+from ..objects.parallel import Extent, reads_of
 from ..protocol import ObjectStat
 from ..spool import Spool, parts_of_buffers, revoked
 from .calls import Calls, Reader, tagged
@@ -56,10 +57,6 @@ TICK = 1.1
 TICKS = 3
 SIDE_BY_SIDE = 4
 """Calls at once of one long read."""
-GAP = 64 << 10
-"""Largest gap in bytes that is read together with its neighbours: at 1 GB/s it costs less than another call."""
-
-Extent = tuple[int, int]
 
 
 class FsspecObject(ObjectFile[ObjectStat]):
@@ -251,24 +248,6 @@ class FsspecObject(ObjectFile[ObjectStat]):
         finally:
             reader.close()
         return (at, total.digest()) if self._store.same(await self._calls.found(self.name), stored) else None
-
-
-def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
-    """Group ascending [begin, end) ranges, each group for one read of up to `step` bytes.
-
-    >>> reads_of([(0, 10), (20, 30), (200_000, 200_250)], 100)
-    [[(0, 10), (20, 30)], [(200000, 200100)], [(200100, 200200)], [(200200, 200250)]]
-    """
-    groups: list[list[Extent]] = []
-    for begin, end in missing:
-        while begin < end:
-            full = groups[-1][0][0] + step if groups and begin - groups[-1][-1][1] <= GAP else begin
-            if begin >= full:
-                groups.append([])
-                full = begin + step
-            groups[-1].append((begin, min(full, end)))
-            begin = min(full, end)
-    return groups
 
 
 async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[Extent], step: int, most: int) -> None:

@@ -6,10 +6,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["side_by_side"]
+__all__ = ["Extent", "reads_of", "side_by_side"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+Extent = tuple[int, int]
+"""A range [begin, end)."""
+GAP = 64 << 10
+"""Largest gap in bytes that is read together with its neighbours: at 1 GB/s it costs less than another call."""
 
 
 def side_by_side(
@@ -54,3 +58,21 @@ def side_by_side(
     if errors := failed + passed:
         raise errors[0]
     return [results[index] for index in sorted(results)]
+
+
+def reads_of(missing: Iterable[Extent], step: int) -> list[list[Extent]]:
+    """Group ascending [begin, end) ranges, each group for one read of up to `step` bytes.
+
+    >>> reads_of([(0, 10), (20, 30), (200_000, 200_250)], 100)
+    [[(0, 10), (20, 30)], [(200000, 200100)], [(200100, 200200)], [(200200, 200250)]]
+    """
+    groups: list[list[Extent]] = []
+    for begin, end in missing:
+        while begin < end:
+            full = groups[-1][0][0] + step if groups and begin - groups[-1][-1][1] <= GAP else begin
+            if begin >= full:
+                groups.append([])
+                full = begin + step
+            groups[-1].append((begin, min(full, end)))
+            begin = min(full, end)
+    return groups

@@ -1,0 +1,279 @@
+"""The objects of a container below a prefix: keys and options. Names are those of `..objects`.
+
+Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is private to the backend.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import errno
+import io
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from datetime import timedelta
+from typing import Any, Unpack
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ...config import BY_TIME, Size, parse_size, with_overrides
+from ...errors import BackendError, Key, os_error
+from ...options import LimitsOverrides
+from ..objects.file import BlockingFile
+from ..objects.names import Names
+from ..objects.store import run
+from ..protocol import Backend, BackendLimits, ObjectStat
+from ..url import without_user
+from .conditions import Honoured
+from .errors import exceptions
+from .object import ObstoreObject
+from .requests import Requests, Stored
+
+__all__ = ["ObstoreBackend", "backend_from_az_url", "backend_from_gs_url"]
+
+PRIVATE = ".pagecache/"
+KEY_MAX = 1024
+SINGLE_MAX = 4 << 30
+ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+"""The cache repeats calls, as its policy says."""
+UPLOAD_TIMEOUT = timedelta(hours=1)
+
+
+class ObstoreBackend(Backend):
+    """The objects of a store of obstore whose names begin with a prefix, by the remaining name.
+
+    Objects become visible by a commit, which is refused (ESTALE) if it would replace another version than the opened
+    one.
+
+    Args:
+        reads: a store of obstore, whose own retries are off.
+        prefix: common beginning of all names, a folder.
+        writes: the store for uploads; None: `reads`.
+        where: URL of the container, for messages.
+        generations: versions are Google's generations.
+        single_put: largest object in bytes that one conditional request stores; larger ones are sent in parts.
+        require_conditions: refuse to write what no condition guards.
+        limits: of one call; default: 8 MiB, 16 concurrent calls, retries for 60 seconds.
+        overrides: fields of `BackendLimits`, such as ``max_inflight=32``.
+
+    Raises:
+        ValueError: an argument is invalid; names it and the reason.
+    """
+
+    def __init__(
+        self,
+        reads: Any,
+        prefix: str = "",
+        *,
+        writes: Any = None,
+        where: str = "obstore:",
+        generations: bool = False,
+        single_put: Size = "1GiB",
+        require_conditions: bool | str = False,
+        limits: BackendLimits | None = None,
+        **overrides: Unpack[LimitsOverrides],
+    ) -> None:
+        self.single_put = parse_size(single_put, "single_put")
+        if self.single_put > SINGLE_MAX:
+            raise ValueError(f"single_put: {single_put!r} is above 4 GiB")
+        whole = BackendLimits(max_read="8MiB", max_write="8MiB", max_inflight=16, commit_on_close=True)
+        given = with_overrides(limits or whole, overrides)
+        given = replace(given, retry=given.retry or BY_TIME)
+        chosen = limits is not None or "read_ahead" in overrides
+        self.limits = given if chosen else replace(given, read_ahead=int(given.max_inflight) * int(given.max_read))
+        if not self.limits.commit_on_close or self.limits.durable_writes:
+            raise ValueError("limits: objects become visible by a commit, and are not durable before")
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.where = where
+        self._required = _flag(require_conditions, "require_conditions")
+        self.requests = Requests(reads, writes or reads, where, generations=generations)
+        self.names: Names[Stored] = Names(self.requests)
+        self._honoured = Honoured(self.requests, self.prefix + PRIVATE)
+
+    # ---------------------------------------------------------------- keys
+
+    def canonical(self, key: Key) -> Key:
+        name = os.fspath(key) if isinstance(key, str | os.PathLike) else None
+        why = ""
+        if not isinstance(name, str):
+            why = "it must be a str or an os.PathLike of str"
+        elif name.startswith(PRIVATE):
+            why = f"{PRIVATE} is the backend's own"
+        elif {"", ".", ".."} & set(name.split("/")):
+            why = "obstore has no names with an empty part, '.' or '..'"
+        elif not name.isprintable() and any(character < " " or character == "\x7f" for character in name):
+            why = "it has a control character"
+        else:
+            try:
+                if (length := len((self.prefix + name).encode())) > KEY_MAX:
+                    why = f"{length} bytes with the prefix, {KEY_MAX} at most"
+            except UnicodeEncodeError:
+                why = "it is not UTF-8"
+        if why:
+            raise ValueError(f"{key!r} is not a key of an object: {why}")
+        return name
+
+    def _name(self, key: Key) -> str:
+        return self.prefix + str(self.canonical(key))
+
+    def _allow(self) -> None:
+        if self.limits.read_only:
+            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.where} was given as read_only")
+
+    # ---------------------------------------------------------------- objects
+
+    def open(
+        self, key: Key, *, create: bool = False, exclusive: bool = False, seen: Stored | None = None
+    ) -> BlockingFile:
+        """Open an object. `seen`: a version that is believed to be stored still."""
+        name = self._name(key)
+        with self.requests.about(key):
+            if create:
+                self._allow()
+            believed = seen is not None and not self.names.is_unsettled(name)
+            base = seen if believed else run(self.names.look(name))
+        if base is None and not create:
+            raise os_error(errno.ENOENT, key)
+        if base is not None and create and exclusive:
+            raise os_error(errno.EEXIST, key)
+        file = ObstoreObject(self, key, name, base)
+        self.names.add(file)
+        return BlockingFile(file)
+
+    def stat(self, key: Key) -> ObjectStat:
+        name = self._name(key)
+        with self.requests.about(key):
+            stored = run(self.names.look(name))
+        if stored is None:
+            raise os_error(errno.ENOENT, key)
+        return stored.status()
+
+    def remove(self, key: Key) -> None:
+        name = self._name(key)
+        self._allow()
+        run(self.names.remove(key, name))
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
+        old, new = self._name(src), self._name(dst)
+        self._allow()
+        run(self.names.rename(src, old, dst, new, replace=replace))
+
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
+        """Yield the objects sorted by name, in requests of a thousand objects."""
+        start, own = self.prefix + prefix, self.prefix + PRIVATE
+        if {"", ".", ".."} & set(prefix.split("/")[:-1]):
+            return
+        for name, stat in self.requests.names(start.rpartition("/")[0]):
+            if name.startswith(start) and not name.startswith(own):
+                yield replace(stat, key=name[len(self.prefix) :])
+
+    def close(self) -> None:
+        for file in self.names.files():
+            run(file.close())
+
+    # ---------------------------------------------------------------- conditions
+
+    def honours(self, condition: str) -> bool:
+        """Return whether the service checks the condition `create` or `replace`. Tried once, with a private key."""
+        honoured = self._honoured.conditions()[condition]
+        if not honoured and self._required:
+            what = f"require_conditions: the service of {self.where} ignores the condition to {condition} an object"
+            raise BackendError(errno.ENOTSUP, what, retry=False)
+        return honoured
+
+    def require_single_put(self, size: int) -> None:
+        """Refuse an object in parts if `require_conditions` asks for a condition."""
+        if self._required:
+            what = f"require_conditions: an object of {size} bytes is above single_put ({self.single_put})"
+            raise BackendError(errno.EFBIG, f"{what}, and no condition guards its parts", retry=False)
+
+    def warnings(self) -> builtins.list[str]:
+        """Return what a user should know of the service, as far as it is known."""
+        return [
+            f"{self.where}: the service ignores the condition to {name} an object: a version that another program "
+            "stores in the moment before a commit is replaced unseen"
+            for name in self._honoured.missing()
+        ]
+
+
+def _flag(value: object, what: str) -> bool:
+    """Parse yes or no from an argument, or from a URL."""
+    for answer, words in ((True, ("yes", "true", "1")), (False, ("no", "false", "0"))):
+        if str(value).lower() in words:
+            return answer
+    raise ValueError(f"{what}: {value!r} is not yes or no")
+
+
+# ---------------------------------------------------------------- by URL
+
+OWN = ("single_put", "require_conditions")
+TIMEOUTS = {"connect_timeout": 5.0, "read_timeout": 20.0}
+GS = {"endpoint": "base_url", "service_account": "service_account", "anonymous": "skip_signature"}
+AZ = {"endpoint": "endpoint", "account": "account_name", "emulator": "use_emulator", "anonymous": "skip_signature"}
+FLAGS = ("skip_signature", "use_emulator")
+
+
+def _seconds(value: Any, what: str) -> timedelta:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and 0 < float(value) < math.inf:
+            return timedelta(seconds=float(value))
+    raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
+
+
+def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, Any]) -> ObstoreBackend:
+    parts = urlsplit(url)
+    if parts.fragment or not parts.netloc or "@" in parts.netloc:
+        what = f"it is not of the form {scheme}://NAME/PREFIX; credentials come from the environment"
+        raise ValueError(f"{without_user(url)!r}: {what}")
+    given: dict[str, Any] = {}
+    limits = [f.name for f in fields(BackendLimits)]
+    numbers = [f.name for f in fields(BackendLimits) if f.type in ("int", "Size")]
+    for word, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+        if word not in (*words, *OWN, *TIMEOUTS, *numbers):
+            known = ", ".join([*words, *OWN, *TIMEOUTS])
+            raise ValueError(f"{without_user(url)!r}: {word!r} is not one of {known}, or a limit")
+        given[word] = int(value) if value.isdecimal() else value
+    given |= options
+    config = {words[word]: given.pop(word) for word in words if word in given}
+    config = {name: _flag(value, name) if name in FLAGS else str(value) for name, value in config.items()}
+    connect, read = (_seconds(given.pop(name, default), name) for name, default in TIMEOUTS.items())
+    if unknown := set(given) - {*OWN, *limits, "limits"}:
+        raise ValueError(f"{without_user(url)!r}: {sorted(unknown)[0]!r} is no option of this backend")
+    import obstore.store as stores
+
+    kind: Any = stores.GCSStore if scheme == "gs" else stores.AzureStore
+    endpoint = str(config.get("base_url" if scheme == "gs" else "endpoint", ""))
+    client: dict[str, Any] = {"connect_timeout": connect, "timeout": UPLOAD_TIMEOUT}
+    if endpoint.startswith("http://") or config.get("use_emulator"):
+        client["allow_http"] = True
+    name = unquote(parts.netloc)
+    try:
+        reads, writes = (
+            kind(name, config=config, client_options=how, retry_config=ONCE)
+            for how in ({**client, "read_timeout": read}, client)
+        )
+    except (exceptions.BaseError, ValueError, TypeError) as error:
+        what = str(error).partition("\n\nDebug source")[0]
+        raise ValueError(f"{without_user(url)!r}: {what}") from error
+    where, prefix = f"{scheme}://{name}", unquote(parts.path).strip("/")
+    return ObstoreBackend(reads, prefix, writes=writes, where=where, generations=scheme == "gs", **given)
+
+
+def backend_from_gs_url(url: str, **options: Any) -> ObstoreBackend:
+    """Return a backend for `gs://BUCKET/PREFIX?endpoint=URL&service_account=FILE`; credentials: `GOOGLE_*`.
+
+    Raises:
+        ValueError: it is no such URL, or has an unknown word.
+    """
+    return _from_url(url, "gs", GS, options)
+
+
+def backend_from_az_url(url: str, **options: Any) -> ObstoreBackend:
+    """Return a backend for `az://CONTAINER/PREFIX?account=NAME&endpoint=URL`; credentials: `AZURE_*`.
+
+    Raises:
+        ValueError: it is no such URL, or has an unknown word.
+    """
+    return _from_url(url, "az", AZ, options)

@@ -1,0 +1,216 @@
+"""Commits on the imitation of Google: lost answers, refusals, other versions; keys, listings and URLs."""
+
+from __future__ import annotations
+
+import errno
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from obstore.store import MemoryStore
+
+from pagecache.backends import backend_from_url
+from pagecache.backends.obstore import ObstoreBackend
+
+from .services import Google
+
+
+def made(google: tuple[Google, str], **options: Any) -> Any:
+    return backend_from_url(f"gs://bucket/f?{google[1]}", **options)
+
+
+def written(backend: Any, key: str, data: bytes) -> Any:
+    file = backend.open(key, create=True)
+    file.write_from(0, [memoryview(data)])
+    return file
+
+
+def content(backend: Any, key: str) -> bytes:
+    file = backend.open(key)
+    room = bytearray(100)
+    return bytes(room[: file.read_into(0, [memoryview(room)])])
+
+
+def test_a_commit_whose_answer_is_lost_is_recognised_by_its_mark(google: tuple[Google, str]) -> None:
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    file = written(backend, "a", b"two")
+    google[0].lose_answers = 1
+    version = file.commit()
+    assert version == backend.stat("a").version
+    puts = google[0].asked.count("PUT f/a")
+    file.write_from(0, [memoryview(b"3")])
+    assert file.commit() == backend.stat("a").version
+    assert content(backend, "a") == b"3wo"
+    assert google[0].asked.count("PUT f/a") == puts + 1
+
+
+def test_a_lost_answer_that_cannot_be_looked_up_is_settled_by_the_next_commit(google: tuple[Google, str]) -> None:
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    file = written(backend, "a", b"two")
+    google[0].lose_answers = 1
+    head = backend.requests.head
+
+    async def fail(name: str) -> Any:
+        backend.requests.head = head
+        raise OSError(errno.ECONNRESET, "planted")
+
+    google[0].asked.clear()
+    backend.requests.head = fail
+    with pytest.raises(OSError, match="planted") as error:
+        file.commit()
+    assert error.value.kept  # type: ignore[attr-defined]
+    assert file.commit() == backend.stat("a").version
+    assert google[0].asked.count("PUT f/a") == 1
+
+
+def test_a_foreign_version_is_a_conflict_and_stays(google: tuple[Google, str]) -> None:
+    backend, other = made(google), made(google)
+    written(backend, "a", b"one").commit()
+    file = written(backend, "a", b"two")
+    written(other, "a", b"foreign").commit()
+    with pytest.raises(OSError, match="is stored where") as error:
+        file.commit()
+    assert error.value.errno == errno.ESTALE
+    assert content(other, "a") == b"foreign"
+
+
+def test_a_created_object_does_not_replace_one_that_came_before_its_commit(google: tuple[Google, str]) -> None:
+    backend, other = made(google), made(google)
+    file = written(backend, "a", b"two")
+    written(other, "a", b"foreign").commit()
+    with pytest.raises(OSError, match="is stored where") as error:
+        file.commit()
+    assert error.value.errno == errno.ESTALE
+    assert content(other, "a") == b"foreign"
+
+
+def test_a_read_never_mixes_versions_though_the_service_ignores_the_condition(google: tuple[Google, str]) -> None:
+    google[0].ignores = True
+    backend = made(google)
+    google[0].store("f/a", b"one", {})
+    file = backend.open("a")
+    google[0].store("f/a", b"two", {})
+    with pytest.raises(OSError, match="another version") as error:
+        file.read_into(0, [memoryview(bytearray(3))])
+    assert error.value.errno == errno.ESTALE
+
+
+def test_a_service_that_ignores_conditions_is_found_out(google: tuple[Google, str]) -> None:
+    google[0].ignores = True
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    assert [" to create " in text or " to replace " in text for text in backend.warnings()] == [True, True]
+    file = written(backend, "a", b"two")
+    google[0].store("f/a", b"foreign", {})
+    with pytest.raises(OSError, match="is stored where"):  # a look before the commit finds it
+        file.commit()
+    with pytest.raises(OSError, match="require_conditions") as error:
+        written(made(google, require_conditions=True), "b", b"x").commit()
+    assert error.value.errno == errno.ENOTSUP
+    assert sorted(google[0].objects) == ["f/a"]  # nothing is left of the trials
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "retry", "after"),
+    [(503, errno.EAGAIN, True, 1.0), (500, errno.EIO, True, None), (403, errno.EACCES, False, None)],
+)
+def test_an_answer_of_the_service_is_one_error(
+    google: tuple[Google, str], status: int, code: int, retry: bool, after: float | None
+) -> None:
+    backend = made(google)
+    google[0].statuses = [status]
+    with pytest.raises(OSError, match="gs://bucket/f/a") as error:
+        backend.open("a")
+    found: Any = error.value
+    assert (found.errno, found.retry, found.retry_after, found.filename) == (code, retry, after, "a")
+    assert len(google[0].asked) == 1  # obstore does not retry by itself
+    assert "Debug source" not in str(found)
+
+
+def test_an_edit_keeps_the_properties_of_the_object(google: tuple[Google, str]) -> None:
+    google[0].store("f/a", b"one", {"Content-Type": "text/odd", "x-goog-meta-colour": "blue"})
+    backend = made(google)
+    written(backend, "a", b"two").commit()
+    headers = {word.lower(): value for word, value in google[0].objects["f/a"][2].items()}
+    assert headers["content-type"] == "text/odd"
+    assert headers["x-goog-meta-colour"] == "blue"
+
+
+def test_a_large_object_is_stored_in_parts_unless_a_condition_is_required(google: tuple[Google, str]) -> None:
+    backend = made(google, single_put="1MiB")
+    data = bytes(range(256)) * (9 << 12)
+    file = written(backend, "a", data)
+    assert file.commit() == backend.stat("a").version
+    assert google[0].objects["f/a"][0] == data
+    file.write_from(0, [memoryview(b"new")])
+    google[0].store("f/a", data, {})
+    with pytest.raises(OSError, match="is stored where"):
+        file.commit()
+    with pytest.raises(OSError, match="single_put"):
+        written(made(google, single_put="1MiB", require_conditions=True), "b", data).commit()
+
+
+def test_a_copy_of_another_version_renames_nothing(google: tuple[Google, str]) -> None:
+    backend = made(google)
+    written(backend, "a", b"one").commit()
+    copy = backend.requests._writes.copy
+
+    class Replacing:
+        def copy(self, old: str, new: str) -> None:
+            google[0].store(old, b"two", {})
+            copy(old, new)
+
+    backend.requests._writes, writes = Replacing(), backend.requests._writes
+    with pytest.raises(OSError, match="another version was stored") as error:
+        backend.rename("a", "b")
+    backend.requests._writes = writes
+    assert error.value.errno == errno.ESTALE
+    assert content(backend, "a") == b"two"
+
+
+def test_a_long_listing_is_sorted_and_has_no_private_names() -> None:
+    store = MemoryStore()
+    for number in range(2500):
+        store.put(f"f/x{number:04}", b"1")
+    store.put("f/.pagecache/try-1", b"1")
+    store.put("fx", b"1")
+    keys = [stat.key for stat in ObstoreBackend(store, "f").list("x1")]
+    assert keys == [f"x{number:04}" for number in range(1000, 2000)]
+
+
+@pytest.mark.parametrize("key", ["", "a//b", "/a", "a/", "a/../b", ".pagecache/x", "a\nb", "x" * 1030, "\ud800", 7])
+def test_a_key_that_is_no_name_is_refused(key: Any) -> None:
+    with pytest.raises(ValueError, match="is not a key of an object"):
+        ObstoreBackend(MemoryStore(), "f").canonical(key)
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("az:///x", "not of the form az://"),
+        ("az://user:secret@c/x", "credentials come from the environment"),
+        ("az://c?colour=blue", "'colour' is not one of endpoint, account"),
+        ("gs://b?account=x", "'account' is not one of endpoint, service_account"),
+        ("az://c?connect_timeout=no", "connect_timeout: 'no'"),
+        ("az://c?emulator=perhaps", "use_emulator: 'perhaps' is not yes or no"),
+        ("gs://b?service_account=/nowhere.json", "/nowhere.json"),
+        ("az://c?emulator=yes&single_put=9GiB", "single_put"),
+    ],
+)
+def test_a_bad_url_is_named_with_its_rule(url: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(rule)) as error:
+        backend_from_url(url)
+    assert "secret" not in str(error.value)
+
+
+def test_without_the_package_the_error_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "obstore.py").write_text("raise ModuleNotFoundError('no obstore', name='obstore')")
+    code = "from pagecache.backends import backend_from_url; backend_from_url('gs://b')"
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
+    done = subprocess.run([sys.executable, "-c", path + code], capture_output=True, text=True, timeout=60, check=False)
+    assert "[obstore]" in done.stderr
