@@ -107,6 +107,7 @@ struct pc_need {
 	uint32_t owner;  /* FOLIO: request that owns the lock, 0: a section of C code */
 	uint64_t pos, len; /* FILL */
 	uint32_t readahead; /* READ: nonzero if the read touched a marker, at `marker` */
+	uint32_t goes_on; /* READ, set before: it goes on where the last one of its handle ended */
 	uint64_t marker;
 };
 

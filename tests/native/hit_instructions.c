@@ -24,7 +24,7 @@ int main(int argc, char **argv)
 	struct pc_cache *c;
 	struct pc_volume *v;
 	struct pc_inode *i;
-	struct pc_need need;
+	struct pc_need need = {0};
 	if (pc_cache_create((u64)PAGES * PAGE * 2, PAGE, folio, &c) || pc_volume_create(c, 4, false, &v) ||
 	    pc_inode_create(v, (u64)PAGES * PAGE, &l, &i))
 		return 1;

@@ -478,7 +478,7 @@ static MAYBE int provide(struct file *f, const struct pc_need *need)
 /* Return: bytes read, short at the end of the file only; or the store's error. */
 static MAYBE int64_t file_read(struct file *f, u64 pos, void *to, u64 len)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	for (u64 done = 0;;) {
 		done += (u64)pc_read(f->inode, pos + done, (u8 *)to + done, len - done, &need);
 		if (done == len || need.kind == PC_NEED_NOTHING)
@@ -492,7 +492,7 @@ static MAYBE int64_t file_read(struct file *f, u64 pos, void *to, u64 len)
 /* The caller holds the inode lock X. */
 static MAYBE int file_write_locked(struct file *f, u64 pos, const void *from, u64 len)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	for (u64 done = 0;;) {
 		done += (u64)pc_write(f->inode, pos + done, (const u8 *)from + done, len - done, &need);
 		if (done == len)
@@ -540,7 +540,7 @@ static MAYBE u8 byte_at(u64 pos)
 /* The caller holds the inode lock X. Return: 0, or the store's error. */
 static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *pin)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	for (;;) {
 		int err = pc_pin(f->inode, pos, len, true, pin, &need);
 		if (err == -EAGAIN)
@@ -555,7 +555,7 @@ static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *p
 /* A view of cached bytes, for reading. */
 static MAYBE struct pc_pin read_pin(u64 pos, u64 len)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_pin pin;
 	EQUAL(pc_pin(file->inode, pos, len, false, &pin, &need), 0);
 	return pin;
@@ -575,7 +575,7 @@ __attribute__((no_sanitize("thread"), noinline)) static MAYBE void view_store(u8
 /* Take all the locks of truncate and punch, in order. */
 static MAYBE void stop_the_file(struct file *f, u64 pos, u64 end)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	lock_inode(f, PC_EXCLUSIVE);
 	take_token(f);
 	EQUAL(pc_invalidate_lock(f->inode), 0);

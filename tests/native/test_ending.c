@@ -12,7 +12,7 @@ static void start(u64 size)
 TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
 {
 	u8 bytes[100];
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_request *r;
 	start(1 << 20);
 	pc_cache_close(rig.cache);
@@ -133,7 +133,7 @@ TEST(check_an_inode_that_ends_takes_its_dirty_bytes_along)
 {
 	u8 bytes[PAGE] = "bytes";
 	struct pc_pin pins[2];
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_waiter waiter;
 	rig_open(&rig, 64 * PAGE, PAGE);
 	struct pc_volume *v = volume_open(&rig);

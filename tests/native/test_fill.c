@@ -269,7 +269,7 @@ TEST(check_kept_buffers_of_local_pages_without_memory)
 	u32 nr;
 	u8 bytes[100];
 	u32 left[PARTS];
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_request *none;
 	for (u32 pinned = 0; pinned < 2; pinned++) {
 		start(1 << 20, PAGE, limits_wide());
@@ -339,7 +339,7 @@ TEST(check_no_memory_means_no_fill_and_no_trace_of_it)
 	start(1 << 20, PAGE, limits_wide());
 	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
 	struct pc_request *r = begin_fill(file, 0, 16 * PAGE), *none;
-	struct pc_need need;
+	struct pc_need need = {0};
 	EQUAL(r->nr_owned, 16);
 	EQUAL(pc_fill_begin(file->inode, 100 * PAGE, PAGE, &need, &none), (u64)-ENOMEM);
 	SOUND(&rig);

@@ -36,7 +36,7 @@ static void *read_once(void *arg MAYBE)
 
 static void *read_all(void *arg MAYBE)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	return (void *)(uintptr_t)pc_read(file->inode, 0, got, SIZE, &need);
 }
 
@@ -150,7 +150,7 @@ TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
 		{SIZE, 1, 0, 0},        {UINT64_MAX - 1, 1, 0, 0},
 		{SIZE - 5, 100, 5, 0},  {0, 0, 0, 0},
 	};
-	struct pc_need need;
+	struct pc_need need = {0};
 	start(PAGE);
 	pc_drop_clean(file->inode, DROPPED, DROPPED + PAGE);
 	EQUAL(file_write(file, WRITTEN, "abcdef", 6), 0);
@@ -175,7 +175,7 @@ TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
 
 TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	start(16 << 10);
 	EQUAL(file_write(file, 4096, got + 4096, 4096), 0);
 	struct pc_folio *f = folio_at(file, 0);

@@ -13,7 +13,7 @@ static void start(u64 pages, u64 max_folio)
 /* Read as the C entry does. Return: number of backend calls it waited for. */
 static u32 read_pages(struct pc_readahead *ra, u64 index, u64 nr)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	u32 waited = 0;
 	u64 pos = index * PAGE, len = nr * PAGE, done = 0;
 	while (done < len) {

@@ -120,7 +120,7 @@ TEST(check_a_block_dirty_only_behind_the_new_end_is_not_handed_over)
 TEST(check_truncate_waits_for_a_fill_and_a_fill_for_truncate)
 {
 	start(40000, 4 * PAGE);
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_request *r, *other;
 	r = begin_fill(file, 8192, 100);
 	stop_the_file(file, 30000, ALL); /* elsewhere: no need to wait */

@@ -59,7 +59,7 @@ TEST(check_a_full_cache_can_be_written)
 	start_with(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
 	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
 	u64 k = 0;
-	struct pc_need need;
+	struct pc_need need = {0};
 	for (; k < 256; k++) {
 		memset(want + k * 8192, (int)k, PAGE);
 		if (pc_write(file->inode, k * 8192, want + k * 8192, PAGE, &need) < PAGE)

@@ -213,7 +213,7 @@ TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
 
 static void *pin_the_second_page(void *arg)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	*(int *)arg = pc_pin(file->inode, PAGE, 100, true, &raced, &need);
 	return NULL;
 }

@@ -186,7 +186,7 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 			pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 0, true);
 		put(0, PAGE, 1);
 		struct pc_request *r = hand_over();
-		struct pc_need need;
+		struct pc_need need = {0};
 		struct pc_pin p;
 		struct call c = next_call(r);
 		lock_inode(file, PC_EXCLUSIVE);
@@ -214,7 +214,7 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 
 TEST(check_a_quarter_of_the_memory_may_be_pinned)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_pin pins[16], p;
 	start_with(64 * PAGE, 64 * PAGE, PAGE, limits_wide());
 	for (u64 k = 0; k < 16; k++)

@@ -53,7 +53,7 @@ TEST(check_what_was_accepted_is_all_that_changes)
 {
 	start(0, PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-	struct pc_need need;
+	struct pc_need need = {0};
 	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 	memset(want, 5, 20 * PAGE);
 	EQUAL(pc_write(file->inode, 10, want, 20 * PAGE, &need), 16 * PAGE - 10);
@@ -124,7 +124,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 	enum { BACKGROUND, AWAITED, PARTIAL };
 	for (int work_for = BACKGROUND; work_for <= PARTIAL; work_for++) {
 		int wanted = work_for != BACKGROUND;
-		struct pc_need need;
+		struct pc_need need = {0};
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
 		change(0, 64 << 10, 1);
@@ -199,7 +199,7 @@ TEST(check_above_the_limit_and_pinned_the_writer_waits)
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 1 << 20, 2 << 20, pinned ? 1 << 20 : PAGE, true);
 		change(0, 64 << 10, 1);
-		struct pc_need need;
+		struct pc_need need = {0};
 		struct pc_pin pin;
 		if (pinned)
 			pin = read_pin(0, 10);
@@ -287,7 +287,7 @@ TEST(check_a_whole_write_is_all_or_nothing)
 {
 	for (int stop = 0; stop < 5; stop++) {
 		start(8 * PAGE, PAGE);
-		struct pc_need need;
+		struct pc_need need = {0};
 		struct pc_request *fill = NULL, *r = NULL;
 		u8 data[3 * PAGE];
 		memset(data, 0xee, sizeof(data));

@@ -74,6 +74,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 	*marker = UINT64_MAX;
 	if (PC_UNLIKELY(!h->readable || !is_open(h) || len > INT64_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
+	need.goes_on = pc_goes_on(h->ra, pos, i->cache->page_shift);
 	i64 n = pc_read(i, pos, to, len, &need);
 	if (PC_UNLIKELY(need.readahead))
 		*marker = need.marker;

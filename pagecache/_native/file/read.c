@@ -78,7 +78,9 @@ static enum copy_result copy_folio(struct pc_inode *i, struct pc_folio *f, u64 p
 		memset(to, 0, part);
 		return COPY_CHANGED;
 	}
-	if ((st & (PC_F_READAHEAD | PC_F_UNREAD)) || (st & PC_F_ACCESS) != PC_F_ACCESS)
+	/* Small reads one after another are one use of a folio. */
+	if ((st & (PC_F_READAHEAD | PC_F_UNREAD)) ||
+	    ((st & PC_F_ACCESS) != PC_F_ACCESS && !(from && need && need->goes_on)))
 		touched(f, st, need, from + part < size);
 	*n = part;
 	return COPY_DONE;

@@ -11,6 +11,7 @@
 static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need *need)
 {
 	i64 n;
+	need->goes_on = pc_goes_on(&h->ra, pos, h->inode->cache->page_shift) && !h->noreuse;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_read(h->inode, pos, to, len, need);
 	struct pc_cache *c = h->inode->cache;

@@ -39,7 +39,7 @@ static void unpin(struct client *self, u32 n)
 
 static void act_pin(struct client *self, u32 file)
 {
-	struct pc_need need;
+	struct pc_need need = {0};
 	if (self->nr_pins == 4 || schedule_draw(3) == 0)
 		unpin(self, 1);
 	else if (pc_pin(world.files[file]->inode, schedule_draw(BYTES), CELL, false, &self->pins[self->nr_pins],
@@ -83,7 +83,7 @@ static void act_write(struct client *self, u32 file)
 {
 	struct cells *c = &world.cells[file];
 	struct file *f = world.files[file];
-	struct pc_need need;
+	struct pc_need need = {0};
 	struct pc_place place;
 	u64 at, n, done = 0;
 	range(self, &at, &n);

@@ -146,7 +146,7 @@ static void meet(struct store *s, enum store_moment when)
 void world_open(u32 number, u64 seed)
 {
 	enum { CAPACITY = 16 };
-	struct pc_need need;
+	struct pc_need need = {0};
 	kind = &kinds[number];
 	seed = (seed + 1) * 0x9e3779b97f4a7c15ull >> 32; /* batches are numbered: neighbours differ in everything */
 	schedule_describe(what_is);
