@@ -238,7 +238,7 @@ def test_ctrl_c_says_what_may_be_left() -> None:
         ("s4:bucket", "no module 's4'"),
         ("python:mine", "which factory of mine? Write python:mine:factory"),
         ("mine.py:make", "the name of a module is without .py: mine:make"),
-        ("nothing", "is neither a URL (dir:, fsspec:, memory:, s3: ...) nor module:factory"),
+        ("nothing", "is neither a URL (az:, dir:, fsspec:, gs:, memory:, s3: ...) nor module:factory"),
         ("a b:c", "is neither a URL"),
         ("/no/such", "nor module:factory; did you mean 'dir:/no/such'?"),
         ("file:///no/such", "did you mean 'dir:/no/such'?"),
