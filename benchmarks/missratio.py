@@ -173,6 +173,7 @@ def sieve(trace: Sequence[int], room: int) -> float:
                 held[order[hand]] = False
                 hand += 1
             del held[order.pop(hand)]
+            hand %= len(order) or 1  # behind the newest comes the oldest
         held[page] = False
         order.append(page)
     return misses / len(trace)

@@ -111,9 +111,9 @@ struct pc_need {
 	uint64_t marker;
 };
 
-/* Readahead state of a handle (contract 2.6), in pages. */
+/* Readahead state of a handle (contract 2.6), in pages; prev_end: of its last read, in bytes. */
 struct pc_readahead {
-	uint64_t start, size, async_size, prev_index;
+	uint64_t start, size, async_size, prev_end;
 	uint32_t max;
 	uint32_t thrashed;
 };
@@ -418,7 +418,7 @@ void pc_invalidate_unlock(struct pc_inode *i);
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
 bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
 bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
-void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift);
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len);
 uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
 bool pc_fill_anew(struct pc_request *r);

@@ -48,6 +48,22 @@ def test_epochs_over_more_than_fits_hit_what_fits(volume: Volume, shuffled: bool
     assert PAGES - missed >= 0.95 * FIT
 
 
+def test_a_part_of_a_page_that_is_read_again_and_again_stays_beside_a_scan(volume: Volume) -> None:
+    """Read by one handle, and by nothing else in between: it is no sequential read."""
+    if volume.options.policy == "sticky":
+        return  # its pages stay once they are there
+    with volume.open("data") as file, volume.open("other") as other:
+        misses(other, list(range(FIT)))
+        for page in range(10):
+            for _ in range(4):
+                file.pread(100, page * PAGE + 512)
+        misses(other, list(range(FIT, 2 * FIT)))
+        before = volume.stats().misses
+        for page in range(10):
+            file.pread(100, page * PAGE + 512)
+        assert volume.stats().misses == before
+
+
 def test_data_that_is_no_longer_read_makes_room_for_other_data(volume: Volume) -> None:
     fits = list(range(FIT * 8 // 10))
     with volume.open("data") as file, volume.open("other") as other:

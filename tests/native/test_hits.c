@@ -7,7 +7,7 @@
 enum { SIZE = 64 << 10 };
 
 static _Atomic u8 closed;
-static struct pc_readahead window = {.prev_index = UINT64_MAX - 1};
+static struct pc_readahead window;
 
 static struct pc_hit *hit_open(bool writable)
 {
@@ -32,7 +32,7 @@ TEST(check_valid_bytes_are_read_and_the_rest_is_not)
 	EQUAL(pc_hit_read(h, 0, to, sizeof(to), &marker), sizeof(to));
 	EQUAL(to[0], 7);
 	EQUAL(marker, UINT64_MAX);
-	EQUAL(window.prev_index, 1);
+	EQUAL(window.prev_end, sizeof(to));
 	EQUAL(pc_hit_read(h, SIZE - 10, to, sizeof(to), &marker), 10); /* the end of the file */
 	EQUAL(pc_hit_read(h, SIZE, to, sizeof(to), &marker), 0);
 	EQUAL(pc_hit_read(h, INT64_MAX, to, sizeof(to), &marker), (u64)-EAGAIN);

@@ -29,7 +29,7 @@ static u32 read_pages(struct pc_readahead *ra, u64 index, u64 nr)
 			pc_readahead_submit(file->inode, ra);
 		waited += file->store.reads - before;
 	}
-	pc_readahead_seen(ra, pos, len, 12);
+	pc_readahead_seen(ra, pos, len);
 	return waited;
 }
 
@@ -112,13 +112,13 @@ TEST(check_random_reads_fetch_what_was_asked)
 TEST(check_a_run_before_the_miss_is_taken_for_a_stream)
 {
 	start(PAGES, PAGE);
-	struct pc_readahead ra = {.max = 128, .prev_index = 3000};
+	struct pc_readahead ra = {.max = 128, .prev_end = 3001 * PAGE};
 	EQUAL(fill_range(file, 100 * PAGE, 10 * PAGE), 0);
 	CHECK(pc_readahead_miss(file->inode, &ra, 110 * PAGE, 2 * PAGE));
 	EQUAL(ra.start, 110);
 	EQUAL(ra.size, 12);
 	EQUAL(ra.async_size, 1);
-	struct pc_readahead short_run = {.max = 128, .prev_index = 3000, .start = 5};
+	struct pc_readahead short_run = {.max = 128, .prev_end = 3001 * PAGE, .start = 5};
 	CHECK(!pc_readahead_miss(file->inode, &short_run, 110 * PAGE, 10 * PAGE));
 	EQUAL(short_run.start, 5);
 }
@@ -200,7 +200,7 @@ TEST(check_pages_evicted_unread_halve_the_next_window)
 	ra = (struct pc_readahead){.max = 64};
 	pc_readahead_miss(file->inode, &ra, 0, 40 * PAGE);
 	EQUAL(ra.size, 40); /* of at most 32 */
-	ra.prev_index = 99;
+	ra.prev_end = 100 * PAGE;
 	pc_readahead_miss(file->inode, &ra, 100 * PAGE, 40 * PAGE);
 	EQUAL(ra.size, 64); /* once */
 }

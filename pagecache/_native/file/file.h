@@ -26,10 +26,10 @@ enum pc_views_hit { PC_VIEWS_MISSED, PC_VIEWS_PART, PC_VIEWS_WHOLE };
 enum pc_views_hit pc_views_hit(const struct pc_inode *i, const struct pc_folio *f, u64 pos, u64 end);
 void pc_views_end_at(struct pc_inode *i, struct pc_folio *f, u64 size);
 
-/* Whether a read goes on where the last one of its handle ended, or in the same page. */
-static inline bool pc_goes_on(const struct pc_readahead *ra, u64 pos, u32 page_shift)
+/* Whether a read goes on where the last one of its handle ended. */
+static inline bool pc_goes_on(const struct pc_readahead *ra, u64 pos)
 {
-	return (pos >> page_shift) - __atomic_load_n(&ra->prev_index, __ATOMIC_RELAXED) <= 1;
+	return pos == __atomic_load_n(&ra->prev_end, __ATOMIC_RELAXED);
 }
 
 #endif

@@ -74,7 +74,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 	*marker = UINT64_MAX;
 	if (PC_UNLIKELY(!h->readable || !is_open(h) || len > INT64_MAX || pos > INT64_MAX - len))
 		return -EAGAIN;
-	need.goes_on = pc_goes_on(h->ra, pos, i->cache->page_shift);
+	need.goes_on = pc_goes_on(h->ra, pos);
 	i64 n = pc_read(i, pos, to, len, &need);
 	if (PC_UNLIKELY(need.readahead))
 		*marker = need.marker;
@@ -83,7 +83,7 @@ int64_t pc_hit_read(struct pc_hit *h, uint64_t pos, void *to, uint64_t len, uint
 		return -EAGAIN;
 	atomic_fetch_add_explicit(&i->hits_apart, 1, memory_order_relaxed);
 	pc_sum(pc_hits_of(i), 1);
-	pc_readahead_seen(h->ra, pos, (u64)n, i->cache->page_shift);
+	pc_readahead_seen(h->ra, pos, (u64)n);
 	return n;
 }
 

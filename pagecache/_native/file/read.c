@@ -240,8 +240,8 @@ u64 pc_first_missing(struct pc_inode *i, u64 pos, u64 end)
 	return pos;
 }
 
-void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len, uint32_t page_shift)
+void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len)
 {
 	/* Threads without a Python thread state do this, too (hit.c). */
-	__atomic_store_n(&ra->prev_index, (pos + (len ? len - 1 : 0)) >> page_shift, __ATOMIC_RELAXED);
+	__atomic_store_n(&ra->prev_end, pos + len, __ATOMIC_RELAXED);
 }

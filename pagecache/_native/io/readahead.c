@@ -71,7 +71,7 @@ bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos
 	u32 max = window_max(i, ra);
 	if (max == 0)
 		return false;
-	u64 prev = __atomic_load_n(&ra->prev_index, __ATOMIC_RELAXED);
+	u64 prev = (__atomic_load_n(&ra->prev_end, __ATOMIC_RELAXED) - 1) >> shift; /* of none: far away */
 	bool sequential = index == 0 || index == prev + 1 || index == prev;
 	if (sequential) {
 		ra->start = index;

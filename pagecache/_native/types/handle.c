@@ -317,7 +317,7 @@ static PyObject *handle_bind(PyObject *self, PyObject *args)
 	h->noreuse = 0;
 	h->wrote = 0;
 	h->gil_release = gil_release;
-	h->ra = (struct pc_readahead){.max = pages, .prev_index = UINT64_MAX - 1};
+	h->ra = (struct pc_readahead){.max = pages};
 	h->closed = 0;
 	h->inode = (struct pc_inode *)(uintptr_t)address;
 	Py_RETURN_NONE;

@@ -11,7 +11,7 @@
 static i64 core_read(struct handle *h, u64 pos, u8 *to, u64 len, struct pc_need *need)
 {
 	i64 n;
-	need->goes_on = pc_goes_on(&h->ra, pos, h->inode->cache->page_shift) && !h->noreuse;
+	need->goes_on = pc_goes_on(&h->ra, pos) && !h->noreuse;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_read(h->inode, pos, to, len, need);
 	struct pc_cache *c = h->inode->cache;
@@ -35,7 +35,7 @@ void pc_met_marker(struct handle *h, struct pc_need *need)
 /* Record a read for the next readahead; a NOREUSE handle is done with its bytes. */
 void pc_read_seen(struct handle *h, u64 pos, u64 len)
 {
-	pc_readahead_seen(&h->ra, pos, len, h->inode->cache->page_shift);
+	pc_readahead_seen(&h->ra, pos, len);
 	if (PC_UNLIKELY(h->noreuse))
 		pc_reclaim_soon(h->inode, pos, pos + len);
 }
@@ -96,7 +96,7 @@ static i64 read_range(struct handle *h, u64 pos, u8 *to, u64 len)
 	i64 got = core_read(h, pos, to, len, &need);
 	if (PC_LIKELY(need.kind == PC_NEED_NOTHING && !(need.readahead | h->noreuse))) {
 		pc_count_hit(h->inode);
-		pc_readahead_seen(&h->ra, pos, (u64)got, h->inode->cache->page_shift);
+		pc_readahead_seen(&h->ra, pos, (u64)got);
 		return got;
 	}
 	return read_slow(h, pos, to, len, got, &need);

@@ -41,7 +41,7 @@ PyObject *handle_hit_pread_into(PyObject *self, PyObject *const *args, Py_ssize_
 		return NULL;
 	u64 len = clip(h, pos, (u64)view.len);
 	if (PC_LIKELY(len <= PC_LOOP_PIECE && may_copy_here(h, args[0], &view, pos, false))) {
-		need.goes_on = pc_goes_on(&h->ra, pos, h->inode->cache->page_shift) && !h->noreuse;
+		need.goes_on = pc_goes_on(&h->ra, pos) && !h->noreuse;
 		got = (u64)pc_read(h->inode, pos, view.buf, len, &need);
 		pc_met_marker(h, &need);
 	}
