@@ -226,8 +226,10 @@ def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) 
     (store / "a").write_bytes(b"0123456789")
     with Gate() as gate:
         volume = cache.attach(FaultyBackend(DirectoryBackend(store), FaultPlan([Rule("next_data", gate=gate)])))
-        cut_off(volume, gate, volume.open("a").seek, 0, os.SEEK_DATA)
+        file = volume.open("a")
+        cut_off(volume, gate, file.seek, 0, os.SEEK_DATA)
     volume.detach(on_failed="discard")
+    file.close()
 
 
 async def _seek(volume: Volume) -> tuple[int, int]:

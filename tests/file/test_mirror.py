@@ -411,7 +411,7 @@ def crowded_with_sizes(pair: Pair, file: CachedFile) -> None:
     gate = pair.mirror.gate("truncate")
     for turn in range(8):
         file.truncate(PAGE * (turn % 2 + 1))
-    gate.wait_entered()
+        gate.wait_entered()  # from now on it hangs
     gate.open()
     pair.caught_up()
 
