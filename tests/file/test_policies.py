@@ -82,6 +82,18 @@ def test_a_scan_leaves_what_is_read_often(volume: Volume) -> None:
         assert misses(file, often) <= len(often) // 10
 
 
+@pytest.mark.parametrize("volume", ["sticky"], indirect=True)
+def test_a_sticky_volume_keeps_its_pages_beside_bursts_of_other_reads(volume: Volume) -> None:
+    """An adaptive one gives up those that are read once an epoch for those that are read several times at once."""
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(4):
+            misses(file, list(range(PAGES)))
+        for first in range(0, FIT, 5):
+            for _ in range(5):
+                misses(other, list(range(first, first + 5)))
+        assert PAGES - misses(file, list(range(PAGES))) >= 0.95 * FIT
+
+
 def test_volumes_of_both_policies_share_a_cache(volume: Volume) -> None:
     other: Policy = "sticky" if volume.options.policy == "adaptive" else "adaptive"
     beside = volume.cache.attach("memory:", read_ahead=0, policy=other)

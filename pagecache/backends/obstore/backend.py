@@ -6,11 +6,8 @@ Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is pri
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import io
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -23,6 +20,7 @@ from ...options import LimitsOverrides
 from ..objects.file import BlockingFile
 from ..objects.names import Names
 from ..objects.store import run
+from ..objects.words import PRIVATE, flag, key_of, not_a_key, seconds
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .conditions import Honoured
@@ -32,8 +30,6 @@ from .requests import Requests, Stored
 
 __all__ = ["ObstoreBackend", "backend_from_az_url", "backend_from_gs_url"]
 
-PRIVATE = ".pagecache/"
-KEY_MAX = 1024
 SINGLE_MAX = 4 << 30
 ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 """The cache repeats calls, as its policy says."""
@@ -86,7 +82,7 @@ class ObstoreBackend(Backend):
             raise ValueError("limits: objects become visible by a commit, and are not durable before")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.where = where
-        self._required = _flag(require_conditions, "require_conditions")
+        self._required = flag(require_conditions, "require_conditions")
         self.requests = Requests(reads, writes or reads, where, generations=generations)
         self.names: Names[Stored] = Names(self.requests)
         self._honoured = Honoured(self.requests, self.prefix + PRIVATE)
@@ -94,24 +90,11 @@ class ObstoreBackend(Backend):
     # ---------------------------------------------------------------- keys
 
     def canonical(self, key: Key) -> Key:
-        name = os.fspath(key) if isinstance(key, str | os.PathLike) else None
-        why = ""
-        if not isinstance(name, str):
-            why = "it must be a str or an os.PathLike of str"
-        elif name.startswith(PRIVATE):
-            why = f"{PRIVATE} is the backend's own"
-        elif {"", ".", ".."} & set(name.split("/")):
-            why = "obstore has no names with an empty part, '.' or '..'"
-        elif not name.isprintable() and any(character < " " or character == "\x7f" for character in name):
-            why = "it has a control character"
-        else:
-            try:
-                if (length := len((self.prefix + name).encode())) > KEY_MAX:
-                    why = f"{length} bytes with the prefix, {KEY_MAX} at most"
-            except UnicodeEncodeError:
-                why = "it is not UTF-8"
-        if why:
-            raise ValueError(f"{key!r} is not a key of an object: {why}")
+        name = key_of(key, self.prefix)
+        if {"", ".", ".."} & set(name.split("/")):
+            raise not_a_key(key, "obstore has no names with an empty part, '.' or '..'")
+        if any(character < " " or character == "\x7f" for character in name):
+            raise not_a_key(key, "it has a control character")
         return name
 
     def _name(self, key: Key) -> str:
@@ -198,14 +181,6 @@ class ObstoreBackend(Backend):
         ]
 
 
-def _flag(value: object, what: str) -> bool:
-    """Parse yes or no from an argument, or from a URL."""
-    for answer, words in ((True, ("yes", "true", "1")), (False, ("no", "false", "0"))):
-        if str(value).lower() in words:
-            return answer
-    raise ValueError(f"{what}: {value!r} is not yes or no")
-
-
 # ---------------------------------------------------------------- by URL
 
 OWN = ("single_put", "require_conditions")
@@ -213,13 +188,6 @@ TIMEOUTS = {"connect_timeout": 5.0, "read_timeout": 20.0}
 GS = {"endpoint": "base_url", "service_account": "service_account", "anonymous": "skip_signature"}
 AZ = {"endpoint": "endpoint", "account": "account_name", "emulator": "use_emulator", "anonymous": "skip_signature"}
 FLAGS = ("skip_signature", "use_emulator")
-
-
-def _seconds(value: Any, what: str) -> timedelta:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if not isinstance(value, bool) and 0 < float(value) < math.inf:
-            return timedelta(seconds=float(value))
-    raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
 
 
 def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, Any]) -> ObstoreBackend:
@@ -237,8 +205,8 @@ def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, A
         given[word] = int(value) if value.isdecimal() else value
     given |= options
     config = {words[word]: given.pop(word) for word in words if word in given}
-    config = {name: _flag(value, name) if name in FLAGS else str(value) for name, value in config.items()}
-    connect, read = (_seconds(given.pop(name, default), name) for name, default in TIMEOUTS.items())
+    config = {name: flag(value, name) if name in FLAGS else str(value) for name, value in config.items()}
+    connect, read = (timedelta(seconds=seconds(given.pop(name, default), name)) for name, default in TIMEOUTS.items())
     if unknown := set(given) - {*OWN, *limits, "limits"}:
         raise ValueError(f"{without_user(url)!r}: {sorted(unknown)[0]!r} is no option of this backend")
     import obstore.store as stores

@@ -19,11 +19,8 @@ Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is pri
 from __future__ import annotations
 
 import builtins
-import contextlib
 import errno
 import io
-import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from inspect import signature
@@ -36,6 +33,7 @@ from ...options import LimitsOverrides
 from ..objects.file import BlockingFile
 from ..objects.names import Names
 from ..objects.store import run
+from ..objects.words import PRIVATE, flag, key_of, seconds
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
 from .beginnings import LENGTH, Beginnings
@@ -45,30 +43,13 @@ from .http import Http
 from .object import S3Object
 from .plan import Sizes
 from .requests import Requests, about
-from .uploads import PRIVATE, Uploads
+from .uploads import Uploads
 
 __all__ = ["Conditions", "S3Backend", "backend_from_s3_url"]
 
-KEY_MAX = 1024
 LEFT_AFTER = 86400.0
 """Seconds."""
 LEAST = 5 << 20
-
-
-def _seconds(value: float | str, what: str) -> float:
-    """Parse a time from an argument, or from a URL."""
-    with contextlib.suppress(TypeError, ValueError):
-        if not isinstance(value, bool) and 0 < float(value) < math.inf:
-            return float(value)
-    raise ValueError(f"{what}: {value!r} is not a number of seconds above 0")
-
-
-def _flag(value: object, what: str) -> bool:
-    """Parse yes or no from an argument, or from a URL."""
-    for answer, words in ((True, ("yes", "true", "1")), (False, ("no", "false", "0"))):
-        if str(value).lower() in words:
-            return answer
-    raise ValueError(f"{what}: {value!r} is not yes or no")
 
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -143,11 +124,11 @@ class S3Backend(Backend):
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
-        timeouts = _seconds(connect_timeout, "connect_timeout"), _seconds(read_timeout, "read_timeout")
+        timeouts = seconds(connect_timeout, "connect_timeout"), seconds(read_timeout, "read_timeout")
         http = Http(bucket, options, {"profile_name": profile_name}, connections, addressing, timeouts)
         self.bucket = Bucket(bucket, http)
         self._honoured = Honoured(self.bucket, self.prefix + PRIVATE, parse_conditions(conditions))
-        self._required = _flag(require_conditions, "require_conditions")
+        self._required = flag(require_conditions, "require_conditions")
         self.uploads = Uploads(self.bucket, self.prefix)
         self.requests = Requests(self.bucket, self.uploads, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
@@ -156,20 +137,7 @@ class S3Backend(Backend):
     # ---------------------------------------------------------------- keys
 
     def canonical(self, key: Key) -> Key:
-        name = os.fspath(key) if isinstance(key, str | os.PathLike) else None
-        if not isinstance(name, str):
-            raise ValueError(f"{key!r} is not a key of an object: it must be a str or an os.PathLike of str")
-        if not name:
-            raise ValueError(f"{key!r} is not a key of an object: it is empty")
-        if name.startswith(PRIVATE):
-            raise ValueError(f"{key!r} is not a key of an object: {PRIVATE} is the backend's own")
-        try:
-            length = len((self.prefix + name).encode())
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{key!r} is not a key of an object: it is not UTF-8") from error
-        if length > KEY_MAX:
-            raise ValueError(f"{key!r} is not a key of an object: {length} bytes with the prefix, {KEY_MAX} at most")
-        return name
+        return key_of(key, self.prefix)
 
     def _name(self, key: Key) -> str:
         return self.prefix + str(self.canonical(key))

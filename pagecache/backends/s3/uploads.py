@@ -20,18 +20,17 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..objects.words import PRIVATE
 from .calls import Bucket, Upload, patiently
 from .errors import passing, unclear
 
 if TYPE_CHECKING:
     from .object import Draft
 
-__all__ = ["PRIVATE", "Uploads"]
+__all__ = ["Uploads"]
 
 log = logging.getLogger("pagecache.volume")
 
-PRIVATE = ".pagecache/"
-"""Below the prefix: keys of the backend, which are never listed."""
 SKEW = 2.0
 """Seconds: servers report the time of an upload in whole seconds."""
 
