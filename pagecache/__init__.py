@@ -53,6 +53,7 @@ from .volume.ticket import SyncTicket
 from .volume.volume import Volume
 
 if TYPE_CHECKING:
+    from .disk.tier import DiskTier as DiskTier
     from .observe.trace import Trace as Trace
     from .stats import CacheStats as CacheStats
     from .stats import FileStats as FileStats
@@ -78,6 +79,7 @@ __all__ = [
     "ConflictError",
     "DataLossError",
     "DeadlockError",
+    "DiskTier",
     "Event",
     "FailedRange",
     "FileStat",
@@ -109,6 +111,7 @@ __all__ = [
 
 ON_DEMAND = {
     "CacheStats": "stats",
+    "DiskTier": "disk.tier",
     "FileStats": "stats",
     "Trace": "observe.trace",
     "VolumeStats": "stats",

@@ -21,6 +21,7 @@ from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
 from .config import CacheConfig, RetryPolicy, Size, VolumeOptions, check_retry, with_overrides
+from .disk.backend import TieredBackend
 from .engine import failures, throttle
 from .engine.blocking import blocking, is_async, original
 from .engine.flusher import Flusher
@@ -45,6 +46,7 @@ from .volume.ticket import SyncTicket
 from .volume.volume import Volume, options_for
 
 if TYPE_CHECKING:
+    from .disk.tier import DiskTier, Tier
     from .engine.loop import CacheLoop
     from .observe.server import Server
     from .observe.trace import Trace
@@ -58,6 +60,12 @@ log = logging.getLogger("pagecache.volume")
 RESIZE_ROUNDS = 50
 
 _numbers = itertools.count(1)
+
+
+def _open_tier(disk: DiskTier | str | os.PathLike[str], user: object) -> Tier:
+    from .disk.tier import Tier, as_tier  # here: most programs have no tier
+
+    return Tier.open(as_tier(disk), user)
 
 
 def _spool_folder(spool: str | os.PathLike[str] | None) -> str | None:
@@ -108,6 +116,8 @@ class PageCache:
     Args:
         capacity: bytes of memory for cached data; at least 16 pages.
         config: limits, intervals and policies; `overrides` are single fields of it.
+        disk: a tier on a local disk that keeps what was read and written, across restarts; a path: with the defaults of
+            `DiskTier`.
 
     Attributes:
         capacity, config: the current values; `resize` and `configure` change them.
@@ -115,6 +125,7 @@ class PageCache:
 
     Raises:
         ValueError, TypeError: an option out of range or unknown; names value, rule or the nearest name.
+        OSError: the directory of the tier cannot be used; EBUSY: another process has it.
 
     >>> with PageCache("1MiB", dirty_limit="256KiB") as cache:
     ...     cache.capacity
@@ -126,7 +137,12 @@ class PageCache:
     name: str
 
     def __init__(
-        self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Unpack[CacheOverrides]
+        self,
+        capacity: Size = "256MiB",
+        *,
+        config: CacheConfig | None = None,
+        disk: DiskTier | str | os.PathLike[str] | None = None,
+        **overrides: Unpack[CacheOverrides],
     ) -> None:
         if config is not None and not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig, not {type(config).__name__}")
@@ -134,6 +150,17 @@ class PageCache:
         self.limits = self.config.resolve(capacity)
         self.capacity = self.limits.capacity
         self.config.check_fits(self.capacity)
+        self.tier_use = object()
+        self.tier = None if disk is None else _open_tier(disk, self.tier_use)
+        try:
+            self._start()
+        except BaseException:
+            if self.tier is not None:
+                self.tier.close(self.tier_use)
+            raise
+        closing.opened(self)
+
+    def _start(self) -> None:
         self.native = NativeCache(self.limits, _error)
         self.native.configure(self.limits, self.config.poison)
         self.closed = self.ended = False
@@ -141,7 +168,7 @@ class PageCache:
         self._exited = False
         self._lock = threading.RLock()
         self._volumes: list[Volume] = []
-        self._retired = NativeVolume.no_usage()
+        self._retired = NativeVolume.no_usage() | {"disk_hits": 0}
         self._mounted_names: Callable[[], int] = lambda: 0  # nodes of a mount over this cache
         self.feed = Feed()
         self._names = itertools.count(1)
@@ -159,7 +186,6 @@ class PageCache:
             raise
         self.loop: CacheLoop | None = None
         self.live: Server | None = None
-        closing.opened(self)
 
     def __repr__(self) -> str:
         return f"<{'closed ' if self.closed else ''}pagecache.PageCache of {self.capacity} bytes>"
@@ -193,7 +219,9 @@ class PageCache:
         throttle.divide(self._engine_volumes(), self.limits.dirty_limit)
 
     def _forget(self, volume: Volume) -> None:
-        counters = volume.engine.native.counters()
+        counters = volume.engine.native.counters() | {"disk_hits": volume.engine.disk_hits()}
+        if self.tier is not None:
+            self.tier.told.discard(volume.engine)
         with self._lock:
             if volume in self._volumes:
                 self._volumes.remove(volume)
@@ -210,6 +238,9 @@ class PageCache:
         fields["throttled_seconds"] = usage.get("throttled_ns", 0) / 1e9
         fields["capacity"] = self.capacity
         fields["used"] = usage.get("cached", memory["used"])
+        tier = self.tier
+        fields["disk_bytes"], fields["disk_errors"] = (0, 0) if tier is None else (tier.size_now(), tier.errors)
+        fields["journal_bytes"] = 0
         fields["details"] = {
             **{k: v for k, v in memory.items() if k not in fields},
             **{k: v for k, v in usage.items() if k not in fields},
@@ -231,6 +262,8 @@ class PageCache:
         prompt: bool | None = None,
         retry: RetryPolicy | None = None,
         spool: str | os.PathLike[str] | None = "",
+        disk: bool = True,
+        volume_id: str | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
         """Attach a backend to the cache.
@@ -254,6 +287,9 @@ class PageCache:
             spool: directory of the nameless temporary files that keep uncommitted bytes of a `commit_on_close` backend
                 when memory is short, at most the size of the changed objects; "": that for temporary files. None: such
                 bytes stay in memory, and a write that does not fit below `dirty_limit` is refused (ENOBUFS).
+            disk: use the disk tier of the cache, if it has one.
+            volume_id: what the tier knows the store by; None: its URL, or for an object its `name`, else its class. Two
+                stores with one id are taken for one; only versions tell their objects apart.
             **overrides: single fields of the options.
 
         Raises:
@@ -279,6 +315,10 @@ class PageCache:
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a str, not {type(name).__name__}")
         folder = _spool_folder(spool)
+        if not isinstance(disk, bool):
+            raise TypeError(f"disk must be True or False, not {disk!r}; a tier is given to PageCache")
+        if volume_id is not None and (not isinstance(volume_id, str) or not volume_id):
+            raise ValueError(f"volume_id: {volume_id!r} is not a text of at least one character")
         chosen = options_for(resolved.limits, options, overrides)
         kind = type(original(resolved)).__name__
         with closing.registry(), self._lock:
@@ -291,10 +331,14 @@ class PageCache:
             if second is not None:
                 self._check_unused(second, "mirror")
             second = None if second is None else blocking(second, self._event_loop)
-            volume = Volume(
-                self, blocking(resolved, self._event_loop), label, chosen, second, timeout, prompt, retry, folder
-            )
+            store = blocking(resolved, self._event_loop)
+            if self.tier is not None and disk:
+                named = backend if isinstance(backend, str) else getattr(backend, "name", None)
+                store = TieredBackend(store, self.tier, volume_id or (named if isinstance(named, str) else kind))
+            volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
             self._volumes.append(volume)
+            if self.tier is not None and disk:
+                self.tier.told.add(volume.engine)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
         return volume

@@ -123,6 +123,8 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
     cache.feed.stop(EVENTS_TIMEOUT_S)
     cache.spare.stop()
     cache.native.close()
+    if cache.tier is not None:
+        cache.tier.close(cache.tier_use)
     give_up(cache)
     _dropped.discard(cache)
     cache.ended = True

@@ -83,7 +83,7 @@ class Event:
         missed: events before this one that were dropped, because subscribers were slow.
     """
 
-    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
+    kind: Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning", "disk"]
     volume: str
     key: Key | None = None
     ranges: tuple[tuple[int, int], ...] = ()

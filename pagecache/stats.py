@@ -50,6 +50,10 @@ class CacheStats:
         staged_copies: temporary copies of buffers and of pages under a writable view.
         throttled_seconds: time that writers waited for room, added up over threads.
         lock_waits: times that a call slept for a folio or for the lock of a file.
+        disk_hits: backend calls to read that the disk tier served.
+        disk_bytes: bytes that the tier takes on disk; of all volumes and caches that share it.
+        journal_bytes: bytes of the tier that no store has.
+        disk_errors: failures of the tier's disk, damaged blocks among them.
         details: further counters by name.
     """
 
@@ -77,6 +81,10 @@ class CacheStats:
     staged_copies: int
     throttled_seconds: float
     lock_waits: int
+    disk_hits: int = 0
+    disk_bytes: int = 0
+    journal_bytes: int = 0
+    disk_errors: int = 0
     details: Mapping[str, int] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, int | float]:
@@ -87,7 +95,7 @@ class CacheStats:
         return {**named.pop("details"), **named}
 
 
-SEPARATE = {"capacity", "used", "throttled_seconds", "details"}
+SEPARATE = {"capacity", "used", "throttled_seconds", "disk_bytes", "journal_bytes", "disk_errors", "details"}
 COUNTERS = [field.name for field in dataclasses.fields(CacheStats) if field.name not in SEPARATE]
 """Fields that are counters of CORE with these names."""
 

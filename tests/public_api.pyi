@@ -56,10 +56,18 @@ class CacheConfig:
     stall_warn: float = 10.0
     poison: bool = False                   # debugging: overwrite freed frames and revoked backend buffers
 
+class DiskTier:
+    """A directory on a local disk that keeps clean data across restarts. One process at a time has it."""
+    def __init__(self, path: str | os.PathLike[str], *, size: Size = "10GiB", journal_limit: Size | None = None, segment: Size = "64MiB",
+                 direct_io: bool = False) -> None: ...
+    path: str
+    size: int
+
 class PageCache:
     """One memory budget shared by any number of volumes. A context manager: leaving it is `close()`; when its body raised, that
     exception stays the primary one."""
-    def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None, **overrides: Any) -> None: ...   # >= 16 pages
+    def __init__(self, capacity: Size = "256MiB", *, config: CacheConfig | None = None,                  # >= 16 pages
+                 disk: DiskTier | str | os.PathLike[str] | None = None, **overrides: Any) -> None: ...
     capacity: int
     config: CacheConfig
     name: str                              # of this cache in live documents and metrics: unique in the process
@@ -70,6 +78,8 @@ class PageCache:
                retry: RetryPolicy | None = None,       # None: the cache's, where it was given one, else the backend's
                spool: str | os.PathLike[str] | None = "",   # directory of the files that keep uncommitted bytes of commit_on_close
                                                        # backends when memory is short; "": of temporary files; None: none
+               disk: bool = True,                      # use the tier of the cache
+               volume_id: str | None = None,           # what the tier knows the store by; None: its URL, or its `name`, or its class
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
         under the entry-point group `pagecache.backends`; `backend_options` go to its constructor. `overrides` are fields of
@@ -458,6 +468,7 @@ class CacheStats:
     hits: int; misses: int; evicted: int
     read_requests: int; read_bytes: int; write_requests: int; write_bytes: int; commits: int; failed_commits: int
     retries: int; short_writes: int; cow_copies: int; staged_copies: int; throttled_seconds: float; lock_waits: int
+    disk_hits: int = 0; disk_bytes: int = 0; journal_bytes: int = 0; disk_errors: int = 0
     def to_dict(self) -> dict[str, int | float]: ...
 class VolumeStats(CacheStats): ...         # the same, of one volume
 class FileStats(CacheStats): ...           # the same, of one inode

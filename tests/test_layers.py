@@ -24,6 +24,7 @@ LAYERS = [
     ["native", "_native"],
     ["backends.protocol"],
     ["backends", "testing"],
+    ["disk"],
     # The engine.
     ["engine.foreign", "engine.park"],
     ["engine.report"],

@@ -27,6 +27,7 @@ from ..backends.protocol import (
     BackendLimits,
     ObjectStat,
 )
+from ..disk.backend import TieredBackend, TieredFile
 from ..errors import BackendProtocolError, Key
 
 if TYPE_CHECKING:
@@ -204,9 +205,17 @@ def blocking(backend: Any, loop: Callable[[], CacheLoop]) -> Backend:
 
 def original(backend: Backend) -> Any:
     """Return the backend that was attached."""
+    backend = untiered(backend)
     return given(backend.wrapped if isinstance(backend, Blocking) else backend)
+
+
+def untiered(backend: Backend) -> Backend:
+    """Return the store itself, without a disk tier before it."""
+    return backend.inner if isinstance(backend, TieredBackend) else backend
 
 
 def original_file(backend_file: Any) -> Any:
     """Return the file of the backend that was attached."""
+    if isinstance(backend_file, TieredFile):
+        backend_file = backend_file.inner
     return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file

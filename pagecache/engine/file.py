@@ -36,6 +36,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
+from ..disk.backend import TieredFile
 from ..errors import ConflictError, Key, LostRange, ShutdownError
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
@@ -291,6 +292,25 @@ class EngineFile(NativeInode):
             self.holds = True
             self._hold()
 
+    # -- the disk tier
+
+    def settled_version(self) -> str | None:
+        """Return the version that every byte has that a read of the backend delivers; None: it is not known."""
+        return None if self.is_stale() or self.versions.announced is not None else self.versions.base
+
+    def invalidate_remote(self, pos: int, end: int) -> None:
+        self._forget_on_disk(pos, end)
+        super().invalidate_remote(pos, end)
+
+    def invalidate_range(self, pos: int, end: int) -> bool:
+        self._forget_on_disk(pos, end)
+        return super().invalidate_range(pos, end)
+
+    def _forget_on_disk(self, pos: int, end: int) -> None:
+        backend_file = self.backend_file
+        if type(backend_file) is TieredFile:
+            backend_file.forget(pos, end)
+
     def _hold(self) -> None:
         """The lock is held."""
         if self.holds:
@@ -311,6 +331,8 @@ class EngineFile(NativeInode):
         """
         whole = self.limits().commit_on_close
         with self.lock:
+            if type(self.backend_file) is TieredFile:
+                self.backend_file.follow(self)
             if self.backend_file is None:
                 self.read_into = self._closed
             elif self.dispute.base_lost or (whole and self.conflict is not None and not self._forced_reads):

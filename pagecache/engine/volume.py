@@ -23,12 +23,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
 from ..config import CacheConfig, CacheLimits, RetryPolicy, VolumeOptions
+from ..disk.backend import TieredBackend
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..objects import Event
 from . import failures
 from .attempts import Attempts
-from .blocking import Blocking
+from .blocking import Blocking, untiered
 from .commit import overdue
 from .file import limits_of
 from .foreign import raised_by, text_of
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
 _numbers = itertools.count(1)
-EventKind = Literal["failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning"]
+EventKind = Literal[
+    "failed", "repaired", "parked", "conflict", "invalidated", "stalled", "committed", "warning", "disk"
+]
 
 IDLE_FILES_MAX = max(64, min(1024, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 """Files of the backend that stay open without handles: up to a quarter of the descriptors of the process. A surplus one
@@ -188,12 +191,33 @@ class EngineVolume:
         """Hold a backend, and choose which of its calls their callers make themselves."""
         self.held.use("backend", backend)
         prompt = bool(backend.limits.prompt) if self._prompt is None else self._prompt
-        on_loop = isinstance(backend, Blocking)
-        if isinstance(backend, Blocking):
-            backend.address, backend.check_alive = self.native.address, self.check_alive
+        store = untiered(backend)
+        on_loop = isinstance(store, Blocking)
+        if isinstance(store, Blocking):
+            store.address, store.check_alive = self.native.address, self.check_alive
         self.prompt = prompt and not on_loop
         self.reads_here = self.prompt or on_loop  # whose waiter can leave
         self.native.set_calls(reads_here=self.reads_here, on_loop=on_loop)
+
+    # -- the disk tier
+
+    def tiered(self, store: Backend) -> Backend:
+        """Return another store with the tier of this volume before it, if there is one."""
+        before = self.backend
+        if not isinstance(before, TieredBackend):
+            return store
+        made = TieredBackend(store, before.tier, before.volume_id)
+        made.hits = before.hits
+        return made
+
+    def disk_hits(self) -> int:
+        """Return how many reads the tier has served."""
+        return self.backend.hits if isinstance(self.backend, TieredBackend) else 0
+
+    def tell_disk(self, what: str, error: OSError | None) -> None:
+        """Report that the disk of the tier fails, or goes on."""
+        then = "it is read and written past the tier" if error is not None else ""
+        self.emit("disk", error=error, message=what, next=then)
 
     # -- alive or not
 

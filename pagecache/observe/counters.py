@@ -85,6 +85,11 @@ COUNTERS: dict[str, Counter] = {
     "throttled_seconds": _grows("Time that writers waited for room, summed over threads.", "seconds"),
     "throttled_ns": _grows("The same in nanoseconds."),
     "lock_waits": _grows("Times that a call had to wait for a folio or for a file's lock."),
+    # the disk tier
+    "disk_hits": _grows("Calls to read that the disk tier served."),
+    "disk_bytes": _memory("Bytes that the disk tier takes, of all volumes and caches that share it.", "bytes"),
+    "journal_bytes": _memory("Bytes of the disk tier that no store has.", "bytes"),
+    "disk_errors": _memory("Failures of the disk of the tier, damaged blocks among them.", grows=True),
     # memory of the metadata
     "leaves": _memory("Index leaves in use."),
     "nodes": _memory("Index nodes in use."),

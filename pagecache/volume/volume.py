@@ -555,7 +555,8 @@ class Volume:
         found = as_backend(backend, "backend", {})
         self.cache._check_unused(found, "backend", by=self)
         same = original(found) is self.backend  # then its files are asked whether they have kept the bytes sent to them
-        reconnect.reconnect(self, self.engine.backend if same else blocking(found, self.cache._event_loop), fenced)
+        other = self.engine.backend if same else self.engine.tiered(blocking(found, self.cache._event_loop))
+        reconnect.reconnect(self, other, fenced)
 
     def detach(
         self, *, timeout: float | None = None, on_failed: Literal["raise", "discard"] = "raise"
@@ -584,6 +585,7 @@ class Volume:
         """Return CORE's numbers; bytes whose commit failed count as failed."""
         usage = self.engine.native.usage()
         usage["failed"] += sum(overdue.failed_bytes(file) for file in self.engine.troubles.failing_files())
+        usage["disk_hits"] = self.engine.disk_hits()
         return usage
 
     def _file_stats(self, inode: Inode) -> FileStats:

@@ -1,5 +1,6 @@
 /*
- * memory.h - what memory/ offers: frames, pools of objects with ids, scratch memory of requests. No file here uses a folio.
+ * memory.h - what memory/ offers: frames, pools of objects with ids, scratch memory of requests, bytes with checksums. No file
+ * here uses a folio.
  */
 #ifndef PC_MEMORY_H
 #define PC_MEMORY_H

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
 from ...backends.protocol import BackendLimits
+from ...disk.backend import past_tier
 from ...errors import BackendProtocolError, LostRange, ShutdownError
 from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK, Op
 from ..commit import remote, tails
@@ -170,9 +171,9 @@ def _call_read(file: EngineFile, op: Op, at: int, buffer: memoryview) -> int:
     """
     volume, since = file.volume, file.volume.reconnects
     if volume.reads_here:
-        return op.read(file.read_into, at, buffer)
+        return op.read(past_tier(file.read_into), at, buffer)
     memory = bytearray(len(buffer))
-    call = partial(op.read, file.read_into, at, memoryview(memory), True)
+    call = partial(op.read, past_tier(file.read_into), at, memoryview(memory), True)
     job = Job(volume.park, call, what="read_into", key=file.key, file=file.id)
     answer = volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
     if answer > 0:

@@ -1,0 +1,376 @@
+"""A store behind a disk tier: reads go to the copy on disk first, and what is read from the store is kept there.
+
+                      read_into
+      copy has it ───────┴─────── store has it ──► append to the copy, if its version is still the one that was read
+     │  changed here since the version was found: the store alone is asked  │
+
+What is on disk belongs to versions. The cache says which version a file has; *changed* are the ranges of writes,
+truncates and holes after that. They are neither read from the copy nor kept. On a store of whole objects a commit
+replaces its version by the next one, so the copy goes on as a copy of that: without the changed ranges, but with the
+bytes that were sent. In a store in place the next version may have changes of others as well, so there the copy begins
+anew with the bytes that were sent.
+
+    beside a read                                the read
+    write, truncate, hole, rollback, commit      is not kept (`_turn`)
+    another file of the object commits           is not kept (`Copy.turn`)
+    another program's change is announced        is not kept, nor is what the copy had of it (`forget`)
+    damage, a failing disk                       goes to the store
+
+Lock: `_lock` of a file guards its fields, and is taken before that of its copy; never held across calls.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..backends.passing import PassingBackend, PassingFile
+from ..backends.plain import missing_in_file, open_seen, open_to_read
+from ..backends.protocol import Backend, BackendFile, ObjectStat
+from ..backends.spool import END, Ranges, parts_of_buffers, revoked
+from ..errors import Key
+from .copies import CHUNK, Copy, Found, encoded
+
+if TYPE_CHECKING:
+    from .tier import Tier
+
+EXTENT_MAX = 1 << 20
+"""Bytes of one extent, of at most one chunk."""
+
+
+class Reader(Protocol):
+    """The file of the cache that has a file of the store."""
+
+    @property
+    def key(self) -> Key: ...
+
+    def settled_version(self) -> str | None:
+        """Return the version that every byte has that a read delivers now; None: it is not known."""
+        ...
+
+
+def _no_reader() -> None:
+    return None
+
+
+class TieredFile(PassingFile):
+    """An object of the store, read through its copy on disk."""
+
+    def __init__(self, inner: BackendFile, backend: TieredBackend, key: bytes) -> None:
+        super().__init__(inner)
+        self._backend, self._tier, self._key = backend, backend.tier, key
+        self._lock = threading.Lock()
+        self._turn = 0  # changes begun and ended
+        self._running = 0  # changes that run
+        self._changed: Ranges | None = None
+        self._copy: Copy | None = None  # of `_version`
+        self._version: str | None = None
+        self._reader: Callable[[], Reader | None] = _no_reader
+        self._next: Copy | None = None  # what was sent since, under the number of the copy that will have it
+
+    @property
+    def seen(self) -> object:
+        return getattr(self.inner, "seen", None)
+
+    # -- versions
+
+    def follow(self, file: Reader) -> None:
+        """Take versions from this file of the cache from now on."""
+        self._reader = weakref.ref(file)
+
+    def _whole(self) -> bool:
+        return bool((getattr(self.inner, "limits", None) or self._backend.inner.limits).commit_on_close)
+
+    def _current(self) -> Copy | None:
+        """Return the copy of the version that the file has; None: that is not known. The lock is held."""
+        reader = self._reader()
+        version = None if reader is None else reader.settled_version()
+        if version is None or self._running:
+            return None
+        if version != self._version or self._copy is None or self._copy.version != version:
+            if self._changed is not None and self._whole():
+                return None
+            self._take(version)
+        return self._copy
+
+    def _take(self, version: str) -> None:
+        """Record the version that the object has, with all that was changed here. The lock is held."""
+        reader = self._reader()
+        self._key = (None if reader is None else encoded(reader.key)) or self._key  # it may have been renamed
+        if self._changed is not None:
+            self._advance(version, self._changed)
+        elif self._copy is None or self._version != version or self._copy.version != version:
+            self._copy = self._tier.bind(self._backend.volume_id, self._key, version)
+            self._version = version
+        self._changed = self._next = None
+
+    def stat(self) -> ObjectStat:
+        with self._lock:
+            turn, quiet = self._turn, not self._running
+        found = self.inner.stat()
+        if self._changed is not None and not self._whole():
+            with self._lock:
+                if turn == self._turn and quiet and self._changed is not None and isinstance(found.version, str):
+                    self._take(found.version)
+        return found
+
+    def forget(self, begin: int, end: int) -> None:
+        """Record that another program may have changed [begin, end) of the object."""
+        with self._lock:
+            self._turn += 1
+            for copy in filter(None, (self._copy, self._next)):
+                with copy.lock:
+                    copy.cut(begin, None if end >= END else end)
+            if self._copy is not None and self._copy.version is not None:
+                self._tier.changed(self._copy)
+
+    # -- reads
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        wanted, found, then = sum(map(len, buffers)), None, 0
+        with self._lock:
+            turn, copy = self._turn, self._current()
+            if copy is not None:
+                with copy.lock:
+                    then = copy.turn
+                    found = copy.find(offset)
+                if found is not None:
+                    found = self._within(found, offset, wanted)
+        if found is not None and copy is not None and (done := self._read_copy(copy, found, buffers, wanted)):
+            return done
+        done = self.inner.read_into(offset, buffers)
+        if copy is not None and type(done) is int and 0 < done <= wanted:
+            self._keep(copy, turn, then, offset, buffers, done)
+        return done
+
+    def _within(self, found: Found, offset: int, wanted: int) -> Found | None:
+        """Return what of these bytes may be delivered: nothing that was changed, and whole units. The lock is held."""
+        length = min(found.length, wanted)
+        if self._changed is not None:
+            _, stop, changed = next(self._changed.pieces(offset, offset + length))
+            length = 0 if changed else stop - offset
+        if length < wanted:
+            unit = int((getattr(self.inner, "limits", None) or self._backend.inner.limits).read_unit)
+            length -= length % unit
+        return found._replace(length=length) if length else None
+
+    def _read_copy(self, copy: Copy, found: Found, buffers: Sequence[memoryview], wanted: int) -> int:
+        """Fill buffers from an extent; 0: it cannot be read."""
+        if found.length < wanted:
+            with revoked(parts_of_buffers(buffers, 0, found.length)) as parts:
+                done = self._tier.read(found.address, found.extent, copy, found.offset, found.skip, list(parts))
+        else:
+            done = self._tier.read(found.address, found.extent, copy, found.offset, found.skip, list(buffers))
+        if done:
+            self._backend.count_hit()
+            return done
+        if done == 0:
+            with copy.lock:
+                copy.drop(found)
+            self._tier.changed(copy)
+        return 0
+
+    def _keep(self, copy: Copy, turn: int, then: int, offset: int, buffers: Sequence[memoryview], length: int) -> None:
+        """Keep bytes of the store that the copy lacks. `turn`, `then`: of the file and of the copy, before the read."""
+        with self._lock:
+            if turn != self._turn:
+                return
+            with copy.lock:
+                gaps = list(copy.gaps(offset, offset + length))
+            if self._changed is not None:
+                gaps = [piece[:2] for gap in gaps for piece in self._changed.pieces(*gap) if not piece[2]]
+        kept = list(self._append(copy, offset, buffers, gaps))
+        if not kept:
+            return
+        with self._lock:
+            if turn != self._turn:
+                return
+            with copy.lock:
+                if copy.turn != then:
+                    return
+                for begin, size, address in kept:
+                    copy.put(begin, size, address)
+        self._tier.changed(copy)
+
+    def _append(
+        self, copy: Copy, offset: int, buffers: Sequence[memoryview], ranges: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, int, int]]:
+        """Append ranges of the bytes in the buffers; yield begin, length and address of each extent that was taken."""
+        for begin, stop in ranges:
+            while begin < stop:
+                end = min(stop, begin + EXTENT_MAX, begin - begin % CHUNK + CHUNK)
+                with revoked(parts_of_buffers(buffers, begin - offset, end - offset)) as parts:
+                    address = self._tier.append(copy, begin, list(parts), end - begin)
+                if address is None:
+                    return
+                yield begin, end - begin, address
+                begin = end
+
+    # -- changes
+
+    @contextmanager
+    def _changing(self, begin: int = 0, end: int = 0) -> Iterator[None]:
+        """Context of a call that changes [begin, end)."""
+        with self._lock:
+            if self._copy is None and self._changed is None:
+                self._current()  # what the change leaves as it is stays on disk
+            self._turn += 1
+            self._running += 1
+            if begin < end:
+                if self._changed is None:
+                    self._changed = Ranges()
+                self._changed.add(begin, end)
+                if self._next is not None:
+                    with self._next.lock:
+                        self._next.cut(begin, None if end == END else end)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._turn += 1
+                self._running -= 1
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        length = sum(map(len, buffers))
+        with self._changing(offset, offset + length):
+            done = self.inner.write_from(offset, buffers)
+        if type(done) is int and 0 < done <= length:
+            self._keep_next(offset, buffers, done)
+        return done
+
+    def _keep_next(self, offset: int, buffers: Sequence[memoryview], length: int) -> None:
+        """Keep bytes of the next version. No other change of them runs: the cache sends a byte once at a time."""
+        with self._lock:
+            if self._next is None:
+                beside = self._copy.number if self._copy is not None and self._whole() else None
+                self._next = self._tier.new(self._backend.volume_id, self._key, beside)
+            coming, turn = self._next, self._turn
+        kept = list(self._append(coming, offset, buffers, ((offset, offset + length),)))
+        with self._lock:
+            if coming is self._next and turn == self._turn:
+                with coming.lock:
+                    for begin, size, address in kept:
+                        coming.put(begin, size, address)
+
+    def truncate(self, size: int) -> None:
+        with self._changing(size, END):
+            self.inner.truncate(size)
+
+    def _punch_hole(self, offset: int, length: int) -> None:
+        inner: Any = self.inner
+        with self._changing(offset, offset + length):
+            inner.punch_hole(offset, length)
+
+    def _rollback(self) -> None:
+        inner: Any = self.inner
+        with self._changing():
+            inner.rollback()
+        with self._lock:
+            self._next = None
+
+    def commit(self) -> str | None:
+        with self._lock:
+            turn, quiet = self._turn + 2, not self._running
+        try:
+            with self._changing():
+                version = self.inner.commit()
+        except BaseException:
+            with self._lock:
+                self._next = None  # bytes that the store has forgotten may be given up before the next commit
+            raise
+        with self._lock:
+            if turn == self._turn and quiet and isinstance(version, str):
+                self._take(version)
+            else:
+                self._copy = self._version = self._next = None
+        return version
+
+    def _advance(self, version: str, changed: Ranges) -> None:
+        """Make the copy one of the version that changes have made. The lock is held."""
+        copy, coming = self._copy, self._next
+        if copy is None or not self._whole():
+            copy = coming or self._tier.new(self._backend.volume_id, self._key)
+        elif not self._cut_changed(copy, changed):  # it is of a version that another file has committed
+            copy = self._tier.new(self._backend.volume_id, self._key)
+        elif coming is not None:
+            with copy.lock:
+                copy.lay(coming)
+        with copy.lock:
+            copy.version = version
+            copy.turn += 1
+        self._copy, self._version = copy, version
+        self._tier.publish(copy)
+
+    def _cut_changed(self, copy: Copy, changed: Ranges) -> bool:
+        """Cut out of the copy what was changed here; False: it is of another version by now. The lock is held."""
+        with copy.lock:
+            if copy.version != self._version:
+                return False
+            copy.version = None  # an interrupt in the middle leaves it without one
+            for begin, end, inside in changed.pieces(0, END):
+                if inside:
+                    copy.cut(begin, None if end == END else end)
+            return True
+
+
+def past_tier(read_into: Any) -> Any:
+    """Return the store's own method for a `read_into`."""
+    owner = getattr(read_into, "__self__", None)
+    return owner.inner.read_into if type(owner) is TieredFile else read_into
+
+
+class TieredBackend(PassingBackend):
+    """A store with a disk tier.
+
+    Args:
+        inner: the store.
+        tier: a running one, for the time of this backend.
+        volume_id: what the tier knows the store by.
+
+    Attributes:
+        hits: reads that were served from disk.
+    """
+
+    def __init__(self, inner: Backend, tier: Tier, volume_id: str) -> None:
+        super().__init__(inner)
+        self.tier, self.volume_id = tier, volume_id
+        self.hits = 0
+        self._counting = threading.Lock()
+
+    @property
+    def canonical(self) -> Callable[[Any], Key]:
+        """The store's own method, which callers compare with the default."""
+        return self.inner.canonical
+
+    def count_hit(self) -> None:
+        with self._counting:
+            self.hits += 1
+
+    def open(
+        self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False, seen: object = None
+    ) -> BackendFile:
+        name = encoded(key)
+        opened: BackendFile
+        if seen is not None:
+            opened = open_seen(self.inner, key, seen)
+        elif read and (name is None or not self.tier.find(self.volume_id, name)):
+            opened = open_to_read(self.inner, key)
+        elif create or exclusive:
+            opened = self.inner.open(key, create=create, exclusive=exclusive)
+        else:
+            opened = self.inner.open(key)
+        return opened if name is None or opened is None or missing_in_file(opened) else TieredFile(opened, self, name)
+
+    def remove(self, key: Key) -> None:
+        self.inner.remove(key)
+        if (name := encoded(key)) is not None:
+            self.tier.drop(self.volume_id, name)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        self.inner.rename(src, dst, replace=replace)
+        before, after = encoded(src), encoded(dst)
+        if before is not None and after is not None:
+            self.tier.rename(self.volume_id, before, after)

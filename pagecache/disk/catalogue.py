@@ -1,0 +1,178 @@
+"""The catalogue of a disk tier: which copies there are, of what, and their chunks. A SQLite database.
+
+It may be older than the segments, but never mixes two states of a copy: what a copy has changed since its last save is
+saved at once. A database that cannot be read is removed, with the segments: all of it is in the stores.
+
+Locks: one for each connection, held over its statements. The writer's thread saves; others read beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .copies import Chunk, Copy
+
+NAME = "catalogue.db"
+TABLES = """
+CREATE TABLE IF NOT EXISTS copies (
+    number INTEGER PRIMARY KEY, volume TEXT, key BLOB, version TEXT, high INTEGER, UNIQUE (volume, key));
+CREATE TABLE IF NOT EXISTS chunks (copy INTEGER, chunk INTEGER, high INTEGER, ranges BLOB, UNIQUE (copy, chunk));
+CREATE INDEX IF NOT EXISTS copies_by_age ON copies (high);
+CREATE INDEX IF NOT EXISTS chunks_by_age ON chunks (high);
+"""
+SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
+SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
+CACHED_KIB = 4096
+
+
+class Catalogue:
+    """The database in a directory, which only this process opens.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._path = os.path.join(folder, NAME)
+        self._saving, self._reading = threading.Lock(), threading.Lock()
+        self.damaged = False
+        """What it says cannot be read: `begin_anew`."""
+        try:
+            with self._errors():
+                self._open()
+        except OSError:
+            if not self.damaged:
+                raise
+            self.begin_anew()
+            self.damaged = True
+
+    def begin_anew(self) -> None:
+        """Replace a damaged catalogue by an empty one."""
+        with self._saving, self._reading, self._errors():
+            self._close()
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path + suffix)
+            self._open()
+        self.damaged = False
+
+    def _open(self) -> None:
+        """The locks are held."""
+        self._saver = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        os.chmod(self._path, 0o600)
+        for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}"):
+            self._saver.execute(f"PRAGMA {text}")
+        self._saver.executescript(TABLES)
+        self.next = 1 + max(
+            self._saver.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()[0]
+            for table, column in (("copies", "number"), ("chunks", "copy"))
+        )
+        self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")
+
+    def size_now(self) -> int:
+        """Return the bytes of its files."""
+        total = 0
+        for suffix in ("", "-wal", "-shm"):
+            with contextlib.suppress(OSError):
+                total += os.stat(self._path + suffix).st_size
+        return total
+
+    def find(self, volume: str, key: bytes) -> tuple[int, str | None, int] | None:
+        """Return number, version and highest address of the copy of an object; None: there is none."""
+        with self._reading, self._errors():
+            found: tuple[int, str | None, int] | None = self._reader.execute(
+                "SELECT number, version, high FROM copies WHERE volume = ? AND key = ?", (volume, key)
+            ).fetchone()
+        return found
+
+    def chunk(self, copy: int, number: int, is_live: Callable[[int], bool]) -> Chunk:
+        """Return a chunk, without the extents that are gone; an empty one: there is none, or it cannot be read."""
+        try:
+            with self._reading, self._errors():
+                found = self._reader.execute(
+                    "SELECT ranges FROM chunks WHERE copy = ? AND chunk = ?", (copy, number)
+                ).fetchone()
+        except OSError:
+            found = None
+        return Chunk(found[0] if found is not None else b"", is_live)
+
+    def save(self, copies: Sequence[Copy], oldest: int) -> None:
+        """Save what copies have changed, and drop what leads only to segments below `oldest`.
+
+        Raises:
+            OSError: nothing was saved.
+        """
+        taken = []
+        with self._saving:
+            try:
+                with self._errors(), self._transaction():
+                    for copy in copies:
+                        with copy.lock:
+                            cut, changed = copy.changes()
+                            taken.append((copy, cut, tuple(changed)))
+                            rows = [
+                                (copy.number, number, chunk.highest(), chunk.packed())
+                                for number, chunk in changed.items()
+                            ]
+                            row = (copy.number, copy.volume, copy.key, copy.version, copy.high)
+                        self._saver.execute(SAVE_COPY, row)
+                        if cut is not None:
+                            self._saver.execute("DELETE FROM chunks WHERE copy = ? AND chunk >= ?", (copy.number, cut))
+                        self._saver.executemany(SAVE_CHUNK, rows)
+                    for table in ("chunks", "copies"):
+                        self._saver.execute(f"DELETE FROM {table} WHERE high < ?", (oldest << 32,))
+            except BaseException:
+                for copy, cut, numbers in taken:
+                    copy.not_saved(cut, numbers)
+                raise
+        for copy, _, _ in taken:
+            copy.known = True
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._saver.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._saver.execute("ROLLBACK")
+            raise
+        self._saver.execute("COMMIT")
+
+    def drop(self, volume: str, key: bytes) -> None:
+        """Forget the copy of an object; its chunks go with their segments."""
+        with self._saving, self._errors():
+            self._saver.execute("DELETE FROM copies WHERE volume = ? AND key = ?", (volume, key))
+
+    def rename(self, volume: str, src: bytes, dst: bytes) -> None:
+        with self._saving, self._errors():
+            self._saver.execute("UPDATE OR REPLACE copies SET key = ? WHERE volume = ? AND key = ?", (dst, volume, src))
+
+    def close(self) -> None:
+        with self._saving, self._reading:
+            self._close()
+
+    def _close(self) -> None:
+        for name in ("_reader", "_saver"):
+            connection: sqlite3.Connection | None = self.__dict__.pop(name, None)
+            if connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise errors of the database as OSError, and remember that it is damaged."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                self.damaged = True
+            code = errno.ENOSPC if "full" in str(error) else errno.EIO
+            raise OSError(code, f"the catalogue of the disk tier: {error}", self._path) from error

@@ -1,0 +1,255 @@
+"""The bytes of a disk tier: segments, files of one size that are written from front to back and removed whole.
+
+    00000000000000a1.clean   |extent|extent|extent|  ...  |extent|        a full one; the lowest number goes first
+    00000000000000a2.clean   |extent|extent|  unwritten              |   the one that is written
+
+An *extent* is a range of one object with checksums (`native/checked.py`). Its *address* is the number of its segment,
+times 2**32, and its position there. Numbers are never used again, so the address of bytes that are gone leads nowhere,
+and nothing has to be looked up and changed when a segment goes.
+
+`append` gives an address at once, and the writer's thread writes later: reads never wait for a slow disk. What waits is
+bounded, and beyond that nothing is taken. A disk that fails is left alone for `PAUSE` seconds.
+
+Locks: `_lock` guards all fields, and is never held across I/O. Segments are created and removed by the writer alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from ..native import checked
+
+QUEUED_MAX = 32 << 20
+"""Bytes that wait to be written."""
+PAUSE = 10.0
+"""Seconds until a disk that failed is tried again."""
+FILES_MAX = 64
+"""Segments that are open for reading."""
+FREE_SHARE, FREE_MAX = 20, 10 << 30
+"""What is left to others: one part in so many of the file system, at most so many bytes."""
+NAME = re.compile(r"([0-9a-f]{16})\.clean")
+
+
+class _Open:
+    """A segment that is open for reading, closed with its last reference: no reader finds another file behind it."""
+
+    def __init__(self, path: str, flags: int) -> None:
+        self.fd = os.open(path, flags)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class Segments:
+    """The segments of one directory.
+
+    Args:
+        folder: the directory.
+        size: most bytes of all segments and of what `others` returns.
+        segment: bytes of a new one.
+        aligned: read past the page cache of the kernel.
+        others: returns the bytes of other files of the tier.
+        report: called with a failure, and with None when writing goes on after one.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        size: int,
+        segment: int,
+        *,
+        aligned: bool,
+        others: Callable[[], int],
+        report: Callable[[OSError | None], None],
+    ) -> None:
+        self.folder, self.size, self.segment, self.aligned = folder, size, segment, aligned
+        self._others, self._report = others, report
+        self._lock = threading.Lock()
+        self._live: dict[int, int] = {}  # number -> bytes, ascending
+        self._files: OrderedDict[int, _Open] = OrderedDict()  # the least recently used first
+        self._queue: deque[tuple[int, int, bytearray]] = deque()  # number, position, bytes
+        self._unwritten: set[int] = set()  # addresses
+        self._queued = 0
+        self._paused_until = 0.0
+        self._file: int | None = None  # descriptor of the segment that is written
+        self._number = 0  # of it; 0: none
+        for name in os.listdir(folder):
+            if (match := NAME.fullmatch(name)) is not None:
+                self._live[int(match[1], 16)] = os.stat(self._path(int(match[1], 16))).st_size
+        self._live = dict(sorted(self._live.items()))
+        self._next, self._used = max(self._live, default=0) + 1, segment  # where `append` goes on; full: a new one
+        self._current = 0
+        self.work: Callable[[], object] = lambda: None  # wakes the writer
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self.folder, f"{number:016x}.clean")
+
+    # -- for every thread
+
+    @property
+    def oldest(self) -> int:
+        """The lowest number whose segment is there; addresses below lead nowhere."""
+        with self._lock:
+            return next(iter(self._live), self._next)
+
+    def size_now(self) -> int:
+        """Return the bytes of the segments."""
+        with self._lock:
+            return sum(self._live.values())
+
+    def is_live(self, address: int) -> bool:
+        """Return whether the segment of an address is there, or will be."""
+        return address >> 32 in self._live or address >> 32 == self._current
+
+    def append(self, copy: int, offset: int, buffers: Sequence[memoryview], length: int) -> int | None:
+        """Take an extent; return its address. None: it was not taken, since the disk is slower or fails."""
+        taken = checked.checked_size(length)
+        if self._is_full(taken):
+            return None
+        packed = checked.pack(copy, offset, buffers, length)
+        with self._lock:
+            if self._is_full(taken):
+                return None
+            if self._used + taken > self.segment:
+                self._current, self._used = self._next, 0
+                self._next += 1
+            number, pos = self._current, self._used
+            self._used += taken
+            self._unwritten.add(number << 32 | pos)
+            self._queued += taken
+            self._queue.append((number, pos, packed))
+        self.work()
+        return number << 32 | pos
+
+    def _is_full(self, taken: int) -> bool:
+        return taken > self.segment or self._queued + taken > QUEUED_MAX or monotonic() < self._paused_until
+
+    def read(
+        self, address: int, length: int, copy: int, offset: int, skip: int, buffers: Sequence[memoryview]
+    ) -> int | None:
+        """Fill buffers from an extent; None: it is not there, or not yet.
+
+        Raises:
+            OSError: the bytes cannot be read, or are not those that were written (EILSEQ).
+        """
+        number, pos = address >> 32, address & 0xFFFFFFFF
+        with self._lock:
+            if number not in self._live or address in self._unwritten:
+                return None
+            file = self._files.get(number)
+            if file is not None:
+                self._files.move_to_end(number)
+        if file is None:
+            try:
+                file = _Open(self._path(number), os.O_RDONLY | os.O_CLOEXEC | (os.O_DIRECT if self.aligned else 0))
+            except FileNotFoundError:
+                self._forget(number)
+                return None
+            with self._lock:
+                file = self._files.setdefault(number, file)
+                surplus = self._files.popitem(last=False) if len(self._files) > FILES_MAX else None
+            del surplus
+        return checked.read(file.fd, pos, length, copy, offset, skip, buffers, aligned=self.aligned)
+
+    # -- the writer
+
+    def write_next(self) -> bool:
+        """Write the next extent; False: none waits."""
+        with self._lock:
+            if not self._queue:
+                self._queued = 0  # an interrupt may have counted bytes that were not queued
+                return False
+            number, pos, packed = self._queue[0]
+        try:
+            if number != self._number:
+                self._begin(number)
+            if self._file is not None:
+                done = 0
+                with memoryview(packed) as view:
+                    while done < len(view):
+                        done += os.pwrite(self._file, view[done:], pos + done)
+        except OSError as error:
+            self._fail(number, error)
+            return True
+        with self._lock:
+            self._queue.popleft()
+            self._queued -= len(packed)
+            if self._file is not None:
+                self._unwritten.discard(number << 32 | pos)
+        return True
+
+    def _begin(self, number: int) -> None:
+        """Create a segment, after the oldest ones have made room for it."""
+        self.end()
+        self._number = number
+        while True:
+            with self._lock:
+                oldest = next(iter(self._live), None)
+                total = sum(self._live.values())
+            if total + self.segment + self._others() <= self.size and self._has_free():
+                break
+            if oldest is None:
+                raise OSError(errno.ENOSPC, "no space is left for a segment", self.folder)
+            self.remove(oldest)
+        fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self.segment)
+        except OSError:
+            os.close(fd)
+            os.unlink(self._path(number))
+            raise
+        self._file = fd
+        with self._lock:
+            self._live[number] = self.segment
+            went_on, self._paused_until = self._paused_until > 0, 0.0
+        if went_on:
+            self._report(None)
+
+    def _has_free(self) -> bool:
+        """Return whether another segment leaves enough to others."""
+        found = os.statvfs(self.folder)
+        least = min(found.f_blocks * found.f_frsize // FREE_SHARE, FREE_MAX)
+        return found.f_bavail * found.f_frsize - self.segment >= least
+
+    def _fail(self, number: int, error: OSError) -> None:
+        """Drop the segment that is written, and what waits."""
+        with self._lock:
+            self._queue.clear()
+            self._queued = 0
+            self._unwritten.clear()
+            self._current, self._used = 0, self.segment
+            self._paused_until = monotonic() + PAUSE
+        self.end()
+        self.remove(number)
+        self._report(error)
+
+    def remove(self, number: int) -> None:
+        """Remove a segment."""
+        self._forget(number)
+        with contextlib.suppress(OSError):  # FileNotFoundError: it was never made, or another program has removed it
+            os.unlink(self._path(number))
+
+    def _forget(self, number: int) -> None:
+        with self._lock:
+            self._live.pop(number, None)
+            file = self._files.pop(number, None)
+        del file
+
+    def clear(self) -> None:
+        """Remove all segments: nothing leads to them."""
+        for number in list(self._live):
+            self.remove(number)
+
+    def end(self) -> None:
+        """Close the segment that is written."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)

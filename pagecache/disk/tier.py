@@ -1,0 +1,477 @@
+"""A disk tier: what a program describes (`DiskTier`), and what runs (`Tier`).
+
+    reads of a store ──► Segments.append ──► writer's thread ──► segments, and then the catalogue
+    reads of a cache ◄── Copy.find, Segments.read
+
+Nothing of it is needed: whatever is lost, damaged or late is a miss, and is read from the store. So only a read from
+the disk waits for it, and no error of the disk reaches a caller: it is reported and counted.
+
+One process has the directory (`flock`); its caches share one `Tier` for each directory.
+
+Locks: `_opening` guards the table of running tiers, and is held while one starts or ends; `Tier._lock` its fields; then
+those of copies, segments and catalogue. `_lock` is never held across I/O.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Protocol
+from weakref import WeakSet, WeakValueDictionary
+
+from ..config import Size, parse_size
+from .copies import Chunk, Copy
+from .segments import Segments
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue
+
+__all__ = ["DiskTier", "Tier", "as_tier"]
+
+log = logging.getLogger("pagecache.disk")
+
+FORMAT = 1
+MARK, SIGN = "tier", "pagecache disk tier, format "
+"""The file that marks the directory and is locked; how it begins."""
+SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
+SEGMENTS_MIN = 4
+SAVE_EVERY = 1.0
+"""Seconds between two saves of the catalogue."""
+RANGES_MAX = 1 << 20
+"""Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
+LOGGED_EVERY = 10.0
+"""Seconds between two lines about bytes that cannot be read."""
+PASSING = frozenset({"tmpfs", "ramfs"})
+REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.s3fs", "fuse.rclone"})
+
+
+class DiskTier:
+    """A directory on a local disk that keeps clean data, and data that the store does not have yet.
+
+    One process uses it at a time; caches and volumes of one process share it. Bytes of another user cannot be read:
+    files have mode 0600.
+
+    Args:
+        path: of the directory, made with mode 0700 if it does not exist. Files of others in it are left alone.
+        size: most bytes of it, metadata included.
+        journal_limit: most bytes of it that are not saved in a store; None: half of `size`.
+        segment: bytes of one file of it, from 1 MiB to 4 GiB, at most a quarter of `size`.
+        direct_io: read it past the page cache of the kernel, which then keeps no second copy.
+
+    Raises:
+        ValueError: a size out of range; names the value and the rule.
+    """
+
+    path: str
+    size: int
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        size: Size = "10GiB",
+        journal_limit: Size | None = None,
+        segment: Size = "64MiB",
+        direct_io: bool = False,
+    ) -> None:
+        found = os.fspath(path)
+        if not isinstance(found, str):
+            raise TypeError(f"path must be a str or an os.PathLike of str, not {type(path).__name__}")
+        if not found:
+            raise ValueError("path: '' names no directory")
+        if not isinstance(direct_io, bool):
+            raise TypeError(f"direct_io must be True or False, not {direct_io!r}")
+        self.path = os.path.abspath(found)
+        self.size, self.segment = parse_size(size, "size"), parse_size(segment, "segment")
+        self.journal_limit = self.size // 2 if journal_limit is None else parse_size(journal_limit, "journal_limit")
+        self.direct_io = direct_io
+        if not SEGMENT_MIN <= self.segment <= SEGMENT_MAX:
+            raise ValueError(f"segment: {segment!r} is not from 1 MiB to 4 GiB")
+        if self.size < SEGMENTS_MIN * self.segment:
+            least = SEGMENTS_MIN * self.segment
+            raise ValueError(f"size: {size!r} is less than {SEGMENTS_MIN} segments of {self.segment} bytes, {least}")
+        if self.journal_limit > self.size:
+            raise ValueError(f"journal_limit: {journal_limit!r} is more than the size of the tier, {self.size}")
+
+    def __repr__(self) -> str:
+        return f"DiskTier({self.path!r}, size={self.size})"
+
+    def _rules(self) -> tuple[int, int, int, bool]:
+        return self.size, self.journal_limit, self.segment, self.direct_io
+
+
+def as_tier(disk: DiskTier | str | os.PathLike[str]) -> DiskTier:
+    """Return a tier that was given as such, or as a path."""
+    if isinstance(disk, DiskTier):
+        return disk
+    if not isinstance(disk, str | os.PathLike):
+        raise TypeError(f"disk must be a DiskTier, a path or None, not {type(disk).__name__}")
+    return DiskTier(disk)
+
+
+_opening = threading.Lock()
+_running: dict[str, Tier] = {}
+"""By the real path of the directory."""
+
+
+class Told(Protocol):
+    """A volume that the tier serves."""
+
+    def tell_disk(self, what: str, error: OSError | None) -> None: ...
+
+
+class Tier:
+    """A running disk tier.
+
+    Attributes:
+        errors: failures of the disk so far, damaged bytes among them.
+        told: whom the writer's thread tells when the disk fails, and when writing goes on.
+    """
+
+    def __init__(self, described: DiskTier) -> None:
+        self.described = described
+        self.errors = 0
+        self.told: WeakSet[Told] = WeakSet()
+        self._users: set[object] = set()
+        self._lock = threading.Lock()
+        self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
+        self._unsaved: set[Copy] = set()
+        self._wake = threading.Event()
+        self._ending = False
+        self._swept = 0
+        self._logged = -LOGGED_EVERY
+        path = described.path
+        self._mark = _occupy(path)
+        try:
+            from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
+
+            self._catalogue: Catalogue = Catalogue(path)
+            self._segments = Segments(
+                path,
+                described.size,
+                described.segment,
+                aligned=described.direct_io,
+                others=self._catalogue.size_now,
+                report=self._report,
+            )
+            if self._catalogue.damaged:  # nothing leads to them
+                self._segments.clear()
+                self._count(OSError(errno.EIO, "the catalogue was damaged; the tier begins empty", path))
+                self._catalogue.damaged = False
+        except BaseException:
+            _release(self._mark)
+            raise
+        self._next = self._catalogue.next
+        self._segments.work = self._wake.set
+        self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, described: DiskTier, user: object) -> Tier:
+        """Return the running tier of a directory, or start it. It runs until `close` was called for each user.
+
+        Raises:
+            ValueError: another cache of this process uses the directory with other sizes, or the file system is remote.
+            OSError: EBUSY: another process has it; EACCES, ENOSPC, ...: the directory cannot be used.
+        """
+        with _opening:
+            place = os.path.realpath(described.path)
+            found = _running.get(place)
+            if found is None:
+                found = _running[place] = cls(described)
+                found._place = place
+            elif found.described._rules() != described._rules():
+                what = f"disk: {described.path!r} is used by another cache of this process with other sizes"
+                raise ValueError(f"{what} ({found.described!r}); give both caches the same DiskTier")
+            found._users.add(user)
+            return found
+
+    _place = ""
+
+    def close(self, user: object) -> None:
+        """Let go of the tier; the last one writes what waits, and ends it. Repeated after an interrupt."""
+        with _opening:
+            self._users.discard(user)
+            if self._users or _running.get(self._place) is not self:
+                return
+            self._ending = True
+            self._wake.set()
+            self._thread.join()
+            self._catalogue.close()
+            _release(self._mark)
+            del _running[self._place]
+
+    # -- copies
+
+    def find(self, volume: str, key: bytes) -> bool:
+        """Return whether there is a copy of any version of an object."""
+        with self._lock:
+            copy = self._copies.get((volume, key))
+        if copy is not None:
+            return copy.version is not None
+        return self._saved(volume, key) is not None
+
+    def _saved(self, volume: str, key: bytes) -> tuple[int, str | None, int] | None:
+        try:
+            return self._catalogue.find(volume, key)
+        except OSError as error:
+            self._count(error)
+            return None
+
+    def bind(self, volume: str, key: bytes, version: str) -> Copy:
+        """Return the copy of a version of an object, an empty one if there is none."""
+        with self._lock:
+            copy = self._copies.get((volume, key))
+        if copy is not None and copy.version == version:
+            return copy
+        saved = self._saved(volume, key) if copy is None else None
+        with self._lock:
+            other = self._copies.get((volume, key))
+            if other is not None and other.version == version:
+                return other
+            if saved is None or saved[1] != version or other is not copy:
+                made = self._new(volume, key, version)
+            else:
+                made = Copy(saved[0], volume, key, version, self._load)
+                made.known, made.high = True, saved[2]
+            self._copies[volume, key] = made
+            return made
+
+    def new(self, volume: str, key: bytes, number: int | None = None) -> Copy:
+        """Return a copy of a version that does not exist yet; `publish` makes it known. `number`: of the copy that its
+        bytes will be laid over.
+        """
+        with self._lock:
+            return self._new(volume, key, None, number)
+
+    def _new(self, volume: str, key: bytes, version: str | None, number: int | None = None) -> Copy:
+        if number is None:
+            number = self._next
+            self._next += 1
+        return Copy(number, volume, key, version, self._load)
+
+    def _load(self, number: int, chunk: int) -> Chunk:
+        return self._catalogue.chunk(number, chunk, self._segments.is_live)
+
+    def publish(self, copy: Copy) -> None:
+        """Make a copy, whose version has just been set, that of its object."""
+        with self._lock:
+            self._copies[copy.volume, copy.key] = copy
+            self._unsaved.add(copy)
+
+    def changed(self, copy: Copy) -> None:
+        """Have a copy saved."""
+        with self._lock:
+            self._unsaved.add(copy)
+
+    def drop(self, volume: str, key: bytes) -> None:
+        """Forget the copy of an object that was removed."""
+        with self._lock:
+            copy = self._copies.pop((volume, key), None)
+            if copy is not None:
+                self._unsaved.discard(copy)
+        with contextlib.suppress(OSError):  # its version tells it apart
+            self._catalogue.drop(volume, key)
+
+    def rename(self, volume: str, src: bytes, dst: bytes) -> None:
+        """Have the copy of an object under its new name."""
+        with self._lock:
+            copy = self._copies.pop((volume, src), None)
+            if copy is not None:
+                copy.renamed(dst)
+                self._copies[volume, dst] = copy
+                if copy.version is not None:
+                    self._unsaved.add(copy)
+        with contextlib.suppress(OSError):
+            self._catalogue.rename(volume, src, dst)
+
+    # -- bytes
+
+    def append(self, copy: Copy, offset: int, buffers: list[memoryview], length: int) -> int | None:
+        """Take an extent of a copy; None: the disk is slower, or fails."""
+        return self._segments.append(copy.number, offset, buffers, length)
+
+    def read(
+        self, address: int, length: int, copy: Copy, offset: int, skip: int, buffers: list[memoryview]
+    ) -> int | None:
+        """Fill buffers from an extent; None: it cannot be read now. 0: it never can be."""
+        try:
+            return self._segments.read(address, length, copy.number, offset, skip, buffers)
+        except OSError as error:
+            self._count(error)
+            return 0
+
+    def size_now(self) -> int:
+        """Return the bytes that it takes on disk."""
+        return self._segments.size_now() + self._catalogue.size_now()
+
+    # -- reports
+
+    def _count(self, error: OSError) -> None:
+        """Record bytes that cannot be read."""
+        self.errors += 1
+        if monotonic() - self._logged >= LOGGED_EVERY:
+            self._logged = monotonic()
+            what = error.strerror or str(error)
+            log.warning("%s: %s (failure %d); they are read from the store", self.described.path, what, self.errors)
+
+    def _report(self, error: OSError | None) -> None:
+        if error is not None:
+            self.errors += 1
+            what = f"the disk tier in {self.described.path!r} failed: {error.strerror or error}"
+            log.warning("%s; nothing is written to it for a while", what)
+        else:
+            what = f"the disk tier in {self.described.path!r} is written again"
+            log.info("%s", what)
+        for volume in tuple(self.told):
+            volume.tell_disk(what, error)
+
+    # -- the writer's thread
+
+    def _work(self) -> None:
+        saved = monotonic()
+        while True:
+            self._wake.wait(SAVE_EVERY if self._unsaved else None)
+            self._wake.clear()
+            ending = self._ending
+            try:
+                while self._segments.write_next():
+                    if monotonic() - saved >= SAVE_EVERY:
+                        self._save()
+                        saved = monotonic()
+                if ending or monotonic() - saved >= SAVE_EVERY:
+                    self._save()
+                    saved = monotonic()
+            except Exception:  # no fault of this code ends the thread while others need it
+                log.exception("%s: the writer failed", self.described.path)
+            if ending:
+                self._segments.end()
+                return
+
+    def _save(self) -> None:
+        with self._lock:
+            copies = [copy for copy in self._unsaved if copy.version is not None]
+            self._unsaved.clear()
+            all_copies = list(self._copies.values())
+        oldest = self._segments.oldest
+        if not copies and oldest == self._swept and not self._catalogue.damaged:
+            return
+        try:
+            if self._catalogue.damaged:
+                self._catalogue.begin_anew()
+                for copy in all_copies:
+                    copy.lose_saved()
+                copies = [copy for copy in all_copies if copy.version is not None]
+            self._catalogue.save(copies, oldest)
+            self._swept = oldest
+        except OSError as error:
+            self._report(error)
+            with self._lock:
+                self._unsaved.update(copies)
+            return
+        ranges = 0
+        for copy in all_copies:
+            with copy.lock:
+                ranges += copy.size()
+        if ranges > RANGES_MAX:
+            for copy in all_copies:
+                with copy.lock:
+                    copy.release()
+
+
+# -- the directory
+
+
+def _file_system(path: str) -> str:
+    """Return the type of the file system that has a directory; "": unknown."""
+    best, kind = -1, ""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                before, _, behind = line.partition(" - ")
+                place = before.split()[4].encode().decode("unicode_escape")
+                inside = path == place or path.startswith(place.rstrip("/") + "/")
+                if inside and len(place) >= best:
+                    best, kind = len(place), behind.split()[0]
+    except (OSError, ValueError, IndexError):
+        return ""
+    return kind
+
+
+def _occupy(path: str) -> int:
+    """Make the directory ready, and lock it; return the descriptor that holds the lock."""
+    try:
+        os.makedirs(path, mode=0o700)
+    except FileExistsError:
+        pass
+    found = os.stat(path)
+    if not os.path.isdir(path):
+        raise NotADirectoryError(errno.ENOTDIR, "disk: not a directory; name one, or a path that does not exist", path)
+    if found.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"disk: the directory belongs to user {found.st_uid}", path)
+    if found.st_mode & 0o077:
+        if os.listdir(path):
+            what = f"disk: others may enter the directory (mode {found.st_mode & 0o777:o}); run chmod 700"
+            raise PermissionError(errno.EPERM, what, path)
+        os.chmod(path, 0o700)
+    kind = _file_system(os.path.realpath(path))
+    if kind in REMOTE:
+        raise ValueError(f"disk: {path!r} is on a file system of type {kind}; a tier needs a local disk")
+    if kind in PASSING:
+        log.info("%s: on %s, the tier does not survive a restart of the machine", path, kind)
+    fd = os.open(os.path.join(path, MARK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 100, 0).decode("ascii", "replace").partition("\n")[2].strip()
+            what = f"disk: another process uses the tier{f' ({owner})' if owner else ''}"
+            raise OSError(errno.EBUSY, what, path) from None
+        _check_format(fd, path)
+        content = f"{SIGN}{FORMAT}\nprocess {os.getpid()}\n".encode("ascii")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, content, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    _marks.add(fd)
+    return fd
+
+
+def _check_format(fd: int, path: str) -> None:
+    text = os.pread(fd, 100, 0).decode("ascii", "replace").partition("\n")[0]
+    if not text:
+        return
+    number = text.removeprefix(SIGN)
+    if number == text or not number.isdigit():
+        raise ValueError(f"disk: {path!r} has a file {MARK!r} that is not of a tier; name another directory")
+    if int(number) > FORMAT:
+        what = f"disk: {path!r} has format {number}, and this version reads formats up to {FORMAT}"
+        raise ValueError(f"{what}; use a newer pagecache, or another directory")
+
+
+_marks: set[int] = set()
+"""Descriptors that hold the locks of this process."""
+
+
+def _release(fd: int) -> None:
+    if fd in _marks:
+        _marks.discard(fd)
+        os.close(fd)
+
+
+def _after_fork() -> None:
+    """Let go of the locks in a child, which has no tier: it would keep them when its parent has ended."""
+    for fd in _marks:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    _marks.clear()
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,417 @@
+"""Clean data on disk: what is read from the store is read once, and nothing else is ever delivered."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import pagecache
+from pagecache import DiskTier, PageCache, Volume
+from pagecache.backends.directory import DirectoryBackend
+from tests.stores import ObjectBackend, RecordingBackend
+
+pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
+
+MIB = 1 << 20
+Tiered = Callable[..., PageCache]
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "tier"
+
+
+@pytest.fixture
+def tier(folder: Path) -> DiskTier:
+    return DiskTier(folder, size="64MiB", segment="4MiB")
+
+
+def read(volume: Volume, key: str) -> bytes:
+    with volume.open(key) as file:
+        return file.read()
+
+
+def reads(store: RecordingBackend, key: str | None = None) -> int:
+    return sum(length for _, length in store.spans("read_into", key))
+
+
+def read_once(tier: DiskTier, store: RecordingBackend, key: str) -> bytes:
+    """Read an object with a new cache."""
+    with PageCache("4MiB", disk=tier) as cache:
+        return read(cache.attach(store, volume_id="store"), key)
+
+
+# -- what is read once
+
+
+def test_a_second_cache_reads_nothing_from_the_store(tier: DiskTier) -> None:
+    data = content(3 * MIB + 17)
+    store = ObjectBackend({"a": data})
+    assert read_once(tier, store, "a") == data
+    store.forget_calls()
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        assert read(volume, "a") == data
+        assert volume.stats().disk_hits > 0
+    assert reads(store) == 0
+
+
+def test_bytes_that_memory_had_to_evict_are_read_from_disk(tier: DiskTier) -> None:
+    data = content(8 * MIB)
+    store = ObjectBackend({"a": data})
+    with PageCache("1MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        assert read(volume, "a") == data
+        store.forget_calls()
+        assert read(volume, "a") == data
+        assert reads(store) < len(data) // 4  # what had not been written yet when it was read again
+
+
+def test_what_is_written_is_read_from_disk_by_the_next_process(tier: DiskTier) -> None:
+    data = content(2 * MIB + 5)
+    store = ObjectBackend()
+    with PageCache("4MiB", disk=tier) as cache, cache.attach(store, volume_id="store").open("a", "w") as file:
+        file.write(data)
+    store.forget_calls()
+    assert read_once(tier, store, "a") == data
+    assert reads(store) == 0
+
+
+def test_an_edit_keeps_the_rest_on_disk(tier: DiskTier) -> None:
+    data = bytearray(content(2 * MIB))
+    store = ObjectBackend({"a": bytes(data)})
+    read_once(tier, store, "a")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "r+") as file:
+            file.pwrite(b"new" * 1000, 70_001)
+            file.truncate(MIB + 11)
+            file.pwrite(b"end", MIB + 4000)
+    data[70_001:73_001] = b"new" * 1000
+    data[MIB + 11 :] = bytes(4000 - 11) + b"end"
+    store.forget_calls()
+    assert read_once(tier, store, "a") == bytes(data) == store.content("a")
+    assert reads(store) < 20_000
+
+
+def test_an_object_in_place_is_read_once_and_read_again_after_a_change(tier: DiskTier, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    place, data = tmp_path / "data" / "a", content(MIB)
+    place.write_bytes(data)
+    for round in range(3):
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(f"dir:{tmp_path / 'data'}")
+            assert read(volume, "a") == data
+            assert bool(volume.stats().disk_hits) == (round > 0)
+    other = content(MIB, seed=2)
+    place.write_bytes(other)
+    with PageCache("4MiB", disk=tier) as cache:
+        assert read(cache.attach(f"dir:{tmp_path / 'data'}"), "a") == other
+
+
+def test_a_renamed_object_keeps_its_bytes_and_a_removed_one_does_not(tier: DiskTier, tmp_path: Path) -> None:
+    data = content(MIB)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(data)
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(f"dir:{tmp_path / 'data'}")
+        read(volume, "a")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(f"dir:{tmp_path / 'data'}")
+        volume.rename("a", "b")
+        assert read(volume, "b") == data
+        assert volume.stats().disk_hits > 0
+        volume.remove("b")
+        with volume.open("b", "w") as file:
+            file.write(b"other")
+        assert read(volume, "b") == b"other"
+
+
+# -- D8: the right bytes
+
+
+def test_another_version_gets_no_byte_of_the_former(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    other = content(MIB, seed=2)
+    store.put("a", other)
+    assert read_once(tier, store, "a") == other
+
+
+def test_another_store_under_the_same_name_is_another_one(tier: DiskTier) -> None:
+    first, second = ObjectBackend({"a": content(MIB)}), ObjectBackend({"a": content(MIB, seed=2)})
+    with PageCache("4MiB", disk=tier) as cache:
+        assert read(cache.attach(first, volume_id="one"), "a") == first.content("a")
+        assert read(cache.attach(second, volume_id="two"), "a") == second.content("a")
+    for store, name in ((first, "one"), (second, "two")):
+        with PageCache("4MiB", disk=tier) as cache:
+            assert read(cache.attach(store, volume_id=name), "a") == store.content("a")
+
+
+def test_a_read_beside_a_commit_is_not_kept_under_the_new_version(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": bytes(MIB)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store", read_ahead=0)
+        with volume.open("a", "r+") as file, store.gate("read_into answer") as gate:
+            reader = threading.Thread(target=file.pread, args=(4096, 8192))
+            reader.start()
+            gate.wait_entered()  # it has read the old bytes, and has not answered
+            file.pwrite(b"x" * 4096, 0)
+            file.fsync()
+            gate.open()
+            reader.join()
+            file.pwrite(b"y" * 4096, 8192)
+            file.fsync()
+    assert read_once(tier, store, "a") == store.content("a")
+
+
+def test_bytes_that_a_failed_commit_forgot_and_that_are_given_up_are_not_kept(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": bytes(MIB)})
+    with PageCache("4MiB", disk=tier, retry=pagecache.RetryPolicy(attempts=1)) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "r+") as file:
+            file.pwrite(b"lost" * 1024, 0)
+            fault = store.fault("commit", OSError(5, "no"))
+            with pytest.raises(OSError):
+                file.fsync()
+            fault.clear()
+            volume.discard("a")
+            file.pwrite(b"kept" * 1024, 8192)
+            with pytest.raises(pagecache.DataLossError):
+                file.fsync()
+            file.fsync()
+    assert read_once(tier, store, "a") == store.content("a")
+
+
+# -- D4: damage
+
+
+def segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.clean"))
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["buffered", "direct"])
+def test_damaged_bytes_are_read_from_the_store_and_counted(folder: Path, aligned: bool) -> None:
+    tier = DiskTier(folder, size="64MiB", segment="4MiB", direct_io=aligned)
+    data = content(2 * MIB)
+    store = ObjectBackend({"a": data})
+    read_once(tier, store, "a")
+    with segments(folder)[0].open("r+b") as file:
+        for place in range(1000, 2 * MIB, 300_000):
+            file.seek(place)
+            byte = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte[0] ^ 1]))
+    for _ in range(2):
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            assert read(volume, "a") == data
+            errors = volume.stats().disk_errors
+        if _ == 0:
+            assert errors > 0
+    assert errors == 0  # what was read again is kept again
+
+
+def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path, tier: DiskTier) -> None:
+    chance = random.Random(7)
+    store = ObjectBackend({f"o{k}": content(200_000 + 1000 * k, seed=k) for k in range(10)})
+    objects = {f"o{k}": store.content(f"o{k}") for k in range(10)}
+    for round in range(30):
+        with PageCache("1MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            for key in objects:
+                assert read(volume, key) == objects[key], (round, key)
+            changed = chance.choice(list(objects))
+            with volume.open(changed, "r+") as file:
+                file.pwrite(b"%d" % round * 3000, chance.randrange(100_000))
+            objects[changed] = store.content(changed)
+        for place in folder.iterdir():
+            size = place.stat().st_size
+            if place.name != "tier" and size and chance.random() < 0.5:
+                with place.open("r+b") as damaged:
+                    for _ in range(chance.choice([1, 20])):
+                        damaged.seek(chance.randrange(size))
+                        damaged.write(chance.randbytes(chance.choice([1, 512])))
+                    if chance.random() < 0.2:
+                        damaged.truncate(chance.randrange(size))
+            elif chance.random() < 0.05 and place.name != "tier":
+                place.unlink()
+
+
+# -- D5: a failing disk
+
+
+def test_a_full_disk_is_a_miss_an_event_and_a_counter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+    events: list[pagecache.Event] = []
+    with PageCache("4MiB", disk=DiskTier(folder, size="64MiB", segment="4MiB")) as cache:
+        cache.subscribe(events.append)
+        volume = cache.attach(store, volume_id="store")
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "posix_fallocate", full)
+            assert read(volume, "a") == store.content("a")
+            until(lambda: [event.kind for event in events] == ["disk"])
+        assert volume.stats().disk_errors == 1
+        assert read(volume, "b") == store.content("b")
+    assert segments(folder) == []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = 60.0
+    while not condition():
+        deadline -= 0.01
+        assert deadline > 0
+        threading.Event().wait(0.01)
+
+
+def test_reads_go_on_while_the_disk_hangs(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = content(40 * MIB)
+    store = ObjectBackend({"a": data})
+    hanging, pwrite = threading.Event(), os.pwrite
+
+    def hang(*arguments: object) -> int:
+        hanging.wait(60)
+        return pwrite(*arguments)  # type: ignore[arg-type]
+
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        monkeypatch.setattr(os, "pwrite", hang)
+        assert read(volume, "a") == data
+        assert volume.stats().disk_hits == 0
+        hanging.set()
+
+
+# -- D6, D7, D11, D12
+
+
+def test_the_directory_stays_below_its_size(folder: Path) -> None:
+    tier = DiskTier(folder, size="16MiB", segment="2MiB")
+    store = ObjectBackend({f"o{k}": content(3 * MIB, seed=k) for k in range(10)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        for key in (f"o{k}" for k in range(10)):
+            assert read(volume, key) == store.content(key)
+            assert len(segments(folder)) <= 8
+            assert volume.stats().disk_bytes <= 18 * MIB
+        until(lambda: len(segments(folder)) >= 6)
+    store.forget_calls()
+    assert read_once(tier, store, "o9") == store.content("o9")
+    assert reads(store) == 0
+    assert read_once(tier, store, "o0") == store.content("o0")
+    assert reads(store) == 3 * MIB
+
+
+def test_files_have_mode_0600_and_no_name_of_an_object(folder: Path, tier: DiskTier) -> None:
+    store = ObjectBackend({"secret": content(MIB)})
+    read_once(tier, store, "secret")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for file in folder.iterdir():
+        assert file.stat().st_mode & 0o777 == 0o600, file
+        assert "secret" not in file.name
+
+
+def test_files_of_others_in_the_directory_are_left_alone(folder: Path, tier: DiskTier) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "notes.clean").write_text("mine")
+    (folder / "x").mkdir()
+    store = ObjectBackend({f"o{k}": content(9 * MIB, seed=k) for k in range(9)})
+    for key in ("o0", "o1", "o2", "o3", "o4", "o5", "o6", "o7", "o8"):
+        read_once(tier, store, key)
+    assert (folder / "notes.clean").read_text() == "mine"
+    assert (folder / "x").is_dir()
+
+
+def test_a_second_process_is_refused_with_the_first_one_s_number(folder: Path, tier: DiskTier) -> None:
+    with PageCache("1MiB", disk=tier):
+        program = f"import pagecache; pagecache.PageCache('1MiB', disk={str(folder)!r})"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert "another process uses the tier" in done.stderr
+        assert f"process {os.getpid()}" in done.stderr
+        with PageCache("1MiB", disk=tier), pytest.raises(ValueError, match="other sizes"):
+            PageCache("1MiB", disk=DiskTier(folder, size="1GiB"))
+    PageCache("1MiB", disk=folder).close()
+
+
+def test_a_killed_process_leaves_a_tier_that_the_next_one_uses(folder: Path, tmp_path: Path) -> None:
+    data = content(3 * MIB)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(data)
+    program = (
+        "import os, pagecache, time\n"
+        f"cache = pagecache.PageCache('8MiB', disk=pagecache.DiskTier({str(folder)!r}, size='64MiB', segment='4MiB'))\n"
+        f"cache.attach('dir:{tmp_path / 'data'}').open('a').read()\n"
+        "time.sleep(1.5)\n"  # the catalogue is saved once a second
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    with PageCache("8MiB", disk=DiskTier(folder, size="64MiB", segment="4MiB")) as cache:
+        volume = cache.attach(f"dir:{tmp_path / 'data'}")
+        assert read(volume, "a") == data
+        assert volume.stats().disk_hits > 0
+
+
+def test_a_newer_format_is_refused_with_a_sentence(folder: Path, tier: DiskTier) -> None:
+    PageCache("1MiB", disk=tier).close()
+    (folder / "tier").write_text("pagecache disk tier, format 9\n")
+    with pytest.raises(ValueError, match=r"has format 9, and this version reads formats up to 1"):
+        PageCache("1MiB", disk=tier)
+    (folder / "tier").write_text("something else")
+    with pytest.raises(ValueError, match="not of a tier"):
+        PageCache("1MiB", disk=tier)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "100MiB"}, r"size: '100MiB' is less than 4 segments of 67108864 bytes, 268435456"),
+        ({"segment": "4KiB"}, r"segment: '4KiB' is not from 1 MiB to 4 GiB"),
+        ({"size": "1GiB", "journal_limit": "2GiB"}, r"journal_limit: '2GiB' is more than the size of the tier"),
+    ],
+)
+def test_impossible_sizes_are_refused(folder: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DiskTier(folder, **options)  # type: ignore[arg-type]
+
+
+def test_a_path_that_cannot_be_a_tier_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="not a directory"):
+        PageCache("1MiB", disk=tmp_path / "file")
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open" / "file").write_text("")
+    with pytest.raises(PermissionError, match="chmod 700"):
+        PageCache("1MiB", disk=tmp_path / "open")
+    with pytest.raises(TypeError, match="disk must be"):
+        PageCache("1MiB", disk=1)  # type: ignore[arg-type]
+
+
+def test_a_volume_may_leave_the_tier_alone(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(MIB)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store", disk=False)
+        assert read(volume, "a") == store.content("a")
+        assert volume.backend is store
+    store.forget_calls()
+    read_once(tier, store, "a")
+    assert reads(store) == MIB
+
+
+def test_the_backend_of_a_volume_is_the_one_that_was_attached(tier: DiskTier, tmp_path: Path) -> None:
+    store = DirectoryBackend(tmp_path)
+    with PageCache("1MiB", disk=tier) as cache:
+        assert cache.attach(store).backend is store
