@@ -128,6 +128,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
     """Yield the stored objects whose key starts with `prefix`, a page of the backend's listing at a time."""
     rest: Iterator[ObjectStat] | None = None
     page: list[ObjectStat] = []
+    began = volume.engine.clock.now()
 
     def first_page() -> tuple[Iterator[ObjectStat], list[ObjectStat]]:
         found = answers.checked_listing(volume.engine.backend.list(prefix))
@@ -141,10 +142,19 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
             # Only the backend could continue its listing after an error.
             page = tries.repeated(partial(list, islice(rest, LISTED_AT_ONCE)), again=False)
         for stat in page:
-            inode = None
-            if stat.key is not None and stat.key != "" and stat.kind == "file":
-                inode = _shown(volume, volume._canonical(stat.key), stat)
-            yield _combined(stat, inode, 0 if inode is None else inode.number("unstored"))
+            if stat.key is None or stat.key == "" or stat.kind != "file":
+                yield _combined(stat, None)
+                continue
+            name = volume._canonical(stat.key)
+            inode = _shown(volume, name, stat)
+            found = _combined(stat, inode, 0 if inode is None else inode.number("unstored"))
+            if inode is not None and inode.versions.committed >= began and found.size != inode.size:
+                try:  # the page may be older than that commit
+                    found = of_name(volume, name, stat.key, volume._attempts("stat", stat.key, timeout))
+                    found = dataclasses.replace(found, key=stat.key)
+                except FileNotFoundError:
+                    continue
+            yield found
         volume._check_alive()
 
 

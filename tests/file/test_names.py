@@ -247,6 +247,58 @@ def test_an_object_that_is_renamed_before_its_first_commit_is_no_directory(tmp_p
         assert [(each.key, each.size) for each in volume.list()] == [("a/b", 7), ("c", 1)]
 
 
+# ---------------------------------------------------------------- listings beside changes
+
+
+@pytest.mark.parametrize("kind", [RecordingBackend, ObjectBackend])
+@pytest.mark.parametrize("size", [1, 3 * PAGE])
+def test_a_commit_after_the_page_of_a_listing_shows_its_size(
+    make: Make, kind: type[RecordingBackend], size: int
+) -> None:
+    """Before the listing begins, while the backend lists, and before the entry is returned. [2.20]"""
+    rig = make(backend=kind({"a": b"a", "b": pattern(2 * PAGE), "c": b"c"}))
+
+    def save(size: int) -> None:
+        file.truncate(size)
+        file.pwrite(b"x", size - 1)
+        file.fsync()
+
+    def looks() -> int:
+        return len(rig.backend.seen("stat")) + len(rig.backend.seen("file_stat"))
+
+    with rig.volume.open("b", "r+b") as file:
+        save(size + 5)
+        before = looks()
+        assert [stat.size for stat in rig.volume.list()] == [1, size + 5, 1]
+        assert looks() == before
+        with rig.backend.gate("list answer") as gate:
+            listing = Task(lambda: list(rig.volume.list()))
+            gate.wait_entered()
+            save(size + 3)
+            gate.open()
+            assert [stat.size for stat in listing.result()] == [1, size + 3, 1]
+        entries = rig.volume.list()
+        assert next(entries).key == "a"
+        before = looks()
+        save(size)
+        found = next(entries)
+        assert (found.key, found.size, found.dirty) == ("b", size, 0)
+        assert found.version == rig.volume.stat("b").version
+        assert next(entries).size == 1
+        assert looks() - before <= 3  # one of them is the commit's
+
+
+def test_an_object_that_is_removed_after_its_commit_beside_a_listing_is_not_listed(make: Make) -> None:
+    """Its entry is older than the commit. [2.20]"""
+    rig = make(backend=ObjectBackend({"a": b"a", "b": b"b", "c": b"c"}))
+    entries = rig.volume.list()
+    assert next(entries).key == "a"
+    with rig.volume.open("b", "wb") as file:
+        file.write(DATA)
+    rig.backend.remove("b")
+    assert [stat.key for stat in entries] == ["c"]
+
+
 # ---------------------------------------------------------------- saves beside a change of the name
 
 

@@ -43,7 +43,7 @@ class Versions:
     be read without it. A change is counted before its call begins.
     """
 
-    __slots__ = ("_file", "announced", "base", "copied", "discarded", "looked", "unanswered", "untold")
+    __slots__ = ("_file", "announced", "base", "committed", "copied", "discarded", "looked", "unanswered", "untold")
 
     def __init__(self, file: EngineFile, base: str | None) -> None:
         self._file = file
@@ -52,6 +52,8 @@ class Versions:
         """The name under which the base was found to be stored last, and the time before that look; or the time since
         when another version may be stored."""
         self.announced: str | None = None
+        self.committed = -math.inf
+        """The time of the last successful commit, set before the bytes are clean."""
         self.copied = False
         """A rename may have made another version of a whole object, which only its present backend file has."""
         self.discarded = False
@@ -102,6 +104,7 @@ class Versions:
         before the call; None: some may have run beside it, and may have made another version since. The lock is held.
         """
         stale = self._file.commit_changed(changes, base is not None)
+        self.committed = now = self._file.volume.clock.now()
         self.untold, self.discarded = base is None, False
         if base is None:
             return
@@ -110,7 +113,7 @@ class Versions:
             self.unanswered = ()
         seen, when = self.looked
         if seen is not DISTRUSTED or when == -math.inf:  # otherwise announced beside the commit, perhaps
-            self.looked = self._file.key, self._file.volume.clock.now()
+            self.looked = self._file.key, now
 
     def is_recent(self, name: Key, age: float) -> bool:
         """Return whether the name led to this file, and to its base, at most `age` seconds ago; an infinite age needs
