@@ -30,6 +30,11 @@ def _show_features(context: click.Context, option: click.Parameter, requested: b
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and print progress on stderr.")
 @click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options of mount(8) (repeatable).")
 @click.option("--capacity", metavar="SIZE", help="Capacity of the cache.  [default: 256MiB]")
+@click.option(
+    "--policy",
+    metavar="adaptive|sticky",
+    help="Data that stays when memory is short: read often, or read first.  [default: adaptive]",
+)
 @click.option("--direct-io", is_flag=True, help="Keep no pages in the kernel: each read and write comes to the cache.")
 @click.option("--kernel-cache", is_flag=True, help="Keep pages of unchanged files in the kernel from open to open.")
 @click.option("--read-only", is_flag=True, help="Refuse every change.")

@@ -215,7 +215,8 @@ def reading(options: MountOptions, limits: BackendLimits) -> dict[str, Any]:
     window = options.read_ahead
     if window is None:
         window = max(READ_AHEAD, int(limits.read_ahead))
-    return {"read_ahead": window, "revalidate": options.attr_timeout if limits.commit_on_close else 0.0}
+    age = options.attr_timeout if limits.commit_on_close else 0.0
+    return {"read_ahead": window, "revalidate": age, "policy": options.policy}
 
 
 def _allow_many_files() -> None:

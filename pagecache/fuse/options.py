@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..config import Size, parse_size
+from ..config import Policy, Size, VolumeOptions, parse_size
 from .attributes import ServerOptions
 
 __all__ = ["MountOptions", "WrongOption", "with_words"]
@@ -35,6 +35,7 @@ class MountOptions(ServerOptions):
         timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
         drain_timeout: seconds for saving everything at the end; None: unlimited.
         read_ahead: largest readahead window; None: 4 MiB, or what the backend asks for if that is more.
+        policy: which clean pages go when memory is short, as for `PageCache.attach`.
         stats: path of a socket with live statistics; None: none.
         name: the source in the output of mount(8); None: the URL.
         flags: words for the kernel and libfuse.
@@ -53,6 +54,7 @@ class MountOptions(ServerOptions):
     timeout: float | None = 60.0
     drain_timeout: float | None = 60.0
     read_ahead: Size | None = None
+    policy: Policy = "adaptive"
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
@@ -63,6 +65,7 @@ class MountOptions(ServerOptions):
         parse_size(self.capacity, "capacity")
         if self.read_ahead is not None:
             parse_size(self.read_ahead, "read_ahead")
+        VolumeOptions(policy=self.policy)  # checks it
         for name, (base, largest, rule) in NUMBERS.items():
             number = getattr(self, name)
             if number is not None and not 0 <= number <= largest:
@@ -122,7 +125,7 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
             changes = {name: int(value, NUMBERS[name][0])}
         elif equals and name in SECONDS:
             changes = {name: float(value)}
-        elif equals and name in SIZES:
+        elif equals and name in (*SIZES, "policy"):
             changes = {name: value}
         elif equals and name == "fsname":
             changes = {"name": value}
@@ -131,6 +134,6 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
         raise WrongOption(f"-o {word}: {value!r} is not {rule}") from None
     if changes is not None:
         return replace(options, **changes)
-    valued = (*NUMBERS, *SECONDS, *SIZES, "fsname")
+    valued = (*NUMBERS, *SECONDS, *SIZES, "policy", "fsname")
     known = ", ".join(sorted({*SWITCHES, *PASSED_ON, *IGNORED, *(f"{name}=" for name in valued)}))
     raise WrongOption(f"-o {word}: no such option, or not {'with' if equals else 'without'} a value; there are {known}")

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -194,6 +194,7 @@ def test_words_after_o() -> None:
         ("entry_timeout=-1", "a number of seconds, from 0 to 10**9"),
         ("capacity=huge", "a size: a size is an int of bytes"),
         ("read_ahead=", "a size: a size is an int of bytes"),
+        ("policy=lru", "one of 'adaptive', 'sticky'"),
     ],
 )
 def test_a_value_that_an_option_cannot_have_is_named_with_its_rule(word: str, rule: str) -> None:
@@ -212,6 +213,7 @@ def test_a_value_of_the_commands_own_options_has_the_same_rules(store: Path) -> 
         (["-o", "uid=bob"], "-o uid=bob: 'bob' is not the number of a user"),
         (["--uid=-4"], "uid: -4 is not the number of a user"),
         (["--timeout", "inf"], "timeout: inf is not a number of seconds"),
+        (["--policy", "lru"], "policy: 'lru' is not"),
     ):
         status, text = refused("memory:", store, *words)
         assert status == 2
@@ -236,6 +238,37 @@ def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
         os.close(process)
     finally:
         mounted.stop()
+
+
+@pytest.mark.parametrize("words", [["--policy", "sticky"], ["-o", "policy=sticky"], []])
+def test_a_sticky_mount_keeps_its_pages_beside_bursts_of_other_reads(
+    tmp_path: Path, store: Path, words: list[str]
+) -> None:
+    """An adaptive one gives up some of them. [2.23]"""
+    size, page = 1000, 4096
+    for name in ("data", "other"):
+        (store / name).write_bytes(bytes(2 * size * page))
+    more = ("--direct-io", "--capacity", str(size * page), "-o", "read_ahead=0")
+    with Mounted(tmp_path, f"dir:{store}", *more, *words) as mounted:
+        files = {name: os.open(mounted.path / name, os.O_RDONLY) for name in ("data", "other")}
+
+        def misses(name: str, pages: Iterable[int]) -> int:
+            before = mounted.number("misses")
+            for number in pages:
+                os.pread(files[name], page, number * page)
+            return mounted.number("misses") - before
+
+        try:
+            for _ in range(4):
+                misses("data", range(2 * size))
+            for first in range(0, size, 5):
+                for _ in range(5):
+                    misses("other", range(first, first + 5))
+            found = 2 * size - misses("data", range(2 * size))
+        finally:
+            for file in files.values():
+                os.close(file)
+    assert found >= 0.9 * size if words else found < 0.8 * size
 
 
 def test_a_read_only_mount(tmp_path: Path, store: Path) -> None:
