@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
 
+from pagecache import PageCache
 from pagecache.backends import backend_from_url
 from pagecache.backends.obstore import ObstoreBackend
 
@@ -181,6 +184,67 @@ def test_a_long_listing_is_sorted_and_has_no_private_names() -> None:
     store.put("fx", b"1")
     keys = [stat.key for stat in ObstoreBackend(store, "f").list("x1")]
     assert keys == [f"x{number:04}" for number in range(1000, 2000)]
+
+
+def test_a_listing_reads_no_page_without_its_names(google: tuple[Google, str]) -> None:
+    """Of 5,000 names, those before the prefix are left out by the service, and no page is fetched after its last."""
+    for number in range(5000):
+        google[0].store(f"f/x{number:04}", b"1", {})
+    backend = made(google)
+    for prefix, pages in (("x3", 2), ("x4999", 1), ("x2", 2), ("x", 5), ("y", 1), ("", 5)):
+        google[0].asked.clear()
+        wanted = [name[2:] for name in sorted(google[0].objects) if name.startswith("f/" + prefix)]
+        assert [stat.key for stat in backend.list(prefix)] == wanted
+        assert google[0].asked == ["GET "] * pages
+
+
+@pytest.mark.parametrize("by_parts", [False, True])
+def test_a_listing_has_all_names_with_its_prefix(by_parts: bool) -> None:
+    """Whatever follows the prefix, and whether the service sorts by characters or by the parts of a path."""
+    ends = ["", "!", "-", "/", "/a", "0", "x", "\ue000", "\U00010000"]
+    names = {f"f/{first}{end}".rstrip("/") for first in ("a", "a-", "a.b", "a/b", "b", "\ue000") for end in ends}
+    names = {name for name in names if "//" not in name}
+
+    class Sorted:
+        def list(self, folder: str, *, offset: str | None, chunk_size: int) -> Any:
+            def place(name: str) -> Any:
+                return name.split("/") if by_parts else name
+
+            below = [name for name in names if name.startswith(folder + "/")]
+            found = sorted((name for name in below if offset is None or name > offset), key=place)
+            now = datetime.now(tz=UTC)
+            return [[{"path": name, "size": 1, "e_tag": "x", "version": None, "last_modified": now} for name in found]]
+
+    backend = ObstoreBackend(Sorted(), "f")
+    for prefix in ("a", "a-", "a.", "a/", "a/b", "a/b-", "b", "c", "\ue000", ""):
+        keys = [stat.key for stat in backend.list(prefix)]
+        assert sorted(map(str, keys)) == sorted(name[2:] for name in names if name.startswith("f/" + prefix))
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+def test_what_is_not_signed_is_not_written(google: tuple[Google, str], scheme: str) -> None:
+    """Nothing is sent, neither to the service nor to the machine for credentials."""
+    google[0].store("f/a", b"one", {})
+    where = f"{scheme}://bucket/f?{google[1].partition('&')[0]}&anonymous=yes"
+    backend = backend_from_url(where + ("&account=devstoreaccount1" if scheme == "az" else ""))
+    why = f"{scheme}://bucket was given with anonymous=yes, and only reads can be unsigned"
+    for call in (
+        lambda: backend.open("b", create=True),
+        lambda: backend.remove("a"),
+        lambda: backend.rename("a", "b"),
+    ):
+        with pytest.raises(io.UnsupportedOperation, match=re.escape(why)):
+            call()
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(backend)
+        for mode in ("w", "r+", "a"):
+            with pytest.raises(PermissionError, match=re.escape(why)):
+                volume.open("a", mode)
+        assert google[0].asked == []
+        if scheme == "gs":
+            with volume.open("a") as file:
+                assert file.read() == b"one"
+            assert [stat.size for stat in volume.list()] == [3]
 
 
 @pytest.mark.parametrize("key", ["", "a//b", "/a", "a/", "a/../b", ".pagecache/x", "a\nb", "x" * 1030, "\ud800", 7])

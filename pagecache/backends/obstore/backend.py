@@ -57,6 +57,8 @@ class ObstoreBackend(Backend):
         ValueError: an argument is invalid; names it and the reason.
     """
 
+    why_read_only = ""
+
     def __init__(
         self,
         reads: Any,
@@ -102,7 +104,8 @@ class ObstoreBackend(Backend):
 
     def _allow(self) -> None:
         if self.limits.read_only:
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"{self.where} was given as read_only")
+            why = self.why_read_only or f"{self.where} was given as read_only"
+            raise io.UnsupportedOperation(errno.ENOTSUP, why)
 
     # ---------------------------------------------------------------- objects
 
@@ -148,8 +151,8 @@ class ObstoreBackend(Backend):
         start, own = self.prefix + prefix, self.prefix + PRIVATE
         if {"", ".", ".."} & set(prefix.split("/")[:-1]):
             return
-        for name, stat in self.requests.names(start.rpartition("/")[0]):
-            if name.startswith(start) and not name.startswith(own):
+        for name, stat in self.requests.names(start):
+            if not name.startswith(own):
                 yield replace(stat, key=name[len(self.prefix) :])
 
     def close(self) -> None:
@@ -226,7 +229,13 @@ def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, A
         what = str(error).partition("\n\nDebug source")[0]
         raise ValueError(f"{without_user(url)!r}: {what}") from error
     where, prefix = f"{scheme}://{name}", unquote(parts.path).strip("/")
-    return ObstoreBackend(reads, prefix, writes=writes, where=where, generations=scheme == "gs", **given)
+    unsigned = bool(config.get("skip_signature"))
+    if unsigned:  # for a write, obstore would ask the machine for credentials
+        given["read_only"] = True
+    backend = ObstoreBackend(reads, prefix, writes=writes, where=where, generations=scheme == "gs", **given)
+    if unsigned:
+        backend.why_read_only = f"{where} was given with anonymous=yes, and only reads can be unsigned"
+    return backend
 
 
 def backend_from_gs_url(url: str, **options: Any) -> ObstoreBackend:

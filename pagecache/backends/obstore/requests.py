@@ -62,6 +62,14 @@ def _stored(meta: Mapping[str, Any], attributes: Mapping[str, str] | None = None
     return Stored(meta["size"], etag, meta["version"], meta["last_modified"].timestamp(), id, carried)
 
 
+def _before(name: str) -> str | None:
+    """Return a text that sorts before a name, and after nearly all that do; None: there is none."""
+    last = ord(name[-1]) - 1
+    if last < 0:
+        return None
+    return name[:-1] + chr(0xD7FF if 0xD800 <= last <= 0xDFFF else last) + "\U0010ffff"
+
+
 class Requests(Store[Stored]):
     """The requests to one container, as coroutines that never suspend.
 
@@ -111,14 +119,24 @@ class Requests(Store[Stored]):
                 raise _stale(f"GET of {self.where}/{name}: another version is stored")
             return dealt(memoryview(found.bytes()), buffers)
 
-    def names(self, folder: str) -> Iterator[tuple[str, ObjectStat]]:
-        """Yield the objects below a folder, a page of them in memory."""
-        with self._asking("LIST", folder):
-            for page in self._reads.list(folder or None, chunk_size=PAGE):
+    def names(self, start: str) -> Iterator[tuple[str, ObjectStat]]:
+        """Yield the objects whose name begins with `start`, a page of them in memory. A request lists a folder: it
+        begins right before `start`, where the service can do so, and no page is fetched for names that come after.
+        """
+        folder, _, first = start.rpartition("/")
+        with self._asking("LIST", start):
+            for page in self._reads.list(folder or None, offset=_before(start) if first else None, chunk_size=PAGE):
                 for meta in page:
+                    name: str = meta["path"]
+                    if not name.startswith(start):
+                        below = name[len(start) - len(first) :]
+                        # A service may sort by the parts of a path.
+                        if min(below, below.replace("/", "\0")) > first:
+                            return
+                        continue
                     stored = _stored(meta)
                     version = None if self._generations and not stored.generation else stored.version
-                    yield meta["path"], ObjectStat(size=stored.size, version=version, mtime=stored.mtime)
+                    yield name, ObjectStat(size=stored.size, version=version, mtime=stored.mtime)
 
     # ---------------------------------------------------------------- writing
 
