@@ -288,8 +288,9 @@ class PageCache:
                 when memory is short, at most the size of the changed objects; "": that for temporary files. None: such
                 bytes stay in memory, and a write that does not fit below `dirty_limit` is refused (ENOBUFS).
             disk: use the disk tier of the cache, if it has one.
-            volume_id: what the tier knows the store by; None: its URL, or for an object its `name`, else its class. Two
-                stores with one id are taken for one; only versions tell their objects apart.
+            volume_id: what the tier knows the store by; None: the backend's attribute `name`, which those of pagecache
+                have, else the URL, or the class of an object. Two stores with one id are taken for one; only versions
+                tell their objects apart.
             **overrides: single fields of the options.
 
         Raises:
@@ -333,8 +334,9 @@ class PageCache:
             second = None if second is None else blocking(second, self._event_loop)
             store = blocking(resolved, self._event_loop)
             if self.tier is not None and disk:
-                named = backend if isinstance(backend, str) else getattr(backend, "name", None)
-                store = TieredBackend(store, self.tier, volume_id or (named if isinstance(named, str) else kind))
+                own = getattr(original(resolved), "name", None)
+                named = own if isinstance(own, str) else backend if isinstance(backend, str) else kind
+                store = TieredBackend(store, self.tier, volume_id or named)
             volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
             self._volumes.append(volume)
             if self.tier is not None and disk:

@@ -123,6 +123,11 @@ class DirectoryBackend(NamespaceBackend):
         self._unsynced = Unsynced(self._tree)
 
     @property
+    def name(self) -> str:
+        """What a disk tier knows it by."""
+        return f"dir:{self.root}"
+
+    @property
     def root(self) -> str:
         """Return the directory, as an absolute path without links."""
         return self._tree.root

@@ -16,6 +16,7 @@ sees each byte before or after it, as the protocol permits.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
 import mmap
 import os
@@ -188,6 +189,11 @@ class MemoryBackend(Backend):
         self._serials = itertools.count(1)
         self._lock = threading.Lock()
         self._objects: dict[Key, MemoryFile] = {}
+
+    @functools.cached_property
+    def name(self) -> str:
+        """What a disk tier knows it by: no other store of memory, in this process or another, has the same."""
+        return f"memory:{os.urandom(16).hex()}"
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:
         name = self.canonical(key)

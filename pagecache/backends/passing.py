@@ -64,6 +64,12 @@ class PassingBackend(Backend):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
+    @property
+    def name(self) -> str:
+        """What a disk tier knows it by: its bytes may be others than those of the inner backend."""
+        own = getattr(self.inner, "name", None)
+        return f"{type(self).__name__} of {own if isinstance(own, str) else type(self.inner).__name__}"
+
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         return PassingFile(self.inner.open(key, create=create, exclusive=exclusive))
 

@@ -7,6 +7,7 @@
     pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
     pagecache mount URL DIR     a file system over a backend, for any program
     pagecache check-backend     check that a backend keeps its promises, and measure its calls
+    pagecache disk PATH         show and verify what a disk tier keeps
     pagecache s3-clean URL      remove leftovers of ended programs from a bucket
 
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
@@ -19,7 +20,7 @@ call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.back
 
 import click
 
-from pagecache.cli import bench, demo, mount, s3_clean, stress
+from pagecache.cli import bench, demo, disk, mount, s3_clean, stress
 from pagecache.cli.check_backend import command as check_backend_command
 from pagecache.cli.drain import command as drain_command
 from pagecache.cli.top import command as top_command
@@ -29,6 +30,7 @@ COMMANDS: list[click.Command] = [
     bench.bench,
     check_backend_command.check_backend,
     demo.demo,
+    disk.disk,
     drain_command.drain,
     mount.mount,
     s3_clean.s3_clean,

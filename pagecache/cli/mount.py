@@ -35,6 +35,8 @@ def _show_features(context: click.Context, option: click.Parameter, requested: b
     metavar="adaptive|sticky",
     help="Data that stays when memory is short: read often, or read first.  [default: adaptive]",
 )
+@click.option("--disk", metavar="PATH", help="Keep data in this directory of a local disk, from mount to mount.")
+@click.option("--disk-size", metavar="SIZE", help="Most bytes in that directory.  [default: 10GiB]")
 @click.option("--direct-io", is_flag=True, help="Keep no pages in the kernel: each read and write comes to the cache.")
 @click.option("--kernel-cache", is_flag=True, help="Keep pages of unchanged files in the kernel from open to open.")
 @click.option("--read-only", is_flag=True, help="Refuse every change.")

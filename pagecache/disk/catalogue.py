@@ -103,6 +103,16 @@ class Catalogue:
             found = None
         return Chunk(found[0] if found is not None else b"", is_live)
 
+    def all(self) -> Iterator[tuple[str, int, int | None, bytes]]:
+        """Yield volume, number, chunk and ranges of every chunk; before those of a copy, one without a chunk."""
+        with self._errors():
+            for number, volume in self._saver.execute("SELECT number, volume FROM copies ORDER BY number"):
+                yield volume, number, None, b""
+                for chunk, ranges in self._reader.execute(
+                    "SELECT chunk, ranges FROM chunks WHERE copy = ? ORDER BY chunk", (number,)
+                ):
+                    yield volume, number, chunk, ranges
+
     def save(self, copies: Sequence[Copy], oldest: int) -> None:
         """Save what copies have changed, and drop what leads only to segments below `oldest`.
 

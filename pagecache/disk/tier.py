@@ -146,7 +146,7 @@ class Tier:
         self._swept = 0
         self._logged = -LOGGED_EVERY
         path = described.path
-        self._mark = _occupy(path)
+        self._mark = occupy(path)
         try:
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
@@ -164,7 +164,7 @@ class Tier:
                 self._count(OSError(errno.EIO, "the catalogue was damaged; the tier begins empty", path))
                 self._catalogue.damaged = False
         except BaseException:
-            _release(self._mark)
+            leave(self._mark)
             raise
         self._next = self._catalogue.next
         self._segments.work = self._wake.set
@@ -203,7 +203,7 @@ class Tier:
             self._wake.set()
             self._thread.join()
             self._catalogue.close()
-            _release(self._mark)
+            leave(self._mark)
             del _running[self._place]
 
     # -- copies
@@ -403,12 +403,13 @@ def _file_system(path: str) -> str:
     return kind
 
 
-def _occupy(path: str) -> int:
-    """Make the directory ready, and lock it; return the descriptor that holds the lock."""
-    try:
-        os.makedirs(path, mode=0o700)
-    except FileExistsError:
-        pass
+def occupy(path: str, *, make: bool = True) -> int:
+    """Make the directory ready, and lock it; return the descriptor that holds the lock. Not `make`: it is a tier."""
+    if make:
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(path, mode=0o700)
+    elif not os.path.exists(os.path.join(path, MARK)):
+        raise ValueError(f"disk: {path!r} has no file {MARK!r}, so it is not the directory of a tier")
     found = os.stat(path)
     if not os.path.isdir(path):
         raise NotADirectoryError(errno.ENOTDIR, "disk: not a directory; name one, or a path that does not exist", path)
@@ -459,7 +460,8 @@ _marks: set[int] = set()
 """Descriptors that hold the locks of this process."""
 
 
-def _release(fd: int) -> None:
+def leave(fd: int) -> None:
+    """Give up the lock of `occupy`."""
     if fd in _marks:
         _marks.discard(fd)
         os.close(fd)

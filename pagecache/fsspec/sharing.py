@@ -27,6 +27,7 @@ from fsspec.utils import tokenize
 from ..backends.fsspec import FsspecBackend
 from ..cache import PageCache
 from ..config import CacheConfig, Size, VolumeOptions, unknown_option, with_overrides
+from ..disk.tier import DiskTier
 from ..errors import LostRange
 from ..volume.volume import Volume
 
@@ -35,6 +36,7 @@ __all__ = ["Target", "Wanted", "wanted"]
 CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
 VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
+DISK_OPTIONS = {"disk", "disk_size"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """Options that fsspec passes to any file system; without effect here."""
 DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
@@ -134,6 +136,12 @@ class Wanted:
     config: CacheConfig
     options: VolumeOptions
     backend: frozenset[tuple[str, Any]]
+    disk: tuple[tuple[str, Any], ...]
+
+    @property
+    def _shared(self) -> Any:
+        """What the file systems of one cache have in common."""
+        return self.capacity, self.config, self.disk
 
     def volume(self) -> Volume:
         """Return the volume of this process; make it if there is none, or the last one was closed."""
@@ -143,12 +151,12 @@ class Wanted:
         backend = FsspecBackend(self.target.fs, **dict(self.backend))
         with _lock:
             if (found := self.open_volume()) is None:
-                cache = _caches.get((self.capacity, self.config))
+                cache = _caches.get(self._shared)
                 if cache is None or cache.closed:
-                    cache = PageCache(self.capacity, config=self.config)
+                    cache = PageCache(self.capacity, config=self.config, disk=_tier(**dict(self.disk)))
                 name = f"{self.target.name}-{next(_numbers)}"
                 found = cache.attach(backend, name=name, options=self.options)
-                _caches[self.capacity, self.config], _volumes[self] = cache, found
+                _caches[self._shared], _volumes[self] = cache, found
             return found
 
     def open_volume(self) -> Volume | None:
@@ -166,8 +174,8 @@ class Wanted:
             if _volumes.get(self) is found:
                 del _volumes[self]
             unused = not found.cache.volumes()
-            if unused and _caches.get((self.capacity, self.config)) is found.cache:
-                del _caches[self.capacity, self.config]
+            if unused and _caches.get(self._shared) is found.cache:
+                del _caches[self._shared]
         if unused:
             found.cache.close()
         return lost
@@ -180,7 +188,7 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
         TypeError: an option with an unknown name; names the nearest.
         ValueError: an option out of range; names value and rule.
     """
-    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS
+    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS | DISK_OPTIONS
     for name in options:
         if name not in known | LISTING_OPTIONS:
             raise unknown_option("pagecache:", name, known | {"capacity", "fs", "target_protocol"})
@@ -188,7 +196,15 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
     resolved = config.resolve(capacity).capacity
     config.check_fits(resolved)
     seen = with_overrides(DEFAULTS, _among(options, VOLUME_OPTIONS))
-    return Wanted(target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()))
+    disk = _among(options, DISK_OPTIONS)
+    _tier(**disk)  # raises the error of an invalid value
+    return Wanted(
+        target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()), tuple(sorted(disk.items()))
+    )
+
+
+def _tier(disk: str | os.PathLike[str] | None = None, disk_size: Size = "10GiB") -> DiskTier | None:
+    return None if disk is None else DiskTier(disk, size=disk_size)
 
 
 def _among(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

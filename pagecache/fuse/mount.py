@@ -25,6 +25,7 @@ from .. import closing
 from ..backends.protocol import BackendLimits
 from ..backends.url import without_user
 from ..cache import PageCache
+from ..disk.tier import DiskTier
 from ..errors import FailedRange
 from ..objects import Event
 from ..target import Target
@@ -92,9 +93,19 @@ class Mount:
         except BaseException:
             backend.close()
             raise
-        self.cache = PageCache(options.capacity)
         try:
-            self.volume = self.cache.attach(backend, read_only=options.read_only, **reading(options, backend.limits))
+            self.cache = PageCache(options.capacity, disk=_tier(options))
+        except BaseException:
+            backend.close()
+            raise
+        try:
+            named = isinstance(getattr(backend, "name", None), str)
+            self.volume = self.cache.attach(
+                backend,
+                read_only=options.read_only,
+                volume_id=None if named else without_user(options.url),
+                **reading(options, backend.limits),
+            )
             if options.stats is not None:
                 self.cache.serve_stats(options.stats)
             self.server = Server(self.volume, options)
@@ -206,6 +217,10 @@ class Mount:
             self.complain(f"not saved: {entry.key!r} [{entry.offset}, {entry.offset + entry.length}): {why}")
         if len(ranges) > LISTED:
             self.complain(f"not saved: {len(ranges) - LISTED} more ranges")
+
+
+def _tier(options: MountOptions) -> DiskTier | None:
+    return None if options.disk is None else DiskTier(options.disk, size=options.disk_size)
 
 
 def reading(options: MountOptions, limits: BackendLimits) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..config import Policy, Size, VolumeOptions, parse_size
+from ..disk.tier import DiskTier
 from .attributes import ServerOptions
 
 __all__ = ["MountOptions", "WrongOption", "with_words"]
@@ -36,6 +37,8 @@ class MountOptions(ServerOptions):
         drain_timeout: seconds for saving everything at the end; None: unlimited.
         read_ahead: largest readahead window; None: 4 MiB, or what the backend asks for if that is more.
         policy: which clean pages go when memory is short, as for `PageCache.attach`.
+        disk: directory of a disk tier, which keeps data from one mount to the next; None: none.
+        disk_size: most bytes of that.
         stats: path of a socket with live statistics; None: none.
         name: the source in the output of mount(8); None: the URL.
         flags: words for the kernel and libfuse.
@@ -55,6 +58,8 @@ class MountOptions(ServerOptions):
     drain_timeout: float | None = 60.0
     read_ahead: Size | None = None
     policy: Policy = "adaptive"
+    disk: str | None = None
+    disk_size: Size = "10GiB"
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
@@ -66,6 +71,8 @@ class MountOptions(ServerOptions):
         if self.read_ahead is not None:
             parse_size(self.read_ahead, "read_ahead")
         VolumeOptions(policy=self.policy)  # checks it
+        if self.disk is not None:
+            DiskTier(self.disk, size=self.disk_size)  # so does this
         for name, (base, largest, rule) in NUMBERS.items():
             number = getattr(self, name)
             if number is not None and not 0 <= number <= largest:
@@ -89,7 +96,7 @@ NUMBERS = {
 SECONDS = ("attr_timeout", "entry_timeout", "timeout", "drain_timeout")
 SECONDS_MAX = 10**9
 SECONDS_RULE = "a number of seconds, from 0 to 10**9"
-SIZES = ("capacity", "read_ahead")
+SIZES = ("capacity", "read_ahead", "disk_size")
 PASSED_ON = frozenset(
     {"nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "nodiratime", "relatime", "strictatime"}
     | {"sync", "async", "dirsync", "auto_unmount"}
@@ -125,7 +132,7 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
             changes = {name: int(value, NUMBERS[name][0])}
         elif equals and name in SECONDS:
             changes = {name: float(value)}
-        elif equals and name in (*SIZES, "policy"):
+        elif equals and name in (*SIZES, "policy", "disk"):
             changes = {name: value}
         elif equals and name == "fsname":
             changes = {"name": value}
@@ -134,6 +141,6 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
         raise WrongOption(f"-o {word}: {value!r} is not {rule}") from None
     if changes is not None:
         return replace(options, **changes)
-    valued = (*NUMBERS, *SECONDS, *SIZES, "policy", "fsname")
+    valued = (*NUMBERS, *SECONDS, *SIZES, "policy", "disk", "fsname")
     known = ", ".join(sorted({*SWITCHES, *PASSED_ON, *IGNORED, *(f"{name}=" for name in valued)}))
     raise WrongOption(f"-o {word}: no such option, or not {'with' if equals else 'without'} a value; there are {known}")

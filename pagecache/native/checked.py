@@ -10,8 +10,10 @@ from typing import Any
 
 from .extension import ffi, lib
 
-__all__ = ["checked_size", "pack", "read"]
+__all__ = ["BLOCK", "checked_size", "pack", "read"]
 
+BLOCK = 4096
+"""Bytes that have one checksum."""
 checked_size = lib.pc_checked_size
 """checked_size(length): return the bytes that an extent of this length takes in a file."""
 

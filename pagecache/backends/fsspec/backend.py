@@ -106,6 +106,14 @@ class FsspecBackend(PassingBackend):
         super().__init__(inner)
         # Methods of the inner form: whether they are coroutines marks an asynchronous backend.
         vars(self).update({method: getattr(inner, method) for method in METHODS})
+        below = beneath(fs)
+        made_by = fsspec.utils.tokenize(type(below), below.storage_args, below.storage_options)
+        self._name = f"fsspec:{name_of(fs)}:{made_by}/{root}"
+
+    @property
+    def name(self) -> str:
+        """What a disk tier knows it by."""
+        return self._name
 
 
 class BlockingObjects(Backend):

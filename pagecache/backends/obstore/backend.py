@@ -84,6 +84,7 @@ class ObstoreBackend(Backend):
             raise ValueError("limits: objects become visible by a commit, and are not durable before")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.where = where
+        self.name = f"{where}/{self.prefix}"
         self._required = flag(require_conditions, "require_conditions")
         self.requests = Requests(reads, writes or reads, where, generations=generations)
         self.names: Names[Stored] = Names(self.requests)

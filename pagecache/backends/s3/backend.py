@@ -122,6 +122,7 @@ class S3Backend(Backend):
         if self.limits.write_unit != part:
             raise ValueError(f"limits: write_unit {self.limits.write_unit} is not part_size ({part})")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.name = f"s3://{bucket}/{self.prefix}" + (f"?endpoint={endpoint_url}" if endpoint_url else "")
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
         timeouts = seconds(connect_timeout, "connect_timeout"), seconds(read_timeout, "read_timeout")

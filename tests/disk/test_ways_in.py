@@ -1,0 +1,111 @@
+"""The disk tier from the command line, from a mount and from fsspec."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from click.testing import CliRunner
+
+from pagecache import DiskTier, PageCache
+from pagecache.backends.directory import DirectoryBackend
+from pagecache.backends.memory import MemoryBackend
+from pagecache.backends.passing import PassingBackend
+from pagecache.cli import main
+from tests.disk.test_tier import MIB, content, read
+from tests.fuse.mounts import Mounted, needs_mounts
+from tests.stores import ObjectBackend
+
+pytestmark = pytest.mark.contract("D4", "D8")
+
+
+def disk(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["disk", *words])
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tier with an object of 3 MiB and another one."""
+    store = ObjectBackend({"a": content(3 * MIB), "b": content(5000)})
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+        volume = cache.attach(store, volume_id="my store")
+        read(volume, "a")
+        read(volume, "b")
+    return tmp_path / "tier"
+
+
+def test_the_command_lists_stores_and_verifies_their_bytes(folder: Path) -> None:
+    status, text = disk(str(folder))
+    assert status == 0
+    assert "my store: 2 objects, 3.0 MiB" in text
+    assert "unsaved: 0 bytes" in text
+    status, text = disk(str(folder), "--check")
+    assert (status, "all verified" in text) == (0, True)
+
+
+def test_the_command_finds_each_damaged_block(folder: Path) -> None:
+    with next(folder.glob("*.clean")).open("r+b") as segment:
+        segment.seek(100_000)
+        segment.write(b"damage" * 1000)  # in two blocks or three
+    status, text = disk(str(folder), "--check", "--json")
+    found = json.loads(text)
+    assert status == 1
+    assert found["volumes"]["my store"]["damaged"] == found["damaged"]
+    assert found["damaged"] in (8192, 12288)
+    assert disk(str(folder))[0] == 0  # it reads no data
+
+
+def test_the_command_says_why_it_cannot_look(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, why in (("missing", "no such directory"), ("empty", "it is not the directory of a tier")):
+        status, text = disk(str(tmp_path / name))
+        assert status == 2
+        assert why in text
+    program = f"import pagecache; cache = pagecache.PageCache('1MiB', disk={str(folder)!r}); print('open'); input()"
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        status, text = disk(str(folder))
+        other.communicate("\n", timeout=60)
+    assert status == 2
+    assert f"another process uses the tier (process {other.pid})" in text
+
+
+@needs_mounts
+def test_a_second_mount_reads_from_the_tier_of_the_first(tmp_path: Path) -> None:
+    store = tmp_path / "data"
+    store.mkdir()
+    (store / "a").write_bytes(content(3 * MIB))
+    for round in range(2):
+        words = ("--disk", str(tmp_path / "tier"), "-o", "disk_size=1GiB", "--direct-io")
+        with Mounted(tmp_path, f"dir:{store}", *words) as mounted:
+            assert (mounted.path / "a").read_bytes() == content(3 * MIB)
+            assert bool(mounted.number("disk_hits")) == (round == 1)
+
+
+def test_fsspec_reads_from_the_tier_of_an_earlier_process(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(content(MIB))
+    for round in range(2):
+        options = {"target_protocol": "file", "disk": str(tmp_path / "tier"), "disk_size": "512MiB"}
+        files = fsspec.filesystem("pagecache", skip_instance_cache=True, **options)
+        assert files.cat_file(str(tmp_path / "data" / "a")) == content(MIB)
+        assert bool(files.volume.stats().disk_hits) == (round == 1)
+        files.close()
+    with pytest.raises(ValueError, match="size: '1MiB' is less than 4 segments"):
+        fsspec.filesystem("pagecache", target_protocol="file", disk=str(tmp_path / "tier"), disk_size="1MiB")
+
+
+def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
+    """A store of memory is another one each time; a layer that changes bytes is another one than what is below it."""
+    assert DirectoryBackend(tmp_path).name == f"dir:{tmp_path}"
+    assert MemoryBackend().name != MemoryBackend().name
+    store = MemoryBackend()
+    assert store.name == store.name
+    assert PassingBackend(store).name == f"PassingBackend of {store.name}"
