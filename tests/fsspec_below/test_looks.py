@@ -266,3 +266,22 @@ def test_a_file_is_read_in_few_calls_and_each_byte_once() -> None:
         for offset in range(0, len(content), 1 << 20):
             assert file.pread(1 << 20, offset) == content[offset : offset + (1 << 20)]
         assert file.stats().read_bytes == len(content)
+
+
+@pytest.mark.parametrize("looked", [True, False])
+def test_reads_of_a_program_without_small_reads_are_sized_too(looked: bool) -> None:
+    """The looks of opens and of reads give the latency; a footer of 68 KiB says nothing of the line."""
+    pace = Pace()
+    if looked:
+        pace.measured(0, 0.02)
+    pace.measured(69_452, 0.024)
+    assert pace.sizes(1 << 25) == (4 << 20, 1 << 25)
+    pace.measured(4 << 20, 0.02 + (4 << 20) / 2e8)
+    assert pace.sizes(1 << 25)[0] == pytest.approx(16e6 if looked else 4 << 20, rel=0.2)
+
+
+def test_a_look_measures_the_latency(place: Place) -> None:
+    calls = Calls(place.fs)
+    assert run(calls.stat("bucket/key")).size == len(OLD)
+    calls.pace.measured(8 << 20, 3600.0)  # a line of no bytes a second
+    assert calls.pace.sizes(1 << 25)[0] == 1 << 20

@@ -86,13 +86,13 @@ class FsspecObject(ObjectFile[ObjectStat]):
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
         reader, wanted = self._reader_of(name, base), sum(map(len, buffers))
-        step, most = self._objects.pace.sizes(wanted)
+        step, most = self._calls.pace.sizes(wanted)
         wanted = min(wanted, most)  # the cache asks again for the rest
         done: dict[int, int] = {}
 
         async def read(begin: int) -> None:
             with revoked(parts_of_buffers(buffers, begin, min(begin + step, wanted))) as parts:
-                pace, began, done[begin] = self._objects.pace, time.monotonic(), 0
+                pace, began, done[begin] = self._calls.pace, time.monotonic(), 0
                 beside = pace.begin()
                 try:
                     done[begin] = await reader.read(offset + begin, parts)

@@ -23,7 +23,6 @@ from ..objects.names import Names
 from ..protocol import AsyncBackend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
-from .pace import Pace
 
 __all__ = ["LEFT_AFTER", "STAGE", "Objects"]
 
@@ -48,7 +47,6 @@ class Objects(AsyncBackend):
         self.why_read_only = "" if why is None else f"{calls.name} objects can only be read: {why}"
         self.limits = replace(limits, read_only=limits.read_only or why is not None)
         self.step = min(int(limits.max_read), STEP)
-        self.pace = Pace()
         self.names: Names[ObjectStat] = Names(calls)
         self._lock = threading.Lock()  # guards the next
         self._prepared: set[str] = set()  # stage directories that were cleaned, and made where that is possible

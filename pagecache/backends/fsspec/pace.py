@@ -4,6 +4,9 @@ While a call is on its way nothing arrives, so a read has several times the byte
 `TIMES` the line is busy for all but a fifth of the time. Several reads share a long one; they end after `LONGEST_S`
 at most, so that a slow line does not keep the first byte until the last one.
 
+Looks at versions and small reads measure the latency, long reads the throughput. A program that reads parquet makes no
+small read, and each of its opens has a look.
+
 Both are smoothed by their ratios, so sizes follow a line that becomes faster as soon as one that becomes slower.
 """
 
@@ -16,7 +19,8 @@ __all__ = ["Pace"]
 SMALL = 64 << 10
 """Bytes up to which the time of a read counts as latency."""
 LEAST, FIRST = 1 << 20, 4 << 20
-"""Bytes of the smallest long read, and of one before anything was measured."""
+"""Bytes of the smallest long read, and of one before anything was measured. Shorter reads than the smallest have no
+throughput: their time is mostly that of the call."""
 TIMES = 4
 LONGEST_S = 0.5
 WEIGHT = 0.25
@@ -62,12 +66,13 @@ class Pace:
             self.measured(size, seconds, beside)
 
     def measured(self, size: int, seconds: float, beside: int = 1) -> None:
-        """Record a read that shared the line with so many, itself included."""
+        """Record a call that shared the line with so many, itself included. A look has no bytes."""
         with self._lock:
             if size <= SMALL:
                 self._latency = _smoothed(self._latency, max(seconds, 1e-6))
-            else:
-                self._latency = min(self._latency, seconds)
+                return
+            self._latency = min(self._latency, seconds)
+            if size >= LEAST:
                 rate = min(size * beside / max(seconds - self._latency, 1e-9), FASTEST)
                 self._throughput = _smoothed(self._throughput, rate)
 
@@ -75,7 +80,7 @@ class Pace:
         """Return the bytes of one call, and those after which a read ends early."""
         with self._lock:
             latency, throughput = self._latency, self._throughput
-        if not throughput:
+        if not (latency and throughput):
             return min(FIRST, most), most
         step = min(max(int(TIMES * latency * throughput), LEAST), most)
         return step, min(max(int(LONGEST_S * throughput), step), most)
