@@ -35,6 +35,7 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     metavar="KIND,...",
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
+@click.option("--disk", is_flag=True, default=None, help="Give the cache a disk tier, which outlives it.")
 @click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
 @click.option(
     "--replay",

@@ -121,10 +121,10 @@ class TieredFile(PassingFile):
         """Record that another program may have changed [begin, end) of the object."""
         with self._lock:
             self._turn += 1
-            for copy in filter(None, (self._copy, self._next)):
-                with copy.lock:
-                    copy.cut(begin, None if end >= END else end)
-            if self._copy is not None and self._copy.version is not None:
+            self._next = None  # what was sent may be below that change
+            if self._copy is not None:
+                with self._copy.lock:
+                    self._copy.cut(begin, None if end >= END else end)
                 self._tier.changed(self._copy)
 
     # -- reads
@@ -242,15 +242,15 @@ class TieredFile(PassingFile):
         return done
 
     def _keep_next(self, offset: int, buffers: Sequence[memoryview], length: int) -> None:
-        """Keep bytes of the next version. No other change of them runs: the cache sends a byte once at a time."""
+        """Keep bytes of the next version. No other call changes them meanwhile, but calls for other bytes run."""
         with self._lock:
             if self._next is None:
                 beside = self._copy.number if self._copy is not None and self._whole() else None
                 self._next = self._tier.new(self._backend.volume_id, self._key, beside)
-            coming, turn = self._next, self._turn
+            coming = self._next
         kept = list(self._append(coming, offset, buffers, ((offset, offset + length),)))
         with self._lock:
-            if coming is self._next and turn == self._turn:
+            if coming is self._next:
                 with coming.lock:
                     for begin, size, address in kept:
                         coming.put(begin, size, address)

@@ -130,6 +130,14 @@ class Chunk:
             for column, value in zip(self._columns, values, strict=True)
         )
 
+    def moved(self, before: int, now: int) -> bool:
+        """Replace an address; return whether it was there."""
+        if before not in self._columns[4]:
+            return False
+        addresses = array(COLUMNS[4], [now if address == before else address for address in self._columns[4]])
+        self._columns = (*self._columns[:4], addresses)
+        return True
+
     def entries(self) -> Iterator[tuple[int, ...]]:
         """Yield all visible ranges, as in COLUMNS."""
         return zip(*self._columns, strict=True)
@@ -242,6 +250,12 @@ class Copy:
         with self.lock:
             self.known = False
             self._cut, self._changed = None, set(self._chunks)
+
+    def moved(self, chunk: int, before: int, now: int) -> None:
+        """Record another address of an extent."""
+        if chunk in self._chunks and self._chunks[chunk].moved(before, now):
+            self._changed.add(chunk)
+            self.high = max(self.high, now)
 
     def lay(self, other: Copy) -> None:
         """Make all visible bytes of another copy visible here, over all others."""

@@ -7,6 +7,9 @@ An *extent* is a range of one object with checksums (`native/checked.py`). Its *
 times 2**32, and its position there. Numbers are never used again, so the address of bytes that are gone leads nowhere,
 and nothing has to be looked up and changed when a segment goes.
 
+A segment that goes gives its extents that were read to `rescue`, which appends them anew: at most a part of one in
+`RESCUED`, or a cache whose data is all read again would only be copied.
+
 `append` gives an address at once, and the writer's thread writes later: reads never wait for a slow disk. What waits is
 bounded, and beyond that nothing is taken. A disk that fails is left alone for `PAUSE` seconds.
 
@@ -32,6 +35,7 @@ PAUSE = 10.0
 """Seconds until a disk that failed is tried again."""
 FILES_MAX = 64
 """Segments that are open for reading."""
+RESCUED = 4
 FREE_SHARE, FREE_MAX = 20, 10 << 30
 """What is left to others: one part in so many of the file system, at most so many bytes."""
 NAME = re.compile(r"([0-9a-f]{16})\.clean")
@@ -58,6 +62,7 @@ class Segments:
         aligned: read past the page cache of the kernel.
         others: returns the bytes of other files of the tier.
         report: called with a failure, and with None when writing goes on after one.
+        rescue: called with a number before that segment goes.
     """
 
     def __init__(
@@ -69,9 +74,10 @@ class Segments:
         aligned: bool,
         others: Callable[[], int],
         report: Callable[[OSError | None], None],
+        rescue: Callable[[int], object] = lambda _: None,
     ) -> None:
         self.folder, self.size, self.segment, self.aligned = folder, size, segment, aligned
-        self._others, self._report = others, report
+        self._others, self._report, self._rescue = others, report, rescue
         self._lock = threading.Lock()
         self._live: dict[int, int] = {}  # number -> bytes, ascending
         self._files: OrderedDict[int, _Open] = OrderedDict()  # the least recently used first
@@ -96,9 +102,10 @@ class Segments:
 
     @property
     def oldest(self) -> int:
-        """The lowest number whose segment is there; addresses below lead nowhere."""
+        """The lowest number whose segment is there, or will be; addresses below lead nowhere."""
         with self._lock:
-            return next(iter(self._live), self._next)
+            waiting = self._queue[0][0] if self._queue else self._next
+            return next(iter(self._live), waiting)
 
     def size_now(self) -> int:
         """Return the bytes of the segments."""
@@ -107,7 +114,8 @@ class Segments:
 
     def is_live(self, address: int) -> bool:
         """Return whether the segment of an address is there, or will be."""
-        return address >> 32 in self._live or address >> 32 == self._current
+        number = address >> 32
+        return number in self._live or number > next(reversed(self._live), 0)
 
     def append(self, copy: int, offset: int, buffers: Sequence[memoryview], length: int) -> int | None:
         """Take an extent; return its address. None: it was not taken, since the disk is slower or fails."""
@@ -116,18 +124,34 @@ class Segments:
             return None
         packed = checked.pack(copy, offset, buffers, length)
         with self._lock:
-            if self._is_full(taken):
-                return None
-            if self._used + taken > self.segment:
-                self._current, self._used = self._next, 0
-                self._next += 1
-            number, pos = self._current, self._used
-            self._used += taken
-            self._unwritten.add(number << 32 | pos)
-            self._queued += taken
-            self._queue.append((number, pos, packed))
-        self.work()
+            address = None if self._is_full(taken) else self._place(packed)
+        if address is not None:
+            self.work()
+        return address
+
+    def _place(self, packed: bytearray) -> int:
+        """Give an address to bytes, and queue them. The lock is held."""
+        if self._used + len(packed) > self.segment:
+            self._current, self._used = self._next, 0
+            self._next += 1
+        number, pos = self._current, self._used
+        self._used += len(packed)
+        self._unwritten.add(number << 32 | pos)
+        self._queued += len(packed)
+        self._queue.append((number, pos, packed))
         return number << 32 | pos
+
+    def append_again(self, address: int, length: int) -> int | None:
+        """Append an extent anew, with its checksums; return its address. None: it cannot be read. By the writer."""
+        packed = bytearray(checked.checked_size(length))
+        try:
+            file = _Open(self._path(address >> 32), os.O_RDONLY | os.O_CLOEXEC)
+            if os.preadv(file.fd, [packed], address & 0xFFFFFFFF) < len(packed):
+                return None
+        except OSError:
+            return None
+        with self._lock:
+            return None if address in self._unwritten else self._place(packed)
 
     def _is_full(self, taken: int) -> bool:
         return taken > self.segment or self._queued + taken > QUEUED_MAX or monotonic() < self._paused_until
@@ -198,6 +222,7 @@ class Segments:
                 break
             if oldest is None:
                 raise OSError(errno.ENOSPC, "no space is left for a segment", self.folder)
+            self._rescue(oldest)
             self.remove(oldest)
         fd = os.open(self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

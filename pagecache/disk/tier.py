@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from ..config import Size, parse_size
-from .copies import Chunk, Copy
-from .segments import Segments
+from ..native.checked import checked_size
+from .copies import CHUNK, Chunk, Copy
+from .segments import RESCUED, Segments
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
@@ -44,6 +45,8 @@ SAVE_EVERY = 1.0
 """Seconds between two saves of the catalogue."""
 RANGES_MAX = 1 << 20
 """Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
+HITS_MAX = 1024
+"""Extents of one segment that are known to have been read."""
 LOGGED_EVERY = 10.0
 """Seconds between two lines about bytes that cannot be read."""
 PASSING = frozenset({"tmpfs", "ramfs"})
@@ -144,6 +147,7 @@ class Tier:
         self._wake = threading.Event()
         self._ending = False
         self._swept = 0
+        self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
         self._logged = -LOGGED_EVERY
         path = described.path
         self._mark = occupy(path)
@@ -158,6 +162,7 @@ class Tier:
                 aligned=described.direct_io,
                 others=self._catalogue.size_now,
                 report=self._report,
+                rescue=self._rescue,
             )
             if self._catalogue.damaged:  # nothing leads to them
                 self._segments.clear()
@@ -301,10 +306,27 @@ class Tier:
     ) -> int | None:
         """Fill buffers from an extent; None: it cannot be read now. 0: it never can be."""
         try:
-            return self._segments.read(address, length, copy.number, offset, skip, buffers)
+            done = self._segments.read(address, length, copy.number, offset, skip, buffers)
         except OSError as error:
             self._count(error)
             return 0
+        hits = self._hits.setdefault(address >> 32, {})
+        if len(hits) < HITS_MAX or address in hits:
+            hits[address] = copy, offset // CHUNK, length
+        return done
+
+    def _rescue(self, number: int) -> None:
+        """Append the extents of a segment anew that were read, the last ones first; by the writer, before it goes."""
+        left = self.described.segment // RESCUED
+        for address, (copy, chunk, length) in reversed(self._hits.pop(number, {}).copy().items()):
+            left -= checked_size(length)
+            if left < 0:
+                return
+            now = self._segments.append_again(address, length)
+            if now is not None:
+                with copy.lock:
+                    copy.moved(chunk, address, now)
+                self.changed(copy)
 
     def size_now(self) -> int:
         """Return the bytes that it takes on disk."""
@@ -369,6 +391,8 @@ class Tier:
                 copies = [copy for copy in all_copies if copy.version is not None]
             self._catalogue.save(copies, oldest)
             self._swept = oldest
+            for number in [number for number in self._hits if number < oldest]:
+                self._hits.pop(number, None)
         except OSError as error:
             self._report(error)
             with self._lock:

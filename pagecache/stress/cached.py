@@ -9,7 +9,9 @@ import contextlib
 import errno
 import io
 import mmap
+import os
 import random
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from pagecache import CachedFile, PageCache, Volume, aio
+from pagecache import CachedFile, DiskTier, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits
 from pagecache.config import parse_size
@@ -133,7 +135,7 @@ class CachedTarget(Target):
         self, plan: Plan, number: int, factory: Callable[[], Backend | AsyncBackend] | None, label: str
     ) -> None:
         super().__init__(label)
-        self._plan = plan
+        self._plan, self._number = plan, number
         self._files = plan.files
         self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))
@@ -219,13 +221,23 @@ class CachedTarget(Target):
         capacity = max(self._plan.capacity_bytes, 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
-        self.cache = PageCache(capacity, **self.variant.config, **self.faulting.config)
+        self.cache = PageCache(capacity, disk=self._tier(), **self.variant.config, **self.faulting.config)
         self.faults = FaultyBackend(self.between(self.backend))
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
-        self.volume: Volume = self.cache.attach(self.faults, name="stress", mirror=mirror, **options)
+        self.volume: Volume = self.cache.attach(
+            self.faults, name="stress", mirror=mirror, volume_id="stress", **options
+        )
         self.files = [self._open(number) for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults)
+
+    def _tier(self) -> DiskTier | None:
+        """Return the tier of this round, which a crash leaves to the next cache; small, so that it evicts."""
+        return DiskTier(self._folder, size="16MiB", segment="1MiB") if self._plan.disk else None
+
+    @property
+    def _folder(self) -> str:
+        return os.path.join(tempfile.gettempdir(), f"pagecache-stress-disk-{self._plan.seed}-{self._number}")
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.
@@ -328,6 +340,7 @@ class CachedTarget(Target):
             self._follow()
         for what in (*range(self._files), *self._names):
             self.objects.remove(what)
+        shutil.rmtree(self._folder, ignore_errors=True)
         insisting(self.backend.sync)  # a store may undo removals that were not made durable
         if self.others is not None:
             self.others.close()

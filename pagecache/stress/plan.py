@@ -80,6 +80,7 @@ class Plan:
         patience: seconds, or such text; a call that takes longer hangs.
         crashes: end of the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses uncommitted changes), "none"; empty: no crashes.
+        disk: the cache has a disk tier, which outlives it.
         script: explicit operations, in place of those from the seed; `threads`, `tasks` and `files` are then as many as
             the script has.
     """
@@ -99,6 +100,7 @@ class Plan:
     first_round: int = 0
     patience: float = 60.0
     crashes: tuple[str, ...] = ()
+    disk: bool = False
     script: Script | None = None
 
     def __post_init__(self) -> None:
@@ -127,6 +129,8 @@ class Plan:
             raise ValueError(f"profile: {self.profile!r} is not one of {', '.join(PROFILES)}")
         if self.script is None and (nothing := leaves_nothing(self.mix, self.profile)):
             raise ValueError(nothing)
+        if not isinstance(self.disk, bool):
+            raise ValueError(f"disk: {self.disk!r} is not True or False")
         FaultPlan.profile(self.faults)  # raises an error that lists the profiles
 
     def _check_numbers(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import pytest
 import pagecache
 from pagecache import DiskTier, PageCache, Volume
 from pagecache.backends.directory import DirectoryBackend
+from pagecache.disk.segments import Segments
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
@@ -83,6 +86,21 @@ def test_what_is_written_is_read_from_disk_by_the_next_process(tier: DiskTier) -
     store = ObjectBackend()
     with PageCache("4MiB", disk=tier) as cache, cache.attach(store, volume_id="store").open("a", "w") as file:
         file.write(data)
+    store.forget_calls()
+    assert read_once(tier, store, "a") == data
+    assert reads(store) == 0
+
+
+def test_bytes_of_writes_that_run_side_by_side_are_all_kept(tier: DiskTier) -> None:
+    data = content(4 * MIB)
+    store = ObjectBackend()
+    with PageCache("8MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "w") as file:
+            both = threading.Barrier(2)
+            store.fault("write_from answer", lambda *_: both.wait(60), times=2)
+            file.write(data)
+            file.flush()
     store.forget_calls()
     assert read_once(tier, store, "a") == data
     assert reads(store) == 0
@@ -279,6 +297,32 @@ def until(condition: Callable[[], bool]) -> None:
         threading.Event().wait(0.01)
 
 
+def test_what_waits_for_the_first_segment_stays_in_the_catalogue(
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A save that comes before the writer takes it for bytes that are still to come, not for bytes that are gone."""
+    store = ObjectBackend({"a": content(MIB)})
+    write_next, saved = Segments.write_next, threading.Event()
+
+    def after_a_save(segments: Segments) -> bool:
+        return saved.is_set() and write_next(segments)
+
+    monkeypatch.setattr(Segments, "write_next", after_a_save)
+    with PageCache("4MiB", disk=tier) as cache:
+        read(cache.attach(store, volume_id="store"), "a")
+        until(lambda: (folder / "catalogue.db").exists() and catalogued(folder) == 1)
+        saved.set()
+    store.forget_calls()
+    read_once(tier, store, "a")
+    assert reads(store) == 0
+
+
+def catalogued(folder: Path) -> int:
+    """Return how many chunks the catalogue has."""
+    with contextlib.closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+        return int(catalogue.execute("SELECT count(*) FROM chunks").fetchone()[0])
+
+
 def test_reads_go_on_while_the_disk_hangs(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     data = content(40 * MIB)
     store = ObjectBackend({"a": data})
@@ -314,6 +358,19 @@ def test_the_directory_stays_below_its_size(folder: Path) -> None:
     assert reads(store) == 0
     assert read_once(tier, store, "o0") == store.content("o0")
     assert reads(store) == 3 * MIB
+
+
+def test_what_is_read_again_outlives_what_is_read_once(folder: Path) -> None:
+    """The oldest segment goes first; what was read of it is written again."""
+    tier = DiskTier(folder, size="16MiB", segment="2MiB")
+    store = ObjectBackend({"hot": content(MIB // 4), **{f"o{k}": content(MIB, seed=k) for k in range(60)}})
+    for k in range(60):
+        with PageCache("1MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            assert read(volume, "hot") == store.content("hot")
+            read(volume, f"o{k}")
+    assert len(store.spans("read_into", "hot")) == 1
+    assert len(segments(folder)) <= 8
 
 
 def test_files_have_mode_0600_and_no_name_of_an_object(folder: Path, tier: DiskTier) -> None:
