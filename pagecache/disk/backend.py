@@ -11,8 +11,8 @@ bytes that were sent. In a store in place the next version may have changes of o
 anew with the bytes that were sent.
 
     beside a read                                the read
-    write, truncate, hole, rollback, commit      is not kept (`_turn`)
-    another file of the object commits           is not kept (`Copy.turn`)
+    write, truncate, hole                        is not kept where it was changed (`_changed`)
+    commit, also by another file of the object   is not kept (`Copy.turn`)
     another program's change is announced        is not kept, nor is what the copy had of it (`forget`)
     damage, a failing disk                       goes to the store
 
@@ -132,7 +132,7 @@ class TieredFile(PassingFile):
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         wanted, found, then = sum(map(len, buffers)), None, 0
         with self._lock:
-            turn, copy = self._turn, self._current()
+            copy = self._current()
             if copy is not None:
                 with copy.lock:
                     then = copy.turn
@@ -143,7 +143,7 @@ class TieredFile(PassingFile):
             return done
         done = self.inner.read_into(offset, buffers)
         if copy is not None and type(done) is int and 0 < done <= wanted:
-            self._keep(copy, turn, then, offset, buffers, done)
+            self._keep(copy, then, offset, buffers, done)
         return done
 
     def _within(self, found: Found, offset: int, wanted: int) -> Found | None:
@@ -173,11 +173,9 @@ class TieredFile(PassingFile):
             self._tier.changed(copy)
         return 0
 
-    def _keep(self, copy: Copy, turn: int, then: int, offset: int, buffers: Sequence[memoryview], length: int) -> None:
-        """Keep bytes of the store that the copy lacks. `turn`, `then`: of the file and of the copy, before the read."""
+    def _keep(self, copy: Copy, then: int, offset: int, buffers: Sequence[memoryview], length: int) -> None:
+        """Keep bytes of the store that the copy lacks. `then`: `Copy.turn` before the read."""
         with self._lock:
-            if turn != self._turn:
-                return
             with copy.lock:
                 gaps = list(copy.gaps(offset, offset + length))
             if self._changed is not None:
@@ -185,14 +183,11 @@ class TieredFile(PassingFile):
         kept = list(self._append(copy, offset, buffers, gaps))
         if not kept:
             return
-        with self._lock:
-            if turn != self._turn:
+        with copy.lock:
+            if copy.turn != then:
                 return
-            with copy.lock:
-                if copy.turn != then:
-                    return
-                for begin, size, address in kept:
-                    copy.put(begin, size, address)
+            for begin, size, address in kept:
+                copy.put(begin, size, address)
         self._tier.changed(copy)
 
     def _append(

@@ -17,6 +17,8 @@ import pytest
 import pagecache
 from pagecache import DiskTier, PageCache, Volume
 from pagecache.backends.directory import DirectoryBackend
+from pagecache.disk.catalogue import Catalogue
+from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.segments import Segments
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -210,6 +212,101 @@ def test_bytes_that_a_failed_commit_forgot_and_that_are_given_up_are_not_kept(ti
                 file.fsync()
             file.fsync()
     assert read_once(tier, store, "a") == store.content("a")
+
+
+def test_a_hole_that_is_not_committed_is_not_filled_from_the_copy(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "r+") as file:
+            file.truncate(8192)
+            file.pwrite(b"end", 500_000)
+            file.flush()  # the store has both, and no commit
+            volume.drop_clean()
+            assert file.pread(4096, 100_000) == bytes(4096)
+            assert file.pread(8192, 0) == content(MIB)[:8192]
+
+
+def test_bytes_that_were_sent_twice_and_kept_once_are_not_the_first_ones(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ObjectBackend()
+    append = Segments.append
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "w") as file:
+            file.pwrite(b"first" * 2000, 0)
+            file.flush()
+            with monkeypatch.context() as slow:
+                slow.setattr(Segments, "append", lambda *_: None)
+                file.pwrite(b"other" * 1000, 2500)
+                file.flush()
+            assert Segments.append is append
+    assert read_once(tier, store, "a") == store.content("a")
+
+
+def test_an_announced_change_is_read_from_the_store(tier: DiskTier) -> None:
+    store = RecordingBackend({"a": content(MIB)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a") as file:
+            assert file.read() == content(MIB)
+            store.change_remotely("a", content(MIB, seed=2))
+            volume.invalidate_remote("a")
+            assert file.pread(MIB, 0) == content(MIB, seed=2)
+    assert read_once(tier, store, "a") == content(MIB, seed=2)
+
+
+def test_reads_of_whole_units_get_whole_units(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(3 * MIB)}, read_unit=10_000, max_read=2_000_000)
+    for _ in range(2):
+        assert read_once(tier, store, "a") == content(3 * MIB)
+
+
+def test_a_change_in_place_that_others_may_have_joined_begins_a_new_copy(tier: DiskTier) -> None:
+    store = RecordingBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", "r+") as file:
+            file.pwrite(b"ours" * 1024, 0)
+            theirs = bytearray(store.written("a"))
+            theirs[500_000:500_004] = b"them"
+            store.change_remotely("a", bytes(theirs))  # unseen: it is one version with our change
+            file.fsync()
+    assert read_once(tier, store, "a") == store.written("a")
+
+
+def test_a_direct_read_asks_the_store(tier: DiskTier) -> None:
+    store = RecordingBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    store.forget_calls()
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a", direct=True) as file:
+            assert file.pread(4096, 8192) == content(MIB)[8192:12288]
+    assert store.spans("read_into", "a") == [(8192, 4096)]
+
+
+def test_chunks_behind_a_cut_are_gone_from_the_catalogue(tmp_path: Path) -> None:
+    catalogue = Catalogue(str(tmp_path))
+
+    def load(number: int, chunk: int) -> Chunk:
+        return catalogue.chunk(number, chunk, lambda _: True)
+
+    copy = Copy(1, "v", b"sa", "1", load)
+    for chunk in range(4):
+        copy.put(chunk * CHUNK + 5, 10, chunk + 1)
+    catalogue.save([copy], 0)
+    copy.cut(CHUNK + 8, None)
+    copy.put(3 * CHUNK, 7, 9)
+    catalogue.save([copy], 0)
+    again = Copy(1, "v", b"sa", "1", load)
+    again.known = True
+    assert [again.find(chunk * CHUNK + 6) is not None for chunk in range(4)] == [True, True, False, True]
+    assert list(again.gaps(CHUNK, 2 * CHUNK)) == [(CHUNK, CHUNK + 5), (CHUNK + 8, 2 * CHUNK)]
+    catalogue.close()
 
 
 # -- D4: damage

@@ -1,0 +1,296 @@
+"""Calls of one object behind a disk tier, side by side and in every order, without the cache that keeps some apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pagecache import BackendLimits, DiskTier, ObjectStat
+from pagecache.backends.protocol import Backend, BackendFile
+from pagecache.disk.backend import TieredBackend, TieredFile
+from pagecache.disk.copies import Copy
+from pagecache.disk.tier import Tier
+
+pytestmark = pytest.mark.contract("D8")
+
+PAGE = 4096
+
+
+class Store(Backend):
+    """One object of whole pages, each of one letter; what the cache knows of it is in `version`."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.limits = BackendLimits(commit_on_close=whole)
+        self.committed, self.written = list("abcdefgh"), list("abcdefgh")
+        self.version: str | None = "1"
+        self.reads = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called once, after a read has taken its bytes."""
+        self.broken = False
+
+    def open(self, key: object, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        return File(self)
+
+    def stat(self, key: object) -> ObjectStat:
+        return ObjectStat(size=8 * PAGE, version=self.version)
+
+
+class File(BackendFile):
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.changed = not store.limits.commit_on_close  # else others see changes after a commit
+
+    def stat(self) -> ObjectStat:
+        return self.store.stat("k")
+
+    def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        store = self.store
+        store.reads += 1
+        pages = store.written if self.changed else store.committed
+        buffers[0][:] = (pages[offset // PAGE] * PAGE).encode("ascii")
+        meanwhile, store.meanwhile = store.meanwhile, lambda: None
+        meanwhile()
+        return PAGE
+
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self.changed = True
+        self.store.written[offset // PAGE] = chr(buffers[0][0])
+        return PAGE
+
+    def truncate(self, size: int) -> None:
+        self.changed = True
+        self.store.written[size // PAGE :] = ["0"] * (8 - size // PAGE)
+
+    def commit(self) -> str:
+        if self.store.broken:
+            self.store.written = self.store.committed.copy()
+            raise OSError(5, "no")
+        self.store.committed = self.store.written.copy()
+        assert self.store.version is not None
+        self.store.version = str(int(self.store.version) + 1)
+        return self.store.version
+
+    def rollback(self) -> None:
+        self.store.written = self.store.committed.copy()
+
+
+class Rig:
+    """Files of the object as the cache has them."""
+
+    key = "k"
+
+    def __init__(self, tier: Tier, *, whole: bool) -> None:
+        self.store = Store(whole=whole)
+        self.backend = TieredBackend(self.store, tier, "store")
+        self.stale = False
+
+    def settled_version(self) -> str | None:
+        return None if self.stale else self.store.version
+
+    def open(self) -> TieredFile:
+        file = self.backend.open("k")
+        assert isinstance(file, TieredFile)
+        file.follow(self)
+        return file
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Iterator[Tier]:
+    tier = Tier.open(DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB"), "test")
+    yield tier
+    tier.close("test")
+
+
+@pytest.fixture
+def rig(tier: Tier) -> Rig:
+    return Rig(tier, whole=True)
+
+
+def written(tier: Tier) -> None:
+    """Wait until the writer has written everything."""
+    while tier._segments._queue:
+        pass
+
+
+def read(file: TieredFile, page: int) -> str:
+    room = bytearray(PAGE)
+    assert file.read_into(page * PAGE, [memoryview(room)]) == PAGE
+    assert len(set(room)) == 1
+    return chr(room[0])
+
+
+def write(file: TieredFile, page: int, letter: str) -> None:
+    assert file.write_from(page * PAGE, [memoryview((letter * PAGE).encode("ascii"))]) == PAGE
+
+
+def all_of(rig: Rig, tier: Tier) -> str:
+    """Return what a file opened anew reads, from disk where that has it."""
+    written(tier)
+    file = rig.open()
+    return "".join(read(file, page) for page in range(8))
+
+
+def change(file: TieredFile) -> None:
+    write(file, 2, "X")
+
+
+def commit(file: TieredFile) -> None:
+    write(file, 2, "X")
+    file.commit()
+
+
+def commit_twice(file: TieredFile) -> None:
+    commit(file)
+    write(file, 2, "Y")
+    file.commit()
+
+
+@pytest.mark.parametrize("beside", [change, commit, commit_twice])
+@pytest.mark.parametrize("other", [False, True], ids=["the same file", "another file"])
+def test_a_read_keeps_nothing_that_was_changed_beside_it(
+    rig: Rig, tier: Tier, beside: Callable[[TieredFile], None], other: bool
+) -> None:
+    file = rig.open()
+    changing = rig.open() if other else file
+    read(changing, 0)
+    rig.store.meanwhile = lambda: beside(changing)
+    assert read(file, 2) == "c"
+    assert all_of(rig, tier) == "".join(rig.store.committed)
+    changing.commit()
+    assert all_of(rig, tier) == "".join(rig.store.committed)
+
+
+def test_what_is_not_committed_is_not_kept_for_others(rig: Rig, tier: Tier) -> None:
+    file = rig.open()
+    read(file, 0)
+    write(file, 2, "X")
+    assert read(file, 2) == "X"
+    assert all_of(rig, tier) == "abcdefgh"
+
+
+def test_what_is_not_committed_is_read_from_the_store(rig: Rig, tier: Tier) -> None:
+    assert all_of(rig, tier) == "abcdefgh"
+    written(tier)
+    file = rig.open()
+    write(file, 2, "X")
+    file.truncate(5 * PAGE)
+    before = rig.store.reads
+    assert "".join(read(file, page) for page in range(8)) == "abXde000"
+    assert rig.store.reads == before + 4
+    file.commit()
+    before = rig.store.reads
+    assert all_of(rig, tier) == "abXde000"
+    assert rig.store.reads == before + 3  # the zeros; the rest is that of the version before, and what was sent
+
+
+@pytest.mark.parametrize("how", ["a failed commit", "a rollback", "both"])
+def test_what_the_store_has_forgotten_is_not_kept(rig: Rig, tier: Tier, how: str) -> None:
+    file = rig.open()
+    read(file, 0)
+    write(file, 2, "X")
+    if how != "a rollback":
+        rig.store.broken = True
+        with pytest.raises(OSError, match="no"):
+            file.commit()
+        rig.store.broken = False
+    if how != "a failed commit":
+        file.rollback()
+    write(file, 3, "Y")
+    file.commit()
+    assert all_of(rig, tier) == "abcYefgh" == "".join(rig.store.committed)
+
+
+def test_bytes_that_are_sent_again_and_not_kept_are_not_the_first_ones(
+    rig: Rig, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = rig.open()
+    write(file, 2, "X")
+    with monkeypatch.context() as slow:
+        slow.setattr(tier, "append", lambda *_: None)
+        write(file, 2, "Y")
+    file.commit()
+    assert all_of(rig, tier) == "abYdefgh"
+
+
+def test_an_announced_change_is_read_from_the_store(rig: Rig, tier: Tier) -> None:
+    file = rig.open()
+    assert [read(file, page) for page in (2, 3)] == ["c", "d"]
+    written(tier)
+    rig.store.committed[2] = "X"
+    file.forget(2 * PAGE, 3 * PAGE)
+    before = rig.store.reads
+    assert [read(file, page) for page in (2, 3)] == ["X", "d"]
+    assert rig.store.reads == before + 1
+
+
+def test_a_read_beside_an_announcement_is_not_kept(rig: Rig, tier: Tier) -> None:
+    file = rig.open()
+    read(file, 0)
+
+    def announce() -> None:
+        rig.store.committed[2] = "X"
+        file.forget(0, 8 * PAGE)
+
+    rig.store.meanwhile = announce
+    assert read(file, 2) == "c"
+    written(tier)
+    assert read(file, 2) == "X"
+
+
+def test_while_the_version_is_not_known_nothing_is_read_from_disk_or_kept(rig: Rig, tier: Tier) -> None:
+    assert all_of(rig, tier) == "abcdefgh"
+    written(tier)
+    rig.stale = True
+    rig.store.committed[2] = "X"
+    before = rig.store.reads
+    assert all_of(rig, tier) == "abXdefgh"
+    assert rig.store.reads == before + 8
+    rig.stale, rig.store.version = False, "other"
+    before = rig.store.reads
+    assert all_of(rig, tier) == "abXdefgh"
+    assert rig.store.reads == before + 8
+
+
+def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
+    rig: Rig, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions of some stores are hashes of the content: the old one may come back."""
+    assert all_of(rig, tier) == "abcdefgh"
+    file = rig.open()
+    read(file, 0)
+    write(file, 2, "X")
+
+    def interrupted(copy: Copy, other: Copy) -> None:
+        lay(copy, other)
+        raise KeyboardInterrupt
+
+    lay = Copy.lay
+    monkeypatch.setattr(Copy, "lay", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        file.commit()
+    monkeypatch.undo()
+    rig.store.version, rig.store.committed = "1", list("abcdefgh")
+    assert all_of(rig, tier) == "abcdefgh"
+
+
+@pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])
+def test_in_place_what_was_sent_is_kept_and_nothing_that_was_there_before(tier: Tier, seen_by: str) -> None:
+    rig = Rig(tier, whole=False)
+    file = rig.open()
+    assert "".join(read(file, page) for page in range(8)) == "abcdefgh"
+    rig.stale = True
+    write(file, 2, "X")
+    rig.store.written[5] = "Z"  # by another program, unseen
+    if seen_by == "commit":
+        file.commit()
+    else:
+        rig.store.version = "2"
+    rig.stale = False
+    if seen_by == "stat":
+        file.stat()
+    read(file, 0)
+    before = rig.store.reads
+    assert all_of(rig, tier) == "abXdeZgh"
+    assert rig.store.reads == before + 6  # not the page that was sent, nor the one that was just read
