@@ -210,6 +210,16 @@ class PageCacheFileSystem(ChainedFileSystem):
             return {"name": path, "size": 0, "type": "directory"}
         return found if unseen is None else found | {"size": unseen.size}
 
+    def size(self, path: str) -> int | None:
+        """Return the size that a reader finds. While an object is open here, it is that of its handles, without a
+        request: DuckDB asks for it a dozen times for each file, and reads by its own handle.
+        """
+        inode = self.volume._inode_at(self._key(self._stripped(path)))
+        if inode is not None and inode.handles and self.volume.backend.limits.commit_on_close:
+            return int(inode.size)
+        found: int | None = super().size(path)
+        return found
+
     def find(
         self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any
     ) -> Any:

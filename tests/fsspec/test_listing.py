@@ -40,6 +40,31 @@ def test_unsaved_bytes_count_in_the_size(fs: PageCacheFileSystem, below: Any, ro
     assert fs.info(path)["size"] == below.info(path)["size"] == 2
 
 
+def test_the_size_of_an_open_object_is_that_of_its_handle_and_takes_no_request(make: Make) -> None:
+    """A program that opens, asks for the size and reads gets one version, also if another one is stored meanwhile."""
+    fs, below = make("memory"), fsspec.filesystem("memory")
+    below.pipe_file("/root/file", b"four")
+    with fs.open("/root/file") as file:
+        below.pipe_file("/root/file", b"newer")
+        assert fs.size("/root/file") == file.size == 4
+        assert fs.info("/root/file")["size"] == 5
+        fs.mv("/root/file", "/root/moved")
+        with pytest.raises(FileNotFoundError):
+            fs.size("/root/file")
+    assert fs.size("/root/moved") == 5
+    below.rm("/root/moved")
+    with pytest.raises(FileNotFoundError):
+        fs.size("/root/moved")
+
+
+def test_the_size_of_an_open_local_file_is_asked_for(make: Make, tmp_path: Path) -> None:
+    fs, path = make("file"), tmp_path / "file"
+    path.write_bytes(b"four")
+    with fs.open(str(path)):
+        path.write_bytes(b"newer")
+        assert fs.size(str(path)) == 5
+
+
 def test_an_object_that_was_never_stored_is_there_for_this_file_system(make: Make) -> None:
     fs, below = make("memory"), fsspec.filesystem("memory")
     below.makedirs("/root", exist_ok=True)
