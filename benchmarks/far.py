@@ -1,540 +1,779 @@
-"""S3 beside boto3, through a proxy that delays each request and counts: `python benchmarks/far.py`.
+"""Ways into a far S3 bucket beside their peers: `python benchmarks/far.py [--delay 50ms] [--only NAME,…]`.
 
-The server is ministack, with its objects in memory; the proxy is a process between it and both sides, so that the time
-of a processor which is counted for a side is that of this process alone. Each job runs in rounds, one side after the
-other, with another first in each round. The table has the median of the rounds, and of their ratios; requests and MiB
-are those of the last round. Requests are exact. A ratio of times proves little where the server or the proxy limits
-both sides, as with large objects on two cores.
+The server is ministack with its objects in memory, in whose process each request is delayed and counted. Each side runs
+in a process by itself, in an environment that this program makes below `--environments`; mounts are servers. What
+cannot be had is said and left out. A job runs in rounds, all sides in each, another one first. Requests, bytes and
+requests in flight are exact, those of the last round; times are medians. *Speed* is the median over rounds of the time
+of the peer with the least median, divided by ours.
 
-A side that is ours opens, reads, writes and closes files of a volume; nothing is cached at the start of a round, except
-for the jobs named "again". boto3 transfers objects, and edits a copy that it downloads and uploads.
-
-A second table has the jobs of the other ways in, without a peer, each once: over a file system of fsspec in memory,
-whose calls are delayed and counted, and in a mount of the bucket. Their goals are numbers of requests.
+Nothing is cached when a job begins, but for those named "again". A job on a mount that creates ends when all is stored.
+Engines read a data set of eight parquet files with their own client, and through `pagecache::`.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import concurrent.futures
+import json
 import os
 import random
 import re
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection
+from math import log2
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar
+from typing import Any
 
-from fsspec.implementations.memory import MemoryFileSystem
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is no installed package
-
-from pagecache import PageCache, Volume
-from pagecache.backends.fsspec import FsspecBackend
-from pagecache.backends.s3 import S3Backend
-from pagecache.bench import BLOCK, MIB, make_file
-from pagecache.options import OpenMode
-from pagecache.testing.proxy import FaultyProxy
-from tests.fuse.mounts import Mounted, why_no_mounts
-from tests.s3.servers import ENVIRONMENT, Server
-
-BUCKET, PAGE, PART = "far", 4096, 8 * MIB
+TOP = Path(__file__).parents[1]
+sys.path.insert(0, str(TOP))  # `tests` is no installed package
+BUCKET, PAGE, MIB, THREADS, EDITS, FILES = "far", 4096, 1 << 20, 16, 200, 8
+BLOCK = random.Random(40).randbytes(MIB)
 SMALL = BLOCK[: 16 << 10]
-THREADS = 16
-EDITS = 200
+PLAIN = {
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+    "PYTHONPATH": str(TOP),
+    "RCLONE_S3_PROVIDER": "Other",
+    "RCLONE_S3_ENV_AUTH": "true",
+    "RCLONE_CONFIG": os.devnull,
+}
+ENGINES = ["pyarrow", "pandas", "polars", "duckdb==1.5.5"]
+ENVIRONMENTS = {
+    "ours": ["s3fs>=2026", "boto3", "cffi", "click", "prometheus_client", "rich", "sortedcontainers", *ENGINES],
+    "peers": ["boto3", "obstore", "smart_open[s3]", *ENGINES, "duckdb-extension-httpfs==1.5.5"],
+}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What the jobs work on: number of small objects one after another and by threads, bytes, bytes of memory."""
-
-    single: int = 100
-    many: int = 1000
-    large: int = 256 * MIB
-    huge: int = 1024 * MIB
-    region: int = 16 * MIB
-    memory: int = 128 * MIB
-    capacity: int = 512 * MIB
-    rounds: int = 3
+# ---------------------------------------------------------------- sides
 
 
-QUICK = Sizes(4, 32, 32 * MIB, 48 * MIB, 8 * MIB, 32 * MIB, 128 * MIB, 1)
+class Way:
+    """A way to objects, by files that it opens. `fresh` forgets all that is cached."""
+
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        self.endpoint, self.words, self.revalidate = endpoint, words, 0.0
+        self.pool = concurrent.futures.ThreadPoolExecutor(THREADS)
+
+    def fresh(self) -> None:
+        pass
+
+    def open(self, key: str, mode: str) -> Any:
+        raise NotImplementedError
+
+    def read(self, key: str) -> None:
+        with self.open(key, "rb") as file:
+            assert len(file.read()) == len(SMALL)
+
+    def create(self, key: str) -> None:
+        with self.open(key, "xb" if type(self) is Ours else "wb") as file:
+            file.write(SMALL)
+
+    def stream(self, key: str) -> None:
+        with self.open(key, "rb") as file:
+            while file.read(MIB):
+                pass
+
+    def upload(self, key: str, size: int) -> None:
+        with self.open(key, "wb") as file:
+            for _ in range(size // MIB):
+                file.write(BLOCK)
+
+    def pick(self, key: str, offsets: Sequence[int]) -> None:
+        with self.open(key, "rb") as file:
+            for offset in offsets:
+                file.seek(offset)
+                file.read(PAGE)
+
+    def edit(self, key: str, offsets: Sequence[int]) -> None:
+        with self.open(key, "r+b") as file:
+            for offset in offsets:
+                file.seek(offset)
+                file.write(BLOCK[:PAGE])
+
+    def arrow(self) -> Any:
+        raise NotImplementedError
+
+    def engine(self, name: str) -> None:
+        total = scan(name, self, f"{BUCKET}/data")
+        assert abs(total - 8 * FILES * ROWS / 2) < FILES * ROWS / 10
+
+    def dataset(self) -> None:
+        dataset(self)
+
+    def tables(self, key: str) -> None:
+        workers(self, key)
+
+    def do(self, act: str, keys: Sequence[str], threads: int = 1, **words: Any) -> tuple[float, float]:
+        """Run a job; return its seconds and seconds of processor."""
+        self.revalidate = words.pop("revalidate", 0.0)
+        call = partial(getattr(self, act), **words)
+        began, used = time.monotonic(), time.process_time()
+        for _ in map(call, keys) if threads == 1 else self.pool.map(call, keys):
+            pass
+        return time.monotonic() - began, time.process_time() - used
 
 
-@dataclass
-class Cost:
-    """Requests and bytes of the last round; seconds and seconds of processor of all."""
+class Ours(Way):
+    """Handles of a volume over S3Backend."""
 
-    requests: int = 0
-    bytes: int = 0
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        from pagecache import PageCache
+        from pagecache.backends.s3 import S3Backend
 
+        super().__init__(endpoint, words)
+        self.cache = PageCache(words or "512MiB")
+        self.volume = self.cache.attach(S3Backend(BUCKET, endpoint_url=endpoint))
+        for size in (len(SMALL), 16 * MIB):  # the backend tries what the server honours
+            with self.volume.open(f"warm-up/{os.getpid()}", "wb") as file:
+                file.write(bytes(size))
 
-@dataclass(frozen=True)
-class Goal:
-    """A bound of one measure of a job."""
+    def fresh(self) -> None:
+        self.volume.invalidate()
 
-    text: str
-    reached: Callable[[Cost, Cost, int], bool]
-
-
-def requests(each: int) -> Goal:
-    return Goal(f"{each} request{'s' * (each > 1)} each", lambda own, peer, count: own.requests == each * count)
-
-
-def beyond(most: int) -> Goal:
-    return Goal(f"requests ≤ boto3 + {most}", lambda own, peer, count: own.requests <= peer.requests + most)
+    def open(self, key: str, mode: Any) -> Any:
+        return self.volume.open(key, mode, revalidate=self.revalidate)
 
 
-def speed(least: float) -> Goal:
-    return Goal(f"≥ {least:g} × speed", lambda own, peer, count: ratio(own, peer) >= least)
+class Fsspec(Way):
+    """A file system of fsspec: `pagecache` over s3fs, or s3fs with one of its caches."""
+
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        super().__init__(endpoint, words)
+        self.fs: Any = None
+        self.fresh()
+
+    def fresh(self) -> None:
+        import fsspec
+
+        own, options = self.words == "pagecache", {"endpoint_url": self.endpoint, "skip_instance_cache": True}
+        if own and self.fs is not None:
+            self.fs.volume.invalidate()
+            return
+        self.fs = fsspec.filesystem("s3", **options)
+        if own:
+            fsspec.register_implementation("pagecache", "pagecache.fsspec.PageCacheFileSystem")
+            del options["skip_instance_cache"]
+            self.fs = fsspec.filesystem("pagecache", target_protocol="s3", target_options=options, capacity="512MiB")
+        elif self.words == "filecache":
+            folder = tempfile.mkdtemp(dir=os.environ["TMPDIR"])
+            self.fs = fsspec.filesystem("filecache", fs=self.fs, cache_storage=folder, check_files=False)
+
+    def open(self, key: str, mode: str) -> Any:
+        plain = self.words in ("", "pagecache", "filecache") or mode != "rb"
+        return self.fs.open(f"{BUCKET}/{key}", mode, **({} if plain else {"cache_type": self.words}))
+
+    def arrow(self) -> Any:
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        return PyFileSystem(FSSpecHandler(self.fs))
 
 
-def cpu(most: float) -> Goal:
-    return Goal(f"≤ {most:g} ms of CPU", lambda own, peer, count: median(own.cpu) / count * 1000 <= most)
+class Smart(Way):
+    """smart_open."""
+
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        import boto3
+
+        super().__init__(endpoint, words)
+        self.client = boto3.client("s3", endpoint_url=endpoint)
+
+    def open(self, key: str, mode: str) -> Any:
+        import smart_open  # type: ignore[import-not-found]
+
+        return smart_open.open(f"s3://{BUCKET}/{key}", mode, transport_params={"client": self.client})
 
 
-def ratio(own: Cost, peer: Cost) -> float:
-    return median([b / a for a, b in zip(own.seconds, peer.seconds, strict=True)])
+class Boto3(Way):
+    """boto3: transfers of whole objects, and edits of a copy that is downloaded and uploaded."""
+
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        import boto3
+        from botocore.config import Config
+
+        super().__init__(endpoint, words)
+        self.client = boto3.client("s3", endpoint_url=endpoint, config=Config(max_pool_connections=32))
+
+    def read(self, key: str) -> None:
+        self.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+    def create(self, key: str) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=SMALL)
+
+    def stream(self, key: str) -> None:
+        self.client.download_file(BUCKET, key, os.devnull)
+
+    def upload(self, key: str, size: int) -> None:
+        self.client.upload_fileobj(Repeated(size), BUCKET, key)
+
+    def pick(self, key: str, offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            self.client.get_object(Bucket=BUCKET, Key=key, Range=f"bytes={offset}-{offset + PAGE - 1}")["Body"].read()
+
+    def edit(self, key: str, offsets: Sequence[int]) -> None:
+        with tempfile.NamedTemporaryFile() as file:
+            self.client.download_file(BUCKET, key, file.name)
+            for offset in offsets:
+                os.pwrite(file.fileno(), BLOCK[:PAGE], offset)
+            self.client.upload_file(file.name, BUCKET, key)
 
 
-# ---------------------------------------------------------------- the proxy and the server
+class Obstore(Way):
+    """obstore: the client of Rust programs. It sends parts of 8 MiB, eight at once."""
+
+    def __init__(self, endpoint: str, words: str = "") -> None:
+        import obstore
+        from obstore.store import S3Store
+
+        super().__init__(endpoint, words)
+        options: Any = {"endpoint": endpoint, "client_options": {"allow_http": True}}
+        self.calls: Any = obstore
+        self.store = S3Store(BUCKET, virtual_hosted_style_request=False, **options)
+
+    def read(self, key: str) -> None:
+        self.calls.get(self.store, key).bytes()
+
+    def create(self, key: str) -> None:
+        self.calls.put(self.store, key, SMALL)
+
+    def stream(self, key: str) -> None:
+        for _ in self.calls.get(self.store, key).stream(min_chunk_size=MIB):
+            pass
+
+    def upload(self, key: str, size: int) -> None:
+        self.calls.put(self.store, key, Repeated(size), chunk_size=8 * MIB, max_concurrency=8)
+
+    def pick(self, key: str, offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            self.calls.get_range(self.store, key, start=offset, length=PAGE)
+
+    def edit(self, key: str, offsets: Sequence[int]) -> None:
+        with tempfile.TemporaryFile() as file:
+            for piece in self.calls.get(self.store, key).stream(min_chunk_size=MIB):
+                file.write(piece)
+            for offset in offsets:
+                os.pwrite(file.fileno(), BLOCK[:PAGE], offset)
+            file.seek(0)
+            self.calls.put(self.store, key, file, chunk_size=8 * MIB, max_concurrency=8)
 
 
-def serve(target: str, pipe: Connection) -> None:
-    """Run the proxy: a number sets its delay, anything else takes requests and bytes since the last time."""
-    with _Counting(target) as proxy:
-        pipe.send(proxy.endpoint)
-        while (order := pipe.recv()) != "end":
-            calls = proxy.taken()
-            if isinstance(order, float):
-                proxy.latency = order
-            most, proxy.most = proxy.most, 0
-            pipe.send((len(calls), sum(call.up + call.down for call in calls), most))
+class Arrow(Way):
+    """pyarrow's S3FileSystem, and the own clients of engines."""
+
+    def arrow(self) -> Any:
+        from pyarrow.fs import S3FileSystem
+
+        return S3FileSystem(endpoint_override=self.endpoint.removeprefix("http://"), scheme="http", region="us-east-1")
 
 
-class _Counting(FaultyProxy):
-    """A proxy that also counts requests which are in flight together."""
+class Files(Way):
+    """Files of a mount."""
 
-    most = 0
+    def open(self, key: str, mode: str) -> Any:
+        return open(Path(self.words, key), mode, buffering=0)
 
-    def began(self, method: str, target: str, headers: dict[str, str]) -> Any:
-        answer = super().began(method, target, headers)
-        self.most = max(self.most, self._running)
-        return answer
+    def create(self, key: str) -> None:
+        Path(self.words, key).write_bytes(SMALL)
+
+    def listing(self, key: str, count: int) -> None:
+        with os.scandir(Path(self.words, key)) as entries:
+            assert sum(entry.stat().st_size == len(SMALL) for entry in entries) == count
+
+
+class Repeated:
+    """A file of one block again and again, for uploads."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.at = size, 0
+
+    def read(self, size: int = -1) -> bytes:
+        size = min(self.size - self.at, size if size >= 0 else self.size)
+        begin, self.at = self.at % MIB, self.at + size
+        return (BLOCK * (size // MIB + 2))[begin : begin + size]
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+# ---------------------------------------------------------------- engines
+
+ROWS = 250_000
+COLUMNS = [f"c{number}" for number in range(8)]
+
+
+def dataset(way: Way) -> None:
+    """Store the parquet files, 16 MB each."""
+    import numpy
+    import pyarrow
+    import pyarrow.parquet
+
+    chance = numpy.random.default_rng(1)
+    for number in range(FILES):
+        table = pyarrow.table({name: chance.random(ROWS) for name in COLUMNS})
+        target = way.arrow().open_output_stream(f"{BUCKET}/data/{number}.parquet")
+        with target:
+            pyarrow.parquet.write_table(table, target, row_group_size=ROWS // 4, use_dictionary=False)
+
+
+def scan(name: str, way: Way, folder: str) -> float:
+    """The sum of all columns, by an engine."""
+    own = isinstance(way, Arrow)
+    if name == "pandas":
+        import pandas
+
+        frame = pandas.read_parquet(folder, filesystem=way.arrow() if own else way.fs)  # type: ignore[attr-defined]
+        return float(frame.sum().sum())
+    if name == "duckdb":
+        import duckdb
+
+        with duckdb.connect() as connection:
+            if own:
+                import duckdb_extension_httpfs  # type: ignore[import-not-found]
+
+                program = next(Path(duckdb_extension_httpfs.__path__[0]).rglob("*.duckdb_extension"))
+                connection.execute(f"LOAD '{program}'")
+                host = way.endpoint.removeprefix("http://")
+                words = "TYPE s3, URL_STYLE 'path', USE_SSL false, REGION 'us-east-1'"
+                identity, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+                keys = f"KEY_ID '{identity}', SECRET '{secret}'"
+                connection.execute(f"CREATE SECRET ({words}, {keys}, ENDPOINT '{host}')")
+            else:
+                connection.register_filesystem(way.fs)  # type: ignore[attr-defined]
+            url = f"{'' if own else 'pagecache::'}s3://{folder}/*.parquet"
+            sums = " + ".join(f"sum({column})" for column in COLUMNS)
+            return float(connection.sql(f"SELECT {sums} FROM '{url}'").fetchall()[0][0])
+    import polars
+    import pyarrow.dataset
+
+    if name == "polars" and own:
+        options = {"aws_endpoint_url": way.endpoint, "aws_virtual_hosted_style_request": "false"}
+        lazy = polars.scan_parquet(f"s3://{folder}/*.parquet", storage_options=options)
+        return float(lazy.sum().collect().sum_horizontal()[0])
+    found = pyarrow.dataset.dataset(folder, filesystem=way.arrow(), format="parquet")
+    if name == "polars":
+        return float(polars.scan_pyarrow_dataset(found).sum().collect().sum_horizontal()[0])
+    table = found.to_table()
+    return float(sum(table[column].to_numpy().sum() for column in COLUMNS))
+
+
+def worker(kind: type[Way], endpoint: str, words: str, keys: Sequence[str], epochs: int) -> None:
+    import pyarrow.parquet
+
+    way = kind(endpoint, words)
+    for _ in range(epochs):
+        for key in keys:
+            with way.arrow().open_input_file(f"{BUCKET}/{key}") as file:
+                assert pyarrow.parquet.read_table(file).num_rows == ROWS
+
+
+def workers(way: Way, key: str) -> None:
+    """Read the data set by two spawned processes, in four epochs."""
+    keys = [f"data/{number}.parquet" for number in range(FILES)]
+    spawn = get_context("spawn")
+    every = [spawn.Process(target=worker, args=(type(way), way.endpoint, way.words, keys[n::2], 4)) for n in (0, 1)]
+    for process in every:
+        process.start()
+    for process in every:
+        process.join()
+        assert process.exitcode == 0
+
+
+# ---------------------------------------------------------------- where sides run
+
+SIDES: dict[str, tuple[str, type[Way], str]] = {
+    "ours": ("ours", Ours, ""),
+    "ours-128": ("ours", Ours, "128MiB"),
+    "fsspec": ("ours", Fsspec, "pagecache"),
+    "boto3": ("peers", Boto3, ""),
+    "obstore": ("peers", Obstore, ""),
+    "smart_open": ("peers", Smart, ""),
+    "s3fs": ("ours", Fsspec, ""),
+    "s3fs-block": ("ours", Fsspec, "blockcache"),
+    "s3fs-file": ("ours", Fsspec, "filecache"),
+    "own client": ("peers", Arrow, ""),
+}
+MOUNTS = {
+    "mount": "{python} -m pagecache mount s3://far?endpoint={endpoint} {at} -f --capacity 512MiB "
+    "-o attr_timeout=60,entry_timeout=60",
+    "rclone-writes": "rclone mount :s3:far {at} --vfs-cache-mode writes --vfs-write-back 0s --cache-dir {cache} "
+    "--use-server-modtime --s3-endpoint {endpoint}",
+    "rclone-full": "rclone mount :s3:far {at} --vfs-cache-mode full --vfs-write-back 0s --cache-dir {cache} "
+    "--use-server-modtime --s3-endpoint {endpoint}",
+    "s3fs-fuse": "s3fs far {at} -f -o url={endpoint},use_path_request_style,use_cache={cache}",
+}
+
+
+class Remote:
+    """A side in a process of its environment, which takes jobs."""
+
+    def __init__(self, name: str, python: Path, far: Far) -> None:
+        command = [str(python), __file__, "--side", name, far.endpoint]
+        far.stack.callback(self.close)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __call__(self, act: str, *words: Any, **named: Any) -> Any:
+        orders, answers = self.process.stdin, self.process.stdout
+        assert orders is not None
+        assert answers is not None
+        orders.write(json.dumps([act, words, named]) + "\n")
+        orders.flush()
+        if not (answer := answers.readline()):
+            raise RuntimeError("its process ended")
+        found = json.loads(answer)
+        if isinstance(found, dict):
+            raise RuntimeError(found["error"])
+        return found
+
+    def close(self) -> None:
+        self.process.communicate(timeout=60)
+
+
+class Mount(Files):
+    """A mount of the bucket; a new one, of no memory, with each `fresh`."""
+
+    def __init__(self, name: str, far: Far) -> None:
+        super().__init__(far.endpoint, str(far.folder / name))
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+        far.stack.callback(self.close)
+        self.fresh()
+
+    def fresh(self) -> None:
+        self.close()
+        at, cache = Path(self.words), tempfile.mkdtemp()
+        at.mkdir(exist_ok=True)
+        words = {"at": at, "cache": cache, "endpoint": self.endpoint, "python": sys.executable}
+        with tempfile.TemporaryFile() as log:
+            self.process = subprocess.Popen(MOUNTS[self.name].format(**words).split(), stdout=log, stderr=log)
+            while not os.path.ismount(at):
+                if self.process.poll() is not None:
+                    log.seek(0)
+                    raise OSError(log.read()[-300:].decode())
+                time.sleep(0.05)
+        (at / f"warm-up-{time.time_ns()}").write_bytes(SMALL)
+
+    def close(self) -> None:
+        if self.process is not None:
+            subprocess.run(["fusermount3", "-u", "-z", self.words], check=False)
+            self.process.wait()
+            self.process = None
+
+    def __call__(self, act: str, *given: Any, **named: Any) -> Any:
+        return getattr(self, act)(*given, **named)
+
+
+def side(name: str, endpoint: str) -> None:
+    """Do what comes in, line by line."""
+    _, kind, words = SIDES[name]
+    way = kind(endpoint, words)
+    for line in sys.stdin:
+        act, positional, named = json.loads(line)
+        try:
+            found = getattr(way, act)(*positional, **named)
+        except Exception as error:
+            found = {"error": repr(error)[:300]}
+        print(json.dumps(found), flush=True)
+    os._exit(0)  # sessions of some clients are not closed
 
 
 class Far:
-    """The server behind the proxy, and both sides.
+    """The server, and the sides that were used so far."""
 
-    Args:
-        delay: seconds of each request.
-        sizes: of the jobs.
-        stack: ends all of it.
-    """
+    def __init__(self, environments: Path | None, stack: ExitStack) -> None:
+        from tests.s3.servers import ENVIRONMENT, Server
 
-    def __init__(self, delay: float, sizes: Sizes, stack: ExitStack) -> None:
-        self.sizes, self.random = sizes, random.Random(40)
+        self.stack, self.environments = stack, environments
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        os.environ.update(ENVIRONMENT)
-        server = Server("ministack_memory", self.folder / "server")
+        for name in [name for name in os.environ if name.startswith(("AWS_", "RCLONE_"))]:
+            del os.environ[name]
+        os.environ.update(ENVIRONMENT | PLAIN | {"TMPDIR": str(self.folder)})
+        tempfile.tempdir = None
+        server = Server("counted", self.folder / "server")
         stack.callback(server.close)
-        self._pipe, end = multiprocessing.Pipe()
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=serve, args=(server.endpoint, end), daemon=True)
-        process.start()
-        stack.callback(process.join)
-        stack.callback(self._pipe.send, "end")
-        self.endpoint = self._pipe.recv()
-        self.direct = server.client()  # prepares, neither delayed nor counted
-        self.client = server.client(self.endpoint)
-        self.direct.create_bucket(Bucket=BUCKET)
-        self.pool = stack.enter_context(ThreadPoolExecutor(THREADS))
-        self.stack = stack
-        self.volumes: dict[int, Volume] = {}
-        self.file = make_file(self.folder / "large", sizes.huge)
-        for size in (sizes.capacity, sizes.memory):
-            self.volumes[size] = self.warmed(size)
-        self.order(delay)
+        self.endpoint = server.endpoint
+        self.client = Boto3(self.endpoint)
+        self.client.client.create_bucket(Bucket=BUCKET)
+        self.sides: dict[str, Any] = {}
+        self.masters: set[int] = set()
 
-    def warmed(self, capacity: int) -> Volume:
-        """A volume whose backend has tried what the server honours."""
-        cache = self.stack.enter_context(PageCache(capacity))
-        volume = cache.attach(S3Backend(BUCKET, endpoint_url=self.endpoint))
-        for key, size in (("warm-up/small", len(SMALL)), ("warm-up/large", 2 * PART)):
-            with volume.open(key, "wb") as file:
-                file.write(bytes(size))
-        return volume
+    def order(self, **words: Any) -> dict[str, int]:
+        """Return the counts; `take` begins new ones, `delay` is of each request from now on."""
+        query = "&".join(f"{name}={value}" for name, value in words.items())
+        with urllib.request.urlopen(f"{self.endpoint}/-/?{query}") as answer:
+            found: dict[str, int] = json.load(answer)
+            return found
 
-    def order(self, order: float | str) -> tuple[int, int, int]:
-        """Return requests, bytes, and most requests in flight since the last time."""
-        self._pipe.send(order)
-        counts: tuple[int, int, int] = self._pipe.recv()
-        return counts
+    def quiet(self) -> None:
+        while self.order()["running"]:
+            time.sleep(0.005)
 
-    @property
-    def volume(self) -> Volume:
-        return self.volumes[self.sizes.capacity]
+    def side(self, name: str) -> Any:
+        """Start a side; None if it cannot be had here."""
+        if name not in self.sides:
+            try:
+                self.sides[name] = self.mounted(name) if name in MOUNTS else self.remote(name)
+            except (OSError, subprocess.SubprocessError, RuntimeError) as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                self.sides[name] = None
+        return self.sides[name]
 
-    def put(self, key: str, size: int) -> None:
-        if size <= len(BLOCK):
-            self.direct.put_object(Bucket=BUCKET, Key=key, Body=BLOCK[:size])
-            return
-        with open(self.file, "rb") as source:
-            self.direct.upload_fileobj(_Head(source, size), BUCKET, key)
+    def remote(self, name: str) -> Remote:
+        if self.environments is None:
+            return Remote(name, Path(sys.executable), self)
+        home = self.environments / SIDES[name][0]
+        python = home / "bin" / "python"
+        if not (home / "whole").exists():
+            print(f"making {home}", file=sys.stderr)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+            packages = ENVIRONMENTS[SIDES[name][0]]
+            subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True, timeout=900)
+            (home / "whole").touch()
+        return Remote(name, python, self)
 
-    def empty(self, prefix: str) -> None:
-        for page in self.direct.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix):
-            for entry in page.get("Contents", ()):
-                self.direct.delete_object(Bucket=BUCKET, Key=entry["Key"])
+    def mounted(self, name: str) -> Mount:
+        if name != "mount" and not shutil.which(MOUNTS[name].split()[0]):
+            raise OSError("it is not installed")
+        return Mount(name, self)
 
-
-class _Head:
-    """The first bytes of a file, for boto3 to upload."""
-
-    def __init__(self, file: Any, size: int) -> None:
-        self._file, self._left = file, size
-
-    def read(self, size: int = -1) -> bytes:
-        size = self._left if size < 0 else min(size, self._left)
-        self._left -= size
-        data: bytes = self._file.read(size)
-        return data
+    def put(self, keys: Sequence[str], size: int) -> None:
+        """Store objects, uncounted and at once."""
+        master, client = f"master/{size}", self.client.client
+        if size not in self.masters:
+            client.upload_fileobj(Repeated(size), BUCKET, master)
+            self.masters.add(size)
+        source = {"Bucket": BUCKET, "Key": master}
+        list(self.client.pool.map(lambda key: client.copy_object(Bucket=BUCKET, Key=key, CopySource=source), keys))
 
 
-# ---------------------------------------------------------------- the jobs
+# ---------------------------------------------------------------- jobs
 
-Keys = Sequence[str]
-Run = Callable[[Keys], object]
+PEERS = {
+    "L": ("boto3", "obstore", "smart_open", "s3fs"),
+    "C": ("boto3", "obstore", "smart_open", "s3fs", "s3fs-block", "s3fs-file"),
+    "O": ("boto3", "obstore"),
+    "M": ("rclone-writes", "rclone-full", "s3fs-fuse"),
+    "E": ("own client", "s3fs"),
+    "P": ("own client",),
+}
 
 
 @dataclass(frozen=True)
 class Job:
-    """Both sides of a job, each called with its keys.
+    """A job of a side and its peers (a key of PEERS).
 
     Attributes:
-        count: number of objects.
-        makes: the job makes the objects; otherwise they are there.
-        size: of objects that are there.
-        ready: prepares a round of our side, uncounted.
+        count, size: of the objects.
+        how: `again`: it runs before it is measured; `made`: it makes the objects; `stored`: it ends with these.
+        most: requests of our side; `least`: its speed.
+        words: more arguments; `own`: those of our side alone.
     """
 
     name: str
     text: str
+    act: str
+    side: str
+    peers: str
     count: int
-    own: Run
-    peer: Run
-    goals: Sequence[Goal]
-    makes: bool = False
-    size: int = len(SMALL)
-    ready: Run = lambda keys: None
+    size: int
+    threads: int
+    how: str
+    most: int | None
+    least: float | None
+    words: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
 
 
-def jobs(far: Far) -> Iterator[Job]:
-    sizes, volume, client = far.sizes, far.volume, far.client
-    page = BLOCK[:PAGE]
+def jobs(quick: bool) -> dict[str, Job]:
+    few, many, listed, hundred = (4, 16, 50, 8) if quick else (250, 1000, 5000, 100)
+    large, huge = (32 * MIB, 48 * MIB) if quick else (256 * MIB, 1024 * MIB)
+    small, parts, engine, none = len(SMALL), large // (8 * MIB), f"{FILES} files", None
+    chance = random.Random(40)
 
-    def read(key: str, revalidate: float = 0.0) -> None:
-        with volume.open(key, "rb", revalidate=revalidate) as file:
-            file.read()
+    def at(begin: int, end: int, count: int = EDITS) -> dict[str, Any]:
+        return {"offsets": [chance.randrange(begin, end - PAGE) for _ in range(count)]}
 
-    def get(key: str) -> None:
-        client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-
-    def create(mode: OpenMode, key: str) -> None:
-        with volume.open(key, mode) as file:
-            file.write(SMALL)
-
-    def put(key: str) -> None:
-        client.put_object(Bucket=BUCKET, Key=key, Body=SMALL)
-
-    def one_by_one(act: Callable[[str], None], keys: Keys) -> None:
-        for key in keys:
-            act(key)
-
-    def by_threads(act: Callable[[str], None], keys: Keys) -> None:
-        for _ in far.pool.map(act, keys):
-            pass
-
-    def write(size: int, keys: Keys) -> None:
-        with open(far.file, "rb", buffering=0) as source, far.volumes[sizes.memory].open(keys[0], "wb") as file:
-            block = memoryview(bytearray(MIB))
-            for _ in range(size // MIB):
-                file.write(block[: source.readinto(block)])
-
-    def upload(size: int, keys: Keys) -> None:
-        with open(far.file, "rb") as source:
-            client.upload_fileobj(_Head(source, size), BUCKET, keys[0])
-
-    def read_all(keys: Keys) -> None:
-        block = memoryview(bytearray(MIB))
-        with volume.open(keys[0], "rb") as file:
-            while file.readinto(block):
-                pass
-
-    def download(keys: Keys) -> None:
-        client.download_file(BUCKET, keys[0], os.devnull)
-
-    def edit(offsets: Sequence[int], keys: Keys) -> None:
-        with volume.open(keys[0], "r+b") as file:
-            for offset in offsets:
-                file.pwrite(page, offset)
-
-    def edit_by_hand(offsets: Sequence[int], keys: Keys) -> None:
-        copy = str(far.folder / "copy")
-        client.download_file(BUCKET, keys[0], copy)
-        with open(copy, "r+b") as file:
-            for offset in offsets:
-                os.pwrite(file.fileno(), page, offset)
-        client.upload_file(copy, BUCKET, keys[0])
-
-    def offsets(begin: int, end: int) -> list[int]:
-        return [far.random.randrange(begin, end - PAGE) for _ in range(EDITS)]
-
-    one, many = sizes.single, sizes.many
-    again = partial(one_by_one, read)
-    single = partial(one_by_one, get)
-    threads = partial(by_threads, get)
-    both = partial(by_threads, read)
-    yield Job("read", "16 KiB, one after another", one, again, single, [requests(1), cpu(1.0)])
-    yield Job("again", "the same again, `revalidate` 0", one, again, single, [requests(1)], ready=again)
-    modes: list[tuple[OpenMode, list[Goal]]] = [("x", [requests(1), cpu(1.5)]), ("w", [requests(2)])]
-    for mode, goals in modes:
-        create_all = partial(one_by_one, partial(create, mode))
-        puts = partial(one_by_one, put)
-        yield Job(f"create-{mode}", f"16 KiB, mode `{mode}`", one, create_all, puts, goals, makes=True)
-    for name, size in (("write", sizes.large), ("write-huge", sizes.huge)):
-        text = f"{size // MIB} MiB through {sizes.memory // MIB} MiB of memory"
-        goals = [beyond(4), speed(1.0)]
-        yield Job(name, text, 1, partial(write, size), partial(upload, size), goals, makes=True)
-    text = f"{sizes.large // MIB} MiB from the start to the end"
-    yield Job("read-large", text, 1, read_all, download, [speed(1.0)], size=sizes.large)
-    yield Job("reads-16", "16 KiB, 16 threads", many, both, threads, [requests(1), speed(1.0)])
-    yield Job("again-16", "the same again, `revalidate` 0", many, both, threads, [speed(3.0)], ready=both)
-    fresh = partial(by_threads, partial(read, revalidate=3600))
-    yield Job("again-16-fresh", "the same again, `revalidate` 1 h", many, fresh, threads, [], ready=fresh)
-    create_all = partial(by_threads, partial(create, "xb"))
-    puts = partial(by_threads, put)
-    yield Job("creates-16", "16 KiB, mode `x`, 16 threads", many, create_all, puts, [speed(0.9)], makes=True)
-    middle = sizes.large // 2
-    for name, begin, end, least in (
-        ("edits-near", middle, middle + sizes.region, 4.0),
-        ("edits-all", 0, sizes.large, 1.0),
-    ):
-        text = f"{EDITS} × 4 KiB within {(end - begin) // MIB} of {sizes.large // MIB} MiB"
-        at = offsets(begin, end)
-        sides = partial(edit, at), partial(edit_by_hand, at)
-        yield Job(name, text, 1, *sides, [speed(least)], size=sizes.large)
+    near, over, some = at(large // 2, large // 2 + large // 16), at(0, large), at(0, large, 2 * few)
+    hour = {"revalidate": 3600.0}
+    # fmt: off
+    found = [
+        Job("read-1", f"{few} reads of 16 KiB", "read", "ours", "L", few, small, 1, "", few, 1),
+        Job("again-1", "the same again", "read", "ours", "L", few, small, 1, "again", few, none),
+        Job("kept-1", "again, within `revalidate`", "read", "ours", "C", few, small, 1, "again", 0, 3, {}, hour),
+        Job("read-16", f"{few} reads, 16 threads", "read", "ours", "L", few, small, 16, "", few, 1),
+        Job("again-16", "the same again", "read", "ours", "L", few, small, 16, "again", few, 3),
+        Job("kept-16", "again, within `revalidate`", "read", "ours", "L", few, small, 16, "again", 0, 3, {}, hour),
+        Job("create", f"{hundred} creates, 16 threads", "create", "ours", "L", hundred, small, 16, "made", hundred, .9),
+        Job("creates", f"{many:,} creates, 16 threads", "create", "ours", "L", many, small, 16, "made", many, 0.9),
+        Job("stream", f"{large // MIB} MiB in order, a handle", "stream", "ours", "L", 1, large, 1, "", parts + 3, 1),
+        Job("stream-again", "the same again", "stream", "ours", "C", 1, large, 1, "again", 1, 3),
+        Job("fsspec", "the same over fsspec", "stream", "fsspec", "C", 1, large, 1, "", parts + 3, 1),
+        Job("fsspec-again", "the same again", "stream", "fsspec", "C", 1, large, 1, "again", 1, 3),
+        Job("mount", "the same in a mount", "stream", "mount", "M", 1, large, 1, "", parts + 3, 1),
+        Job("mount-again", "the same again", "stream", "mount", "M", 1, large, 1, "again", 1, 1),
+        Job("write", f"{large // MIB} MiB written", "upload", "ours", "L", 1, 0, 1, "made", parts + 4, 1,
+            {"size": large}),
+        Job("writes", f"{huge // MIB} MiB, 128 MiB of memory", "upload", "ours-128", "L", 1, 0, 1, "made",
+            huge // (8 * MIB) + 4, 1, {"size": huge}),
+        Job("random", f"{2 * few} random reads of 4 KiB", "pick", "ours", "O", 1, large, 1, "", 2 * few + 1, 1, some),
+        Job("edits-near", "200 edits in a sixteenth", "edit", "ours", "O", 1, large, 1, "", none, 4, near),
+        Job("edits-all", "200 edits all over", "edit", "ours", "O", 1, large, 1, "", none, 1, over),
+        Job("mount-read", f"mount: {hundred} reads", "read", "mount", "M", hundred, small, 1, "", hundred + 2, 1),
+        Job("mount-reads", "the same again", "read", "mount", "M", hundred, small, 1, "again", 0, 1),
+        Job("mount-create", f"mount: {hundred} creates, 16 threads", "create", "mount", "M", hundred, small, 16,
+            "made stored", 2 * hundred + 2, 1),
+        Job("mount-list", f"mount: {listed:,} names, stat", "listing", "mount", "M", listed, small, 1, "", none, 1,
+            {"count": listed}),
+    ]
+    for name, peers in (("pyarrow", "E"), ("pandas", "E"), ("polars", "P"), ("duckdb", "P")):
+        found.append(Job(name, f"{name}: {engine}", "engine", "fsspec", peers, 1, 0, 1, "", none, 1))
+        found.append(Job(f"{name}-again", "the same again", "engine", "fsspec", peers, 1, 0, 1, "again", none, 3))
+    found.append(Job("workers", "2 workers, 4 epochs", "tables", "fsspec", "E", 1, 0, 1, "", none, 1))
+    # fmt: on
+    return {job.name: job for job in found}
 
 
-def measure(far: Far, job: Job) -> tuple[Cost, Cost]:
-    """Run the rounds of a job; returns the cost of our side and of boto3's."""
-    costs = {"own": Cost(), "boto3": Cost()}
-    sides = [("own", job.own), ("boto3", job.peer)]
-    for turn in range(far.sizes.rounds):
-        for side, run in sides if turn % 2 == 0 else sides[::-1]:
-            keys = [f"{job.name}/{side}-{turn}/{number}" for number in range(job.count)]
-            if not job.makes:
-                list(far.pool.map(partial(far.put, size=job.size), keys))
-            if side == "own":
-                job.ready(keys)
-            far.order("take")
-            cost, began, used = costs[side], time.monotonic(), time.process_time()
-            run(keys)
-            cost.seconds.append(time.monotonic() - began)
-            cost.cpu.append(time.process_time() - used)
-            cost.requests, cost.bytes, _ = far.order("take")
-            for volume in far.volumes.values():
-                volume.invalidate()
-            far.empty(job.name)
-    return costs["own"], costs["boto3"]
+@dataclass
+class Cost:
+    """Counts of the last round, seconds and processor of all."""
+
+    requests: int
+    mib: float
+    most: int
+    seconds: list[float]
+    cpu: list[float]
 
 
-# ---------------------------------------------------------------- other ways in
-
-
-class Delayed(MemoryFileSystem):  # type: ignore[misc]
-    """fsspec's file system in memory, each call of which takes a while and counts."""
-
-    protocol = "delayed"
-    cachable = False
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    delay = 0.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-
-    def _take(self, name: str) -> None:
-        self.calls.append(name)
-        time.sleep(self.delay)
-
-    def info(self, path: str, **options: Any) -> Any:
-        self._take("info")
-        return super().info(path, **options)
-
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> Any:
-        self._take("cat_file")
-        return super().cat_file(path, start, end, **options)
-
-
-@dataclass(frozen=True)
-class Way:
-    """A job of another way in. `counted` returns requests, MiB and most requests in flight since its last call."""
-
-    name: str
-    text: str
-    run: Callable[[], object]
-    counted: Callable[[], tuple[int, int, int]]
-    most: int | None = None
-    in_flight: int = 0
-    ready: Callable[[], object] = lambda: None
-
-
-def below(far: Far, delay: float) -> Iterator[Way]:
-    """Jobs over a file system of fsspec."""
-    sizes, fs = far.sizes, Delayed()
-    large = (BLOCK * (sizes.large // len(BLOCK) + 1))[: sizes.large]
-    fs.pipe_file("/far/random", large)
-    fs.pipe_file("/far/stream", large)
-    far.stack.callback(fs.store.clear)
-    fs.delay = delay
-    volume = far.stack.enter_context(PageCache(sizes.capacity)).attach(FsspecBackend(fs, "/far"))
-    count = 256 if sizes is not QUICK else 16
-
-    def counted() -> tuple[int, int, int]:
-        calls, fs.calls = fs.calls, []
-        return len(calls), 0, 0
-
-    def read_at_random() -> None:
-        with volume.open("random", "rb", read_ahead=0) as file:
-            for _ in range(count):
-                file.pread(PAGE, far.random.randrange(sizes.large // PAGE) * PAGE)
-
-    def read_as_parquet() -> None:
-        """The end, then column chunks in order."""
-        with volume.open("stream", "rb") as file:
-            file.pread(8, sizes.large - 8)
-            file.pread(64 << 10, sizes.large - (64 << 10))
-            for offset in range(0, sizes.large - (64 << 10), MIB):
-                file.pread(MIB, offset)
-
-    text = f"fsspec: {count} random reads of 4 KiB"
-    yield Way("below-random", text, read_at_random, counted, count + 4)
-    text = f"fsspec: {sizes.large // MIB} MiB as parquet is read"
-    yield Way("below-parquet", text, read_as_parquet, counted, 20)
-    yield Way("below-again", "fsspec: the same again", read_as_parquet, counted, 1)
-
-
-def mounted(far: Far) -> Iterator[Way]:
-    """Jobs in a mount of the bucket; nothing if there are no mounts here."""
-    if why := why_no_mounts():
-        print(f"no mounts: {why}", file=sys.stderr)
-        return
-    count = 100 if far.sizes is not QUICK else 16
-    stream = min(far.sizes.large, 64 * MIB)
-    for number in range(count):
-        far.put(f"mount/small/{number}", len(SMALL))
-    far.put("mount/made/first", len(SMALL))
-    far.put("mount/stream", stream)
-    url = f"s3://{BUCKET}/mount?endpoint={far.endpoint}"
-    paths: list[Path] = []
-    for name, words in (("mount", ()), ("patient", ("-o", "attr_timeout=60,entry_timeout=60"))):
-        options = ("--capacity", "512MiB", *words)
-        paths.append(far.stack.enter_context(Mounted(far.folder / name, url, *options, longest=3600)).path)
-        (paths[-1] / f"warm-up-{name}").write_bytes(SMALL)
-    usual, patient = paths
-
-    def counted() -> tuple[int, int, int]:
-        return far.order("take")
-
-    def read_all(path: Path) -> None:
-        for number in range(count):
-            (path / "small" / str(number)).read_bytes()
-
-    def show(path: Path) -> None:
-        assert len(os.listdir(path / "small")) == count
-
-    def list_and_read(path: Path) -> None:
-        show(path)
-        read_all(path)
-
-    def create(number: int) -> None:
-        (usual / "made" / str(number)).write_bytes(SMALL)
-
-    def create_all() -> None:
-        for _ in far.pool.map(create, range(count)):
-            pass
-
-    def read_stream() -> None:
-        with open(usual / "stream", "rb", buffering=0) as file:
-            block = memoryview(bytearray(MIB))
-            while file.readinto(block):
-                pass
-
-    def stream_by_handle() -> None:
-        with far.volume.open("mount/stream", "rb") as file:
-            block = memoryview(bytearray(MIB))
-            while file.readinto(block):
-                pass
-
-    text, ready = f"mount: read {count} of 16 KiB after a listing", partial(show, usual)
-    yield Way("mount-read", text, partial(read_all, usual), counted, count + 2, ready=ready)
-    text, ready = "mount: the same again, `attr_timeout` 60", partial(list_and_read, patient)
-    yield Way("mount-again", text, partial(read_all, patient), counted, 0, ready=ready)
-    text = f"mount: create {count} of 16 KiB, {THREADS} threads"
-    yield Way("mount-create", text, create_all, counted, 2 * count + 2, 8)
-    text = f"mount: {stream // MIB} MiB from the start to the end"
-    yield Way("mount-stream", text, read_stream, counted, stream // PART + 3)
-    yield Way("handle-stream", "a handle: the same", stream_by_handle, counted)
-
-
-def row_of(way: Way) -> str:
-    """Run a job of another way in; return its row."""
-    way.ready()
-    way.counted()
+def once(far: Far, job: Job, name: str, delay: float) -> tuple[float, float, dict[str, int]]:
+    """Run a job of one side; return its seconds, those of its processor, and the counts."""
+    run, top, engines = far.side(name), f"{job.name}/{time.time_ns()}", job.act in ("engine", "tables")
+    keys = [job.name.partition("-")[0]] if engines else [f"{top}/{number}" for number in range(job.count)]
+    if not engines:
+        far.put(*(([f"{top}/first"], len(SMALL)) if "made" in job.how else (keys, job.size)))
+    run("fresh")
+    if name in MOUNTS and "made" in job.how:
+        os.listdir(Path(run.words, top))
+    far.order(delay=delay)
+    words = job.words | (job.own if name == job.side else {})
+    objects = [top] if job.act == "listing" else keys
+    if "again" in job.how:
+        run("do", job.act, objects, job.threads, **words)
+    far.quiet()
+    far.order(take=1)
     began = time.monotonic()
-    way.run()
-    took = time.monotonic() - began
-    calls, moved, together = way.counted()
-    goals = [] if way.most is None else [f"≤ {way.most}"]
-    goals += [f"≥ {way.in_flight} in flight"] if way.in_flight else []
-    reached = (way.most is None or calls <= way.most) and together >= way.in_flight
-    cells = [f"{way.name}: {way.text}", f"{calls:,}", f"{moved / MIB:.1f}", str(together or "–"), f"{took:.2f}"]
-    return " | ".join([*cells, "; ".join(goals) or "–", "–" if not goals else "yes" if reached else "no"])
+    seconds, cpu = run("do", job.act, objects, job.threads, **words)
+    while "stored" in job.how and far.order()["puts"] < job.count:
+        time.sleep(0.005)
+    seconds = time.monotonic() - began if "stored" in job.how else seconds
+    far.quiet()  # what was read ahead counts
+    counts = far.order(take=1, delay=0.0)
+    if not engines:
+        list(far.client.pool.map(lambda key: far.client.client.delete_object(Bucket=BUCKET, Key=key), keys))
+    return seconds, cpu, counts
 
 
-WAYS = "job | requests | MiB | most in flight | s | goal | reached"
-NAMES_OF_WAYS = ("below-random", "below-parquet", "below-again", "mount-read", "mount-again", "mount-create",
-                 "mount-stream", "handle-stream")  # fmt: skip
+def measure(far: Far, job: Job, delay: float, rounds: int) -> dict[str, Cost]:
+    """Run the rounds of a job, all sides in each."""
+    found: dict[str, Cost] = {}
+    names = [name for name in (job.side, *PEERS.get(job.peers, ())) if far.side(name) is not None]
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            try:
+                seconds, cpu, counts = once(far, job, name, delay)
+            except (RuntimeError, OSError) as error:
+                print(f"{name} is left out of {job.name}: {error}", file=sys.stderr)
+                names.remove(name)
+                found.pop(name, None)
+                continue
+            cost = found.setdefault(name, Cost(0, 0.0, 0, [], []))
+            cost.requests, cost.mib, cost.most = counts["requests"], counts["bytes"] / MIB, counts["most"]
+            cost.seconds.append(seconds)
+            cost.cpu.append(cpu)
+    return found
 
 
-# ---------------------------------------------------------------- the table
+# ---------------------------------------------------------------- tables and picture
 
-COST = "requests | MiB | s | CPU ms each"
-HEAD = f"job | objects | ours: {COST} | boto3: {COST} | speed | goal | reached"
+HEAD = (
+    "job | requests; MiB; in flight; s; CPU s | best peer | requests; MiB; in flight; s; CPU s | speed | goal | reached"
+)
 
 
-def row(job: Job, own: Cost, peer: Cost) -> str:
-    def cells(cost: Cost) -> list[str]:
-        each = 1000 * median(cost.cpu) / job.count
-        return [f"{cost.requests:,}", f"{cost.bytes / MIB:.1f}", f"{median(cost.seconds):.2f}", f"{each:.2f}"]
+def row(job: Job, found: dict[str, Cost]) -> dict[str, Any]:
+    """What is known of a job, for the table and for the file."""
+    own = found.pop(job.side)
+    best = min(found, key=lambda name: median(found[name].seconds)) if found else ""
+    speeds = [theirs / ours for ours, theirs in zip(own.seconds, found[best].seconds, strict=True)] if found else []
+    speed = median(speeds) if found else None
+    goals = [] if job.most is None else [(f"≤ {job.most} requests", own.requests <= job.most)]
+    if job.least is not None and speed is not None:
+        goals.append((f"≥ {job.least:g} × speed", speed >= job.least))
+    return {
+        "text": job.text,
+        "own": asdict(own),
+        "best": best,
+        "peers": {name: asdict(cost) for name, cost in found.items()},
+        "speed": speed,
+        "spread": [min(speeds, default=0.0), max(speeds, default=0.0)],
+        "goal": "; ".join(text for text, _ in goals) or "–",
+        "reached": "; ".join("yes" if reached else "no" for _, reached in goals) or "–",
+    }
 
-    goals = "; ".join(goal.text for goal in job.goals)
-    reached = "; ".join("yes" if goal.reached(own, peer, job.count) else "no" for goal in job.goals)
-    title = f"{job.name}: {job.text}"
-    cells_of_both = [*cells(own), *cells(peer), f"{ratio(own, peer):.2f}"]
-    return " | ".join([title, f"{job.count:,}", *cells_of_both, goals or "–", reached or "–"])
+
+def line(name: str, found: dict[str, Any]) -> str:
+    def cells(cost: dict[str, Any] | None) -> str:
+        if cost is None:
+            return "–"
+        times = f"{median(cost['seconds']):.2f}; {median(cost['cpu']):.2f}"
+        return f"{cost['requests']:,}; {cost['mib']:.1f}; {cost['most']}; {times}"
+
+    speed = "–" if found["speed"] is None else f"{found['speed']:.2f}"
+    both = [cells(found["own"]), found["best"] or "–", cells(found["peers"].get(found["best"]))]
+    return "| " + " | ".join([f"{name}: {found['text']}", *both, speed, found["goal"], found["reached"]]) + " |"
+
+
+def picture(results: dict[str, dict[str, Any]]) -> str:
+    """An SVG of the speed beside the best peer, a bar for each delay, on a logarithmic scale."""
+    names = list(dict.fromkeys(name for found in results.values() for name, one in found.items() if one["speed"]))
+    colours, step, left = ("#4878a8", "#d08a3c", "#6a9a5b"), 8 * len(results) + 6, 250
+    lines = [
+        f'<text x="{left + 40 * at}" y="12" text-anchor="middle">{2.0**at:g} ×</text>'
+        f'<path d="M{left + 40 * at} 16V{20 + step * len(names)}" stroke="{"#444" if at == 0 else "#ddd"}"/>'
+        for at in range(-2, 7)
+    ]
+    for place, name in enumerate(names):
+        top = 22 + step * place
+        text = next(found[name]["text"] for found in results.values() if name in found)
+        lines.append(f'<text x="4" y="{top + step / 2}">{name}: {text[:34]}</text>')
+        for number, (delay, found) in enumerate(results.items()):
+            if name in found:
+                end = 40 * max(-2.0, min(6.0, log2(found[name]["speed"])))
+                begin, width = left + min(0.0, end), max(1.0, abs(end))
+                place_of = f'x="{begin:.0f}" y="{top + 8 * number}" width="{width:.0f}" height="7"'
+                lines.append(f'<rect {place_of} fill="{colours[number % 3]}"><title>{delay}</title></rect>')
+    for number, delay in enumerate(results):
+        lines.append(f'<text x="{left + 330}" y="{30 + 14 * number}" fill="{colours[number % 3]}">{delay}</text>')
+    size = f'width="{left + 380}" height="{30 + step * len(names)}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">'
+    return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *lines, "</svg>", ""])
 
 
 def seconds(text: str) -> float:
@@ -547,33 +786,40 @@ def seconds(text: str) -> float:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--side"]:
+        side(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--delay", type=seconds, default=0.02, help="of each request (20ms)")
     parser.add_argument("--only", metavar="NAME,…", help="jobs, by their names in the table")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: requests count, times do not")
+    parser.add_argument("--here", action="store_true", help="with the packages of this environment")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "pagecache-far")
+    parser.add_argument("--results", type=Path, help="add the results to this file")
+    parser.add_argument("--picture", type=Path, help="draw all results")
     options = parser.parse_args()
-    only = set(options.only.split(",")) if options.only else set()
+    known = jobs(options.quick)
+    only = options.only.split(",") if options.only else list(known)
+    if unknown := set(only) - set(known):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
+    results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
+    mine = results.setdefault(f"{options.delay * 1000:g} ms", {})
     with ExitStack() as stack:
-        far = Far(options.delay, QUICK if options.quick else Sizes(), stack)
-        found = {job.name: job for job in jobs(far)}
-        known = [*found, *NAMES_OF_WAYS]
-        if unknown := only - set(known):
-            parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
-        delay, load = options.delay * 1000, os.getloadavg()[0]
-        print(f"delay {delay:g} ms, {far.sizes.rounds} rounds, load {load:.1f} at the start\n")
-        if not only or only & set(found):
-            print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
-        for name, job in found.items():
-            if not only or name in only:
-                print(f"| {row(job, *measure(far, job))} |", flush=True)
-        if not only or only & set(NAMES_OF_WAYS):
-            print(f"\n| {WAYS} |\n|{'---|' * (WAYS.count('|') + 1)}")
-        for group, ways in (("below", partial(below, far, options.delay)), ("mount", partial(mounted, far))):
-            if not only or any(name in only for name in NAMES_OF_WAYS if (name[:5] == "below") == (group == "below")):
-                for way in ways():
-                    if not only or way.name in only:
-                        print(f"| {row_of(way)} |", flush=True)
+        far = Far(None if options.here else options.environments, stack)
+        print(f"delay {options.delay * 1000:g} ms, load {os.getloadavg()[0]:.1f} at the start\n")
+        print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
+        if any(known[name].act in ("engine", "tables") for name in only):
+            far.side("own client")("dataset")
+        for name in only:
+            found = measure(far, job := known[name], options.delay, 1 if options.quick else options.rounds)
+            if job.side in found:
+                mine[name] = row(job, found)
+                print(line(name, mine[name]), flush=True)
+                if options.results:
+                    options.results.write_text(json.dumps(results, indent=1))
         print(f"\nload {os.getloadavg()[0]:.1f} at the end")
+    if options.picture:
+        options.picture.write_text(picture(results))
 
 
 if __name__ == "__main__":

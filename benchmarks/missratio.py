@@ -2,8 +2,10 @@
 
 Traces of reads of 4 KiB, by kind of program; the cache holds a tenth of the pages. *Best* evicts the page that is read
 last of all (Belady, "A study of replacement algorithms for a virtual-storage computer", 1966): no cache can do better.
-The numbers are exact and independent of the machine. The peers are written from their papers: LIRS (S. Jiang and
-X. Zhang, SIGMETRICS 2002), W-TinyLFU (G. Einziger et al., ACM TOS 2017), SIEVE (Y. Zhang et al., NSDI 2024).
+The numbers are exact and independent of the machine. The peers are written from their papers: 2Q (T. Johnson and
+D. Shasha, VLDB 1994), LIRS (S. Jiang and X. Zhang, SIGMETRICS 2002), ARC (N. Megiddo and D. Modha, FAST 2003),
+W-TinyLFU (G. Einziger et al., ACM TOS 2017), S3-FIFO (J. Yang et al., SOSP 2023), SIEVE (Y. Zhang et al., NSDI 2024).
+The last column is the cache's share divided by that of the best of them.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import heapq
 import random
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from pagecache import PageCache
@@ -29,6 +31,13 @@ def traces(pages: int, length: int, rng: random.Random) -> dict[str, list[int]]:
         scans[start : start + pages // 2] = [page % pages for page in range(start, start + pages // 2)]
     loop = [page % (pages // 8) for page in range(length)]  # slightly more than the cache holds
     moving = [page // 40 + rng.randrange(pages // 12) for page in range(length)]  # fits, and moves on
+    flat = rng.choices(range(pages), [1 / (rank + 1) ** 0.7 for rank in range(pages)], k=length)
+    steps = [  # a hot set that moves on by a fortieth of the pages, twenty times, and one read in ten anywhere
+        (page // (length // 20) * (pages // 40) + rng.randrange(pages * 6 // 100)) % pages
+        if rng.random() < 0.9
+        else rng.randrange(pages)
+        for page in range(length)
+    ]
     near: list[int] = []  # half of the pages are read again a few reads later
     for page in hot:
         near += [page] + ([near[-7]] if len(near) > 7 and rng.random() < 0.5 else [])
@@ -42,6 +51,14 @@ def traces(pages: int, length: int, rng: random.Random) -> dict[str, list[int]]:
         ],
         "a working set that moves": [page % pages for page in moving],
         "popular pages, read twice at once": near[:length],
+        "flatly popular pages (Zipf 0.7)": flat,
+        "a hot set that moves in steps": steps,
+        "popular pages beside a loop": [
+            page if at % 2 else pages // 2 + at // 2 % (pages // 5) for at, page in enumerate(hot)
+        ],
+        "shuffled epochs over 1.25 times the cache": [
+            page for _ in range(length // (pages // 8)) for page in rng.sample(range(pages // 8), pages // 8)
+        ],
         "each page as likely": rng.choices(range(pages), k=length),
     }
 
@@ -179,6 +196,91 @@ def sieve(trace: Sequence[int], room: int) -> float:
     return misses / len(trace)
 
 
+def arc(trace: Sequence[int], room: int) -> float:
+    """The share of misses of ARC."""
+    once, often, once_gone, often_gone = [OrderedDict[int, None]() for _ in range(4)]
+    target = misses = 0
+
+    def replace(page: int) -> None:
+        from_once = once and (len(once) > target or (page in often_gone and len(once) == target))
+        queue, gone = (once, once_gone) if from_once else (often, often_gone)
+        gone[queue.popitem(last=False)[0]] = None
+
+    for page in trace:
+        if page in once or page in often:
+            (once if page in once else often).pop(page)
+            often[page] = None
+            continue
+        misses += 1
+        total = len(once) + len(once_gone)
+        if page in once_gone or page in often_gone:
+            gone, other, sign = (once_gone, often_gone, 1) if page in once_gone else (often_gone, once_gone, -1)
+            target = min(room, max(0, target + sign * max(1, len(other) // len(gone))))
+            replace(page)
+            del gone[page]
+            often[page] = None
+            continue
+        if total == room and len(once) == room:
+            once.popitem(last=False)
+        elif total + len(often) + len(often_gone) >= room:
+            if total == room:
+                once_gone.popitem(last=False)
+            elif total + len(often) + len(often_gone) == 2 * room:
+                often_gone.popitem(last=False)
+            replace(page)
+        once[page] = None
+    return misses / len(trace)
+
+
+def twoq(trace: Sequence[int], room: int) -> float:
+    """The share of misses of 2Q, with a quarter of the cache for new pages, and half of it remembered."""
+    new, gone, main = [OrderedDict[int, None]() for _ in range(3)]
+    misses = 0
+    for page in trace:
+        if page in main:
+            main.move_to_end(page)
+        if page in main or page in new:
+            continue
+        misses += 1
+        if len(new) + len(main) >= room:
+            if len(new) > room // 4 or not main:
+                gone[new.popitem(last=False)[0]] = None
+                if len(gone) > room // 2:
+                    gone.popitem(last=False)
+            else:
+                main.popitem(last=False)
+        (main if page in gone else new)[page] = None
+        gone.pop(page, None)
+    return misses / len(trace)
+
+
+def s3fifo(trace: Sequence[int], room: int) -> float:
+    """The share of misses of S3-FIFO, with a tenth of the cache for new pages."""
+    small, main = deque[int](), deque[int]()
+    gone, counts, misses = OrderedDict[int, None](), dict[int, int](), 0
+    for page in trace:
+        if page in counts:
+            counts[page] = min(3, counts[page] + 1)
+            continue
+        misses += 1
+        while len(counts) >= room:
+            queue = small if len(small) >= max(1, room // 10) or not main else main
+            old = queue.popleft()
+            if counts[old] > (queue is small):
+                counts[old] = 0 if queue is small else counts[old] - 1
+                main.append(old)
+                continue
+            del counts[old]
+            if queue is small:
+                gone[old] = None
+                if len(gone) > room:
+                    gone.popitem(last=False)
+        (main if page in gone else small).append(page)
+        gone.pop(page, None)
+        counts[page] = 0
+    return misses / len(trace)
+
+
 def best(trace: Sequence[int], room: int) -> float:
     """The share of misses of the order that knows the future."""
     after = [0] * len(trace)
@@ -204,11 +306,14 @@ def best(trace: Sequence[int], room: int) -> float:
 def main() -> None:
     pages, length = (2_000, 20_000) if "--quick" in sys.argv[1:] else (20_000, 400_000)
     room = pages // 10
-    sides = (lru, lirs, tinylfu, sieve, best)
-    print(f"| trace | cache | LRU | LIRS | W-TinyLFU | SIEVE | best |\n|---|{'---|' * (1 + len(sides))}")
+    sides = {"LRU": lru, "2Q": twoq, "LIRS": lirs, "ARC": arc, "W-TinyLFU": tinylfu, "S3-FIFO": s3fifo, "SIEVE": sieve}
+    print(f"| trace | cache | {' | '.join(sides)} | best order | × best policy |\n|---|{'---|' * (3 + len(sides))}")
     for name, trace in traces(pages, length, random.Random(1)).items():
-        found = (cached(trace, pages, room), *(side(trace, room) for side in sides))
-        print(f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in found)} |", flush=True)
+        own, *peers = cached(trace, pages, room), *(side(trace, room) for side in sides.values())
+        found = (own, *peers, best(trace, room))
+        print(
+            f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in found)} | {own / min(peers):.3f} |", flush=True
+        )
 
 
 if __name__ == "__main__":

