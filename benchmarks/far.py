@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import io
 import json
 import os
 import random
@@ -26,7 +27,7 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from math import log2
 from multiprocessing import get_context
@@ -100,18 +101,47 @@ class Way:
                 file.seek(offset)
                 file.write(BLOCK[:PAGE])
 
-    def arrow(self) -> Any:
-        raise NotImplementedError
+    def edit_copy(self, key: str, offsets: Sequence[int]) -> None:
+        """Edit a copy that is downloaded and uploaded."""
+        with tempfile.TemporaryFile() as file:
+            self.load(key, file)
+            for offset in offsets:
+                os.pwrite(file.fileno(), BLOCK[:PAGE], offset)
+            file.seek(0)
+            self.store(key, file)
 
-    def engine(self, name: str) -> None:
-        total = scan(name, self, f"{BUCKET}/data")
-        assert abs(total - 8 * FILES * ROWS / 2) < FILES * ROWS / 10
+    def load(self, key: str, target: Any) -> None: ...
+
+    def store(self, key: str, source: Any) -> None: ...
+
+    def arrow(self) -> Any:
+        """Return a file system of pyarrow."""
 
     def dataset(self) -> None:
-        dataset(self)
+        """Store the parquet files, 16 MB each."""
+        import numpy
+        import pyarrow
+        import pyarrow.parquet
+
+        chance = numpy.random.default_rng(1)
+        for number in range(FILES):
+            table = pyarrow.table({name: chance.random(ROWS) for name in COLUMNS})
+            with self.arrow().open_output_stream(f"{BUCKET}/data/{number}.parquet") as target:
+                pyarrow.parquet.write_table(table, target, row_group_size=ROWS // 4, use_dictionary=False)
+
+    def engine(self, name: str) -> None:
+        assert abs(scan(name, self, f"{BUCKET}/data") - 8 * FILES * ROWS / 2) < FILES * ROWS / 10
 
     def tables(self, key: str) -> None:
-        workers(self, key)
+        """Read the data set by two spawned processes, in four epochs."""
+        spawn, keys = get_context("spawn"), [f"data/{number}.parquet" for number in range(FILES)]
+        words = type(self), self.endpoint, self.words
+        every = [spawn.Process(target=worker, args=(*words, keys[number::2], 4)) for number in (0, 1)]
+        for process in every:
+            process.start()
+        for process in every:
+            process.join()
+            assert process.exitcode == 0
 
     def do(self, act: str, keys: Sequence[str], threads: int = 1, **words: Any) -> tuple[float, float]:
         """Run a job; return its seconds and seconds of processor."""
@@ -194,7 +224,7 @@ class Smart(Way):
 
 
 class Boto3(Way):
-    """boto3: transfers of whole objects, and edits of a copy that is downloaded and uploaded."""
+    """boto3: transfers of whole objects."""
 
     def __init__(self, endpoint: str, words: str = "") -> None:
         import boto3
@@ -212,19 +242,20 @@ class Boto3(Way):
     def stream(self, key: str) -> None:
         self.client.download_file(BUCKET, key, os.devnull)
 
+    def load(self, key: str, target: Any) -> None:
+        self.client.download_fileobj(BUCKET, key, target)
+
+    def store(self, key: str, source: Any) -> None:
+        self.client.upload_fileobj(source, BUCKET, key)
+
     def upload(self, key: str, size: int) -> None:
-        self.client.upload_fileobj(Repeated(size), BUCKET, key)
+        self.store(key, io.BufferedReader(Repeated(size), MIB))
+
+    edit = Way.edit_copy
 
     def pick(self, key: str, offsets: Sequence[int]) -> None:
         for offset in offsets:
             self.client.get_object(Bucket=BUCKET, Key=key, Range=f"bytes={offset}-{offset + PAGE - 1}")["Body"].read()
-
-    def edit(self, key: str, offsets: Sequence[int]) -> None:
-        with tempfile.NamedTemporaryFile() as file:
-            self.client.download_file(BUCKET, key, file.name)
-            for offset in offsets:
-                os.pwrite(file.fileno(), BLOCK[:PAGE], offset)
-            self.client.upload_file(file.name, BUCKET, key)
 
 
 class Obstore(Way):
@@ -237,33 +268,33 @@ class Obstore(Way):
         super().__init__(endpoint, words)
         options: Any = {"endpoint": endpoint, "client_options": {"allow_http": True}}
         self.calls: Any = obstore
-        self.store = S3Store(BUCKET, virtual_hosted_style_request=False, **options)
+        self.bucket = S3Store(BUCKET, virtual_hosted_style_request=False, **options)
 
     def read(self, key: str) -> None:
-        self.calls.get(self.store, key).bytes()
+        self.calls.get(self.bucket, key).bytes()
 
     def create(self, key: str) -> None:
-        self.calls.put(self.store, key, SMALL)
+        self.calls.put(self.bucket, key, SMALL)
 
     def stream(self, key: str) -> None:
-        for _ in self.calls.get(self.store, key).stream(min_chunk_size=MIB):
-            pass
+        with open(os.devnull, "wb") as target:
+            self.load(key, target)
+
+    def load(self, key: str, target: Any) -> None:
+        for piece in self.calls.get(self.bucket, key).stream(min_chunk_size=MIB):
+            target.write(piece)
+
+    def store(self, key: str, source: Any) -> None:
+        self.calls.put(self.bucket, key, source, chunk_size=8 * MIB, max_concurrency=8)
 
     def upload(self, key: str, size: int) -> None:
-        self.calls.put(self.store, key, Repeated(size), chunk_size=8 * MIB, max_concurrency=8)
+        self.store(key, io.BufferedReader(Repeated(size), MIB))
+
+    edit = Way.edit_copy
 
     def pick(self, key: str, offsets: Sequence[int]) -> None:
         for offset in offsets:
-            self.calls.get_range(self.store, key, start=offset, length=PAGE)
-
-    def edit(self, key: str, offsets: Sequence[int]) -> None:
-        with tempfile.TemporaryFile() as file:
-            for piece in self.calls.get(self.store, key).stream(min_chunk_size=MIB):
-                file.write(piece)
-            for offset in offsets:
-                os.pwrite(file.fileno(), BLOCK[:PAGE], offset)
-            file.seek(0)
-            self.calls.put(self.store, key, file, chunk_size=8 * MIB, max_concurrency=8)
+            self.calls.get_range(self.bucket, key, start=offset, length=PAGE)
 
 
 class Arrow(Way):
@@ -289,49 +320,32 @@ class Files(Way):
             assert sum(entry.stat().st_size == len(SMALL) for entry in entries) == count
 
 
-class Repeated:
+class Repeated(io.RawIOBase):
     """A file of one block again and again, for uploads."""
 
     def __init__(self, size: int) -> None:
         self.size, self.at = size, 0
 
-    def read(self, size: int = -1) -> bytes:
-        size = min(self.size - self.at, size if size >= 0 else self.size)
-        begin, self.at = self.at % MIB, self.at + size
-        return (BLOCK * (size // MIB + 2))[begin : begin + size]
+    def readable(self) -> bool:
+        return True
+
+    seekable = readable
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), self.size - self.at, MIB - self.at % MIB)
+        buffer[:size] = BLOCK[self.at % MIB : self.at % MIB + size]
+        self.at += size
+        return size
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.at = offset + (0, self.at, self.size)[whence]
         return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def seekable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
 
 
 # ---------------------------------------------------------------- engines
 
 ROWS = 250_000
 COLUMNS = [f"c{number}" for number in range(8)]
-
-
-def dataset(way: Way) -> None:
-    """Store the parquet files, 16 MB each."""
-    import numpy
-    import pyarrow
-    import pyarrow.parquet
-
-    chance = numpy.random.default_rng(1)
-    for number in range(FILES):
-        table = pyarrow.table({name: chance.random(ROWS) for name in COLUMNS})
-        target = way.arrow().open_output_stream(f"{BUCKET}/data/{number}.parquet")
-        with target:
-            pyarrow.parquet.write_table(table, target, row_group_size=ROWS // 4, use_dictionary=False)
 
 
 def scan(name: str, way: Way, folder: str) -> float:
@@ -383,18 +397,6 @@ def worker(kind: type[Way], endpoint: str, words: str, keys: Sequence[str], epoc
         for key in keys:
             with way.arrow().open_input_file(f"{BUCKET}/{key}") as file:
                 assert pyarrow.parquet.read_table(file).num_rows == ROWS
-
-
-def workers(way: Way, key: str) -> None:
-    """Read the data set by two spawned processes, in four epochs."""
-    keys = [f"data/{number}.parquet" for number in range(FILES)]
-    spawn = get_context("spawn")
-    every = [spawn.Process(target=worker, args=(type(way), way.endpoint, way.words, keys[n::2], 4)) for n in (0, 1)]
-    for process in every:
-        process.start()
-    for process in every:
-        process.join()
-        assert process.exitcode == 0
 
 
 # ---------------------------------------------------------------- where sides run
@@ -558,7 +560,7 @@ class Far:
         """Store objects, uncounted and at once."""
         master, client = f"master/{size}", self.client.client
         if size not in self.masters:
-            client.upload_fileobj(Repeated(size), BUCKET, master)
+            client.upload_fileobj(io.BufferedReader(Repeated(size), MIB), BUCKET, master)
             self.masters.add(size)
         source = {"Bucket": BUCKET, "Key": master}
         list(self.client.pool.map(lambda key: client.copy_object(Bucket=BUCKET, Key=key, CopySource=source), keys))
@@ -651,17 +653,6 @@ def jobs(quick: bool) -> dict[str, Job]:
     return {job.name: job for job in found}
 
 
-@dataclass
-class Cost:
-    """Counts of the last round, seconds and processor of all."""
-
-    requests: int
-    mib: float
-    most: int
-    seconds: list[float]
-    cpu: list[float]
-
-
 def once(far: Far, job: Job, name: str, delay: float) -> tuple[float, float, dict[str, int]]:
     """Run a job of one side; return its seconds, those of its processor, and the counts."""
     run, top, engines = far.side(name), f"{job.name}/{time.time_ns()}", job.act in ("engine", "tables")
@@ -690,10 +681,10 @@ def once(far: Far, job: Job, name: str, delay: float) -> tuple[float, float, dic
     return seconds, cpu, counts
 
 
-def measure(far: Far, job: Job, delay: float, rounds: int) -> dict[str, Cost]:
-    """Run the rounds of a job, all sides in each."""
-    found: dict[str, Cost] = {}
-    names = [name for name in (job.side, *PEERS.get(job.peers, ())) if far.side(name) is not None]
+def measure(far: Far, job: Job, delay: float, rounds: int) -> dict[str, dict[str, Any]]:
+    """Run the rounds of a job, all sides in each. Counts are those of the last round."""
+    found: dict[str, dict[str, Any]] = {}
+    names = [name for name in (job.side, *PEERS[job.peers]) if far.side(name) is not None]
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             try:
@@ -703,56 +694,42 @@ def measure(far: Far, job: Job, delay: float, rounds: int) -> dict[str, Cost]:
                 names.remove(name)
                 found.pop(name, None)
                 continue
-            cost = found.setdefault(name, Cost(0, 0.0, 0, [], []))
-            cost.requests, cost.mib, cost.most = counts["requests"], counts["bytes"] / MIB, counts["most"]
-            cost.seconds.append(seconds)
-            cost.cpu.append(cpu)
+            cost = found.setdefault(name, {"seconds": [], "cpu": []})
+            cost |= counts | {"seconds": [*cost["seconds"], seconds], "cpu": [*cost["cpu"], cpu]}
     return found
 
 
 # ---------------------------------------------------------------- tables and picture
 
-HEAD = (
-    "job | requests; MiB; in flight; s; CPU s | best peer | requests; MiB; in flight; s; CPU s | speed | goal | reached"
-)
+HEAD = "job | {} | best peer | {} | speed | goal | reached".replace("{}", "requests; MiB; in flight; s; CPU s")
 
 
-def row(job: Job, found: dict[str, Cost]) -> dict[str, Any]:
+def result(job: Job, sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What is known of a job, for the table and for the file."""
-    own = found.pop(job.side)
-    best = min(found, key=lambda name: median(found[name].seconds)) if found else ""
-    speeds = [theirs / ours for ours, theirs in zip(own.seconds, found[best].seconds, strict=True)] if found else []
-    speed = median(speeds) if found else None
-    goals = [] if job.most is None else [(f"≤ {job.most} requests", own.requests <= job.most)]
-    if job.least is not None and speed is not None:
+    best = min({*sides} - {job.side}, key=lambda name: median(sides[name]["seconds"]), default=job.side)
+    pairs = zip(sides[job.side]["seconds"], sides[best]["seconds"], strict=True)
+    speed, goals = median([theirs / ours for ours, theirs in pairs]), []
+    if job.most is not None:
+        goals.append((f"≤ {job.most:,} requests", sides[job.side]["requests"] <= job.most))
+    if job.least is not None:
         goals.append((f"≥ {job.least:g} × speed", speed >= job.least))
-    return {
-        "text": job.text,
-        "own": asdict(own),
-        "best": best,
-        "peers": {name: asdict(cost) for name, cost in found.items()},
-        "speed": speed,
-        "spread": [min(speeds, default=0.0), max(speeds, default=0.0)],
-        "goal": "; ".join(text for text, _ in goals) or "–",
-        "reached": "; ".join("yes" if reached else "no" for _, reached in goals) or "–",
-    }
+    goal, reached = "; ".join(text for text, _ in goals), "; ".join("yes" if one else "no" for _, one in goals)
+    return {"text": job.text, "best": best, "speed": speed, "goal": goal, "reached": reached, "sides": sides}
 
 
-def line(name: str, found: dict[str, Any]) -> str:
-    def cells(cost: dict[str, Any] | None) -> str:
-        if cost is None:
-            return "–"
+def row(job: Job, found: dict[str, Any]) -> str:
+    def cells(name: str) -> str:
+        cost = found["sides"][name]
         times = f"{median(cost['seconds']):.2f}; {median(cost['cpu']):.2f}"
-        return f"{cost['requests']:,}; {cost['mib']:.1f}; {cost['most']}; {times}"
+        return f"{cost['requests']:,}; {cost['bytes'] / MIB:.1f}; {cost['most']}; {times}"
 
-    speed = "–" if found["speed"] is None else f"{found['speed']:.2f}"
-    both = [cells(found["own"]), found["best"] or "–", cells(found["peers"].get(found["best"]))]
-    return "| " + " | ".join([f"{name}: {found['text']}", *both, speed, found["goal"], found["reached"]]) + " |"
+    both = [cells(job.side), found["best"], cells(found["best"]), f"{found['speed']:.2f}"]
+    return "| " + " | ".join([f"{job.name}: {job.text}", *both, found["goal"], found["reached"]]) + " |"
 
 
 def picture(results: dict[str, dict[str, Any]]) -> str:
     """An SVG of the speed beside the best peer, a bar for each delay, on a logarithmic scale."""
-    names = list(dict.fromkeys(name for found in results.values() for name, one in found.items() if one["speed"]))
+    names = list(dict.fromkeys(name for found in results.values() for name in found))
     colours, step, left = ("#4878a8", "#d08a3c", "#6a9a5b"), 8 * len(results) + 6, 250
     lines = [
         f'<text x="{left + 40 * at}" y="12" text-anchor="middle">{2.0**at:g} ×</text>'
@@ -813,8 +790,8 @@ def main() -> None:
         for name in only:
             found = measure(far, job := known[name], options.delay, 1 if options.quick else options.rounds)
             if job.side in found:
-                mine[name] = row(job, found)
-                print(line(name, mine[name]), flush=True)
+                mine[name] = result(job, found)
+                print(row(job, mine[name]), flush=True)
                 if options.results:
                     options.results.write_text(json.dumps(results, indent=1))
         print(f"\nload {os.getloadavg()[0]:.1f} at the end")
