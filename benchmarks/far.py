@@ -185,7 +185,7 @@ class Fsspec(Way):
     def fresh(self) -> None:
         import fsspec
 
-        own, options = self.words == "pagecache", {"endpoint_url": self.endpoint, "skip_instance_cache": True}
+        own, options = self.words.startswith("pagecache"), {"endpoint_url": self.endpoint, "skip_instance_cache": True}
         if own and self.fs is not None:
             self.fs.volume.invalidate()
             return
@@ -193,14 +193,16 @@ class Fsspec(Way):
         if own:
             fsspec.register_implementation("pagecache", "pagecache.fsspec.PageCacheFileSystem")
             del options["skip_instance_cache"]
-            self.fs = fsspec.filesystem("pagecache", target_protocol="s3", target_options=options, capacity="512MiB")
+            age = float(self.words.removeprefix("pagecache") or 0)
+            words: dict[str, Any] = {"target_options": options, "capacity": "512MiB", "revalidate": age}
+            self.fs = fsspec.filesystem("pagecache", target_protocol="s3", **words)
         elif self.words == "filecache":
             folder = tempfile.mkdtemp(dir=os.environ["TMPDIR"])
             self.fs = fsspec.filesystem("filecache", fs=self.fs, cache_storage=folder, check_files=False)
 
     def open(self, key: str, mode: str) -> Any:
-        plain = self.words in ("", "pagecache", "filecache") or mode != "rb"
-        return self.fs.open(f"{BUCKET}/{key}", mode, **({} if plain else {"cache_type": self.words}))
+        options = {"cache_type": "blockcache"} if self.words == "blockcache" and mode == "rb" else {}
+        return self.fs.open(f"{BUCKET}/{key}", mode, **options)
 
     def arrow(self) -> Any:
         from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -405,6 +407,7 @@ SIDES: dict[str, tuple[str, type[Way], str]] = {
     "ours": ("ours", Ours, ""),
     "ours-128": ("ours", Ours, "128MiB"),
     "fsspec": ("ours", Fsspec, "pagecache"),
+    "fsspec-kept": ("ours", Fsspec, "pagecache3600"),
     "boto3": ("peers", Boto3, ""),
     "obstore": ("peers", Obstore, ""),
     "smart_open": ("peers", Smart, ""),
@@ -648,6 +651,8 @@ def jobs(quick: bool) -> dict[str, Job]:
     for name, peers in (("pyarrow", "E"), ("pandas", "E"), ("polars", "P"), ("duckdb", "P")):
         found.append(Job(name, f"{name}: {engine}", "engine", "fsspec", peers, 1, 0, 1, "", none, 1))
         found.append(Job(f"{name}-again", "the same again", "engine", "fsspec", peers, 1, 0, 1, "again", none, 3))
+        words = name + "-kept", "within `revalidate`", "engine", "fsspec-kept"
+        found.append(Job(*words, peers, 1, 0, 1, "again", none, 3))
     found.append(Job("workers", "2 workers, 4 epochs", "tables", "fsspec", "E", 1, 0, 1, "", none, 1))
     # fmt: on
     return {job.name: job for job in found}

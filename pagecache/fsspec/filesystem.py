@@ -210,6 +210,17 @@ class PageCacheFileSystem(ChainedFileSystem):
             return {"name": path, "size": 0, "type": "directory"}
         return found if unseen is None else found | {"size": unseen.size}
 
+    def isfile(self, path: str) -> bool:
+        """Return whether a path is a file. With `revalidate` one look answers this and the open after it, as pyarrow
+        asks for both; within these seconds of the last look there is none.
+        """
+        key = self._key(self._stripped(path))
+        if not (self.volume.options.revalidate and self.volume._inode_at(key)):
+            return bool(super().isfile(path))
+        with contextlib.suppress(Exception):  # as in fsspec: what cannot be asked is no file
+            return self.volume.stat(key).kind == "file"
+        return False
+
     def size(self, path: str) -> int | None:
         """Return the size that a reader finds. While an object is open here, it is that of its handles, without a
         request: DuckDB asks for it a dozen times for each file, and reads by its own handle.

@@ -57,6 +57,31 @@ def test_the_size_of_an_open_object_is_that_of_its_handle_and_takes_no_request(m
         fs.size("/root/moved")
 
 
+@pytest.mark.parametrize(("age", "asked"), [(0.0, 8), (3600.0, 0)])
+def test_one_look_answers_for_a_file_and_its_open(
+    make: Make, monkeypatch: pytest.MonkeyPatch, age: float, asked: int
+) -> None:
+    """pyarrow asks whether a path is a file, and opens it. Within `revalidate` neither asks the target."""
+    fs, below, looks = make("memory", revalidate=age), fsspec.filesystem("memory"), list[str]()
+    below.pipe_file("/root/file", b"four")
+    assert fs.cat("/root/file") == b"four"
+    info = below.info
+
+    def look(path: str, **options: Any) -> Any:
+        looks.append(path)
+        return info(path, **options)
+
+    monkeypatch.setattr(below, "info", look)
+    for _ in range(4):
+        assert fs.isfile("/root/file")
+        with fs.open("/root/file") as file:
+            assert file.read() == b"four"
+    assert len(looks) == asked
+    below.rm("/root/file")
+    assert fs.isfile("/root/file") == (age > 0)
+    assert not fs.isfile("/root/none")
+
+
 def test_the_size_of_an_open_local_file_is_asked_for(make: Make, tmp_path: Path) -> None:
     fs, path = make("file"), tmp_path / "file"
     path.write_bytes(b"four")
