@@ -735,7 +735,7 @@ def row(job: Job, found: dict[str, Any]) -> str:
 def picture(results: dict[str, dict[str, Any]]) -> str:
     """An SVG of the speed beside the best peer, a bar for each delay, on a logarithmic scale."""
     names = list(dict.fromkeys(name for found in results.values() for name in found))
-    colours, step, left = ("#4878a8", "#d08a3c", "#6a9a5b"), 8 * len(results) + 6, 250
+    colours, step, left = ("#4878a8", "#d08a3c", "#6a9a5b"), 8 * len(results) + 6, 330
     lines = [
         f'<text x="{left + 40 * at}" y="12" text-anchor="middle">{2.0**at:g} ×</text>'
         f'<path d="M{left + 40 * at} 16V{20 + step * len(names)}" stroke="{"#444" if at == 0 else "#ddd"}"/>'
@@ -744,7 +744,7 @@ def picture(results: dict[str, dict[str, Any]]) -> str:
     for place, name in enumerate(names):
         top = 22 + step * place
         text = next(found[name]["text"] for found in results.values() if name in found)
-        lines.append(f'<text x="4" y="{top + step / 2}">{name}: {text[:34]}</text>')
+        lines.append(f'<text x="4" y="{top + step / 2}">{name}: {text.replace("`", "")}</text>')
         for number, (delay, found) in enumerate(results.items()):
             if name in found:
                 end = 40 * max(-2.0, min(6.0, log2(found[name]["speed"])))
