@@ -341,8 +341,12 @@ class Prefixes(Namespace):
         an object "key/", with which other programs mark a directory; its remaining key is "".
         """
         prefix = f"{key}/" if key else ""
+        # A list that is no generator returns all below.
+        directory = None if self._lists_by_pages else getattr(self.backend, "entries", None)
 
         def listed() -> list[ObjectStat]:
+            if directory is not None:
+                return list(directory(key))
             found = self.backend.list(prefix)
             return list(found) if all else [entry for entry, _ in zip(found, range(2), strict=False)]
 

@@ -152,3 +152,21 @@ def test_keys_of_a_whole_file_system_begin_at_its_top(tmp_path: Path, monkeypatc
         volume.rename(f"{folder}/b", f"{folder}/c")
         volume.remove(f"{folder}/c")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_directory_is_listed_by_itself(place: Place) -> None:
+    """Its objects and directories; nothing for an object, or for no name."""
+    for name in ("d/a", "d/deep/b", "d/.pagecache-stage/1-x-1", "e"):
+        if isinstance(place.fs, Elsewhere):
+            Path(place.root, name).parent.mkdir(parents=True, exist_ok=True)
+        place.put(name, b"123")
+    entries = place.backend.entries("d")
+    assert [(stat.key, stat.kind) for stat in entries] == [("d/a", "file"), ("d/deep", "dir")]
+    assert entries[0].size == 3
+    assert entries[0].version == place.backend.stat("d/a").version
+    assert {"d", "e"} <= {stat.key for stat in place.backend.entries("")}
+    assert place.backend.entries("e") == place.backend.entries("none") == []
+    whole = FsspecBackend(place.fs, "")
+    assert [stat.key for stat in whole.entries(f"{place.root}/d".lstrip("/"))] == [
+        f"{place.root}/d/{name}".lstrip("/") for name in ("a", "deep")
+    ]

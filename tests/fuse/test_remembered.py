@@ -313,3 +313,82 @@ def test_entries_and_marks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (kept.find("5/0"), len(list(drawn))) == (None, 989)
     kept.mark(*(f"4/new{number}" for number in range(4)))
     assert kept.find("4/0") is None
+
+
+# ---------------------------------------------------------------- stores that list a directory, or all below
+
+
+@pytest.fixture
+def tree() -> Iterator[tuple[Server, Parts, list[str]]]:
+    """A mount of 20 directories of five files each, and the listings that its store gets."""
+    fs: Any = Parts()
+    listings: list[str] = []
+    for directory in range(20):
+        for number in range(FILES):
+            fs.put(f"bucket/a/d{directory}/{number}", b"1")
+    fs.put("bucket/a/file", b"123")
+    fs.put("bucket/ab/other", b"123")
+    ls = fs.ls
+
+    def counted(path: str, *args: Any, **options: Any) -> Any:
+        listings.append(path)
+        return ls(path, *args, **options)
+
+    fs.ls = counted
+    with PageCache("8MiB") as cache:
+        server = Server(cache.attach(FsspecBackend(fs, "bucket")), None)
+        server.names.remember(60.0)
+        yield server, fs, listings
+        server.close()
+
+
+Tree = tuple[Server, Parts, list[str]]
+
+
+def test_a_directory_is_listed_without_what_is_below_its_directories(tree: Tree) -> None:
+    """One listing shows it and answers its lookups; files that are not stored are there, and temporary ones are not."""
+    server, fs, listings = tree
+    fs.put("bucket/a/.pagecache-stage/1-x-1", b"temporary")
+    file = server.volume.open("a/new/unsaved", "w")
+    file.write(b"ours")
+    listings.clear()
+    entries = dict(server.names.entries("a"))
+    assert entries.keys() == {"file", "new", *(f"d{number}" for number in range(20))}
+    assert [entries[name].kind for name in ("file", "new", "d7")] == ["file", "dir", "dir"]
+    assert entries["file"].size == 3
+    assert listings == ["bucket/a"]
+    assert [found(server, f"a/{name}") for name in ("d3", "file", "none", "new/unsaved")] == [-1, 3, None, 4]
+    assert listings == ["bucket/a"]
+    assert dict(server.names.entries("")).keys() == {"a", "ab"}
+    assert dict(server.names.entries("a/new")).keys() == {"unsaved"}
+    file.close()
+
+
+def test_a_lookup_of_no_name_lists_nothing_below_others(tree: Tree) -> None:
+    """It asks for the object, and for a directory of that name."""
+    server, _, listings = tree
+    for name in ("none", "a/none", "a/d", "a/file/none"):
+        listings.clear()
+        assert found(server, name) is None
+        assert listings in ([f"bucket/{name}"], ["bucket/a/file"])
+
+
+def test_a_directory_with_a_directory_in_it_is_not_empty(tree: Tree) -> None:
+    server, fs, _ = tree
+    for number in range(FILES):
+        fs._rm(f"bucket/a/d1/{number}")
+    fs.put("bucket/a/d1/deep/file", b"1")
+    with pytest.raises(OSError, match="not empty") as error:
+        server.rmdir(folder(server), "d1")
+    assert error.value.errno == errno.ENOTEMPTY
+
+
+def test_a_reconnect_lists_the_new_store(tree: Tree) -> None:
+    server, _, listings = tree
+    fresh = Parts()
+    fresh.put("bucket/b", b"1")
+    server.volume.abort()
+    server.volume.reconnect(FsspecBackend(fresh, "bucket"))
+    listings.clear()
+    assert dict(server.names.entries("")).keys() == {"b"}
+    assert listings == []

@@ -134,6 +134,7 @@ class BlockingObjects(Backend):
     stat = blocking(Objects.stat)
     remove = blocking(Objects.remove)
     rename = blocking(Objects.rename)
+    entries = blocking(Objects.entries)
     remove_leftovers = blocking(Objects.remove_leftovers)
     close = blocking(Objects.close)
 

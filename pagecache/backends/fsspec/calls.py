@@ -284,6 +284,12 @@ class Calls(Store[ObjectStat]):
         names: list[str] = await self.call("ls", path, detail=False)
         return names
 
+    async def entries(self, path: str) -> list[dict[str, Any]]:
+        """Return the infos of a directory."""
+        self.forget(path)
+        infos: list[dict[str, Any]] = await self.call("ls", path, detail=True)
+        return infos
+
     async def delete(self, name: str) -> None:
         await self.call("rm_file", name)
 

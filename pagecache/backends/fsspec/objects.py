@@ -14,7 +14,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -149,19 +149,35 @@ class Objects(AsyncBackend):
         """Yield the objects whose key starts with `prefix`, sorted by key."""
         if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
             return
-        folder = prefix.rpartition("/")[0]
-        top: str = self.fs._strip_protocol(self.root) if self.root else self.fs.root_marker
-        where = self.fs._strip_protocol(self._whole(folder)) if folder else top
+        where, below = self._folder(prefix.rpartition("/")[0])
         with self.calls.about(prefix):
             try:
                 infos = await self.calls.find(where)
             except FileNotFoundError:
                 return
-        below = len(top.rstrip("/") + "/") if top.strip("/") else len(self.fs.root_marker)
         for path in sorted(infos):
             key = path[below:]
             if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
                 yield stat_of(infos[path], key)
+
+    async def entries(self, directory: str) -> Sequence[ObjectStat]:
+        """Return the objects and directories right below a directory, by one listing; empty if there is none."""
+        where, below = self._folder(directory)
+        with self.calls.about(directory):
+            try:
+                infos = await self.calls.entries(where)
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        found = {str(info["name"]).rstrip("/")[below:]: info for info in infos}
+        start = f"{directory}/" if directory else ""
+        names = (key for key in found if key.startswith(start) and key != start and key[len(start) :] != STAGE)
+        return [stat_of(found[key], key) for key in sorted(names)]
+
+    def _folder(self, name: str) -> tuple[str, int]:
+        """Return the path of a folder, and where keys begin in the paths below it."""
+        top: str = self.fs._strip_protocol(self.root) if self.root else self.fs.root_marker
+        where = self.fs._strip_protocol(self._whole(name)) if name else top
+        return where, len(top.rstrip("/") + "/") if top.strip("/") else len(self.fs.root_marker)
 
     async def close(self) -> None:
         """Remove the directories made for temporary objects, if they are real directories."""
