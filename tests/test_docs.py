@@ -34,6 +34,7 @@ from pagecache.backends.protocol import BackendFile
 from pagecache.testing import BackendConformance
 
 from .fuse.mounts import why_no_mounts
+from .s3.servers import ENVIRONMENT
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -90,6 +91,8 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name, value in ENVIRONMENT.items():  # a page may use a server on this machine
+        monkeypatch.setenv(name, value)
     namespace: dict[str, Any] = {"__name__": f"page_{page.stem.replace('-', '_')}"}
     printed = ""
     try:
