@@ -201,10 +201,10 @@ def test_a_cancelled_look_of_a_task_is_made_by_another_one(begun: bool) -> None:
 @pytest.mark.parametrize(
     ("latency", "rate", "step", "most"),
     [
-        (0.001, 1e9, 4_000_000, 1 << 25),  # a line beside the machine
+        (0.001, 1e9, 1 << 23, 1 << 25),  # a line beside the machine
         (0.02, 1e9, 1 << 25, 1 << 25),
         (0.2, 1e9, 1 << 25, 1 << 25),
-        (0.02, 1e7, 1 << 20, 5_000_000),
+        (0.02, 1e7, 1_250_000, 5_000_000),
         (0.2, 1e6, 1 << 20, 1 << 20),  # a byte waits for a second at most
     ],
 )
@@ -221,7 +221,7 @@ def test_sizes_follow_a_line_that_changes() -> None:
     """From 1 to 200 ms and from 1 GB/s to 1 MB/s and back; twelve reads of each are enough."""
     pace = Pace()
     for latency, rate, least, most in (
-        (0.001, 1e9, 3 << 20, 5 << 20),
+        (0.001, 1e9, 7 << 20, 9 << 20),
         (0.2, 1e6, 1, 2 << 20),
         (0.02, 1e9, 16 << 20, 1 << 25),
     ):
@@ -244,6 +244,21 @@ def test_reads_that_share_a_line_do_not_shrink() -> None:
     assert pace.sizes(1 << 25)[0] == 1 << 25
 
 
+def test_a_long_read_beside_enough_others_is_one_call() -> None:
+    """Calls that have ended count no longer. The parts of a read are of equal size."""
+    pace = Pace()
+    beside = []
+    for calls in (4, 4, 4, 4, 4, 3, 2, 1, 1):
+        size = pace.sizes(32 << 20)[0]
+        assert size == -(-(32 << 20) // calls)
+        beside.append(pace.begin())
+    for running in beside:
+        pace.end(0, 1.0, running)
+    assert pace.sizes(32 << 20)[0] == 8 << 20
+    assert pace.sizes((8 << 20) + 4096) == ((4 << 20) + 2048, (8 << 20) + 4096)
+    assert pace.sizes(5 << 20) == (5 << 20, 5 << 20)
+
+
 def test_a_long_read_is_several_ranges_side_by_side() -> None:
     """Each has its place, whatever the order in which they end; a range that is cut short ends the answer there."""
     content = bytes(range(256)) * (16 << 12)
@@ -253,7 +268,7 @@ def test_a_long_read_is_several_ranges_side_by_side() -> None:
     file = backend.open("key")
     fs.hooks.calls.clear()
     assert get(file, 100, 10 << 20) == content[100 : 100 + (10 << 20)]
-    assert len([call for call in fs.hooks.calls if call[0] == "cat_file"]) == 3
+    assert len([call for call in fs.hooks.calls if call[0] == "cat_file"]) == 2
     assert get(file, (16 << 20) - 5, 6 << 20) == content[-5:]
 
 
@@ -275,9 +290,9 @@ def test_reads_of_a_program_without_small_reads_are_sized_too(looked: bool) -> N
     if looked:
         pace.measured(0, 0.02)
     pace.measured(69_452, 0.024)
-    assert pace.sizes(1 << 25) == (4 << 20, 1 << 25)
+    assert pace.sizes(1 << 25) == (8 << 20, 1 << 25)
     pace.measured(4 << 20, 0.02 + (4 << 20) / 2e8)
-    assert pace.sizes(1 << 25)[0] == pytest.approx(16e6 if looked else 4 << 20, rel=0.2)
+    assert pace.sizes(1 << 25)[0] == pytest.approx(1 << (24 if looked else 23), rel=0.2)
 
 
 def test_a_look_measures_the_latency(place: Place) -> None:

@@ -55,8 +55,6 @@ STEP = 1 << 20
 TICK = 1.1
 """Seconds: at least the resolution of the coarsest clock of a file system, with a margin."""
 TICKS = 3
-SIDE_BY_SIDE = 4
-"""Calls at once of one long read."""
 
 
 class FsspecObject(ObjectFile[ObjectStat]):
@@ -86,8 +84,7 @@ class FsspecObject(ObjectFile[ObjectStat]):
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
         reader, wanted = self._reader_of(name, base), sum(map(len, buffers))
-        step, most = self._calls.pace.sizes(wanted)
-        wanted = min(wanted, most)  # the cache asks again for the rest
+        step, wanted = self._calls.pace.sizes(wanted)  # the cache asks again for the rest
         done: dict[int, int] = {}
 
         async def read(begin: int) -> None:
@@ -101,7 +98,7 @@ class FsspecObject(ObjectFile[ObjectStat]):
 
         starts = range(0, wanted, step)
         try:
-            await self._calls.side_by_side(read, starts, min(len(starts), SIDE_BY_SIDE))
+            await self._calls.side_by_side(read, starts, len(starts))
         except FileNotFoundError:
             return 0
         total = 0

@@ -2,7 +2,8 @@
 
 While a call is on its way nothing arrives, so a read has several times the bytes that would arrive meanwhile: with
 `TIMES` the line is busy for all but a fifth of the time. Several reads share a long one; they end after `LONGEST_S`
-at most, so that a slow line does not keep the first byte until the last one.
+at most, so that a slow line does not keep the first byte until the last one. A long read is a few calls side by side,
+and a single one beside enough others: more calls at once make a line no faster.
 
 Looks at versions and small reads measure the latency, long reads the throughput. A program that reads parquet makes no
 small read, and each of its opens has a look.
@@ -23,6 +24,8 @@ LEAST, FIRST = 1 << 20, 4 << 20
 throughput: their time is mostly that of the call."""
 TIMES = 4
 LONGEST_S = 0.5
+SIDE_BY_SIDE, AT_ONCE = 4, 8
+"""Calls at once of one long read, and of all reads before each of them is one call."""
 WEIGHT = 0.25
 FASTEST = 1e10
 """Bytes a second, at most: clocks are coarse."""
@@ -38,11 +41,11 @@ class Pace:
 
     >>> pace = Pace()
     >>> pace.sizes(1 << 25)
-    (4194304, 33554432)
+    (8388608, 33554432)
     >>> pace.measured(4096, 0.02)  # 20 ms
     >>> pace.measured(1 << 20, 0.12)  # 10 MB/s
     >>> pace.sizes(1 << 25)
-    (1048576, 5242880)
+    (1310720, 5242880)
     """
 
     def __init__(self) -> None:
@@ -80,7 +83,10 @@ class Pace:
         """Return the bytes of one call, and those after which a read ends early."""
         with self._lock:
             latency, throughput = self._latency, self._throughput
-        if not (latency and throughput):
-            return min(FIRST, most), most
-        step = min(max(int(TIMES * latency * throughput), LEAST), most)
-        return step, min(max(int(LONGEST_S * throughput), step), most)
+            calls = min(max(AT_ONCE - self._running, 1), SIDE_BY_SIDE)
+        step = FIRST
+        if latency and throughput:
+            step = max(int(TIMES * latency * throughput), LEAST)
+            most = min(max(int(LONGEST_S * throughput), step), most)
+        calls = min(max(round(most / step), 1), calls)
+        return -(-most // calls), most
