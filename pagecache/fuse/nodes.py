@@ -144,6 +144,15 @@ class Node:
                 with contextlib.suppress(struct.error):  # a number that no file on a disk has
                     self._seen = PACKING.pack(*values)
 
+    @property
+    def seen_size(self) -> int | None:
+        """The size in `seen`, without the rest: each open asks for it."""
+        packed = self._seen
+        if isinstance(packed, bytes):
+            size: int = PACKING.unpack(packed)[PACKED.index("size")]
+            return size
+        return None if packed is None else packed.size
+
 
 class Nodes:
     """All numbers in use by the kernel. Thread-safe: one lock, held briefly, without calls to other modules."""

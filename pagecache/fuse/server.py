@@ -187,7 +187,7 @@ class Server:
     def told_size(self, number: int) -> int | None:
         """Return the size of a file that is not open, as the kernel knows it."""
         node = self.node(number)
-        return None if node.seen is None or node.opens else node.seen.size
+        return None if node.opens else node.seen_size
 
     def setattr(
         self, number: int, changes: dict[str, int], fh: int | None = None, again: bool | None = None
@@ -573,7 +573,7 @@ class Server:
         The number of the open file, and whether the kernel's pages of it are still valid.
         """
         node = self.node(number)
-        empty = flags & os.O_TRUNC and node.seen is not None and not node.seen.size
+        empty = flags & os.O_TRUNC and node.seen_size == 0
         with self._moving.opening(node, known=again is not None):
             opened = self._by_name(node, again, lambda key: self._open_by_key(node, key, flags))
             if opened is None:

@@ -16,7 +16,7 @@ import pytest
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.protocol import ObjectStat, close_backend_file
-from pagecache.fuse import Server, callers, moving
+from pagecache.fuse import Server, callers, moving, nodes
 from pagecache.fuse.answers import Answers
 from pagecache.fuse.attributes import Attributes
 from pagecache.fuse.callers import NONE, Callers
@@ -1136,3 +1136,14 @@ def test_a_write_moves_times_that_were_set_without_a_name(server: Server) -> Non
     found = server.getattr(made.number)
     assert found.mtime_ns > 10**9
     assert stat.S_IMODE(found.mode) == 0o640
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 63])
+@pytest.mark.parametrize("more", [{}, {"mtime_ns": -1, "atime_ns": 1}, dict.fromkeys(nodes.PACKED, 1)])
+def test_the_size_of_a_node_is_that_of_its_status(size: int, more: dict[str, Any]) -> None:
+    """Packed, if the status has all numbers, or not."""
+    node = nodes.Node(2, "file")
+    assert node.seen_size is None
+    node.seen = ObjectStat(**{**more, "size": size})
+    assert node.seen is not None
+    assert node.seen_size == node.seen.size == size
