@@ -132,7 +132,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "withdrawn": SMALL | {"profile": "saving", "files": 1, "mix": "buffered,append", "tasks": 0, "operations": 10},
     "forgetting": COMMITS,
     "forgetting-names": FORGETTING | {"profile": "metadata"},
-    "holes": FEW | {"mix": "buffered,punch,direct"},
+    "holes": FEW | {"mix": "buffered,punch"},
     "cuts": FEW | {"mix": "buffered,truncate"},
     "saving": COMMITS | {"profile": "saving", "files": 1},
 }
