@@ -1,0 +1,552 @@
+"""A redo log of unsaved bytes: fsync at "disk" appends to it and waits for the device.
+
+    append   copies a record into the kernel, at the end of the current segment; files in the order of their appends
+    confirm  waits for the device. One caller syncs for all that wait: it leads, and wakes those that are done and,
+             if others remain, one that leads next
+    removal  segments go in order, each when no file has an unsaved record in it
+
+Nothing reads the log while the process lives. `recovery.py` reads it at the next start.
+
+    beside an append          the log
+    a sync                    goes on; a later sync confirms the record
+    a failed sync             begins a new segment, which says that all unconfirmed records do not count. `generation`
+                              changes: files append their unsaved bytes anew
+    a failed append           has not happened; the next one is written over it
+    a full folder             raises; records that settle bytes have a reserve
+
+A segment is removed only if the device has confirmed the records that settle its bytes, and the folder is synced after
+each: if a crash undid the removal of a segment and not that of a later one, saved bytes would come back as unsaved.
+
+Locks, in this order: `_sync` is held over a sync of the device and `_lock` over an append; `_waiting` guards the list
+of waiters. Calls may be interrupted anywhere: each flag that others depend on is a lock that a `with` releases.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .device import OS, Device
+from .records import (
+    CONTENT,
+    COPIES,
+    FIRST,
+    HEAD,
+    FileState,
+    Head,
+    Kind,
+    Record,
+    discarded,
+    packed,
+    span,
+    summed,
+)
+from .recovery import Recovered, name_of, recover
+
+__all__ = ["Journal", "JournalFull"]
+
+IOV_MAX = os.sysconf("SC_IOV_MAX")
+SEGMENT_MIN = 4096
+SLICE = 0.1
+"""Seconds that a waiter sleeps before it checks everything again."""
+RESERVE_SHARE = 16
+"""One part in so many of a segment is for records that settle bytes."""
+
+
+class JournalFull(OSError):
+    """The journal has reached its limit. Saving the files of `Journal.oldest()` makes room."""
+
+
+class _Segment:
+    __slots__ = ("fd", "files", "first", "going", "last", "number", "path", "salt", "size", "used")
+
+    def __init__(self, number: int, path: str, size: int, fd: int = -1, salt: int = 0, first: int = 0) -> None:
+        self.number, self.path, self.size, self.fd, self.salt = number, path, size, fd, salt
+        self.first, self.last = first, 0  # LSNs
+        self.used = FIRST
+        self.files: set[int] = set()
+        """Files that may have unsaved records in it."""
+        self.going = threading.Lock()
+
+
+class _File:
+    """A file of the journal: its state, and its last content record in each segment."""
+
+    __slots__ = ("content", "released", "segment", "sizes", "state")
+
+    def __init__(self, state: FileState) -> None:
+        self.state = state
+        self.content: dict[int, int] = {}
+        self.segment = -1  # the last one that has its state
+        self.sizes: deque[tuple[int, int]] = deque()  # LSN and size before it, of changes that may be unconfirmed
+        self.released = False
+
+    def is_live(self) -> bool:
+        return any(lsn > self.state.saved for lsn in self.content.values())
+
+
+class _Attempt:
+    """A sync of the device. Interrupts come between steps of Python: `done` is filled within one."""
+
+    __slots__ = ("done", "failure", "last", "segments")
+
+    def __init__(self, last: int, segments: list[_Segment]) -> None:
+        self.last, self.segments = last, segments
+        self.done: list[None] = []
+        self.failure = OSError(errno.EIO, "a sync has no result")
+
+
+class _Waiter:
+    __slots__ = ("lsn", "turn")
+
+    def __init__(self, lsn: int) -> None:
+        self.lsn, self.turn = lsn, threading.Lock()
+        self.turn.acquire()
+
+
+class Journal:
+    """The journal in a folder, which only this process opens.
+
+    Args:
+        folder: is made, with mode 0700, if it is not there.
+        segment: bytes of a new segment.
+        limit: most bytes of all segments. Records that settle bytes may take one more segment.
+        device: the disk.
+
+    Raises:
+        OSError: of the disk, or the folder has a journal of a later format.
+    """
+
+    def __init__(self, folder: str, *, segment: int = 64 << 20, limit: int = 5 << 30, device: Device = OS) -> None:
+        if segment < SEGMENT_MIN:
+            raise ValueError(f"segment={segment}: at least {SEGMENT_MIN} bytes")
+        if limit < segment:
+            raise ValueError(f"limit={limit}: at least one segment, {segment} bytes")
+        self._folder, self._size, self._limit, self._device = folder, segment, limit, device
+        if device is OS:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._sync, self._lock, self._waiting = threading.Lock(), threading.Lock(), threading.Lock()
+        self._waiters: list[_Waiter] = []
+        self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
+        self._attempt: _Attempt | None = None  # its result is not recorded
+        self._restates = False  # the next segment begins with the state of every file
+        self.generation = 0
+        """Changes when records stop to count that were not confirmed: append all unsaved bytes anew."""
+        self.recovered: Recovered = recover(folder, device)
+        """Unsaved files of earlier processes. They stay in the journal until they are saved or given up."""
+        self._current: _Segment | None = None
+        self._unsynced: deque[_Segment] = deque()
+        self._last_head = bytes(HEAD)
+        self._files: dict[int, _File] = {}
+        self._segments: deque[_Segment] = deque()
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take over the segments and the files that recovery found."""
+        found = self.recovered
+        for number, size in found.segments:
+            self._segments.append(_Segment(number, os.path.join(self._folder, name_of(number)), size))
+        segments = {segment.number: segment for segment in self._segments}
+        for unsaved in found.files:
+            made = self._files[unsaved.number] = _File(unsaved.state)
+            for head, *_ in unsaved.content:
+                made.content[head.segment] = max(head.lsn, made.content.get(head.segment, 0))
+            for number in made.content:
+                segments[number].files.add(unsaved.number)
+        # What a killed process left to the kernel is confirmed from now on: later damage to it is a loss.
+        for segment in self._segments:
+            fd = self._device.open(segment.path, os.O_RDWR)
+            try:
+                self._device.fdatasync(fd)
+            finally:
+                self._device.close(fd)
+        if self._segments:
+            self._device.sync_folder(self._folder)
+        self._lsn = found.last
+        self._counts = self._confirmed = found.end
+        self._next_segment = max((number for number, _ in found.segments), default=0) + 1
+        self._next_file = max([found.last_file, *self._files]) + 1
+
+    # ------------------------------------------------------------------------------------------------ append
+
+    def number(self) -> int:
+        """Return a number for a new file."""
+        with self._lock:
+            self._next_file += 1
+            return self._next_file - 1
+
+    def append(self, record: Record, buffers: Sequence[Any] = ()) -> int:
+        """Append a record, and return its LSN. The bytes of `buffers` must not change before the return.
+
+        Raises:
+            JournalFull: it would pass the limit.
+            OSError: of the disk. The record is not in the journal.
+        """
+        if record.kind == Kind.DATA and sum(memoryview(part).nbytes for part in buffers) != record.length:
+            raise ValueError(f"the buffers of a DATA record of {record.length} bytes have another length")
+        try:
+            return self._append(record, buffers)
+        except JournalFull:
+            self._make_room()
+        return self._append(record, buffers)
+
+    def _make_room(self) -> None:
+        """Remove segments, after confirming the records that allow it."""
+        with self._lock:
+            last = self._counts
+        self.confirm(last)
+        self._remove()
+
+    def _append(self, record: Record, buffers: Sequence[Any]) -> int:
+        with self._lock:
+            file = self._files.get(record.file)
+            if record.kind == Kind.FILE:
+                file = file or _File(FileState(record.file))
+                volume, key, base, created = record.values
+                state = replace(file.state, volume=volume, key=key, base=base, created=created, size=record.offset)
+                record = replace(state, renaming=None, removing=False).record()
+            elif file is None:
+                raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
+            settles = record.kind not in CONTENT and record.kind != Kind.FILE
+            lsn = self._write(file, record, buffers, settles)
+            self._files[record.file] = file
+            self._drop(file)
+            return lsn
+
+    def _write(self, file: _File, record: Record, buffers: Sequence[Any], settles: bool) -> int:
+        body = [packed(record.values)] if record.kind != Kind.DATA else buffers
+        length = len(body[0]) if record.kind != Kind.DATA else record.length
+        segment = self._room(file, record.kind, span(length), settles)
+        if file.segment != segment.number and record.kind != Kind.FILE:
+            self._restate(segment, file)
+        lsn = self._put(segment, record, body, length)
+        state = file.state
+        live = file.is_live()
+        before = state.size
+        if record.kind == Kind.FILE:
+            state.restore(record.offset, lsn, record.values, live=live)
+            file.segment = segment.number
+        else:
+            state.apply(record, lsn)
+        if record.kind in CONTENT or (record.kind == Kind.FILE and state.created and not live):
+            file.content[segment.number] = lsn
+            segment.files.add(file.state.number)
+            if state.size != before:
+                while file.sizes and file.sizes[0][0] <= self._confirmed:
+                    file.sizes.popleft()
+                file.sizes.append((lsn, before))
+        return lsn
+
+    def _room(self, file: _File, kind: int, needed: int, settles: bool) -> _Segment:
+        """Return the segment for a record: the current one, or a new one."""
+        segment = self._current
+        if segment is None or segment.used + self._needed(file, kind, needed, segment) > segment.size - (
+            0 if settles else segment.size // RESERVE_SHARE
+        ):
+            whole = span(len(packed(file.state.record().values))) + needed
+            if FIRST + whole > self._size - self._size // RESERVE_SHARE:
+                raise ValueError(f"a record of {needed} bytes does not fit into a segment of {self._size}")
+            segment = self._roll(settles)
+        return segment
+
+    def _needed(self, file: _File, kind: int, needed: int, segment: _Segment) -> int:
+        if file.segment == segment.number or kind == Kind.FILE:
+            return needed
+        return needed + span(len(packed(file.state.record().values)))
+
+    def _restate(self, segment: _Segment, file: _File) -> None:
+        """Write the state of a file: the segment says all about it that earlier ones did."""
+        record = file.state.record()
+        body = packed(record.values)
+        lsn = self._put(segment, record, [body], len(body))
+        file.segment = segment.number
+        if self._is_void(file.state.settled):
+            file.state.settled = lsn
+
+    def _put(self, segment: _Segment, record: Record, buffers: Sequence[Any], length: int) -> int:
+        lsn = self._lsn + 1
+        head = Head(
+            *(record.kind, record.file, record.offset, record.length, lsn, self._confirmed, length),
+            *(segment.number, segment.used),
+        )
+        bytes_of_head = head.packed(segment.salt)
+        parts = [bytes_of_head + self._last_head, *summed(buffers, segment.salt + lsn)]
+        used = segment.used + head.span
+        if not self._unsynced or self._unsynced[-1] is not segment:
+            self._unsynced.append(segment)
+        try:
+            self._write_all(segment.fd, parts, segment.used)
+        except OSError:
+            if segment.used > FIRST:
+                self._current = None  # it may have a bad place: the next record goes to another
+            raise
+        # No calls: no interrupt comes between these.
+        self._last_head = bytes_of_head
+        segment.used, segment.last = used, lsn
+        self._lsn = self._counts = lsn
+        return lsn
+
+    def _write_all(self, fd: int, parts: list[Any], offset: int) -> None:
+        at = 0
+        while at < len(parts):
+            try:
+                done = self._device.pwritev(fd, parts[at : at + IOV_MAX], offset)
+            except OSError as error:
+                raise self._failure(error, "cannot write") from error
+            if not done:
+                raise OSError(errno.EIO, f"the journal cannot write in {self._folder!r}: nothing was taken")
+            offset += done
+            while at < len(parts) and done >= len(parts[at]):
+                done -= len(parts[at])
+                at += 1
+            if done:
+                parts[at] = memoryview(parts[at])[done:]
+
+    def _failure(self, error: OSError, what: str) -> OSError:
+        text = f"the journal {what} in {self._folder!r}: {os.strerror(error.errno or errno.EIO)}"
+        return OSError(error.errno or errno.EIO, text, self._folder)
+
+    def _roll(self, settles: bool) -> _Segment:
+        """Begin a segment. Its start is confirmed before the first record is written."""
+        others = self.bytes
+        if others + self._size > self._limit + (self._size if settles else 0):
+            text = (
+                f"the journal in {self._folder!r} has {others} bytes; its limit is {self._limit}: save the oldest files"
+            )
+            raise JournalFull(errno.ENOSPC, text, self._folder)
+        number = self._next_segment
+        path = os.path.join(self._folder, name_of(number))
+        salt = int.from_bytes(os.urandom(4), "little")
+        start = Head(Kind.START, salt, self._counts, self._lsn + 1, 0, self._confirmed, 0, number, 0)
+        fd = -1
+        try:
+            fd = self._device.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            self._next_segment += 1
+            self._device.fallocate(fd, self._size)
+            # From here on no earlier segment may take a record: a crash may bring this start back.
+            self._end_current()
+            for at in COPIES:
+                self._write_all(fd, [start.packed(0) + self._last_head], at)
+            self._device.fdatasync(fd)
+            self._device.sync_folder(self._folder)
+        except OSError as error:
+            if fd >= 0:
+                self._device.close(fd)
+                self._discard(path)
+            raise self._failure(error, "cannot begin a segment") from error
+        segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
+        self._segments.append(segment)
+        if self._restates:
+            for file in self._files.values():
+                if file.content and segment.used + self._needed(file, Kind.DATA, 0, segment) <= segment.size:
+                    self._restate(segment, file)
+            self._restates = False
+        return segment
+
+    def _end_current(self) -> None:
+        segment, self._current = self._current, None
+        if segment is not None and segment not in self._unsynced:
+            self._finish(segment)
+
+    def _discard(self, path: str) -> None:
+        try:
+            self._device.unlink(path)
+        except OSError:
+            pass  # the next recovery finds a segment without records
+
+    # ------------------------------------------------------------------------------------------------ confirm
+
+    def confirm(self, lsn: int) -> None:
+        """Return when the device has confirmed all records up to this one.
+
+        Raises:
+            OSError: a sync failed, and the record does not count any longer. `generation` has changed.
+        """
+        try:
+            while not self._is_confirmed(lsn):
+                if self._sync.locked():
+                    self._wait(lsn)
+                    continue
+                with self._sync:
+                    if not self._is_confirmed(lsn):
+                        self._sync_all()
+                self._wake()
+                self._remove()
+        except BaseException:
+            self._wake()  # another one leads
+            raise
+
+    def _is_confirmed(self, lsn: int) -> bool:
+        for after, last, error in self._void:
+            if after < lsn <= last:
+                raise self._failure(error, "cannot be synced")
+        return lsn <= self._confirmed
+
+    def _is_void(self, lsn: int) -> bool:
+        return any(after < lsn <= last for after, last, _ in self._void)
+
+    def _wait(self, lsn: int) -> None:
+        waiter = _Waiter(lsn)
+        with self._waiting:
+            self._waiters.append(waiter)
+        try:
+            # The list comes first: a leader that ends after this line wakes the waiter.
+            if self._sync.locked():
+                waiter.turn.acquire(timeout=SLICE)
+        finally:
+            with self._waiting:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        """Wake the waiters that are done, and one of the others."""
+        with self._waiting:
+            done, self._waiters = self._waiters, []
+            leads = True
+            for waiter in done:
+                if waiter.lsn > self._confirmed and not self._is_void(waiter.lsn):
+                    if not leads:
+                        self._waiters.append(waiter)
+                        continue
+                    leads = False
+                waiter.turn.release()
+
+    def _sync_all(self) -> None:
+        attempt = self._attempt
+        if attempt is None:
+            with self._lock:
+                attempt = _Attempt(self._counts, list(self._unsynced))
+            record, calls = attempt.done.extend, map(self._device.fdatasync, [s.fd for s in attempt.segments])
+            try:
+                self._attempt = attempt
+                record(calls)
+            except OSError as error:
+                attempt.failure = error
+        with self._lock:
+            if len(attempt.done) < len(attempt.segments):
+                self._poison(attempt.failure)
+            else:
+                self._confirmed = max(self._confirmed, attempt.last)
+                while self._unsynced and self._unsynced[0] is not self._current:
+                    if self._unsynced[0].last > attempt.last:
+                        break
+                    self._finish(self._unsynced.popleft())
+            self._attempt = None
+
+    def _finish(self, segment: _Segment) -> None:
+        fd, segment.fd = segment.fd, -1
+        if fd >= 0:
+            self._device.close(fd)
+
+    def _poison(self, error: OSError) -> None:
+        """After a failed sync the kernel may have dropped the bytes: no unconfirmed record counts."""
+        low, high = self._confirmed, self._lsn
+        if self._void and self._void[-1][0] == low:
+            low = self._void.pop()[0]
+        self._void.append((low, high, error))
+        self._counts = self._confirmed
+        void = {segment.number for segment in self._unsynced if segment.first > self._confirmed}
+        for file in self._files.values():
+            for number, lsn in list(file.content.items()):
+                if lsn > self._confirmed:
+                    file.content[number] = self._confirmed
+                if number in void:
+                    del file.content[number]
+            while file.sizes and file.sizes[-1][0] > self._confirmed:
+                file.state.size = file.sizes.pop()[1]
+            file.segment = -1
+        while self._unsynced:
+            self._finish(self._unsynced.popleft())
+        self._current = None
+        self._restates = True
+        self.generation += 1
+
+    # ------------------------------------------------------------------------------------------------ space
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all segments."""
+        return sum(segment.size for segment in list(self._segments))
+
+    def oldest(self) -> list[int]:
+        """Return the files whose unsaved records keep the oldest segment."""
+        with self._lock:
+            first = self._segments[0] if self._segments else None
+            return [n for n in sorted(first.files) if self._pins(n, first)] if first else []
+
+    def release(self, number: int) -> None:
+        """Promise that no record of a file follows. Its state goes when all is saved."""
+        with self._lock:
+            if file := self._files.get(number):
+                file.released = True
+                self._drop(file)
+
+    def forget(self, number: int) -> None:
+        """Give up the unsaved bytes of a recovered file, or drop it after its bytes were saved elsewhere."""
+        with self._lock:
+            file = self._files[number]
+        self.confirm(self.append(discarded(number, file.state.size)))
+        self.release(number)
+
+    def _drop(self, file: _File) -> None:
+        if not file.content and (file.state.gone or file.released):
+            self._files.pop(file.state.number, None)
+
+    def _pins(self, number: int, segment: _Segment) -> bool:
+        file = self._files.get(number)
+        return file is not None and file.content.get(segment.number, 0) > file.state.saved
+
+    def _removable(self) -> _Segment | None:
+        """Return the oldest segment if it may go. Each file of it is visited once, but for one that keeps it."""
+        if not self._segments or self._segments[0] is self._current:
+            return None
+        first = self._segments[0]
+        while first.files:
+            number = first.files.pop()
+            if (file := self._files.get(number)) is not None:
+                settled = file.state.settled
+                if self._pins(number, first) or settled > self._confirmed or self._is_void(settled):
+                    first.files.add(number)
+                    return None
+                file.content.pop(first.number, None)
+                self._drop(file)
+        return first
+
+    def _remove(self) -> None:
+        """Remove the oldest segments while they may go."""
+        while True:
+            with self._lock:
+                segment = self._removable()
+            if segment is None or segment.going.locked():
+                return
+            with segment.going:
+                if segment is not (self._segments[0] if self._segments else None):
+                    continue
+                try:
+                    try:
+                        self._device.unlink(segment.path)
+                    except FileNotFoundError:
+                        pass
+                    self._device.sync_folder(self._folder)
+                except OSError:
+                    return  # it stays, and counts; the next confirmation tries again
+                with self._lock:
+                    self._segments.popleft()
+
+    def close(self) -> None:
+        """Confirm all, and close the files. If nothing is unsaved, no segment remains."""
+        try:
+            self.confirm(self._counts)
+        finally:
+            with self._lock:
+                self._current = None
+                while self._unsynced:
+                    self._finish(self._unsynced.popleft())
+                for segment in self._segments:
+                    self._finish(segment)
+        self._remove()

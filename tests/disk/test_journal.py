@@ -1,0 +1,202 @@
+"""One journal: its records and files, room, damage, bad input."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+from pathlib import Path
+
+import pytest
+
+from pagecache.disk import records
+from pagecache.disk.journal import Journal, JournalFull
+from pagecache.disk.recovery import recover
+from pagecache.testing.disk import SimulatedDisk
+
+
+def opened(journal: Journal, key: str | bytes = "key", base: str | None = "v1", size: int = 0) -> int:
+    number = journal.number()
+    journal.append(records.file(number, "store:", key, base, created=base is None, size=size))
+    return number
+
+
+def test_the_files_are_private_and_no_key_is_a_name(tmp_path: Path) -> None:
+    """D12."""
+    folder = tmp_path / "journal"
+    journal = Journal(str(folder), segment=1 << 20)
+    number = opened(journal, key="../secret")
+    journal.confirm(journal.append(records.data(number, 0, 3), [b"abc"]))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [path.name for path in folder.iterdir()] == ["00000001.journal"]
+    assert stat.S_IMODE((folder / "00000001.journal").stat().st_mode) == 0o600
+    found = recover(str(folder)).files
+    assert [(file.state.key, file.ranges, file.read(0, 3)) for file in found] == [("../secret", [(0, 3)], b"abc")]
+    journal.close()
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    """D11."""
+    journal = Journal(str(tmp_path), segment=1 << 20)
+    opened(journal, base=None)
+    journal.close()
+    path = tmp_path / "00000001.journal"
+    head = bytearray(path.read_bytes()[: records.HEAD])
+    head[4] = records.FORMAT + 1
+    head[60:64] = records.checksum(head[:60], 0).to_bytes(4, "little")
+    path.write_bytes(bytes(head) + path.read_bytes()[records.HEAD :])
+    for read in (recover, Journal):
+        with pytest.raises(OSError, match=r"has format 2; this version of pagecache reads formats up to 1"):
+            read(str(tmp_path))
+
+
+def test_keys_of_all_kinds_and_states_are_kept() -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    numbers = [opened(journal, key=key, base=None) for key in ("ä/\udc80", b"\xff\0", "")]
+    journal.append(records.renaming(numbers[0], "new"))
+    journal.append(records.removing(numbers[1]))
+    journal.append(records.saving(numbers[2], 3, b"mark"))
+    states = [file.state for file in recover("j", disk).files]
+    assert [state.key for state in states] == ["ä/\udc80", b"\xff\0", ""]
+    assert all(state.created for state in states)
+    assert (states[0].renaming, states[1].removing, states[2].saving) == ("new", True, [(3, b"mark")])
+
+
+def test_bad_input_is_refused() -> None:
+    disk = SimulatedDisk()
+    with pytest.raises(ValueError, match="segment=100: at least 4096 bytes"):
+        Journal("j", segment=100, device=disk)
+    with pytest.raises(ValueError, match="limit=4096: at least one segment, 8192 bytes"):
+        Journal("j", segment=8192, limit=4096, device=disk)
+    journal = Journal("j", segment=8192, device=disk)
+    with pytest.raises(TypeError, match=r"key \(1, 2\) is a tuple: a journal keeps str and bytes"):
+        records.file(1, "store:", (1, 2), None, created=True, size=0)
+    with pytest.raises(ValueError, match="file 7 of the journal in 'j' has no FILE record"):
+        journal.append(records.size(7, 0))
+    number = opened(journal)
+    with pytest.raises(ValueError, match="2 bytes have another length"):
+        journal.append(records.data(number, 0, 2), [b"abc"])
+    with pytest.raises(ValueError, match="0 bytes: a record has 1 to 1048576"):
+        records.data(number, 0, 0)
+    with pytest.raises(ValueError, match="does not fit into a segment of 8192"):
+        journal.append(records.data(number, 0, 9000), [bytes(9000)])
+
+
+def test_a_full_journal_names_the_files_to_save() -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, limit=3 * 8192, device=disk)
+    first, second = opened(journal, "a"), opened(journal, "b")
+    last = 0
+    with pytest.raises(JournalFull, match="has 24576 bytes; its limit is 24576: save the oldest files") as full:
+        while True:
+            last = journal.append(records.data(first, 0, 4000), [bytes(4000)])
+            journal.append(records.data(second, 0, 100), [bytes(100)])
+    assert full.value.errno == errno.ENOSPC
+    assert journal.oldest() == [first, second]
+    journal.append(records.saved(first, last, "v2"))
+    assert journal.oldest() == [second]
+    with pytest.raises(JournalFull):
+        for _ in range(3):
+            journal.append(records.data(second, 0, 4000), [bytes(4000)])
+    journal.append(records.saved(second, 1 << 30, "v2"))
+    assert journal.append(records.data(first, 0, 4000), [bytes(4000)])  # makes room by itself
+    assert journal.bytes <= 3 * 8192
+    journal.close()
+
+
+def test_a_forgotten_file_is_not_recovered_again() -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    numbers = [opened(journal, key) for key in "ab"]
+    for number in numbers:
+        journal.append(records.data(number, 0, 3), [b"abc"])
+    journal.confirm(journal.append(records.size(numbers[0], 2)))
+    again = Journal("j", segment=8192, device=disk)
+    assert [file.number for file in again.recovered.files] == numbers
+    assert again.number() not in numbers
+    again.forget(numbers[0])
+    assert [file.number for file in recover("j", disk).files] == numbers[1:]
+    again.forget(numbers[1])
+    again.close()
+    assert disk.listdir("j") == []
+
+
+def damaged_world() -> tuple[SimulatedDisk, dict[int, tuple[int, int]], int]:
+    """Return a disk, the range of each LSN, and the end of the records."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=1 << 16, device=disk)
+    number = opened(journal, size=0)
+    ranges = {}
+    for at, length in enumerate([4096, 100, 9000, 600, 5000, 30, 2000]):
+        ranges[journal.append(records.data(number, at * 10000, length), [bytes([at + 1]) * length])] = (
+            at * 10000,
+            length,
+        )
+    journal.confirm(max(ranges))
+    journal.append(records.size(number, 70000))  # its head says that all others are confirmed
+    end = max(i for i, byte in enumerate(disk.content("j/00000001.journal")) if byte) + 1
+    return disk, ranges, end
+
+
+def test_damage_of_any_sector_is_a_loss_of_exactly_its_bytes() -> None:
+    """D2: bad bytes are never delivered, good ones are; a lost head is read from its echo."""
+    disk, ranges, end = damaged_world()
+    whole = bytes(disk.content("j/00000001.journal"))
+    for sector in range(2, -(-end // 512)):
+        content = disk.content("j/00000001.journal")
+        content[:] = whole
+        content[sector * 512 : sector * 512 + 512] = random.Random(sector).randbytes(512)
+        found = recover("j", disk)
+        lost = {lsn for loss in found.lost for lsn in range(loss.first, loss.last + 1)}
+        if not found.files:
+            assert sector == 2  # the only copy of the state of the file
+            assert lost
+            continue
+        (file,) = found.files
+        delivered = 0
+        for lsn, (offset, length) in ranges.items():
+            damaged = [(o, n) for o, n in file.damaged if offset <= o < offset + length]
+            assert sum(n for _, n in damaged) <= 2 * 4096
+            if lsn in lost:
+                assert file.suspect
+                continue
+            for o, n in file.ranges:
+                begin, stop = max(o, offset), min(o + n, offset + length)
+                if begin < stop:
+                    assert file.read(begin, stop - begin) == bytes([offset // 10000 + 1]) * (stop - begin)
+                    delivered += stop - begin
+        whole_bytes = sum(length for _, length in ranges.values())
+        missing = sum(ranges[lsn][1] for lsn in lost if lsn in ranges)
+        at_end = sector >= end // 512 - 1
+        assert delivered + sum(n for _, n in file.damaged) + missing == whole_bytes or at_end
+
+
+def test_a_sector_that_cannot_be_read_is_damage() -> None:
+    disk, _, _ = damaged_world()
+    disk.bad_sectors.add(("j/00000001.journal", 20))
+    (file,) = recover("j", disk).files
+    assert sum(length for _, length in file.damaged) in (4096, 100, 9000 - 2 * 4096)
+
+
+def test_a_segment_that_is_gone_is_a_loss() -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    number = opened(journal)
+    for _ in range(5):
+        journal.confirm(journal.append(records.data(number, 0, 4000), [bytes(4000)]))
+    disk.unlink("j/00000002.journal")
+    found = recover("j", disk)
+    assert found.lost
+    assert found.files[0].suspect
+
+
+def test_foreign_files_in_the_folder_are_not_touched(tmp_path: Path) -> None:
+    for name in ("notes", "1.journal", "00000001.journal.bak"):
+        (tmp_path / name).write_text("mine")
+    journal = Journal(str(tmp_path), segment=1 << 20)
+    number = opened(journal)
+    journal.append(records.saved(number, 1, "v"))
+    journal.close()
+    assert sorted(os.listdir(tmp_path)) == ["00000001.journal.bak", "1.journal", "notes"]

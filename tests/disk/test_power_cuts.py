@@ -1,0 +1,130 @@
+"""Every power cut of a fixed workload, and of workloads by chance with failing calls, keeps the promises."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pagecache.testing.disk import PowerCut, SimulatedDisk
+
+from .world import IO_ERROR, NO_SPACE, World, recovered, summary
+
+WORKLOAD: list[tuple[Any, ...]] = [
+    ("open", "a", 700),
+    ("write", "a", 100, 300),
+    ("fsync",),
+    ("open", "b", None),
+    ("write", "b", 0, 20),
+    ("write", "a", 200, 10),
+    ("fsync",),
+    ("truncate", "a", 150),
+    ("truncate", "a", 650),
+    ("punch", "a", 120, 50),
+    ("fsync",),
+    ("write", "a", 640, 600),
+    ("save", "a"),
+    ("write", "a", 0, 400),
+    ("fsync",),
+    ("rename", "b", "c"),
+    ("write", "b", 10, 900),
+    ("write", "a", 300, 700),
+    ("fsync",),
+    ("save", "b"),
+    ("write", "b", 0, 30),
+    ("fsync",),
+    ("save", "a"),
+    ("write", "a", 5, 5),
+    ("fsync",),
+    ("remove", "b"),
+    ("truncate", "a", 2000),
+    ("write", "a", 1500, 800),
+    ("fsync",),
+    ("save", "a"),
+    ("close",),
+]
+
+
+def played(steps: list[tuple[Any, ...]], mistake: str = "", **settings: Any) -> World:
+    world = World(SimulatedDisk(**settings))
+    world.mistake = mistake
+    world.begin()
+    world.play(steps)
+    return world
+
+
+def cuts(world: World, most: int, seed: int, begin: int = 0) -> Iterator[tuple[int, SimulatedDisk]]:
+    """Return the disks after each call of the device."""
+    rng, cut = random.Random(seed), PowerCut()
+    for at, call in enumerate(world.disk.calls, 1):
+        cut.after(call)
+        if at >= begin:
+            for disk in cut.disks(most, rng):
+                yield at, disk
+
+
+def test_every_power_cut_of_the_workload_keeps_the_promises(record_property: Callable[[str, object], None]) -> None:
+    """D1, D2, D3, D10."""
+    world = played(WORKLOAD)
+    assert not world.errors
+    count = 0
+    for at, disk in cuts(world, 300, 1):
+        found = recovered(disk)
+        reason = world.check(found, at)
+        assert not reason, f"after call {at} of the device, {world.disk.calls[at - 1][:3]}: {reason}"
+        if count % 50 == 0:
+            assert summary(recovered(disk)) == summary(found)
+        count += 1
+    record_property("size", f"power cuts: {count} disks after {len(world.disk.calls)} calls")
+    print(f"power cuts: {count} disks after {len(world.disk.calls)} calls")
+
+
+def workload(rng: random.Random, length: int) -> list[tuple[Any, ...]]:
+    """Return steps by chance over two files."""
+    steps: list[tuple[Any, ...]] = [("open", "a", 700), ("open", "b", None)]
+    for _ in range(length):
+        name = rng.choice("ab")
+        offset, size = rng.choice([0, 100, 1000, 1500]), rng.choice([1, 60, 500, 1100])
+        steps.append(
+            rng.choices(
+                [
+                    ("write", name, offset, size),
+                    ("truncate", name, offset + 50),
+                    ("punch", name, offset, size),
+                    ("fsync",),
+                    ("save", name),
+                    ("rename", name, f"name {len(steps)}"),
+                ],
+                [8, 2, 2, 4, 2, 1],
+            )[0]
+        )
+    return [*steps, ("fsync",)]
+
+
+def faults(rng: random.Random) -> Callable[[str, int], int]:
+    """Return failures by chance: EIO anywhere, ENOSPC for new space."""
+
+    def fault(name: str, number: int) -> int:
+        if number < 10 or rng.random() > 0.06:
+            return 0
+        return {"fallocate": NO_SPACE, "pread": 0, "listdir": 0}.get(name, IO_ERROR)
+
+    return fault
+
+
+def counterexample(seed: int, *, most: int = 12, length: int = 40, fails: bool = False) -> str:
+    """Return a broken promise of a workload by chance, or an empty string."""
+    rng = random.Random(seed)
+    world = played(workload(rng, length), fault=faults(rng)) if fails else played(workload(rng, length))
+    for at, disk in cuts(world, most, seed):
+        if reason := world.check(recovered(disk), at):
+            return f"seed {seed}, after call {at}, {world.disk.calls[at - 1][:3]}: {reason}"
+    return ""
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_power_cuts_of_workloads_by_chance_keep_the_promises(seed: int) -> None:
+    """D1, D2, D3, D10."""
+    assert counterexample(seed) == ""

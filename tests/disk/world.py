@@ -1,0 +1,322 @@
+"""An application over a journal and a store, and what a power cut may leave of its files.
+
+`World` plays steps, such as ("write", "a", 0, 100) or ("save", "a"), as the engine does. It notes, at the number of
+device calls made so far, each state of the files that a record leads to, each promise of an fsync, and each change of
+the store. `check` compares a recovery with them:
+
+    there is one state, from the last promise to the last record begun, that all files have: a file that the journal
+    lists as its base with the recovered ranges laid over it, another file as the store has it
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pagecache.disk import records
+from pagecache.disk.journal import Journal, JournalFull
+from pagecache.disk.recovery import Recovered, Unsaved, recover
+from pagecache.testing.disk import SimulatedDisk
+
+FOLDER = "journal"
+PIECE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FileView:
+    key: str
+    content: bytes
+    renaming: str | None = None
+    is_removed: bool = False
+
+
+View = dict[int, FileView]
+
+
+@dataclass(slots=True)
+class Store:
+    versions: dict[str, bytes] = field(default_factory=dict)
+    objects: dict[str, str] = field(default_factory=dict)
+
+    def put(self, key: str, content: bytes) -> str:
+        version = f"v{len(self.versions) + 1}"
+        self.versions[version] = content
+        self.objects[key] = version
+        return version
+
+
+def changed(content: bytes, step: tuple[Any, ...], fill: int) -> bytes:
+    """Return content after a write, truncate or hole."""
+    kind = step[0]
+    if kind == "truncate":
+        size: int = step[1]
+        return content[:size].ljust(size, b"\0")
+    offset, length = int(step[1]), int(step[2])
+    if kind == "punch":
+        length = max(0, min(length, len(content) - offset))
+        return content[:offset] + bytes(length) + content[offset + length :]
+    return content.ljust(offset, b"\0")[:offset] + bytes([fill]) * length + content[offset + length :]
+
+
+class World:
+    """Two files, `a` stored and `b` new, unless a recovery is given to go on with."""
+
+    def __init__(self, disk: SimulatedDisk, *, segment: int = 4096, limit: int = 1 << 20) -> None:
+        self.disk, self.settings = disk, {"segment": segment, "limit": limit}
+        self.store = Store()
+        self.memory: View = {}
+        self.logged: View = {}  # as the records that count lead to
+        self.views: list[View] = [{}]
+        self.issued: list[tuple[int, int]] = [(0, 0)]
+        self.promises: list[tuple[int, int]] = [(0, 0)]
+        self.stores: list[tuple[int, Store]] = []
+        self.numbers: dict[str, int] = {}
+        self.bases: dict[int, str | None] = {}
+        self.last: dict[int, int] = {}  # LSN
+        self.saved: dict[int, int] = {}
+        self.fill = 0
+        self.errors: list[OSError] = []
+        self.mistake = ""
+
+    # ------------------------------------------------------------------------------------------------ notes
+
+    def begin(self) -> None:
+        self.journal = Journal(FOLDER, device=self.disk, **self.settings)
+        self.generation = self.journal.generation
+        self.note_store()
+
+    def note_store(self) -> None:
+        self.stores.append((len(self.disk.calls), deepcopy(self.store)))
+
+    def note_view(self, number: int, view: FileView) -> None:
+        """A record that leads to this view is about to be appended."""
+        self.logged = {**self.logged, number: view}
+        self.views.append(self.logged)
+        self.issued.append((len(self.disk.calls), len(self.views) - 1))
+
+    def append(self, number: int, record: records.Record, view: FileView | None = None, data: bytes = b"") -> int:
+        before = self.logged
+        if view is not None:
+            self.note_view(number, view)
+        try:
+            lsn = self.journal.append(record, [data] if data else [])
+        except OSError:
+            self.logged = before
+            self.views.append(before)
+            self.issued.append((len(self.disk.calls), len(self.views) - 1))
+            raise
+        self.last[number] = lsn
+        return lsn
+
+    # ------------------------------------------------------------------------------------------------ steps
+
+    def play(self, steps: Iterable[tuple[Any, ...]]) -> None:
+        """Play steps. After a failed sync, or an append that failed, the next fsync appends all unsaved bytes."""
+        for step in steps:
+            try:
+                getattr(self, f"do_{step[0]}")(*step[1:])
+            except JournalFull as error:
+                self.errors.append(error)
+                self.stale = True
+                for number in self.journal.oldest():
+                    self.quietly(self.save, number)
+            except OSError as error:
+                self.errors.append(error)
+                self.stale = True
+
+    stale = False
+    """The journal does not have all that memory has."""
+
+    def quietly(self, call: Any, *args: Any) -> None:
+        try:
+            call(*args)
+        except OSError as error:
+            self.errors.append(error)
+            self.stale = True
+
+    def do_open(self, name: str, size: int | None) -> None:
+        """Open an object, or create one (None)."""
+        number = self.numbers[name] = self.journal.number()
+        self.fill += 1
+        content = bytes([self.fill]) * (size or 0)
+        self.bases[number] = None if size is None else self.store.put(name, content)
+        self.note_store()
+        self.saved[number] = 0
+        self.memory[number] = FileView(name, content)
+        self.state_file(number)
+
+    def state_file(self, number: int) -> None:
+        view, base = self.memory[number], self.bases[number]
+        size = len(self.store.versions[base]) if base else 0
+        record = records.file(number, "store:", view.key, base, created=base is None, size=size)
+        known = self.logged.get(number) or FileView(view.key, self.store.versions[base] if base else b"")
+        self.append(number, record, replace(known, key=view.key))
+
+    def change(self, name: str, step: tuple[Any, ...]) -> None:
+        number = self.numbers[name]
+        self.fill += 1
+        self.memory[number] = replace(
+            self.memory[number], content=changed(self.memory[number].content, step, self.fill)
+        )
+        if self.stale:
+            return  # the next fsync appends it
+        view = self.with_content(number, step)
+        kind, *rest = step
+        if kind == "write":
+            self.append(number, records.data(number, *rest), view, bytes([self.fill]) * rest[1])
+        elif kind == "truncate":
+            self.append(number, records.size(number, rest[0]), view)
+        else:
+            self.append(number, records.hole(number, *rest), view)
+
+    def do_write(self, name: str, offset: int, length: int) -> None:
+        self.change(name, ("write", offset, length))
+
+    def do_truncate(self, name: str, size: int) -> None:
+        self.change(name, ("truncate", size))
+
+    def do_punch(self, name: str, offset: int, length: int) -> None:
+        self.change(name, ("punch", offset, length))
+
+    def do_fsync(self) -> None:
+        if self.stale or self.generation != self.journal.generation:
+            self.append_anew()
+        lsn = max(self.last.values())
+        if self.mistake != "no sync":
+            self.confirm(lsn)
+        assert self.logged == self.memory
+        self.promises.append((len(self.disk.calls), len(self.views) - 1))
+
+    def confirm(self, lsn: int) -> None:
+        try:
+            self.journal.confirm(lsn)
+        except OSError:
+            # The unconfirmed records do not count.
+            self.logged = self.views[self.promises[-1][1]]
+            self.views.append(self.logged)
+            self.issued.append((len(self.disk.calls), len(self.views) - 1))
+            raise
+
+    def with_content(self, number: int, step: tuple[Any, ...]) -> FileView:
+        return replace(self.logged[number], content=changed(self.logged[number].content, step, self.fill))
+
+    def append_anew(self) -> None:
+        self.generation = self.journal.generation
+        for number, view in self.memory.items():
+            if view.is_removed:
+                if not self.logged.get(number, view).is_removed:
+                    self.append(number, records.removed(number), view)
+                continue
+            self.state_file(number)
+            if view.renaming is not None:
+                renaming = replace(self.logged[number], renaming=view.renaming)
+                self.append(number, records.renaming(number, view.renaming), renaming)
+            size = len(view.content)
+            self.append(number, records.size(number, size), self.with_content(number, ("truncate", size)))
+            for at in range(0, size, PIECE):
+                part = view.content[at : at + PIECE]
+                logged = self.logged[number]
+                content = logged.content[:at] + part + logged.content[at + len(part) :]
+                self.append(number, records.data(number, at, len(part)), replace(logged, content=content), part)
+        self.stale = False
+
+    def do_save(self, name: str) -> None:
+        self.save(self.numbers[name])
+
+    def save(self, number: int) -> None:
+        if self.stale or self.generation != self.journal.generation:
+            self.append_anew()
+        view, upto = self.memory[number], self.last[number]
+        self.journal.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode())))
+        if self.mistake == "saved before the save":
+            self.append(number, records.saved(number, upto, f"v{len(self.store.versions) + 1}"))
+            self.journal.confirm(self.last[number])
+        self.bases[number] = self.store.put(view.key, view.content)
+        self.note_store()
+        if self.mistake != "saved before the save":
+            self.append(number, records.saved(number, upto, self.bases[number]))
+
+    def do_rename(self, name: str, key: str) -> None:
+        number = self.numbers[name]
+        renaming = replace(self.memory[number], renaming=key)
+        self.memory[number] = renaming
+        self.confirm(self.append(number, records.renaming(number, key), replace(self.logged[number], renaming=key)))
+        old = renaming.key
+        if old in self.store.objects:
+            self.store.objects[key] = self.store.objects.pop(old)
+        self.note_store()
+        self.memory[number] = replace(renaming, key=key, renaming=None)
+        self.append(number, records.renamed(number, key), replace(self.logged[number], key=key, renaming=None))
+
+    def do_remove(self, name: str) -> None:
+        number = self.numbers[name]
+        self.confirm(self.append(number, records.removing(number)))
+        self.store.objects.pop(self.memory[number].key, None)
+        self.note_store()
+        self.memory[number] = replace(self.memory[number], is_removed=True)
+        self.append(number, records.removed(number), self.memory[number])
+
+    def do_close(self) -> None:
+        self.journal.close()
+
+    # ------------------------------------------------------------------------------------------------ oracle
+
+    def check(self, found: Recovered, at: int) -> str:
+        """Return a broken promise after a power cut behind so many device calls, or an empty string."""
+        if found.lost:
+            return f"records are reported as lost: {found.lost}"
+        if any(file.damaged for file in found.files):
+            return "bytes are reported as damaged"
+        promised = max(index for calls, index in self.promises if calls <= at)
+        issued = max(index for calls, index in self.issued if calls <= at)
+        store = [store for calls, store in self.stores if calls <= at][-1] if self.stores else Store()
+        listed = {file.number: file for file in found.files}
+        reasons = []
+        for index in range(promised, issued + 1):
+            reason = next(
+                (r for n, view in self.views[index].items() if (r := differs(view, listed.get(n), store))), ""
+            )
+            if not reason and set(listed) - set(self.views[index]):
+                reason = "a file is listed that is not there"
+            if not reason:
+                return ""
+            reasons.append(reason)
+        return f"no state from {promised} to {issued} fits: {reasons[-1]}"
+
+
+def differs(view: FileView, file: Unsaved | None, store: Store) -> str:
+    """Compare a file after recovery with one of its states."""
+    if view.is_removed:
+        return "" if file is None else "a removed file is listed"
+    if file is None:
+        for key in (view.key, view.renaming):
+            if key in store.objects and store.versions[store.objects[key]] == view.content:
+                return ""
+        return f"{view.key!r}: not listed, and the store has other bytes"
+    if (file.state.key, file.state.renaming) != (view.key, view.renaming):
+        return f"{view.key!r}: another name, {file.state.key!r}, {file.state.renaming!r}"
+    return "" if overlaid(file, store) == view.content else f"{view.key}: other bytes"
+
+
+def overlaid(file: Unsaved, store: Store) -> bytes:
+    """Return the content of a recovered file."""
+    base = store.versions[file.state.base] if file.state.base else b""
+    content = bytearray(base[: file.base_size].ljust(file.state.size, b"\0")[: file.state.size])
+    for offset, length in file.ranges:
+        content[offset : offset + length] = file.read(offset, length)
+    return bytes(content)
+
+
+def summary(found: Recovered) -> Any:
+    """Return all that two recoveries have to agree on."""
+    return [(f.state, f.pieces, f.base_size, f.suspect) for f in found.files], found.lost, found.end, found.last
+
+
+def recovered(disk: SimulatedDisk) -> Recovered:
+    return recover(FOLDER, disk)
+
+
+NO_SPACE, IO_ERROR = errno.ENOSPC, errno.EIO
