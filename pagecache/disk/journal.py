@@ -54,6 +54,7 @@ IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT_MIN = 4096
 SLICE = 0.1
 """Seconds that a waiter sleeps before it checks everything again."""
+SETTLING = frozenset((Kind.SAVED, Kind.REMOVED, Kind.DISCARDED))
 RESERVE_SHARE = 16
 """One part in so many of a segment is for records that settle bytes."""
 
@@ -209,7 +210,9 @@ class Journal:
                 file = file or _File(FileState(record.file))
                 volume, key, base, created = record.values
                 state = replace(file.state, volume=volume, key=key, base=base, created=created, size=record.offset)
-                record = replace(state, renaming=None, removing=False).record()
+                record = replace(state, renaming=None, removing=False, gone=False).record()
+            elif file is None and record.kind in SETTLING:
+                return self._counts  # the journal has nothing of it
             elif file is None:
                 raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
             settles = record.kind not in CONTENT and record.kind != Kind.FILE
@@ -325,8 +328,8 @@ class Journal:
         start = Head(Kind.START, salt, self._counts, self._lsn + 1, 0, self._confirmed, 0, number, 0)
         fd = -1
         try:
-            fd = self._device.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             self._next_segment += 1
+            fd = self._device.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             self._device.fallocate(fd, self._size)
             # From here on no earlier segment may take a record: a crash may bring this start back.
             self._end_current()
@@ -334,11 +337,13 @@ class Journal:
                 self._write_all(fd, [start.packed(0) + self._last_head], at)
             self._device.fdatasync(fd)
             self._device.sync_folder(self._folder)
-        except OSError as error:
+        except BaseException as error:
             if fd >= 0:
                 self._device.close(fd)
-                self._discard(path)
-            raise self._failure(error, "cannot begin a segment") from error
+                self._abandon(_Segment(number, path, self._size))
+            if isinstance(error, OSError):
+                raise self._failure(error, "cannot begin a segment") from error
+            raise
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
         self._segments.append(segment)
         if self._restates:
@@ -353,11 +358,12 @@ class Journal:
         if segment is not None and segment not in self._unsynced:
             self._finish(segment)
 
-    def _discard(self, path: str) -> None:
+    def _abandon(self, segment: _Segment) -> None:
+        """Remove a segment that did not begin. If that fails, it goes in its turn: recovery begins at the oldest."""
         try:
-            self._device.unlink(path)
+            self._device.unlink(segment.path)
         except OSError:
-            pass  # the next recovery finds a segment without records
+            self._segments.append(segment)
 
     # ------------------------------------------------------------------------------------------------ confirm
 
@@ -378,7 +384,8 @@ class Journal:
                 self._wake()
                 self._remove()
         except BaseException:
-            self._wake()  # another one leads
+            if not self._sync.locked():
+                self._wake()  # another one leads
             raise
 
     def _is_confirmed(self, lsn: int) -> bool:
@@ -404,16 +411,12 @@ class Journal:
                     self._waiters.remove(waiter)
 
     def _wake(self) -> None:
-        """Wake the waiters that are done, and one of the others."""
+        """Wake one waiter that is not done, so that the next sync begins at once, and all that are done."""
         with self._waiting:
-            done, self._waiters = self._waiters, []
-            leads = True
-            for waiter in done:
-                if waiter.lsn > self._confirmed and not self._is_void(waiter.lsn):
-                    if not leads:
-                        self._waiters.append(waiter)
-                        continue
-                    leads = False
+            rest = [w for w in self._waiters if w.lsn > self._confirmed and not self._is_void(w.lsn)]
+            done = [w for w in self._waiters if w not in rest] if rest else self._waiters
+            self._waiters = rest[1:]
+            for waiter in (*rest[:1], *done):
                 waiter.turn.release()
 
     def _sync_all(self) -> None:

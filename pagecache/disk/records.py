@@ -168,14 +168,15 @@ class FileState:
     def record(self) -> Record:
         """Return the FILE record of this state."""
         marks = [part for lsn, mark in self.saving for part in (lsn, mark)]
-        values = (self.volume, self.key, self.base, self.created, self.saved, self.renaming, self.removing, *marks)
+        flags = self.created | self.removing << 1 | self.gone << 2
+        values = (self.volume, self.key, self.base, flags, self.saved, self.renaming, *marks)
         return Record(Kind.FILE, self.number, self.size, 0, values)
 
     def restore(self, size: int, lsn: int, values: Sequence[Any], *, live: bool) -> None:
         """Take the state of a FILE record. `live`: the file has unsaved records, and the size that they lead to."""
-        self.volume, self.key, self.base, created, saved, self.renaming, removing = values[:7]
-        self.created, self.removing = bool(created), bool(removing)
-        self.saving = list(zip(values[7::2], values[8::2], strict=True))
+        self.volume, self.key, self.base, flags, saved, self.renaming = values[:6]
+        self.created, self.removing, self.gone = bool(flags & 1), bool(flags & 2), bool(flags & 4)
+        self.saving = list(zip(values[6::2], values[7::2], strict=True))
         if not live:
             self.size = size
         if saved >= self.saved:
@@ -243,21 +244,27 @@ def summed(buffers: Iterable[Any], seed: int) -> list[Any]:
     return parts
 
 
-def block_size(payload: int, block: int) -> int:
-    return min(BLOCK, payload - block * BLOCK)
-
-
 def block_at(head: Head, block: int) -> int:
     """Return the position of a block in its segment."""
     return head.position + 2 * HEAD + block * (BLOCK + _SUM.size)
 
 
-def is_good(room: memoryview, head: Head, block: int, salt: int) -> bool:
-    """Check a block. `room`: it and its sum."""
-    length = block_size(head.payload, block)
-    if len(room) < length + _SUM.size:
-        return False
-    return bool(_SUM.unpack_from(room, length)[0] == checksum(room[:length], salt + head.lsn + block))
+def bad_blocks(room: memoryview, at: int, length: int, seed: int) -> list[int]:
+    """Return the blocks with a wrong sum among those of `length` bytes that begin at `at`."""
+    bad = []
+    for block in range(-(-length // BLOCK)):
+        end = at + min(BLOCK, length - block * BLOCK)
+        if end + _SUM.size > len(room) or _SUM.unpack_from(room, end)[0] != checksum(room[at:end], seed + block):
+            bad.append(block)
+        at = end + _SUM.size
+    return bad
+
+
+def joined(room: memoryview, at: int, length: int) -> bytes:
+    """Return the bytes of blocks without their sums."""
+    step = BLOCK + _SUM.size
+    begins = range(at, at + -(-length // BLOCK) * step, step)
+    return b"".join(room[begin : begin + min(BLOCK, length - (begin - at) // step * BLOCK)] for begin in begins)
 
 
 def parsed(room: memoryview, salt: int) -> Head | None:

@@ -33,9 +33,9 @@ from .records import (
     Kind,
     NewerFormat,
     Record,
+    bad_blocks,
     block_at,
-    block_size,
-    is_good,
+    joined,
     parsed,
     unpacked,
 )
@@ -45,7 +45,6 @@ __all__ = ["Lost", "Recovered", "Unsaved", "name_of", "recover"]
 NAME = re.compile(r"([0-9]{8,})\.journal")
 CHUNK = 1 << 20
 SECTOR = 512
-SUM = 4
 
 
 def name_of(number: int) -> str:
@@ -229,22 +228,17 @@ class Recovered:
     def bytes_of(self, head: Head, begin: int, end: int) -> bytes:
         """Read and check bytes of a DATA record."""
         first, last = (begin - head.offset) // BLOCK, (end - 1 - head.offset) // BLOCK
-        at = block_at(head, first)
-        length = block_at(head, last) + block_size(head.payload, last) + SUM - at
+        at, stored = block_at(head, first), min(head.payload, (last + 1) * BLOCK) - first * BLOCK
         path = os.path.join(self.folder, name_of(head.segment))
         fd = self.device.open(path, os.O_RDONLY)
         try:
-            room = memoryview(_read(self.device, fd, at, length))
+            room = memoryview(_read(self.device, fd, at, block_at(head, last + 1) - at))
         finally:
             self.device.close(fd)
-        parts = []
-        for block in range(first, last + 1):
-            part = room[block_at(head, block) - at :][: block_size(head.payload, block) + SUM]
-            if not is_good(part, head, block, self._salts[head.segment]):
-                raise OSError(errno.EILSEQ, f"the journal has other bytes than were written in {path!r}", path)
-            parts.append(part[:-SUM])
+        if bad_blocks(room, 0, stored, self._salts[head.segment] + head.lsn + first):
+            raise OSError(errno.EILSEQ, f"the journal has other bytes than were written in {path!r}", path)
         skip = begin - head.offset - first * BLOCK
-        return b"".join(parts)[skip : skip + end - begin]
+        return joined(room, 0, stored)[skip : skip + end - begin]
 
     # ------------------------------------------------------------------------------------------------ read
 
@@ -330,14 +324,10 @@ class Recovered:
         return None
 
     def _checked(self, room: memoryview, head: Head, salt: int) -> Found:
-        bad, body = [], []
-        for block in range(-(-head.payload // BLOCK)):
-            part = room[block_at(head, block) :][: block_size(head.payload, block) + SUM]
-            if not is_good(part, head, block, salt):
-                bad.append(block)
-            elif head.kind != Kind.DATA:
-                body.append(bytes(part[:-SUM]))
-        return Found(head, tuple(bad), b"".join(body))
+        at = block_at(head, 0)
+        bad = bad_blocks(room, at, head.payload, salt + head.lsn)
+        body = b"" if bad or head.kind == Kind.DATA else joined(room, at, head.payload)
+        return Found(head, tuple(bad), body)
 
     def _mend(self, segments: list[Segment]) -> None:
         """Take the last record of a segment from the echo in a later start, if its head is damaged."""

@@ -200,3 +200,46 @@ def test_foreign_files_in_the_folder_are_not_touched(tmp_path: Path) -> None:
     journal.append(records.saved(number, 1, "v"))
     journal.close()
     assert sorted(os.listdir(tmp_path)) == ["00000001.journal.bak", "1.journal", "notes"]
+
+
+def test_a_segment_without_its_start_is_a_loss_if_it_has_records() -> None:
+    disk, _, _ = damaged_world()
+    content = disk.content("j/00000001.journal")
+    content[:512] = bytes(512)
+    assert recover("j", disk).files  # from the second start
+    content[:1024] = bytes(1024)
+    found = recover("j", disk)
+    assert [(loss.first, loss.segment) for loss in found.lost] == [(0, 1)]
+    content[:] = bytes(len(content))  # a segment that was about to begin
+    assert not recover("j", disk).lost
+    journal = Journal("j", segment=8192, device=disk)
+    number = opened(journal, base=None)
+    journal.confirm(journal.append(records.size(number, 1)))
+    assert [file.number for file in recover("j", disk).files] == [number]
+    assert disk.listdir("j") == ["00000002.journal"]
+
+
+def test_a_segment_that_could_not_begin_and_not_be_removed_goes_in_its_turn() -> None:
+    """Left alone, it would be the oldest, and all records since then would seem lost."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    number = opened(journal)
+
+    def write() -> int:
+        return journal.append(records.data(number, 0, 3000), [bytes(3000)])
+
+    write()
+    write()
+    disk.fault = lambda name, count: errno.EIO if name in ("sync_folder", "unlink") else 0
+    with pytest.raises(OSError, match="the journal cannot begin a segment in 'j'"):
+        write()
+    disk.fault = None
+    assert "00000002.journal" in disk.listdir("j")
+    for _ in range(2):
+        last = [write() for _ in range(6)][-1]
+        journal.append(records.saved(number, last, "v"))
+        journal.confirm(write())
+        found = recover("j", disk)
+        assert not found.lost
+        assert len(found.files) == 1
+    assert not {"00000001.journal", "00000002.journal"} & set(disk.listdir("j"))

@@ -76,6 +76,8 @@ class World:
         self.numbers: dict[str, int] = {}
         self.bases: dict[int, str | None] = {}
         self.last: dict[int, int] = {}  # LSN
+        self.failures: list[int] = []  # failed syncs
+        self.appended: list[tuple[int, int]] = []  # LSN and index of its view
         self.saved: dict[int, int] = {}
         self.fill = 0
         self.errors: list[OSError] = []
@@ -104,12 +106,27 @@ class World:
         try:
             lsn = self.journal.append(record, [data] if data else [])
         except OSError:
-            self.logged = before
-            self.views.append(before)
-            self.issued.append((len(self.disk.calls), len(self.views) - 1))
+            self.go_back(before)
             raise
         self.last[number] = lsn
+        self.appended.append((lsn, len(self.views) - 1))
         return lsn
+
+    def go_back(self, before: View) -> None:
+        """An append failed, or a sync: the records that count lead to an earlier view."""
+        if self.generation != self.journal.generation:
+            confirmed = self.journal._confirmed
+            self.failures.append(len(self.disk.calls))
+            before = self.views[max((at for at in self.appended if at[0] <= confirmed), default=(0, 0))[1]]
+            self.appended = [at for at in self.appended if at[0] <= confirmed]
+            self.stale = True
+        self.logged = before
+        self.views.append(before)
+        self.issued.append((len(self.disk.calls), len(self.views) - 1))
+
+    def refresh(self) -> None:
+        if self.stale or self.generation != self.journal.generation:
+            self.append_anew()
 
     # ------------------------------------------------------------------------------------------------ steps
 
@@ -153,7 +170,7 @@ class World:
         size = len(self.store.versions[base]) if base else 0
         record = records.file(number, "store:", view.key, base, created=base is None, size=size)
         known = self.logged.get(number) or FileView(view.key, self.store.versions[base] if base else b"")
-        self.append(number, record, replace(known, key=view.key))
+        self.append(number, record, replace(known, key=view.key, renaming=None, is_removed=False))
 
     def change(self, name: str, step: tuple[Any, ...]) -> None:
         number = self.numbers[name]
@@ -182,23 +199,21 @@ class World:
         self.change(name, ("punch", offset, length))
 
     def do_fsync(self) -> None:
-        if self.stale or self.generation != self.journal.generation:
-            self.append_anew()
+        self.refresh()
         lsn = max(self.last.values())
         if self.mistake != "no sync":
             self.confirm(lsn)
         assert self.logged == self.memory
-        self.promises.append((len(self.disk.calls), len(self.views) - 1))
+        if self.mistake:
+            self.promises.append((len(self.disk.calls), len(self.views) - 1))
 
     def confirm(self, lsn: int) -> None:
         try:
             self.journal.confirm(lsn)
         except OSError:
-            # The unconfirmed records do not count.
-            self.logged = self.views[self.promises[-1][1]]
-            self.views.append(self.logged)
-            self.issued.append((len(self.disk.calls), len(self.views) - 1))
+            self.go_back(self.logged)
             raise
+        self.promises.append((len(self.disk.calls), len(self.views) - 1))
 
     def with_content(self, number: int, step: tuple[Any, ...]) -> FileView:
         return replace(self.logged[number], content=changed(self.logged[number].content, step, self.fill))
@@ -227,19 +242,19 @@ class World:
         self.save(self.numbers[name])
 
     def save(self, number: int) -> None:
-        if self.stale or self.generation != self.journal.generation:
-            self.append_anew()
+        self.refresh()
         view, upto = self.memory[number], self.last[number]
-        self.journal.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode())))
+        self.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode())))
         if self.mistake == "saved before the save":
             self.append(number, records.saved(number, upto, f"v{len(self.store.versions) + 1}"))
-            self.journal.confirm(self.last[number])
+            self.confirm(self.last[number])
         self.bases[number] = self.store.put(view.key, view.content)
         self.note_store()
         if self.mistake != "saved before the save":
             self.append(number, records.saved(number, upto, self.bases[number]))
 
     def do_rename(self, name: str, key: str) -> None:
+        self.refresh()
         number = self.numbers[name]
         renaming = replace(self.memory[number], renaming=key)
         self.memory[number] = renaming
@@ -252,6 +267,7 @@ class World:
         self.append(number, records.renamed(number, key), replace(self.logged[number], key=key, renaming=None))
 
     def do_remove(self, name: str) -> None:
+        self.refresh()
         number = self.numbers[name]
         self.confirm(self.append(number, records.removing(number)))
         self.store.objects.pop(self.memory[number].key, None)
@@ -276,9 +292,11 @@ class World:
         listed = {file.number: file for file in found.files}
         reasons = []
         for index in range(promised, issued + 1):
-            reason = next(
-                (r for n, view in self.views[index].items() if (r := differs(view, listed.get(n), store))), ""
-            )
+            view = self.views[index]
+            # The first segment after a failed sync has the names of that time, and other segments the bytes.
+            begin, end = (promised, issued) if any(calls <= at for calls in self.failures) else (index, index)
+            names = {n: {(v[n].key, v[n].renaming) for v in self.views[begin : end + 1] if n in v} for n in view}
+            reason = next((r for n in view if (r := differs(view[n], listed.get(n), store, names[n]))), "")
             if not reason and set(listed) - set(self.views[index]):
                 reason = "a file is listed that is not there"
             if not reason:
@@ -287,16 +305,16 @@ class World:
         return f"no state from {promised} to {issued} fits: {reasons[-1]}"
 
 
-def differs(view: FileView, file: Unsaved | None, store: Store) -> str:
-    """Compare a file after recovery with one of its states."""
+def differs(view: FileView, file: Unsaved | None, store: Store, names: set[tuple[str, str | None]]) -> str:
+    """Compare a file after recovery with one of its states, and with its possible names."""
     if view.is_removed:
         return "" if file is None else "a removed file is listed"
     if file is None:
-        for key in (view.key, view.renaming):
+        for key in {key for pair in names for key in pair}:
             if key in store.objects and store.versions[store.objects[key]] == view.content:
                 return ""
         return f"{view.key!r}: not listed, and the store has other bytes"
-    if (file.state.key, file.state.renaming) != (view.key, view.renaming):
+    if (file.state.key, file.state.renaming) not in names:
         return f"{view.key!r}: another name, {file.state.key!r}, {file.state.renaming!r}"
     return "" if overlaid(file, store) == view.content else f"{view.key}: other bytes"
 
