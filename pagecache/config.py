@@ -359,7 +359,8 @@ class VolumeOptions:
     """Options of one backend behind a cache.
 
     Attributes:
-        read_ahead: largest readahead window in bytes; 0 turns readahead off.
+        read_ahead: largest readahead window in bytes; 0 turns readahead off. Within it the measured line to the store
+            decides.
         sync_on_close: commit when the last writable handle closes; None: as the backend's limits say.
         on_conflict: action when the stored object changed under local data: raise ConflictError at commit ("fail"), or
             drop the local bytes ("take_remote").

@@ -129,6 +129,12 @@ def test_each_program_measures(program: str, row: str) -> None:
     assert row in [cells[0] for cells in quick(program, "--quick")]
 
 
+def test_a_line_is_measured_without_reading_a_byte_twice() -> None:
+    rows = quick("line.py", "--size", "16", "--latency", "1", "--bandwidth", "1000", "--piece", "64", "16384")[1:]
+    assert [cells[0] for cells in rows] == ["1 ms, 1000 MB/s, 64 KiB", "1 ms, 1000 MB/s, 16384 KiB"]
+    assert [cells[5] for cells in rows] == ["1.00", "1.00"]
+
+
 def test_the_cache_misses_hardly_more_than_the_best_policy_on_any_trace() -> None:
     rows = quick("missratio.py", "--quick")[1:]
     shares = {cells[0]: [float(cell.strip(" %")) for cell in cells[1:-1]] for cells in rows}

@@ -111,11 +111,14 @@ struct pc_need {
 	uint64_t marker;
 };
 
-/* Readahead state of a handle (contract 2.6), in pages; prev_end: of its last read, in bytes. */
+/* Readahead state of a handle (contract 2.6), in pages: the stream that it follows, its beginning and the end of its
+ * requests; prev_end: of the last read, in bytes. */
 struct pc_readahead {
-	uint64_t start, size, async_size, prev_end;
+	uint64_t from, end, prev_end;
+	uint64_t calm; /* where its window last halved, or grew after that */
 	uint32_t max;
-	uint32_t thrashed;
+	uint32_t evicted,
+		shrink; /* evicted pages of the file so far that nobody had read; how often that halved the window */
 };
 
 /* One contiguous part of a backend call, in memory. */
@@ -424,10 +427,11 @@ void pc_place_close(struct pc_inode *i, struct pc_place *p);
 int pc_invalidate_lock(struct pc_inode *i);
 void pc_invalidate_unlock(struct pc_inode *i);
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out);
-bool pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
-bool pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
+uint32_t pc_readahead_miss(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len, uint64_t stop);
+uint32_t pc_readahead_rest(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
+uint32_t pc_readahead_waits(struct pc_inode *i, struct pc_readahead *ra, uint64_t pos, uint64_t len);
+uint32_t pc_readahead_marker(struct pc_inode *i, struct pc_readahead *ra, uint64_t marker);
 void pc_readahead_seen(struct pc_readahead *ra, uint64_t pos, uint64_t len);
-uint32_t pc_readahead_submit(struct pc_inode *i, struct pc_readahead *ra);
 int pc_fill_answer(struct pc_request *r, int64_t n);
 bool pc_fill_anew(struct pc_request *r);
 void pc_fill_submit(struct pc_request *r, uint32_t cls);

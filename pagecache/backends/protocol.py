@@ -109,8 +109,8 @@ class BackendLimits:
         boundary: no call crosses a multiple of this; 0: none.
         direct_unit: alignment of direct I/O.
         max_inflight: concurrent calls, per volume; at most 1024.
-        read_ahead: readahead window of sequential reads that keeps a store with latency busy, if the volume was
-            attached without explicit options; 0: as the volume's options say.
+        read_ahead: largest readahead window, if the volume was attached without explicit options; 0: `max_inflight`
+            times `max_read`, or for a prompt backend as the volume's options say.
         durable_writes: acknowledged means durable; commit is not needed.
         commit_on_close: an object becomes visible or valid by commit, and is committed only on the application's
             request.

@@ -54,7 +54,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         fo: the file of a chained URL; not needed.
         capacity: bytes of memory for all file systems of this process with equal cache options.
         **options: fields of `CacheConfig` and `VolumeOptions` (defaults here: `sync_on_close` True, `read_ahead`
-            "16MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`; `disk` and `disk_size`: directory and
+            "256MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`; `disk` and `disk_size`: directory and
             size of a disk tier.
 
     Raises:

@@ -39,9 +39,9 @@ BACKEND_OPTIONS = {"publish", "spool", "check_reads"}
 DISK_OPTIONS = {"disk", "disk_size"}
 LISTING_OPTIONS = {"use_listings_cache", "listings_expiry_time", "max_paths", "asynchronous", "loop", "batch_size"}
 """Options that fsspec passes to any file system; without effect here."""
-DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="16MiB")
-"""Defaults of a volume. A closed file is committed: a later change by another process is no conflict. A readahead
-window holds several of the largest reads: with one at a time, sequential reads of a remote store would wait for each.
+DEFAULTS = VolumeOptions(sync_on_close=True, read_ahead="256MiB")
+"""Defaults of a volume. A closed file is committed: a later change by another process is no conflict. The line
+to the store decides how much is read ahead.
 """
 
 _lock = threading.Lock()

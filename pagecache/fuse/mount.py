@@ -29,7 +29,7 @@ from ..disk.tier import DiskTier
 from ..errors import FailedRange
 from ..objects import Event
 from ..target import Target
-from ..volume.volume import Volume
+from ..volume.volume import Volume, largest_window
 from .daemon import notify
 from .loop import Loop
 from .mountpoint import CannotMount, check_mountpoint, check_store, mounted_at
@@ -43,7 +43,7 @@ __all__ = ["CannotMount", "Mount"]
 log = logging.getLogger("pagecache.fuse")
 
 READ_AHEAD = 4 << 20
-"""Bytes of the largest readahead window, unless the backend asks for more."""
+"""Bytes of the largest readahead window, unless a far backend takes more at once."""
 READ_AHEAD_KB = 1024
 LISTED = 100
 STEP = 1.0
@@ -229,7 +229,7 @@ def reading(options: MountOptions, limits: BackendLimits) -> dict[str, Any]:
     """
     window = options.read_ahead
     if window is None:
-        window = max(READ_AHEAD, int(limits.read_ahead))
+        window = largest_window(limits, READ_AHEAD)
     age = options.attr_timeout if limits.commit_on_close else 0.0
     return {"read_ahead": window, "revalidate": age, "policy": options.policy}
 

@@ -35,7 +35,7 @@ class MountOptions(ServerOptions):
         entry_timeout: seconds for which the kernel caches names.
         timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
         drain_timeout: seconds for saving everything at the end; None: unlimited.
-        read_ahead: largest readahead window; None: 4 MiB, or what the backend asks for if that is more.
+        read_ahead: largest readahead window; None: 4 MiB, or what a far backend takes at once.
         policy: which clean pages go when memory is short, as for `PageCache.attach`.
         disk: directory of a disk tier, which keeps data from one mount to the next; None: none.
         disk_size: most bytes of that.

@@ -45,11 +45,16 @@ if TYPE_CHECKING:
     from ..stats import FileStats, VolumeStats
 
 
+def largest_window(limits: BackendLimits, least: Size = "1MiB") -> int:
+    """Return the largest readahead window of a volume whose options name none: what a far store takes at once."""
+    most = 0 if limits.prompt else int(limits.max_inflight) * int(limits.max_read)
+    return max(parse_size(least, "read_ahead"), int(limits.read_ahead) or most)
+
+
 def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
     """Return the explicit options, otherwise those of `options`, otherwise the best ones for these limits."""
     if options is None:
-        window = max(int(VolumeOptions().read_ahead), int(limits.read_ahead))
-        overrides = {"read_ahead": window, **overrides}
+        overrides = {"read_ahead": largest_window(limits), **overrides}
     return with_overrides(options or VolumeOptions(), overrides)
 
 

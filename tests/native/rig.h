@@ -686,6 +686,7 @@ static MAYBE void rig_close(struct rig *r)
 	EQUAL(u.folios + u.leaves + u.nodes + u.exts + u.requests + u.shadows, 0);
 	EQUAL(u.frames_allocated, u.frames_freed);
 	EQUAL(u.local, 0);
+	EQUAL(atomic_load(&r->cache->ahead) + atomic_load(&r->volume->ahead), 0);
 	EQUAL(pc_volume_inflight(r->volume), 0);
 	pc_volume_destroy(r->volume);
 	pc_cache_destroy(r->cache);

@@ -1,4 +1,4 @@
-/* Readahead: the size and growth of windows, markers, interleaved streams, and forbidden effects. */
+/* Readahead: how far a stream is extended, markers, interleaved streams, budgets, and forbidden effects. */
 #include "rig.h"
 
 enum { PAGES = 4096 };
@@ -8,6 +8,7 @@ static u8 bytes[1 << 20];
 static void start(u64 pages, u64 max_folio)
 {
 	open_one(64 << 20, max_folio, pages * PAGE, pages * PAGE, limits_wide());
+	pc_volume_set_calls(rig.volume, true, false); /* requests of one size */
 }
 
 /* Read as the C entry does. Return: number of backend calls it waited for. */
@@ -18,16 +19,15 @@ static u32 read_pages(struct pc_readahead *ra, u64 index, u64 nr)
 	u64 pos = index * PAGE, len = nr * PAGE, done = 0;
 	while (done < len) {
 		done += (u64)pc_read(file->inode, pos + done, bytes, len - done, &need);
-		if (need.readahead && pc_readahead_marker(file->inode, ra, need.marker))
-			pc_readahead_submit(file->inode, ra);
+		if (need.readahead)
+			pc_readahead_marker(file->inode, ra, need.marker);
 		if (done == len || need.kind == PC_NEED_NOTHING)
 			break;
 		u32 before = file->store.reads;
-		bool more = pc_readahead_miss(file->inode, ra, pos + done, len - done);
 		EQUAL(provide(file, &need), 0);
-		if (more)
-			pc_readahead_submit(file->inode, ra);
 		waited += file->store.reads - before;
+		if (need.kind == PC_NEED_FILL)
+			pc_readahead_miss(file->inode, ra, pos + done, len - done, pos + len);
 	}
 	pc_readahead_seen(ra, pos, len);
 	return waited;
@@ -38,44 +38,45 @@ static void read_meanwhile(void)
 	work_all(rig.volume);
 }
 
-/* Contract 2.6: n = next power of two; n <= max/32: 4n, n <= max/4: 2n, else max. */
-TEST(check_the_first_window)
+static u32 miss(struct pc_readahead *ra, u64 index, u64 nr)
+{
+	return pc_readahead_miss(file->inode, ra, index * PAGE, nr * PAGE, (index + nr) * PAGE);
+}
+
+/* Contract 2.6: at the start of a stream four times a small read, twice a large one, at most the window. */
+TEST(check_the_first_extension)
 {
 	struct {
 		u32 max;
-		u64 nr, size, async;
-	} rows[] = {{128, 1, 4, 3},     {128, 4, 16, 12}, {128, 5, 16, 11}, {128, 32, 64, 32}, {128, 33, 128, 95},
-		    {128, 200, 200, 0}, {32, 1, 4, 3},    {32, 2, 4, 2},    {8, 1, 2, 1},      {1, 1, 1, 0}};
+		u64 nr, end;
+	} rows[] = {{128, 1, 4},  {128, 4, 16}, {128, 32, 128}, {128, 40, 80}, {32, 1, 4},
+		    {32, 16, 48}, {8, 4, 12},   {1, 1, 2},      {0, 1, 1}};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(PAGES, PAGE);
 		struct pc_readahead ra = {.max = rows[k].max};
-		EQUAL(pc_readahead_miss(file->inode, &ra, 0, rows[k].nr * PAGE), rows[k].async > 0);
-		EQUAL(ra.start, 0);
-		EQUAL(ra.size, rows[k].size);
-		EQUAL(ra.async_size, rows[k].async);
+		EQUAL(miss(&ra, 0, rows[k].nr), rows[k].max > 0);
+		EQUAL(ra.from, rows[k].max ? 0 : UINT64_MAX);
+		EQUAL(ra.end, rows[k].end);
 	}
 }
 
-/* current c: c <= max/4: 4c, else max: a far store is busy after few round trips. */
-TEST(check_windows_grow_on_their_marker)
+/* Each marker takes a stream to sixteen times what its reader has read, and to the window in flight at most. */
+TEST(check_streams_grow_on_their_markers)
 {
-	u64 sizes[] = {4, 16, 64, 128, 128};
+	u64 ends[] = {4, 16, 64, 64 + 128, 64 + 256, 64 + 384};
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.max = 128};
 	EQUAL(read_pages(&ra, 0, 1), 1);
-	u64 from = 0;
-	for (u32 k = 0; k < 4; k++) {
-		EQUAL(ra.start, from);
-		EQUAL(ra.size, sizes[k]);
+	u64 page = 1;
+	for (u32 k = 0; k < 6; k++) {
+		EQUAL(ra.end, ends[k]);
 		read_meanwhile();
-		u64 marker = ra.start + ra.size - ra.async_size;
-		CHECK(state_at(file, marker * PAGE) & PC_F_READAHEAD);
-		from += ra.size;
-		for (u64 page = k ? ra.start : 1; page < from; page++)
+		for (; page < (k ? ends[k - 1] : 1); page++)
 			EQUAL(read_pages(&ra, page, 1), 0); /* never waits again */
+		CHECK(state_at(file, page * PAGE) & PC_F_READAHEAD);
+		EQUAL(read_pages(&ra, page++, 1), 0);
 	}
 }
-
 TEST(check_a_sequential_reader_waits_once)
 {
 	u64 folios[] = {PAGE, 64 << 10};
@@ -104,23 +105,22 @@ TEST(check_random_reads_fetch_what_was_asked)
 	EQUAL(file->store.read_bytes, usage(file, NULL).cached);
 	CHECK(usage(file, NULL).cached <= 200 * PAGE);
 	struct pc_readahead off = {.max = 0};
-	CHECK(!pc_readahead_miss(file->inode, &off, 0, PAGE));
-	CHECK(!pc_readahead_marker(file->inode, &off, 0));
+	EQUAL(miss(&off, 0, 1), 0);
+	EQUAL(pc_readahead_marker(file->inode, &off, 0), 0);
 }
 
-/* A miss behind a cached run that is longer than the request: window of run + request, one page of it asynchronous. */
+/* A miss behind a cached run that is longer than the request: a stream that began where the run does. */
 TEST(check_a_run_before_the_miss_is_taken_for_a_stream)
 {
 	start(PAGES, PAGE);
 	struct pc_readahead ra = {.max = 128, .prev_end = 3001 * PAGE};
 	EQUAL(fill_range(file, 100 * PAGE, 10 * PAGE), 0);
-	CHECK(pc_readahead_miss(file->inode, &ra, 110 * PAGE, 2 * PAGE));
-	EQUAL(ra.start, 110);
-	EQUAL(ra.size, 12);
-	EQUAL(ra.async_size, 1);
-	struct pc_readahead short_run = {.max = 128, .prev_end = 3001 * PAGE, .start = 5};
-	CHECK(!pc_readahead_miss(file->inode, &short_run, 110 * PAGE, 10 * PAGE));
-	EQUAL(short_run.start, 5);
+	EQUAL(miss(&ra, 110, 2), 1);
+	EQUAL(ra.from, 100);
+	EQUAL(ra.end, 240);
+	struct pc_readahead short_run = {.max = 128, .prev_end = 3001 * PAGE};
+	EQUAL(miss(&short_run, 300, 10), 0);
+	EQUAL(short_run.from, UINT64_MAX);
 }
 
 TEST(check_two_streams_on_one_handle_both_get_on)
@@ -137,82 +137,134 @@ TEST(check_two_streams_on_one_handle_both_get_on)
 	CHECK(waited < 60); /* 1000 without readahead */
 }
 
+/* A stream whose reader has reached `marker` of what was requested up to `end`, with `max` pages before it. */
+static u32 extend(struct pc_readahead *ra, u64 marker, u64 end, u32 max)
+{
+	*ra = (struct pc_readahead){.end = end, .max = max};
+	return pc_readahead_marker(file->inode, ra, marker);
+}
+
 TEST(check_valid_bytes_are_skipped)
 {
 	start(PAGES, PAGE);
-	EQUAL(file_write(file, 10 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
-	struct pc_request *r = begin_fill(file, 20 * PAGE, PAGE); /* locked by another thread */
-	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
-	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
+	EQUAL(file_write(file, 110 * PAGE + 5, "x", 1), 0); /* partly valid, dirty */
+	struct pc_request *r = begin_fill(file, 120 * PAGE, PAGE); /* locked by another thread */
+	struct pc_readahead ra;
+	EQUAL(extend(&ra, 99, 100, 32), 1);
 	u32 reads = file->store.reads;
 	read_meanwhile();
 	CHECK(file->store.reads > reads);
 	EQUAL(file->store.read_bytes, 30 * PAGE);
-	CHECK(!(state_at(file, 10 * PAGE) & PC_F_UPTODATE));
-	CHECK(state_at(file, 0) & PC_F_READAHEAD);
+	CHECK(!(state_at(file, 110 * PAGE) & PC_F_UPTODATE));
+	CHECK(state_at(file, 100 * PAGE) & PC_F_READAHEAD);
 	run_fill(file, r);
 }
 
 TEST(check_it_never_reaches_beyond_the_end_or_into_the_last_memory)
 {
-	start(10, PAGE);
-	struct pc_readahead ra = {.start = 8, .size = 32, .async_size = 32, .max = 32};
-	pc_readahead_submit(file->inode, &ra);
+	start(110, PAGE);
+	struct pc_readahead ra;
+	EQUAL(extend(&ra, 99, 108, 32), 1);
 	read_meanwhile();
 	EQUAL(usage(file, NULL).cached, 2 * PAGE);
-	ra = (struct pc_readahead){.start = 10, .size = 32, .async_size = 32, .max = 32};
-	EQUAL(pc_readahead_submit(file->inode, &ra), 0);
-	CHECK(!cached(10));
+	EQUAL(extend(&ra, 99, 110, 32), 0);
+	CHECK(!cached(110));
 
 	start(PAGES, PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 256 * PAGE), 0);
-	ra = (struct pc_readahead){.max = 4096};
-	CHECK(pc_readahead_miss(file->inode, &ra, 0, PAGE));
-	CHECK(ra.size <= 256 / 8); /* it would evict itself */
+	EQUAL(extend(&ra, 99, 100, 4096), 1); /* an eighth of the cache */
+	EQUAL(atomic_load(&rig.cache->ahead), 256 / 8);
+	read_meanwhile();
+	EQUAL(atomic_load(&rig.cache->ahead), 0);
 	for (u64 k = 0; k < 256; k++)
 		EQUAL(file_write(file, (1000 + k) * PAGE, bytes, PAGE), 0); /* nothing can be evicted */
-	EQUAL(pc_readahead_submit(file->inode, &ra), 0);
+	EQUAL(extend(&ra, 199, 200, 4096), 0);
 	SOUND(&rig);
 	EQUAL(pc_cache_resize(rig.cache, 64 << 20), 0);
 }
 
-TEST(check_a_busy_backend_gets_no_read_ahead)
+/* Requests that wait for a thread would only take memory: no more of them than may run. */
+TEST(check_a_busy_backend_gets_no_more_read_ahead)
 {
 	start(PAGES, PAGE);
-	for (int k = 0; k < 7; k++)
-		CHECK(pc_credit_try(rig.volume));
-	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
-	EQUAL(pc_readahead_submit(file->inode, &ra), 0); /* 7 of 8 in flight */
-	for (int k = 0; k < 7; k++)
-		pc_credit_put(rig.volume, 1);
-	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
+	pc_volume_set_inflight(rig.volume, 2);
+	struct pc_readahead ra;
+	EQUAL(extend(&ra, 99, 100, 4096), 1);
+	EQUAL(extend(&ra, 999, 1000, 4096), 1);
+	EQUAL(extend(&ra, 1999, 2000, 4096), 0);
+	read_meanwhile();
+	EQUAL(extend(&ra, 1999, 2000, 4096), 1);
 }
 
-TEST(check_pages_evicted_unread_halve_the_next_window)
+/* All streams of a cache together have an eighth of it in flight; one that comes later gets its part. */
+TEST(check_streams_share_an_eighth_of_the_cache)
 {
 	start(PAGES, PAGE);
-	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 64};
-	pc_readahead_submit(file->inode, &ra);
+	pc_volume_set_inflight(rig.volume, 64);
+	EQUAL(pc_cache_resize(rig.cache, 2048 * PAGE), 0);
+	struct pc_readahead ra[9];
+	for (u32 k = 0; k < 9; k++) {
+		extend(&ra[k], 100 + 300 * k, 101 + 300 * k, 4096);
+		CHECK(atomic_load(&rig.cache->ahead) <= 256);
+	}
+	EQUAL(atomic_load(&rig.cache->ahead), 256);
+	EQUAL(atomic_load(&rig.volume->ahead), 256);
+	read_meanwhile();
+	EQUAL(atomic_load(&rig.cache->ahead), 0);
+	EQUAL(atomic_load(&rig.volume->ahead), 0);
+	EQUAL(pc_cache_resize(rig.cache, 64 << 20), 0);
+}
+
+TEST(check_pages_evicted_unread_halve_the_window)
+{
+	start(PAGES, PAGE);
+	struct pc_readahead ra;
+	EQUAL(extend(&ra, 99, 100, 64), 1);
+	EQUAL(ra.end, 164);
 	read_meanwhile();
 	while (pc_reclaim(rig.cache, 64))
 		;
-	EQUAL(atomic_load(&file->inode->unread_evicted), 32);
-	ra = (struct pc_readahead){.max = 64};
-	pc_readahead_miss(file->inode, &ra, 0, 40 * PAGE);
-	EQUAL(ra.size, 40); /* of at most 32 */
-	ra.prev_end = 100 * PAGE;
-	pc_readahead_miss(file->inode, &ra, 100 * PAGE, 40 * PAGE);
-	EQUAL(ra.size, 64); /* once */
+	EQUAL(atomic_load(&file->inode->unread_evicted), 64);
+	pc_readahead_marker(file->inode, &ra, 163);
+	EQUAL(ra.end, 164 + 32);
+	read_meanwhile();
+	EQUAL(ra.shrink, 1);
+	pc_readahead_marker(file->inode, &ra, 195);
+	EQUAL(ra.end, 196 + 32);
+	read_meanwhile();
+	ra.end = 163 + 4 * 32 + 1; /* four windows later */
+	pc_readahead_marker(file->inode, &ra, 163 + 4 * 32 + 1 - 1);
+	EQUAL(ra.shrink, 1);
+	ra.end = 300;
+	pc_readahead_marker(file->inode, &ra, 299);
+	EQUAL(ra.shrink, 0);
 }
 
 TEST(check_a_failed_window_raises_no_error)
 {
 	start(PAGES, PAGE);
 	file->store.read_error = -EIO;
-	struct pc_readahead ra = {.start = 0, .size = 32, .async_size = 32, .max = 32};
-	CHECK(pc_readahead_submit(file->inode, &ra) > 0);
+	struct pc_readahead ra;
+	EQUAL(extend(&ra, 99, 100, 32), 1);
 	read_meanwhile();
 	EQUAL(usage(file, NULL).folios, 0);
+	EQUAL(atomic_load(&rig.cache->ahead), 0);
 	file->store.read_error = 0;
 	EQUAL(file_read(file, 0, bytes, 32 * PAGE), 32 * PAGE);
+}
+
+/* A long read is requested in parts up to its end, and nothing behind it if it is none of a stream. */
+TEST(check_a_long_read_runs_as_several_requests)
+{
+	start(PAGES, 64 << 10);
+	struct pc_readahead ra = {0};
+	u64 part = 256; /* max_read */
+	EQUAL(miss(&ra, 1000, part), 0);
+	EQUAL(pc_readahead_miss(file->inode, &ra, 2000 * PAGE, 1500 * PAGE, (2000 + part) * PAGE), 5);
+	EQUAL(ra.end, 3500);
+	EQUAL(ra.from, UINT64_MAX);
+	EQUAL(pc_readahead_rest(file->inode, &ra, 2000 * PAGE, 1500 * PAGE), 0);
+	read_meanwhile();
+	EQUAL(pc_readahead_marker(file->inode, &ra, 2000 + part), 0);
+	EQUAL(file->store.read_bytes, (1500 - part) * PAGE);
 }

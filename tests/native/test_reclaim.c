@@ -255,7 +255,7 @@ TEST(check_folios_read_once_go_first)
 static void read_ahead(u64 from, u64 to)
 {
 	for (u64 stop; from < to; from = stop) {
-		struct pc_request *r = pc_fill_window(file->inode, from, to, (to - from) * PAGE, &stop);
+		struct pc_request *r = pc_fill_window(file->inode, from, to, false, &stop);
 		CHECK(r && stop > from);
 		pc_fill_submit(r, PC_WORK_READAHEAD);
 		work_all(rig.volume);

@@ -123,13 +123,13 @@ static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *ne
 }
 
 /* Take ownership of missing bytes in [pos, pos + len), as far as possible without waiting. One request covers at most
- * max_read bytes, from the first missing one. A caller that needs all of a large folio repeats the call with the same
+ * pc_request_size bytes, from the first missing one. A caller that needs all of a large folio repeats the call with the same
  * range until nothing is missing. Return: 0 and a request; 0 and NULL: nothing is missing now, check again; -EAGAIN:
  * wait as need says (FOLIO, INVALIDATE); -ENOMEM: no memory can be freed: read uncached. Context: no leaf lock; may
  * reclaim. */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
 {
-	u64 most = pc_max(i->limits.max_read, i->cache->page_size), end = pos + len;
+	u64 most = pc_request_size(i), end = pos + len;
 	*out = NULL;
 	int err = 0;
 	for (u64 stop; !err && !*out && pos < end; pos = stop) {
@@ -139,15 +139,15 @@ int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need
 	return err;
 }
 
-/* Begin a fill of a readahead window: like pc_fill_begin, but existing folios are skipped, whatever their state. */
-struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop)
+/* Begin a fill of pages [index, end) of a readahead window: like pc_fill_begin, but existing folios are skipped, whatever
+ * their state. @marked: reading its first folio extends the window. */
+struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, bool marked, u64 *stop)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_request *r = fill_new(i, index << c->page_shift);
 	*stop = index;
 	if (!r)
 		return NULL;
-	end = pc_min(end, index + pc_max(max_bytes >> c->page_shift, 1));
 	while (index < end) {
 		u32 id = pc_index_lookup(i, index);
 		if (id && pc_folio_is(i, pc_folio_at(c, id), index)) {
@@ -155,7 +155,8 @@ struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 ma
 			continue;
 		}
 		struct pc_folio *f;
-		int err = pc_folio_create(i, index, pc_order_within(c, index, end), r->id, PC_F_UNREAD, &f);
+		u32 state = PC_F_UNREAD | (marked && !r->nr_owned ? PC_F_READAHEAD : 0);
+		int err = pc_folio_create(i, index, pc_order_within(c, index, end), r->id, state, &f);
 		if (err == -EEXIST)
 			continue;
 		if (err) {

@@ -23,6 +23,7 @@ struct pc_work {
 enum { PC_WORK_NONE, PC_WORK_STOP, PC_WORK_REQUEST, PC_WORK_PASS, PC_WORK_COMMITTING, PC_WORK_JOB };
 
 struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id);
+bool pc_work_has_room(struct pc_volume *v);
 void pc_work_push_pass(struct pc_inode *i);
 void pc_work_raise_pass(struct pc_inode *i);
 void pc_work_push_commit(struct pc_inode *i);
@@ -55,7 +56,10 @@ static inline u64 pc_boundary_after(const struct pc_limits *l, u64 pos)
 }
 
 /* fill_begin.c */
-struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, u64 max_bytes, u64 *stop);
+struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, bool marked, u64 *stop);
+
+/* readahead.c */
+u64 pc_request_size(const struct pc_inode *i);
 
 /* fill.c */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);

@@ -37,6 +37,10 @@ void pc_request_delete(struct pc_request *r)
 		free(r->segs);
 	pc_scratch_free(r->sink);
 	pc_scratch_free(r->scratch);
+	if (r->ahead) {
+		atomic_fetch_sub_explicit(&i->cache->ahead, r->ahead, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&i->volume->ahead, r->ahead, memory_order_relaxed);
+	}
 	if (r->credit)
 		pc_credit_put(i->volume, r->credit);
 	pc_pool_free(&i->cache->requests, r->id);

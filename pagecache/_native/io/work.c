@@ -63,6 +63,15 @@ void pc_fill_submit(struct pc_request *r, uint32_t cls)
 	pc_work_wake(v);
 }
 
+/* Whether fewer fills wait for a thread than may run: more of them would only take memory. */
+bool pc_work_has_room(struct pc_volume *v)
+{
+	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
+	bool room = v->nr_work[PC_WORK_FILL] + v->nr_work[PC_WORK_READAHEAD] < v->max_inflight;
+	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
+	return room;
+}
+
 /* Let a waiter take over the fill that owns a folio of the inode, if no thread has started it. Requests are
  * type-stable, and the id may be stale: only `queue` may be read before it shows that this volume's lock guards the
  * other fields. Return: the request, which the caller must run; NULL: too late. */

@@ -50,6 +50,7 @@ struct pc_cache {
 	u32 ghost_mask;
 	size_t ghost_reserved;
 	_Atomic u64 evicted, evict_examined_max, evict_calls, evict_examined;
+	_Atomic u64 ahead; /* pages of requests that run or wait before their reader (readahead.c) */
 	struct pc_leaf_lock shadow_lock; /* level 8 */
 	u64 held_pages; /* of the frames in the table */
 	u32 shadow_heads[PC_SHADOW_BUCKETS];

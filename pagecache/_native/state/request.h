@@ -49,6 +49,7 @@ struct pc_request {
 	u64 call_pos, call_len; /* the backend call that runs or comes next */
 	u64 call_stop; /* fill: end of what that call stores; behind it the sink takes the rest of a read unit */
 	u32 nr_owned; /* fill: folios still locked */
+	u32 ahead; /* fill: pages of it that count in the cache's `ahead` */
 	u32 first; /* fill: id of the first one, before it runs */
 	u32 recent; /* fill: id of the folio that was looked at last */
 	u32 nr_segs, cap_segs, gather_seg;

@@ -27,8 +27,8 @@ void pc_met_marker(struct handle *h, struct pc_need *need)
 		u64 marker = need->marker << h->inode->cache->page_shift;
 		pc_reclaim_soon(h->inode, marker, marker + 1);
 	}
-	if (need->readahead && pc_readahead_marker(h->inode, &h->ra, need->marker))
-		pc_readahead_submit(h->inode, &h->ra);
+	if (need->readahead)
+		pc_readahead_marker(h->inode, &h->ra, need->marker);
 	need->readahead = 0;
 }
 
@@ -43,8 +43,14 @@ void pc_read_seen(struct handle *h, u64 pos, u64 len)
 /* Provide the next step of pc_read at pos. Return: PC_TRY_AGAIN, PC_UNCACHED, PC_FAILED. */
 static enum pc_result provide(struct handle *h, u64 pos, u64 len, const struct pc_need *need, int round)
 {
-	if (need->kind == PC_NEED_FOLIO)
-		return pc_wait_folio(h->inode, h->core, need);
+	if (need->kind == PC_NEED_FOLIO) {
+		struct pc_reading read;
+		pc_readahead_rest(h->inode, &h->ra, pos, len);
+		pc_reading_begin(&read, h->inode, &h->ra, pos, len);
+		enum pc_result result = pc_wait_folio(h->inode, h->core, need);
+		pc_reading_end(&read);
+		return result;
+	}
 	if (round > PC_ROUNDS_CACHED)
 		return PC_UNCACHED; /* bytes are evicted before they are copied */
 	return pc_run_fill(h->core, h->inode, pos, len, &h->ra);

@@ -20,6 +20,7 @@ struct pc_io {
 	u64 thread;
 	u32 what; /* PC_IO_* */
 	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: not measured */
+	struct pc_pace_call pace; /* of a read */
 };
 
 enum op_state { OP_OPEN, OP_IN_CALL, OP_ENDED, OP_LEFT, OP_SETTLED, OP_REVOKED, OP_STATES };

@@ -63,7 +63,7 @@ void pc_op_end_call(struct op *op)
 		return;
 	struct op_transfer *t = transfer_of(op);
 	PyObject *views = t->views;
-	t->io.began_ns = 0; /* the end of a call that outlives its operation is not observed: it has no duration */
+	pc_io_leave(&t->io); /* the end of a call that outlives its operation is not observed: it has no duration */
 	t->views = NULL;
 	if (views)
 		release_views(views);

@@ -120,6 +120,16 @@ void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 
 			     .what = what,
 			     .timed = timed,
 			     .thread = pc_thread_id()};
+	if (timed == PC_TIMED_READ)
+		io->pace = pc_pace_begin(io->volume, len, (u64)io->began_ns);
+}
+
+/* A call is left behind: its end will not be observed. */
+void pc_io_leave(struct pc_io *io)
+{
+	if (io->began_ns && io->timed == PC_TIMED_READ)
+		pc_pace_end(io->volume, &io->pace, 0, 0);
+	io->began_ns = 0;
 }
 
 /* End a call that has returned, or raised. */
@@ -127,8 +137,11 @@ void pc_io_end(struct pc_io *io, bool failed)
 {
 	if (!io->began_ns)
 		return;
+	i64 now = pc_clock_ns(), ns = now - io->began_ns;
 	if (io->timed < PC_TIMED)
-		pc_latency_add(io->volume, io->timed, (u64)(pc_clock_ns() - io->began_ns));
+		pc_latency_add(io->volume, io->timed, (u64)ns);
+	if (io->timed == PC_TIMED_READ)
+		pc_pace_end(io->volume, &io->pace, failed ? 0 : (u64)ns + 1, (u64)now);
 	if (PC_UNLIKELY(io->volume->cache->tracer))
 		trace_span(io->volume->cache, false, io->what, NULL, io->thread, io->began_ns, io->file, io->pos,
 			   io->pos + io->len, failed);

@@ -83,6 +83,15 @@ struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
+/* A read that waits for bytes. */
+struct pc_reading {
+	struct pc_list link;
+	struct pc_inode *inode;
+	struct pc_readahead *ra;
+	u64 pos, len;
+};
+void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len);
+void pc_reading_end(struct pc_reading *read);
 enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra);
 enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_need *need);
 enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries);
@@ -95,6 +104,7 @@ void pc_sleep_begin(struct pc_sleep *s, struct pc_cache *c, const struct pc_wait
 void pc_sleep_end(struct pc_sleep *s, bool failed);
 void pc_io_begin(struct pc_io *io, struct pc_inode *i, u32 what, u32 timed, u64 pos, u64 len);
 void pc_io_end(struct pc_io *io, bool failed);
+void pc_io_leave(struct pc_io *io);
 pc_method pc_trace_into, pc_trace_event;
 
 /* op_calls.c */

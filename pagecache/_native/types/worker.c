@@ -74,13 +74,38 @@ void pc_report_stale(u32 report)
 
 /* ---------------------------------------------------------------- reads */
 
+static struct pc_list waiting = {&waiting, &waiting}; /* reads that wait for missing bytes; under the GIL */
+
+void pc_reading_begin(struct pc_reading *read, struct pc_inode *i, struct pc_readahead *ra, u64 pos, u64 len)
+{
+	*read = (struct pc_reading){.inode = i, .ra = ra, .pos = pos, .len = len};
+	pc_list_init(&read->link);
+	pc_list_add_tail(&waiting, &read->link);
+}
+
+void pc_reading_end(struct pc_reading *read)
+{
+	pc_list_del(&read->link);
+}
+
+/* A fill of the file has ended: the line takes more for the reads that wait. */
+static void go_on(struct pc_inode *i)
+{
+	for (struct pc_list *l = waiting.next; l != &waiting; l = l->next) {
+		struct pc_reading *read = PC_ENTRY(l, struct pc_reading, link);
+		if (read->inode == i)
+			pc_readahead_waits(i, read->ra, read->pos, read->len);
+	}
+}
+
 /* Queue fills for [pos, end), at most `windows` requests, as far as memory allows. */
 void pc_submit_fills(struct pc_inode *i, u64 pos, u64 end, u32 cls, int windows)
 {
 	u32 shift = i->cache->page_shift;
 	u64 index = pos >> shift, stop, last = (pc_min(end, pc_inode_size(i)) + (1ull << shift) - 1) >> shift;
+	u64 piece = pc_max(i->limits.max_read >> shift, 1);
 	for (int k = 0; k < windows && index < last; k++, index = stop) {
-		struct pc_request *r = pc_fill_window(i, index, last, i->limits.max_read, &stop);
+		struct pc_request *r = pc_fill_window(i, index, pc_min(last, index + piece), false, &stop);
 		if (r)
 			pc_fill_submit(r, cls);
 		if (stop == UINT64_MAX || stop <= index)
@@ -100,16 +125,6 @@ static int check_missing(struct pc_inode *i, PyObject *core)
 bool pc_may_call(const struct pc_volume *v)
 {
 	return atomic_load_explicit(&((struct pc_volume *)v)->reads_here, memory_order_relaxed);
-}
-
-/* Queue the rest of a long range, and the readahead window of a miss. */
-static void queue_more(struct pc_inode *i, u64 end, u64 pos, u64 len, struct pc_readahead *ra)
-{
-	if (end < pos + len)
-		pc_submit_fills(i, end, pos + len, PC_WORK_FILL, 16);
-	/* Bytes that another thread is reading are no miss: only a fill of this call moves the window. */
-	if (ra && pc_readahead_miss(i, ra, pos, len))
-		pc_readahead_submit(i, ra);
 }
 
 /* A read ended without bytes; nothing is held. Wait for the work of the file that it may have been refused for. Return:
@@ -138,7 +153,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
 	pc_list_init(&reader->link);
 	reader_open(reader, r);
 	pc_fill_submit(r, PC_WORK_FILL);
-	queue_more(i, end, pos, len, ra);
+	pc_readahead_miss(i, ra, pos, len, end);
 	enum pc_result result = pc_wait_folio(i, core, &need);
 	if (result != PC_FAILED && reader->error) {
 		PyErr_SetObject((PyObject *)Py_TYPE(reader->error), reader->error);
@@ -155,7 +170,7 @@ static enum pc_result run_queued(PyObject *core, struct pc_request *r, u64 pos, 
  * prompt, the calling thread runs the part it waits for, otherwise a thread of the volume does. The rest of a long
  * range and the readahead window are queued for the volume's threads first. @ra: the handle's readahead state, or NULL.
  * Return: PC_TRY_AGAIN; PC_UNCACHED: there is no memory, or the bytes are invalidated again and again; PC_FAILED. */
-enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
+static enum pc_result fill_part(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
 {
 	struct pc_need need = {.kind = PC_NEED_NOTHING};
 	struct pc_request *r = NULL;
@@ -169,8 +184,10 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 			pc_credit_put(i->volume, credit);
 		if (err == -ENOMEM)
 			return PC_UNCACHED;
-		if (need.kind == PC_NEED_FOLIO)
+		if (need.kind == PC_NEED_FOLIO) {
+			pc_readahead_rest(i, ra, pos, len);
 			return pc_wait_folio(i, core, &need);
+		}
 		return need.kind == PC_NEED_INVALIDATE ? pc_wait_invalidate(i, core) : PC_TRY_AGAIN;
 	}
 	if (!here)
@@ -181,11 +198,21 @@ enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len,
 		pc_request_settle(r);
 		return PC_FAILED;
 	}
-	queue_more(i, r->end, pos, len, ra);
+	pc_readahead_miss(i, ra, pos, len, r->end);
 	enum pc_result ran = pc_op_run(op, pc_str_fill, NULL);
 	if (ran == PC_UNCACHED)
 		return outlast_refusal(i);
 	return ran == PC_DONE ? PC_TRY_AGAIN : ran;
+}
+
+enum pc_result pc_run_fill(PyObject *core, struct pc_inode *i, u64 pos, u64 len, struct pc_readahead *ra)
+{
+	struct pc_readahead none = {0};
+	struct pc_reading read;
+	pc_reading_begin(&read, i, ra ? ra : &none, pos, len);
+	enum pc_result result = fill_part(core, i, pos, len, read.ra);
+	pc_reading_end(&read);
+	return result;
 }
 
 /* Provide bytes that a folio lacks, or wait for a folio: the next step of a call that changes the file or its memory. Return:
@@ -206,12 +233,13 @@ enum pc_result pc_provide(PyObject *core, struct pc_inode *i, const struct pc_ne
 enum pc_result pc_fill_all(PyObject *core, struct pc_inode *i, u64 pos, u64 end, int tries)
 {
 	enum pc_result filled = PC_TRY_AGAIN;
+	struct pc_readahead rest = {0};
 	u64 missing;
 	for (int again = 0; filled == PC_TRY_AGAIN && (missing = pc_first_missing(i, pos, end)) < end; pos = missing) {
 		again = missing == pos ? again + 1 : 0;
 		if (again > tries)
 			break; /* new bytes are evicted at once */
-		filled = pc_run_fill(core, i, missing, end - missing, NULL);
+		filled = pc_run_fill(core, i, missing, end - missing, &rest);
 	}
 	return filled;
 }
@@ -292,7 +320,10 @@ static void work_fill(PyObject *core, struct pc_request *r, u32 credit)
 	struct op *op = gone ? NULL : pc_op_new(core, i, PC_OP_FILL, r);
 	if (!op)
 		pc_request_settle(r);
-	if (gone || (op && pc_op_run(op, pc_str_fill, NULL) != PC_FAILED))
+	enum pc_result ran = op ? pc_op_run(op, pc_str_fill, NULL) : PC_FAILED;
+	if (!gone && ran != PC_FAILED)
+		go_on(i);
+	if (gone || ran != PC_FAILED)
 		return;
 	/* Each waiter for these bytes retries and gets its own error (contract 2.3). */
 	if (PyErr_ExceptionMatches(PyExc_OSError))

@@ -27,8 +27,9 @@ static void act_read(struct client *self, u32 file)
 
 static void act_read_ahead(u32 file)
 {
-	struct pc_readahead ra = {.start = schedule_draw(PAGES), .size = 2, .async_size = 1, .max = 4};
-	pc_readahead_submit(world.files[file]->inode, &ra);
+	u64 page = schedule_draw(PAGES);
+	struct pc_readahead ra = {.from = page ? page - 1 : 0, .end = page + 1, .max = 4};
+	pc_readahead_marker(world.files[file]->inode, &ra, page);
 }
 
 static void unpin(struct client *self, u32 n)

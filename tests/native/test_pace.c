@@ -1,0 +1,286 @@
+/*
+ * Readahead over a line of known latency and bandwidth, in simulated time.
+ *
+ *   request   |-- latency --|=== its part of the bandwidth, at most `each` ===|
+ *
+ * The reader takes no time: it waits for the line, or the line for it. Everything is counted exactly.
+ */
+#include "rig.h"
+
+enum { MIB = 1 << 20, FLIGHTS = 64 };
+#define MS  1000000ull
+#define SEC 1000000000ull
+
+struct flight {
+	struct pc_work work;
+	struct pc_pace_call pace;
+	u64 began, len;
+	double left; /* bytes */
+};
+
+static struct {
+	u64 latency; /* ns */
+	double bandwidth, each; /* bytes per ns */
+	u64 now, passed, most, flying, reads;
+	u32 nr, most_nr;
+	struct flight flights[FLIGHTS];
+	bool hang_first;
+} line;
+
+static u8 bytes[MIB];
+
+static void set_line(u64 latency_ms, u64 mb_s, u64 each_mb_s)
+{
+	line.latency = latency_ms * MS;
+	line.bandwidth = (double)mb_s / 1000;
+	line.each = each_mb_s ? (double)each_mb_s / 1000 : line.bandwidth;
+}
+
+static void open_line(u64 capacity, u64 size, u32 max_inflight, u64 max_read)
+{
+	memset(&line, 0, sizeof(line));
+	open_one(capacity, 64 << 10, 0, 0, limits_with((struct pc_limits){.max_read = max_read}));
+	pc_volume_set_inflight(rig.volume, max_inflight);
+	pc_inode_set_sizes(file->inode, size, size);
+	line.now = SEC;
+}
+
+/* Begin all the calls that the volume's threads would. */
+static void begin_calls(void)
+{
+	struct pc_work w;
+	for (pc_work_next(rig.volume, &w); w.kind == PC_WORK_REQUEST; pc_work_next(rig.volume, &w)) {
+		struct flight *f = &line.flights[line.nr++];
+		struct call c;
+		CHECK(line.nr <= FLIGHTS);
+		w.request->credit = w.credit;
+		EQUAL(call_next(w.request, &c), 1);
+		*f = (struct flight){w, {0}, line.now, pc_request_len(w.request), (double)pc_request_len(w.request)};
+		f->pace = pc_pace_begin(rig.volume, f->len, line.now);
+		line.flying += f->len;
+		line.reads++;
+		line.most = pc_max(line.most, line.flying);
+		line.most_nr = (u32)pc_max(line.most_nr, line.nr);
+	}
+	EQUAL(w.kind, PC_WORK_NONE);
+}
+
+static void end_call(u32 k)
+{
+	struct flight f = line.flights[k];
+	line.flights[k] = line.flights[--line.nr];
+	line.flying -= f.len;
+	line.passed += f.len;
+	pc_pace_end(rig.volume, &f.pace, line.now - f.began, line.now);
+	EQUAL(pc_fill_answer(f.work.request, (i64)f.len), 0);
+	pc_request_settle(f.work.request);
+	end_work(&f.work);
+}
+
+/* Let time pass until a call ends, or until `until`. Return: whether one has ended. */
+static bool pass(u64 until)
+{
+	begin_calls();
+	while (line.now < until) {
+		u32 active = 0;
+		double step = (double)(until - line.now);
+		for (u32 k = 0; k < line.nr; k++) {
+			u64 ready = line.flights[k].began + line.latency;
+			if (ready <= line.now)
+				active++;
+			else
+				step = step < (double)(ready - line.now) ? step : (double)(ready - line.now);
+		}
+		double rate = active ? line.bandwidth / active : 0;
+		rate = rate < line.each ? rate : line.each;
+		for (u32 k = 0; k < line.nr; k++) {
+			struct flight *f = &line.flights[k];
+			if (f->began + line.latency <= line.now && f->left / rate < step)
+				step = f->left / rate;
+		}
+		u64 ns = (u64)step + 1, from = line.now;
+		line.now += ns;
+		bool ended = false;
+		for (u32 k = line.nr; k-- > 0;) {
+			struct flight *f = &line.flights[k];
+			if (f->began + line.latency > from)
+				continue;
+			f->left -= rate * (double)ns;
+			if (f->left < 1) {
+				end_call(k);
+				ended = true;
+			}
+		}
+		if (ended)
+			return true;
+	}
+	return false;
+}
+
+/* Read as the C entry does; time passes while it waits, up to `until`. Return: bytes read. */
+static u64 read_some(struct pc_readahead *ra, u64 pos, u64 len, u64 until)
+{
+	u64 done = 0;
+	while (done < len) {
+		struct pc_need need = {0};
+		struct pc_request *r = NULL;
+		u64 got = (u64)pc_read(file->inode, pos + done, bytes, pc_min(len - done, MIB), &need);
+		done += got;
+		if (need.readahead)
+			pc_readahead_marker(file->inode, ra, need.marker);
+		if (got)
+			continue;
+		if (line.now >= until)
+			break;
+		EQUAL(pc_fill_begin(file->inode, pos + done, len - done, &need, &r) && need.kind != PC_NEED_FOLIO, 0);
+		if (r) {
+			u64 stop = r->end;
+			pc_fill_submit(r, PC_WORK_FILL);
+			pc_readahead_miss(file->inode, ra, pos + done, len - done, stop);
+		} else {
+			pc_readahead_rest(file->inode, ra, pos + done, len - done);
+		}
+		if (pass(until))
+			pc_readahead_waits(file->inode, ra, pos + done, len - done);
+	}
+	pc_readahead_seen(ra, pos, done);
+	return done;
+}
+
+/* Read on for `ms`, in pieces. Return: permille of the line that was busy. */
+static u32 read_for(struct pc_readahead *ra, u64 *pos, u64 piece, u64 ms)
+{
+	u64 began = line.now, end = began + ms * MS, passed = line.passed;
+	double flying = 0;
+	for (u32 k = 0; k < line.nr; k++)
+		flying += (double)line.flights[k].len - line.flights[k].left;
+	line.most = line.most_nr = 0;
+	while (line.now < end && *pos + piece <= pc_inode_size(file->inode))
+		*pos += read_some(ra, *pos, piece, end);
+	double carried = (double)(line.passed - passed) - flying;
+	for (u32 k = 0; k < line.nr; k++)
+		carried += (double)line.flights[k].len - line.flights[k].left;
+	u32 busy = (u32)(carried * 1000 / (line.bandwidth * (double)(line.now - began)));
+	if (getenv("PACE"))
+		fprintf(stderr,
+			"%5llu ms: busy %4u, reads %4llu, in flight %2u, %5.1f MiB; window %5.1f request %4.1f "
+			"call %llu ms rate %llu flat %u draining %d\n",
+			(unsigned long long)((line.now - SEC) / MS), busy, (unsigned long long)line.reads, line.most_nr,
+			(double)line.most / MIB, (double)pc_pace_window(rig.volume) / MIB,
+			(double)pc_request_size(file->inode) / MIB, (unsigned long long)(rig.volume->pace.call_ns / MS),
+			(unsigned long long)(pc_max(rig.volume->pace.rates[0], rig.volume->pace.rates[1]) / 1000000),
+			rig.volume->pace.flat, rig.volume->pace.drains_ns != 0);
+	return busy;
+}
+
+static void finish(void)
+{
+	while (line.nr || rig.volume->nr_work[PC_WORK_READAHEAD])
+		pass(line.now + 100 * SEC);
+}
+
+static void report(const char *text)
+{
+	if (getenv("PACE"))
+		fprintf(stderr, "--- %s\n", text);
+}
+
+/* A stream leaves at most a tenth of the line idle, with an eighth of the cache in flight; less where that, or the 16
+ * calls of 8 MiB that the store takes, are not enough. */
+TEST(check_a_stream_keeps_its_line_busy)
+{
+	struct {
+		u64 latency, mb_s, each, piece, busy, most;
+	} rows[] = {
+		{20, 100, 0, 64 << 10, 930, 32}, {50, 100, 0, MIB, 900, 64},         {200, 100, 0, 64 << 10, 860, 128},
+		{1, 1000, 0, MIB, 950, 32},      {20, 1000, 0, 64 << 10, 900, 96},   {50, 1000, 0, MIB, 900, 128},
+		{20, 1000, 80, MIB, 820, 128},   {50, 1000, 80, 64 << 10, 700, 128}, {1, 1, 0, 64 << 10, 950, 8},
+	};
+	char text[80];
+	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+		open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
+		set_line(rows[k].latency, rows[k].mb_s, rows[k].each);
+		snprintf(text, sizeof(text), "%u ms, %u MB/s, each %u", (u32)rows[k].latency, (u32)rows[k].mb_s,
+			 (u32)rows[k].each);
+		report(text);
+		struct pc_readahead ra = {.max = UINT32_MAX};
+		u64 pos = 0;
+		read_for(&ra, &pos, rows[k].piece, 4000);
+		CHECK(line.most <= 128 * MIB);
+		CHECK(read_for(&ra, &pos, rows[k].piece, 8000) >= rows[k].busy);
+		CHECK(line.most <= rows[k].most * MIB);
+		finish();
+	}
+}
+
+static u64 window_after(struct pc_readahead *ra, u64 *pos, u64 ms)
+{
+	read_for(ra, pos, MIB, ms);
+	return pc_pace_window(rig.volume) / MIB;
+}
+
+/* Latency from 1 to 200 ms and back, bandwidth from 1 GB/s to 1 MB/s and back, while a stream reads. */
+TEST(check_windows_follow_the_line)
+{
+	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
+	report("changes");
+	struct pc_readahead ra = {.max = UINT32_MAX};
+	u64 pos = 0;
+	set_line(1, 1000, 0);
+	CHECK(window_after(&ra, &pos, 3000) <= 40);
+	set_line(200, 1000, 0);
+	CHECK(window_after(&ra, &pos, 1000) >= 128);
+	set_line(1, 1000, 0);
+	CHECK(window_after(&ra, &pos, 1000) <= 64);
+	CHECK(window_after(&ra, &pos, 1000) <= 40);
+	set_line(1, 1, 0); /* requests that are under way take their time: up to 25 MiB */
+	u64 reads = line.reads;
+	while (line.reads == reads)
+		read_for(&ra, &pos, MIB, 1000);
+	CHECK(window_after(&ra, &pos, 1000) <= 16);
+	window_after(&ra, &pos, 60000);
+	CHECK(window_after(&ra, &pos, 20000) <= 4);
+	CHECK(line.most <= 8 * MIB);
+	set_line(1, 1000, 0);
+	read_for(&ra, &pos, MIB, 1000);
+	CHECK(read_for(&ra, &pos, MIB, 1000) >= 900);
+	finish();
+}
+
+/* A random reader gets what it asks for, and a reader of the beginning of a file at most four times as much. */
+TEST(check_short_readers_fetch_little_more)
+{
+	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
+	report("short");
+	set_line(20, 1000, 0);
+	struct pc_readahead warm = {.max = UINT32_MAX}, ra = {.max = UINT32_MAX};
+	u64 pos = 0;
+	read_for(&warm, &pos, MIB, 2000);
+	finish();
+	u64 before = line.passed;
+	for (u64 k = 1; k <= 100; k++)
+		read_some(&ra, (16ull << 30) + k * 7919 * 4096 * 8, 4096, ALL);
+	finish();
+	EQUAL(line.passed - before, 100 * 4096);
+	before = line.passed;
+	for (u64 at = 0; at < MIB; at += 64 << 10)
+		read_some(&ra, at, 64 << 10, ALL);
+	finish();
+	EQUAL((line.passed - before) / MIB, 4);
+}
+
+/* A call that hangs keeps its credit and its bytes; another stream reads on at the pace of the line. */
+TEST(check_a_hanging_call_does_not_stop_other_streams)
+{
+	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
+	report("hang");
+	set_line(20, 100, 0);
+	struct pc_readahead one = {.max = UINT32_MAX}, other = {.max = UINT32_MAX};
+	u64 at = 0, pos = 32ull << 30;
+	read_for(&one, &at, MIB, 1000);
+	begin_calls();
+	line.flights[0].began = line.now + 100 * SEC;
+	read_for(&other, &pos, MIB, 3000);
+	CHECK(read_for(&other, &pos, MIB, 3000) >= 850);
+	finish();
+}
