@@ -32,7 +32,7 @@ from ..engine.volume import EngineVolume
 from ..errors import FailedRange, Key, LostRange, ShutdownError
 from ..file.cached import CachedFile, extent
 from ..file.direct import DirectFile
-from ..native import END, inside
+from ..native import END, FOREVER, inside
 from ..objects import FileStat
 from . import conflicts, detach, lifetimes, modes, namespace, opening, reconnect, status
 from .inode import Inode, InodeTable
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 def largest_window(limits: BackendLimits, least: Size = "1MiB") -> int:
     """Return the largest readahead window of a volume whose options name none: what a far store takes at once."""
     most = 0 if limits.prompt else int(limits.max_inflight) * int(limits.max_read)
-    return max(parse_size(least, "read_ahead"), int(limits.read_ahead) or most)
+    return min(max(parse_size(least, "read_ahead"), int(limits.read_ahead) or most), FOREVER)
 
 
 def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:

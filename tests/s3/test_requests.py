@@ -105,6 +105,14 @@ def text(calls: list[ProxyCall]) -> str:
     return ", ".join(name if n == 1 else f"{name} × {n}" for name, n in sorted(found.items())) or "none"
 
 
+def fits(found: str, row: str) -> bool:
+    """Return whether the requests are those of a row; "× 4 to 8": a number from 4 to 8, as readahead follows the line."""
+    if (bounds := re.search(r"× (\d+) to (\d+)$", row)) is None:
+        return found == row
+    number = re.fullmatch(re.escape(row[: bounds.start()]) + r"× (\d+)", found)
+    return number is not None and int(bounds[1]) <= int(number[1]) <= int(bounds[2])
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_each_call_makes_the_requests_of_the_page(ministack: Server, call: str) -> None:
     before, act = CALLS[call]
@@ -120,7 +128,7 @@ def test_each_call_makes_the_requests_of_the_page(ministack: Server, call: str) 
             one(volume, bucket)
         proxy.taken()
         act(volume, bucket)
-        assert text(proxy.taken()) == rows()[call]
+        assert fits(text(proxy.taken()), rows()[call])
         cache.close()
         bucket.clear()
 
