@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ class DirectoryBackend(NamespaceBackend):
         self._tree = Tree(os.fspath(root))
         self._unsynced = Unsynced(self._tree)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """What a disk tier knows it by."""
         return f"dir:{self.root}"

@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,7 +65,7 @@ class PassingBackend(Backend):
             raise AttributeError(name)
         return getattr(self.inner, name)
 
-    @property
+    @functools.cached_property  # which a subclass may assign to
     def name(self) -> str:
         """What a disk tier knows it by: its bytes may be others than those of the inner backend."""
         own = getattr(self.inner, "name", None)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -109,3 +110,16 @@ def test_stores_of_pagecache_have_a_name_of_their_own(tmp_path: Path) -> None:
     store = MemoryBackend()
     assert store.name == store.name
     assert PassingBackend(store).name == f"PassingBackend of {store.name}"
+
+
+@pytest.mark.parametrize("base", [PassingBackend, DirectoryBackend, MemoryBackend])
+def test_a_subclass_may_have_a_name_that_it_chooses(tmp_path: Path, base: Any) -> None:
+    class Named(base):  # type: ignore[misc]
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)
+            self.name = "mine"
+
+    arguments: dict[Any, tuple[Any, ...]] = {PassingBackend: (MemoryBackend(),), DirectoryBackend: (tmp_path,)}
+    with PageCache("1MiB", disk=tmp_path / "tier") as cache:
+        backend: Any = cache.attach(Named(*arguments.get(base, ()))).engine.backend
+        assert backend.volume_id == "mine"

@@ -106,7 +106,7 @@ def text(calls: list[ProxyCall]) -> str:
 
 
 def fits(found: str, row: str) -> bool:
-    """Return whether the requests are those of a row; "× 4 to 8": a number from 4 to 8, as readahead follows the line."""
+    """Return whether the requests are those of a row; "× 4 to 8": a number of these, as readahead follows the line."""
     if (bounds := re.search(r"× (\d+) to (\d+)$", row)) is None:
         return found == row
     number = re.fullmatch(re.escape(row[: bounds.start()]) + r"× (\d+)", found)

@@ -108,12 +108,7 @@ class FsspecBackend(PassingBackend):
         vars(self).update({method: getattr(inner, method) for method in METHODS})
         below = beneath(fs)
         made_by = fsspec.utils.tokenize(type(below), below.storage_args, below.storage_options)
-        self._name = f"fsspec:{name_of(fs)}:{made_by}/{root}"
-
-    @property
-    def name(self) -> str:
-        """What a disk tier knows it by."""
-        return self._name
+        self.name = f"fsspec:{name_of(fs)}:{made_by}/{root}"
 
 
 class BlockingObjects(Backend):
