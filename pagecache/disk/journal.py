@@ -137,7 +137,8 @@ class Journal:
         self._attempt: _Attempt | None = None  # its result is not recorded
         self._restates = False  # the next segment begins with the state of every file
         self.generation = 0
-        """Changes when records stop to count that were not confirmed: append all unsaved bytes anew."""
+        """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
+        is the same after `confirm` as before the first `append`."""
         self.recovered: Recovered = recover(folder, device)
         """Unsaved files of earlier processes. They stay in the journal until they are saved or given up."""
         self._current: _Segment | None = None
@@ -209,8 +210,10 @@ class Journal:
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
                 volume, key, base, created = record.values
-                state = replace(file.state, volume=volume, key=key, base=base, created=created, size=record.offset)
-                record = replace(state, renaming=None, removing=False, gone=False).record()
+                state = replace(file.state, volume=volume, key=key, renaming=None, removing=False, gone=False)
+                if not file.is_live():
+                    state = replace(state, base=base, created=created, size=record.offset)
+                record = state.record()
             elif file is None and record.kind in SETTLING:
                 return self._counts  # the journal has nothing of it
             elif file is None:

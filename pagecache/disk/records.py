@@ -94,7 +94,9 @@ class Head(NamedTuple):
 
 
 def file(number: int, volume: str, key: Key, base: str | None, *, created: bool, size: int) -> Record:
-    """FILE. `size`: of the version `base`. If the file has unsaved records, it keeps the size that they lead to."""
+    """FILE. `size`: of the version `base`. A file with unsaved records keeps its base: a later one may be newer than
+    they are.
+    """
     if not isinstance(key, str | bytes):
         raise TypeError(f"key {key!r} is a {type(key).__name__}: a journal keeps str and bytes")
     return Record(Kind.FILE, number, size, 0, (volume, key, base, created))

@@ -243,3 +243,20 @@ def test_a_segment_that_could_not_begin_and_not_be_removed_goes_in_its_turn() ->
         assert not found.lost
         assert len(found.files) == 1
     assert not {"00000001.journal", "00000002.journal"} & set(disk.listdir("j"))
+
+
+def test_unsaved_records_keep_the_base_that_they_were_written_over() -> None:
+    """A save whose SAVED record could not be appended may have stored newer bytes than the journal has."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    number = opened(journal, size=10)
+    last = journal.append(records.data(number, 0, 3), [b"old"])
+    again = records.file(number, "store:", "key", "v2", created=False, size=20)
+    journal.append(again)
+    (file,) = recover("j", disk).files
+    assert (file.state.base, file.state.size) == ("v1", 10)
+    journal.append(records.saved(number, last, "v2"))
+    journal.append(again)
+    journal.append(records.data(number, 0, 3), [b"new"])
+    (file,) = recover("j", disk).files
+    assert (file.state.base, file.state.size, file.read(0, 3)) == ("v2", 20, b"new")

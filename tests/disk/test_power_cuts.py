@@ -51,8 +51,8 @@ WORKLOAD: list[tuple[Any, ...]] = [
 ]
 
 
-def played(steps: list[tuple[Any, ...]], mistake: str = "", **settings: Any) -> World:
-    world = World(SimulatedDisk(**settings))
+def played(steps: list[tuple[Any, ...]], mistake: str = "", limit: int = 1 << 20, **settings: Any) -> World:
+    world = World(SimulatedDisk(**settings), limit=limit)
     world.mistake = mistake
     world.begin()
     world.play(steps)
@@ -186,6 +186,20 @@ def test_power_cuts_of_workloads_by_chance_keep_the_promises(seed: int) -> None:
 def test_power_cuts_and_failing_calls_keep_the_promises(seed: int) -> None:
     """EIO of any call, ENOSPC of new segments: what a later fsync promises is recovered."""
     assert counterexample(seed, fails=True) == ""
+
+
+@pytest.mark.parametrize("full", [{"limit": 3 * 4096}, {"capacity": 4 * 4096}])
+@pytest.mark.parametrize("seed", range(3))
+def test_power_cuts_of_a_full_journal_keep_the_promises(full: dict[str, Any], seed: int) -> None:
+    """D6: at its limit, or on a full disk, files are saved and go on; the space is bounded."""
+    steps = [s for s in workload(random.Random(seed), 60) if s[0] != "save"]
+    world = played(steps, **full)
+    assert any(error.errno == NO_SPACE for error in world.errors)
+    assert len(world.store.versions) > 1  # saves made room
+    for at, disk in cuts(world, 8, seed):
+        found = recovered(disk)
+        assert world.check(found, at) == ""
+        assert sum(size for _, size in found.segments) <= full.get("limit", 1 << 20) + 4096
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ class World:
         self.bases: dict[int, str | None] = {}
         self.last: dict[int, int] = {}  # LSN
         self.failures: list[int] = []  # failed syncs
+        self.content: dict[int, list[int]] = {}  # LSNs of bytes and sizes
         self.appended: list[tuple[int, int]] = []  # LSN and index of its view
         self.saved: dict[int, int] = {}
         self.fill = 0
@@ -110,6 +111,8 @@ class World:
             raise
         self.last[number] = lsn
         self.appended.append((lsn, len(self.views) - 1))
+        if record.kind in records.CONTENT:
+            self.content.setdefault(number, []).append(lsn)
         return lsn
 
     def go_back(self, before: View) -> None:
@@ -120,6 +123,15 @@ class World:
             before = self.views[max((at for at in self.appended if at[0] <= confirmed), default=(0, 0))[1]]
             self.appended = [at for at in self.appended if at[0] <= confirmed]
             self.stale = True
+            for number, view in before.items():
+                if (file := self.journal._files.get(number)) is not None:
+                    # The next segment restates the names of today, and which files are saved.
+                    renaming = None if file.state.renaming is None else str(file.state.renaming)
+                    view = replace(view, key=str(file.state.key), renaming=renaming)
+                    is_live = any(file.state.saved < lsn <= confirmed for lsn in self.content.get(number, ()))
+                    if not is_live and (base := file.state.base) is not None:
+                        view = replace(view, content=self.store.versions[base])
+                    before = {**before, number: view}
         self.logged = before
         self.views.append(before)
         self.issued.append((len(self.disk.calls), len(self.views) - 1))
@@ -138,21 +150,23 @@ class World:
             except JournalFull as error:
                 self.errors.append(error)
                 self.stale = True
-                for number in self.journal.oldest():
-                    self.quietly(self.save, number)
+                self.make_room()
             except OSError as error:
                 self.errors.append(error)
                 self.stale = True
+                if error.errno == NO_SPACE:
+                    self.make_room()
 
     stale = False
     """The journal does not have all that memory has."""
 
-    def quietly(self, call: Any, *args: Any) -> None:
-        try:
-            call(*args)
-        except OSError as error:
-            self.errors.append(error)
-            self.stale = True
+    def make_room(self) -> None:
+        """Save the files that keep the oldest segment."""
+        for number in self.journal.oldest():
+            try:
+                self.save(number)
+            except OSError as error:
+                self.errors.append(error)
 
     def do_open(self, name: str, size: int | None) -> None:
         """Open an object, or create one (None)."""
@@ -169,7 +183,10 @@ class World:
         view, base = self.memory[number], self.bases[number]
         size = len(self.store.versions[base]) if base else 0
         record = records.file(number, "store:", view.key, base, created=base is None, size=size)
-        known = self.logged.get(number) or FileView(view.key, self.store.versions[base] if base else b"")
+        file = self.journal._files.get(number)
+        known = self.logged.get(number)
+        if known is None or file is None or not file.is_live():
+            known = FileView(view.key, self.store.versions[base] if base else b"")
         self.append(number, record, replace(known, key=view.key, renaming=None, is_removed=False))
 
     def change(self, name: str, step: tuple[Any, ...]) -> None:
@@ -242,16 +259,20 @@ class World:
         self.save(self.numbers[name])
 
     def save(self, number: int) -> None:
-        self.refresh()
-        view, upto = self.memory[number], self.last[number]
-        self.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode())))
+        """Save what memory has, which may be more than the journal has: it may be full."""
+        view, upto = self.memory[number], self.last.get(number, 0)
+        # If a failed sync took its FILE record, the journal restates it.
+        restated = (
+            None if number in self.logged else FileView(view.key, b"" if self.bases[number] is None else view.content)
+        )
+        self.confirm(self.append(number, records.saving(number, upto, f"mark {upto}".encode()), restated))
         if self.mistake == "saved before the save":
             self.append(number, records.saved(number, upto, f"v{len(self.store.versions) + 1}"))
             self.confirm(self.last[number])
         self.bases[number] = self.store.put(view.key, view.content)
         self.note_store()
         if self.mistake != "saved before the save":
-            self.append(number, records.saved(number, upto, self.bases[number]))
+            self.append(number, records.saved(number, upto, self.bases[number]), view)
 
     def do_rename(self, name: str, key: str) -> None:
         self.refresh()
