@@ -120,6 +120,7 @@ class World:
         if self.generation != self.journal.generation:
             confirmed = self.journal._confirmed
             self.failures.append(len(self.disk.calls))
+            self.content = {n: [at for at in c if at <= self.journal._confirmed] for n, c in self.content.items()}
             before = self.views[max((at for at in self.appended if at[0] <= confirmed), default=(0, 0))[1]]
             self.appended = [at for at in self.appended if at[0] <= confirmed]
             self.stale = True
@@ -128,13 +129,19 @@ class World:
                     # The next segment restates the names of today, and which files are saved.
                     renaming = None if file.state.renaming is None else str(file.state.renaming)
                     view = replace(view, key=str(file.state.key), renaming=renaming)
-                    is_live = any(file.state.saved < lsn <= confirmed for lsn in self.content.get(number, ()))
-                    if not is_live and (base := file.state.base) is not None:
+                    if not self.is_unsaved(number) and (base := file.state.base) is not None:
                         view = replace(view, content=self.store.versions[base])
                     before = {**before, number: view}
         self.logged = before
         self.views.append(before)
         self.issued.append((len(self.disk.calls), len(self.views) - 1))
+
+    def is_unsaved(self, number: int) -> bool:
+        """Return whether a recovery lists the file."""
+        file = self.journal._files.get(number)
+        if file is None:
+            return False
+        return file.state.created or any(lsn > file.state.saved for lsn in self.content.get(number, ()))
 
     def refresh(self) -> None:
         if self.stale or self.generation != self.journal.generation:
@@ -271,6 +278,8 @@ class World:
             self.confirm(self.last[number])
         self.bases[number] = self.store.put(view.key, view.content)
         self.note_store()
+        if not self.is_unsaved(number):  # its last bytes were never in the journal
+            self.note_view(number, replace(self.logged.get(number, view), content=view.content))
         if self.mistake != "saved before the save":
             self.append(number, records.saved(number, upto, self.bases[number]), view)
 
