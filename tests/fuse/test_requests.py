@@ -157,7 +157,7 @@ def test_a_sequential_read_has_as_many_requests_in_flight_as_the_backend_asks_fo
         assert counted.most >= 4
     with Counted(proxy) as counted, mounting(60, "-o", "read_ahead=1MiB") as path:
         assert (path / "a").read_bytes() == content
-        assert counted.most <= 3
+        assert counted.most <= 5  # a window is four requests, and the kernel reads behind it
 
 
 def test_small_files_after_a_listing_cost_one_request_each(
