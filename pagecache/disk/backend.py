@@ -360,12 +360,22 @@ class TieredBackend(PassingBackend):
         return opened if name is None or opened is None or missing_in_file(opened) else TieredFile(opened, self, name)
 
     def remove(self, key: Key) -> None:
-        self.inner.remove(key)
-        if (name := encoded(key)) is not None:
-            self.tier.drop(self.volume_id, name)
+        try:
+            self.inner.remove(key)
+        finally:
+            self._drop(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self.inner.rename(src, dst, replace=replace)
+        try:
+            self.inner.rename(src, dst, replace=replace)
+        except BaseException:  # it may have been carried out
+            self._drop(src)
+            self._drop(dst)
+            raise
         before, after = encoded(src), encoded(dst)
         if before is not None and after is not None:
             self.tier.rename(self.volume_id, before, after)
+
+    def _drop(self, key: Key) -> None:
+        if (name := encoded(key)) is not None:
+            self.tier.drop(self.volume_id, name)

@@ -125,6 +125,8 @@ class Catalogue:
                 with self._errors(), self._transaction():
                     for copy in copies:
                         with copy.lock:
+                            if copy.version is None:  # dropped since
+                                continue
                             cut, changed = copy.changes()
                             taken.append((copy, cut, tuple(changed)))
                             rows = [

@@ -245,6 +245,12 @@ class Copy:
     def renamed(self, key: bytes) -> None:
         self.key = key
 
+    def void(self) -> None:
+        """Make it a copy of no version. Takes the lock."""
+        with self.lock:
+            self.version = None
+            self.turn += 1
+
     def lose_saved(self) -> None:
         """Record that the catalogue has nothing any longer. Takes the lock."""
         with self.lock:

@@ -275,16 +275,21 @@ class Tier:
             self._unsaved.add(copy)
 
     def drop(self, volume: str, key: bytes) -> None:
-        """Forget the copy of an object that was removed."""
+        """Forget the copy under a name that another object may have now, with the same version."""
         with self._lock:
-            copy = self._copies.pop((volume, key), None)
-            if copy is not None:
-                self._unsaved.discard(copy)
+            self._forget(volume, key)
         with contextlib.suppress(OSError):  # its version tells it apart
             self._catalogue.drop(volume, key)
 
+    def _forget(self, volume: str, key: bytes) -> None:
+        copy = self._copies.pop((volume, key), None)
+        if copy is not None:
+            self._unsaved.discard(copy)
+            copy.void()  # a save that runs may have it
+
     def rename(self, volume: str, src: bytes, dst: bytes) -> None:
-        """Have the copy of an object under its new name."""
+        """Have the copy of an object under its new name, and none of what had that name before."""
+        self.drop(volume, dst)
         with self._lock:
             copy = self._copies.pop((volume, src), None)
             if copy is not None:

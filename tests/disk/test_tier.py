@@ -169,6 +169,25 @@ def test_another_version_gets_no_byte_of_the_former(tier: DiskTier) -> None:
     assert read_once(tier, store, "a") == other
 
 
+@pytest.mark.parametrize("saved", [False, True], ids=["not saved", "saved"])
+@pytest.mark.parametrize("how", ["rename", "remove"])
+def test_another_object_under_the_name_gets_no_byte_of_the_former(tier: DiskTier, how: str, saved: bool) -> None:
+    """Also if it has the same version: in this store each object counts its own."""
+    store = RecordingBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+    if saved:
+        read_once(tier, store, "b")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        read(volume, "b")
+        if how == "rename":
+            volume.rename("a", "b")
+        else:
+            volume.remove("b")
+            store.rename("a", "b")  # by another program
+        assert read(volume, "b") == content(MIB)
+    assert read_once(tier, store, "b") == content(MIB)
+
+
 def test_another_store_under_the_same_name_is_another_one(tier: DiskTier) -> None:
     first, second = ObjectBackend({"a": content(MIB)}), ObjectBackend({"a": content(MIB, seed=2)})
     with PageCache("4MiB", disk=tier) as cache:
