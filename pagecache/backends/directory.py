@@ -125,7 +125,7 @@ class DirectoryBackend(NamespaceBackend):
 
     @functools.cached_property
     def name(self) -> str:
-        """What a disk tier knows it by."""
+        """Name of the store in a disk tier."""
         return f"dir:{self.root}"
 
     @property

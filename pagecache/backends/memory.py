@@ -192,7 +192,7 @@ class MemoryBackend(Backend):
 
     @functools.cached_property
     def name(self) -> str:
-        """What a disk tier knows it by: no other store of memory, in this process or another, has the same."""
+        """Name of the store in a disk tier: no other store of memory, in this process or another, has the same."""
         return f"memory:{os.urandom(16).hex()}"
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> MemoryFile:

@@ -67,7 +67,7 @@ class PassingBackend(Backend):
 
     @functools.cached_property  # which a subclass may assign to
     def name(self) -> str:
-        """What a disk tier knows it by: its bytes may be others than those of the inner backend."""
+        """Name of the store in a disk tier: its bytes may be others than those of the inner backend."""
         own = getattr(self.inner, "name", None)
         return f"{type(self).__name__} of {own if isinstance(own, str) else type(self.inner).__name__}"
 

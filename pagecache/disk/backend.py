@@ -1,10 +1,10 @@
-"""A store behind a disk tier: reads go to the copy on disk first, and what is read from the store is kept there.
+"""A store behind a disk tier: reads go to the copy on disk first, and the store's answers are kept there.
 
                       read_into
       copy has it ───────┴─────── store has it ──► append to the copy, if its version is still the one that was read
      │  changed here since the version was found: the store alone is asked  │
 
-What is on disk belongs to versions. The cache says which version a file has; *changed* are the ranges of writes,
+Bytes on disk belong to versions. The cache says which version a file has; *changed* are the ranges of writes,
 truncates and holes after that. They are neither read from the copy nor kept. On a store of whole objects a commit
 replaces its version by the next one, so the copy goes on as a copy of that: without the changed ranges, but with the
 bytes that were sent. In a store in place the next version may have changes of others as well, so there the copy begins
@@ -16,7 +16,8 @@ anew with the bytes that were sent.
     another program's change is announced        is not kept, nor is what the copy had of it (`forget`)
     damage, a failing disk                       goes to the store
 
-Lock: `_lock` of a file guards its fields, and is taken before that of its copy; never held across calls.
+Lock: `_lock` of a file guards its fields, and is taken before that of its copy. It is held while the catalogue is read,
+and never across a call of the store.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class TieredFile(PassingFile):
         self._copy: Copy | None = None  # of `_version`
         self._version: str | None = None
         self._reader: Callable[[], Reader | None] = _no_reader
-        self._next: Copy | None = None  # what was sent since, under the number of the copy that will have it
+        self._next: Copy | None = None  # the bytes sent since, under the number of their future copy
 
     @property
     def seen(self) -> object:
@@ -121,7 +122,7 @@ class TieredFile(PassingFile):
         """Record that another program may have changed [begin, end) of the object."""
         with self._lock:
             self._turn += 1
-            self._next = None  # what was sent may be below that change
+            self._next = None  # the bytes sent may be below that change
             if self._copy is not None:
                 with self._copy.lock:
                     self._copy.cut(begin, None if end >= END else end)
@@ -237,7 +238,7 @@ class TieredFile(PassingFile):
         return done
 
     def _keep_next(self, offset: int, buffers: Sequence[memoryview], length: int) -> None:
-        """Keep bytes of the next version. No other call changes them meanwhile, but calls for other bytes run."""
+        """Keep bytes of the next version. No other call changes them, but calls for other bytes run beside."""
         with self._lock:
             if self._next is None:
                 beside = self._copy.number if self._copy is not None and self._whole() else None
@@ -300,7 +301,7 @@ class TieredFile(PassingFile):
         self._tier.publish(copy)
 
     def _cut_changed(self, copy: Copy, changed: Ranges) -> bool:
-        """Cut out of the copy what was changed here; False: it is of another version by now. The lock is held."""
+        """Cut the changed ranges out of the copy; False: it is of another version by now. The lock is held."""
         with copy.lock:
             if copy.version != self._version:
                 return False
@@ -323,7 +324,7 @@ class TieredBackend(PassingBackend):
     Args:
         inner: the store.
         tier: a running one, for the time of this backend.
-        volume_id: what the tier knows the store by.
+        volume_id: name of the store in the tier.
 
     Attributes:
         hits: reads that were served from disk.

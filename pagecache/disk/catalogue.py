@@ -41,6 +41,7 @@ class Catalogue:
     def __init__(self, folder: str) -> None:
         self._path = os.path.join(folder, NAME)
         self._saving, self._reading = threading.Lock(), threading.Lock()
+        self._size = 0
         self.damaged = False
         """What it says cannot be read: `begin_anew`."""
         try:
@@ -75,9 +76,13 @@ class Catalogue:
         )
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")
+        self._size = self._measured()
 
     def size_now(self) -> int:
-        """Return the bytes of its files."""
+        """Return the bytes of its files, as of the last save."""
+        return self._size
+
+    def _measured(self) -> int:
         total = 0
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(OSError):
@@ -146,6 +151,7 @@ class Catalogue:
                 raise
         for copy, _, _ in taken:
             copy.known = True
+        self._size = self._measured()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -91,6 +91,7 @@ class Segments:
             if (match := NAME.fullmatch(name)) is not None:
                 self._live[int(match[1], 16)] = os.stat(self._path(int(match[1], 16))).st_size
         self._live = dict(sorted(self._live.items()))
+        self._total = sum(self._live.values())
         self._next, self._used = max(self._live, default=0) + 1, segment  # where `append` goes on; full: a new one
         self._current = 0
         self.work: Callable[[], object] = lambda: None  # wakes the writer
@@ -110,7 +111,7 @@ class Segments:
     def size_now(self) -> int:
         """Return the bytes of the segments."""
         with self._lock:
-            return sum(self._live.values())
+            return self._total
 
     def is_live(self, address: int) -> bool:
         """Return whether the segment of an address is there, or will be."""
@@ -217,7 +218,7 @@ class Segments:
         while True:
             with self._lock:
                 oldest = next(iter(self._live), None)
-                total = sum(self._live.values())
+                total = self._total
             if total + self.segment + self._others() <= self.size and self._has_free():
                 break
             if oldest is None:
@@ -234,6 +235,7 @@ class Segments:
         self._file = fd
         with self._lock:
             self._live[number] = self.segment
+            self._total += self.segment
             went_on, self._paused_until = self._paused_until > 0, 0.0
         if went_on:
             self._report(None)
@@ -264,7 +266,7 @@ class Segments:
 
     def _forget(self, number: int) -> None:
         with self._lock:
-            self._live.pop(number, None)
+            self._total -= self._live.pop(number, 0)
             file = self._files.pop(number, None)
         del file
 

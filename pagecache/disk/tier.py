@@ -147,6 +147,7 @@ class Tier:
         self._wake = threading.Event()
         self._ending = False
         self._swept = 0
+        self._ranges = 0  # that copies have loaded, roughly: a thread may miss another's addition
         self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
         self._logged = -LOGGED_EVERY
         path = described.path
@@ -168,13 +169,13 @@ class Tier:
                 self._segments.clear()
                 self._count(OSError(errno.EIO, "the catalogue was damaged; the tier begins empty", path))
                 self._catalogue.damaged = False
+            self._next = self._catalogue.next
+            self._segments.work = self._wake.set
+            self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
+            self._thread.start()
         except BaseException:
             leave(self._mark)
             raise
-        self._next = self._catalogue.next
-        self._segments.work = self._wake.set
-        self._thread = threading.Thread(target=self._work, name="pagecache-disk", daemon=True)
-        self._thread.start()
 
     @classmethod
     def open(cls, described: DiskTier, user: object) -> Tier:
@@ -261,7 +262,9 @@ class Tier:
         return Copy(number, volume, key, version, self._load)
 
     def _load(self, number: int, chunk: int) -> Chunk:
-        return self._catalogue.chunk(number, chunk, self._segments.is_live)
+        found = self._catalogue.chunk(number, chunk, self._segments.is_live)
+        self._ranges += len(found)
+        return found
 
     def publish(self, copy: Copy) -> None:
         """Make a copy, whose version has just been set, that of its object."""
@@ -272,6 +275,7 @@ class Tier:
     def changed(self, copy: Copy) -> None:
         """Have a copy saved."""
         with self._lock:
+            self._ranges += 1
             self._unsaved.add(copy)
 
     def drop(self, volume: str, key: bytes) -> None:
@@ -288,7 +292,7 @@ class Tier:
             copy.void()  # a save that runs may have it
 
     def rename(self, volume: str, src: bytes, dst: bytes) -> None:
-        """Have the copy of an object under its new name, and none of what had that name before."""
+        """Have the copy of an object under its new name, and nothing of the object that had the name before."""
         self.drop(volume, dst)
         with self._lock:
             copy = self._copies.pop((volume, src), None)
@@ -384,16 +388,16 @@ class Tier:
         with self._lock:
             copies = [copy for copy in self._unsaved if copy.version is not None]
             self._unsaved.clear()
-            all_copies = list(self._copies.values())
         oldest = self._segments.oldest
         if not copies and oldest == self._swept and not self._catalogue.damaged:
             return
         try:
             if self._catalogue.damaged:
                 self._catalogue.begin_anew()
-                for copy in all_copies:
+                with self._lock:
+                    copies = [copy for copy in self._copies.values() if copy.version is not None]
+                for copy in copies:
                     copy.lose_saved()
-                copies = [copy for copy in all_copies if copy.version is not None]
             self._catalogue.save(copies, oldest)
             self._swept = oldest
             for number in [number for number in self._hits if number < oldest]:
@@ -403,14 +407,13 @@ class Tier:
             with self._lock:
                 self._unsaved.update(copies)
             return
-        ranges = 0
-        for copy in all_copies:
-            with copy.lock:
-                ranges += copy.size()
-        if ranges > RANGES_MAX:
-            for copy in all_copies:
+        if self._ranges > RANGES_MAX:
+            with self._lock:
+                loaded, self._ranges = list(self._copies.values()), 0
+            for copy in loaded:
                 with copy.lock:
                     copy.release()
+                    self._ranges += copy.size()
 
 
 # -- the directory

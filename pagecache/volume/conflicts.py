@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backends.protocol import NamespaceBackend, ObjectStat
+from ..engine.blocking import untiered
 from ..engine.commit import remote
 from ..engine.io import barrier, direct
 from ..errors import Key, LostRange
@@ -98,9 +99,10 @@ def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int])
     and after, under the token, which excludes other changes by this cache.
     """
     backend: Any = volume.engine.backend
+    store: Any = untiered(backend)
 
     def change() -> ObjectStat:
-        own = getattr(backend, "setattr", None) or partial(NamespaceBackend.setattr, backend)  # raises that it cannot
+        own = getattr(backend, "setattr", None) or partial(NamespaceBackend.setattr, store)  # raises that it cannot
         changed: ObjectStat = own(key, **changes)
         return changed
 

@@ -1,4 +1,4 @@
-"""Clean data on disk: what is read from the store is read once, and nothing else is ever delivered."""
+"""Clean data on disk: a byte is read from the store once, and no other byte is ever delivered in its place."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,7 +58,7 @@ def read_once(tier: DiskTier, store: RecordingBackend, key: str) -> bytes:
         return read(cache.attach(store, volume_id="store"), key)
 
 
-# -- what is read once
+# -- one read of the store
 
 
 def test_a_second_cache_reads_nothing_from_the_store(tier: DiskTier) -> None:
@@ -80,7 +81,7 @@ def test_bytes_that_memory_had_to_evict_are_read_from_disk(tier: DiskTier) -> No
         assert read(volume, "a") == data
         store.forget_calls()
         assert read(volume, "a") == data
-        assert reads(store) < len(data) // 4  # what had not been written yet when it was read again
+        assert reads(store) < len(data) // 4  # bytes that waited to be written
 
 
 def test_what_is_written_is_read_from_disk_by_the_next_process(tier: DiskTier) -> None:
@@ -354,7 +355,7 @@ def test_damaged_bytes_are_read_from_the_store_and_counted(folder: Path, aligned
             errors = volume.stats().disk_errors
         if _ == 0:
             assert errors > 0
-    assert errors == 0  # what was read again is kept again
+    assert errors == 0  # they are kept again
 
 
 def test_any_damage_to_any_file_of_the_tier_delivers_no_wrong_byte(folder: Path, tier: DiskTier) -> None:
@@ -477,7 +478,7 @@ def test_the_directory_stays_below_its_size(folder: Path) -> None:
 
 
 def test_what_is_read_again_outlives_what_is_read_once(folder: Path) -> None:
-    """The oldest segment goes first; what was read of it is written again."""
+    """The oldest segment goes first, and its extents that were read are written again."""
     tier = DiskTier(folder, size="16MiB", segment="2MiB")
     store = ObjectBackend({"hot": content(MIB // 4), **{f"o{k}": content(MIB, seed=k) for k in range(60)}})
     for k in range(60):
@@ -525,10 +526,12 @@ def test_a_killed_process_leaves_a_tier_that_the_next_one_uses(folder: Path, tmp
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a").write_bytes(data)
     program = (
-        "import os, pagecache, time\n"
+        "import os, pagecache, sqlite3, time\n"
         f"cache = pagecache.PageCache('8MiB', disk=pagecache.DiskTier({str(folder)!r}, size='64MiB', segment='4MiB'))\n"
         f"cache.attach('dir:{tmp_path / 'data'}').open('a').read()\n"
-        "time.sleep(1.5)\n"  # the catalogue is saved once a second
+        f"catalogue = sqlite3.connect({str(folder / 'catalogue.db')!r})\n"
+        "while not catalogue.execute('SELECT count(*) FROM chunks').fetchone()[0]:\n"
+        "    time.sleep(0.01)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
@@ -588,3 +591,117 @@ def test_the_backend_of_a_volume_is_the_one_that_was_attached(tier: DiskTier, tm
     store = DirectoryBackend(tmp_path)
     with PageCache("1MiB", disk=tier) as cache:
         assert cache.attach(store).backend is store
+
+
+def test_a_part_of_the_file_system_is_left_to_others(
+    folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A twentieth of it: segments go until that much is free."""
+    store = ObjectBackend({f"o{k}": content(3 * MIB, seed=k) for k in range(4)})
+    for key in ("o0", "o1", "o2"):
+        read_once(tier, store, key)
+    assert len(segments(folder)) == 3
+    free = [5 * MIB]
+
+    def tight(path: object) -> SimpleNamespace:
+        return SimpleNamespace(f_blocks=100, f_frsize=MIB, f_bavail=free[0] // MIB + 4 * (3 - len(segments(folder))))
+
+    monkeypatch.setattr(os, "statvfs", tight)
+    read_once(tier, store, "o3")
+    assert len(segments(folder)) == 3  # one went: beside two old ones the new one leaves 5 of 100
+    store.forget_calls()
+    read_once(tier, store, "o3")
+    assert reads(store) == 0
+
+
+def test_writing_goes_on_after_a_failure(folder: Path, tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+    events: list[pagecache.Event] = []
+    monkeypatch.setattr("pagecache.disk.segments.PAUSE", 0.0)
+    with PageCache("4MiB", disk=tier) as cache:
+        cache.subscribe(events.append)
+        volume = cache.attach(store, volume_id="store")
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "pwrite", raising(OSError(5, "Input/output error")))
+            read(volume, "a")
+            until(lambda: len(events) == 1)
+        read(volume, "b")
+        until(lambda: len(events) == 2)
+    assert [(event.kind, event.error is None) for event in events] == [("disk", False), ("disk", True)]
+    store.forget_calls()
+    read_once(tier, store, "b")
+    assert reads(store) == 0
+
+
+def raising(error: OSError) -> Callable[..., None]:
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+def test_keys_that_are_no_text_are_not_kept_and_odd_ones_are(tier: DiskTier) -> None:
+    keys = ["\udcff", b"a", "a", 7, ("a", 1)]
+    store = ObjectBackend({key: content(5000, seed=k) for k, key in enumerate(keys)})
+    for again in (False, True):
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            for key in keys:
+                with volume.open(key) as file:
+                    assert file.read() == store.content(key)
+                assert bool(store.spans("read_into", key)) == (not again or not isinstance(key, str | bytes)), key
+        store.forget_calls()
+
+
+def test_another_backend_after_a_reconnect_has_the_tier_too(tier: DiskTier) -> None:
+    store, other = ObjectBackend({"a": content(MIB)}), ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        read(volume, "a")
+        volume.reconnect(other)
+        assert volume.backend is other
+        assert read(volume, "b") == content(MIB, seed=2)
+    other.forget_calls()
+    read_once(tier, other, "b")
+    assert reads(other) == 0
+
+
+def test_a_remote_file_system_is_refused(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pagecache.disk.tier._file_system", lambda _: "nfs4")
+    with pytest.raises(ValueError, match="is on a file system of type nfs4; a tier needs a local disk"):
+        PageCache("1MiB", disk=tier)
+
+
+def test_a_tier_that_cannot_start_gives_its_lock_back(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr("pagecache.disk.tier.threading.Thread.start", raising(OSError(11, "no thread")))
+        with pytest.raises(OSError, match="no thread"):
+            PageCache("1MiB", disk=tier)
+    PageCache("1MiB", disk=tier).close()
+
+
+def test_a_forked_child_does_not_keep_the_directory(folder: Path) -> None:
+    program = (
+        "import os, pagecache, sys\n"
+        f"cache = pagecache.PageCache('1MiB', disk={str(folder)!r})\n"
+        "if os.fork() == 0:\n"
+        "    os.close(1)\n"
+        "    sys.stdin.read()\n"  # until the test is over
+        "    os._exit(0)\n"
+        "print('open', flush=True)\n"
+        "os._exit(0)\n"  # without closing
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.read() == "open\n"
+        PageCache("1MiB", disk=folder).close()
+        parent.communicate(timeout=60)
+
+
+def test_an_error_names_the_store_and_not_the_tier(tier: DiskTier) -> None:
+    with PageCache("1MiB", disk=tier) as cache:
+        volume = cache.attach("memory:")
+        volume.open("a", "x").close()
+        with pytest.raises(OSError, match="MemoryBackend cannot change attributes"):
+            volume.setattr("a", mode=0o600)
