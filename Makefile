@@ -188,7 +188,7 @@ endef
 $(foreach v,$(VARIANTS),$(eval $(call fuse,$(v))))
 
 .PHONY: ctest ctest-asan ctest-tsan
-ctest: run-c-plain run-planted run-fuse-plain run-schedules                                      ## C tests
+ctest: run-c-plain run-planted-c run-fuse-plain run-schedules                                      ## C tests
 ctest-asan: run-c-asan run-fuse-asan run-schedules-asan                             ## C tests under ASan and UBSan
 ctest-tsan: run-c-tsan run-fuse-tsan                                                ## C tests under TSan
 
@@ -270,9 +270,11 @@ $(PLANTED_X)/.built: $(DEBUG)/.built $(PLANTED_O)
 	  -o $(@D)/$(notdir $(wildcard $(DEBUG)/_core.*so))
 	@touch $@
 
-.PHONY: planted run-planted
+.PHONY: planted run-planted run-planted-c
 planted: $(if $(PATCHES),$(PLANTED)/.made $(PLANTED_X)/.built $(PLANTED)/schedules/schedules)          ## debug builds with planted bugs
-run-planted: $(PLANTED_P)
+run-planted: run-planted-c $(VENV)/.built $(VENV)/.dev planted          ## bugs that a named test finds, in C and Python
+	$(PYTEST) tests/planted -k named_test
+run-planted-c: $(PLANTED_P)
 	@for program in $^; do echo "$$program"; $$program || exit 1; done
 
 # The C program whose hits valgrind counts, with the flags of the wheel.

@@ -13,7 +13,7 @@ import pytest
 from pagecache.disk import records
 from pagecache.disk.journal import Journal, JournalFull
 from pagecache.disk.recovery import recover
-from pagecache.testing.disk import SimulatedDisk
+from pagecache.testing.disk import PowerCut, SimulatedDisk
 
 
 def opened(journal: Journal, key: str | bytes = "key", base: str | None = "v1", size: int = 0) -> int:
@@ -104,6 +104,18 @@ def test_a_full_journal_names_the_files_to_save() -> None:
     assert journal.append(records.data(first, 0, 4000), [bytes(4000)])  # makes room by itself
     assert journal.bytes <= 3 * 8192
     journal.close()
+
+
+def test_a_power_cut_takes_nothing_that_a_start_after_a_kill_has_recovered() -> None:
+    """The killed process had left it to the kernel."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    journal.append(records.data(opened(journal), 0, 3), [b"abc"])
+    assert [file.read(0, 3) for file in Journal("j", segment=8192, device=disk).recovered.files] == [b"abc"]
+    cut = PowerCut()
+    for call in disk.calls:
+        cut.after(call)
+    assert [file.read(0, 3) for file in recover("j", cut.disk(lambda _: 0)).files] == [b"abc"]
 
 
 def test_a_forgotten_file_is_not_recovered_again() -> None:

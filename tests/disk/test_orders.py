@@ -147,7 +147,13 @@ def commit_twice(file: TieredFile) -> None:
     file.commit()
 
 
-@pytest.mark.parametrize("beside", [change, commit, commit_twice])
+def cut(file: TieredFile) -> None:
+    """Commit a change of which no byte is kept."""
+    file.truncate(2 * PAGE)
+    file.commit()
+
+
+@pytest.mark.parametrize("beside", [change, commit, commit_twice, cut])
 @pytest.mark.parametrize("other", [False, True], ids=["the same file", "another file"])
 def test_a_read_keeps_nothing_that_was_changed_beside_it(
     rig: Rig, tier: Tier, beside: Callable[[TieredFile], None], other: bool
@@ -160,6 +166,26 @@ def test_a_read_keeps_nothing_that_was_changed_beside_it(
     assert all_of(rig, tier) == "".join(rig.store.committed)
     changing.commit()
     assert all_of(rig, tier) == "".join(rig.store.committed)
+
+
+def test_a_write_beside_a_commit_is_not_kept_as_committed(
+    rig: Rig, tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = rig.open()
+    write(file, 2, "X")
+    commit = file.inner.commit
+
+    def and_write() -> object:
+        version = commit()
+        write(file, 3, "Y")
+        return version
+
+    with monkeypatch.context() as beside:
+        beside.setattr(file.inner, "commit", and_write)
+        file.commit()
+    assert all_of(rig, tier) == "abXdefgh" == "".join(rig.store.committed)
+    file.commit()
+    assert all_of(rig, tier) == "abXYefgh"
 
 
 def test_what_is_not_committed_is_not_kept_for_others(rig: Rig, tier: Tier) -> None:

@@ -1,11 +1,11 @@
-"""The search for each planted bug: by schedules of the core, or by the stress tester with named settings.
+"""The search for each planted bug: by schedules of the core, by the stress tester with named settings, or by a test.
 The exit status is 1 if a bug is missed at a seed, or something is found without a bug.
 
     make mutations                              everything, in some fifteen minutes on two cores
     python -m tests.planted.mutations NAME ...  some bugs, settings or worlds
 
-The tester, whose threads are real, hunts at several seeds; schedules take one, which decides all of them. Settings and
-worlds without a bug run for seconds: `make soak` runs the same for minutes.
+The tester, whose threads are real, hunts at several seeds; schedules and tests take one, which decides all. Settings
+and worlds without a bug run for seconds: `make soak` runs the same for minutes.
 
 Each hunt is one process, and ends with its first finding. A process that dies of an assertion of the core, or that
 stands still, has found its bug. `make planted` builds the copy of the package that it imports, and the schedules.
@@ -27,6 +27,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import pytest
 
 from pagecache.native.extension import extension
 from pagecache.stress import Plan, run
@@ -50,9 +52,9 @@ def _run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
 
-def hunted(bug: str, settings: str, seed: int, seconds: float) -> Outcome:
-    """Return the outcome of a hunt by the stress tester, in a process of its own."""
-    call = f"from tests.planted.mutations import hunt; hunt({bug!r}, {settings!r}, {seed}, {seconds})"
+def hunted(bug: str, place: str, seed: int, seconds: float) -> Outcome:
+    """Return the outcome of a hunt by the stress tester, or by Python tests, in a new process."""
+    call = f"from tests.planted.mutations import hunt; hunt({bug!r}, {place!r}, {seed}, {seconds})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PAGECACHE_EXTENSION": ""}
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +67,8 @@ def hunted(bug: str, settings: str, seed: int, seconds: float) -> Outcome:
         sign, took = signal.Signals(-done.returncode), time.monotonic() - began
         kind = "hang" if sign == signal.SIGALRM else "death"
         return {"found": kind, "seconds": took, "story": f"{sign.name}\n{done.stderr[-STORY:]}"}
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    *lines, outcome = done.stdout.splitlines()
+    return {**json.loads(outcome), **({"story": "\n".join(lines)[-STORY:]} if lines else {})}
 
 
 def scheduled(bug: str, world: str, seed: int, seconds: float) -> Outcome:
@@ -78,21 +81,26 @@ def scheduled(bug: str, world: str, seed: int, seconds: float) -> Outcome:
     return {"found": "schedule" if done.returncode else "", "seconds": took, "story": done.stderr}
 
 
-def hunt(bug: str, settings: str, seed: int, seconds: float) -> None:
-    """Run the tester with the fix of a bug, or of none, taken out of this process, and end it."""
+def hunt(bug: str, place: str, seed: int, seconds: float) -> None:
+    """Run the tester, or tests, with the fix of a bug, or of none, taken out of this process, and end it."""
     removed = ctypes.c_char_p.in_dll(ctypes.CDLL(extension.__file__), "pc_fix_removed")
     removed.value = bug.encode()
     signal.alarm(int(seconds + LIMIT_S))
     vars(builtins)["PC_FIX"] = lambda fix: fix != bug
     began = time.monotonic()
-    report = run(Plan(seed=seed, duration=seconds, **SETTINGS[settings]), STORES.get(settings, lambda: None)())
-    took = round(time.monotonic() - began, 2)
-    story = "" if report.ok else report.story[:STORY]
-    os.write(1, json.dumps({"found": report.kind, "seconds": took, "story": story}).encode())
+    if place in SETTINGS:
+        report = run(Plan(seed=seed, duration=seconds, **SETTINGS[place]), STORES.get(place, lambda: None)())
+        found, story = report.kind, "" if report.ok else report.story[:STORY]
+    else:
+        options = ("-qx", "--capture=sys", "--timeout=0", "-pno:cacheprovider")
+        tests = [str(ROOT / test) for test in place.split()]
+        found, story = ("", "test")[pytest.main([*options, *tests])], ""  # other statuses: no test ran
+    print(json.dumps({"found": found, "seconds": round(time.monotonic() - began, 2), "story": story}), flush=True)
     os._exit(0)  # at once: a wait on state broken by a bug may never end
 
 
-SEARCHERS: dict[str, Callable[[str, str, int, float], Outcome]] = {"tester": hunted, "schedules": scheduled}
+Search = Callable[[str, str, int, float], Outcome]
+SEARCHERS: dict[str, Search] = {"tester": hunted, "test": hunted, "schedules": scheduled}
 
 
 def searches(names: list[str], settings: str | None) -> list[tuple[str, str, str]]:
@@ -123,7 +131,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         begun = []
         for bug, by, place in searches(options.names, options.settings):
-            seeds = range(1, 2 if bug == CLEAN or by == "schedules" else options.seeds + 1)
+            seeds = range(1, 2 if bug == CLEAN or by != "tester" else options.seeds + 1)
             seconds = CLEAN_SECONDS if bug == CLEAN else options.seconds
             hunts = {seed: pool.submit(SEARCHERS[by], bug, place, seed, seconds) for seed in seeds}
             begun.append((bug, by, place, hunts))

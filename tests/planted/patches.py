@@ -24,8 +24,8 @@ class Bug:
 
     sentence: str  # the mistake: the user's loss
     rule: str  # the broken rules, as named by the contract
-    searcher: str  # "schedules", "tester" or "C test"
-    place: str  # kind of world of the schedules, settings of the tester, or name of the C test
+    searcher: str  # "schedules", "tester", "test" or "C test"
+    place: str  # kind of world of the schedules, settings of the tester, or the test
     patch: str
 
 

@@ -13,6 +13,7 @@ from .patches import outdated, planted
 from .settings import SETTINGS
 
 SECONDS = 60.0
+TESTED = [name for name, bug in BUGS.items() if bug.searcher == "test"]
 SCHEDULED = [name for name, bug in BUGS.items() if bug.searcher == "schedules"]
 QUICK = {
     "returned_bytes_are_rolled_back": "data",
@@ -35,8 +36,9 @@ def built() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_patch_takes_out_the_fix_of_its_name_alone(name: str) -> None:
     """It also fits without the others, and is searched for; the sources of the package have no switch."""
-    assert {"tester": BUGS[name].place in SETTINGS, "schedules": True, "C test": True}[BUGS[name].searcher]
-    for path, text in planted({name: BUGS[name].patch}).items():
+    bug = BUGS[name]
+    assert bug.place in SETTINGS if bug.searcher == "tester" else bug.searcher in ("schedules", "test", "C test")
+    for path, text in planted({name: bug.patch}).items():
         assert text.count("PC_FIX") == text.count(f'PC_FIX("{name}")') > 0
         if path.endswith(".py"):
             compile(text, path, "exec")
@@ -84,6 +86,13 @@ def test_schedules_of_the_core_find_a_bug(bug: str) -> None:
 
 
 @pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("bug", TESTED)
+def test_a_named_test_finds_a_bug(bug: str) -> None:
+    assert hunted(bug, BUGS[bug].place, 1, SECONDS)["found"] == "test"
+
+
+@pytest.mark.usefixtures("built")
 def test_nothing_is_found_where_nothing_is_planted() -> None:
-    for outcome in (scheduled(CLEAN, WORLDS[0], 1, 1.0), hunted(CLEAN, "small", 1, 1.0)):
-        assert (outcome["found"], outcome["story"]) == ("", "")
+    tests = " ".join({BUGS[name].place for name in TESTED})
+    for outcome in (scheduled(CLEAN, WORLDS[0], 1, 1.0), *(hunted(CLEAN, place, 1, 1.0) for place in ("small", tests))):
+        assert not outcome["found"], outcome["story"]

@@ -1,0 +1,106 @@
+"""Segments of a tier, and what an address that leads to other bytes delivers: nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import DiskTier, PageCache
+from pagecache.disk import segments as module
+from pagecache.disk.contents import contents
+from pagecache.disk.segments import Segments
+from pagecache.native import checked
+from tests.stores import ObjectBackend
+
+from .test_tier import content, read, read_once
+
+pytestmark = pytest.mark.contract("D4", "D6", "D7")
+
+SIZE = 5000
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> DiskTier:
+    return DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
+
+
+@pytest.fixture
+def segments(tmp_path: Path) -> Iterator[Segments]:
+    made = Segments(str(tmp_path), 4 << 20, 1 << 20, aligned=False, others=lambda: 0, report=lambda _: None)
+    yield made
+    made.end()
+
+
+def taken(segments: Segments, copy: int = 1) -> int | None:
+    return segments.append(copy, 0, [memoryview(content(SIZE, copy))], SIZE)
+
+
+def test_an_address_that_is_given_again_delivers_no_byte_of_another_object(tier: DiskTier) -> None:
+    """Another program has removed the segments: their numbers begin anew, and the catalogue has the old addresses."""
+    store = ObjectBackend({"a": content(SIZE, 1), "b": content(SIZE, 2)})
+    read_once(tier, store, "a")
+    for segment in Path(tier.path).glob("*.clean"):
+        segment.unlink()
+    read_once(tier, store, "b")
+    store.forget_calls()
+    assert read_once(tier, store, "a") == content(SIZE, 1)
+    assert store.spans("read_into", "a")
+    assert not store.spans("read_into", "b")
+
+
+def test_extents_of_an_object_that_changed_places_are_not_delivered(tier: DiskTier) -> None:
+    store = ObjectBackend({"a": content(3 * 4096)})
+    with PageCache("1MiB", disk=tier) as cache, cache.attach(store, volume_id="s", read_ahead=0).open("a") as file:
+        for offset in (0, 8192):
+            file.pread(4096, offset)
+    (segment,) = Path(tier.path).glob("*.clean")
+    bytes_of_both = segment.read_bytes()[: 2 * 4100]
+    with segment.open("r+b") as opened:
+        opened.write(bytes_of_both[4100:] + bytes_of_both[:4100])
+    with PageCache("1MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="s")
+        assert read(volume, "a") == content(3 * 4096)
+        assert volume.stats().disk_errors > 0
+
+
+def test_a_segment_that_goes_beside_a_read_stays_open_for_it(
+    segments: Segments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor would be that of the next file which is opened."""
+    address = taken(segments)
+    assert address is not None
+    assert segments.write_next()
+    (tmp_path / "other").write_bytes(bytes(2 * SIZE))
+    others, read_now = [], checked.read
+
+    def read_beside(*arguments: Any, **options: Any) -> int:
+        segments.remove(address >> 32)
+        others.append(os.open(tmp_path / "other", os.O_RDONLY))
+        return read_now(*arguments, **options)
+
+    room = memoryview(bytearray(SIZE))
+    with monkeypatch.context() as beside:
+        beside.setattr(checked, "read", read_beside)
+        assert segments.read(address, SIZE, 1, 0, 0, [room]) == SIZE
+    os.close(others[0])
+    assert room == content(SIZE, 1)
+    assert segments.read(address, SIZE, 1, 0, 0, [room]) is None
+
+
+def test_what_waits_for_a_slow_disk_is_bounded(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUED_MAX", 10 * SIZE)
+    addresses = [taken(segments, copy) for copy in range(100)]
+    assert sum(address is not None for address in addresses) == 9  # each has checksums
+    assert segments.write_next()
+    assert taken(segments) is not None
+    assert taken(segments) is None
+
+
+def test_the_directory_of_a_running_tier_is_busy(tier: DiskTier) -> None:
+    with PageCache("1MiB", disk=tier), pytest.raises(OSError, match="another process uses the tier"):
+        contents(tier.path)
+    assert contents(tier.path).volumes == {}
