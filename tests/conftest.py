@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 from typing import Any
 
 import pytest
@@ -18,6 +19,11 @@ from hypothesis import HealthCheck, settings
 # the terminal of a test. PYTHONUNBUFFERED: a program that exits without a flush has to fail in every environment.
 for variable in ("COLUMNS", "LINES", "PYTHONUNBUFFERED"):
     os.environ.pop(variable, None)
+
+# A shell that is not interactive ignores SIGINT in its background jobs (`pytest &`); tests of Ctrl-C, and the programs
+# that they start, would never see it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IDS = re.compile(r"\[[^\]]*\b[TI]-\d+[^\]]*\]\s*$")
 """Ids at the end of a docstring: `[T-18, I-3, 2.4]`."""

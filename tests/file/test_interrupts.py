@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -467,3 +468,10 @@ def test_two_interrupts_leave_names_free(make: Make, monkeypatch: Patch, call: s
         rig.volume.sync(20)
         rig.finish()
     assert nth > 5
+
+
+def test_tests_see_ctrl_c_in_a_background_job_of_a_script() -> None:
+    """A shell that is not interactive starts it with SIGINT ignored."""
+    program = "import signal, tests.conftest; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", program]
+    subprocess.run(command, cwd=PACKAGE.parent, timeout=60, check=True)
