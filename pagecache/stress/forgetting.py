@@ -110,7 +110,7 @@ class ForgettingBackend(Backend):
         self.lock = threading.RLock()  # protects everything below, and the order of carried changes
         self._objects: dict[Key, Uncommitted | None] = {}  # by current name; None: no such object
         self._all: list[Uncommitted] = []  # including those without a name
-        # ("create", key, object), ("rename", src, object, dst), ("remove", key)
+        # ("create", key, object), ("rename", src, object, dst, replaced one), ("remove", key, None, object)
         self._names: list[tuple[Any, ...]] = []
 
     # -- the crash
@@ -218,7 +218,9 @@ class ForgettingBackend(Backend):
     def stat_of(self, stored: Uncommitted) -> ObjectStat:
         """Return the status of an object, including changes in memory; the lock is held."""
         stat = ObjectStat(size=0) if stored.inner is None else stored.inner.stat()
-        return replace(stat, size=stored.memory.stat().size, version=stored.version)
+        lost = sum(name[0] != "create" and name[-1] is stored for name in self._names)  # the inner backend has these
+        nlink = stat.nlink and stat.nlink - lost
+        return replace(stat, size=stored.memory.stat().size, version=stored.version, nlink=nlink)
 
     def _can(self, what: str) -> None:
         if what in self._cannot:
@@ -232,7 +234,7 @@ class ForgettingBackend(Backend):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
             self._objects[self.inner.canonical(key)] = None
             if found.inner is not None or not self.limits.commit_on_close:
-                self._name("remove", key)
+                self._name("remove", key, None, found)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         self._can("rename")
@@ -247,7 +249,7 @@ class ForgettingBackend(Backend):
             self._objects[self.inner.canonical(dst)] = found
             self._objects[self.inner.canonical(src)] = None
             if found.inner is not None or not self.limits.commit_on_close:
-                self._name("rename", src, found, dst)
+                self._name("rename", src, found, dst, there)
 
     def canonical(self, key: Key) -> Key:
         with self.lock:  # a name that is carried over in this moment may lead to the object's other name

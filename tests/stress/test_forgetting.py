@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pagecache.backends import MemoryBackend
+from pagecache import PageCache
+from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.errors import DataLossError, Key
 from pagecache.stress import Plan, directed, run
 from pagecache.stress.cached import CachedTarget
@@ -91,6 +92,37 @@ def test_names_are_kept_by_sync_and_those_of_an_object_by_its_commit() -> None:
     store.rename("c", "d")
     store.crash(Nothing())
     assert sorted(str(stat.key) for stat in inner.list()) == ["c", "x"]
+
+
+def test_an_open_file_has_no_name_once_it_is_removed_or_replaced(tmp_path: Path) -> None:
+    """The inner backend has the name still: the removal waits for a `sync`."""
+    store = ForgettingBackend(DirectoryBackend(tmp_path))
+    files = {key: store.open(key, create=True) for key in "abc"}
+    store.sync()
+    store.remove("a")
+    store.rename("b", "c")
+    for carried_over in (False, True):
+        assert {key: file.stat().nlink for key, file in files.items()} == {"a": 0, "b": 1, "c": 0}, carried_over
+        store.sync()
+
+
+def test_unsaved_bytes_of_a_removed_object_do_not_outlive_a_crash(tmp_path: Path) -> None:
+    """They would be unsaved after the reconnect, of an object that nothing leads to, and fail every sync."""
+    (tmp_path / "b").touch()
+    store = ForgettingBackend(DirectoryBackend(tmp_path))
+    with PageCache("1MiB") as cache:
+        volume = cache.attach(store)
+        volume.open("b").close()  # it has an identity, so the store is asked about names
+        with volume.open("a", "w") as file:
+            file.write(b"saved")
+            file.fsync()
+            file.write(b"not saved")
+        with volume.open("a"):
+            volume.remove("a")
+        volume.abort()
+        store.crash(Nothing(), names=True)
+        volume.reconnect(ForgettingBackend(DirectoryBackend(tmp_path)))
+        volume.sync(20)
 
 
 class Midway(MemoryBackend):
