@@ -20,6 +20,7 @@ from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
 from ..aio.over import Over
 from ..publishing import PublishingBackend
 from ..stores import RecordingBackend, StoredObject
+from .clock import HandClock
 from .rig import FAST, ONCE, PAGE, QUIET, Rig, Task, attached, content_of, eventually, make_rig, raises, stored
 from .test_interrupts import interrupted_each
 
@@ -362,12 +363,16 @@ def test_other_calls_go_on_between_two_tries(make: Make, call: str) -> None:
         raises(ShutdownError, task.result)
 
 
-def test_a_name_is_busy_between_two_tries_of_a_remove(make: Make) -> None:
+def test_a_name_is_busy_between_two_tries_of_a_remove(clock: HandClock, make: Make) -> None:
     """It is free after the last one, whatever its outcome. [2.20]"""
     error = BackendError(errno.EIO, "no", retry=True, retry_after=100.0)
     volume, backend = make(fails("remove", 1, error=error))
-    task = between_tries(volume, lambda volume: volume.remove(KEY, timeout=0.3))
-    raises(TimeoutError, volume.open, KEY, "rb", timeout=0.05, match="busy with remove")
+    task = between_tries(volume, lambda volume: volume.remove(KEY, timeout=7.0))
+    opening = Task(volume.open, KEY, "rb", timeout=5.0)
+    eventually(lambda: any(wait.thread == opening.thread.ident for wait in volume.cache.waits()))
+    clock.advance(5.0)
+    raises(TimeoutError, opening.result, match="busy with remove")
+    clock.advance(2.0)
     raises(TimeoutError, task.result, match="EIO")
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("remove")) == 1

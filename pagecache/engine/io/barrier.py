@@ -228,15 +228,17 @@ class FileSync:
         """
         file = self.file
         with file.lock:
-            worst, commit = failures.worst(file), file.commits.error
+            worst, commits = failures.worst(file), file.commits
+            # This sync plans its next commit when it sees the failure, which may be later than the deadline.
+            error, at = commits.error, self.not_before or (commits.next_try if commits.parked else commits.not_before)
         if worst is not None:
             return cause(worst.error), worst.next_retry
-        return ("", None) if commit is None else (cause(commit), self.not_before or None)
+        return ("", None) if error is None else (cause(error), at)
 
     def late(self, what: str) -> TimeoutError:
         failed, at = self.failure()
         now = self.file.volume.clock.now()
-        return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at < now else at - now)
+        return deadline_error(what, self.file.key, failed=failed, wait=None if at is None or at <= now else at - now)
 
 
 def drive(sync: FileSync, timeout: float | None, what: str) -> None:
