@@ -104,6 +104,7 @@ class CachedFile(Handle, io.RawIOBase):
     volume: Volume
     _altered = False  # its size, holes or direct bytes were changed through this handle, or a view to write was taken
     _superseded: tuple[LostRange, ...] = ()  # unsaved bytes of closed handles that the open has cut off
+    _direct = False  # reads and writes bypass the cache
     _warns_of_readers = True  # unclosed handles are reported, even if nothing can be lost
 
     def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, through: bool, read_ahead: int) -> None:
@@ -130,6 +131,7 @@ class CachedFile(Handle, io.RawIOBase):
             self._writable,
             bool(flags & os.O_APPEND),
             through,
+            self._direct,
             FAULTS[options.source_may_fault],
             self._read_ahead,
             int(cache.config.gil_release),

@@ -1,21 +1,19 @@
 """DirectFile: a handle whose reads and writes bypass the cache (contract 2.9, 2.10).
 
-Its verbs are Python over the engine's `direct_read` and `direct_write`: each costs a call of the backend anyway, and
-the hot verbs of other handles need not check the kind of their handle. Calls that cannot be direct are buffered and
-written back before they return.
+C reads local files of a prompt backend. All other reads, and writes, are Python over the engine's `direct_read` and
+`direct_write`. Calls that cannot be direct are buffered, and written back before they return.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import operator
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from ..engine.io.direct import Read, Write, is_buffered
-from ..errors import DeadlockError, Key, set_written, written_before
+from ..errors import Key, set_written, written_before
 from ..native import FOREVER
 from .cached import CachedFile
 
@@ -58,20 +56,10 @@ def _single_bytes(view: memoryview) -> memoryview | None:
         return None
 
 
-def _space_of(buffer: Any) -> memoryview | None:
-    """Return a writable view of single bytes; None: the buffer has no such view, or is empty."""
-    try:
-        view = memoryview(buffer)
-    except TypeError:
-        raise TypeError("a writable, contiguous bytes-like object is required, not 'this object'") from None
-    with view:
-        if view.readonly or not view.c_contiguous:
-            raise TypeError("a writable, contiguous bytes-like object is required, not 'a read-only or strided one'")
-        return _single_bytes(view)
-
-
 class DirectFile(CachedFile):
     """A handle of `Volume.open(..., direct=True)`; everything except reads and writes is as with any handle."""
+
+    _direct = True
 
     def __init__(self, use: lifetimes.Use, key: Key, mode: str, flags: int, *, parallel: bool, read_ahead: int) -> None:
         # Calls that are buffered are written back before they return.
@@ -81,91 +69,25 @@ class DirectFile(CachedFile):
 
     # -- reading
 
-    def _check_readable(self) -> None:
-        self._check_open()
-        if not self._readable:
-            raise io.UnsupportedOperation(f"File not open for reading: {self.key!r}")
-
-    def _reads_buffered(self) -> bool:
-        return is_buffered(self._inode.limits()) or bool(self._inode.staged_bytes())
-
-    def pread_into(self, buffer: Any, offset: int, /) -> int:
-        self._check_readable()
-        pos = _offset(offset, call="pread_into(buffer, offset)", first=buffer)
-        if self._reads_buffered():
-            return super().pread_into(buffer, pos)
-        space = _space_of(buffer)
-        with memoryview(buffer) as view:
-            if self._inode.holds_memory(view, pos):
-                raise DeadlockError("a direct read into a view of the same bytes of the file", self.key)
-        if space is not None and not self._may_fault(buffer):
-            with space:
-                return self._fill(space, pos)
-        with memoryview(buffer) as view:
-            aside = memoryview(bytearray(max(0, min(view.nbytes, self._inode.size - pos))))
-        done = self._fill(aside, pos)
-        self._copy_aside(buffer, aside[:done])
-        return done
-
-    def _fill(self, space: memoryview, pos: int) -> int:
-        length = max(0, min(len(space), self._inode.size - pos))
-        if not length:
-            return 0
-        with space[:length] as wanted:
-            read = Read(pos, wanted)
-            self._inode.run_owning("direct_read", read)
-        return read.done
-
-    def pread(self, size: int, offset: int, /) -> bytes:
-        self._check_readable()
-        length, pos = _offset(size, "size"), _offset(offset)
-        if self._reads_buffered():
-            return super().pread(length, pos)
-        length = max(0, min(length, self._inode.size - pos))
+    def _read_rest(self, buffer: Any, done: int, pos: int, length: int, met: Exception | None) -> int | bytes:
+        """Read the bytes that C leaves to the engine. Return them; with a buffer, store them from `done` on, and return
+        their number. `met`: the exception of C's call for the first of them.
+        """
+        self._inode.refresh_limits()
+        if is_buffered(self._inode.limits()):
+            return self.pread(length, pos)
+        space = None
+        if buffer is not None:
+            with memoryview(buffer) as view:
+                space = _single_bytes(view)
         try:
-            space = bytearray(length)
+            read = Read(pos, length, None if space is None else space[done : done + length], met)
         except MemoryError:
             what = f"no memory for a read of {length} bytes at offset {pos}; read smaller pieces"
             raise MemoryError(what) from None
-        with memoryview(space) as view:
-            done = self._fill(view, pos)
-        return bytes(space) if done == len(space) else bytes(space[:done])
-
-    def preadv(self, buffers: Sequence[Any], offset: int, /) -> int:
-        self._check_readable()
-        pos, done = _offset(offset, call="preadv(buffers, offset)", first=buffers), 0
-        for buffer in buffers:
-            _space_of(buffer)
-        if total := self._tangled(buffers, pos):
-            data = self.pread(total, pos)
-            self._spread(buffers, data)
-            return len(data)
-        for buffer in buffers:
-            with memoryview(buffer) as view:
-                wanted = view.nbytes
-            count = self.pread_into(buffer, pos + done)
-            done += count
-            if count < wanted:
-                break  # the end: bytes appended past it now do not belong into the next segment
-        return done
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._check_readable()
-        pos = self.tell()
-        length = -1 if size is None else operator.index(size)
-        content = self.pread(FOREVER if length < 0 else length, pos)
-        self.seek(pos + len(content))
-        return content
-
-    def readall(self) -> bytes:
-        return self.read()
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._check_readable()
-        pos = self.tell()
-        done = self.pread_into(buffer, pos)
-        self.seek(pos + done)
-        return done
+        if pos < self._inode.size:
+            self._inode.run_owning("direct_read", read)
+        return read.content() if space is None else read.done
 
     # -- writing
 

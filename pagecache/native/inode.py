@@ -408,11 +408,6 @@ class NativeInode:
         """Copy all valid bytes of [pos, pos + len(buffer)), and leave other bytes as they are; return their number."""
         return int(lib.pc_read_local(self._i, pos, ffi.from_buffer(buffer), len(buffer), ffi.NULL))
 
-    def holds_memory(self, buffer: memoryview, pos: int) -> bool:
-        """Return whether a buffer lies in the memory that caches its length of bytes from `pos` on."""
-        memory, length = ffi.from_buffer(buffer), buffer.nbytes
-        return bool(lib.pc_view_meets(self._i, pos, length, memory, length, False))
-
     storage_seen = _number("storage_seen")
     """Return a number that is equal before and after a call if no truncate or hole came between; 0 during one."""
 

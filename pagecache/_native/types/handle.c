@@ -297,22 +297,23 @@ HANDLE_FLAG(seekable, h->inode != NULL)
 
 /* ---------------------------------------------------------------- for the subclass */
 
-/* _bind(core, inode, readable, writable, appends, through, may_fault, read_ahead_pages, gil_release) */
+/* _bind(core, inode, readable, writable, appends, through, direct, may_fault, read_ahead_pages, gil_release) */
 static PyObject *handle_bind(PyObject *self, PyObject *args)
 {
 	struct handle *h = handle_of(self);
 	PyObject *core;
 	unsigned long long address, gil_release;
-	int readable, writable, appends, through, fault;
+	int readable, writable, appends, through, direct, fault;
 	unsigned int pages;
-	if (!PyArg_ParseTuple(args, "O!KppppiIK", pc_core_type, &core, &address, &readable, &writable, &appends,
-			      &through, &fault, &pages, &gil_release))
+	if (!PyArg_ParseTuple(args, "O!KpppppiIK", pc_core_type, &core, &address, &readable, &writable, &appends,
+			      &through, &direct, &fault, &pages, &gil_release))
 		return NULL;
 	h->core = core;
 	h->readable = (u8)readable;
 	h->writable = (u8)writable;
 	h->appends = (u8)appends;
 	h->through = (u8)through;
+	h->direct = (u8)direct;
 	h->may_fault = (u8)fault;
 	h->noreuse = 0;
 	h->wrote = 0;
@@ -414,8 +415,6 @@ static PyMethodDef methods[] = {
 	{"_open_hit", handle_open_hit, METH_NOARGS, NULL},
 	{"_close_hit", handle_close_hit, METH_O, NULL},
 	{"_move_window", handle_move_window, METH_O, NULL},
-	{"_may_fault", handle_may_fault, METH_O, NULL},
-	{"_copy_aside", handle_copy_aside, METH_VARARGS, NULL},
 	{"_steady", handle_steady, METH_O, NULL},
 	{"_hit_pread", (PyCFunction)(void (*)(void))handle_hit_pread, METH_FASTCALL, NULL},
 	{"_hit_pread_into", (PyCFunction)(void (*)(void))handle_hit_pread_into, METH_FASTCALL, NULL},

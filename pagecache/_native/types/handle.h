@@ -21,7 +21,7 @@ struct handle {
 	u64 position;
 	u64 gil_release;
 	struct pc_readahead ra;
-	u8 readable, writable, appends, through, closed, may_fault, noreuse;
+	u8 readable, writable, appends, through, closed, may_fault, noreuse, direct;
 	u8 wrote; /* bytes may have been written through it */
 };
 
@@ -166,7 +166,7 @@ int pc_get_segment(PyObject *buffers, Py_ssize_t k, int flags, Py_buffer *view);
 int pc_segments_tangled(struct handle *h, PyObject *buffers, u64 pos, bool reads, const struct segments *s);
 PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
-pc_method handle_joined, handle_tangled, handle_spread, handle_may_fault, handle_copy_aside, handle_steady;
+pc_method handle_joined, handle_tangled, handle_spread, handle_steady;
 /* handle_task.c */
 pc_fast handle_hit_pread, handle_hit_pread_into, handle_hit_pwrite, handle_in_pieces;
 pc_method handle_open_hit, handle_close_hit, handle_move_window;

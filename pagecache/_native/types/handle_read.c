@@ -3,6 +3,8 @@
  *
  * A hit is one optimistic copy. The calling thread fetches missing bytes through the engine (op.c); a read that touched
  * the marker of a readahead window starts the next one. A read is short only at the end of the file [K13].
+ *
+ * A direct handle reads past the cache: what pc_direct_read leaves is for CachedFile's subclass, _read_rest.
  */
 #include "types/handle.h"
 
@@ -108,12 +110,76 @@ static i64 read_range(struct handle *h, u64 pos, u8 *to, u64 len)
 	return read_slow(h, pos, to, len, got, &need);
 }
 
+/* Whether a direct handle reads through the cache: a commit or a write unit completes bytes, or the spool has some. */
+static bool reads_cached(struct handle *h)
+{
+	const struct pc_limits *l = &h->inode->limits;
+	return !h->direct || l->write_unit > 1 || l->commit_on_close || pc_staged_bytes(h->inode);
+}
+
+/* Have the engine read the bytes from `done` on of a buffer for [pos, pos + len); NULL: into a new bytes object. Return: the
+ * bytes, their number if they are in the buffer, NULL. */
+static PyObject *read_rest(struct handle *h, PyObject *buffer, u64 done, u64 pos, u64 len, PyObject *met)
+{
+	PyObject *self = (PyObject *)((char *)h - pc_handle_base);
+	PyObject *rest = PyObject_CallMethod(self, "_read_rest", "OKKKO", buffer ? buffer : Py_None,
+					     (unsigned long long)done, (unsigned long long)(pos + done),
+					     (unsigned long long)(len - done), met ? met : Py_None);
+	Py_XDECREF(met);
+	return rest;
+}
+
+/* Read past the cache into `to`; the rest into the buffer that has this memory, or NULL. Return: bytes, -1. */
+static i64 direct_range(struct handle *h, PyObject *buffer, u64 pos, u8 *to, u64 len)
+{
+	PyObject *met = NULL;
+	i64 n = 0, done = pc_direct_read(h->core, h->inode, pos, to, len, &met);
+	if (done < 0 || (u64)done == len)
+		return done;
+	PyObject *rest = read_rest(h, buffer, (u64)done, pos, len, met);
+	if (!rest)
+		return -1;
+	if (PyBytes_Check(rest)) {
+		n = (i64)pc_min((u64)PyBytes_Size(rest), len - (u64)done);
+		memcpy(to + done, PyBytes_AsString(rest), (size_t)n);
+	} else if (pc_to_i64(rest, "the number of bytes", &n)) {
+		done = -1;
+	}
+	Py_DECREF(rest);
+	return done < 0 ? -1 : done + n;
+}
+
+/* Read past the cache. @bytes: memory for the result, which is consumed. Return: the result, NULL. */
+static PyObject *direct_bytes(struct handle *h, PyObject *bytes, u64 pos, u64 len)
+{
+	PyObject *met = NULL, *rest = NULL;
+	u8 *to = (u8 *)PyBytes_AsString(bytes);
+	i64 done = pc_direct_read(h->core, h->inode, pos, to, len, &met);
+	if ((u64)done == len)
+		return bytes;
+	if (done <= 0)
+		Py_CLEAR(bytes);
+	if (done >= 0)
+		rest = read_rest(h, NULL, (u64)done, pos, len, met);
+	if (!bytes)
+		return rest;
+	u64 n = rest ? pc_min((u64)PyBytes_Size(rest), len - (u64)done) : 0;
+	if (n)
+		memcpy(to + done, PyBytes_AsString(rest), n);
+	if (!rest || (u64)done + n < len)
+		bytes = pc_shorten(bytes, rest ? done + (i64)n : -1);
+	Py_XDECREF(rest);
+	return bytes;
+}
+
 static PyObject *read_bytes(struct handle *h, u64 pos, u64 len)
 {
 	len = clip(h, pos, len);
 	PyObject *bytes = pc_new_bytes(len, pos);
 	if (PC_UNLIKELY(!bytes))
 		return NULL;
+	if (PC_UNLIKELY(h->direct && len && !reads_cached(h)))
+		return direct_bytes(h, bytes, pos, len);
 	i64 n = read_range(h, pos, (u8 *)PyBytes_AsString(bytes), len);
 	return PC_LIKELY(n == (i64)len) ? bytes : pc_shorten(bytes, n);
 }
@@ -134,12 +200,17 @@ static i64 read_buffer(struct handle *h, PyObject *object, u64 pos, u64 *wanted)
 	*wanted = (u64)view.len;
 	u64 len = clip(h, pos, *wanted);
 	i64 n = -1;
-	if (PC_LIKELY(!pc_may_fault(h, object) && !pc_view_meets(h->inode, pos, len, view.buf, len, false))) {
-		n = read_range(h, pos, view.buf, len);
+	bool aside = pc_may_fault(h, object), met = pc_view_meets(h->inode, pos, len, view.buf, len, false);
+	bool direct = PC_UNLIKELY(h->direct && len && !reads_cached(h));
+	if (PC_UNLIKELY(direct && met)) {
+		pc_raise(h->core, engine_of(h->inode), "deadlock",
+			 "a direct read into a view of the same bytes of the file");
+	} else if (PC_LIKELY(!aside && !met)) {
+		n = direct ? direct_range(h, object, pos, view.buf, len) : read_range(h, pos, view.buf, len);
 	} else {
 		void *bounce = pc_bounce_new(h, len);
 		if (bounce)
-			n = read_range(h, pos, bounce, len);
+			n = direct ? direct_range(h, NULL, pos, bounce, len) : read_range(h, pos, bounce, len);
 		if (n > 0 && pc_copy_outside(h, view.buf, bounce, (u64)n, false))
 			n = -1;
 		free(bounce);

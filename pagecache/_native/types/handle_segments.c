@@ -84,29 +84,6 @@ int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 
 
 /* ---------------------------------------------------------------- methods of direct handles (file/direct.py) */
 
-/* _may_fault(buffer) -> whether touching it might wait for this process itself. */
-PyObject *handle_may_fault(PyObject *self, PyObject *object)
-{
-	return PyBool_FromLong(pc_may_fault(handle_of(self), object));
-}
-
-/* _copy_aside(to, from): `from` to the beginning of `to`. */
-PyObject *handle_copy_aside(PyObject *self, PyObject *args)
-{
-	Py_buffer to, from;
-	if (!PyArg_ParseTuple(args, "w*y*", &to, &from))
-		return NULL;
-	bool fits = from.len <= to.len;
-	int err = fits ? pc_copy_outside(handle_of(self), to.buf, from.buf, (u64)from.len, false) : 0;
-	PyBuffer_Release(&to);
-	PyBuffer_Release(&from);
-	if (err)
-		return NULL;
-	if (fits)
-		Py_RETURN_NONE;
-	return PyErr_Format(PyExc_ValueError, "the source is longer");
-}
-
 /* _steady(data) -> data, or a copy of it if it may fault. */
 PyObject *handle_steady(PyObject *self, PyObject *data)
 {

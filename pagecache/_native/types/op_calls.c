@@ -296,16 +296,15 @@ PyObject *pc_op_complete(PyObject *self, PyObject *value)
 enum step { STEP_ON, STEP_DONE, STEP_MET, STEP_RAISED, STEP_FAILED };
 
 /* Make a call by a method of C, without the interpreter lock. A signal does not end it, unless the volume was aborted
- * meanwhile: then it is not made again. Return: what a method of Python does. */
-static PyObject *call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts,
-			     size_t n)
+ * meanwhile: then it is not made again. Return: bytes, or -errno; an exception is set if a signal handler has raised. */
+i64 pc_call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n)
 {
 	i64 moved;
 	do {
 		Py_BEGIN_ALLOW_THREADS moved = pc_driver_move(driver, pos, parts, n);
 		Py_END_ALLOW_THREADS
 	} while (moved == -EINTR && !PyErr_CheckSignals() && !pc_op_stopped(op));
-	return pc_moved(moved);
+	return moved;
 }
 
 static PyObject *call_method(struct op *op, PyObject *method, u64 pos)
@@ -340,7 +339,7 @@ static enum step make_call(struct op *op, PyObject *engine, PyObject *method, bo
 	if (begun) {
 		*made = true;
 		call_begins(op, pos, len);
-		answered = native ? call_driver(op, &driver, pos, parts, n) : call_method(op, method, pos);
+		answered = native ? pc_moved(pc_call_driver(op, &driver, pos, parts, n)) : call_method(op, method, pos);
 	}
 	Py_XDECREF(method);
 	release_memory(buf);

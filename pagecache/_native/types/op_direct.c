@@ -1,5 +1,5 @@
 /*
- * op_direct.c - the operation of a direct write: how long it owns its lock and its count.
+ * op_direct.c - the operations of direct I/O: of a write, how long it owns its lock and its count; of a read, its calls.
  *
  * The engine decides (engine/io/direct.py); everything it takes is recorded in the Op that the C entry settles. The
  * backend's calls run on threads of the volume, and may still run when the caller has gone (interrupt, abort): then the
@@ -13,6 +13,8 @@
  * Context: GIL.
  */
 #include "types/types.h"
+
+#define INSIDE "direct I/O from inside a backend call of the same volume"
 
 static struct pc_list left = {&left, &left}; /* operations whose calls still run */
 
@@ -204,6 +206,47 @@ PyObject *pc_op_send(PyObject *self, PyObject *args)
 	return PyLong_FromLongLong(n);
 }
 
+/* ---------------------------------------------------------------- reads */
+
+/* Begin a call of a read. @credit: its era; NULL: the thread is one of the volume's, and has one. Return: 0, -1 exception. */
+static int read_begins(struct op *op, struct pc_io *io, u64 pos, u64 len, u32 *credit)
+{
+	struct pc_inode *i = op->inode;
+	if (not_running(op) || (credit && pc_wait_credit(i, op->core, credit)))
+		return -1;
+	if (pc_op_refused(op)) {
+		if (credit)
+			pc_credit_put(i->volume, *credit);
+		return -1;
+	}
+	op->outer = pc_tls_op;
+	pc_tls_op = op;
+	caller_of(op)->pos = pos;
+	caller_of(op)->end = pos + len;
+	pc_op_move(op, OP_IN_CALL);
+	pc_op_claims(op);
+	pc_io_begin(io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, len);
+	op->since_ns = io->began_ns;
+	return 0;
+}
+
+/* @n: bytes stored, or negative. */
+static void read_ends(struct op *op, i64 n, const u32 *credit)
+{
+	struct pc_inode *i = op->inode;
+	if (op->state == OP_IN_CALL)
+		pc_op_move(op, OP_OPEN);
+	pc_tls_op = op->outer;
+	op->outer = NULL;
+	if (credit)
+		pc_credit_put(i->volume, *credit);
+	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
+	pc_inode_leaf_lock(i);
+	pc_counted(i, &i->counters.read_requests, 1);
+	pc_counted(i, &i->counters.read_bytes, n > 0 ? (u64)n : 0);
+	pc_inode_leaf_unlock(i);
+}
+
 /* read(read_into, offset, buffer, aside=False) -> bytes that one backend call stored, in this thread; -1: no such number.
  * `aside`: the thread is one of the volume's, and has a credit. */
 PyObject *pc_op_read(PyObject *self, PyObject *args)
@@ -211,43 +254,92 @@ PyObject *pc_op_read(PyObject *self, PyObject *args)
 	struct op *op = (struct op *)self;
 	PyObject *read_into, *buffer;
 	unsigned long long pos;
+	struct pc_io io;
 	u32 credit = 0;
 	int aside = 0;
 	if (!PyArg_ParseTuple(args, "OKO|p", &read_into, &pos, &buffer, &aside))
 		return NULL;
-	struct pc_inode *i = op->inode;
 	Py_ssize_t len = PyObject_Size(buffer);
-	if (len < 0 || not_running(op) || (!aside && pc_wait_credit(i, op->core, &credit)))
+	if (len < 0 || read_begins(op, &io, pos, (u64)len, aside ? NULL : &credit))
 		return NULL;
-	if (pc_op_refused(op)) {
-		if (!aside)
-			pc_credit_put(i->volume, credit);
-		return NULL;
-	}
-	op->outer = pc_tls_op;
-	pc_tls_op = op;
-	caller_of(op)->pos = pos;
-	caller_of(op)->end = pos + (u64)len;
-	pc_op_move(op, OP_IN_CALL);
-	pc_op_claims(op);
-	struct pc_io io;
-	pc_io_begin(&io, i, PC_IO_DIRECT, PC_TIMED_READ, pos, (u64)len);
-	op->since_ns = io.began_ns;
 	long long n;
 	bool answered = call_backend(op, &io, read_into, buffer, &n);
-	if (op->state == OP_IN_CALL)
-		pc_op_move(op, OP_OPEN);
-	pc_tls_op = op->outer;
-	op->outer = NULL;
-	if (!aside)
-		pc_credit_put(i->volume, credit);
-	atomic_fetch_add_explicit(&i->volume->answers, 1, memory_order_relaxed);
-	pc_inode_leaf_lock(i);
-	pc_counted(i, &i->counters.read_requests, 1);
-	pc_counted(i, &i->counters.read_bytes, n > 0 ? (u64)n : 0);
-	pc_inode_leaf_unlock(i);
+	read_ends(op, n, aside ? NULL : &credit);
 	return answered ? PyLong_FromLongLong(n) : NULL;
 }
+
+/* Make one call of a read by a method of C. Return: bytes; 0: the engine has to make it again, after the exception *met or
+ * NULL; -1 exception. */
+static i64 read_part(struct op *op, PyObject *engine, PyObject *method, u64 pos, u8 *to, u64 len, PyObject **met)
+{
+	struct pc_part part = {.memory = to, .len = len};
+	struct pc_driver driver;
+	struct pc_io io;
+	u32 credit;
+	pc_driver_of(method, &driver);
+	if (read_begins(op, &io, pos, len, &credit))
+		return -1;
+	i64 n = pc_call_driver(op, &driver, pos, &part, 1);
+	pc_io_end(&io, n < 0);
+	read_ends(op, n, &credit);
+	if (PyErr_Occurred() || (pc_op_stopped(op) && pc_op_refused(op)))
+		return -1;
+	PyObject *now = PyObject_GetAttr(engine, pc_str_read_into);
+	int same = now ? PyObject_RichCompareBool(now, method, Py_EQ) : -1;
+	Py_XDECREF(now);
+	if (same <= 0) /* the object has lost the name, or has another one, that the backend has found it by */
+		return same;
+	if (n < 0 && !pc_moved(n))
+		*met = pc_take_exception();
+	return n < 0 ? 0 : n;
+}
+
+/* Return the length of the next call of a read of [pos, end); 0: the engine has to make it, or its bytes are in memory. */
+static u64 next_part(struct pc_inode *i, u64 pos, u64 end)
+{
+	const struct pc_limits *l = &i->limits;
+	u64 local, stop, unit = pc_max(l->read_unit, 1);
+	pc_direct_split(i, pos, end, &local, &stop);
+	stop = pc_min(pc_min(stop, pc_inode_remote_size(i)), pc_boundary_after(l, pos));
+	u64 len = local == pos && pos < stop ? pc_min(stop - pos, pc_max(l->max_read, 1)) : 0;
+	return pos % unit || len % unit ? 0 : len;
+}
+
+/* Read the front of [pos, pos + len) past the cache, by a file whose bytes C moves; the rest is for the engine, after the
+ * exception *met or NULL. Return: bytes, -1 exception. */
+i64 pc_direct_read(PyObject *core, struct pc_inode *i, u64 pos, u8 *to, u64 len, PyObject **met)
+{
+	struct pc_driver driver;
+	struct op *op = NULL;
+	i64 n = -1;
+	u64 done = 0, part;
+	*met = NULL;
+	if (pc_check_reentry(i, core, INSIDE))
+		return -1;
+	PyObject *engine = Py_NewRef(engine_of(i)), *method = PyObject_GetAttr(engine, pc_str_read_into);
+	if (method && !(pc_may_call(i->volume) && pc_driver_of(method, &driver)))
+		n = 0;
+	else if (method)
+		op = pc_op_caller(core, i, pc_str_direct_read, pos, pos + len);
+	while (op && (n = 0, part = next_part(i, pos + done, pos + len))) {
+		n = read_part(op, engine, method, pos + done, to + done, part, met);
+		n = n > 0 && PyErr_CheckSignals() ? -1 : n;
+		if (n <= 0)
+			break;
+		done += (u64)n;
+		u64 size = pc_inode_size(i);
+		len = size < pos ? 0 : pc_min(len, size - pos);
+		done = pc_min(done, len);
+	}
+	if (op)
+		pc_op_settle(op);
+	Py_XDECREF((PyObject *)op);
+	Py_XDECREF(method);
+	Py_DECREF(engine);
+	return n < 0 ? -1 : (i64)done;
+}
+
+/* ---------------------------------------------------------------- the entry of the engine */
 
 /* run_owning(core, inode, method, argument): engine.<method>(op, argument) with an operation that owns nothing yet, and
  * that is no backend call. Everything that the method takes is released in any case. */
@@ -257,7 +349,7 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 	struct pc_inode *i;
 	if (!PyArg_ParseTuple(args, "O!O&OO", pc_core_type, &core, pc_to_pointer, &i, &method, &argument))
 		return NULL;
-	if (pc_check_reentry(i, core, "direct I/O from inside a backend call of the same volume"))
+	if (pc_check_reentry(i, core, INSIDE))
 		return NULL;
 	struct op *op = pc_op_caller(core, i, method, 0, 0);
 	if (!op)

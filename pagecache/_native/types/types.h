@@ -115,6 +115,8 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method);
 void pc_op_end_write(struct op *op, bool ok, bool parked);
 void pc_op_end_call(struct op *op);
 pc_method pc_op_begin, pc_op_complete, pc_op_send_commit, pc_op_ended;
+struct pc_driver;
+i64 pc_call_driver(struct op *op, const struct pc_driver *driver, u64 pos, const struct pc_part *parts, size_t n);
 
 PyObject *pc_buf_new(PyObject *core, bool readonly);
 PyObject *pc_buf_view(PyObject *buf, u8 *memory, u64 len);
@@ -134,6 +136,7 @@ pc_method pc_enter_loop, pc_use_inside, pc_inside_volumes;
 /* op_direct.c */
 bool pc_op_direct_settle(struct op *op);
 void pc_op_direct_fence(struct pc_volume *v);
+i64 pc_direct_read(PyObject *core, struct pc_inode *i, u64 pos, u8 *to, u64 len, PyObject **met);
 pc_method pc_op_take, pc_op_release_lock, pc_op_direct_begin, pc_op_direct_end, pc_op_carry, pc_op_send, pc_op_read,
 	pc_run_owning;
 
@@ -206,7 +209,8 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(write_met)                                                                                                   \
 	X(written)                                                                                                     \
 	X(bound_commit)                                                                                                \
-	X(committed) X(commit_met) X(read_staged) X(read_aside) X(outlast_refusal) X(append) X(zero_range) X(view)
+	X(committed)                                                                                                   \
+	X(commit_met) X(read_staged) X(read_aside) X(outlast_refusal) X(append) X(zero_range) X(view) X(direct_read)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

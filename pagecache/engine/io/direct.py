@@ -1,7 +1,8 @@
 """Direct I/O: past the cache, and coherent with it (contract 2.9, 2.10).
 
-A direct read takes local bytes from memory. A prompt backend puts all others into the caller's own buffer; any other
-one into memory from which they are copied. It takes no lock and leaves nothing in the cache.
+A direct read takes local bytes from memory. A prompt backend puts all others into the caller's own buffer, or into the
+result; any other one into memory from which they are copied. It takes no lock and leaves nothing in the cache. C makes
+the calls for which it has a method of its own (op_direct.c), and the engine reads the rest.
 
 A direct write decides which lock it needs, takes it and decides again:
 
@@ -23,10 +24,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...backends.plain import returned
@@ -64,33 +65,80 @@ def is_buffered(limits: BackendLimits) -> bool:
 # ---------------------------------------------------------------------------------------- reading
 
 
-@dataclass(slots=True, eq=False)
 class Read:
-    """One direct read: offset, buffer, and the number of bytes done."""
+    """One direct read of at most `length` bytes at `pos`, and the number of bytes done.
 
-    pos: int
-    buffer: memoryview
-    done: int = 0
+    Args:
+        pos, length: its range.
+        into: memory of the caller; None: the result is a bytes object.
+        met: exception of a call that C has made for its first bytes.
+    """
+
+    __slots__ = ("_into", "_lends", "_space", "done", "length", "met", "pos")
+
+    def __init__(self, pos: int, length: int, into: memoryview | None, met: Exception | None) -> None:
+        self.pos = pos
+        self.length = length
+        self.met = met
+        self.done = 0
+        self._into = into
+        self._space = io.BytesIO(b"" if into is not None else bytes(length))  # gives its memory away as bytes
+        self._lends = True
+
+    def part(self, start: int, stop: int) -> memoryview:
+        """Return the memory for [start, stop) of the file."""
+        if self._into is not None:
+            return self._into[start - self.pos : stop - self.pos]
+        with self._space.getbuffer() as whole:
+            return whole[start - self.pos : stop - self.pos]
+
+    def lend(self, start: int, stop: int, call: Callable[[memoryview], int]) -> int:
+        """Make a call that stores at most the bytes of [start, stop). If the backend keeps a view of the result, the
+        result moves, and later calls get memory of their own.
+        """
+        if not self._lends:
+            return self.copy(start, stop, call)
+        lent = self.part(start, stop)
+        try:
+            return call(lent)
+        finally:
+            with contextlib.suppress(BufferError):
+                lent.release()
+            try:
+                self._space.truncate(self.length)  # only an error if views of it are left
+            except BufferError:
+                self._space, self._lends = io.BytesIO(self._space.getvalue()), False
+
+    def copy(self, start: int, stop: int, call: Callable[[memoryview], int]) -> int:
+        """Make a call like `lend`, with other memory."""
+        memory = memoryview(bytearray(stop - start))
+        answer = call(memory)
+        if answer > 0:
+            self.part(start, start + answer)[:] = memory[:answer]
+        return answer
+
+    def content(self) -> bytes:
+        content = self._space.getvalue()
+        return content if self.done == len(content) else content[: self.done]
 
 
 def direct_read(self: EngineFile, op: Op, read: Read) -> None:
-    """Fill the buffer; `done` is less than its length only at the end of the file.
+    """Read; `done` is less than the length only at the end of the file.
 
     Raises:
-        BackendProtocolError, OSError: of the backend; the buffer may have been changed.
+        BackendProtocolError, OSError: of the backend; the memory may have been changed.
     """
-    pos = read.pos
-    end = min(pos + len(read.buffer), self.size)
-    at = pos
+    at = read.pos
+    end = min(at + read.length, self.size)
     while at < end:
         local, stop = self.direct_split(at, end)
         if at < local:
-            at += self.read(at, read.buffer[at - pos : local - pos]) or _wait_for_copy(self)
+            at += self.read(at, read.part(at, local)) or _wait_for_copy(self)
         else:
-            _read_remote(self, op, at, read.buffer[at - pos : stop - pos])
+            _read_remote(self, op, read, at, stop)
             at = stop
         end = min(end, self.size)
-    read.done = max(0, end - pos)
+    read.done = max(0, end - read.pos)
 
 
 def _wait_for_copy(file: EngineFile) -> int:
@@ -98,26 +146,27 @@ def _wait_for_copy(file: EngineFile) -> int:
     return 0
 
 
-def _read_remote(file: EngineFile, op: Op, at: int, buffer: memoryview) -> None:
-    """Read the backend's bytes; zeros past its end."""
-    stored = max(0, min(len(buffer), file.remote_size - at))
+def _read_remote(file: EngineFile, op: Op, read: Read, at: int, stop: int) -> None:
+    """Read the backend's bytes of [at, stop); zeros past its end."""
     unit = int(file.limits().read_unit)
-    end = at + stored
+    end = max(at, min(stop, file.remote_size))
     while at < end:
         head = at % unit
         length = min(end - at + head, int(file.limits().max_read))
         length = _within_boundary(at - head, length, file.limits())
         if head == 0 and length % unit == 0:
-            part = buffer[:length]
-            got = _read_once(file, op, at, part)
+            got = _read_once(file, op, read, at, at + length)
         else:
-            whole = bytearray(-(-length // unit) * unit)
-            got = min(_read_once(file, op, at - head, memoryview(whole), more_than=head), length) - head
-            buffer[:got] = memoryview(whole)[head : head + got]
+            whole = memoryview(bytearray(-(-length // unit) * unit))
+            units = Read(at - head, len(whole), whole, read.met)
+            got = min(_read_once(file, op, units, units.pos, units.pos + len(whole), more_than=head), length) - head
+            read.part(at, at + got)[:] = whole[head : head + got]
+        read.met = None
         if not got:
             break  # truncated concurrently
-        buffer, at = buffer[got:], at + got
-    buffer[:] = bytes(len(buffer))
+        at += got
+    if at < stop:
+        read.part(at, stop)[:] = bytes(stop - at)
 
 
 def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
@@ -125,14 +174,19 @@ def _within_boundary(at: int, length: int, limits: BackendLimits) -> int:
     return min(length, boundary - at % boundary) if boundary else length
 
 
-def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than: int = 0) -> int:
-    """Read bytes by one call, more than `more_than`, or just that past the end. Transient errors are retried."""
+def _read_once(file: EngineFile, op: Op, read: Read, at: int, stop: int, more_than: int = 0) -> int:
+    """Read bytes of [at, stop) by one call, more than `more_than`, or just that past the end. Transient errors are
+    retried.
+    """
     volume, no_progress, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
         seen, read_into = file.storage_seen(), file.read_into
         try:
-            answer = _call_read(file, op, at, buffer)
+            if (met := read.met) is not None:
+                read.met = None
+                raise met
+            answer = _call_read(file, op, read, at, stop)
         except LeftBehindError:
             file.owed.outlast()
             continue
@@ -149,7 +203,7 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
         if op.stopped:
             raise ShutdownError(f"the volume {volume.name!r} was aborted", file.key)
         if answer < 0:
-            call = f"read_into({at}, {len(buffer)} bytes)"
+            call = f"read_into({at}, {stop - at} bytes)"
             rule = "did not answer with the number of bytes read"
             raise BackendProtocolError(f"{call} {rule}: {returned(op.answer)}", file.key)
         if answer > more_than:
@@ -164,21 +218,23 @@ def _read_once(file: EngineFile, op: Op, at: int, buffer: memoryview, more_than:
             raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)
 
 
-def _call_read(file: EngineFile, op: Op, at: int, buffer: memoryview) -> int:
+def _call_read(file: EngineFile, op: Op, read: Read, at: int, stop: int) -> int:
     """Make one call: on this thread if callers may, otherwise on a thread of the volume.
 
     That one has other memory: an abort or an interrupt ends the wait, and the backend goes on.
     """
     volume, since = file.volume, file.volume.reconnects
+    read_into = past_tier(file.read_into)
     if volume.reads_here:
-        return op.read(past_tier(file.read_into), at, buffer)
-    memory = bytearray(len(buffer))
-    call = partial(op.read, past_tier(file.read_into), at, memoryview(memory), True)
-    job = Job(volume.park, call, what="read_into", key=file.key, file=file.id)
-    answer = volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
-    if answer > 0:
-        buffer[:answer] = memoryview(memory)[:answer]
-    return answer
+        return read.lend(at, stop, lambda memory: op.read(read_into, at, memory))
+
+    def call(memory: memoryview) -> int:
+        job = Job(
+            volume.park, lambda: op.read(read_into, at, memory, True), what="read_into", key=file.key, file=file.id
+        )
+        return volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
+
+    return read.copy(at, stop, call)
 
 
 def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> None:
