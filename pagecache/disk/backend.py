@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .tier import Tier
 
 EXTENT_MAX = 1 << 20
-"""Bytes of one extent, of at most one chunk."""
+"""Bytes of one extent, of at most one chunk and a quarter of a segment."""
 
 
 class Reader(Protocol):
@@ -92,7 +92,7 @@ class TieredFile(PassingFile):
         if version is None or self._running:
             return None
         if version != self._version or self._copy is None or self._copy.version != version:
-            if self._changed is not None and self._whole():
+            if self._changed is not None and (version == self._version or self._whole()):
                 return None
             self._take(version)
         return self._copy
@@ -123,10 +123,12 @@ class TieredFile(PassingFile):
         with self._lock:
             self._turn += 1
             self._next = None  # the bytes sent may be below that change
+            self._add_changed(begin, min(end, END))
+            if self._version is None and (reader := self._reader()) is not None:
+                self._version = reader.settled_version()  # what follows has another one
             if self._copy is not None:
                 with self._copy.lock:
-                    self._copy.cut(begin, None if end >= END else end)
-                self._tier.changed(self._copy)
+                    self._copy.turn += 1
 
     # -- reads
 
@@ -137,7 +139,8 @@ class TieredFile(PassingFile):
             if copy is not None:
                 with copy.lock:
                     then = copy.turn
-                    found = copy.find(offset)
+                    found = copy.find(offset) if copy.version == self._version else None
+                    copy = copy if copy.version == self._version else None  # another file has committed since
                 if found is not None:
                     found = self._within(found, offset, wanted)
         if found is not None and copy is not None and (done := self._read_copy(copy, found, buffers, wanted)):
@@ -170,7 +173,7 @@ class TieredFile(PassingFile):
             return done
         if done == 0:
             with copy.lock:
-                copy.drop(found)
+                copy.drop(found, self._tier.is_live)
             self._tier.changed(copy)
         return 0
 
@@ -195,9 +198,10 @@ class TieredFile(PassingFile):
         self, copy: Copy, offset: int, buffers: Sequence[memoryview], ranges: Iterable[tuple[int, int]]
     ) -> Iterator[tuple[int, int, int]]:
         """Append ranges of the bytes in the buffers; yield begin, length and address of each extent that was taken."""
+        most = min(EXTENT_MAX, self._tier.described.segment // 4)
         for begin, stop in ranges:
             while begin < stop:
-                end = min(stop, begin + EXTENT_MAX, begin - begin % CHUNK + CHUNK)
+                end = min(stop, begin + most, begin - begin % CHUNK + CHUNK)
                 with revoked(parts_of_buffers(buffers, begin - offset, end - offset)) as parts:
                     address = self._tier.append(copy, begin, list(parts), end - begin)
                 if address is None:
@@ -206,6 +210,12 @@ class TieredFile(PassingFile):
                 begin = end
 
     # -- changes
+
+    def _add_changed(self, begin: int, end: int) -> None:
+        """The lock is held."""
+        if self._changed is None:
+            self._changed = Ranges()
+        self._changed.add(begin, end)
 
     @contextmanager
     def _changing(self, begin: int = 0, end: int = 0) -> Iterator[None]:
@@ -216,9 +226,7 @@ class TieredFile(PassingFile):
             self._turn += 1
             self._running += 1
             if begin < end:
-                if self._changed is None:
-                    self._changed = Ranges()
-                self._changed.add(begin, end)
+                self._add_changed(begin, end)
                 if self._next is not None:
                     with self._next.lock:
                         self._next.cut(begin, None if end == END else end)

@@ -12,23 +12,52 @@ import contextlib
 import errno
 import os
 import sqlite3
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .copies import Chunk, Copy
+from .segments import NUMBERS
 
 NAME = "catalogue.db"
 TABLES = """
 CREATE TABLE IF NOT EXISTS copies (
-    number INTEGER PRIMARY KEY, volume TEXT, key BLOB, version TEXT, high INTEGER, UNIQUE (volume, key));
+    number INTEGER PRIMARY KEY, volume BLOB, key BLOB, version BLOB, high INTEGER, UNIQUE (volume, key));
 CREATE TABLE IF NOT EXISTS chunks (copy INTEGER, chunk INTEGER, high INTEGER, ranges BLOB, UNIQUE (copy, chunk));
 CREATE INDEX IF NOT EXISTS copies_by_age ON copies (high);
 CREATE INDEX IF NOT EXISTS chunks_by_age ON chunks (high);
 """
+FIND_COPY = "SELECT number, version, high FROM copies WHERE volume = ? AND key = ?"
+FIND_CHUNK = "SELECT ranges FROM chunks WHERE copy = ? AND chunk = ?"
+DROP_COPY = "DELETE FROM copies WHERE volume = ? AND key = ?"
 SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
 SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
 CACHED_KIB = 4096
+
+
+def _sealed(content: bytes, *parts: bytes | int) -> bytes:
+    """Return the content of a row with a checksum over it and the names of the row: SQLite has none."""
+    crc = zlib.crc32(content)
+    for part in parts:
+        known = part if isinstance(part, bytes) else struct.pack("<Q", part)
+        crc = zlib.crc32(known, zlib.crc32(struct.pack("<Q", len(known)), crc))
+    return content + struct.pack("<I", crc)
+
+
+def _opened(sealed: object, *parts: bytes | int) -> bytes | None:
+    """Return the content of a row; None: it is damaged."""
+    content = sealed[:-4] if isinstance(sealed, bytes) else b""
+    return content if sealed == _sealed(content, *parts) else None
+
+
+def _text(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
+def _row(number: int, volume: str, key: bytes, version: str, high: int) -> tuple[int, bytes, bytes, bytes, int]:
+    return number, _text(volume), key, _sealed(_text(version), _text(volume), key, number), high
 
 
 class Catalogue:
@@ -70,13 +99,16 @@ class Catalogue:
         for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}"):
             self._saver.execute(f"PRAGMA {text}")
         self._saver.executescript(TABLES)
-        self.next = 1 + max(
-            self._saver.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()[0]
-            for table, column in (("copies", "number"), ("chunks", "copy"))
-        )
+        self.next = int.from_bytes(os.urandom(7), "little")  # also if it is older than the segments
+        self.last = max(self._last(table) for table in ("copies", "chunks"))
         self._reader = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         self._reader.execute(f"PRAGMA cache_size = -{CACHED_KIB}")
         self._size = self._measured()
+
+    def _last(self, table: str) -> int:
+        """Return the highest number of a segment that a table leads to."""
+        found = self._saver.execute(f"SELECT max(high) FROM {table} WHERE high < ?", (NUMBERS << 32,)).fetchone()
+        return (found[0] or 0) >> 32
 
     def size_now(self) -> int:
         """Return the bytes of its files, as of the last save."""
@@ -89,34 +121,41 @@ class Catalogue:
                 total += os.stat(self._path + suffix).st_size
         return total
 
-    def find(self, volume: str, key: bytes) -> tuple[int, str | None, int] | None:
+    def find(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         """Return number, version and highest address of the copy of an object; None: there is none."""
         with self._reading, self._errors():
-            found: tuple[int, str | None, int] | None = self._reader.execute(
-                "SELECT number, version, high FROM copies WHERE volume = ? AND key = ?", (volume, key)
-            ).fetchone()
-        return found
+            return self._found(self._connection("_reader"), volume, key)
+
+    def _found(self, connection: sqlite3.Connection, volume: str, key: bytes) -> tuple[int, str, int] | None:
+        found = connection.execute(FIND_COPY, (_text(volume), key)).fetchone()
+        if found is None:
+            return None
+        number, sealed, high = found
+        version = _opened(sealed, _text(volume), key, number)
+        if version is None:
+            raise OSError(errno.EILSEQ, "a row of the catalogue is damaged", self._path)
+        return number, version.decode("utf-8", "surrogatepass"), int(high)
 
     def chunk(self, copy: int, number: int, is_live: Callable[[int], bool]) -> Chunk:
         """Return a chunk, without the extents that are gone; an empty one: there is none, or it cannot be read."""
         try:
             with self._reading, self._errors():
-                found = self._reader.execute(
-                    "SELECT ranges FROM chunks WHERE copy = ? AND chunk = ?", (copy, number)
-                ).fetchone()
+                found = self._connection("_reader").execute(FIND_CHUNK, (copy, number)).fetchone()
+                packed = None if found is None else _opened(found[0], copy, number)
         except OSError:
-            found = None
-        return Chunk(found[0] if found is not None else b"", is_live)
+            packed = None
+        return Chunk(packed or b"", is_live)
 
     def all(self) -> Iterator[tuple[str, int, int | None, bytes]]:
         """Yield volume, number, chunk and ranges of every chunk; before those of a copy, one without a chunk."""
         with self._errors():
-            for number, volume in self._saver.execute("SELECT number, volume FROM copies ORDER BY number"):
+            for number, name in self._saver.execute("SELECT number, volume FROM copies ORDER BY number"):
+                volume = bytes(name).decode("utf-8", "replace")
                 yield volume, number, None, b""
                 for chunk, ranges in self._reader.execute(
                     "SELECT chunk, ranges FROM chunks WHERE copy = ? ORDER BY chunk", (number,)
                 ):
-                    yield volume, number, chunk, ranges
+                    yield volume, number, chunk, _opened(ranges, number, chunk) or b""
 
     def save(self, copies: Sequence[Copy], oldest: int) -> None:
         """Save what copies have changed, and drop what leads only to segments below `oldest`.
@@ -135,10 +174,10 @@ class Catalogue:
                             cut, changed = copy.changes()
                             taken.append((copy, cut, tuple(changed)))
                             rows = [
-                                (copy.number, number, chunk.highest(), chunk.packed())
+                                (copy.number, number, chunk.highest(), _sealed(chunk.packed(), copy.number, number))
                                 for number, chunk in changed.items()
                             ]
-                            row = (copy.number, copy.volume, copy.key, copy.version, copy.high)
+                            row = _row(copy.number, copy.volume, copy.key, copy.version, copy.high)
                         self._saver.execute(SAVE_COPY, row)
                         if cut is not None:
                             self._saver.execute("DELETE FROM chunks WHERE copy = ? AND chunk >= ?", (copy.number, cut))
@@ -150,12 +189,12 @@ class Catalogue:
                     copy.not_saved(cut, numbers)
                 raise
         for copy, _, _ in taken:
-            copy.known = True
+            copy.saved()
         self._size = self._measured()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._saver.execute("BEGIN")
+        self._connection("_saver").execute("BEGIN")
         try:
             yield
         except BaseException:
@@ -167,15 +206,26 @@ class Catalogue:
     def drop(self, volume: str, key: bytes) -> None:
         """Forget the copy of an object; its chunks go with their segments."""
         with self._saving, self._errors():
-            self._saver.execute("DELETE FROM copies WHERE volume = ? AND key = ?", (volume, key))
+            self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
 
     def rename(self, volume: str, src: bytes, dst: bytes) -> None:
-        with self._saving, self._errors():
-            self._saver.execute("UPDATE OR REPLACE copies SET key = ? WHERE volume = ? AND key = ?", (dst, volume, src))
+        with self._saving, self._errors(), self._transaction():
+            found = self._found(self._saver, volume, src)
+            for key in (src, dst):
+                self._saver.execute(DROP_COPY, (_text(volume), key))
+            if found is not None:
+                number, version, high = found
+                self._saver.execute(SAVE_COPY, _row(number, volume, dst, version, high))
 
     def close(self) -> None:
         with self._saving, self._reading:
             self._close()
+
+    def _connection(self, name: str) -> sqlite3.Connection:
+        found: sqlite3.Connection | None = self.__dict__.get(name)
+        if found is None:  # `begin_anew` has failed
+            raise sqlite3.DatabaseError("it could not be made anew")
+        return found
 
     def _close(self) -> None:
         for name in ("_reader", "_saver"):
@@ -186,11 +236,13 @@ class Catalogue:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise errors of the database as OSError, and remember that it is damaged."""
+        """Raise errors of the database as OSError, and remember that it is damaged: its messages may be no text, its
+        values of any type.
+        """
         try:
             yield
-        except sqlite3.Error as error:
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        except (sqlite3.Error, ValueError, TypeError, OverflowError, struct.error) as error:
+            if not isinstance(error, sqlite3.OperationalError):
                 self.damaged = True
             code = errno.ENOSPC if "full" in str(error) else errno.EIO
             raise OSError(code, f"the catalogue of the disk tier: {error}", self._path) from error

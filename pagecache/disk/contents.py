@@ -68,7 +68,7 @@ def contents(path: str, *, check: bool = False, progress: Callable[[int], None] 
         if catalogue.damaged:
             return Contents(size=_size(path))
         try:
-            segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None)
+            segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
             found = Contents(size=_size(path))
             room, seen = memoryview(bytearray(PIECE)), 0
             for volume, number, chunk, ranges in catalogue.all():

@@ -22,6 +22,8 @@ from typing import NamedTuple
 from ..errors import Key
 
 CHUNK = 64 << 20
+CUT_MAX = 1024
+"""Chunks that are cut one by one; beyond that all that follow go too."""
 COLUMNS = "IIIIQ"
 """Of a chunk, for each visible range: where it begins in the chunk, its length, what precedes it in its extent, length
 of the extent, address of the extent."""
@@ -59,9 +61,13 @@ class Chunk:
             column.frombytes(packed[at : at + count * column.itemsize])
             at += count * column.itemsize
         if is_live is not None:
-            kept = [k for k, address in enumerate(self._columns[4]) if is_live(address)]
-            if len(kept) < count:
-                self._columns = tuple(array(column.typecode, [column[k] for k in kept]) for column in self._columns)
+            self.keep(is_live)
+
+    def keep(self, is_live: Callable[[int], bool]) -> None:
+        """Remove the ranges whose extents are gone."""
+        kept = [k for k, address in enumerate(self._columns[4]) if is_live(address)]
+        if len(kept) < len(self):
+            self._columns = tuple(array(column.typecode, [column[k] for k in kept]) for column in self._columns)
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -164,6 +170,7 @@ class Copy:
         self._chunks: dict[int, Chunk] = {}
         self._changed: set[int] = set()  # chunks that differ from the catalogue
         self._cut: int | None = None  # the catalogue's chunks from this one on are void
+        self._saving: int | None = None  # as `_cut`, of a save that runs
         self.high = 0  # the highest address so far
 
     # Callers hold the lock.
@@ -171,7 +178,7 @@ class Copy:
     def _chunk(self, number: int) -> Chunk:
         chunk = self._chunks.get(number)
         if chunk is None:
-            void = not self.known or (self._cut is not None and number >= self._cut)
+            void = not self.known or any(cut is not None and number >= cut for cut in (self._cut, self._saving))
             chunk = self._chunks[number] = Chunk() if void else self._load(self.number, number)
         return chunk
 
@@ -201,9 +208,14 @@ class Copy:
         self.high = max(self.high, address)
 
     def cut(self, begin: int, end: int | None) -> None:
-        """Remove [begin, end); None: all from there on."""
+        """Remove [begin, end), which has changed; None: all from there on."""
         self.turn += 1
+        self._remove(begin, end)
+
+    def _remove(self, begin: int, end: int | None) -> None:
         first, start = divmod(begin, CHUNK)
+        if end is not None and end - begin > CUT_MAX * CHUNK:
+            end = None
         if start:
             stop = CHUNK if end is None else min(end - first * CHUNK, CHUNK)
             if self._chunk(first).cut(start, stop):
@@ -223,21 +235,33 @@ class Copy:
             elif self._chunk(number).cut(0, stop):
                 self._changed.add(number)
 
-    def drop(self, found: Found) -> None:
-        """Forget the visible bytes of an extent that cannot be read."""
+    def drop(self, found: Found, is_live: Callable[[int], bool]) -> None:
+        """Forget the visible bytes of an extent that cannot be read, and of those near it that are gone. What a read
+        beside it has read may be kept.
+        """
         begin = found.offset + found.skip
-        self.cut(begin, begin + found.length)
+        self._remove(begin, begin + found.length)
+        self._chunk(begin // CHUNK).keep(is_live)
 
     def changes(self) -> tuple[int | None, dict[int, Chunk]]:
-        """Take what the catalogue lacks: the chunk from which on all are void, and then those that differ."""
+        """Take what the catalogue lacks: the chunk from which on all are void, and then those that differ. `saved` or
+        `not_saved` follows.
+        """
         cut, changed = self._cut, {number: self._chunks[number] for number in self._changed}
+        self._saving = cut
         self._cut = None
         self._changed = set()
         return cut, changed
 
+    def saved(self) -> None:
+        """Record that the catalogue has what `changes` has returned. Takes the lock."""
+        with self.lock:
+            self.known, self._saving = True, None
+
     def not_saved(self, cut: int | None, numbers: tuple[int, ...]) -> None:
         """Take back what `changes` has returned: it was not saved. Takes the lock."""
         with self.lock:
+            self._saving = None
             if cut is not None:
                 self._cut = cut if self._cut is None else min(self._cut, cut)
             self._changed.update(number for number in numbers if number in self._chunks)
@@ -255,7 +279,7 @@ class Copy:
         """Record that the catalogue has nothing any longer. Takes the lock."""
         with self.lock:
             self.known = False
-            self._cut, self._changed = None, set(self._chunks)
+            self._cut, self._saving, self._changed = None, None, set(self._chunks)
 
     def moved(self, chunk: int, before: int, now: int) -> None:
         """Record another address of an extent."""

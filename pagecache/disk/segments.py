@@ -39,6 +39,8 @@ RESCUED = 4
 FREE_SHARE, FREE_MAX = 20, 10 << 30
 """What is left to others: one part in so many of the file system, at most so many bytes."""
 NAME = re.compile(r"([0-9a-f]{16})\.clean")
+NUMBERS = 1 << 30
+"""Numbers of segments are below: no tier comes so far, and files of others with such names are left alone."""
 
 
 class _Open:
@@ -63,6 +65,7 @@ class Segments:
         others: returns the bytes of other files of the tier.
         report: called with a failure, and with None when writing goes on after one.
         rescue: called with a number before that segment goes.
+        last: the highest number in an address that is known, whether or not that segment was ever made.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Segments:
         others: Callable[[], int],
         report: Callable[[OSError | None], None],
         rescue: Callable[[int], object] = lambda _: None,
+        last: int = 0,
     ) -> None:
         self.folder, self.size, self.segment, self.aligned = folder, size, segment, aligned
         self._others, self._report, self._rescue = others, report, rescue
@@ -88,11 +92,14 @@ class Segments:
         self._file: int | None = None  # descriptor of the segment that is written
         self._number = 0  # of it; 0: none
         for name in os.listdir(folder):
-            if (match := NAME.fullmatch(name)) is not None:
-                self._live[int(match[1], 16)] = os.stat(self._path(int(match[1], 16))).st_size
+            match = NAME.fullmatch(name)
+            number = NUMBERS if match is None else int(match[1], 16)
+            if number < NUMBERS:
+                self._live[number] = os.stat(self._path(number)).st_size
         self._live = dict(sorted(self._live.items()))
         self._total = sum(self._live.values())
-        self._next, self._used = max(self._live, default=0) + 1, segment  # where `append` goes on; full: a new one
+        self._made = max([last, *self._live])  # the highest number of a segment that was made, or never will be
+        self._next, self._used = self._made + 1, segment  # where `append` goes on; full: a new one
         self._current = 0
         self.work: Callable[[], object] = lambda: None  # wakes the writer
 
@@ -116,7 +123,7 @@ class Segments:
     def is_live(self, address: int) -> bool:
         """Return whether the segment of an address is there, or will be."""
         number = address >> 32
-        return number in self._live or number > next(reversed(self._live), 0)
+        return number in self._live or number > self._made
 
     def append(self, copy: int, offset: int, buffers: Sequence[memoryview], length: int) -> int | None:
         """Take an extent; return its address. None: it was not taken, since the disk is slower or fails."""
@@ -234,7 +241,7 @@ class Segments:
             raise
         self._file = fd
         with self._lock:
-            self._live[number] = self.segment
+            self._live[number], self._made = self.segment, number
             self._total += self.segment
             went_on, self._paused_until = self._paused_until > 0, 0.0
         if went_on:
@@ -253,6 +260,7 @@ class Segments:
             self._queued = 0
             self._unwritten.clear()
             self._current, self._used = 0, self.segment
+            self._made = self._next - 1
             self._paused_until = monotonic() + PAUSE
         self.end()
         self.remove(number)

@@ -164,6 +164,7 @@ class Tier:
                 others=self._catalogue.size_now,
                 report=self._report,
                 rescue=self._rescue,
+                last=self._catalogue.last,
             )
             if self._catalogue.damaged:  # nothing leads to them
                 self._segments.clear()
@@ -222,7 +223,7 @@ class Tier:
             return copy.version is not None
         return self._saved(volume, key) is not None
 
-    def _saved(self, volume: str, key: bytes) -> tuple[int, str | None, int] | None:
+    def _saved(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         try:
             return self._catalogue.find(volume, key)
         except OSError as error:
@@ -319,10 +320,16 @@ class Tier:
         except OSError as error:
             self._count(error)
             return 0
+        if done is None:
+            return None if self.is_live(address) else 0
         hits = self._hits.setdefault(address >> 32, {})
         if len(hits) < HITS_MAX or address in hits:
             hits[address] = copy, offset // CHUNK, length
         return done
+
+    def is_live(self, address: int) -> bool:
+        """Return whether an extent is there, or will be."""
+        return self._segments.is_live(address)
 
     def _rescue(self, number: int) -> None:
         """Append the extents of a segment anew that were read, the last ones first; by the writer, before it goes."""

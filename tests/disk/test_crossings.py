@@ -1,0 +1,282 @@
+"""What runs beside the disk tier or is done to its directory: no wrong byte, and no error of a call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from pagecache import DiskTier, PageCache
+from pagecache.disk.backend import TieredFile
+from pagecache.disk.catalogue import Catalogue
+from pagecache.disk.copies import CHUNK, Chunk, Copy
+from pagecache.disk.tier import Tier
+from tests.stores import ObjectBackend, RecordingBackend
+
+from . import test_orders as orders
+from .test_tier import MIB, content, read, read_once, reads, until
+
+pytestmark = pytest.mark.contract("D4", "D5", "D8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "tier"
+
+
+@pytest.fixture
+def tier(folder: Path) -> DiskTier:
+    return DiskTier(folder, size="64MiB", segment="4MiB")
+
+
+@pytest.fixture
+def running(tier: DiskTier) -> Iterator[Tier]:
+    found = Tier.open(tier, "test")
+    yield found
+    found.close("test")
+
+
+def written(cache: PageCache) -> None:
+    """Wait until the writer has written everything."""
+    tier = cache.tier
+    assert tier is not None
+    until(lambda: not tier._segments._queue)
+
+
+# -- versions
+
+
+class Pinned:
+    """A cache that has not noticed the second version."""
+
+    key = "k"
+
+    def settled_version(self) -> str:
+        return "1"
+
+
+def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
+    running: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = orders.Rig(running, whole=True)
+    ours, theirs, pinned = rig.open(), rig.open(), Pinned()
+    ours.follow(pinned)
+    orders.read(ours, 2)
+    orders.read(theirs, 0)
+    orders.written(running)
+    current = TieredFile._current
+
+    def then_a_commit(file: TieredFile) -> Copy | None:
+        found = current(file)
+        monkeypatch.undo()
+        orders.commit(theirs)
+        orders.written(running)
+        return found
+
+    monkeypatch.setattr(TieredFile, "_current", then_a_commit)
+    before = rig.store.reads
+    orders.read(ours, 2)
+    assert rig.store.reads == before + 1  # the store knows the version that this file has opened
+
+
+def test_an_announced_change_is_read_from_the_store_though_nothing_was_read_before(tier: DiskTier) -> None:
+    """The copy is of an earlier process."""
+    store = RecordingBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a") as file:
+            store.change_remotely("a", content(MIB, seed=2))
+            volume.invalidate_remote("a")
+            assert file.pread(MIB, 0) == content(MIB, seed=2)
+    store.objects["a"].version = 1  # what was read after the announcement is no part of the version before it
+    store.objects["a"].written[:] = content(MIB)
+    assert read_once(tier, store, "a") == content(MIB)
+
+
+@pytest.mark.parametrize("length", [1 << 40, 1 << 62])
+def test_an_announcement_of_any_length_takes_no_time(tier: DiskTier, length: int) -> None:
+    store = RecordingBackend({"a": content(MIB)})
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a") as file:
+            file.read()
+            before = monotonic()
+            volume.invalidate_remote("a", 0, length)
+            assert monotonic() - before < 10
+            assert file.pread(MIB, 0) == content(MIB)
+
+
+def test_a_cut_of_any_length_keeps_few_chunks() -> None:
+    copy = Copy(1, "v", b"sa", "1", lambda *_: Chunk())
+    copy.put(5, 10, 1)
+    copy.cut(0, 1 << 62)
+    assert copy.find(5) is None
+    assert len(copy._chunks) <= 1
+
+
+def test_bytes_behind_a_cut_do_not_come_back_while_it_is_saved(tmp_path: Path) -> None:
+    catalogue = Catalogue(str(tmp_path))
+    copy = Copy(1, "v", b"sa", "1", lambda number, chunk: catalogue.chunk(number, chunk, lambda _: True))
+    copy.put(0, 10, 1)
+    copy.put(CHUNK, 10, 2)
+    copy.put(2 * CHUNK, 10, 3)
+    catalogue.save([copy], 0)
+    copy.release()
+    copy.cut(100, None)
+    changes = copy.changes
+
+    def looked_at() -> tuple[int | None, dict[int, Chunk]]:
+        taken = changes()
+        copy.lock.release()
+        with copy.lock:
+            assert copy.find(CHUNK) is None
+        copy.lock.acquire()
+        return taken
+
+    copy.changes = looked_at  # type: ignore[method-assign]
+    catalogue.save([copy], 0)
+    assert [copy.find(chunk * CHUNK) is not None for chunk in range(3)] == [True, False, False]
+    catalogue.close()
+
+
+# -- kills
+
+KILLED = f"""
+import os, sys
+sys.path.insert(0, {os.getcwd()!r})
+from pagecache import DiskTier, PageCache
+from pagecache.disk.segments import Segments
+from tests.stores import ObjectBackend
+
+folder = sys.argv[1]
+if sys.argv[2] == "slow disk":
+    Segments.write_next = lambda segments: False
+cache = PageCache("4MiB", disk=DiskTier(folder, size="64MiB", segment="4MiB"))
+file = cache.attach(ObjectBackend({{"a": bytes(8192)}}), volume_id="store", read_ahead=0).open("a", "r+")
+file.pread(1, 0)
+if sys.argv[2] == "change":
+    file.pwrite(b"X" * 8192, 0)
+    file.flush()
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_address_that_the_catalogue_knows_is_never_given_to_other_bytes(tier: DiskTier, folder: Path) -> None:
+    """The first process is killed before its first segment is made, the second one before it commits."""
+    for what in ("slow disk", "change"):
+        command = [sys.executable, "-c", KILLED, str(folder), what]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n"
+            if what == "slow disk":
+                with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+                    until(lambda db=catalogue: bool(db.execute("SELECT count(*) FROM chunks").fetchone()[0]))  # type: ignore[misc]
+            else:
+                until(lambda: any(place.read_bytes().count(b"X" * 4096) for place in folder.glob("*.clean")))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    assert read_once(tier, ObjectBackend({"a": bytes(8192)}), "a") == bytes(8192)
+
+
+# -- the directory
+
+
+def test_a_damaged_version_in_the_catalogue_is_a_miss(tier: DiskTier, folder: Path) -> None:
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    version = store.stat("a").version
+    store.put("a", content(MIB, seed=2))
+    assert version is not None
+    now = store.stat("a").version
+    assert now is not None
+    with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+        ((saved,),) = catalogue.execute("SELECT version FROM copies").fetchall()
+        with catalogue:
+            catalogue.execute("UPDATE copies SET version = ?", (saved.replace(version.encode(), now.encode()),))
+    assert read_once(tier, store, "a") == content(MIB, seed=2)
+
+
+def test_a_catalogue_whose_error_messages_are_no_text_begins_anew(tier: DiskTier, folder: Path) -> None:
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+        catalogue.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    place = folder / "catalogue.db"
+    place.write_bytes(place.read_bytes().replace(b"CREATE TABLE copies", b"CREATE TABLE\xeb\xffopies"))
+    assert read_once(tier, store, "a") == content(MIB)
+    store.forget_calls()
+    assert read_once(tier, store, "a") == content(MIB)
+    assert reads(store) == 0
+
+
+def test_a_catalogue_that_cannot_begin_anew_fails_no_call(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ObjectBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        assert read(volume, "a") == content(MIB)
+        assert cache.tier is not None
+        with monkeypatch.context() as refusing:
+            refusing.setattr(sqlite3, "connect", refuse)
+            cache.tier._catalogue.damaged = True
+            cache.tier._wake.set()
+            found = cache.tier
+            until(lambda: found.errors > 0)
+            assert read(volume, "b") == content(MIB, seed=2)
+            volume.remove("a")
+
+
+def test_a_segment_with_an_impossible_number_is_left_alone(tier: DiskTier, folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "ffffffffffffffff.clean").write_text("mine")
+    store = ObjectBackend({"a": content(MIB)})
+    read_once(tier, store, "a")
+    store.forget_calls()
+    read_once(tier, store, "a")
+    assert reads(store) == 0
+    assert (folder / "ffffffffffffffff.clean").read_text() == "mine"
+
+
+def test_a_store_whose_name_is_no_unicode_has_the_tier_too(tier: DiskTier, tmp_path: Path) -> None:
+    place = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(place)
+    Path(os.fsdecode(place), "a").write_bytes(content(MIB))
+    for again in (False, True):
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(f"dir:{os.fsdecode(place)}")
+            assert read(volume, "a") == content(MIB)
+            assert bool(volume.stats().disk_hits) == again
+
+
+# -- sizes
+
+
+def test_bytes_whose_segment_is_gone_are_kept_again_while_the_file_is_open(folder: Path) -> None:
+    """With segments of the least size, which one answer of the store would fill."""
+    store = ObjectBackend({"a": content(MIB), "b": content(20 * MIB, seed=2)})
+    with PageCache("2MiB", disk=DiskTier(folder, size="8MiB", segment="1MiB")) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with volume.open("a") as file:
+            file.read()
+            written(cache)
+            read(volume, "b")
+            written(cache)
+            for again in (False, True):
+                store.forget_calls()
+                volume.drop_clean()
+                assert file.pread(MIB, 0) == content(MIB)
+                assert (reads(store, "a") == 0) == again
+                written(cache)
