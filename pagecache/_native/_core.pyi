@@ -3,12 +3,12 @@
 import io
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from typing_extensions import Buffer
 
 from ..errors import Key
-from ..objects import ObjectStat
+from ..objects import FileStat, ObjectStat
 
 class Handle(io.RawIOBase):
     def pread(self, size: int, offset: int, /) -> bytes: ...
@@ -68,6 +68,8 @@ class Place(Descriptor):
     rest: str | None
     def __new__(cls, root: int, text: str, follow: bool, key: Key, /) -> Self: ...
 
+def found(root: int, text: str, follow: bool, key: Key, /) -> ObjectStat | Literal[False] | None: ...
+def file_status(stat: ObjectStat, cached: int, /) -> FileStat: ...
 def status(fd: int, name: str = "", key: Key | None = None, /) -> ObjectStat: ...
 def rename_noreplace(src_dir: int, src: str, dst_dir: int, dst: str, /) -> bool: ...
 def sync_file_system(fd: int, /) -> None: ...

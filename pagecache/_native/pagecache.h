@@ -212,6 +212,8 @@ enum {
 	PC_BY_CHANGING,    /* is the inode lock held or queued for? */
 	PC_BY_OLD_HANDS,   /* is a call left behind by an abort, an interrupt or a deadline? */
 	PC_BY_CHANGES,     /* changes of the stored object that have begun */
+	PC_BY_QUIET,       /* changes + 1; 0: the stored version is not known, or a call is about to change it */
+	PC_BY_UNCHANGED,   /* cached bytes inside the file; UINT64_MAX: some are local, or the store may lack some */
 	PC_BY_STALE,       /* may one of them have made another version than the known one? */
 	PC_BY_STORAGE_BUSY, /* may this cache be changing the stored object: a holder of the token, or a direct write? */
 	PC_BY_STORAGE_SEEN, /* the same before and after a read past the cache, unless a truncate or hole came between; 0: in one */
@@ -244,7 +246,6 @@ void pc_inode_forget(struct pc_inode *i, uint32_t what);
 void pc_counter_add(struct pc_inode *i, uint32_t which, uint64_t n);
 bool pc_version_committed(struct pc_inode *i, uint64_t changes, bool known);
 bool pc_version_settle(struct pc_inode *i, uint64_t changes);
-bool pc_quiet(struct pc_inode *i, uint64_t *changes);
 
 /* ---- do */
 enum { PC_LOOP_PIECE = 262144 }; /* most bytes that are copied between two turns of an event loop */

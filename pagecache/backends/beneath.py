@@ -20,7 +20,7 @@ import re
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..errors import Key, os_error
 from ..native import names
@@ -71,6 +71,8 @@ def path_of(key: Key) -> str:
     Raises:
         ValueError: no object below a root can have this key; names it and the rule.
     """
+    if type(key) is str and key.isascii() and "\0" not in key and ".." not in key and not key.startswith("/"):
+        return key
     path = os.fspath(key) if isinstance(key, str | os.PathLike) else None
     if not isinstance(path, str):
         raise ValueError(f"{key!r} is not a key of a directory: it must be a str or an os.PathLike of str")
@@ -130,6 +132,16 @@ class Tree:
             raise
         return place
 
+    def find(self, key: Key, *, follow: bool = True) -> ObjectStat | None:
+        """Return the status of what a key leads to; None: nothing. As `locate`, without a place."""
+        if not isinstance(key, CheckedKey):
+            path = path_of(key)
+            found: ObjectStat | Literal[False] | None = names.found(self.top.fd, path, follow, key)
+            if found is not False:
+                return found
+        with self.locate(key, follow=follow) as place:
+            return place.found
+
     def path_to(self, fd: int) -> str | None:
         """Return the path by which an open file was found, through renames; None: it is unknown or gone."""
         try:
@@ -185,18 +197,27 @@ class Unsynced:
         self._syncing = threading.Lock()
         self._directories: dict[Identity, tuple[str, object]] = {}  # each with its path and a mark of its last change
 
-    def add(self, *places: Place) -> None:
-        """Record a change of names in the directories of places."""
-        changed = {names.status(place.directory).identity: (place.parent, object()) for place in places}
+    def add(self, *places: Place) -> dict[Identity, str]:
+        """Record a change of names in the directories of places, and return these with their paths."""
+        top = self._tree.identity
+        changed = {names.status(each.directory).identity if each.parent else top: each.parent for each in places}
+        self._mark(changed)
+        return changed
+
+    def _mark(self, changed: dict[Identity, str]) -> None:
+        mark = object()
         with self._lock:
-            self._directories.update(changed)
+            for identity, path in changed.items():
+                self._directories[identity] = path, mark
             if len(self._directories) > CHANGED_MAX:
                 self._directories = {None: ("", object())}
 
-    def renamed(self, old: Place, new: Place) -> None:
-        """Record that a name has changed, and the paths of all directories below it."""
+    def renamed(self, old: Place, new: Place, changed: dict[Identity, str]) -> None:
+        """Record that a name has changed in the directories that `add` has returned, and the paths of all directories
+        below it.
+        """
         assert old.found is not None
-        self.add(old, new)
+        self._mark(changed)
         if old.found.kind == "dir":
             with self._lock:
                 for identity, (path, _) in self._directories.items():

@@ -192,10 +192,10 @@ class DirectoryBackend(NamespaceBackend):
 
     def stat(self, key: Key, *, follow: bool = True) -> ObjectStat:
         """Return the status of the key's object; with `follow` False of a link itself."""
-        with self._tree.locate(key, follow=follow) as place:
-            if place.found is None:
-                raise os_error(errno.ENOENT, key)
-            return place.found
+        found = self._tree.find(key, follow=follow)
+        if found is None:
+            raise os_error(errno.ENOENT, key)
+        return found
 
     def lstat(self, key: Key) -> ObjectStat:
         """Return the status of a link itself."""
@@ -207,7 +207,10 @@ class DirectoryBackend(NamespaceBackend):
         Raises:
             ValueError: no object below the root can have this key; names key and rule.
         """
-        return "/".join(part for part in path_of(key).split("/") if part not in ("", "."))
+        path = path_of(key)
+        if "/" in path or path == ".":
+            return "/".join(part for part in path.split("/") if part not in ("", "."))
+        return path
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the regular files whose path starts with `prefix`, in order of directories."""
@@ -243,9 +246,9 @@ class DirectoryBackend(NamespaceBackend):
             with self._tree.locate(dst, follow=False) as new:
                 if new.found is not None and not replace:
                     raise os_error(errno.EEXIST, dst)
-                self._unsynced.add(old, new)  # a concurrent commit finds its file by either path
+                changed = self._unsynced.add(old, new)  # a concurrent commit finds its file by either path
                 self._rename(old, new, replace)
-                self._unsynced.renamed(old, new)
+                self._unsynced.renamed(old, new, changed)
         finally:
             old.close()
 

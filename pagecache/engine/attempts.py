@@ -162,7 +162,7 @@ class Attempts(Tries):
         began, self._since = volume.reconnects, volume.clock.now()
         try:
             while True:
-                if file is None:
+                if file is None and (not here or self.count or volume.aborted):
                     volume.check_alive(key, began)
                 if not here:
                     number = 0 if file is None else file.id

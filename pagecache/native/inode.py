@@ -14,7 +14,7 @@ from .extension import COUNTERS, END, NUMBERS, TOKEN, extension, ffi, fields, li
 
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
-SIZE, REMOTE_SIZE = NUMBERS["size"], NUMBERS["remote_size"]
+SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
 
 
 def _number(name: str) -> Callable[[NativeInode], int]:
@@ -244,8 +244,8 @@ class NativeInode:
 
     def quiet(self) -> int | None:
         """Return the number of changes; None: the version is not known, or a pass or commit runs or is about to."""
-        changes = ffi.new("uint64_t *")
-        return int(changes[0]) if lib.pc_quiet(self._i, changes) else None
+        found = lib.pc_inode_number(self._i, 0, QUIET)
+        return int(found) - 1 if found else None
 
     def count_throttled(self, seconds: float) -> None:
         lib.pc_counter_add(self._i, COUNTERS["throttled_ns"], int(seconds * 1e9))
@@ -310,6 +310,11 @@ class NativeInode:
     def extent(self) -> tuple[int, int, bool]:
         """Return the size, the cached bytes, and whether anything is local now."""
         return self.size, self.number("cached"), self.has_local()
+
+    def unchanged(self) -> int | None:
+        """Return the cached bytes; None: some are local, or the backend may not have them."""
+        cached = int(lib.pc_inode_number(self._i, self.id, UNCHANGED))
+        return None if cached == END else cached
 
     def commit_needed(self, stamp: int) -> bool:
         return bool(lib.pc_commit_needed(self._i, stamp))

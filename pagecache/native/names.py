@@ -14,6 +14,8 @@ __all__ = [
     "Descriptor",
     "LocalFile",
     "Place",
+    "file_status",
+    "found",
     "punch_hole",
     "rename_noreplace",
     "status",
@@ -25,6 +27,8 @@ Descriptor = extension.Descriptor
 LocalFile = extension.LocalFile
 Place = extension.Place
 status = extension.status
+found = extension.found
+file_status = extension.file_status
 rename_noreplace = extension.rename_noreplace
 sync_file_system = extension.sync_file_system
 punch_hole = partial(extension.change_range, 2)  # FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its blocks are free

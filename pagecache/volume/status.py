@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.attempts import Attempts
 from ..engine.commit.owed import FOLLOWING
 from ..errors import Key
+from ..native import names
 from ..objects import FileStat, ObjectStat
 from . import answers, opening
 from .inode import Inode
@@ -46,7 +47,7 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
                     raise
         if known is not None:
             quiet, unstored = known.versions.quiet(), known.number("unstored")
-        stat = seen or answers.checked_stat(tries.repeated(lambda: volume.engine.backend.stat(key)), key)
+        stat = seen or answers.checked_stat(tries.repeated(partial(volume.engine.backend.stat, key)), key)
         inode = _shown(volume, name, stat)
         if inode is None or inode is known:
             break
@@ -55,7 +56,9 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
             break  # otherwise it may have been written back after that look, which did not know it
     else:
         quiet = None
-    if inode is not None and inode.names_are_facts() and stat.version is not None:
+    if inode is not known:
+        facts = inode is not None and inode.names_are_facts()
+    if inode is not None and facts and stat.version is not None:
         inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
@@ -162,8 +165,12 @@ def _combined(stat: ObjectStat, inode: Inode | None, unstored: int = 0) -> FileS
     """Combine the stored status with the cached state. `unstored`: bytes that may have been missing in the store at the
     time of `stat`, counted before it.
     """
-    names = ObjectStat.__slots__
-    fields: dict[str, Any] = dict(zip(names, map(getattr, repeat(stat), names, repeat(None)), strict=True))
+    if inode is not None and not unstored and type(stat) is ObjectStat:
+        unchanged = inode.unchanged()
+        if unchanged is not None:
+            return names.file_status(stat, unchanged)
+    slots = ObjectStat.__slots__
+    fields: dict[str, Any] = dict(zip(slots, map(getattr, repeat(stat), slots, repeat(None)), strict=True))
     if inode is None:
         return FileStat(**fields)
     dirty = 0

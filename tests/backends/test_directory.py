@@ -760,3 +760,32 @@ def test_more_buffers_than_the_kernel_takes(backend: DirectoryBackend) -> None:
     assert file.write_from(0, buffers) == IOV_MAX
     into = [memoryview(bytearray(1)) for _ in buffers]
     assert file.read_into(0, into) == IOV_MAX
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_status_is_that_of_the_place_of_the_key_and_holds_no_descriptor(
+    backend: DirectoryBackend, root: Path, follow: bool
+) -> None:
+    (root / "sub" / "deep").mkdir()
+    (root / "sub" / "deep" / "file").write_bytes(b"content")
+    for name, target in (("link", "sub/deep"), ("up", "sub/deep/../deep/file"), ("gone", "nothing"), ("loop", "loop")):
+        (root / name).symlink_to(target)
+    (root / "out").symlink_to("../secret")
+    paths = ("", ".", "sub", "sub//./deep/file", "link", "link/file", "up", "gone", "loop", "out", "sub/none", "none/x")
+
+    def outcome(call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except OSError as error:
+            return type(error), error.errno, error.filename
+
+    def located(path: str) -> Any:
+        with backend._tree.locate(path, follow=follow) as place:
+            return place.found
+
+    before = len(os.listdir("/proc/self/fd"))
+    for path in paths:
+        assert outcome(lambda: backend._tree.find(path, follow=follow)) == outcome(lambda: located(path))  # noqa: B023
+    backend.close()
+    assert outcome(lambda: backend._tree.find("sub")) == (OSError, errno.EBADF, "sub")
+    assert len(os.listdir("/proc/self/fd")) == before - 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from pagecache import FileStat, PageCache, Volume, WritebackError
+from pagecache import FileStat, ObjectStat, PageCache, Volume, WritebackError
 
 from ..stores import ObjectBackend, RecordingBackend
 from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, content_of, held, pattern, raises, run_program
@@ -42,6 +43,35 @@ def test_a_missing_object(make: Make) -> None:
         assert "none" in str(raises(FileNotFoundError, call))
     assert not rig.volume.exists("none")
     assert rig.backend.objects == {}
+
+
+def test_the_status_of_an_object_has_all_that_the_store_reports(tree: Volume) -> None:
+    """With and without cached, dirty or written-back bytes of it. [2.20]"""
+
+    def check(dirty: int, cached: int, size: int = len(DATA)) -> None:
+        stored = {name: getattr(tree.backend.stat("a"), name) for name in ObjectStat.__slots__}
+        found = tree.stat("a")
+        allocated = max(stored["allocated"], -(-size // PAGE) * PAGE) if dirty else stored["allocated"]
+        assert found == FileStat(**{**stored, "size": size, "allocated": allocated}, dirty=dirty, cached=cached)
+        assert pickle.loads(pickle.dumps(found)) == found
+        assert hash(found) == hash(tree.stat("a"))
+
+    check(0, 0)
+    with tree.open("a", "r+b") as file:
+        check(0, 0)
+        file.pread(100, PAGE)
+        check(0, PAGE)
+        file.pwrite(b"x" * 100, 3 * PAGE)
+        check(PAGE, 2 * PAGE, 3 * PAGE + 100)
+        file.fsync()
+        check(0, 2 * PAGE, 3 * PAGE + 100)
+    check(0, 2 * PAGE, 3 * PAGE + 100)
+    with tree.open("a", "r+b") as file:
+        file.truncate(100)
+        file.fsync()
+        check(0, 0, 100)
+        file.pread(100, 0)
+        check(0, 100, 100)
 
 
 def test_many_creators_one_winner(make: Make) -> None:

@@ -320,16 +320,6 @@ bool pc_version_settle(struct pc_inode *i, uint64_t changes)
 	return same;
 }
 
-/* Whether the stored version is known, and no call is about to change it. @changes: receives the number of changes. */
-bool pc_quiet(struct pc_inode *i, uint64_t *changes)
-{
-	pc_inode_leaf_lock(i);
-	bool quiet = !i->version_stale && !i->pass.active && !i->pass_wanted && !i->commit_due;
-	*changes = i->changes;
-	pc_inode_leaf_unlock(i);
-	return quiet;
-}
-
 /* Add to a counter; @which: its place in struct pc_counters. */
 void pc_counter_add(struct pc_inode *i, uint32_t which, uint64_t n)
 {

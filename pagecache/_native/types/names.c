@@ -24,7 +24,8 @@ enum { EXCHANGES_MAX = 40, BLOCK = 512, SECOND = 1000000000 };
 
 /* ---------------------------------------------------------------- the status of an object */
 
-static PyTypeObject *status_type; /* pagecache.objects.ObjectStat */
+static PyTypeObject *status_type, *file_status_type; /* ObjectStat and FileStat of pagecache.objects */
+static PyObject *dirty, *cached, *zero;
 static const char *const field_names[] = {"size",     "version",  "mtime", "key",       "kind",
 					  "mode",     "uid",      "gid",   "nlink",     "atime_ns",
 					  "mtime_ns", "ctime_ns", "rdev",  "allocated", "identity"};
@@ -88,6 +89,24 @@ static PyObject *status_of(const struct statx *s, PyObject *key)
 			Py_CLEAR(status);
 		Py_XDECREF(values[k]);
 	}
+	return status;
+}
+
+/* file_status(stat, cached): the FileStat of an object without local bytes. */
+static PyObject *file_status(PyObject *module, PyObject *args)
+{
+	PyObject *stat, *bytes;
+	if (!PyArg_ParseTuple(args, "O!O", status_type, &stat, &bytes))
+		return NULL;
+	PyObject *status = PyType_GenericAlloc(file_status_type, 0);
+	for (int k = 0; k < FIELDS; k++) {
+		PyObject *value = PyObject_GenericGetAttr(stat, fields[k]);
+		if (status && (!value || PyObject_GenericSetAttr(status, fields[k], value)))
+			Py_CLEAR(status);
+		Py_XDECREF(value);
+	}
+	if (status && (PyObject_GenericSetAttr(status, dirty, zero) || PyObject_GenericSetAttr(status, cached, bytes)))
+		Py_CLEAR(status);
 	return status;
 }
 
@@ -171,7 +190,8 @@ PyObject *pc_fd_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 /* ---------------------------------------------------------------- walks */
 
 struct walk {
-	int directory;    /* reached so far; the walk owns it */
+	int directory;    /* reached so far */
+	bool owns;        /* it is not the root of the walk */
 	const char *rest; /* of the text */
 	char *path;       /* walked so far, with the name at its end: "a/b/x" */
 	char *name;       /* in the directory; "": the root itself */
@@ -185,8 +205,10 @@ static int enter(struct walk *w)
 	for (int tries = 0; tries < EXCHANGES_MAX; tries++) {
 		int fd = openat(w->directory, w->name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 		if (fd >= 0) {
-			close(w->directory);
+			if (w->owns)
+				close(w->directory);
 			w->directory = fd;
+			w->owns = true;
 			return 0;
 		}
 		int err = errno == ENOTDIR || errno == ELOOP ? look(w->directory, w->name, &w->found) : -errno;
@@ -249,26 +271,71 @@ static void place_dealloc(PyObject *self)
 	descriptor_dealloc(self);
 }
 
+/* Walk from an open directory; the interpreter lock is free meanwhile. walk_ends() releases all of it. Return: 0, -errno. */
+static int walk_from(struct walk *w, int root, PyObject *text, bool follow)
+{
+	int err;
+	*w = (struct walk){.path = malloc((size_t)PyBytes_Size(text) + 1)};
+	do {
+		if (w->owns)
+			close(w->directory);
+		w->rest = PyBytes_AsString(text);
+		w->directory = root;
+		w->owns = false;
+		err = w->path ? 0 : -ENOMEM;
+		Py_BEGIN_ALLOW_THREADS err = err ? err : walk(w, follow);
+		Py_END_ALLOW_THREADS
+	} while (err == -EINTR && !PyErr_CheckSignals());
+	return err;
+}
+
+static void walk_ends(struct walk *w)
+{
+	if (w->owns)
+		close(w->directory);
+	free(w->path);
+}
+
+/* found(root, text, follow, key): the status of what a walk from the open directory reaches; None: nothing; False: the walk has
+ * stopped. Errors name the key. */
+static PyObject *found(PyObject *module, PyObject *args)
+{
+	int root, follow;
+	PyObject *text, *key, *result = NULL;
+	struct walk w;
+	if (!PyArg_ParseTuple(args, "iO&pO", &root, PyUnicode_FSConverter, &text, &follow, &key))
+		return NULL;
+	int err = walk_from(&w, root, text, follow);
+	if (err)
+		raise(err, key);
+	else if (w.stopped || !w.exists)
+		result = Py_NewRef(w.stopped ? Py_False : Py_None);
+	else
+		result = status_of(&w.found, Py_None);
+	walk_ends(&w);
+	Py_DECREF(text);
+	return result;
+}
+
 /* Place(root, text, follow, key): the place that a walk from the open directory reaches. Errors name the key. */
 static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-	int root, follow, err;
+	int root, follow;
 	PyObject *text, *key;
+	struct walk w;
 	if (!PyArg_ParseTuple(args, "iO&pO", &root, PyUnicode_FSConverter, &text, &follow, &key))
 		return NULL;
-	struct walk w = {.directory = -1, .path = malloc((size_t)PyBytes_Size(text) + 1)};
-	do {
-		if (w.directory >= 0)
-			close(w.directory);
-		w.rest = PyBytes_AsString(text);
-		w.directory = fcntl(root, F_DUPFD_CLOEXEC, 0);
-		err = !w.path ? -ENOMEM : w.directory < 0 ? -errno : 0;
-		Py_BEGIN_ALLOW_THREADS err = err ? err : walk(&w, follow);
-		Py_END_ALLOW_THREADS
-	} while (err == -EINTR && !PyErr_CheckSignals());
+	int err = walk_from(&w, root, text, follow);
+	if (!err && !w.owns) {
+		int fd = fcntl(root, F_DUPFD_CLOEXEC, 0);
+		err = fd < 0 ? -errno : 0;
+		w.directory = fd;
+		w.owns = !err;
+	}
 	struct place *p = err ? NULL : (struct place *)PyType_GenericAlloc(type, 0);
 	if (p) {
 		p->directory.fd = w.directory;
+		w.owns = false;
 		p->directory.is_path = true;
 		p->parts[KEY] = Py_NewRef(key);
 		p->parts[PATH] = PyUnicode_DecodeFSDefault(w.path);
@@ -279,10 +346,8 @@ static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 		for (int k = 0; p && k < PARTS; k++)
 			if (!p->parts[k])
 				Py_CLEAR(p);
-	} else if (w.directory >= 0) {
-		close(w.directory);
 	}
-	free(w.path);
+	walk_ends(&w);
 	Py_DECREF(text);
 	return err ? raise(err, key) : (PyObject *)p;
 }
@@ -335,6 +400,10 @@ int pc_install_names(PyObject *module)
 	static PyMethodDef functions[] = {
 		{"status", status, METH_VARARGS,
 		 "status($module, fd, name='', key=None, /)\n--\n\nStatus of an open object, or of a name in it."},
+		{"found", found, METH_VARARGS,
+		 "found($module, root, text, follow, key, /)\n--\n\nStatus of what a walk reaches, or None, or False."},
+		{"file_status", file_status, METH_VARARGS,
+		 "file_status($module, stat, cached, /)\n--\n\nThe FileStat of an object without local bytes."},
 		{"rename_noreplace", rename_noreplace, METH_VARARGS,
 		 "rename_noreplace($module, src_dir, src, dst_dir, dst, /)\n--\n\nRename unless `dst` exists."},
 		{"change_range", change_range, METH_VARARGS,
@@ -384,13 +453,18 @@ int pc_install_names(PyObject *module)
 				   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
 	PyObject *objects = PyImport_ImportModule("pagecache.objects");
 	status_type = objects ? (PyTypeObject *)PyObject_GetAttrString(objects, "ObjectStat") : NULL;
+	file_status_type = objects ? (PyTypeObject *)PyObject_GetAttrString(objects, "FileStat") : NULL;
+	dirty = PyUnicode_InternFromString("dirty");
+	cached = PyUnicode_InternFromString("cached");
+	zero = PyLong_FromLong(0);
 	Py_XDECREF(objects);
 	for (int k = 0; k < FIELDS; k++)
 		if (!(fields[k] = PyUnicode_InternFromString(field_names[k])))
 			return -1;
 	PyObject *descriptor = PyType_FromSpec(&descriptor_spec);
 	PyObject *place = descriptor ? PyType_FromSpecWithBases(&spec, descriptor) : NULL;
-	int err = !status_type || !place || PyModule_AddObjectRef(module, "Descriptor", descriptor) ||
+	int err = !status_type || !file_status_type || !dirty || !cached || !zero || !place ||
+		  PyModule_AddObjectRef(module, "Descriptor", descriptor) ||
 		  PyModule_AddObjectRef(module, "Place", place) || pc_install_local_file(module, descriptor) ||
 		  PyModule_AddFunctions(module, functions);
 	Py_XDECREF(descriptor);
