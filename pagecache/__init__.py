@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .observe.trace import Trace as Trace
     from .stats import CacheStats as CacheStats
     from .stats import FileStats as FileStats
+    from .stats import RecoveredFile as RecoveredFile
     from .stats import VolumeStats as VolumeStats
     from .stats import Wait as Wait
     from .stats import WaitOwner as WaitOwner
@@ -91,6 +92,7 @@ __all__ = [
     "ObjectStat",
     "PageCache",
     "PageCacheError",
+    "RecoveredFile",
     "RetryPolicy",
     "ShutdownError",
     "Size",
@@ -113,6 +115,7 @@ ON_DEMAND = {
     "CacheStats": "stats",
     "DiskTier": "disk.tier",
     "FileStats": "stats",
+    "RecoveredFile": "stats",
     "Trace": "observe.trace",
     "VolumeStats": "stats",
     "Wait": "stats",

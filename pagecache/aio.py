@@ -37,6 +37,7 @@ from .native import LOOP_PIECE
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from .config import Durability
     from .engine.io.barrier import FileSync
     from .options import AdviceName, OpenMode, OpenOptions
     from .stats import FileStats
@@ -390,16 +391,24 @@ class AsyncCachedFile:
         await self._synced(self._file._begin_flush(), None, "flush")
         self._file._raise_loss()
 
-    async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
-        """Return only if every byte written to the file before the call is committed.
+    async def fsync(
+        self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
+    ) -> None:
+        """Return only if every byte written to the file before the call is committed; `durability`: as in
+        `CachedFile.fsync`.
 
         Raises:
             WritebackError, CommitError: it is not, and is still dirty. TimeoutError: the deadline passed; I/O goes on.
         """
+        inode = self._file._inode
+        if inode.volume.level(durability) == "disk" or inode.journaled.is_live():
+            call = partial(self._file.fsync, timeout=timeout, durability=durability)
+            await self._aside.run("sync", call, key=self.key, timeout=timeout)
+            return
         sync = self._file._begin_fsync()
         if sync is not None:
             await self._synced(sync, timeout, "fsync")
-            self._file._inode.set_unclosed(False)  # the writer itself has published the object
+            inode.set_unclosed(False)  # the writer itself has published the object
         self._file._raise_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:

@@ -20,7 +20,7 @@ from . import closing
 from .backends.plain import PlainBackend
 from .backends.protocol import AsyncBackend, Backend
 from .backends.url import as_backend, check_mirror
-from .config import CacheConfig, RetryPolicy, Size, VolumeOptions, check_retry, with_overrides
+from .config import CacheConfig, Durability, RetryPolicy, Size, VolumeOptions, check_retry, with_overrides
 from .disk.backend import TieredBackend
 from .engine import failures, throttle
 from .engine.blocking import blocking, is_async, original
@@ -240,7 +240,7 @@ class PageCache:
         fields["used"] = usage.get("cached", memory["used"])
         tier = self.tier
         fields["disk_bytes"], fields["disk_errors"] = (0, 0) if tier is None else (tier.size_now(), tier.errors)
-        fields["journal_bytes"] = 0
+        fields["journal_bytes"] = 0 if tier is None else tier.journal_bytes()
         fields["details"] = {
             **{k: v for k, v in memory.items() if k not in fields},
             **{k: v for k, v in usage.items() if k not in fields},
@@ -263,6 +263,8 @@ class PageCache:
         retry: RetryPolicy | None = None,
         spool: str | os.PathLike[str] | None = "",
         disk: bool = True,
+        durability: Durability = "backend",
+        on_recovery: Literal["resume", "hold"] = "resume",
         volume_id: str | None = None,
         **overrides: Unpack[VolumeOverrides],
     ) -> Volume:
@@ -288,6 +290,10 @@ class PageCache:
                 when memory is short, at most the size of the changed objects; "": that for temporary files. None: such
                 bytes stay in memory, and a write that does not fit below `dirty_limit` is refused (ENOBUFS).
             disk: use the disk tier of the cache, if it has one.
+            durability: what fsync, close, sync and detach wait for: "backend": the store; "disk": the disk of the tier.
+                Then the store gets the bytes in the background, and a later attach those that a crash or a detach left.
+            on_recovery: "resume": save bytes that were found in the tier in the background; "hold": only after
+                `Volume.resume`.
             volume_id: what the tier knows the store by; None: the backend's attribute `name`, which those of pagecache
                 have, else the URL, or the class of an object. Two stores with one id are taken for one; only versions
                 tell their objects apart.
@@ -318,6 +324,13 @@ class PageCache:
         folder = _spool_folder(spool)
         if not isinstance(disk, bool):
             raise TypeError(f"disk must be True or False, not {disk!r}; a tier is given to PageCache")
+        if durability not in ("backend", "disk"):
+            raise ValueError(f"durability: {durability!r} is not 'backend' or 'disk'")
+        if on_recovery not in ("resume", "hold"):
+            raise ValueError(f"on_recovery: {on_recovery!r} is not 'resume' or 'hold'")
+        if durability == "disk" and (self.tier is None or not disk):
+            why = "disk=False" if self.tier is not None else "this cache has no disk tier; see PageCache(disk=)"
+            raise ValueError(f"durability: 'disk', but {why}")
         if volume_id is not None and (not isinstance(volume_id, str) or not volume_id):
             raise ValueError(f"volume_id: {volume_id!r} is not a text of at least one character")
         chosen = options_for(resolved.limits, options, overrides)
@@ -336,14 +349,29 @@ class PageCache:
             if self.tier is not None and disk:
                 own = getattr(original(resolved), "name", None)
                 named = own if isinstance(own, str) else backend if isinstance(backend, str) else kind
+                if durability == "disk":
+                    self.tier.journal()
                 store = TieredBackend(store, self.tier, volume_id or named)
             volume = Volume(self, store, label, chosen, second, timeout, prompt, retry, folder)
             self._volumes.append(volume)
-            if self.tier is not None and disk:
-                self.tier.told.add(volume.engine)
+            if isinstance(store, TieredBackend):
+                self._use_tier(volume, store, durability, on_recovery)
         self._divide_limit()
         volume.engine.say(logging.INFO, "the volume", f"attached: {kind}")
+        if volume.recovery is not None:
+            volume.recovery.start()
         return volume
+
+    def _use_tier(
+        self, volume: Volume, store: TieredBackend, durability: Durability, on_recovery: Literal["resume", "hold"]
+    ) -> None:
+        """Let a volume use the tier that its store has."""
+        from .volume import recovered  # here: most programs have no tier
+
+        tier, engine = store.tier, volume.engine
+        tier.told.add(engine)
+        engine.use_journal(tier.journal, store.volume_id, durability, volume._begin_saving)
+        volume.recovery = recovered.find(volume, tier, store.volume_id, hold=on_recovery == "hold")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
         """Check that no other volume of the process has the backend: two volumes would not notice each other's changes,

@@ -39,6 +39,7 @@ Size = int | str
 """Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
 
 OnConflict = Literal["fail", "take_remote"]
+Durability = Literal["backend", "disk"]
 Policy = Literal["adaptive", "sticky"]
 SourceMayFault = Literal["auto", "always", "never"]
 

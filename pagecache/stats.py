@@ -15,7 +15,18 @@ from typing import Any
 from .errors import Key
 from .objects import Event, FileStat, Kind, ObjectStat
 
-__all__ = ["CacheStats", "Event", "FileStat", "FileStats", "Kind", "ObjectStat", "VolumeStats", "Wait", "WaitOwner"]
+__all__ = [
+    "CacheStats",
+    "Event",
+    "FileStat",
+    "FileStats",
+    "Kind",
+    "ObjectStat",
+    "RecoveredFile",
+    "VolumeStats",
+    "Wait",
+    "WaitOwner",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +121,25 @@ class FileStats(CacheStats):
     """Counters of one cached object."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredFile:
+    """An object with bytes that a disk tier has and its store does not; see `Volume.recovered`.
+
+    Attributes:
+        key: of the object.
+        size: bytes, as they were saved in the tier.
+        ranges: (offset, length) of the bytes that the store does not have.
+        base: version that they were written over.
+        created: the store has no such object yet.
+    """
+
+    key: Key
+    size: int
+    ranges: tuple[tuple[int, int], ...]
+    base: str | None
+    created: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

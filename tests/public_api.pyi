@@ -79,6 +79,8 @@ class PageCache:
                spool: str | os.PathLike[str] | None = "",   # directory of the files that keep uncommitted bytes of commit_on_close
                                                        # backends when memory is short; "": of temporary files; None: none
                disk: bool = True,                      # use the tier of the cache
+               durability: Literal["backend", "disk"] = "backend",    # what fsync, close, sync and detach wait for
+               on_recovery: Literal["resume", "hold"] = "resume",     # bytes found in the tier: save them, or wait for Volume.resume
                volume_id: str | None = None,           # what the tier knows the store by; None: its URL, or its `name`, or its class
                **overrides: Any) -> Volume:
         """`backend` may be a URL: `memory:`, `dir:PATH`, `s3://BUCKET/PREFIX?endpoint=URL`, `fsspec:URL`, or a scheme registered
@@ -111,6 +113,14 @@ class PageCache:
         nothing is lost. "discard": returns what was given up. Idempotent."""
     def __enter__(self) -> Self: ...
     def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None: ...
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredFile:
+    key: Key
+    size: int                              # of the file, as it was saved in the journal
+    ranges: tuple[tuple[int, int], ...]    # (offset, length) that the store does not have
+    base: str | None                       # version that they were written over
+    created: bool                          # the store has no such object yet
 
 class Trace:
     path: str
@@ -191,12 +201,16 @@ class Volume:
         readable through them and is dropped when the last of them closes."""
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None: ...
     def truncate(self, key: Key, size: int, *, timeout: float | None = None) -> None: ...
-    def sync(self, timeout: float | None = None) -> None:
+    def sync(self, timeout: float | None = None, *, durability: Literal["backend", "disk"] | None = None) -> None:
         """syncfs: returns once every write made before the call is committed (also in objects still open on a commit_on_close backend:
         an explicit request); later writes are not waited for.
         Raises WritebackError with the errors of all files, TimeoutError (I/O goes on)."""
-    def begin_sync(self) -> SyncTicket:
+    def begin_sync(self, *, durability: Literal["backend", "disk"] | None = None) -> SyncTicket:
         """The same without waiting: a ticket for "everything written so far"."""
+    def recovered(self) -> _list[RecoveredFile]:
+        """Files whose bytes were found in the tier at attach and are not in the store yet."""
+    def resume(self, key: Key | None = None) -> None:
+        """Start to write back what was recovered (`on_recovery="hold"`)."""
     def resolve(self, key: Key, how: Literal["force", "rebase", "discard"]) -> _list[LostRange]:
         """Settle a ConflictError: write our whole version over the new one, lay exactly what we wrote over it, or drop ours.
         Returns what is lost by it: "discard" our bytes, "rebase" the bytes of the new version that ours replace with others (ESTALE)."""
@@ -271,7 +285,8 @@ class CachedFile(io.RawIOBase):
     def flush(self) -> None:
         """Hand dirty data to the backend and wait for its acknowledgement; raises WritebackError. No commit. Nothing dirty: no
         backend call. On a `commit_on_close` backend it starts whole write units and does not wait: the rest belongs to fsync, close."""
-    def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
+    def fsync(self, *, data_only: bool = False, timeout: float | None = None,
+              durability: Literal["backend", "disk"] | None = None) -> None:
         """Returns only if every byte written to the file before the call is committed. Not delayed by later writes."""
     def sync_range(self, offset: int, length: int) -> None: ...           # hand over and wait, no commit
     def close(self) -> None:
@@ -573,7 +588,8 @@ class AsyncCachedFile:
     async def punch_hole(self, offset: int, length: int) -> None: ...
     async def zero_range(self, offset: int, length: int) -> None: ...
     async def flush(self) -> None: ...
-    async def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None: ...
+    async def fsync(self, *, data_only: bool = False, timeout: float | None = None,
+                    durability: Literal["backend", "disk"] | None = None) -> None: ...
     async def sync_range(self, offset: int, length: int) -> None: ...
     async def close(self) -> None: ...
     async def abandon(self) -> None: ...

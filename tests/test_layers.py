@@ -76,7 +76,7 @@ FOR_TYPES = {
     "volume": ["volume.volume"],
     "volume.inode": ["file", "volume.namespace", "volume.lifetimes"],  # its handles, and its removal or rename
     "volume.reconnect": ["volume.namespace"],
-    "volume.volume": ["cache"],
+    "volume.volume": ["cache", "volume.recovered"],
     "file": ["volume.volume"],
     "closing": ["cache"],
     "observe": ["cache"],

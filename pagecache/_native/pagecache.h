@@ -156,6 +156,7 @@ enum { PC_VOLUMES_MAX = 4096 }; /* at one time */
 int pc_volume_create(struct pc_cache *c, uint32_t max_inflight, bool sticky, struct pc_volume **out);
 void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop);
+void pc_volume_set_logged(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
 void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
@@ -205,6 +206,7 @@ enum {
 	PC_BY_SIZE,
 	PC_BY_REMOTE_SIZE,
 	PC_BY_STAGED,
+	PC_BY_UNLOGGED,    /* 0 nothing, 1 some ranges, 2 all that is local: not in the journal as it is now */
 	PC_BY_STAGED_END,  /* of the last staged byte; 0: there is none */
 	PC_BY_EVENT,       /* the number of its event */
 	PC_BY_DIRTIED,     /* ns: when the oldest dirty byte was written; 0: nothing is dirty */
@@ -345,6 +347,9 @@ enum {
 size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n);
 bool pc_mirror_spoiled(struct pc_inode *i);
 bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
+bool pc_unlogged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
+void pc_unlogged_cut(struct pc_inode *i, uint64_t pos, uint64_t end);
+void pc_unlogged_all(struct pc_inode *i);
 bool pc_acknowledged(struct pc_inode *i, uint64_t pos, uint64_t end);
 uint64_t pc_retry(struct pc_inode *i, uint64_t pos, uint64_t end, bool failed_too);
 uint64_t pc_range_next(struct pc_inode *i, uint64_t pos, uint64_t end, uint32_t which);

@@ -37,6 +37,11 @@ def _show_features(context: click.Context, option: click.Parameter, requested: b
 )
 @click.option("--disk", metavar="PATH", help="Keep data in this directory of a local disk, from mount to mount.")
 @click.option("--disk-size", metavar="SIZE", help="Most bytes in that directory.  [default: 10GiB]")
+@click.option(
+    "--durability",
+    metavar="backend|disk",
+    help="Where fsync puts bytes before it returns: in the backend, or in --disk.  [default: backend]",
+)
 @click.option("--direct-io", is_flag=True, help="Keep no pages in the kernel: each read and write comes to the cache.")
 @click.option("--kernel-cache", is_flag=True, help="Keep pages of unchanged files in the kernel from open to open.")
 @click.option("--read-only", is_flag=True, help="Refuse every change.")

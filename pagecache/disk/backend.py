@@ -52,6 +52,14 @@ class Reader(Protocol):
         """Return the version that every byte has that a read delivers now; None: it is not known."""
         ...
 
+    def about_to_commit(self) -> None:
+        """Record that a commit of a whole object begins."""
+        ...
+
+    def has_committed(self, version: str | None) -> None:
+        """Record the version that it has made."""
+        ...
+
 
 def _no_reader() -> None:
     return None
@@ -278,6 +286,9 @@ class TieredFile(PassingFile):
     def commit(self) -> str | None:
         with self._lock:
             turn, quiet = self._turn + 2, not self._running
+        reader = self._reader() if self._whole() else None
+        if reader is not None:
+            reader.about_to_commit()
         try:
             with self._changing():
                 version = self.inner.commit()
@@ -285,6 +296,8 @@ class TieredFile(PassingFile):
             with self._lock:
                 self._next = None  # bytes that the store has forgotten may be given up before the next commit
             raise
+        if reader is not None:
+            reader.has_committed(version)
         with self._lock:
             if turn == self._turn and quiet and isinstance(version, str):
                 self._take(version)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from ..native import checked
 from .catalogue import Catalogue
 from .copies import CHUNK, Chunk
+from .recovery import Unsaved, recover
 from .segments import Segments
-from .tier import leave, occupy
+from .tier import JOURNAL, leave, occupy
 
-__all__ = ["Contents", "Held", "contents"]
+__all__ = ["Contents", "Held", "UnsavedFile", "contents"]
 
 PIECE = 1 << 20
 """Bytes that are verified at a time."""
@@ -34,6 +36,28 @@ class Held:
 
 
 @dataclass(slots=True)
+class UnsavedFile:
+    """An object with bytes that its store does not have.
+
+    Attributes:
+        volume, key: the store, and the object in it.
+        size: of the object.
+        bytes: of `ranges`.
+        ranges: (offset, length) of the bytes that can be read.
+        damaged: (offset, length) of those that cannot.
+        path: where they were exported to; None: they were not.
+    """
+
+    volume: str
+    key: str
+    size: int
+    bytes: int
+    ranges: list[tuple[int, int]]
+    damaged: list[tuple[int, int]]
+    path: str | None = None
+
+
+@dataclass(slots=True)
 class Contents:
     """What a tier has.
 
@@ -41,19 +65,24 @@ class Contents:
         size: bytes of its files.
         volumes: by the name of the store.
         unsaved: bytes that no store has.
+        files: the objects that have them.
     """
 
     size: int = 0
     volumes: dict[str, Held] = field(default_factory=dict)
     unsaved: int = 0
+    files: list[UnsavedFile] = field(default_factory=list)
 
 
-def contents(path: str, *, check: bool = False, progress: Callable[[int], None] = lambda _: None) -> Contents:
+def contents(
+    path: str, *, check: bool = False, export: str | None = None, progress: Callable[[int], None] = lambda _: None
+) -> Contents:
     """Return what a tier has; nothing is changed.
 
     Args:
         path: its directory.
         check: verify every checksum.
+        export: a new directory for the unsaved files: each has its size, its unsaved bytes, and holes elsewhere.
         progress: called with the number of bytes verified so far.
 
     Raises:
@@ -64,12 +93,14 @@ def contents(path: str, *, check: bool = False, progress: Callable[[int], None] 
         raise FileNotFoundError(2, "no such directory", path)
     mark = occupy(path, make=False)
     try:
+        files = _unsaved(path, export)
+        unsaved = sum(file.bytes for file in files)
         catalogue = Catalogue(path)
         if catalogue.damaged:
-            return Contents(size=_size(path))
+            return Contents(_size(path), {}, unsaved, files)
         try:
             segments = Segments(path, 0, 0, aligned=False, others=lambda: 0, report=lambda _: None, last=catalogue.last)
-            found = Contents(size=_size(path))
+            found = Contents(_size(path), {}, unsaved, files)
             room, seen = memoryview(bytearray(PIECE)), 0
             for volume, number, chunk, ranges in catalogue.all():
                 held = found.volumes.setdefault(volume, Held())
@@ -104,5 +135,44 @@ def _damaged(
     return damaged
 
 
+def _unsaved(path: str, export: str | None) -> list[UnsavedFile]:
+    """Return the unsaved files of the journal, and export them."""
+    folder = os.path.join(path, JOURNAL)
+    left = recover(folder).files if os.path.isdir(folder) else []
+    several = len({unsaved.state.volume for unsaved in left}) > 1
+    found = []
+    if export is not None:
+        os.makedirs(export)
+    for unsaved in left:
+        state, ranges = unsaved.state, unsaved.ranges
+        key = state.key if isinstance(state.key, str) else os.fsdecode(state.key)
+        total = sum(length for _, length in ranges)
+        file = UnsavedFile(state.volume, key, state.size, total, ranges, unsaved.damaged)
+        if export is not None:
+            file.path = _export(export, unsaved, key, within=state.volume if several else None)
+        found.append(file)
+    return found
+
+
+def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> str:
+    """Write an unsaved file below a directory, under its key if that is a path inside."""
+    if within is not None:
+        folder = os.path.join(folder, quote(within, safe=""))
+    path = os.path.join(folder, key)
+    inside = not os.path.isabs(key) and "\0" not in key and not {"", ".", ".."} & {*key.split("/")}
+    if not inside or os.path.exists(path):
+        path = os.path.join(folder, f"{unsaved.number}-{quote(key, safe='')[-200:]}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "xb") as target:
+        target.truncate(unsaved.state.size)
+        for begin, length in unsaved.ranges:
+            for at in range(begin, begin + length, PIECE):
+                target.seek(at)
+                target.write(unsaved.read(at, min(PIECE, begin + length - at)))
+        target.flush()
+        os.fsync(target.fileno())
+    return path
+
+
 def _size(path: str) -> int:
-    return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+    return sum(os.stat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)

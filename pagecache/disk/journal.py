@@ -475,6 +475,25 @@ class Journal:
     # ------------------------------------------------------------------------------------------------ space
 
     @property
+    def folder(self) -> str:
+        return self._folder
+
+    @property
+    def segment(self) -> int:
+        """Bytes of a new segment."""
+        return self._size
+
+    @property
+    def limit(self) -> int:
+        """Most bytes of all segments."""
+        return self._limit
+
+    @property
+    def last(self) -> int:
+        """LSN of the last record that counts."""
+        return self._counts
+
+    @property
     def bytes(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in list(self._segments))
@@ -484,6 +503,22 @@ class Journal:
         with self._lock:
             first = self._segments[0] if self._segments else None
             return [n for n in sorted(first.files) if self._pins(n, first)] if first else []
+
+    def written(self, number: int) -> int:
+        """Return the LSN of the last content record of a file; 0: it has none."""
+        with self._lock:
+            file = self._files.get(number)
+            return 0 if file is None else max(file.content.values(), default=0)
+
+    def has_unsaved(self) -> bool:
+        """Return whether any file has unsaved records."""
+        with self._lock:
+            return any(file.is_live() for file in self._files.values())
+
+    def unsaved(self, volume: str) -> list[int]:
+        """Return the files of a volume that have unsaved records."""
+        with self._lock:
+            return [n for n, file in self._files.items() if file.state.volume == volume and file.is_live()]
 
     def release(self, number: int) -> None:
         """Promise that no record of a file follows. Its state goes when all is saved."""

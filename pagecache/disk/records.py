@@ -57,9 +57,10 @@ class Kind(IntEnum):
     REMOVING = 9
     REMOVED = 10
     DISCARDED = 11  # all bytes up to here are given up; the size is `offset`
+    DROPPED = 12  # bytes of a range that were written up to here are given up
 
 
-CONTENT = frozenset((Kind.DATA, Kind.SIZE, Kind.HOLE))
+CONTENT = frozenset((Kind.DATA, Kind.SIZE, Kind.HOLE, Kind.DROPPED))
 
 
 class Record(NamedTuple):
@@ -116,6 +117,10 @@ def hole(number: int, offset: int, length: int) -> Record:
     return Record(Kind.HOLE, number, offset, length)
 
 
+def dropped(number: int, offset: int, length: int) -> Record:
+    return Record(Kind.DROPPED, number, offset, length)
+
+
 def saving(number: int, lsn: int, mark: bytes = b"") -> Record:
     """SAVING. Confirm it before the commit: recovery has to recognise the version that the commit makes."""
     return Record(Kind.SAVING, number, lsn, 0, (mark,))
@@ -129,9 +134,11 @@ def renaming(number: int, key: str | bytes) -> Record:
     return Record(Kind.RENAMING, number, 0, 0, (key,))
 
 
-def renamed(number: int, key: str | bytes) -> Record:
-    """RENAMED: the object has this key now. After a rename that failed, its old one."""
-    return Record(Kind.RENAMED, number, 0, 0, (key,))
+def renamed(number: int, key: str | bytes, *base: str | None) -> Record:
+    """RENAMED: the object has this key now. After a rename that failed, its old one. `base`: the version that the
+    rename has made; None: it is not known.
+    """
+    return Record(Kind.RENAMED, number, 0, 0, (key, *base))
 
 
 def removing(number: int) -> Record:
@@ -200,7 +207,8 @@ class FileState:
         elif kind == Kind.RENAMING:
             self.renaming = values[0]
         elif kind == Kind.RENAMED:
-            self.key, self.renaming = values[0], None
+            self.key, self.renaming, self.removing = values[0], None, False
+            self.base = values[1] if len(values) > 1 else self.base
         elif kind == Kind.REMOVING:
             self.removing = True
         elif kind == Kind.REMOVED:

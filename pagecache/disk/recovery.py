@@ -150,7 +150,7 @@ class Unsaved:
     def finish(self) -> None:
         """Find the pieces: from the last record to the first, the first that has a byte."""
         final = self.state.size
-        covered = Ranges()
+        covered, dropped = Ranges(), Ranges()
 
         def uncovered(begin: int, end: int) -> Iterator[tuple[int, int]]:
             end = min(end, final)
@@ -158,10 +158,17 @@ class Unsaved:
 
         for head, bad, _ in reversed(self.content):
             begin, end = head.offset, head.offset + head.length
+            if head.kind == Kind.DROPPED:
+                dropped.add(begin, end)
+                continue
             if head.kind == Kind.DATA:
-                for a, b in uncovered(begin, end):
-                    self.pieces += split(head, bad, a, b)
-            elif head.kind == Kind.HOLE:
+                for a, b in list(uncovered(begin, end)):
+                    for c, d, inside in list(dropped.pieces(a, b)):
+                        if not inside:
+                            self.pieces += split(head, bad, c, d)
+                            covered.add(c, d)
+                continue
+            if head.kind == Kind.HOLE:
                 self.pieces += [Piece(a, b, None, False) for a, b in uncovered(begin, end)]
             elif head.kind == Kind.SIZE:
                 end = END

@@ -31,6 +31,7 @@ from .segments import RESCUED, Segments
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue
+    from .journal import Journal
 
 __all__ = ["DiskTier", "Tier", "as_tier"]
 
@@ -43,6 +44,9 @@ SEGMENT_MIN, SEGMENT_MAX = 1 << 20, 1 << 32
 SEGMENTS_MIN = 4
 SAVE_EVERY = 1.0
 """Seconds between two saves of the catalogue."""
+JOURNAL = "journal"
+"""Folder of the journal, made with the first unsaved bytes."""
+JOURNAL_SEGMENT_MIN = 1 << 16
 RANGES_MAX = 1 << 20
 """Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
 HITS_MAX = 1024
@@ -151,8 +155,12 @@ class Tier:
         self._hits: dict[int, dict[int, tuple[Copy, int, int]]] = {}  # of segments: address -> copy, chunk, length
         self._logged = -LOGGED_EVERY
         path = described.path
+        self._journal: Journal | None = None
+        self._opening_journal = threading.Lock()
         self._mark = occupy(path)
         try:
+            if os.path.isdir(os.path.join(path, JOURNAL)):
+                self.journal()
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
             self._catalogue: Catalogue = Catalogue(path)
@@ -161,7 +169,7 @@ class Tier:
                 described.size,
                 described.segment,
                 aligned=described.direct_io,
-                others=self._catalogue.size_now,
+                others=self._size_of_others,
                 report=self._report,
                 rescue=self._rescue,
                 last=self._catalogue.last,
@@ -210,8 +218,42 @@ class Tier:
             self._wake.set()
             self._thread.join()
             self._catalogue.close()
+            if self._journal is not None:
+                with contextlib.suppress(OSError):  # what is not confirmed was not promised
+                    self._journal.close()
             leave(self._mark)
             del _running[self._place]
+
+    # -- the journal
+
+    def journal(self) -> Journal:
+        """Return the journal of bytes that no store has; it is opened, or made, by the first call.
+
+        Raises:
+            OSError: of the disk, or it has a later format. ValueError: the tier leaves no room for one.
+        """
+        from .journal import Journal
+
+        with self._opening_journal:
+            if self._journal is None:
+                limit, path = self.described.journal_limit, self.described.path
+                segment = min(self.described.segment, limit // SEGMENTS_MIN)
+                if segment < JOURNAL_SEGMENT_MIN:
+                    least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
+                    raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
+                self._journal = Journal(os.path.join(path, JOURNAL), segment=segment, limit=limit)
+            return self._journal
+
+    def unsaved(self, volume: str) -> list[int]:
+        """Return the numbers of a volume's files in the journal that have unsaved bytes."""
+        return [] if self._journal is None else self._journal.unsaved(volume)
+
+    def journal_bytes(self) -> int:
+        """Return the bytes of the journal; 0: all of it is saved."""
+        return 0 if self._journal is None or not self._journal.has_unsaved() else self._journal.bytes
+
+    def _size_of_others(self) -> int:
+        return self._catalogue.size_now() + (0 if self._journal is None else self._journal.bytes)
 
     # -- copies
 
@@ -346,7 +388,7 @@ class Tier:
 
     def size_now(self) -> int:
         """Return the bytes that it takes on disk."""
-        return self._segments.size_now() + self._catalogue.size_now()
+        return self._segments.size_now() + self._size_of_others()
 
     # -- reports
 

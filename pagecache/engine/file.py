@@ -9,6 +9,7 @@ all other state:
     staging    spool of uncommitted bytes                            commit/staging.py    made with staged bytes
     owed       backend calls that must come first                    commit/owed.py       made with a debt
     failures   failed ranges                                         failures.py          made with a failure
+    journaled  its unsaved bytes in the disk tier's journal          commit/journaled.py  made with the first append
 
 A part that only trouble needs is made when trouble comes: until then its name stands for an empty one that all files
 share and that nothing changes. A module assigns fields of classes that it defines, and calls methods of the others.
@@ -42,6 +43,7 @@ from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
 from .commit import overdue
 from .commit.commits import NO_COMMITS, Commits
+from .commit.journaled import NOT_JOURNALED, Journaled
 from .commit.owed import FOLLOWING, NOTHING_OWED, Debt, Owed, Step
 from .commit.remote import NO_DISPUTE, Dispute
 from .commit.staging import NOTHING_STAGED, Staging
@@ -113,6 +115,7 @@ class EngineFile(NativeInode):
     owed: Owed = NOTHING_OWED
     staging: Staging = NOTHING_STAGED
     failures: Failures = NO_FAILURES
+    journaled: Journaled = NOT_JOURNALED
     settling: deque[Callable[[], object]] = NO_WORK  # jobs that wait for the token, without a waiter
     losing: threading.Lock = NOT_LOSING  # held from before bytes leave until their loss is recorded
 
@@ -206,6 +209,11 @@ class EngineFile(NativeInode):
                 self.write_from = self.bound_commit = None  # last: see `bind_calls`
         return part
 
+    def journal(self) -> Journaled:
+        owner = self.volume.journal
+        assert owner is not None
+        return self._part("journaled", lambda: Journaled(self, owner), trouble=False)
+
     def staged(self) -> Staging:
         return self._part("staging", lambda: Staging(self), trouble=False)
 
@@ -249,6 +257,7 @@ class EngineFile(NativeInode):
         """Record that the object has lost its last name. If the backend finds it by its name, no call reaches the
         backend from now on, and answers of running reads are dropped.
         """
+        self.journaled.removed()
         if self.finds_by_name():
             self.lose_object()
         self.set_aside(removed=True)
@@ -297,6 +306,16 @@ class EngineFile(NativeInode):
     def settled_version(self) -> str | None:
         """Return the version that every byte has that a read of the backend delivers; None: it is not known."""
         return None if self.is_stale() or self.versions.announced is not None else self.versions.base
+
+    def about_to_commit(self) -> None:
+        """Let the journal know that a commit of a whole object begins."""
+        if self.volume.journal is not None and self.volume.journal.is_used():
+            self.journal().saving()
+
+    def has_committed(self, version: str | None) -> None:
+        """Let the journal know the version that the commit has made."""
+        if self.journaled is not NOT_JOURNALED:
+            self.journaled.stored(version)
 
     def invalidate_remote(self, pos: int, end: int) -> None:
         self._forget_on_disk(pos, end)
@@ -368,6 +387,7 @@ class EngineFile(NativeInode):
     def rename(self, key: Key) -> None:
         """Set the name in calls of the backend and in reports; the backend has renamed the object."""
         self.key = key
+        self.journaled.renamed(key)
 
     def set_copy(self, copy: Copy) -> None:
         self.copy = copy
@@ -383,6 +403,7 @@ class EngineFile(NativeInode):
     def free(self) -> bool:
         if self.destroy():
             self.staging = NOTHING_STAGED
+            self.journaled.freed()
         return self.freed
 
     @contextmanager
@@ -737,7 +758,7 @@ class EngineFile(NativeInode):
         """Drop local data of a range, and return the losses; the token is held."""
         with self.lock:
             error = failures.worst(self)
-        ranges = self.discard(start, end)
+        ranges = self.journaled.dropping(start, end, lambda: self.discard(start, end))
         self.staging.cut(start, end)
         if ranges:
             self.give_up_copy("local data was given up")

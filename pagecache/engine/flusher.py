@@ -202,6 +202,8 @@ class Flusher:
             delay = min(delay, self._start_whole_units(volume))
         elif pressure.local > pressure.limit // 2:
             delay = min(delay, self._commit_unstable(volume, pressure.limit // 2))
+        if volume.journal is not None:
+            delay = min(delay, volume.journal.poll(now))
         delay = min(delay, volume.poll_tickets())
         volume.close_idle(IDLE_TURN_FLUSHER)
         next_retry = volume.next_retry()  # last: all calls before may have planned one

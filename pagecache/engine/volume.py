@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
-from ..config import CacheConfig, CacheLimits, RetryPolicy, VolumeOptions
+from ..config import CacheConfig, CacheLimits, Durability, RetryPolicy, VolumeOptions
 from ..disk.backend import TieredBackend
 from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
@@ -31,6 +31,7 @@ from . import failures
 from .attempts import Attempts
 from .blocking import Blocking, untiered
 from .commit import overdue
+from .commit.journaled import VolumeJournal
 from .file import limits_of
 from .foreign import raised_by, text_of
 from .held import Held
@@ -46,6 +47,7 @@ from .runner import Job, Spare, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
 
 if TYPE_CHECKING:
+    from ..disk.journal import Journal
     from .file import EngineFile
     from .flusher import Flusher
 
@@ -153,6 +155,8 @@ class EngineVolume:
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._retries = Retries()
         self._tickets: list[Ticket] = []
+        self.journal: VolumeJournal | None = None
+        self.durability: Durability = "backend"
         self.mirror: Mirror | None = None
         if mirror is not None:
             self.native.set_mirror(limits_of(mirror.limits))
@@ -200,6 +204,31 @@ class EngineVolume:
         self.native.set_calls(reads_here=self.reads_here, on_loop=on_loop)
 
     # -- the disk tier
+
+    def use_journal(
+        self,
+        open_journal: Callable[[], Journal],
+        volume_id: str,
+        durability: Durability,
+        begin_saving: Callable[[list[EngineFile]], Any],
+    ) -> None:
+        """Let fsyncs end at the journal of a tier: those that ask for it, or by default."""
+        self.journal = VolumeJournal(self, open_journal, volume_id, begin_saving)
+        self.durability = durability
+
+    def level(self, durability: Durability | None) -> Durability:
+        """Return what a call for which a program has given this waits for.
+
+        Raises:
+            ValueError: no such level, or the volume has no disk tier.
+        """
+        if durability is None:
+            return self.durability
+        if durability not in ("backend", "disk"):
+            raise ValueError(f"durability: {durability!r} is not 'backend', 'disk' or None")
+        if durability == "disk" and self.journal is None:
+            raise ValueError(f"durability: 'disk', but the volume {self.name!r} has no disk tier; see PageCache(disk=)")
+        return durability
 
     def tiered(self, store: Backend) -> Backend:
         """Return another store with the tier of this volume before it, if there is one."""
@@ -539,10 +568,11 @@ class EngineVolume:
             self.seals += 1 if sealed else -1
             self.native.seal(sealed)
 
-    def abort(self, reason: BaseException | None) -> None:
+    def abort(self, reason: BaseException | None, *, left: bool = False) -> None:
+        """`left`: the volume ends, and the disk tier has what is unsaved."""
         self.aborts += 1  # first: see `resume`
         known, self.aborted, self.abort_reason = self.aborted, True, reason
-        if not known:
+        if not known and not left:
             because = f": {text_of(reason)}" if reason is not None else ""
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
             self.say(logging.WARNING, "the volume", f"aborted{because}", next)

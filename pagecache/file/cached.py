@@ -17,7 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ..config import VolumeOptions
+from ..config import Durability, VolumeOptions
 from ..engine.attempts import Attempts
 from ..engine.io import barrier, holes
 from ..errors import Key, LostRange, ShutdownError, set_written, written_before
@@ -396,8 +396,16 @@ class CachedFile(Handle, io.RawIOBase):
             return barrier.FileSync(inode, commit=False)
         return None
 
-    def fsync(self, *, data_only: bool = False, timeout: float | None = None) -> None:
+    def fsync(
+        self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
+    ) -> None:
         """Return only if every byte written to the file before the call is committed. Not delayed by later writes.
+
+        Args:
+            data_only: has no effect: sizes are always saved.
+            timeout: seconds to wait; None: no limit.
+            durability: "backend": in the store. "disk": on the disk of the cache's tier, from where a later attach
+                saves them; if the tier cannot take them, in the store. None: as the volume does.
 
         Raises:
             WritebackError, CommitError: it is not, and is still dirty: call again once the cause is repaired.
@@ -406,11 +414,14 @@ class CachedFile(Handle, io.RawIOBase):
 
         Blocks: until storage replied, or `timeout`.
         """
-        sync = self._begin_fsync()
-        if sync is not None:
+        if self.volume.engine.level(durability) == "disk":
+            self._check_open()
+            barrier.save(self._inode, timeout)
+        elif (sync := self._begin_fsync()) is not None:
             barrier.drive(sync, timeout, "fsync")
-            if self._inode.unclosed:
-                self._inode.set_unclosed(False)  # the writer itself has published the object
+            self._inode.journaled.confirm_saved()
+        if self._inode.unclosed:
+            self._inode.set_unclosed(False)  # the writer itself has published the object
         if self._inode.last_loss > self._loss_cursor:
             self._raise_loss()
 

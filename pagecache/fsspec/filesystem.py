@@ -55,7 +55,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         capacity: bytes of memory for all file systems of this process with equal cache options.
         **options: fields of `CacheConfig` and `VolumeOptions` (defaults here: `sync_on_close` True, `read_ahead`
             "256MiB"); `publish`, `spool` and `check_reads` of `FsspecBackend`; `disk` and `disk_size`: directory and
-            size of a disk tier.
+            size of a disk tier; `durability`, as for `PageCache.attach`.
 
     Raises:
         ValueError, TypeError: no target, an unknown protocol, an option out of range or unknown; names value and rule.

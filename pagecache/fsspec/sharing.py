@@ -26,7 +26,7 @@ from fsspec.utils import tokenize
 
 from ..backends.fsspec import FsspecBackend
 from ..cache import PageCache
-from ..config import CacheConfig, Size, VolumeOptions, unknown_option, with_overrides
+from ..config import CacheConfig, Durability, Size, VolumeOptions, unknown_option, with_overrides
 from ..disk.tier import DiskTier
 from ..errors import LostRange
 from ..volume.volume import Volume
@@ -137,6 +137,7 @@ class Wanted:
     options: VolumeOptions
     backend: frozenset[tuple[str, Any]]
     disk: tuple[tuple[str, Any], ...]
+    durability: Durability
 
     @property
     def _shared(self) -> Any:
@@ -155,7 +156,7 @@ class Wanted:
                 if cache is None or cache.closed:
                     cache = PageCache(self.capacity, config=self.config, disk=_tier(**dict(self.disk)))
                 name = f"{self.target.name}-{next(_numbers)}"
-                found = cache.attach(backend, name=name, options=self.options)
+                found = cache.attach(backend, name=name, options=self.options, durability=self.durability)
                 _caches[self._shared], _volumes[self] = cache, found
             return found
 
@@ -188,7 +189,7 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
         TypeError: an option with an unknown name; names the nearest.
         ValueError: an option out of range; names value and rule.
     """
-    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS | DISK_OPTIONS
+    known = CACHE_OPTIONS | VOLUME_OPTIONS | BACKEND_OPTIONS | DISK_OPTIONS | {"durability"}
     for name in options:
         if name not in known | LISTING_OPTIONS:
             raise unknown_option("pagecache:", name, known | {"capacity", "fs", "target_protocol"})
@@ -198,9 +199,11 @@ def wanted(target: Target, capacity: Size, options: Mapping[str, Any]) -> Wanted
     seen = with_overrides(DEFAULTS, _among(options, VOLUME_OPTIONS))
     disk = _among(options, DISK_OPTIONS)
     _tier(**disk)  # raises the error of an invalid value
-    return Wanted(
-        target, resolved, config, seen, frozenset(_among(options, BACKEND_OPTIONS).items()), tuple(sorted(disk.items()))
-    )
+    durability = options.get("durability", "backend")
+    if durability not in ("backend", "disk") or (durability == "disk" and "disk" not in disk):
+        raise ValueError(f"durability: {durability!r} is not 'backend', or 'disk' with the option disk")
+    below = frozenset(_among(options, BACKEND_OPTIONS).items())
+    return Wanted(target, resolved, config, seen, below, tuple(sorted(disk.items())), durability)
 
 
 def _tier(disk: str | os.PathLike[str] | None = None, disk_size: Size = "10GiB") -> DiskTier | None:

@@ -103,6 +103,7 @@ class Mount:
             self.volume = self.cache.attach(
                 backend,
                 read_only=options.read_only,
+                durability=options.durability,
                 volume_id=None if named else without_user(options.url),
                 **reading(options, backend.limits),
             )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
-from ..config import Policy, Size, VolumeOptions, parse_size
+from ..config import Durability, Policy, Size, VolumeOptions, parse_size
 from ..disk.tier import DiskTier
 from .attributes import ServerOptions
 
@@ -39,6 +39,7 @@ class MountOptions(ServerOptions):
         policy: which clean pages go when memory is short, as for `PageCache.attach`.
         disk: directory of a disk tier, which keeps data from one mount to the next; None: none.
         disk_size: most bytes of that.
+        durability: what fsync and the end of the mount wait for, as for `PageCache.attach`.
         stats: path of a socket with live statistics; None: none.
         name: the source in the output of mount(8); None: the URL.
         flags: words for the kernel and libfuse.
@@ -60,6 +61,7 @@ class MountOptions(ServerOptions):
     policy: Policy = "adaptive"
     disk: str | None = None
     disk_size: Size = "10GiB"
+    durability: Durability = "backend"
     stats: str | None = None
     name: str | None = None
     flags: frozenset[str] = frozenset()
@@ -73,6 +75,10 @@ class MountOptions(ServerOptions):
         VolumeOptions(policy=self.policy)  # checks it
         if self.disk is not None:
             DiskTier(self.disk, size=self.disk_size)  # so does this
+        if self.durability not in get_args(Durability):
+            raise WrongOption(f"durability: {self.durability!r} is not backend or disk")
+        if self.durability == "disk" and self.disk is None:
+            raise WrongOption("durability: disk needs the option disk, a directory")
         for name, (base, largest, rule) in NUMBERS.items():
             number = getattr(self, name)
             if number is not None and not 0 <= number <= largest:
@@ -132,7 +138,7 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
             changes = {name: int(value, NUMBERS[name][0])}
         elif equals and name in SECONDS:
             changes = {name: float(value)}
-        elif equals and name in (*SIZES, "policy", "disk"):
+        elif equals and name in (*SIZES, "policy", "disk", "durability"):
             changes = {name: value}
         elif equals and name == "fsname":
             changes = {"name": value}
@@ -141,6 +147,6 @@ def _with_word(options: MountOptions, word: str) -> MountOptions:
         raise WrongOption(f"-o {word}: {value!r} is not {rule}") from None
     if changes is not None:
         return replace(options, **changes)
-    valued = (*NUMBERS, *SECONDS, *SIZES, "policy", "disk", "fsname")
+    valued = (*NUMBERS, *SECONDS, *SIZES, "policy", "disk", "durability", "fsname")
     known = ", ".join(sorted({*SWITCHES, *PASSED_ON, *IGNORED, *(f"{name}=" for name in valued)}))
     raise WrongOption(f"-o {word}: no such option, or not {'with' if equals else 'without'} a value; there are {known}")

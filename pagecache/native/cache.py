@@ -201,6 +201,10 @@ class NativeVolume:
         """
         lib.pc_volume_set_calls(self._v, reads_here, on_loop)
 
+    def set_logged(self) -> None:
+        """Keep, for each file, the ranges that were written since they were appended to the journal."""
+        lib.pc_volume_set_logged(self._v)
+
     def wake_worker(self) -> None:
         """Wake one thread that waits for work."""
         lib.pc_work_wake(self._v)

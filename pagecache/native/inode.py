@@ -358,6 +358,22 @@ class NativeInode:
         found = ffi.new("uint64_t[2]")
         return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
+    unlogged = _number("unlogged")
+    """Return 0 if the journal has all local bytes as they are now, 1 if not those of some ranges, 2 if none."""
+
+    def unlogged_from(self, pos: int) -> tuple[int, int] | None:
+        """Return the first range at or after `pos` that was written since it was last appended, [start, end)."""
+        found = ffi.new("uint64_t[2]")
+        return (int(found[0]), int(found[1])) if lib.pc_unlogged_find(self._i, pos, found, found + 1) else None
+
+    def cut_unlogged(self, pos: int = 0, end: int = END) -> None:
+        """Record that the journal has these bytes, or what became of them."""
+        lib.pc_unlogged_cut(self._i, pos, end)
+
+    def count_unlogged(self) -> None:
+        """Count all local bytes as unlogged."""
+        lib.pc_unlogged_all(self._i)
+
     staged_end = _number("staged_end")
     """Return the end of the last staged byte; 0: there is none."""
 

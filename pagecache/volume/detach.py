@@ -11,6 +11,7 @@ ended, or tries itself; if it may discard data, it need not wait for the first t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -31,6 +32,7 @@ from . import lifetimes
 from .inode import Inode
 
 if TYPE_CHECKING:
+    from ..engine.file import EngineFile
     from .volume import Volume
 
 END_TIMEOUT_S = 1.0
@@ -38,6 +40,8 @@ END_TIMEOUT_S = 1.0
 
 def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     deadline = Deadline(volume.engine.clock, timeout)
+    if volume.recovery is not None:
+        volume.recovery.stop()
     turn = _turn(volume, deadline, on_failed)
     if turn is None:
         return []
@@ -136,7 +140,9 @@ def _end(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "discar
 
 def _log_losses(volume: Volume, lost: list[LostRange]) -> None:
     if not lost:
-        volume.engine.say(logging.INFO, "the volume", "detached", "everything is saved")
+        left = 0 if volume.engine.journal is None else volume.engine.journal.unsaved()
+        stays = f"unsaved bytes of {left} files stay in the disk tier" if left else "everything is saved"
+        volume.engine.say(logging.INFO, "the volume", "detached", stays)
         return
     ranges = [(entry.offset, entry.length) for entry in lost]
     files = len({entry.key for entry in lost})
@@ -180,6 +186,8 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
             taken_back, cut = _take_back(volume, abandoned, deadline), _cut_views(volume, deadline)
             if taken_back or cut:
                 volume.sync(deadline.timeout())
+            if volume.engine.durability == "disk":
+                _sync_names(volume, deadline)
             # A call that creates a file may have begun before the seal, and ended after the sync.
             known: list[FailedRange] = []
             while (unsaved := _unsaved(volume)) != known:
@@ -196,6 +204,12 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     if isinstance(cause, TimeoutError):
         volume.engine.abort(cause)  # a hanging call would keep the token forever
     return _give_up(volume, deadline)
+
+
+def _sync_names(volume: Volume, deadline: Deadline) -> None:
+    """Have the store sync names, which the disk tier does not have, if it does that promptly."""
+    with contextlib.suppress(OSError):
+        volume._begin_saving([]).wait(min(END_TIMEOUT_S, deadline.left()))
 
 
 def _drain(volume: Volume, deadline: Deadline) -> list[Inode]:
@@ -225,13 +239,18 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
     return bool(inodes)
 
 
+def _stays(volume: Volume, file: EngineFile) -> bool:
+    """Return whether the unsaved bytes of a file stay in the disk tier."""
+    return (file.withheld or volume.engine.durability == "disk") and file.journaled.has_all()
+
+
 def _unsaved(volume: Volume) -> list[FailedRange]:
     """Return unsaved ranges; an object with only its creation, size, holes or direct writes uncommitted counts with no
     bytes.
     """
     found: list[FailedRange] = []
     for file in volume.engine.files():
-        if file.removed or file.abandoned:
+        if file.removed or file.abandoned or _stays(volume, file):
             continue
         ranges = failures.failed_ranges(file, everything=True)
         if not ranges and file.has_local():
@@ -255,8 +274,10 @@ def _give_up(volume: Volume, deadline: Deadline) -> list[LostRange]:
     lost: list[LostRange] = []
     with volume.inodes_lock:
         inodes = [*volume.inodes.objects.values(), *volume.orphans]
+    if not volume.engine.aborted and any(inode.has_local() and _stays(volume, inode) for inode in inodes):
+        volume.engine.abort(None, left=True)
     for inode in inodes:
-        if not inode.has_local():
+        if not inode.has_local() or _stays(volume, inode):
             continue
         forgotten = not volume.engine.aborted and _roll_back(volume, inode, deadline)
         if volume.engine.aborted:

@@ -149,7 +149,11 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
-            if commit and inode.has_local():
+            if volume.engine.durability == "disk" and volume.options.sync_on_close is not False and inode.has_local():
+                barrier.save(inode, timeout)
+                if inode.journaled.is_live():
+                    inode.journaled.save_soon()
+            elif commit and inode.has_local():
                 barrier.fsync(inode, timeout)
             elif not limits.commit_on_close and (inode.has_local() or inode.is_stale()):
                 barrier.flush(inode, version=True)

@@ -182,6 +182,7 @@ class NameChange:
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
+        self._note_begin()
         self.opened = None if self.source is None else self.source.backend_file
         self.held = tuple(self.found_by_name())
         for inode in self.held:
@@ -189,6 +190,26 @@ class NameChange:
             if not inode.limits().commit_on_close:
                 self.owe(inode)
         return backend
+
+    def _note_begin(self) -> None:
+        """Let the journal know that names of its files are about to change."""
+        if self.volume.engine.journal is None or self.old == self.new:
+            return
+        if self.loser is not None:
+            self.loser.journaled.removing()
+        if self.new is not None and self.source is not None:
+            self.source.journaled.renaming(self.new)
+        if self.beneath:
+            with self.volume.inodes_lock:
+                below = self.below()
+            for rest, inode in below:
+                inode.journaled.renaming(f"{self.new}{rest}")
+
+    def _note_failure(self) -> None:
+        """Let the journal know that its files keep their names."""
+        if self.volume.engine.journal is not None:
+            for inode in (*self.files, *self.beneath):
+                inode.journaled.renamed(inode.key)
 
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
@@ -209,6 +230,8 @@ class NameChange:
             if unknown:
                 self.owe(inode)
         self.over = True
+        if not (unknown or self.done) and self.tried:
+            self._note_failure()
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -73,21 +73,32 @@ class SyncTicket:
 
     total: int
 
-    def __init__(self, volume: Volume) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        files: list[EngineFile] | None = None,
+        *,
+        names: bool = True,
+        failed: Sequence[OSError] = (),
+    ) -> None:
+        """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
+        `failed`: the first errors.
+        """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
         self._mark = engine.name_sync.mark()
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
         self.total = engine.native.unsaved()
-        self._files: list[EngineFile] | None = None  # None: not listed yet, or all are collected
+        self._names = names
+        self._files: list[EngineFile] | None = files  # None: not listed yet, or all are collected
         self._next = 0  # index of the first uncollected one; an interrupt may come at any point
         self._taken_up = False
         self._pending: dict[int, FileSync] = {}  # by their numbers in `_events`
         self._events = Events()
         self._timed: set[int] = set()  # those that wait for a time
         self._turn: Iterator[int] = iter(())  # of those that are polled in any case
-        self._errors: list[OSError] = []
+        self._errors: list[OSError] = [*failed]
         self._name_sync: NameSyncCall | None = None
         self._checked_at = float("-inf")
         self._finished = False
@@ -274,12 +285,16 @@ class SyncTicket:
         return list(dict.fromkeys(due))
 
     def _drop(self, number: int) -> None:
-        self._pending.pop(number, None)
+        sync = self._pending.pop(number, None)
+        if sync is not None:
+            sync.file.journaled.settle()
         self._events.drop(number)
 
     def _names_done(self) -> bool:
         """Call Backend.sync once, after the files, for changes that no file's commit covers."""
         self._engine.check_alive()
+        if not self._names:
+            return True
         if self._name_sync is None:
             self._name_sync = self._engine.name_sync.begin(self._mark)
         while self._name_sync is not None:
@@ -327,6 +342,8 @@ class SyncTicket:
 
         if first is not None:
             during(Reason("sync", self._engine.native), sleep)
+        if self._engine.journal is not None:
+            self._engine.journal.confirm_all()
         self._raise()
 
     def _standing(self, deadline: Deadline) -> int | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..backends.plain import PlainBackend
 from ..backends.protocol import AsyncBackend, Backend, BackendLimits, ObjectStat
 from ..backends.url import as_backend
-from ..config import RetryPolicy, Size, VolumeOptions, checked_seconds, parse_size, with_overrides
+from ..config import Durability, RetryPolicy, Size, VolumeOptions, checked_seconds, parse_size, with_overrides
 from ..engine import failures
 from ..engine.aside import Aside
 from ..engine.attempts import Attempts
@@ -41,8 +41,10 @@ from .ticket import SyncTicket
 
 if TYPE_CHECKING:
     from ..cache import PageCache
+    from ..engine.file import EngineFile
     from ..options import OpenMode
-    from ..stats import FileStats, VolumeStats
+    from ..stats import FileStats, RecoveredFile, VolumeStats
+    from .recovered import Recovery
 
 
 def largest_window(limits: BackendLimits, least: Size = "1MiB") -> int:
@@ -97,6 +99,7 @@ class Volume:
         self.inodes = InodeTable()
         self.handles = 0  # of all inodes
         self.orphans: dict[Inode, None] = {}  # removed, but still open or in use
+        self.recovery: Recovery | None = None  # of what the disk tier had for it
         self.unsettled: dict[Key, namespace.NameChange] = {}  # removes and renames of unknown result, by name
         # Held while files take the backend files of a reconnect. A signal handler of that thread may end the volume.
         self.late_lock = threading.RLock()
@@ -190,6 +193,7 @@ class Volume:
         if bits != os.O_RDONLY:
             self._check_may_write(key, bits)
         canonical = self._canonical(key)
+        self._recover_first(canonical)
         name = mode if flags is None else modes.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
         age = self.options.revalidate if revalidate is None else checked_seconds(revalidate, "revalidate")
@@ -268,6 +272,7 @@ class Volume:
         """
         tries = self._attempts("stat", key, timeout)
         canonical = self._canonical(key)
+        self._recover_first(canonical)
         if self.unsettled:
             namespace.settle_names(self, tries, canonical)
         return status.of_name(self, canonical, key, tries)
@@ -318,7 +323,9 @@ class Volume:
         """
         tries = self._attempts("remove", key, timeout, changes=True)
         self._check_may_write(key, os.O_RDWR)
-        namespace.remove(self, key, self._canonical(key), tries)
+        canonical = self._canonical(key)
+        self._recover_first(canonical)
+        namespace.remove(self, key, canonical, tries)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
         """Give an object another name; an open destination behaves as removed.
@@ -335,7 +342,9 @@ class Volume:
         """
         tries = self._attempts("rename", src, timeout, changes=True)
         self._check_may_write(src, os.O_RDWR)
-        namespace.rename(self, src, dst, self._canonical(src), self._canonical(dst), tries, replace=replace)
+        old, new = self._canonical(src), self._canonical(dst)
+        self._recover_first(old, new)
+        namespace.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign
@@ -347,6 +356,7 @@ class Volume:
         self._check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
+        self._recover_first(canonical)
         holding = self.busy.holding(canonical, what="setattr")
         with holding.block, holding:  # the object keeps its name until the change is done
             return conflicts.set_attributes(self, canonical, key, changes)
@@ -369,7 +379,9 @@ class Volume:
         make = partial(
             CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=self.options.write_through, read_ahead=window
         )
-        handle = self._open(key, self._canonical(key), os.O_RDWR, False, make, tries)
+        canonical = self._canonical(key)
+        self._recover_first(canonical)
+        handle = self._open(key, canonical, os.O_RDWR, False, make, tries)
         try:
             handle._truncate(size, tries)
         except TimeoutError:
@@ -383,22 +395,59 @@ class Volume:
 
     # -- sync
 
-    def sync(self, timeout: float | None = None) -> None:
+    def sync(self, timeout: float | None = None, *, durability: Durability | None = None) -> None:
         """syncfs: return once every write made before the call is committed; later writes are not waited for.
+
+        Args:
+            timeout: seconds to wait; None: no limit.
+            durability: "backend", "disk" or None, as in `CachedFile.fsync`.
 
         Raises:
             WritebackError: with the errors of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        self.begin_sync().wait(timeout)
+        self.begin_sync(durability=durability).wait(timeout)
 
-    def begin_sync(self) -> SyncTicket:
-        """Begin a sync without waiting: return a ticket for "everything written so far"."""
+    def begin_sync(self, *, durability: Durability | None = None) -> SyncTicket:
+        """Begin a sync without waiting: return a ticket for "everything written so far". With "disk" the tier has it on
+        return, and the ticket is about what it could not take. Recovered files that are not held are opened first.
+        """
         self._check_alive()
         self.engine.check_reentry("sync")
-        ticket = SyncTicket(self)
+        if self.engine.level(durability) == "backend" or self.engine.journal is None:
+            failed = [] if self.recovery is None else self.recovery.all_first()
+            return self._add_ticket(SyncTicket(self, failed=failed))
+        with self.engine.keeper():
+            left = self.engine.journal.append(self.engine.dirty_files())
+        return self._add_ticket(SyncTicket(self, left, names=False))
+
+    def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:
         self.engine.add_ticket(ticket)
         return ticket
+
+    def _begin_saving(self, files: builtins.list[EngineFile]) -> SyncTicket:
+        return self._add_ticket(SyncTicket(self, files))
+
+    # -- what the disk tier had
+
+    def _recover_first(self, *names: Key) -> None:
+        if self.recovery is not None:
+            self.recovery.first(*names)
+
+    def recovered(self) -> builtins.list[RecoveredFile]:
+        """Return the files whose bytes were found in the disk tier at attach, and are not in the store yet."""
+        self._check_alive()
+        return [] if self.recovery is None else self.recovery.files()
+
+    def resume(self, key: Key | None = None) -> None:
+        """Begin to save what was recovered; for `on_recovery="hold"`, and for objects that were gone.
+
+        Args:
+            key: of one object; None: all.
+        """
+        self._check_alive(key)
+        if self.recovery is not None:
+            self.recovery.resume(None if key is None else self._canonical(key))
 
     # -- invalidation, failed data
 
@@ -464,6 +513,8 @@ class Volume:
         """
         self._check_alive(key)
         lost: builtins.list[LostRange] = []
+        if self.recovery is not None:
+            self.recovery.forget(self._canonical(key))
         for inode in self._inodes_of(key, unsaved=True):
             start, end = extent(offset, length, inode.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)

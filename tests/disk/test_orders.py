@@ -89,6 +89,12 @@ class Rig:
     def settled_version(self) -> str | None:
         return None if self.stale else self.store.version
 
+    def about_to_commit(self) -> None:
+        pass
+
+    def has_committed(self, version: str | None) -> None:
+        pass
+
     def open(self) -> TieredFile:
         file = self.backend.open("k")
         assert isinstance(file, TieredFile)

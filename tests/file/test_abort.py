@@ -315,7 +315,7 @@ def test_every_blocking_verb_is_in_the_table() -> None:
     assert missing == set()
     instant = {
         *("drop_clean", "invalidate_remote", "failed", "retry_failed", "dirty_ranges", "abort", "stats"),
-        *("begin_sync", "not_mirrored", "unsaved"),
+        *("begin_sync", "not_mirrored", "unsaved", "recovered", "resume"),
         *("reconnect", "detach", "resolve"),  # of test_reconnect and test_lifecycle
     }
     done = {verb.split()[0].removeprefix("volume.") for _build, _what, verbs in TABLE for verb in verbs}

@@ -38,6 +38,7 @@ void pc_rebase(struct pc_inode *i, uint64_t remote, bool forgotten)
 	struct pc_cache *c = i->cache;
 	u64 index = 0, end, size;
 	pc_uncommit(i);
+	pc_unlogged_all(i); /* the bytes below them are others now */
 	pc_inode_leaf_lock(i);
 	pc_invalidated(i, 0, UINT64_MAX);
 	bool locked;
@@ -134,6 +135,7 @@ bool pc_dirty_all(struct pc_inode *i)
 	struct pc_cache *c = i->cache;
 	u64 size = pc_inode_size(i), index = 0, at = 0;
 	bool ok = true;
+	pc_unlogged_all(i);
 	pc_inode_leaf_lock(i);
 	for (struct pc_folio *f; ok && at < size && (f = pc_next_folio(i, &index, pc_last_index(c)));) {
 		u64 start = pc_folio_pos(c, f), stop = pc_min(start + pc_folio_bytes(c, f), size);

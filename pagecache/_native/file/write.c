@@ -276,6 +276,7 @@ int64_t pc_write(struct pc_inode *i, uint64_t pos, const void *from, uint64_t le
 			break;
 		done += n;
 	}
+	pc_note_unlogged(i, pos, done);
 	return (int64_t)done;
 }
 
@@ -339,6 +340,7 @@ int64_t pc_write_whole(struct pc_inode *i, uint64_t pos, const void *from, uint6
 		}
 		leave(i, f, made && !taken);
 	}
+	pc_note_unlogged(i, pos, done);
 	return (int64_t)done;
 }
 

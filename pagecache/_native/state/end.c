@@ -84,6 +84,7 @@ int pc_inode_destroy(struct pc_inode *i)
 	bool last = --v->nr_inodes == 0 && v->ended;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
 	pc_direct_clear(i);
+	pc_unlogged_cut(i, 0, UINT64_MAX);
 	inode_free(i);
 	if (last)
 		pc_volume_free(v);
@@ -117,6 +118,7 @@ void pc_cache_destroy(struct pc_cache *c)
 			pc_staged_clear(c->inodes[k]);
 			pc_written_clear(c->inodes[k]);
 			pc_direct_clear(c->inodes[k]);
+			pc_map_clear(c, &c->inodes[k]->unlogged);
 			pc_map_clear(c, &c->inodes[k]->apart);
 		}
 		free(c->inodes[k]);

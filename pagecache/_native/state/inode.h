@@ -84,6 +84,7 @@ struct pc_inode {
 	u64 commit_ns; /* when it began */
 	u64 changed; /* epoch of the last write, truncate or hole */
 	u64 changes; /* calls of this cache that change the stored object, counted before each */
+	u8 unlogged_whole; /* all local bytes count as unlogged */
 	u8 version_stale; /* one of them may have made another stored version than the one that the engine knows */
 	_Atomic u32 users; /* requests, workers and hits that hold a pointer */
 	_Atomic u32 hits_open; /* of these: hits (hit.c) */
@@ -117,6 +118,7 @@ struct pc_inode {
 	u64 nr_pages, nr_dirty, nr_writeback, nr_unstable, nr_failed, nr_local, nr_pinned, nr_write_pinned;
 	struct pc_rangemap apart; /* written ranges of dirty blocks that have several of them (written.c) */
 	struct pc_rangemap unwritten; /* bytes of W, U and S that were not written when they were sent (written.c) */
+	struct pc_rangemap unlogged; /* unlogged.c */
 	struct pc_staged staged; /* S; whether it is empty is read without the lock */
 	struct pc_list work_pass, work_commit; /* volume leaf */
 	struct pc_list dirty_link; /* volume leaf */
@@ -231,6 +233,15 @@ static inline bool pc_inode_is_of(struct pc_inode *i, const struct pc_volume *v)
 	bool found = i->volume == v;
 	pc_inode_leaf_unlock(i);
 	return found;
+}
+
+/* unlogged.c */
+void pc_unlogged_add(struct pc_inode *i, u64 pos, u64 end);
+
+static inline void pc_note_unlogged(struct pc_inode *i, u64 pos, u64 len)
+{
+	if (PC_UNLIKELY(atomic_load_explicit(&i->volume->logged, memory_order_relaxed)) && len)
+		pc_unlogged_add(i, pos, pos + len);
 }
 
 /* direct_set.c */

@@ -135,6 +135,8 @@ static int pin_to_store(struct pc_inode *i, u64 pos, u64 len, struct pc_pin *out
 	if (!err)
 		err = pin_checked(i, f, pos, len, true, out);
 	pc_inode_leaf_unlock(i);
+	if (!err)
+		pc_note_unlogged(i, pos, to - from);
 	need->pos = pc_folio_pos(c, f);
 	need->len = pc_folio_bytes(c, f);
 	pc_folio_unlock(c, f);

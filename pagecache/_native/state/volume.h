@@ -84,6 +84,7 @@ struct pc_volume {
 	u8 stopping;
 	u8 ended; /* freed with its last inode */
 	_Atomic u8 reads_here; /* callers make the reads that they wait for themselves */
+	_Atomic u8 logged; /* fsync may end at the journal: unlogged.c */
 	bool sticky; /* its pages stay: reclaim.c */
 	_Atomic u8 on_loop; /* the backend's calls are coroutines on the cache's event loop */
 	struct pc_limits mirror_limits; /* set before the first pass */

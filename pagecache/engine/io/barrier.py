@@ -298,3 +298,26 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
         TimeoutError: the deadline passed; I/O goes on.
     """
     drive(FileSync(file), timeout, "fsync")
+    file.journaled.confirm_saved()
+
+
+def log(file: EngineFile, timeout: float | None = None) -> bool:
+    """Wait until everything written to the file before the call is in the journal of the disk tier. False: it has to be
+    saved in the store instead.
+
+    Raises:
+        TimeoutError: the file was busy until the deadline.
+    """
+    volume = file.volume
+    volume.check_wait("fsync", file.key)
+    if volume.journal is None:
+        return False
+    until = None if timeout is None else Deadline(volume.clock, timeout).at
+    return not volume.journal.append([file], until)
+
+
+def save(file: EngineFile, timeout: float | None = None) -> None:
+    """Do `log`, or `fsync` where that is not possible."""
+    deadline = Deadline(file.volume.clock, timeout)
+    if not log(file, deadline.timeout()):
+        fsync(file, deadline.timeout())

@@ -128,6 +128,7 @@ def truncate(self: EngineFile, op: Op, change: tuple[int, Callable[[], None], At
 
     def publish(uncommitted: bool) -> None:
         self.truncate_cached(size, uncommitted)
+        self.journaled.cut(size)
         self.staging.cut(size, END)
         if self.volume.mirror is not None:
             if size:
@@ -156,6 +157,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
 
     def publish(uncommitted: bool) -> None:
         self.punch_cached(start, end, uncommitted)
+        self.journaled.punched(start, end)
         self.staging.cut(start, end)
         extent[2] = end
         if uncommitted and hasattr(self.backend_file, "rollback"):

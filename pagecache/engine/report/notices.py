@@ -39,6 +39,8 @@ TOPICS = {
     "the store": "volume",
     "the volume": "volume",
     "the mirror": "mirror",
+    "the journal": "volume",
+    "recovered bytes": "volume",
     "failed reads": "reading",
     "calls that are made again": "volume",
 }

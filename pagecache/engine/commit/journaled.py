@@ -1,0 +1,561 @@
+"""Unsaved bytes of files in the journal of the disk tier: fsync at "disk".
+
+    fsync        append what the journal lacks, and confirm: one sync of the device for all that wait
+    truncate, hole, discard, rename, remove      append, if the journal has unsaved records of the file
+    commit of a whole object      SAVING before, confirmed: a version that recovery finds may be this one; and after it
+                 the version that it has made
+    saved        once the store has all that was local at a *mark*: SAVED, with the LSN of that mark
+
+What the journal lacks is, while it has unsaved records of the file, what was written since the last append: CORE keeps
+these ranges (`unlogged`). Otherwise it is all that is local: a file that the journal has nothing of is described anew,
+and so is each after a sync of the device that failed.
+
+What cannot be appended is saved in the store by that fsync: after a failure of the disk, or at its limit; bytes of
+direct writes and of writable views; bytes that are in no memory any longer; a key that is no text; a conflict.
+
+    beside an append           the append
+    write, truncate, hole      waits: both have the inode lock
+    discard, commit            waits for the lock of the file's part, or the other way round
+    write-back                 goes on: bytes are read from memory, whatever their state
+
+Locks: `Journaled._lock` guards its fields, and is held over appends; `VolumeJournal._lock` guards its table.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ...backends.spool import Ranges
+from ...disk import records
+from ...native import END, LOCK
+from ..report.notices import cause
+
+if TYPE_CHECKING:
+    from ...disk.journal import Journal
+    from ...disk.records import Record
+    from ...errors import Key
+    from ..file import EngineFile
+    from ..volume import EngineVolume
+
+T = TypeVar("T")
+
+__all__ = ["NOT_JOURNALED", "Journaled", "VolumeJournal"]
+
+TURN = 64
+"""Files of one check by the flusher."""
+AGAIN = 5.0
+"""Seconds between two tries to save files that could not be saved."""
+
+
+class _Mark(NamedTuple):
+    """Everything that was local up to the epoch `stamp` is in the journal up to `lsn`."""
+
+    stamp: int
+    lsn: int
+
+
+class Appended(NamedTuple):
+    """What an fsync has appended, and has to confirm."""
+
+    file: Journaled
+    lsn: int
+    generation: int
+
+
+class _NotHere(Exception):
+    """Bytes are neither in memory nor in the spool."""
+
+
+class VolumeJournal:
+    """The journal as one volume uses it.
+
+    Attributes:
+        numbers: of its files in the journal that have unsaved records.
+    """
+
+    def __init__(
+        self,
+        volume: EngineVolume,
+        open_journal: Callable[[], Journal],
+        volume_id: str,
+        begin_saving: Callable[[list[EngineFile]], Any],
+    ) -> None:
+        self.volume, self.volume_id, self.begin_saving = volume, volume_id, begin_saving
+        self._open = open_journal
+        self._journal: Journal | None = None
+        self.numbers: set[int] = set()
+        self._lock = threading.Lock()
+        self._waiting: dict[Journaled, None] = {}
+        self._turn: deque[Journaled] = deque()
+        self._ticket: Any = None
+        self._not_before = -1.0
+
+    def journal(self) -> Journal:
+        """Return the journal; the first call has CORE keep the ranges that are written from now on."""
+        if self._journal is None:
+            journal = self._open()
+            self.volume.native.set_logged()  # first: files that are local before are appended as a whole
+            self._journal = journal
+        return self._journal
+
+    def is_used(self) -> bool:
+        """Return whether any call has asked for "disk"."""
+        return self._journal is not None
+
+    def add(self, file: Journaled) -> None:
+        with self._lock:
+            self._waiting[file] = None
+
+    def drop(self, file: Journaled) -> None:
+        with self._lock:
+            self._waiting.pop(file, None)
+
+    def failed(self, error: BaseException) -> None:
+        """Report that bytes are saved in the store because the journal cannot take them."""
+        what = f"the journal took nothing more: {cause(error)}"
+        self.volume.say(logging.WARNING, "the journal", what, "fsync saves in the store for a while")
+
+    # -- fsync
+
+    def append(self, files: Iterable[EngineFile], until: float | None = None) -> list[EngineFile]:
+        """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
+        the store.
+        """
+        done: list[Appended] = []
+        left: list[EngineFile] = []
+        for file in files:
+            if file.freed or file.removed or file.abandoned or not (file.has_local() or file.journaled.is_live()):
+                continue
+            appended = file.journal().begin(until)
+            if appended is None:
+                left.append(file)
+            else:
+                done.append(appended)
+        if done:
+            error = self.confirm(max(each.lsn for each in done))
+            journal = self.journal()
+            left += [each.file.file for each in done if error or each.generation != journal.generation]
+        return left
+
+    def confirm(self, lsn: int) -> OSError | None:
+        """Wait until the device has all records up to this one; return the error that keeps it from that."""
+        try:
+            self.journal().confirm(lsn)
+        except OSError as error:
+            self.failed(error)
+            return error
+        return None
+
+    def confirm_all(self) -> None:
+        """Wait for the device: a crash must not bring bytes back that were saved since."""
+        if self._journal is not None:
+            self.confirm(self._journal.last)
+
+    # -- saving in the background, on the flusher
+
+    def poll(self, now: float) -> float:
+        """Record what was saved, of some files, and begin to save those that are due. Return the seconds until the next
+        check.
+        """
+        if not self._waiting:
+            return float("inf")
+        if not self._turn:
+            with self._lock:
+                self._turn = deque(self._waiting)
+        expire = self.volume.cache.config.dirty_expire
+        crowded = self._crowded()
+        due: list[EngineFile] = []
+        delay = expire
+        for _ in range(min(TURN, len(self._turn))):
+            file = self._turn.popleft()
+            if not file.settle():
+                left = file.due + expire - now
+                if left <= 0 or crowded:
+                    due.append(file.file)
+                else:
+                    delay = min(delay, left)
+        if self._turn:
+            delay = 0.0
+        if self._ticket is not None:
+            if not self._ticket.done():
+                return min(delay, AGAIN)
+            if self._ticket.errors:
+                self._not_before = now + AGAIN
+            self._ticket = None
+        if due:
+            if now < self._not_before:
+                return min(delay, self._not_before - now)
+            due = [file for file in due if not (file.freed or file.is_given_up())]
+            self._ticket = self.begin_saving(due) if due else None
+            return min(delay, AGAIN)
+        return delay
+
+    def _crowded(self) -> bool:
+        """Return whether the journal has more than half of its limit."""
+        journal = self._journal
+        return journal is not None and journal.bytes > journal.limit // 2
+
+    def unsaved(self) -> int:
+        """Return the number of files with unsaved records."""
+        return len(self._waiting)
+
+
+class Journaled:
+    """What the journal has of one file. Made with its first append."""
+
+    def __init__(self, file: EngineFile, owner: VolumeJournal) -> None:
+        self.file, self._owner = file, owner
+        self._lock = threading.RLock()  # a signal handler may discard what its thread appends
+        self._number = 0
+        self._generation = -1
+        self._whole = True  # the next append describes the file anew
+        self._mark: _Mark | None = None  # of what the next SAVED is about
+        self._newer: _Mark | None = None
+        self._last = 0  # LSN
+        self._size = 0  # to which its records lead
+        self._known: str | None = None  # the version below, as the journal has it
+        self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
+        self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
+        self.due = 0.0
+        """When its oldest unsaved record was appended."""
+
+    # -- append
+
+    def begin(self, until: float | None = None) -> Appended | None:
+        """Append what the journal lacks; the caller confirms it. None: it is to be saved in the store.
+
+        Raises:
+            TimeoutError: the inode lock was not free `until` then.
+        """
+        done: list[Appended | None] = []
+        self.file.run(LOCK, "holding", lambda: done.append(self._append()), until)
+        return done[0]
+
+    def _append(self) -> Appended | None:
+        """The inode lock is held."""
+        file = self.file
+        with self._lock:
+            try:
+                journal = self._owner.journal()
+                self._settle(journal)
+                if not file.has_local():
+                    file.cut_unlogged()
+                    return Appended(self, self._last, journal.generation)
+                if not self._may_append():
+                    return None
+                if journal.generation != self._generation:
+                    self._generation, self._whole = journal.generation, True
+                self._append_changes(journal)
+                return Appended(self, self._last, self._generation)
+            except _NotHere:
+                return None
+            except (OSError, ValueError) as error:
+                self._owner.failed(error)
+                return None
+            finally:
+                self._add_mark()
+
+    def _may_append(self) -> bool:
+        file = self.file
+        if file.removed or file.is_given_up() or file.conflict is not None or not isinstance(file.key, str | bytes):
+            return False
+        usage = file.usage()
+        return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
+
+    def _append_changes(self, journal: Journal) -> None:
+        file = self.file
+        if not self._number or self._mark is None or file.unlogged() > 1:
+            self._whole = True
+        if self._whole:
+            self._describe(journal)
+        else:
+            at = 0
+            while (found := file.unlogged_from(at)) is not None:
+                begin, at = found
+                self._bytes(journal, begin, min(at, file.size))
+                file.cut_unlogged(begin, at)
+        if self._size != file.size:
+            self._put(journal, records.size(self._number, file.size))
+        if file.limits().commit_on_close and not (file.versions.stale or file.versions.copied):
+            self._note_base(journal)
+
+    def _note_base(self, journal: Journal) -> None:
+        """Record that the unsaved bytes lie over another version than before: after a rename, or a settled conflict."""
+        base = self._base()
+        if base != self._known:
+            self._put(journal, records.renamed(self._number, self._key(), base))
+            self._known = base
+
+    def _key(self) -> str | bytes:
+        key = self.file.key
+        assert isinstance(key, str | bytes)
+        return key
+
+    def _describe(self, journal: Journal) -> None:
+        """Append the file as the store has it, and all that is local."""
+        file = self.file
+        undone = file.undone()
+        if not self._number:
+            self._number = journal.number()
+            self._owner.numbers.add(self._number)
+        live, created, lowest = self._mark is not None, bool(undone["created"]), int(undone["lowest"])
+        base = None if created else self._base()
+        size = 0 if created else min(file.remote_size, lowest)
+        first = records.file(self._number, self._owner.volume_id, self._key(), base, created=created, size=size)
+        self._put(journal, first)
+        self._known = self._known if live else base
+        if self._committing:
+            self._put(journal, records.saving(self._number, self._last))
+        self._put(journal, records.size(self._number, file.size))
+        ranges = file.local_ranges()
+        # Never zeros over bytes that are local: earlier records may have them, confirmed.
+        zeros = Ranges()
+        for begin, end in (*file.commits.holes, *([(lowest, file.size)] if live and lowest < file.size else [])):
+            zeros.add(begin, min(end, file.size))
+        for begin, length in ranges:
+            zeros.cut(begin, begin + length)
+        for begin, end, inside in list(zeros.pieces(0, file.size)):
+            if inside:
+                self._put(journal, records.hole(self._number, begin, end - begin))
+        file.cut_unlogged()
+        try:
+            for begin, length in ranges:
+                self._bytes(journal, begin, min(begin + length, file.size))
+        except BaseException:
+            file.count_unlogged()
+            raise
+        self._whole = False
+
+    def _bytes(self, journal: Journal, begin: int, end: int) -> None:
+        """Append bytes of the file."""
+        file = self.file
+        while begin < end:
+            room = memoryview(bytearray(min(end - begin, records.DATA_MAX, journal.segment // 4)))
+            done = 0
+            while done < len(room):
+                got = file.read(begin + done, room[done:])
+                if got <= 0:
+                    found = file.staged_from(begin + done)
+                    if found is None or found[0] > begin + done:
+                        raise _NotHere
+                    got = file.read_staged(begin + done, [room[done:]])
+                done += got
+            self._put(journal, records.data(self._number, begin, len(room)), [room])
+            begin += len(room)
+
+    def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
+        self._last = journal.append(record, buffers or ())
+        if record.kind == records.Kind.DATA:
+            self._size = max(self._size, record.offset + record.length)
+        elif record.kind in (records.Kind.SIZE, records.Kind.FILE):
+            self._size = record.offset
+
+    def _add_mark(self) -> None:
+        """Mark what was appended since the last mark, even by a call that an interrupt has ended."""
+        written = self._owner.journal().written(self._number) if self._number else 0
+        last = self._newer or self._mark
+        if written <= (last.lsn if last is not None else 0):
+            return
+        mark = _Mark(self._owner.volume.native.take_epoch(), max(written, self._last))
+        if self._mark is None:
+            self._mark, self.due = mark, self._owner.volume.clock.now()
+            self._owner.add(self)
+        else:
+            self._newer = mark
+
+    # -- saved
+
+    def settle(self) -> bool:
+        """Record what the store has. Return whether the journal has no unsaved record of the file."""
+        if self._mark is None:
+            return True
+        if self.file.freed:
+            self.freed()
+        if not self._lock.acquire(blocking=False):
+            return False  # an append runs; it looks itself
+        try:
+            if self._mark is not None and not self.file.freed:
+                self._settle(self._owner.journal())
+        except OSError as error:
+            self._owner.failed(error)
+        finally:
+            self._lock.release()
+        return self._mark is None
+
+    def _settle(self, journal: Journal) -> None:
+        """The lock is held."""
+        while self._mark is not None and self.file.is_synced(self._mark.stamp):
+            self._saved(journal)
+
+    def _saved(self, journal: Journal) -> None:
+        self._add_mark()
+        mark, versions = self._mark, self.file.versions
+        assert mark is not None
+        version = None if versions.stale else versions.base
+        self._last = journal.append(records.saved(self._number, mark.lsn, version))
+        self._mark, self._newer = self._newer, None
+        self.due = self._owner.volume.clock.now()
+        if self._mark is None:
+            self._end(journal)
+
+    def _end(self, journal: Journal) -> None:
+        """The journal has nothing unsaved of the file."""
+        self._owner.drop(self)
+        self._owner.numbers.discard(self._number)
+        journal.release(self._number)
+        self._mark = self._newer = None
+        self._number, self._whole, self._known = 0, True, None
+
+    def confirm_saved(self) -> None:
+        """Record what the store has, and wait for the device: a crash must not bring older bytes back."""
+        if self._mark is not None:
+            self.settle()
+            self._owner.confirm(self._last)
+
+    def freed(self) -> None:
+        """Record that nothing of the file is unsaved: CORE has freed it."""
+        with self._lock:
+            if self._mark is not None:
+                try:
+                    while self._mark is not None:
+                        self._saved(self._owner.journal())
+                except OSError as error:
+                    self._owner.failed(error)
+
+    # -- beside it
+
+    def is_live(self) -> bool:
+        """Return whether the journal has unsaved records of the file."""
+        return self._mark is not None
+
+    def has_all(self) -> bool:
+        """Return whether the journal has all that is local, as it is now."""
+        with self._lock:
+            journal = self._owner.journal()
+            return self._mark is not None and not self.file.unlogged() and self._generation == journal.generation
+
+    def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> None:
+        """Append a record of something that has happened, or with `confirm` is about to happen, to the file."""
+        if self._mark is None:
+            return
+        with self._lock:
+            if self._mark is None:
+                return
+            try:
+                record = make(self._number)
+                self._put(self._owner.journal(), record)
+                if record.kind in records.CONTENT:
+                    self._add_mark()
+                if confirm:
+                    self._owner.journal().confirm(self._last)
+            except OSError as error:
+                self._whole = True
+                self._owner.failed(error)
+
+    def cut(self, size: int) -> None:
+        """Record a truncate. The inode lock is held."""
+        self.note(lambda number: records.size(number, size))
+        self.file.cut_unlogged(min(size, END - 1), END)
+
+    def punched(self, begin: int, end: int) -> None:
+        """Record a hole. The inode lock is held."""
+        self.note(lambda number: records.hole(number, begin, end - begin))
+        self.file.cut_unlogged(begin, end)
+
+    def dropping(self, begin: int, end: int, drop: Callable[[], T]) -> T:
+        """Give bytes up by a call of `drop`, and record it."""
+        with self._lock:
+            dropped = drop()
+            if self._mark is not None:
+                if self.file.has_local():
+                    self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
+                else:
+                    self.note(lambda number: records.discarded(number, self.file.size))
+                    self._end(self._owner.journal())
+            self.file.cut_unlogged(begin, end)
+            return dropped
+
+    def saving(self) -> None:
+        """Record that a commit of a whole object is about to begin."""
+        with self._lock:
+            self._committing = True
+            self.note(lambda number: records.saving(number, self._last), confirm=True)
+
+    def stored(self, version: object) -> None:
+        """Record the version that the commit has made: unsaved bytes lie over that one from now on."""
+        with self._lock:
+            self._committing = False
+            if isinstance(version, str):
+                self._made, self._known = (self.file.versions.base, version), version
+                self.note(lambda number: records.renamed(number, self._key(), version), confirm=True)
+
+    def _base(self) -> str | None:
+        """Return the version below the unsaved bytes. The engine takes that of a commit a moment later."""
+        base = self.file.versions.base
+        return self._made[1] if self._made is not None and self._made[0] == base else base
+
+    def renaming(self, key: Key) -> None:
+        """Record that a call is about to change its name."""
+        if isinstance(key, str | bytes):
+            self.note(lambda number: records.renaming(number, key), confirm=True)
+
+    def renamed(self, key: Key) -> None:
+        if self._mark is not None and isinstance(key, str | bytes):
+            self._known = None
+            self.note(lambda number: records.renamed(number, key, None))
+
+    def removing(self) -> None:
+        self.note(records.removing, confirm=True)
+
+    def removed(self) -> None:
+        """Record that it has lost its last name."""
+        with self._lock:
+            if self._mark is not None:
+                self.note(records.removed, confirm=True)
+                self._end(self._owner.journal())
+
+    def adopt(self, number: int, lsn: int, size: int, base: str | None) -> None:
+        """Take over what an earlier process has left of the file, whose bytes are local now."""
+        with self._lock:
+            journal = self._owner.journal()
+            self._number, self._last, self._size, self._known = number, lsn, size, base
+            self._generation, self._whole = journal.generation, False
+            self.file.cut_unlogged()
+            self._add_mark()
+
+    def save_soon(self) -> None:
+        """Let the flusher save it in its next turn."""
+        self.due = float("-inf")
+        self._owner.volume.cache.flusher.wake()
+
+
+class _NotJournaled(Journaled):
+    """In place of the part of a file that the journal has nothing of."""
+
+    def __init__(self) -> None:
+        self._mark = None
+
+    def has_all(self) -> bool:
+        return False
+
+    def freed(self) -> None:
+        pass
+
+    def cut(self, size: int) -> None:
+        pass
+
+    def punched(self, begin: int, end: int) -> None:
+        pass
+
+    def removed(self) -> None:
+        pass
+
+    def dropping(self, begin: int, end: int, drop: Callable[[], T]) -> T:
+        return drop()
+
+
+NOT_JOURNALED: Journaled = _NotJournaled()

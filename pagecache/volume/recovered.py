@@ -1,0 +1,318 @@
+"""Files that an earlier process has left in the disk tier: bytes that are in its journal, and not in the store.
+
+    attach                      finds them
+    first call for its key,
+    or a thread that resumes    lays the bytes over the stored object: they are local, and unsaved like any others
+    a save                      the journal forgets them
+
+Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. Bytes that were laid
+in part, as a store failed or the volume ended, are dropped again.
+
+Whether the stored object is the one that they were written over:
+
+    its version is the recorded one                        yes
+    it is stored in place                                  yes: every write of ours has made another version
+    a commit was about to begin, and its bytes are these   yes: it was that commit
+    otherwise                                              no: a conflict, settled as always
+    there is none, and there was one                       nothing is laid; they stay listed
+
+Lock: `_Left.lock` is held while one file is laid.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..disk.recovery import recover
+from ..engine.commit import remote
+from ..engine.park import start_thread
+from ..engine.report.notices import cause, spans
+from ..errors import Key, LostRange, ShutdownError
+from ..file.cached import CachedFile
+from ..native import END
+from ..stats import RecoveredFile
+from . import lifetimes
+
+if TYPE_CHECKING:
+    from ..disk.recovery import Unsaved
+    from ..disk.tier import Tier
+    from .inode import Inode
+    from .volume import Volume
+
+AGAIN = 5.0
+"""Seconds between two tries."""
+PAUSE = 1.0
+"""Most seconds after the attach, in which a program can look at what was found, and hold nothing back."""
+STEP = 1 << 20
+"""Bytes that are laid at a time."""
+
+
+class _Left:
+    """One file that was left."""
+
+    def __init__(self, unsaved: Unsaved, key: Key, *, held: bool) -> None:
+        self.unsaved, self.key, self.held = unsaved, key, held
+        self.lock = threading.RLock()
+        self.over = False  # it was laid, or cannot be
+        self.inode: Inode | None = None
+
+
+class Recovery:
+    """The files that were left for one volume."""
+
+    def __init__(self, volume: Volume, tier: Tier, volume_id: str, left: list[_Left]) -> None:
+        self._volume, self._tier, self._volume_id = volume, tier, volume_id
+        self._left = left
+        self._names: dict[Key, list[_Left]] = {}
+        for each in left:
+            renaming = each.unsaved.state.renaming
+            for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
+                self._names.setdefault(name, []).append(each)
+        self._pending = len(left)
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    # -- what there is
+
+    def files(self) -> list[RecoveredFile]:
+        for each in self._left:
+            if each.inode is not None:
+                each.inode.journaled.settle()
+        unsaved = set(self._tier.unsaved(self._volume_id))
+        return [_described(each.unsaved) for each in self._left if each.unsaved.number in unsaved]
+
+    # -- before other calls
+
+    def first(self, *names: Key) -> None:
+        """Lay what was left of the objects of these canonical names, before a call for them."""
+        if self._pending:
+            for name in names:
+                for each in self._names.get(name, ()):
+                    self._lay(each)
+
+    def all_first(self) -> list[OSError]:
+        """Lay all files that are not held, before a sync; return the errors."""
+        failed: list[OSError] = []
+        for each in self._left if self._pending else ():
+            if not each.held:
+                try:
+                    self._lay(each)
+                except OSError as error:
+                    failed.append(error)
+        return failed
+
+    def _lay(self, each: _Left) -> None:
+        with each.lock:
+            if each.over:
+                return
+            try:
+                each.inode = _lay(self._volume, each)
+            except FileNotFoundError:
+                what = "the object below recovered bytes is gone; they stay in the disk tier"
+                next = "discard gives them up, resume looks again"
+                self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
+            each.over = True
+            self._pending -= 1
+
+    def forget(self, name: Key) -> None:
+        """Give up what was left of an object, and was not laid."""
+        for each in self._names.get(name, ()):
+            with each.lock:
+                if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
+                    self._tier.journal().forget(each.unsaved.number)
+                    self._pending -= not each.over
+                    each.over = True
+
+    # -- in the background
+
+    def resume(self, name: Key | None) -> None:
+        for each in self._left if name is None else self._names.get(name, ()):
+            with each.lock:
+                each.held = False
+                if each.inode is not None:
+                    each.inode.set_aside(withheld=False)
+                    each.inode.journaled.save_soon()
+                elif each.over and each.unsaved.number in self._tier.unsaved(self._volume_id):
+                    each.over = False
+                    self._pending += 1
+        self.start()
+
+    def start(self) -> None:
+        """Have a thread lay the files that are not held."""
+        with self._starting:
+            waiting = any(not (each.held or each.over) for each in self._left)
+            if waiting and self._thread is None and not self._stop.is_set():
+                thread = threading.Thread(target=self._run, name="pagecache-recovery", daemon=True)
+                start_thread(thread, f"that recovers files of {self._volume.name!r}")
+                self._thread = thread
+
+    def stop(self) -> None:
+        """Let the thread end after the file that it lays."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        said = False
+        self._stop.wait(min(PAUSE, self._volume.cache.config.flush_interval))
+        while True:
+            failed = False
+            for each in self._left:
+                if self._stop.is_set():
+                    return
+                try:
+                    if not (each.held or each.over):
+                        self._lay(each)
+                except ShutdownError:
+                    return
+                except Exception as error:
+                    failed = True
+                    if not said:
+                        said = True
+                        next = "they stay in the disk tier, and are tried again"
+                        what = f"recovered bytes could not be laid over the object: {cause(error)}"
+                        self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
+            with self._starting:
+                if not failed and not any(not (each.held or each.over) for each in self._left):
+                    self._thread = None
+                    return
+            self._stop.wait(AGAIN)
+
+
+def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:
+    """Find the files that were left for a volume; None: there are none."""
+    numbers = set(tier.unsaved(volume_id))
+    for other in tuple(tier.told):
+        journal = getattr(other, "journal", None)
+        if journal is not None and other is not volume.engine:
+            numbers -= journal.numbers
+    if not numbers:
+        return None
+    found = recover(tier.journal().folder)
+    left = [
+        _Left(unsaved, _canonical(volume, unsaved.state.key), held=hold)
+        for unsaved in found.files
+        if unsaved.number in numbers
+    ]
+    if volume.engine.journal is not None:
+        volume.engine.journal.numbers |= numbers
+    total = sum(length for each in left for _, length in each.unsaved.ranges)
+    then = "they wait for Volume.resume" if hold else "they are saved in the background"
+    what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
+    volume.engine.say(logging.WARNING, "recovered bytes", what, then)
+    return Recovery(volume, tier, volume_id, left)
+
+
+def _canonical(volume: Volume, key: Key) -> Key:
+    try:
+        return volume._canonical(key)
+    except Exception:  # the first call for it raises that
+        return key
+
+
+def _described(unsaved: Unsaved) -> RecoveredFile:
+    state = unsaved.state
+    return RecoveredFile(
+        key=state.key, size=state.size, ranges=tuple(unsaved.ranges), base=state.base, created=state.created
+    )
+
+
+def _lay(volume: Volume, each: _Left) -> Inode | None:
+    """Lay the bytes of a file over the stored object. None: there is nothing to lay.
+
+    Raises:
+        FileNotFoundError: there is no such object, and there was one.
+    """
+    unsaved, state = each.unsaved, each.unsaved.state
+    try:
+        handle = _opened(volume, state.key, created=state.created)
+    except FileNotFoundError:
+        if state.removing:  # a remove was about to begin, and was carried out
+            volume_journal = volume.engine.journal
+            assert volume_journal is not None
+            volume_journal.journal().forget(unsaved.number)
+            return None
+        if state.renaming is None:
+            raise
+        handle = _opened(volume, state.renaming, created=False)  # a rename was, too
+    inode: Inode = handle._inode
+    try:
+        if inode.has_local() and not inode.undone()["created"]:
+            raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
+        stored = None if inode.undone()["created"] else inode.versions.base
+        ours = _is_ours(handle, unsaved, stored)
+        large = sum(length for _, length in unsaved.ranges) > volume.cache.limits.dirty_limit // 2
+        inode.set_aside(withheld=each.held or not large)  # nothing is published in between
+        try:
+            _write(handle, unsaved)
+        except BaseException:
+            inode.set_aside(withheld=False)
+            lifetimes.drop_local(volume, inode, 0, END)
+            raise
+        inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state.size, state.base)
+        if not ours:
+            inode.versions.replace(state.base, stale=False)
+            remote.changed(inode, stored)
+        inode.keep_changes()
+        if not each.held:
+            inode.set_aside(withheld=False)
+            inode.journaled.save_soon()
+        _report_damage(volume, inode, unsaved)
+    finally:
+        handle._leave()
+    return inode
+
+
+def _opened(volume: Volume, key: Key, *, created: bool) -> CachedFile:
+    window = int(volume.options.read_ahead)
+    make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
+    flags = os.O_RDWR | (os.O_CREAT if created else 0)
+    return volume._open(key, volume._canonical(key), flags, 0.0, make, volume._attempts("open", key, None))
+
+
+def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:
+    """Return whether the stored object is the one that the bytes were written over, or the result of a commit of ours;
+    `stored`: its version, None: there is none.
+    """
+    state = unsaved.state
+    if not handle._inode.limits().commit_on_close or stored == state.base or not (state.base or state.created):
+        return True
+    return bool(state.saving) and handle._inode.size == state.size and _has(handle, unsaved.ranges, unsaved)
+
+
+def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved) -> bool:
+    return all(
+        handle.pread(min(STEP, begin + length - at), at) == unsaved.read(at, min(STEP, begin + length - at))
+        for begin, length in ranges
+        for at in range(begin, begin + length, STEP)
+    )
+
+
+def _write(handle: CachedFile, unsaved: Unsaved) -> None:
+    state = unsaved.state
+    if handle._inode.size > unsaved.base_size:
+        handle.truncate(unsaved.base_size)
+    for begin, length in unsaved.ranges:
+        for at in range(begin, begin + length, STEP):
+            part = unsaved.read(at, min(STEP, begin + length - at))
+            if at < unsaved.base_size or part.strip(b"\0"):
+                handle.pwrite(part, at)
+    if handle._inode.size != state.size:
+        handle.truncate(state.size)
+    if state.created:
+        handle._inode.set_uncommitted(created=True)
+
+
+def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:
+    if unsaved.suspect:
+        what = "records of the journal are lost, perhaps some of this file"
+        volume.engine.say(logging.ERROR, "recovered bytes", what, key=inode.key)
+    damaged = [LostRange(inode.key, begin, length, errno.EIO, volume.name) for begin, length in unsaved.damaged]
+    if damaged:
+        ranges = [(lost.offset, lost.length) for lost in damaged]
+        inode.report_loss(damaged, f"the disk tier has other bytes than were written at {spans(ranges)}")

@@ -1,0 +1,747 @@
+"""fsync at "disk": its bytes survive the process, and reach the store later."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import errno
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import pagecache.aio
+from pagecache import CachedFile, ConflictError, DiskTier, PageCache, Volume
+from pagecache.disk.contents import contents
+from pagecache.disk.device import OS
+from tests.file.rig import eventually
+from tests.file.test_interrupts import interrupted_at
+from tests.stores import ObjectBackend, RecordingBackend
+
+pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
+
+QUIET = {"dirty_expire": 3600.0, "flush_interval": 0.02}
+OLD = bytes(range(256)) * 64  # 16 KiB
+
+
+class World:
+    """A store, and a cache with a tier on it, which can be killed."""
+
+    def __init__(self, folder: Path, store: RecordingBackend, number: int = 0, **options: Any) -> None:
+        self.folder, self.store, self.number = folder, store, number
+        self.tier = folder / f"tier{number}"
+        config = {**QUIET, **{name: options.pop(name) for name in list(options) if name in QUIET}}
+        limit = options.pop("journal_limit", None)
+        tier = DiskTier(self.tier, size="16MiB", segment="1MiB", journal_limit=limit)
+        self.cache = PageCache("16MiB", disk=tier, **config)
+        attach: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, **options}
+        self.volume: Volume = self.cache.attach(store, **attach)
+        self.files: list[CachedFile] = []
+
+    def open(self, key: str = "k", mode: Any = "r+b", **options: Any) -> CachedFile:
+        self.files.append(self.volume.open(key, mode, **options))
+        return self.files[-1]
+
+    def read(self, key: str = "k") -> bytes:
+        with self.volume.open(key) as file:
+            return file.read()
+
+    def crash(self, *, lose: bool = False, **options: Any) -> World:
+        """Kill the process, and start another one over what is on disk and in the store. `lose`: cut the power of a
+        store in place: what it has not committed is lost.
+        """
+        found: list[RecordingBackend] = []
+
+        def snapshot() -> bool:
+            with self.store.lock:
+                if any(file.commit_running() for file in self.volume.engine.files()):
+                    return False  # a commit may be in the store, and its answer not recorded
+                shutil.copytree(self.tier, self.folder / f"tier{self.number + 1}")
+                found.append(self._after(lose=lose))
+                return True
+
+        eventually(snapshot)
+        (store,) = found
+        self.end()
+        return World(self.folder, store, self.number + 1, **options)
+
+    def _after(self, *, lose: bool = False) -> RecordingBackend:
+        before = self.store
+        if not isinstance(before, ObjectBackend):
+            return before.successor(lose=lose, shared=False)
+        after = ObjectBackend()
+        after.objects = {key: copy.copy(stored) for key, stored in before.objects.items()}
+        after.versions = before.versions
+        return after
+
+    def end(self) -> None:
+        self.store.open_all_gates()
+        self.store.clear_faults()
+        self.volume.abort()
+        for file in self.files:
+            file._leave()
+        self.cache.close(on_failed="discard")
+        shutil.rmtree(self.tier, ignore_errors=True)
+
+    def saved(self, key: str = "k") -> bytes | None:
+        return self.store.committed(key)
+
+
+Make = Callable[..., World]
+
+
+@pytest.fixture(params=["in place", "whole"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
+    worlds: list[World] = []
+
+    def made(**options: Any) -> World:
+        if request.param == "whole":
+            store: RecordingBackend = ObjectBackend()
+            assert isinstance(store, ObjectBackend)
+            store.put("k", OLD)
+        else:
+            store = RecordingBackend({"k": OLD}, punch=True)
+        worlds.append(World(tmp_path, store, **options))
+        original = World.crash
+
+        def crash(self: World, **options: Any) -> World:
+            fresh = original(self, **options)
+            worlds.append(fresh)
+            return fresh
+
+        monkeypatch.setattr(World, "crash", crash)
+        return worlds[-1]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield made
+        for world in worlds:
+            world.end()
+
+
+@pytest.fixture
+def world(make: Make) -> World:
+    return make()
+
+
+def changed(offset: int, data: bytes, content: bytes = OLD) -> bytes:
+    return content[:offset].ljust(offset, b"\0") + data + content[offset + len(data) :]
+
+
+# -- an fsync
+
+
+def test_bytes_that_an_fsync_has_put_on_disk_survive_a_crash(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 5000)
+    file.fsync()
+    assert world.saved() == OLD
+    after = world.crash(on_recovery="hold")
+    (found,) = after.volume.recovered()
+    assert (found.key, found.size, found.created) == ("k", len(OLD), False)
+    assert any(begin <= 5000 and begin + length >= 5003 for begin, length in found.ranges)
+    assert after.read() == changed(5000, b"new")
+    after.volume.resume()
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(5000, b"new")
+    assert after.volume.recovered() == []
+    assert after.cache.stats().journal_bytes == 0
+
+
+def test_bytes_after_the_last_fsync_are_not_promised(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 100)
+    assert world.crash().read() == changed(0, b"one")
+
+
+def test_a_store_that_hangs_keeps_no_fsync(world: World) -> None:
+    file = world.open()
+    gates = [world.store.gate(op, times=100) for op in ("write_from", "commit")]
+    for number in range(5):
+        file.pwrite(b"%d" % number, number)
+        file.fsync(timeout=10)
+    assert world.saved() == OLD
+    for gate in gates:
+        gate.left = 0
+        gate.open()
+
+
+def test_a_later_fsync_appends_only_what_was_written_since(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"a" * 8192, 0)
+    file.fsync()
+    journal = world.cache.tier.journal()  # type: ignore[union-attr]
+    before = journal._current.used  # type: ignore[union-attr]
+    file.pwrite(b"b" * 10, 100)
+    file.fsync()
+    assert journal._current.used - before < 1024  # type: ignore[union-attr]
+    file.fsync()
+    file.fsync()
+    assert journal._current.used - before < 1024  # type: ignore[union-attr]
+    assert world.crash().read() == changed(100, b"b" * 10, changed(0, b"a" * 8192))
+
+
+def test_a_new_file_survives(world: World) -> None:
+    file = world.open("new", "x+b")
+    file.write(b"created")
+    file.fsync()
+    world.open("empty", "x+b").fsync()
+    after = world.crash(on_recovery="hold")
+    assert {found.key: (found.size, found.created) for found in after.volume.recovered()} == {
+        "new": (7, True),
+        "empty": (0, True),
+    }
+    assert after.read("new") == b"created"
+    assert after.read("empty") == b""
+    after.volume.resume()
+    after.volume.sync(durability="backend")
+    assert (after.saved("new"), after.saved("empty")) == (b"created", b"")
+
+
+def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"x" * 12288, 0)
+    file.fsync()
+    file.truncate(5000)
+    file.truncate(9000)
+    file.pwrite(b"y" * 100, 12000)
+    file.fsync()
+    file.punch_hole(4096, 500)
+    file.pwrite(b"z", 4100)
+    file.fsync()
+    expected = file.pread(1 << 20, 0)
+    assert len(expected) == 12100
+    assert world.crash().read() == expected
+
+
+def test_a_file_that_was_cut_before_the_first_fsync_is_recovered_as_it_was(world: World) -> None:
+    file = world.open()
+    file.truncate(100)
+    file.pwrite(b"tail", 8000)
+    file.fsync()
+    assert world.crash().read() == changed(8000, b"tail", OLD[:100])
+
+
+def test_an_emptied_file_is_recovered_as_it_was(world: World) -> None:
+    file = world.open("k", "w+b")
+    file.write(b"short")
+    file.fsync()
+    assert world.crash().read() == b"short"
+
+
+# -- saved
+
+
+def test_bytes_are_saved_in_the_background(make: Make) -> None:
+    world = make(dirty_expire=0.05)
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    eventually(lambda: world.saved() == changed(0, b"new"))
+    eventually(lambda: world.cache.stats().journal_bytes == 0)
+    assert world.crash().volume.recovered() == []
+
+
+def test_a_closed_file_is_saved_soon(world: World) -> None:
+    with world.open() as file:
+        file.pwrite(b"new", 0)
+    eventually(lambda: world.saved() == changed(0, b"new"))
+    eventually(lambda: world.cache.stats().journal_bytes == 0)
+
+
+def test_a_store_that_refuses_one_file_gets_the_others(make: Make) -> None:
+    world = make(dirty_expire=0.05)
+    world.store.fault("open", OSError(errno.EACCES, "refused"), key="other", times=1)
+    world.store.fault("write_from", OSError(errno.EACCES, "refused"), key="k", times=float("inf"))
+    files = [world.open(), world.open("one", "x+b"), world.open("two", "x+b")]
+    for file in files:
+        file.pwrite(b"new", 0)
+        file.fsync()
+    eventually(lambda: (world.saved("one"), world.saved("two")) == (b"new", b"new"))
+    eventually(lambda: len(world.volume.engine.journal.numbers) == 1)  # type: ignore[union-attr]
+    after = world.crash()
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    assert after.read() == changed(0, b"new")
+
+
+def test_after_an_fsync_at_the_store_a_crash_brings_nothing_older_back(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 0)
+    file.fsync(durability="backend")
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"two")
+
+
+def test_after_a_sync_at_the_store_a_crash_brings_nothing_older_back(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    world.volume.sync()
+    file.pwrite(b"two", 0)
+    world.volume.sync(durability="backend")
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"two")
+
+
+def test_bytes_that_were_saved_by_the_way_are_not_replaced_by_older_ones(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.pwrite(b"kept", 8192)
+    file.fsync()
+    file.pwrite(b"two", 0)
+    file.fsync(durability="backend")
+    file.pwrite(b"three", 4096)
+    file.fsync()
+    expected = changed(4096, b"three", changed(8192, b"kept", changed(0, b"two")))
+    assert world.crash().read() == expected
+
+
+# -- attach, detach, resume
+
+
+def test_a_detach_leaves_what_the_store_does_not_have_to_the_next_attach(world: World) -> None:
+    gates = [world.store.gate(op, times=100) for op in ("write_from", "commit")]
+    file = world.open()
+    file.pwrite(b"new", 0)
+    world.volume.detach(timeout=10)
+    for gate in gates:
+        gate.left = 0
+        gate.open()
+    assert world.store.committed("k") == OLD
+    after = World.__new__(World)
+    after.__dict__.update(world.__dict__)
+    after.store = world._after()
+    after.volume = world.cache.attach(after.store, durability="disk", volume_id="store")
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    assert after.read() == changed(0, b"new")
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(0, b"new")
+
+
+def test_what_was_found_is_saved_without_a_call(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash()
+    eventually(lambda: after.saved() == changed(0, b"new"))
+    eventually(lambda: after.volume.recovered() == [])
+
+
+def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -> None:
+    for key in ("k", "other"):
+        file = world.open(key, "a+b")
+        file.write(b"new")
+        file.fsync()
+    after = world.crash(on_recovery="hold", dirty_expire=0.05)
+    assert after.read() == OLD + b"new"
+    after.volume.sync(durability="backend")
+    assert after.saved() == OLD
+    again = after.crash(on_recovery="hold")
+    assert [found.key for found in again.volume.recovered()] == ["k", "other"]
+    again.volume.resume("k")
+    again.volume.sync(durability="backend")
+    assert again.saved() == OLD + b"new"
+    assert [found.key for found in again.volume.recovered()] == ["other"]
+    again.volume.resume()
+    eventually(lambda: again.saved("other") == b"new")
+    eventually(lambda: again.volume.recovered() == [])
+
+
+def test_a_crash_during_recovery_changes_nothing(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    second = world.crash(on_recovery="hold")
+    second.read()
+    third = second.crash(on_recovery="hold")
+    assert third.read() == changed(0, b"one")
+    file = third.open()
+    file.pwrite(b"two", 50)
+    file.fsync()
+    fourth = third.crash()
+    assert fourth.read() == changed(50, b"two", changed(0, b"one"))
+
+
+def test_an_object_that_is_gone_stays_listed(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    del world.store.objects["k"]
+    after = world.crash()
+    with pytest.raises(FileNotFoundError):
+        after.read()
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    after.volume.sync(durability="backend")
+    after.volume.discard("k")
+    assert after.volume.recovered() == []
+    assert after.crash().volume.recovered() == []
+
+
+# -- versions
+
+
+def test_another_version_of_a_whole_object_is_a_conflict(make: Make) -> None:
+    world = make()
+    store = world.store
+    if not isinstance(store, ObjectBackend):
+        return  # no version tells it from our own writes
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    store.put("k", b"foreign")
+    after = world.crash()
+    with pytest.raises(ConflictError):
+        after.read()
+    with pytest.raises(OSError):
+        after.volume.sync(durability="backend")
+    assert after.saved() == b"foreign"
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    after.volume.resolve("k", "force")
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+    saved = after.saved()
+    assert saved is not None
+    assert saved.startswith(b"new")
+
+
+def test_a_commit_before_the_crash_is_recognised(make: Make) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pagecache.engine.commit.journaled.Journaled._settle", lambda self, journal: None)
+        world.volume.sync(durability="backend")
+        assert world.saved() == changed(0, b"new")
+        after = world.crash()
+    assert after.read() == changed(0, b"new")
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+
+
+def test_a_settled_conflict_stays_settled_after_a_crash(make: Make) -> None:
+    world = make()
+    store = world.store
+    if not isinstance(store, ObjectBackend):
+        return
+    file = world.open()
+    file.pread(1 << 20, 0)
+    file.pwrite(b"new", 0)
+    file.fsync()
+    store.put("k", b"foreign")
+    with pytest.raises(ConflictError):
+        file.fsync(durability="backend")
+    gate = store.gate("write_from", times=100)
+    world.volume.resolve("k", "force")
+    file.fsync()
+    after = world.crash()
+    gate.left = 0
+    gate.open()
+    assert after.read() == changed(0, b"new")
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(0, b"new")
+
+
+# -- beside other things
+
+
+def test_two_volumes_on_one_tier_keep_to_their_own_files(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    other = RecordingBackend({"k": OLD})
+    second = world.cache.attach(other, durability="disk", volume_id="store")
+    assert second.recovered() == []
+    third = world.cache.attach(RecordingBackend({"k": OLD}), durability="disk", volume_id="other")
+    with third.open("k", "r+b") as mine:
+        mine.pwrite(b"other", 0)
+        mine.fsync()
+        assert [found.key for found in world.crash().volume.recovered()] == ["k"]
+
+
+def test_an_interrupted_fsync_is_made_again_by_the_next_one(make: Make) -> None:
+    world = make()
+    file = world.open()
+    content = file.pread(1 << 20, 0)
+
+    def within(frame: FrameType) -> bool:
+        code = frame.f_code
+        return f"{os.sep}pagecache{os.sep}" in code.co_filename and code.co_name != "<genexpr>"
+
+    def call(number: int) -> None:
+        nonlocal content
+        data = bytes([number % 256]) * 5000
+        content = changed(7 * number % 9000, data, content)
+        file.pwrite(data, 7 * number % 9000)
+
+        interrupted_at(number, file.fsync, within)
+
+    for number in range(1, 300):
+        call(number)
+    file.fsync()
+    world.cache.check()
+    after = world.crash()
+    assert after.read() == content
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+
+
+def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:
+    async def run() -> None:
+        async with pagecache.aio.open(world.volume, "k", "r+") as file:
+            await file.pwrite(b"new", 0)
+            await file.fsync()
+            assert world.saved() == OLD
+
+    gate = world.store.gate("commit", times=100)
+    asyncio.run(run())
+    after = world.crash()
+    gate.left = 0
+    gate.open()
+    assert after.read() == changed(0, b"new")
+
+
+def test_what_is_unsaved_is_listed_and_exported_without_a_store(world: World, tmp_path: Path) -> None:
+    for key, data in (("k", b"new"), ("deep/er", b"x" * 5000), ("../out", b"y")):
+        file = world.open(key, "a+b")
+        file.write(data)
+        file.fsync()
+    shutil.copytree(world.tier, tmp_path / "copy")
+    found = contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
+    assert {file.key: file.size for file in found.files} == {"k": len(OLD) + 3, "deep/er": 5000, "../out": 1}
+    exported = (tmp_path / "export" / "k").read_bytes()
+    assert len(exported) == len(OLD) + 3
+    assert exported.endswith(b"new")
+    assert (tmp_path / "export" / "deep" / "er").read_bytes() == b"x" * 5000
+    assert not (tmp_path / "out").exists()
+    (outside,) = [file.path for file in found.files if file.key == "../out"]
+    assert outside is not None
+    assert Path(outside).read_bytes() == b"y"
+    with pytest.raises(FileExistsError):
+        contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
+
+
+# -- names
+
+
+def test_a_file_that_was_removed_is_not_recovered(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    world.volume.remove("k")
+    file.fsync()
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert not after.volume.exists("k")
+
+
+def test_a_file_that_was_renamed_is_recovered_under_its_new_name(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    world.volume.rename("k", "other")
+    after = world.crash()
+    assert after.read("other") == changed(0, b"new")
+    assert not after.volume.exists("k")
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("what", ["rename", "remove"])
+def test_a_name_that_was_being_changed_is_looked_up(world: World, what: str, *, carried_out: bool) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    seen: list[World] = []
+    call = getattr(world.store, what)
+
+    def crash(*arguments: Any, **more: Any) -> None:
+        if carried_out:
+            call(*arguments, **more)
+        shutil.copytree(world.tier, world.folder / "tier1")
+        seen.append(World(world.folder, world._after(), 1))
+        raise OSError(errno.EACCES, "refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, what, crash)
+        with pytest.raises(OSError):
+            world.volume.rename("k", "other") if what == "rename" else world.volume.remove("k")
+    (after,) = seen
+    try:
+        if not carried_out:
+            assert after.read() == changed(0, b"new")
+        elif what == "rename":
+            assert after.read("other") == changed(0, b"new")
+            assert not after.volume.exists("k")
+        else:
+            eventually(lambda: after.volume.recovered() == [])
+            assert not after.volume.exists("k")
+    finally:
+        after.end()
+
+
+# -- given up
+
+
+def test_discarded_bytes_are_not_recovered(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"kept", 0)
+    file.pwrite(b"gone", 8192)
+    file.fsync()
+    world.volume.discard("k", 8192, 4096)
+    after = world.crash()
+    assert after.read() == changed(0, b"kept")
+
+
+def test_a_discarded_file_is_not_recovered(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"gone", 0)
+    file.fsync()
+    world.volume.discard("k")
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == OLD
+
+
+# -- what the journal cannot take
+
+
+def test_stores_to_a_writable_view_are_saved_by_fsync(world: World) -> None:
+    file = world.open()
+    with file.view(0, 4096, writable=True) as view:
+        view.segments[0][:3] = b"new"
+        file.fsync()
+        assert world.saved() == changed(0, b"new")
+        view.segments[0][:3] = b"two"
+    file.fsync()
+    assert world.crash().read() == changed(0, b"two")
+
+
+def test_direct_writes_are_saved_by_fsync(world: World) -> None:
+    cached = world.open()
+    cached.pwrite(b"one", 0)
+    cached.fsync()
+    with world.open("k", "r+b", direct=True) as direct:
+        direct.pwrite(b"two" + bytes(4093), 0)
+        direct.fsync()
+    assert world.crash().read() == changed(0, b"two" + bytes(4093))
+
+
+def test_a_full_journal_sends_fsync_to_the_store(make: Make) -> None:
+    world = make(journal_limit="1MiB")
+    file = world.open()
+    for number in range(8):
+        file.pwrite(bytes([number]) * (1 << 18), number << 18)
+        file.fsync()
+    expected = file.pread(4 << 20, 0)
+    assert world.saved() != OLD
+    assert world.crash().read() == expected
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwritev", "fallocate"])
+def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 100)
+
+    def fail(*arguments: Any) -> Any:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(OS, call, fail)
+        file.fsync()
+    if call != "fallocate":  # the segment had room
+        assert world.saved() == changed(100, b"two", changed(0, b"one"))
+    file.pwrite(b"three", 200)
+    file.fsync()
+    assert world.crash().read() == changed(200, b"three", changed(100, b"two", changed(0, b"one")))
+
+
+# -- bad input
+
+
+def test_a_wrong_level_is_refused(tmp_path: Path) -> None:
+    with PageCache("4MiB") as cache:
+        with pytest.raises(ValueError, match="durability: 'disk', but this cache has no disk tier"):
+            cache.attach(RecordingBackend(), durability="disk")
+        with pytest.raises(ValueError, match="durability: 'all'"):
+            cache.attach(RecordingBackend(), durability="all")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="on_recovery: 'ask'"):
+            cache.attach(RecordingBackend(), on_recovery="ask")  # type: ignore[arg-type]
+        volume = cache.attach(RecordingBackend({"k": OLD}))
+        with volume.open("k", "r+b") as file, pytest.raises(ValueError, match="has no disk tier"):
+            file.fsync(durability="disk")
+        with pytest.raises(ValueError, match="durability: 'cloud'"):
+            volume.sync(durability="cloud")  # type: ignore[arg-type]
+        assert volume.recovered() == []
+    tier = DiskTier(tmp_path / "t", size="64MiB", segment="4MiB", journal_limit=1000)
+    with PageCache("4MiB", disk=tier) as cache, pytest.raises(ValueError, match="journal_limit: 1000 bytes"):
+        cache.attach(RecordingBackend(), durability="disk")
+
+
+def test_a_single_call_may_choose_the_level(make: Make) -> None:
+    world = make(durability="backend")
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    assert world.saved() == changed(0, b"one")
+    file.pwrite(b"two", 100)
+    file.fsync(durability="disk")
+    assert world.saved() == changed(0, b"one")
+    file.pwrite(b"three", 200)
+    world.volume.sync(durability="disk")
+    assert world.saved() == changed(0, b"one")
+    assert world.crash().read() == changed(200, b"three", changed(100, b"two", changed(0, b"one")))
+
+
+# -- any order
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_came_before_a_crash_each_byte_is_that_of_the_last_fsync_or_a_later_one(make: Make, seed: int) -> None:
+    rng = random.Random(seed)
+    lose = rng.random() < 0.5
+    world = make(dirty_expire=rng.choice([0.02, 3600.0]))
+    for _ in range(3):
+        file = world.open()
+        model = bytearray(file.pread(1 << 20, 0))
+        states = [bytes(model)]
+        for _ in range(rng.randrange(1, 25)):
+            choice = rng.randrange(10)
+            offset, length = rng.randrange(0, 30000), rng.randrange(1, 9000)
+            if choice < 5:
+                data = rng.randbytes(length)
+                file.pwrite(data, offset)
+                model = bytearray(changed(offset, data, bytes(model)))
+            elif choice == 5:
+                file.truncate(offset)
+                model = model[:offset].ljust(offset, b"\0")
+            elif choice == 6:
+                file.punch_hole(offset, length)
+                for at in range(offset, min(offset + length, len(model))):
+                    model[at] = 0
+            else:
+                if choice == 7:
+                    world.volume.sync(durability=rng.choice(["disk", "backend", None]))
+                else:
+                    file.fsync(durability=rng.choice(["disk", "disk", "disk", "backend"]))
+                states = []
+            states.append(bytes(model))
+        world = world.crash(lose=lose, dirty_expire=0.02)
+        found = world.read()
+        assert len(found) in {len(state) for state in states}
+        for at, byte in enumerate(found):
+            values = {state[at] if at < len(state) else 0 for state in states}
+            assert byte in values, f"byte {at} is {byte}, not one of {values}"
+        if rng.randrange(2):
+            world.volume.sync(durability="backend")
+            assert world.store.written("k") == found
