@@ -216,6 +216,7 @@ enum {
 	PC_BY_CHANGES,     /* changes of the stored object that have begun */
 	PC_BY_QUIET,       /* changes + 1; 0: the stored version is not known, or a call is about to change it */
 	PC_BY_UNCHANGED,   /* cached bytes inside the file; UINT64_MAX: some are local, or the store may lack some */
+	PC_BY_AT_REST,     /* PC_BY_QUIET if no commit publishes the object and PC_BY_UNCHANGED is a number; or 0 */
 	PC_BY_STALE,       /* may one of them have made another version than the known one? */
 	PC_BY_STORAGE_BUSY, /* may this cache be changing the stored object: a holder of the token, or a direct write? */
 	PC_BY_STORAGE_SEEN, /* the same before and after a read past the cache, unless a truncate or hole came between; 0: in one */

@@ -15,6 +15,7 @@ from .extension import COUNTERS, END, NUMBERS, TOKEN, extension, ffi, fields, li
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
 SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
+AT_REST = NUMBERS["at_rest"]
 
 
 def _number(name: str) -> Callable[[NativeInode], int]:
@@ -310,6 +311,10 @@ class NativeInode:
     def extent(self) -> tuple[int, int, bool]:
         """Return the size, the cached bytes, and whether anything is local now."""
         return self.size, self.number("cached"), self.has_local()
+
+    def at_rest(self) -> int:
+        """Return a number as `quiet` does, while the store has the object as readers see it; otherwise 0."""
+        return int(lib.pc_inode_number(self._i, self.id, AT_REST))
 
     def unchanged(self) -> int | None:
         """Return the cached bytes; None: some are local, or the backend may not have them."""

@@ -13,7 +13,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..engine.attempts import Attempts
-from ..engine.commit.owed import FOLLOWING
+from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..errors import Key
 from ..native import names
 from ..objects import FileStat, ObjectStat
@@ -32,6 +32,8 @@ LOOKS = 2
 def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
     """Return the status of the object that has a name."""
     known, quiet, unstored = _shown(volume, name), None, 0
+    if known is not None and (found := _at_rest(known, key, tries)) is not None:
+        return found
     for _ in range(LOOKS):
         began, seen = volume.engine.clock.now(), None
         facts = known is not None and known.names_are_facts()
@@ -62,6 +64,25 @@ def of_name(volume: Volume, name: Key, key: Key, tries: Attempts) -> FileStat:
         inode.versions.confirm(name, stat.version, began if seen is None else None)
     found = _combined(stat, inode, unstored)
     return found if inode is None else _sized(found, inode, quiet)
+
+
+def _at_rest(inode: Inode, key: Key, tries: Attempts) -> FileStat | None:
+    """Return the status of what a name leads to if that is this object, and the store has it as readers see it, before
+    and after the look.
+    """
+    if inode.identity is None or inode.owed is not NOTHING_OWED or type(key) is not str:
+        return None
+    before = inode.at_rest()
+    if not before:
+        return None
+    volume = inode.owner
+    stat = answers.checked_stat(tries.repeated(partial(volume.engine.backend.stat, key)), key)
+    cached = inode.unchanged()
+    if cached is None or inode.at_rest() != before or inode.owed is not NOTHING_OWED or type(stat) is not ObjectStat:
+        return None
+    with volume.inodes_lock:
+        shown = volume.inodes.objects.get(stat.identity) is inode and not inode.abandoned
+    return names.file_status(stat, cached) if shown else None
 
 
 def _stands_for(inode: Inode, name: Key) -> bool:

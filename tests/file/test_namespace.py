@@ -74,6 +74,34 @@ def test_the_status_of_an_object_has_all_that_the_store_reports(tree: Volume) ->
         check(0, 100, 100)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before the answer", "after the answer"])
+@pytest.mark.parametrize("change", ["a write", "a save", "a rename over it", "a new handle"])
+def test_a_status_beside_a_change_of_the_object(tree: Volume, monkeypatch: Patch, change: str, after: bool) -> None:
+    """Size, dirty bytes and identity are of one moment, whether the store was asked before or after it. [2.20]"""
+    larger = DATA + b"more"
+    tree.backend.stat("a")
+    with tree.open("a", "r+b") as file, tree.open("other", "xb") as other:
+        file.pread(PAGE, 0)
+        other.pwrite(b"other", 0)
+        other.fsync()
+        gate = held(monkeypatch, tree.backend, "stat", after=after)
+        gate, looking = at_gate(gate, tree.stat, "a")
+        if change == "a rename over it":
+            tree.rename("other", "a")
+            expected = 5, 0
+        elif change == "a new handle":
+            tree.open("a", "rb").close()
+            expected = len(DATA), 0
+        else:
+            file.pwrite(larger, 0)
+            expected = len(larger), len(larger)
+            if change == "a save":
+                file.fsync()
+                expected = len(larger), 0
+        found = looking.result(opening=gate)
+        assert (found.size, found.dirty) == expected
+
+
 def test_many_creators_one_winner(make: Make) -> None:
     """Threads open one new key exclusively at the same time. [2.20]"""
     rig = make()

@@ -28,6 +28,12 @@ static bool is_quiet(const struct pc_inode *i)
 	return !i->version_stale && !i->pass.active && !i->pass_wanted && !i->commit_due;
 }
 
+/* Is nothing local that the store may lack? Leaf lock held. */
+static bool is_unchanged(struct pc_inode *i)
+{
+	return !pc_unsaved(i) && !i->nr_dirty && !i->nr_writeback;
+}
+
 /* Leaf lock held. */
 static u64 number_of(struct pc_inode *i, u32 which)
 {
@@ -54,9 +60,8 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	case PC_BY_OLD_HANDS: return in_old_hands(i);
 	case PC_BY_CHANGES: return i->changes;
 	case PC_BY_QUIET: return is_quiet(i) ? i->changes + 1 : 0;
-	case PC_BY_UNCHANGED:
-		return pc_unsaved(i) || i->nr_dirty || i->nr_writeback ? UINT64_MAX
-								       : pc_min(i->nr_pages << shift, pc_inode_size(i));
+	case PC_BY_UNCHANGED: return is_unchanged(i) ? pc_min(i->nr_pages << shift, pc_inode_size(i)) : UINT64_MAX;
+	case PC_BY_AT_REST: return is_quiet(i) && is_unchanged(i) && !i->limits.commit_on_close ? i->changes + 1 : 0;
 	case PC_BY_STALE: return i->version_stale;
 	case PC_BY_STORAGE_BUSY: return i->token != PC_TOKEN_FREE || i->nr_direct;
 	case PC_BY_STORAGE_SEEN: return atomic_load(&i->inval_x) ? 0 : atomic_load(&i->inval_seq);
