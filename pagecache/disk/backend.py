@@ -60,6 +60,10 @@ class Reader(Protocol):
         """Record the version that it has made."""
         ...
 
+    def is_named(self) -> bool:
+        """Return whether the object has its name, and no call changes that."""
+        ...
+
 
 def _no_reader() -> None:
     return None
@@ -107,12 +111,15 @@ class TieredFile(PassingFile):
 
     def _take(self, version: str) -> None:
         """Record the version that the object has, with all that was changed here. The lock is held."""
-        reader = self._reader()
+        names, reader = self._tier.names, self._reader()
+        if reader is not None and not reader.is_named():
+            self._copy = self._version = self._next = None
+            return
         self._key = (None if reader is None else encoded(reader.key)) or self._key  # it may have been renamed
         if self._changed is not None:
-            self._advance(version, self._changed)
+            self._advance(version, self._changed, names)
         elif self._copy is None or self._version != version or self._copy.version != version:
-            self._copy = self._tier.bind(self._backend.volume_id, self._key, version)
+            self._copy = self._tier.bind(self._backend.volume_id, self._key, version, names)
             self._version = version
         self._changed = self._next = None
 
@@ -248,18 +255,22 @@ class TieredFile(PassingFile):
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         length = sum(map(len, buffers))
         with self._changing(offset, offset + length):
+            coming = self._coming()
             done = self.inner.write_from(offset, buffers)
         if type(done) is int and 0 < done <= length:
-            self._keep_next(offset, buffers, done)
+            self._keep_next(coming, offset, buffers, done)
         return done
 
-    def _keep_next(self, offset: int, buffers: Sequence[memoryview], length: int) -> None:
-        """Keep bytes of the next version. No other call changes them, but calls for other bytes run beside."""
+    def _coming(self) -> Copy:
+        """Return the copy of the bytes that are sent; another one after each event that makes them uncertain."""
         with self._lock:
             if self._next is None:
                 beside = self._copy.number if self._copy is not None and self._whole() else None
                 self._next = self._tier.new(self._backend.volume_id, self._key, beside)
-            coming = self._next
+            return self._next
+
+    def _keep_next(self, coming: Copy, offset: int, buffers: Sequence[memoryview], length: int) -> None:
+        """Keep bytes of the next version. No other call changes them, but calls for other bytes run beside."""
         kept = list(self._append(coming, offset, buffers, ((offset, offset + length),)))
         with self._lock:
             if coming is self._next:
@@ -305,9 +316,9 @@ class TieredFile(PassingFile):
                 self._copy = self._version = self._next = None
         return version
 
-    def _advance(self, version: str, changed: Ranges) -> None:
+    def _advance(self, version: str, changed: Ranges, names: int) -> None:
         """Make the copy one of the version that changes have made. The lock is held."""
-        copy, coming = self._copy, self._next
+        copy, coming, self._next = self._copy, self._next, None  # an interrupt leaves nothing to lay over it again
         if copy is None or not self._whole():
             copy = coming or self._tier.new(self._backend.volume_id, self._key)
         elif not self._cut_changed(copy, changed):  # it is of a version that another file has committed
@@ -316,10 +327,10 @@ class TieredFile(PassingFile):
             with copy.lock:
                 copy.lay(coming)
         with copy.lock:
-            copy.version = version
+            copy.key, copy.version = self._key, version
             copy.turn += 1
         self._copy, self._version = copy, version
-        self._tier.publish(copy)
+        self._tier.publish(copy, names)
 
     def _cut_changed(self, copy: Copy, changed: Ranges) -> bool:
         """Cut the changed ranges out of the copy; False: it is of another version by now. The lock is held."""
@@ -382,21 +393,26 @@ class TieredBackend(PassingBackend):
         return opened if name is None or opened is None or missing_in_file(opened) else TieredFile(opened, self, name)
 
     def remove(self, key: Key) -> None:
+        self._drop(key)  # before: the process may be killed after the call
         try:
             self.inner.remove(key)
         finally:
             self._drop(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        before, after = encoded(src), encoded(dst)
+        moved = None if before is None else self.tier.take_out(self.volume_id, before)
+        self._drop(dst)
         try:
             self.inner.rename(src, dst, replace=replace)
         except BaseException:  # it may have been carried out
+            if moved is not None:
+                moved.void()
             self._drop(src)
             self._drop(dst)
             raise
-        before, after = encoded(src), encoded(dst)
-        if before is not None and after is not None:
-            self.tier.rename(self.volume_id, before, after)
+        if moved is not None and after is not None:
+            self.tier.put_back(moved, after)
 
     def _drop(self, key: Key) -> None:
         if (name := encoded(key)) is not None:

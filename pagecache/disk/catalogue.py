@@ -35,6 +35,7 @@ DROP_COPY = "DELETE FROM copies WHERE volume = ? AND key = ?"
 SAVE_COPY = "INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?)"
 SAVE_CHUNK = "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)"
 CACHED_KIB = 4096
+LOG = "wal_autocheckpoint = 64"  # of 4 KiB: it is a part of the size of a small tier
 
 
 def _sealed(content: bytes, *parts: bytes | int) -> bytes:
@@ -96,7 +97,7 @@ class Catalogue:
         """The locks are held."""
         self._saver = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         os.chmod(self._path, 0o600)
-        for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}"):
+        for text in ("journal_mode = WAL", "synchronous = NORMAL", f"cache_size = -{CACHED_KIB}", LOG):
             self._saver.execute(f"PRAGMA {text}")
         self._saver.executescript(TABLES)
         self.next = int.from_bytes(os.urandom(7), "little")  # also if it is older than the segments
@@ -124,17 +125,14 @@ class Catalogue:
     def find(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         """Return number, version and highest address of the copy of an object; None: there is none."""
         with self._reading, self._errors():
-            return self._found(self._connection("_reader"), volume, key)
-
-    def _found(self, connection: sqlite3.Connection, volume: str, key: bytes) -> tuple[int, str, int] | None:
-        found = connection.execute(FIND_COPY, (_text(volume), key)).fetchone()
-        if found is None:
-            return None
-        number, sealed, high = found
-        version = _opened(sealed, _text(volume), key, number)
-        if version is None:
-            raise OSError(errno.EILSEQ, "a row of the catalogue is damaged", self._path)
-        return number, version.decode("utf-8", "surrogatepass"), int(high)
+            found = self._connection("_reader").execute(FIND_COPY, (_text(volume), key)).fetchone()
+            if found is None:
+                return None
+            number, sealed, high = found
+            version = _opened(sealed, _text(volume), key, number)
+            if version is None:
+                raise OSError(errno.EILSEQ, "a row of the catalogue is damaged", self._path)
+            return number, version.decode("utf-8", "surrogatepass"), int(high)
 
     def chunk(self, copy: int, number: int, is_live: Callable[[int], bool]) -> Chunk:
         """Return a chunk, without the extents that are gone; an empty one: there is none, or it cannot be read."""
@@ -207,15 +205,6 @@ class Catalogue:
         """Forget the copy of an object; its chunks go with their segments."""
         with self._saving, self._errors():
             self._connection("_saver").execute(DROP_COPY, (_text(volume), key))
-
-    def rename(self, volume: str, src: bytes, dst: bytes) -> None:
-        with self._saving, self._errors(), self._transaction():
-            found = self._found(self._saver, volume, src)
-            for key in (src, dst):
-                self._saver.execute(DROP_COPY, (_text(volume), key))
-            if found is not None:
-                number, version, high = found
-                self._saver.execute(SAVE_COPY, _row(number, volume, dst, version, high))
 
     def close(self) -> None:
         with self._saving, self._reading:

@@ -266,9 +266,6 @@ class Copy:
                 self._cut = cut if self._cut is None else min(self._cut, cut)
             self._changed.update(number for number in numbers if number in self._chunks)
 
-    def renamed(self, key: bytes) -> None:
-        self.key = key
-
     def void(self) -> None:
         """Make it a copy of no version. Takes the lock."""
         with self.lock:

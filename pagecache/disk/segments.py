@@ -125,31 +125,38 @@ class Segments:
         number = address >> 32
         return number in self._live or number > self._made
 
-    def append(self, copy: int, offset: int, buffers: Sequence[memoryview], length: int) -> int | None:
-        """Take an extent; return its address. None: it was not taken, since the disk is slower or fails."""
+    def is_old(self, address: int) -> bool:
+        """Return whether an address is in the oldest quarter of the segments, or in none."""
+        return address >> 32 <= self._made - len(self._live) * 3 // 4
+
+    def append(self, copy: int, offset: int, buffers: Sequence[memoryview], length: int, least: int) -> int | None:
+        """Take an extent; return its address. None: it was not taken, since the disk is slower or fails. `least`: bytes
+        that it takes of the segment at least, for what the catalogue has of it.
+        """
         taken = checked.checked_size(length)
-        if self._is_full(taken):
+        if max(taken, least) > self.segment or self._is_full(taken):
             return None
         packed = checked.pack(copy, offset, buffers, length)
         with self._lock:
-            address = None if self._is_full(taken) else self._place(packed)
+            address = None if self._is_full(taken) else self._place(packed, least)
         if address is not None:
             self.work()
         return address
 
-    def _place(self, packed: bytearray) -> int:
+    def _place(self, packed: bytearray, least: int) -> int:
         """Give an address to bytes, and queue them. The lock is held."""
-        if self._used + len(packed) > self.segment:
+        taken = max(len(packed), least)
+        if self._used + taken > self.segment:
             self._current, self._used = self._next, 0
             self._next += 1
         number, pos = self._current, self._used
-        self._used += len(packed)
+        self._used += taken
         self._unwritten.add(number << 32 | pos)
         self._queued += len(packed)
         self._queue.append((number, pos, packed))
         return number << 32 | pos
 
-    def append_again(self, address: int, length: int) -> int | None:
+    def append_again(self, address: int, length: int, least: int) -> int | None:
         """Append an extent anew, with its checksums; return its address. None: it cannot be read. By the writer."""
         packed = bytearray(checked.checked_size(length))
         try:
@@ -159,10 +166,10 @@ class Segments:
         except OSError:
             return None
         with self._lock:
-            return None if address in self._unwritten else self._place(packed)
+            return None if address in self._unwritten else self._place(packed, least)
 
     def _is_full(self, taken: int) -> bool:
-        return taken > self.segment or self._queued + taken > QUEUED_MAX or monotonic() < self._paused_until
+        return self._queued + taken > QUEUED_MAX or monotonic() < self._paused_until
 
     def read(
         self, address: int, length: int, copy: int, offset: int, skip: int, buffers: Sequence[memoryview]

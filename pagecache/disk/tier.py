@@ -47,10 +47,17 @@ SAVE_EVERY = 1.0
 JOURNAL = "journal"
 """Folder of the journal, made with the first unsaved bytes."""
 JOURNAL_SEGMENT_MIN = 1 << 16
+SAVED_AT_ONCE = 256
 RANGES_MAX = 1 << 20
 """Loaded ranges beyond which copies let go of saved chunks: 24 bytes each."""
-HITS_MAX = 1024
-"""Extents of one segment that are known to have been read."""
+HITS_MAX = 512
+"""Extents of one old segment that are known to have been read."""
+RESCUED_MAX = 16 << 20
+"""Bytes of one segment that are written again: they wait in memory."""
+ROW = 512
+"""Bytes that the catalogue has of a small object at most, but for its key, which it has up to three times."""
+UNDROPPED_MAX = 1000
+"""Names that a failing catalogue may have wrongly before it begins anew."""
 LOGGED_EVERY = 10.0
 """Seconds between two lines about bytes that cannot be read."""
 PASSING = frozenset({"tmpfs", "ramfs"})
@@ -112,6 +119,10 @@ class DiskTier:
         return self.size, self.journal_limit, self.segment, self.direct_io
 
 
+def _least(copy: Copy) -> int:
+    return ROW + 3 * len(copy.key)
+
+
 def as_tier(disk: DiskTier | str | os.PathLike[str]) -> DiskTier:
     """Return a tier that was given as such, or as a path."""
     if isinstance(disk, DiskTier):
@@ -147,7 +158,10 @@ class Tier:
         self._users: set[object] = set()
         self._lock = threading.Lock()
         self._copies: WeakValueDictionary[tuple[str, bytes], Copy] = WeakValueDictionary()
+        self._numbers: WeakValueDictionary[int, Copy] = WeakValueDictionary()
         self._unsaved: set[Copy] = set()
+        self._undropped: set[tuple[str, bytes]] = set()  # names that the catalogue has wrongly, after a failure
+        self.names = 0  # changes of names so far: see `publish`
         self._wake = threading.Event()
         self._ending = False
         self._swept = 0
@@ -267,13 +281,13 @@ class Tier:
 
     def _saved(self, volume: str, key: bytes) -> tuple[int, str, int] | None:
         try:
-            return self._catalogue.find(volume, key)
+            return None if (volume, key) in self._undropped else self._catalogue.find(volume, key)
         except OSError as error:
             self._count(error)
             return None
 
-    def bind(self, volume: str, key: bytes, version: str) -> Copy:
-        """Return the copy of a version of an object, an empty one if there is none."""
+    def bind(self, volume: str, key: bytes, version: str, names: int) -> Copy:
+        """Return the copy of a version of an object, an empty one if there is none. `names`: as of `publish`."""
         with self._lock:
             copy = self._copies.get((volume, key))
         if copy is not None and copy.version == version:
@@ -283,13 +297,24 @@ class Tier:
             other = self._copies.get((volume, key))
             if other is not None and other.version == version:
                 return other
-            if saved is None or saved[1] != version or other is not copy:
+            made = None
+            if saved is not None and saved[1] == version and other is copy and names == self.names:
+                made = self._saved_copy(volume, key, saved)
+            if made is None:
                 made = self._new(volume, key, version)
-            else:
-                made = Copy(saved[0], volume, key, version, self._load)
-                made.known, made.high = True, saved[2]
-            self._copies[volume, key] = made
+            if names == self.names:
+                self._copies[volume, key] = made
             return made
+
+    def _saved_copy(self, volume: str, key: bytes, saved: tuple[int, str, int]) -> Copy | None:
+        """Return the copy that the catalogue has; None: a file has it, as one of something else. The lock is held."""
+        number, version, high = saved
+        found = self._numbers.get(number)
+        if found is not None:
+            return found if (found.volume, found.key, found.version) == (volume, key, version) else None
+        made = self._numbers[number] = Copy(number, volume, key, version, self._load)
+        made.known, made.high = True, high
+        return made
 
     def new(self, volume: str, key: bytes, number: int | None = None) -> Copy:
         """Return a copy of a version that does not exist yet; `publish` makes it known. `number`: of the copy that its
@@ -299,21 +324,26 @@ class Tier:
             return self._new(volume, key, None, number)
 
     def _new(self, volume: str, key: bytes, version: str | None, number: int | None = None) -> Copy:
-        if number is None:
-            number = self._next
-            self._next += 1
-        return Copy(number, volume, key, version, self._load)
+        if number is not None:
+            return Copy(number, volume, key, version, self._load)
+        number = self._next
+        self._next += 1
+        made = self._numbers[number] = Copy(number, volume, key, version, self._load)
+        return made
 
     def _load(self, number: int, chunk: int) -> Chunk:
         found = self._catalogue.chunk(number, chunk, self._segments.is_live)
         self._ranges += len(found)
         return found
 
-    def publish(self, copy: Copy) -> None:
-        """Make a copy, whose version has just been set, that of its object."""
+    def publish(self, copy: Copy, names: int) -> None:
+        """Make a copy, whose version has just been set, that of its object. `names`: what the attribute was when the
+        object was seen to have its name; if a name has changed since, no other file finds the copy.
+        """
         with self._lock:
-            self._copies[copy.volume, copy.key] = copy
-            self._unsaved.add(copy)
+            if names == self.names:
+                self._copies[copy.volume, copy.key] = copy
+                self._unsaved.add(copy)
 
     def changed(self, copy: Copy) -> None:
         """Have a copy saved."""
@@ -322,36 +352,53 @@ class Tier:
             self._unsaved.add(copy)
 
     def drop(self, volume: str, key: bytes) -> None:
-        """Forget the copy under a name that another object may have now, with the same version."""
+        """Forget the copy under a name that another object may have now or soon, with the same version."""
         with self._lock:
-            self._forget(volume, key)
-        with contextlib.suppress(OSError):  # its version tells it apart
-            self._catalogue.drop(volume, key)
+            copy = self._pop(volume, key)
+        if copy is not None:
+            copy.void()  # a save that runs may have it
+        self._drop_saved(volume, key)
 
-    def _forget(self, volume: str, key: bytes) -> None:
+    def take_out(self, volume: str, key: bytes) -> Copy | None:
+        """Return the copy of an object that gets another name, which no file finds until `put_back`."""
+        saved = self._saved(volume, key)
+        with self._lock:
+            copy = self._pop(volume, key)
+            if copy is None and saved is not None:
+                copy = self._saved_copy(volume, key, saved)
+        self._drop_saved(volume, key)
+        return copy
+
+    def put_back(self, copy: Copy, key: bytes) -> None:
+        """Have a copy under the new name of its object."""
+        with self._lock:
+            self._pop(copy.volume, key)
+            copy.key = key
+            self._copies[copy.volume, key] = copy
+            self._unsaved.add(copy)
+
+    def _pop(self, volume: str, key: bytes) -> Copy | None:
+        """The lock is held."""
+        self.names += 1
         copy = self._copies.pop((volume, key), None)
         if copy is not None:
             self._unsaved.discard(copy)
-            copy.void()  # a save that runs may have it
+        return copy
 
-    def rename(self, volume: str, src: bytes, dst: bytes) -> None:
-        """Have the copy of an object under its new name, and nothing of the object that had the name before."""
-        self.drop(volume, dst)
-        with self._lock:
-            copy = self._copies.pop((volume, src), None)
-            if copy is not None:
-                copy.renamed(dst)
-                self._copies[volume, dst] = copy
-                if copy.version is not None:
-                    self._unsaved.add(copy)
-        with contextlib.suppress(OSError):
-            self._catalogue.rename(volume, src, dst)
+    def _drop_saved(self, volume: str, key: bytes) -> None:
+        """Have the catalogue forget the copy under a name; the next save does it if that fails now."""
+        try:
+            self._catalogue.drop(volume, key)
+        except OSError as error:
+            self._undropped.add((volume, key))
+            self._catalogue.damaged |= len(self._undropped) > UNDROPPED_MAX
+            self._count(error)
 
     # -- bytes
 
     def append(self, copy: Copy, offset: int, buffers: list[memoryview], length: int) -> int | None:
         """Take an extent of a copy; None: the disk is slower, or fails."""
-        return self._segments.append(copy.number, offset, buffers, length)
+        return self._segments.append(copy.number, offset, buffers, length, _least(copy))
 
     def read(
         self, address: int, length: int, copy: Copy, offset: int, skip: int, buffers: list[memoryview]
@@ -364,6 +411,8 @@ class Tier:
             return 0
         if done is None:
             return None if self.is_live(address) else 0
+        if not self._segments.is_old(address):
+            return done
         hits = self._hits.setdefault(address >> 32, {})
         if len(hits) < HITS_MAX or address in hits:
             hits[address] = copy, offset // CHUNK, length
@@ -375,12 +424,12 @@ class Tier:
 
     def _rescue(self, number: int) -> None:
         """Append the extents of a segment anew that were read, the last ones first; by the writer, before it goes."""
-        left = self.described.segment // RESCUED
+        left = min(self.described.segment // RESCUED, RESCUED_MAX)
         for address, (copy, chunk, length) in reversed(self._hits.pop(number, {}).copy().items()):
             left -= checked_size(length)
             if left < 0:
                 return
-            now = self._segments.append_again(address, length)
+            now = self._segments.append_again(address, length, _least(copy))
             if now is not None:
                 with copy.lock:
                     copy.moved(chunk, address, now)
@@ -433,23 +482,32 @@ class Tier:
                 self._segments.end()
                 return
 
+    def _is_found(self, copy: Copy) -> bool:
+        """Return whether files find a copy. The lock is held."""
+        return self._copies.get((copy.volume, copy.key)) is copy
+
     def _save(self) -> None:
         with self._lock:
-            copies = [copy for copy in self._unsaved if copy.version is not None]
+            copies = [copy for copy in self._unsaved if copy.version is not None and self._is_found(copy)]
             self._unsaved.clear()
         oldest = self._segments.oldest
-        if not copies and oldest == self._swept and not self._catalogue.damaged:
+        if not copies and oldest == self._swept and not self._catalogue.damaged and not self._undropped:
             return
         try:
             if self._catalogue.damaged:
                 self._catalogue.begin_anew()
+                self._undropped.clear()
                 with self._lock:
                     copies = [copy for copy in self._copies.values() if copy.version is not None]
                 for copy in copies:
                     copy.lose_saved()
-            self._catalogue.save(copies, oldest)
+            for name in list(self._undropped):
+                self._catalogue.drop(*name)
+                self._undropped.discard(name)
+            for first in range(0, max(1, len(copies)), SAVED_AT_ONCE):  # or its log takes what small tiers have
+                self._catalogue.save(copies[first : first + SAVED_AT_ONCE], oldest)
             self._swept = oldest
-            for number in [number for number in self._hits if number < oldest]:
+            for number in [number for number in list(self._hits) if number < oldest]:
                 self._hits.pop(number, None)
         except OSError as error:
             self._report(error)

@@ -305,7 +305,12 @@ class EngineFile(NativeInode):
 
     def settled_version(self) -> str | None:
         """Return the version that every byte has that a read of the backend delivers; None: it is not known."""
-        return None if self.is_stale() or self.versions.announced is not None else self.versions.base
+        known = self.is_named() and not self.is_stale() and self.versions.announced is None
+        return self.versions.base if known else None
+
+    def is_named(self) -> bool:
+        """Return whether the object has its name, and no call of this cache changes that."""
+        return not self.is_renamed()
 
     def about_to_commit(self) -> None:
         """Let the journal know that a commit of a whole object begins."""

@@ -73,6 +73,10 @@ class Inode(EngineFile):
 
     # -- names; under the volume's lock
 
+    def is_named(self) -> bool:
+        """Return whether the object has its name, and no call of this cache changes that."""
+        return self.naming is None and super().is_named()
+
     def names_are_facts(self) -> bool:
         """Return whether only the volume changes the names of the object: the store knows it by its name, or does not
         have it before a commit.

@@ -15,14 +15,15 @@ from time import monotonic
 import pytest
 
 from pagecache import DiskTier, PageCache
+from pagecache.backends import DirectoryBackend, TransformBackend
 from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.tier import Tier
-from tests.stores import ObjectBackend, RecordingBackend
+from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
-from .test_tier import MIB, content, read, read_once, reads, until
+from .test_tier import MIB, content, raising, read, read_once, reads, until
 
 pytestmark = pytest.mark.contract("D4", "D5", "D8")
 
@@ -61,6 +62,9 @@ class Pinned:
 
     def settled_version(self) -> str:
         return "1"
+
+    def is_named(self) -> bool:
+        return True
 
 
 def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
@@ -280,3 +284,161 @@ def test_bytes_whose_segment_is_gone_are_kept_again_while_the_file_is_open(folde
                 assert file.pread(MIB, 0) == content(MIB)
                 assert (reads(store, "a") == 0) == again
                 written(cache)
+
+
+def test_many_tiny_objects_fit_into_a_tier(folder: Path) -> None:
+    """What the catalogue has of them is a part of its size."""
+    store = ObjectBackend({f"object-with-a-long-name-{k}": b"x" * 10 for k in range(12_000)})
+    with PageCache("4MiB", disk=DiskTier(folder, size="4MiB", segment="1MiB")) as cache:
+        volume = cache.attach(store, volume_id="store")
+        for number, key in enumerate(store.objects):
+            assert read(volume, str(key)) == b"x" * 10
+            if number % 1000 == 0:
+                assert sum(place.stat().st_size for place in folder.iterdir()) <= 5 * MIB
+        assert volume.stats().disk_errors == 0
+    assert sum(place.stat().st_size for place in folder.iterdir()) <= 5 * MIB
+
+
+def test_what_is_rescued_waits_in_little_memory(running: Tier) -> None:
+    """Segments may have 4 GiB."""
+    running.described.segment = 1 << 32
+    copy = running.bind("store", b"sa", "1", running.names)
+    running._hits[1] = dict.fromkeys(range(512), (copy, 0, MIB))
+    taken = []
+    running._segments.append_again = lambda address, length, least: taken.append(length)  # type: ignore[method-assign]
+    running._rescue(1)
+    assert sum(taken) <= 16 * MIB
+
+
+# -- names: here the versions of all objects are alike
+
+
+def two_reads(tier: DiskTier, store: RecordingBackend, key: str) -> None:
+    """Read an object whole, and again from what that has left on disk."""
+    for _ in range(2):
+        assert read_once(tier, store, key) == store.written(key)
+
+
+@pytest.mark.parametrize("how", ["rename", "remove"])
+def test_an_object_without_a_name_leaves_nothing_for_the_next_one_that_has_it(tier: DiskTier, how: str) -> None:
+    """Its handle reads on, and the store has it still."""
+    store = RecordingBackend({"a": content(MIB, seed=3), "b": content(MIB)}, identities=True)
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store", read_ahead=0)
+        with volume.open("b") as file:
+            file.pread(4096, 0)
+            if how == "remove":
+                volume.remove("b")
+            else:
+                volume.rename("a", "b")
+            assert file.pread(100_000, 8192) == content(MIB)[8192:108_192]
+    two_reads(tier, RecordingBackend({"b": content(MIB, seed=2)}), "b")
+
+
+def test_bytes_that_were_sent_under_another_name_are_kept_under_the_present_one(running: Tier) -> None:
+    rig = orders.Rig(running, whole=False)
+    file = rig.open()
+    rig.stale = True
+    orders.write(file, 2, "X")
+    rig.store.rename = lambda *_, **__: None  # type: ignore[method-assign]
+    rig.backend.rename("k", "new")
+    rig.key = "new"
+    file.commit()
+    assert not running.find("store", b"sk")
+    assert running.find("store", b"snew")
+
+
+@pytest.mark.parametrize("call", ["remove", "rename"])
+def test_a_process_that_is_killed_in_a_call_for_a_name_has_no_copy_under_it(
+    tier: DiskTier, folder: Path, call: str
+) -> None:
+    store = RecordingBackend({"a": content(MIB), "b": content(MIB, seed=2)})
+    read_once(tier, store, "a")
+    read_once(tier, store, "b")
+    found = []
+
+    def look() -> None:
+        with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
+            found.append({key for (key,) in catalogue.execute("SELECT key FROM copies")})
+
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        store.fault(f"{call} answer", look)
+        if call == "remove":
+            volume.remove("b")
+        else:
+            volume.rename("a", "b")
+    assert found == [{b"sa"} if call == "remove" else set()]
+    if call == "rename":
+        store.forget_calls()
+        assert read_once(tier, store, "b") == content(MIB)
+        assert reads(store) == 0
+
+
+def test_a_name_that_the_catalogue_cannot_drop_has_no_copy(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RecordingBackend({"b": content(MIB)})
+    read_once(tier, store, "b")
+    with PageCache("4MiB", disk=tier) as cache:
+        volume = cache.attach(store, volume_id="store")
+        with monkeypatch.context() as failing:
+            failing.setattr(Catalogue, "drop", raising(OSError(5, "no")))
+            volume.remove("b")
+            store.objects["b"] = StoredObject(content(MIB, seed=2))
+            assert read(volume, "b") == content(MIB, seed=2)
+    assert read_once(tier, store, "b") == content(MIB, seed=2)
+
+
+def test_a_copy_that_is_found_beside_a_remove_is_not_that_of_the_name(running: Tier) -> None:
+    copy = running.bind("store", b"sa", "1", running.names)
+    copy.put(0, 10, 1)
+    running.changed(copy)
+    running._save()
+    number = copy.number
+    del copy
+    names = running.names
+    saved = running._saved
+
+    def removed(volume: str, key: bytes) -> tuple[int, str, int] | None:
+        found = saved(volume, key)
+        running.drop("store", b"sa")
+        return found
+
+    running._saved = removed  # type: ignore[method-assign]
+    made = running.bind("store", b"sa", "1", names)
+    running._saved = saved  # type: ignore[method-assign]
+    assert made.number != number
+    assert not running.find("store", b"sa")
+    running.publish(made, names)
+    assert not running.find("store", b"sa")
+
+
+def test_no_two_copies_have_one_number(running: Tier) -> None:
+    """A commit of one would change what the other loads later."""
+    first = running.bind("store", b"sa", "1", running.names)
+    first.put(0, 10, 1)
+    running.changed(first)
+    running._save()
+    second = running.bind("store", b"sa", "2", running.names)
+    del second
+    again = running.bind("store", b"sa", "1", running.names)
+    assert again is first or again.number != first.number
+
+
+def test_another_transform_of_a_store_is_another_store(tier: DiskTier, tmp_path: Path) -> None:
+    class Xor:
+        unit, overhead = 4096, 0
+
+        def __init__(self, secret: int) -> None:
+            self.secret = secret
+
+        def encode(self, index: int, data: bytes) -> bytes:
+            return bytes(byte ^ self.secret for byte in data)
+
+        decode = encode
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").write_bytes(content(8192))
+    for secret in (1, 2):
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(TransformBackend(DirectoryBackend(tmp_path / "data"), Xor(secret)))
+            assert read(volume, "a") == bytes(byte ^ secret for byte in content(8192))

@@ -95,6 +95,9 @@ class Rig:
     def has_committed(self, version: str | None) -> None:
         pass
 
+    def is_named(self) -> bool:
+        return True
+
     def open(self) -> TieredFile:
         file = self.backend.open("k")
         assert isinstance(file, TieredFile)

@@ -9,7 +9,9 @@ whenever it is sent again. The cache has no other support for transforms.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -64,6 +66,14 @@ class TransformBackend(PassingBackend):
             raise TypeError(f"inner: {inner!r} is asynchronous")
         self._units = Units(transform)
         self._derived: tuple[BackendLimits, BackendLimits] | None = None
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Name of the store in a disk tier: without an attribute `name` of the transform no other object has the same,
+        for another key gives other content.
+        """
+        own = getattr(self.transform, "name", None)
+        return f"{own if isinstance(own, str) else os.urandom(16).hex()} of {super().name}"
 
     @property
     def transform(self) -> Transform:
