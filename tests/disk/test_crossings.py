@@ -66,6 +66,12 @@ class Pinned:
     def is_named(self) -> bool:
         return True
 
+    def about_to_commit(self) -> None:
+        pass
+
+    def has_committed(self, version: str | None) -> None:
+        pass
+
 
 def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
     running: Tier, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
 
 
 def taken(segments: Segments, copy: int = 1) -> int | None:
-    return segments.append(copy, 0, [memoryview(content(SIZE, copy))], SIZE)
+    return segments.append(copy, 0, [memoryview(content(SIZE, copy))], SIZE, 0)
 
 
 def test_an_address_that_is_given_again_delivers_no_byte_of_another_object(tier: DiskTier) -> None:
@@ -50,6 +50,16 @@ def test_an_address_that_is_given_again_delivers_no_byte_of_another_object(tier:
     assert read_once(tier, store, "a") == content(SIZE, 1)
     assert store.spans("read_into", "a")
     assert not store.spans("read_into", "b")
+
+
+def test_an_extent_of_another_copy_is_not_delivered(segments: Segments) -> None:
+    address = taken(segments, 1)
+    assert address is not None
+    assert segments.write_next()
+    room = memoryview(bytearray(SIZE))
+    with pytest.raises(OSError, match="not those that were written"):
+        segments.read(address, SIZE, 2, 0, 0, [room])
+    assert segments.read(address, SIZE, 1, 0, 0, [room]) == SIZE
 
 
 def test_extents_of_an_object_that_changed_places_are_not_delivered(tier: DiskTier) -> None:
