@@ -79,7 +79,7 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 	@$(PIP) $(call requirements,["project"]["optional-dependencies"]["bench"])
 	@touch $@
 
-.PHONY: demo demo-fsspec demo-s3 demo-fuse build debug-extension
+.PHONY: demo demo-fsspec demo-s3 demo-disk demo-fuse build debug-extension
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and sync points
 demo: $(VENV)/.built                                                  ## two stores, with the cache and without, in a minute
@@ -88,6 +88,8 @@ demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas 
 	@$(PY) examples/parquet_row_group.py
 demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place
 	@$(PY) examples/object_client.py 128
+demo-disk: $(VENV)/.built $(VENV)/.dev                             ## 1 GiB of objects is warm for another process; a killed writer
+	@$(PY) examples/disk_tier.py 1024
 demo-fuse: $(VENV)/.built $(VENV)/.dev                                ## programs on a mounted bucket; URL=... mounts that store
 	@$(PY) examples/mount_programs.py $(URL)
 

@@ -194,7 +194,7 @@ NEEDED = {
     example.stem: names
     for example in EXAMPLES
     if (names := foreign(Block("python", example.read_text(encoding="utf-8"), 0, True)) - {"object_client"})
-} | {"mount_programs": {"boto3"}}
+} | {"mount_programs": {"boto3"}, "disk_tier": {"boto3"}}
 """Example -> the modules of other distributions that it imports, directly or by the example beside it."""
 
 WITHOUT = """
