@@ -1,4 +1,4 @@
-"""Looks at the version that reads share, and the sizes of reads."""
+"""Looks at the version that reads share, and the calls of a read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.looks import Looks
-from pagecache.backends.fsspec.pace import Pace
 from pagecache.backends.objects.store import run
 from pagecache.backends.protocol import ObjectStat
 from pagecache.testing import Gate
@@ -198,80 +197,6 @@ def test_a_cancelled_look_of_a_task_is_made_by_another_one(begun: bool) -> None:
 # ----------------------------------------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize(
-    ("latency", "rate", "step", "most"),
-    [
-        (0.001, 1e9, 1 << 23, 1 << 25),  # a line beside the machine
-        (0.02, 1e9, 1 << 25, 1 << 25),
-        (0.2, 1e9, 1 << 25, 1 << 25),
-        (0.02, 1e7, 1_250_000, 5_000_000),
-        (0.2, 1e6, 1 << 20, 1 << 20),  # a byte waits for a second at most
-    ],
-)
-def test_reads_are_sized_by_latency_and_throughput(latency: float, rate: float, step: int, most: int) -> None:
-    pace = Pace()
-    for size in (1, 4096, 8 << 20, 8 << 20):
-        pace.measured(size, latency + size / rate)
-    found = pace.sizes(1 << 25)
-    assert found[0] == pytest.approx(step, rel=0.1)
-    assert found[1] == pytest.approx(most, rel=0.1)
-
-
-def test_sizes_follow_a_line_that_changes() -> None:
-    """From 1 to 200 ms and from 1 GB/s to 1 MB/s and back; twelve reads of each are enough."""
-    pace = Pace()
-    for latency, rate, least, most in (
-        (0.001, 1e9, 7 << 20, 9 << 20),
-        (0.2, 1e6, 1, 2 << 20),
-        (0.02, 1e9, 16 << 20, 1 << 25),
-    ):
-        for _ in range(12):
-            pace.measured(4096, latency)
-            step = pace.sizes(1 << 25)[0]
-            pace.measured(step, latency + step / rate)
-        assert least <= pace.sizes(1 << 25)[0] <= most
-
-
-def test_reads_that_share_a_line_do_not_shrink() -> None:
-    """Each of four gets a quarter of the throughput. One that failed says nothing."""
-    pace = Pace()
-    pace.measured(4096, 0.02)
-    for _ in range(20):
-        beside = [pace.begin() for _ in range(4)]
-        for running in beside:
-            pace.end(8 << 20, 0.02 + 4 * (8 << 20) / 1e9, running)
-        pace.end(0, 60.0, pace.begin())
-    assert pace.sizes(1 << 25)[0] == 1 << 25
-
-
-def test_a_long_read_beside_enough_others_is_one_call() -> None:
-    """Calls that have ended count no longer. The parts of a read are of equal size."""
-    pace = Pace()
-    beside = []
-    for calls in (4, 4, 4, 4, 4, 3, 2, 1, 1):
-        size = pace.sizes(32 << 20)[0]
-        assert size == -(-(32 << 20) // calls)
-        beside.append(pace.begin())
-    for running in beside:
-        pace.end(0, 1.0, running)
-    assert pace.sizes(32 << 20)[0] == 8 << 20
-    assert pace.sizes((8 << 20) + 4096) == ((4 << 20) + 2048, (8 << 20) + 4096)
-    assert pace.sizes(5 << 20) == (5 << 20, 5 << 20)
-
-
-def test_a_long_read_is_several_ranges_side_by_side() -> None:
-    """Each has its place, whatever the order in which they end; a range that is cut short ends the answer there."""
-    content = bytes(range(256)) * (16 << 12)
-    fs = Whole()
-    backend: Any = FsspecBackend(fs, "bucket")
-    fs.put("bucket/key", content)
-    file = backend.open("key")
-    fs.hooks.calls.clear()
-    assert get(file, 100, 10 << 20) == content[100 : 100 + (10 << 20)]
-    assert len([call for call in fs.hooks.calls if call[0] == "cat_file"]) == 2
-    assert get(file, (16 << 20) - 5, 6 << 20) == content[-5:]
-
-
 def test_a_file_is_read_in_few_calls_and_each_byte_once() -> None:
     """[2.6]"""
     content = bytes(range(256)) * (64 << 12)
@@ -283,20 +208,20 @@ def test_a_file_is_read_in_few_calls_and_each_byte_once() -> None:
         assert file.stats().read_bytes == len(content)
 
 
-@pytest.mark.parametrize("looked", [True, False])
-def test_reads_of_a_program_without_small_reads_are_sized_too(looked: bool) -> None:
-    """The looks of opens and of reads give the latency; a footer of 68 KiB says nothing of the line."""
-    pace = Pace()
-    if looked:
-        pace.measured(0, 0.02)
-    pace.measured(69_452, 0.024)
-    assert pace.sizes(1 << 25) == (8 << 20, 1 << 25)
-    pace.measured(4 << 20, 0.02 + (4 << 20) / 2e8)
-    assert pace.sizes(1 << 25)[0] == pytest.approx(1 << (24 if looked else 23), rel=0.2)
-
-
-def test_a_look_measures_the_latency(place: Place) -> None:
-    calls = Calls(place.fs)
-    assert run(calls.stat("bucket/key")).size == len(OLD)
-    calls.pace.measured(8 << 20, 3600.0)  # a line of no bytes a second
-    assert calls.pace.sizes(1 << 25)[0] == 1 << 20
+def test_a_long_read_is_cut_by_the_cache_alone() -> None:
+    """Each call is one range, and a read of the cache several calls of equal size. [2.6]"""
+    content = bytes(range(256)) * (16 << 12)
+    fs = Whole()
+    backend: Any = FsspecBackend(fs, "bucket")
+    fs.put("bucket/key", content)
+    file = backend.open("key")
+    fs.hooks.calls.clear()
+    assert get(file, 100, 10 << 20) == content[100 : 100 + (10 << 20)]
+    assert len([call for call in fs.hooks.calls if call[0] == "cat_file"]) == 1
+    assert get(file, (16 << 20) - 5, 6 << 20) == content[-5:]
+    with PageCache("512MiB") as cache, cache.attach(backend).open("key", "rb", read_ahead=0) as handle:
+        assert handle.pread(64 << 10, 0) == content[: 64 << 10]  # now the line is known
+        fs.hooks.calls.clear()
+        assert handle.pread(10 << 20, 4 << 20) == content[4 << 20 : 14 << 20]
+        assert len([call for call in fs.hooks.calls if call[0] == "cat_file"]) in (1, 2)
+        assert handle.stats().read_bytes == (10 << 20) + (64 << 10)

@@ -129,7 +129,7 @@ static int begin_within(struct pc_inode *i, u64 pos, u64 end, struct pc_need *ne
  * reclaim. */
 int pc_fill_begin(struct pc_inode *i, uint64_t pos, uint64_t len, struct pc_need *need, struct pc_request **out)
 {
-	u64 most = pc_request_size(i), end = pos + len;
+	u64 most = pc_request_size(i, len), end = pos + len;
 	*out = NULL;
 	int err = 0;
 	for (u64 stop; !err && !*out && pos < end; pos = stop) {

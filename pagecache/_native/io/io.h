@@ -59,7 +59,7 @@ static inline u64 pc_boundary_after(const struct pc_limits *l, u64 pos)
 struct pc_request *pc_fill_window(struct pc_inode *i, u64 index, u64 end, bool marked, u64 *stop);
 
 /* readahead.c */
-u64 pc_request_size(const struct pc_inode *i);
+u64 pc_request_size(const struct pc_inode *i, u64 len);
 
 /* fill.c */
 int pc_fill_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts);

@@ -20,6 +20,7 @@
 #include "io/io.h"
 
 enum { FIRST = 4, NEXT = 16, SHARE = 8, SHRINK_MAX = 3 };
+enum { LONG = 4 << 20 }; /* bytes of the parts of a long read at least */
 enum { SMALL = 128 << 10 }; /* bytes of a first read up to which FIRST times as many are read, otherwise twice */
 #define NO_STREAM UINT64_MAX
 
@@ -50,10 +51,16 @@ static u64 within_limits(const struct pc_inode *i, u64 size)
 	return pc_max(pc_max(size - size % unit, unit), i->cache->page_size);
 }
 
-/* Bytes of one request of a read: what the line carries in a moment, if that is known. */
-u64 pc_request_size(const struct pc_inode *i)
+/* Bytes of one request of a read of `len`: as many side by side as pay, none longer than the line carries in a
+ * moment, if that is known. */
+u64 pc_request_size(const struct pc_inode *i, u64 len)
 {
-	return within_limits(i, atomic_load_explicit(&i->volume->pace.part, memory_order_relaxed));
+	struct pc_pace *p = &i->volume->pace;
+	u64 beside = atomic_load_explicit(&p->beside, memory_order_relaxed);
+	u64 part = atomic_load_explicit(&p->part, memory_order_relaxed);
+	beside = pc_max(pc_min(beside, i->volume->max_inflight), 1);
+	len = pc_max(len / beside, LONG) + i->cache->page_size + i->limits.read_unit; /* no rest is left */
+	return within_limits(i, part ? pc_min(len, part) : len);
 }
 
 /* Pages that may be in flight before their reader, for all streams of a cache. */
@@ -81,38 +88,39 @@ static u64 window(struct pc_inode *i, struct pc_readahead *ra, u64 at)
 	return pages >> ra->shrink;
 }
 
-/* Pages of one request ahead of a reader: several fit into the budget, unless it is small or the store near. */
+/* Pages of one request ahead of a reader: two fit into the budget, unless that is small, and more the less of what the
+ * line wants in flight does. */
 static u64 request_pages(const struct pc_inode *i, u64 most)
 {
 	u32 shift = i->cache->page_shift;
 	u64 request = atomic_load_explicit(&i->volume->pace.request, memory_order_relaxed);
 	u64 pages = within_limits(i, request) >> shift, room = budget(i->cache);
 	u64 least = pc_max(pc_min(room, 2 * SMALL >> shift), pc_min(room / 2, 8 * SMALL >> shift));
-	u64 fit = i->volume->reads_here ? pc_max(room / 2, least) : pc_max(room / SHARE, least);
+	u64 calls = 2 * (pc_pace_window(i->volume) >> shift) / pc_max(room, 1) + 1;
+	u64 fit = pc_max(room / pc_max(pc_min(calls, i->volume->max_inflight), 2), least);
 	return pc_max(pc_min(pc_min(pages, most), fit), 1);
 }
 
 /* Requests of one size that begin together share the line, end together, and leave it idle until the next ones are
- * under way: their sizes differ by a quarter. */
-static u64 uneven(u64 piece, u64 index)
+ * under way: the sizes of several differ by a quarter, others by little. */
+static u64 uneven(u64 piece, u64 index, bool several)
 {
-	return piece - (index * 0x9e3779b97f4a7c15ull >> 32) % (piece / 4 + 1);
+	return piece - (index * 0x9e3779b97f4a7c15ull >> 32) % (piece / (several ? 4 : 32) + 1);
 }
 
 /* Create and queue requests of `piece` pages up to `target`, as far as memory, the budget and the queue of the volume
  * allow. Return: requests queued. */
-static u32 extend(struct pc_inode *i, struct pc_readahead *ra, u64 target, u64 piece, u32 cls)
+static u32 extend(struct pc_inode *i, struct pc_readahead *ra, u64 target, u64 piece, u32 cls, bool even)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_volume *v = i->volume;
 	u64 stop, most = budget(c);
-	bool even = i->volume->reads_here || (u64)ra->max << c->page_shift <= 2 * SMALL; /* there is no line to share */
 	u32 queued = 0;
 	target = pc_min(target, (pc_inode_size(i) + c->page_size - 1) >> c->page_shift);
 	while (ra->end < target && pc_work_has_room(v)) {
 		u64 used = atomic_load_explicit(&c->ahead, memory_order_relaxed);
-		u64 left = target - ra->end, n = pc_min(even ? piece : uneven(piece, ra->end), left);
-		if (queued && left < piece / 2)
+		u64 left = target - ra->end, n = pc_min(even ? piece : uneven(piece, ra->end, left >= 2 * piece), left);
+		if (queued && left < piece / 2 && cls == PC_WORK_READAHEAD)
 			break; /* part of the next request */
 		if (used + n > most)
 			break;
@@ -138,9 +146,10 @@ uint32_t pc_readahead_rest(struct pc_inode *i, struct pc_readahead *ra, uint64_t
 	u64 index = pos >> shift, end = ((pos + len - 1) >> shift) + 1;
 	if (index >= ra->end || end <= ra->end)
 		return 0;
-	u64 most = budget(i->cache), piece = pc_max(pc_min(pc_request_size(i) >> shift, most / 2), 1);
+	u64 most = budget(i->cache), piece = pc_max(pc_min(pc_request_size(i, len) >> shift, most / 2), 1);
 	most = pc_min(piece * i->volume->max_inflight, most);
-	return extend(i, ra, pc_min(end, index + most), piece, PC_WORK_FILL);
+	bool even = i->volume->reads_here || end - index <= most; /* none begins later */
+	return extend(i, ra, pc_min(end, index + most), piece, PC_WORK_FILL, even);
 }
 
 /* Extend a stream whose reader has reached `at` up to `times` as much as it has read, and to what the line needs in
@@ -159,7 +168,9 @@ static u32 follow(struct pc_inode *i, struct pc_readahead *ra, u64 at, u32 times
 		room += piece; /* less than half of a request is left to the next one */
 	if (grown < far && grown < ra->end + pc_min(piece, ra->end - ra->from) / 2)
 		return 0; /* it is worth a request when more was read */
-	return extend(i, ra, pc_min(pc_min(grown, far), ra->end + room / piece * piece), piece, PC_WORK_READAHEAD);
+	bool even = i->volume->reads_here || (u64)ra->max << i->cache->page_shift <= 2 * SMALL; /* no line is shared */
+	return extend(i, ra, pc_min(pc_min(grown, far), ra->end + room / piece * piece), piece, PC_WORK_READAHEAD,
+		      even);
 }
 
 /* Another request has arrived while the reader waits for the bytes at `pos`. Return: requests queued. */

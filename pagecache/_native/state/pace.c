@@ -8,14 +8,17 @@
  * the window asks for does not lower it: its reader waited for nothing. A call beside which no other ran measures the
  * duration, and any shorter one lowers it. While the rate grows the window is four times the product.
  *
- * A request has two thirds of the product: latency is then a third of a call, and requests that share a line are
- * four. Where each has a limit of its own they become as large as the store allows, and more.
+ * A request has two thirds of the product, so that latency is a third of a call, or what the line carries in a quarter
+ * of a second: fewer calls deliver as much. Where each has a limit of its own they become as large as the store allows.
+ *
+ * A long read runs as so many calls side by side as calls alone make up the rate: one, unless each has a limit of its
+ * own. While the rate grows it tries twice as many, and one measures a drained line.
  *
  * Context: GIL; the results are read without.
  */
 #include "state/state.h"
 
-enum { LEAST = 1 << 20, FLAT = 3, SLOW = 32 << 20 };
+enum { LEAST = 1 << 20, FLAT = 3 };
 static const u64 SPAN_NS = 20000000, SECOND_NS = 1000000000, PERIOD_NS = 10000000000;
 
 static u64 rate_of(const struct pc_pace *p)
@@ -30,14 +33,18 @@ static u64 product(const struct pc_pace *p)
 
 static void set_results(struct pc_pace *p)
 {
-	u64 bytes = product(p);
-	u64 window = p->drains_ns ? 0 : bytes / 2 * (p->flat >= FLAT ? 5 : 8);
-	u64 most = pc_max((p->flat < FLAT ? 4 : 2) * rate_of(p), LEAST); /* a slow line delivers in two seconds */
+	u64 bytes = product(p), rate = rate_of(p);
+	bool grows = p->flat < FLAT;
+	u64 window = bytes / 2 * (grows ? 8 : 5);
+	u64 most = pc_max((grows ? 4 : 2) * rate, LEAST); /* a slow line delivers in two seconds */
+	u64 request = pc_min(pc_max(pc_max(grows ? 2 * bytes : bytes / 3 * 2, rate / 4), LEAST), most / 4);
+	window = p->drains_ns ? 0 : window;
 	atomic_store_explicit(&p->window, pc_min(pc_max(window, LEAST), most), memory_order_relaxed);
-	u64 request = pc_min(pc_max(p->flat < FLAT ? 2 * bytes : bytes / 3 * 2, LEAST), most / 4);
 	atomic_store_explicit(&p->request, request, memory_order_relaxed);
-	/* A long read goes in the largest calls, unless they take long. */
-	atomic_store_explicit(&p->part, p->flat < FLAT || rate_of(p) > SLOW ? 0 : request, memory_order_relaxed);
+	atomic_store_explicit(&p->part, grows ? 0 : request, memory_order_relaxed);
+	u64 beside = pc_max((bytes + p->call_len / 2) / pc_max(p->call_len, 1), 1);
+	beside = p->drains_ns ? 1 : grows ? 2 * beside : beside;
+	atomic_store_explicit(&p->beside, beside, memory_order_relaxed);
 }
 
 static void drain(struct pc_pace *p, u64 now)
@@ -62,7 +69,7 @@ struct pc_pace_call pc_pace_begin(struct pc_volume *v, u64 len, u64 now)
 	p->calls++;
 	if (p->flying > len)
 		p->crowded = p->calls;
-	p->idle |= p->flying < pc_min(pc_min(bytes, budget), len * v->max_inflight) / 2;
+	p->idle |= p->flying < pc_min(pc_min(bytes, budget), len * v->max_inflight) / 4;
 	if (bytes && now - p->drained_ns > pc_max(PERIOD_NS, 60 * p->call_ns))
 		drain(p, now);
 	return (struct pc_pace_call){.len = len, .number = p->calls, .flying = p->flying};
@@ -75,8 +82,9 @@ static void add_rate(struct pc_pace *p, u64 call_ns, u64 now)
 	p->longest_ns = pc_max(p->longest_ns, call_ns);
 	if (ns < pc_max(SPAN_NS, pc_min(pc_max(p->call_ns, p->longest_ns), SECOND_NS)))
 		return;
+	u64 over = pc_max(ns, pc_min(p->longest_ns, PERIOD_NS)); /* long calls that began together end together */
+	u64 rate = (u64)((double)(p->delivered - p->span_delivered) * 1e9 / (double)over);
 	p->longest_ns = 0;
-	u64 rate = (u64)((double)(p->delivered - p->span_delivered) * 1e9 / (double)ns);
 	bool counts = !p->idle || rate > p->rates[0] || ns > SECOND_NS;
 	p->span_ns = now;
 	p->span_delivered = p->delivered;
@@ -104,7 +112,7 @@ static void add_duration(struct pc_pace *p, const struct pc_pace_call *call, u64
 		drain(p, now); /* the line has become slower */
 	if (p->drains_ns && sized)
 		p->shortest_ns = p->shortest_ns ? pc_min(p->shortest_ns, ns) : ns;
-	if (sized && (alone || ns < p->call_ns)) {
+	if (sized && (alone || (ns < p->call_ns && call->len >= p->call_len))) {
 		p->call_ns = ns;
 		p->call_len = call->len;
 	} else if (call->len / 2 >= p->call_len) { /* at most so many times as long */

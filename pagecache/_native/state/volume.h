@@ -46,7 +46,7 @@ struct pc_pace {
 	u64 call_ns, call_len; /* of a call without a queue: duration, 0: none measured; bytes */
 	u64 drained_ns, ended_ns; /* when that was measured; when the last call ended */
 	_Atomic u64 window, request; /* bytes: in flight, of one request; 0: nothing is measured */
-	_Atomic u64 part; /* ... of a long read; 0: as the store allows */
+	_Atomic u64 part, beside; /* of a long read: bytes of a call at most, calls at once; 0: not measured */
 };
 
 struct pc_pace_call {

@@ -45,7 +45,6 @@ from ..objects.parallel import side_by_side
 from ..objects.store import Store, run
 from ..protocol import ObjectStat
 from ..spool import Spool, dealt
-from .pace import Pace
 
 __all__ = [
     "AwaitedCalls",
@@ -229,7 +228,6 @@ class Calls(Store[ObjectStat]):
         self.fs = fs
         self.name = name_of(fs)
         self.renames = renames(fs)
-        self.pace = Pace()
         self._listings = fs.sync_fs if isinstance(fs, AsyncFileSystemWrapper) else fs
 
     async def call(self, method: str, *args: Any, **options: Any) -> Any:
@@ -254,10 +252,7 @@ class Calls(Store[ObjectStat]):
 
     async def stat(self, path: str) -> ObjectStat:
         self.forget(path)
-        began = time.monotonic()
-        found = stat_of(await self.call("info", path))
-        self.pace.measured(0, time.monotonic() - began)
-        return found
+        return stat_of(await self.call("info", path))
 
     async def found(self, path: str) -> ObjectStat | None:
         """Return the status of an object; None: there is none."""

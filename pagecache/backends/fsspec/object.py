@@ -31,7 +31,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -42,7 +41,7 @@ from ..objects.extents import OLD, Piece
 from ..objects.file import ObjectFile
 from ..objects.parallel import Extent, reads_of
 from ..protocol import ObjectStat
-from ..spool import Spool, parts_of_buffers, revoked
+from ..spool import Spool
 from .calls import Calls, Reader, tagged
 from .looks import Looks
 
@@ -83,30 +82,10 @@ class FsspecObject(ObjectFile[ObjectStat]):
             self._reader = None
 
     async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
-        reader, wanted = self._reader_of(name, base), sum(map(len, buffers))
-        step, wanted = self._calls.pace.sizes(wanted)  # the cache asks again for the rest
-        done: dict[int, int] = {}
-
-        async def read(begin: int) -> None:
-            with revoked(parts_of_buffers(buffers, begin, min(begin + step, wanted))) as parts:
-                pace, began, done[begin] = self._calls.pace, time.monotonic(), 0
-                beside = pace.begin()
-                try:
-                    done[begin] = await reader.read(offset + begin, parts)
-                finally:
-                    pace.end(done[begin], time.monotonic() - began, beside)
-
-        starts = range(0, wanted, step)
         try:
-            await self._calls.side_by_side(read, starts, len(starts))
+            return await self._reader_of(name, base).read(offset, buffers)
         except FileNotFoundError:
             return 0
-        total = 0
-        for begin in starts:
-            total += done[begin]
-            if total < begin + step:
-                break
-        return total
 
     async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: ObjectStat | None) -> None:
         short = done < sum(piece.end - piece.begin for piece in pieces)
