@@ -167,7 +167,7 @@ class Catalogue:
                 with self._errors(), self._transaction():
                     for copy in copies:
                         with copy.lock:
-                            if copy.version is None:  # dropped since
+                            if copy.version is None or copy.replaced:  # dropped since
                                 continue
                             cut, changed = copy.changes()
                             taken.append((copy, cut, tuple(changed)))

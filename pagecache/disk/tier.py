@@ -303,7 +303,7 @@ class Tier:
             if made is None:
                 made = self._new(volume, key, version)
             if names == self.names:
-                self._copies[volume, key] = made
+                self._set_copy(made)
             return made
 
     def _saved_copy(self, volume: str, key: bytes, saved: tuple[int, str, int]) -> Copy | None:
@@ -315,6 +315,14 @@ class Tier:
         made = self._numbers[number] = Copy(number, volume, key, version, self._load)
         made.known, made.high = True, high
         return made
+
+    def _set_copy(self, copy: Copy) -> None:
+        """Make a copy that of its object. The lock is held."""
+        other = self._copies.get((copy.volume, copy.key))
+        if other is not None:
+            other.replaced = True
+        copy.replaced = False
+        self._copies[copy.volume, copy.key] = copy
 
     def new(self, volume: str, key: bytes, number: int | None = None) -> Copy:
         """Return a copy of a version that does not exist yet; `publish` makes it known. `number`: of the copy that its
@@ -342,7 +350,7 @@ class Tier:
         """
         with self._lock:
             if names == self.names:
-                self._copies[copy.volume, copy.key] = copy
+                self._set_copy(copy)
                 self._unsaved.add(copy)
 
     def changed(self, copy: Copy) -> None:

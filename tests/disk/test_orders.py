@@ -10,6 +10,7 @@ import pytest
 from pagecache import BackendLimits, DiskTier, ObjectStat
 from pagecache.backends.protocol import Backend, BackendFile
 from pagecache.disk.backend import TieredBackend, TieredFile
+from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
 from pagecache.disk.tier import Tier
 
@@ -308,6 +309,30 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
     monkeypatch.undo()
     rig.store.version, rig.store.committed = "1", list("abcdefgh")
     assert all_of(rig, tier) == "abcdefgh"
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["before the save", "beside it"])
+def test_a_copy_that_was_replaced_does_not_come_back_under_a_removed_name(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    copy, save = tier.bind("store", b"sk", "1"), Catalogue.save
+    copy.put(0, PAGE, 1 << 32)
+    tier.changed(copy)
+
+    def replace_and_remove() -> None:
+        tier.bind("store", b"sk", "2")
+        tier.drop("store", b"sk")
+
+    def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
+        replace_and_remove()
+        save(catalogue, copies, oldest)
+
+    if beside:
+        monkeypatch.setattr(Catalogue, "save", save_late)
+    else:
+        replace_and_remove()
+    tier._save()
+    assert not tier.find("store", b"sk")
 
 
 @pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])

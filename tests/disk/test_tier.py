@@ -187,6 +187,23 @@ def test_another_object_under_the_name_gets_no_byte_of_the_former(tier: DiskTier
     assert read_once(tier, store, "b") == content(MIB)
 
 
+def test_an_object_made_anew_gets_no_byte_of_a_version_that_was_replaced_before(
+    tier: DiskTier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of two versions wait for the catalogue when the name is removed. Each object counts its own versions."""
+    monkeypatch.setattr("pagecache.disk.tier.SAVE_EVERY", 3600.0)  # at the end, too
+    with PageCache("1MiB", disk=tier):  # the tier goes on
+        store = RecordingBackend({"a": content(MIB)})
+        read_once(tier, store, "a")
+        store.change_remotely("a", content(MIB, seed=2))
+        with PageCache("4MiB", disk=tier) as cache:
+            volume = cache.attach(store, volume_id="store")
+            assert read(volume, "a") == content(MIB, seed=2)
+            volume.remove("a")
+    again = RecordingBackend({"a": content(MIB, seed=3)})
+    assert read_once(tier, again, "a") == content(MIB, seed=3)
+
+
 def test_another_store_under_the_same_name_is_another_one(tier: DiskTier) -> None:
     first, second = ObjectBackend({"a": content(MIB)}), ObjectBackend({"a": content(MIB, seed=2)})
     with PageCache("4MiB", disk=tier) as cache:
