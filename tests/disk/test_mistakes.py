@@ -130,7 +130,8 @@ def lost_heads() -> str:
 SEARCHES: dict[str, Callable[[], str]] = {
     "cuts": found_by_cuts,
     "chance": lambda: next((r for seed in range(20) if (r := counterexample(seed, most=20))), ""),
-    "failures": lambda: next((r for seed in range(30) if (r := counterexample(seed, most=12, fails=True))), ""),
+    # Few workloads find a segment that goes too early: 16 is one, and short.
+    "failures": lambda: next((r for seed in (16, *range(30)) if (r := counterexample(seed, most=12, fails=True))), ""),
     "damage": found_by_damage,
     "echo": lost_heads,
 }

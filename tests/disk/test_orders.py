@@ -311,19 +311,28 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
     assert all_of(rig, tier) == "abcdefgh"
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["before the save", "beside it"])
-def test_a_copy_that_was_replaced_does_not_come_back_under_a_removed_name(
-    tier: Tier, monkeypatch: pytest.MonkeyPatch, beside: bool
-) -> None:
-    copy, save = tier.bind("store", b"sk", "1"), Catalogue.save
+def unsaved(tier: Tier) -> Copy:
+    """Return a copy of version 1 that the catalogue does not have yet."""
+    copy = tier.bind("store", b"sk", "1")
     copy.put(0, PAGE, 1 << 32)
     tier.changed(copy)
+    return copy
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["before the save", "beside it"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["of the present version", "of one that was replaced"])
+def test_a_copy_does_not_come_back_under_a_removed_name(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, beside: bool, replaced: bool
+) -> None:
+    copy, save = unsaved(tier), Catalogue.save
 
     def replace_and_remove() -> None:
-        tier.bind("store", b"sk", "2")
+        if replaced:
+            tier.bind("store", b"sk", "2")
         tier.drop("store", b"sk")
 
     def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
+        assert list(copies) == [copy]
         replace_and_remove()
         save(catalogue, copies, oldest)
 
@@ -333,6 +342,89 @@ def test_a_copy_that_was_replaced_does_not_come_back_under_a_removed_name(
         replace_and_remove()
     tier._save()
     assert not tier.find("store", b"sk")
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["the disk", "the catalogue"])
+def test_what_a_failed_save_or_a_damaged_catalogue_lacks_is_saved_again(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    copy = unsaved(tier)
+    with monkeypatch.context() as failing:
+        if damaged:
+            tier._save()
+            tier._catalogue.damaged = True
+        else:
+            failing.setattr("pagecache.disk.catalogue.SAVE_CHUNK", "INSERT INTO missing VALUES (?, ?, ?, ?)")
+            tier._save()
+            assert not len(tier._catalogue.chunk(copy.number, 0, lambda _: True))
+    tier._save()
+    assert len(tier._catalogue.chunk(copy.number, 0, lambda _: True)) == 1
+
+
+def test_chunks_that_are_saved_leave_memory_beyond_a_number_of_ranges(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pagecache.disk.tier.RANGES_MAX", 0)
+    copy = unsaved(tier)
+    tier._save()
+    assert copy.size() == 0
+    assert copy.find(0) is not None  # loaded again
+
+
+def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: Tier) -> None:
+    """The next object of the old name may have their version."""
+    rig.stale = True  # a new object has no version
+    file = rig.open()
+    write(file, 2, "X")
+    tier.rename("store", b"sk", b"sn")
+    rig.key, rig.stale = "n", False
+    file.commit()
+    assert (tier.find("store", b"sk"), tier.find("store", b"sn")) == (False, True)
+
+
+def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> None:
+    """It may have been carried out."""
+    for key in (b"sk", b"sn"):
+        tier.publish(tier.bind("store", key, "1"))
+
+    def rename(src: str, dst: str, *, replace: bool) -> None:
+        raise OSError(5, "no answer")
+
+    rig.store.rename = rename  # type: ignore[method-assign, assignment]
+    with pytest.raises(OSError, match="no answer"):
+        rig.backend.rename("k", "n")
+    assert not tier.find("store", b"sk")
+    assert not tier.find("store", b"sn")
+
+
+def test_bytes_sent_below_an_announced_change_are_not_kept(tier: Tier) -> None:
+    rig = Rig(tier, whole=False)
+    file = rig.open()
+    write(file, 2, "X")
+    rig.store.written[2] = "Z"  # by another program
+    file.forget(2 * PAGE, 3 * PAGE)
+    file.commit()
+    assert all_of(rig, tier) == "abZdefgh"
+
+
+def test_a_version_that_is_seen_beside_a_write_is_not_that_of_its_bytes(
+    tier: Tier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write may end within the same tick of a clock, and leave the version as it is."""
+    rig = Rig(tier, whole=False)
+    file = rig.open()
+    read(file, 0)
+    write_from = file.inner.write_from
+
+    def write_late(offset: int, buffers: Sequence[memoryview]) -> int:
+        rig.store.version = "2"
+        assert read(file, 2) == "c"
+        return write_from(offset, buffers)
+
+    with monkeypatch.context() as beside:
+        beside.setattr(file.inner, "write_from", write_late)
+        write(file, 2, "X")
+    assert all_of(rig, tier) == "abXdefgh"
 
 
 @pytest.mark.parametrize("seen_by", ["stat", "read", "commit"])

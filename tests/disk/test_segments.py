@@ -13,6 +13,7 @@ from pagecache import DiskTier, PageCache
 from pagecache.disk import segments as module
 from pagecache.disk.contents import contents
 from pagecache.disk.segments import Segments
+from pagecache.disk.tier import Tier
 from pagecache.native import checked
 from tests.stores import ObjectBackend
 
@@ -108,6 +109,38 @@ def test_what_waits_for_a_slow_disk_is_bounded(segments: Segments, monkeypatch: 
     assert segments.write_next()
     assert taken(segments) is not None
     assert taken(segments) is None
+
+
+def test_what_waits_is_neither_read_nor_written_again(segments: Segments) -> None:
+    addresses = [taken(segments, copy) or 0 for copy in (1, 2)]
+    assert segments.write_next()
+    room = memoryview(bytearray(SIZE))
+    assert segments.read(addresses[0], SIZE, 1, 0, 0, [room]) == SIZE
+    assert segments.read(addresses[1], SIZE, 2, 0, 0, [room]) is None
+    assert segments.append_again(addresses[1], SIZE) is None
+    assert segments.append_again(addresses[0], SIZE) is not None
+
+
+def test_few_segments_are_open_at_a_time(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FILES_MAX", 1)
+    size = segments.segment // 2
+    addresses = [segments.append(1, 0, [memoryview(bytes(size))], size) or 0 for _ in range(3)]
+    while segments.write_next():
+        pass
+    for address in addresses:
+        assert segments.read(address, size, 1, 0, 0, [memoryview(bytearray(size))]) == size
+        assert len(segments._files) == 1
+
+
+def test_at_most_a_part_of_a_segment_is_written_again(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a cache whose data is all read again would only be copied."""
+    running, again = Tier.open(tier, "test"), []
+    monkeypatch.setattr(Segments, "append_again", lambda _segments, _address, length: again.append(length))
+    copy = running.bind("store", b"sk", "1")
+    running._hits[1] = {1 << 32 | place: (copy, 0, 300_000) for place in range(13)}
+    running._rescue(1)
+    running.close("test")
+    assert again == [300_000] * 3  # of 4 MiB
 
 
 def test_the_directory_of_a_running_tier_is_busy(tier: DiskTier) -> None:

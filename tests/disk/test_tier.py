@@ -341,6 +341,10 @@ def test_chunks_behind_a_cut_are_gone_from_the_catalogue(tmp_path: Path) -> None
     again.known = True
     assert [again.find(chunk * CHUNK + 6) is not None for chunk in range(4)] == [True, True, False, True]
     assert list(again.gaps(CHUNK, 2 * CHUNK)) == [(CHUNK, CHUNK + 5), (CHUNK + 8, 2 * CHUNK)]
+    again = Copy(1, "v", b"sa", "1", load)
+    again.known = True
+    again.cut(CHUNK, None)
+    assert again.find(3 * CHUNK) is None  # the catalogue has it until the next save
     catalogue.close()
 
 
