@@ -321,14 +321,13 @@ class TieredFile(PassingFile):
         copy, coming, self._next = self._copy, self._next, None  # an interrupt leaves nothing to lay over it again
         if copy is None or not self._whole():
             copy = coming or self._tier.new(self._backend.volume_id, self._key)
-            copy.renamed(self._key)  # its bytes may have been sent before a rename
         elif not self._cut_changed(copy, changed):  # it is of a version that another file has committed
             copy = self._tier.new(self._backend.volume_id, self._key)
         elif coming is not None:
             with copy.lock:
                 copy.lay(coming)
         with copy.lock:
-            copy.key, copy.version = self._key, version
+            copy.key, copy.version = self._key, version  # bytes may have been sent before a rename
             copy.turn += 1
         self._copy, self._version = copy, version
         self._tier.publish(copy, names)

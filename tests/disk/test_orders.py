@@ -313,7 +313,7 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
 
 def unsaved(tier: Tier) -> Copy:
     """Return a copy of version 1 that the catalogue does not have yet."""
-    copy = tier.bind("store", b"sk", "1")
+    copy = tier.bind("store", b"sk", "1", tier.names)
     copy.put(0, PAGE, 1 << 32)
     tier.changed(copy)
     return copy
@@ -328,7 +328,7 @@ def test_a_copy_does_not_come_back_under_a_removed_name(
 
     def replace_and_remove() -> None:
         if replaced:
-            tier.bind("store", b"sk", "2")
+            tier.bind("store", b"sk", "2", tier.names)
         tier.drop("store", b"sk")
 
     def save_late(catalogue: Catalogue, copies: Sequence[Copy], oldest: int) -> None:
@@ -376,7 +376,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
     rig.stale = True  # a new object has no version
     file = rig.open()
     write(file, 2, "X")
-    tier.rename("store", b"sk", b"sn")
+    assert tier.take_out("store", b"sk") is None
     rig.key, rig.stale = "n", False
     file.commit()
     assert (tier.find("store", b"sk"), tier.find("store", b"sn")) == (False, True)
@@ -385,7 +385,7 @@ def test_bytes_sent_before_a_rename_are_kept_under_the_new_name(rig: Rig, tier: 
 def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> None:
     """It may have been carried out."""
     for key in (b"sk", b"sn"):
-        tier.publish(tier.bind("store", key, "1"))
+        tier.publish(tier.bind("store", key, "1", tier.names), tier.names)
 
     def rename(src: str, dst: str, *, replace: bool) -> None:
         raise OSError(5, "no answer")

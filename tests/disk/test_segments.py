@@ -117,14 +117,14 @@ def test_what_waits_is_neither_read_nor_written_again(segments: Segments) -> Non
     room = memoryview(bytearray(SIZE))
     assert segments.read(addresses[0], SIZE, 1, 0, 0, [room]) == SIZE
     assert segments.read(addresses[1], SIZE, 2, 0, 0, [room]) is None
-    assert segments.append_again(addresses[1], SIZE) is None
-    assert segments.append_again(addresses[0], SIZE) is not None
+    assert segments.append_again(addresses[1], SIZE, 0) is None
+    assert segments.append_again(addresses[0], SIZE, 0) is not None
 
 
 def test_few_segments_are_open_at_a_time(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FILES_MAX", 1)
     size = segments.segment // 2
-    addresses = [segments.append(1, 0, [memoryview(bytes(size))], size) or 0 for _ in range(3)]
+    addresses = [segments.append(1, 0, [memoryview(bytes(size))], size, 0) or 0 for _ in range(3)]
     while segments.write_next():
         pass
     for address in addresses:
@@ -135,8 +135,8 @@ def test_few_segments_are_open_at_a_time(segments: Segments, monkeypatch: pytest
 def test_at_most_a_part_of_a_segment_is_written_again(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a cache whose data is all read again would only be copied."""
     running, again = Tier.open(tier, "test"), []
-    monkeypatch.setattr(Segments, "append_again", lambda _segments, _address, length: again.append(length))
-    copy = running.bind("store", b"sk", "1")
+    monkeypatch.setattr(Segments, "append_again", lambda _segments, _address, length, _least: again.append(length))
+    copy = running.bind("store", b"sk", "1", running.names)
     running._hits[1] = {1 << 32 | place: (copy, 0, 300_000) for place in range(13)}
     running._rescue(1)
     running.close("test")
