@@ -327,7 +327,8 @@ class TieredFile(PassingFile):
             with copy.lock:
                 copy.lay(coming)
         with copy.lock:
-            copy.key, copy.version = self._key, version  # bytes may have been sent before a rename
+            copy.renamed(self._key)  # bytes may have been sent before a rename
+            copy.version = version
             copy.turn += 1
         self._copy, self._version = copy, version
         self._tier.publish(copy, names)

@@ -381,7 +381,7 @@ class Tier:
         """Have a copy under the new name of its object."""
         with self._lock:
             self._pop(copy.volume, key)
-            copy.key = key
+            copy.renamed(key)
             self._copies[copy.volume, key] = copy
             self._unsaved.add(copy)
 
