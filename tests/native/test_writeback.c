@@ -90,6 +90,32 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 	EQUAL(file->store.writes, 4);
 }
 
+/* Another budget before the last answer goes to the running pass: it does not wait for its slowest request. */
+TEST(check_a_running_background_pass_takes_another_budget)
+{
+	start(PAGE, LIMITS(.max_write = PAGE));
+	dirty(0, 4 * PAGE);
+	CHECK(pc_pass_background(file->inode, 2 * PAGE, false));
+	struct pc_request *r[3];
+	CHECK((r[0] = next_write()) && (r[1] = next_write()));
+	CHECK(!next_write()); /* the budget is used up */
+	CHECK(!pc_pass_background(file->inode, PAGE, true)); /* of another kind */
+	CHECK(!next_write());
+	CHECK(!pc_pass_background(file->inode, PAGE, false));
+	CHECK(r[2] = next_write());
+	CHECK(!next_write());
+	struct pc_waiter w = {0};
+	CHECK(!queue_for_token(file, &w));
+	CHECK(!pc_pass_background(file->inode, PAGE, false));
+	CHECK(!next_write()); /* another thread waits for the token */
+	for (u32 k = 0; k < 3; k++)
+		run_write(file, r[k]);
+	CHECK(!next_write());
+	EQUAL(atomic_load(&w.word), PC_GRANTED);
+	pc_token_release(file->inode);
+	EQUAL(file->store.writes, 3);
+}
+
 TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 {
 	start(PAGE, LIMITS(.max_write = PAGE));

@@ -85,15 +85,20 @@ uint64_t pc_flush_start(struct pc_inode *i, uint64_t stamp, uint64_t pos, uint64
 	return marked;
 }
 
-/* Start a background pass of at most `budget` bytes if the token is free and has no waiter. If bytes become visible only by a
+/* Start a background pass of at most `budget` bytes if the token is free and has no waiter. A running one of the same
+ * kind may send as much from here on: a new one would wait for its slowest request. If bytes become visible only by a
  * commit, the pass sends only wholly dirty write units; @partial: the others too, since no other memory can be freed. Return:
  * whether it started. */
 bool pc_pass_background(struct pc_inode *i, uint64_t budget, bool partial)
 {
 	pc_inode_leaf_lock(i);
-	bool start = !aborted(i) && i->nr_dirty && !i->pass.active && i->token == PC_TOKEN_FREE &&
-		     pc_list_empty(&i->token_queue);
-	if (start) {
+	bool alone = !aborted(i) && i->nr_dirty && pc_list_empty(&i->token_queue);
+	bool start = alone && !i->pass.active && i->token == PC_TOKEN_FREE;
+	if (alone && i->pass.active && i->pass.background && i->pass.partial == partial &&
+	    i->pass.budget < (i64)budget) {
+		i->pass.budget = (i64)budget;
+		pass_kick(i);
+	} else if (start) {
 		i->pass.background = 1;
 		i->pass.partial = partial;
 		i->pass.budget = (i64)budget;
