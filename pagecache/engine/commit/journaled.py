@@ -308,9 +308,12 @@ class Journaled:
         first = records.file(self._number, self._owner.volume_id, self._key(), base, created=created, size=size)
         self._put(journal, first)
         self._known = self._known if live else base
+        if not live:
+            self._size = size
         if self._committing:
             self._put(journal, records.saving(self._number, self._last))
-        self._put(journal, records.size(self._number, file.size))
+        if file.size < self._size or (lowest != END and not live):  # a cut is a change, also if nothing else is
+            self._put(journal, records.size(self._number, min(file.size, self._size)))
         ranges = file.local_ranges()
         # Never zeros over bytes that are local: earlier records may have them, confirmed.
         zeros = Ranges()
@@ -351,7 +354,7 @@ class Journaled:
         self._last = journal.append(record, buffers or ())
         if record.kind == records.Kind.DATA:
             self._size = max(self._size, record.offset + record.length)
-        elif record.kind in (records.Kind.SIZE, records.Kind.FILE):
+        elif record.kind == records.Kind.SIZE:
             self._size = record.offset
 
     def _add_mark(self) -> None:
