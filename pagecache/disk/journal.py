@@ -116,7 +116,8 @@ class Journal:
     Args:
         folder: is made, with mode 0700, if it is not there.
         segment: bytes of a new segment.
-        limit: most bytes of all segments. Records that settle bytes may take one more segment.
+        limit: most bytes of all segments. Records that settle bytes are taken beyond it, too: each segment leaves room
+            for some, and after a restart there is one more.
         device: the disk.
 
     Raises:
@@ -320,7 +321,7 @@ class Journal:
     def _roll(self, settles: bool) -> _Segment:
         """Begin a segment. Its start is confirmed before the first record is written."""
         others = self.bytes
-        if others + self._size > self._limit + (self._size if settles else 0):
+        if others + self._size > self._limit and not settles:
             text = (
                 f"the journal in {self._folder!r} has {others} bytes; its limit is {self._limit}: save the oldest files"
             )

@@ -286,8 +286,9 @@ class SyncTicket:
 
     def _drop(self, number: int) -> None:
         sync = self._pending.pop(number, None)
-        if sync is not None:
-            sync.file.journaled.settle()
+        if sync is not None and sync.file.journaled.is_live():
+            error = sync.file.journaled.settle()
+            self._errors = self._errors if error is None else [*self._errors, error]
         self._events.drop(number)
 
     def _names_done(self) -> bool:
@@ -342,8 +343,8 @@ class SyncTicket:
 
         if first is not None:
             during(Reason("sync", self._engine.native), sleep)
-        if self._engine.journal is not None:
-            self._engine.journal.confirm_all()
+        if self._engine.journal is not None and (error := self._engine.journal.confirm_all()) is not None:
+            self._errors = [*self._errors, error]
         self._raise()
 
     def _standing(self, deadline: Deadline) -> int | None:

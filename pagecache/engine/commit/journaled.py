@@ -150,10 +150,9 @@ class VolumeJournal:
             return error
         return None
 
-    def confirm_all(self) -> None:
-        """Wait for the device: a crash must not bring bytes back that were saved since."""
-        if self._journal is not None:
-            self.confirm(self._journal.last)
+    def confirm_all(self) -> OSError | None:
+        """Wait for the device: a crash must not bring bytes back that were saved since. Return its error."""
+        return None if self._journal is None else self.confirm(self._journal.last)
 
     # -- saving in the background, on the flusher
 
@@ -172,7 +171,8 @@ class VolumeJournal:
         delay = expire
         for _ in range(min(TURN, len(self._turn))):
             file = self._turn.popleft()
-            if not file.settle():
+            file.settle()
+            if file.is_live():
                 left = file.due + expire - now
                 if left <= 0 or crowded:
                     due.append(file.file)
@@ -372,22 +372,23 @@ class Journaled:
 
     # -- saved
 
-    def settle(self) -> bool:
-        """Record what the store has. Return whether the journal has no unsaved record of the file."""
+    def settle(self) -> OSError | None:
+        """Record what the store has, unless an append runs, which does so itself. Return the error of the disk."""
         if self._mark is None:
-            return True
+            return None
         if self.file.freed:
             self.freed()
         if not self._lock.acquire(blocking=False):
-            return False  # an append runs; it looks itself
+            return None
         try:
             if self._mark is not None and not self.file.freed:
                 self._settle(self._owner.journal())
         except OSError as error:
             self._owner.failed(error)
+            return error
         finally:
             self._lock.release()
-        return self._mark is None
+        return None
 
     def _settle(self, journal: Journal) -> None:
         """The lock is held."""
@@ -414,10 +415,15 @@ class Journaled:
         self._number, self._whole, self._known = 0, True, None
 
     def confirm_saved(self) -> None:
-        """Record what the store has, and wait for the device: a crash must not bring older bytes back."""
+        """Record what the store has, and wait for the device: a crash must not bring older bytes back.
+
+        Raises:
+            OSError: the disk fails: it might.
+        """
         if self._mark is not None:
-            self.settle()
-            self._owner.confirm(self._last)
+            with self._lock:
+                self._settle(self._owner.journal())
+            self._owner.journal().confirm(self._last)
 
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""
