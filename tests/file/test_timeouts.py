@@ -20,6 +20,7 @@ from pagecache import BackendError, BackendLimits, PageCache, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import close_backend_file
 from pagecache.engine.commit.versions import Versions
+from pagecache.native import NativeInode
 from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
@@ -203,14 +204,18 @@ def test_names_are_busy_until_a_late_call_returns(cache: PageCache, clock: HandC
 def test_a_status_does_not_depend_on_a_remove_beside_it(volume: Volume, monkeypatch: Patch) -> None:
     """The object goes between the look-up of its open file and the call of that file. [2.20]"""
     volume.open(KEY, "rb").close()
-    plain = Versions.quiet
+    hooked: list[tuple[type, str]] = [(Versions, "quiet"), (NativeInode, "at_rest")]  # one of them comes first
 
-    def removed(versions: Versions) -> int | None:
-        monkeypatch.setattr(Versions, "quiet", plain)
-        volume.remove(KEY)
-        return plain(versions)
+    def removing(plain: Callable[[Any], object]) -> Callable[[Any], object]:
+        def removed(of: Any) -> object:
+            monkeypatch.undo()
+            volume.remove(KEY)
+            return plain(of)
 
-    monkeypatch.setattr(Versions, "quiet", removed)
+        return removed
+
+    for kind, name in hooked:
+        monkeypatch.setattr(kind, name, removing(getattr(kind, name)))
     raises(FileNotFoundError, volume.stat, KEY)
 
 
