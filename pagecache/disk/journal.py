@@ -392,6 +392,12 @@ class Journal:
                 self._wake()  # another one leads
             raise
 
+    def restate(self) -> None:
+        """State all files anew after a failed sync: what was settled in between counts again, once it is confirmed."""
+        with self._lock:
+            if self._restates:
+                self._roll(settles=True)
+
     def _is_confirmed(self, lsn: int) -> bool:
         for after, last, error in self._void:
             if after < lsn <= last:

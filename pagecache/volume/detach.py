@@ -50,6 +50,8 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
             return _end(volume, deadline, on_failed)
     finally:
         turn.over()
+        if volume.recovery is not None and not volume.detached:
+            volume.recovery.go_on()
 
 
 class Turn:

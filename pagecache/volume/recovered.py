@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from ..disk.recovery import recover
 from ..engine.commit import remote
-from ..engine.park import start_thread
+from ..engine.park import SLICE, start_thread
 from ..engine.report.notices import cause, spans
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
@@ -42,6 +42,7 @@ from . import lifetimes
 if TYPE_CHECKING:
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
+    from ..engine.attempts import Attempts
     from .inode import Inode
     from .volume import Volume
 
@@ -74,7 +75,6 @@ class Recovery:
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
-        self._pending = len(left)
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -90,36 +90,42 @@ class Recovery:
 
     # -- before other calls
 
-    def first(self, *names: Key) -> None:
-        """Lay what was left of the objects of these canonical names, before a call for them."""
-        if self._pending:
-            for name in names:
-                for each in self._names.get(name, ()):
-                    self._lay(each)
+    def first(self, tries: Attempts, *names: Key) -> None:
+        """Lay what was left of the objects of these canonical names, before a call for them and within its deadline."""
+        for name in names:
+            for each in self._names.get(name, ()):
+                self._lay(each, tries)
 
     def all_first(self) -> list[OSError]:
         """Lay all files that are not held, before a sync; return the errors."""
         failed: list[OSError] = []
-        for each in self._left if self._pending else ():
-            if not each.held:
+        for each in self._left:
+            if not (each.held or each.over):
                 try:
-                    self._lay(each)
+                    self._lay(each, self._tries(each))
                 except OSError as error:
                     failed.append(error)
         return failed
 
-    def _lay(self, each: _Left) -> None:
-        with each.lock:
+    def _tries(self, each: _Left) -> Attempts:
+        return self._volume._attempts("open", each.key, None)
+
+    def _lay(self, each: _Left, tries: Attempts) -> None:
+        while not each.lock.acquire(timeout=min(SLICE, tries.deadline.left())):
+            if tries.deadline.passed():
+                raise tries.late("another call recovers the object")
+        try:
             if each.over:
                 return
             try:
-                each.inode = _lay(self._volume, each)
+                each.inode = _lay(self._volume, each, tries)
             except FileNotFoundError:
                 what = "the object below recovered bytes is gone; they stay in the disk tier"
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
             each.over = True
-            self._pending -= 1
+        finally:
+            each.lock.release()
 
     def forget(self, name: Key) -> None:
         """Give up what was left of an object, and was not laid."""
@@ -127,7 +133,6 @@ class Recovery:
             with each.lock:
                 if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
                     self._tier.journal().forget(each.unsaved.number)
-                    self._pending -= not each.over
                     each.over = True
 
     # -- in the background
@@ -141,7 +146,6 @@ class Recovery:
                     each.inode.journaled.save_soon()
                 elif each.over and each.unsaved.number in self._tier.unsaved(self._volume_id):
                     each.over = False
-                    self._pending += 1
         self.start()
 
     def start(self) -> None:
@@ -157,6 +161,16 @@ class Recovery:
         """Let the thread end after the file that it lays."""
         self._stop.set()
 
+    def go_on(self) -> None:
+        """Begin again after `stop`: the volume has not ended."""
+        if (thread := self._thread) is not None:
+            thread.join(SLICE)
+        self._stop.clear()
+        with self._starting:
+            if thread is not None and not thread.is_alive():
+                self._thread = None
+        self.start()
+
     def _run(self) -> None:
         said = False
         self._stop.wait(min(PAUSE, self._volume.cache.config.flush_interval))
@@ -167,7 +181,7 @@ class Recovery:
                     return
                 try:
                     if not (each.held or each.over):
-                        self._lay(each)
+                        self._lay(each, self._tries(each))
                 except ShutdownError:
                     return
                 except Exception as error:
@@ -222,7 +236,7 @@ def _described(unsaved: Unsaved) -> RecoveredFile:
     )
 
 
-def _lay(volume: Volume, each: _Left) -> Inode | None:
+def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     """Lay the bytes of a file over the stored object. None: there is nothing to lay.
 
     Raises:
@@ -230,7 +244,7 @@ def _lay(volume: Volume, each: _Left) -> Inode | None:
     """
     unsaved, state = each.unsaved, each.unsaved.state
     try:
-        handle = _opened(volume, state.key, created=state.created)
+        handle = _opened(volume, state.key, tries, created=state.created)
     except FileNotFoundError:
         if state.removing:  # a remove was about to begin, and was carried out
             volume_journal = volume.engine.journal
@@ -239,7 +253,7 @@ def _lay(volume: Volume, each: _Left) -> Inode | None:
             return None
         if state.renaming is None:
             raise
-        handle = _opened(volume, state.renaming, created=False)  # a rename was, too
+        handle = _opened(volume, state.renaming, tries, created=False)  # a rename was, too
     inode: Inode = handle._inode
     try:
         if inode.has_local() and not inode.undone()["created"]:
@@ -268,11 +282,11 @@ def _lay(volume: Volume, each: _Left) -> Inode | None:
     return inode
 
 
-def _opened(volume: Volume, key: Key, *, created: bool) -> CachedFile:
+def _opened(volume: Volume, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
     flags = os.O_RDWR | (os.O_CREAT if created else 0)
-    return volume._open(key, volume._canonical(key), flags, 0.0, make, volume._attempts("open", key, None))
+    return volume._open(key, volume._canonical(key), flags, 0.0, make, tries)
 
 
 def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:

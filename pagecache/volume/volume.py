@@ -193,7 +193,7 @@ class Volume:
         if bits != os.O_RDONLY:
             self._check_may_write(key, bits)
         canonical = self._canonical(key)
-        self._recover_first(canonical)
+        self._recover_first(tries, canonical)
         name = mode if flags is None else modes.flags_mode(bits)
         through = self.options.write_through if write_through is None else bool(write_through)
         age = self.options.revalidate if revalidate is None else checked_seconds(revalidate, "revalidate")
@@ -272,7 +272,7 @@ class Volume:
         """
         tries = self._attempts("stat", key, timeout)
         canonical = self._canonical(key)
-        self._recover_first(canonical)
+        self._recover_first(tries, canonical)
         if self.unsettled:
             namespace.settle_names(self, tries, canonical)
         return status.of_name(self, canonical, key, tries)
@@ -324,7 +324,7 @@ class Volume:
         tries = self._attempts("remove", key, timeout, changes=True)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        self._recover_first(canonical)
+        self._recover_first(tries, canonical)
         namespace.remove(self, key, canonical, tries)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True, timeout: float | None = None) -> None:
@@ -343,7 +343,7 @@ class Volume:
         tries = self._attempts("rename", src, timeout, changes=True)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
-        self._recover_first(old, new)
+        self._recover_first(tries, old, new)
         namespace.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
@@ -356,7 +356,7 @@ class Volume:
         self._check_alive(key)
         self._check_may_write(key, os.O_RDWR)
         canonical = self._canonical(key)
-        self._recover_first(canonical)
+        self._recover_first(self._attempts("setattr", key, None), canonical)
         holding = self.busy.holding(canonical, what="setattr")
         with holding.block, holding:  # the object keeps its name until the change is done
             return conflicts.set_attributes(self, canonical, key, changes)
@@ -380,7 +380,7 @@ class Volume:
             CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=self.options.write_through, read_ahead=window
         )
         canonical = self._canonical(key)
-        self._recover_first(canonical)
+        self._recover_first(tries, canonical)
         handle = self._open(key, canonical, os.O_RDWR, False, make, tries)
         try:
             handle._truncate(size, tries)
@@ -430,9 +430,9 @@ class Volume:
 
     # -- what the disk tier had
 
-    def _recover_first(self, *names: Key) -> None:
+    def _recover_first(self, tries: Attempts, *names: Key) -> None:
         if self.recovery is not None:
-            self.recovery.first(*names)
+            self.recovery.first(tries, *names)
 
     def recovered(self) -> builtins.list[RecoveredFile]:
         """Return the files whose bytes were found in the disk tier at attach, and are not in the store yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import errno
 import os
@@ -16,10 +17,10 @@ from typing import Any
 import pytest
 
 import pagecache.aio
-from pagecache import CachedFile, ConflictError, DiskTier, PageCache, Volume
+from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, UnsavedDataError, Volume
 from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
-from tests.file.rig import eventually
+from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -354,6 +355,59 @@ def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -
     again.volume.resume()
     eventually(lambda: again.saved("other") == b"new")
     eventually(lambda: again.volume.recovered() == [])
+
+
+def test_an_open_of_a_recovered_file_has_a_deadline(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+    with contextlib.ExitStack() as opened:
+        for op in ("open", "stat"):
+            gate = after.store.gate(op, times=100)
+            opened.callback(gate.open)
+            opened.callback(setattr, gate, "left", 0)
+        first = Task(after.volume.open, "k", "rb", timeout=0.2)
+        for call in (after.volume.stat, after.volume.open):
+            raises(TimeoutError, Task(call, "k", timeout=0.1).result)
+        raises(TimeoutError, first.result)
+    assert after.read() == changed(0, b"new")
+
+
+def test_a_detach_that_is_refused_leaves_recovery_going(make: Make) -> None:
+    world = make(durability="backend")
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync(durability="disk")
+    after = world.crash(durability="backend", on_recovery="hold")
+    after.store.fault("write_from", OSError(errno.EACCES, "refused"), key="other", times=float("inf"))
+    other = after.open("other", "x+b")
+    other.write(b"kept")
+    with pytest.raises(UnsavedDataError):
+        after.volume.detach(timeout=1)
+    after.volume.resume()
+    eventually(lambda: after.saved() == changed(0, b"new"))
+
+
+def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"a" * 4096 + b"b" * 4096 + b"c" * 4096, 0)
+    file.fsync()
+    file.pwrite(b"last", 15000)
+    file.fsync()
+    (segment,) = (world.tier / "journal").iterdir()
+    content = segment.read_bytes()
+    with segment.open("r+b") as opened:
+        opened.seek(content.index(b"b" * 4096) + 100)
+        opened.write(b"damage")
+    after = world.crash(on_recovery="hold")
+    with pytest.raises(DataLossError, match="4096 bytes of 'k'"):
+        after.read()
+    found = after.read()
+    assert found[:4096] + found[8192:12288] + found[15000:15004] == b"a" * 4096 + b"c" * 4096 + b"last"
+    assert found[4096:8192] == OLD[4096:8192]
+    (left,) = after.volume.recovered()
+    assert not any(begin < 8192 and begin + length > 4096 for begin, length in left.ranges)
 
 
 def test_a_crash_during_recovery_changes_nothing(world: World) -> None:
@@ -696,6 +750,34 @@ def test_an_fsync_at_the_store_fails_if_the_journal_cannot_record_it(
     assert world.saved() == changed(0, b"two")
     file.fsync()
     assert world.crash().read() == changed(0, b"two")
+
+
+def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed sync drops the record that the store has the bytes."""
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 0)
+    journal: Any = world.cache.tier.journal()  # type: ignore[union-attr]
+    end, synced = journal._current.used, list[int]()
+
+    def fail_once(fd: int) -> None:
+        if not synced:
+            synced.append(fd)
+            os.pwrite(fd, bytes(8192), end)
+            raise OSError(errno.EIO, "the disk fails")
+
+    monkeypatch.setattr(OS, "fdatasync", fail_once)
+    while True:
+        try:
+            file.fsync(durability="backend")
+            break
+        except OSError:
+            assert synced
+    assert synced
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"two")
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev", "fallocate"])

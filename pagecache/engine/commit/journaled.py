@@ -152,7 +152,26 @@ class VolumeJournal:
 
     def confirm_all(self) -> OSError | None:
         """Wait for the device: a crash must not bring bytes back that were saved since. Return its error."""
-        return None if self._journal is None else self.confirm(self._journal.last)
+        try:
+            if self._journal is not None:
+                self.confirm_saved(self._journal.last)
+        except OSError as error:
+            self.failed(error)
+            return error
+        return None
+
+    def confirm_saved(self, lsn: int) -> None:
+        """Wait until the device has what was recorded of saved files, up to this record.
+
+        Raises:
+            OSError: of the disk.
+        """
+        journal = self.journal()
+        try:
+            journal.confirm(lsn)
+        except OSError:
+            journal.restate()
+            journal.confirm(journal.last)
 
     # -- saving in the background, on the flusher
 
@@ -420,10 +439,10 @@ class Journaled:
         Raises:
             OSError: the disk fails: it might.
         """
-        if self._mark is not None:
+        if self._last:
             with self._lock:
                 self._settle(self._owner.journal())
-            self._owner.journal().confirm(self._last)
+            self._owner.confirm_saved(self._last)
 
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""
@@ -546,7 +565,7 @@ class _NotJournaled(Journaled):
     """In place of the part of a file that the journal has nothing of."""
 
     def __init__(self) -> None:
-        self._mark = None
+        self._mark, self._last = None, 0
 
     def has_all(self) -> bool:
         return False
