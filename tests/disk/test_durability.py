@@ -467,13 +467,32 @@ def test_another_version_of_a_whole_object_is_a_conflict(make: Make) -> None:
     assert saved.startswith(b"new")
 
 
+JOURNALED = "pagecache.engine.commit.journaled.Journaled"
+
+
+def test_a_commit_whose_answer_was_recorded_is_no_conflict_whatever_it_had(make: Make) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    file.pwrite(b"xyz", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
+        world.volume.sync(durability="backend")
+        after = world.crash()
+    assert after.read() == changed(0, b"new")  # as of the fsync
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+
+
 def test_a_commit_before_the_crash_is_recognised(make: Make) -> None:
     world = make()
     file = world.open()
     file.pwrite(b"new", 0)
     file.fsync()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pagecache.engine.commit.journaled.Journaled._settle", lambda self, journal: None)
+        patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
+        patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
         world.volume.sync(durability="backend")
         assert world.saved() == changed(0, b"new")
         after = world.crash()
