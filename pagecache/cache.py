@@ -370,7 +370,7 @@ class PageCache:
 
         tier, engine = store.tier, volume.engine
         tier.told.add(engine)
-        engine.use_journal(tier.journal, store.volume_id, durability, volume._begin_saving)
+        engine.use_journal(tier, store.volume_id, durability, volume._begin_saving)
         volume.recovery = recovered.find(volume, tier, store.volume_id, hold=on_recovery == "hold")
 
     def _check_unused(self, backend: Backend, what: str, by: Volume | None = None) -> None:
@@ -454,7 +454,7 @@ class PageCache:
     def _save_for_resize(self, deadline: Deadline) -> None:
         for volume in self.volumes():
             if not volume.engine.backend.limits.commit_on_close:
-                volume.sync(deadline.timeout())
+                volume.sync(deadline.timeout(), durability="backend")
 
     # -- the whole
 

@@ -27,7 +27,7 @@ import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -119,17 +119,26 @@ class Journal:
         limit: most bytes of all segments. Records that settle bytes are taken beyond it, too: each segment leaves room
             for some, and after a restart there is one more.
         device: the disk.
+        grown: called after a segment was begun, to have others make room.
 
     Raises:
         OSError: of the disk, or the folder has a journal of a later format.
     """
 
-    def __init__(self, folder: str, *, segment: int = 64 << 20, limit: int = 5 << 30, device: Device = OS) -> None:
+    def __init__(
+        self,
+        folder: str,
+        *,
+        segment: int = 64 << 20,
+        limit: int = 5 << 30,
+        device: Device = OS,
+        grown: Callable[[], object] = lambda: None,
+    ) -> None:
         if segment < SEGMENT_MIN:
             raise ValueError(f"segment={segment}: at least {SEGMENT_MIN} bytes")
         if limit < segment:
             raise ValueError(f"limit={limit}: at least one segment, {segment} bytes")
-        self._folder, self._size, self._limit, self._device = folder, segment, limit, device
+        self._folder, self._size, self._limit, self._device, self._grown = folder, segment, limit, device, grown
         if device is OS:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         self._sync, self._lock, self._waiting = threading.Lock(), threading.Lock(), threading.Lock()
@@ -350,6 +359,7 @@ class Journal:
             raise
         segment = self._current = _Segment(number, path, self._size, fd, salt, self._lsn + 1)
         self._segments.append(segment)
+        self._grown()
         if self._restates:
             for file in self._files.values():
                 if file.content and segment.used + self._needed(file, Kind.DATA, 0, segment) <= segment.size:

@@ -254,6 +254,16 @@ class Segments:
         if went_on:
             self._report(None)
 
+    def shrink(self) -> None:
+        """Remove the oldest segments while all files together take too much; not the one that is written."""
+        while True:
+            with self._lock:
+                oldest = next(iter(self._live), self._number)
+                total = self._total
+            if oldest == self._number or total + self._others() <= self.size:
+                return
+            self.remove(oldest)
+
     def _has_free(self) -> bool:
         """Return whether another segment leaves enough to others."""
         found = os.statvfs(self.folder)

@@ -141,6 +141,7 @@ class Told(Protocol):
     """A volume that the tier serves."""
 
     def tell_disk(self, what: str, error: OSError | None) -> None: ...
+    def spooled_bytes(self) -> int: ...
 
 
 class Tier:
@@ -255,7 +256,8 @@ class Tier:
                 if segment < JOURNAL_SEGMENT_MIN:
                     least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
-                self._journal = Journal(os.path.join(path, JOURNAL), segment=segment, limit=limit)
+                folder, grown = os.path.join(path, JOURNAL), self.others_grow
+                self._journal = Journal(folder, segment=segment, limit=limit, grown=grown)
             return self._journal
 
     def unsaved(self, volume: str) -> list[int]:
@@ -267,7 +269,20 @@ class Tier:
         return 0 if self._journal is None or not self._journal.has_unsaved() else self._journal.bytes
 
     def _size_of_others(self) -> int:
-        return self._catalogue.size_now() + (0 if self._journal is None else self._journal.bytes)
+        journal = 0 if self._journal is None else self._journal.bytes
+        return self._catalogue.size_now() + journal + self._spooled_bytes()
+
+    def _spooled_bytes(self) -> int:
+        return sum(volume.spooled_bytes() for volume in tuple(self.told))
+
+    def spool_room(self) -> int:
+        """Return how many more bytes spools may take: `journal_limit` in all, and `size` with the journal."""
+        journal = self.journal()
+        return min(journal.limit, self.described.size - journal.bytes) - self._spooled_bytes()
+
+    def others_grow(self) -> None:
+        """Have the writer make room for the journal, or for spools."""
+        self._wake.set()
 
     # -- copies
 
@@ -477,6 +492,7 @@ class Tier:
             self._wake.clear()
             ending = self._ending
             try:
+                self._segments.shrink()
                 while self._segments.write_next():
                     if monotonic() - saved >= SAVE_EVERY:
                         self._save()

@@ -199,7 +199,8 @@ class Flusher:
         self._retry(volume, now)
         delay = self._age(volume, now)
         if volume.backend.limits.commit_on_close:
-            delay = min(delay, self._start_whole_units(volume))
+            if not volume.spills_first():
+                delay = min(delay, self._start_whole_units(volume))
         elif pressure.local > pressure.limit // 2:
             delay = min(delay, self._commit_unstable(volume, pressure.limit // 2))
         if volume.journal is not None:
@@ -313,7 +314,7 @@ class Flusher:
         partial = urgent and self._still >= STILL
         for volume in volumes:
             with volume.keeper():
-                for file in volume.some_aged(TURN):
+                for file in [] if volume.spills_first() else volume.some_aged(TURN):
                     file.refresh_limits()
                     if partial:
                         file.pass_partial(_budget(file))

@@ -151,8 +151,10 @@ def divide(volumes: list[EngineVolume], limit: int) -> None:
 
 
 def _check_failed(file: EngineFile) -> None:
-    """Raise the error of a file with failed data above failed_limit, for new writes to it (contract 2.16)."""
-    if not len(file.failures) or not file.number("failed"):
+    """Raise the error of a file with failed data above failed_limit, for new writes to it (contract 2.16). Not if
+    memory is had by `spill`: then the disk has the bytes, and a store that is down keeps no writer.
+    """
+    if not len(file.failures) or not file.number("failed") or file.volume.spills_first():
         return
     with file.lock:
         worst = failures.worst(file)
@@ -317,8 +319,8 @@ class Checks:
 class _Wait:
     """One writer's wait, with the conditions that end it."""
 
-    def __init__(self, file: EngineFile, *, inside: bool, memory: bool) -> None:
-        self.file = file
+    def __init__(self, file: EngineFile, *, inside: bool, memory: bool, locked: bool) -> None:
+        self.file, self.locked = file, locked
         self.inside, self.memory = inside, memory
         self.volume, self.cache = file.volume, file.volume.cache
         self.deadline = Deadline(self.volume.clock, self.cache.config.throttle_timeout)
@@ -388,6 +390,8 @@ class _Wait:
             seq = self.check()
             if self.file.room_take(place):
                 return
+            if self.volume.spill(self.file, locked=self.locked):
+                continue
             if self.file.room_fits(place):
                 if self.pause(length, place):
                     return
@@ -402,14 +406,15 @@ class _Wait:
     def for_memory(self) -> None:
         while True:
             seq = self.check()
-            hope = self.make_room(0)
+            hope = self.volume.spill(self.file, locked=self.locked) or self.make_room(0)
             self.sleep(seq, SLICE if hope else PAUSE_MIN)
             if hope:
                 return
 
 
-def room(self: EngineFile, pos: int, length: int, place: int) -> None:
+def room(self: EngineFile, pos: int, length: int, place: int, locked: bool) -> None:
     """Wait until the reservation of the place is granted, for [pos, pos + length); place 0: until memory may be free.
+    `locked`: the caller has the inode lock.
 
     Raises:
         BlockingIOError: throttle_timeout passed.
@@ -422,7 +427,7 @@ def room(self: EngineFile, pos: int, length: int, place: int) -> None:
         return
     began = self.volume.clock.now()
     try:
-        wait = _Wait(self, inside=inside, memory=not place)
+        wait = _Wait(self, inside=inside, memory=not place, locked=locked)
         if place:
             reason = of_file(self, f"room for {length} bytes", start=pos, end=pos + length, kind=WAITS["room"])
             during(reason, lambda: wait.for_room(length, place))

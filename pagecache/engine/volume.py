@@ -32,6 +32,7 @@ from .attempts import Attempts
 from .blocking import Blocking, untiered
 from .commit import overdue
 from .commit.journaled import VolumeJournal
+from .commit.spill import Spills
 from .file import limits_of
 from .foreign import raised_by, text_of
 from .held import Held
@@ -47,7 +48,7 @@ from .runner import Job, Spare, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
 
 if TYPE_CHECKING:
-    from ..disk.journal import Journal
+    from ..disk.tier import Tier
     from .file import EngineFile
     from .flusher import Flusher
 
@@ -156,6 +157,7 @@ class EngineVolume:
         self._retries = Retries()
         self._tickets: list[Ticket] = []
         self.journal: VolumeJournal | None = None
+        self.spills: Spills | None = None
         self.durability: Durability = "backend"
         self.mirror: Mirror | None = None
         if mirror is not None:
@@ -207,14 +209,33 @@ class EngineVolume:
 
     def use_journal(
         self,
-        open_journal: Callable[[], Journal],
+        tier: Tier,
         volume_id: str,
         durability: Durability,
         begin_saving: Callable[[list[EngineFile]], Any],
     ) -> None:
-        """Let fsyncs end at the journal of a tier: those that ask for it, or by default."""
-        self.journal = VolumeJournal(self, open_journal, volume_id, begin_saving)
+        """Let fsyncs end at the journal of a tier: those that ask for it, or by default. Then spools are in its folder,
+        unless the program has named another one.
+        """
+        self.journal = VolumeJournal(self, tier.journal, volume_id, begin_saving)
         self.durability = durability
+        if durability == "disk":
+            self.spool = tier.described.path if self.spool == "" else self.spool
+            self.spills = Spills(self, tier)
+
+    def spooled_bytes(self) -> int:
+        """Return the bytes of spools, if the volume saves in the disk tier."""
+        return 0 if self.spills is None else int(self.native.usage()["staged"])
+
+    def spill(self, file: EngineFile, *, locked: bool) -> bool:
+        """Have dirty bytes leave memory without the store, if the volume saves in the disk tier; return whether any
+        did. `locked`: the caller has the inode lock of the file.
+        """
+        return self.spills is not None and self.spills.make_room(file, locked=locked) > 0
+
+    def spills_first(self) -> bool:
+        """Return whether background passes send nothing, because memory that is short is had by `spill`."""
+        return self.spills is not None and self.spills.may_begin()
 
     def level(self, durability: Durability | None) -> Durability:
         """Return what a call for which a program has given this waits for.

@@ -384,7 +384,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         else:
             if self._unseen_at(path, hidden=False):
                 with self.open(path, "r+b") as file:
-                    file.sync()  # otherwise the new time would look like a foreign change
+                    file.fsync(durability="backend")  # otherwise the new time would look like a foreign change
             self.fs.touch(path, truncate=False, **kwargs)
             self.volume.invalidate_remote(self._key(path))
 

@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import COUNTERS, END, NUMBERS, TOKEN, extension, ffi, fields, lib, ranges, read_counters, read_usage
+from .extension import (
+    COUNTERS,
+    END,
+    LOCK,
+    NUMBERS,
+    TOKEN,
+    extension,
+    ffi,
+    fields,
+    lib,
+    ranges,
+    read_counters,
+    read_usage,
+)
 
 __all__ = ["Events", "NativeInode", "TooManyViews"]
 
@@ -363,6 +376,17 @@ class NativeInode:
         found = ffi.new("uint64_t[2]")
         return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
 
+    def spillable_from(self, pos: int, most: int) -> tuple[int, int] | None:
+        """Return the first range at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
+        found = ffi.new("uint64_t[2]")
+        return (int(found[0]), int(found[1])) if lib.pc_spill_find(self._i, pos, most, found, found + 1) else None
+
+    def spilled(self, pos: int, end: int, *, sending: bool) -> int:
+        """Record that the spool has these bytes; return how many of them are staged now. The inode lock is held.
+        `sending`: a commit that runs does nothing but send and commit before this returns.
+        """
+        return int(lib.pc_spill(self._i, pos, end, sending))
+
     unlogged = _number("unlogged")
     """Return 0 if the journal has all local bytes as they are now, 1 if not those of some ranges, 2 if none."""
 
@@ -480,6 +504,14 @@ class NativeInode:
         """
         try:
             extension.run(self.core, self.address, TOKEN, 0, method, argument)
+        except TimeoutError:
+            return False
+        return True
+
+    def run_unless_locked(self, method: str, argument: object) -> bool:
+        """Call `self.<method>(op, argument)` under the inode lock; False: another one has it."""
+        try:
+            extension.run(self.core, self.address, LOCK, 0, method, argument)
         except TimeoutError:
             return False
         return True

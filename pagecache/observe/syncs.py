@@ -34,7 +34,7 @@ class _Sync:
         self._refused: list[dict[str, Any]] = []
         for volume in volumes:
             try:
-                self._tickets.append((volume.name, volume.begin_sync()))
+                self._tickets.append((volume.name, volume.begin_sync(durability="backend")))
             except ShutdownError as error:
                 self._refused.append(_error(volume.name, error))
 

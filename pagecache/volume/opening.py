@@ -497,6 +497,15 @@ def open_renamed(file: EngineFile) -> None:
     insisting(file, partial(file.owed.pay_now, FOLLOWING))
 
 
+def _has_uncommitted(inode: Inode) -> bool:
+    """Return whether the backend may have changes that are not committed. It has none of bytes that were spilled."""
+    undone = inode.undone()
+    if undone["resized"] or not inode.commit_needed(STAMP_MAX):
+        return bool(undone["resized"])
+    sent = inode.usage()["unstable"] or inode.direct_ranges() or not inode.staging.is_unsent()
+    return bool(sent or undone["created"] or undone["lowest"] != END or undone["hole_end"] or undone["gone_end"])
+
+
 class _Following:
     """The debt to open a renamed file by its name. The file that was open before may store bytes under an earlier name:
     no call goes to it any longer.
@@ -529,8 +538,7 @@ class _Following:
             followed = found.key is not None and volume._canonical(found.key) == inode.key
         self._asked = True
         # After a failed commit nothing but the size tells of bytes that this file has taken.
-        uncommitted = inode.commit_needed(STAMP_MAX) or inode.undone()["resized"]
-        return bool(uncommitted or (followed and inode.versions.stale))
+        return bool(_has_uncommitted(inode) or (followed and inode.versions.stale))
 
     def call(self, backend_file: BackendFile) -> None:
         """Open the file. If another version is stored than the one below the local bytes, it is a foreign one, and no

@@ -65,7 +65,8 @@ class World:
     """Two files, `a` stored and `b` new, unless a recovery is given to go on with."""
 
     def __init__(self, disk: SimulatedDisk, *, segment: int = 4096, limit: int = 1 << 20) -> None:
-        self.disk, self.settings = disk, {"segment": segment, "limit": limit}
+        self.disk = disk
+        self.settings: dict[str, Any] = {"segment": segment, "limit": limit}
         self.store = Store()
         self.memory: View = {}
         self.logged: View = {}  # as the records that count lead to

@@ -289,3 +289,140 @@ TEST(check_staged_bytes_lie_over_another_version)
 	file_truncate(file, PAGE);
 	EQUAL(NUMBER(file->inode, STAGED_END), 0);
 }
+
+/* ---------------------------------------------------------------- spilling */
+
+/* The test is a caller of pc_spill: it copies what is dirty from @from on to the spool. Return: bytes that are staged now. */
+static bool sending;
+
+static u64 spill(u64 from, u64 most)
+{
+	u64 pos, end, moved = 0;
+	while (moved < most && pc_spill_find(file->inode, from, 4 * PAGE, &pos, &end)) {
+		struct pc_part part = {.memory = malloc(end - pos), .len = end - pos};
+		EQUAL(file_read(file, pos, part.memory, part.len), (i64)part.len);
+		struct store *s = &file->store;
+		pthread_mutex_lock(&s->lock);
+		memcpy(s->bytes + pos, part.memory, part.len);
+		memset(s->kept + pos, 1, part.len);
+		s->size = pc_max(s->size, end);
+		pthread_mutex_unlock(&s->lock);
+		free(part.memory);
+		moved += pc_spill(file->inode, pos, end, sending);
+		from = end;
+	}
+	return moved;
+}
+
+TEST(check_spilled_bytes_are_staged_without_a_call)
+{
+	start_with(0, 4 * PAGE, 1000, limits_wide());
+	put(0, 10 * PAGE + 7, 1);
+	EQUAL(spill(0, ALL), 10 * PAGE + 7);
+	EQUAL(file->store.writes, 0);
+	EQUAL(staged(), 10 * PAGE + 7);
+	EQUAL(usage(file, NULL).local, 0);
+	EQUAL(pc_inode_remote_size(file->inode), 10 * PAGE + 7);
+	CHECK(!pc_sync_done(file->inode, pc_epoch_take(rig.volume)));
+	SOUND(&rig);
+	evict_all();
+	see(0, 10 * PAGE + 7, 1);
+	CHECK(file->store.staged_reads > 0);
+	put(PAGE, PAGE, 2); /* newer than what is staged */
+	EQUAL(spill(0, ALL), PAGE);
+	SOUND(&rig);
+	evict_all();
+	see(PAGE, PAGE, 2);
+	see(2 * PAGE, PAGE, 1);
+}
+
+TEST(check_nothing_is_spilled_beside_a_commit_or_under_the_token)
+{
+	start_with(8 * PAGE, 4 * PAGE, 1000, limits_wide());
+	put(0, 4 * PAGE, 1);
+	WITH_TOKEN(EQUAL(spill(0, ALL), 0));
+	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
+	EQUAL(spill(0, ALL), 4 * PAGE);
+	SOUND(&rig);
+}
+
+/* While the store is asked to commit what is staged. */
+static void spill_beside(struct store *s, enum store_moment when)
+{
+	if (when != STORE_COMMITS || sending)
+		return;
+	sending = true;
+	put(PAGE, 2 * PAGE, 2);
+	EQUAL(spill(0, ALL), 2 * PAGE);
+	SOUND(&rig);
+}
+
+TEST(check_a_commit_leaves_what_was_spilled_beside_it)
+{
+	for (int fails = 0; fails < 2; fails++) {
+		start_with(8 * PAGE, 4 * PAGE, 1000, limits_wide());
+		put(0, 2 * PAGE, 1);
+		EQUAL(spill(0, ALL), 2 * PAGE);
+		file->store.meet = spill_beside;
+		file->store.commit_error = fails ? -EIO : 0;
+		file_sync(file);
+		file->store.meet = NULL;
+		CHECK(sending);
+		sending = false;
+		EQUAL(staged(), fails ? 3 * PAGE : 2 * PAGE);
+		SOUND(&rig);
+		see(PAGE, 2 * PAGE, 2);
+		evict_all();
+		file->store.commit_error = 0;
+		file_sync(file);
+		EQUAL(staged(), 0);
+		SOUND(&rig);
+	}
+}
+
+TEST(check_a_unit_that_the_backend_has_in_part_is_not_spilled)
+{
+	struct pc_limits l = limits_wide();
+	l.write_unit = 4 * PAGE;
+	start_with(16 * PAGE, PAGE, 1000, l);
+	put(0, 4 * PAGE, 1);
+	EQUAL(flush(file), 0); /* unstable: not staged below half of the limit */
+	EQUAL(usage(file, NULL).unstable, 4 * PAGE);
+	put(PAGE, PAGE, 2);
+	put(6 * PAGE, PAGE, 3);
+	EQUAL(spill(0, ALL), PAGE);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	EQUAL(staged(), PAGE);
+	SOUND(&rig);
+}
+
+/* The engine keeps a record of their failure until they are sent. */
+TEST(check_bytes_whose_write_has_failed_are_not_spilled)
+{
+	start_with(8 * PAGE, PAGE, 1000, limits_wide());
+	file->store.write_error = -EIO;
+	put(0, PAGE, 1);
+	CHECK(flush(file) != 0);
+	put(PAGE, PAGE, 2);
+	EQUAL(spill(0, ALL), PAGE);
+	EQUAL(usage(file, NULL).dirty, PAGE);
+	file->store.write_error = 0;
+	pc_retry(file->inode, 0, ALL, true);
+	EQUAL(spill(0, ALL), PAGE);
+	SOUND(&rig);
+}
+
+TEST(check_bytes_that_joined_a_block_after_the_copy_keep_it_dirty)
+{
+	u64 pos, end;
+	start_with(8 * PAGE, PAGE, 1000, limits_wide());
+	put(100, 50, 1);
+	CHECK(pc_spill_find(file->inode, 0, PAGE, &pos, &end));
+	EQUAL(pos, 100);
+	EQUAL(end, 150);
+	byte_at(0); /* a fill */
+	EQUAL(pc_spill(file->inode, pos, end, false), 0);
+	CHECK(pc_spill_find(file->inode, 0, PAGE, &pos, &end));
+	EQUAL(end - pos, PAGE);
+	SOUND(&rig);
+}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from pagecache import PageCache, RetryPolicy, Volume
+from pagecache import DiskTier, PageCache, RetryPolicy, Volume
 from pagecache.backends import MemoryBackend
 from pagecache.cli.top import figures
 from pagecache.cli.top.figures import entries_of
@@ -81,6 +81,19 @@ def test_once_prints_caches_volumes_errors_and_files_by_unsaved_bytes(volume: Vo
     assert "→ tried again in 3600.0 s" in result.stdout
     assert "2 of 2 files, by dirty" in lines
     assert "\x1b" not in result.stdout
+
+
+def test_a_disk_tier_has_a_line_with_what_is_in_its_journal(tmp_path: Path, socket: str) -> None:
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")) as cache:
+        volume = cache.attach(MemoryBackend(), name="store", durability="disk")
+        cache.serve_stats(socket)
+        with volume.open("a", "w+b") as file:
+            file.write(b"x" * PAGE)
+            file.fsync()
+            (line,) = (line for line in call("--once", socket).stdout.splitlines() if line.startswith("  disk "))
+            assert line.split()[2:5] == ["served", "0", "reads"]
+            assert line.split()[5] == "journal"
+        assert json.loads(call("--json", socket).stdout)["caches"][0]["counters"]["journal_bytes"] > 0
 
 
 def test_the_json_has_names_and_numbers_unchanged_and_rates_of_two_samples(volume: Volume, socket: str) -> None:

@@ -77,6 +77,7 @@ void pc_pass_begin(struct pc_inode *i);
 void pc_pass_turn(struct pc_inode *i);
 
 /* request_build.c */
+u64 pc_flight_share(const struct pc_inode *i);
 bool pc_request_build(struct pc_inode *i, enum pc_mark mark);
 bool pc_seg_add(struct pc_request *r, struct pc_folio *f, u32 from, u32 to, u32 last);
 bool pc_pass_claim(struct pc_inode *i, struct pc_folio *f, bool *locked, bool *busy);

@@ -179,7 +179,7 @@ bool pc_request_build(struct pc_inode *i, enum pc_mark mark)
 {
 	struct pc_cache *c = i->cache;
 	struct pc_pass *p = &i->pass;
-	u64 page = c->page_size, limit = i->limits.max_write / page * page;
+	u64 page = c->page_size, limit = pc_min(i->limits.max_write, pc_flight_share(i)) / page * page;
 	struct build b = {.inode = i, .limit = limit ? limit : page};
 	u64 last = pc_last_index(c);
 	bool busy = false;

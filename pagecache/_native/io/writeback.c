@@ -209,6 +209,14 @@ static u32 file_share(const struct pc_inode *i)
 	return i->limits.ordered_writes || n < 3 ? 1 : n - 1;
 }
 
+/* Bytes of one file that may be in flight at a time. A volume with a journal goes on while the store hangs: bytes in flight stay in
+ * memory then, and must not fill what writers may have there. */
+u64 pc_flight_share(const struct pc_inode *i)
+{
+	u64 limit = pc_min(atomic_load(&i->cache->dirty_limit), atomic_load(&i->volume->room.limit));
+	return atomic_load(&i->volume->logged) ? (limit << i->cache->page_shift) / 2 : UINT64_MAX;
+}
+
 /* Leaf lock held. Return: a request, or NULL; *busy: only a writer's section is in the way. */
 static struct pc_request *next_request(struct pc_inode *i, bool *busy)
 {
@@ -267,7 +275,8 @@ int pc_write_next(struct pc_inode *i, struct pc_request **out)
 	*out = NULL;
 	pc_inode_leaf_lock(i);
 	bool stopped = pc_stopped(i, p->generation);
-	if (p->active && !stopped && p->inflight < file_share(i)) {
+	bool fits = !p->inflight || i->nr_writeback << i->cache->page_shift < pc_flight_share(i);
+	if (p->active && !stopped && p->inflight < file_share(i) && fits) {
 		*out = next_request(i, &busy);
 		if (*out) {
 			(*out)->stage = should_stage(i, *out);

@@ -13,6 +13,7 @@
  *   E10 clean → removed                       truncate.c and invalidate.c, through pc_folio_remove
  *   E12 L → ∅, recorded as loss               pc_folio_forget_local
  *   E13 W → S                                 pc_folio_end_writeback (PC_WB_STAGED)
+ *   E14 D → S                                 E4 and E13 in one section (spill.c)
  *
  * Invariants kept by each function: flags are the summaries of the sets and the leaf marks equal the flags [I-2]; a stamp
  * is PC_STAMP_NONE iff its set is empty [I-3]; the counts of inode, volume and cache follow the sets; a clean folio is on a

@@ -219,6 +219,18 @@ void pc_map_clear(struct pc_cache *cache, struct pc_rangemap *m)
 	ended(cache, m);
 }
 
+/* Context: the destination is empty; the source is afterwards. */
+void pc_map_move(struct pc_rangemap *to, struct pc_rangemap *from)
+{
+	PC_ASSERT(!to->nr_chunks);
+	to->chunks = from->chunks;
+	to->nr_chunks = from->nr_chunks;
+	to->cap_chunks = from->cap_chunks;
+	to->nr_ranges = from->nr_ranges;
+	atomic_store_explicit(&to->bytes, pc_map_bytes(from), memory_order_release);
+	*from = (struct pc_rangemap){0};
+}
+
 /* Whether `pos` is in a range, and in *stop how far, up to `end`, the answer holds. Context: leaf lock. */
 bool pc_map_at(const struct pc_rangemap *m, u64 pos, u64 end, u64 *stop)
 {

@@ -29,6 +29,7 @@ static inline u64 pc_map_bytes(const struct pc_rangemap *m)
 bool pc_map_add(struct pc_cache *cache, struct pc_rangemap *m, u64 pos, u64 end, u32 max);
 bool pc_map_cut(struct pc_cache *cache, struct pc_rangemap *m, u64 pos, u64 end);
 void pc_map_clear(struct pc_cache *cache, struct pc_rangemap *m);
+void pc_map_move(struct pc_rangemap *to, struct pc_rangemap *from);
 bool pc_map_at(const struct pc_rangemap *m, u64 pos, u64 end, u64 *stop);
 bool pc_map_next(const struct pc_rangemap *m, u64 pos, struct pc_range *out);
 u64 pc_map_end(const struct pc_rangemap *m);

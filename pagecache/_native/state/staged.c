@@ -22,6 +22,8 @@
  *
  * Locks: the inode's leaf lock for everything but the question whether S is empty.
  */
+#include <stdlib.h>
+
 #include "state/state.h"
 
 enum { PC_STAGED_RANGES_MAX = 1 << 16 };
@@ -64,6 +66,36 @@ void pc_staged_clear(struct pc_inode *i)
 	u64 before = pc_staged_bytes(i);
 	pc_map_clear(i->cache, &i->staged.map);
 	changed(i, before);
+}
+
+/* [pos, end) is about to enter S beside a commit, which does not have it. Context: leaf lock. Return: false: no memory. */
+bool pc_staged_beside(struct pc_inode *i, u64 pos, u64 end, u64 stamp)
+{
+	if (!i->beside && !(i->beside = calloc(1, sizeof(*i->beside))))
+		return false;
+	if (!i->beside->map.nr_ranges)
+		i->beside->stamp = PC_STAMP_NONE;
+	i->beside->stamp = pc_min(i->beside->stamp, stamp);
+	return pc_map_add(i->cache, &i->beside->map, pos, end, PC_STAGED_RANGES_MAX);
+}
+
+/* A commit has ended; if it is @ok, S has only what was spilled beside it. Context: leaf lock. */
+void pc_staged_end_commit(struct pc_inode *i, bool ok)
+{
+	struct pc_staged *beside = i->beside;
+	i->beside = NULL;
+	if (ok) {
+		u64 before = pc_staged_bytes(i);
+		pc_map_clear(i->cache, &i->staged.map);
+		if (beside) {
+			pc_map_move(&i->staged.map, &beside->map);
+			i->staged.stamp = beside->stamp;
+		}
+		changed(i, before);
+	} else if (beside) {
+		pc_map_clear(i->cache, &beside->map);
+	}
+	free(beside);
 }
 
 /* Whether `pos` is in S, and in *stop how far, up to `end`, the answer holds; for callers without a lock. Bytes enter S only before they leave memory, so a fill that
@@ -135,6 +167,11 @@ bool pc_staged_check(const struct pc_inode *i, struct pc_violation *out)
 		return pc_violated(out, "I-1", "inode %: staged up to %, in storage %", i->id, end,
 				   pc_inode_remote_size(i));
 	u32 nr = s->map.nr_ranges;
+	struct pc_range r;
+	for (u64 at = 0, stop; i->beside && pc_map_next(&i->beside->map, at, &r); at = r.end)
+		if (!i->commit_running || !pc_map_at(&s->map, r.pos, r.end, &stop) || stop < r.end)
+			return pc_violated(out, "I-1", "inode %: [%, %) was spilled beside a commit, and is not staged",
+					   i->id, r.pos, r.end);
 	if ((s->stamp == PC_STAMP_NONE) != (nr == 0) || (nr && s->stamp > atomic_load(&i->volume->epoch)))
 		return pc_violated(out, "I-3", "inode %: % staged ranges, their stamp %", i->id, nr, s->stamp);
 	return true;

@@ -288,12 +288,13 @@ int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit)
 	return err;
 }
 
-/* engine.room(pos, length, place): wait for dirty budget, or with no length until memory may be free. Return: PC_DONE,
- * PC_FAILED. */
-enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place)
+/* engine.room(pos, length, place, locked): wait for dirty budget, or with no length until memory may be free. @locked: the caller has
+ * the inode lock. Return: PC_DONE, PC_FAILED. */
+enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place, bool locked)
 {
-	PyObject *room = PyObject_CallMethod(engine_of(i), "room", "KKK", (unsigned long long)pos,
-					     (unsigned long long)len, (unsigned long long)(uintptr_t)place);
+	PyObject *room =
+		PyObject_CallMethod(engine_of(i), "room", "KKKO", (unsigned long long)pos, (unsigned long long)len,
+				    (unsigned long long)(uintptr_t)place, locked ? Py_True : Py_False);
 	Py_XDECREF(room);
 	return room ? PC_DONE : PC_FAILED;
 }

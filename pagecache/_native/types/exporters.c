@@ -183,7 +183,7 @@ static enum pc_result pin_later(PyObject *core, struct pc_inode *i, int err, con
 	enum pc_result result = pc_provide(core, i, need);
 	if (result != PC_UNCACHED)
 		return result;
-	return pc_engine_room(i, 0, 0, NULL) == PC_FAILED ? PC_FAILED : PC_TRY_AGAIN;
+	return pc_engine_room(i, 0, 0, NULL, false) == PC_FAILED ? PC_FAILED : PC_TRY_AGAIN;
 }
 
 /* Collect pins of [start, start + bytes), ascending. Return: a list, NULL. */

@@ -86,7 +86,7 @@ static enum pc_result wait_for_room(struct writing *w, u64 pos, u64 len)
 	if (PC_LIKELY(pc_room_take(i, place, false) && !pc_some_failed(i)))
 		return PC_DONE;
 	atomic_fetch_add(&i->volume->room.throttled, 1);
-	enum pc_result result = pc_engine_room(i, pos, len, place);
+	enum pc_result result = pc_engine_room(i, pos, len, place, caller_of(w->op)->holds & PC_HOLD_LOCK_X);
 	atomic_fetch_sub(&i->volume->room.throttled, 1);
 	return result;
 }
@@ -155,7 +155,8 @@ static enum pc_result take_piece(struct writing *w, const u8 *from, u64 len, boo
 	pc_place_close(w->h->inode, &caller_of(w->op)->place);
 	if (!locked && result != PC_FAILED)
 		unlock_inode(w->op); /* after a failure the end of the operation does it */
-	return result == PC_UNCACHED ? pc_engine_room(w->h->inode, 0, 0, NULL) : result; /* until memory may be free */
+	return result == PC_UNCACHED ? pc_engine_room(w->h->inode, 0, 0, NULL, locked)
+				     : result; /* until memory may be free */
 }
 
 /* Write the bytes of [from, from + len) after the first `done`, with all waits that may be needed before and in between. The

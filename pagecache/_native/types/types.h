@@ -71,7 +71,7 @@ enum pc_result pc_wait_folio(struct pc_inode *i, PyObject *core, const struct pc
 enum pc_result pc_wait_fill(struct pc_inode *i, PyObject *core, const struct pc_need *need);
 enum pc_result pc_wait_invalidate(struct pc_inode *i, PyObject *core);
 int pc_wait_credit(struct pc_inode *i, PyObject *core, u32 *credit);
-enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place);
+enum pc_result pc_engine_room(struct pc_inode *i, u64 pos, u64 len, const struct pc_place *place, bool locked);
 
 /* waiting.c: waits and operations */
 extern struct pc_list pc_operations; /* the unsettled ones; under the GIL */

@@ -176,6 +176,8 @@ def _parts(document: Document, question: Question, width: int) -> Iterator[Rende
         if "capacity" in cache:
             states = (f"  {name} {size(cache['counters'][name])}" for name in STATES if cache["counters"][name])
             yield Text(f"  memory {size(cache['capacity'])}{''.join(states)}")
+            if disk := _disk_line(cache):
+                yield disk
     yield from _table(VOLUMES, document["volumes"], width)
     errors = [(error["age"], volume["name"], error) for volume in document["volumes"] for error in volume["errors"]]
     yield from _section("Errors", [_error_line(*one) for one in sorted(errors, key=lambda one: one[0])])
@@ -210,6 +212,19 @@ def _cache_line(cache: Document) -> Text:
         line.append(f"  {count_text(cache['waiting'])} threads wait", style="bold yellow")
     up = duration_text(cache["uptime"])
     return line.append(f"  {printable(cache['command'])} ({cache['pid']}) up {up}", style="dim")
+
+
+def _disk_line(cache: Document) -> Text | None:
+    """Return the state of the disk tier; None: it has nothing."""
+    kept, journal, errors = (cache["counters"].get(name, 0) for name in ("disk_bytes", "journal_bytes", "disk_errors"))
+    if not (kept or errors):
+        return None
+    line = Text(f"  disk {size(kept)}  served {count_text(cache['counters']['disk_hits'])} reads")
+    if journal:
+        line.append(f"  journal {size(journal)}", style="bold yellow")
+    if errors:
+        line.append(f"  {count_text(errors)} disk ERRORS", style="bold red")
+    return line
 
 
 def _error_line(age: float, volume: str, error: dict[str, Any]) -> Text:

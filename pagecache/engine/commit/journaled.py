@@ -33,6 +33,7 @@ from ...backends.spool import Ranges
 from ...disk import records
 from ...native import END, LOCK
 from ..report.notices import cause
+from .staging import NotStagedError
 
 if TYPE_CHECKING:
     from ...disk.journal import Journal
@@ -270,7 +271,7 @@ class Journaled:
                     self._generation, self._whole = journal.generation, True
                 self._append_changes(journal)
                 return Appended(self, self._last, self._generation)
-            except _NotHere:
+            except (_NotHere, NotStagedError):
                 return None
             except (OSError, ValueError) as error:
                 self._owner.failed(error)

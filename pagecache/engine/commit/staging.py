@@ -14,6 +14,9 @@ reconnect. Before the next commit they are sent again from the spool, in whole w
 memory; bytes of such a unit that are not staged are read from the backend. `_unsent` may be larger than S: only its
 part in S counts.
 
+A file may *spill* besides: dirty bytes are put into the spool, and become staged and unsent at once, as if the backend
+had taken and forgotten them. So it may hang or fail while they leave the memory limit.
+
 A commit that succeeds ends all of this, and the spool goes. A read that CORE has planned before may come afterwards,
 and find no spool or a newer one: it takes the spool first, then asks CORE whether the bytes are staged, and otherwise
 is planned again. A newer spool exists only after CORE has dropped the bytes of the old one.
@@ -32,6 +35,7 @@ from ...backends.transfers import Transfers
 from ...errors import ShutdownError
 from ...native import Op
 from ..foreign import errno_of
+from .owed import Step
 
 if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
@@ -53,16 +57,20 @@ class Staging:
     """The spool of one file, and the ranges that are to be sent again. Made with the first staged bytes.
 
     Lock: `_lock` guards all fields, and is held over writes to the spool: a thread that an abort has left behind must
-    not write after a thread of the next backend. Reads of the spool take no lock.
+    not write after a thread of the next backend. Reads of the spool take no lock, except for a commit: a file may
+    spill beside that.
     """
 
-    __slots__ = ("_file", "_lock", "_spool", "_unsent", "epoch", "writes")
+    __slots__ = ("_file", "_freed", "_grown", "_lock", "_sending", "_spool", "_unsent", "epoch", "writes")
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
         self._lock = threading.Lock()
         self._spool: Spool | None = None
         self._unsent = Ranges()
+        self._sending: Op | None = None  # a commit that does nothing but send and commit
+        self._freed = 0  # changes when bytes of the spool go
+        self._grown: Step | None = None  # owed: the backend has the size to which spilled bytes lead
         self.epoch = 0  # changes whenever the backend forgets: a request reads it before its first call
         self.writes = 0  # to the spool so far
 
@@ -77,11 +85,36 @@ class Staging:
         with self._lock:
             if epoch != self.epoch:
                 raise ShutdownError("the volume was aborted", self._file.key)
-            if self._spool is None:
-                self._spool = self._named(lambda: Spool(self._file.volume.spool or None))
-            self.writes += 1
-            spool = self._spool
-            self._named(lambda: spool.write_all(offset, buffers))
+            self._put(offset, buffers)
+
+    def _put(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        if self._spool is None:
+            self._spool = self._named(lambda: Spool(self._file.volume.spool or None))
+        self.writes += 1
+        spool = self._spool
+        self._named(lambda: spool.write_all(offset, buffers))
+
+    def spill(self, begin: int, end: int) -> int:
+        """Stage dirty bytes without the backend; return how many. The inode lock is held, and no direct write runs.
+
+        Raises:
+            OSError: of the spool; they stay dirty.
+        """
+        file = self._file
+        with memoryview(bytearray(end - begin)) as room:
+            if file.read(begin, room) < len(room):
+                return 0
+            file.versions.about_to_change()
+            before = self._grown
+            if end > file.remote_size:  # first: reads of a gap before them wait for it
+                self._grown = Step("truncate", (end,))
+                file.owe(self._grown)
+                if before is not None:
+                    file.owed.drop(before)
+            with self._lock:
+                self._put(begin, (room,))
+                self._unsent.add(begin, end)  # first: what is staged and not in there counts as sent
+                return file.spilled(begin, end, sending=self._sending is not None)
 
     def sent(self, epoch: int, begin: int, end: int) -> None:
         """Record that the backend has acknowledged [begin, end)."""
@@ -95,13 +128,15 @@ class Staging:
         Raises:
             NotStagedError: they are not staged any longer. OSError: the spool cannot be read; names the directory.
         """
-        spool = self._spool  # first: see the top of this file
+        spool, freed = self._spool, self._freed  # first: see the top of this file
         found = self._file.staged_from(offset)
         if spool is None or found is None or found[0] > offset:
             raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer", self._file.key)
         done = min(found[1] - offset, sum(map(len, buffers)))
         with revoked(parts_of_buffers(buffers, 0, done)) as parts:
             self._named(lambda: spool.fill(offset, parts))
+        if self._freed != freed:
+            raise NotStagedError(errno.EAGAIN, "the bytes may have gone meanwhile", self._file.key)
         return done
 
     def _named(self, call: Callable[[], T]) -> T:
@@ -137,17 +172,28 @@ class Staging:
             for edge in (begin, end) if unit > 1 else ():
                 if edge % unit:
                     self._unsent.add(edge - edge % unit, edge - edge % unit + unit)
-            spool = self._spool
-            with contextlib.suppress(OSError):  # space that stays taken harms nothing
-                spool.free(begin, end)
+            self._free(begin, end)
+
+    def _free(self, begin: int, end: int) -> None:
+        """Free the space of bytes that are not staged any longer."""
+        self._freed += 1
+        with contextlib.suppress(OSError):  # space that stays taken harms nothing
+            if self._spool is not None:
+                self._spool.free(begin, end)
 
     def committed(self, writes: int) -> None:
-        """Record that CORE has dropped all staged bytes after a commit, at whose end there were so many writes. Later
-        ones are of the next commit, and keep the spool.
+        """Record that CORE has dropped staged bytes after a commit, at whose end there were so many writes. Later ones
+        are of the next commit, and keep the spool.
         """
         with self._lock:
-            if self.writes == writes:
+            if self.writes == writes and not self._file.staged_bytes():
                 self._spool, self._unsent = None, Ranges()
+                return
+            at = 0
+            while (found := self._file.staged_from(at)) is not None:
+                self._free(at, found[0])
+                at = found[1]
+            self._free(at, END)
 
     # -- sending again
 
@@ -162,10 +208,39 @@ class Staging:
         for begin, end in self._parts():
             if op.stopped:
                 return
-            sent, error = calls.send(begin, self._assembled(calls, begin, end))
-            self.sent(epoch, begin, begin + sent)
+            sent = 0
+            try:
+                sent, error = calls.send(begin, self._assembled(calls, begin, end, epoch))
+            finally:
+                if begin + sent < end:
+                    self._add_unsent(begin + sent, end)
             if error is not None:
                 raise error
+
+    def _add_unsent(self, begin: int, end: int) -> None:
+        with self._lock:
+            self._unsent.add(begin, end)
+
+    def begin_sending(self, op: Op) -> None:
+        """Let bytes be spilled beside a commit, until `end_sending`: the thread does nothing but send and commit."""
+        with self._lock:
+            self._sending = op
+
+    def end_sending(self, op: Op) -> None:
+        """See `begin_sending`. Not that of a later commit, if this one was left behind."""
+        with self._lock:
+            if self._sending is op:
+                self._sending = None
+
+    def is_unsent(self) -> bool:
+        """Return whether the backend has nothing of what is staged."""
+        at = 0
+        while (found := self._file.staged_from(at)) is not None:
+            at = found[1]
+            with self._lock:
+                if not all(unsent for _, _, unsent in self._unsent.pieces(*found)):
+                    return False
+        return at > 0
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Yield ranges of unsent bytes, widened to write units, of at most `STEP` bytes or one unit."""
@@ -183,15 +258,19 @@ class Staging:
                     yield begin, done
                     begin = done
 
-    def _assembled(self, calls: Transfers, begin: int, end: int) -> bytearray:
-        """Return the bytes [begin, end): staged ones from the spool, others as the backend has them."""
+    def _assembled(self, calls: Transfers, begin: int, end: int, epoch: int) -> bytearray:
+        """Return the bytes [begin, end): staged ones from the spool, others as the backend has them. They count as
+        sent: what is spilled over them from here on is not.
+        """
         room, staged = bytearray(end - begin), list(self.parts(begin, end))
         if staged != [(begin, end)]:
             unit = int(calls.limits().read_unit)
             start = begin - begin % unit
             stored = calls.fetch(start, -(-end // unit) * unit - start)[begin - start : end - start]
             room[: len(stored)] = stored
-        with memoryview(room) as whole:
+        with memoryview(room) as whole, self._lock:
+            if epoch == self.epoch:
+                self._unsent.cut(begin, end)
             for low, high in staged:
                 with whole[low - begin : high - begin] as part:
                     self.read(low, (part,))
@@ -223,6 +302,15 @@ class _NothingStaged(Staging):
 
     def send_again(self, op: Op, backend_file: BackendFile) -> None:
         """Do nothing."""
+
+    def begin_sending(self, op: Op) -> None:
+        """Do nothing."""
+
+    def end_sending(self, op: Op) -> None:
+        """Do nothing."""
+
+    def is_unsent(self) -> bool:
+        return False
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         raise NotStagedError(errno.EAGAIN, "nothing is staged")

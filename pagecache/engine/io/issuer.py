@@ -16,6 +16,7 @@ from ...backends.plain import returned
 from ...errors import BackendProtocolError
 from ...native import Op
 from ..commit import overdue, remote, tails
+from ..commit.owed import FOLLOWING
 from ..foreign import is_interrupt, is_kept
 from . import barrier, collector, reader
 
@@ -197,22 +198,29 @@ commit_here = _ended(_commit_named, commit=True)
 
 def _commit(self: EngineFile, op: Op) -> None:
     sending = called = False
+    spills = self.volume.spills is not None and self.limits().commit_on_close
+    staging = self.staged() if spills else self.staging
     try:
         if self.conflict is not None:
             raise self.conflict_error()
         backend_file = self.opened()
         call = backend_file.commit
+        if self.owed.owes(FOLLOWING):
+            self.owed.pay()  # with looks at the object, and what follows from them
+        staging.begin_sending(op)
         if len(self.owed):
             self.owed.pay()
         sending = True
-        self.staging.send_again(op, backend_file)
+        staging.send_again(op, backend_file)
         sending, called = False, True
         begun = self.changes()  # first: a direct write that begins after this changes the number
         changes = None if self.direct_count() else begun
         version = None if op.stopped else op.send_commit(call)
+        staging.end_sending(op)
         if version is not None and not isinstance(version, str):
             raise _impossible_version(self, version)
     except BaseException as error:
+        staging.end_sending(op)
         if is_interrupt(error):
             raise
         _not_committed(self, op, error, kept=sending or is_kept(error), called=called)

@@ -1,0 +1,127 @@
+/*
+ * spill.c - dirty bytes leave the memory limit without a call of the backend: D → S.
+ *
+ *   folios   ··[##][##][##][#·]··      D
+ *   spool       ████████████           a copy, made by the caller under the inode lock X: no writer changes them meanwhile
+ *   S           ████████████           in one section, if they are as they were found
+ *
+ * The engine has them sent before the next commit, like staged bytes that the backend has forgotten (engine/commit/staging.py):
+ * the state is that after an acknowledgement and a rollback.
+ *
+ *   beside it                 so
+ *   commit, truncate, ...     a token that is neither free nor a pass's: nothing is spilled
+ *   pass                      bytes in flight stay; so does a write unit of which the backend may have a part
+ *   fill                      it has the folio's lock; or its bytes joined the block, which is not copied as a whole then
+ *
+ * Locks: leaf lock. Transition E14.
+ */
+#include "state/state.h"
+
+enum { PC_KEEPS = PC_F_WRITEBACK | PC_F_BACKOFF | PC_F_FAILED | PC_F_WRITE_PINNED | PC_F_STALE };
+
+static bool may_spill(const struct pc_folio *f)
+{
+	return (pc_folio_state(f) & (PC_F_DIRTY | PC_KEEPS)) == PC_F_DIRTY;
+}
+
+/* The first run of valid bytes of blocks in a set, at *at or behind it in the folio: [*at, *end). */
+static bool next_run(const struct pc_inode *i, const struct pc_folio *f, enum pc_set set, u32 *at, u32 *end)
+{
+	struct pc_cache *c = i->cache;
+	u32 blocks = 1u << pc_folio_order(f);
+	u64 start = pc_folio_pos(c, f), size = atomic_load(&i->size), eof = size > start ? size - start : 0;
+	for (u32 b = *at >> c->page_shift, last; (b = pc_set_next(c, f, set, b, blocks)) < blocks; b = last) {
+		last = pc_set_next_clear(c, f, set, b, blocks);
+		u32 from = pc_max(*at, b << c->page_shift), to = (u32)pc_min((u64)last << c->page_shift, eof);
+		if (pc_valid_run(c, f, &from, to, end)) {
+			*at = from;
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Bytes at @from or behind it that may be spilled, contiguous, and @most or not many more: [*pos, *end). Return: false: there are none. */
+bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *pos, uint64_t *end)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_walk walk = {i, from >> c->page_shift, pc_last_index(c), 1 << PC_MARK_DIRTY, 0};
+	*pos = *end = 0;
+	for (struct pc_folio *f; (f = pc_walk_next(&walk));) {
+		u64 start = pc_folio_pos(c, f);
+		u32 at = from > start ? (u32)(from - start) : 0, to = 0;
+		bool found = may_spill(f) && next_run(i, f, PC_D, &at, &to);
+		if (!found && !*end)
+			continue;
+		bool joins = found && (!*end || start + at == *end);
+		if (joins) {
+			*pos = *end ? *pos : start + at;
+			*end = start + to;
+		}
+		if (!joins || to < pc_folio_bytes(c, f) || *end - *pos >= most) {
+			pc_walk_stop(&walk);
+			break;
+		}
+	}
+	return *end != 0;
+}
+
+/* Move D of a folio to S, if all of it lies in [pos, end). Leaf lock held. Return: bytes. */
+static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 end)
+{
+	bool beside = i->token == PC_TOKEN_COMMIT;
+	struct pc_cache *c = i->cache;
+	u64 start = pc_folio_pos(c, f), moved = 0, last = 0;
+	bool fits = may_spill(f);
+	for (u32 at = 0, to; fits && next_run(i, f, PC_D, &at, &to); at = to) {
+		last = start + to;
+		fits = pos <= start + at && last <= end;
+	}
+	if (!fits || !last || !pc_folio_trylock(f))
+		return 0;
+	pc_folio_begin_writeback(i, f);
+	if (last > atomic_load(&i->remote_size))
+		pc_set_remote_size(i, last);
+	for (u32 at = 0, to; fits && next_run(i, f, PC_W, &at, &to); at = to) {
+		u64 stamp = pc_stamp_get(&f->w);
+		fits = !beside || pc_staged_beside(i, start + at, start + to, stamp);
+		fits = fits && pc_staged_add(i, start + at, start + to, stamp);
+		moved += to - at;
+	}
+	/* Bytes that are in S and stay dirty do no harm: memory has the same ones. */
+	pc_folio_end_writeback(i, f, 0, 1u << pc_folio_order(f), fits ? PC_WB_STAGED : PC_WB_AGAIN);
+	if (!fits)
+		atomic_fetch_and(&f->state, ~(u32)PC_F_BACKOFF);
+	pc_folio_unlock(c, f);
+	return fits ? moved : 0;
+}
+
+/* Whether the backend may have a part of a write unit of [pos, end). Leaf lock held. */
+static bool unit_busy(const struct pc_inode *i, u64 pos, u64 end)
+{
+	u64 unit = i->limits.write_unit, page = i->cache->page_size;
+	if (unit <= 1)
+		return false;
+	u64 first = (pos - pos % unit) / page, last = ((end + unit - 1) / unit * unit + page - 1) / page;
+	return pc_next_of(i, first, last, 1 << PC_MARK_UNSTABLE | 1 << PC_MARK_WRITEBACK) != NULL;
+}
+
+/* The caller has copied [pos, end), as pc_spill_find() has found it, to the spool, and has had the inode lock X since before that.
+ * @sending: a commit that holds the token sends or commits, and does nothing else before this returns. Return: bytes that are in S now, and no longer in D. */
+uint64_t pc_spill(struct pc_inode *i, uint64_t pos, uint64_t end, bool sending)
+{
+	struct pc_cache *c = i->cache;
+	u64 moved = 0, index = pos >> c->page_shift, last = pc_index_behind(i, end);
+	pc_inode_leaf_lock(i);
+	bool commits = i->token == PC_TOKEN_COMMIT && i->commit_due && sending;
+	bool may = (commits || i->token == PC_TOKEN_FREE || i->token == PC_TOKEN_PASS) && i->limits.stages &&
+		   !pc_durable(i) && !atomic_load(&i->volume->aborted) && !unit_busy(i, pos, end);
+	for (struct pc_folio *f; may && (f = pc_next_marked(i, &index, last, PC_MARK_DIRTY));)
+		moved += spill_folio(i, f, pos, end);
+	pc_inode_leaf_unlock(i);
+	if (moved) {
+		pc_event_wake(&i->event);
+		pc_event_wake(&c->event);
+	}
+	return moved;
+}

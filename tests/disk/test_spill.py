@@ -1,0 +1,499 @@
+"""Writers of a volume that saves in the disk tier go on while the store hangs: their bytes leave memory for a spool."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import errno
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, Volume
+from pagecache.backends.spool import Spool
+from tests.file.rig import Task, eventually
+from tests.file.test_interrupts import interrupted_at
+from tests.stores import ObjectBackend
+
+pytestmark = pytest.mark.contract("D1", "D3", "D6")
+
+MIB = 1 << 20
+OLD = random.Random(1).randbytes(MIB)
+
+
+class World:
+    """A cache of 4 MiB with a tier, and the file "k" of a store of whole objects."""
+
+    def __init__(self, folder: Path, number: int = 0, store: ObjectBackend | None = None, **options: Any) -> None:
+        self.folder, self.number = folder, number
+        self.store = ObjectBackend({}, **options.pop("limits", {})) if store is None else store
+        if store is None:
+            self.store.put("k", OLD)
+        limit = options.pop("journal_limit", None)
+        tier = DiskTier(folder / f"tier{number}", size="64MiB", segment="1MiB", journal_limit=limit)
+        config: dict[str, Any] = {"dirty_expire": 3600.0, "flush_interval": 0.02, "throttle_timeout": 20.0}
+        config |= {name: options.pop(name) for name in config if name in options}
+        self.cache = PageCache("4MiB", disk=tier, **config)
+        attach: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, **options}
+        self.volume: Volume = self.cache.attach(self.store, **attach)
+
+    def spill(self, file: CachedFile) -> int:
+        """Have the dirty bytes of a file leave memory, as a writer without room does."""
+        spills = self.volume.engine.spills
+        assert spills is not None
+        return spills.make_room(file._inode, locked=False)
+
+    def evict(self) -> None:
+        """Free the memory of clean bytes."""
+        self.cache.resize("512KiB")
+        self.cache.resize("4MiB")
+
+    def hang(self) -> None:
+        """Have all calls of the store hang that carry bytes or commit."""
+        for call in ("write_from", "commit", "truncate"):
+            self.store.gate(call, times=10_000)
+
+    def go_on(self) -> None:
+        for gate in self.store.gates:
+            gate.left = 0
+        self.store.open_all_gates()
+
+    def crash(self) -> World:
+        """Start another process over what is on disk and in the store now."""
+        shutil.copytree(self.folder / f"tier{self.number}", self.folder / f"tier{self.number + 1}")
+        after = ObjectBackend()
+        after.objects = {key: copy.copy(stored) for key, stored in self.store.objects.items()}
+        after.versions = self.store.versions
+        return World(self.folder, self.number + 1, after)
+
+    def end(self) -> None:
+        self.store.open_all_gates()
+        self.store.clear_faults()
+        self.volume.abort()
+        self.cache.close(on_failed="discard")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.end()
+
+
+def written(file: CachedFile, length: int = 16 * MIB, *, seed: int = 2) -> bytes:
+    """Write random bytes from the beginning, in pieces."""
+    data = random.Random(seed).randbytes(length)
+    for at in range(0, length, 300_000):
+        file.pwrite(data[at : at + 300_000], at)
+    return data
+
+
+def test_four_times_the_memory_is_written_and_read_while_the_store_hangs(world: World) -> None:
+    world.hang()
+    file = world.volume.open("k", "r+b")
+    data = written(file)
+    assert file.pread(len(data), 0) == data
+    assert world.volume.stats().dirty <= 2 * MIB
+    assert world.store.committed("k") == OLD
+    assert len(file._inode.owed) == 1  # the size, once
+    world.go_on()
+    file.fsync(durability="backend", timeout=60)
+    assert world.store.committed("k") == data
+    file.close()
+
+
+def test_a_store_that_fails_keeps_no_writer(world: World) -> None:
+    for call in ("write_from", "commit", "truncate"):
+        world.store.fault(call, OSError(errno.ECONNREFUSED, "the store is down"), times=math.inf)
+    file = world.volume.open("k", "r+b")
+    data = written(file)
+    file.fsync()  # at the disk
+    with pytest.raises(OSError, match="the store is down"):
+        file.fsync(durability="backend", timeout=0.5)
+    data = written(file, seed=3)
+    assert file.pread(len(data), 0) == data
+    world.store.clear_faults()
+    world.volume.sync(60, durability="backend")
+    assert world.store.committed("k") == data
+    file.close()
+
+
+def test_spilled_bytes_survive_a_crash_once_they_are_synced(world: World) -> None:
+    world.hang()
+    file = world.volume.open("k", "r+b")
+    data = written(file)
+    file.fsync()
+    after = world.crash()
+    try:
+        with after.volume.open("k", "r+b") as again:
+            assert again.pread(len(data), 0) == data
+            after.volume.sync(60, durability="backend")
+        assert after.store.committed("k") == data
+    finally:
+        after.end()
+
+
+def test_beyond_its_limit_the_journal_lets_writers_wait_for_the_store(tmp_path: Path) -> None:
+    world = World(tmp_path, journal_limit="6MiB", throttle_timeout=0.3)
+    try:
+        world.hang()
+        file = world.volume.open("k", "r+b")
+        with pytest.raises(BlockingIOError, match="throttled"):
+            written(file)
+        spilled = world.volume.stats().details["staged"]
+        assert 4 * MIB < spilled <= 6 * MIB + MIB // 2
+        assert world.cache.stats().disk_bytes >= spilled
+        world.go_on()
+        data = written(file)
+        file.fsync(durability="backend", timeout=60)
+        assert world.store.committed("k") == data
+        file.close()
+    finally:
+        world.end()
+
+
+@pytest.mark.parametrize("what", ["spool", "journal"])
+def test_clean_data_gives_way_to_unsaved_data(world: World, what: str) -> None:
+    world.store.put("big", random.Random(5).randbytes(80 * MIB))
+    with world.volume.open("big") as big:
+        eventually(lambda: big.pread(MIB, random.randrange(80) * MIB) and world.cache.stats().disk_bytes > 60 * MIB)
+    world.hang()
+    with world.volume.open("n", "w+b") as file:
+        for at in range(24):
+            file.pwrite(random.Random(at).randbytes(MIB), at % 3 * MIB if what == "journal" else at * MIB)
+            if what == "journal":
+                file.fsync()
+            eventually(lambda: world.cache.stats().disk_bytes <= 65 * MIB)
+        assert world.cache.stats().journal_bytes >= (20 * MIB if what == "journal" else 0)
+        world.go_on()
+
+
+def test_a_long_append_spills_what_it_has_written_itself(world: World) -> None:
+    world.hang()
+    data = random.Random(3).randbytes(16 * MIB)
+    with world.volume.open("log", "a+b") as file:
+        file.write(data)
+        assert file.pread(len(data), 0) == data
+        world.go_on()
+        file.fsync(durability="backend", timeout=60)
+    assert world.store.committed("log") == data
+
+
+def test_a_writer_without_dirty_bytes_of_its_own_has_those_of_others_spilled(world: World) -> None:
+    world.hang()
+    files = [world.volume.open(f"f{k}", "w+b") for k in range(8)]
+    contents = []
+    for k, file in enumerate(files):
+        contents.append(random.Random(k).randbytes(2 * MIB - 4096 * k))
+        file.pwrite(contents[-1], 0)
+    for file, content in zip(files, contents, strict=True):
+        assert file.pread(1 << 30, 0) == content
+    world.go_on()
+    world.volume.sync(60, durability="backend")
+    for k, file in enumerate(files):
+        assert world.store.committed(f"f{k}") == contents[k]
+        file.close()
+
+
+@pytest.mark.parametrize("unit", [1, 65536])
+def test_spilled_bytes_are_sent_with_the_rest_of_their_write_units(tmp_path: Path, unit: int) -> None:
+    world = World(tmp_path, limits={"write_unit": unit})
+    try:
+        file = world.volume.open("k", "r+b")
+        model = bytearray(OLD)
+        for at in (5, 70_000, 200_000 - 3, MIB - 10):
+            data = random.Random(at).randbytes(5000)
+            file.pwrite(data, at)
+            model[at : at + len(data)] = data
+            if at != 200_000 - 3:
+                assert world.spill(file)
+        file.pwrite(b"again", 70_100)
+        model[70_100:70_105] = b"again"
+        world.spill(file)
+        file.pwrite(b"dirty", 72_000)
+        model[72_000:72_005] = b"dirty"
+        assert file.pread(2 * MIB, 0) == model
+        file.fsync(durability="backend", timeout=30)
+        assert world.store.committed("k") == bytes(model)
+        assert world.store.violations == []
+        file.close()
+    finally:
+        world.end()
+
+
+def test_a_write_unit_that_the_store_has_in_part_is_not_spilled(tmp_path: Path) -> None:
+    """The store would have to read back what it has taken and not committed."""
+    world = World(tmp_path, limits={"write_unit": 65536}, durability="disk")
+    try:
+        file = world.volume.open("k", "r+b")
+        file.pwrite(b"a" * 65536, 0)
+        file._inode.refresh_limits()
+        file._inode.pass_background(1 << 20)
+        eventually(lambda: world.volume.stats().unstable > 0)
+        file.pwrite(b"b", 100)
+        assert world.spill(file) == 0
+        file.fsync(durability="backend", timeout=30)
+        assert world.store.committed("k") == b"a" * 100 + b"b" + b"a" * 65435 + OLD[65536:]
+        file.close()
+    finally:
+        world.end()
+
+
+def test_a_gap_before_spilled_bytes_reads_as_zeros(world: World) -> None:
+    with world.volume.open("sparse", "w+b") as file:
+        file.pwrite(b"x" * 4096, 3 * MIB)
+        assert world.spill(file) == 4096
+        assert file.pread(10, MIB) == bytes(10)
+        file.pwrite(b"y", 5 * MIB)
+        world.spill(file)
+        assert file.pread(10, 4 * MIB) == bytes(10)
+        file.fsync(durability="backend", timeout=30)
+    expected = bytes(3 * MIB) + b"x" * 4096
+    assert world.store.committed("sparse") == expected + bytes(5 * MIB - len(expected)) + b"y"
+
+
+@pytest.mark.parametrize("change", ["truncate", "punch", "grow", "discard", "remove", "rename"])
+@pytest.mark.parametrize("evicted", [False, True])
+def test_a_change_after_a_spill_holds(world: World, change: str, evicted: bool) -> None:
+    with contextlib.suppress(DataLossError), world.volume.open("n", "w+b") as file:
+        if change == "rename":
+            file.fsync(durability="backend")  # an object that the store does not have has no name there
+        data = bytearray(random.Random(4).randbytes(3 * MIB))
+        file.pwrite(data, 0)
+        world.spill(file)
+        assert file.stats().details["staged"] == len(data)
+        if evicted:
+            world.evict()
+        name = "n"
+        if change == "truncate":
+            file.truncate(MIB + 5)
+            del data[MIB + 5 :]
+        elif change == "punch":
+            file.punch_hole(MIB, MIB)
+            data[MIB : 2 * MIB] = bytes(MIB)
+        elif change == "grow":
+            file.truncate(MIB)
+            file.truncate(4 * MIB)
+            data[MIB:] = bytes(3 * MIB)
+        elif change == "discard":
+            world.volume.discard("n")
+            data.clear()
+        elif change == "rename":
+            world.volume.rename("n", name := "m")
+        else:
+            world.volume.remove("n")
+        if change == "discard":
+            return
+        assert file.pread(1 << 30, 0) == data
+        if change != "remove":
+            file.fsync(durability="backend", timeout=30)
+            assert world.store.committed(name) == bytes(data)
+
+
+def test_bytes_that_are_written_again_after_they_were_spilled_are_the_ones_that_are_saved(world: World) -> None:
+    with world.volume.open("k", "r+b") as file:
+        for number in range(20):
+            file.pwrite(b"%03d" % number * 3000, 100)
+            if number % 3:
+                world.spill(file)
+            if number % 7 == 3:
+                file.fsync(durability="backend", timeout=30)
+        assert file.pread(9000, 100) == b"019" * 3000
+        file.fsync(durability="backend", timeout=30)
+    content = world.store.committed("k")
+    assert content is not None
+    assert content[100:9100] == b"019" * 3000
+
+
+@pytest.mark.parametrize("outcome", ["commits", "fails"])
+def test_a_commit_takes_what_was_spilled_before_it_and_leaves_what_is_spilled_beside_it(
+    world: World, outcome: str
+) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, 0)
+        world.spill(file)
+        with world.store.gate("commit") as gate:
+            saving = Task(file.fsync, durability="backend", timeout=30)
+            gate.wait_entered()
+            file.pwrite(b"b" * 8192, 4096)
+            assert world.spill(file) == 8192
+            if outcome == "fails":
+                world.store.fault("commit", OSError(errno.ETIMEDOUT, "not now"), times=1)
+        saving.result()
+        if outcome == "commits":
+            content = world.store.committed("k")
+            assert content is not None
+            assert content[:12288] == b"a" * 8192 + OLD[8192:12288]
+        assert file.stats().details["staged"] == (8192 if outcome == "commits" else 0)
+        world.evict()
+        assert file.pread(12288, 0) == b"a" * 4096 + b"b" * 8192
+        file.fsync(durability="backend", timeout=30)
+    assert world.store.committed("k") == b"a" * 4096 + b"b" * 8192 + OLD[12288:]
+
+
+def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never half of each: two bytes that were written at once are published at once."""
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, 0)
+        world.spill(file)
+        original, spilling = Spool.fill, list[Task[int]]()
+
+        def change() -> int:
+            file.pwrite(b"b" * 8192, 0)
+            return world.spill(file)
+
+        def fill(self: Spool, offset: int, buffers: Any) -> None:
+            (buffer,) = buffers
+            original(self, offset, [buffer[:4096]])
+            if not spilling:
+                spilling.append(Task(change))
+                time.sleep(0.2)  # a spill that did not wait would have ended
+            original(self, offset + 4096, [buffer[4096:]])
+
+        monkeypatch.setattr(Spool, "fill", fill)
+        file.fsync(durability="backend", timeout=30)
+        spilling[0].result()
+        monkeypatch.undo()
+        content = world.store.committed("k")
+        assert content is not None
+        assert content[:8192] in (b"a" * 8192, b"b" * 8192)
+        file.fsync(durability="backend", timeout=30)
+    assert world.store.committed("k") == b"b" * 8192 + OLD[8192:]
+
+
+def test_a_full_disk_leaves_bytes_in_memory_and_writers_waiting_for_the_store(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Spool, offset: int, buffers: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with world.volume.open("k", "r+b") as file, monkeypatch.context() as broken:
+        broken.setattr(Spool, "write", full)
+        file.pwrite(b"a" * 8192, 0)
+        assert world.spill(file) == 0
+        assert world.volume.stats().dirty == 8192
+        broken.undo()
+        assert world.spill(file) == 8192
+        file.fsync(durability="backend", timeout=30)
+    assert world.store.committed("k") == b"a" * 8192 + OLD[8192:]
+
+
+def test_a_foreign_version_is_a_conflict_with_spilled_bytes_and_either_side_can_win(world: World) -> None:
+    for winner in ("force", "discard"):
+        with world.volume.open("k", "r+b") as file:
+            before = file.pread(2 * MIB, 0)
+            file.pwrite(b"ours" * 1000, 0)
+            assert world.spill(file)
+            theirs = random.Random(winner).randbytes(MIB)
+            world.store.put("k", theirs)
+            with pytest.raises(ConflictError):
+                file.fsync(durability="backend", timeout=30)
+            file.pread(MIB, 0)
+            world.volume.resolve("k", winner)
+            with contextlib.suppress(DataLossError):
+                file.fsync(durability="backend", timeout=30)
+        expected = b"ours" * 1000 + before[4000:] if winner == "force" else theirs
+        assert world.store.committed("k") == expected
+
+
+def test_spilled_bytes_reach_the_store_that_an_aborted_volume_is_reconnected_to(world: World) -> None:
+    world.hang()
+    with world.volume.open("k", "r+b") as file:
+        data = written(file, 6 * MIB)
+        world.volume.abort()
+        fresh = ObjectBackend({})
+        fresh.put("k", OLD)
+        world.store.open_all_gates()
+        world.volume.reconnect(fresh)
+        assert file.pread(len(data), 0) == data
+        file.fsync(durability="backend", timeout=60)
+        assert fresh.committed("k") == data
+
+
+def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: World) -> None:
+    file = world.volume.open("k", "r+b")
+    spills = world.volume.engine.spills
+    assert spills is not None
+    number = 0
+    while True:
+        number += 1
+        data = b"%05d" % number * 2000
+        file.pwrite(data, 1000)
+        if not interrupted_at(number, lambda: spills.make_room(file._inode, locked=False)):
+            break
+        assert file.pread(len(data), 1000) == data
+        if number % 5 == 0:
+            file.fsync(durability="backend", timeout=30)
+            content = world.store.committed("k")
+            assert content is not None
+            assert content[1000:11000] == data
+    assert number > 30
+    file.close()
+
+
+def test_bytes_of_writable_views_and_of_direct_writes_stay(world: World) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 4096, 0)
+        with file.view(0, 4096, writable=True) as view:
+            view.segments[0][:3] = b"xyz"
+            assert world.spill(file) == 0
+        file.fsync(durability="backend", timeout=30)
+    content = world.store.committed("k")
+    assert content is not None
+    assert content[:4096] == b"xyz" + b"a" * 4093
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_in_any_order_no_byte_is_lost(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    world = World(
+        tmp_path, limits={"write_unit": rng.choice([1, 1, 8192, 65536])}, dirty_expire=rng.choice([0.05, 3600])
+    )
+    try:
+        for _ in range(3):
+            world.store.put("k", OLD[:100_000])
+            file = world.volume.open("k", "r+b", revalidate=0.0)
+            model = bytearray(file.pread(MIB, 0))
+            for _ in range(60):
+                offset, length = rng.randrange(200_000), rng.randrange(1, 40_000)
+                choice = rng.randrange(12)
+                if choice < 4:
+                    data = rng.randbytes(length)
+                    file.pwrite(data, offset)
+                    model.extend(bytes(max(0, offset + length - len(model))))
+                    model[offset : offset + length] = data
+                elif choice < 7:
+                    world.spill(file)
+                elif choice == 7:
+                    file.truncate(offset)
+                    del model[offset:]
+                    model.extend(bytes(offset - len(model)))
+                elif choice == 8:
+                    file.punch_hole(offset, length)
+                    end = min(offset + length, len(model))
+                    model[offset:end] = bytes(max(0, end - offset))
+                elif choice == 9:
+                    world.store.fault(rng.choice(["write_from", "commit"]), OSError(errno.EIO, "no"), times=1)
+                    with contextlib.suppress(OSError):
+                        file.fsync(durability="backend", timeout=20)
+                    world.store.clear_faults()
+                elif choice == 10:
+                    file.fsync(durability=rng.choice(["disk", "backend"]), timeout=20)
+                else:
+                    world.evict()
+                assert file.pread(offset + length, offset) == bytes(model[offset : 2 * offset + length])
+            file.fsync(durability="backend", timeout=20)
+            assert world.store.committed("k") == bytes(model)
+            assert world.store.violations == []
+            file.close()
+    finally:
+        world.end()
