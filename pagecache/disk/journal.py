@@ -219,8 +219,9 @@ class Journal:
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
-                volume, key, base, created = record.values
-                state = replace(file.state, volume=volume, key=key, renaming=None, removing=False, gone=False)
+                volume, key, base, created, renaming, removing = record.values
+                name = {"key": key, "renaming": renaming, "removing": removing, "gone": False}
+                state = replace(file.state, volume=volume, **name)
                 if not file.is_live():
                     state = replace(state, base=base, created=created, size=record.offset)
                 record = state.record()

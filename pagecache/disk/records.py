@@ -94,13 +94,23 @@ class Head(NamedTuple):
         return head + _SUM.pack(checksum(head, salt + self.lsn))
 
 
-def file(number: int, volume: str, key: Key, base: str | None, *, created: bool, size: int) -> Record:
+def file(
+    number: int,
+    volume: str,
+    key: Key,
+    base: str | None,
+    *,
+    created: bool,
+    size: int,
+    renaming: Key | None = None,
+    removing: bool = False,
+) -> Record:
     """FILE. `size`: of the version `base`. A file with unsaved records keeps its base: a later one may be newer than
-    they are.
+    they are. `renaming`, `removing`: as in a record of a call that has not ended.
     """
     if not isinstance(key, str | bytes):
         raise TypeError(f"key {key!r} is a {type(key).__name__}: a journal keeps str and bytes")
-    return Record(Kind.FILE, number, size, 0, (volume, key, base, created))
+    return Record(Kind.FILE, number, size, 0, (volume, key, base, created, renaming, removing))
 
 
 def data(number: int, offset: int, length: int) -> Record:
@@ -141,8 +151,9 @@ def renamed(number: int, key: str | bytes, *base: str | None) -> Record:
     return Record(Kind.RENAMED, number, 0, 0, (key, *base))
 
 
-def removing(number: int) -> Record:
-    return Record(Kind.REMOVING, number)
+def removing(number: int, by: str | bytes | None = None) -> Record:
+    """REMOVING. `by`: the name of a stored object that is about to take this one's."""
+    return Record(Kind.REMOVING, number, 0, 0, () if by is None else (by,))
 
 
 def removed(number: int) -> Record:
@@ -171,6 +182,7 @@ class FileState:
     saving: list[tuple[int, bytes]] = field(default_factory=list)
     """LSN and mark of commits whose outcome is not recorded."""
     renaming: str | bytes | None = None
+    """The name that it is about to get; if it is `removing`, that of the object that is about to get its name."""
     removing: bool = False
     gone: bool = False
 
@@ -210,7 +222,7 @@ class FileState:
             self.key, self.renaming, self.removing = values[0], None, False
             self.base = values[1] if len(values) > 1 else self.base
         elif kind == Kind.REMOVING:
-            self.removing = True
+            self.removing, self.renaming = True, values[0] if values else None
         elif kind == Kind.REMOVED:
             self.gone = True
             self.settle(lsn, lsn)

@@ -14,8 +14,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from ..backends.spool import END, Ranges
@@ -127,8 +129,11 @@ class Unsaved:
         """
         assert self.recovered is not None
         parts, at, end = [], offset, offset + length
-        for piece in self.pieces:
-            if piece.begin <= at < piece.end and at < end and not piece.is_damaged:
+        first = max(0, bisect_right(self.pieces, at, key=lambda piece: piece.begin) - 1)
+        for piece in islice(self.pieces, first, None):
+            if at == end:
+                break
+            if piece.begin <= at < piece.end and not piece.is_damaged:
                 to = min(end, piece.end)
                 head = piece.head
                 parts.append(bytes(to - at) if head is None else self.recovered.bytes_of(head, at, to))

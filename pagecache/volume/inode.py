@@ -92,13 +92,13 @@ class Inode(EngineFile):
 
     def keeps_changes(self) -> bool:
         """Return whether changes of closed handles are unsaved: uncommitted, if a commit publishes the object;
-        otherwise not acknowledged.
+        otherwise not acknowledged. An fsync at the disk keeps them as a close does.
         """
         if self._kept is not None:
             whole = self.limits().commit_on_close
             if self.sync_done(self._kept) if whole else not self.unsaved_up_to(self._kept)[1]:
                 self._kept = None
-        return self._kept is not None
+        return self._kept is not None or self.journaled.is_live()
 
     def supersede_changes(self) -> None:
         """Record that a handle has emptied the object, with all changes of closed ones."""

@@ -145,7 +145,7 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
             if inode.conflict is not None:
                 raise inode.conflict_error()
-            if inode.withheld:
+            if inode.withheld and not _is_held(inode):
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
@@ -159,6 +159,12 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 barrier.flush(inode, version=True)
     finally:
         release(use)
+
+
+def _is_held(inode: Inode) -> bool:
+    """Return whether the journal keeps what a close saves, and recovery holds it back from the store."""
+    volume = inode.owner
+    return volume.engine.durability == "disk" and volume.recovery is not None and volume.recovery.holds(inode)
 
 
 def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None:

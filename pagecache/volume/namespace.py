@@ -193,23 +193,29 @@ class NameChange:
 
     def _note_begin(self) -> None:
         """Let the journal know that names of its files are about to change."""
-        if self.volume.engine.journal is None or self.old == self.new:
+        journal = self.volume.engine.journal
+        if journal is None or self.old == self.new:
             return
-        if self.loser is not None:
-            self.loser.journaled.removing()
+        changed: list[Inode] = []
+        if self.loser is not None and self.links in (None, 1):  # a draft is not stored under its name
+            self.loser.journal().removing(None if self.new is None or self.is_draft() else self.src)
+            changed.append(self.loser)
         if self.new is not None and self.source is not None:
-            self.source.journaled.renaming(self.new)
+            self.source.journal().renaming(self.new)
+            changed.append(self.source)
         if self.beneath:
             with self.volume.inodes_lock:
                 below = self.below()
             for rest, inode in below:
-                inode.journaled.renaming(f"{self.new}{rest}")
+                inode.journal().renaming(f"{self.new}{rest}")
+                changed.append(inode)
+        if any(inode.journaled.is_live() for inode in changed):
+            journal.confirm_all()
 
     def _note_failure(self) -> None:
         """Let the journal know that its files keep their names."""
-        if self.volume.engine.journal is not None:
-            for inode in (*self.files, *self.beneath):
-                inode.journaled.renamed(inode.key)
+        for inode in (*self.files, *self.beneath):
+            inode.journaled.renamed(inode.key)
 
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""

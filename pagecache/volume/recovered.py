@@ -25,21 +25,22 @@ import errno
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..disk.recovery import recover
 from ..engine.commit import remote
-from ..engine.park import SLICE, start_thread
+from ..engine.park import SLICE, Deadline, start_thread
 from ..engine.report.notices import cause, spans
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
 from ..native import END
 from ..stats import RecoveredFile
-from . import lifetimes
+from . import lifetimes, status
 
 if TYPE_CHECKING:
+    from ..disk.records import FileState
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
     from ..engine.attempts import Attempts
@@ -59,9 +60,11 @@ class _Left:
 
     def __init__(self, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
+        self.bytes = sum(end - begin for begin, end in _written(unsaved))
         self.lock = threading.RLock()
         self.over = False  # it was laid, or cannot be
         self.inode: Inode | None = None
+        self.begun: Inode | None = None  # its bytes may have been laid in part
 
 
 class Recovery:
@@ -75,6 +78,7 @@ class Recovery:
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
+        self._withheld = 0  # bytes that were laid of files that are held
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -96,19 +100,19 @@ class Recovery:
             for each in self._names.get(name, ()):
                 self._lay(each, tries)
 
-    def all_first(self) -> list[OSError]:
+    def all_first(self, deadline: Deadline) -> list[OSError]:
         """Lay all files that are not held, before a sync; return the errors."""
         failed: list[OSError] = []
         for each in self._left:
             if not (each.held or each.over):
                 try:
-                    self._lay(each, self._tries(each))
+                    self._lay(each, self._tries(each, deadline.timeout()))
                 except OSError as error:
                     failed.append(error)
         return failed
 
-    def _tries(self, each: _Left) -> Attempts:
-        return self._volume._attempts("open", each.key, None)
+    def _tries(self, each: _Left, timeout: float | None = None) -> Attempts:
+        return self._volume._attempts("open", each.key, timeout)
 
     def _lay(self, each: _Left, tries: Attempts) -> None:
         while not each.lock.acquire(timeout=min(SLICE, tries.deadline.left())):
@@ -118,7 +122,9 @@ class Recovery:
             if each.over:
                 return
             try:
+                self._check_room(each)
                 each.inode = _lay(self._volume, each, tries)
+                self._withheld += each.bytes if each.held else 0
             except FileNotFoundError:
                 what = "the object below recovered bytes is gone; they stay in the disk tier"
                 next = "discard gives them up, resume looks again"
@@ -127,19 +133,36 @@ class Recovery:
         finally:
             each.lock.release()
 
-    def forget(self, name: Key) -> None:
-        """Give up what was left of an object, and was not laid."""
+    def _check_room(self, each: _Left) -> None:
+        """Check that there is memory for bytes that nothing writes back."""
+        most = self._volume.cache.limits.dirty_limit // 2
+        if each.held and self._withheld + each.bytes > most:
+            room = max(0, most - self._withheld)
+            text = f"{each.bytes} recovered bytes are held, and memory has room for {room}: resume them"
+            raise OSError(errno.ENOBUFS, text, each.key)
+
+    def forget(self, name: Key) -> list[LostRange]:
+        """Give up what was left of an object, and was not laid; return the losses."""
+        lost: list[LostRange] = []
         for each in self._names.get(name, ()):
             with each.lock:
                 if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
                     self._tier.journal().forget(each.unsaved.number)
                     each.over = True
+                    ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
+                    lost += [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
+        return lost
+
+    def holds(self, inode: Inode) -> bool:
+        """Return whether the bytes of a file are saved only after `resume`."""
+        return any(each.held and each.inode is inode for each in self._left)
 
     # -- in the background
 
     def resume(self, name: Key | None) -> None:
         for each in self._left if name is None else self._names.get(name, ()):
             with each.lock:
+                self._withheld -= each.bytes if each.held and each.inode is not None else 0
                 each.held = False
                 if each.inode is not None:
                     each.inode.set_aside(withheld=False)
@@ -215,7 +238,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     ]
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= numbers
-    total = sum(length for each in left for _, length in each.unsaved.ranges)
+    total = sum(each.bytes for each in left)
     then = "they wait for Volume.resume" if hold else "they are saved in the background"
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
     volume.engine.say(logging.WARNING, "recovered bytes", what, then)
@@ -243,35 +266,19 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
         FileNotFoundError: there is no such object, and there was one.
     """
     unsaved, state = each.unsaved, each.unsaved.state
-    try:
-        handle = _opened(volume, state.key, tries, created=state.created)
-    except FileNotFoundError:
-        if state.removing:  # a remove was about to begin, and was carried out
-            volume_journal = volume.engine.journal
-            assert volume_journal is not None
-            volume_journal.journal().forget(unsaved.number)
-            return None
-        if state.renaming is None:
-            raise
-        handle = _opened(volume, state.renaming, tries, created=False)  # a rename was, too
+    handle = _found(volume, state, tries)
+    if handle is None:
+        volume_journal = volume.engine.journal
+        assert volume_journal is not None
+        volume_journal.journal().forget(unsaved.number)
+        return None
     inode: Inode = handle._inode
     try:
-        if inode.has_local() and not inode.undone()["created"]:
-            raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
-        stored = None if inode.undone()["created"] else inode.versions.base
-        ours = _is_ours(handle, unsaved, stored)
-        large = sum(length for _, length in unsaved.ranges) > volume.cache.limits.dirty_limit // 2
-        inode.set_aside(withheld=each.held or not large)  # nothing is published in between
-        try:
-            _write(handle, unsaved)
-        except BaseException:
-            inode.set_aside(withheld=False)
+        if each.begun is inode and not inode.journaled.is_live():
             lifetimes.drop_local(volume, inode, 0, END)
-            raise
-        inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state.size, state.base)
-        if not ours:
-            inode.versions.replace(state.base, stale=False)
-            remote.changed(inode, stored)
+        each.begun = inode
+        if not inode.journaled.is_live():
+            _adopt(volume, each, handle)
         inode.keep_changes()
         if not each.held:
             inode.set_aside(withheld=False)
@@ -280,6 +287,52 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     finally:
         handle._leave()
     return inode
+
+
+def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
+    """Make the bytes local. An interrupt leaves them to the next call."""
+    inode: Inode = handle._inode
+    unsaved, state = each.unsaved, each.unsaved.state
+    if inode.has_local() and not inode.undone()["created"]:
+        raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
+    stored = None if inode.undone()["created"] else inode.versions.base
+    ours = _is_ours(handle, unsaved, stored)
+    large = each.bytes > volume.cache.limits.dirty_limit // 2
+    inode.set_aside(withheld=each.held or not large)  # nothing is published in between
+    try:
+        _write(handle, unsaved)
+    except BaseException:
+        inode.set_aside(withheld=False)
+        lifetimes.drop_local(volume, inode, 0, END)
+        raise
+    if not ours:
+        inode.versions.replace(state.base, stale=False)
+        remote.changed(inode, stored)
+    inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
+
+
+def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:
+    """Open the object that the bytes belong to: its name was perhaps about to change. None: it was removed."""
+    other, draft = state.renaming, state.created and volume.engine.backend.limits.commit_on_close
+    if state.removing and other is not None:
+        try:
+            status.of_name(volume, _canonical(volume, other), other, tries)
+        except FileNotFoundError:
+            return None  # that object has its name
+    named = other is None and not state.removing
+    try:
+        return _opened(volume, state.key, tries, created=state.created and (draft or named))
+    except FileNotFoundError:
+        if state.removing:
+            return None
+        if other is None:
+            raise
+    try:
+        return _opened(volume, other, tries, created=False)
+    except FileNotFoundError:
+        if not state.created:
+            raise
+    return _opened(volume, state.key, tries, created=True)
 
 
 def _opened(volume: Volume, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
@@ -311,15 +364,27 @@ def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     state = unsaved.state
     if handle._inode.size > unsaved.base_size:
         handle.truncate(unsaved.base_size)
-    for begin, length in unsaved.ranges:
-        for at in range(begin, begin + length, STEP):
-            part = unsaved.read(at, min(STEP, begin + length - at))
-            if at < unsaved.base_size or part.strip(b"\0"):
-                handle.pwrite(part, at)
+    for begin, end in _written(unsaved):
+        for at in range(begin, end, STEP):
+            handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
     if handle._inode.size != state.size:
         handle.truncate(state.size)
     if state.created:
         handle._inode.set_uncommitted(created=True)
+
+
+def _written(unsaved: Unsaved) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that are written: all but zeros behind the end of the object."""
+    begin = end = 0
+    for piece in unsaved.pieces:
+        stop = piece.end if piece.head is not None else min(piece.end, unsaved.base_size)
+        if piece.is_damaged or piece.begin >= stop:
+            continue
+        if piece.begin != end:
+            yield begin, end
+            begin = piece.begin
+        end = stop
+    yield begin, end
 
 
 def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:

@@ -3,7 +3,7 @@
 Taking a ticket takes only an epoch: no file is checked. Advancing it first collects the files with changes of that
 epoch, some at a time. Then it advances each file (flush, then commit), concurrently, and the backend's names last,
 without ever waiting. The flusher advances the tickets of a volume in order, and so does a waiter of one: a ticket is
-over only after the earlier ones.
+over only after the earlier ones, but for those of the disk tier.
 
 An advance polls the files whose event has moved. CORE finds them by comparing one number per file. Changes without an
 event (a time that has come, a removed file) are found by polls in turn, some files every tenth of a second.
@@ -79,10 +79,11 @@ class SyncTicket:
         files: list[EngineFile] | None = None,
         *,
         names: bool = True,
+        ordered: bool = True,
         failed: Sequence[OSError] = (),
     ) -> None:
         """Begin a sync of these files; None: of all that are unsaved. `names`: also of names, by `Backend.sync`;
-        `failed`: the first errors.
+        `ordered`: it is over only after earlier ones; `failed`: the first errors.
         """
         engine = volume.engine
         self._engine, self._aside = engine, volume.aside
@@ -90,7 +91,7 @@ class SyncTicket:
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
         self.total = engine.native.unsaved()
-        self._names = names
+        self._names, self._ordered = names, ordered
         self._files: list[EngineFile] | None = files  # None: not listed yet, or all are collected
         self._next = 0  # index of the first uncollected one; an interrupt may come at any point
         self._taken_up = False
@@ -201,7 +202,7 @@ class SyncTicket:
             if self._pending:
                 with self._engine.keeper():
                     self._advance_files()
-            over = first and self._taken_up and not self._pending and self._names_done()
+            over = (first or not self._ordered) and self._taken_up and not self._pending and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True
         if over:
@@ -343,7 +344,8 @@ class SyncTicket:
 
         if first is not None:
             during(Reason("sync", self._engine.native), sleep)
-        if self._engine.journal is not None and (error := self._engine.journal.confirm_all()) is not None:
+        journal = self._engine.journal
+        if journal is not None and (error := journal.record_saved(deadline)) is not None:
             self._errors = [*self._errors, error]
         self._raise()
 

@@ -26,7 +26,7 @@ from ..engine.aside import Aside
 from ..engine.attempts import Attempts
 from ..engine.blocking import blocking, original
 from ..engine.commit import overdue, remote
-from ..engine.park import Signal
+from ..engine.park import NEVER, Deadline, Signal
 from ..engine.report.notices import spans
 from ..engine.volume import EngineVolume
 from ..errors import FailedRange, Key, LostRange, ShutdownError
@@ -406,19 +406,23 @@ class Volume:
             WritebackError: with the errors of all files; their data is still in the cache.
             TimeoutError: I/O goes on.
         """
-        self.begin_sync(durability=durability).wait(timeout)
+        deadline = Deadline(self.engine.clock, timeout)
+        self._begin_sync(durability, deadline).wait(deadline.timeout())
 
     def begin_sync(self, *, durability: Durability | None = None) -> SyncTicket:
         """Begin a sync without waiting: return a ticket for "everything written so far". With "disk" the tier has it on
         return, and the ticket is about what it could not take. Recovered files that are not held are opened first.
         """
+        return self._begin_sync(durability, NEVER)
+
+    def _begin_sync(self, durability: Durability | None, deadline: Deadline) -> SyncTicket:
         self._check_alive()
         self.engine.check_reentry("sync")
         if self.engine.level(durability) == "backend" or self.engine.journal is None:
-            failed = [] if self.recovery is None else self.recovery.all_first()
+            failed = [] if self.recovery is None else self.recovery.all_first(deadline)
             return self._add_ticket(SyncTicket(self, failed=failed))
         with self.engine.keeper():
-            left = self.engine.journal.append(self.engine.dirty_files())
+            left = self.engine.journal.append(self.engine.dirty_files(), deadline.until())
         return self._add_ticket(SyncTicket(self, left, names=False))
 
     def _add_ticket(self, ticket: SyncTicket) -> SyncTicket:
@@ -426,7 +430,7 @@ class Volume:
         return ticket
 
     def _begin_saving(self, files: builtins.list[EngineFile]) -> SyncTicket:
-        return self._add_ticket(SyncTicket(self, files))
+        return self._add_ticket(SyncTicket(self, files, ordered=False))
 
     # -- what the disk tier had
 
@@ -514,7 +518,10 @@ class Volume:
         self._check_alive(key)
         lost: builtins.list[LostRange] = []
         if self.recovery is not None:
-            self.recovery.forget(self._canonical(key))
+            if offset == 0 and length is None:
+                lost += self.recovery.forget(self._canonical(key))
+            else:
+                self._recover_first(self._attempts("open", key, None), self._canonical(key))
         for inode in self._inodes_of(key, unsaved=True):
             start, end = extent(offset, length, inode.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)

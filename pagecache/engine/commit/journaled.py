@@ -32,12 +32,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from ...backends.spool import Ranges
 from ...disk import records
 from ...native import END, LOCK
+from ..park import SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from .staging import NotStagedError
 
 if TYPE_CHECKING:
     from ...disk.journal import Journal
-    from ...disk.records import Record
+    from ...disk.records import FileState, Record
     from ...errors import Key
     from ..file import EngineFile
     from ..volume import EngineVolume
@@ -50,6 +51,8 @@ TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0
 """Seconds between two tries to save files that could not be saved."""
+SAVING_MAX = 64
+"""Running saves. Objects that hang keep no other one waiting below that."""
 
 
 class _Mark(NamedTuple):
@@ -92,7 +95,7 @@ class VolumeJournal:
         self._lock = threading.Lock()
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
-        self._ticket: Any = None
+        self._saving: dict[Any, list[Journaled]] = {}  # running tickets
         self._not_before = -1.0
 
     def journal(self) -> Journal:
@@ -151,8 +154,17 @@ class VolumeJournal:
             return error
         return None
 
+    def record_saved(self, deadline: Deadline) -> OSError | None:
+        """Record what the store has, and wait for the device: a crash must not bring bytes back that were saved since.
+        Return the error.
+        """
+        for file in list(self._waiting):
+            if (error := file.settle(deadline)) is not None:
+                return error
+        return self.confirm_all()
+
     def confirm_all(self) -> OSError | None:
-        """Wait for the device: a crash must not bring bytes back that were saved since. Return its error."""
+        """Wait until the device has all records, and return its error."""
         try:
             if self._journal is not None:
                 self.confirm_saved(self._journal.last)
@@ -180,14 +192,19 @@ class VolumeJournal:
         """Record what was saved, of some files, and begin to save those that are due. Return the seconds until the next
         check.
         """
+        for ticket in [each for each in self._saving if each.done()]:
+            for file in self._saving.pop(ticket):
+                file.set_sent(False)
+            if ticket.errors:
+                self._not_before = now + AGAIN
         if not self._waiting:
-            return float("inf")
+            return AGAIN if self._saving else float("inf")
         if not self._turn:
             with self._lock:
                 self._turn = deque(self._waiting)
         expire = self.volume.cache.config.dirty_expire
         crowded = self._crowded()
-        due: list[EngineFile] = []
+        due: list[Journaled] = []
         delay = expire
         for _ in range(min(TURN, len(self._turn))):
             file = self._turn.popleft()
@@ -195,24 +212,19 @@ class VolumeJournal:
             if file.is_live():
                 left = file.due + expire - now
                 if left <= 0 or crowded:
-                    due.append(file.file)
+                    due.append(file)
                 else:
                     delay = min(delay, left)
         if self._turn:
             delay = 0.0
-        if self._ticket is not None:
-            if not self._ticket.done():
-                return min(delay, AGAIN)
-            if self._ticket.errors:
-                self._not_before = now + AGAIN
-            self._ticket = None
-        if due:
-            if now < self._not_before:
-                return min(delay, self._not_before - now)
-            due = [file for file in due if not (file.freed or file.is_given_up())]
-            self._ticket = self.begin_saving(due) if due else None
-            return min(delay, AGAIN)
-        return delay
+        due = [file for file in due if file.may_be_saved()]
+        if due and now < self._not_before:
+            return min(delay, self._not_before - now)
+        if due and len(self._saving) < SAVING_MAX:
+            for file in due:
+                file.set_sent(True)
+            self._saving[self.begin_saving([file.file for file in due])] = due
+        return min(delay, AGAIN) if due or self._saving else delay
 
     def _crowded(self) -> bool:
         """Return whether the journal has more than half of its limit."""
@@ -235,9 +247,14 @@ class Journaled:
         self._whole = True  # the next append describes the file anew
         self._mark: _Mark | None = None  # of what the next SAVED is about
         self._newer: _Mark | None = None
+        self._sent: _Mark | None = None  # `_mark` of the save that runs
         self._last = 0  # LSN
         self._size = 0  # to which its records lead
         self._known: str | None = None  # the version below, as the journal has it
+        self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
+        self._cut = False  # records have cut or punched it since nothing of it was unsaved
+        self._lacks = False  # one of them may be missing
+        self._gone = False  # the record of its removal is missing
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
@@ -265,10 +282,11 @@ class Journaled:
                 if not file.has_local():
                     file.cut_unlogged()
                     return Appended(self, self._last, journal.generation)
-                if not self._may_append():
-                    return None
                 if journal.generation != self._generation:
                     self._generation, self._whole = journal.generation, True
+                    self._lacks |= self._cut
+                if not self._may_append():
+                    return None
                 self._append_changes(journal)
                 return Appended(self, self._last, self._generation)
             except (_NotHere, NotStagedError):
@@ -281,7 +299,10 @@ class Journaled:
 
     def _may_append(self) -> bool:
         file = self.file
-        if file.removed or file.is_given_up() or file.conflict is not None or not isinstance(file.key, str | bytes):
+        given_up = file.abandoned or file.is_cut_off() or (file.withheld and self._mark is None)
+        if self._lacks or file.removed or given_up or file.conflict is not None:
+            return False
+        if not isinstance(file.key, str | bytes):
             return False
         usage = file.usage()
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
@@ -325,7 +346,17 @@ class Journaled:
         live, created, lowest = self._mark is not None, bool(undone["created"]), int(undone["lowest"])
         base = None if created else self._base()
         size = 0 if created else min(file.remote_size, lowest)
-        first = records.file(self._number, self._owner.volume_id, self._key(), base, created=created, size=size)
+        renaming, removing = self._naming
+        first = records.file(
+            self._number,
+            self._owner.volume_id,
+            self._key(),
+            base,
+            created=created,
+            size=size,
+            renaming=renaming,
+            removing=removing,
+        )
         self._put(journal, first)
         self._known = self._known if live else base
         if not live:
@@ -392,14 +423,19 @@ class Journaled:
 
     # -- saved
 
-    def settle(self) -> OSError | None:
-        """Record what the store has, unless an append runs, which does so itself. Return the error of the disk."""
+    def settle(self, deadline: Deadline | None = None) -> OSError | None:
+        """Record what the store has, and return the error of the disk. Without a deadline, an append that runs is left
+        to do so itself.
+        """
         if self._mark is None:
             return None
         if self.file.freed:
             self.freed()
-        if not self._lock.acquire(blocking=False):
-            return None
+        while not self._lock.acquire(timeout=0.0 if deadline is None else min(SLICE, deadline.left())):
+            if deadline is None:
+                return None
+            if deadline.passed():
+                return deadline_error("sync", self.file.key, then="the disk tier is busy")
         try:
             if self._mark is not None and not self.file.freed:
                 self._settle(self._owner.journal())
@@ -412,6 +448,8 @@ class Journaled:
 
     def _settle(self, journal: Journal) -> None:
         """The lock is held."""
+        if self._gone:
+            self._record_removal()
         while self._mark is not None and self.file.is_synced(self._mark.stamp):
             self._saved(journal)
 
@@ -433,6 +471,7 @@ class Journaled:
         journal.release(self._number)
         self._mark = self._newer = None
         self._number, self._whole, self._known = 0, True, None
+        self._cut = self._lacks = self._gone = False
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
@@ -465,25 +504,31 @@ class Journaled:
         """Return whether the journal has all that is local, as it is now."""
         with self._lock:
             journal = self._owner.journal()
-            return self._mark is not None and not self.file.unlogged() and self._generation == journal.generation
+            current = self._generation == journal.generation and not self._lacks
+            return self._mark is not None and not self.file.unlogged() and current
 
-    def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> None:
-        """Append a record of something that has happened, or with `confirm` is about to happen, to the file."""
-        if self._mark is None:
-            return
+    def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
+        """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
+        disk does not take it.
+        """
         with self._lock:
             if self._mark is None:
-                return
+                return True
+            record = make(self._number)
+            changes = record.kind in records.CONTENT
+            self._cut |= changes
             try:
-                record = make(self._number)
                 self._put(self._owner.journal(), record)
-                if record.kind in records.CONTENT:
+                if changes:
                     self._add_mark()
                 if confirm:
                     self._owner.journal().confirm(self._last)
             except OSError as error:
                 self._whole = True
+                self._lacks |= changes
                 self._owner.failed(error)
+                return False
+            return True
 
     def cut(self, size: int) -> None:
         """Record a truncate. The inode lock is held."""
@@ -502,8 +547,7 @@ class Journaled:
             if self._mark is not None:
                 if self.file.has_local():
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
-                else:
-                    self.note(lambda number: records.discarded(number, self.file.size))
+                elif self.note(lambda number: records.discarded(number, self.file.size)):
                     self._end(self._owner.journal())
             self.file.cut_unlogged(begin, end)
             return dropped
@@ -528,33 +572,58 @@ class Journaled:
         return self._made[1] if self._made is not None and self._made[0] == base else base
 
     def renaming(self, key: Key) -> None:
-        """Record that a call is about to change its name."""
+        """Record that a call is about to change its name; `VolumeJournal.confirm_all` follows."""
         if isinstance(key, str | bytes):
-            self.note(lambda number: records.renaming(number, key), confirm=True)
+            with self._lock:
+                self._naming = key, False
+                self.note(lambda number: records.renaming(number, key))
+
+    def removing(self, by: Key | None = None) -> None:
+        """Record that a call is about to take its name, for the stored object that has the name `by`."""
+        source = by if isinstance(by, str | bytes) else None
+        with self._lock:
+            self._naming = source, True
+            self.note(lambda number: records.removing(number, source))
 
     def renamed(self, key: Key) -> None:
-        if self._mark is not None and isinstance(key, str | bytes):
-            self._known = None
-            self.note(lambda number: records.renamed(number, key, None))
-
-    def removing(self) -> None:
-        self.note(records.removing, confirm=True)
+        """Record its name, after a call that might have changed it."""
+        with self._lock:
+            self._naming = None, False
+            if isinstance(key, str | bytes):
+                self._known = None
+                self.note(lambda number: records.renamed(number, key, None))
 
     def removed(self) -> None:
         """Record that it has lost its last name."""
         with self._lock:
             if self._mark is not None:
-                self.note(records.removed, confirm=True)
-                self._end(self._owner.journal())
+                self._gone = True
+                self._record_removal()
 
-    def adopt(self, number: int, lsn: int, size: int, base: str | None) -> None:
+    def _record_removal(self) -> None:
+        """The lock is held. If it fails, the flusher tries again: a crash would bring bytes back."""
+        if self.note(records.removed, confirm=True):
+            self._end(self._owner.journal())
+
+    def adopt(self, number: int, lsn: int, state: FileState) -> None:
         """Take over what an earlier process has left of the file, whose bytes are local now."""
         with self._lock:
             journal = self._owner.journal()
-            self._number, self._last, self._size, self._known = number, lsn, size, base
-            self._generation, self._whole = journal.generation, False
+            self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
+            self._generation, self._whole, self._cut = journal.generation, False, True
             self.file.cut_unlogged()
             self._add_mark()
+            if state.renaming is not None or state.removing:  # whether that was done is known now
+                self._known = self._base()
+                self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
+
+    def may_be_saved(self) -> bool:
+        """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it."""
+        return self._sent is not self._mark and not (self.file.freed or self.file.is_given_up())
+
+    def set_sent(self, sent: bool) -> None:
+        """Record that a save of it runs, or has ended."""
+        self._sent = self._mark if sent else None
 
     def save_soon(self) -> None:
         """Let the flusher save it in its next turn."""
@@ -567,6 +636,12 @@ class _NotJournaled(Journaled):
 
     def __init__(self) -> None:
         self._mark, self._last = None, 0
+
+    def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
+        return True
+
+    def renamed(self, key: Key) -> None:
+        pass
 
     def has_all(self) -> bool:
         return False

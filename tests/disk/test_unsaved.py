@@ -1,0 +1,464 @@
+"""What runs beside unsaved bytes in the journal, and what a recovery meets: no older byte over a newer one, no hang."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from pagecache import DiskTier, LostRange, PageCache
+from pagecache.disk.device import OS
+from tests.file.rig import Task, eventually, raises
+from tests.file.test_interrupts import interrupted_at
+from tests.stores import ObjectBackend, RecordingBackend, StoredObject
+
+from .test_durability import OLD, Make, World, changed
+from .test_tier import read
+
+pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
+
+
+def failing(*_: Any) -> Any:
+    raise OSError(errno.EIO, "the disk fails")
+
+
+@contextlib.contextmanager
+def hanging(world: World, *ops: str, key: str | None = None) -> Iterator[None]:
+    """Let calls of the store hang."""
+    gates = [world.store.gate(op, key, times=1000) for op in ops]
+    try:
+        yield
+    finally:
+        for gate in gates:
+            gate.left = 0
+            gate.open()
+
+
+def killed_in(world: World, what: str, call: Callable[[], Any], *, carried_out: bool) -> World:
+    """Kill the process in a call of the store, before or after it is carried out."""
+    seen: list[World] = []
+    real = getattr(world.store, what)
+
+    def crash(*arguments: Any, **more: Any) -> None:
+        if carried_out:
+            with contextlib.suppress(FileNotFoundError):  # of a draft
+                real(*arguments, **more)
+        shutil.copytree(world.tier, world.folder / "tier1")
+        seen.append(World(world.folder, world._after(), 1))
+        raise OSError(errno.EACCES, "refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, what, crash)
+        with pytest.raises(OSError):
+            call()
+    return seen[0]
+
+
+# -- names
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+@pytest.mark.parametrize("journaled", [True, False])
+def test_bytes_of_a_replaced_object_are_not_laid_over_the_one_that_has_its_name(
+    world: World, *, journaled: bool, carried_out: bool
+) -> None:
+    """`journaled`: the object that replaces it has unsaved bytes too."""
+    with world.volume.open("a", "x+b") as file:
+        file.write(b"A" * 100)
+        file.fsync(durability="backend")
+    expected = b"A" * 100
+    if journaled:
+        file = world.open("a")
+        file.pwrite(b"new", 0)
+        file.fsync()
+        expected = b"new" + b"A" * 97
+    loser = world.open()
+    loser.pwrite(b"loser", 0)
+    loser.fsync()
+    after = killed_in(world, "rename", lambda: world.volume.rename("a", "k"), carried_out=carried_out)
+    try:
+        assert after.volume.exists("a") != carried_out
+        if not carried_out:
+            assert after.read("a") == expected
+            expected = changed(0, b"loser")
+        assert after.read("k") == expected
+        after.volume.sync(durability="backend")
+        assert after.volume.recovered() == []
+        assert after.saved() == expected
+    finally:
+        after.end()
+
+
+@pytest.mark.parametrize("carried_out", [True, False])
+def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carried_out: bool) -> None:
+    file = world.open("a", "x+b")
+    file.write(b"A" * 100)
+    file.fsync()
+    after = killed_in(world, "rename", lambda: world.volume.rename("a", "k"), carried_out=carried_out)
+    try:
+        found = {key: after.read(key) for key in ("a", "k") if after.volume.exists(key)}
+        if isinstance(world.store, ObjectBackend) or not carried_out:  # a draft is not in the store
+            assert found == {"a": b"A" * 100, "k": OLD}
+        else:
+            assert found == {"k": b"A" * 100}
+    finally:
+        after.end()
+
+
+def test_a_name_that_was_found_after_a_crash_stays_after_the_next_one(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    second = killed_in(world, "rename", lambda: world.volume.rename("k", "b"), carried_out=True)
+    try:
+        assert second.read("b") == changed(0, b"new")
+        with hanging(second, "write_from", "commit"):
+            other = second.open("k", "x+b")
+            other.write(b"other")
+            shutil.copytree(second.tier, second.folder / "tier2")
+            with contextlib.suppress(KeyError):
+                second.store.objects.pop("k", None)
+        store = second._after()
+        if isinstance(store, ObjectBackend):
+            store.put("k", b"other")
+        else:
+            store.objects["k"] = StoredObject(b"other")
+        third = World(second.folder, store, 2)
+        try:
+            assert third.read("b") == changed(0, b"new")
+            assert third.read("k") == b"other"
+        finally:
+            third.end()
+    finally:
+        second.end()
+
+
+@pytest.mark.parametrize("what", ["rename", "remove"])
+def test_a_name_that_changes_beside_the_first_append_is_recorded(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    file = world.open()
+    file.pwrite(b"new" + bytes(100_000), 0)
+    expected = file.pread(1 << 20, 0)
+    inside, go = threading.Event(), threading.Event()
+    write = OS.pwritev
+
+    def slow(fd: int, buffers: Any, offset: int) -> int:
+        done = write(fd, buffers, offset)
+        if done > 50_000 and not inside.is_set():
+            inside.set()
+            go.wait(10)
+        return done
+
+    monkeypatch.setattr(OS, "pwritev", slow)
+    append = Task(file.fsync)
+    assert inside.wait(10)
+    change = Task(world.volume.rename, "k", "b") if what == "rename" else Task(world.volume.remove, "k")
+    go.set()
+    append.result()
+    change.result()
+    after = world.crash(on_recovery="hold")
+    assert not after.volume.exists("k")
+    if what == "rename":
+        assert after.read("b") == expected
+    assert [found.key for found in after.volume.recovered()] == ["b"] * (what == "rename")
+
+
+def test_a_first_append_beside_a_rename_records_both_names(world: World) -> None:
+    """Also if it ends before the rename."""
+    file = world.open()
+    file.pwrite(b"new", 0)
+
+    def rename_beside() -> None:
+        world.volume.rename("k", "b")
+
+    def fsync() -> None:
+        file.fsync()
+
+    real, after = world.store.rename, list[World]()
+
+    def slow(*arguments: Any, **more: Any) -> None:
+        Task(fsync).result()
+        real(*arguments, **more)
+        shutil.copytree(world.tier, world.folder / "tier1")
+        after.append(World(world.folder, world._after(), 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.store, "rename", slow)
+        rename_beside()
+    try:
+        assert after[0].read("b") == changed(0, b"new")
+        assert not after[0].volume.exists("k")
+    finally:
+        after[0].end()
+
+
+def test_a_removal_that_was_not_recorded_is_recorded_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.open()
+    file.pwrite(b"old", 0)
+    file.fsync()
+    with monkeypatch.context() as broken:
+        broken.setattr(OS, "pwritev", failing)
+        world.volume.remove("k")
+    with world.volume.open("k", "x+b") as new:
+        new.write(b"new")
+        new.fsync(durability="backend")
+    world.volume.sync(durability="backend")
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == b"new"
+
+
+# -- what the journal lacks
+
+
+@pytest.mark.parametrize("what", ["hole", "cut"])
+@pytest.mark.parametrize("how", ["refused", "lost"])
+def test_a_change_that_the_journal_lacks_is_saved_by_the_next_fsync(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str, how: str
+) -> None:
+    """Else older bytes would come back over it. `lost`: by a failed sync of another file."""
+    file, other = world.open(), world.open("other", "x+b")
+    file.pwrite(b"x" * 8192, 0)
+    file.fsync()
+    other.write(b"other")
+    journal: Any = world.cache.tier.journal()  # type: ignore[union-attr]
+    end, failed, sync = journal._current.used, list[int](), OS.fdatasync
+
+    def fail_once(fd: int) -> None:
+        if failed:
+            return sync(fd)
+        failed.append(fd)
+        os.pwrite(fd, bytes(8192), end)
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(*((OS, "pwritev", failing) if how == "refused" else (OS, "fdatasync", fail_once)))
+        if what == "hole":
+            file.punch_hole(0, 4096)
+        else:
+            file.truncate(100)
+        if how == "lost":
+            other.fsync()
+            assert failed
+    file.pwrite(b"y", 9000)
+    file.fsync()
+    expected = file.pread(1 << 20, 0)
+    assert world.crash().read() == expected
+
+
+def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = world.open()
+    file.pwrite(b"gone", 0)
+    file.fsync()
+    with monkeypatch.context() as broken:
+        broken.setattr(OS, "pwritev", failing)
+        world.volume.discard("k")
+    file.pwrite(b"newer", 0)
+    world.volume.sync(durability="backend")
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"newer")
+
+
+def test_a_sync_at_the_store_records_what_an_append_beside_it_would_have(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 0)
+    inside, go = threading.Event(), threading.Event()
+
+    def fail(*_: Any) -> Any:
+        inside.set()
+        go.wait(10)
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(OS, "pwritev", fail)
+        append = Task(file.fsync)
+        assert inside.wait(10)
+        sync = Task(world.volume.sync, durability="backend")
+        eventually(lambda: world.saved() == changed(0, b"two"))
+        raises(TimeoutError, Task(world.volume.sync, 0.1, durability="backend").result)
+        broken.undo()
+        go.set()
+        sync.result()
+        append.result()
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"two")
+
+
+def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_handle(world: World) -> None:
+    modes: dict[str, Any] = {"new": "wb", "k": "r+b"}
+    for key, mode in modes.items():
+        with contextlib.suppress(ZeroDivisionError), world.volume.open(key, mode) as file:
+            file.write(b"kept")
+            file.fsync()
+            raise ZeroDivisionError
+        assert world.read(key).startswith(b"kept")
+    after = world.crash()
+    assert after.read("new") == b"kept"
+    assert after.read() == changed(0, b"kept")
+
+
+# -- recovery
+
+
+def left(world: World, **options: Any) -> World:
+    file = world.open()
+    file.pwrite(b"kept", 0)
+    file.pwrite(b"gone", 8192)
+    file.fsync()
+    return world.crash(**options)
+
+
+def test_a_part_of_recovered_bytes_can_be_given_up(world: World) -> None:
+    after = left(world, on_recovery="hold")
+    assert [(lost.key, lost.offset) for lost in after.volume.discard("k", 8192, 4096)] == [("k", 8192)]
+    assert after.read() == changed(0, b"kept")
+
+
+def test_giving_up_recovered_bytes_reports_them(world: World) -> None:
+    after = left(world, on_recovery="hold")
+    lost = after.volume.discard("k")
+    assert lost
+    assert all(isinstance(each, LostRange) and each.key == "k" for each in lost)
+    assert after.read() == OLD
+
+
+def test_a_close_does_not_save_a_file_that_is_held(world: World) -> None:
+    after = left(world, on_recovery="hold", dirty_expire=0.02)
+    with after.volume.open("k", "r+b") as file:
+        file.pwrite(b"more", 100)
+    with after.volume.open("k", "r+b"):
+        pass
+    after.volume.sync(durability="backend")
+    assert after.saved() == OLD
+    again = after.crash(on_recovery="hold")
+    assert again.read() == changed(100, b"more", changed(8192, b"gone", changed(0, b"kept")))
+    again.volume.resume("k")
+    again.volume.sync(durability="backend")
+    assert again.saved() == again.read()
+
+
+@pytest.mark.parametrize("call", ["sync", "detach"])
+def test_a_call_with_a_deadline_does_not_wait_for_the_recovery_of_a_file(make: Make, call: str) -> None:
+    after = left(make(), durability="backend")
+    with hanging(after, "open", "stat"):
+        raises((TimeoutError, OSError), Task(getattr(after.volume, call), timeout=0.2).result)
+    if call == "sync":
+        assert after.read() == changed(8192, b"gone", changed(0, b"kept"))
+
+
+def test_a_sync_at_the_disk_has_a_deadline_beside_a_truncate_that_hangs(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"new", 0)
+    with hanging(world, "truncate"):
+        gate = world.store.gates[-1]
+        cut = Task(file.truncate, 10)
+        gate.wait_entered()
+        raises(TimeoutError, Task(world.volume.sync, 0.2).result)
+    cut.result()
+
+
+@pytest.mark.parametrize("op", ["write_from", "commit"])
+def test_an_object_that_hangs_keeps_no_other_one_from_being_saved(make: Make, op: str) -> None:
+    world = make(dirty_expire=0.02)
+    with hanging(world, op, key="k"):
+        file = world.open()
+        file.pwrite(b"new", 0)
+        file.fsync()
+        world.store.gates[-1].wait_entered()
+        for content in (b"one", b"two"):
+            with world.volume.open("other", "w+b") as other:
+                other.write(content)
+            eventually(lambda content=content: world.saved("other") == content)  # type: ignore[misc]
+            eventually(lambda: len(world.volume.engine.journal.numbers) == 1)  # type: ignore[union-attr]
+    eventually(lambda: world.saved() == changed(0, b"new"))
+
+
+def test_an_interrupted_recovery_of_a_file_is_made_again(make: Make) -> None:
+    def within(frame: FrameType) -> bool:
+        code = frame.f_code
+        return f"{os.sep}pagecache{os.sep}" in code.co_filename and code.co_name not in ("<genexpr>", "__init__")
+
+    world = left(make(), on_recovery="hold")
+    expected = changed(8192, b"gone", changed(0, b"kept"))
+    for step in range(1, 2000, 97):
+        interrupted_at(step, lambda world=world: world.volume.stat("k"), within)  # type: ignore[misc]
+        assert world.read() == expected
+        world = world.crash(on_recovery="hold")
+    world.volume.resume()
+    world.volume.sync(durability="backend")
+    assert world.saved() == expected
+    assert world.volume.recovered() == []
+
+
+def test_held_bytes_beyond_memory_are_an_error_until_they_are_resumed(tmp_path: Path) -> None:
+    store = RecordingBackend({"k": OLD})
+    content = os.urandom(6 << 20)
+    tier = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
+    with PageCache("64MiB", disk=tier, dirty_expire=3600) as cache:
+        volume = cache.attach(store, durability="disk", volume_id="store", read_ahead=0)
+        with volume.open("k", "r+b") as file:
+            file.write(content)
+            file.fsync()
+            assert store.written("k") == OLD
+            shutil.copytree(tmp_path / "tier", tmp_path / "tier2")
+    store = RecordingBackend({"k": OLD, "b": b""})
+    tier = DiskTier(tmp_path / "tier2", size="64MiB", segment="4MiB")
+    with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
+        volume = cache.attach(store, durability="disk", volume_id="store", read_ahead=0, on_recovery="hold")
+        with pytest.raises(OSError, match="6291456 recovered bytes are held, and memory has room for") as error:
+            volume.open("k")
+        assert error.value.errno == errno.ENOBUFS
+        with volume.open("b", "r+b") as file:
+            file.write(b"not in the way")
+        volume.resume("k")
+        assert read(volume, "k") == content
+        volume.sync(durability="backend")
+        assert store.written("k") == content
+
+
+def test_zeros_behind_the_end_take_no_time_at_recovery(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    for number in range(2):
+        tier = DiskTier(tmp_path / f"tier{number}", size="16MiB", segment="1MiB")
+        with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
+            volume = cache.attach(f"dir:{tmp_path}/store", durability="disk", volume_id="store", on_recovery="hold")
+            with volume.open("k", "a+b", timeout=10) as file:
+                if number == 1:
+                    assert file.pread(10, 0) == b"kept" + bytes(6)
+                    assert file.size == 1 << 40
+                    break
+                file.write(b"kept")
+                file.fsync()
+                file.truncate(1 << 40)
+                file.fsync()
+                shutil.copytree(tmp_path / "tier0", tmp_path / "tier1")
+
+
+def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
+    file = world.open()
+    file.pwrite(OLD * 4, 0)
+    file.fsync()
+    for number in range(0, 20_000, 2):
+        file.pwrite(b"%d" % (number % 10), number)
+    file.fsync()
+    expected = file.pread(1 << 20, 0)
+    after = world.crash()
+    before = monotonic()
+    assert after.read() == expected
+    assert monotonic() - before < 15
