@@ -57,6 +57,9 @@ SLICE = 0.1
 SETTLING = frozenset((Kind.SAVED, Kind.REMOVED, Kind.DISCARDED))
 RESERVE_SHARE = 16
 """One part in so many of a segment is for records that settle bytes."""
+AHEAD_SHARE, AHEAD_MAX = 64, 1 << 20
+"""Zeros written behind a small record: one part in so many of a segment, at most so many bytes. A sync of blocks that
+were never written changes metadata: on ext4 it takes three times as long. Large records would only be written twice."""
 
 
 class JournalFull(OSError):
@@ -64,12 +67,12 @@ class JournalFull(OSError):
 
 
 class _Segment:
-    __slots__ = ("fd", "files", "first", "going", "last", "number", "path", "salt", "size", "used")
+    __slots__ = ("fd", "files", "first", "going", "last", "number", "path", "salt", "size", "used", "zeroed")
 
     def __init__(self, number: int, path: str, size: int, fd: int = -1, salt: int = 0, first: int = 0) -> None:
         self.number, self.path, self.size, self.fd, self.salt = number, path, size, fd, salt
         self.first, self.last = first, 0  # LSNs
-        self.used = FIRST
+        self.used = self.zeroed = FIRST
         self.files: set[int] = set()
         """Files that may have unsaved records in it."""
         self.going = threading.Lock()
@@ -294,6 +297,10 @@ class Journal:
         bytes_of_head = head.packed(segment.salt)
         parts = [bytes_of_head + self._last_head, *summed(buffers, segment.salt + lsn)]
         used = segment.used + head.span
+        zeroed, ahead = max(used, segment.zeroed), min(segment.size // AHEAD_SHARE, AHEAD_MAX)
+        if used > segment.zeroed and head.span < ahead // 8:
+            zeroed = min(used + ahead, segment.size)
+            parts.append(bytes(zeroed - segment.used - sum(map(len, parts))))
         if not self._unsynced or self._unsynced[-1] is not segment:
             self._unsynced.append(segment)
         try:
@@ -304,7 +311,7 @@ class Journal:
             raise
         # No calls: no interrupt comes between these.
         self._last_head = bytes_of_head
-        segment.used, segment.last = used, lsn
+        segment.used, segment.zeroed, segment.last = used, zeroed, lsn
         self._lsn = self._counts = lsn
         return lsn
 

@@ -204,6 +204,18 @@ def test_a_segment_that_is_gone_is_a_loss() -> None:
     assert found.files[0].suspect
 
 
+def test_small_records_go_to_places_that_were_written_before() -> None:
+    """A sync of blocks that were never written changes the metadata of the file system."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=1 << 20, device=disk)
+    number = opened(journal)
+    for place in range(100):
+        journal.confirm(journal.append(records.data(number, place, 1), [b"x"]))
+    ends = [call[2] + len(call[3]) for call in disk.calls if call[0] == "write"]
+    assert sum(end > max(ends[:place], default=0) for place, end in enumerate(ends)) < 10
+    assert recover("j", disk).files[0].ranges == [(0, 100)]
+
+
 def test_foreign_files_in_the_folder_are_not_touched(tmp_path: Path) -> None:
     for name in ("notes", "1.journal", "00000001.journal.bak"):
         (tmp_path / name).write_text("mine")
