@@ -28,6 +28,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -144,10 +145,15 @@ class Journal:
         self._folder, self._size, self._limit, self._device, self._grown = folder, segment, limit, device, grown
         if device is OS:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            for place in (os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
+                with suppress(PermissionError):
+                    device.sync_folder(place or os.curdir)
         self._sync, self._lock, self._waiting = threading.Lock(), threading.Lock(), threading.Lock()
         self._waiters: list[_Waiter] = []
         self._void: list[tuple[int, int, OSError]] = []  # LSNs after the first up to the second do not count
         self._attempt: _Attempt | None = None  # its result is not recorded
+        self._closed = False
+        self._readers = 0  # no segment is removed under them
         self._restates = False  # the next segment begins with the state of every file
         self.generation = 0
         """Changes when unconfirmed records stop to count: append all unsaved bytes anew. An fsync has succeeded if it
@@ -219,6 +225,8 @@ class Journal:
 
     def _append(self, record: Record, buffers: Sequence[Any]) -> int:
         with self._lock:
+            if self._closed:  # another process may have it
+                raise OSError(errno.EBADF, f"the journal in {self._folder!r} is closed", self._folder)
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
@@ -490,7 +498,6 @@ class Journal:
                     del file.content[number]
             while file.sizes and file.sizes[-1][0] > self._confirmed:
                 file.state.size = file.sizes.pop()[1]
-            file.segment = -1
         while self._unsynced:
             self._finish(self._unsynced.popleft())
         self._current = None
@@ -522,6 +529,20 @@ class Journal:
     def bytes(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in list(self._segments))
+
+    def read(self) -> Recovered:
+        """Read what there is now, as `recover` does, beside appends and confirmations."""
+        with self._lock:
+            self._readers += 1
+            sizes = {segment.number: segment.size for segment in self._segments if not segment.going.locked()}
+            if self._current is not None:
+                sizes[self._current.number] = self._current.used
+        try:
+            return recover(self._folder, self._device, sizes)
+        finally:
+            with self._lock:
+                self._readers -= 1
+            self._remove()
 
     def oldest(self) -> list[int]:
         """Return the files whose unsaved records keep the oldest segment."""
@@ -591,6 +612,8 @@ class Journal:
             if segment is None or segment.going.locked():
                 return
             with segment.going:
+                if self._readers:
+                    return
                 if segment is not (self._segments[0] if self._segments else None):
                     continue
                 try:
@@ -610,7 +633,7 @@ class Journal:
             self.confirm(self._counts)
         finally:
             with self._lock:
-                self._current = None
+                self._current, self._closed = None, True
                 while self._unsynced:
                     self._finish(self._unsynced.popleft())
                 for segment in self._segments:

@@ -15,7 +15,7 @@ import errno
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -254,16 +254,16 @@ class Recovered:
 
     # ------------------------------------------------------------------------------------------------ read
 
-    def read(self) -> None:
+    def read(self, sizes: Mapping[int, int] | None) -> None:
         segments = []
         for name in self.device.listdir(self.folder):
-            if match := NAME.fullmatch(name):
+            if (match := NAME.fullmatch(name)) and (sizes is None or int(match[1]) in sizes):
                 segments.append((int(match[1]), name))
         read: list[Segment] = []
         for number, name in sorted(segments):
             fd = self.device.open(os.path.join(self.folder, name), os.O_RDONLY)
             try:
-                size = self.device.size(fd)
+                size = self.device.size(fd) if sizes is None else sizes[number]
                 room = memoryview(_read(self.device, fd, 0, size))
             finally:
                 self.device.close(fd)
@@ -463,12 +463,13 @@ def _by_sectors(device: Device, fd: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def recover(folder: str, device: Device = OS) -> Recovered:
-    """Read the journal in a folder. Two calls return the same; nothing is changed.
+def recover(folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None) -> Recovered:
+    """Read the journal in a folder. Two calls return the same; nothing is changed. `sizes`: read only so many bytes of
+    these segments.
 
     Raises:
         OSError: of the folder, or a segment has a later format.
     """
     recovered = Recovered(folder, device)
-    recovered.read()
+    recovered.read(sizes)
     return recovered

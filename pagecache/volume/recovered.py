@@ -29,7 +29,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..disk.recovery import recover
 from ..engine.commit import remote
 from ..engine.park import SLICE, Deadline, start_thread
 from ..engine.report.notices import cause, spans
@@ -230,7 +229,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
             numbers -= journal.numbers
     if not numbers:
         return None
-    found = recover(tier.journal().folder)
+    found = tier.journal().read()
     left = [
         _Left(unsaved, _canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.files

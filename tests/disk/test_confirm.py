@@ -240,3 +240,32 @@ def test_appends_of_many_threads_are_whole_and_in_their_order() -> None:
     assert [file.read(0, 300) for file in found.files] == [bytes([59]) * 300] * 8
     assert not found.lost
     assert journal.bytes < 8 * 60 * 600  # segments went
+
+
+def test_two_callers_remove_each_segment_once(disk: GatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal, number, gate = prepared(disk, segment=8192)
+    gate.release()
+    last = 0
+    while len(journal._segments) < 4:
+        last = journal.append(records.data(number, 0, 3000), [b"x" * 3000])
+    journal.append(records.saved(number, last, "v2"))
+    unlinks, removal = Gate(), disk.unlink
+
+    def unlink(path: str) -> None:
+        unlinks.enter(20)
+        removal(path)
+
+    monkeypatch.setattr(disk, "unlink", unlink)
+    first, second = (
+        threading.Thread(target=journal.confirm, args=[journal.last]),
+        threading.Thread(target=journal._remove),
+    )
+    first.start()
+    unlinks.wait_entered()
+    second.start()
+    second.join(0.2)
+    unlinks.release()
+    first.join(20)
+    second.join(20)
+    names = disk.listdir("j")
+    assert sorted(names) == [f"{segment.number:08d}.journal" for segment in journal._segments]

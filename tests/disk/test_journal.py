@@ -6,11 +6,13 @@ import errno
 import os
 import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pagecache.disk import records
+from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal, JournalFull
 from pagecache.disk.recovery import recover
 from pagecache.testing.disk import PowerCut, SimulatedDisk
@@ -284,3 +286,105 @@ def test_unsaved_records_keep_the_base_that_they_were_written_over() -> None:
     journal.append(records.data(number, 0, 3), [b"new"])
     (file,) = recover("j", disk).files
     assert (file.state.base, file.state.size, file.read(0, 3)) == ("v2", 20, b"new")
+
+
+def test_a_removal_before_a_kill_stays_after_a_power_cut_in_the_next_one() -> None:
+    """Else the segment that says that its bytes are saved may be gone, and it is not."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=4096, limit=1 << 16, device=disk)
+    number = opened(journal)
+    last = 0
+    while len(journal._segments) < 2:
+        last = journal.append(records.data(number, 0, 1000), [b"o" * 1000])
+    disk.fault = lambda name, count: errno.EIO if name == "unlink" else 0
+    journal.confirm(journal.append(records.saved(number, last, "v2")))
+    disk.fault = lambda name, count: errno.EIO if name == "sync_folder" else 0
+    journal._remove()  # the kill comes before its sync
+    disk.fault = None
+    fresh = Journal("j", segment=4096, limit=1 << 16, device=disk)
+    start = len(disk.calls)
+    fresh.close()
+    assert ("unlink", "j/00000002.journal") in disk.calls[start:]
+    cut = PowerCut()
+    for place, call in enumerate(disk.calls):
+        cut.after(call)
+        if place >= start:
+            for left in cut.disks(64, random.Random(place)):
+                assert recover("j", left).files == []
+
+
+def test_records_that_do_not_count_leave_no_size() -> None:
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, device=disk)
+    number = opened(journal, size=100)
+    last = journal.append(records.data(number, 0, 1), [b"a"])
+    journal.confirm(last)
+    lost = journal.append(records.data(number, 1000, 1), [b"b"])
+    disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
+    with pytest.raises(OSError):
+        journal.confirm(lost)
+    disk.fault = None
+    journal.append(records.saved(number, last, "v2"))
+    journal.confirm(journal.append(records.data(number, 10, 1), [b"c"]))
+    (file,) = recover("j", disk).files
+    assert (file.base_size, file.state.size, file.ranges) == (100, 100, [(10, 1)])
+
+
+def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
+    """Another process may have it."""
+    journal = Journal(str(tmp_path), segment=8192)
+    number = opened(journal)
+    journal.confirm(journal.append(records.data(number, 0, 3), [b"abc"]))
+    journal.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for record in (records.saved(number, 2, "v2"), records.file(9, "store:", "k", None, created=True, size=0)):
+        with pytest.raises(OSError, match="is closed"):
+            journal.append(record)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_names_of_its_folders_are_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(OS, "sync_folder", synced.append)
+    Journal(str(tmp_path / "tier" / "journal"), segment=8192).close()
+    assert synced[:2] == [str(tmp_path / "tier"), str(tmp_path)]
+
+
+class ReadBeside(SimulatedDisk):
+    """A disk on which something happens before a file is opened to be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside: Callable[[], object] = lambda: None
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        if not flags & os.O_ACCMODE:
+            beside, self.beside = self.beside, lambda: None
+            beside()
+        return super().open(path, flags, mode)
+
+
+def test_segments_are_read_beside_saves_and_appends() -> None:
+    """A second volume attaches while the files of the first one are saved."""
+    disk = ReadBeside()
+    journal = Journal("j", segment=4096, limit=1 << 16, device=disk)
+    first, second = opened(journal, key="first"), opened(journal, key="second")
+    journal.append(records.data(second, 0, 3), [b"two"])
+    last = 0
+    while len(journal._segments) < 3:
+        last = journal.append(records.data(first, 0, 1000), [b"1" * 1000])
+
+    def save() -> None:
+        journal.append(records.saved(second, last, "v2"))
+        journal.append(records.saved(first, last, "v2"))
+        while len(journal._segments) < 5:
+            journal.append(records.data(first, 0, 1000), [b"2" * 1000])
+        journal.confirm(journal.last)
+        assert len(journal._segments) == 5
+
+    disk.beside = save
+    found = journal.read()
+    assert found.lost == []
+    assert {file.state.key: file.ranges for file in found.files} == {"first": [(0, 1000)], "second": [(0, 3)]}
+    assert len(journal._segments) < 5
+    assert journal.read().lost == []

@@ -446,3 +446,23 @@ def test_in_place_what_was_sent_is_kept_and_nothing_that_was_there_before(tier: 
     before = rig.store.reads
     assert all_of(rig, tier) == "abXdeZgh"
     assert rig.store.reads == before + 6  # not the page that was sent, nor the one that was just read
+
+
+def test_a_status_from_before_a_change_is_not_the_version_after_it(tier: Tier) -> None:
+    rig = Rig(tier, whole=False)
+    file = rig.open()
+    read(file, 0)
+    write(file, 0, "X")
+    found = file.inner.stat
+
+    def stat() -> ObjectStat:
+        before = found()
+        write(file, 1, "Y")
+        return before
+
+    file.inner.stat = stat  # type: ignore[method-assign]
+    file.stat()
+    assert file._changed is not None
+    file.inner.stat = found  # type: ignore[method-assign]
+    file.stat()
+    assert file._changed is None

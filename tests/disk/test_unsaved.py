@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import DiskTier, LostRange, PageCache
+from pagecache import DataLossError, DiskTier, LostRange, PageCache
 from pagecache.disk.device import OS
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
@@ -268,6 +268,19 @@ def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World, monk
     after = world.crash()
     assert after.volume.recovered() == []
     assert after.read() == changed(0, b"newer")
+
+
+def test_what_was_given_up_beyond_a_request_is_not_recovered(world: World) -> None:
+    """Whole blocks are given up."""
+    file = world.open()
+    file.pwrite(b"x" * 20000, 0)
+    file.fsync()
+    world.volume.discard("k", 6277)
+    with pytest.raises(DataLossError):
+        file.fsync()
+    file.fsync()
+    expected = file.pread(1 << 20, 0)
+    assert world.crash().read() == expected
 
 
 def test_a_sync_at_the_store_records_what_an_append_beside_it_would_have(

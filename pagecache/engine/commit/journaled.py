@@ -27,7 +27,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...backends.spool import Ranges
 from ...disk import records
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from ...errors import Key
     from ..file import EngineFile
     from ..volume import EngineVolume
-
-T = TypeVar("T")
 
 __all__ = ["NOT_JOURNALED", "Journaled", "VolumeJournal"]
 
@@ -540,10 +538,12 @@ class Journaled:
         self.note(lambda number: records.hole(number, begin, end - begin))
         self.file.cut_unlogged(begin, end)
 
-    def dropping(self, begin: int, end: int, drop: Callable[[], T]) -> T:
-        """Give bytes up by a call of `drop`, and record it."""
+    def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
+        """Give bytes up by a call of `drop`, and record it. It may drop more, to the bounds of a block."""
         with self._lock:
             dropped = drop()
+            if dropped:
+                begin, end = min(begin, dropped[0][0]), max(end, sum(dropped[-1]))
             if self._mark is not None:
                 if self.file.has_local():
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
@@ -658,7 +658,7 @@ class _NotJournaled(Journaled):
     def removed(self) -> None:
         pass
 
-    def dropping(self, begin: int, end: int, drop: Callable[[], T]) -> T:
+    def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
         return drop()
 
 
