@@ -314,7 +314,7 @@ class Flusher:
         partial = urgent and self._still >= STILL
         for volume in volumes:
             with volume.keeper():
-                for file in [] if volume.spills_first() else volume.some_aged(TURN):
+                for file in volume.some_aged(TURN) if urgent or not volume.spills_first() else []:
                     file.refresh_limits()
                     if partial:
                         file.pass_partial(_budget(file))

@@ -202,6 +202,15 @@ def test_a_writer_without_dirty_bytes_of_its_own_has_those_of_others_spilled(wor
         file.close()
 
 
+def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: World) -> None:
+    files = [world.volume.open(f"f{k}", "w+b") for k in range(80)]
+    for k, file in enumerate(files):
+        file.pwrite(bytes([k]) * 65536, 0)
+    for k, file in enumerate(files):
+        assert file.pread(1 << 20, 0) == bytes([k]) * 65536
+        file.close()
+
+
 @pytest.mark.parametrize("unit", [1, 65536])
 def test_spilled_bytes_are_sent_with_the_rest_of_their_write_units(tmp_path: Path, unit: int) -> None:
     world = World(tmp_path, limits={"write_unit": unit})

@@ -57,8 +57,10 @@ class Spills:
     def make_room(self, file: EngineFile, *, locked: bool) -> int:
         """Spill dirty bytes of a file, or of others; return how many. `locked`: the caller has the inode lock of it."""
         most = min(TURN, self._room())
+        if most <= 0:
+            return 0
         moved = self._of(file, most, locked=locked)
-        if not moved and most > 0:
+        if not moved:
             least = min(LEAST, self._volume.native.pressure().limit // SHARE)
             for other in self._volume.some_aged(OTHERS):
                 if other is not file and (other in self._files or other.number("dirty") >= least):
