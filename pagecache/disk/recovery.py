@@ -244,7 +244,7 @@ class Recovered:
         path = os.path.join(self.folder, name_of(head.segment))
         fd = self.device.open(path, os.O_RDONLY)
         try:
-            room = memoryview(_read(self.device, fd, at, block_at(head, last + 1) - at))
+            room = _read(self.device, fd, at, memoryview(bytearray(block_at(head, last + 1) - at)))
         finally:
             self.device.close(fd)
         if bad_blocks(room, 0, stored, self._salts[head.segment] + head.lsn + first):
@@ -260,15 +260,17 @@ class Recovered:
             if (match := NAME.fullmatch(name)) and (sizes is None or int(match[1]) in sizes):
                 segments.append((int(match[1]), name))
         read: list[Segment] = []
+        room = bytearray()  # fresh memory would take longer than the reading
         for number, name in sorted(segments):
             fd = self.device.open(os.path.join(self.folder, name), os.O_RDONLY)
             try:
                 size = self.device.size(fd) if sizes is None else sizes[number]
-                room = memoryview(_read(self.device, fd, 0, size))
+                room = room if len(room) >= size else bytearray(size)
+                content = _read(self.device, fd, 0, memoryview(room)[:size])
             finally:
                 self.device.close(fd)
             self.segments.append((number, size))
-            segment = self._scan(number, room)
+            segment = self._scan(number, content)
             if segment is not None:
                 read.append(segment)
         self._mend(read)
@@ -321,11 +323,11 @@ class Recovered:
     def _next_head(self, room: memoryview, at: int, segment: Segment) -> Head | None:
         whole = room.obj
         assert isinstance(whole, bytearray)
-        at = whole.find(MAGIC, at)
+        at = whole.find(MAGIC, at, len(room))
         while at >= 0:
             if at % HEAD == 0 and (head := self._head_at(room, at, segment)) is not None:
                 return head
-            at = whole.find(MAGIC, at + 1)
+            at = whole.find(MAGIC, at + 1, len(room))
         return None
 
     def _echo(self, room: bytes) -> Head | None:
@@ -354,7 +356,7 @@ class Recovered:
             path = os.path.join(self.folder, name_of(owner.number))
             fd = self.device.open(path, os.O_RDONLY)
             try:
-                room = memoryview(_read(self.device, fd, 0, self.device.size(fd)))
+                room = _read(self.device, fd, 0, memoryview(bytearray(self.device.size(fd))))
             finally:
                 self.device.close(fd)
             owner.found.append(self._checked(room, echo, owner.salt))
@@ -437,30 +439,24 @@ class Recovered:
                 self.files.append(file)
 
 
-def _read(device: Device, fd: int, offset: int, length: int) -> bytearray:
-    """Read a range. Sectors that the disk cannot read are zeros, which no sum fits."""
-    room = bytearray()
-    while len(room) < length:
-        wanted = min(CHUNK, length - len(room))
+def _read(device: Device, fd: int, offset: int, room: memoryview) -> memoryview:
+    """Fill the room, and return what was filled. Sectors that the disk cannot read are zeros, which no sum fits."""
+    at, step = 0, CHUNK
+    while at < len(room):
+        part = room[at : at + step]
         try:
-            part = device.pread(fd, wanted, offset + len(room))
+            done = device.preadv(fd, [part], offset + at)
         except OSError:
-            part = _by_sectors(device, fd, offset + len(room), wanted)
-        if not part:
+            if step > SECTOR:
+                step = SECTOR
+                continue
+            done = len(part)
+            part[:] = bytes(done)
+        if not done:
             break
-        room += part
-    return room
-
-
-def _by_sectors(device: Device, fd: int, offset: int, length: int) -> bytes:
-    parts = []
-    for at in range(offset, offset + length, SECTOR):
-        wanted = min(SECTOR, offset + length - at)
-        try:
-            parts.append(device.pread(fd, wanted, at).ljust(wanted, b"\0"))
-        except OSError:
-            parts.append(bytes(wanted))
-    return b"".join(parts)
+        at += done
+        step = CHUNK if at % CHUNK == 0 else step
+    return room[:at]
 
 
 def recover(folder: str, device: Device = OS, sizes: Mapping[int, int] | None = None) -> Recovered:

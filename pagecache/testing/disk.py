@@ -106,13 +106,18 @@ class SimulatedDisk:
         with self._lock:
             return len(self._open[fd][0].content)
 
-    def pread(self, fd: int, length: int, offset: int) -> bytes:
+    def preadv(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
         with self._lock:
-            self._check("pread")
+            self._check("preadv")
             inode, path = self._open[fd]
+            length, done = sum(map(len, buffers)), 0
             if any((path, s) in self.bad_sectors for s in range(offset // SECTOR, -(-(offset + length) // SECTOR))):
                 raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-            return bytes(inode.content[offset : offset + length])
+            for buffer in buffers:
+                part = inode.content[offset + done : offset + done + len(buffer)]
+                buffer[: len(part)] = part
+                done += len(part)
+            return done
 
     def pwritev(self, fd: int, buffers: Sequence[Any], offset: int) -> int:
         with self._lock:

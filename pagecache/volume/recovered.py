@@ -26,6 +26,8 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -229,9 +231,11 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
             numbers -= journal.numbers
     if not numbers:
         return None
-    found = tier.journal().read()
+    opened = tier.journal()
+    # What the start has found is true until a record is appended; its states are those that appends change.
+    found = opened.recovered if opened.last == opened.recovered.end else opened.read()
     left = [
-        _Left(unsaved, _canonical(volume, unsaved.state.key), held=hold)
+        _Left(replace(unsaved, state=deepcopy(unsaved.state)), _canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.files
         if unsaved.number in numbers
     ]

@@ -161,7 +161,7 @@ def faults(rng: random.Random) -> Callable[[str, int], int]:
     def fault(name: str, number: int) -> int:
         if number < 10 or rng.random() > 0.06:
             return 0
-        return {"fallocate": NO_SPACE, "pread": 0, "listdir": 0}.get(name, IO_ERROR)
+        return {"fallocate": NO_SPACE, "preadv": 0, "listdir": 0}.get(name, IO_ERROR)
 
     return fault
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +22,8 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.segments import Segments
+from pagecache.disk.tier import Tier
+from tests.disk.standin import stand_in
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D4", "D5", "D6", "D7", "D8", "D11", "D12")
@@ -722,3 +727,66 @@ def test_an_error_names_the_store_and_not_the_tier(tier: DiskTier) -> None:
         volume.open("a", "x").close()
         with pytest.raises(OSError, match="MemoryBackend cannot change attributes"):
             volume.setattr("a", mode=0o600)
+
+
+# -- a start
+
+
+def work_of(call: Callable[[], object]) -> tuple[int, int]:
+    """Return the calls that read, and the bytes that they return, of a call in this thread."""
+
+    def read_so_far() -> tuple[int, int]:
+        text = Path("/proc/thread-self/io").read_text()
+        found = dict(line.split(": ") for line in text.splitlines())
+        return int(found["syscr"]), int(found["rchar"])
+
+    before = read_so_far()
+    call()
+    after = read_so_far()
+    return after[0] - before[0], after[1] - before[1]
+
+
+@pytest.mark.contract("D9")
+def test_a_start_and_an_open_read_as_much_of_a_large_tier_as_of_a_small_one(tmp_path: Path) -> None:
+    """64 GiB are listed by a catalogue of 25 MiB; one page of it more may lead to a row."""
+    found = []
+    for chunks in (16, 1024):
+        stand_in(tmp_path / str(chunks), chunks)
+        described = DiskTier(tmp_path / str(chunks), size="1TiB")
+        tiers: list[Tier] = []
+        start = work_of(lambda described=described, tiers=tiers: tiers.append(Tier.open(described, 1)))  # type: ignore[misc]
+        assert tiers[0].find("memory:", b"s7")
+        copy = tiers[0].bind("memory:", b"s7", "1", tiers[0].names)
+        one = work_of(lambda copy=copy: copy.find(1 << 20))  # type: ignore[misc]
+        assert copy.find(1 << 20) is not None
+        tiers[0].close(1)
+        found.append((*start, *one))
+    for small, large, more in zip(*found, (8, 8 * 4096, 4, 4 * 4096), strict=True):
+        assert large <= small + more
+    assert found[1][1] < 256 << 10
+
+
+@pytest.mark.contract("D9")
+def test_a_start_after_a_crash_reads_the_journal_once(tier: DiskTier, tmp_path: Path) -> None:
+    """The start knows what the journal has until a record is appended: so does the first attach of a store."""
+    with PageCache("16MiB", disk=tier) as cache, ExitStack() as files:
+        for name in ("one", "other"):
+            volume = cache.attach("memory:", volume_id=name, durability="disk")
+            file = files.enter_context(volume.open("key", "w"))  # the store gets the bytes after the close
+            file.pwrite(content(1 * MIB), 0)
+            file.fsync()
+        shutil.copytree(tier.path, tmp_path / "crashed")
+    size = sum(path.stat().st_size for path in (tmp_path / "crashed").rglob("*.journal"))
+    described = DiskTier(tmp_path / "crashed", size="64MiB", segment="4MiB")
+    caches: list[PageCache] = []
+    assert size <= work_of(lambda: caches.append(PageCache("16MiB", disk=described)))[1] < 1.2 * size
+    with caches[0] as cache:
+        found: list[Volume] = []
+        for name in ("one", "other"):
+            attach = partial(cache.attach, "memory:", volume_id=name, durability="disk", on_recovery="hold")
+            assert work_of(lambda attach=attach: found.append(attach()))[1] < 0.2 * size  # type: ignore[misc]
+        assert [each.ranges for volume in found for each in volume.recovered()] == [((0, MIB),)] * 2
+        for volume in found:
+            volume.resume()
+            volume.sync(durability="backend")
+        assert [read(volume, "key") for volume in found] == [content(1 * MIB)] * 2
