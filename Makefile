@@ -300,7 +300,7 @@ instructions: build/hit_instructions                                            
 
 .PHONY: bench wheel docs fmt clean help
 bench: $(VENV)/.built $(VENV)/.dev $(VENV)/.bench                     ## all measurements beside peers, an hour; ONLY="hits far" selects
-	@for program in $(or $(ONLY),hits files streams far mounts missratio); do \
+	@for program in $(or $(ONLY),hits files streams far disk mounts missratio); do \
 	  echo; echo "benchmarks/$$program.py"; $(PY) benchmarks/$$program.py || exit 1; done
 	@$(RUN)/pagecache bench
 

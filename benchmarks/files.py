@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -64,30 +63,21 @@ def beside_plain(bench: Bench, pool: ThreadPoolExecutor | None) -> None:
         print(f"| {text} | {' | '.join(f'{found.times(name, PLAIN)[0]:.1f}' for name in stores)} |", flush=True)
 
 
-def many(counts: Sequence[int]) -> None:
+def many(bench: Bench, counts: Sequence[int]) -> None:
     """Print the time of an open, a read and a close beside that with the fewest objects."""
-    first = 0.0
     print("\n| cached objects | open, read, close |\n|---|---|")
-    with PageCache("2GiB") as cache:
-        volume = cache.attach("memory:")
-        jobs = volume_jobs(volume)
-        keys: list[str] = []
-        for count in counts:
-            for number in range(len(keys), count):
-                keys.append(f"{number:x}")
-                with volume.open(keys[-1], "xb") as file:
-                    file.pwrite(SMALL[:100], 0)
-            volume.sync()
-            times = []
-            for _ in range(11):
-                some = random.sample(keys, 200)
-                for job in (jobs["keep"], jobs["keep"]):  # the first warms up
-                    start = time.thread_time()
-                    for key in some:
-                        job(key)
-                times.append(time.thread_time() - start)
-            first = first or median(times)
-            print(f"| {count:,} | {median(times) / first:.2f} |", flush=True)
+    ways = []
+    for count in counts:
+        volume = bench.stack.enter_context(PageCache("2GiB")).attach("memory:")
+        for number in range(count):
+            with volume.open(f"{number:x}", "xb") as file:
+                file.pwrite(SMALL[:100], 0)
+        volume.sync()
+        keys = [f"{number:x}" for number in bench.rng.sample(range(count), 200)]
+        ways.append(file_way(str(count), volume_jobs(volume), "keep", keys))
+    found = bench.compare(*ways, rounds=11)
+    for count in counts:
+        print(f"| {count:,} | {found.times(str(count), str(counts[0]))[0]:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -97,7 +87,7 @@ def main() -> None:
         bench = Bench(settings, Path(folder), random.Random(settings.seed), stack)
         beside_plain(bench, None)
         beside_plain(bench, stack.enter_context(ThreadPoolExecutor(THREADS)))
-    many([1_000, 3_000] if quick else [1_000, 10_000, 100_000])
+        many(bench, [1_000, 3_000] if quick else [1_000, 10_000, 100_000])
 
 
 if __name__ == "__main__":

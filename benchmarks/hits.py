@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import median
@@ -26,11 +27,8 @@ from pagecache.aio import AsyncCachedFile
 from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, each
 
 DATA = BLOCK[:PAGE]
-Peer = tuple[Run, Run | None, Callable[[int], Any]]  # reads, overwrites, the key of an offset
-
-
-def itself(offset: int) -> int:
-    return offset
+Peer = tuple[Run, Run | None, Callable[[int], Any]]
+"""Reads, overwrites, and the key of an offset."""
 
 
 def mapping(bench: Bench) -> Peer:
@@ -48,7 +46,7 @@ def mapping(bench: Bench) -> Peer:
         for offset in offsets:
             pages[offset : offset + PAGE] = DATA
 
-    return read, write, itself
+    return read, write, int
 
 
 def cachetools(bench: Bench) -> Peer:
@@ -69,19 +67,17 @@ def cachetools(bench: Bench) -> Peer:
                 pages[offset][:] = DATA
                 dirty.add(offset)
 
-    return read, write, itself
+    return read, write, int
 
 
 def diskcache(bench: Bench) -> Peer:
     """Diskcache on tmpfs: SQLite below, one transaction for each write."""
-    size = bench.settings.size
-    folder = str(bench.folder / "diskcache")
-    cache: Any = import_module("diskcache").Cache(folder, size_limit=8 * size, eviction_policy="none", cull_limit=0)
-    bench.stack.callback(cache.close)
+    words: dict[str, Any] = {"size_limit": 8 * bench.settings.size, "eviction_policy": "none", "cull_limit": 0}
+    cache = bench.stack.enter_context(import_module("diskcache").Cache(str(bench.folder / "diskcache"), **words))
     with cache.transact():
         for offset in bench.offsets():
             cache.set(offset, DATA)
-    return each(cache.get), each(lambda key: cache.set(key, DATA)), itself
+    return each(cache.get), each(lambda key: cache.set(key, DATA)), int
 
 
 def lmdb(bench: Bench) -> Peer:
@@ -89,9 +85,6 @@ def lmdb(bench: Bench) -> Peer:
     map_size = 8 * bench.settings.size + 64 * MIB
     env: Any = import_module("lmdb").open(str(bench.folder / "lmdb"), map_size=map_size, sync=False)
     bench.stack.callback(env.close)
-
-    def key(offset: int) -> bytes:
-        return offset.to_bytes(8, "big")
 
     def read(keys: Sequence[bytes]) -> None:
         with env.begin() as transaction:
@@ -101,20 +94,19 @@ def lmdb(bench: Bench) -> Peer:
         with env.begin(write=True) as transaction:
             transaction.put(key, DATA)
 
-    with env.begin(write=True) as transaction:
-        for offset in bench.offsets():
-            transaction.put(key(offset), DATA)
-    return read, each(put), key
+    keys = partial(int.to_bytes, length=8, byteorder="big")
+    each(put)([keys(offset) for offset in bench.offsets()])
+    return read, each(put), keys
 
 
 def fsspec(bench: Bench) -> Peer:
     """Fsspec's block cache, which its remote files read through: blocks of 64 KiB. It cannot write."""
     size = bench.settings.size
-    caching = import_module("fsspec.caching")
-    cache = caching.BlockCache(FOLIO, lambda start, end: BLOCK[: end - start], size, maxblocks=size // FOLIO)
+    made = import_module("fsspec.caching").BlockCache
+    cache = made(FOLIO, lambda start, end: BLOCK[: end - start], size, maxblocks=size // FOLIO)
     for offset in range(0, size, FOLIO):
         cache._fetch(offset, offset + FOLIO)
-    return each(lambda offset: cache._fetch(offset, offset + PAGE)), None, itself
+    return each(lambda offset: cache._fetch(offset, offset + PAGE)), None, int
 
 
 PEERS: dict[str, Callable[[Bench], Peer]] = {
@@ -157,16 +149,13 @@ def other_ways(bench: Bench) -> Iterator[str]:
             for segment in found.segments:
                 segment[::PAGE].tobytes()
 
-    def sequential(name: str, run: Run) -> Way:
-        return Way(name=name, run=run, items=upward)
-
-    call = each(os.pread, bench.descriptor(), PAGE)
-    found = bench.compare(sequential("cache", each(file.pread, PAGE)), sequential("call", call))
-    yield row("4 KiB sequential hit", "os.pread", found.speed("cache", "call"))
-    found = bench.compare(
-        Way(name="view", run=each(view), items=pieces), Way(name="pread", run=each(large.pread, MIB), items=pieces)
-    )
-    yield row("1 MiB view: open, touch every page, release", "pread of it", found.speed("view", "pread"))
+    for metric, against, own, other, items in (
+        ("4 KiB sequential hit", "os.pread", each(file.pread, PAGE), each(os.pread, bench.descriptor(), PAGE), upward),
+        ("1 MiB view: open, touch every page, release", "pread of it", each(view), each(large.pread, MIB), pieces),
+    ):
+        ways = [Way(name=name, run=run, items=items) for name, run in (("own", own), ("other", other))]
+        value, _, spread = bench.compare(*ways).speed("own", "other")
+        yield f"| {metric} | {against} | {value:.2f} × speed ±{100 * spread:.0f} % |"
     awaited, runner = AsyncCachedFile(file), bench.stack.enter_context(asyncio.Runner())
 
     async def hits(offsets: Sequence[int]) -> None:
@@ -180,16 +169,10 @@ def other_ways(bench: Bench) -> Iterator[str]:
         for _ in offsets:
             await constant()
 
-    found = bench.compare(
-        bench.way("hit", lambda some: runner.run(hits(some))),
-        bench.way("constant", lambda some: runner.run(constants(some))),
-    )
-    more = [hit - other for hit, other in zip(found["hit"], found["constant"], strict=True)]
+    ways = [bench.way("hit", lambda some: runner.run(hits(some)))]
+    found = bench.compare(*ways, bench.way("other", lambda some: runner.run(constants(some))))
+    more = [hit - other for hit, other in zip(found["hit"], found["other"], strict=True)]
     yield f"| awaited 4 KiB hit, less a coroutine that returns a constant | | {1e6 * median(more):.2f} µs |"
-
-
-def row(metric: str, against: str, found: tuple[float, float, float]) -> str:
-    return f"| {metric} | {against} | {found[0]:.2f} × speed ±{100 * found[2]:.0f} % |"
 
 
 def main() -> None:

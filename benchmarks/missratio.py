@@ -14,7 +14,7 @@ import heapq
 import random
 import sys
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pagecache import PageCache
 from pagecache.bench import PAGE
@@ -79,46 +79,34 @@ def cached(trace: Sequence[int], pages: int, room: int) -> float:
         return (cache.stats().misses - before) / len(trace)
 
 
-def lru(trace: Sequence[int], room: int) -> float:
-    """The share of misses of a list of the pages used last."""
+# Policies yield at each miss.
+
+
+def lru(trace: Sequence[int], room: int) -> Iterator[None]:
     held: OrderedDict[int, None] = OrderedDict()
-    misses = 0
     for page in trace:
-        if page in held:
-            held.move_to_end(page)
-            continue
-        misses += 1
+        if page not in held:
+            yield
         held[page] = None
+        held.move_to_end(page)
         if len(held) > room:
             held.popitem(last=False)
-    return misses / len(trace)
 
 
-def lirs(trace: Sequence[int], room: int) -> float:
-    """The share of misses of LIRS, with a hundredth for pages on trial, and three times the cache remembered."""
+def lirs(trace: Sequence[int], room: int) -> Iterator[None]:
+    """LIRS, with a hundredth for pages on trial, and three times the cache remembered."""
     wanted = room - max(1, room // 100)
-    stack: OrderedDict[int, None] = OrderedDict()  # by recency; the first is always kept
+    stack, trial, gone = [OrderedDict[int, None]() for _ in range(3)]  # the stack by recency; its first is always kept
     kept: set[int] = set()
-    trial: OrderedDict[int, None] = OrderedDict()
-    gone: OrderedDict[int, None] = OrderedDict()
-    misses = 0
 
     def prune() -> None:
         while stack and next(iter(stack)) not in kept:
             gone.pop(stack.popitem(last=False)[0], None)
 
-    def keep(page: int) -> None:
-        kept.add(page)
-        if len(kept) > wanted:
-            least, _ = stack.popitem(last=False)
-            kept.discard(least)
-            trial[least] = None
-        prune()
-
     for page in trace:
         known = page in stack
         if page not in kept and page not in trial:
-            misses += 1
+            yield
             if len(kept) + len(trial) >= room:
                 least, _ = trial.popitem(last=False)
                 if least in stack:
@@ -132,20 +120,22 @@ def lirs(trace: Sequence[int], room: int) -> float:
             prune()
         elif known or len(kept) < wanted:
             trial.pop(page, None)
-            keep(page)
+            kept.add(page)
+            if len(kept) > wanted:
+                least, _ = stack.popitem(last=False)
+                kept.discard(least)
+                trial[least] = None
+            prune()
         else:
             trial[page] = None
             trial.move_to_end(page)
-    return misses / len(trace)
 
 
-def tinylfu(trace: Sequence[int], room: int) -> float:
-    """The share of misses of W-TinyLFU, with exact counts, halved after ten times the cache."""
-    window: OrderedDict[int, None] = OrderedDict()
-    probation: OrderedDict[int, None] = OrderedDict()
-    protected: OrderedDict[int, None] = OrderedDict()
+def tinylfu(trace: Sequence[int], room: int) -> Iterator[None]:
+    """W-TinyLFU, with exact counts, halved after ten times the cache."""
+    window, probation, protected = [OrderedDict[int, None]() for _ in range(3)]
     counts: dict[int, int] = {}
-    seen = misses = 0
+    seen = 0
     for page in trace:
         counts[page] = min(15, counts.get(page, 0) + 1)
         seen += 1
@@ -162,7 +152,7 @@ def tinylfu(trace: Sequence[int], room: int) -> float:
             if len(protected) > room * 4 // 5:
                 probation[protected.popitem(last=False)[0]] = None
         else:
-            misses += 1
+            yield
             window[page] = None
             if len(window) > max(1, room // 100):
                 new, _ = window.popitem(last=False)
@@ -172,19 +162,17 @@ def tinylfu(trace: Sequence[int], room: int) -> float:
                     (probation or protected).pop(least)
                 if not full or counts.get(new, 0) > counts.get(least, 0):
                     probation[new] = None
-    return misses / len(trace)
 
 
-def sieve(trace: Sequence[int], room: int) -> float:
-    """The share of misses of SIEVE."""
+def sieve(trace: Sequence[int], room: int) -> Iterator[None]:
     held: dict[int, bool] = {}  # page: whether it was read since the hand passed
     order: list[int] = []  # the oldest first; the hand is a place in it
-    hand = misses = 0
+    hand = 0
     for page in trace:
         if page in held:
             held[page] = True
             continue
-        misses += 1
+        yield
         if len(held) == room:
             while held[order[hand := hand % room]]:
                 held[order[hand]] = False
@@ -193,13 +181,11 @@ def sieve(trace: Sequence[int], room: int) -> float:
             hand %= len(order) or 1  # behind the newest comes the oldest
         held[page] = False
         order.append(page)
-    return misses / len(trace)
 
 
-def arc(trace: Sequence[int], room: int) -> float:
-    """The share of misses of ARC."""
+def arc(trace: Sequence[int], room: int) -> Iterator[None]:
     once, often, once_gone, often_gone = [OrderedDict[int, None]() for _ in range(4)]
-    target = misses = 0
+    target = 0
 
     def replace(page: int) -> None:
         from_once = once and (len(once) > target or (page in often_gone and len(once) == target))
@@ -211,7 +197,7 @@ def arc(trace: Sequence[int], room: int) -> float:
             (once if page in once else often).pop(page)
             often[page] = None
             continue
-        misses += 1
+        yield
         total = len(once) + len(once_gone)
         if page in once_gone or page in often_gone:
             gone, other, sign = (once_gone, often_gone, 1) if page in once_gone else (often_gone, once_gone, -1)
@@ -229,19 +215,17 @@ def arc(trace: Sequence[int], room: int) -> float:
                 often_gone.popitem(last=False)
             replace(page)
         once[page] = None
-    return misses / len(trace)
 
 
-def twoq(trace: Sequence[int], room: int) -> float:
-    """The share of misses of 2Q, with a quarter of the cache for new pages, and half of it remembered."""
+def twoq(trace: Sequence[int], room: int) -> Iterator[None]:
+    """2Q, with a quarter of the cache for new pages, and half of it remembered."""
     new, gone, main = [OrderedDict[int, None]() for _ in range(3)]
-    misses = 0
     for page in trace:
         if page in main:
             main.move_to_end(page)
         if page in main or page in new:
             continue
-        misses += 1
+        yield
         if len(new) + len(main) >= room:
             if len(new) > room // 4 or not main:
                 gone[new.popitem(last=False)[0]] = None
@@ -251,18 +235,17 @@ def twoq(trace: Sequence[int], room: int) -> float:
                 main.popitem(last=False)
         (main if page in gone else new)[page] = None
         gone.pop(page, None)
-    return misses / len(trace)
 
 
-def s3fifo(trace: Sequence[int], room: int) -> float:
-    """The share of misses of S3-FIFO, with a tenth of the cache for new pages."""
+def s3fifo(trace: Sequence[int], room: int) -> Iterator[None]:
+    """S3-FIFO, with a tenth of the cache for new pages."""
     small, main = deque[int](), deque[int]()
-    gone, counts, misses = OrderedDict[int, None](), dict[int, int](), 0
+    gone, counts = OrderedDict[int, None](), dict[int, int]()
     for page in trace:
         if page in counts:
             counts[page] = min(3, counts[page] + 1)
             continue
-        misses += 1
+        yield
         while len(counts) >= room:
             queue = small if len(small) >= max(1, room // 10) or not main else main
             old = queue.popleft()
@@ -278,11 +261,10 @@ def s3fifo(trace: Sequence[int], room: int) -> float:
         (main if page in gone else small).append(page)
         gone.pop(page, None)
         counts[page] = 0
-    return misses / len(trace)
 
 
-def best(trace: Sequence[int], room: int) -> float:
-    """The share of misses of the order that knows the future."""
+def best(trace: Sequence[int], room: int) -> Iterator[None]:
+    """The order that knows the future."""
     after = [0] * len(trace)
     last: dict[int, int] = {}
     for at in range(len(trace) - 1, -1, -1):
@@ -290,30 +272,27 @@ def best(trace: Sequence[int], room: int) -> float:
         last[trace[at]] = at
     held: dict[int, int] = {}  # page: when it is read next
     order: list[tuple[int, int]] = []
-    misses = 0
     for at, page in enumerate(trace):
         if page not in held:
-            misses += 1
+            yield
             while len(held) >= room:
                 when, other = heapq.heappop(order)
                 if held.get(other) == -when:
                     del held[other]
         held[page] = after[at]
         heapq.heappush(order, (-after[at], page))
-    return misses / len(trace)
 
 
 def main() -> None:
     pages, length = (2_000, 20_000) if "--quick" in sys.argv[1:] else (20_000, 400_000)
     room = pages // 10
     sides = {"LRU": lru, "2Q": twoq, "LIRS": lirs, "ARC": arc, "W-TinyLFU": tinylfu, "S3-FIFO": s3fifo, "SIEVE": sieve}
+    every = [*sides.values(), best]
     print(f"| trace | cache | {' | '.join(sides)} | best order | × best policy |\n|---|{'---|' * (3 + len(sides))}")
     for name, trace in traces(pages, length, random.Random(1)).items():
-        own, *peers = cached(trace, pages, room), *(side(trace, room) for side in sides.values())
-        found = (own, *peers, best(trace, room))
-        print(
-            f"| {name} | {' | '.join(f'{100 * share:.1f} %' for share in found)} | {own / min(peers):.3f} |", flush=True
-        )
+        own, *peers = cached(trace, pages, room), *(sum(1 for _ in side(trace, room)) / len(trace) for side in every)
+        shares = " | ".join(f"{100 * share:.1f} %" for share in (own, *peers))
+        print(f"| {name} | {shares} | {own / min(peers[:-1]):.3f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,41 +5,47 @@
     ll           libfuse's own passthrough_ll over tmpfs, if its source and a compiler are installed
     tmpfs        no FUSE at all
 
-Each round measures every file system once, in another order. The result is the median over rounds of the ratio within a
-round (goal P36: c at least 2.0 of plain at 4 KiB, with direct I/O). Everything is cached in every one of them.
-`--buffered`: with the kernel's pages.
-`--trees`: programs on trees of N files instead (tar, git, cp, find, stat, rm). The passthrough on pyfuse3 has no
-directories and stays out. The table has the goals of c beside ll.
+The result is the median over rounds of the ratio within a round (goal P36: c at least 2.0 of plain at 4 KiB, with
+direct I/O). Everything is cached in every one of them. `--buffered`: with the kernel's pages. `--trees`: programs on
+trees of N files instead. The passthrough on pyfuse3 has no directories and stays out.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import mmap
 import os
 import random
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # `tests` is no installed package
-
+import sides  # noqa: F401
+from pagecache.bench import MIB, PAGE, Bench, Comparison, Settings, Way
 from tests.fuse.mounts import Mounted, run
 
 SIZE = 32 << 20
-ROUNDS = 11
-SLICE = 0.25
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
+GOALS = {
+    "tar x": 0.7,
+    "find | xargs stat": 0.8,
+    "cp -r": 0.7,
+    "rm -r": 0.7,
+    "git clone": 0.7,
+    "names": 0.6,
+    "stats": 0.8,
+}
+"""Least speed of c beside ll."""
+NAMES = ("c", "plain", "ll", "tmpfs")
 
 PASSTHROUGH = """
 import errno, os, stat, sys
@@ -80,24 +86,14 @@ trio.run(pyfuse3.main)
 """
 
 
-def for_a_while(work: Callable[[], int]) -> tuple[int, float]:
-    """Units of work, and seconds."""
-    begin, done = time.perf_counter(), 0
-    while (passed := time.perf_counter() - begin) < SLICE:
-        done += work()
-    return done, passed
-
-
 class Subject:
     """A file system with a file that is cached in it, and the process that serves it."""
 
-    def __init__(self, top: Path, pid: int | None, files: int) -> None:
-        self.top, self.pid, self.files = top, pid, files
+    def __init__(self, top: Path, pid: int | None) -> None:
+        self.top, self.pid = top, pid
         self.fd = os.open(top / "data", os.O_RDWR)
-        self.buffer = mmap.mmap(-1, 1 << 20)
-        self.small = memoryview(self.buffer)[:4096]
-        self.random = random.Random(1)
-        self.next = 0
+        self.room = memoryview(mmap.mmap(-1, MIB))
+        self.done, self.used = 0, 0.0
 
     def cpu(self) -> float:
         if self.pid is None:
@@ -105,162 +101,84 @@ class Subject:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def at(self) -> int:
-        return self.random.randrange(SIZE // 4096) * 4096
+    def way(self, name: str, call: Callable[[Subject, int], object], items: Sequence[int]) -> Way:
+        self.done, self.used = 0, -self.cpu()
 
-    def read_4k(self) -> int:
-        for _ in range(50):
-            os.preadv(self.fd, [self.small], self.at())
-        return 50
+        def work(some: Sequence[int]) -> None:
+            self.done += len(some)
+            for item in some:
+                call(self, item)
 
-    def write_4k(self) -> int:
-        for _ in range(50):
-            os.pwrite(self.fd, self.small, self.at())
-        return 50
+        return Way(name=name, run=work, items=items)
 
-    def read_1m(self) -> int:
-        for at in range(0, 8 << 20, 1 << 20):
-            os.preadv(self.fd, [self.buffer], at)
-        return 8
+    def read(self, at: int, size: int) -> None:
+        os.preadv(self.fd, [self.room[:size]], at)
 
-    def write_1m(self) -> int:
-        for at in range(0, 8 << 20, 1 << 20):
-            os.pwrite(self.fd, self.buffer, at)
-        return 8
+    def write(self, at: int, size: int) -> None:
+        os.pwrite(self.fd, self.room[:size], at)
 
-    def names(self) -> int:
-        path = self.top / "name"
-        for _ in range(5):
-            os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
-            os.unlink(path)
-        return 10
+    def name(self, _: int) -> None:
+        os.close(os.open(self.top / "name", os.O_CREAT | os.O_WRONLY))
+        os.unlink(self.top / "name")
 
-    def stats(self) -> int:
-        """Stat of many files, each so rarely that the kernel has forgotten it."""
-        for _ in range(50):
-            os.stat(self.top / f"file{self.next}")
-            self.next = (self.next + 1) % self.files
-        return 50
+    def stat(self, number: int) -> None:
+        os.stat(self.top / f"file{number}")
 
 
-WORKS = ("read_4k", "write_4k", "read_1m", "write_1m", "names", "stats")
-TREE_ROUNDS = 3
-TREE_FILES = 10_000
-GOALS = {
-    "tar x": 0.7,
-    "find | xargs stat": 0.8,
-    "cp -r": 0.7,
-    "rm -r": 0.7,
-    "git clone": 0.7,
-    "names": 0.6,
-    "stats": 0.8,
-}
-"""Least speed of c beside ll."""
-SIDES = ("c", "plain", "ll", "tmpfs")
+def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats: set[str]) -> None:
+    """Print the table of requests."""
+    pages, large = bench.offsets(), range(0, 8 * MIB, MIB)
+    jobs: dict[str, tuple[Callable[[Subject, int], object], Sequence[int]]] = {
+        "read_4k": (partial(Subject.read, size=PAGE), pages),
+        "write_4k": (partial(Subject.write, size=PAGE), pages),
+        "read_1m": (partial(Subject.read, size=MIB), large),
+        "write_1m": (partial(Subject.write, size=MIB), large),
+        "names": (Subject.name, [0]),
+        "stats": (Subject.stat, range(files)),  # each so rarely that the kernel has forgotten it
+    }
+    for job, (call, items) in jobs.items():
+        taking = {name: on for name, on in subjects.items() if job != "stats" or name not in without_stats}
+        ways = [on.way(name, call, items) for name, on in taking.items()]
+        found = bench.compare(*ways, clock=time.perf_counter)
+        own = subjects["c"]
+        print(row(job, found, f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"), flush=True)
 
 
-class Table:
-    """The results: for each kind of work, operations a second and CPU of the server for each."""
-
-    def __init__(self) -> None:
-        self._rates: dict[str, dict[str, list[float]]] = {}
-        self._cpu: dict[str, dict[str, list[float]]] = {}
-
-    def time(
-        self, work: str, name: str, subject: Subject, call: Callable[[], tuple[int, float]], *, counts: bool
-    ) -> None:
-        before = subject.cpu()
-        done, seconds = call()
-        if counts:
-            self._rates.setdefault(work, {}).setdefault(name, []).append(done / seconds)
-            self._cpu.setdefault(work, {}).setdefault(name, []).append((subject.cpu() - before) / done * 1e6)
-
-    def show(self) -> None:
-        print("| work | goal beside ll | " + " | ".join(SIDES) + " |\n|---|---|---|---|---|---|")
-        for work, rates in self._rates.items():
-            cells = [self._cell(work, name) if name in rates else "–" for name in SIDES]
-            print(f"| {work} | {GOALS.get(work, '')} | {' | '.join(cells)} |")
-
-    def _cell(self, work: str, name: str) -> str:
-        """The speed of c beside a peer, as the median of the rounds; of c, the operations a second and its CPU."""
-        own, other = self._rates[work]["c"], self._rates[work][name]
-        if name == "c":
-            return f"{statistics.median(own):.0f}/s, {statistics.mean(self._cpu[work]['c']):.1f} µs"
-        return f"{statistics.median(ours / theirs for ours, theirs in zip(own, other, strict=True)):.2f}"
+def row(job: str, found: Comparison, cpu: str) -> str:
+    cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in NAMES[1:]]
+    return f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |"
 
 
-def shuffled(subjects: dict[str, Subject], round_: int) -> list[tuple[str, Subject]]:
-    order = list(subjects.items())
-    random.Random(round_).shuffle(order)
-    return order
+def trees(bench: Bench, subjects: dict[str, Subject], files: int) -> None:
+    """Print the table of programs that make, read and remove a tree of small files."""
+    archive, repository = bench.folder / "tree.tar", bench.folder / "repository"
+    with tarfile.open(archive, "w") as target:
+        for number in range(files):
+            entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
+            entry.size, entry.mode = bench.rng.randrange(200, 8000), 0o644
+            target.addfile(entry, BytesIO(bench.rng.randbytes(entry.size)))
+    git = ("git", "-C", repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
+    call = partial(run, timeout=1800)
+    call("git", "init", "-q", "-b", "main", repository)
+    call("tar", "xf", archive, "-C", repository)
+    call(*git, "add", ".")
+    call(*git, "commit", "-q", "-m", "files")
+    listed = 'find "$0" -type f -print0 | xargs -0 stat -c %s > /dev/null'
+    untar = ("tar", "xf", archive, "-C", "TOP")
+    jobs: dict[str, tuple[Sequence[str | Path], Sequence[str | Path]]] = {  # and what follows, untimed
+        "tar x": (untar, ("rm", "-rf", "TOP/tree")),
+        "rm -r": (("rm", "-rf", "TOP/tree"), untar),
+        "find": (("sh", "-c", listed, "TOP/tree"), ("true",)),
+        "cp -r": (("cp", "-r", "TOP/tree", "TOP/copy"), ("rm", "-rf", "TOP/copy")),
+        "git clone": (("git", "clone", "-q", repository, "TOP/clone"), ("rm", "-rf", "TOP/clone")),
+    }
 
+    def on(words: Sequence[str | Path]) -> Callable[[Sequence[Subject]], object]:
+        return lambda some: call(*(str(word).replace("TOP", str(some[0].top)) for word in words))
 
-def measure(subjects: dict[str, Subject], without_stats: set[str]) -> Table:
-    table = Table()
-    for round_ in range(ROUNDS + 1):  # the first one warms everything up
-        for work in WORKS:
-            for name, subject in shuffled(subjects, round_):
-                if work != "stats" or name not in without_stats:
-                    call = partial(for_a_while, getattr(subject, work))
-                    table.time(work, name, subject, call, counts=round_ > 0)
-    return table
-
-
-class Trees:
-    """Programs that make, read and remove a tree of small files in a file system."""
-
-    def __init__(self, folder: Path, files: int) -> None:
-        self.files = files
-        self._archive, self._repository = folder / "tree.tar", folder / "repository"
-        chance = random.Random(1)
-        with tarfile.open(self._archive, "w") as archive:
-            for number in range(files):
-                entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
-                entry.size, entry.mode = chance.randrange(200, 8000), 0o644
-                archive.addfile(entry, io.BytesIO(chance.randbytes(entry.size)))
-        self._repository.mkdir()
-        self._run("git", "init", "-q", "-b", "main", self._repository)
-        self._run("tar", "xf", self._archive, "-C", self._repository)
-        git = ("git", "-C", self._repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
-        self._run(*git, "add", ".")
-        self._run(*git, "commit", "-q", "-m", "files")
-
-    def jobs(self) -> dict[str, Callable[[Subject], int]]:
-        """Return the jobs, in the order in which they follow each other; each returns the number of files."""
-        return {
-            "tar x": lambda on: self._run("tar", "xf", self._archive, "-C", on.top),
-            "find | xargs stat": lambda on: self._run(
-                "sh", "-c", 'find "$0" -type f -print0 | xargs -0 stat -c %s > /dev/null', on.top / "tree"
-            ),
-            "cp -r": lambda on: self._run("cp", "-r", on.top / "tree", on.top / "copy"),
-            "rm -r": lambda on: 2 * self._run("rm", "-r", on.top / "tree", on.top / "copy"),
-            "git clone": lambda on: self._run("git", "clone", "-q", self._repository, on.top / "clone"),
-        }
-
-    def clear(self, on: Subject) -> None:
-        """Remove the result of the last job."""
-        self._run("rm", "-rf", on.top / "clone")
-
-    def _run(self, *command: str | Path) -> int:
-        run(*command, timeout=1800)
-        return self.files
-
-
-def measure_trees(subjects: dict[str, Subject], trees: Trees) -> Table:
-    table = Table()
-    for round_ in range(TREE_ROUNDS + 1):  # the first one warms everything up
-        for work, job in trees.jobs().items():
-            for name, subject in shuffled(subjects, round_):
-                table.time(work, name, subject, partial(timed, job, subject), counts=round_ > 0)
-        for subject in subjects.values():
-            trees.clear(subject)
-    return table
-
-
-def timed(job: Callable[[Subject], int], subject: Subject) -> tuple[int, float]:
-    """Units of work, and seconds."""
-    begin = time.perf_counter()
-    return job(subject), time.perf_counter() - begin
+    for job, (words, after) in jobs.items():
+        ways = [Way(name=name, run=on(words), items=[each], after=on(after), most=1) for name, each in subjects.items()]
+        print(row(job, bench.compare(*ways, clock=time.perf_counter, rounds=3), "–"), flush=True)
 
 
 def make_files(top: Path, files: int) -> None:
@@ -269,7 +187,7 @@ def make_files(top: Path, files: int) -> None:
         (top / f"file{number}").touch()
 
 
-@contextlib.contextmanager
+@contextmanager
 def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
     """A server of another project, whose mount is gone at the end."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -300,27 +218,26 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.files is not None and arguments.files < 1:
         parser.error(f"--files: {arguments.files} is less than 1")
-    missing = [program for program in ("tar", "git", "cp", "find", "xargs", "stat", "rm") if not shutil.which(program)]
-    if arguments.trees and missing:
-        parser.error(f"--trees needs {', '.join(missing)}")
+    if arguments.trees and not shutil.which("git"):
+        parser.error("--trees needs git")
     direct = not arguments.buffered
-    wanted = arguments.files or (TREE_FILES if arguments.trees else 8_000)
+    wanted = arguments.files or (10_000 if arguments.trees else 8_000)
     files = 1 if arguments.trees else wanted  # of those that are there before
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
     options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
         make_files(memory, files)
-        subjects = {"tmpfs": Subject(memory, None, files)}
+        subjects = {"tmpfs": Subject(memory, None)}
         (root / "c" / "store").mkdir(parents=True)
         make_files(root / "c" / "store", files)
         mounted = stack.enter_context(Mounted(root / "c", f"dir:{root / 'c' / 'store'}", *options, longest=3600))
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
-        subjects["c"] = Subject(mounted.path, mounted.process.pid, files)
+        subjects["c"] = Subject(mounted.path, mounted.process.pid)
         others = {}
         if not arguments.trees:
             words = [str(root / "plain"), "direct" if direct else "pages"]
@@ -336,15 +253,16 @@ def main() -> None:
             (root / name).mkdir()
             data = root / name / "data"
             process = stack.enter_context(served(command, root / name, data.exists))
-            subjects[name] = Subject(root / name, process.pid, files)
+            subjects[name] = Subject(root / name, process.pid)
         for subject in subjects.values():
             stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
+        print("| work | goal beside ll | CPU | " + " | ".join(NAMES[1:]) + " |\n|---|---|---|---|---|---|")
+        bench = Bench(Settings(rounds=11, seconds=0.02, size=SIZE), root, random.Random(1), stack)
         if arguments.trees:
-            table = measure_trees(subjects, Trees(Path(stack.enter_context(tempfile.TemporaryDirectory())), wanted))
+            trees(bench, subjects, wanted)
         else:
-            table = measure(subjects, without_stats)
-        table.show()
+            works(bench, subjects, wanted, without_stats)
 
 
 if __name__ == "__main__":

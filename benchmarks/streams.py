@@ -1,8 +1,7 @@
 """Streams through a cache that is a quarter of the file, beside plain files: `python benchmarks/streams.py [--quick]`.
 
 Over `dir:` on the disk of the temporary folder. Reads find the file in the kernel's page cache, in both ways; each
-write makes a new file, and the old one is removed untimed. A first round, which pays for memory that a virtual machine
-gets from its host, is not counted. Ratios of wall time within a round; processor time is of the whole process.
+write makes a new file, and the old one is removed untimed. Ratios of wall time within a round.
 """
 
 from __future__ import annotations
@@ -11,93 +10,66 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from pagecache import PageCache, Volume
-from pagecache.bench import BLOCK, MIB, make_file
-
-Job = Callable[[], object]
-
-
-def plain_write(path: Path, size: int) -> None:
-    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC)
-    for _ in range(size // MIB):
-        os.write(fd, BLOCK)
-    os.fsync(fd)
-    os.close(fd)
-
-
-def plain_read(path: Path, piece: int) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    while os.read(fd, piece):
-        pass
-    os.close(fd)
-
-
-def cached_write(volume: Volume, size: int) -> None:
-    with volume.open("cached", "xb") as file:
-        for _ in range(size // MIB):
-            file.write(BLOCK)
-        file.fsync()
-
-
-def cached_read(volume: Volume, key: str, piece: int, direct: bool) -> None:
-    with volume.open(key, "rb", direct=direct) as file:
-        while file.read(piece):
-            pass
-
-
-def timed(job: Job) -> tuple[float, float]:
-    """Seconds by the wall and of the processor."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    job()
-    return time.perf_counter() - wall, time.process_time() - cpu
+from pagecache import PageCache
+from pagecache.bench import BLOCK, MIB, Bench, Settings, Way
 
 
 def main() -> None:
     capacity, rounds = (16 * MIB, 1) if "--quick" in sys.argv[1:] else (256 * MIB, 7)
-    size, rng = 4 * capacity, random.Random(1)
-    with TemporaryDirectory() as folder, PageCache(capacity) as cache:
-        top = Path(folder)
-        volume = cache.attach(f"dir:{top}")
-        for key in ("file", "other"):  # direct reads have a file of their own
-            make_file(top / key, size)
+    size = 4 * capacity
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        bench = Bench(Settings(rounds=rounds, size=size), Path(folder), random.Random(1), stack)
+        volume = stack.enter_context(PageCache(capacity)).attach(f"dir:{folder}")
 
-        def removed() -> None:
-            with suppress(FileNotFoundError):
-                (top / "plain").unlink()
-            with suppress(FileNotFoundError):
+        def compare(name: str, cached: Any, plain: Any, *items: Any, after: Any = lambda _: None) -> None:
+            ways = [Way(name="cached", run=cached, items=items, after=after, most=1)]
+            ways.append(Way(name="plain", run=plain, items=items, after=after, most=1))
+            found = bench.compare(*ways, clock=time.perf_counter)
+            print(f"| {name} | {found.speed('cached', 'plain')[0]:.2f} |", flush=True)
+
+        def cached_write(_: object) -> None:
+            with volume.open("cached", "wb") as file:
+                for _ in range(size // MIB):
+                    file.write(BLOCK)
+                file.fsync()
+
+        def plain_write(_: object) -> None:
+            with open(bench.folder / "plain", "wb", buffering=0) as file:
+                for _ in range(size // MIB):
+                    file.write(BLOCK)
+                os.fsync(file)
+
+        def removed(_: object) -> None:
+            (bench.folder / "plain").unlink(missing_ok=True)
+            if volume.exists("cached"):
                 volume.remove("cached")
 
-        jobs: dict[str, tuple[Job, Job]] = {
-            "write by 1 MiB, fsync": (lambda: cached_write(volume, size), lambda: plain_write(top / "plain", size)),
-        }
+        print(f"{size // MIB} MiB through {capacity // MIB} MiB, load {os.getloadavg()[0]:.1f}\n")
+        print("| job | × speed of plain files |\n|---|---|")
+        compare("write by 1 MiB, fsync", cached_write, plain_write, 0, after=removed)
         for name, key, piece, direct in (
             ("read by 1 MiB", "file", MIB, False),
             ("read by 64 KiB", "file", MIB // 16, False),
-            ("direct read by 1 MiB", "other", MIB, True),
+            ("direct read by 1 MiB", "other", MIB, True),  # of a file of its own
         ):
-            jobs[name] = (
-                lambda key=key, piece=piece, direct=direct: cached_read(volume, key, piece, direct),  # type: ignore[misc]
-                lambda key=key, piece=piece: plain_read(top / key, piece),  # type: ignore[misc]
-            )
-        print(f"{size // MIB} MiB through {capacity // MIB} MiB, load {os.getloadavg()[0]:.1f}\n")
-        print("| job | × speed of plain files | × their processor time |\n|---|---|---|")
-        for name, sides in jobs.items():
-            speeds, loads = [], []
-            for turn in range(rounds + 1):
-                found = {}
-                for side in rng.sample((0, 1), 2):
-                    found[side] = timed(sides[side])
-                removed()
-                if turn:
-                    speeds.append(found[1][0] / found[0][0])
-                    loads.append(found[0][1] / found[1][1])
-            print(f"| {name} | {median(speeds):.2f} | {median(loads):.2f} |", flush=True)
+
+            def cached_read(_: object, key: str = key, piece: int = piece, direct: bool = direct) -> None:
+                with volume.open(key, "rb", direct=direct) as file:
+                    while file.read(piece):
+                        pass
+
+            def plain_read(_: object, key: str = key, piece: int = piece) -> None:
+                with open(bench.folder / key, "rb", buffering=0) as file:
+                    while file.read(piece):
+                        pass
+
+            bench.plain(key)
+            compare(name, cached_read, plain_read, 0)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,6 @@ def test_each_program_measures(program: str, row: str) -> None:
     assert row in [cells[0] for cells in quick(program, "--quick")]
 
 
-def test_a_line_is_measured_without_reading_a_byte_twice() -> None:
-    rows = quick("line.py", "--size", "16", "--latency", "1", "--bandwidth", "1000", "--piece", "64", "16384")[1:]
-    assert [cells[0] for cells in rows] == ["1 ms, 1000 MB/s, 64 KiB", "1 ms, 1000 MB/s, 16384 KiB"]
-    assert [cells[5] for cells in rows] == ["1.00", "1.00"]
-
-
 def test_the_cache_misses_hardly_more_than_the_best_policy_on_any_trace() -> None:
     rows = quick("missratio.py", "--quick")[1:]
     shares = {cells[0]: [float(cell.strip(" %")) for cell in cells[1:-1]] for cells in rows}
@@ -145,16 +139,26 @@ def test_the_cache_misses_hardly_more_than_the_best_policy_on_any_trace() -> Non
 
 
 @pytest.mark.skipif(missing("counted"), reason="ministack is not installed (extra `dev`)")
-def test_each_job_on_s3_makes_the_requests_of_its_goal(tmp_path: Path) -> None:
-    drawn, only = tmp_path / "speeds.svg", [*REQUESTS, *MOST, "stream", "edits-all"]
-    options = ("--quick", "--here", "--delay", "1ms", "--only", ",".join(only), "--picture", str(drawn))
+def test_each_job_on_s3_makes_the_requests_of_its_goal() -> None:
+    only = [*REQUESTS, *MOST, "stream", "edits-all"]
+    options = ("--quick", "--here", "--delay", "1ms", "--only", ",".join(only))
     found = {cells[0].partition(":")[0]: cells for cells in quick("far.py", *options) if ": " in cells[0]}
     assert set(found) == set(only)
     counts = {name: int(cells[1].partition(";")[0]) for name, cells in found.items()}
     assert {name: counts[name] for name in REQUESTS} == REQUESTS
     assert all(counts[name] <= most for name, most in MOST.items())
     assert {cells[2] for cells in found.values()} <= {"boto3", "obstore"}
-    assert "<svg" in drawn.read_text()
+
+
+@pytest.mark.skipif(missing("counted"), reason="ministack is not installed (extra `dev`)")
+def test_the_disk_tier_keeps_its_exact_promises(tmp_path: Path) -> None:
+    pytest.importorskip("diskcache", reason="the extra `bench` is not installed")
+    options = ("--quick", "--here", "--folder", str(tmp_path), "--only", "start,second,upload")
+    found = {cells[0]: cells[4:] for cells in reversed(quick("disk.py", *options)[1:]) if cells[0] != "P45"}
+    assert set(found) == {"P43", "P44", "P47", "D9"}
+    assert found["P44"] == ["16 requests, 0 bytes", "yes"]
+    assert found["P47"][1] == "yes"
+    assert found["P43"] == ["1.000", "yes"]
 
 
 @pytest.mark.parametrize("delay", ["fast", "61s", "nanms"])
