@@ -107,6 +107,11 @@ class Unsaved:
         return self._joined(is_damaged=True)
 
     @property
+    def is_cut(self) -> bool:
+        """Whether a record has cut or extended it."""
+        return any(each.head.kind == Kind.SIZE for each in self.content)
+
+    @property
     def zeros(self) -> list[tuple[int, int]]:
         """Those of `ranges` that are zeros and take no space."""
         return [(p.begin, p.end - p.begin) for p in self.pieces if p.head is None]

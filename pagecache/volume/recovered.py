@@ -25,10 +25,12 @@ import errno
 import logging
 import os
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ..engine.commit import remote
@@ -39,6 +41,7 @@ from ..file.cached import CachedFile
 from ..native import END
 from ..stats import RecoveredFile
 from . import lifetimes, status
+from .keys import is_below
 
 if TYPE_CHECKING:
     from ..disk.records import FileState
@@ -79,6 +82,7 @@ class Recovery:
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
+        self._sorted = sorted(name for name in self._names if isinstance(name, str))
         self._withheld = 0  # bytes that were laid of files that are held
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -95,11 +99,21 @@ class Recovery:
 
     # -- before other calls
 
-    def first(self, tries: Attempts, *names: Key) -> None:
-        """Lay what was left of the objects of these canonical names, before a call for them and within its deadline."""
+    def first(self, tries: Attempts, *names: Key, tree: bool = False) -> None:
+        """Lay what was left of the objects of these canonical names, before a call for them and within its deadline;
+        `tree`: and of those below them.
+        """
         for name in names:
             for each in self._names.get(name, ()):
                 self._lay(each, tries)
+            if tree and isinstance(name, str):
+                for below in self._below(name):
+                    for each in self._names[below]:
+                        self._lay(each, tries)
+
+    def _below(self, name: str) -> list[str]:
+        begin = bisect_left(self._sorted, name.rstrip("/") + "/")
+        return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
 
     def all_first(self, deadline: Deadline) -> list[OSError]:
         """Lay all files that are not held, before a sync; return the errors."""
@@ -365,12 +379,14 @@ def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved
 
 def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     state = unsaved.state
-    if handle._inode.size > unsaved.base_size:
+    # What another program has appended to an object in place stays, unless it was cut here.
+    cut = unsaved.is_cut or handle._inode.limits().commit_on_close
+    if cut and handle._inode.size > unsaved.base_size:
         handle.truncate(unsaved.base_size)
     for begin, end in _written(unsaved):
         for at in range(begin, end, STEP):
             handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
-    if handle._inode.size != state.size:
+    if handle._inode.size < state.size or (cut and handle._inode.size != state.size):
         handle.truncate(state.size)
     if state.created:
         handle._inode.set_uncommitted(created=True)

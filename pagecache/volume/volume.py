@@ -343,7 +343,8 @@ class Volume:
         tries = self._attempts("rename", src, timeout, changes=True)
         self._check_may_write(src, os.O_RDWR)
         old, new = self._canonical(src), self._canonical(dst)
-        self._recover_first(tries, old, new)
+        if self.recovery is not None:
+            self.recovery.first(tries, old, new, tree=True)
         namespace.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:

@@ -343,6 +343,41 @@ def test_a_part_of_recovered_bytes_can_be_given_up(world: World) -> None:
     assert after.read() == changed(0, b"kept")
 
 
+def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"store{number}" / "d").mkdir(parents=True)
+        (tmp_path / f"store{number}" / "d" / "k").touch()
+        tier = DiskTier(tmp_path / f"tier{number}", size="16MiB", segment="1MiB")
+        with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
+            options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
+            volume = cache.attach(f"dir:{tmp_path}/store{number}", **options)
+            if number == 0:
+                with volume.open("d/k", "r+b") as file:
+                    file.write(b"kept")
+                    file.fsync()
+                    shutil.copytree(tmp_path / "tier0", tmp_path / "tier1")
+            else:
+                volume.rename("d", "e")
+                assert read(volume, "e/k") == b"kept"
+                volume.resume()
+                volume.sync(durability="backend")
+                assert volume.recovered() == []
+
+
+def test_bytes_that_another_program_has_appended_in_place_stay(world: World) -> None:
+    store = world.store
+    if isinstance(store, ObjectBackend):
+        return
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    store.change_remotely("k", OLD + b"foreign")
+    after = world.crash()
+    assert after.read() == changed(0, b"new") + b"foreign"
+    after.volume.sync(durability="backend")
+    assert after.store.written("k") == after.read()
+
+
 def test_giving_up_recovered_bytes_reports_them(world: World) -> None:
     after = left(world, on_recovery="hold")
     lost = after.volume.discard("k")
