@@ -63,6 +63,12 @@ u64 pc_request_size(const struct pc_inode *i, u64 len)
 	return within_limits(i, part ? pc_min(len, part) : len);
 }
 
+/* The line may carry more than was measured. */
+static bool grows(const struct pc_volume *v)
+{
+	return !atomic_load_explicit(&v->pace.part, memory_order_relaxed);
+}
+
 /* Pages that may be in flight before their reader, for all streams of a cache. */
 static u64 budget(const struct pc_cache *c)
 {
@@ -88,24 +94,28 @@ static u64 window(struct pc_inode *i, struct pc_readahead *ra, u64 at)
 	return pages >> ra->shrink;
 }
 
-/* Pages of one request ahead of a reader: two fit into the budget, unless that is small, and more the less of what the
- * line wants in flight does. */
+/* Pages of one request ahead of a reader: as many as pay fit into the budget, two at least, unless that is small, and more
+ * the less of what the line wants in flight does. */
 static u64 request_pages(const struct pc_inode *i, u64 most)
 {
 	u32 shift = i->cache->page_shift;
 	u64 request = atomic_load_explicit(&i->volume->pace.request, memory_order_relaxed);
 	u64 pages = within_limits(i, request) >> shift, room = budget(i->cache);
 	u64 least = pc_max(pc_min(room, 2 * SMALL >> shift), pc_min(room / 2, 8 * SMALL >> shift));
-	u64 calls = 2 * (pc_pace_window(i->volume) >> shift) / pc_max(room, 1) + 1;
-	u64 fit = pc_max(room / pc_max(pc_min(calls, i->volume->max_inflight), 2), least);
+	u64 calls = atomic_load_explicit(&i->volume->pace.beside, memory_order_relaxed);
+	if (!grows(i->volume))
+		calls = pc_max(calls, 2 * (pc_pace_window(i->volume) >> shift) / pc_max(room, 1) + 1);
+	calls = pc_min(calls, pc_min(i->volume->max_inflight, SHARE));
+	u64 fit = pc_max(room / pc_max(calls, 2), least);
 	return pc_max(pc_min(pc_min(pages, most), fit), 1);
 }
 
 /* Requests of one size that begin together share the line, end together, and leave it idle until the next ones are
- * under way: the sizes of several differ by a quarter, others by little. */
-static u64 uneven(u64 piece, u64 index, bool several)
+ * under way: the sizes of several differ by a half. Each of them begins when another one ends, and keeps their distance.
+ * While the rate grows a quarter is enough, and fewer requests. */
+static u64 uneven(const struct pc_volume *v, u64 piece, u64 index)
 {
-	return piece - (index * 0x9e3779b97f4a7c15ull >> 32) % (piece / (several ? 4 : 32) + 1);
+	return piece - (index * 0x9e3779b97f4a7c15ull >> 32) % (piece / (grows(v) ? 4 : 2) + 1);
 }
 
 /* Create and queue requests of `piece` pages up to `target`, as far as memory, the budget and the queue of the volume
@@ -119,7 +129,8 @@ static u32 extend(struct pc_inode *i, struct pc_readahead *ra, u64 target, u64 p
 	target = pc_min(target, (pc_inode_size(i) + c->page_size - 1) >> c->page_shift);
 	while (ra->end < target && pc_work_has_room(v)) {
 		u64 used = atomic_load_explicit(&c->ahead, memory_order_relaxed);
-		u64 left = target - ra->end, n = pc_min(even ? piece : uneven(piece, ra->end, left >= 2 * piece), left);
+		u64 left = target - ra->end;
+		u64 n = pc_min(even || left < 2 * piece ? piece : uneven(v, piece, ra->end), left);
 		if (queued && left < piece / 2 && cls == PC_WORK_READAHEAD)
 			break; /* part of the next request */
 		if (used + n > most)

@@ -34,6 +34,7 @@ struct pc_latency {
 /* The line to the store, as the reads of the volume measure it (pace.c). */
 struct pc_pace {
 	u64 delivered, flying;       /* bytes so far, and of calls that run */
+	u64 running;                 /* these calls */
 	u64 calls, crowded;          /* numbers: of the last call, and of the last one that began beside another */
 	u64 span_ns, span_delivered; /* when this span began, and the bytes then */
 	u64 longest_ns;              /* of the calls that ended in it */
@@ -44,13 +45,16 @@ struct pc_pace {
 	u64 grown; /* the rate when it last grew by a quarter */
 	u32 flat; /* spans since */
 	u64 call_ns, call_len; /* of a call without a queue: duration, 0: none measured; bytes */
+	u64 least_ns, least_len; /* of the shortest call: duration, bytes */
+	u64 each; /* bytes per second of one call beyond that, the most; 0: none measured */
 	u64 drained_ns, ended_ns; /* when that was measured; when the last call ended */
 	_Atomic u64 window, request; /* bytes: in flight, of one request; 0: nothing is measured */
 	_Atomic u64 part, beside; /* of a long read: bytes of a call at most, calls at once; 0: not measured */
 };
 
 struct pc_pace_call {
-	u64 len, number, flying; /* flying: bytes, when it began */
+	u64 len, number;
+	u64 flying, beside; /* when it began: bytes, calls */
 };
 
 struct pc_volume {
