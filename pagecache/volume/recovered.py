@@ -291,10 +291,9 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
         return None
     inode: Inode = handle._inode
     try:
-        if each.begun is inode and not inode.journaled.is_live():
-            lifetimes.drop_local(volume, inode, 0, END)
-        each.begun = inode
-        if not inode.journaled.is_live():
+        if not inode.journaled.has_adopted(unsaved.number):
+            if each.begun is inode:
+                lifetimes.drop_local(volume, inode, 0, END)
             _adopt(volume, each, handle)
         inode.keep_changes()
         if not each.held:
@@ -312,6 +311,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
     unsaved, state = each.unsaved, each.unsaved.state
     if inode.has_local() and not inode.undone()["created"]:
         raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
+    each.begun = inode
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
     large = each.bytes > volume.cache.limits.dirty_limit // 2

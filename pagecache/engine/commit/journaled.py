@@ -617,6 +617,10 @@ class Journaled:
                 self._known = self._base()
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
 
+    def has_adopted(self, number: int) -> bool:
+        """Return whether its bytes are those of this file of the journal."""
+        return self._mark is not None and self._number == number
+
     def may_be_saved(self) -> bool:
         """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it."""
         return self._sent is not self._mark and not (self.file.freed or self.file.is_given_up())
