@@ -36,6 +36,11 @@ from pagecache.cli.usage import WrongUsage, leave, print_json
     help="End each stir of a round by one: killed (the process), forgetting (the store).  [default: none]",
 )
 @click.option("--disk", is_flag=True, default=None, help="Give the cache a disk tier, which outlives it.")
+@click.option(
+    "--durability",
+    metavar="backend|disk",
+    help="Where fsync puts bytes: in the backend, or in the --disk tier.  [default: backend]",
+)
 @click.option("--patience", metavar="TIME", help="Time after which a call counts as hanging.  [default: 60s]")
 @click.option(
     "--replay",

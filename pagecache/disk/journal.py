@@ -507,6 +507,11 @@ class Journal:
     # ------------------------------------------------------------------------------------------------ space
 
     @property
+    def device(self) -> Device:
+        """Return the disk."""
+        return self._device
+
+    @property
     def folder(self) -> str:
         return self._folder
 

@@ -27,6 +27,7 @@ from weakref import WeakSet, WeakValueDictionary
 from ..config import Size, parse_size
 from ..native.checked import checked_size
 from .copies import CHUNK, Chunk, Copy
+from .device import OS, Device
 from .segments import RESCUED, Segments
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class DiskTier:
 
     path: str
     size: int
+    _device: Device = OS  # below the journal
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class Tier:
         self._opening_journal = threading.Lock()
         self._mark = occupy(path)
         try:
-            if os.path.isdir(os.path.join(path, JOURNAL)):
+            if described._device is not OS or os.path.isdir(os.path.join(path, JOURNAL)):
                 self.journal()
             from .catalogue import Catalogue  # imports sqlite3, which a cache without a tier does not need
 
@@ -256,8 +258,8 @@ class Tier:
                 if segment < JOURNAL_SEGMENT_MIN:
                     least = SEGMENTS_MIN * JOURNAL_SEGMENT_MIN
                     raise ValueError(f"journal_limit: {limit} bytes; a journal needs {least}")
-                folder, grown = os.path.join(path, JOURNAL), self.others_grow
-                self._journal = Journal(folder, segment=segment, limit=limit, grown=grown)
+                folder, device, grown = os.path.join(path, JOURNAL), self.described._device, self.others_grow
+                self._journal = Journal(folder, segment=segment, limit=limit, device=device, grown=grown)
             return self._journal
 
     def unsaved(self, volume: str) -> list[int]:

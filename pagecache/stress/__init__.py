@@ -17,6 +17,7 @@ crossing.py    operations on names that all workers share; bindings.py, shared.p
 world.py       state of one round: target, models, activity; the checks at rest
 player.py      threads and tasks that run operations
 crash.py       crashes: forgetting.py, a store that forgets; killed.py, a cache that dies; durable.py: what is left
+power.py       power cuts of a disk tier
 directed.py    checks at the end of a round
 job.py         the course of a run, and options that its target cannot serve
 report.py      the result of a run, and the operations around a failure, as sentences

@@ -17,12 +17,13 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pagecache import CachedFile, DiskTier, PageCache, Volume, aio
 from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import AsyncBackend, Backend, BackendLimits
-from pagecache.config import parse_size
+from pagecache.config import Durability, parse_size
+from pagecache.disk.device import OS, Device
 from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
@@ -32,12 +33,14 @@ from pagecache.stress.cached_tasks import Budget, CachedTasks, HeldView
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import PAST, Broken
-from pagecache.stress.objects import Objects, insisting
+from pagecache.stress.objects import TRIES, Objects, insisting
 from pagecache.stress.others import Others
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import CROSSING, IO, WAYS, shared_names
+from pagecache.stress.profiles import CROSSING, IO, WAYS, other, shared_names
 from pagecache.stress.targets import FULL, READ_ALL, Target, UnusableTarget
 from pagecache.testing import FaultyBackend
+
+T = TypeVar("T")
 
 PAGE = 4096
 HINTS = FULL | {
@@ -55,6 +58,7 @@ class Variant:
     config: dict[str, Any]
     options: dict[str, Any]
     limits: dict[str, Any]
+    tier: dict[str, Any]
     mirror: bool = False
     objects: bool = False  # the memory backend makes objects visible by commit
 
@@ -87,7 +91,10 @@ class Variant:
             limits["write_unit"] = rng.choice([512, 2 * PAGE, 4 * PAGE])
             config["max_folio"] = PAGE
         limits["max_write"] = max(limits["max_write"], limits["write_unit"])
-        return cls(config, options, limits, mirror, objects)
+        tier: dict[str, Any] = {"size": "16MiB", "segment": "1MiB"}  # small, so that it evicts
+        if rng.random() < 0.3:
+            tier["journal_limit"] = "512KiB"
+        return cls(config, options, limits, tier, mirror, objects)
 
     def store(self, *, crash: bool) -> Backend:
         """Make a memory backend with these limits."""
@@ -125,10 +132,14 @@ class CachedTarget(Target):
         objects: the tester's access past the cache.
         cannot: "rename", "remove" -> the error of a backend without that operation.
         publishes: the store shows committed content only.
+        holds: what the tier had at the last attach is saved after `Volume.resume` alone.
+        recovered: number of files that it had then.
     """
 
     moves = detaches = True
     exact = True
+    holds = False
+    recovered = 0
     unreachable = (FileNotFoundError,)  # a backend may find an object by its name at each call
 
     def __init__(
@@ -148,6 +159,11 @@ class CachedTarget(Target):
         self._named = factory is not None
         self.between: Callable[[Backend], Backend] = lambda backend: backend
         """Makes the layer between cache and backend, apart from faults; may be called again after a crash."""
+        self.before_opens: Callable[[], None] = lambda: None
+        """Called when a cache is attached, and has opened nothing."""
+        self.device: Device = OS
+        """Below the journal of the disk tier."""
+        self._attached = 0
         self.objects = Objects(plan, number, self._factory(), label)
         limits = self.backend.limits
         if limits.read_only:
@@ -188,6 +204,7 @@ class CachedTarget(Target):
 
     def start(self, contents: Sequence[bytes]) -> None:
         self._files = len(contents)
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a failed run with this seed and round
         self.objects.choose_keys()
         self.objects.clear()
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
@@ -225,15 +242,47 @@ class CachedTarget(Target):
         self.faults = FaultyBackend(self.between(self.backend))
         mirror = MemoryBackend() if self.variant.mirror else None
         options = self.variant.options | self.faulting.options
+        if self._plan.durability == "disk":
+            self._attached += 1
+            self.holds = self._plan.rng("hold", self._number, self._attached).random() < 0.4
+            options |= {"durability": "disk", "on_recovery": "hold" if self.holds else "resume"}
         self.volume: Volume = self.cache.attach(
             self.faults, name="stress", mirror=mirror, volume_id="stress", **options
         )
-        self.files = [self._open(number) for number in range(self._files)]
+        self.recovered = len(self.volume.recovered())
+        self.before_opens()
+        self.files = [self.patiently(number, partial(self._open, number)) for number in range(self._files)]
         self.faulting.begin(self.volume, self.faults)
+        if self.withholds and self.recovered:
+            self.may_conflict()  # see `patiently`
+
+    def patiently(self, what: int | str, call: Callable[[], T]) -> T:
+        """Return the result of a call for a file or name that may have been recovered. If files that are held fill the
+        memory, they are saved first. A whole object that a commit had stored before the crash, with other bytes than
+        the journal has now, is a conflict.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                return call()
+            except ConflictError:
+                if not (left and self.withholds and self.recovered):
+                    raise
+                self.volume.resolve(self.key(what), "rebase")
+                self.repairs["conflicts with the own commit"] += 1
+            except OSError as error:
+                if error.errno != errno.ENOBUFS or not self.holds:
+                    raise
+                self.holds = False
+                self.volume.resume()
+        raise AssertionError
 
     def _tier(self) -> DiskTier | None:
-        """Return the tier of this round, which a crash leaves to the next cache; small, so that it evicts."""
-        return DiskTier(self._folder, size="16MiB", segment="1MiB") if self._plan.disk else None
+        """Return the tier of this round, which a crash leaves to the next cache."""
+        if not self._plan.disk:
+            return None
+        tier = DiskTier(self._folder, **self.variant.tier)
+        tier._device = self.device
+        return tier
 
     @property
     def _folder(self) -> str:
@@ -304,6 +353,44 @@ class CachedTarget(Target):
         self.cache.check()
 
     def close(self) -> None:
+        self._close()
+        if self._plan.durability == "disk":  # the next attach finds what is not saved yet
+            self.resume()
+            self.volume.resume()
+            self.sync()
+            self.check_recovered()
+            self._close()
+
+    def settle_replaced(self, file: int, how: Literal["discard", "rebase"]) -> list[tuple[int, int]]:
+        """Settle the conflict of a file that another program has replaced, if it was recovered. Return the recovered
+        ranges, as (offset, length), that now lie over the other version.
+
+        Raises:
+            Broken: it was recovered, and there is no conflict.
+        """
+        key = self.key(file)
+        ranges = [list(found.ranges) for found in self.volume.recovered() if found.key == key]
+        try:
+            self.volume.open(key, "rb").close()
+        except ConflictError:
+            self.volume.resolve(key, how)
+        else:
+            if ranges:
+                raise Broken(f"{key!r}: recovered bytes are laid over another program's version", "crash")
+        return ranges[0] if ranges and how == "rebase" else []
+
+    def check_recovered(self) -> None:
+        """Check that everything that was recovered is saved. All of it was resumed, and there was a sync.
+
+        Raises:
+            Broken: it is not.
+        """
+        for found in self.volume.recovered():
+            if self.volume.exists(found.key):
+                raise Broken(f"a recovered file is not saved by a sync: {found}", "error")
+            self.volume.discard(found.key)  # its creation was lost with the store
+
+    def _close(self) -> None:
         for ways in self.files:
             for handles in ways.values():
                 for handle in handles:
@@ -373,11 +460,16 @@ class CachedTarget(Target):
             give()
             raise
 
-    def sync(self) -> None:
-        self.volume.sync(self.call_timeout)
+    def level(self, extra: int) -> tuple[Durability, ...]:
+        if self._plan.durability == "backend":
+            return ()
+        return ("disk" if other(extra) >> 5 & 3 else "backend",)
 
-    def ticket(self) -> None:
-        self.volume.begin_sync().wait(self.call_timeout)
+    def sync(self, level: Durability = "backend") -> None:
+        self.volume.sync(self.call_timeout, durability=level)
+
+    def ticket(self, level: Durability = "backend") -> None:
+        self.volume.begin_sync(durability=level).wait(self.call_timeout)
 
     def drop(self, file: int, offset: int, length: int) -> None:
         self.volume.drop_clean(self.key(file), offset, length)
@@ -528,7 +620,7 @@ class CachedTarget(Target):
             self.entries.pop(file, None)
         return getattr(file, call)(*arguments)
 
-    def look(self, name: str) -> bytes | None:
+    def look(self, name: int | str) -> bytes | None:
         found, exists = None, self.volume.exists(self.key(name))
         with contextlib.suppress(FileNotFoundError), self.volume.open(self.key(name), "rb") as file:
             found = file.pread(READ_ALL, 0)

@@ -13,6 +13,7 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from pagecache import View, aio
+from pagecache.config import Durability
 from pagecache.errors import Key
 from pagecache.options import OpenMode
 from pagecache.stress.profiles import IO
@@ -160,6 +161,6 @@ class CachedTasks(FileVerbs):
             self._target.entries.pop(handle._file, None)
         return await getattr(handle, call)(*arguments)
 
-    async def ticket(self) -> None:
+    async def ticket(self, level: Durability = "backend") -> None:
         async with asyncio.timeout(self._target.call_timeout):
-            await self._target.volume.begin_sync()
+            await self._target.volume.begin_sync(durability=level)

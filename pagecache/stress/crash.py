@@ -13,9 +13,12 @@ except direct writes and holes that no commit covered, and it reports those (con
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
-from typing import TYPE_CHECKING
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import BackendError
@@ -23,6 +26,7 @@ from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
 from pagecache.stress.player import Players
+from pagecache.stress.power import Power
 from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, Rule
 
@@ -36,6 +40,12 @@ CALLS = (4, 30, 200)
 COMMITS = (3, 12, 60)
 """Upper bounds for the number of commits before the store dies: before a commit, or with its reply."""
 PASSES = BackendError(errno.ECONNRESET, "the store is gone", retry=True)
+DEVICE_CALLS = (6, 40, 300)
+"""Upper bounds for the number of calls of the disk before a power cut; one of them is chosen for each stir."""
+GOES_ON = (0.0, 0.02, 0.2)
+"""Seconds in which calls go on without the store; one of them is chosen for each stir."""
+HOW: tuple[Literal["discard", "rebase"], ...] = ("discard", "rebase")
+"""Ways to settle the conflict of a recovered file that another program has replaced; one of them is chosen."""
 LINGERS = (0.0, 0.0005, 0.003)
 """Extra seconds of a commit; one of them is chosen for each stir."""
 
@@ -74,6 +84,7 @@ class Crash(NoCrash):
 
     def arm(self) -> None:
         """Begin a stir; everything is stored."""
+        self._target.check_recovered()
         names = self._durable.names()
         stored = {name: found for name in names if (found := self._target.store(name)) is not None}
         self._world.durable = self._durable = Durable(self._world.models, stored)
@@ -94,17 +105,70 @@ class Crash(NoCrash):
         raise NotImplementedError
 
     def _start_again(self, players: Players) -> None:
-        """Check what is stored, by a new cache."""
+        """Check what is left, by a new cache: in the store, or if there is a journal, seen through the cache."""
         target, world, durable = self._target, self._world, self._durable
+        on_disk = world.plan.durability == "disk"
+        look = self._look if on_disk else target.store
+        replaced = self._replace() if on_disk and target.withholds else None
+        stored = [target.store(number) for number in range(len(world.models))] if on_disk else []
         target.resume()
+        self._check_journal()
+        world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):
-            got = target.store(number)
-            durable.judge(number, got)
+            got = look(number)
+            if number != replaced:
+                durable.judge(number, got)
             world.models[number] = after_crash(number, world.tag, got or b"", model)
         for name in durable.names():
-            durable.judge_name(name, target.store(name))
-        players.recall(target.store)
+            durable.judge_name(name, look(name))
+        players.recall(look)
         world.doubts.clear()
+        if on_disk:
+            self._resume(stored)
+
+    def _replace(self) -> int | None:
+        """Have another program replace a file before the next cache opens it, now and then; return its number."""
+        world, target = self._world, self._target
+        rng = world.plan.rng("replaced", world.number, world.clock.tick())
+        if rng.random() < 0.7:
+            return None
+        number, how = rng.randrange(world.plan.files), rng.choice(HOW)
+        content = rng.randbytes(rng.randrange(1, world.plan.size_bytes))
+        target.objects.put(number, 0, content, whole=True)
+
+        def settle() -> None:
+            target.before_opens = lambda: None
+            ranges = target.settle_replaced(number, how)
+            got = target.look(number) or b""
+            for begin, length in ranges:
+                self._durable.judge_part(number, begin, got[begin : begin + length])
+            if how == "discard" and got != content:
+                raise Broken(f"file {number}: another program's version is not there after a crash", "crash")
+            world.count(f"files replaced: {how}")
+
+        target.before_opens = settle
+        return number
+
+    def _check_journal(self) -> None:
+        """Check that no part of the journal is lost. Raises: Broken: the disk has lost nothing that it confirmed."""
+        tier = self._target.cache.tier
+        if self._world.plan.durability == "disk" and tier is not None and (lost := tier.journal().recovered.lost):
+            raise Broken(f"the journal reports lost records: {lost}", "crash")
+
+    def _look(self, what: int | str) -> bytes | None:
+        return self._target.patiently(what, partial(self._target.look, what))
+
+    def _resume(self, stored: list[bytes | None]) -> None:
+        """Have the cache save what it has recovered; if it holds that back, check that the store is unchanged.
+
+        Raises:
+            Broken: it is not.
+        """
+        target = self._target
+        for number, before in enumerate(stored if target.holds else ()):
+            if target.store(number) != before:
+                raise Broken(f"file {number}: held recovered bytes have changed the store", "crash")
+        target.volume.resume()
 
 
 class Forgetting(Crash):
@@ -118,15 +182,24 @@ class Forgetting(Crash):
         self._store: ForgettingBackend
         target.between = self._between
         self._aborted = False
+        self._ends = 0.0  # when the calls end that go on without the store
+        self._power = Power(self._rng) if world.plan.durability == "disk" else None
+        if self._power is not None:
+            target.device = self._power.disk
 
     def _between(self, backend: Backend) -> Backend:
         self._store = ForgettingBackend(backend, cannot=self._target.cannot)
         self._target.shows = False  # written through is stored, but not committed
+        if self._power is not None:
+            self._power.store = self._store
         return self._store
 
     def arm(self) -> None:
         super().arm()
-        self._world.crashing, self._aborted, rng = True, False, self._rng
+        self._world.crashing, self._aborted, self._ends, rng = True, False, 0.0, self._rng
+        if self._power is not None:
+            calls = rng.randrange(1, rng.choice(DEVICE_CALLS)) if rng.random() < 0.7 else 0
+            self._power.arm(calls, fails=rng.random() < 0.3)
         if rng.random() < 0.25:
             return  # dies after all workers ended: no commit was tried for the acknowledged bytes
         commits, done, transient = (rng.random() < 0.5 for _ in range(3))
@@ -141,21 +214,57 @@ class Forgetting(Crash):
         self._target.faults.use(FaultPlan((dies, *faults.rules), faults.seed))
 
     def check(self) -> None:
-        """End all waits if the store has died."""
-        if self._target.faults.dead and not self._aborted:
+        """End all waits if the store has died, and the time is over in which an fsync may end at the disk."""
+        if self._power is not None and self._power.is_off:
+            self._abort()
+        elif self._target.faults.dead:
+            self._ends = self._ends or time.monotonic() + (0.0 if self._power is None else self._rng.choice(GOES_ON))
+            if time.monotonic() >= self._ends:
+                self._abort()
+
+    def _abort(self) -> None:
+        if not self._aborted:
             self._aborted = True
             self._world.stopped.set()
             self._target.volume.abort()
 
     def _recover(self, players: Players) -> None:
+        power = self._power
+        if power is not None and (power.is_off or self._rng.random() < 0.6):
+            self._cut(power)
+            while self._rng.random() < 0.3:
+                self._recover_in_vain(power)
+            self._start_again(players)
+            return
         self._target.faults.faults.die(Rule(dies=True).exception)
-        self.check()
-        if self._rng.random() < 0.5:
+        self._abort()
+        if power is not None:
+            power.calm()
+        if power is not None or self._rng.random() < 0.5:
             self._reconnect(players)
         else:
             self._target.give_up()
             self._store.crash(self._rng)
             self._start_again(players)
+
+    def _cut(self, power: Power) -> None:
+        """Cut the power, and restore it."""
+        power.cut()
+        self._abort()
+        self._target.give_up()
+        self._store.crash(self._rng)
+        power.restore()
+        self._target.device = power.disk
+        self._world.count("power cuts")
+
+    def _recover_in_vain(self, power: Power) -> None:
+        """Cut the power during a recovery."""
+        self._aborted = False
+        power.arm(self._rng.randrange(1, DEVICE_CALLS[1]) if self._rng.random() < 0.5 else 0)
+        with contextlib.suppress(OSError):
+            self._target.resume()
+            time.sleep(self._rng.choice(LINGERS) * 10)
+        self._cut(power)
 
     def _reconnect(self, players: Players) -> None:
         target, durable = self._target, self._durable

@@ -321,13 +321,17 @@ class Crossing:
         yield from self._steps.changing(grip.model, write, operation.kind, ("act", grip.handle, "truncate", start))
 
     def _held_fsync(self, operation: Operation, grip: Grip) -> Step:
-        yield from self._saving(operation, ("act", grip.handle, "fsync"), grip.model)
+        verb = ("save", grip.handle, *self._world.target.level(operation.extra))
+        yield from self._saving(operation, verb, grip.model)
 
     def _saving(self, operation: Operation, verb: Verb, only: Model | None) -> Step:
         """Check that the store has the earlier writes of an object, or of all objects that have a name, under each name
         that it had all the time; in place also under other names, if the store has it there [I-18, I-19]. A success is
         wrong if another program has taken the name of the object before its last write [2.19].
         """
+        if verb[-1] == "disk":
+            yield from self._steps.calling(operation.kind, verb)
+            return
         shared, what = self._shared, f"the store after {operation.kind}"
         sight = Sight(shared.names)
         living = {value for name in NAMES for value in sight.of(name) if isinstance(value, int)}

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pagecache.stress.history import FOREVER, Broken, Extents, Model, Piece, Write
-from pagecache.stress.oracle import Observation, at_rest, settled, verdict
+from pagecache.stress.oracle import Observation, at_rest, fit, settled, verdict
 
 CRASH = "the store after a crash"
 SAVING = frozenset({"fsync", "sync", "ticket"})
@@ -78,7 +78,7 @@ class Durable:
     def recording(self, verb: str, arguments: Sequence[Any]) -> Iterator[None]:
         """Record a call of a target, if it makes state durable, or changes names."""
         if verb in SAVING:
-            with self._saving(arguments[0] if verb == "fsync" else None):
+            with self._saving(arguments[0] if verb == "fsync" else None, names="disk" not in arguments):
                 yield
         elif verb in NAMING:
             names = self._naming(verb, tuple(arguments))
@@ -90,13 +90,13 @@ class Durable:
             yield
 
     @contextmanager
-    def _saving(self, file: int | None) -> Iterator[None]:
-        """Make durable, if the call succeeds: a file, or all files and names."""
+    def _saving(self, file: int | None, *, names: bool) -> Iterator[None]:
+        """Make durable, if the call succeeds: a file, or all files and, unless they are on the disk alone, `names`."""
         models = self.models if file is None else self.models[file : file + 1]
         with self._lock:
-            names: dict[str, State] = {}  # the last state of each name whose call has returned
-            for name, states in self._names.items() if file is None else ():
-                names[name] = next((state for state in reversed(states) if state.done), states[0])
+            named: dict[str, State] = {}  # the last state of each name whose call has returned
+            for name, states in self._names.items() if names and file is None else ():
+                named[name] = next((state for state in reversed(states) if state.done), states[0])
         saved = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in models]
         yield
         with self._lock:
@@ -104,7 +104,7 @@ class Durable:
                 number = self.models.index(observation.model)
                 if observation.begun > self._observations[number].begun:
                     self._observations[number] = observation
-            for name, state in names.items():
+            for name, state in named.items():
                 # A name that was replaced or removed in the meantime may have lost its bytes, and come back without
                 # them.
                 if self._names[name][-1] is state:
@@ -169,6 +169,17 @@ class Durable:
         except Broken as error:
             raise Broken(str(error), "crash") from None
         assert doubt is None, doubt
+
+    def judge_part(self, file: int, start: int, got: bytes) -> None:
+        """Check bytes of a file after a crash.
+
+        Raises:
+            Broken: one is impossible.
+        """
+        observation = self._ended(file)
+        for low, high, found in observation.segments(start, start + len(got)):
+            if fit(low, high, found, got[low - start : high - start], first=True)[1]:
+                raise Broken(f"file {file}, bytes {low} to {high}: {CRASH} has others than were saved on disk", "crash")
 
     def survived(self, file: int, got: bytes, reported: list[tuple[int, int]]) -> list[Piece]:
         """Return the content of a file seen through a cache that outlived its store: all of it, except direct

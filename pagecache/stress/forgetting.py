@@ -135,6 +135,11 @@ class ForgettingBackend(Backend):
             self.inner.sync()
             self.release()
 
+    def cut(self) -> None:
+        """Carry out no call any longer; `crash` leaves the state of this moment."""
+        with self.lock:
+            self._over = True
+
     def release(self) -> None:
         """Close the objects of the inner backend; the store is not used afterwards."""
         with self.lock:

@@ -132,7 +132,7 @@ class Run:
         world = self.world = World(self.plan, target, self.number)
         try:
             self.name, self._made = target.name, True
-            refuse_crashes(self.plan, target, self.target)
+            refuse_options(self.plan, target, self.target)
             self._crash = crashing(world, target, self.target)
             if self.number == self.plan.first_round:
                 self.begun()
@@ -316,12 +316,14 @@ class Run:
 # left out, and the report lists them.
 
 
-def refuse_crashes(plan: Plan, target: Target, made_from: Any) -> None:
-    """Refuse crashes that the target cannot have.
+def refuse_options(plan: Plan, target: Target, made_from: Any) -> None:
+    """Refuse a disk tier, or crashes, that the target cannot have.
 
     Raises:
         UnusableTarget: names the refused option and the reason.
     """
+    if plan.disk and isinstance(target, MountedTarget):
+        raise UnusableTarget(f"disk: {target.name} has no cache that could have one: mount it with --disk")
     for kind in plan.crashes:
         if kind != "none" and (why := why_no_crash(kind, plan, target, made_from)):
             raise UnusableTarget(f"crashes: {kind} cannot be on {target.name}: {why}")

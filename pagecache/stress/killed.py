@@ -45,6 +45,7 @@ from pagecache.stress.world import World, described
 
 CALLS = (6, 50, 200)
 """Upper bounds for the number of calls before the child dies; one of them is chosen for each stir."""
+RECOVERS = 1.0  # seconds, at most, before a child that recovers is killed
 START = 60.0  # seconds that a loaded machine may take to start a process, and to end one
 ASKED = 5.0  # seconds in which a child says where it hangs
 CHECK_S = 0.2  # seconds between checks of whether to stop
@@ -54,7 +55,7 @@ PR_SET_PDEATHSIG = 1
 PROGRAM = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); import pagecache.stress.killed as k; k.main()"
 )
-OWN = ("key", "calm", "give_up", "remember", "discard")
+OWN = ("key", "level", "calm", "give_up", "remember", "discard")
 """Methods of the parent's target that are not calls of the cache."""
 
 
@@ -111,6 +112,12 @@ class Killed(Crash):
     def _recover(self, players: Players) -> None:
         self.stop()
         self._target.remember(self._durable.names())
+        rng = self._world.plan.rng("recovery", self._world.number, self._life)
+        while self._world.plan.durability == "disk" and rng.random() < 0.25:
+            child = Child(self._world.plan, self._world.number, self._made_from)
+            time.sleep(rng.random() * RECOVERS)
+            child.kill()
+            self._world.count("recoveries killed")
         self._start_again(players)
 
     def stop(self) -> None:

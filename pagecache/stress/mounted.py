@@ -208,7 +208,7 @@ class Descriptor(io.FileIO):
     def sync_range(self, _offset: int, _length: int) -> None:
         os.fdatasync(self.fd)
 
-    def fsync(self, timeout: float = 0.0) -> None:
+    def fsync(self, timeout: float = 0.0, durability: str = "backend") -> None:
         os.fsync(self.fd)
 
     def prefetch(self, offset: int, length: int, *, wait: bool) -> None:
@@ -411,7 +411,7 @@ class MountedTarget(Target):
             return None
         return found if found in shared_names() else None
 
-    def look(self, name: str) -> bytes | None:
+    def look(self, name: int | str) -> bytes | None:
         try:
             return self.key(name).read_bytes()
         except FileNotFoundError:

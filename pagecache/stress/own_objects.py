@@ -49,9 +49,10 @@ class OwnObjects:
         length = 0 if operation.extra % 8 == 2 else operation.length % self.world.plan.size_bytes
         data = made(self.world.tag, operation.file, self.worker, self._number(), 0, length)
         done = yield from self._naming("publish", ("publish", name, data, operation.extra), {name: data})
-        if done and saved_first(operation.extra):
+        on_disk = "disk" in self.world.target.level(operation.extra)
+        if done and saved_first(operation.extra) and not on_disk:
             yield from self._saved_object(name, data)
-        if done and self.world.target.shows:
+        if done and self.world.target.shows and self.world.plan.durability == "backend":
             self._same(name, (yield ("store", name)), data, "is in the store after the last close")
 
     def rename(self, operation: Operation, model: Model, start: int, end: int) -> Step:

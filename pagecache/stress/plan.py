@@ -13,9 +13,9 @@ import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from pagecache.config import CACHE_PAGES_MAX, Size, parse_size
+from pagecache.config import CACHE_PAGES_MAX, Durability, Size, parse_size
 from pagecache.stress.profiles import PROFILES, WAYS, leaves_nothing
 from pagecache.stress.script import Script, whole
 from pagecache.testing import FaultPlan
@@ -81,6 +81,7 @@ class Plan:
         crashes: end of the stirs of a round, one kind after another from round to round: "killed" (the process of
             the cache), "forgetting" (the store loses uncommitted changes), "none"; empty: no crashes.
         disk: the cache has a disk tier, which outlives it.
+        durability: "backend", or "disk": fsync, sync and close put bytes into the tier, and some calls into the store.
         script: explicit operations, in place of those from the seed; `threads`, `tasks` and `files` are then as many as
             the script has.
     """
@@ -101,6 +102,7 @@ class Plan:
     patience: float = 60.0
     crashes: tuple[str, ...] = ()
     disk: bool = False
+    durability: str = "backend"
     script: Script | None = None
 
     def __post_init__(self) -> None:
@@ -131,6 +133,10 @@ class Plan:
             raise ValueError(nothing)
         if not isinstance(self.disk, bool):
             raise ValueError(f"disk: {self.disk!r} is not True or False")
+        if self.durability not in get_args(Durability):
+            raise ValueError(f"durability: {self.durability!r} is not one of {', '.join(get_args(Durability))}")
+        if self.durability == "disk" and not self.disk:
+            raise ValueError("durability: 'disk' needs disk, a tier that fsync puts bytes into")
         FaultPlan.profile(self.faults)  # raises an error that lists the profiles
 
     def _check_numbers(self) -> None:

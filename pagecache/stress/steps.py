@@ -403,15 +403,24 @@ class Steps:
     # -- durability
 
     def _fsync(self, operation: Operation, model: Model, _start: int, _end: int) -> Step:
-        yield from self._saving("fsync", ("fsync", operation.file, self._by("fsync", operation, model)), [model])
+        level = self.world.target.level(operation.extra)
+        verb = ("fsync", operation.file, self._by("fsync", operation, model), *level)
+        yield from self._saving("fsync", verb, [model])
 
     def _sync(self, operation: Operation, _model: Model, _start: int, _end: int) -> Step:
-        yield from self._saving(operation.kind, (operation.kind,), self.world.models)
+        verb = (operation.kind, *self.world.target.level(operation.extra))
+        yield from self._saving(operation.kind, verb, self.world.models)
 
     _ticket = _sync
 
     def _saving(self, kind: str, verb: Verb, models: list[Model]) -> Step:
-        """Check that earlier writes are stored when the call returns [I-18, I-19]."""
+        """Check that earlier writes are stored when the call returns [I-18, I-19]; if they may be on the disk alone, a
+        crash does (durable.py).
+        """
+        if verb[-1] == "disk":
+            self.world.count(f"{kind} at disk")
+            yield from self.calling(kind, verb)
+            return
         observations = [self.observe(model, 0, FOREVER, f"the store after {kind}", store=True) for model in models]
         names = self._own.contents()
         try:

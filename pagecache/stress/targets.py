@@ -10,6 +10,8 @@ behind them do: errors are OSError, with `characters_written` after a partial wr
     view, copy                              memory of a file (`Held`), and a write out of it
     tear                                    a write from memory whose last part is unmapped, which raises EFAULT
     truncate, punch, zero, flush, sync_range, fsync, prefetch, advise       by the handle of a way
+    save                                    fsync of a handle; like fsync, sync and ticket with a level, if there is
+                                            a disk tier that takes unsaved bytes
     sync, ticket, drop, drop_all, invalidate, reopen
     change      change the store as a foreign writer; on return the tested system is aware of it
     replace     replace the stored object so, while some local data exists; on return the conflict is settled
@@ -28,6 +30,7 @@ from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any
 
+from pagecache.config import Durability
 from pagecache.errors import DataLossError
 from pagecache.options import OpenMode
 from pagecache.stress.profiles import Edges, saved_first
@@ -97,8 +100,11 @@ class FileVerbs:
         handle, segments = self.handle(file, way), held.segments
         return handle.pwrite(segments[0], offset) if len(segments) == 1 else handle.pwritev(segments, offset)
 
-    def fsync(self, file: int, way: str = "buffered") -> Any:
-        return self.handle(file, way).fsync(timeout=self.call_timeout)
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> Any:
+        return self.save(self.handle(file, way), level)
+
+    def save(self, handle: Any, level: Durability = "backend") -> Any:
+        return handle.fsync(timeout=self.call_timeout, durability=level)
 
     def prefetch(self, file: int, way: str, offset: int, length: int, wait: bool) -> Any:
         return self.handle(file, way).prefetch(offset, length, wait=wait)
@@ -157,7 +163,7 @@ class Target(FileVerbs):
     opened: Callable[[str, OpenMode], AbstractContextManager[Any]]  # a worker's own object
     renamed: Callable[[str, str], None]
     removed: Callable[[str], None]
-    look: Callable[[str], bytes | None]
+    look: Callable[[int | str], bytes | None]
     link_of: Callable[[str], str | None]  # the shared name that a symbolic link leads to; None: the name has no link
 
     def __init__(self, name: str) -> None:
@@ -223,7 +229,7 @@ class Target(FileVerbs):
         with self.opened(beside, "wb") as file:
             file.pwrite(data, 0)
             if saved_first(extra):
-                file.fsync(timeout=self.call_timeout)
+                self.save(file, *self.level(extra))
             if extra & 8 and beside != name:  # it stays open, possibly with unsaved bytes
                 self.renamed(beside, name)
         if not extra & 8 and beside != name:
@@ -246,6 +252,10 @@ class Target(FileVerbs):
                 found: bytes = held.pread(READ_ALL, 0)
                 return found
         return None
+
+    def level(self, extra: int) -> tuple[Durability, ...]:
+        """Return the level of an operation's sync, as its last argument: (); a level if there are several."""
+        return ()
 
     def settle(self, name: str) -> None:
         """Give up unsaved bytes of the object of a name, if another program has stored another version."""

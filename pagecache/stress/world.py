@@ -221,10 +221,10 @@ class World:
             return None
         return self.special.get(way, operation.file)
 
-    def count(self, what: str) -> None:
+    def count(self, what: str, times: int = 1) -> None:
         """Count an event."""
         with self.lock:
-            self.counters[what] += 1
+            self.counters[what] += times
 
     def excuse(self, error: OSError, kind: str, worker: int) -> None:
         """Handle an error of a call: a valid result, or a failure.

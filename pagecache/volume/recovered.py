@@ -312,6 +312,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
     if inode.has_local() and not inode.undone()["created"]:
         raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
     each.begun = inode
+    size = inode.size
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
     large = each.bytes > volume.cache.limits.dirty_limit // 2
@@ -319,8 +320,9 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
     try:
         _write(handle, unsaved)
     except BaseException:
+        lifetimes.drop_local(volume, inode, 0, END, cut=False)
+        inode.settled(partial(_forget, inode, size))
         inode.set_aside(withheld=False)
-        lifetimes.drop_local(volume, inode, 0, END)
         raise
     if not ours:
         inode.versions.replace(state.base, stale=False)
@@ -386,8 +388,10 @@ def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     for begin, end in _written(unsaved):
         for at in range(begin, end, STEP):
             handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
-    if handle._inode.size < state.size or (cut and handle._inode.size != state.size):
+    if cut and handle._inode.size > state.size:
         handle.truncate(state.size)
+    elif handle._inode.size < state.size:
+        handle.pwrite(b"\0", state.size - 1)  # a truncate would extend the stored object
     if state.created:
         handle._inode.set_uncommitted(created=True)
 
@@ -404,6 +408,13 @@ def _written(unsaved: Unsaved) -> Iterator[tuple[int, int]]:
             begin = piece.begin
         end = stop
     yield begin, end
+
+
+def _forget(inode: Inode, size: int) -> None:
+    """Forget the cuts of a file that was laid in part, whose bytes are dropped; its token is held. `size`: stored."""
+    inode.owe_instead()
+    inode.base_requested()
+    inode.rebase(size, True)
 
 
 def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:

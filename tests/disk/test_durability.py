@@ -18,15 +18,17 @@ import pytest
 
 import pagecache.aio
 from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, UnsavedDataError, Volume
+from pagecache.disk import records
 from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
+from pagecache.disk.journal import Journal
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
 
-QUIET = {"dirty_expire": 3600.0, "flush_interval": 0.02}
+QUIET = {"dirty_expire": 3600.0, "flush_interval": 0.02, "throttle_timeout": 10.0}
 OLD = bytes(range(256)) * 64  # 16 KiB
 
 
@@ -39,7 +41,7 @@ class World:
         config = {**QUIET, **{name: options.pop(name) for name in list(options) if name in QUIET}}
         limit = options.pop("journal_limit", None)
         tier = DiskTier(self.tier, size="16MiB", segment="1MiB", journal_limit=limit)
-        self.cache = PageCache("16MiB", disk=tier, **config)
+        self.cache = PageCache(options.pop("memory", "16MiB"), disk=tier, **config)
         attach: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, **options}
         self.volume: Volume = self.cache.attach(store, **attach)
         self.files: list[CachedFile] = []
@@ -91,6 +93,10 @@ class World:
 
     def saved(self, key: str = "k") -> bytes | None:
         return self.store.committed(key)
+
+    def stored(self, key: str = "k") -> bytes | None:
+        whole = isinstance(self.store, ObjectBackend)
+        return self.saved(key) if whole else bytes(self.store.objects[key].written)
 
 
 Make = Callable[..., World]
@@ -355,6 +361,54 @@ def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -
     again.volume.resume()
     eventually(lambda: again.saved("other") == b"new")
     eventually(lambda: again.volume.recovered() == [])
+
+
+@pytest.mark.parametrize("size", [5000, 60000])
+def test_a_recovery_that_fails_in_the_middle_is_made_again(
+    make: Make, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stored object that has grown is cut by the first save, and not while the file is held or laid in part."""
+    world = make()
+    file = world.open()
+    file.truncate(5000)
+    file.fsync(durability="backend")
+    file.pwrite(b"x", 100)
+    file.fsync()
+    file.truncate(size)
+    file.fsync()
+    if not isinstance(world.store, ObjectBackend):
+        world.store.objects["k"].written[5000:] = b"sent in the background" * 4000
+    after = world.crash(on_recovery="hold")
+    before = after.stored()
+
+    def fails(*_arguments: object) -> bytes:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(OS, "pread", fails)
+        for _ in range(2):
+            raises(OSError, after.read, match="has other bytes than were written")
+    assert after.read() == changed(100, b"x")[:5000].ljust(size, b"\0")
+    assert after.stored() == before
+    after.volume.resume()
+    eventually(lambda: not after.volume.recovered())
+    assert after.read() == after.saved() == changed(100, b"x")[:5000].ljust(size, b"\0")
+
+
+def test_held_files_that_fill_the_memory_are_an_error(world: World) -> None:
+    for number in range(6):
+        file = world.open(f"f{number}", "w+b")
+        file.write(bytes([number]) * (1 << 19))
+        file.fsync()
+    after = world.crash(on_recovery="hold", memory="2MiB")
+    found = [file.key for file in after.volume.recovered()]
+    with pytest.raises(OSError, match=r"recovered files fill it, which are held until Volume\.resume") as full:
+        for key in found:
+            after.read(str(key))
+    assert full.value.errno == errno.ENOBUFS
+    after.volume.resume()
+    for key in found:
+        assert after.read(str(key)) == bytes([int(str(key)[1:])]) * (1 << 19)
 
 
 def test_an_open_of_a_recovered_file_has_a_deadline(world: World) -> None:
@@ -628,13 +682,21 @@ def test_a_file_that_was_renamed_is_recovered_under_its_new_name(world: World) -
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
-@pytest.mark.parametrize("what", ["rename", "remove"])
-def test_a_name_that_was_being_changed_is_looked_up(world: World, what: str, *, carried_out: bool) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+@pytest.mark.parametrize("what", ["rename", "rename over", "remove"])
+@pytest.mark.parametrize("key", ["k", "made"])
+def test_a_name_that_was_being_changed_is_looked_up(make: Make, what: str, key: str, *, carried_out: bool) -> None:
+    """Also that of an object which the store has had for a moment only, and over one whose bytes are unsaved too."""
+    world = make()
+    if key == "made" and isinstance(world.store, ObjectBackend):
+        pytest.skip("the store has nothing of it")
+    for name in (key, *(["other"] if what == "rename over" else [])):
+        file = world.open(name, "r+b" if name == "k" else "w+b")
+        file.write(name.encode())
+        file.fsync()
+    expected = changed(0, b"k") if key == "k" else b"made"
     seen: list[World] = []
-    call = getattr(world.store, what)
+    method = what.removesuffix(" over")
+    call = getattr(world.store, method)
 
     def crash(*arguments: Any, **more: Any) -> None:
         if carried_out:
@@ -644,21 +706,98 @@ def test_a_name_that_was_being_changed_is_looked_up(world: World, what: str, *, 
         raise OSError(errno.EACCES, "refused")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, what, crash)
+        patch.setattr(world.store, method, crash)
         with pytest.raises(OSError):
-            world.volume.rename("k", "other") if what == "rename" else world.volume.remove("k")
+            world.volume.remove(key) if what == "remove" else world.volume.rename(key, "other")
     (after,) = seen
     try:
         if not carried_out:
-            assert after.read() == changed(0, b"new")
-        elif what == "rename":
-            assert after.read("other") == changed(0, b"new")
-            assert not after.volume.exists("k")
-        else:
+            assert after.read(key) == expected
+            assert what != "rename over" or after.read("other") == b"other"
+        elif what == "remove":
             eventually(lambda: after.volume.recovered() == [])
-            assert not after.volume.exists("k")
+            assert not after.volume.exists(key)
+        else:
+            assert after.read("other") == expected
+            assert not after.volume.exists(key)
+        eventually(lambda: after.volume.recovered() == [])
     finally:
         after.end()
+
+
+@pytest.mark.parametrize("change", ["remove", "discard", "rename"])
+@pytest.mark.parametrize("level", ["backend", "disk"])
+def test_a_change_of_a_name_that_the_disk_refuses_to_record_is_recorded_later(
+    make: Make, monkeypatch: pytest.MonkeyPatch, change: str, level: Any
+) -> None:
+    """Else a crash lays unsaved bytes of the former object over the next one of that name."""
+    world = make()
+    file = world.open()
+    file.write(b"former")
+    file.fsync()
+    file.close()
+    append = Journal.append
+
+    def fail(self: Journal, record: records.Record, buffers: Any = ()) -> int:
+        if record.kind in (records.Kind.REMOVED, records.Kind.DISCARDED, records.Kind.RENAMED):
+            with monkeypatch.context() as broken:
+                broken.setattr(OS, "pwritev", lambda *_: refuse())
+                return append(self, record, buffers)
+        return append(self, record, buffers)
+
+    def refuse() -> int:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Journal, "append", fail)
+        if change == "rename":
+            world.volume.rename("k", "g")
+        else:
+            if change == "discard":
+                world.volume.discard("k")
+            world.volume.remove("k")
+    file = world.open("k", "x+b")
+    file.write(b"next")
+    file.fsync(durability=level)
+    after = world.crash()
+    assert after.read() == b"next"
+    if change == "rename":
+        assert after.read("g") == changed(0, b"former")
+    eventually(lambda: after.volume.recovered() == [])
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
+@pytest.mark.parametrize("change", ["hole", "cut"])
+def test_what_a_hole_or_cut_has_removed_stays_so_if_the_disk_refuses_to_record_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, change: str, call: str
+) -> None:
+    """The store has committed it, and the journal has older bytes."""
+    world = make()
+    file = world.open()
+    file.pwrite(b"older" * 2000, 4096)
+    file.fsync()
+
+    def fail(*_arguments: object) -> int:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as failing:
+        if call == "pwritev":
+            failing.setattr(OS, call, fail)
+        if change == "hole":
+            file.punch_hole(4096, 8192)
+        else:
+            file.truncate(4096)
+            file.truncate(len(OLD))
+        if call == "fdatasync":
+            failing.setattr(OS, call, fail)
+            file.pwrite(b"n", 0)
+            with contextlib.suppress(OSError):
+                file.fsync()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    expected = bytearray(changed(0, b"new", changed(4096, b"older" * 2000)))
+    expected[4096 : 12288 if change == "hole" else len(OLD)] = bytes(8192 if change == "hole" else len(OLD) - 4096)
+    assert world.crash().read() == expected
 
 
 # -- given up

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,8 @@ def killed(folder: Path, rng: random.Random) -> int:
     return int.from_bytes(reported[-8:], "little")
 
 
-def run(folder: Path, times: int) -> None:
+def run(folder: Path, times: int) -> int:
+    """Kill the writer so many times; return the last value."""
     rng = random.Random(times)
     (folder / "store").write_text("0")
     last = 0
@@ -75,6 +77,7 @@ def run(folder: Path, times: int) -> None:
         last = max(stored, *values)
         assert last >= promised
     assert len(os.listdir(folder / "journal")) <= 16
+    return last
 
 
 def test_a_killed_process_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
@@ -83,6 +86,11 @@ def test_a_killed_process_loses_nothing_that_was_confirmed(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_200_killed_processes_lose_nothing_that_was_confirmed(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_200_killed_processes_lose_nothing_that_was_confirmed(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     """D1."""
-    run(tmp_path, 200)
+    text = f"killed writers of a journal: 200, the last of {run(tmp_path, 200)} values"
+    record_property("size", text)
+    print(text)

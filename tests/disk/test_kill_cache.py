@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,8 @@ while True:
 """
 
 
-def run(folder: Path, times: int) -> None:
+def run(folder: Path, times: int) -> int:
+    """Kill the program so many times; return the number of promises."""
     (folder / "store").mkdir()
     rng = random.Random(times)
     promised = [0, 0, 0]
@@ -76,6 +78,7 @@ def run(folder: Path, times: int) -> None:
             promised[reports[at]] = int.from_bytes(reports[at + 1 : at + 9], "little")
     assert sum(promised) > times
     assert len(os.listdir(folder / "tier" / "journal")) <= 8
+    return sum(promised)
 
 
 def test_a_killed_program_loses_nothing_that_fsync_has_put_on_disk(tmp_path: Path) -> None:
@@ -83,5 +86,10 @@ def test_a_killed_program_loses_nothing_that_fsync_has_put_on_disk(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_200_killed_programs_lose_nothing_that_fsync_has_put_on_disk(tmp_path: Path) -> None:
-    run(tmp_path, 200)
+@pytest.mark.timeout(900)
+def test_200_killed_programs_lose_nothing_that_fsync_has_put_on_disk(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    text = f"killed programs: 200, after {run(tmp_path, 200)} fsyncs at disk"
+    record_property("size", text)
+    print(text)

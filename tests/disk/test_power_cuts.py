@@ -166,13 +166,27 @@ def faults(rng: random.Random) -> Callable[[str, int], int]:
     return fault
 
 
-def counterexample(seed: int, *, most: int = 12, length: int = 40, fails: bool = False) -> str:
-    """Return a broken promise of a workload by chance, or an empty string."""
-    rng = random.Random(seed)
+def checked(seed: int, *, most: int = 12, length: int = 40, fails: bool = False) -> int:
+    """Check the power cuts of a workload by chance; return their number.
+
+    Raises:
+        AssertionError: a broken promise.
+    """
+    rng, count = random.Random(seed), 0
     world = played(workload(rng, length), fault=faults(rng)) if fails else played(workload(rng, length))
     for at, disk in cuts(world, most, seed):
-        if reason := world.check(recovered(disk), at):
-            return f"seed {seed}, after call {at}, {world.disk.calls[at - 1][:3]}: {reason}"
+        reason = world.check(recovered(disk), at)
+        assert not reason, f"seed {seed}, after call {at}, {world.disk.calls[at - 1][:3]}: {reason}"
+        count += 1
+    return count
+
+
+def counterexample(seed: int, *, most: int = 12, length: int = 40, fails: bool = False) -> str:
+    """Return a broken promise of a workload by chance, or an empty string."""
+    try:
+        checked(seed, most=most, length=length, fails=fails)
+    except AssertionError as error:
+        return str(error) or "an assertion"
     return ""
 
 
@@ -203,7 +217,14 @@ def test_power_cuts_of_a_full_journal_keep_the_promises(full: dict[str, Any], se
 
 
 @pytest.mark.slow
-def test_power_cuts_of_many_workloads_keep_the_promises() -> None:
-    """Longer ones, half of them with failing calls."""
+@pytest.mark.timeout(1800)
+def test_power_cuts_of_many_workloads_keep_the_promises(record_property: Callable[[str, object], None]) -> None:
+    """D1, D2, D3, D10. Longer ones, half of them with failing calls; 10,000 power cuts at least."""
+    counts = {True: 0, False: 0}
     for seed in range(100, 220):
-        assert counterexample(seed, most=20, length=60, fails=seed % 2 == 0) == ""
+        counts[seed % 2 == 0] += checked(seed, most=20, length=60, fails=seed % 2 == 0)
+    total = sum(counts.values())
+    assert total >= 10_000
+    text = f"power cuts by chance: {total} disks of 120 workloads, {counts[True]} of them with failing calls"
+    record_property("size", text)
+    print(text)

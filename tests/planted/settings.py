@@ -106,6 +106,7 @@ REPLACED = SMALL | {"profile": "ends", "files": 1, "mix": "rivals,losses", "task
 REPLACED |= {"size": "64KiB", "capacity": "64KiB"}
 FORGETTING = SMALL | {"crashes": "forgetting", "operations": 30}
 COMMITS = FORGETTING | {"faults": "commits"}
+DISK = FORGETTING | {"profile": "saving", "mix": "buffered,append,truncate", "disk": True, "durability": "disk"}
 FEW = COMMITS | {"threads": 2, "tasks": 0, "operations": 12}
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -134,6 +135,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "forgetting-names": FORGETTING | {"profile": "metadata"},
     "holes": FEW | {"mix": "buffered,punch"},
     "cuts": FEW | {"mix": "buffered,truncate"},
+    "disk": DISK,
+    "disk-holes": DISK | {"profile": "fsx", "mix": "buffered,punch,truncate", "files": 1},
+    "disk-names": DISK | {"profile": "metadata", "mix": "buffered,truncate,names"},
     "saving": COMMITS | {"profile": "saving", "files": 1},
 }
 STORES: dict[str, Callable[[], Factory]] = {

@@ -12,6 +12,7 @@ from pagecache import Backend
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
+from pagecache.config import Durability
 from pagecache.errors import Key
 from pagecache.stress.cached import CachedTarget
 
@@ -96,14 +97,14 @@ class TearsWrites(CachedTarget):
 class NoFsync(CachedTarget):
     """fsync does nothing."""
 
-    def fsync(self, file: int, way: str = "buffered") -> None:
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
         pass
 
 
 class FlushesOnly(CachedTarget):
     """fsync writes back, and does not commit. Without a crash this stays unseen: all read bytes are in the store."""
 
-    def fsync(self, file: int, way: str = "buffered") -> None:
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
         self.handle(file, "buffered").flush()
 
 

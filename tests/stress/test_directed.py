@@ -11,6 +11,7 @@ import pytest
 
 from pagecache import Backend, BackendError
 from pagecache.backends import MemoryBackend
+from pagecache.config import Durability
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
@@ -63,7 +64,7 @@ def test_a_handle_may_report_a_refusal_of_the_backend_before_the_last_one() -> N
 class WaitsForQuiet(CachedTarget):
     """fsync returns when nothing of the file is dirty."""
 
-    def fsync(self, file: int, way: str = "buffered") -> None:
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
         handle = self.handle(file, "buffered")
         handle.fsync()
         while self.volume.dirty_ranges(self.key(file)):

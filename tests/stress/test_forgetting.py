@@ -13,6 +13,7 @@ import pytest
 
 from pagecache import PageCache
 from pagecache.backends import DirectoryBackend, MemoryBackend
+from pagecache.config import Durability
 from pagecache.errors import DataLossError, Key
 from pagecache.stress import Plan, directed, run
 from pagecache.stress.cached import CachedTarget
@@ -225,7 +226,7 @@ def test_runs_with_a_store_that_forgets_are_clean(tmp_path: Path) -> None:
 class NamesLater(CachedTarget):
     """sync saves the files and leaves the names uncommitted."""
 
-    def sync(self) -> None:
+    def sync(self, level: Durability = "backend") -> None:
         for number in range(len(self.files)):
             self.handle(number, "buffered").fsync()
 

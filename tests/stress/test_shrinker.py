@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pagecache.backends import Backend, DirectoryBackend
+from pagecache.config import Durability
 from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
@@ -70,10 +71,13 @@ def test_what_is_left_has_neither_idle_workers_nor_empty_stirs() -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("name", "most"), [("DropsTail", 1), ("ReadsOld", 3), ("TearsWrites", 1), ("NoFsync", 2), ("LeavesTail", 2)]
+    ("name", "most"), [("DropsTail", 1), ("ReadsOld", 3), ("TearsWrites", 1), ("NoFsync", 3), ("LeavesTail", 2)]
 )
 def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
-    """It starts from some fifty operations of five workers. The remainder fails, says how, and is JSON."""
+    """It starts from some fifty operations of five workers. The remainder fails, says how, and is JSON. Which bytes an
+    fsync does not save depends on time: a store to a view may need a truncate before it, which makes the file long
+    enough, and without the store nothing is unsaved.
+    """
     chosen: dict[str, Any] = {"target": BACKENDS[name]} if name in BACKENDS else {"make": over(TARGETS[name])}
     shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), seconds=LONG, **chosen)
     assert (shrunk.report.ok, shrunk.report.kind) == (False, "data")
@@ -149,7 +153,7 @@ def test_what_cannot_be_shrunk_is_reported() -> None:
 class NoLastFsync(CachedTarget):
     """fsync raises an unexplained error for a caller beside the writers at the end of a round."""
 
-    def fsync(self, file: int, way: str = "buffered") -> None:
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
         if threading.current_thread().name == "stress-sync":
             raise RuntimeError("a planted mistake")
         super().fsync(file, way)
@@ -178,7 +182,7 @@ def test_a_finding_without_an_operation_is_not_shrunk() -> None:
 class OnlySeeds(NoLastFsync):
     """fsync fails in a run of a seed, and works in a run of a script."""
 
-    def fsync(self, file: int, way: str = "buffered") -> None:
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
         if self._plan.script is None:
             super().fsync(file, way)
         else:
@@ -199,5 +203,5 @@ def test_tries_leave_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     plan = Plan(seed=1, duration=20, mix=MIX, **PLAN)
     shrunk = shrink(plan, seconds=LONG, make=over(NoFsync, lambda: DirectoryBackend(tmp_path / "store")))
-    assert shrunk.operations <= 2
+    assert shrunk.operations <= 3
     assert list((tmp_path / "store").rglob("pagecache-stress-*")) == []

@@ -87,8 +87,15 @@ class _Change:
 def _change(
     file: EngineFile, op: Op, step: Step, publish: Callable[[bool], None], tries: Attempts | None = None
 ) -> None:
-    """Change the backend first, then publish. A definite refusal changes nothing."""
+    """Change the backend first, then publish. A definite refusal changes nothing. A cut of a withheld file is made with
+    its first save.
+    """
     durable = file.durable()
+    if file.withheld and step.method == "truncate" and step.arguments[0] < file.remote_size:
+        file.owe(step._replace(behind=True))
+        publish(not durable)
+        file.set_uncommitted()
+        return
     file.versions.about_to_change()
     change = _Change(file, step)
     try:

@@ -1,0 +1,94 @@
+"""Runs whose fsync ends in the journal of a disk tier: crashes of the process, of the store, and power cuts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pagecache.backends import MemoryBackend
+from pagecache.config import Durability
+from pagecache.stress import Plan, UnusableTarget, run
+from pagecache.stress.cached import CachedTarget
+from pagecache.stress.forgetting import ForgettingBackend
+from pagecache.stress.job import Run
+from pagecache.stress.power import Power
+
+from ..planted.settings import DISK, whole_objects
+
+ON_DISK: dict[str, Any] = DISK | {"duration": 240}
+
+
+def clean(plan: Plan, target: Any) -> None:
+    report = run(plan, target)
+    assert report.ok, f"{report.story}\n{report.replay}"
+    assert report.counters["fsync at disk"]
+    assert report.counters["files recovered"]
+
+
+@pytest.mark.long
+def test_power_cuts_leave_what_was_saved_on_disk() -> None:
+    """Of a store in place, which loses its power as well. [D1, D2, D3, D5]"""
+    clean(Plan(seed=1, rounds=3, **ON_DISK), None)
+    clean(Plan(seed=2, rounds=3, **ON_DISK | {"profile": "metadata", "mix": "buffered,truncate,names"}), None)
+
+
+@pytest.mark.long
+def test_power_cuts_of_whole_objects_leave_what_was_saved_on_disk() -> None:
+    """Other programs replace some of them before the recovery. [D1, D3, D8]"""
+    clean(Plan(seed=3, rounds=5, **ON_DISK), whole_objects())
+
+
+@pytest.mark.long
+def test_a_killed_process_leaves_what_was_saved_on_disk(tmp_path: Path) -> None:
+    """Some of the recoveries are killed as well. [D1, D3, D10]"""
+    clean(Plan(seed=1, rounds=4, **ON_DISK | {"crashes": "killed"}), f"dir:{tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+class NotOnDisk(CachedTarget):
+    """An fsync at disk does nothing."""
+
+    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
+        if level == "backend":
+            super().fsync(file, way)
+
+
+def test_an_fsync_that_puts_nothing_on_disk_is_found() -> None:
+    """The store has the bytes soon, so only a crash shows it."""
+    found = Run(Plan(seed=1, **ON_DISK), make=lambda plan, number: NotOnDisk(plan, number, None, "NotOnDisk")).run()
+    assert (found.ok, found.kind) == (False, "crash"), found.story
+    assert "the store after a crash" in found.story
+
+
+@pytest.mark.parametrize("cut", ["at a call", "now"])
+def test_after_a_power_cut_neither_disk_nor_store_takes_a_call(cut: str) -> None:
+    power = Power(random.Random(1))
+    power.store = ForgettingBackend(MemoryBackend())
+    disk = power.disk
+    power.arm(3 if cut == "at a call" else 0)
+    fd = disk.open("j/1", os.O_CREAT | os.O_RDWR)
+    disk.pwritev(fd, [b"before" * 100], 0)
+    if cut == "now":
+        power.cut()
+    for call in (lambda: disk.fdatasync(fd), lambda: disk.pwritev(fd, [b"after"], 0), lambda: power.store.stat("k")):
+        with pytest.raises(OSError) as error:
+            call()
+        assert error.value.errno in (errno.EIO, errno.ENXIO)
+    power.restore()
+    assert all(call[3] == b"before" * 100 for call in disk.calls[: power._count] if call[0] == "write")
+    assert not any(b"after" in bytes(call[3]) for call in power.disk.calls if call[0] == "holds")
+    assert power.disk.open("j/2", os.O_CREAT | os.O_RDWR)  # goes on
+
+
+def test_a_level_without_a_tier_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="durability: 'disk' needs disk"):
+        Plan(durability="disk")
+    with pytest.raises(ValueError, match="durability: 'tape' is not one of backend, disk"):
+        Plan(disk=True, durability="tape")
+    with pytest.raises(UnusableTarget, match=r"disk: path:.* has no cache that could have one: mount it with --disk"):
+        run(Plan(disk=True), f"path:{tmp_path}")
