@@ -97,6 +97,11 @@ class Recovery:
         unsaved = set(self._tier.unsaved(self._volume_id))
         return [_described(each.unsaved) for each in self._left if each.unsaved.number in unsaved]
 
+    def size(self, name: Key) -> int | None:
+        """Return the size of an object with bytes that are to be laid; None: it has none."""
+        waiting = (each for each in self._names.get(name, ()) if each.key == name and not each.over)
+        return next((each.unsaved.state.size for each in waiting), None)
+
     # -- before other calls
 
     def first(self, tries: Attempts, *names: Key, tree: bool = False) -> None:

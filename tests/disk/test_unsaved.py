@@ -364,6 +364,16 @@ def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: 
                 assert volume.recovered() == []
 
 
+def test_a_listing_has_the_sizes_of_recovered_files(world: World) -> None:
+    file = world.open()
+    file.pwrite(b"x" * 20000, 0)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+    for _ in range(2):
+        assert [(stat.key, stat.size) for stat in after.volume.list()] == [("k", 20000)]
+        assert after.volume.stat("k").size == 20000
+
+
 def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(world: World) -> None:
     store = world.store
     if isinstance(store, ObjectBackend):
