@@ -22,6 +22,7 @@ from pagecache.disk import records
 from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
+from pagecache.engine.io import barrier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
@@ -798,6 +799,22 @@ def test_what_a_hole_or_cut_has_removed_stays_so_if_the_disk_refuses_to_record_i
     expected = bytearray(changed(0, b"new", changed(4096, b"older" * 2000)))
     expected[4096 : 12288 if change == "hole" else len(OLD)] = bytes(8192 if change == "hole" else len(OLD) - 4096)
     assert world.crash().read() == expected
+
+
+def test_an_fsync_at_disk_of_a_clean_file_confirms_that_it_is_saved(world: World) -> None:
+    """Else a power cut brings the records back that it was saved from, over what the store has since."""
+    file = world.open()
+    file.pwrite(b"older", 0)
+    file.fsync()
+    inode = file._inode
+    barrier.drive(barrier.FileSync(inode), None, "fsync")
+    inode.journaled.settle()
+    journal = world.cache.tier.journal() if world.cache.tier is not None else None
+    assert journal is not None
+    assert not inode.journaled.is_live()
+    assert journal._confirmed < journal.last
+    file.fsync()
+    assert journal._confirmed == journal.last
 
 
 # -- given up

@@ -129,18 +129,22 @@ class VolumeJournal:
         """
         done: list[Appended] = []
         left: list[EngineFile] = []
+        clean: list[EngineFile] = []
         for file in files:
-            if file.freed or file.removed or file.abandoned or not (file.has_local() or file.journaled.is_live()):
+            if file.freed or file.removed or file.abandoned:
+                continue
+            if not (file.has_local() or file.journaled.is_live()):
+                clean.append(file)
                 continue
             appended = file.journal().begin(until)
             if appended is None:
                 left.append(file)
             else:
                 done.append(appended)
-        if done:
-            error = self.confirm(max(each.lsn for each in done))
-            journal = self.journal()
+        if (journal := self._journal) is not None:  # also that older records of clean files are settled
+            error = self.confirm(journal.last)
             left += [each.file.file for each in done if error or each.generation != journal.generation]
+            left += clean if error else []
         return left
 
     def confirm(self, lsn: int) -> OSError | None:
