@@ -201,7 +201,7 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
         model.finish(write)
     world.shared.grips[1, 0] = Grip("a handle", model, "")
     step = Steps(world, 1).conduct(Operation("held_fsync", 0))
-    assert next(step) == ("act", "a handle", "fsync")
+    assert next(step) == ("save", "a handle")
     if replaced:
         bound(world.shared.names, binding("shared0", other.number))
     assert step.send(None) == ("store", "shared0")
@@ -222,7 +222,7 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     names.begin(refused)
     world.shared.grips[1, 0] = Grip("a handle", model, "")
     step = Steps(world, 1).conduct(Operation("held_fsync", 0))
-    assert next(step) == ("act", "a handle", "fsync")
+    assert next(step) == ("save", "a handle")
     assert step.send(None) == ("store", "shared0")
     names.cancel(refused)
     assert step.send(header_of(world, other.number)) == ("store", "shared2")
@@ -473,7 +473,7 @@ def test_an_fsync_of_bytes_over_the_version_of_another_program_is_a_conflict(who
     for kind in ("earlier", "later"):
         whole.shared.grips[1, 0] = Grip("a handle", model, "")
         step = Steps(whole, 1).conduct(Operation("held_fsync", 0))
-        assert next(step) == ("act", "a handle", "fsync")
+        assert next(step) == ("save", "a handle")
         if kind == "earlier":
             with pytest.raises(StopIteration):
                 step.throw(ConflictError("shared0", base="1", remote="2", ranges=[]))
