@@ -401,7 +401,7 @@ class AsyncCachedFile:
             WritebackError, CommitError: it is not, and is still dirty. TimeoutError: the deadline passed; I/O goes on.
         """
         inode = self._file._inode
-        if inode.volume.level(durability) == "disk" or inode.journaled.has_records():
+        if inode.volume.level(durability) == "disk" or inode.is_journaled():
             call = partial(self._file.fsync, timeout=timeout, durability=durability)
             await self._aside.run("sync", call, key=self.key, timeout=timeout)
             return

@@ -11,7 +11,8 @@ Nothing reads the log while the process lives. `recovery.py` reads it at the nex
     a sync                    goes on; a later sync confirms the record
     a failed sync             begins a new segment, which says that all unconfirmed records do not count. `generation`
                               changes: files append their unsaved bytes anew
-    a failed append           has not happened; the next one is written over it
+    a failed append           has not happened; the next one is written over it. A rename, remove or discard has: the
+                              next segment states all files
     a full folder             raises; records that settle bytes have a reserve
 
 A segment is removed only if the device has confirmed the records that settle its bytes, and the folder is synced after
@@ -53,6 +54,10 @@ __all__ = ["Journal", "JournalFull"]
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT_MIN = 4096
+STATED = (Kind.RENAMED, Kind.REMOVED, Kind.DISCARDED)
+"""Kinds that the state of a file says as well."""
+UNSTATED = 1 << 63
+"""An LSN that is never confirmed."""
 SLICE = 0.1
 """Seconds that a waiter sleeps before it checks everything again."""
 SETTLING = frozenset((Kind.SAVED, Kind.REMOVED, Kind.DISCARDED))
@@ -241,10 +246,22 @@ class Journal:
             elif file is None:
                 raise ValueError(f"file {record.file} of the journal in {self._folder!r} has no FILE record")
             settles = record.kind not in CONTENT and record.kind != Kind.FILE
-            lsn = self._write(file, record, buffers, settles)
+            try:
+                lsn = self._write(file, record, buffers, settles)
+            except OSError:
+                if record.kind in STATED:
+                    self._owe(file, record)
+                raise
             self._files[record.file] = file
             self._drop(file)
             return lsn
+
+    def _owe(self, file: _File, record: Record) -> None:
+        """Have the next segment state what this record says, which cannot be appended: it has happened."""
+        file.state.apply(record, self._lsn)
+        file.state.settled = UNSTATED
+        self._restates = True
+        self._end_current()
 
     def _write(self, file: _File, record: Record, buffers: Sequence[Any], settles: bool) -> int:
         body = [packed(record.values)] if record.kind != Kind.DATA else buffers
@@ -293,7 +310,7 @@ class Journal:
         body = packed(record.values)
         lsn = self._put(segment, record, [body], len(body))
         file.segment = segment.number
-        if self._is_void(file.state.settled):
+        if self._is_void(file.state.settled) or file.state.settled == UNSTATED:
             file.state.settled = lsn
 
     def _put(self, segment: _Segment, record: Record, buffers: Sequence[Any], length: int) -> int:
@@ -418,8 +435,12 @@ class Journal:
                 self._wake()  # another one leads
             raise
 
+    def owes(self) -> bool:
+        """Return whether records of what has happened do not count, or could not be appended."""
+        return self._restates
+
     def restate(self) -> None:
-        """State all files anew after a failed sync: what was settled in between counts again, once it is confirmed."""
+        """State all files anew after a failed call: what has happened counts again, once it is confirmed."""
         with self._lock:
             if self._restates:
                 self._roll(settles=True)

@@ -419,7 +419,7 @@ class CachedFile(Handle, io.RawIOBase):
             barrier.save(self._inode, timeout)
         elif (sync := self._begin_fsync()) is not None:
             barrier.drive(sync, timeout, "fsync")
-            self._inode.journaled.confirm_saved()
+            self._inode.confirm_saved()
         if self._inode.unclosed:
             self._inode.set_unclosed(False)  # the writer itself has published the object
         if self._inode.last_loss > self._loss_cursor:

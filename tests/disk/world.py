@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pagecache.disk import records
-from pagecache.disk.journal import Journal, JournalFull
+from pagecache.disk.journal import STATED, Journal, JournalFull
 from pagecache.disk.recovery import Recovered, Unsaved, recover
 from pagecache.testing.disk import SimulatedDisk
 
@@ -108,7 +108,10 @@ class World:
         try:
             lsn = self.journal.append(record, [data] if data else [])
         except OSError:
-            self.go_back(before)
+            if record.kind in STATED:  # the next segment says it
+                self.failures.append(len(self.disk.calls))
+            else:
+                self.go_back(before)
             raise
         self.last[number] = lsn
         self.appended.append((lsn, len(self.views) - 1))

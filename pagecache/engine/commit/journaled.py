@@ -23,6 +23,7 @@ Locks: `Journaled._lock` guards its fields, and is held over appends; `VolumeJou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -182,11 +183,26 @@ class VolumeJournal:
             OSError: of the disk.
         """
         journal = self.journal()
-        try:
-            journal.confirm(lsn)
-        except OSError:
-            journal.restate()
-            journal.confirm(journal.last)
+        if not journal.owes():
+            with contextlib.suppress(OSError):
+                journal.confirm(lsn)
+                return
+        journal.restate()
+        journal.confirm(journal.last)
+
+    def owes(self) -> bool:
+        """Return whether a crash might bring bytes back under names that have other ones now."""
+        return self._journal is not None and self._journal.owes()
+
+    def confirm_file(self, file: EngineFile) -> None:
+        """Record that the store has a file, and wait for the device: a crash must bring no older bytes back.
+
+        Raises:
+            OSError: the disk fails: it might.
+        """
+        file.journaled.confirm_saved()
+        if self._journal is not None and self._journal.owes():
+            self.confirm_saved(self._journal.last)
 
     # -- saving in the background, on the flusher
 
@@ -194,6 +210,8 @@ class VolumeJournal:
         """Record what was saved, of some files, and begin to save those that are due. Return the seconds until the next
         check.
         """
+        if self.owes() and self.confirm_all() is not None:
+            return AGAIN
         for ticket in [each for each in self._saving if each.done()]:
             for file in self._saving.pop(ticket):
                 file.set_sent(False)
@@ -533,6 +551,7 @@ class Journaled:
                 self._whole = True
                 self._lacks |= changes
                 self._owner.failed(error)
+                self._owner.volume.cache.flusher.wake()
                 return False
             return True
 

@@ -298,7 +298,7 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
         TimeoutError: the deadline passed; I/O goes on.
     """
     drive(FileSync(file), timeout, "fsync")
-    file.journaled.confirm_saved()
+    file.confirm_saved()
 
 
 def log(file: EngineFile, timeout: float | None = None) -> bool:
