@@ -23,6 +23,7 @@ from pagecache.disk.contents import contents
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.engine.io import barrier
+from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend
@@ -65,7 +66,7 @@ class World:
             with self.store.lock:
                 if any(file.commit_running() for file in self.volume.engine.files()):
                     return False  # a commit may be in the store, and its answer not recorded
-                shutil.copytree(self.tier, self.folder / f"tier{self.number + 1}")
+                copy_tier(self.tier, self.folder / f"tier{self.number + 1}")
                 found.append(self._after(lose=lose))
                 return True
 
@@ -643,7 +644,7 @@ def test_what_is_unsaved_is_listed_and_exported_without_a_store(world: World, tm
         file = world.open(key, "a+b")
         file.write(data)
         file.fsync()
-    shutil.copytree(world.tier, tmp_path / "copy")
+    copy_tier(world.tier, tmp_path / "copy")
     found = contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
     assert {file.key: file.size for file in found.files} == {"k": len(OLD) + 3, "deep/er": 5000, "../out": 1}
     exported = (tmp_path / "export" / "k").read_bytes()
@@ -702,7 +703,7 @@ def test_a_name_that_was_being_changed_is_looked_up(make: Make, what: str, key: 
     def crash(*arguments: Any, **more: Any) -> None:
         if carried_out:
             call(*arguments, **more)
-        shutil.copytree(world.tier, world.folder / "tier1")
+        copy_tier(world.tier, world.folder / "tier1")
         seen.append(World(world.folder, world._after(), 1))
         raise OSError(errno.EACCES, "refused")
 

@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, Volume
 from pagecache.backends.spool import Spool
+from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend
@@ -67,7 +67,7 @@ class World:
 
     def crash(self) -> World:
         """Start another process over what is on disk and in the store now."""
-        shutil.copytree(self.folder / f"tier{self.number}", self.folder / f"tier{self.number + 1}")
+        copy_tier(self.folder / f"tier{self.number}", self.folder / f"tier{self.number + 1}")
         after = ObjectBackend()
         after.objects = {key: copy.copy(stored) for key, stored in self.store.objects.items()}
         after.versions = self.store.versions

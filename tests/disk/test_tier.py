@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.segments import Segments
 from pagecache.disk.tier import Tier
+from tests.disk.copying import copy_tier
 from tests.disk.standin import stand_in
 from tests.stores import ObjectBackend, RecordingBackend
 
@@ -775,7 +775,7 @@ def test_a_start_after_a_crash_reads_the_journal_once(tier: DiskTier, tmp_path: 
             file = files.enter_context(volume.open("key", "w"))  # the store gets the bytes after the close
             file.pwrite(content(1 * MIB), 0)
             file.fsync()
-        shutil.copytree(tier.path, tmp_path / "crashed")
+        copy_tier(tier.path, tmp_path / "crashed")
     size = sum(path.stat().st_size for path in (tmp_path / "crashed").rglob("*.journal"))
     described = DiskTier(tmp_path / "crashed", size="64MiB", segment="4MiB")
     caches: list[PageCache] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 
 from pagecache import DataLossError, DiskTier, LostRange, PageCache
 from pagecache.disk.device import OS
+from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
@@ -52,7 +52,7 @@ def killed_in(world: World, what: str, call: Callable[[], Any], *, carried_out: 
         if carried_out:
             with contextlib.suppress(FileNotFoundError):  # of a draft
                 real(*arguments, **more)
-        shutil.copytree(world.tier, world.folder / "tier1")
+        copy_tier(world.tier, world.folder / "tier1")
         seen.append(World(world.folder, world._after(), 1))
         raise OSError(errno.EACCES, "refused")
 
@@ -124,7 +124,7 @@ def test_a_name_that_was_found_after_a_crash_stays_after_the_next_one(world: Wor
         with hanging(second, "write_from", "commit"):
             other = second.open("k", "x+b")
             other.write(b"other")
-            shutil.copytree(second.tier, second.folder / "tier2")
+            copy_tier(second.tier, second.folder / "tier2")
             with contextlib.suppress(KeyError):
                 second.store.objects.pop("k", None)
         store = second._after()
@@ -189,7 +189,7 @@ def test_a_first_append_beside_a_rename_records_both_names(world: World) -> None
     def slow(*arguments: Any, **more: Any) -> None:
         Task(fsync).result()
         real(*arguments, **more)
-        shutil.copytree(world.tier, world.folder / "tier1")
+        copy_tier(world.tier, world.folder / "tier1")
         after.append(World(world.folder, world._after(), 1))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -355,7 +355,7 @@ def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: 
                 with volume.open("d/k", "r+b") as file:
                     file.write(b"kept")
                     file.fsync()
-                    shutil.copytree(tmp_path / "tier0", tmp_path / "tier1")
+                    copy_tier(tmp_path / "tier0", tmp_path / "tier1")
             else:
                 volume.rename("d", "e")
                 assert read(volume, "e/k") == b"kept"
@@ -493,7 +493,7 @@ def test_held_bytes_beyond_memory_are_an_error_until_they_are_resumed(tmp_path: 
             file.write(content)
             file.fsync()
             assert store.written("k") == OLD
-            shutil.copytree(tmp_path / "tier", tmp_path / "tier2")
+            copy_tier(tmp_path / "tier", tmp_path / "tier2")
     store = RecordingBackend({"k": OLD, "b": b""})
     tier = DiskTier(tmp_path / "tier2", size="64MiB", segment="4MiB")
     with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
@@ -524,7 +524,7 @@ def test_zeros_behind_the_end_take_no_time_at_recovery(tmp_path: Path) -> None:
                 file.fsync()
                 file.truncate(1 << 40)
                 file.fsync()
-                shutil.copytree(tmp_path / "tier0", tmp_path / "tier1")
+                copy_tier(tmp_path / "tier0", tmp_path / "tier1")
 
 
 def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
