@@ -64,7 +64,7 @@ class _Left:
 
     def __init__(self, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
-        self.bytes = sum(end - begin for begin, end in _written(unsaved))
+        self.bytes = sum(end - begin for begin, end in _written(unsaved, unsaved.base_size))
         self.lock = threading.RLock()
         self.over = False  # it was laid, or cannot be
         self.inode: Inode | None = None
@@ -386,11 +386,11 @@ def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved
 
 def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     state = unsaved.state
-    # What another program has appended to an object in place stays, unless it was cut here.
-    cut = unsaved.is_cut or handle._inode.limits().commit_on_close
+    # What another program has appended to an object in place stays, unless it was cut here, or is another object.
+    cut = unsaved.is_cut or state.created or handle._inode.limits().commit_on_close
     if cut and handle._inode.size > unsaved.base_size:
         handle.truncate(unsaved.base_size)
-    for begin, end in _written(unsaved):
+    for begin, end in _written(unsaved, max(unsaved.base_size, min(handle._inode.size, state.size))):
         for at in range(begin, end, STEP):
             handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
     if cut and handle._inode.size > state.size:
@@ -401,11 +401,11 @@ def _write(handle: CachedFile, unsaved: Unsaved) -> None:
         handle._inode.set_uncommitted(created=True)
 
 
-def _written(unsaved: Unsaved) -> Iterator[tuple[int, int]]:
-    """Yield the ranges that are written: all but zeros behind the end of the object."""
+def _written(unsaved: Unsaved, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges that are written: all but zeros behind the end of the object, which has so many bytes."""
     begin = end = 0
     for piece in unsaved.pieces:
-        stop = piece.end if piece.head is not None else min(piece.end, unsaved.base_size)
+        stop = piece.end if piece.head is not None else min(piece.end, size)
         if piece.is_damaged or piece.begin >= stop:
             continue
         if piece.begin != end:

@@ -407,6 +407,21 @@ def test_bytes_that_another_program_has_appended_in_place_stay(world: World) -> 
     assert after.store.written("k") == after.read()
 
 
+def test_a_new_object_whose_name_a_larger_one_has_after_a_power_cut_is_recovered_alone(world: World) -> None:
+    """The store in place lost the rename."""
+    if isinstance(world.store, ObjectBackend):
+        return
+    file = world.open("n", "x+b")
+    file.write(b"1")
+    file.fsync()
+    older = world.store.objects["k"]
+    world.volume.rename("n", "k")
+    file.fsync()
+    world.store.objects["k"] = older
+    after = world.crash()
+    assert after.read() == b"1"
+
+
 def test_giving_up_recovered_bytes_reports_them(world: World) -> None:
     after = left(world, on_recovery="hold")
     lost = after.volume.discard("k")
