@@ -276,9 +276,8 @@ def _canonical(volume: Volume, key: Key) -> Key:
 
 def _described(unsaved: Unsaved) -> RecoveredFile:
     state = unsaved.state
-    return RecoveredFile(
-        key=state.key, size=state.size, ranges=tuple(unsaved.ranges), base=state.base, created=state.created
-    )
+    ranges = tuple((begin, end - begin) for begin, end in _written(unsaved, unsaved.base_size) if begin < end)
+    return RecoveredFile(key=state.key, size=state.size, ranges=ranges, base=state.base, created=state.created)
 
 
 def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:

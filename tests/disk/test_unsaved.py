@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -405,6 +406,22 @@ def test_bytes_that_another_program_has_appended_in_place_stay(world: World) -> 
     assert after.read() == changed(0, b"new") + b"foreign"
     after.volume.sync(durability="backend")
     assert after.store.written("k") == after.read()
+
+
+def test_a_hole_whose_commit_failed_before_the_first_fsync_survives_the_loss_of_power(world: World) -> None:
+    """A store in place has it uncommitted, and the journal no record of it: then fsync at disk is one at the store."""
+    file = world.open()
+    world.store.fault("commit", OSError(errno.ECONNREFUSED, "down"), times=math.inf)
+    with contextlib.suppress(OSError):
+        file.punch_hole(4096, 4096)
+    file.pwrite(b"x", 0)
+    try:
+        file.fsync(timeout=10)
+    except OSError:
+        world.store.clear_faults()
+        file.fsync()
+    after = world.crash(lose=True)
+    assert after.read() == b"x" + OLD[1:4096] + bytes(4096) + OLD[8192:]
 
 
 def test_a_new_object_whose_name_a_larger_one_has_after_a_power_cut_is_recovered_alone(world: World) -> None:

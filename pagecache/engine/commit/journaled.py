@@ -324,6 +324,8 @@ class Journaled:
             return False
         if not isinstance(file.key, str | bytes):
             return False
+        if self._mark is None and file.undone()["hole_end"] and not hasattr(file.backend_file, "rollback"):
+            return False  # holes that the store has and did not commit: of such a store nothing lists them
         usage = file.usage()
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
 
