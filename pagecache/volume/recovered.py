@@ -319,7 +319,8 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
     size = inode.size
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
-    large = each.bytes > volume.cache.limits.dirty_limit // 2
+    laid = sum(end - begin for begin, end in _written(unsaved, _size_below(handle, unsaved)))
+    large = laid > volume.cache.limits.dirty_limit // 2
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
     try:
         _write(handle, unsaved)
@@ -385,11 +386,10 @@ def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved
 
 def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     state = unsaved.state
-    # What another program has appended to an object in place stays, unless it was cut here, or is another object.
-    cut = unsaved.is_cut or state.created or handle._inode.limits().commit_on_close
+    cut, size = _is_cut(handle, unsaved), _size_below(handle, unsaved)
     if cut and handle._inode.size > unsaved.base_size:
         handle.truncate(unsaved.base_size)
-    for begin, end in _written(unsaved, max(unsaved.base_size, min(handle._inode.size, state.size))):
+    for begin, end in _written(unsaved, size):
         for at in range(begin, end, STEP):
             handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
     if cut and handle._inode.size > state.size:
@@ -398,6 +398,20 @@ def _write(handle: CachedFile, unsaved: Unsaved) -> None:
         handle.pwrite(b"\0", state.size - 1)  # a truncate would extend the stored object
     if state.created:
         handle._inode.set_uncommitted(created=True)
+
+
+def _is_cut(handle: CachedFile, unsaved: Unsaved) -> bool:
+    """Return whether the object ends where the journal says. What another program has appended in place stays, unless
+    the object was cut here, or is another one.
+    """
+    return unsaved.is_cut or unsaved.state.created or handle._inode.limits().commit_on_close
+
+
+def _size_below(handle: CachedFile, unsaved: Unsaved) -> int:
+    """Return the size of the object that the bytes are laid over, as far as they may reach."""
+    if _is_cut(handle, unsaved):
+        return unsaved.base_size
+    return max(unsaved.base_size, min(handle._inode.size, unsaved.state.size))
 
 
 def _written(unsaved: Unsaved, size: int) -> Iterator[tuple[int, int]]:
