@@ -211,6 +211,27 @@ def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: W
         file.close()
 
 
+def test_many_writers_that_lack_room_spill_side_by_side(world: World) -> None:
+    world.hang()
+    files = [world.volume.open(f"f{k}", "w+b") for k in range(80)]
+    contents = [random.Random(k).randbytes(200_000) for k in range(80)]
+
+    def write(first: int) -> None:
+        for k in range(first, 80, 4):
+            files[k].pwrite(contents[k], 0)
+
+    for task in [Task(write, first) for first in range(4)]:
+        task.result()
+    for k in range(80):
+        assert files[k].pread(1 << 20, 0) == contents[k]
+    world.go_on()
+    world.volume.sync(60, durability="backend")
+    for k in range(80):
+        assert world.store.committed(f"f{k}") == contents[k]
+    for file in files:
+        file.close()
+
+
 @pytest.mark.parametrize("unit", [1, 65536])
 def test_spilled_bytes_are_sent_with_the_rest_of_their_write_units(tmp_path: Path, unit: int) -> None:
     world = World(tmp_path, limits={"write_unit": unit})

@@ -1,6 +1,6 @@
 """Dirty bytes of a volume that saves in the disk tier leave memory when that is short, also while the store hangs.
 
-    writer without room ──► spool of its file, or of another one      until half of the dirty limit is free
+    writer without room ──► spool of its file, or of another one      up to 8 MiB, then it looks for room again
     commit              ──► the store                                 from the spool (staging.py)
 
 So such a volume may have unsaved bytes up to `journal_limit`, and its writers wait for the store beyond that. Its
@@ -13,6 +13,7 @@ would get nothing of it.
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -38,10 +39,14 @@ SPOOLS_MAX = 128
 
 
 class Spills:
-    """The spilled bytes of a volume."""
+    """The spilled bytes of a volume.
+
+    Lock: `_lock` guards the set of files: several writers may lack room.
+    """
 
     def __init__(self, volume: EngineVolume, tier: Tier) -> None:
         self._volume, self._tier = volume, tier
+        self._lock = threading.Lock()
         self._files: WeakSet[EngineFile] = WeakSet()
 
     def may_begin(self) -> bool:
@@ -96,10 +101,11 @@ class Spills:
 
     def _may_open(self, file: EngineFile) -> bool:
         """Return whether another file may have a spool."""
-        if len(self._files) >= SPOOLS_MAX:
-            for other in [other for other in self._files if not other.staged_bytes()]:
-                self._files.discard(other)
-        if len(self._files) >= SPOOLS_MAX:
-            return False
-        self._files.add(file)
-        return True
+        with self._lock:
+            if len(self._files) >= SPOOLS_MAX:
+                for other in [other for other in self._files if not other.staged_bytes()]:
+                    self._files.discard(other)
+            if len(self._files) >= SPOOLS_MAX:
+                return False
+            self._files.add(file)
+            return True
