@@ -532,6 +532,8 @@ class EngineFile(NativeInode):
                 self.abandoned = abandoned
             if withheld is not None:
                 self.withheld = withheld
+                if withheld:
+                    self.volume.kept.add(self)
             unsynced = self.removed or self.is_given_up()
             self.count_aside(unsynced=unsynced, kept_back=self.is_kept_back())
         self.bind_calls()

@@ -18,6 +18,7 @@ import gc
 import math
 import threading
 from collections import OrderedDict
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from .. import native
@@ -173,7 +174,8 @@ def _check_failed(file: EngineFile) -> None:
 
 class Kept:
     """The bytes of a volume that write-back does not make clean, though it may try: they have failed for good, are in
-    conflict, or belong to an object that has lost the name under which they would be stored.
+    conflict, were recovered and are held, or belong to an object that has lost the name under which they would be
+    stored.
 
     A check visits at most `VISITS_MAX` files, in turn, and takes the others as it has found them. So the sum may be too
     small for a while: writers wait longer then. It is too large only if bytes have become clean, which makes room.
@@ -195,6 +197,11 @@ class Kept:
         with self._lock:
             self._bytes -= self._files.pop(file, 0)
 
+    def has_withheld(self) -> bool:
+        """Return whether one of the files visited last, or next, is withheld. Cost: O(VISITS_MAX)."""
+        with self._lock:
+            return any(file.withheld for file in islice(reversed(self._files), VISITS_MAX))
+
     def visit(self) -> int:
         """Return the sum. Cost: O(VISITS_MAX)."""
         with self._lock:
@@ -214,11 +221,11 @@ def _kept_of(file: EngineFile) -> int | None:
     tried. After a commit that has failed for good it is everything, too: acknowledged bytes are sent again for each.
     """
     disputed = file.conflict is not None or overdue.has_failed_commit(file)
-    cut_off, tried = file.is_cut_off(), file.failures.hopeless
-    if file.freed or not (disputed or cut_off or len(file.failures) or file.commits.error is not None):
+    aside, tried = file.is_cut_off() or file.withheld, file.failures.hopeless
+    if file.freed or not (disputed or aside or len(file.failures) or file.commits.error is not None):
         return None
     usage = file.usage()
-    if cut_off:
+    if aside:
         return max(0, usage["local"] - usage["write_pinned"])
     unsaved = max(0, _unsaved(usage, file.volume.backend.limits.commit_on_close) - usage["write_pinned"])
     return unsaved if disputed else min(unsaved, tried)
@@ -273,6 +280,8 @@ def _hopeless(file: EngineFile, length: int, before: int) -> str | None:
     if unfailed and sum(u["writeback"] - u["write_pinned"] for _, u in usages) > 0:
         return None
     cut_off = any(volume.cut_off for volume in volumes)
+    if any(volume.kept.has_withheld() for volume in volumes):
+        return "recovered files fill it, which are held until Volume.resume"
     failed = sum(u["failed"] for _, u in usages) or (0 if cut_off else sum(kept.values()))
     if failed:
         return f"{failed} bytes could not be written back and are kept until that succeeds (Volume.failed)"
