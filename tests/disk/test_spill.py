@@ -103,6 +103,9 @@ def test_four_times_the_memory_is_written_and_read_while_the_store_hangs(world: 
     assert world.volume.stats().dirty <= 2 * MIB
     assert world.store.committed("k") == OLD
     assert len(file._inode.owed) == 1  # the size, once
+    spool = file._inode.staging._spool
+    assert spool is not None
+    assert os.readlink(spool.path).startswith(str(world.folder / "tier0"))
     world.go_on()
     file.fsync(durability="backend", timeout=60)
     assert world.store.committed("k") == data
@@ -435,6 +438,22 @@ def test_a_foreign_version_is_a_conflict_with_spilled_bytes_and_either_side_can_
         assert world.store.committed("k") == expected
 
 
+def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spilled_bytes(world: World) -> None:
+    """The store has nothing of them: the object is opened by its new name, and the other version found."""
+    with world.volume.open("k", "r+b") as file:
+        file.pread(10, 0)
+        file.pwrite(b"ours" * 1024, 4096)
+        assert world.spill(file) == 4096
+        world.store.put("k", theirs := random.Random(6).randbytes(MIB))
+        world.volume.rename("k", "moved")
+        with pytest.raises(ConflictError):
+            file.fsync(durability="backend", timeout=30)
+        assert world.store.committed("moved") == theirs
+        world.volume.discard("moved")
+        with contextlib.suppress(DataLossError):
+            file.fsync(durability="backend", timeout=30)
+
+
 def test_spilled_bytes_reach_the_store_that_an_aborted_volume_is_reconnected_to(world: World) -> None:
     world.hang()
     with world.volume.open("k", "r+b") as file:
@@ -447,6 +466,28 @@ def test_spilled_bytes_reach_the_store_that_an_aborted_volume_is_reconnected_to(
         assert file.pread(len(data), 0) == data
         file.fsync(durability="backend", timeout=60)
         assert fresh.committed("k") == data
+
+
+def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_reconnect(world: World) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"a" * 8192, 0)
+        world.spill(file)
+        with world.store.gate("commit") as gate:
+            saving = Task(file.fsync, durability="backend", timeout=30)
+            gate.wait_entered()
+            file.pwrite(b"b" * 8192, 4096)
+            assert world.spill(file) == 8192
+            world.volume.abort()
+            fresh = ObjectBackend({})
+            fresh.put("k", OLD)
+            world.volume.reconnect(fresh)
+            file.pwrite(b"c", 0)
+            world.spill(file)
+        with contextlib.suppress(OSError):
+            saving.result()
+        assert file.pread(12288, 0) == b"c" + b"a" * 4095 + b"b" * 8192
+        file.fsync(durability="backend", timeout=30)
+        assert fresh.committed("k") == b"c" + b"a" * 4095 + b"b" * 8192 + OLD[12288:]
 
 
 def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: World) -> None:

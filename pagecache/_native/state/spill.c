@@ -9,7 +9,8 @@
  * the state is that after an acknowledgement and a rollback.
  *
  *   beside it                 so
- *   commit, truncate, ...     a token that is neither free nor a pass's: nothing is spilled
+ *   commit                    only while it sends and commits: it leaves what is spilled beside it (staged.c)
+ *   truncate, discard, ...    a token that is neither free, nor a pass's or such a commit's: nothing is spilled
  *   pass                      bytes in flight stay; so does a write unit of which the backend may have a part
  *   fill                      it has the folio's lock; or its bytes joined the block, which is not copied as a whole then
  *
