@@ -128,6 +128,33 @@ def test_a_store_that_fails_keeps_no_writer(world: World) -> None:
     file.close()
 
 
+def test_bytes_that_the_store_refuses_for_good_keep_no_writer(world: World) -> None:
+    world.store.fault("write_from", OSError(errno.EIO, "the store is broken"), times=math.inf)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"x" * 1_400_000, 0)
+        with pytest.raises(OSError, match="the store is broken"):
+            file.fsync(durability="backend", timeout=20)
+        eventually(lambda: world.volume.stats().failed > world.cache.limits.failed_limit)
+        data = written(file, 4 * MIB)
+        assert file.pread(len(data), 0) == data
+        world.store.clear_faults()
+        file.fsync(durability="backend", timeout=60)
+    assert world.store.committed("k") == data
+
+
+def test_background_passes_send_nothing_while_bytes_may_spill(tmp_path: Path) -> None:
+    world = World(tmp_path, limits={"write_unit": 4096})
+    try:
+        with world.volume.open("k", "r+b") as file:
+            file.pwrite(b"x" * 65536, 0)  # whole units
+            for _ in range(3):
+                world.cache.flusher.turn()
+            assert world.store.seen("write_from") == []
+            assert world.volume.stats().dirty == 65536
+    finally:
+        world.end()
+
+
 def test_spilled_bytes_survive_a_crash_once_they_are_synced(world: World) -> None:
     world.hang()
     file = world.volume.open("k", "r+b")
