@@ -201,7 +201,8 @@ class ForgettingBackend(Backend):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
             if found is None:
                 found = Uncommitted(visible=not self.limits.commit_on_close)
-                found.changed()
+                if found.visible:
+                    found.changed()
                 self._objects[self.inner.canonical(key)] = found
                 self._all.append(found)
                 self._name("create", key, found)
@@ -313,7 +314,7 @@ class ForgettingBackend(Backend):
         version: str | None = stored.inner.commit()
         del stored.changes[: len(changes)]
         stored.visible = True
-        if not stored.changes:
+        if self.limits.commit_on_close or not stored.changes:  # a whole object has the version of its last commit
             stored.version = version
         return stored.version
 

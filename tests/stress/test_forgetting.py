@@ -207,6 +207,23 @@ def test_an_object_that_takes_the_name_of_another_one_before_its_commit_has_noth
     assert file.stat().size == 3
 
 
+def test_a_whole_object_has_the_version_of_its_last_commit() -> None:
+    """And a draft has none: a crash would leave another version than the cache has seen."""
+    inner = MemoryBackend()
+    store = Lingering(inner)
+    store.limits = replace(inner.limits, commit_on_close=True)
+    file = store.open("draft", create=True)
+    assert file.stat().version is None
+    versions: list[str | None] = []
+    committing = threading.Thread(target=lambda: versions.append(file.commit()))
+    committing.start()
+    assert store.reached.wait(20)
+    file.write_from(0, [memoryview(b"beside the commit")])
+    store.go_on.set()
+    committing.join(20)
+    assert versions == [file.stat().version] == [inner.stat("draft").version]
+
+
 def test_a_store_with_durable_writes_may_not_forget() -> None:
     with pytest.raises(ValueError, match="durable_writes"):
         ForgettingBackend(MemoryBackend(durable_writes=True))
