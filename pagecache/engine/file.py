@@ -266,10 +266,10 @@ class EngineFile(NativeInode):
         """Record that the object has lost its last name. If the backend finds it by its name, no call reaches the
         backend from now on, and answers of running reads are dropped.
         """
-        self.journaled.removed()
         if self.finds_by_name():
             self.lose_object()
         self.set_aside(removed=True)
+        self.journaled.removed()  # last: an fsync beside it would describe the file anew
 
     def lose_object(self) -> None:
         """Record that no call can reach the object any longer; `set_aside` follows."""

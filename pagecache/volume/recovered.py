@@ -254,7 +254,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
     left = [
-        _Left(replace(unsaved, state=deepcopy(unsaved.state)), _canonical(volume, unsaved.state.key), held=hold)
+        _Left(replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.files
         if unsaved.number in numbers
     ]
@@ -265,6 +265,13 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
     volume.engine.say(logging.WARNING, "recovered bytes", what, then)
     return Recovery(volume, tier, volume_id, left)
+
+
+def _state(volume: Volume, unsaved: Unsaved) -> FileState:
+    """Return a copy. A new object that was stored since is new no longer."""
+    state = deepcopy(unsaved.state)
+    state.created &= not (state.base and volume.engine.backend.limits.commit_on_close)
+    return state
 
 
 def _canonical(volume: Volume, key: Key) -> Key:

@@ -17,6 +17,8 @@ import pytest
 
 from pagecache import DataLossError, DiskTier, LostRange, PageCache
 from pagecache.disk.device import OS
+from pagecache.engine.commit.journaled import Journaled, _NotJournaled
+from pagecache.engine.file import EngineFile
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
@@ -111,6 +113,57 @@ def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carrie
             assert found == {"a": b"A" * 100, "k": OLD}
         else:
             assert found == {"k": b"A" * 100}
+    finally:
+        after.end()
+
+
+@pytest.mark.parametrize("place", ["set_aside", "removed"])
+def test_an_fsync_beside_a_remove_does_not_bring_the_object_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """It appends before the file counts as removed, or after that and before the record of its removal."""
+    file = world.open("a", "x+b")
+    file.write(b"new")
+    inode, journal = file._inode, world.volume.engine.journal
+    assert journal is not None
+    begun: list[list[Any]] = []
+
+    def beside(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: Any, *arguments: Any, **more: Any) -> Any:
+            if not begun and (place == "removed" or more.get("removed")):
+                begun.append([])
+                begun[0] += Task(lambda: journal.append([inode])).result(10)
+            return real(self, *arguments, **more)
+
+        return call
+
+    owners: tuple[type, ...] = (EngineFile,) if place == "set_aside" else (Journaled, _NotJournaled)
+    for owner in owners:
+        monkeypatch.setattr(owner, place, beside(getattr(owner, place)))
+    world.volume.remove("a")
+    assert begun
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert not after.volume.exists("a")
+
+
+@pytest.mark.parametrize("call", ["rename", "remove"])
+def test_a_file_that_was_new_and_stored_once_is_not_made_anew_after_its_name_has_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    file = world.open("a", "x+b")
+    file.write(b"A" * 100)
+    file.fsync()
+    monkeypatch.setattr(Journaled, "_saved", failing)  # the commit is recorded, and not yet that all is saved
+    with pytest.raises(OSError, match="the disk fails"):
+        file.fsync(durability="backend")
+    arguments = ("a", "b") if call == "rename" else ("a",)
+    after = killed_in(world, call, lambda: getattr(world.volume, call)(*arguments), carried_out=True)
+    monkeypatch.undo()
+    try:
+        assert not after.volume.exists("a")
+        if call == "rename":
+            assert after.read("b") == b"A" * 100
     finally:
         after.end()
 
