@@ -12,12 +12,8 @@ import fsspec
 import pytest
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 
-from pagecache.backends import Backend, backend_from_url
+from pagecache.backends import backend_from_url
 from pagecache.backends.fsspec import FsspecBackend
-from pagecache.engine.blocking import blocking
-from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
-from pagecache.testing import BackendConformance
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
 from tests.suites import suite
 
@@ -51,29 +47,11 @@ TestBlockingInstance = suite(lambda _: FsspecBackend(Whole(), "bucket"), failing
 TestWithoutVersions = suite(lambda _: FsspecBackend(Whole(tells="nothing"), "bucket"))
 
 
-class OnALoop(BackendConformance):
-    """Asynchronous instances, on a loop like the cache's."""
-
-    loop: CacheLoop
-
-    @pytest.fixture(autouse=True)
-    def _loop(self) -> Any:
-        self.loop = CacheLoop("conformance", Park())
-        yield
-        assert self.loop.stop(30.0)
-
-
-class TestAsynchronousInstance(OnALoop):
-    def make_backend(self, tmp_path: Path) -> Backend:
-        return blocking(FsspecBackend(Whole(asynchronous=True), "bucket"), lambda: self.loop)
-
-    def fail_commit(self, backend: Backend) -> None:
-        failing("after", "cp_file")(backend)  # the answer is lost
-
-
-class TestWrapped(OnALoop):
-    """A blocking file system that fsspec has made asynchronous."""
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        fs = AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True)
-        return blocking(FsspecBackend(fs, folder()), lambda: self.loop)
+# Coroutines, and a blocking file system that fsspec has made asynchronous.
+TestAsynchronousInstance = suite(
+    lambda _: FsspecBackend(Whole(asynchronous=True), "bucket"),
+    failing("after", "cp_file"),  # the answer is lost
+)
+TestWrapped = suite(
+    lambda _: FsspecBackend(AsyncFileSystemWrapper(fsspec.filesystem("memory"), asynchronous=True), folder())
+)

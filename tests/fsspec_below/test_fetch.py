@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import random
@@ -11,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from tests.file.rig import Patch, raises
-from tests.fsspec_below.stores import Elsewhere, Whole, always
+from tests.fsspec_below.stores import Elsewhere
 
 PAGE = 4096
 MIB = 1 << 20
@@ -168,52 +165,6 @@ def test_an_object_that_became_shorter_is_a_conflict_and_stays(tmp_path: Path) -
     place.fs.reading = lambda start: void(place.path.write_bytes(b"short"))
     assert raises(OSError, place.file.commit).errno == errno.ESTALE
     assert place.path.read_bytes() == b"short"
-
-
-class FarTasks(Whole):
-    """An asynchronous store whose reads wait until three are there."""
-
-    def __init__(self) -> None:
-        super().__init__(asynchronous=True, skip_instance_cache=True)
-        self.begun = 0
-        self.all_begun: asyncio.Event | None = None
-
-    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        if self.all_begun is not None:
-            self.begun += 1
-            if self.begun == 3:
-                self.all_begun.set()
-            await asyncio.wait_for(self.all_begun.wait(), 60)
-        return await super()._cat_file(path, start, end, **options)
-
-
-def test_tasks_read_side_by_side_too() -> None:
-    async def changed() -> bytes | None:
-        fs = FarTasks()
-        fs.put("bucket/key", OLD)
-        backend: Any = FsspecBackend(fs, "bucket", max_read=STEP)
-        file = await backend.open("key")
-        await file.write_from(5, [memoryview(b"new")])
-        fs.all_begun = asyncio.Event()
-        await file.commit()
-        return fs.content("bucket/key")
-
-    assert asyncio.run(changed()) == overwritten([5], b"new")
-
-
-def test_a_task_that_fails_ends_the_others_and_its_own_error_is_raised() -> None:
-    async def changed() -> tuple[bytes | None, int]:
-        fs = Whole(asynchronous=True, skip_instance_cache=True)
-        fs.put("bucket/key", OLD)
-        backend: Any = FsspecBackend(fs, "bucket", max_read=STEP)
-        file = await backend.open("key")
-        await file.write_from(5, [memoryview(b"new")])
-        fs.hooks.before["cat_file"] = always(OSError(errno.EIO, "broken"))
-        with pytest.raises(OSError, match="broken"):
-            await file.commit()
-        return fs.content("bucket/key"), len(asyncio.all_tasks())
-
-    assert asyncio.run(changed()) == (OLD, 1)
 
 
 def test_through_the_cache_scattered_writes_cost_few_calls(tmp_path: Path) -> None:

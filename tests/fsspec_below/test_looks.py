@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import threading
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from pagecache import PageCache
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.looks import Looks
-from pagecache.backends.objects.store import run
 from pagecache.backends.protocol import ObjectStat
 from pagecache.testing import Gate
 from tests.file.rig import raises
@@ -27,11 +25,11 @@ NEW = bytes(LARGE)
 
 def held_looks(file: Any, gate: Gate) -> list[str]:
     """Hold the answer of the first look of a file from now on. Return the names that are looked at."""
-    calls, looks, lock = file.inner._calls, [], threading.Lock()
+    calls, looks, lock = file._calls, [], threading.Lock()
     found = calls.found
 
-    async def look(path: str) -> Any:
-        answer = await found(path)
+    def look(path: str) -> Any:
+        answer = found(path)
         with lock:
             looks.append(path)
             first = len(looks) == 1
@@ -63,14 +61,14 @@ def test_reads_that_end_while_a_look_runs_share_the_next_one(place: Place, monke
     """Nine reads cost two looks."""
     file, joined = place.backend.open("key"), 0
 
-    async def wait(self: Calls, end: Future[Any]) -> Any:
+    def wait(self: Future[Any], timeout: float | None = None) -> Any:
         nonlocal joined
         with lock:
             joined += 1
-        return end.result()
+        return result(self, timeout)
 
-    lock = threading.Lock()
-    monkeypatch.setattr(Calls, "wait", wait)
+    lock, result = threading.Lock(), Future.result
+    monkeypatch.setattr(Future, "result", wait)
     with Gate() as gate, ThreadPoolExecutor(9) as pool:
         looks = held_looks(file, gate)
         first = pool.submit(get, file, 0, 4096)
@@ -94,7 +92,7 @@ def test_a_look_covers_no_read_that_ends_after_its_begin(place: Place, begins_be
             gate.wait_entered()
             place.put("key", NEW)
             second = pool.submit(get, file, 4096, 4096)
-            wait_until(lambda: file.inner._looks._next is not None or second.done())
+            wait_until(lambda: file._looks._next is not None or second.done())
             gate.release()
             assert first.result() == OLD[:4096]
         else:
@@ -112,11 +110,11 @@ class Scripted(Calls):
         super().__init__(Parts())
         self.answers, self.begun = list(answers), 0
 
-    async def found(self, path: str) -> ObjectStat | None:
+    def found(self, path: str) -> ObjectStat | None:
         self.begun += 1
         answer = self.answers.pop(0)
         if isinstance(answer, Future):
-            answer = await self.wait(answer)
+            answer = answer.result()
         if isinstance(answer, BaseException):
             raise answer
         found: ObjectStat | None = answer
@@ -124,7 +122,7 @@ class Scripted(Calls):
 
 
 def looked(looks: Looks) -> ObjectStat | None:
-    return run(looks.look())
+    return looks.look()
 
 
 def test_an_interrupt_of_a_look_is_no_answer_for_the_others() -> None:
@@ -164,34 +162,6 @@ def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
         assert first.result() is None
         assert second.exception() is refused
     assert looked(looks) == ObjectStat(size=3)
-
-
-@pytest.mark.parametrize("begun", [True, False])
-def test_a_cancelled_look_of_a_task_is_made_by_another_one(begun: bool) -> None:
-    """It is cancelled while it runs, or while it waits for the running one."""
-
-    class Awaited(Scripted):
-        async def wait(self, end: Future[Any]) -> Any:
-            return await asyncio.wrap_future(end)
-
-    async def main() -> None:
-        held: Future[Any] = Future()
-        held.set_running_or_notify_cancel()
-        calls = Awaited(held, ObjectStat(size=2), ObjectStat(size=2))
-        looks = Looks(calls, "key")
-        tasks = []
-        for _ in range(3):
-            tasks.append(asyncio.create_task(looks.look()))
-            await asyncio.sleep(0)
-        tasks[0 if begun else 1].cancel()
-        for _ in range(5):
-            await asyncio.sleep(0)
-        held.set_result(ObjectStat(size=1))
-        answers = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(answers.pop(0 if begun else 1), asyncio.CancelledError)
-        assert answers == ([ObjectStat(size=2)] * 2 if begun else [ObjectStat(size=1), ObjectStat(size=2)])
-
-    asyncio.run(main())
 
 
 # ----------------------------------------------------------------------------------------------- sizes

@@ -185,8 +185,8 @@ def lose_the_answer(monkeypatch: pytest.MonkeyPatch, gate: Gate | None) -> None:
     """Lose the answer of the next request that publishes an object, or hold it back."""
     move = Calls.move
 
-    async def moved(self: Calls, src: str, dst: str) -> None:
-        await move(self, src, dst)
+    def moved(self: Calls, src: str, dst: str) -> None:
+        move(self, src, dst)
         monkeypatch.undo()
         if gate is not None:
             gate.enter()

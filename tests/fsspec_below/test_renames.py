@@ -176,8 +176,8 @@ def test_answer_from_before_a_rename_is_no_version_of_another_client(monkeypatch
     place.put("other", OTHER)
     gate, stat = Gate(), Calls.stat
 
-    async def answered_late(self: Calls, path: str) -> ObjectStat:
-        found = await stat(self, path)
+    def answered_late(self: Calls, path: str) -> ObjectStat:
+        found = stat(self, path)
         if not gate.entered:
             gate.enter()
         return found

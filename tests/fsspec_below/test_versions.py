@@ -228,28 +228,28 @@ def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.Monke
         has_judged.set()
 
     thread = threading.Thread(target=reads)
-    move, read, wait = Calls.move, Reader.read, Calls.wait
+    move, read, wait = Calls.move, Reader.read, Future.result
 
-    async def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
-        done = await read(self, offset, buffers)
+    def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
+        done = read(self, offset, buffers)
         if threading.current_thread() is thread:
             has_read.set()
             assert goes_on.wait(60.0)
         return done
 
-    async def moved(self: Calls, src: str, dst: str) -> None:
-        await move(self, src, dst)
+    def moved(self: Calls, src: str, dst: str) -> None:
+        move(self, src, dst)
         goes_on.set()
         assert has_judged.wait(60.0)
 
-    async def waits(self: Calls, end: Future[None]) -> None:
+    def waits(self: Future[Any], timeout: float | None = None) -> Any:
         if threading.current_thread() is thread:
             has_judged.set()  # the commit judges the version that it found
-        await wait(self, end)
+        return wait(self, timeout)
 
     monkeypatch.setattr(Reader, "read", read_slowly)
     monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(Calls, "wait", waits)
+    monkeypatch.setattr(Future, "result", waits)
     thread.start()
     assert has_read.wait(60.0)
     file.commit()
@@ -265,11 +265,11 @@ def test_clock_of_whole_seconds_is_waited_for_where_a_version_would_be_the_same(
     place.put("key", b"old")
     slept = []
 
-    async def sleep(self: Calls, seconds: float) -> None:
+    def sleep(seconds: float) -> None:
         slept.append(seconds)
         place.fs.clock += 1
 
-    monkeypatch.setattr("pagecache.backends.fsspec.calls.Calls.sleep", sleep)
+    monkeypatch.setattr("pagecache.backends.fsspec.object.sleep", sleep)
     file = place.backend.open("key")
     before = place.backend.stat("key").version
     put(file, 0, b"new")

@@ -58,7 +58,7 @@ def test_a_lost_answer_that_cannot_be_looked_up_is_settled_by_the_next_commit(go
     google[0].lose_answers = 1
     head = backend.requests.head
 
-    async def fail(name: str) -> Any:
+    def fail(name: str) -> Any:
         backend.requests.head = head
         raise OSError(errno.ECONNRESET, "planted")
 

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pagecache import PageCache, RetryPolicy, Volume
-from pagecache.backends.objects.file import BlockingFile
 from pagecache.backends.s3 import S3Backend, uploads
 from pagecache.backends.s3.calls import Stored
+from pagecache.backends.s3.object import S3Object
 from pagecache.cli import main
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -233,7 +233,7 @@ def test_a_beginning_that_is_not_answered_while_an_earlier_one_is_looked_for_is_
     file.close()
 
 
-def committed(backend: S3Backend) -> BlockingFile:
+def committed(backend: S3Backend) -> S3Object:
     """An object, committed so that the server's abilities are known from here on."""
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])

@@ -9,9 +9,8 @@ import threading
 from collections import deque
 from typing import Any
 
-from pagecache.backends.objects.file import BlockingFile
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.object import Draft
+from pagecache.backends.s3.object import Draft, S3Object
 from pagecache.errors import BackendError
 from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
@@ -24,12 +23,12 @@ SERVERS = ("ministack",)
 OLD, NEW = b"o" * PART, b"n" * PART
 
 
-def opened(backend: S3Backend, bucket: Bucket, units: int) -> BlockingFile:
+def opened(backend: S3Backend, bucket: Bucket, units: int) -> S3Object:
     bucket.put("k", OLD * units)
     return backend.open("k")
 
 
-def read(file: BlockingFile, offset: int, length: int) -> bytes:
+def read(file: S3Object, offset: int, length: int) -> bytes:
     room = bytearray(length)
     done = file.read_into(offset, [memoryview(room)])
     return bytes(room[:done])

@@ -1,17 +1,10 @@
-"""Any file system of fsspec, used according to its kind.
-
-    LocalFileSystem        files are written in place, like those of a DirectoryBackend
-    asynchronous=True      objects as a whole; coroutines on the loop of the cache
-    everything else        objects as a whole; calls from threads. A blocking instance of an asynchronous class waits
-                           for fsspec's loop
-
-`objects.py` implements objects as a whole, once, as coroutines. This module runs them on threads.
+"""Any file system of fsspec. Files of LocalFileSystem are written in place, like those of a DirectoryBackend; all other
+ones are objects as a whole. Asynchronous classes have fsspec's loop, for which threads wait.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Literal, Unpack, get_args
@@ -21,10 +14,8 @@ from ...errors import Key
 from ...options import LimitsOverrides
 from ..beneath import directories_above
 from ..directory import DirectoryBackend, DirectoryFile
-from ..objects.file import BlockingFile, blocking
-from ..objects.store import run
 from ..passing import PassingBackend
-from ..protocol import Backend, BackendLimits, ObjectStat
+from ..protocol import BackendLimits
 from ..url import without_user
 from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of
 from .objects import Objects
@@ -39,7 +30,6 @@ NEAR = frozenset({"memory:"})
 WHOLE = BackendLimits(commit_on_close=True, max_read="4MiB")
 FAR = replace(WHOLE, max_read="32MiB", read_ahead="64MiB")
 """Limits, unless others are given."""
-METHODS = ("open", "stat", "remove", "rename", "list", "canonical", "sync", "close")
 OPTIONS = ("limits", "publish", "spool", "check_reads")
 
 
@@ -51,8 +41,8 @@ class FsspecBackend(PassingBackend):
     the backend is read-only, and gives the reason.
 
     Args:
-        fs: the file system. An instance made with ``asynchronous=True`` runs on the loop of the cache, and must have no
-            other user: give ``skip_instance_cache=True`` too.
+        fs: the file system. An instance made with ``asynchronous=True`` runs on fsspec's loop, and must have no user
+            with another one: give ``skip_instance_cache=True`` too.
         root: a path, with or without the protocol; "" is everything.
         limits: of one call; default: those of `BackendLimits`, for objects that commit makes visible.
         publish: how a commit replaces an object: "move" stores it under a temporary name first, "put" is one call,
@@ -101,46 +91,12 @@ class FsspecBackend(PassingBackend):
             how = publish or ("put" if name_of(fs) in AT_ONCE else "move")
             options = {"spool": None if spool is None else os.fspath(spool), "check_reads": check_reads}
             awaited = bool(fs.async_impl and fs.asynchronous)
-            objects = Objects(AwaitedCalls(fs) if awaited else Calls(fs), root, whole, how, options)
-            inner = objects if awaited else BlockingObjects(objects)
+            inner = Objects(AwaitedCalls(fs) if awaited else Calls(fs), root, whole, how, options)
         super().__init__(inner)
-        # Methods of the inner form: whether they are coroutines marks an asynchronous backend.
-        vars(self).update({method: getattr(inner, method) for method in METHODS})
+        vars(self)["open"] = inner.open  # which may take `seen`
         below = beneath(fs)
         made_by = fsspec.utils.tokenize(type(below), below.storage_args, below.storage_options)
         self.name = f"fsspec:{name_of(fs)}:{made_by}/{root}"
-
-
-class BlockingObjects(Backend):
-    """Objects as a whole, for threads."""
-
-    def __init__(self, inner: Objects) -> None:
-        self.inner = inner
-        self.limits = inner.limits
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False, seen: Any = None) -> BlockingFile:
-        return BlockingFile(run(self.inner.open(key, create=create, exclusive=exclusive, seen=seen)))
-
-    stat = blocking(Objects.stat)
-    remove = blocking(Objects.remove)
-    rename = blocking(Objects.rename)
-    entries = blocking(Objects.entries)
-    remove_leftovers = blocking(Objects.remove_leftovers)
-    close = blocking(Objects.close)
-
-    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
-        async def collected() -> Any:
-            return [stat async for stat in self.inner.list(prefix)]
-
-        return iter(run(collected()))
-
-    def canonical(self, key: Key) -> Key:
-        return self.inner.canonical(key)
 
 
 class LocalObjects(DirectoryBackend):

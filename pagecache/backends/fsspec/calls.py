@@ -1,7 +1,6 @@
 """Calls to an fsspec file system, in one form for blocking and for asynchronous ones.
 
-`Calls` calls the plain methods and `AwaitedCalls` the coroutines with an underscore; either way a call here is a
-coroutine. Those of `Calls` never suspend, so `run` can carry them out on the calling thread.
+`Calls` calls the plain methods; `AwaitedCalls` waits for the coroutines with an underscore.
 
 Only methods that take a path literally are used: `mv`, `copy` and `rm` of the base class look for patterns in it and
 for directories. Cached listings of a file system are dropped before each lookup.
@@ -12,19 +11,16 @@ NotImplementedError. Errors get an errno here that decides whether a retry may h
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import io
 import os
 import ssl
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 from ...distribution import needs
 
@@ -32,7 +28,7 @@ try:
     import fsspec
     import fsspec.implementations.cached
     import fsspec.implementations.local
-    from fsspec.asyn import AsyncFileSystem
+    from fsspec.asyn import AsyncFileSystem, get_loop, sync
     from fsspec.caching import caches
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from fsspec.implementations.dirfs import DirFileSystem
@@ -41,8 +37,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(what, name=error.name) from error
 
 from ...errors import BackendError, Key
-from ..objects.parallel import side_by_side
-from ..objects.store import Store, run
+from ..objects.store import Store
 from ..protocol import ObjectStat
 from ..spool import Spool, dealt
 
@@ -60,8 +55,6 @@ __all__ = [
     "tagged",
 ]
 
-T = TypeVar("T")
-Work: TypeAlias = Callable[[T], Coroutine[Any, Any, None]]
 TAGS = (
     "ETag",
     "etag",
@@ -230,15 +223,8 @@ class Calls(Store[ObjectStat]):
         self.renames = renames(fs)
         self._listings = fs.sync_fs if isinstance(fs, AsyncFileSystemWrapper) else fs
 
-    async def call(self, method: str, *args: Any, **options: Any) -> Any:
+    def call(self, method: str, *args: Any, **options: Any) -> Any:
         return getattr(self.fs, method)(*args, **options)
-
-    async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
-        """Do work for all items, for at most so many at a time."""
-        side_by_side(lambda item: run(work(item)), items, most)
 
     def reader(self, path: str) -> Reader:
         """Return a reader of ranges of the current object."""
@@ -250,81 +236,81 @@ class Calls(Store[ObjectStat]):
         for known in (path, self.fs._parent(path)):
             self._listings.invalidate_cache(known)
 
-    async def stat(self, path: str) -> ObjectStat:
+    def stat(self, path: str) -> ObjectStat:
         self.forget(path)
-        return stat_of(await self.call("info", path))
+        return stat_of(self.call("info", path))
 
-    async def found(self, path: str) -> ObjectStat | None:
+    def found(self, path: str) -> ObjectStat | None:
         """Return the status of an object; None: there is none."""
         try:
-            return await self.stat(path)
+            return self.stat(path)
         except FileNotFoundError:
             return None
 
-    async def head(self, name: str) -> ObjectStat | None:
-        found = await self.found(name)
+    def head(self, name: str) -> ObjectStat | None:
+        found = self.found(name)
         if found is not None and found.kind == "dir":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
         return found
 
-    async def find(self, path: str) -> dict[str, dict[str, Any]]:
+    def find(self, path: str) -> dict[str, dict[str, Any]]:
         """Return everything below a path, by path; no directories."""
         self._listings.invalidate_cache()
-        found: dict[str, dict[str, Any]] = await self.call("find", path, detail=True)
+        found: dict[str, dict[str, Any]] = self.call("find", path, detail=True)
         return found
 
-    async def names(self, path: str) -> list[str]:
+    def names(self, path: str) -> list[str]:
         """Return the names in a directory."""
         self.forget(path)
-        names: list[str] = await self.call("ls", path, detail=False)
+        names: list[str] = self.call("ls", path, detail=False)
         return names
 
-    async def entries(self, path: str) -> list[dict[str, Any]]:
+    def entries(self, path: str) -> list[dict[str, Any]]:
         """Return the infos of a directory."""
         self.forget(path)
-        infos: list[dict[str, Any]] = await self.call("ls", path, detail=True)
+        infos: list[dict[str, Any]] = self.call("ls", path, detail=True)
         return infos
 
-    async def delete(self, name: str) -> None:
-        await self.call("rm_file", name)
+    def delete(self, name: str) -> None:
+        self.call("rm_file", name)
 
-    async def make_directories(self, path: str) -> None:
+    def make_directories(self, path: str) -> None:
         with contextlib.suppress(FileExistsError, NotImplementedError):
-            await self.call("makedirs", path, exist_ok=True)
+            self.call("makedirs", path, exist_ok=True)
 
-    async def move(self, old: str, new: str) -> None:
+    def move(self, old: str, new: str) -> None:
         """Rename an object that has no other user, and replace the object with the new name."""
         if not self.renames:
-            await self.copy(old, new)
-            await self.delete(old)
+            self.copy(old, new)
+            self.delete(old)
             return
-        await self.rename(old, new)
-        if await self.found(old) is not None:
+        self.rename(old, new)
+        if self.found(old) is not None:
             raise self.replaces_nothing()
 
-    async def copy(self, old: str, new: str, version: ObjectStat | None = None) -> bool:
-        await self.call("cp_file", old, new)
+    def copy(self, old: str, new: str, version: ObjectStat | None = None) -> bool:
+        self.call("cp_file", old, new)
         return False
 
-    async def rename(self, old: str, new: str) -> None:
-        await self.call("mv", old, new)
+    def rename(self, old: str, new: str) -> None:
+        self.call("mv", old, new)
 
     def replaces_nothing(self) -> OSError:
         """Some return "false" in place of an error."""
         return io.UnsupportedOperation(errno.ENOTSUP, f"{self.name} mv does not replace an existing object")
 
-    async def store(self, spool: Spool, size: int, path: str) -> None:
+    def store(self, spool: Spool, size: int, path: str) -> None:
         """Store the first `size` bytes of a spool as an object; before it returns, a part may be visible."""
         spool.set_size(size)
         real = beneath(self.fs)
         if size <= PIPE_MAX and _has(real, "pipe_file", "_pipe_file"):
-            await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
+            self.call("pipe_file", path, os.pread(spool.fd, size, 0))
         elif _has(real, "put_file", "_put_file"):
-            await self.call("put_file", spool.path, path)
+            self.call("put_file", spool.path, path)
         else:
-            await self.pour(spool, size, path)
+            self.pour(spool, size, path)
 
-    async def pour(self, spool: Spool, size: int, path: str) -> None:
+    def pour(self, spool: Spool, size: int, path: str) -> None:
         """Write through an open file, and abandon it after an error: closing would make an object of the part."""
         file = self.fs.open(path, "wb")
         try:
@@ -349,39 +335,19 @@ class Calls(Store[ObjectStat]):
 
 
 class AwaitedCalls(Calls):
-    """Calls to a file system whose methods are coroutines, on the running loop."""
+    """Calls to a file system whose methods are coroutines, which run on fsspec's loop."""
 
-    async def call(self, method: str, *args: Any, **options: Any) -> Any:
-        return await getattr(self.fs, f"_{method}")(*args, **options)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    async def wait(self, end: Future[T]) -> T:
-        return await asyncio.wrap_future(end)
-
-    async def side_by_side(self, work: Work[T], items: Iterable[T], most: int) -> None:
-        free = asyncio.Semaphore(most)
-
-        async def carry_out(item: T) -> None:
-            async with free:
-                await work(item)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for item in items:
-                    group.create_task(carry_out(item))
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+    def call(self, method: str, *args: Any, **options: Any) -> Any:
+        return sync(get_loop(), getattr(self.fs, f"_{method}"), *args, **options)
 
     def reader(self, path: str) -> Reader:
         return Reader(self, path)
 
-    async def pour(self, spool: Spool, size: int, path: str) -> None:
-        await self.call("pipe_file", path, os.pread(spool.fd, size, 0))
+    def pour(self, spool: Spool, size: int, path: str) -> None:
+        self.call("pipe_file", path, os.pread(spool.fd, size, 0))
 
-    async def rename(self, old: str, new: str) -> None:
-        await self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", old, new)
+    def rename(self, old: str, new: str) -> None:
+        self.call("mv_file" if _has(beneath(self.fs), "_mv_file") else "mv", old, new)
 
 
 def give_up(file: Any) -> None:
@@ -412,10 +378,10 @@ class Reader:
         self._calls = calls
         self._path = path
 
-    async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Fill the buffers; return the number of bytes read."""
         length = sum(map(len, buffers))
-        data = await self._calls.call("cat_file", self._path, start=offset, end=offset + length)
+        data = self._calls.call("cat_file", self._path, start=offset, end=offset + length)
         return self._deal(data, length, buffers)
 
     def _deal(self, data: bytes, length: int, buffers: Sequence[memoryview]) -> int:
@@ -439,7 +405,7 @@ class OpenedReader(Reader):
         self._idle: list[Any] = []
         self._closed = False
 
-    async def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._lock:
             file = self._idle.pop() if self._idle else None
         if file is None:

@@ -36,7 +36,7 @@ class Looks:
         self._running: Look | None = None
         self._next: Look | None = None  # it has not begun
 
-    async def look(self) -> ObjectStat | None:
+    def look(self) -> ObjectStat | None:
         """Return the version that was stored at some time after the begin of this call; None: there was no object."""
         while True:
             with self._lock:
@@ -46,19 +46,19 @@ class Looks:
                     own.set_running_or_notify_cancel()  # a waiter that gives up does not cancel it
                     self._next = own
             if shared is None:
-                return await self._make(own, running)
+                return self._make(own, running)
             with contextlib.suppress(_LeftError):
-                return await self._calls.wait(shared)
+                return shared.result()
 
-    async def _make(self, look: Look, running: Look | None) -> ObjectStat | None:
+    def _make(self, look: Look, running: Look | None) -> ObjectStat | None:
         """Make a look after the running one, for all that wait for it."""
         try:
             if running is not None:
                 with contextlib.suppress(Exception):
-                    await self._calls.wait(running)
+                    running.result()
             with self._lock:
                 self._running, self._next = look, None
-            found = await self._calls.found(self.name)
+            found = self._calls.found(self.name)
         except BaseException as error:
             self._end(look)
             look.set_exception(error if isinstance(error, Exception) else _LeftError())

@@ -15,13 +15,6 @@ fsspec has a call for that.
 If the result of step 4 is unknown, a retry of the commit finds another version. It counts as this file's commit if its
 bytes are equal.
 
-Step 1 takes few reads, some of them concurrent. A call to a remote store costs more than the bytes between two ranges,
-and much more than a thread: thousands of small writes leave thousands of small ranges, which would take minutes one
-after another.
-
-    missing   [0, 4096)   [8192, 12288)       [5 MiB, 6 MiB)      between the first two is a page that was written
-    reads     [0, 12288)                      [5 MiB, 6 MiB)      it is read with them, and left out
-
 A dead process leaves at most a temporary object. A commit in its directory first removes those older than a day.
 """
 
@@ -31,18 +24,18 @@ import contextlib
 import errno
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from time import sleep
 from typing import TYPE_CHECKING
 
 from ...errors import Key
 from ..objects.draft import Draft
 from ..objects.extents import OLD, Piece
-from ..objects.file import ObjectFile
-from ..objects.parallel import Extent, reads_of
+from ..objects.spooled import SpooledFile
 from ..protocol import ObjectStat
 from ..spool import Spool
-from .calls import Calls, Reader, tagged
+from .calls import Reader, tagged
 from .looks import Looks
 
 if TYPE_CHECKING:
@@ -56,8 +49,10 @@ TICK = 1.1
 TICKS = 3
 
 
-class FsspecObject(ObjectFile[ObjectStat]):
+class FsspecObject(SpooledFile[ObjectStat]):
     """One object as of its open, and all later writes. The mark of an attempt is the size and checksum of its bytes."""
+
+    reads_any_version = True
 
     def __init__(self, objects: Objects, key: Key, path: str, base: ObjectStat | None) -> None:
         super().__init__(objects.calls, objects.names, key, path, Draft(objects.calls, base))
@@ -81,17 +76,17 @@ class FsspecObject(ObjectFile[ObjectStat]):
             self._reader[2].close()
             self._reader = None
 
-    async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
+    def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: ObjectStat) -> int:
         try:
-            return await self._reader_of(name, base).read(offset, buffers)
+            return self._reader_of(name, base).read(offset, buffers)
         except FileNotFoundError:
             return 0
 
-    async def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: ObjectStat | None) -> None:
+    def _check_read(self, pieces: Sequence[Piece], done: int, name: str, base: ObjectStat | None) -> None:
         short = done < sum(piece.end - piece.begin for piece in pieces)
         if not any(piece.source == OLD for piece in pieces) or not (self._objects.check_reads or short):
             return
-        if not self._store.same(await self._looks_at(name).look(), base):
+        if not self._store.same(self._looks_at(name).look(), base):
             with self.draft.lock:
                 self._close_reader()  # its open files may be of the other version
             raise OSError(errno.ESTALE, f"{self._calls.name} another version is stored")
@@ -105,84 +100,46 @@ class FsspecObject(ObjectFile[ObjectStat]):
 
     # ---------------------------------------------------------------- writing
 
-    def _writable(self) -> Spool:
-        """Return the spool for writes."""
+    def _spooled(self, folder: str | None = None) -> Spool:
         if self._objects.why_read_only:
             raise io.UnsupportedOperation(errno.ENOTSUP, self._objects.why_read_only)
-        return self._spooled(self._objects.spool)
+        return super()._spooled(self._objects.spool)
 
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        spool = self._writable()
-        done = spool.write(offset, buffers)
-        self.draft.put(offset, offset + done, spool, offset)
-        return done
-
-    async def truncate(self, size: int) -> None:
-        spool = self._writable()
-        with self.draft.lock:
-            spool.cut(size)
-            self.draft.cut(size)
-
-    async def punch_hole(self, offset: int, length: int) -> None:
-        spool, end = self._writable(), min(offset + length, self.draft.extents.size)
-        if offset < end:
-            spool.zero(offset, end)
-            self.draft.punch(offset, end)
-
-    async def close(self) -> None:
-        await super().close()
+    def close(self) -> None:
+        super().close()
         with self.draft.lock:
             self._close_reader()
             self._spool = None
 
     # ---------------------------------------------------------------- commit
 
-    async def _publish(self) -> ObjectStat:
-        await self._check_over()
-        spool = self._writable()
-        await self._complete(spool)
+    def _publish(self) -> ObjectStat:
+        self._check_over()
+        spool, objects = self._spooled(), self._objects
+        self._complete(spool, objects.step, int(objects.limits.max_inflight))
         for _ in range(TICKS):
-            stored = await self._replace(spool)
+            stored = self._replace(spool)
             known = self.draft.version()
             if known is None or stored.version != known or tagged(stored):
                 break
-            await self._calls.sleep(TICK)  # the clock of versions has not advanced
+            sleep(TICK)  # the clock of versions has not advanced
         return stored
 
-    async def _settle_attempts(self) -> None:
-        await super()._settle_attempts()
-        if self.draft.changed and self._spool is not None:  # it has all bytes of the attempts
-            self.draft.fetched(self._spool)
-
-    async def _complete(self, spool: Spool) -> None:
-        """Complete the spool."""
-        missing = [(piece.begin, piece.end) for piece in self.draft.extents if piece.source == OLD]
-        base, objects = self.draft.base, self._objects
-        if not missing or base is None:
-            return
-        reader = self._reader_of(self.name, base)
-        try:
-            await fetched(self._calls, reader, spool, missing, objects.step, objects.limits.max_inflight)
-        except EOFError:
-            raise self._conflict(await self._stored()) from None
-        await self._check_over()
-        self.draft.fetched(spool)
-
-    async def _replace(self, spool: Spool) -> ObjectStat:
+    def _replace(self, spool: Spool) -> ObjectStat:
         """Replace the stored object by the spool; return its version."""
         calls, size, temporary = self._calls, self.draft.extents.size, None
         if self._objects.publish == "move":
-            temporary = await self._objects.temporary(self.name)
+            temporary = self._objects.temporary(self.name)
         sent = False
         try:
             if temporary is not None:
-                await self._put(spool, temporary)
-                await self._check_over()
+                self._put(spool, temporary)
+                self._check_over()
             sent = True
             self.draft.publish(partial(self._sum, spool))
-            await (self._put(spool, self.name) if temporary is None else calls.move(temporary, self.name))
+            self._put(spool, self.name) if temporary is None else calls.move(temporary, self.name)
             temporary = None
-            stored = await calls.found(self.name)
+            stored = calls.found(self.name)
             if stored is None or stored.size != size:
                 raise OSError(errno.EIO, f"{calls.name} {stored} is stored, of {size} bytes", self.key)
             return stored
@@ -191,16 +148,16 @@ class FsspecObject(ObjectFile[ObjectStat]):
                 self.draft.attempted(self._sum(spool))
             if temporary is not None:
                 with contextlib.suppress(Exception):
-                    await calls.delete(temporary)
+                    calls.delete(temporary)
             raise
 
-    async def _put(self, spool: Spool, path: str) -> None:
+    def _put(self, spool: Spool, path: str) -> None:
         calls, size = self._calls, self.draft.extents.size
         try:
-            await calls.store(spool, size, path)
+            calls.store(spool, size, path)
         except FileNotFoundError:
-            await calls.make_directories(calls.fs._parent(path))
-            await calls.store(spool, size, path)
+            calls.make_directories(calls.fs._parent(path))
+            calls.store(spool, size, path)
 
     def _sum(self, spool: Spool) -> tuple[int, bytes]:
         """Return size and checksum of the complete spool."""
@@ -211,37 +168,16 @@ class FsspecObject(ObjectFile[ObjectStat]):
             total.update(part)
         return size, total.digest()
 
-    async def _mark_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
+    def _mark_of(self, stored: ObjectStat) -> tuple[int, bytes] | None:
         """Return size and checksum of the stored object, if it may be this file's commit; None: it is not."""
         if stored.size not in {attempt.size for attempt in self.draft.attempts.values()}:
             return None
         total, room, at = hashlib.blake2b(), memoryview(bytearray(STEP)), 0
         reader = self._calls.reader(self.name)
         try:
-            while at < stored.size and (done := await reader.read(at, [room[: stored.size - at]])):
+            while at < stored.size and (done := reader.read(at, [room[: stored.size - at]])):
                 total.update(room[:done])
                 at += done
         finally:
             reader.close()
-        return (at, total.digest()) if self._store.same(await self._calls.found(self.name), stored) else None
-
-
-async def fetched(calls: Calls, reader: Reader, spool: Spool, missing: Iterable[Extent], step: int, most: int) -> None:
-    """Fetch ranges of an object into a spool, by up to `most` concurrent calls; EOFError: the object is shorter.
-
-    After a failure no other call is begun, and the running ones have ended when its error is raised: the spool is not
-    written to afterwards.
-    """
-
-    async def fetch(group: list[Extent]) -> None:
-        begin, done, length = group[0][0], 0, group[-1][1] - group[0][0]
-        room = memoryview(bytearray(length))
-        while done < length:
-            more = await reader.read(begin + done, [room[done:]])
-            if not more:
-                raise EOFError
-            done += more
-        for first, end in group:
-            spool.write_all(first, [room[first - begin : end - begin]])
-
-    await calls.side_by_side(fetch, reads_of(missing, step), most)
+        return (at, total.digest()) if self._store.same(self._calls.found(self.name), stored) else None

@@ -1,7 +1,6 @@
 """The objects below a path of an fsspec file system: keys, and leftovers of dead processes.
 
-`object.py` reads and publishes single objects, `..objects` removes and renames them. Everything here is a coroutine, so
-that it serves blocking and asynchronous file systems: see `calls.py`.
+`object.py` reads and publishes single objects, `..objects` removes and renames them.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...errors import Key, os_error
 from ..objects.names import Names
-from ..protocol import AsyncBackend, BackendLimits, ObjectStat
+from ..protocol import Backend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
 
@@ -33,7 +32,7 @@ LEFT_AFTER = 86400.0
 """Seconds after which an upload has certainly ended."""
 
 
-class Objects(AsyncBackend):
+class Objects(Backend):
     """The objects below a path of a file system, accessed through `calls`."""
 
     def __init__(self, calls: Calls, root: str, limits: BackendLimits, publish: str, options: dict[str, Any]) -> None:
@@ -92,7 +91,7 @@ class Objects(AsyncBackend):
 
     # ---------------------------------------------------------------- objects by name
 
-    async def open(
+    def open(
         self, key: Key, *, create: bool = False, exclusive: bool = False, seen: ObjectStat | None = None
     ) -> FsspecObject:
         """Open an object. `seen`: a version that is believed to be stored still."""
@@ -101,24 +100,24 @@ class Objects(AsyncBackend):
             self._allow()
         with self.calls.about(key):
             believed = seen is not None and not self.names.is_unsettled(path)
-            base = seen if believed else await self.names.look(path)
+            base = seen if believed else self.names.look(path)
             if base is None and not create:
                 raise os_error(errno.ENOENT, key)
             if base is not None and create and exclusive:
                 raise os_error(errno.EEXIST, key)
             if base is not None and base.size > 1:
-                await self._try_ranges(path)
+                self._try_ranges(path)
         file = FsspecObject(self, key, path, base)
         self.names.add(file)
         return file
 
-    async def _try_ranges(self, path: str) -> None:
+    def _try_ranges(self, path: str) -> None:
         """Try to read one byte of an object, once; UnsupportedOperation: ranges cannot be read."""
         if self._reads_ranges:
             return
         reader = self.calls.reader(path)
         try:
-            done = await reader.read(1, [memoryview(bytearray(1))])
+            done = reader.read(1, [memoryview(bytearray(1))])
         except (ValueError, TypeError, NotImplementedError, io.UnsupportedOperation) as error:
             if isinstance(error, Unranged):
                 raise
@@ -127,32 +126,32 @@ class Objects(AsyncBackend):
             reader.close()
         self._reads_ranges = done == 1
 
-    async def stat(self, key: Key) -> ObjectStat:
+    def stat(self, key: Key) -> ObjectStat:
         path = self.path_of(key)
         with self.calls.about(key):
-            await self.names.settle(path)
-            found = await self.calls.found(path)
+            self.names.settle(path)
+            found = self.calls.found(path)
             if found is None:
                 raise os_error(errno.ENOENT, key)
             return found
 
-    async def remove(self, key: Key) -> None:
+    def remove(self, key: Key) -> None:
         self._allow()
-        await self.names.remove(key, self.path_of(key))
+        self.names.remove(key, self.path_of(key))
 
-    async def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         old, new = self.path_of(src), self.path_of(dst)
         self._allow()
-        await self.names.rename(src, old, dst, new, replace=replace)
+        self.names.rename(src, old, dst, new, replace=replace)
 
-    async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
+    def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects whose key starts with `prefix`, sorted by key."""
         if "\0" in prefix or prefix.startswith("/") or ".." in prefix.split("/"):
             return
         where, below = self._folder(prefix.rpartition("/")[0])
         with self.calls.about(prefix):
             try:
-                infos = await self.calls.find(where)
+                infos = self.calls.find(where)
             except FileNotFoundError:
                 return
         for path in sorted(infos):
@@ -160,12 +159,12 @@ class Objects(AsyncBackend):
             if key.startswith(prefix) and STAGE not in key.split("/") and infos[path].get("type") != "directory":
                 yield stat_of(infos[path], key)
 
-    async def entries(self, directory: str) -> Sequence[ObjectStat]:
+    def entries(self, directory: str) -> Sequence[ObjectStat]:
         """Return the objects and directories right below a directory, by one listing; empty if there is none."""
         where, below = self._folder(directory)
         with self.calls.about(directory):
             try:
-                infos = await self.calls.entries(where)
+                infos = self.calls.entries(where)
             except (FileNotFoundError, NotADirectoryError):
                 return []
         found = {str(info["name"]).rstrip("/")[below:]: info for info in infos}
@@ -179,44 +178,44 @@ class Objects(AsyncBackend):
         where = self.fs._strip_protocol(self._whole(name)) if name else top
         return where, len(top.rstrip("/") + "/") if top.strip("/") else len(self.fs.root_marker)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Remove the directories made for temporary objects, if they are real directories."""
         with self._lock:
             prepared, self._prepared = self._prepared, set()
         for path in prepared if self.calls.renames else ():
             with contextlib.suppress(Exception):
-                await self.calls.call("rmdir", path)
+                self.calls.call("rmdir", path)
 
     # ---------------------------------------------------------------- temporary objects
 
-    async def temporary(self, path: str) -> str:
+    def temporary(self, path: str) -> str:
         """Return a name for the next version of an object, in an existing directory."""
         stage = self._stage(path)
         with self._lock:
             new = stage not in self._prepared
             self._prepared.add(stage)
         if new:
-            await self._clear(stage, LEFT_AFTER)
+            self._clear(stage, LEFT_AFTER)
             if self.calls.renames:
-                await self.calls.make_directories(stage)
+                self.calls.make_directories(stage)
         return f"{stage}/{int(time.time())}-{self._token}-{next(self._numbers)}"
 
     def _stage(self, path: str) -> str:
         parent = self.fs._parent(path).rstrip("/")
         return f"{parent}/{STAGE}" if parent else f"{self.fs.root_marker}{STAGE}"
 
-    async def _clear(self, stage: str, older_than: float) -> int:
+    def _clear(self, stage: str, older_than: float) -> int:
         removed = 0
         with contextlib.suppress(Exception):  # it does not exist, or cannot be listed: removal is optional
-            for path in await self.calls.names(stage):
+            for path in self.calls.names(stage):
                 begun, _, rest = path.rpartition("/")[2].partition("-")
                 if begun.isdecimal() and rest and time.time() - int(begun) >= older_than:
-                    await self.calls.delete(path)
+                    self.calls.delete(path)
                     removed += 1
         return removed
 
-    async def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
+    def remove_leftovers(self, directory: str = "", older_than: float = LEFT_AFTER) -> int:
         """Remove temporary objects of dead processes from one directory; return their number."""
         name = f"{directory}/x" if directory else "x"
         with self.calls.about(directory):
-            return await self._clear(self._stage(self.path_of(name)), older_than)
+            return self._clear(self._stage(self.path_of(name)), older_than)

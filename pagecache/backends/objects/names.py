@@ -19,9 +19,10 @@ import contextlib
 import errno
 import threading
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Generic
 
 from ...errors import Key, os_error
 from .store import Store, V
@@ -102,13 +103,13 @@ class Names(Generic[V]):
 
     # ---------------------------------------------------------------- looks
 
-    async def look(self, name: str) -> V | None:
+    def look(self, name: str) -> V | None:
         """Return the stored version. This settles an earlier change of the name whose answer was lost."""
         with self._lock:
             change = self._unsettled.get(name)  # taken first: an earlier answer proves nothing about it
-        found = await self._store.head(name)
+        found = self._store.head(name)
         if change is not None:
-            done = await self._was_carried_out(change, found)
+            done = self._was_carried_out(change, found)
             with self._lock:
                 settles = self._unsettled.get(name) is change
                 if settles:
@@ -121,39 +122,39 @@ class Names(Generic[V]):
         """Return whether the answer to an earlier change of the name was lost, and nothing has settled it yet."""
         return name in self._unsettled
 
-    async def settle(self, name: str) -> None:
+    def settle(self, name: str) -> None:
         """Settle a change of the name whose answer was lost: open files may have another name by it, or none."""
         if self.is_unsettled(name):
-            await self.look(name)
+            self.look(name)
 
-    async def _was_carried_out(self, change: _Change[V], found: V | None) -> bool:
+    def _was_carried_out(self, change: _Change[V], found: V | None) -> bool:
         """Return whether the last request was carried out, from the objects that have the names now."""
         same = self._store.same
         if same(found, change.stored):
             return False
         if change.new is None or change.now is not None:
             return True
-        now = await self._store.head(change.new)
+        now = self._store.head(change.new)
         if now is None or now.size != change.stored.size or (same(now, change.there) and not same(now, change.stored)):
             return False
         change.now = now
         return True
 
-    async def _was_done(self, old: str, new: str | None) -> bool:
+    def _was_done(self, old: str, new: str | None) -> bool:
         """Return whether an earlier call of this kind was carried out, and its answer was lost."""
         with self._lock:
             change = self._unsettled.get(old)
         if change is None or change.new != new:
             return False
-        await self.look(old)
+        self.look(old)
         return change.done
 
-    async def _make(self, change: _Change[V], request: Coroutine[Any, Any, None]) -> None:
+    def _make(self, change: _Change[V], request: Callable[[], None]) -> None:
         """Send the last request of a change, and do the own part. If the answer is lost, look at the names; if that
         fails too, the next call for the old name does.
         """
         try:
-            await request
+            request()
         except BaseException as error:
             if self._store.is_refusal(error):
                 raise
@@ -163,7 +164,7 @@ class Names(Generic[V]):
                     del self._unsettled[next(iter(self._unsettled))]
             if isinstance(error, Exception):
                 with contextlib.suppress(Exception):
-                    await self.look(change.old)
+                    self.look(change.old)
             if not change.done:
                 raise
         else:
@@ -171,29 +172,29 @@ class Names(Generic[V]):
 
     # ---------------------------------------------------------------- calls
 
-    async def remove(self, key: Key, name: str) -> None:
+    def remove(self, key: Key, name: str) -> None:
         with self._store.about(key):
-            if await self._was_done(name, None):
+            if self._was_done(name, None):
                 return
-            stored, files = await self.look(name), self.files(name)
+            stored, files = self.look(name), self.files(name)
             if stored is not None:
-                await self._make(_Change(name, stored, files), self._store.delete(name))
+                self._make(_Change(name, stored, files), partial(self._store.delete, name))
             elif any(file.draft.is_created() for file in files):  # it is not committed yet
                 _detach(files)
             else:
                 raise os_error(errno.ENOENT, key)
 
-    async def rename(self, src: Key, old: str, dst: Key, new: str, *, replace: bool) -> None:
+    def rename(self, src: Key, old: str, dst: Key, new: str, *, replace: bool) -> None:
         with self._store.about(src):
-            if await self._was_done(old, new):
+            if self._was_done(old, new):
                 return
-            stored, files = await self.look(old), self.files(old)
+            stored, files = self.look(old), self.files(old)
             if stored is None:  # an object that was created, and is not committed yet, is not in the store
                 files = [file for file in files if file.draft.is_created()]
                 if not files:
                     raise os_error(errno.ENOENT, src)
         with self._store.about(dst):
-            there = await self.look(new)
+            there = self.look(new)
             if there is not None and not replace:
                 raise os_error(errno.EEXIST, dst)
             if old == new:
@@ -206,43 +207,43 @@ class Names(Generic[V]):
                 return
             change = _Change(old, stored, files, dst, new, there, replaced)
             if self._store.renames:
-                await self._make(change, self._rename(change))
+                self._make(change, partial(self._rename, change))
                 return
-            change.now = await self._copied(change)
+            change.now = self._copied(change)
         with self._store.about(src):
-            found = await self.look(old)
+            found = self.look(old)
             if self._store.same(found, stored):
-                await self._make(change, self._store.delete(old))
+                self._make(change, partial(self._store.delete, old))
             else:  # it is gone, or newer than the copy
                 change.finish()
 
-    async def _rename(self, change: _Change[V]) -> None:
+    def _rename(self, change: _Change[V]) -> None:
         """Rename in one request. Either name may have an object of another client afterwards."""
         store, stored, there, new = self._store, change.stored, change.there, str(change.new)
-        await store.rename(change.old, new)
-        found, now = await store.head(change.old), await store.head(new)
+        store.rename(change.old, new)
+        found, now = store.head(change.old), store.head(new)
         is_there = there is not None and store.same(now, there) and not store.same(now, stored)
         if found is not None and (is_there or store.same(found, stored)):
             raise store.replaces_nothing()
         if now is not None and now.size == stored.size:
             change.now = now
 
-    async def _copied(self, change: _Change[V]) -> V:
+    def _copied(self, change: _Change[V]) -> V:
         """Copy the version of a rename to its new name. Return the copy; if no open file has the object, and the answer
         proves the copy, the copied version stands for it.
         """
         old, new, stored, there = change.old, str(change.new), change.stored, change.there
         try:
-            if await self._store.copy(old, new, stored) and not change.files:
+            if self._store.copy(old, new, stored) and not change.files:
                 return stored
         except Exception as error:
             if not self._store.is_refusal(error):
                 with contextlib.suppress(Exception):
-                    found = await self._store.head(new)
+                    found = self._store.head(new)
                     if found is not None and not self._store.same(found, there) and self._store.is_copy(found, stored):
                         return found
             raise
-        now = await self._store.head(new)
+        now = self._store.head(new)
         if now is None or now.size != stored.size:
             raise OSError(errno.EIO, f"the copy of {old} is not there as it was made")
         return now

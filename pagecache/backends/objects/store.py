@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ...errors import Key
 from ..protocol import ObjectStat
 
-__all__ = ["Store", "Version", "run"]
-
-T = TypeVar("T")
+__all__ = ["Store", "Version"]
 
 
 class Version(Protocol):
@@ -35,30 +31,26 @@ class Store(ABC, Generic[V]):
     renames = False  # the store can `rename`
 
     @abstractmethod
-    async def head(self, name: str) -> V | None:
+    def head(self, name: str) -> V | None:
         """Return the stored version; None: there is no object; EISDIR: the name is that of a directory."""
 
     @abstractmethod
-    async def copy(self, old: str, new: str, version: V) -> bool:
+    def copy(self, old: str, new: str, version: V) -> bool:
         """Copy this version to another name, with its properties; refused, if possible, if another one is stored.
         Return whether the answer proves that all of it was copied.
         """
 
     @abstractmethod
-    async def delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         """Remove an object."""
 
-    async def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str) -> None:
         """Rename an object in one request. It may end without an error and do nothing if the new name is taken."""
         raise NotImplementedError
 
     def replaces_nothing(self) -> OSError:
         """Return the error of a `rename` that did nothing."""
         raise NotImplementedError
-
-    async def wait(self, end: Future[T]) -> T:
-        """Wait for the end of a request by another call, and return its result."""
-        return end.result()
 
     @abstractmethod
     def status(self, version: V) -> ObjectStat:
@@ -83,14 +75,3 @@ class Store(ABC, Generic[V]):
     @abstractmethod
     def about(self, key: Key) -> AbstractContextManager[None]:
         """Return a context that makes errors name the key."""
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never suspends."""
-    try:
-        work.send(None)
-    except StopIteration as end:
-        value: T = end.value
-        return value
-    work.close()
-    raise RuntimeError(f"{work!r} suspended: there is no loop that it could wait on")

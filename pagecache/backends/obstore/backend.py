@@ -17,9 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
-from ..objects.file import BlockingFile
 from ..objects.names import Names
-from ..objects.store import run
 from ..objects.words import PRIVATE, flag, key_of, not_a_key, seconds
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
@@ -112,26 +110,26 @@ class ObstoreBackend(Backend):
 
     def open(
         self, key: Key, *, create: bool = False, exclusive: bool = False, seen: Stored | None = None
-    ) -> BlockingFile:
+    ) -> ObstoreObject:
         """Open an object. `seen`: a version that is believed to be stored still."""
         name = self._name(key)
         with self.requests.about(key):
             if create:
                 self._allow()
             believed = seen is not None and not self.names.is_unsettled(name)
-            base = seen if believed else run(self.names.look(name))
+            base = seen if believed else self.names.look(name)
         if base is None and not create:
             raise os_error(errno.ENOENT, key)
         if base is not None and create and exclusive:
             raise os_error(errno.EEXIST, key)
         file = ObstoreObject(self, key, name, base)
         self.names.add(file)
-        return BlockingFile(file)
+        return file
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)
         with self.requests.about(key):
-            stored = run(self.names.look(name))
+            stored = self.names.look(name)
         if stored is None:
             raise os_error(errno.ENOENT, key)
         return stored.status()
@@ -139,13 +137,13 @@ class ObstoreBackend(Backend):
     def remove(self, key: Key) -> None:
         name = self._name(key)
         self._allow()
-        run(self.names.remove(key, name))
+        self.names.remove(key, name)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
         self._allow()
-        run(self.names.rename(src, old, dst, new, replace=replace))
+        self.names.rename(src, old, dst, new, replace=replace)
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""
@@ -158,7 +156,7 @@ class ObstoreBackend(Backend):
 
     def close(self) -> None:
         for file in self.names.files():
-            run(file.close())
+            file.close()
 
     # ---------------------------------------------------------------- conditions
 

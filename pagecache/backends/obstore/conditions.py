@@ -11,7 +11,6 @@ import secrets
 import threading
 from typing import Any
 
-from ..objects.store import run
 from .errors import RequestError
 from .requests import Requests, Stored
 
@@ -44,13 +43,13 @@ class Honoured:
             first = self._put(name, "create")
             again = first is not None and self._put(name, "create") is None
             replace = self._put(name, STALE) is None
-            stored = run(self._requests.head(name))
+            stored = self._requests.head(name)
             if stored is None:
                 return {"create": False, "replace": False}
             return {"create": again, "replace": replace and self._put(name, stored.mode()) is not None}
         finally:
             with contextlib.suppress(OSError):
-                run(self._requests.delete(name))
+                self._requests.delete(name)
 
     def _put(self, name: str, mode: Any) -> Stored | bool | None:
         """Return None if the condition was refused."""

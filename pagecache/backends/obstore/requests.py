@@ -71,7 +71,7 @@ def _before(name: str) -> str | None:
 
 
 class Requests(Store[Stored]):
-    """The requests to one container, as coroutines that never suspend.
+    """The requests to one container.
 
     Args:
         reads, writes: stores of obstore.
@@ -93,7 +93,7 @@ class Requests(Store[Stored]):
 
     # ---------------------------------------------------------------- reading
 
-    async def head(self, name: str) -> Stored | None:
+    def head(self, name: str) -> Stored | None:
         try:
             with self._asking("HEAD", name):
                 found = self._reads.get(name, options={"head": True})
@@ -156,15 +156,15 @@ class Requests(Store[Stored]):
             attributes = {**carried, ID: id}
             self._writes.put(name, file, attributes=attributes, use_multipart=True, chunk_size=PART, max_concurrency=4)
 
-    async def copy(self, old: str, new: str, version: Stored) -> bool:
+    def copy(self, old: str, new: str, version: Stored) -> bool:
         """Copy in the service. It checks no version, so the source is compared afterwards."""
         with self._asking("COPY", old):
             self._writes.copy(old, new)
-        if not self.same(await self.head(old), version):
+        if not self.same(self.head(old), version):
             raise _stale(f"COPY of {self.where}/{old}: another version was stored at that time")
         return False
 
-    async def delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         try:
             with self._asking("DELETE", name):
                 self._writes.delete(name)

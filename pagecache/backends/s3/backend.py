@@ -30,9 +30,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from ...config import BY_TIME, Size, parse_size, with_overrides
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
-from ..objects.file import BlockingFile
 from ..objects.names import Names
-from ..objects.store import run
 from ..objects.words import PRIVATE, flag, key_of, seconds
 from ..protocol import Backend, BackendLimits, ObjectStat
 from ..url import without_user
@@ -157,7 +155,7 @@ class S3Backend(Backend):
         exclusive: bool = False,
         read: bool = False,
         seen: Stored | None = None,
-    ) -> BlockingFile:
+    ) -> S3Object:
         """Open an object. `read`: its beginning comes with the answer. `seen`: a version that is believed to be stored
         still. An exclusive creation asks nothing: if there is an object, its commit is refused.
         """
@@ -166,24 +164,24 @@ class S3Backend(Backend):
             if create:
                 self._allow()
             if create and exclusive:
-                run(self.names.settle(name))
+                self.names.settle(name)
                 self.requests.check_bucket()
             elif seen is not None and not self.names.is_unsettled(name):
                 base = seen
             elif read and not self.names.is_unsettled(name):
                 base, beginning = self.requests.beginning(name, min(LENGTH, self.sizes.part))
             else:
-                base = run(self.names.look(name))
+                base = self.names.look(name)
         if base is None and not create:
             raise os_error(errno.ENOENT, key)
         file = S3Object(self, key, name, base, self._beginnings.keep(beginning) if beginning else None)
         self.names.add(file)
-        return BlockingFile(file)
+        return file
 
     def stat(self, key: Key) -> ObjectStat:
         name = self._name(key)
         with about(key):
-            stored = run(self.names.look(name))
+            stored = self.names.look(name)
         if stored is None:
             raise os_error(errno.ENOENT, key)
         return stored.status()
@@ -192,14 +190,14 @@ class S3Backend(Backend):
         name = self._name(key)
         with about(key):
             self._allow()
-        run(self.names.remove(key, name))
+        self.names.remove(key, name)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
         old, new = self._name(src), self._name(dst)
         with about(src):
             self._allow()
-        run(self.names.rename(src, old, dst, new, replace=replace))
+        self.names.rename(src, old, dst, new, replace=replace)
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""
@@ -212,7 +210,7 @@ class S3Backend(Backend):
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""
         for file in self.names.files():
-            run(file.close())
+            file.close()
         self._honoured.close()
         self.uploads.close()
         self.bucket.close()

@@ -31,7 +31,7 @@ from ...errors import BackendError, Key
 from ..objects import draft
 from ..objects.extents import OLD, Part, Piece
 from ..objects.file import ObjectFile
-from ..objects.store import Store, run
+from ..objects.store import Store
 from ..spool import parts_of_buffers, revoked
 from .assembly import Assembler
 from .beginnings import Beginning
@@ -112,20 +112,20 @@ class S3Object(ObjectFile[Stored]):
 
     # ---------------------------------------------------------------- reading
 
-    async def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
+    def _get(self, name: str, offset: int, buffers: Sequence[memoryview], base: Stored) -> int:
         if self._first is not None and base is self._opened and (done := self._first.fill(offset, buffers)):
             return done
         return self._bucket.get(name, offset, buffers, base.etag)
 
-    async def _stored(self) -> Stored | None:
+    def _stored(self) -> Stored | None:
         return self._bucket.head(self.name)
 
-    async def _mark_of(self, stored: Stored) -> str:
+    def _mark_of(self, stored: Stored) -> str:
         return stored.id
 
     # ---------------------------------------------------------------- handing over
 
-    async def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
+    def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         end = offset + sum(map(len, buffers))
         begin = offset
         while begin < end:
@@ -189,40 +189,40 @@ class S3Object(ObjectFile[Stored]):
 
     # ---------------------------------------------------------------- commit
 
-    async def _commit(self) -> None:
+    def _commit(self) -> None:
         try:
-            await super()._commit()
+            super()._commit()
         except OSError as error:
             raise keeping(error) from error
         self._clear()
 
-    async def _settle_attempts(self) -> None:
-        await super()._settle_attempts()
+    def _settle_attempts(self) -> None:
+        super()._settle_attempts()
         upload = self.draft.upload
         attempt = None if upload is None else self.draft.attempts.get(upload.id)
         if attempt is not None and not attempt.is_old():
             self._lose(upload)  # its id belongs to other bytes
 
-    async def _publish(self) -> Stored:
+    def _publish(self) -> Stored:
         if self.draft.forget():
             raise send_again(f"some of {self.key!r} was sent to an upload that is gone, or was cut since")
         assembler = Assembler(self._backend, self.name, self.draft, self._read_piece)
-        return await (self._put_whole(assembler) if assembler.is_one_put() else self._complete(assembler))
+        return self._put_whole(assembler) if assembler.is_one_put() else self._complete(assembler)
 
     def _read_piece(self, piece: Piece, buffers: Sequence[memoryview]) -> int:
         try:
-            return run(self._read(piece, buffers, self.name, self.draft.base))
+            return self._read(piece, buffers, self.name, self.draft.base)
         except OSError as error:
             if piece.source == OLD and error.errno in (errno.ENOENT, errno.ERANGE):
                 raise self._conflict(None) from error
             raise
 
-    async def _put_whole(self, assembler: Assembler) -> Stored:
+    def _put_whole(self, assembler: Assembler) -> Stored:
         id = secrets.token_hex(16)
         extra = self._bucket.properties(self.draft.base, id)
         with assembler.bytes_of_all() as buffer:
             size = len(buffer)
-            condition = await self._condition("put")
+            condition = self._condition("put")
             self.draft.publish(lambda: id)
             try:
                 etag, when = self._bucket.put(self.name, [buffer], {**extra, **condition})
@@ -234,26 +234,26 @@ class S3Object(ObjectFile[Stored]):
                 self.draft.put(0, size, spool)
                 raise BackendError(errno.EIO, str(error), retry=True, kept=True) from error
             except OSError as error:
-                return await self._judged(error, id, None)
+                return self._judged(error, id, None)
         known = self._backend.honours(self.name, "put").put_etags
-        stored = await self._published(Stored(etag, size, when, id, self._carried()), known=known)
+        stored = self._published(Stored(etag, size, when, id, self._carried()), known=known)
         self._keep_tags(stored, extra.get(TAGS, ""))
         return stored
 
-    async def _complete(self, assembler: Assembler) -> Stored:
+    def _complete(self, assembler: Assembler) -> Stored:
         upload = self._opened_upload()
         if upload.name != self.name:
             self._lose(upload)
             raise send_again(f"{self.key!r} was renamed")
         try:
-            before = await self._stored() if assembler.copies_unchecked else None
+            before = self._stored() if assembler.copies_unchecked else None
             if before is not None and before.pause:
                 # Times are whole seconds: a version that is put back in this second would look the same.
                 time.sleep(before.pause)
             parts = assembler.parts(upload)
             if assembler.copies_unchecked:
-                await self._check_source(before)
-            condition = await self._condition("upload")
+                self._check_source(before)
+            condition = self._condition("upload")
         except ServerError as error:
             raise self._without_upload(error, upload) from error
         self.draft.publish(lambda: upload.id)
@@ -262,12 +262,12 @@ class S3Object(ObjectFile[Stored]):
         except OSError as error:
             if isinstance(error, ServerError) and error.status < 500:
                 upload.done.clear()  # a copied part may be the cause
-            return await self._judged(error, upload.id, upload)
+            return self._judged(error, upload.id, upload)
         if upload.failures:  # an earlier completion may have succeeded, and the object been replaced since
-            return await self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
+            return self._judged(OSError(errno.EIO, "a completion that was repeated"), upload.id, upload)
         self.draft.upload = None
         known = etag != "" and self._backend.honours(self.name).etags
-        stored = await self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), known=known)
+        stored = self._published(Stored(etag, assembler.size, when, upload.id, self._carried()), known=known)
         self._keep_tags(stored, upload.tags)
         return stored
 
@@ -281,31 +281,31 @@ class S3Object(ObjectFile[Stored]):
             why = str(error)
         log.warning("%r is stored without its tags %s: %s", self.key, tags, why)
 
-    async def _condition(self, of: Of) -> dict[str, str]:
+    def _condition(self, of: Of) -> dict[str, str]:
         """Return the condition that the stored version is to be replaced; without one, compare the versions."""
         honours, over = self._backend.honours(self.name, of), self.draft.over
         if not (honours.complete if of == "upload" else honours.create if over is None else honours.put):
-            await self._check_over()
+            self._check_over()
             return {}
         return {"If-None-Match": "*"} if over is None else {"If-Match": over.etag}
 
-    async def _check_source(self, before: Stored | None) -> None:
+    def _check_source(self, before: Stored | None) -> None:
         """Check that an object was the same before and after parts were copied from it without a condition: else some
         of them may be of another version.
         """
-        after = await self._stored()
+        after = self._stored()
         if not self.draft.replaces(after):
             raise self._conflict(after)
         if before != after:
             what = f"{self.key!r} was replaced, and put back, while its parts were copied"
             raise BackendError(errno.EAGAIN, what, retry=True)
 
-    async def _published(self, stored: Stored, *, known: bool) -> Stored:
+    def _published(self, stored: Stored, *, known: bool) -> Stored:
         """Return the version with its actual etag, which some servers do not send. `known`: it has it."""
         if known:
             return stored
         try:
-            found = await self._stored()
+            found = self._stored()
         except OSError as error:
             self.draft.attempted(stored.id)
             raise BackendError(errno.EIO, f"it is stored; then {error}", retry=True, kept=True) from error
@@ -332,7 +332,7 @@ class S3Object(ObjectFile[Stored]):
         except OSError:
             return False
 
-    async def _judged(self, error: OSError, id: str, upload: Upload | None) -> Stored:
+    def _judged(self, error: OSError, id: str, upload: Upload | None) -> Stored:
         """Find out the result of a failed publishing request. Return the stored version, if the request was carried
         out.
 
@@ -346,7 +346,7 @@ class S3Object(ObjectFile[Stored]):
         if not (gone or refused or unclear(error)):
             raise error
         try:
-            stored = await self._stored()
+            stored = self._stored()
         except OSError as unknown:
             self._attempted(id, upload)
             if gone and upload is not None:
@@ -384,9 +384,9 @@ class S3Object(ObjectFile[Stored]):
             self._lose(self.draft.upload)
         self._backend.uploads.settle()
 
-    async def rollback(self) -> None:
+    def rollback(self) -> None:
         """Forget all write-back since the last commit."""
-        await super().rollback()
+        super().rollback()
         self._lose(self.draft.upload)
         self._clear()
 
@@ -395,9 +395,9 @@ class S3Object(ObjectFile[Stored]):
         super().renamed(key, name, before, now)
         self._lose(self.draft.upload)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Drop uncommitted bytes."""
-        await super().close()
+        super().close()
         with contextlib.suppress(OSError):
             self._lose(self.draft.upload)
         self._backend.uploads.settle()

@@ -38,7 +38,7 @@ class Requests(Store[Stored]):
         self._bucket, self._uploads, self.sizes, self._concurrent = bucket, uploads, sizes, concurrent
         self._seen_bucket = False
 
-    async def head(self, name: str) -> Stored | None:
+    def head(self, name: str) -> Stored | None:
         stored = self._bucket.head(name, once=True)  # the cache repeats the call
         if stored is None:
             self.check_bucket()
@@ -56,7 +56,7 @@ class Requests(Store[Stored]):
         self._seen_bucket = True
         return found
 
-    async def copy(self, old: str, new: str, version: Stored) -> bool:
+    def copy(self, old: str, new: str, version: Stored) -> bool:
         if version.size <= self.sizes.part_most:
             etag = self._bucket.copy_object(old, new, version)
             return etag.strip('"') == version.version  # otherwise it may be a checksum of parts
@@ -74,7 +74,7 @@ class Requests(Store[Stored]):
             raise
         return False
 
-    async def delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:
         self._bucket.delete(name)
 
     def status(self, version: Stored) -> ObjectStat:
