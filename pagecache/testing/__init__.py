@@ -7,7 +7,7 @@ promises.
 from typing import TYPE_CHECKING, Any
 
 from .faults import OPERATIONS, TOO_MANY, Call, FaultPlan, Rule
-from .faulty import AsyncFaultyBackend, FaultyBackend
+from .faulty import FaultyBackend
 from .gate import Gate
 from .latency import LatencyBackend
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OPERATIONS",
     "TOO_MANY",
-    "AsyncFaultyBackend",
     "Call",
     "FaultPlan",
     "FaultyBackend",

@@ -1,7 +1,4 @@
-"""The course of one call under faults: the state of one faulty backend, blocking or asynchronous.
-
-A course is a coroutine. An asynchronous backend awaits it. The course of a blocking backend sleeps and waits in its
-thread, never suspends, and so ends in the first step.
+"""The course of one call under faults, and the state of one faulty backend.
 
 All state is here, under one lock, which is held briefly and never across a wait: the log, matched rules, whether the
 backend is dead, versions of foreign changes, and held calls.
@@ -12,9 +9,7 @@ call is in the inner object, and no held call will reach it.
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import inspect
 import threading
 import time
 from collections import Counter
@@ -37,7 +32,6 @@ class Faults:
 
     def __init__(self, plan: FaultPlan, inner: Any) -> None:
         self._inner = given(inner)
-        self._blocking = not inspect.iscoroutinefunction(inner.open)
         self.calls: list[Call] = []
         self.kept_buffers: list[memoryview] = []
         self.died = threading.Event()
@@ -109,52 +103,33 @@ class Faults:
         carry_out: CarryOut,
         buffers: Sequence[memoryview] = (),
         file: Any = None,
-        then: Callable[[Any], Any] | None = None,
     ) -> Any:
-        """Make a call under the rules: return its result, or, of an asynchronous backend, an awaitable of it.
+        """Make a call under the rules, and return its result.
 
         Args:
             call: for the log.
             carry_out: calls the inner object, with the buffers that the rule leaves.
             buffers: of the call.
             file: that is called.
-            then: changes the result of the inner object.
 
         Raises:
             OSError: the backend is dead.
         """
-        course = self._course(call, carry_out, buffers, file, then or (lambda result: result))
-        if not self._blocking:
-            return course
-        try:
-            course.send(None)
-        except StopIteration as end:
-            return end.value
-        raise AssertionError("a blocking call was suspended")
-
-    async def _course(
-        self,
-        call: Call,
-        carry_out: CarryOut,
-        buffers: Sequence[memoryview],
-        file: Any,
-        then: Callable[[Any], Any],
-    ) -> Any:
         try:
             life, rule, random = self._decide(call)
         except OSError:
             if call.op == "close" and file is not None:  # with the connection the store's side of the file ends
-                await self._answer(carry_out(buffers))
+                carry_out(buffers)
             raise
         life = life if file is None else file.life
 
-        async def carried(buffers: Sequence[memoryview]) -> Any:
+        def carried(buffers: Sequence[memoryview]) -> Any:
             with self._changed:
                 if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
                     raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
                 self._inside[life] += 1
             try:
-                return then(await self._answer(carry_out(buffers)))
+                return carry_out(buffers)
             except BackendError as error:
                 if error.retry and error.errno is not None:
                     self.refused.add(error.errno)
@@ -165,24 +140,20 @@ class Faults:
                     self._changed.notify_all()
 
         try:
-            return await (carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers))
+            return carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers)
         finally:
             self._answered()
 
-    async def _answer(self, result: Any) -> Any:
-        return result if self._blocking else await result
-
-    async def _ruled(
+    def _ruled(
         self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Sequence[memoryview]
     ) -> Any:
         if rule.delay:
-            seconds = rule.seconds(random)
-            time.sleep(seconds) if self._blocking else await asyncio.sleep(seconds)
+            time.sleep(rule.seconds(random))
         if rule.gate is not None:
-            await self._enter(rule.gate)
+            rule.gate.enter()
         name = call.key if file is None else file.name
         if rule.change and name is not None:
-            await self._change(rule, name)
+            self._change(rule, name)
         if rule.keep:
             self.kept_buffers.extend(buffers)
         if rule.fails and not rule.done:
@@ -191,17 +162,14 @@ class Faults:
             buffers = _first(buffers, rule.length(call.length or 0))
         # With no bytes to carry there is no call: the result is the 0 that the rule wants.
         nothing = rule.short is not None and call.length and not buffers
-        result = 0 if nothing else await carried(buffers)
+        result = 0 if nothing else carried(buffers)
         if rule.twice and not nothing:
-            result = await carried(buffers)
+            result = carried(buffers)
         if rule.fails:
             raise self._failure(rule, call)
         if rule.behind:
-            await self._held_behind(rule)
+            self._held_behind(rule)
         return rule.answer.of(call, result) if isinstance(rule.answer, Answer) else rule.answer
-
-    async def _enter(self, gate: Gate, timeout: float | None = None) -> None:
-        gate.enter(timeout) if self._blocking else await gate.entering(timeout)
 
     def _failure(self, rule: Rule, call: Call) -> BaseException:
         with self._changed:
@@ -212,12 +180,12 @@ class Faults:
 
     # -- answers out of order
 
-    async def _held_behind(self, rule: Rule) -> None:
+    def _held_behind(self, rule: Rule) -> None:
         held = (Gate(), [rule.behind])
         with self._changed:
             self._behind.append(held)
         try:
-            await self._enter(held[0], rule.within)
+            held[0].enter(rule.within)
         finally:
             with self._changed:
                 if held in self._behind:
@@ -238,11 +206,11 @@ class Faults:
 
     # -- foreign changes
 
-    async def _change(self, rule: Rule, key: Key) -> None:
-        if not callable(rule.change):
+    def _change(self, rule: Rule, key: Key) -> None:
+        if callable(rule.change):
+            rule.change(self._inner, key)
+        else:
             self.change(key)
-        elif inspect.isawaitable(changed := rule.change(self._inner, key)):
-            await changed
 
     def change(self, key: Key) -> None:
         """Give the object another version from now on."""

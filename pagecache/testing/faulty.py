@@ -5,21 +5,19 @@
 
 `faults` documents rules and plans. The log has every call, including failing ones. Ordering events needs no sleeps: a
 `Gate` holds calls until a test releases them.
-
-`AsyncFaultyBackend` is the counterpart for asynchronous backends: one plan makes equal decisions for equal calls.
 """
 
 from __future__ import annotations
 
 import builtins
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from functools import partial, partialmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import partialmethod
 from typing import Any
 
 from ..backends.passing import PassingFile, SlowBackend
-from ..backends.plain import PlainBackend, completed
-from ..backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, ObjectStat
+from ..backends.plain import PlainBackend
+from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..errors import Key
 from .course import Faults
 from .faults import Call, FaultPlan, Rule
@@ -27,17 +25,74 @@ from .faults import Call, FaultPlan, Rule
 Buffers = Sequence[memoryview]
 
 
-class _Faulty:
-    """The common part of both kinds of faulty backend. Calls return results, or awaitables of results.
+class _FaultyFile(PassingFile):
+    """A file of a faulty backend."""
 
-    Attributes:
-        faults: decides.
+    def __init__(self, inner: Any, faults: Faults, key: Key) -> None:
+        super().__init__(inner)
+        self._faults = faults
+        self._key = key
+        self.life = faults.life
+        self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
+        faults.follow(self)
+
+    def renamed(self, name: Key | None) -> None:
+        self.name = name
+
+    def _call(self, op: str, method: str, *args: Any) -> Any:
+        carry_out = getattr(self.inner, method)
+        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self)
+
+    def _transfer(self, op: str, method: Callable[..., Any], offset: int, buffers: Buffers) -> Any:
+        logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
+        return self._faults.run(logged, lambda given: method(offset, given), buffers, self)
+
+    def stat(self) -> Any:
+        def carry_out(_: Buffers) -> ObjectStat:
+            return self._faults.stat(self.name, self.inner.stat())
+
+        return self._faults.run(Call("stat", self._key), carry_out, (), self)
+
+    def read_into(self, offset: int, buffers: Buffers) -> Any:
+        return self._transfer("read", self.inner.read_into, offset, buffers)
+
+    def write_from(self, offset: int, buffers: Buffers) -> Any:
+        return self._transfer("write", self.inner.write_from, offset, buffers)
+
+    def truncate(self, size: int) -> Any:
+        return self._call("truncate", "truncate", size)
+
+    def commit(self) -> Any:
+        def carry_out(_: Buffers) -> str | None:
+            return self._faults.version(self.name, self.inner.commit())
+
+        return self._faults.run(Call("commit", self._key), carry_out, (), self)
+
+    _punch_hole = partialmethod(_call, "punch", "punch_hole")
+    _next_data = partialmethod(_call, "next_data", "next_data")
+    _rollback = partialmethod(_call, "rollback", "rollback")
+    _close = partialmethod(_call, "close", "close")
+
+
+class FaultyBackend(SlowBackend):
+    """A backend with faults around `inner`. Thread-safe.
+
+    Args:
+        inner: does the work.
+        plan: the faults, or the name of a profile.
+        seed: of a profile; of a plan, if it is not 0.
+
+    Raises:
+        TypeError: `inner` is no backend, or an asynchronous one.
+        ValueError: unknown profile; lists the known ones.
     """
 
-    faults: Faults
-    inner: Any
+    inner: Backend
 
-    def _begin(self, plan: FaultPlan | str, seed: int) -> None:
+    def __init__(self, inner: Backend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
+        super().__init__(inner)
+        if inspect.iscoroutinefunction(inner.open):
+            raise TypeError(f"inner: {inner!r} is asynchronous")
         if isinstance(plan, str):
             plan = FaultPlan.profile(plan, seed)
         self.faults = Faults(FaultPlan(plan.rules, seed) if seed else plan, self.inner)
@@ -94,139 +149,39 @@ class _Faulty:
         """Clear the log; rules keep their counts."""
         self.faults.calls.clear()
 
-    def _open(self, key: Key, create: bool, exclusive: bool) -> Any:
-        def carry_out(_: Buffers) -> Any:
-            return self.inner.open(key, create=create, exclusive=exclusive)
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        def carry_out(_: Buffers) -> BackendFile:
+            return _FaultyFile(self.inner.open(key, create=create, exclusive=exclusive), self.faults, key)
 
-        return self.faults.run(Call("open", key), carry_out, then=lambda inner: _FaultyFile(inner, self.faults, key))
+        opened: BackendFile = self.faults.run(Call("open", key), carry_out)
+        return opened
 
     def stat(self, key: Key) -> Any:
         """Return the status of an object, with the version of foreign changes."""
-        return self.faults.run(Call("stat", key), lambda _: self.inner.stat(key), then=partial(self.faults.stat, key))
+        return self.faults.run(Call("stat", key), lambda _: self.faults.stat(key, self.inner.stat(key)))
 
-    def remove(self, key: Key) -> Any:
-        def carry_out(_: Buffers) -> Any:
-            return self.inner.remove(key)
+    def remove(self, key: Key) -> None:
+        def carry_out(_: Buffers) -> None:
+            self.inner.remove(key)
+            self.faults.renamed(key, None)
 
-        return self.faults.run(Call("remove", key), carry_out, then=lambda _: self.faults.renamed(key, None))
+        self.faults.run(Call("remove", key), carry_out)
 
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> Any:
-        def carry_out(_: Buffers) -> Any:
-            return self.inner.rename(src, dst, replace=replace)
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        def carry_out(_: Buffers) -> None:
+            self.inner.rename(src, dst, replace=replace)
+            self.faults.renamed(src, dst)
 
-        return self.faults.run(Call("rename", src), carry_out, then=lambda _: self.faults.renamed(src, dst))
+        self.faults.run(Call("rename", src), carry_out)
 
-    def sync(self) -> Any:
-        return self.faults.run(Call("sync"), lambda _: self.inner.sync())
+    def sync(self) -> None:
+        self.faults.run(Call("sync"), lambda _: self.inner.sync())
 
-    def close(self) -> Any:
-        return self.faults.run(Call("close"), lambda _: self.inner.close())
-
-
-class _FaultyFile(PassingFile):
-    """A file of either kind of faulty backend."""
-
-    def __init__(self, inner: Any, faults: Faults, key: Key) -> None:
-        super().__init__(inner)
-        self._faults = faults
-        self._key = key
-        self.life = faults.life
-        self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
-        faults.follow(self)
-
-    def renamed(self, name: Key | None) -> None:
-        self.name = name
-
-    def _call(self, op: str, method: str, *args: Any, then: Callable[[Any], Any] | None = None) -> Any:
-        carry_out = getattr(self.inner, method)
-        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self, then)
-
-    def _transfer(self, op: str, method: Callable[..., Any], offset: int, buffers: Buffers) -> Any:
-        logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        return self._faults.run(logged, lambda given: method(offset, given), buffers, self)
-
-    def stat(self) -> Any:
-        return self._call("stat", "stat", then=lambda found: self._faults.stat(self.name, found))
-
-    def read_into(self, offset: int, buffers: Buffers) -> Any:
-        return self._transfer("read", self.inner.read_into, offset, buffers)
-
-    def write_from(self, offset: int, buffers: Buffers) -> Any:
-        return self._transfer("write", self.inner.write_from, offset, buffers)
-
-    def truncate(self, size: int) -> Any:
-        return self._call("truncate", "truncate", size)
-
-    def commit(self) -> Any:
-        return self._call("commit", "commit", then=lambda version: self._faults.version(self.name, version))
-
-    _punch_hole = partialmethod(_call, "punch", "punch_hole")
-    _next_data = partialmethod(_call, "next_data", "next_data")
-    _rollback = partialmethod(_call, "rollback", "rollback")
-    _close = partialmethod(_call, "close", "close")
-
-
-class FaultyBackend(_Faulty, SlowBackend):
-    """A backend with faults around `inner`. Thread-safe.
-
-    Args:
-        inner: does the work.
-        plan: the faults, or the name of a profile.
-        seed: of a profile; of a plan, if it is not 0.
-
-    Raises:
-        TypeError: `inner` is no backend, or an asynchronous one.
-        ValueError: unknown profile; lists the known ones.
-    """
-
-    inner: Backend
-
-    def __init__(self, inner: Backend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
-        super().__init__(inner)
-        if inspect.iscoroutinefunction(inner.open):
-            raise TypeError(f"inner: {inner!r} is asynchronous: that is for AsyncFaultyBackend")
-        self._begin(plan, seed)
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        opened: BackendFile = self._open(key, create, exclusive)
-        return opened
+    def close(self) -> None:
+        self.faults.run(Call("close"), lambda _: self.inner.close())
 
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
         found: builtins.list[ObjectStat] = self.faults.run(
             Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix))
         )
         return [self.faults.stat(stat.key, stat) for stat in found]
-
-
-class AsyncFaultyBackend(_Faulty, AsyncBackend):
-    """The counterpart of `FaultyBackend` for an asynchronous backend, with equal arguments and errors."""
-
-    def __init__(self, inner: AsyncBackend | PlainBackend, plan: FaultPlan | str = "none", seed: int = 0) -> None:
-        self.inner: AsyncBackend = completed(inner, "inner:")
-        if not inspect.iscoroutinefunction(inner.open):
-            raise TypeError(f"inner: {inner!r} is not an asynchronous backend")
-        self._begin(plan, seed)
-
-    @property
-    def limits(self) -> BackendLimits:  # type: ignore[override]
-        """Return the current limits of the inner backend."""
-        return self.inner.limits
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("inner", "faults"):  # not set yet: unpickling, or a failed constructor
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    async def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> AsyncBackendFile:
-        opened: AsyncBackendFile = await self._open(key, create, exclusive)
-        return opened
-
-    async def list(self, prefix: str = "") -> AsyncIterator[ObjectStat]:
-        async def carry_out(_: Buffers) -> builtins.list[ObjectStat]:
-            return [stat async for stat in self.inner.list(prefix)]
-
-        for stat in await self.faults.run(Call("list", prefix), carry_out):
-            yield self.faults.stat(stat.key, stat)
-
-    def canonical(self, key: Key) -> Key:
-        return self.inner.canonical(key)

@@ -1,9 +1,7 @@
-"""A gate: holds calls of a backend, in threads and tasks, until a test releases them."""
+"""A gate: holds calls of a backend until a test releases them."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import threading
 from typing import Self
 
@@ -25,7 +23,6 @@ class Gate:
         self._waiting = 0
         self._open = False
         self._releases = 0
-        self._tasks: set[asyncio.Future[None]] = set()
 
     @property
     def entered(self) -> int:
@@ -53,10 +50,6 @@ class Gate:
             self._open = True
             self._releases += 1
             self._changed.notify_all()
-            tasks, self._tasks = self._tasks, set()
-        for future in tasks:
-            with contextlib.suppress(RuntimeError):  # its loop is closed: there are no waiters
-                future.get_loop().call_soon_threadsafe(_settle, future)
 
     def hold(self) -> None:
         """Hold calls again."""
@@ -64,43 +57,19 @@ class Gate:
             self._open = False
 
     def enter(self, timeout: float | None = None) -> None:
-        """Enter from a blocking backend: wait for the release, at most `timeout` seconds."""
+        """Enter from a backend: wait for the release, at most `timeout` seconds."""
         with self._changed:
-            self._come()
+            self._entered += 1
+            self._waiting += 1
+            self._changed.notify_all()
             seen = self._releases
             try:
                 self._changed.wait_for(lambda: self._open or self._releases != seen, timeout)
             finally:
                 self._waiting -= 1
 
-    async def entering(self, timeout: float | None = None) -> None:
-        """Enter from an asynchronous backend, on its loop: wait for the release, at most `timeout` seconds."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._changed:
-            self._come()
-            if self._open:
-                future.set_result(None)
-            else:
-                self._tasks.add(future)
-        try:
-            await asyncio.wait([future], timeout=timeout)
-        finally:
-            with self._changed:
-                self._tasks.discard(future)
-                self._waiting -= 1
-
-    def _come(self) -> None:
-        self._entered += 1
-        self._waiting += 1
-        self._changed.notify_all()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.release()
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

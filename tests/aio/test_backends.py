@@ -20,7 +20,7 @@ from pagecache.engine.blocking import Blocking
 from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import Key
-from pagecache.testing import AsyncFaultyBackend, BackendConformance
+from pagecache.testing import BackendConformance, FaultyBackend
 
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Task, eventually, pattern, raises
 from .conftest import Attach, run
@@ -65,7 +65,7 @@ class TestPublishing(OnLoop):
 class TestFaulty(OnLoop):
     """A fault injector without faults, over a blocking backend that is made asynchronous."""
 
-    store = staticmethod(lambda: AsyncFaultyBackend(Over(MemoryBackend())))
+    store = staticmethod(lambda: Over(FaultyBackend(MemoryBackend())))
 
 
 async def test_as_many_calls_run_as_the_backend_accepts(attach: Attach) -> None:

@@ -13,7 +13,7 @@ import pytest
 import pagecache
 from pagecache import BackendLimits, ObjectStat, PageCache
 from pagecache.backends import MemoryBackend, TransformBackend
-from pagecache.testing import AsyncFaultyBackend, FaultyBackend, LatencyBackend
+from pagecache.testing import FaultyBackend, LatencyBackend
 
 from ..backends.transforms import XorStream
 from ..plain import AsyncBlobs, Blobs
@@ -96,11 +96,8 @@ def test_a_plain_backend_can_be_wrapped_and_be_a_mirror(wrap: Callable[[Any], An
     assert len(store.objects["key"]) == 7
 
 
-def test_a_plain_asynchronous_backend_can_be_wrapped() -> None:
-    with PageCache("1MiB") as cache:
-        used(cache.attach(AsyncFaultyBackend(AsyncBlobs())))
+def test_faults_are_of_a_blocking_backend() -> None:
     raises(TypeError, lambda: FaultyBackend(AsyncBlobs()), match="is asynchronous")
-    raises(TypeError, lambda: AsyncFaultyBackend(Blobs()), match="is not an asynchronous backend")
 
 
 class OnlyStat:
@@ -118,7 +115,6 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
     "reconnect": lambda cache, volume, backend: volume.reconnect(backend),
     "transform": lambda cache, volume, backend: TransformBackend(backend, XorStream()),
     "faults": lambda cache, volume, backend: FaultyBackend(backend),
-    "asynchronous faults": lambda cache, volume, backend: AsyncFaultyBackend(backend),
     "latency": lambda cache, volume, backend: LatencyBackend(backend),
 }
 

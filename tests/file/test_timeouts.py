@@ -21,7 +21,7 @@ from pagecache.backends import MemoryBackend
 from pagecache.backends.protocol import close_backend_file
 from pagecache.engine.commit.versions import Versions
 from pagecache.native import NativeInode
-from pagecache.testing import AsyncFaultyBackend, FaultyBackend, Gate, Rule
+from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..aio.over import Over
 from .clock import HandClock
@@ -46,7 +46,7 @@ CALLS: dict[str, tuple[str, Call]] = {
 def backend(request: pytest.FixtureRequest) -> Any:
     store = MemoryBackend()
     store.put(KEY, DATA)
-    return FaultyBackend(store) if request.param == "blocking" else AsyncFaultyBackend(Over(store))
+    return FaultyBackend(store) if request.param == "blocking" else Over(FaultyBackend(store))
 
 
 @pytest.fixture

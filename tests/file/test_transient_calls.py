@@ -15,7 +15,7 @@ import pytest
 
 from pagecache import BackendError, PageCache, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
-from pagecache.testing import AsyncFaultyBackend, FaultPlan, FaultyBackend, Rule
+from pagecache.testing import FaultPlan, FaultyBackend, Rule
 
 from ..aio.over import Over
 from ..publishing import PublishingBackend
@@ -45,7 +45,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             store.put(KEY, DATA)
         backend: Any
         if request.param == "async":
-            backend = AsyncFaultyBackend(Over(store))
+            backend = Over(FaultyBackend(store))
         else:
             backend = FaultyBackend(store)
         caches.append(PageCache("8MiB", **{**QUIET, "retry": retry}))

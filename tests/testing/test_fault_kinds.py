@@ -1,28 +1,26 @@
-"""Each kind of fault has its promised effect on blocking and to asynchronous backends alike."""
+"""Each kind of fault has its promised effect."""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pagecache.backends import MemoryBackend
-from pagecache.testing import AsyncFaultyBackend, Call, FaultPlan, FaultyBackend, Gate, Rule
+from pagecache.testing import Call, FaultPlan, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
-from ..aio.over import Over
 from ..file.rig import Task, eventually
 from ..stores import WAIT_LIMIT_S
 from .stores import DATA, Store
 
 
-@pytest.fixture(params=["blocking", "asynchronous"])
-def store(request: pytest.FixtureRequest) -> Store:
-    return Store(request.param)
+@pytest.fixture
+def store() -> Store:
+    return Store()
 
 
 def code(call: Callable[[], object]) -> int | None:
@@ -115,11 +113,7 @@ def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     """Rule and seed decide how long."""
     waits: list[float] = []
 
-    async def asleep(seconds: float) -> None:
-        waits.append(seconds)
-
     monkeypatch.setattr("pagecache.testing.course.time.sleep", waits.append)
-    monkeypatch.setattr("pagecache.testing.course.asyncio.sleep", asleep)
     for seed in (1, 1, 2):
         store.faulty.use(FaultPlan([Rule("write", delay=0.01, longest=10)], seed))
         store.write()
@@ -185,18 +179,6 @@ def test_another_client_may_store_other_bytes(store: Store) -> None:
     for expected in (bytes(DATA[:6]), b"others"):
         store.file.read_into(0, [memoryview(room)])
         assert room == expected
-
-
-def test_a_coroutine_may_change_the_object_of_an_asynchronous_backend() -> None:
-    store = Store("asynchronous")
-
-    async def change(inner: Any, key: Any) -> None:
-        file = await inner.open(key)
-        await file.truncate(3)
-
-    store.faulty.use([Rule("commit", change=change)])
-    store.file.commit()
-    assert store.content() == DATA[:3]
 
 
 @pytest.mark.parametrize("done", [False, True])
@@ -291,20 +273,12 @@ def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], complaint
         Rule(**options)
 
 
-def test_each_kind_of_backend_has_its_own_wrapper() -> None:
-    with pytest.raises(TypeError, match="AsyncFaultyBackend"):
-        FaultyBackend(Over(MemoryBackend()))
-    with pytest.raises(TypeError, match="not an asynchronous backend"):
-        AsyncFaultyBackend(MemoryBackend())
-
-
-def test_names_and_listings_of_an_asynchronous_backend_pass() -> None:
+def test_names_and_listings_pass(store: Store) -> None:
     """Names outside of the protocol pass too; optional methods are those of the inner file."""
-    store = Store("asynchronous")
     store.backend.rename("a", "b")
-    assert [stat.key for stat in all_of(store.faulty)] == ["b"]
+    assert [stat.key for stat in store.backend.list()] == ["b"]
     assert store.faulty.canonical("b") == "b"
-    assert store.faulty.limits == store.memory.limits
+    assert store.faulty.limits == replace(store.memory.limits, prompt=False)
     assert store.faulty.snapshot("b") == DATA
     store.file.punch_hole(0, 100)
     store.backend.sync()
@@ -312,13 +286,6 @@ def test_names_and_listings_of_an_asynchronous_backend_pass() -> None:
     for name in ("stage", "rollback", "no_such_thing"):
         assert not hasattr(store.file, name)
     store.backend.remove("b")
-    assert all_of(store.faulty) == []
+    assert store.backend.list() == []
     assert [call.op for call in store.faulty.calls] == ["rename", "list", "punch", "sync", "remove", "list"]
     assert store.faulty.calls[0] == Call("rename", "a")
-
-
-def all_of(backend: Any) -> list[Any]:
-    async def collect() -> list[Any]:
-        return [stat async for stat in backend.list()]
-
-    return asyncio.run(collect())

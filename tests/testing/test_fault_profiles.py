@@ -1,4 +1,4 @@
-"""Ready-made faults repeat exactly, for both kinds of backends, and contain all that they promise."""
+"""Ready-made faults repeat exactly, and contain all that they promise."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pagecache.testing.fault_profiles import PROFILES
 from .stores import DATA, Store
 
 
-def outcomes(kind: str, profile: str, seed: int) -> list[object]:
+def outcomes(profile: str, seed: int) -> list[object]:
     """The results of 600 calls, one after another, on a backend that is revived whenever it has died."""
     found: list[object] = []
-    store = Store(kind)
+    store = Store()
     store.faulty.use(FaultPlan.profile(profile, seed))
     for number in range(600):
         if store.faulty.dead:
@@ -41,26 +41,22 @@ def outcomes(kind: str, profile: str, seed: int) -> list[object]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its seed decides, for both kinds of backends; another seed gives others."""
+    """Its seed decides; another seed gives others."""
     pauses: list[float] = []
 
-    async def asleep(seconds: float) -> None:
-        pauses.append(seconds)
-
     monkeypatch.setattr("pagecache.testing.course.time.sleep", pauses.append)
-    monkeypatch.setattr("pagecache.testing.course.asyncio.sleep", asleep)
     runs = []
-    for kind, seed in (("blocking", 3), ("blocking", 3), ("asynchronous", 3), ("blocking", 4)):
+    for seed in (3, 3, 4):
         pauses.clear()
-        runs.append((outcomes(kind, profile, seed), tuple(pauses)))
-    assert runs[0] == runs[1] == runs[2]
-    assert (runs[0] == runs[3]) is (profile == "none")
+        runs.append((outcomes(profile, seed), tuple(pauses)))
+    assert runs[0] == runs[1]
+    assert (runs[0] == runs[2]) is (profile == "none")
 
 
 @pytest.mark.parametrize("profile", ["mild", "nasty", "short", "slow", "flaky", "commits"])
 def test_everything_sent_often_enough_arrives_under_what_goes_away(profile: str) -> None:
     """Each failure says that a retry is worthwhile, and the remainder is sent again."""
-    store = Store("blocking")
+    store = Store()
     store.faulty.use(FaultPlan.profile(profile, 5))
     refused: list[OSError] = []
     for offset in range(0, 100_000, 1000):
@@ -82,6 +78,6 @@ def test_hell_has_all_kinds() -> None:
     rules = PROFILES["hell"]
     for kind in ("dies", "change", "twice", "behind", "longest", "short"):
         assert any(getattr(rule, kind) for rule in rules), kind
-    found = [str(one) for seed in range(8) for one in outcomes("blocking", "hell", seed)]
+    found = [str(one) for seed in range(8) for one in outcomes("hell", seed)]
     for word in ("dead", f"({errno.ENOSPC},", f"({errno.ESTALE},", "goes away", "does not go away", "+1"):
         assert any(word in one for one in found), word
