@@ -83,7 +83,7 @@ $(VENV)/.bench: $(VENV)/.created pyproject.toml
 build: $(VENV)/.built                                                 ## set up .venv and build the extension
 debug-extension: $(DEBUG)/.built                                      ## a second copy with debug checks and sync points
 demo: $(VENV)/.built                                                  ## two stores, with the cache and without, in a minute
-	@$(RUN)/pagecache demo
+	@$(PY) examples/demo.py 24
 demo-fsspec: $(VENV)/.built $(VENV)/.dev                              ## pandas changes a part of a parquet file in its place
 	@$(PY) examples/parquet_row_group.py
 demo-s3: $(VENV)/.built $(VENV)/.dev                                  ## a large object of an S3 server is changed in its place

@@ -1,6 +1,5 @@
 """The command line: each command has one module with its options, its help and its exit status.
 
-    pagecache demo              one job over two stores, with the cache and without, compared byte by byte
     pagecache top [SOCKET...]   the work of running caches, live in a terminal, or once as a table or JSON
     pagecache bench             hits, misses and write-back, measured beside plain files
     pagecache drain SOCKET...   have a running program save everything written so far, and verify it
@@ -20,7 +19,7 @@ call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.back
 
 import click
 
-from pagecache.cli import bench, demo, disk, mount, s3_clean, stress
+from pagecache.cli import bench, disk, mount, s3_clean, stress
 from pagecache.cli.check_backend import command as check_backend_command
 from pagecache.cli.drain import command as drain_command
 from pagecache.cli.top import command as top_command
@@ -29,7 +28,6 @@ from pagecache.cli.top import command as top_command
 COMMANDS: list[click.Command] = [
     bench.bench,
     check_backend_command.check_backend,
-    demo.demo,
     disk.disk,
     drain_command.drain,
     mount.mount,
