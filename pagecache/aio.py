@@ -26,7 +26,6 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .engine.io import barrier
 from .engine.park import Deadline
 from .errors import Key, set_written, written_before
 from .file.cached import Advice, CachedFile
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from .config import Durability
-    from .engine.io.barrier import FileSync
     from .options import AdviceName, OpenMode, OpenOptions
     from .stats import FileStats
     from .volume.volume import Volume
@@ -388,8 +386,7 @@ class AsyncCachedFile:
 
     async def flush(self) -> None:
         """Write dirty data back to the backend and wait for its acknowledgement. No commit."""
-        await self._synced(self._file._begin_flush(), None, "flush")
-        self._file._raise_loss()
+        await self._aside.run("sync", self._file.flush, key=self.key)
 
     async def fsync(
         self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
@@ -400,31 +397,16 @@ class AsyncCachedFile:
         Raises:
             WritebackError, CommitError: it is not, and is still dirty. TimeoutError: the deadline passed; I/O goes on.
         """
-        inode = self._file._inode
-        if inode.volume.level(durability) == "disk" or inode.is_journaled():
-            call = partial(self._file.fsync, timeout=timeout, durability=durability)
-            await self._aside.run("sync", call, key=self.key, timeout=timeout)
-            return
-        sync = self._file._begin_fsync()
-        if sync is not None:
-            await self._synced(sync, timeout, "fsync")
-            inode.set_unclosed(False)  # the writer itself has published the object
-        self._file._raise_loss()
+        deadline = Deadline(self.volume.engine.clock, timeout)
+
+        def save() -> None:
+            self._file.fsync(timeout=deadline.timeout(), durability=durability)
+
+        await self._aside.run("sync", save, key=self.key, timeout=timeout)
 
     async def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit."""
-        await self._synced(self._file._begin_sync_range(offset, length), None, "flush")
-
-    async def _synced(self, sync: FileSync | None, timeout: float | None, what: str) -> None:
-        """Wait until a sync is done."""
-        if sync is None:
-            return
-        deadline = Deadline(sync.file.volume.clock, timeout)
-
-        def drive() -> None:
-            barrier.drive(sync, deadline.timeout(), what)
-
-        await self._aside.run("sync", drive, key=self.key, timeout=timeout)
+        await self._aside.run("sync", partial(self._file.sync_range, offset, length), key=self.key)
 
     # -- the end
 

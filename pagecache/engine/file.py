@@ -214,10 +214,6 @@ class EngineFile(NativeInode):
         assert owner is not None
         return self._part("journaled", lambda: Journaled(self, owner), trouble=False)
 
-    def is_journaled(self) -> bool:
-        """Return whether an fsync at the store has to wait for the journal."""
-        return self.journaled.has_records() or (self.volume.journal is not None and self.volume.journal.owes())
-
     def confirm_saved(self) -> None:
         """Record in the journal that the store has the file."""
         if self.volume.journal is not None:

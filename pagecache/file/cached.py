@@ -379,22 +379,14 @@ class CachedFile(Handle, io.RawIOBase):
         """
         if self._closing or (self.volume.detached and not self.closed):
             return
-        sync = self._begin_flush()
-        if sync is not None:
-            barrier.drive(sync, None, "flush")
-        self._raise_loss()
-
-    def _begin_flush(self) -> barrier.FileSync | None:
         self._check_open()
-        if not self._writable:
-            return None
         inode = self._inode
-        if inode.limits().commit_on_close:
+        if self._writable and inode.limits().commit_on_close:
             inode.refresh_limits()
-            self._inode.pass_background(FOREVER)
-        elif self._inode.has_local() or inode.versions.stale:
-            return barrier.FileSync(inode, commit=False)
-        return None
+            inode.pass_background(FOREVER)
+        elif self._is_unsaved():
+            barrier.drive(barrier.FileSync(inode, commit=False), None, "flush")
+        self._raise_loss()
 
     def fsync(
         self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
@@ -417,21 +409,17 @@ class CachedFile(Handle, io.RawIOBase):
         if self.volume.engine.level(durability) == "disk":
             self._check_open()
             barrier.save(self._inode, timeout)
-        elif (sync := self._begin_fsync()) is not None:
-            barrier.drive(sync, timeout, "fsync")
-            self._inode.confirm_saved()
+        else:
+            self._check_open()
+            if self._inode.removed and self._inode.is_unpublishable():
+                self._inode.volume.check_alive(self.key)
+            else:
+                barrier.drive(barrier.FileSync(self._inode), timeout, "fsync")
+                self._inode.confirm_saved()
         if self._inode.unclosed:
             self._inode.set_unclosed(False)  # the writer itself has published the object
         if self._inode.last_loss > self._loss_cursor:
             self._raise_loss()
-
-    def _begin_fsync(self) -> barrier.FileSync | None:
-        self._check_open()
-        inode = self._inode
-        if inode.removed and inode.is_unpublishable():
-            inode.volume.check_alive(self.key)
-            return None
-        return barrier.FileSync(inode)
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.
@@ -439,16 +427,11 @@ class CachedFile(Handle, io.RawIOBase):
         Raises:
             WritebackError: it failed; it stays dirty.
         """
-        sync = self._begin_sync_range(offset, length)
-        if sync is not None:
-            barrier.drive(sync, None, "flush")
-
-    def _begin_sync_range(self, offset: int, length: int) -> barrier.FileSync | None:
         self._check_open()
         start, end = extent(offset, length, self._inode.size)
-        if start >= end:
-            return None
-        return barrier.FileSync(self._inode, start=start, end=end, commit=False, version=False)
+        if start < end:
+            sync = barrier.FileSync(self._inode, start=start, end=end, commit=False, version=False)
+            barrier.drive(sync, None, "flush")
 
     # -- the end
 

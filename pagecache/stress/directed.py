@@ -38,6 +38,7 @@ from pagecache.testing.faults import ALL
 if TYPE_CHECKING:
     from pagecache.stress.cached import CachedTarget
 
+PRESSED = ("fsync", "sync", "ticket")
 PAGE = 4096
 PAGES = 4
 WRITERS = 2

@@ -16,11 +16,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from pagecache import PageCache
+from pagecache import PageCache, Wait
 from pagecache.stress.history import Broken
 from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
@@ -49,67 +48,31 @@ def called(stacks: dict[str, list[str]]) -> list[str]:
     return list(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Hang:
-    """The report of a hang.
-
-    Attributes:
-        late: a sentence for each worker whose call takes too long.
-        waits: entries of `PageCache.waits`, in JSON form.
-        stacks: name -> lines, of all threads and tasks.
-        transitions: the last ones of the core.
-        broken: the violated invariant of the cache with the finding; empty if all hold.
+def state(late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> str:
+    """Describe the current state, also of a target in another process, without the tester's own threads; threads with
+    equal stacks are grouped, and unavailable parts left out. `late`: a sentence for each worker that hangs.
     """
-
-    late: tuple[str, ...]
-    waits: tuple[dict[str, Any], ...]
-    stacks: dict[str, list[str]]
-    transitions: tuple[str, ...] = ()
-    broken: str = ""
-
-    @classmethod
-    def of(cls, late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> Hang:
-        """Collect the current state, also of a target in another process; unavailable parts are left out."""
-        if (elsewhere := getattr(target, "hang", None)) is not None:
-            found: Hang = elsewhere(late)
-            return found
-        cache = getattr(target, "cache", None)
-        waits: list[dict[str, Any]] = []
-        transitions = broken = ""
-        if cache is not None:
-            with contextlib.suppress(Exception):
-                waits = [wait.to_dict() for wait in cache.waits()]
-            with contextlib.suppress(Exception):
-                transitions = cache.native.trace()
-            broken = checked(cache)
-        return cls(
-            tuple(late),
-            tuple(waits),
-            stacks(loop),
-            tuple(transitions.splitlines()[-SHOWN:]),
-            broken,
-        )
-
-    def describe(self) -> str:
-        """Return all of it as text, without the tester's own threads; threads with equal stacks are grouped."""
-        lines = list(self.late)
-        if self.broken:
-            lines.append(f"the cache is broken: {self.broken}")
-        if calls := called(self.stacks):
-            lines.append(f"calls of your backend that have not returned: {', '.join(calls)}")
-        if self.waits:
-            lines.append("the cache says:")
-            for wait in self.waits:
-                lines.append(f"  {said(wait)}")
-        same: dict[tuple[str, ...], list[str]] = {}
-        for name, frames in self.stacks.items():
-            if not name.removeprefix("thread ").startswith(OWN):
-                same.setdefault(tuple(frames), []).append(name)
-        for stack, names in same.items():
-            lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in stack)]
-        if self.transitions:
-            lines += ["last transitions:", *(f"  {line}" for line in self.transitions)]
-        return "\n".join(lines)
+    if (elsewhere := getattr(target, "hang", None)) is not None:
+        return str(elsewhere(late))
+    cache: Any = getattr(target, "cache", None)
+    found, lines = stacks(loop), list(late)
+    if cache is not None and (broken := checked(cache)):
+        lines.append(f"the cache is broken: {broken}")
+    if calls := called(found):
+        lines.append(f"calls of your backend that have not returned: {', '.join(calls)}")
+    with contextlib.suppress(Exception):
+        waits = [f"  {said(wait)}" for wait in cache.waits()]
+        lines += ["the cache says:", *waits] if waits else []
+    same: dict[tuple[str, ...], list[str]] = {}
+    for name, frames in found.items():
+        if not name.removeprefix("thread ").startswith(OWN):
+            same.setdefault(tuple(frames), []).append(name)
+    for stack, names in same.items():
+        lines += [f"{', '.join(names)}:", *(f"  {frame}" for frame in stack)]
+    with contextlib.suppress(Exception):
+        transitions = cache.native.trace().splitlines()[-SHOWN:]
+        lines += ["last transitions:", *(f"  {line}" for line in transitions)] if transitions else []
+    return "\n".join(lines)
 
 
 def checked(cache: PageCache) -> str:
@@ -123,15 +86,14 @@ def checked(cache: PageCache) -> str:
     return ""
 
 
-def said(wait: dict[str, Any]) -> str:
+def said(wait: Wait) -> str:
     """Describe a wait: waiter, awaited thing, duration and call."""
-    of = f" of {wait['key']!r}" if wait["key"] is not None else ""
-    owner = wait["owner"]
+    of = f" of {wait.key!r}" if wait.key is not None else ""
     owns = ""
-    if owner is not None:
-        at = "" if owner["place"] is None else f", at {owner['place']}"
-        owns = f"; {owner['name']} is in {owner['what']} for {owner['seconds']:.1f} s{at}"
-    return f"{wait['name']} waits for {wait['what']}{of} for {wait['seconds']:.1f} s{owns}"
+    if (owner := wait.owner) is not None:
+        at = "" if owner.place is None else f", at {owner.place}"
+        owns = f"; {owner.name} is in {owner.what} for {owner.seconds:.1f} s{at}"
+    return f"{wait.name} waits for {wait.what}{of} for {wait.seconds:.1f} s{owns}"
 
 
 def stacks(loop: asyncio.AbstractEventLoop | None = None) -> dict[str, list[str]]:
@@ -192,8 +154,7 @@ def overdue(active: dict[int, Activity], now: float, patience: float) -> list[st
 
 def hangs(world: World | None, late: list[str]) -> Broken:
     """Return a failure with the late workers and the state around them; `world`: of a round, if one has begun."""
-    found = Hang.of(late, getattr(world, "target", None), getattr(world, "loop", None))
-    failure = Broken(found.describe(), "hang", hang=found)
+    failure = Broken(state(late, getattr(world, "target", None), getattr(world, "loop", None)), "hang")
     if world is not None:
         failure.happened = narrative(world, failure)  # before the round is torn down
     return failure

@@ -28,7 +28,6 @@ from sortedcontainers import SortedDict
 from pagecache.stress.content import APPENDED, made
 
 if TYPE_CHECKING:
-    from pagecache.stress.hang import Hang
     from pagecache.stress.oracle import Finding
 
 FOREVER = 1 << 62  # end of the last extent
@@ -43,15 +42,12 @@ class Broken(AssertionError):
 
     Attributes:
         finding: the wrong bytes, if there are any.
-        hang: all waits, if there are any.
         happened: the operations around a hang (report.py).
     """
 
-    def __init__(
-        self, text: str, kind: str = "data", *, finding: Finding | None = None, hang: Hang | None = None
-    ) -> None:
+    def __init__(self, text: str, kind: str = "data", *, finding: Finding | None = None) -> None:
         super().__init__(text)
-        self.kind, self.finding, self.hang = kind, finding, hang
+        self.kind, self.finding = kind, finding
         self.happened: tuple[str, ...] | None = None
 
 

@@ -9,14 +9,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Forgetting, NoCrash
-from pagecache.stress.directed import outlived, pressed, withdrawn
+from pagecache.stress.directed import PRESSED, outlived, pressed, withdrawn
 from pagecache.stress.hang import hangs, watchdog
 from pagecache.stress.history import Broken
 from pagecache.stress.killed import Killed, unpicklable
@@ -26,7 +25,7 @@ from pagecache.stress.plan import Plan
 from pagecache.stress.player import Players
 from pagecache.stress.profiles import all_names
 from pagecache.stress.report import Report, exercised, narrative
-from pagecache.stress.script import PRESSED, Script
+from pagecache.stress.script import Script
 from pagecache.stress.targets import Target, UnusableTarget
 from pagecache.stress.world import World, described
 from pagecache.target import Hung, within
@@ -109,7 +108,6 @@ class Run:
         self.begun: Callable[[], None] = lambda: None  # called once, when the target is known to be usable
         self._made = False  # files of a round may be in the target
         self._remarks: list[str] = []
-        self._pressed = ""  # result of the last round's sync beside writers, if it ran
 
     def run(self) -> Report:
         """Run rounds until a failure is found or the time is over."""
@@ -124,7 +122,7 @@ class Run:
         return self._report(failure)
 
     def _round(self) -> Broken | None:
-        self._players, self._pressed, self._latest, self._remarks = None, "", None, []
+        self._players, self._latest, self._remarks = None, None, []
         try:
             target = self._in_time(partial(self._make, self.plan, self.number))
         except Hung:
@@ -203,21 +201,14 @@ class Run:
         return self.plan.crash_of(self.number) != "none"
 
     def _press(self, world: World, target: Target) -> None:
-        """Run the final checks: a sync beside writers, if the target has one, and those outside of a script's
-        vocabulary.
-        """
-        script = self.plan.script
-        kind = PRESSED[world.number % len(PRESSED)] if script is None else script.pressed
-        if not kind:
+        """Run the final checks of a cache, which a script does not have."""
+        if self.plan.script is not None or not isinstance(target, CachedTarget):
             return
-        if isinstance(target, CachedTarget):
-            self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
-            self._pressed = kind
-            self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
-            for play in (outlived, withdrawn) if script is None and not self._crashes() else ():
-                self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
-        elif script is not None:
-            self.skipped["sync beside writers"] = "it counts requests of a cache, and here is none"
+        self._bounded(world, "closing shared objects", world.shared.end)  # a reconnect finds objects by their names
+        kind = PRESSED[world.number % len(PRESSED)]
+        self._bounded(world, "a sync beside writers", partial(pressed, world, target, kind))
+        for play in (outlived, withdrawn) if not self._crashes() else ():
+            self._bounded(world, f"the check {play.__name__!r}", partial(play, world, target))
 
     def _in_time(self, call: Callable[[], T]) -> T:
         """Return the result of a call. Raises: Hung: it hangs."""
@@ -287,7 +278,7 @@ class Run:
         """
         if self._players is None or not self._players.stirs:
             return None
-        return replace(self._players.script(planned=self._crashes()), pressed=self._pressed)
+        return self._players.script(planned=self._crashes())
 
     def _report(self, failure: Broken | None) -> Report:
         """Return the report. Its replay repeats the run from the failed round on."""
@@ -306,8 +297,7 @@ class Run:
         steps = failure.happened  # in the process that found it
         if steps is None:
             steps = () if self._latest is None else narrative(self._latest, failure)
-        hang = {} if failure.hang is None else asdict(failure.hang)
-        fields |= {"kind": failure.kind, "hung": failure.kind == "hang", "steps": steps, "hang": hang}
+        fields |= {"kind": failure.kind, "hung": failure.kind == "hang", "steps": steps}
         return Report(ok=False, story=story, **fields)
 
 

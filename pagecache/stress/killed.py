@@ -35,7 +35,7 @@ from typing import Any, cast
 from pagecache.errors import set_written
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.crash import Crash
-from pagecache.stress.hang import Hang
+from pagecache.stress.hang import state
 from pagecache.stress.history import Broken
 from pagecache.stress.naming import maker
 from pagecache.stress.plan import Plan
@@ -181,16 +181,15 @@ class Child:
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-STDERR_MAX:].strip()
 
-    def hang(self, late: Sequence[str]) -> Hang:
+    def hang(self, late: Sequence[str]) -> str:
         """Return where it hangs; if it says nothing, the stacks that it writes when it is aborted."""
         with contextlib.suppress(OSError, EOFError):
             self.spare.send(("hang", (list(late),)))
             if self.spare.poll(ASKED):
-                found: Hang = self.spare.recv()[1]
-                return found
+                return str(self.spare.recv()[1])
         self._process.send_signal(signal.SIGABRT)
         self._process.wait(START)
-        return Hang(tuple(late), (), {"its threads": self.errors().splitlines()})
+        return "\n".join([*late, "its threads:", self.errors()])
 
     def kill(self) -> None:
         """Kill it, and wait for its end."""
@@ -278,7 +277,7 @@ def serve(connection: Connection, target: CachedTarget) -> None:
         except EOFError:
             os._exit(0)
         try:
-            call = partial(Hang.of, target=target, loop=None) if name == "hang" else getattr(target, name)
+            call = partial(state, target=target, loop=None) if name == "hang" else getattr(target, name)
             answer = (True, call(*arguments), None)
         except (OSError, ValueError, AssertionError) as error:
             answer = (False, error, getattr(error, "characters_written", None))

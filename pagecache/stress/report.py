@@ -33,7 +33,6 @@ class Report:
         kind: of the failure: "data", "error", "hang", "check" or "crash"; "" without one.
         hung: threads that wait for something were left behind.
         steps: events that concern the wrong bytes, in order, a sentence each.
-        hang: all waits: see hang.py.
     """
 
     ok: bool
@@ -45,7 +44,6 @@ class Report:
     kind: str = ""
     hung: bool = False
     steps: tuple[str, ...] = ()
-    hang: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it in JSON form."""

@@ -6,7 +6,6 @@ removed.
       threads    for each worker that is a thread: its stirs; a stir is the operations between two rests
       tasks      the stirs of each worker that is a task
       repeat     how often each stir is played before its rest
-      pressed    "fsync", "sync" or "ticket": called beside writers that never stop, after the last rest; "": none
 
 In a replay it is JSON that a person can read and change: an operation has the fields of `profiles.Operation`, without
 those that have their usual value. Written bytes, faults and settings of the cache still depend on seed and round.
@@ -35,7 +34,6 @@ EXTRA_MAX = (1 << 16) - 1  # the range drawn by `profiles.operations`
 Stir = tuple[Operation, ...]
 Worker = tuple[Stir, ...]
 
-PRESSED = ("fsync", "sync", "ticket")
 USUAL = {field.name: field.default for field in dataclasses.fields(Operation)}
 REQUIRED = ("kind", "file")
 
@@ -48,7 +46,6 @@ class Script:
     threads: tuple[Worker, ...]
     tasks: tuple[Worker, ...] = ()
     repeat: int = 1
-    pressed: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.contents) <= FILES_MAX:
@@ -56,8 +53,6 @@ class Script:
         for number, length in enumerate(self.contents):
             whole(length, f"script.contents[{number}]", 0, BYTES_MAX)
         whole(self.repeat, "script.repeat", 1, REPEAT_MAX)
-        if self.pressed not in ("", *PRESSED):
-            raise ValueError(f"script.pressed: {self.pressed!r} is not one of {', '.join(PRESSED)}, or empty")
         if not self.workers:
             raise ValueError("script.threads: none, and script.tasks: none: nothing would run")
         if not self.stirs:
@@ -117,7 +112,7 @@ class Script:
             "repeat": self.repeat,
             "threads": each(self.threads),
             "tasks": each(self.tasks),
-        } | ({"pressed": self.pressed} if self.pressed else {})
+        }
 
     @classmethod
     def from_dict(cls, document: object) -> Script:
@@ -140,7 +135,7 @@ class Script:
             for name in ("threads", "tasks")
         )
         contents = listed(document.get("contents", []), "script.contents", lambda length, _at: length)
-        return cls(contents, threads, tasks, document.get("repeat", 1), document.get("pressed", ""))
+        return cls(contents, threads, tasks, document.get("repeat", 1))
 
 
 def plain(operation: Operation) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class Shrinking:
 
     def _fails(self, script: Script, tries: int = 0, **settings: Any) -> bool:
         """Return whether a candidate fails in one of its tries; it is the smallest then."""
-        key = (script.contents, script.threads, script.tasks, script.pressed, *sorted(settings.items()))
+        key = (script.contents, script.threads, script.tasks, *sorted(settings.items()))
         if key in self._refused:
             return False
         for repeat in self._repeats(script, tries):
@@ -219,13 +219,9 @@ class Shrinking:
     # -- passes
 
     def _simpler(self) -> Iterator[tuple[Script, dict[str, Any]]]:
-        """Yield candidates: without the sync beside writers, or that alone; without faults and crashes; with threads in
-        place of tasks; and by a single worker. If that fails too, the order of threads does not matter.
+        """Yield candidates: without faults and crashes; with threads in place of tasks; and by a single worker. If that
+        fails too, the order of threads does not matter.
         """
-        if self.script.pressed:
-            yield replace(self.script, pressed=""), {}
-            if self.script.pressed:
-                yield replace(self.script, threads=(((),),), tasks=()), {}
         for name, values in SIMPLER.items():
             for number, value in enumerate(values):
                 if getattr(self.plan, name) not in values[: number + 1]:
@@ -257,12 +253,8 @@ class Shrinking:
         script = self.script
         again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
         few = f"{counted(len(script), 'operation')} of {counted(len(script.workers), 'worker')}"
-        if script.pressed:
-            sync = f"{script.pressed} beside writers that never stop"
-            few = f"{few} and then {sync}" if len(script) else sync
         lines = [
-            f"{few} {'is' if len(script) == (not script.pressed) else 'are'} enough{again} "
-            f"(there were {before[0]} of {before[1]})",
+            f"{few} {'is' if len(script) == 1 else 'are'} enough{again} (there were {before[0]} of {before[1]})",
             *([f"stopped after {self._seconds:g} s; more --shrink-time may make it smaller"] if stopped else []),
             *(f"  {line}" for line in self.report.steps),
             self.report.story,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,7 +70,7 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
     ("document", "complaint"),
     [
         ([], r"script: \[\] is not an object with contents and threads"),
-        ({"content": [0]}, r"script: content is not one of contents, pressed, repeat, tasks, threads"),
+        ({"content": [0]}, r"script: content is not one of contents, repeat, tasks, threads"),
         ({"contents": [], "threads": [[[WRITE]]]}, r"script\.contents: 0 files, not 1 to 1024"),
         ({"contents": [-1], "threads": [[[WRITE]]]}, r"script\.contents\[0\]: -1 is not at least 0"),
         ({"contents": 7, "threads": [[[WRITE]]]}, r"script\.contents: 7 is not a list"),
@@ -81,10 +80,6 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
         ({"contents": [0], "threads": [[["write"]]]}, r"script\.threads\[0\]\[0\]\[0\]: 'write' is not an operation"),
         ({"contents": [0], "threads": [[[{"kind": "fsync"}]]]}, r"\[0\]: it has no file"),
         ({"contents": [0], "threads": [[[WRITE]]], "repeat": 0}, r"script\.repeat: 0 is not at least 1"),
-        (
-            {"contents": [0], "threads": [[[]]], "pressed": "flush"},
-            r"script\.pressed: 'flush' is not one of fsync, sync, ticket, or empty",
-        ),
     ],
 )
 def test_an_invalid_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
@@ -134,27 +129,7 @@ def test_the_operations_of_a_seed_become_a_script_that_does_the_same() -> None:
         script = run.script()
         writes.append(made[0].writes)
     assert script is not None
-    assert (len(script), script.pressed) == (90, "fsync")
+    assert len(script) == 90
     workers = [[call for call in calls if call not in BESIDE] for calls in writes]
     assert workers[1]
     assert workers[0] == workers[1]
-
-
-def test_a_script_ends_with_the_sync_beside_writers_that_it_names() -> None:
-    """It survives JSON."""
-    script = Script((0,), (((Operation("fsync", 0),),),), pressed="ticket")
-    plan = Plan(seed=1, script=script, **SMALL)
-    assert Plan.from_replay(json.loads(readable({"version": 1, "plan": plan.to_dict()}))) == plan
-    run = Run(plan)
-    report = run.run()
-    assert report.ok, report.story
-    assert report.counters["syncs beside writers"] == 1
-    assert run.script() == script
-
-
-def test_a_path_has_no_sync_beside_writers(tmp_path: Path) -> None:
-    """The error says so."""
-    script = Script((0,), (((Operation("fsync", 0),),),), pressed="fsync")
-    report = Run(Plan(seed=1, script=script, **SMALL), f"path:{tmp_path}").run()
-    assert report.ok, report.story
-    assert "here is none" in report.skipped["sync beside writers"]

@@ -159,19 +159,6 @@ class NoLastFsync(CachedTarget):
         super().fsync(file, way)
 
 
-def test_a_finding_of_the_sync_beside_writers_shrinks_to_that() -> None:
-    """It is a part of the script, and needs no operation of a worker."""
-    plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
-    assert not Run(plan, make=over(NoLastFsync)).run().ok
-    shrunk = shrink(plan, seconds=LONG, make=over(NoLastFsync))
-    assert shrunk.report.kind == "error"
-    assert shrunk.story.startswith("fsync beside writers that never stop is enough (there were "), shrunk.story
-    small = Plan.from_replay(shrunk.report.replay)
-    assert small.script is not None
-    assert (small.script.pressed, len(small.script), small.files) == ("fsync", 0, 1)
-    assert Run(small, make=over(NoLastFsync)).run().kind == "error"
-
-
 def test_a_finding_without_an_operation_is_not_shrunk() -> None:
     """The report says so, and shows nothing that does not fail."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
