@@ -7,26 +7,9 @@ import click
 from pagecache.cli.usage import WrongUsage
 
 
-def _show_features(context: click.Context, option: click.Parameter, requested: bool) -> None:
-    if requested and not context.resilient_parsing:
-        from pagecache.fuse.features import features
-
-        for line in features():
-            click.echo(line)
-        context.exit()
-
-
 @click.command(short_help="Mount a backend as a file system")
 @click.argument("url")
 @click.argument("directory")
-@click.option(
-    "--features",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_show_features,
-    help="Print the features of this build, of libfuse and of the kernel; mount nothing.",
-)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, and print progress on stderr.")
 @click.option("-o", "words", metavar="WORD,...", multiple=True, help="Options of mount(8) (repeatable).")
 @click.option("--capacity", metavar="SIZE", help="Capacity of the cache.  [default: 256MiB]")

@@ -209,7 +209,3 @@ class Loop:
         and files that are being changed, now.
         """
         return self._native.counts()
-
-    def features(self) -> dict[str, int]:
-        """Return the features of libfuse and the kernel: see `pagecache mount --features`."""
-        return self._native.features()

@@ -198,17 +198,11 @@ class NativeLoop:
         _fuse.lib.pc_loop_stop(self._l, unmount)
 
     def counts(self) -> dict[str, int]:
-        counts = self._filled("counts")
+        out = _fuse.ffi.new("struct pc_loop_counts *")
+        _fuse.lib.pc_loop_counts(self._l, out)
+        counts = {field: int(getattr(out, field)) for field, _ in _fuse.ffi.typeof(out).item.fields}
         counts["asked"] = counts.pop("submitted")
         return counts
-
-    def features(self) -> dict[str, int]:
-        return self._filled("features")
-
-    def _filled(self, name: str) -> dict[str, int]:
-        out = _fuse.ffi.new(f"struct pc_loop_{name} *")
-        getattr(_fuse.lib, f"pc_loop_{name}")(self._l, out)
-        return {field: int(getattr(out, field)) for field, _ in _fuse.ffi.typeof(out).item.fields}
 
     def check(self) -> str:
         """Return a violation of the table of names; "": none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import mmap
 import os
 import shutil
 import signal
@@ -23,8 +24,9 @@ from typing import Self
 
 import pytest
 
+from pagecache import PageCache
+from pagecache.fuse import Loop, Server
 from pagecache.fuse.errnos import errno_of
-from pagecache.fuse.features import SHARED_MAPPINGS, features
 from pagecache.fuse.serving import why_cannot_serve
 from pagecache.observe.client import ask
 
@@ -55,7 +57,18 @@ def why_no_mounts() -> str:
 
 @functools.cache
 def _maps_shared_with_direct_io() -> bool:
-    return f"{SHARED_MAPPINGS}: yes" in features()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PageCache("1MiB") as cache,
+        Loop(Server(cache.attach("memory:")), folder, timeout=10.0, direct_io=True),
+        open(os.path.join(folder, "file"), "w+b", buffering=0) as file,
+    ):
+        file.truncate(mmap.PAGESIZE)
+        try:
+            mmap.mmap(file.fileno(), mmap.PAGESIZE).close()
+        except OSError:
+            return False
+    return True
 
 
 def maps_shared(options: Sequence[str]) -> bool:

@@ -265,13 +265,6 @@ def test_without_the_extension_nothing_can_be_mounted(
     assert raises(OSError, Loop, Server(volume), mnt, match="it is not there").errno == errno.ENOSYS
 
 
-def test_features_are_reported(tmp_path: Path) -> None:
-    output = run(sys.executable, "-m", "pagecache", "mount", "--features")
-    assert "loop in C: built" in output
-    assert "largest write: " in output
-    assert "write-back cache" in output
-
-
 def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path, store: Path) -> None:
     """It was there when the directory was opened, and is gone when the kernel reads on."""
     names = [f"{number:03}{'x' * 200}" for number in range(300)]

@@ -124,13 +124,6 @@ struct pc_loop_options {
 	uint8_t acls;   /* the kernel checks POSIX ACLs, which it reads as extended attributes */
 };
 
-/* Features of library and kernel, and those in use; `capable` and `want` are FUSE_CAP_*. */
-struct pc_loop_features {
-	uint32_t library, proto_major, proto_minor, capable, want, max_write, max_read, max_readahead, max_background;
-	uint8_t initialized, parallel_writes_built;
-	uint8_t direct_mmap_built, direct_mmap; /* files with direct I/O can be mapped shared; the kernel agreed */
-};
-
 /* Requests so far. */
 struct pc_loop_counts {
 	uint64_t reads, writes, getattrs; /* answered without a handler */
@@ -147,7 +140,6 @@ int pc_loop_ended_fd(struct pc_loop *l);
 bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns);
 void pc_loop_stop(struct pc_loop *l, bool unmount);
 bool pc_loop_free(struct pc_loop *l);
-void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out);
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out);
 const char *pc_loop_check(struct pc_loop *l);
 

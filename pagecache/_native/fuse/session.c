@@ -99,10 +99,7 @@ struct pc_loop *pc_loop_new(const void *hit_calls, const struct pc_loop_options 
 /* Linux 6.6 and newer allow shared mappings of files with direct I/O to servers that request it in the reply to INIT.
  * libfuse 3.17 and newer have an option for that. libfuse 3.13 to 3.16 let the reply pass through this code, which adds
  * the flag. Older ones have neither, and mmap(2) fails with ENODEV as on older kernels. */
-#if defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP) || FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
-#define PC_DIRECT_MMAP 1
-#endif
-#if defined(PC_DIRECT_MMAP) && !defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP)
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13) && !defined(FUSE_CAP_DIRECT_IO_ALLOW_MMAP)
 
 /* Constants of the protocol, which older <linux/fuse.h> lack. */
 enum { OP_INIT = 26, INIT_EXT = 1 << 30, DIRECT_IO_ALLOW_MMAP = 1 << (36 - 32) };
@@ -130,8 +127,8 @@ static ssize_t request_read(int fd, void *buffer, size_t size, void *loop)
 	struct pc_loop *l = loop;
 	const struct init_request *init = buffer;
 	ssize_t n = read(fd, buffer, size);
-	if (!l->features.initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT &&
-	    init->flags & INIT_EXT && init->flags2 & DIRECT_IO_ALLOW_MMAP)
+	if (!l->initialized && n >= (ssize_t)sizeof(*init) && init->opcode == OP_INIT && init->flags & INIT_EXT &&
+	    init->flags2 & DIRECT_IO_ALLOW_MMAP)
 		l->init_unique = init->unique;
 	return n;
 }
@@ -150,13 +147,7 @@ static ssize_t reply_write(int fd, struct iovec *parts, int count, void *loop)
 	reply.flags |= INIT_EXT;
 	reply.flags2 |= DIRECT_IO_ALLOW_MMAP;
 	struct iovec with[] = {parts[0], {&reply, sizeof(reply)}};
-	ssize_t n = writev(fd, with, 2);
-	if (n >= 0) {
-		pthread_mutex_lock(&l->lock);
-		l->features.direct_mmap = 1;
-		pthread_mutex_unlock(&l->lock);
-	}
-	return n;
+	return writev(fd, with, 2);
 }
 
 static int pass_replies(struct pc_loop *l)
@@ -195,25 +186,12 @@ void pc_session_begun(void *loop, struct fuse_conn_info *connection)
 	connection->time_gran = 1;
 	if (l->options.acls)
 		connection->want |= connection->capable & FUSE_CAP_POSIX_ACL;
-	bool direct_mmap = false;
 #ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
-	direct_mmap = l->options.direct_io && connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
-	if (direct_mmap)
-		connection->want |= FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
+	if (l->options.direct_io)
+		connection->want |= connection->capable & FUSE_CAP_DIRECT_IO_ALLOW_MMAP;
 #endif
 	pthread_mutex_lock(&l->lock);
-	l->features = (struct pc_loop_features){
-		.proto_major = connection->proto_major,
-		.proto_minor = connection->proto_minor,
-		.capable = (u32)connection->capable,
-		.want = (u32)connection->want,
-		.max_write = connection->max_write,
-		.max_read = connection->max_read,
-		.max_readahead = connection->max_readahead,
-		.max_background = connection->max_background,
-		.initialized = 1,
-		.direct_mmap = direct_mmap,
-	};
+	l->initialized = true;
 	pthread_mutex_unlock(&l->lock);
 }
 
@@ -265,7 +243,7 @@ static void *worker_main(void *argument)
 		if (n <= 0)
 			break;
 		fuse_session_process_buf(l->session, &w->buf);
-		if (alone && l->features.initialized) {
+		if (alone && l->initialized) {
 			alone = false;
 			others_start(l);
 		}
@@ -352,20 +330,6 @@ bool pc_loop_free(struct pc_loop *l)
 	if (!used)
 		release(l);
 	return !used;
-}
-
-void pc_loop_features(struct pc_loop *l, struct pc_loop_features *out)
-{
-	pthread_mutex_lock(&l->lock);
-	*out = l->features;
-	pthread_mutex_unlock(&l->lock);
-	out->library = (u32)fuse_version();
-#ifdef PC_PARALLEL_WRITES
-	out->parallel_writes_built = 1;
-#endif
-#ifdef PC_DIRECT_MMAP
-	out->direct_mmap_built = 1;
-#endif
 }
 
 /* Check the tables of the loop. Return: NULL; else a description of the mistake. */

@@ -108,7 +108,7 @@ struct pc_loop {
 	struct worker workers[PC_WORKERS_MAX];
 	u32 nr_workers;
 	u8 mounted, started, serving; /* started: the clock thread runs; serving: workers too */
-	struct pc_loop_features features;
+	bool initialized;
 	_Atomic u64 init_unique; /* of the first request, until it is answered (session.c) */
 };
 
