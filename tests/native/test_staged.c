@@ -50,10 +50,7 @@ TEST(check_the_map_equals_an_array_of_bytes)
 		}
 		compare(i, in);
 		pc_inode_leaf_lock(i);
-		if (draw(2))
-			pc_staged_clear(i);
-		else
-			pc_staged_cut(i, 0, ALL);
+		pc_staged_cut(i, 0, ALL);
 		pc_inode_leaf_unlock(i);
 		EQUAL(i->staged.stamp, PC_STAMP_NONE);
 		EQUAL(cache_usage().staged_map_bytes, 0);
@@ -85,7 +82,7 @@ TEST(check_the_map_is_bounded)
 	see(40 * PAGE, PAGE, 1);
 	SOUND(&rig);
 	pc_inode_leaf_lock(i);
-	pc_staged_clear(i);
+	pc_staged_cut(i, 0, ALL);
 	pc_inode_leaf_unlock(i);
 }
 

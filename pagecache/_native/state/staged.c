@@ -60,14 +60,6 @@ bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end)
 	return any;
 }
 
-/* S is empty: committed. Context: leaf lock, or an inode that no other thread can reach. */
-void pc_staged_clear(struct pc_inode *i)
-{
-	u64 before = pc_staged_bytes(i);
-	pc_map_clear(i->cache, &i->staged.map);
-	changed(i, before);
-}
-
 /* [pos, end) is about to enter S beside a commit, which does not have it. Context: leaf lock. Return: false: no memory. */
 bool pc_staged_beside(struct pc_inode *i, u64 pos, u64 end, u64 stamp)
 {
