@@ -324,7 +324,7 @@ class CachedTarget(Target):
 
     @property
     def refused(self) -> frozenset[int]:
-        return self._refused_before | self.faults.faults.refused
+        return self._refused_before | self.faults.refused
 
     @property
     def contested(self) -> frozenset[int]:

@@ -236,7 +236,7 @@ class Forgetting(Crash):
                 self._recover_in_vain(power)
             self._start_again(players)
             return
-        self._target.faults.faults.die(Rule(dies=True).exception)
+        self._target.faults.die(Rule(dies=True).exception)
         self._abort()
         if power is not None:
             power.calm()

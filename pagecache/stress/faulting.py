@@ -209,7 +209,7 @@ class Faulting:
         try:
             self._volume.reconnect(self._backend, fenced=fenced)
         except OSError:
-            self._backend.faults.die(Rule(dies=True).exception)
+            self._backend.die(Rule(dies=True).exception)
             raise
         self.repairs["deaths survived"] += 1
 

@@ -10,48 +10,52 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import inspect
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partialmethod
 from typing import Any
+from weakref import WeakSet
 
 from ..backends.passing import PassingFile, SlowBackend
-from ..backends.plain import PlainBackend
+from ..backends.plain import PlainBackend, given
 from ..backends.protocol import Backend, BackendFile, ObjectStat
-from ..errors import Key
-from .course import Faults
-from .faults import Call, FaultPlan, Rule
+from ..errors import BackendError, Key
+from .faults import Answer, Call, FaultPlan, Rule, draw
+from .gate import Gate
 
 Buffers = Sequence[memoryview]
+CarryOut = Callable[[Buffers], Any]
 
 
 class _FaultyFile(PassingFile):
     """A file of a faulty backend."""
 
-    def __init__(self, inner: Any, faults: Faults, key: Key) -> None:
+    def __init__(self, inner: Any, backend: FaultyBackend, key: Key) -> None:
         super().__init__(inner)
-        self._faults = faults
+        self._backend = backend
         self._key = key
-        self.life = faults.life
+        self.life = backend.life
         self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
-        faults.follow(self)
-
-    def renamed(self, name: Key | None) -> None:
-        self.name = name
+        backend.follow(self)
 
     def _call(self, op: str, method: str, *args: Any) -> Any:
         carry_out = getattr(self.inner, method)
-        return self._faults.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self)
+        return self._backend.run(Call(op, self._key, *args), lambda _: carry_out(*args), (), self)
 
     def _transfer(self, op: str, method: Callable[..., Any], offset: int, buffers: Buffers) -> Any:
         logged = Call(op, self._key, offset, sum(map(len, buffers)), len(buffers))
-        return self._faults.run(logged, lambda given: method(offset, given), buffers, self)
+        return self._backend.run(logged, lambda given: method(offset, given), buffers, self)
 
     def stat(self) -> Any:
         def carry_out(_: Buffers) -> ObjectStat:
-            return self._faults.stat(self.name, self.inner.stat())
+            return self._backend.stated(self.name, self.inner.stat())
 
-        return self._faults.run(Call("stat", self._key), carry_out, (), self)
+        return self._backend.run(Call("stat", self._key), carry_out, (), self)
 
     def read_into(self, offset: int, buffers: Buffers) -> Any:
         return self._transfer("read", self.inner.read_into, offset, buffers)
@@ -64,9 +68,9 @@ class _FaultyFile(PassingFile):
 
     def commit(self) -> Any:
         def carry_out(_: Buffers) -> str | None:
-            return self._faults.version(self.name, self.inner.commit())
+            return self._backend.version(self.name, self.inner.commit())
 
-        return self._faults.run(Call("commit", self._key), carry_out, (), self)
+        return self._backend.run(Call("commit", self._key), carry_out, (), self)
 
     _punch_hole = partialmethod(_call, "punch", "punch_hole")
     _next_data = partialmethod(_call, "next_data", "next_data")
@@ -76,6 +80,9 @@ class _FaultyFile(PassingFile):
 
 class FaultyBackend(SlowBackend):
     """A backend with faults around `inner`. Thread-safe.
+
+    All state is here, under one lock, which is held briefly and never across a wait. A dead backend refuses all calls,
+    and passes closes of files on.
 
     Args:
         inner: does the work.
@@ -95,30 +102,274 @@ class FaultyBackend(SlowBackend):
             raise TypeError(f"inner: {inner!r} is asynchronous")
         if isinstance(plan, str):
             plan = FaultPlan.profile(plan, seed)
-        self.faults = Faults(FaultPlan(plan.rules, seed) if seed else plan, self.inner)
+        self.calls: builtins.list[Call] = []  # in the order of arrival
+        self.kept_buffers: builtins.list[memoryview] = []  # by rules with `keep`
+        self.refused: set[int] = set()  # errnos that the inner backend itself marks as worth a retry
+        self._died = threading.Event()
+        self._changed = threading.Condition()
+        self._death: Callable[[Key | None], BaseException] | None = None
+        self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
+        self._inside: Counter[int] = Counter()  # life -> running calls
+        self._versions: Counter[Key] = Counter()
+        self._files: WeakSet[_FaultyFile] = WeakSet()
+        # Gates of held calls, with the number of results that they wait for.
+        self._behind: builtins.list[tuple[Gate, builtins.list[int]]] = []
+        self.use(FaultPlan(plan.rules, seed) if seed else plan)
 
-    @property
-    def calls(self) -> list[Call]:
-        """Return every call so far, in the order of arrival."""
-        return self.faults.calls
+    def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
+        """Replace the faults; counting starts anew. `use([])` repairs everything but death.
 
-    @property
-    def kept_buffers(self) -> list[memoryview]:
-        """Return the buffers that rules with `keep` kept."""
-        return self.faults.kept_buffers
+        A running call ends as its rule decided, but the rule no longer makes the backend die.
+        """
+        with self._changed:
+            self._plan = plan if isinstance(plan, FaultPlan) else FaultPlan(tuple(plan))
+            self._matched: Counter[int] = Counter()  # number of a rule -> matching calls
+            self._fired: Counter[int] = Counter()
+            self._made: Counter[Call] = Counter()
 
     @property
     def dead(self) -> bool:
         """Return whether every call is refused, since a rule with `dies` fired."""
-        return self.faults.died.is_set()
+        return self._died.is_set()
 
     def wait_dead(self, timeout: float | None = None) -> bool:
         """Wait until the backend is dead, at most `timeout` seconds; return whether it is."""
-        return self.faults.died.wait(timeout)
+        return self._died.wait(timeout)
 
-    def revive(self) -> None:
-        """Accept calls again: for `Volume.reconnect` with this backend."""
-        self.faults.revive()
+    def calls_of(self, *operations: str) -> builtins.list[Call]:
+        """Return the logged calls of these operations."""
+        return [call for call in self.calls.copy() if call.op in operations]
+
+    def clear_calls(self) -> None:
+        """Clear the log; rules keep their counts."""
+        self.calls.clear()
+
+    # -- calls of the protocol
+
+    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
+        def carry_out(_: Buffers) -> BackendFile:
+            return _FaultyFile(self.inner.open(key, create=create, exclusive=exclusive), self, key)
+
+        opened: BackendFile = self.run(Call("open", key), carry_out)
+        return opened
+
+    def stat(self, key: Key) -> Any:
+        """Return the status of an object, with the version of foreign changes."""
+        return self.run(Call("stat", key), lambda _: self.stated(key, self.inner.stat(key)))
+
+    def remove(self, key: Key) -> None:
+        def carry_out(_: Buffers) -> None:
+            self.inner.remove(key)
+            self.renamed(key, None)
+
+        self.run(Call("remove", key), carry_out)
+
+    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
+        def carry_out(_: Buffers) -> None:
+            self.inner.rename(src, dst, replace=replace)
+            self.renamed(src, dst)
+
+        self.run(Call("rename", src), carry_out)
+
+    def sync(self) -> None:
+        self.run(Call("sync"), lambda _: self.inner.sync())
+
+    def close(self) -> None:
+        self.run(Call("close"), lambda _: self.inner.close())
+
+    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
+        found: builtins.list[ObjectStat] = self.run(
+            Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix))
+        )
+        return [self.stated(stat.key, stat) for stat in found]
+
+    # -- deciding
+
+    def _decide(self, call: Call) -> tuple[int, Rule | None, float]:
+        """Log the call and find the rule that fires; return the current life, the rule, and a random number for its
+        choices.
+
+        Raises:
+            OSError: the backend is dead.
+        """
+        with self._changed:
+            self.calls.append(call)
+            if self._death is not None:
+                raise self._death(call.key)
+            self._made[call] += 1
+            firing, random = None, 0.0
+            for number, rule in enumerate(self._plan.rules):
+                if rule.matches(call):
+                    self._matched[number] += 1
+                    if firing is None and self._fires(number, rule, call):
+                        self._fired[number] += 1
+                        firing, random = rule, draw(self._plan.seed, number, call, self._made[call], "how much")
+            return self._lives, firing, random
+
+    def _fires(self, number: int, rule: Rule, call: Call) -> bool:
+        if rule.nth is not None:
+            wanted = (rule.nth,) if isinstance(rule.nth, int) else rule.nth
+            if self._matched[number] not in wanted:
+                return False
+        if rule.times is not None and self._fired[number] >= rule.times:
+            return False
+        if rule.spells is not None:
+            every, length = rule.spells
+            begin = int(draw(self._plan.seed, number, "spell") * every)
+            if (self._matched[number] - 1 - begin) % every >= length:
+                return False
+        return rule.chance >= 1.0 or draw(self._plan.seed, number, call, self._made[call]) < rule.chance
+
+    # -- one call
+
+    @property
+    def life(self) -> int:
+        """Return the number of fences so far."""
+        return self._lives
+
+    def run(self, call: Call, carry_out: CarryOut, buffers: Buffers = (), file: _FaultyFile | None = None) -> Any:
+        """Make a call under the rules, and return its result.
+
+        Args:
+            call: for the log.
+            carry_out: calls the inner object, with the buffers that the rule leaves.
+            buffers: of the call.
+            file: that is called.
+
+        Raises:
+            OSError: the backend is dead.
+        """
+        try:
+            life, rule, random = self._decide(call)
+        except OSError:
+            if call.op == "close" and file is not None:  # with the connection the store's side of the file ends
+                carry_out(buffers)
+            raise
+        life = life if file is None else file.life
+
+        def carried(buffers: Buffers) -> Any:
+            with self._changed:
+                if life != self._lives and call.op != "close":  # a close changes nothing, and frees memory
+                    raise OSError(errno.ENOTCONN, "the backend was fenced off", call.key)
+                self._inside[life] += 1
+            try:
+                return carry_out(buffers)
+            except BackendError as error:
+                if error.retry and error.errno is not None:
+                    self.refused.add(error.errno)
+                raise
+            finally:
+                with self._changed:
+                    self._inside[life] -= 1
+                    self._changed.notify_all()
+
+        try:
+            return carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers)
+        finally:
+            self._answered()
+
+    def _ruled(self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Buffers) -> Any:
+        if rule.delay:
+            time.sleep(rule.seconds(random))
+        if rule.gate is not None:
+            rule.gate.enter()
+        name = call.key if file is None else file.name
+        if callable(rule.change) and name is not None:
+            rule.change(given(self.inner), name)
+        elif rule.change and name is not None:
+            self.change(name)
+        if rule.keep:
+            self.kept_buffers.extend(buffers)
+        if rule.fails and not rule.done:
+            raise self._failure(rule, call)
+        if rule.short is not None and buffers:
+            buffers = _first(buffers, rule.length(call.length or 0))
+        # With no bytes to carry there is no call: the result is the 0 that the rule wants.
+        nothing = rule.short is not None and call.length and not buffers
+        result = 0 if nothing else carried(buffers)
+        if rule.twice and not nothing:
+            result = carried(buffers)
+        if rule.fails:
+            raise self._failure(rule, call)
+        if rule.behind:
+            self._held_behind(rule)
+        return rule.answer.of(call, result) if isinstance(rule.answer, Answer) else rule.answer
+
+    def _failure(self, rule: Rule, call: Call) -> BaseException:
+        with self._changed:
+            # Otherwise the fault was removed while the call ran.
+            if rule.dies and any(rule is one for one in self._plan.rules):
+                self.die(rule.exception)
+        return rule.exception(call.key)
+
+    # -- answers out of order
+
+    def _held_behind(self, rule: Rule) -> None:
+        held = (Gate(), [rule.behind])
+        with self._changed:
+            self._behind.append(held)
+        try:
+            held[0].enter(rule.within)
+        finally:
+            with self._changed:
+                if held in self._behind:
+                    self._behind.remove(held)
+
+    def held(self) -> int:
+        """Return the number of completed calls that wait for later ones."""
+        with self._changed:
+            return len(self._behind)
+
+    def _answered(self) -> None:
+        """Count a result for the calls that wait for later ones."""
+        with self._changed:
+            for gate, left in self._behind:
+                left[0] -= 1
+                if left[0] <= 0:
+                    gate.release()
+
+    # -- foreign changes
+
+    def change(self, key: Key) -> None:
+        """Give the object another version from now on, as if a foreign writer had stored the current bytes again."""
+        with self._changed:
+            self._versions[key] += 1
+
+    def version(self, key: Key | None, version: str | None) -> str | None:
+        """Return the version of an object, including foreign changes."""
+        with self._changed:
+            changes = self._versions.get(key, 0)
+        return f"{version}+{changes}" if changes and version is not None else version
+
+    def stated(self, key: Key | None, stat: ObjectStat) -> ObjectStat:
+        """Return `stat` with the version of foreign changes."""
+        version = self.version(key, stat.version)
+        return stat if version == stat.version else replace(stat, version=version)
+
+    def follow(self, file: _FaultyFile) -> None:
+        """Have an open file follow renames of its object."""
+        with self._changed:
+            self._files.add(file)
+
+    def renamed(self, src: Key, dst: Key | None) -> None:
+        """Move the version, and the open files, with a renamed object; None: it was removed."""
+        with self._changed:
+            for file in builtins.list(self._files):
+                if file.name in (src, dst) and src != dst:
+                    file.name = dst if file.name == src else None
+            if src in self._versions or dst in self._versions:
+                moved = self._versions.pop(src, 0)
+                if dst is not None:
+                    self._versions[dst] = moved
+
+    # -- death
+
+    def die(self, error: Callable[[Key | None], BaseException]) -> None:
+        """Refuse all calls from now on."""
+        with self._changed:
+            if self._death is None:
+                self._death = error
+        self._died.set()
 
     def fence(self, timeout: float = 10.0) -> None:
         """Wait until no call so far can change the store, nor any call of a file opened so far. Such calls raise
@@ -128,60 +379,24 @@ class FaultyBackend(SlowBackend):
         Raises:
             TimeoutError: a call in the inner backend does not return.
         """
-        self.faults.fence(timeout)
+        with self._changed:
+            life, self._lives = self._lives, self._lives + 1
+            if not self._changed.wait_for(lambda: self._inside[life] == 0, timeout):
+                raise TimeoutError(f"{self._inside[life]} calls do not return from the inner backend")
 
-    def change(self, key: Key) -> None:
-        """Give the object another version from now on, as if a foreign writer had stored the current bytes again."""
-        self.faults.change(key)
+    def revive(self) -> None:
+        """Accept calls again: for `Volume.reconnect` with this backend."""
+        with self._changed:
+            self._death = None
+        self._died.clear()
 
-    def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
-        """Replace the faults; counting starts anew. `use([])` repairs everything but death.
 
-        A running call ends as its rule decided, but the rule no longer makes the backend die.
-        """
-        self.faults.use(plan)
-
-    def calls_of(self, *operations: str) -> builtins.list[Call]:
-        """Return the logged calls of these operations."""
-        return [call for call in self.faults.calls.copy() if call.op in operations]
-
-    def clear_calls(self) -> None:
-        """Clear the log; rules keep their counts."""
-        self.faults.calls.clear()
-
-    def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
-        def carry_out(_: Buffers) -> BackendFile:
-            return _FaultyFile(self.inner.open(key, create=create, exclusive=exclusive), self.faults, key)
-
-        opened: BackendFile = self.faults.run(Call("open", key), carry_out)
-        return opened
-
-    def stat(self, key: Key) -> Any:
-        """Return the status of an object, with the version of foreign changes."""
-        return self.faults.run(Call("stat", key), lambda _: self.faults.stat(key, self.inner.stat(key)))
-
-    def remove(self, key: Key) -> None:
-        def carry_out(_: Buffers) -> None:
-            self.inner.remove(key)
-            self.faults.renamed(key, None)
-
-        self.faults.run(Call("remove", key), carry_out)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        def carry_out(_: Buffers) -> None:
-            self.inner.rename(src, dst, replace=replace)
-            self.faults.renamed(src, dst)
-
-        self.faults.run(Call("rename", src), carry_out)
-
-    def sync(self) -> None:
-        self.faults.run(Call("sync"), lambda _: self.inner.sync())
-
-    def close(self) -> None:
-        self.faults.run(Call("close"), lambda _: self.inner.close())
-
-    def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        found: builtins.list[ObjectStat] = self.faults.run(
-            Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix))
-        )
-        return [self.faults.stat(stat.key, stat) for stat in found]
+def _first(buffers: Buffers, length: int) -> list[memoryview]:
+    """Return the first `length` bytes of a list of buffers."""
+    cut = []
+    for buffer in buffers:
+        if length <= 0:
+            break
+        cut.append(buffer[:length])
+        length -= len(buffer)
+    return cut

@@ -50,7 +50,7 @@ def outlived(make: Callable[[], Backend]) -> tuple[World, list[DataLossError]]:
     file.pwrite(write.data(0, SIZE), 0)
     model.finish(write)
     assert sum(one.usage()["staged"] for one in target.volume.engine.files())
-    target.faults.faults.die(Rule(dies=True).exception)
+    target.faults.die(Rule(dies=True).exception)
     target.calm()
     reported = []
     try:

@@ -68,12 +68,12 @@ def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store) -> Non
     store.faulty.use([Rule("write", nth=1, behind=2, within=WAIT_LIMIT_S)])
     first = Task(store.write)
     eventually(lambda: store.content()[:3] == b"new")
-    eventually(lambda: bool(store.faulty.faults.held()))
+    eventually(lambda: bool(store.faulty.held()))
     assert store.write(b"second", 50) == 6
-    assert (first.finished.is_set(), store.faulty.faults.held()) == (False, 1)
+    assert (first.finished.is_set(), store.faulty.held()) == (False, 1)
     assert store.write(b"third", 50) == 5
     assert first.result() == 3
-    assert store.faulty.faults.held() == 0
+    assert store.faulty.held() == 0
 
 
 def test_an_answer_without_a_later_call_comes_after_a_while(store: Store) -> None:
@@ -113,7 +113,7 @@ def test_a_delayed_call_waits(store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     """Rule and seed decide how long."""
     waits: list[float] = []
 
-    monkeypatch.setattr("pagecache.testing.course.time.sleep", waits.append)
+    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", waits.append)
     for seed in (1, 1, 2):
         store.faulty.use(FaultPlan([Rule("write", delay=0.01, longest=10)], seed))
         store.write()

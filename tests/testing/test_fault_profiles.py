@@ -44,7 +44,7 @@ def test_a_profile_is_the_same_each_time(profile: str, monkeypatch: pytest.Monke
     """Its seed decides; another seed gives others."""
     pauses: list[float] = []
 
-    monkeypatch.setattr("pagecache.testing.course.time.sleep", pauses.append)
+    monkeypatch.setattr("pagecache.testing.faulty.time.sleep", pauses.append)
     runs = []
     for seed in (3, 3, 4):
         pauses.clear()
