@@ -274,7 +274,6 @@ class Journaled:
         self._naming: tuple[str | bytes | None, bool] = None, False  # `renaming` and `removing` of a call for its name
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # one of them may be missing
-        self._gone = False  # the record of its removal is missing
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
@@ -470,8 +469,6 @@ class Journaled:
 
     def _settle(self, journal: Journal) -> None:
         """The lock is held."""
-        if self._gone:
-            self._record_removal()
         while self._mark is not None and self.file.is_synced(self._mark.stamp):
             self._saved(journal)
 
@@ -493,7 +490,7 @@ class Journaled:
         journal.release(self._number)
         self._mark = self._newer = None
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = self._gone = False
+        self._cut = self._lacks = False
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
@@ -623,16 +620,11 @@ class Journaled:
                 self.note(lambda number: records.renamed(number, key, None))
 
     def removed(self) -> None:
-        """Record that it has lost its last name."""
+        """Record that it has lost its last name. What the disk refuses the journal owes."""
         with self._lock:
             if self._mark is not None:
-                self._gone = True
-                self._record_removal()
-
-    def _record_removal(self) -> None:
-        """The lock is held. If it fails, the flusher tries again: a crash would bring bytes back."""
-        if self.note(records.removed, confirm=True):
-            self._end(self._owner.journal())
+                self.note(records.removed, confirm=True)
+                self._end(self._owner.journal())
 
     def adopt(self, number: int, lsn: int, state: FileState) -> None:
         """Take over what an earlier process has left of the file, whose bytes are local now."""
