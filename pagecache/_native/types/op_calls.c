@@ -139,9 +139,11 @@ static int next_parts(struct op *op, u64 *pos, struct pc_part *parts, size_t *n)
 
 static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 {
-	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	struct op_transfer *t = transfer_of(op);
 	struct op_uncached *own = uncached_of(op);
+	/* First: a cut after it explains an empty answer. */
+	own->seen = pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN);
+	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = own->pos + own->got, end = pc_min(own->pos + own->len, remote);
 	if (pos >= end)
 		return 0;
@@ -159,7 +161,6 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 		return -1;
 	t->views = views;
 	pc_op_move(op, OP_IN_CALL);
-	own->seen = pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN);
 	own->head = head;
 	own->most = end - pos;
 	pc_count(op->inode, &op->inode->counters.read_requests, 1);

@@ -181,7 +181,7 @@ def _read_once(file: EngineFile, op: Op, read: Read, at: int, stop: int, more_th
     volume, no_progress, attempts, since = file.volume, 0, 0, file.volume.clock.now()
     while True:
         volume.check_alive(file.key)
-        seen, read_into = file.storage_seen(), file.read_into
+        seen, stored, read_into = file.storage_seen(), file.remote_size, file.read_into
         try:
             if (met := read.met) is not None:
                 read.met = None
@@ -213,6 +213,8 @@ def _read_once(file: EngineFile, op: Op, read: Read, at: int, stop: int, more_th
         if not seen or seen != file.storage_seen():
             volume.sleep(file, BUSY, "the end of a truncate")  # it has cut storage but not yet the size
             continue
+        if at + more_than >= stored:
+            continue  # it was cut before the call, and has grown since
         no_progress += 1 if answer else SHORT_READS_MAX // EMPTY_READS_MAX
         if no_progress >= SHORT_READS_MAX:
             raise BackendProtocolError(f"read_into({at}) answered {answer} before the end of the object", file.key)
