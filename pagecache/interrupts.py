@@ -1,6 +1,6 @@
 """Signals of the commands: SIGTERM unwinds the stack as Ctrl-C does, and clean-up is not interrupted a second time.
 
-For the command line only: a library does not touch the signal handlers of its program.
+For the command line only: a library leaves its program the signal handlers that it has.
 """
 
 import shutil

@@ -5,8 +5,9 @@ waits between two attempts, so the volume's threads are free for other calls. Th
 the caller, an abort, and an interrupt. None of them ends a running backend call.
 
 The calls of a prompt backend are made on the thread of the caller. Nothing ends the wait for a running one, so an
-interrupt strikes in the middle of it. A call whose second half publishes what the first half has changed (`whole`) is
-made on a thread of the volume all the same if the caller is the main thread, which handles signals.
+interrupt strikes in the middle of it. In a call whose second half publishes what the first half has changed (`whole`)
+it strikes at the end. One that may wait for more than the backend is made on a thread of the volume by the main thread,
+which handles signals.
 
 A reading call is repeated unchanged. A call that changes names is repeated if the effect of its second attempt can be
 distinguished from that of the first: `make` records whether a failed attempt may have been carried out (`doubtful`),
@@ -22,7 +23,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from ..errors import Key
-from ..native import NAMES
+from ..native import NAMES, uninterrupted
 from .foreign import as_os_error, raised_by
 from .park import NEVER, SLICE, Deadline, deadline_error
 from .report.notices import cause
@@ -139,6 +140,7 @@ class Attempts(Tries):
         cls: int = NAMES,
         file: EngineFile | None = None,
         whole: bool = False,
+        waits: bool = False,
         again: bool = True,
     ) -> T:
         """Make a call, with retries after transient errors, until the deadline. That of a prompt backend begins before
@@ -151,6 +153,7 @@ class Attempts(Tries):
             cls: class of the call in the volume's queue.
             file: the object that the call changes, under its locks.
             whole: no interrupt may strike in the middle of the call.
+            waits: such a call may wait for more than the backend.
             again: False: without retries.
 
         Raises:
@@ -158,7 +161,10 @@ class Attempts(Tries):
         """
         volume, key, what = self.volume, self.key, what or self.what
         job: Job[T] | None = None
-        here = file is None and volume.prompt and not (whole and threading.current_thread() is threading.main_thread())
+        here = file is None and volume.prompt
+        if here and whole and threading.current_thread() is threading.main_thread():
+            here = not waits
+            call = partial(uninterrupted, call) if here else call
         began, self._since = volume.reconnects, volume.clock.now()
         try:
             while True:

@@ -176,6 +176,11 @@ def use_inside(function: Callable[[], list[int]]) -> None:
     extension.use_inside(function)
 
 
+uninterrupted: Callable[[Callable[[], Any]], Any] = extension.uninterrupted
+"""uninterrupted(call): make a call on the main thread; signal handlers of Python run after it. See
+`_native/types/signals.c`.
+"""
+
 wake: Callable[[threading.Lock, list[Any]], None] = extension.wake
 """Release a lock, then empty a list and end its futures, on the thread of their loop. No interrupt strikes inside."""
 

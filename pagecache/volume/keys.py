@@ -134,7 +134,7 @@ class BusyKeys:
         call: Callable[[], None],
         tries: Attempts,
         *keys: Key,
-        within: Callable[[Callable[[], None]], None],
+        within: Callable[[Callable[..., object]], None],
         trees: bool,
         ended: Callable[[], None],
     ) -> None:

@@ -1,8 +1,9 @@
 """Calls that change names: remove and rename (contract 2.20).
 
-They run on a thread of the volume while their keys are busy, and publish there the changes of the backend. A rename
-holds the tokens of its files until it returns, even after its caller stopped waiting: in that time nothing of them is
-written back or committed, under either name.
+They run while their keys are busy, and publish the changes of the backend: on a thread of the volume, or on that of the
+caller if the backend is prompt, where signals wait for the end. A rename holds the tokens of its files until it
+returns, even after its caller stopped waiting: in that time nothing of them is written back or committed, under either
+name.
 
 While such a call runs the names of its files are unknown. A concurrent reconnect leaves these files closed, because
 opening one by a name that is gone would create it again, and later writes would go there; the call catches up with the
@@ -95,6 +96,7 @@ class NameChange:
     loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
     files: tuple[Inode, ...] = ()  # these two
     links: int | None = None  # number of names of the loser; None: the store has no links
+    tree: bool = False  # cached files have names below the old one
     version: str | None = None  # of the source; None: unknown
     replaced: str | None = None  # version of the object that is replaced; None: unknown
 
@@ -120,8 +122,8 @@ class NameChange:
             return
         volume, backend = self.volume, self.volume.engine.backend
         with volume.inodes_lock:
-            below = self.new is not None and volume.inodes.has_below(self.old)
-            ask = bool(volume.inodes.identified) or below
+            self.tree = self.new is not None and volume.inodes.has_below(self.old)
+            ask = bool(volume.inodes.identified) or self.tree
         found = _stat(backend, self.src, ask=ask)
         self.source = self.loser = _file(volume, self.old, found)
         self.kind = found.kind if found is not None else "file" if self.source is not None else None
@@ -141,6 +143,12 @@ class NameChange:
         """Return the files that the backend finds by names that the call changes."""
         beneath = self.beneath if self.beneath and self.may_be_directory() else []
         return [inode for inode in (*self.files, *beneath) if inode.finds_by_name()]
+
+    def may_wait(self) -> bool:
+        """Return whether an attempt may wait for other calls, or for the journal, or has many files to publish."""
+        volume = self.volume
+        slow = self.tried or self.tree or volume.late or volume.engine.journal is not None
+        return bool(slow or self.found_by_name())
 
     def may_be_directory(self) -> bool:
         """Return whether names below the old one change with it."""
@@ -164,7 +172,7 @@ class NameChange:
         below = [key for key in inodes if isinstance(key, str) and is_below(key, tree)]
         return [(key.removeprefix(tree), inode) for key in below if (inode := inodes.at(key)) is not None]
 
-    # -- an attempt, on a thread of the volume
+    # -- an attempt, which no signal interrupts
 
     def begin(self) -> Backend:
         """Announce an attempt to reconnects, and return the backend to call. Until `release_names` no commit begins of
@@ -581,12 +589,12 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
             call = partial(op.call, call)
         call()
 
-    def within(wait: Callable[[], None]) -> None:
+    def within(wait: Callable[..., object]) -> None:
         lenders.clear()
 
         def lend(*ops: Op) -> None:
             lenders.extend(ops)
-            wait()
+            wait(waits=change.may_wait())
 
         cached = [inode for inode in tries.repeated(change.lenders, what="stat") if not inode.freed]
         try:
@@ -595,7 +603,7 @@ def _run(change: NameChange, attempt: Callable[[], None], tries: Attempts, ended
             elif cached:
                 cached[0].run(TOKEN, "lending", lend, tries.deadline.until())
             else:
-                wait()
+                wait(waits=change.may_wait())
         except TimeoutError as error:
             if cached and not lenders:
                 raise tries.late("the object is busy with another call") from error

@@ -61,23 +61,6 @@ def test_callers_make_the_calls_of_a_prompt_backend(make: Make, limit: bool, opt
             assert threading.get_ident() not in threads_of(rig, op), op
 
 
-def test_only_the_main_thread_leaves_changes_of_names_to_a_thread_of_the_volume(make: Make) -> None:
-    """An interrupt between the backend's rename and its publishing would leave two names for one object."""
-    rig = make({"a": b"", "b": b""}, limits={"prompt": True})
-    rig.volume.rename("a", "c")
-    rig.volume.remove("c")
-    assert threading.get_ident() not in threads_of(rig, "rename") | threads_of(rig, "remove")
-    rig.backend.forget_calls()
-
-    def change() -> None:
-        rig.volume.rename("b", "c")
-        rig.volume.remove("c")
-
-    changer = Task(change)
-    changer.result()
-    assert threads_of(rig, "rename") == threads_of(rig, "remove") == {changer.thread.ident}
-
-
 def test_a_large_write_back_of_a_prompt_backend_has_help(make: Make) -> None:
     """Threads of the volume join in if there is more than one request."""
     rig, file = make({KEY: b""}, limits={"prompt": True, "max_write": 16 * PAGE}).opened()

@@ -465,7 +465,7 @@ int pc_install_types(void)
 	PyGILState_STATE gil = PyGILState_Ensure();
 	PyObject *module = PyImport_ImportModule("pagecache._native._core");
 	int err = !module || pc_install_core(module) || pc_install_op(module) || pc_install_exporters(module) ||
-		  pc_install_handle(module) || pc_install_names(module);
+		  pc_install_handle(module) || pc_install_names(module) || pc_install_signals(module);
 	if (err)
 		PyErr_Print();
 	Py_XDECREF(module);
