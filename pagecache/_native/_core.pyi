@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from typing_extensions import Buffer
 
 from ..errors import Key
-from ..objects import FileStat, ObjectStat
+from ..objects import FileStat, Kind, ObjectStat
 
 class Handle(io.RawIOBase):
     def pread(self, size: int, offset: int, /) -> bytes: ...
@@ -64,9 +64,13 @@ class Place(Descriptor):
     path: str
     parent: str
     name: str
-    found: ObjectStat | None
     rest: str | None
     def __new__(cls, root: int, text: str, follow: bool, key: Key, /) -> Self: ...
+    @property
+    def found(self) -> ObjectStat | None: ...
+    @property
+    def kind(self) -> Kind | None: ...
+    def is_same(self, other: Place, /) -> bool: ...
 
 def found(root: int, text: str, follow: bool, key: Key, /) -> ObjectStat | Literal[False] | None: ...
 def file_status(stat: ObjectStat, cached: int, /) -> FileStat: ...

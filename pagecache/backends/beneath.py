@@ -43,7 +43,8 @@ class Place(names.Place):
         name: in it; "." for the root itself.
         path: from the root, without links; "" for the root itself.
         parent: path of the directory.
-        found: status of the name, links not followed; None: nothing is there.
+        found: status of the name, links not followed, made anew each time; None: nothing is there.
+        kind: of it.
         rest: text behind a link or ".." at which the walk has stopped; None: it has reached the end.
     """
 
@@ -55,13 +56,13 @@ class Place(names.Place):
             raise OSError(error.errno, error.strerror, self.key) from None  # not the component in the directory
 
 
-def check_object(key: Key, found: ObjectStat) -> None:
-    """Check that a found object is the one of a `CheckedKey`.
+def check_object(key: Key, found: ObjectStat | None) -> None:
+    """Check that a found object, if there is one, is the one of a `CheckedKey`.
 
     Raises:
         OSError: ESTALE: it is another one.
     """
-    if isinstance(key, CheckedKey) and key.object not in (None, found.identity):
+    if isinstance(key, CheckedKey) and found is not None and key.object not in (None, found.identity):
         raise os_error(errno.ESTALE, key)
 
 
@@ -125,8 +126,7 @@ class Tree:
             other = key.directory is not None and key.directory != names.status(place.directory).identity
             if other or place.rest is not None:
                 raise os_error(errno.ESTALE, key)
-            if place.found is not None:
-                check_object(key, place.found)
+            check_object(key, place.found)
         except BaseException:
             place.close()  # the error may live long
             raise
@@ -216,9 +216,8 @@ class Unsynced:
         """Record that a name has changed in the directories that `add` has returned, and the paths of all directories
         below it.
         """
-        assert old.found is not None
         self._mark(changed)
-        if old.found.kind == "dir":
+        if old.kind == "dir":
             with self._lock:
                 for identity, (path, _) in self._directories.items():
                     if f"{path}/".startswith(f"{old.path}/"):

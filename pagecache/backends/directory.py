@@ -25,6 +25,7 @@ from typing import Unpack
 from ..config import with_overrides
 from ..errors import Key, os_error
 from ..native import names
+from ..objects import Kind
 from ..options import LimitsOverrides
 from .beneath import DIRECTORY, LINKS_MAX, Place, Tree, Unsynced, check_object, path_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
@@ -42,8 +43,8 @@ def _proc_path(held: Place) -> str:
     return f"/proc/self/fd/{held.directory}"
 
 
-def _not_regular(found: ObjectStat) -> OSError:
-    if found.kind == "dir":
+def _not_regular(kind: Kind) -> OSError:
+    if kind == "dir":
         return IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     return OSError(errno.EINVAL, "not a regular file")
 
@@ -148,9 +149,9 @@ class DirectoryBackend(NamespaceBackend):
                         raise  # otherwise a link has the name by now, or nothing: look again
 
     def _open_at(self, place: Place, key: Key, create: bool, exclusive: bool) -> DirectoryFile:
-        if place.found is not None and create and exclusive:
+        if place.kind is not None and create and exclusive:
             raise os_error(errno.EEXIST, key)
-        if place.found is None:
+        if place.kind is None:
             if not create:
                 raise os_error(errno.ENOENT, key)
             self._change_allowed(key)
@@ -168,7 +169,7 @@ class DirectoryBackend(NamespaceBackend):
             opened = names.status(file.fd)
             check_object(key, opened)
             if opened.kind != "file":
-                raise _not_regular(opened)
+                raise _not_regular(opened.kind)
             file._version = opened.version
         except BaseException:
             file.close()  # the error may live long
@@ -176,8 +177,8 @@ class DirectoryBackend(NamespaceBackend):
         return file
 
     def _open_existing(self, place: Place, key: Key) -> DirectoryFile:
-        if place.found is not None and place.found.kind != "file":
-            raise _not_regular(place.found)  # before the open, which has side effects for a device or a FIFO
+        if place.kind is not None and place.kind != "file":
+            raise _not_regular(place.kind)  # before the open, which has side effects for a device or a FIFO
         if not self.limits.read_only:
             try:
                 return DirectoryFile(place.directory, place.name, OPEN | os.O_RDWR, self, key)
@@ -241,10 +242,10 @@ class DirectoryBackend(NamespaceBackend):
         old = self._tree.locate(src, follow=False)
         try:  # no `with`: errors of the call name `dst`
             self._change_allowed(src)
-            if old.found is None:
+            if old.kind is None:
                 raise os_error(errno.ENOENT, src)
             with self._tree.locate(dst, follow=False) as new:
-                if new.found is not None and not replace:
+                if new.kind is not None and not replace:
                     raise os_error(errno.EEXIST, dst)
                 changed = self._unsynced.add(old, new)  # a concurrent commit finds its file by either path
                 self._rename(old, new, replace)
@@ -253,7 +254,6 @@ class DirectoryBackend(NamespaceBackend):
             old.close()
 
     def _rename(self, old: Place, new: Place, replace: bool) -> None:
-        assert old.found is not None
         if not replace:
             if not names.rename_noreplace(old.directory, old.name, new.directory, new.name):
                 if new.path.startswith(f"{old.path}/"):  # the kernel refuses this, too, by EINVAL
@@ -262,7 +262,7 @@ class DirectoryBackend(NamespaceBackend):
                 directories = {"src_dir_fd": old.directory, "dst_dir_fd": new.directory}
                 os.link(old.name, new.name, **directories, follow_symlinks=False)
                 os.unlink(old.name, dir_fd=old.directory)
-        elif new.found is not None and new.path != old.path and old.found.identity == new.found.identity:
+        elif new.path != old.path and old.is_same(new):
             os.unlink(old.name, dir_fd=old.directory)  # two names of one object: rename() would leave both
         else:
             os.rename(old.name, new.name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
@@ -296,7 +296,7 @@ class DirectoryBackend(NamespaceBackend):
 
     def readlink(self, key: Key) -> str:
         with self._held(key, follow=False) as held:
-            if held.found is None or held.found.kind != "symlink":
+            if held.kind != "symlink":
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             return os.readlink("", dir_fd=held.directory)
 
@@ -305,7 +305,7 @@ class DirectoryBackend(NamespaceBackend):
     def mkdir(self, key: Key, mode: int = 0o777) -> None:
         with self._tree.locate(key, follow=False) as place:
             self._change_allowed(key)
-            if place.found is not None:
+            if place.kind is not None:
                 raise os_error(errno.EEXIST, key)
             os.mkdir(place.name, mode, dir_fd=place.directory)
             self._unsynced.add(place)
@@ -323,7 +323,7 @@ class DirectoryBackend(NamespaceBackend):
         """Return the status of everything in a directory, links not followed, by name."""
         entries = []
         with self._tree.locate(key) as place:
-            if place.found is None:
+            if place.kind is None:
                 raise os_error(errno.ENOENT, key)
             with names.Descriptor(place.directory, place.name, DIRECTORY | OPEN) as directory:
                 fd = directory.fd
@@ -344,13 +344,12 @@ class DirectoryBackend(NamespaceBackend):
     def _held(self, key: Key, follow: bool) -> Place:
         """Return a place whose descriptor leads to the key's object itself and nowhere else."""
         with self._tree.locate(key, follow=follow) as place:
-            if place.found is None:
+            if place.kind is None:
                 raise os_error(errno.ENOENT, key)
             with names.Descriptor(place.directory, place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC) as opened:
                 held = Place(opened.fd, "", False, key)
             try:
-                if held.found is not None:
-                    check_object(key, held.found)
+                check_object(key, held.found)
             except BaseException:
                 held.close()
                 raise

@@ -216,6 +216,6 @@ def untiered(backend: Backend) -> Backend:
 
 def original_file(backend_file: Any) -> Any:
     """Return the file of the backend that was attached."""
-    if isinstance(backend_file, TieredFile):
+    if type(backend_file) is TieredFile:
         backend_file = backend_file.inner
     return backend_file.wrapped if isinstance(backend_file, BlockingFile) else backend_file

@@ -297,7 +297,8 @@ class EngineFile(NativeInode):
             files = self.retired if self.backend_file is None else (*self.retired, self.backend_file)
             self.retired, self.backend_file = (), None
             self._hold()
-        self.bind_calls()
+        if not self.freed:
+            self.bind_calls()
         return files
 
     def hold(self) -> None:

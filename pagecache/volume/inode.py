@@ -304,7 +304,7 @@ class InodeTable(dict[Key, Inode]):
             if inode.identity is not None:
                 self.drop_names(inode)
             inode.hinted = self.hints
-        if self.get(key) is not inode:
+        if self.get(key, inode) is not inode:
             self.unbind(key)
         if self.get(inode.key) is not inode:
             self._forget_last_name(inode)
@@ -391,7 +391,7 @@ def _rename(inode: Inode, key: Key) -> None:
     ones too.
     """
     last = () if inode.identity is None else (*inode.aliases, inode.key)
-    inode.aliases = tuple(name for name in last if name != key)[-LAST_NAMES:]
+    inode.aliases = (tuple(name for name in last if name != key) if key in last else last)[-LAST_NAMES:]
     inode.rename(key)
 
 

@@ -386,13 +386,18 @@ def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool
     with volume.inodes_lock:
         if not volume.inodes.lose(inode):
             return False
-        volume.orphans[inode] = None
-        record()
-        inode.wake()  # an fsync of an object that is found by its name is done
-        volume.engine.keep(inode)
+        rests = inode.idle() and not inode.has_local() and volume.engine.journal is None
+        freed = rests and volume.engine.free(inode)
+        if not freed:
+            volume.orphans[inode] = None
+            record()
+            inode.wake()  # an fsync of an object that is found by its name is done
+            volume.engine.keep(inode)
         used = inode.handles > 0
     inode.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
-    if not used:
+    if freed:
+        forget(volume, inode)
+    elif not used:
         bury(volume, inode)
     return used
 

@@ -95,6 +95,7 @@ class NameChange:
     source: Inode | None = None  # the file that has this name
     loser: Inode | None = None  # the file that loses a name: `source` of a remove, the replaced one of a rename
     files: tuple[Inode, ...] = ()  # these two
+    by_name: list[Inode] = field(default_factory=list)  # those of them that the backend finds by name
     links: int | None = None  # number of names of the loser; None: the store has no links
     tree: bool = False  # cached files have names below the old one
     version: str | None = None  # of the source; None: unknown
@@ -142,13 +143,13 @@ class NameChange:
     def found_by_name(self) -> list[Inode]:
         """Return the files that the backend finds by names that the call changes."""
         beneath = self.beneath if self.beneath and self.may_be_directory() else []
-        return [inode for inode in (*self.files, *beneath) if inode.finds_by_name()]
+        return [*self.by_name, *[inode for inode in beneath if inode.finds_by_name()]] if beneath else self.by_name
 
     def may_wait(self) -> bool:
         """Return whether an attempt may wait for other calls, or for the journal, or has many files to publish."""
         volume = self.volume
         slow = self.tried or self.tree or volume.late or volume.engine.journal is not None
-        return bool(slow or self.found_by_name())
+        return bool(slow or self.by_name)
 
     def may_be_directory(self) -> bool:
         """Return whether names below the old one change with it."""
@@ -159,7 +160,8 @@ class NameChange:
         of other files takes no token: that would wait for write-back of bytes that are no longer needed.
         """
         self.look()
-        return self.found_by_name() if self.new is None else self.files
+        self.by_name = [inode for inode in self.files if inode.finds_by_name()]
+        return self.by_name if self.new is None else self.files
 
     def below(self) -> list[tuple[str, Inode]]:
         """Return the cached files below a name that is renamed, with the remaining part of their keys; they follow it
@@ -185,12 +187,12 @@ class NameChange:
         with volume.inodes_lock:
             volume._check_alive(self.src)
             self.tried, self.pending, self.done, self.over = True, True, False, False
-            below = [] if self.new is None else self.below()
-            self.beneath = [inode for _, inode in below] if below else []
+            self.beneath = [inode for _, inode in self.below()] if self.tree else []
             for inode in (*self.files, *self.beneath):
                 inode.naming = self
             backend = volume.engine.backend
-        self._note_begin()
+        if volume.engine.journal is not None:
+            self._note_begin()
         self.opened = None if self.source is None else self.source.backend_file
         self.held = tuple(self.found_by_name())
         for inode in self.held:
@@ -272,7 +274,8 @@ class NameChange:
         self.doubtful = doubtful
         lent, others = ((), self.files) if self.new is None else (self.files, self.beneath)
         for inode in lent:
-            self.catch_up(inode)
+            if not self._leave(inode):
+                self.catch_up(inode)
         for inode in others:
             if not self._leave(inode):
                 inode.settle(partial(self.catch_up, inode))
@@ -348,7 +351,8 @@ class NameChange:
     def _take_name(self, key: Key, inode: Inode | None) -> None:
         """Give a name to a file, instead of the one that had it."""
         volume = self.volume
-        displaced = volume._inode_at(key)
+        with volume.inodes_lock:
+            displaced = volume.inodes.at(key)
         if displaced is not None and displaced is not inode and displaced.identity is None:
             lifetimes.unname(volume, displaced)
         with volume.inodes_lock:
@@ -426,7 +430,8 @@ class NameChange:
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))
-        self.release_names()
+        if not self.over:
+            self.release_names()
 
     def is_open(self) -> bool:
         """Return whether it is left open, and not settled yet."""
@@ -638,7 +643,8 @@ def _attempt(
 def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], None], replace: bool) -> None:
     """Make one attempt, and publish the effect. No commit of a whole object begins before that."""
     try:
-        reconnect.open_late(change.files)
+        if change.volume.late:
+            reconnect.open_late(change.files)
         backend = change.begin()
         if change.held:
             change.outlast(tries)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pagecache.backends import Backend, DirectoryBackend, MemoryBackend, TransformBackend
+from pagecache.backends.beneath import Tree
 from pagecache.backends.passing import PassingBackend, SlowBackend
 from pagecache.native import names
 from pagecache.objects import ObjectStat
@@ -118,3 +119,18 @@ def test_a_status_is_that_of_os_stat(tmp_path: Path) -> None:
             names.status(directory, "missing")
     finally:
         os.close(directory)
+
+
+def test_two_places_are_the_same_if_they_are_names_of_one_object(tmp_path: Path) -> None:
+    """Not if one is free, and a path that leads elsewhere is no place."""
+    (tmp_path / "a").touch()
+    (tmp_path / "other").touch()
+    os.link(tmp_path / "a", tmp_path / "link")
+    tree = Tree(str(tmp_path))
+    place = tree.locate("a")
+    same = {name: place.is_same(tree.locate(name)) for name in ("a", "link", "other", "free")}
+    assert same == {"a": True, "link": True, "other": False, "free": False}
+    assert not tree.locate("free").is_same(tree.locate("free"))
+    with pytest.raises(TypeError, match="'a' is not a Place"):
+        place.is_same("a")  # type: ignore[arg-type]
+    tree.close()

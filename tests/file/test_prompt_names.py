@@ -28,7 +28,7 @@ from pagecache.native import uninterrupted
 from pagecache.volume import reconnect
 
 from ..stores import RecordingBackend
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, attached, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
 from .test_interrupts import PACKAGE, ctrl_c, in_finaliser
 
 DATA = pattern(2 * PAGE)
@@ -352,6 +352,25 @@ def test_a_lost_answer_of_the_main_threads_rename_is_settled_by_the_next_call(ma
     rig.volume.rename(KEY, "new")  # it was carried out
     assert not rig.volume.unsettled
     assert (rig.backend.committed("new") or b"")[:5] == b"dirty"
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["at rest", "beside a fill"])
+def test_a_removed_file_without_handles_is_freed_when_nothing_uses_it(make: Make, busy: bool) -> None:
+    """At once, or after the call that does. [2.20]"""
+    rig, file = make(backend=a_store(prompt=not busy)).opened("rb")
+    inode = rig.volume.inodes[KEY]
+    with rig.backend.gate("read_into") as gate:
+        if busy:
+            file.prefetch(0, PAGE)
+            gate.wait_entered()
+        file.close()
+        rig.volume.remove(KEY)
+        assert inode.freed is not busy
+        assert list(rig.volume.orphans) == [inode] * busy
+    eventually(lambda: inode.freed)
+    assert not rig.volume.orphans
+    assert rig.volume.engine.files() == []
+    rig.cache.check()
 
 
 # -- the function

@@ -25,15 +25,24 @@ enum { EXCHANGES_MAX = 40, BLOCK = 512, SECOND = 1000000000 };
 /* ---------------------------------------------------------------- the status of an object */
 
 static PyTypeObject *status_type, *file_status_type; /* ObjectStat and FileStat of pagecache.objects */
-static PyObject *dirty, *cached, *zero;
-static const char *const field_names[] = {"size",     "version",  "mtime", "key",       "kind",
-					  "mode",     "uid",      "gid",   "nlink",     "atime_ns",
-					  "mtime_ns", "ctime_ns", "rdev",  "allocated", "identity"};
-enum { FIELDS = sizeof(field_names) / sizeof(*field_names) };
-static PyObject *fields[FIELDS];
-static const char *const kinds[16] = {[S_IFDIR >> 12] = "dir",  [S_IFLNK >> 12] = "symlink",
-				      [S_IFIFO >> 12] = "fifo", [S_IFSOCK >> 12] = "socket",
-				      [S_IFCHR >> 12] = "char", [S_IFBLK >> 12] = "block"};
+static PyObject *zero;
+/* All fields of a FileStat; those of an ObjectStat are the first ones. */
+static const char *const field_names[] = {"size", "version",   "mtime",    "key",      "kind",     "mode",
+					  "uid",  "gid",       "nlink",    "atime_ns", "mtime_ns", "ctime_ns",
+					  "rdev", "allocated", "identity", "dirty",    "cached"};
+enum { ALL_FIELDS = sizeof(field_names) / sizeof(*field_names), FIELDS = ALL_FIELDS - 2 };
+static PyObject *fields[ALL_FIELDS]; /* the descriptors of their slots */
+static descrgetfunc get_field;
+static descrsetfunc set_field; /* past the class, which refuses changes */
+static const char *const kind_names[16] = {[S_IFDIR >> 12] = "dir",  [S_IFLNK >> 12] = "symlink",
+					   [S_IFIFO >> 12] = "fifo", [S_IFSOCK >> 12] = "socket",
+					   [S_IFCHR >> 12] = "char", [S_IFBLK >> 12] = "block"};
+static PyObject *kinds[16];
+
+static PyObject *kind_of(const struct statx *s)
+{
+	return Py_NewRef(kinds[(s->stx_mode & S_IFMT) >> 12]);
+}
 
 /* Look up a name in a directory, and no link behind it; "": the object of the descriptor. Return: 0, -errno. */
 static int look(int fd, const char *name, struct statx *found)
@@ -55,21 +64,34 @@ static PyObject *nanoseconds(const struct statx_timestamp *t)
 	return PyLong_FromString(text, NULL, 10);
 }
 
+static PyObject *version_of(const struct statx_timestamp *t, PyObject *mtime_ns, unsigned long long size,
+			    unsigned long long inode)
+{
+	char text[64];
+	long long ns;
+	if (__builtin_mul_overflow(t->tv_sec, (long long)SECOND, &ns) || __builtin_add_overflow(ns, t->tv_nsec, &ns))
+		return PyUnicode_FromFormat("%S:%llu:%llu", mtime_ns, size, inode);
+	int len = snprintf(text, sizeof(text), "%lld:%llu:%llu", ns, size, inode);
+	return PyUnicode_FromStringAndSize(text, len);
+}
+
 /* Return an ObjectStat. The birth time in its identity tells the objects apart that have an inode number one after the
  * other, if the file system keeps it; otherwise it is 0. */
 static PyObject *status_of(const struct statx *s, PyObject *key)
 {
-	const char *kind = kinds[(s->stx_mode & S_IFMT) >> 12];
 	bool device = S_ISCHR(s->stx_mode) || S_ISBLK(s->stx_mode);
 	struct statx_timestamp birth = s->stx_mask & STATX_BTIME ? s->stx_btime : (struct statx_timestamp){0};
 	PyObject *mtime_ns = nanoseconds(&s->stx_mtime);
 	unsigned long long size = s->stx_size, inode = s->stx_ino;
+	PyObject *birth_ns = nanoseconds(&birth);
+	PyObject *device_id = PyLong_FromUnsignedLongLong(makedev(s->stx_dev_major, s->stx_dev_minor));
+	PyObject *inode_id = PyLong_FromUnsignedLongLong(inode);
 	PyObject *values[FIELDS] = {
 		PyLong_FromUnsignedLongLong(size),
-		mtime_ns ? PyUnicode_FromFormat("%S:%llu:%llu", mtime_ns, size, inode) : NULL,
+		mtime_ns ? version_of(&s->stx_mtime, mtime_ns, size, inode) : NULL,
 		PyFloat_FromDouble((double)s->stx_mtime.tv_sec + 1e-9 * s->stx_mtime.tv_nsec),
 		Py_NewRef(key),
-		PyUnicode_InternFromString(kind ? kind : "file"),
+		kind_of(s),
 		PyLong_FromLong(s->stx_mode & ~S_IFMT),
 		PyLong_FromUnsignedLong(s->stx_uid),
 		PyLong_FromUnsignedLong(s->stx_gid),
@@ -80,15 +102,17 @@ static PyObject *status_of(const struct statx *s, PyObject *key)
 		device ? PyLong_FromUnsignedLongLong(makedev(s->stx_rdev_major, s->stx_rdev_minor))
 		       : Py_NewRef(Py_None),
 		PyLong_FromUnsignedLongLong(s->stx_blocks * BLOCK),
-		Py_BuildValue("KKN", (unsigned long long)makedev(s->stx_dev_major, s->stx_dev_minor), inode,
-			      nanoseconds(&birth)),
+		birth_ns && device_id && inode_id ? PyTuple_Pack(3, device_id, inode_id, birth_ns) : NULL,
 	};
 	PyObject *status = PyType_GenericAlloc(status_type, 0);
-	for (int k = 0; k < FIELDS; k++) { /* past the class, which refuses changes */
-		if (status && (!values[k] || PyObject_GenericSetAttr(status, fields[k], values[k])))
+	for (int k = 0; k < FIELDS; k++) {
+		if (status && (!values[k] || set_field(fields[k], status, values[k])))
 			Py_CLEAR(status);
 		Py_XDECREF(values[k]);
 	}
+	Py_XDECREF(birth_ns);
+	Py_XDECREF(device_id);
+	Py_XDECREF(inode_id);
 	return status;
 }
 
@@ -100,12 +124,12 @@ static PyObject *file_status(PyObject *module, PyObject *args)
 		return NULL;
 	PyObject *status = PyType_GenericAlloc(file_status_type, 0);
 	for (int k = 0; k < FIELDS; k++) {
-		PyObject *value = PyObject_GenericGetAttr(stat, fields[k]);
-		if (status && (!value || PyObject_GenericSetAttr(status, fields[k], value)))
+		PyObject *value = get_field(fields[k], stat, (PyObject *)Py_TYPE(stat));
+		if (status && (!value || set_field(fields[k], status, value)))
 			Py_CLEAR(status);
 		Py_XDECREF(value);
 	}
-	if (status && (PyObject_GenericSetAttr(status, dirty, zero) || PyObject_GenericSetAttr(status, cached, bytes)))
+	if (status && (set_field(fields[FIELDS], status, zero) || set_field(fields[FIELDS + 1], status, bytes)))
 		Py_CLEAR(status);
 	return status;
 }
@@ -257,11 +281,26 @@ static int walk(struct walk *w, bool follow)
 	return err == -ENOENT && *w->name ? 0 : err;
 }
 
-enum { KEY, PATH, PARENT, NAME, FOUND, REST, PARTS };
+static PyTypeObject *place_type;
+enum { KEY, PATH, PARENT, NAME, REST, PARTS };
 struct place {
 	struct descriptor directory;
 	PyObject *parts[PARTS];
+	struct statx found;
+	bool exists;
 };
+
+static PyObject *place_found(PyObject *self, void *unused)
+{
+	struct place *p = (struct place *)self;
+	return p->exists ? status_of(&p->found, Py_None) : Py_NewRef(Py_None);
+}
+
+static PyObject *place_kind(PyObject *self, void *unused)
+{
+	struct place *p = (struct place *)self;
+	return p->exists ? kind_of(&p->found) : Py_NewRef(Py_None);
+}
 
 static void place_dealloc(PyObject *self)
 {
@@ -269,6 +308,19 @@ static void place_dealloc(PyObject *self)
 	for (int k = 0; k < PARTS; k++)
 		Py_XDECREF(p->parts[k]);
 	descriptor_dealloc(self);
+}
+
+/* is_same(other): whether two names have one object. */
+static PyObject *place_is_same(PyObject *self, PyObject *other)
+{
+	struct place *p = (struct place *)self, *q = (struct place *)other;
+	if (!PyObject_TypeCheck(other, place_type))
+		return PyErr_Format(PyExc_TypeError, "%R is not a Place", other);
+	const struct statx *a = &p->found, *b = &q->found;
+	bool birth = a->stx_btime.tv_sec == b->stx_btime.tv_sec && a->stx_btime.tv_nsec == b->stx_btime.tv_nsec;
+	bool device = a->stx_dev_major == b->stx_dev_major && a->stx_dev_minor == b->stx_dev_minor;
+	return PyBool_FromLong(p->exists && q->exists && device && a->stx_ino == b->stx_ino &&
+			       (birth || !(a->stx_mask & b->stx_mask & STATX_BTIME)));
 }
 
 /* Walk from an open directory; the interpreter lock is free meanwhile. walk_ends() releases all of it. Return: 0, -errno. */
@@ -341,7 +393,8 @@ static PyObject *place_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 		p->parts[PATH] = PyUnicode_DecodeFSDefault(w.path);
 		p->parts[PARENT] = PyUnicode_DecodeFSDefaultAndSize(w.path, w.name > w.path ? w.name - w.path - 1 : 0);
 		p->parts[NAME] = PyUnicode_DecodeFSDefault(*w.name ? w.name : ".");
-		p->parts[FOUND] = w.exists ? status_of(&w.found, Py_None) : Py_NewRef(Py_None);
+		p->found = w.found;
+		p->exists = w.exists;
 		p->parts[REST] = w.stopped ? PyUnicode_DecodeFSDefault(w.rest) : Py_NewRef(Py_None);
 		for (int k = 0; p && k < PARTS; k++)
 			if (!p->parts[k])
@@ -438,14 +491,25 @@ int pc_install_names(PyObject *module)
 		{"path", T_OBJECT, offsetof(struct place, parts[PATH]), READONLY, NULL},
 		{"parent", T_OBJECT, offsetof(struct place, parts[PARENT]), READONLY, NULL},
 		{"name", T_OBJECT, offsetof(struct place, parts[NAME]), READONLY, NULL},
-		{"found", T_OBJECT, offsetof(struct place, parts[FOUND]), READONLY, NULL},
 		{"rest", T_OBJECT, offsetof(struct place, parts[REST]), READONLY, NULL},
 		{NULL, 0, 0, 0, NULL},
+	};
+	static PyMethodDef place_methods[] = {
+		{"is_same", place_is_same, METH_O,
+		 "is_same($self, other, /)\n--\n\nWhether two names have one object."},
+		{NULL, NULL, 0, NULL},
+	};
+	static PyGetSetDef getset[] = {
+		{"found", place_found, NULL, NULL, NULL},
+		{"kind", place_kind, NULL, NULL, NULL},
+		{NULL, NULL, NULL, NULL, NULL},
 	};
 	static PyType_Slot slots[] = {
 		{Py_tp_new, place_new},
 		{Py_tp_dealloc, place_dealloc},
 		{Py_tp_members, members},
+		{Py_tp_methods, place_methods},
+		{Py_tp_getset, getset},
 		{Py_tp_doc, "A name in an open directory."},
 		{0, NULL},
 	};
@@ -454,20 +518,24 @@ int pc_install_names(PyObject *module)
 	PyObject *objects = PyImport_ImportModule("pagecache.objects");
 	status_type = objects ? (PyTypeObject *)PyObject_GetAttrString(objects, "ObjectStat") : NULL;
 	file_status_type = objects ? (PyTypeObject *)PyObject_GetAttrString(objects, "FileStat") : NULL;
-	dirty = PyUnicode_InternFromString("dirty");
-	cached = PyUnicode_InternFromString("cached");
 	zero = PyLong_FromLong(0);
 	Py_XDECREF(objects);
-	for (int k = 0; k < FIELDS; k++)
-		if (!(fields[k] = PyUnicode_InternFromString(field_names[k])))
+	for (int k = 0; k < ALL_FIELDS; k++)
+		if (!file_status_type ||
+		    !(fields[k] = PyObject_GetAttrString((PyObject *)file_status_type, field_names[k])))
+			return -1;
+	get_field = (descrgetfunc)PyType_GetSlot(Py_TYPE(fields[0]), Py_tp_descr_get);
+	set_field = (descrsetfunc)PyType_GetSlot(Py_TYPE(fields[0]), Py_tp_descr_set);
+	for (int k = 0; k < 16; k++)
+		if (!(kinds[k] = PyUnicode_InternFromString(kind_names[k] ? kind_names[k] : "file")))
 			return -1;
 	PyObject *descriptor = PyType_FromSpec(&descriptor_spec);
 	PyObject *place = descriptor ? PyType_FromSpecWithBases(&spec, descriptor) : NULL;
-	int err = !status_type || !file_status_type || !dirty || !cached || !zero || !place ||
+	place_type = (PyTypeObject *)place;
+	int err = !status_type || !get_field || !set_field || !zero || !place ||
 		  PyModule_AddObjectRef(module, "Descriptor", descriptor) ||
 		  PyModule_AddObjectRef(module, "Place", place) || pc_install_local_file(module, descriptor) ||
 		  PyModule_AddFunctions(module, functions);
 	Py_XDECREF(descriptor);
-	Py_XDECREF(place);
 	return err ? -1 : 0;
 }
