@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -489,6 +488,18 @@ def test_a_child_that_another_thread_forks_beside_an_uninterrupted_call_has_its_
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_another_thread_is_refused() -> None:
-    """Its calls are never interrupted."""
-    raises(ValueError, Task(uninterrupted, time.time).result, match="main thread")
+def test_the_calls_of_another_thread_are_never_interrupted() -> None:
+    """Nor are those of one that `threading` takes for the main thread, as in a program that embeds Python."""
+    before = signal.getsignal(signal.SIGINT)
+    assert Task(uninterrupted, threading.get_ident).result() != threading.get_ident()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError])
+def test_the_error_of_a_handler_before_an_uninterrupted_call_is_no_other(error: type[Exception]) -> None:
+    """The call does not begin, whatever the handler has raised."""
+    log: list[str] = []
+    sends = partial(_thread.interrupt_main, signal.SIGUSR1)
+    with handled(signal.SIGUSR1, raising(log, error)), pytest.raises(error):
+        list(map(operator.call, [sends, partial(uninterrupted, partial(log.append, "body"))]))
+    assert log == [error.__name__]

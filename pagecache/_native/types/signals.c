@@ -10,7 +10,7 @@
  * A child that another thread forks meanwhile has ours, and no such call: there, as after the call, ours passes each
  * signal on.
  *
- * Context: GIL, main thread.
+ * Context: GIL. On another thread than the main one, the call is just made.
  */
 #include "types/types.h"
 
@@ -70,6 +70,24 @@ static int set(PyObject *number, PyObject *handler)
 	return before ? 0 : -1;
 }
 
+/* Return whether set() has failed because handlers never run on this thread, and clear the error. It comes at each
+ * try, and that of a pending handler does not. */
+static bool is_elsewhere(PyObject *number, PyObject *ours)
+{
+	if (!PyErr_ExceptionMatches(PyExc_ValueError))
+		return false;
+	PyObject *error = pc_take_exception();
+	if (!set(number, ours)) {
+		pc_put_exception(error);
+		return false;
+	}
+	bool elsewhere = PyErr_ExceptionMatches(PyExc_ValueError);
+	Py_DECREF(error);
+	if (elsewhere)
+		PyErr_Clear();
+	return elsewhere;
+}
+
 /* Put ours in the place of all handlers, and note them. Return: 0, -1. */
 static int take_handlers(PyObject *ours, PyObject *handlers)
 {
@@ -80,8 +98,11 @@ static int take_handlers(PyObject *ours, PyObject *handlers)
 		err = handler ? 0 : -1;
 		if (handler && PyCallable_Check(handler))
 			err = PyDict_SetItem(handlers, number, handler) || set(number, ours) ? -1 : 0;
+		bool elsewhere = err && handler && is_elsewhere(number, ours);
 		Py_XDECREF(handler);
 		Py_XDECREF(number);
+		if (elsewhere)
+			return 0;
 	}
 	return err;
 }
