@@ -225,6 +225,7 @@ def bind(
     `nameless`: the object may have lost its name.
     """
     inode, volume = use.inode, use.inode.owner
+    handle: CachedFile | None = None
     try:
         with volume.inodes_lock:
             usable = not inode.abandoned and (nameless or not inode.removed)
@@ -240,6 +241,8 @@ def bind(
             inode.open_handles[id(use)] = weakref.ref(handle)
         return handle
     except BaseException:
+        if handle is not None:
+            handle._leave()  # it was not collected unclosed
         lifetimes.release(use)
         raise
 

@@ -440,6 +440,22 @@ def test_an_interrupt_of_the_first_open_of_an_object_leaves_no_reference_to_its_
     assert nth > 5
 
 
+def test_an_interrupt_of_an_open_that_has_made_its_handle_closes_it(make: Make) -> None:
+    """Otherwise it is reported as collected unclosed. [T-51]"""
+    nth, place = 0, "none yet"
+    while place:
+        nth += 1
+        rig = make({KEY: DATA})
+
+        def binds(frame: FrameType) -> bool:
+            return engine_code(frame) and frame.f_code.co_name == "bind" and "opening" in frame.f_code.co_filename
+
+        place = interrupted_at(nth, lambda: rig.volume.open(KEY).close(), binds)  # noqa: B023
+        gc.collect()
+        assert rig.volume.handles == 0, place
+    assert nth > 2
+
+
 def freeing_code(frame: FrameType | None) -> bool:
     """Code that frees the names of a call whose caller stops waiting."""
     while frame is not None and not (frame.f_code.co_name == "leave" and frame.f_code.co_filename.endswith("keys.py")):
