@@ -7,6 +7,7 @@ done its work, and may raise. `calls` has every method that was called, with its
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -126,6 +127,8 @@ class Whole(AsyncFileSystem):
             raise FileNotFoundError(path)
         content = self.objects[path][0]
         self.hooks.met(self.hooks.after, "cat_file", path)
+        if start and start >= len(content):
+            raise OSError(errno.EINVAL, "The requested range is not satisfiable")  # as s3fs does
         return content[start:end] if self.ranges else content
 
     async def _pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:

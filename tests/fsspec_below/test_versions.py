@@ -186,6 +186,13 @@ def test_read_stays_with_the_version_that_was_opened(place: Place) -> None:
     assert get(place.backend.open("key"), 0, 6) == OLD[:-7:-1]
 
 
+def test_read_behind_the_end_of_a_smaller_version_finds_that_one(place: Place) -> None:
+    file = place.backend.open("key")
+    place.put("key", OLD[:10])
+    assert raises(OSError, get, file, LARGE - 10, 10).errno == errno.ESTALE
+    place.put("key", OLD)
+
+
 def test_file_that_was_opened_on_another_version_serves_no_later_read(tmp_path: Path) -> None:
     """The opened version is stored again after the refused read."""
     place = Place(Elsewhere(), str(tmp_path))
