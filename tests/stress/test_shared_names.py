@@ -365,7 +365,7 @@ class AsksNothing(PassingBackend):
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         file = self.inner.open(key, create=create)
         if create and exclusive:
-            file.inner.draft.take(None)  # type: ignore[attr-defined]
+            file.draft.take(None)  # type: ignore[attr-defined]
         return file
 
 
