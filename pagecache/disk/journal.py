@@ -528,15 +528,6 @@ class Journal:
     # ------------------------------------------------------------------------------------------------ space
 
     @property
-    def device(self) -> Device:
-        """Return the disk."""
-        return self._device
-
-    @property
-    def folder(self) -> str:
-        return self._folder
-
-    @property
     def segment(self) -> int:
         """Bytes of a new segment."""
         return self._size

@@ -519,10 +519,6 @@ class Journaled:
         """Return whether the journal has unsaved records of the file."""
         return self._mark is not None
 
-    def has_records(self) -> bool:
-        """Return whether the journal has had records of the file."""
-        return self._last > 0
-
     def has_all(self) -> bool:
         """Return whether the journal has all that is local, as it is now."""
         with self._lock:
