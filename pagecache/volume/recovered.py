@@ -305,7 +305,7 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
         if not inode.journaled.has_adopted(unsaved.number):
             if each.begun is inode:
                 lifetimes.drop_local(volume, inode, 0, END)
-            _adopt(volume, each, handle)
+            _adopt(volume, each, handle, tries)
         inode.keep_changes()
         if not each.held:
             inode.set_aside(withheld=False)
@@ -316,11 +316,12 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     return inode
 
 
-def _adopt(volume: Volume, each: _Left, handle: CachedFile) -> None:
+def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> None:
     """Make the bytes local. An interrupt leaves them to the next call."""
     inode: Inode = handle._inode
     unsaved, state = each.unsaved, each.unsaved.state
-    if inode.has_local() and not inode.undone()["created"]:
+    inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
+    if inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"]):
         raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
     each.begun = inode
     size = inode.size

@@ -17,7 +17,7 @@ import pytest
 
 from pagecache import DataLossError, DiskTier, LostRange, PageCache
 from pagecache.disk.device import OS
-from pagecache.engine.commit.journaled import Journaled, _NotJournaled
+from pagecache.engine.commit.journaled import Journaled, VolumeJournal, _NotJournaled
 from pagecache.engine.file import EngineFile
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
@@ -428,7 +428,11 @@ def test_a_listing_has_the_sizes_of_recovered_files(world: World) -> None:
         assert after.volume.stat("k").size == 20000
 
 
-def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(world: World) -> None:
+@pytest.mark.parametrize("recorded", [True, False])
+def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, recorded: bool
+) -> None:
+    """`recorded`: the journal knows that the first ones are saved before the others are laid."""
     store = world.store
     if isinstance(store, ObjectBackend):
         return  # another version than they were written over: a conflict
@@ -440,7 +444,10 @@ def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(world: Worl
         other.pwrite(b"two", 100)
         other.fsync()
         after = world.crash()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), monkeypatch.context() as patch:
+        if not recorded:
+            monkeypatch.setattr(VolumeJournal, "poll", lambda *_: math.inf)
+            patch.setattr(Journaled, "_settle", lambda *_: None)
         after.volume.sync(durability="backend")  # one after the other, unless the thread has saved the first one
     after.volume.sync(durability="backend")
     assert after.volume.recovered() == []
