@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import mmap
 import os
 import random
@@ -309,8 +310,16 @@ class CachedTarget(Target):
 
     def _open(self, number: int) -> dict[str, list[CachedFile]]:
         key = self.key(number)
-        found = {way: [self.volume.open(key, "r+b", **self.options_of(way))] for way in IO}
-        found["buffered"].append(self.volume.open(key, "r+b", keep_cache=True))
+        found: dict[str, list[CachedFile]] = {way: [] for way in IO}
+        try:
+            for way in IO:
+                found[way].append(self.volume.open(key, "r+b", **self.options_of(way)))
+            found["buffered"].append(self.volume.open(key, "r+b", keep_cache=True))
+        except BaseException:
+            for file in itertools.chain(*found.values()):
+                with contextlib.suppress(OSError):
+                    file.close()
+            raise
         return found
 
     @property
