@@ -386,7 +386,8 @@ class AsyncCachedFile:
 
     async def flush(self) -> None:
         """Write dirty data back to the backend and wait for its acknowledgement. No commit."""
-        await self._aside.run("sync", self._file.flush, key=self.key)
+        await self._aside.run("sync", self._file._send, key=self.key)
+        self._file._raise_loss()
 
     async def fsync(
         self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
@@ -400,9 +401,10 @@ class AsyncCachedFile:
         deadline = Deadline(self.volume.engine.clock, timeout)
 
         def save() -> None:
-            self._file.fsync(timeout=deadline.timeout(), durability=durability)
+            self._file._save(deadline.timeout(), durability)
 
         await self._aside.run("sync", save, key=self.key, timeout=timeout)
+        self._file._raise_loss()
 
     async def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit."""

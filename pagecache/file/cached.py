@@ -379,6 +379,11 @@ class CachedFile(Handle, io.RawIOBase):
         """
         if self._closing or (self.volume.detached and not self.closed):
             return
+        self._send()
+        self._raise_loss()
+
+    def _send(self) -> None:
+        """Do what `flush` does, without a report of losses: that is for the caller, who may have left."""
         self._check_open()
         inode = self._inode
         if self._writable and inode.limits().commit_on_close:
@@ -386,7 +391,6 @@ class CachedFile(Handle, io.RawIOBase):
             inode.pass_background(FOREVER)
         elif self._is_unsaved():
             barrier.drive(barrier.FileSync(inode, commit=False), None, "flush")
-        self._raise_loss()
 
     def fsync(
         self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None
@@ -406,20 +410,23 @@ class CachedFile(Handle, io.RawIOBase):
 
         Blocks: until storage replied, or `timeout`.
         """
-        if self.volume.engine.level(durability) == "disk":
-            self._check_open()
-            barrier.save(self._inode, timeout)
-        else:
-            self._check_open()
-            if self._inode.removed and self._inode.is_unpublishable():
-                self._inode.volume.check_alive(self.key)
-            else:
-                barrier.drive(barrier.FileSync(self._inode), timeout, "fsync")
-                self._inode.confirm_saved()
-        if self._inode.unclosed:
-            self._inode.set_unclosed(False)  # the writer itself has published the object
+        self._save(timeout, durability)
         if self._inode.last_loss > self._loss_cursor:
             self._raise_loss()
+
+    def _save(self, timeout: float | None, durability: Durability | None) -> None:
+        """Do what `fsync` does, without a report of losses: that is for the caller, who may have left."""
+        level = self.volume.engine.level(durability)
+        self._check_open()
+        if level == "disk":
+            barrier.save(self._inode, timeout)
+        elif self._inode.removed and self._inode.is_unpublishable():
+            self._inode.volume.check_alive(self.key)
+        else:
+            barrier.drive(barrier.FileSync(self._inode), timeout, "fsync")
+            self._inode.confirm_saved()
+        if self._inode.unclosed:
+            self._inode.set_unclosed(False)  # the writer itself has published the object
 
     def sync_range(self, offset: int, length: int) -> None:
         """Write a range back and wait for its acknowledgement; no commit.

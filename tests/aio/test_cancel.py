@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import pagecache
-from pagecache import PageCache, Volume, aio
+from pagecache import DataLossError, PageCache, Volume, aio
 
-from ..file.rig import FAST, KEY, PAGE, QUIET, Task, pattern
+from ..file.rig import FAST, KEY, PAGE, QUIET, Task, eventually, pattern
 from .conftest import SECONDS, Attach
 from .stores import Store
 from .test_handles import both
@@ -101,6 +101,30 @@ async def test_a_task_cancelled_in_each_await(attach: Attach, wait: str) -> None
     assert [wait for wait in volume.cache.waits() if wait.task or wait.name == "MainThread"] == []
     volume.cache.check()
     assert store.content(KEY)[:5] == b"dirty" or late
+
+
+@pytest.mark.parametrize("call", ["flush", "fsync"])
+async def test_a_loss_is_reported_to_the_call_that_is_left_not_to_the_cancelled_one(attach: Attach, call: str) -> None:
+    """Each loss is reported once, to a caller that hears it. [2.17, T-56]"""
+    store = Store({KEY: DATA})
+    volume = attach(store)
+    async with aio.open(volume, KEY, "r+") as file:
+        await file.pwrite(b"lost", 4 * PAGE)
+        volume.discard(KEY, 4 * PAGE, PAGE)
+        await file.pwrite(b"dirty", 0)
+        gate = store.gate("write_from")
+        task = asyncio.create_task(getattr(file, call)())
+        await asyncio.to_thread(gate.wait_entered)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        store.open_all()
+        lane = file._aside._lanes["sync"]
+        await asyncio.to_thread(eventually, lambda: lane._idle == lane._threads)
+        with pytest.raises(DataLossError):
+            await getattr(file, call)()
+        await file.fsync()  # once
+    assert store.content(KEY)[:5] == b"dirty"
 
 
 @both

@@ -25,6 +25,7 @@ from pagecache import PageCache, UnsavedDataError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.native import uninterrupted
 from pagecache.volume import reconnect
+from pagecache.volume.namespace import NameChange
 
 from ..stores import RecordingBackend
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, attached, eventually, pattern, raises
@@ -73,6 +74,14 @@ def test_a_change_that_may_wait_for_more_than_the_backend_leaves_the_main_thread
     rig, _ = make(backend=RecordingBackend({"d/a": b"", "d": b""}, identities=True, prompt=True)).opened(key="d/a")
     rig.volume.rename("d", "e")
     assert not here(rig, "rename")
+    rig, file = make(backend=a_store()).opened()
+    change = NameChange(rig.volume, "other", "other", ("other",))
+    assert not change.may_wait()
+    with pytest.MonkeyPatch.context() as patch:  # an open of a reconnect has not ended
+        patch.setattr(rig.volume, "late", {file._inode: object()})
+        assert change.may_wait()
+    change.tried = True  # its result is to be found out, at the store
+    assert change.may_wait()
 
 
 # -- an interrupt at every place
