@@ -16,7 +16,7 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -146,6 +146,14 @@ class Unsaved:
         if at < end:
             raise ValueError(f"[{offset}, {end}) is not within the recovered ranges of {self.state.key!r}")
         return b"".join(parts)
+
+    def until(self, lsn: int) -> Unsaved:
+        """Return the file as of an earlier record."""
+        content = [each for each in self.content if each.head.lsn <= lsn]
+        size = content[-1].size if content else self.base_size
+        earlier = replace(self, state=replace(self.state, size=size), content=content, pieces=[])
+        earlier.finish()
+        return earlier
 
     def settle(self) -> None:
         """Drop the records that are in the store. FILE says for all before it that the object is not there."""

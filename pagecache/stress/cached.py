@@ -30,6 +30,7 @@ from pagecache.engine.loop import CacheLoop
 from pagecache.engine.park import Park
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
+from pagecache.stats import RecoveredFile
 from pagecache.stress.cached_tasks import Budget, CachedTasks, HeldView
 from pagecache.stress.faulting import Faulting
 from pagecache.stress.forgetting import ForgettingBackend
@@ -251,31 +252,40 @@ class CachedTarget(Target):
             self.faults, name="stress", mirror=mirror, volume_id="stress", **options
         )
         self.recovered = len(self.volume.recovered())
+        self.rebased: dict[Key, RecoveredFile] = {}  # in conflict with the own commit, as they were recovered
         self.before_opens()
-        self.files = [self.patiently(number, partial(self._open, number)) for number in range(self._files)]
+        self.files = []  # one by one: `give_up` ends an attach that fails
+        for number in range(self._files):
+            self.files.append(self.patiently(number, partial(self._open, number)))
         self.faulting.begin(self.volume, self.faults)
         if self.withholds and self.recovered:
             self.may_conflict()  # see `patiently`
 
     def patiently(self, what: int | str, call: Callable[[], T]) -> T:
-        """Return the result of a call for a file or name that may have been recovered. If files that are held fill the
-        memory, they are saved first. A whole object that a commit had stored before the crash, with other bytes than
-        the journal has now, is a conflict.
+        """Return the result of a call for a file or name that may have been recovered. A whole object that a commit had
+        stored before the crash, with other bytes than the journal has now, is a conflict.
         """
         for left in reversed(range(TRIES)):
             try:
-                return call()
+                return self.with_room(call)
             except ConflictError:
                 if not (left and self.withholds and self.recovered):
                     raise
+                self.rebased |= {found.key: found for found in self.volume.recovered() if found.key == self.key(what)}
                 self.volume.resolve(self.key(what), "rebase")
                 self.repairs["conflicts with the own commit"] += 1
-            except OSError as error:
-                if error.errno != errno.ENOBUFS or not self.holds:
-                    raise
-                self.holds = False
-                self.volume.resume()
         raise AssertionError
+
+    def with_room(self, call: Callable[[], T]) -> T:
+        """Return the result of a call. If recovered files that are held fill the memory, they are saved first."""
+        try:
+            return call()
+        except OSError as error:
+            if error.errno != errno.ENOBUFS or not self.holds:
+                raise
+            self.holds = False
+            self.volume.resume()
+            return call()
 
     def _tier(self) -> DiskTier | None:
         """Return the tier of this round, which a crash leaves to the next cache."""
@@ -380,7 +390,7 @@ class CachedTarget(Target):
         key = self.key(file)
         ranges = [list(found.ranges) for found in self.volume.recovered() if found.key == key]
         try:
-            self.volume.open(key, "rb").close()
+            self.with_room(lambda: self.volume.open(key, "rb").close())
         except ConflictError:
             self.volume.resolve(key, how)
         else:

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import random
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -116,7 +117,12 @@ class Crash(NoCrash):
         world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):
             got = look(number)
-            if number != replaced:
+            rebased = target.rebased.get(target.key(number))
+            if number == replaced:
+                pass  # judged before
+            elif rebased is not None and rebased.size < len(got or b""):  # the rebase gave its cut up
+                self._judge_ranges(number, rebased.ranges, got or b"")
+            else:
                 durable.judge(number, got)
             world.models[number] = after_crash(number, world.tag, got or b"", model)
         for name in durable.names():
@@ -139,15 +145,19 @@ class Crash(NoCrash):
         def settle() -> None:
             target.before_opens = lambda: None
             ranges = target.settle_replaced(number, how)
-            got = target.look(number) or b""
-            for begin, length in ranges:
-                self._durable.judge_part(number, begin, got[begin : begin + length])
+            got = target.with_room(lambda: target.look(number)) or b""
+            self._judge_ranges(number, ranges, got)
             if how == "discard" and got != content:
                 raise Broken(f"file {number}: another program's version is not there after a crash", "crash")
             world.count(f"files replaced: {how}")
 
         target.before_opens = settle
         return number
+
+    def _judge_ranges(self, number: int, ranges: Iterable[tuple[int, int]], got: bytes) -> None:
+        """Check the recovered bytes of a file, which lie over another version."""
+        for begin, length in ranges:
+            self._durable.judge_part(number, begin, got[begin : begin + length])
 
     def _check_journal(self) -> None:
         """Check that no part of the journal is lost. Raises: Broken: the disk has lost nothing that it confirmed."""

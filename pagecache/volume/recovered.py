@@ -381,7 +381,9 @@ def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:
     state = unsaved.state
     if not handle._inode.limits().commit_on_close or stored == state.base or not (state.base or state.created):
         return True
-    return bool(state.saving) and handle._inode.size == state.size and _has(handle, unsaved.ranges, unsaved)
+    # What was written beside the commit may be in it or not.
+    made = (unsaved, *(unsaved.until(lsn) for lsn, _ in state.saving)) if state.saving else ()
+    return any(handle._inode.size == each.state.size and _has(handle, each.ranges, each) for each in made)
 
 
 def _has(handle: CachedFile, ranges: Iterable[tuple[int, int]], unsaved: Unsaved) -> bool:

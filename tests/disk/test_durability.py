@@ -580,6 +580,36 @@ def test_a_settled_conflict_stays_settled_after_a_crash(make: Make) -> None:
     assert after.saved() == changed(0, b"new")
 
 
+@pytest.mark.parametrize("newer", ["elsewhere", "over it", "behind the end"])
+def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(tmp_path: Path, newer: str) -> None:
+    """The process died before it knew the version that the commit had made."""
+    store = ObjectBackend({"k": OLD})
+    world = World(tmp_path, store)
+    at = {"elsewhere": 9000, "over it": 2, "behind the end": len(OLD) + 10}[newer]
+    try:
+        file = world.open()
+        file.pwrite(b"one", 0)
+        file.fsync()
+        with store.gate("commit answer") as gate:
+            saving = Task(file.fsync, durability="backend", timeout=30)
+            gate.wait_entered()
+            file.pwrite(b"two", at)
+            file.fsync()
+            copy_tier(world.tier, tmp_path / "tier1")
+            stored = world._after()
+        saving.result()
+    finally:
+        world.end()
+    after = World(tmp_path, stored, 1)
+    try:
+        assert stored.committed("k") == changed(0, b"one")
+        assert after.read() == changed(at, b"two", changed(0, b"one"))
+        after.volume.sync(durability="backend")
+        assert after.saved() == changed(at, b"two", changed(0, b"one"))
+    finally:
+        after.end()
+
+
 # -- beside other things
 
 
@@ -978,6 +1008,31 @@ def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, monkeypatch: p
     file.pwrite(b"three", 200)
     file.fsync()
     assert world.crash().read() == changed(200, b"three", changed(100, b"two"))
+
+
+def test_an_fsync_raises_while_the_disk_cannot_say_that_older_bytes_are_saved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a crash brings them back over the newer ones that the store has."""
+
+    def fail(*arguments: Any) -> Any:
+        raise OSError(errno.EIO, "the disk fails")
+
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    file.pwrite(b"two", 0)
+    with monkeypatch.context() as broken:
+        for call in ("fdatasync", "fallocate"):
+            broken.setattr(OS, call, fail)
+        for level in ("backend", "disk", "disk"):
+            with pytest.raises(OSError, match="the journal cannot"):
+                file.fsync(durability=level)
+        assert world.saved() == changed(0, b"two")
+    file.fsync()
+    after = world.crash()
+    assert after.volume.recovered() == []
+    assert after.read() == changed(0, b"two")
 
 
 # -- bad input

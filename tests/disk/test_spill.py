@@ -372,6 +372,24 @@ def test_bytes_that_are_written_again_after_they_were_spilled_are_the_ones_that_
     assert content[100:9100] == b"019" * 3000
 
 
+@pytest.mark.parametrize("moment", ["write_from", "write_from answer"])
+def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world: World, moment: str) -> None:
+    """The store gets the size to which spilled bytes lead from the next caller. The write is called before or after."""
+    end = MIB + (64 << 10)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"far." * 4096, end - 16384)
+        with world.store.gate(moment) as gate:
+            sending = Task(file.flush)
+            gate.wait_entered()
+            file.pwrite(b"near" * 1024, MIB)
+            assert world.spill(file) == 4096
+            file._inode.owed.pay()
+        sending.result()
+        file.fsync(durability="backend", timeout=30)
+    gap = bytes(end - 16384 - MIB - 4096)
+    assert world.store.committed("k") == OLD + b"near" * 1024 + gap + b"far." * 4096
+
+
 @pytest.mark.parametrize("outcome", ["commits", "fails"])
 def test_a_commit_takes_what_was_spilled_before_it_and_leaves_what_is_spilled_beside_it(
     world: World, outcome: str

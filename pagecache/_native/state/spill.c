@@ -67,6 +67,17 @@ bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *p
 	return *end != 0;
 }
 
+/* The end of what the backend has, or may have: bytes in flight count. Leaf lock held. */
+u64 pc_sent_end(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	u64 end = atomic_load(&i->remote_size), index = end >> c->page_shift, last = pc_last_index(c);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, last, PC_MARK_WRITEBACK));)
+		for (u32 at = 0, to; next_run(i, f, PC_W, &at, &to); at = to)
+			end = pc_max(end, pc_folio_pos(c, f) + to);
+	return end;
+}
+
 /* Move D of a folio to S, if all of it lies in [pos, end). Leaf lock held. Return: bytes. */
 static u64 spill_folio(struct pc_inode *i, struct pc_folio *f, u64 pos, u64 end)
 {

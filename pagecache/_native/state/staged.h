@@ -23,6 +23,7 @@ struct pc_ranges {
 
 bool pc_staged_add(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
 bool pc_staged_cut(struct pc_inode *i, u64 pos, u64 end);
+u64 pc_sent_end(struct pc_inode *i);
 bool pc_staged_beside(struct pc_inode *i, u64 pos, u64 end, u64 stamp);
 void pc_staged_end_commit(struct pc_inode *i, bool ok);
 bool pc_staged_source(struct pc_inode *i, u64 pos, u64 end, u64 *stop);

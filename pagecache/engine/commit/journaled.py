@@ -143,7 +143,7 @@ class VolumeJournal:
             else:
                 done.append(appended)
         if (journal := self._journal) is not None:  # also that older records of clean files are settled
-            error = self.confirm(journal.last)
+            error = self.confirm_all() if clean else self.confirm(journal.last)
             left += [each.file.file for each in done if error or each.generation != journal.generation]
             left += clean if error else []
         return left

@@ -86,6 +86,20 @@ class Rollback:
         self.stored = backend_file.stat().size
 
 
+class Growth:
+    """Give the object the size to which bytes lead that have left memory without a call. Other calls may run: what they
+    have stored behind that size, or are about to, is not cut off.
+    """
+
+    method, behind = "truncate", False
+
+    def __init__(self, file: EngineFile, size: int) -> None:
+        self._file, self.arguments = file, (size,)
+
+    def call(self, backend_file: BackendFile) -> None:
+        backend_file.truncate(max(*self.arguments, self._file.number("sent_end")))
+
+
 class Owed:
     """The owed calls of one file. Made with the first debt.
 

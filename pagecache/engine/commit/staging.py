@@ -35,7 +35,7 @@ from ...backends.transfers import Transfers
 from ...errors import ShutdownError
 from ...native import Op
 from ..foreign import errno_of
-from .owed import Step
+from .owed import Growth
 
 if TYPE_CHECKING:
     from ...backends.protocol import BackendFile
@@ -61,7 +61,7 @@ class Staging:
     spill beside that.
     """
 
-    __slots__ = ("_file", "_freed", "_grown", "_lock", "_sending", "_spool", "_unsent", "epoch", "writes")
+    __slots__ = ("_file", "_freed", "_growth", "_lock", "_sending", "_spool", "_unsent", "epoch", "writes")
 
     def __init__(self, file: EngineFile) -> None:
         self._file = file
@@ -70,7 +70,7 @@ class Staging:
         self._unsent = Ranges()
         self._sending: Op | None = None  # a commit that does nothing but send and commit
         self._freed = 0  # changes when bytes of the spool go
-        self._grown: Step | None = None  # owed: the backend has the size to which spilled bytes lead
+        self._growth: Growth | None = None  # owed
         self.epoch = 0  # changes whenever the backend forgets: a request reads it before its first call
         self.writes = 0  # to the spool so far
 
@@ -105,10 +105,10 @@ class Staging:
             if file.read(begin, room) < len(room):
                 return 0
             file.versions.about_to_change()
-            before = self._grown
+            before = self._growth
             if end > file.remote_size:  # first: reads of a gap before them wait for it
-                self._grown = Step("truncate", (end,))
-                file.owe(self._grown)
+                self._growth = Growth(file, end)
+                file.owe(self._growth)
                 if before is not None:
                     file.owed.drop(before)
             with self._lock:
