@@ -12,7 +12,8 @@ Whether the stored object is the one that they were written over:
 
     its version is the recorded one                        yes
     it is stored in place                                  yes: every write of ours has made another version
-    a commit was about to begin, and its bytes are these   yes: it was that commit
+    a commit was about to begin, and its bytes are these,
+    or those of that time                                  yes: it was that commit
     otherwise                                              no: a conflict, settled as always
     there is none, and there was one                       nothing is laid; they stay listed
 
