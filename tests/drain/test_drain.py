@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from pagecache.cli.drain import following
-from tests.commands import Terminal
 from tests.commands import call as run
 from tests.file.rig import eventually
 from tests.live.fake import DONE, Fake, failed_range, hanging, ticket
@@ -59,16 +58,16 @@ def test_what_could_not_be_saved_is_listed(serve: Serve) -> None:
     """The list has volume, key, range, errno, the backend's words without their control characters, and the
     next step.
     """
-    ranges = [failed_range(message="no\x1b[2Jroom"), failed_range(key="c", errno=5), failed_range(key="d\n", errno=999)]
+    ranges = [
+        failed_range(message="no\x1b[2Jroom", next_retry=12.25),
+        failed_range(key="c", errno=5, next_retry=None),
+        failed_range(key="d\n", errno=999),
+    ]
     errors = [
         {"volume": "files", "message": "3 files could not be saved", "ranges": ranges},
         {"volume": "objects", "message": "the volume 'objects' was aborted: unplugged", "ranges": []},
     ]
     server = serve(done=True, remaining=24576, errors=errors)
-    server.failed = [
-        {"volume": "files", **failed_range(next_retry=12.25)},
-        {"volume": "files", **failed_range(key="c", next_retry=None)},
-    ]
     result = call(server.path)
     assert result.exit_code == 1
     assert result.stdout.splitlines() == [
@@ -188,20 +187,11 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     assert err == "interrupted: what was begun goes on\n"
 
 
-def test_a_line_now_and_then_without_a_terminal(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_now_and_then(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "LINE_INTERVAL_S", 0.05)
     result = call(serve().path, "--deadline", "0.5")
     lines = result.stderr.splitlines()
     assert set(lines) == {"cache-1 (process 4711): 1.0 GiB of 2.0 GiB left, 976.6 KiB/s, about 17m54s"}
-
-
-def test_a_terminal_shows_bars(serve: Serve) -> None:
-    """No bar is left behind."""
-    terminal = Terminal("drain", serve().path, "--deadline", "1")
-    terminal.shows("1.0 GiB of 2.0 GiB left, 976.6 KiB/s")
-    assert "━" in terminal.output.decode()
-    assert terminal.end("NOT SAVED YET") == 1
-    assert "━" not in terminal.output.decode().rpartition("cache-1 (process")[2]
 
 
 # -- a cache in another process, from the command to the bytes in the store

@@ -1,7 +1,7 @@
 """The command `pagecache drain`: options, help and exit status."""
 
 import sys
-from contextlib import nullcontext
+from functools import partial
 
 import click
 
@@ -25,8 +25,8 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
 
     leave_on_sigterm()
     try:
-        with nullcontext(lambda outcomes: None) if quiet else following.on_stderr() as show:
-            outcomes = following.drain(sockets, volume, deadline, show)
+        show = (lambda line: None) if quiet else partial(click.echo, err=True)
+        outcomes = following.drain(sockets, volume, deadline, show)
     except KeyboardInterrupt:
         interrupted("what was begun goes on")
     saved = all(outcome.saved for outcome in outcomes)

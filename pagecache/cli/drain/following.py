@@ -1,20 +1,16 @@
-"""The syncs of several caches side by side: none waits for another, and one deadline holds for all of them.
+"""The syncs of several caches under one deadline: begun and asked for in one loop, with a line now and then.
 
-On stderr live bars in a terminal, otherwise a line every few seconds; in the end the result.
+A cache that does not answer delays the questions to the others, and not their syncs.
 """
 
 from __future__ import annotations
 
 import errno
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from pagecache.cli.usage import WrongUsage
 from pagecache.observe.client import LiveError, ask, live_error
@@ -22,16 +18,13 @@ from pagecache.quantities import duration_text, printable, range_text, size_text
 
 ANSWER_TIMEOUT_S = 5.0
 """The time for one answer: the cache makes it from memory."""
-FAILED_TIMEOUT_S = 1.0
-"""The time for the final question about failed ranges."""
+LAST_TIMEOUT_S = 1.0
+"""The time for an answer after the deadline."""
 INTERVAL_S = 0.2
-"""The time between two questions, and between two updates of the display."""
+"""The time between two questions."""
 LINE_INTERVAL_S = 5.0
-SILENT_S = 2.0
-"""Time without an answer after which the progress mentions it."""
 
 Document = dict[str, Any]
-Show = Callable[[Sequence["Outcome"]], None]
 UNKNOWN: Document = {"total": 0, "remaining": 0, "rate": 0.0, "expected": None, "seconds": 0.0, "done": False}
 
 UNSAVED = ("volume", "key", "offset", "length", "errno", "message")
@@ -39,7 +32,7 @@ UNSAVED = ("volume", "key", "offset", "length", "errno", "message")
 
 @dataclass(slots=True)
 class Outcome:
-    """The state of one cache. One thread writes it; a reader may see it between two fields.
+    """The state of one cache.
 
     Attributes:
         socket: As the user gave it.
@@ -47,7 +40,6 @@ class Outcome:
         unknown: The reason, as a sentence, why the state can no longer be known; "" while it can.
         unsaved: The failed ranges, when the sync is over or given up: volume, key, offset, length, errno, message, and
             the next automatic step. The key None: it concerns the volume as a whole.
-        silent_since: Time of the last answer.
     """
 
     socket: str
@@ -56,7 +48,6 @@ class Outcome:
     sync: Document = field(default_factory=lambda: {**UNKNOWN, "errors": []})
     unknown: str = ""
     unsaved: list[Document] = field(default_factory=list)
-    silent_since: float = field(default_factory=time.monotonic)
 
     @property
     def saved(self) -> bool:
@@ -70,29 +61,40 @@ class Outcome:
         return known | progress | {"saved": self.saved, "unknown": self.unknown or None}
 
 
-def drain(sockets: Sequence[str], volume: str | None, deadline: float | None, show: Show) -> list[Outcome]:
+def drain(
+    sockets: Sequence[str], volume: str | None, deadline: float | None, show: Callable[[str], object]
+) -> list[Outcome]:
     """Have everything saved that was written so far; return the outcomes in the order of the sockets.
 
     Args:
         sockets: Paths of `PageCache.serve_stats`.
         volume: Only this one; None: all.
         deadline: Seconds after which the waiting ends; the syncs go on.
-        show: Is called again and again with the progress.
+        show: Is called with a line of progress for each running sync, now and then.
 
     Raises:
         WrongUsage: A socket is unusable; then no sync was begun anywhere.
     """
     outcomes = [Outcome(socket) for socket in sockets]
-    begun = [outcome for outcome in outcomes if _answers(outcome, volume)]
-    threads = [threading.Thread(target=_follow, args=(outcome, volume), daemon=True) for outcome in begun]
-    for thread in threads:
-        thread.start()
+    begun = running = [outcome for outcome in outcomes if _answers(outcome, volume)]
     until = float("inf") if deadline is None else time.monotonic() + deadline
-    while (running := [thread for thread in threads if thread.is_alive()]) and time.monotonic() < until:
-        show(outcomes)
-        running[0].join(max(0.0, min(INTERVAL_S, until - time.monotonic())))
-    for outcome, thread in zip(begun, threads, strict=True):
-        if thread.is_alive():
+    line_at = time.monotonic() + LINE_INTERVAL_S
+    while True:
+        for outcome in running:
+            left = until - time.monotonic()
+            _update(outcome, volume, min(ANSWER_TIMEOUT_S, max(LAST_TIMEOUT_S, left)))
+        running = [outcome for outcome in running if not (outcome.sync["done"] or outcome.unknown)]
+        now = time.monotonic()
+        if not running or now >= until:
+            break
+        if now >= line_at:
+            line_at = now + LINE_INTERVAL_S
+            for outcome in running:
+                if outcome.sync["total"]:  # 0: not known yet
+                    show(f"{_name(outcome)}: {_progress(outcome.sync)}")
+        time.sleep(min(INTERVAL_S, until - now))
+    for outcome in begun:
+        if not outcome.unknown:
             _note_unsaved(outcome, volume)
     return outcomes
 
@@ -116,59 +118,41 @@ def _answers(outcome: Outcome, volume: str | None) -> bool:
     return True
 
 
-def _follow(outcome: Outcome, volume: str | None) -> None:
-    """Follow one sync to its end, on a separate thread."""
+def _update(outcome: Outcome, volume: str | None, timeout: float) -> None:
+    """Begin the sync, or take the next answer about it. A stopped process may go on: it is asked again, and to begin a
+    sync again does no harm.
+    """
     try:
-        _update(outcome, "/v1/sync", method="POST", volume=volume)
-        while not outcome.sync["done"]:
-            time.sleep(INTERVAL_S)
-            _update(outcome, f"/v1/sync/{outcome.sync['ticket']}")
+        if (number := outcome.sync.get("ticket")) is None:
+            sync = ask(outcome.socket, "/v1/sync", method="POST", timeout=timeout, volume=volume)
+        else:
+            sync = ask(outcome.socket, f"/v1/sync/{number}", timeout=timeout)
+        if missing := {*UNKNOWN, "ticket", "errors"} - sync.keys():
+            raise live_error(outcome.socket, KeyError(*missing))
+        outcome.sync = sync
     except LiveError as error:
-        outcome.unknown = f"{printable(str(error))}; it is not known what was saved"
-    else:
-        _note_unsaved(outcome, volume)
-
-
-def _update(outcome: Outcome, target: str, **request: Any) -> None:
-    """Take the next answer about the sync. A stopped process may go on; to begin a sync again does no harm."""
-    while True:
-        try:
-            sync = ask(outcome.socket, target, timeout=ANSWER_TIMEOUT_S, **request)
-            if missing := {*UNKNOWN, "ticket", "errors"} - sync.keys():
-                raise live_error(outcome.socket, KeyError(*missing))
-            outcome.sync, outcome.silent_since = sync, time.monotonic()
-            return
-        except LiveError as error:
-            if error.kind != "TooSlow":
-                raise
+        if error.kind != "TooSlow":
+            outcome.unknown = f"{printable(str(error))}; it is not known what was saved"
 
 
 def _note_unsaved(outcome: Outcome, volume: str | None) -> None:
-    """Note each unsaved range with its next step, as far as the cache still answers."""
-    sync = outcome.sync
-    if sync["done"] and not sync["errors"]:
-        return
-    failed: list[Document] = []
-    with suppress(LiveError):  # then without the next steps
-        failed = ask(outcome.socket, "/v1/failed", timeout=FAILED_TIMEOUT_S, volume=volume)["failed"]
+    """Note each unsaved range with its next step."""
     found: list[Document] = []
-    for error in sync["errors"]:
+    for error in outcome.sync["errors"]:
         whole = {"key": None, "offset": 0, "length": 0, "errno": 0, "message": error["message"]}
         found += [{**one, "volume": error["volume"]} for one in error["ranges"] or [whole]]
-    if not sync["done"]:
+    if not outcome.sync["done"]:
         # Ranges that are still retried are not yet errors of the sync; they are the reason why it lasts.
-        keys = {(one["volume"], one["key"]) for one in found}
-        found += [one for one in failed if (one["volume"], one["key"]) not in keys]
-    nexts = {(one["volume"], one["key"]): _next(one["next_retry"]) for one in failed}
-    usual = "kept, and written back as usual"
-    outcome.unsaved = [
-        {name: one[name] for name in UNSAVED}
-        | {"next": "" if one["key"] is None else nexts.get((one["volume"], one["key"]), usual)}
-        for one in found
-    ]
+        with suppress(LiveError):
+            found += ask(outcome.socket, "/v1/failed", timeout=LAST_TIMEOUT_S, volume=volume)["failed"]
+    each = {(one["volume"], one["key"], one["offset"]): one for one in found}
+    outcome.unsaved = [{name: one[name] for name in UNSAVED} | {"next": _next(one)} for one in each.values()]
 
 
-def _next(seconds: float | None) -> str:
+def _next(entry: Document) -> str:
+    if "next_retry" not in entry:
+        return "" if entry["key"] is None else "kept, and written back as usual"
+    seconds = entry["next_retry"]
     return "kept, and tried again when asked" if seconds is None else f"tried again in {duration_text(seconds)}"
 
 
@@ -181,13 +165,7 @@ def _name(outcome: Outcome) -> str:
     return name if outcome.pid is None else f"{name} (process {outcome.pid})"
 
 
-def _state(outcome: Outcome) -> str:
-    """Return the progress of one cache."""
-    sync = outcome.sync
-    if outcome.unknown:
-        return "lost"
-    if sync["done"]:
-        return "saved" if outcome.saved else f"{size_text(sync['remaining'])} not saved"
+def _progress(sync: Document) -> str:
     parts = [f"{size_text(sync['remaining'])} of {size_text(sync['total'])} left"]
     if sync["rate"]:
         parts.append(f"{size_text(sync['rate'])}/s")
@@ -195,42 +173,7 @@ def _state(outcome: Outcome) -> str:
         parts.append(f"about {duration_text(sync['expected'])}")
     if sync["errors"]:
         parts.append(f"{len(sync['errors'])} failed")
-    if (silent := time.monotonic() - outcome.silent_since) > SILENT_S:
-        parts.append(f"no answer for {duration_text(silent)}")
     return ", ".join(parts)
-
-
-@contextmanager
-def on_stderr() -> Iterator[Show]:
-    """Show progress in the form that suits stderr."""
-    console = Console(stderr=True)
-    then = time.monotonic() + LINE_INTERVAL_S
-
-    def show_lines(outcomes: Sequence[Outcome]) -> None:
-        nonlocal then
-        if time.monotonic() < then:
-            return
-        then = time.monotonic() + LINE_INTERVAL_S
-        for outcome in outcomes:
-            if outcome.sync["total"] and not outcome.sync["done"] and not outcome.unknown:  # 0: not known yet
-                line = f"{_name(outcome)}: {_state(outcome)}"
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-    if not console.is_terminal:
-        yield show_lines
-        return
-    name, state = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[state]}"))
-    with Progress(name, BarColumn(), state, console=console, transient=True) as bars:
-
-        def show_bars(outcomes: Sequence[Outcome]) -> None:
-            while len(bars.tasks) < len(outcomes):
-                bars.add_task(_name(outcomes[len(bars.tasks)]), state="")
-            for task, outcome in zip(bars.tasks, outcomes, strict=True):
-                total = max(outcome.sync["total"], 1)
-                done = total if outcome.saved else outcome.sync["total"] - outcome.sync["remaining"]
-                bars.update(task.id, total=total, completed=done, state=_state(outcome))
-
-        yield show_bars
 
 
 def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
