@@ -43,9 +43,6 @@ class Terminal:
             assert select.select([self._master], [], [], TIMEOUT_S)[0], self.output
             self.output += os.read(self._master, 1 << 16)
 
-    def press(self, key: bytes) -> None:
-        os.write(self._master, key)
-
     def end(self, text: str) -> int:
         """Wait for the last output; return the exit status."""
         self.shows(text)

@@ -42,7 +42,7 @@ def top(
 ) -> None:
     """Watch caches that are served on local sockets.
 
-    Again and again in a terminal, until q is pressed; once everywhere else. SOCKET is a path given to
+    Again and again in a terminal, until Ctrl-C; once everywhere else. SOCKET is a path given to
     PageCache.serve_stats. Without SOCKET: the paths in $PAGECACHE_SOCKET, separated by ':', and then
     $XDG_RUNTIME_DIR/pagecache/*.sock.
 

@@ -35,7 +35,7 @@ class Question(NamedTuple):
 
 
 class Watch:
-    """One socket. `read` is called by one thread; others read the attributes, which are replaced as a whole.
+    """One socket.
 
     Attributes:
         entries: Those of the last good read, by the list that they belong to; empty before it.
@@ -64,12 +64,6 @@ class Watch:
         else:
             self.entries, self._before, self.error = entries, now, None
 
-    def read_again(self, interval: float, over: threading.Event) -> None:
-        """Read until `over` is set."""
-        while not over.is_set():
-            self.read()
-            over.wait(interval)
-
 
 def read_all(watches: Sequence[Watch]) -> None:
     """Read all sockets side by side: one that hangs delays the others only by its timeout, and an interrupt not."""
@@ -81,11 +75,11 @@ def read_all(watches: Sequence[Watch]) -> None:
 
 
 def figures(watches: Iterable[Watch], question: Question) -> Document:
-    """Return one document for all sockets: names and numbers as the caches report them, and rates."""
+    """Return one document for all sockets, which were read: names and numbers as the caches report them, and rates."""
     found: Document = {"caches": [], "volumes": [], "files": [], "waits": []}
     for watch in watches:
-        if not watch.entries or watch.error is not None:
-            found["caches"].append(_unread(watch))
+        if watch.error is not None:
+            found["caches"].append(_unread(watch, watch.error))
             continue
         for name, entries in watch.entries.items():
             found[name] += entries
@@ -101,11 +95,11 @@ def _rank(file: Document, sort: str) -> Any:
     return 1.0 if amount is None else -amount
 
 
-def _unread(watch: Watch) -> Document:
-    (last,), error = watch.entries.get("caches", [{"name": watch.socket.name}]), watch.error
+def _unread(watch: Watch, error: LiveError) -> Document:
+    (last,) = watch.entries.get("caches", [{"name": watch.socket.name}])
     return {
         "socket": str(watch.socket),
-        "error": {"kind": error.kind, "message": error.message} if error else None,
+        "error": {"kind": error.kind, "message": error.message},
         **{key: last.get(key) for key in ("name", "pid", "command")},
         "uptime": None,
     }

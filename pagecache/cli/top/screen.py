@@ -6,15 +6,11 @@ a rich Text, never a string, so markup in a name has no effect.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import select
 import sys
-import termios
-import threading
-import tty
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,7 +106,7 @@ def show_once(sockets: Sequence[Path], question: Question, interval: float | Non
     watches = [Watch(path, question) for path in sockets]
     read_all(watches)
     if interval is not None:
-        threading.Event().wait(interval)
+        time.sleep(interval)
         read_all(watches)
     if as_json:
         # Names in pure ASCII: a document printed on a terminal is as harmless as a table.
@@ -127,43 +123,15 @@ def show_once(sockets: Sequence[Path], question: Question, interval: float | Non
 
 
 def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: float) -> None:
-    """Show the sockets that `find` returns again and again, until `q` is pressed.
-
-    Each socket has a thread, so that one that hangs delays no other.
-    """
+    """Show the sockets that `find` returns again and again, until Ctrl-C."""
     watches: dict[Path, Watch] = {}
-    over = threading.Event()
-    with _keys() as pressed, Live(screen=True, auto_refresh=False) as live:
+    with Live(screen=True, auto_refresh=False) as live:
         while True:
-            there = find()
-            for path in there:
-                if path not in watches:
-                    watches[path] = Watch(path, question)
-                    threading.Thread(target=watches[path].read_again, args=(interval, over), daemon=True).start()
-            document = figures([watches[path] for path in there], question)
+            there = [watches.setdefault(path, Watch(path, question)) for path in find()]
+            read_all(there)
+            document = figures(there, question)
             live.update(Group(*_parts(document, question, live.console.width)), refresh=True)
-            # A first answer comes at once, and is not awaited for a whole interval.
-            known = all(watches[path].entries or watches[path].error for path in there)
-            if "q" in pressed(interval if known else 0.1):
-                over.set()
-                return
-
-
-@contextlib.contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """Read single keys without echo; the function returns those that were pressed within some seconds."""
-    stdin = sys.stdin.fileno()
-    before = termios.tcgetattr(stdin)
-
-    def pressed(seconds: float) -> str:
-        ready = select.select([stdin], [], [], seconds)[0]
-        return os.read(stdin, 64).decode("latin-1") or "q" if ready else ""  # an end of input ends the view
-
-    tty.setcbreak(stdin)
-    try:
-        yield pressed
-    finally:
-        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+            time.sleep(interval)
 
 
 # -- the parts of the screen
@@ -193,9 +161,8 @@ def _parts(document: Document, question: Question, width: int) -> Iterator[Rende
 def _cache_line(cache: Document) -> Text:
     line = Text.assemble((printable(cache["name"]), "bold"))
     if "capacity" not in cache:
-        error = cache["error"]
-        state = "connecting" if error is None else "gone" if cache["pid"] else "not reached"
-        return line.append(f"  {state}", style="bold red").append(f"  {printable(error['message']) if error else ''}")
+        state = "gone" if cache["pid"] else "not reached"
+        return line.append(f"  {state}", style="bold red").append(f"  {printable(cache['error']['message'])}")
     if cache["local"]:
         line.append(f"  {size(cache['local'])} not saved", style="bold yellow")
         clean_in = clean_in_text(cache["clean_in"], local=cache["local"])
