@@ -1,8 +1,7 @@
 """The listening socket of a server: its creation and its removal.
 
 A socket is bound under a secret name, with mode 0600, and listens before a link gives it the requested name: no client
-meets it half made, and nothing is replaced but a socket without a listener. Two processes that want one name take turns
-by a lock on the directory.
+meets it half made, and nothing is replaced but a socket without a listener.
 
 A name may be as long as the file system allows: sockets are reached through /proc/self/fd, since an address has room
 for only 107 bytes.
@@ -12,17 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import socket
 import stat
-import time
 from collections.abc import Iterator
 
 BACKLOG = 128
-LOCK_TIMEOUT_S = 1.0
-"""Longest wait for the lock on the directory."""
 MODE = 0o600
 
 
@@ -73,8 +68,7 @@ class Listener:
         try:
             self._stat = os.stat(secret, dir_fd=folder, follow_symlinks=False)
             self.socket.listen(BACKLOG)
-            with _turn(folder):
-                _take_name(folder, secret, self._name)
+            _take_name(folder, secret, self._name)
         finally:
             os.unlink(secret, dir_fd=folder)
 
@@ -91,26 +85,6 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     if "\0" in found or not os.path.basename(found):
         raise ValueError(f"path: {found!r} is not the path of a socket")
     return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
-
-
-@contextlib.contextmanager
-def _turn(folder: int) -> Iterator[None]:
-    """Hold the lock under which one process at a time examines and changes names of sockets in a directory.
-
-    Every user who can read the directory can lock it, too. So the wait has a limit, and the caller goes on without the
-    lock: it only spares two processes of one user a race for one name, which one of them loses.
-    """
-    until = time.monotonic() + LOCK_TIMEOUT_S
-    while time.monotonic() < until:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            time.sleep(0.005)
-    try:
-        yield
-    finally:
-        fcntl.flock(folder, fcntl.LOCK_UN)  # closing is not enough: a child forked in between has it open too
 
 
 def _take_name(folder: int, secret: str, name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -18,7 +17,7 @@ import pytest
 
 from pagecache import ForkedError, PageCache, ShutdownError
 from pagecache.observe import address
-from tests.file.rig import Patch, Task, raises
+from tests.file.rig import Patch, raises
 from tests.moments import at_next_call
 
 from .conftest import Served
@@ -135,36 +134,17 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_takers_of_a_stale_socket_take_turns(tmp_path: Path, monkeypatch: Patch) -> None:
-    """A cache that comes while another has found it stale waits, and finds that one serving."""
+def test_one_of_two_takers_of_a_stale_socket_has_it(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Another cache takes the name after this one has found it dead."""
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
-    second: list[Task[address.Listener]] = []
-
-    def begin() -> None:
-        second.append(Task(address.Listener, path))
-        assert second[0].waits()
-
-    at_next_call(monkeypatch, address, "_check_dead", begin, after=True)
-    first = address.Listener(path)
-    raises(OSError, second[0].result, match="already")
+    other: list[address.Listener] = []
+    at_next_call(monkeypatch, address, "_check_dead", lambda: other.append(address.Listener(path)), after=True)
+    raises(OSError, address.Listener, path, match="already")
     connect(path).close()
-    first.close()
+    other[0].close()
     assert os.listdir(tmp_path) == []
-
-
-def test_a_user_who_keeps_the_directory_locked_does_not_keep_the_name(
-    cache: PageCache, tmp_path: Path, monkeypatch: Patch
-) -> None:
-    monkeypatch.setattr(address, "LOCK_TIMEOUT_S", 0.02)
-    folder = os.open(tmp_path, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        cache.serve_stats(tmp_path / "s")
-        connect(str(tmp_path / "s")).close()
-    finally:
-        os.close(folder)
 
 
 def test_a_name_that_was_taken_over_is_left_alone(tmp_path: Path) -> None:
