@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..backends.plain import completed
+from ..backends.plain import completed, returned
 from ..backends.protocol import Backend, BackendFile, BackendLimits
 from ..errors import BackendError, Key
 from .checks import each, fixture, promise, same, skip
@@ -70,8 +70,8 @@ def transfer(backend: Backend, file: BackendFile, verb: str, offset: int, data: 
         part = data[done : done + room]
         for _ in range(ZERO_ANSWERS_MAX):
             moved = getattr(file, verb)(at, [part])
-            assert isinstance(moved, int), f"{verb} answered {moved!r}, which is no count"
-            assert 0 <= moved <= len(part), f"{verb} answered {moved} for {len(part)} bytes"
+            assert isinstance(moved, int), f"{verb}: {returned(moved)}, which is no count"
+            assert 0 <= moved <= len(part), f"{verb}: {returned(moved)}, not a count of the bytes that it was given"
             if moved or verb == "read_into":
                 break
         if not moved:
