@@ -13,11 +13,8 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from itertools import product
-from math import prod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 __all__ = ["PowerCut", "SimulatedDisk"]
@@ -167,14 +164,6 @@ class SimulatedDisk:
             self._check("sync_folder")
             self.calls.append(("sync folder", folder))
 
-    def power_cut(self, seed: int) -> SimulatedDisk:
-        """Return a disk as a power cut may leave this one."""
-        with self._lock:
-            cut = PowerCut()
-            for call in self.calls:
-                cut.after(call)
-            return cut.disk(random.Random(seed).randrange)
-
 
 class PowerCut:
     """The disks that a power cut may leave after some calls.
@@ -182,8 +171,7 @@ class PowerCut:
     cut = PowerCut()
     for call in disk.calls:
         cut.after(call)
-        for left in cut.disks(most=256, rng):
-            ...
+        left = cut.disk(rng.randrange)
     """
 
     def __init__(self) -> None:
@@ -249,36 +237,6 @@ class PowerCut:
                 self._names.pop(path, None)
             else:
                 self._names[path] = inode
-
-    # ------------------------------------------------------------------------------------------------ states
-
-    def _choices(self) -> list[int]:
-        changed = [1 + len(states) for states in self._changed.values()]
-        return [*changed, *(2 for _ in self._sizes), *(1 + len(versions) for versions in self._versions.values())]
-
-    @property
-    def size(self) -> int:
-        """The number of disks."""
-        return prod(self._choices())
-
-    def disks(self, most: int, rng: random.Random) -> Iterator[SimulatedDisk]:
-        """Return each of the disks if there are at most `most`; else both extremes, and others by chance."""
-        choices = self._choices()
-        if prod(choices) <= most:
-            for chosen in product(*map(range, choices)):
-                yield self.disk(self._picker(chosen))
-            return
-        yield self.disk(lambda n: 0)
-        yield self.disk(lambda n: n - 1)
-        for _ in range(most - 2):
-            # Each probability of a survivor: losses of one sector and of all but one have to come.
-            share = rng.random()
-            yield self.disk(lambda n, share=share: rng.randrange(1, n) if rng.random() < share else 0)  # type: ignore[misc]
-
-    @staticmethod
-    def _picker(chosen: Sequence[int]) -> Pick:
-        rest = iter(chosen)
-        return lambda n: next(rest)
 
     def disk(self, pick: Pick) -> SimulatedDisk:
         """Return one of the disks; `pick` chooses one of so many states of each name, size and sector."""

@@ -17,6 +17,8 @@ from pagecache.disk.journal import Journal, JournalFull
 from pagecache.disk.recovery import recover
 from pagecache.testing.disk import PowerCut, SimulatedDisk
 
+from .world import disks
+
 
 def opened(journal: Journal, key: str | bytes = "key", base: str | None = "v1", size: int = 0) -> int:
     number = journal.number()
@@ -309,7 +311,7 @@ def test_a_removal_before_a_kill_stays_after_a_power_cut_in_the_next_one() -> No
     for place, call in enumerate(disk.calls):
         cut.after(call)
         if place >= start:
-            for left in cut.disks(64, random.Random(place)):
+            for left in disks(cut, 64, random.Random(place)):
                 assert recover("j", left).files == []
 
 

@@ -13,7 +13,7 @@ from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Recovered
 from pagecache.testing.disk import PowerCut, SimulatedDisk
 
-from .world import FOLDER, IO_ERROR, NO_SPACE, Store, World, changed, overlaid, recovered, summary
+from .world import FOLDER, IO_ERROR, NO_SPACE, Store, World, changed, disks, overlaid, recovered, summary
 
 WORKLOAD: list[tuple[Any, ...]] = [
     ("open", "a", 700),
@@ -65,7 +65,7 @@ def cuts(world: World, most: int, seed: int, begin: int = 0) -> Iterator[tuple[i
     for at, call in enumerate(world.disk.calls, 1):
         cut.after(call)
         if at >= begin:
-            for disk in cut.disks(most, rng):
+            for disk in disks(cut, most, rng):
                 yield at, disk
 
 
@@ -110,7 +110,7 @@ def cuts_after(world: World, at: int, left: SimulatedDisk, seed: int) -> int:
     rng, cut, count = random.Random(seed), PowerCut(), 0
     for calls, call in enumerate(left.calls, 1):
         cut.after(call)
-        for disk in cut.disks(6, rng) if calls >= opened else ():
+        for disk in disks(cut, 6, rng) if calls >= opened else ():
             found = recovered(disk)
             assert not found.lost
             after = contents(found, store)

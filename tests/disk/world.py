@@ -11,15 +11,18 @@ the store. `check` compares a recovery with them:
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
 from typing import Any
 
 from pagecache.disk import records
 from pagecache.disk.journal import STATED, Journal, JournalFull
 from pagecache.disk.recovery import Recovered, Unsaved, recover
-from pagecache.testing.disk import SimulatedDisk
+from pagecache.testing.disk import PowerCut, SimulatedDisk
 
 FOLDER = "journal"
 PIECE = 1000
@@ -365,6 +368,30 @@ def overlaid(file: Unsaved, store: Store) -> bytes:
 def summary(found: Recovered) -> Any:
     """Return all that two recoveries have to agree on."""
     return [(f.state, f.pieces, f.base_size, f.suspect) for f in found.files], found.lost, found.end, found.last
+
+
+def disks(cut: PowerCut, most: int, rng: random.Random) -> Iterator[SimulatedDisk]:
+    """Return each disk that a power cut may leave if there are at most `most`; else both extremes, and others by
+    chance.
+    """
+    choices: list[int] = []
+
+    def first(states: int) -> int:
+        choices.append(states)
+        return 0
+
+    cut.disk(first)
+    if prod(choices) <= most:
+        for chosen in product(*map(range, choices)):
+            rest = iter(chosen)
+            yield cut.disk(lambda n, rest=rest: next(rest))  # type: ignore[misc]
+        return
+    yield cut.disk(lambda n: 0)
+    yield cut.disk(lambda n: n - 1)
+    for _ in range(most - 2):
+        # Each probability of a survivor: losses of one sector and of all but one have to come.
+        share = rng.random()
+        yield cut.disk(lambda n, share=share: rng.randrange(1, n) if rng.random() < share else 0)  # type: ignore[misc]
 
 
 def recovered(disk: SimulatedDisk) -> Recovered:
