@@ -16,10 +16,10 @@ from collections import Counter
 from pathlib import Path
 
 from object_client import MiB, server, store
+from proxy import FaultyProxy, ProxyRule
 
 from pagecache import DiskTier, PageCache
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 OBJECT = 4 * MiB
 COUNT = (int(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 16) * MiB // OBJECT

@@ -26,10 +26,11 @@ try:
 except ImportError:
     raise SystemExit("this example needs boto3 and ministack: run pip install '.[dev]' in a checkout") from None
 
+from proxy import FaultyProxy
+
 from pagecache import CachedFile, PageCache
 from pagecache.backends.s3 import S3Backend
 from pagecache.options import OpenMode
-from pagecache.testing.proxy import FaultyProxy
 
 MiB = 1 << 20
 SIZE = (int(sys.argv[1]) if __name__ == "__main__" and len(sys.argv) > 1 else 40) * MiB

@@ -40,7 +40,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 PROSE = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+BESIDE = {"object_client", "proxy"}
+"""Modules of `examples` that others there import; `proxy` is no example itself."""
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "proxy")
 
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]\n]+\]\(([^)\s]+)\)")
@@ -193,7 +195,7 @@ def test_example_runs(example: Path, tmp_path: Path) -> None:
 NEEDED = {
     example.stem: names
     for example in EXAMPLES
-    if (names := foreign(Block("python", example.read_text(encoding="utf-8"), 0, True)) - {"object_client"})
+    if (names := foreign(Block("python", example.read_text(encoding="utf-8"), 0, True)) - BESIDE)
 } | {"mount_programs": {"boto3"}, "disk_tier": {"boto3"}}
 """Example -> the modules of other distributions that it imports, directly or by the example beside it."""
 

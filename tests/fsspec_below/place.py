@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import CachedFile
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, once
 from tests.s3.requests import is_for, name_of
 from tests.s3.servers import Bucket, new_bucket

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import pytest
 
-from pagecache.testing.proxy import FaultyProxy
+from examples.proxy import FaultyProxy
 from tests.s3.requests import name_of
 from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
 

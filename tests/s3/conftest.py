@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.proxy import FaultyProxy
 from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy
 
 from .servers import BOTH, ENVIRONMENT, Bucket, Server, missing, new_bucket
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from pagecache.testing.proxy import ProxyCall
+from examples.proxy import ProxyCall
 
 __all__ = ["counted", "is_for", "name_of"]
 

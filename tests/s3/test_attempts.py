@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import RetryPolicy
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing import Gate
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Task, raises
 from .requests import is_for

@@ -17,12 +17,12 @@ from weakref import WeakSet
 import pytest
 from click.testing import CliRunner, Result
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import PageCache, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend, uploads
 from pagecache.backends.s3.calls import Stored
 from pagecache.backends.s3.object import S3Object
 from pagecache.cli import main
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.clock import HandClock
 from ..file.rig import Patch, raises

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import (
     BackendError,
     CachedFile,
@@ -18,7 +19,6 @@ from pagecache import (
     WritebackError,
 )
 from pagecache.engine.retryer import is_refusal
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import content_of, raises
 from .requests import counted, is_for, name_of

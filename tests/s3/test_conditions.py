@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import ConflictError, PageCache
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.backend import Conditions
 from pagecache.options import OpenMode
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
 from .requests import is_for

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import CachedFile, RetryPolicy, Volume
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from .requests import counted, is_for
 from .servers import PART, Bucket

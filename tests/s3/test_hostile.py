@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import PageCache, WritebackError
 from pagecache.backends.s3 import S3Backend, calls
 from pagecache.cli import main
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Patch, raises
 from .requests import counted, is_for

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall
 from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.conditions import Conditions
-from pagecache.testing.proxy import FaultyProxy, ProxyCall
 
 from ..file.rig import stored
 from .requests import counted, name_of

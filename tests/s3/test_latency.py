@@ -9,8 +9,8 @@ import threading
 import pytest
 from urllib3.connection import HTTPConnection
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import Volume
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Patch, stored
 from .requests import counted, is_for

@@ -8,10 +8,10 @@ from itertools import islice
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends import backend_from_url
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import attached, content_of, raises, stored
 from .requests import counted

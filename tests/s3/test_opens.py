@@ -6,11 +6,11 @@ import random
 
 import pytest
 
+from examples.proxy import FaultyProxy
 from pagecache import ConflictError, DataLossError, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.beginnings import KEPT, LENGTH, Beginnings
 from pagecache.engine import volume as engine_volume
-from pagecache.testing.proxy import FaultyProxy
 
 from ..file.rig import content_of, raises
 from .requests import counted

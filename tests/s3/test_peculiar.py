@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from examples.proxy import FaultyProxy
 from pagecache import Event, PageCache, Volume
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
 from pagecache.backends.s3.conditions import TEXTS, Conditions
 from pagecache.cli import main
 from pagecache.cli.check_backend import checking
-from pagecache.testing.proxy import FaultyProxy
 
 from ..file.rig import Patch, raises
 from . import imitation

@@ -9,7 +9,7 @@ import threading
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, ResponseStreamingError
 
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
+from examples.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
 from .requests import counted, is_for

@@ -9,10 +9,10 @@ import threading
 from collections import deque
 from typing import Any
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.object import Draft, S3Object
 from pagecache.errors import BackendError
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Patch, Task, raises
 from ..moments import at_next_call

@@ -11,8 +11,8 @@ import threading
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import RetryPolicy, ShutdownError, Volume
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import eventually
 from .requests import is_for, name_of

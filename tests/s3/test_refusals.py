@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import BackendError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
 from .requests import is_for

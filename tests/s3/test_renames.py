@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import attached
 from .requests import name_of

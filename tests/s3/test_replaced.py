@@ -12,8 +12,8 @@ from functools import partial
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache import ConflictError, RetryPolicy, Volume, WritebackError
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from ..file.rig import content_of, raises
 from .requests import is_for, name_of

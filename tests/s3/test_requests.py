@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall
 from pagecache import PageCache, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.backends.s3.conditions import Of
-from pagecache.testing.proxy import FaultyProxy, ProxyCall
 
 from ..file.rig import raises
 from .requests import counted

@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume
 from pagecache.backends.s3.backend import Conditions
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import raises
 from .requests import is_for

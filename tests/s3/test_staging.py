@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import CachedFile, ConflictError, PageCache, PageCacheError, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
 from pagecache.testing import FaultyBackend, Rule
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Task, raises, without_collector
 from .requests import is_for

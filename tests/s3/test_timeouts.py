@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import BackendError, Event, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends.s3 import S3Backend, backend_from_s3_url
-from pagecache.testing.proxy import FaultyProxy, ProxyRule
 
 from ..file.rig import Task, eventually, raises
 from .requests import is_for

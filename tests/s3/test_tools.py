@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
 from pagecache.stress import Plan, run
-from pagecache.testing.proxy import FaultyProxy, ProxyCall, ProxyRule
 
 from .requests import name_of
 from .servers import Bucket
