@@ -15,7 +15,6 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
 
 BACKLOG = 128
 MODE = 0o600
@@ -31,11 +30,10 @@ class Listener:
             OSError: EADDRINUSE, another server listens there; FileExistsError, another kind of file is there; errors
                 of the directory, with the path.
         """
-        self._folder, self._name = os.path.split(path)
+        self._path = path
         self.socket = socket.socket(socket.AF_UNIX)
         try:
-            with self._opened() as folder:
-                self._bind(folder)
+            self._bind(os.path.dirname(path))
         except BaseException as error:
             self.socket.close()
             if isinstance(error, OSError):
@@ -49,28 +47,25 @@ class Listener:
 
     def remove(self) -> None:
         """Remove the name if it is still this socket. Before the socket closes: until then its inode is unique."""
-        with contextlib.suppress(OSError), self._opened() as folder:
-            if os.path.samestat(os.stat(self._name, dir_fd=folder, follow_symlinks=False), self._stat):
-                os.unlink(self._name, dir_fd=folder)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self._path), self._stat):
+                os.unlink(self._path)
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        found = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield found
-        finally:
-            os.close(found)
-
-    def _bind(self, folder: int) -> None:
+    def _bind(self, folder: str) -> None:
         os.fchmod(self.socket.fileno(), MODE)  # bind makes the name with this mode, minus the umask
         secret = f".pagecache-{secrets.token_hex(8)}"
-        self.socket.bind(f"/proc/self/fd/{folder}/{secret}")
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._stat = os.stat(secret, dir_fd=folder, follow_symlinks=False)
-            self.socket.listen(BACKLOG)
-            _take_name(folder, secret, self._name)
+            self.socket.bind(f"/proc/self/fd/{descriptor}/{secret}")
         finally:
-            os.unlink(secret, dir_fd=folder)
+            os.close(descriptor)
+        secret = os.path.join(folder, secret)
+        try:
+            self._stat = os.lstat(secret)
+            self.socket.listen(BACKLOG)
+            _take_name(secret, self._path)
+        finally:
+            os.unlink(secret)
 
 
 def checked_path(path: str | os.PathLike[str]) -> str:
@@ -87,31 +82,31 @@ def checked_path(path: str | os.PathLike[str]) -> str:
     return os.path.join(os.path.realpath(os.path.dirname(found) or "."), os.path.basename(found))
 
 
-def _take_name(folder: int, secret: str, name: str) -> None:
+def _take_name(secret: str, path: str) -> None:
     try:
-        os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(secret, path, follow_symlinks=False)
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError):  # its owner removed it
-            _check_dead(folder, name)
-            _remove_dead(folder, name, f"{secret}-old")
-        os.link(secret, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            _check_dead(path)
+            _remove_dead(path, f"{secret}-old")
+        os.link(secret, path, follow_symlinks=False)
 
 
-def _remove_dead(folder: int, name: str, aside: str) -> None:
+def _remove_dead(path: str, aside: str) -> None:
     """Remove the name of a dead socket. If another file has taken it in the meantime, put that back, and raise."""
-    os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(path, aside)
     try:
-        _check_dead(folder, aside)
+        _check_dead(aside)
     except OSError:
-        os.link(aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(aside, path, follow_symlinks=False)
         raise
     finally:
-        os.unlink(aside, dir_fd=folder)
+        os.unlink(aside)
 
 
-def _check_dead(folder: int, name: str) -> None:
+def _check_dead(path: str) -> None:
     """Raise OSError unless the name is a socket without a listener. A socket of another user may have one."""
-    held = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+    held = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
         if not stat.S_ISSOCK(os.stat(held).st_mode):
             raise OSError(errno.EEXIST, "something is there that is not a socket")

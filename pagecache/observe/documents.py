@@ -39,16 +39,11 @@ CALLS = {"read": READ_CALL, "write": WRITE_CALL, "commit": COMMIT_CALL}
 
 
 class Refused(Exception):
-    """A request without a document; the message is one sentence for the client.
+    """A request without a document, by a status of HTTP; the message is one sentence for the client."""
 
-    Attributes:
-        status: Of HTTP.
-        allow: The methods that the path has, if the request had another one.
-    """
-
-    def __init__(self, status: int, message: str, allow: str = "") -> None:
+    def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
-        self.status, self.allow = status, allow
+        self.status = status
 
 
 def said(key: Key) -> str | None:

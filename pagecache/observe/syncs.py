@@ -25,13 +25,14 @@ FIRST_MOST = 2**31
 
 
 class _Sync:
-    """A running sync."""
+    """One sync."""
 
     def __init__(self, number: int, volumes: list[Volume]) -> None:
         self._number = number
         self._began = time.monotonic()
         self._tickets: list[tuple[str, SyncTicket]] = []
         self._refused: list[dict[str, Any]] = []
+        self._over: dict[str, Any] | None = None
         for volume in volumes:
             try:
                 self._tickets.append((volume.name, volume.begin_sync(durability="backend")))
@@ -39,11 +40,13 @@ class _Sync:
                 self._refused.append(_error(volume.name, error))
 
     def document(self) -> dict[str, Any]:
+        if self._over is not None:
+            return self._over
         tickets = [ticket for _, ticket in self._tickets]
         done = all(ticket.done() for ticket in tickets)  # first: the errors of a ticket are complete then
         expected = [ticket.expected for ticket in tickets if not ticket.done()]
         errors = [_error(name, error) for name, ticket in self._tickets for error in ticket.errors]
-        return {
+        found = {
             "schema": SCHEMA,
             "ticket": self._number,
             "total": sum(ticket.total for ticket in tickets),
@@ -54,6 +57,9 @@ class _Sync:
             "seconds": time.monotonic() - self._began,
             "errors": self._refused + errors,
         }
+        if done:
+            self._over, self._tickets = found, []
+        return found
 
 
 class Syncs:
@@ -62,8 +68,7 @@ class Syncs:
     def __init__(self) -> None:
         # A later request at this path may reach another process, in which the number must mean nothing.
         self._numbers = itertools.count(1 + secrets.randbelow(FIRST_MOST))
-        self._running: dict[int, _Sync] = {}
-        self._over: dict[int, dict[str, Any]] = {}
+        self._known: dict[int, _Sync] = {}
 
     def begin(self, volumes: list[Volume]) -> dict[str, Any]:
         """Begin to save everything written so far.
@@ -71,12 +76,13 @@ class Syncs:
         Raises:
             Refused: Too many syncs are running.
         """
-        for number in list(self._running):
-            self.document(number)
-        if len(self._running) >= RUNNING_MOST:
+        over = [number for number, sync in self._known.items() if sync.document()["done"]]
+        if len(self._known) - len(over) >= RUNNING_MOST:
             raise Refused(503, f"{RUNNING_MOST} syncs are under way: ask for one of these, or wait until one is over")
+        if len(over) >= KEPT_MOST:
+            del self._known[over[0]]
         number = next(self._numbers)
-        self._running[number] = _Sync(number, volumes)
+        self._known[number] = _Sync(number, volumes)
         return self.document(number)
 
     def document(self, number: int) -> dict[str, Any]:
@@ -85,17 +91,9 @@ class Syncs:
         Raises:
             Refused: No such number, or many syncs were begun since.
         """
-        if number in self._over:
-            return self._over[number]
-        if number not in self._running:
+        if number not in self._known:
             raise Refused(404, f"sync {number} is not known: it was never begun, or {KEPT_MOST} others since")
-        document = self._running[number].document()
-        if document["done"]:
-            del self._running[number]
-            self._over[number] = document
-            if len(self._over) > KEPT_MOST:
-                del self._over[next(iter(self._over))]
-        return document
+        return self._known[number].document()
 
 
 def _error(volume: str, error: OSError) -> dict[str, Any]:

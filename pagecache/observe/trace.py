@@ -21,7 +21,6 @@ import logging
 import operator
 import os
 import secrets
-import stat
 import sys
 import threading
 import time
@@ -163,14 +162,9 @@ class Trace:
         Raises:
             OSError: It could not be made there.
         """
-        try:
-            mode = os.stat(self.path).st_mode
-        except FileNotFoundError:
-            mode = stat.S_IFREG
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self.path)
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file", self.path)
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            code = errno.EISDIR if os.path.isdir(self.path) else errno.EINVAL
+            raise OSError(code, "not a regular file", self.path)
         folder, name = os.path.split(self.path)
         self._other = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(4)}")
         try:

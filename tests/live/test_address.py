@@ -35,11 +35,11 @@ def test_the_socket_is_the_owners_alone_and_listens_before_it_has_its_name(
 ) -> None:
     take = address._take_name
 
-    def taken(folder: int, secret: str, name: str) -> None:
-        assert not (tmp_path / name).exists()
-        assert stat.S_IMODE((tmp_path / secret).lstat().st_mode) == 0o600
-        connect(str(tmp_path / secret)).close()
-        take(folder, secret, name)
+    def taken(secret: str, path: str) -> None:
+        assert not Path(path).exists()
+        assert stat.S_IMODE(Path(secret).lstat().st_mode) == 0o600
+        connect(secret).close()
+        take(secret, path)
 
     monkeypatch.setattr(address, "_take_name", taken)
     before = os.umask(0)

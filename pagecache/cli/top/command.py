@@ -1,6 +1,5 @@
 """The command `pagecache top`: options, help and exit status."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -63,19 +62,9 @@ def top(
     question = Question(sort, files)
     try:
         if not once and not as_json:
-            reason = _why_not_live()
-            if reason is None:
+            if sys.stdin.isatty() and sys.stdout.isatty():
                 show_live(lambda: named or find_sockets(), question, interval or INTERVAL_S)
-                return
-            click.echo(f"pagecache top: {reason}: shown once", err=True)
+            click.echo("pagecache top: not a terminal: shown once", err=True)
         sys.exit(show_once(found, question, interval, as_json=as_json, wide=wide))
     except KeyboardInterrupt:
         interrupted("nothing was changed")
-
-
-def _why_not_live() -> str | None:
-    """Return the reason why the live view cannot run on this terminal; None: it can."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return "not a terminal"
-    term = os.environ.get("TERM", "")
-    return f"the terminal (TERM={term}) cannot move its cursor" if term in ("", "dumb", "unknown") else None

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich import box
 from rich.cells import cell_len
@@ -122,7 +122,7 @@ def show_once(sockets: Sequence[Path], question: Question, interval: float | Non
     return 1 if errors else 0
 
 
-def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: float) -> None:
+def show_live(find: Callable[[], Sequence[Path]], question: Question, interval: float) -> NoReturn:
     """Show the sockets that `find` returns again and again, until Ctrl-C."""
     watches: dict[Path, Watch] = {}
     with Live(screen=True, auto_refresh=False) as live:
