@@ -332,7 +332,7 @@ class BytePromises:
 
     @promise("read and write", REFLECT)
     def test_reads_follow_commits(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """`read_into` returns the committed bytes, also for a reader of the earlier content."""
+        """`read_into` returns the committed bytes, also for a reader of the earlier content, and for a later open."""
         file = opened(0, content(2 * unit, 32))
         reader = opened(0)
         for seed in (33, 34):
@@ -348,18 +348,7 @@ class BytePromises:
             same(read(backend, file, 0, 2 * unit), expected)
             if not backend.limits.commit_on_close:
                 same(read(backend, reader, 0, 2 * unit), expected)
-
-    @promise("commit", COMMIT)
-    def test_second_open_sees_what_was_committed(self, backend: Backend, opened: Opened) -> None:
-        """Every later open of the object sees the committed bytes."""
-        first = opened(0, b"one")
-        second = opened(0)
-        write(backend, first, 0, b"two")
-        first.commit()
-        same(backend.stat(self.make_key(0)).size, 3)
-        if not backend.limits.commit_on_close:
-            same(read(backend, second, 0, 3), b"two")
-        same(read(backend, opened(0), 0, 3), b"two")
+            same(read(backend, opened(0), 0, 2 * unit), expected)
 
     @promise("recognises", COMMIT)
     def test_own_commit_is_recognised(self, backend: Backend, opened: Callable[..., Any]) -> None:
@@ -420,17 +409,21 @@ class BytePromises:
 
     @promise("punch_hole", REFLECT)
     def test_punched_hole_reads_as_zeros(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """A punched range reads as zeros, and the bytes beside it do not change."""
+        """A punched range reads as zeros; the bytes beside it, and the size, do not change."""
         data = content(4 * unit, 13)
         file = opened(0, data)
         if not hasattr(file, "punch_hole"):
             skip("no punch_hole")
         file.punch_hole(unit, unit)
         file.punch_hole(2 * unit + 7, 11)
-        expected = data[:unit] + bytes(unit) + data[2 * unit : 2 * unit + 7] + bytes(11) + data[2 * unit + 18 :]
+        file.punch_hole(4 * unit - 5, 10 * unit)
+        file.punch_hole(6 * unit, unit)
+        expected = data[:unit] + bytes(unit) + data[2 * unit : 2 * unit + 7] + bytes(11) + data[2 * unit + 18 : -5]
+        expected += bytes(5)
         same(read(backend, file, 0, 5 * unit), expected)
         file.commit()
         same(read(backend, file, 0, 5 * unit), expected)
+        same(backend.stat(self.make_key(0)).size, 4 * unit)
 
     @promise("next_data", OPTIONAL)
     def test_no_data_is_hidden(self, backend: Backend, opened: Opened, unit: int) -> None:
@@ -453,15 +446,3 @@ class BytePromises:
                 same(data[start:begin], bytes(len(data[start:begin])))
             same([reader.next_data(at) for at in (32 * unit, 40 * unit)], [None, None])  # type: ignore[attr-defined]
             file.commit()
-
-    @promise("punch_hole", REFLECT)
-    def test_hole_changes_no_size(self, backend: Backend, opened: Opened, unit: int) -> None:
-        """`punch_hole` never changes the size."""
-        file = opened(0, content(2 * unit, 14))
-        if not hasattr(file, "punch_hole"):
-            skip("no punch_hole")
-        file.punch_hole(unit, 10 * unit)
-        file.punch_hole(5 * unit, unit)
-        file.commit()
-        same(backend.stat(self.make_key(0)).size, 2 * unit)
-        same(read(backend, file, 0, 3 * unit), content(2 * unit, 14)[:unit] + bytes(unit))
