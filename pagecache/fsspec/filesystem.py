@@ -32,7 +32,7 @@ from ..options import OpenMode
 from ..volume.volume import Volume
 from .file import CompressedFile, PageCacheFile, TextFile, checked_mode, give_up
 from .listing import entry_of, is_private, overlaid
-from .ranges import joined, read_span, span_of
+from .ranges import read_span, span_of
 from .sharing import Target, wanted
 from .transaction import Deferral, DeferredFile
 
@@ -485,7 +485,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             paths: one for each range; a path may occur many times.
             starts: one for each range, or one for all.
             ends: one for each range, or one for all.
-            max_gap: largest gap in bytes between two ranges that is read with them; None: small, as for local files.
+            max_gap: no effect here.
             on_error: "return": the exception takes the place of the bytes.
             **kwargs: those of `open`.
         """
@@ -497,8 +497,6 @@ class PageCacheFileSystem(ChainedFileSystem):
             raise ValueError(f"{len(paths)} paths, {len(firsts)} starts, {len(lasts)} ends: not as many of each")
         if on_error not in ("return", "raise"):
             raise ValueError(f"on_error {on_error!r} is not one of 'return', 'raise'")
-        if max_gap is not None and (not isinstance(max_gap, int) or max_gap < 0):
-            raise ValueError(f"max_gap {max_gap!r} is not a number of bytes of at least 0")
         names = [str(self._stripped(path)) for path in paths]
         with contextlib.ExitStack() as stack:
             files = self._opened(dict.fromkeys(names), stack, on_error, kwargs)
@@ -508,8 +506,7 @@ class PageCacheFileSystem(ChainedFileSystem):
             ]
             for name, file in files.items():
                 if not isinstance(file, Exception):
-                    own = [span for one, span in zip(names, spans, strict=True) if one == name]
-                    file.prefetch_ranges(own if max_gap is None else joined(own, max_gap))
+                    file.prefetch_ranges([span for one, span in zip(names, spans, strict=True) if one == name])
             return [read_span(files[name], span, on_error) for name, span in zip(names, spans, strict=True)]
 
     def _opened(

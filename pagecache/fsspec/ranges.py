@@ -5,13 +5,9 @@ They become spans here, (offset, length) inside a file of known size, which file
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fsspec.utils import merge_offset_ranges
-
 from .file import PageCacheFile
 
-__all__ = ["joined", "read_span", "span_of"]
+__all__ = ["read_span", "span_of"]
 
 Span = tuple[int, int]
 
@@ -24,18 +20,6 @@ def span_of(start: int | None, end: int | None, size: int) -> Span:
     """
     first, last, _ = slice(start, end).indices(size)
     return first, max(0, last - first)
-
-
-def joined(spans: Iterable[Span], max_gap: int) -> list[Span]:
-    """Join spans with at most `max_gap` bytes between them, ascending.
-
-    >>> joined([(100, 10), (0, 20), (50, 10)], 30)
-    [(0, 60), (100, 10)]
-    """
-    wanted = [span for span in spans if span[1]]
-    starts, ends = [at for at, _ in wanted], [at + length for at, length in wanted]
-    _, firsts, lasts = merge_offset_ranges([""] * len(wanted), starts, ends, max_gap=max_gap)
-    return [(first, last - first) for first, last in zip(firsts, lasts, strict=True)]
 
 
 def read_span(file: PageCacheFile | Exception, span: Span, on_error: str) -> bytes | Exception:

@@ -55,29 +55,6 @@ def test_near_ranges_are_one_read(make: Make) -> None:
     assert len(below.reads) == before + 1, "from memory"
 
 
-def test_max_gap_says_which_ranges_are_near(make: Make) -> None:
-    """Two reads of 1 byte, 200 KB apart, are two calls; or one, if the option makes a call more expensive than that."""
-    below = OwnMemory()
-    fs = make(fs=below, read_ahead=0)
-    below.pipe({"/one": CONTENT, "/other": CONTENT})
-    fs.cat_file("/one", 900_000, 900_001)
-    before = len(below.reads)
-    paths, starts = ["/one", "/one", "/other"], [300_000, 100_000, 100_000]
-    bytes_there = [CONTENT[300_000:300_001], *[CONTENT[100_000:100_001]] * 2]
-    assert fs.cat_ranges(paths, [*starts], [start + 1 for start in starts], max_gap=199_999) == bytes_there
-    assert len(below.reads) == before + 2
-    fs.invalidate_cache()
-    before = len(below.reads)
-    assert fs.cat_ranges(paths, [*starts], [start + 1 for start in starts], max_gap=190_000) == bytes_there
-    assert len(below.reads) == before + 3
-
-
-@pytest.mark.parametrize("max_gap", [-1, 0.5, "1MiB"])
-def test_max_gap_that_is_no_number_of_bytes_is_refused(fs: PageCacheFileSystem, max_gap: Any) -> None:
-    with pytest.raises(ValueError, match=r"max_gap .* is not a number of bytes of at least 0"):
-        fs.cat_ranges(["/file"], 0, 1, max_gap=max_gap)
-
-
 def test_sequential_reads_have_several_calls_on_their_way(make: Make) -> None:
     """No readahead option is set: while a program reads on, calls for the bytes to come run side by side."""
     below = Distant()

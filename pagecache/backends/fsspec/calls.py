@@ -412,11 +412,8 @@ class OpenedReader(Reader):
             file = self._open()
         try:
             file.seek(offset)
-            if len(buffers) == 1 and hasattr(file, "readinto"):
-                done = self._fill(file, buffers[0])
-            else:
-                length = sum(map(len, buffers))
-                done = self._deal(self._take(file, length), length, buffers)
+            length = sum(map(len, buffers))
+            done = self._deal(self._take(file, length), length, buffers)
         except BaseException:
             file.close()
             raise
@@ -433,12 +430,6 @@ class OpenedReader(Reader):
             # The file's own readahead would fetch megabytes for a page, and keep them.
             file.cache = caches["none"](file.blocksize, file._fetch_range, file.size)
         return file
-
-    def _fill(self, file: Any, buffer: memoryview) -> int:
-        done = 0
-        while done < len(buffer) and (more := file.readinto(buffer[done:])):
-            done += more
-        return done
 
     def _take(self, file: Any, length: int) -> bytes:
         pieces, left = [], length
