@@ -13,7 +13,6 @@ import os
 import shlex
 import sys
 import time
-from functools import cache as once
 from typing import TYPE_CHECKING, Any
 
 from ..distribution import VERSION
@@ -94,7 +93,7 @@ def stats(cache: PageCache) -> dict[str, Any]:
         "schema": SCHEMA,
         "pagecache": VERSION,
         "pid": os.getpid(),
-        "command": _command(),
+        "command": shlex.join(sys.orig_argv)[:COMMAND_MOST],
         "time": time.time(),
         "uptime": now - cache.began,
         "cache": {
@@ -108,11 +107,6 @@ def stats(cache: PageCache) -> dict[str, Any]:
         },
         "volumes": [_volume(volume, counters(usage), now) for volume, usage in each],
     }
-
-
-@once
-def _command() -> str:
-    return shlex.join(sys.orig_argv)[:COMMAND_MOST]
 
 
 def _volume(volume: Volume, counters: dict[str, Any], now: float) -> dict[str, Any]:

@@ -4,8 +4,8 @@
                                        └─ under `_building`, a moment
 
 A document is built completely and then sent from memory: a slow client holds its thread, its answer and no lock of the
-cache. A client is disconnected if it sends or takes nothing for SILENCE_S. Of more than CLIENTS_MOST clients, the
-others wait. All clients are programs of the user who owns the cache, because the socket has mode 0600.
+cache. A client is disconnected if it sends or takes nothing for SILENCE_S. All clients are programs of the user who
+owns the cache, because the socket has mode 0600, so their number has no limit.
 
 The threads do not keep their cache alive. Closing takes `_building` once, so that no thread reads a closed cache, and
 waits for no client. A forked child has the sockets and not the threads: it closes them, and leaves the names alone.
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pagecache")
 
-CLIENTS_MOST = 64
 SILENCE_S = 60.0
 BREATH_S = 0.05
 """Seconds of pause if an immediate retry would fail again."""
@@ -72,7 +71,6 @@ class Server:
         self._ended = False
         self._listeners: list[tuple[Listener, threading.Thread]] = []
         self._clients: set[socket.socket] = set()
-        self._places = threading.Semaphore(CLIENTS_MOST)
         _servers.add(self)
 
     def add(self, listener: Listener) -> None:
@@ -90,7 +88,6 @@ class Server:
         for listener, _ in self._listeners:
             listener.remove()
             _shut(listener.socket)  # ends `accept`
-            self._places.release()
         for _, thread in self._listeners:
             thread.join(JOIN_S)
         for client in list(self._clients):
@@ -129,11 +126,9 @@ class Server:
 
     def _accept(self, listener: Listener) -> None:
         while not self._ended:
-            self._places.acquire()
             try:
                 client, _ = listener.socket.accept()
             except OSError as problem:  # the end, or out of descriptors: then the client stays in the queue
-                self._places.release()
                 if not self._ended:
                     log.warning("%s: a client could not be accepted: %s", self._name, problem)
                     time.sleep(BREATH_S)
@@ -158,7 +153,6 @@ class Server:
     def _drop(self, client: socket.socket) -> None:
         self._clients.discard(client)
         client.close()
-        self._places.release()
 
 
 def _shut(connected: socket.socket) -> None:
@@ -231,7 +225,7 @@ def _document(cache: PageCache, syncs: Syncs, method: str, target: str) -> Any:
     if known + slash == "/v1/sync/":
         path, query = TICKET, {**query, "NUMBER": number}
     if path not in ROUTES:
-        raise Refused(404, f"no document {path[:80]!r}; there are: {', '.join(_paths())}")
+        raise Refused(404, f"no document {path[:80]!r}; there are: {', '.join(ROUTES)}")
     route = ROUTES[path]
     if method not in route.methods:
         raise Refused(405, f"{method[:20]} {path}: only {', '.join(route.methods)}")
@@ -245,10 +239,6 @@ def _parsed(target: str) -> tuple[str, dict[str, str]]:
     parts = urlsplit(target)
     query = parse_qsl(parts.query, True, strict_parsing=bool(parts.query), errors="strict")
     return unquote(parts.path, errors="strict"), dict(query)
-
-
-def _paths() -> list[str]:
-    return [path for path in ROUTES if path != "/"]
 
 
 def _metrics(cache: PageCache, syncs: Syncs, query: Query) -> bytes:
@@ -277,7 +267,6 @@ def _number(text: str, name: str, most: int = NUMBER_MOST) -> int:
 
 TICKET = "/v1/sync/NUMBER"
 ROUTES = {
-    "/": Route(lambda cache, syncs, query: {"schema": SCHEMA, "documents": _paths()}),
     "/metrics": Route(_metrics),
     "/v1/stats": Route(lambda cache, syncs, query: documents.stats(cache)),
     "/v1/files": Route(_files, ("volume", "sort", "limit", "match")),

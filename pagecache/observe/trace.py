@@ -141,9 +141,6 @@ class Trace:
         self._start = 0
         self._began = 0.0
 
-    def __repr__(self) -> str:
-        return f"<pagecache.Trace to {self.path!r}>"
-
     def __enter__(self) -> Self:
         self._cache._check_open()
         if self._used:

@@ -12,8 +12,7 @@ import pytest
 from pagecache import PageCache, UnsavedDataError
 from pagecache.observe import server
 from pagecache.observe.documents import Refused
-from pagecache.observe.server import CLIENTS_MOST
-from tests.file.rig import Task, eventually, raises
+from tests.file.rig import eventually, raises
 
 from .conftest import Served
 from .wire import Connection, connect, ended, get, request
@@ -61,10 +60,9 @@ def test_errors_of_a_request_are_json(served: Served, method: str, target: str, 
     assert message in document["error"]
 
 
-def test_the_root_lists_the_documents(served: Served) -> None:
-    paths = get(served.path, "/")["documents"]
+def test_an_unknown_path_is_answered_with_the_known_ones(served: Served) -> None:
+    paths = request(served.path, "/nowhere")[1]["error"].partition("there are: ")[2].split(", ")
     assert {"/v1/stats", "/v1/files", "/metrics"} <= set(paths)
-    assert request(served.path, "/nowhere")[1]["error"].endswith(", ".join(paths))
     assert {request(served.path, path, "DELETE")[0] for path in paths} == {405}
 
 
@@ -83,18 +81,6 @@ def test_a_malformed_request_ends_its_connection(served: Served, line: bytes, st
         head, _, body = answer.read().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert json.loads(body)["schema"] == 1
-
-
-def test_a_client_too_many_waits_for_a_place(served: Served) -> None:
-    clients = [Connection(served.path) for _ in range(CLIENTS_MOST)]
-    for client in clients:
-        assert client.ask("/v1/stats")[0] == 200
-    waiting = Task(get, served.path, "/v1/stats")
-    assert waiting.waits()
-    clients.pop().close()
-    assert waiting.result()["schema"] == 1
-    for client in clients:
-        client.close()
 
 
 def test_no_other_client_waits_for_one_that_does_not_read(served: Served) -> None:
