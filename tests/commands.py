@@ -17,12 +17,13 @@ TIMEOUT_S = 60.0
 
 
 def call(*arguments: str) -> Result:
-    """Run a command, and handle SIGTERM as before."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Run a command, and handle signals as before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return CliRunner().invoke(main, arguments)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Terminal:
