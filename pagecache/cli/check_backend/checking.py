@@ -19,10 +19,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar
 
+import click
+
 import pagecache.testing
 from pagecache.backends.plain import missing_in_file
 from pagecache.backends.protocol import Backend
-from pagecache.cli.progress import Phase
 from pagecache.errors import Key
 from pagecache.target import BadTarget, Hung, Target, within
 from pagecache.testing.checks import Check, Skipped, checks_of, run_check
@@ -310,8 +311,8 @@ def _sizes(unit: int, most: int) -> list[int]:
     return sorted({max(unit, min(size, most) // unit * unit) for size in SIZES})
 
 
-def run(target: Target, timeout: float, phase: Phase, *, keep: bool) -> Report:
-    """Check a backend, with `timeout` seconds for each step; `keep`: leave its objects behind.
+def run(target: Target, timeout: float, *, keep: bool) -> Report:
+    """Check a backend, with `timeout` seconds for each step and progress on stderr; `keep`: leave its objects behind.
 
     Raises:
         BadTarget: there is none, or a new object cannot be made.
@@ -328,11 +329,11 @@ def run(target: Target, timeout: float, phase: Phase, *, keep: bool) -> Report:
         if (properties := getattr(backend, "server_properties", None)) is not None:
             report.server = _attempt(report, target, "the query of the server", timeout, properties) or []
         _attempt(report, target, "close", timeout, backend.close)
-        with phase("checks", len(CHECKS)) as advance:
-            for result in check_all(target, objects, timeout):
+        results = check_all(target, objects, timeout)
+        with click.progressbar(results, length=len(CHECKS), label="checks", file=sys.stderr) as progress:
+            for result in progress:
                 report.checks.append(result)
                 report.hung |= result.status == "hangs"
-                advance(1)
         if missing := len(CHECKS) - len(report.checks):
             report.stopped.append(f"too many checks hang: {missing} of {len(CHECKS)} were not made")
         _attempt(report, target, "measuring", timeout, lambda: measure(target, objects, report.measures))

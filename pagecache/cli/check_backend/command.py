@@ -28,14 +28,12 @@ def check_backend(backend: str, options: tuple[str, ...], timeout: float, keep: 
     """
     from pagecache.cli.check_backend.checking import run
     from pagecache.cli.check_backend.report import as_dict, print_report
-    from pagecache.cli.progress import progress_on_stderr
     from pagecache.target import BadTarget, Hung, Target, options_of
 
     leave_on_sigterm()
     try:
         target = Target(backend, options_of(options))
-        with progress_on_stderr() as phase:
-            report = run(target, timeout, phase, keep=keep)
+        report = run(target, timeout, keep=keep)
     except Hung as error:
         WrongUsage(f"{backend} hangs: {error}").show()
         leave(WrongUsage.exit_code, hung=True)
