@@ -14,7 +14,7 @@ key at the first lookup: so an object gets its old number again after it was for
 
 Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen: tables are made when
 needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once there
-are more than `NAMES_MAX`, and `keeper` is set when there is work of that kind (pruning.py).
+are more than `NAMES_MAX`, and `keeper` is set then (pruning.py).
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ PACKED = ("size", "mode", "uid", "gid", "nlink", "atime_ns", "mtime_ns", "ctime_
 PACKING = struct.Struct("<QIIIIqqqQ")
 NOT_SEEN = ("version", "mtime", "key", "kind", "identity")  # `mtime_ns` is more exact; nodes do not need the others
 UNPACKED = tuple(name for name in ObjectStat.__slots__ if name not in PACKED and name not in NOT_SEEN)
-SPARSE = 1 << 12
-"""Nodes below which memory is not worth giving back."""
 Link = tuple["Node", str]
 
 
@@ -162,10 +160,9 @@ class Nodes:
         self.root = Node(ROOT, "dir")
         self.root.lookups = 1
         self._nodes = {ROOT: self.root}
-        self._most = 1  # largest number of nodes since memory was given back
         self._prune_at = NAMES_MAX
         self.kept_s = math.inf  # how long the kernel keeps a name, and a call by it may be on its way
-        self.keeper = threading.Event()  # there is work for `idle`, or for `shrink`
+        self.keeper = threading.Event()  # there is work for `idle`
         self._objects: dict[Hashable, Node] = {}  # by identity: those with a name, and open ones
 
     def __len__(self) -> int:
@@ -245,7 +242,6 @@ class Nodes:
         self._nodes[node.number] = node
         if identity is not None:
             self._objects[identity] = node
-        self._most = max(self._most, len(self._nodes))
         if len(self._nodes) > self._prune_at:
             self.keeper.set()
         return node
@@ -285,8 +281,6 @@ class Nodes:
             self._nodes.pop(node.number, None)
             if len(self._nodes) <= NAMES_MAX:
                 self._prune_at = NAMES_MAX
-            if self._is_sparse():
-                self.keeper.set()
             links = node.links
             parents = [parent for parent, _ in links]
             for parent, name in links:
@@ -386,18 +380,6 @@ class Nodes:
             self._prune_at = count + NAMES_MAX // 8  # no further pass until the kernel has forgotten them
             found = (n.number for n in self._nodes.values() if n is not self.root and not n.children and not n.opens)
             return list(islice(found, count - NAMES_MAX + NAMES_MAX // 8))
-
-    def _is_sparse(self) -> bool:
-        return self._most > SPARSE and len(self._nodes) < self._most // 4
-
-    def shrink(self) -> bool:
-        """Shrink the tables to their content. False: there is little to give back."""
-        with self.lock:
-            if not self._is_sparse():
-                return False
-            self._most = len(self._nodes)
-            self._nodes, self._objects = dict(self._nodes), dict(self._objects)
-            return True
 
     def __iter__(self) -> Iterator[Node]:
         with self.lock:

@@ -1,15 +1,12 @@
-"""Memory of names: ask the kernel to forget unused nodes, and give freed memory back to the system.
+"""Memory of names: ask the kernel to forget unused nodes.
 
 A node lives until the kernel forgets it, and the kernel forgets only when its own memory is short. So beyond
 `NAMES_MAX` nodes it is asked to forget idle ones (FUSE_NOTIFY_PRUNE, Linux 6.18). That request takes no directory lock,
 so no other request can block it. An older kernel refuses; it alone then decides the number of nodes.
-
-When most nodes are gone, as after `rm -r`, the tables shrink and the C allocator gives back free memory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
@@ -57,12 +54,9 @@ class Pruning:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._nodes.keeper.wait() and not self._stopped:
+        while self._nodes.keeper.wait() and not self._stopped and not self._refused:
             self._nodes.keeper.clear()
-            if not self._refused:
-                self._prune(self._nodes.idle())
-            if self._nodes.shrink():
-                _trim()
+            self._prune(self._nodes.idle())
 
     def _prune(self, numbers: Sequence[int]) -> None:
         for begin in range(0, len(numbers), BATCH):
@@ -74,10 +68,3 @@ class Pruning:
                 self._refused = error.errno in REFUSED
                 log.debug("the kernel did not forget names: %s", os.strerror(error.errno or 0))
                 return
-
-
-def _trim() -> None:
-    """Give back free memory of the C library, which keeps it in the middle of its heap; glibc only."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

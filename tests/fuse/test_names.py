@@ -104,19 +104,6 @@ def test_idle_names_beyond_the_bound_are_asked_for_once(monkeypatch: Patch) -> N
     assert len(table) == 1 + 1 + 2 + 11  # the root, the open file, the directory and its entries, the last ones
 
 
-def test_a_table_that_was_large_is_made_small(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(nodes, "SPARSE", 10)
-    table = Nodes()
-    found = [table.found(table.root, f"f{number}", "file") for number in range(100)]
-    assert not table.shrink()
-    for node in found[:80]:
-        table.forget(node.number, 1)
-    assert table.keeper.is_set()
-    assert table.shrink()
-    assert not table.shrink()
-    assert [table.get(node.number) for node in found[80:]] == found[80:]
-
-
 def test_a_kernel_that_forgets_nothing_is_asked_once(monkeypatch: Patch) -> None:
     """Older kernels refuse the request; the mount goes on."""
     monkeypatch.setattr(nodes, "NAMES_MAX", 8)
