@@ -12,18 +12,11 @@ from __future__ import annotations
 import errno
 import os
 import re
-import select
-import signal
 from typing import Any
 
 from ..backends import DirectoryBackend
 
 __all__ = ["CannotMount", "check_mountpoint", "check_store", "mounted_at"]
-
-
-GONE = {errno.ENOTCONN, errno.ECONNABORTED}
-ANSWER_S = 5.0
-"""Seconds that a server gets to reply to statfs, or to end once it was killed."""
 
 
 class CannotMount(Exception):
@@ -38,8 +31,9 @@ def check_mountpoint(path: str) -> None:
         is_directory = os.path.isdir(path)
         os.stat(path)
     except OSError as error:
-        if error.errno in GONE:
-            raise _server_gone(path) from None
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            what = f"the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}"
+            raise CannotMount(what) from None
         raise CannotMount(f"{path}: {error.strerror}") from None
     if not is_directory:
         raise CannotMount(f"{path}: not a directory")
@@ -49,42 +43,10 @@ def check_mountpoint(path: str) -> None:
     if fields is not None:
         kind, source = fields[fields.index("-") + 1 :][:2]
         if kind == "fuse" or kind.startswith("fuse."):  # not fuseblk: that is a disk
-            if _is_gone(path):
-                raise _server_gone(path)
             raise CannotMount(
                 f"{path}: {_unescaped(source)} ({kind}) is mounted there, and a mount does not hide what another "
                 f"program serves: fusermount3 -u {path} first"
             )
-
-
-def _server_gone(path: str) -> CannotMount:
-    return CannotMount(f"the server of the mount at {path} is gone; unmount it with fusermount3 -u {path}")
-
-
-def _is_gone(path: str) -> bool:
-    """Whether the server of a FUSE mount has ended.
-
-    The kernel answers stat from its cache for a while, but asks the server for each statfs. A child makes the call,
-    since nothing can interrupt it if the server hangs. If the server is being killed, the call returns at its end.
-    """
-    child = os.fork()
-    if child == 0:
-        try:
-            os.statvfs(path)
-        except OSError as error:
-            os._exit(error.errno in GONE)
-        finally:
-            os._exit(0)
-    ended = os.pidfd_open(child)
-    try:
-        poll = select.poll()
-        poll.register(ended, select.POLLIN)
-        if not poll.poll(ANSWER_S * 1000):
-            os.kill(child, signal.SIGKILL)  # it ends when its call does; the mount is served, or hangs
-            return False
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    finally:
-        os.close(ended)
 
 
 def check_store(backend: Any, path: str) -> None:
