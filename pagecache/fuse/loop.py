@@ -142,16 +142,9 @@ class Loop:
         """
         self._notify("inode", number, offset, length)
 
-    def invalidate_entry(self, parent: int, name: str, number: int | None = None) -> None:
-        """Drop a name that leads elsewhere now, or nowhere. `number`: the node that had it, and is gone."""
-        if number is None:
-            self._notify("entry", parent, os.fsencode(name))
-        else:
-            self._notify("delete", parent, number, os.fsencode(name))
-
-    def store(self, number: int, offset: int, data: bytes) -> None:
-        """Put bytes into the kernel's pages of a file in advance."""
-        self._notify("store", number, offset, data, len(data))
+    def invalidate_entry(self, parent: int, name: str) -> None:
+        """Drop a name that leads elsewhere now, or nowhere."""
+        self._notify("entry", parent, os.fsencode(name))
 
     def notify(self, message: bytes) -> None:
         """Write a message to the kernel that libfuse has no call for.

@@ -209,7 +209,7 @@ def test_the_loop_keeps_its_file_system(volume: Volume, mnt: Path, store: Path) 
 
 
 def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, store: Path) -> None:
-    """The kernel drops pages of a range, pages before they are read, and unknown ones."""
+    """The kernel drops pages of a range, and unknown ones."""
     (store / "a").write_bytes(b"a" * 2 * PAGE)
     with Loop(Plain(volume), mnt, keep_pages=True, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
         with (mnt / "a").open("rb", buffering=0) as file:
@@ -217,10 +217,9 @@ def test_the_kernel_is_notified_of_changes_by_others(volume: Volume, mnt: Path, 
             reads = loop.counts()["reads"] + loop.counts()["asked"]
             os.pread(file.fileno(), PAGE, 0)
             assert loop.counts()["reads"] + loop.counts()["asked"] == reads  # by the kernel
-            loop.store(2, 0, b"b" * PAGE)
-            assert os.pread(file.fileno(), 2, PAGE - 1) == b"ba"
             loop.invalidate(2, 0, PAGE)
             assert os.pread(file.fileno(), 2, PAGE - 1) == b"aa"
+            assert loop.counts()["reads"] + loop.counts()["asked"] > reads
         loop.invalidate(77)
         loop.invalidate_entry(1, "unknown")
     loop.invalidate(2)  # the node no longer exists

@@ -172,9 +172,7 @@ void pc_opened_clear_written(struct pc_opened *o, int64_t written_ns);
 /* ---- the kernel's caches */
 int pc_notify_inode(struct pc_loop *l, uint64_t number, int64_t offset, int64_t len);
 int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name);
-int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name);
 int pc_notify_message(struct pc_loop *l, const char *message, uint64_t len);
-int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len);
 
 /* cdef-end */
 

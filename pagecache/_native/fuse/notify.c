@@ -31,22 +31,8 @@ int pc_notify_entry(struct pc_loop *l, uint64_t parent, const char *name)
 	NOTIFY(l, fuse_lowlevel_notify_inval_entry(l->session, parent, name, strlen(name)));
 }
 
-int pc_notify_delete(struct pc_loop *l, uint64_t parent, uint64_t child, const char *name)
-{
-	pc_node_changed(l, child);
-	NOTIFY(l, fuse_lowlevel_notify_delete(l->session, parent, child, name, strlen(name)));
-}
-
 /* Send a complete message, header included, for notifications that libfuse has no call for. */
 int pc_notify_message(struct pc_loop *l, const char *message, uint64_t len)
 {
 	NOTIFY(l, write(fuse_session_fd(l->session), message, len) < 0 ? -errno : 0);
-}
-
-int pc_notify_store(struct pc_loop *l, uint64_t number, int64_t offset, const char *data, uint64_t len)
-{
-	struct fuse_bufvec buffer = FUSE_BUFVEC_INIT(len);
-	buffer.buf[0].mem = (void *)(uintptr_t)data;
-	pc_node_changed(l, number);
-	NOTIFY(l, fuse_lowlevel_notify_store(l->session, number, offset, &buffer, 0));
 }
