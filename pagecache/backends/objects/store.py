@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from ...errors import Key
@@ -72,6 +73,16 @@ class Store(ABC, Generic[V]):
     def is_refusal(self, error: BaseException) -> bool:
         """Return whether a request that failed with this error was certainly not carried out."""
 
-    @abstractmethod
     def about(self, key: Key) -> AbstractContextManager[None]:
-        """Return a context that makes errors name the key."""
+        """Return a context that makes errors name the key: a request has the name of the object only."""
+        return _about(key)
+
+
+@contextmanager
+def _about(key: Key) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and key is not None:
+            error.filename = key
+        raise

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import builtins
 import errno
-import io
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Unpack
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...config import BY_TIME, Size, parse_size, with_overrides
+from ...config import Size, parse_size
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
+from ..objects.buckets import BucketBackend
 from ..objects.names import Names
-from ..objects.words import PRIVATE, flag, key_of, not_a_key, seconds
-from ..protocol import Backend, BackendLimits, ObjectStat
+from ..objects.words import PRIVATE, flag, not_a_key, seconds
+from ..protocol import BackendLimits, ObjectStat
 from ..url import without_user
 from .conditions import Honoured
 from .errors import exceptions
@@ -34,7 +34,7 @@ ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 UPLOAD_TIMEOUT = timedelta(hours=1)
 
 
-class ObstoreBackend(Backend):
+class ObstoreBackend(BucketBackend[Stored]):
     """The objects of a store of obstore whose names begin with a prefix, by the remaining name.
 
     Objects become visible by a commit, which is refused (ESTALE) if it would replace another version than the opened
@@ -55,7 +55,7 @@ class ObstoreBackend(Backend):
         ValueError: an argument is invalid; names it and the reason.
     """
 
-    why_read_only = ""
+    requests: Requests
 
     def __init__(
         self,
@@ -74,14 +74,7 @@ class ObstoreBackend(Backend):
         if self.single_put > SINGLE_MAX:
             raise ValueError(f"single_put: {single_put!r} is above 4 GiB")
         whole = BackendLimits(max_read="8MiB", max_write="8MiB", max_inflight=16, commit_on_close=True)
-        given = with_overrides(limits or whole, overrides)
-        given = replace(given, retry=given.retry or BY_TIME)
-        chosen = limits is not None or "read_ahead" in overrides
-        self.limits = given if chosen else replace(given, read_ahead=int(given.max_inflight) * int(given.max_read))
-        if not self.limits.commit_on_close or self.limits.durable_writes:
-            raise ValueError("limits: objects become visible by a commit, and are not durable before")
-        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self.where = where
+        super().__init__(prefix, where, limits or whole, overrides)
         self.name = f"{where}/{self.prefix}"
         self._required = flag(require_conditions, "require_conditions")
         self.requests = Requests(reads, writes or reads, where, generations=generations)
@@ -91,20 +84,12 @@ class ObstoreBackend(Backend):
     # ---------------------------------------------------------------- keys
 
     def canonical(self, key: Key) -> Key:
-        name = key_of(key, self.prefix)
+        name = str(super().canonical(key))
         if {"", ".", ".."} & set(name.split("/")):
             raise not_a_key(key, "obstore has no names with an empty part, '.' or '..'")
         if any(character < " " or character == "\x7f" for character in name):
             raise not_a_key(key, "it has a control character")
         return name
-
-    def _name(self, key: Key) -> str:
-        return self.prefix + str(self.canonical(key))
-
-    def _allow(self) -> None:
-        if self.limits.read_only:
-            why = self.why_read_only or f"{self.where} was given as read_only"
-            raise io.UnsupportedOperation(errno.ENOTSUP, why)
 
     # ---------------------------------------------------------------- objects
 
@@ -113,9 +98,9 @@ class ObstoreBackend(Backend):
     ) -> ObstoreObject:
         """Open an object. `seen`: a version that is believed to be stored still."""
         name = self._name(key)
+        if create:
+            self._allow(key)
         with self.requests.about(key):
-            if create:
-                self._allow()
             believed = seen is not None and not self.names.is_unsettled(name)
             base = seen if believed else self.names.look(name)
         if base is None and not create:
@@ -126,25 +111,6 @@ class ObstoreBackend(Backend):
         self.names.add(file)
         return file
 
-    def stat(self, key: Key) -> ObjectStat:
-        name = self._name(key)
-        with self.requests.about(key):
-            stored = self.names.look(name)
-        if stored is None:
-            raise os_error(errno.ENOENT, key)
-        return stored.status()
-
-    def remove(self, key: Key) -> None:
-        name = self._name(key)
-        self._allow()
-        self.names.remove(key, name)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
-        old, new = self._name(src), self._name(dst)
-        self._allow()
-        self.names.rename(src, old, dst, new, replace=replace)
-
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""
         start, own = self.prefix + prefix, self.prefix + PRIVATE
@@ -153,10 +119,6 @@ class ObstoreBackend(Backend):
         for name, stat in self.requests.names(start):
             if not name.startswith(own):
                 yield replace(stat, key=name[len(self.prefix) :])
-
-    def close(self) -> None:
-        for file in self.names.files():
-            file.close()
 
     # ---------------------------------------------------------------- conditions
 

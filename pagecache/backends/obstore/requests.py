@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import Key
 from ..objects.store import Store
 from ..protocol import ObjectStat
 from ..spool import Spool, dealt
@@ -182,20 +181,6 @@ class Requests(Store[Stored]):
 
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, RequestError) and error.refused
-
-    def about(self, key: Key) -> AbstractContextManager[None]:
-        return _about(key)
-
-
-@contextmanager
-def _about(key: Key) -> Iterator[None]:
-    """Make errors name the key."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = key
-        raise
 
 
 def _stale(what: str) -> RequestError:

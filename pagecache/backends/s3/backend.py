@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import builtins
 import errno
-import io
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from inspect import signature
 from typing import Any, Literal, Unpack, get_args
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from ...config import BY_TIME, Size, parse_size, with_overrides
+from ...config import Size, parse_size
 from ...errors import BackendError, Key, os_error
 from ...options import LimitsOverrides
+from ..objects.buckets import BucketBackend
 from ..objects.names import Names
-from ..objects.words import PRIVATE, flag, key_of, seconds
-from ..protocol import Backend, BackendLimits, ObjectStat
+from ..objects.words import PRIVATE, flag, seconds
+from ..protocol import BackendLimits, ObjectStat
 from ..url import without_user
 from .beginnings import LENGTH, Beginnings
 from .calls import Bucket, Stored
@@ -40,7 +40,7 @@ from .conditions import TEXTS, Conditions, Honoured, Of, parse_conditions
 from .http import Http
 from .object import S3Object
 from .plan import Sizes
-from .requests import Requests, about
+from .requests import Requests
 from .uploads import Uploads
 
 __all__ = ["Conditions", "S3Backend", "backend_from_s3_url"]
@@ -54,7 +54,7 @@ Addressing = Literal["auto", "path", "virtual"]
 """How a request names the bucket."""
 
 
-class S3Backend(Backend):
+class S3Backend(BucketBackend[Stored]):
     """The objects of a bucket whose names begin with a prefix, by the remaining name.
 
     Objects become visible by a commit. Earlier write-back goes to a multipart upload, and a commit that would replace
@@ -81,6 +81,8 @@ class S3Backend(Backend):
         ModuleNotFoundError: boto3 is not installed.
         ValueError: an argument is invalid; names it and the reason.
     """
+
+    requests: Requests
 
     def __init__(
         self,
@@ -111,15 +113,9 @@ class S3Backend(Backend):
         whole = BackendLimits(
             max_read=part, max_write=part, write_unit=part, max_vectors=1 << 14, max_inflight=16, commit_on_close=True
         )
-        given = with_overrides(limits or whole, overrides)
-        given = replace(given, retry=given.retry or BY_TIME)
-        chosen = limits is not None or "read_ahead" in overrides
-        self.limits = given if chosen else replace(given, read_ahead=int(given.max_inflight) * part)
-        if not self.limits.commit_on_close or self.limits.durable_writes:
-            raise ValueError("limits: objects become visible by a commit, and are not durable before")
+        super().__init__(prefix, f"s3://{bucket}", limits or whole, overrides)
         if self.limits.write_unit != part:
             raise ValueError(f"limits: write_unit {self.limits.write_unit} is not part_size ({part})")
-        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.name = f"s3://{bucket}/{self.prefix}" + (f"?endpoint={endpoint_url}" if endpoint_url else "")
         options = {"endpoint_url": endpoint_url, "region_name": region_name}
         connections = int(self.limits.max_inflight) * 2
@@ -132,18 +128,6 @@ class S3Backend(Backend):
         self.requests = Requests(self.bucket, self.uploads, self.sizes, int(self.limits.max_inflight))
         self.names: Names[Stored] = Names(self.requests)
         self._beginnings = Beginnings()
-
-    # ---------------------------------------------------------------- keys
-
-    def canonical(self, key: Key) -> Key:
-        return key_of(key, self.prefix)
-
-    def _name(self, key: Key) -> str:
-        return self.prefix + str(self.canonical(key))
-
-    def _allow(self) -> None:
-        if self.limits.read_only:
-            raise io.UnsupportedOperation(errno.ENOTSUP, f"s3://{self.bucket.bucket} was given as read_only")
 
     # ---------------------------------------------------------------- objects
 
@@ -160,9 +144,9 @@ class S3Backend(Backend):
         still. An exclusive creation asks nothing: if there is an object, its commit is refused.
         """
         name, base, beginning = self._name(key), None, b""
-        with about(key):
-            if create:
-                self._allow()
+        if create:
+            self._allow(key)
+        with self.requests.about(key):
             if create and exclusive:
                 self.names.settle(name)
                 self.requests.check_bucket()
@@ -178,39 +162,17 @@ class S3Backend(Backend):
         self.names.add(file)
         return file
 
-    def stat(self, key: Key) -> ObjectStat:
-        name = self._name(key)
-        with about(key):
-            stored = self.names.look(name)
-        if stored is None:
-            raise os_error(errno.ENOENT, key)
-        return stored.status()
-
-    def remove(self, key: Key) -> None:
-        name = self._name(key)
-        with about(key):
-            self._allow()
-        self.names.remove(key, name)
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        """Rename by a copy and a removal: not atomic. A process that dies in between leaves both."""
-        old, new = self._name(src), self._name(dst)
-        with about(src):
-            self._allow()
-        self.names.rename(src, old, dst, new, replace=replace)
-
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
         """Yield the objects sorted by name, in requests of a thousand objects."""
         own = self.prefix + PRIVATE
-        with about(prefix or None):
+        with self.requests.about(prefix or None):
             for name, stored in self.bucket.names(self.prefix + prefix, once=True):
                 if not name.startswith(own) and name != self.prefix:
                     yield replace(stored.status(), key=name[len(self.prefix) :])
 
     def close(self) -> None:
         """Delete and abort everything pending; close connections."""
-        for file in self.names.files():
-            file.close()
+        super().close()
         self._honoured.close()
         self.uploads.close()
         self.bucket.close()

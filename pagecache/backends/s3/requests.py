@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ...errors import Key
 from ..objects.parallel import side_by_side
 from ..objects.store import Store
 from ..protocol import ObjectStat
@@ -17,18 +14,7 @@ if TYPE_CHECKING:
     from .plan import Sizes
     from .uploads import Uploads
 
-__all__ = ["Requests", "about"]
-
-
-@contextmanager
-def about(key: Key | None) -> Iterator[None]:
-    """Make errors name the key: a request has the name of the object only."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and key is not None:
-            error.filename = key
-        raise
+__all__ = ["Requests"]
 
 
 class Requests(Store[Stored]):
@@ -85,5 +71,3 @@ class Requests(Store[Stored]):
 
     def is_refusal(self, error: BaseException) -> bool:
         return isinstance(error, OSError) and not unclear(error)
-
-    about = staticmethod(about)
