@@ -180,7 +180,7 @@ build/loop-$(1)/%.o: $(LOOP)/%.c $(wildcard $(LOOP)/*.h $(NATIVE)/pagecache.h) M
 	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) $$(shell pkg-config --cflags fuse3) -c $$< -o $$@
 
 build/loop-$(1)/%: tests/native/fuse/%.c $(wildcard tests/native/*.h tests/native/fuse/*.h) $(FUSE_C:$(LOOP)/%.c=build/loop-$(1)/%.o) $$(OBJECTS_$(1))
-	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -I$(LOOP) $$< $(FUSE_C:$(LOOP)/%.c=build/loop-$(1)/%.o) $$(OBJECTS_$(1)) $$(shell pkg-config --libs fuse3) -o $$@
+	@$(CC) $(CFLAGS_C) $(FLAGS_$(1)) -I$(LOOP) $$(shell pkg-config --cflags fuse3) $$< $(FUSE_C:$(LOOP)/%.c=build/loop-$(1)/%.o) $$(OBJECTS_$(1)) $$(shell pkg-config --libs fuse3) -o $$@
 
 .PHONY: run-fuse-$(1)
 run-fuse-$(1): $(FUSE_T:tests/native/fuse/%.c=build/loop-$(1)/%)

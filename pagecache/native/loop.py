@@ -204,11 +204,6 @@ class NativeLoop:
         counts["asked"] = counts.pop("submitted")
         return counts
 
-    def check(self) -> str:
-        """Return a violation of the table of names; "": none."""
-        wrong = _fuse.lib.pc_loop_check(self._l)
-        return "" if wrong == _fuse.ffi.NULL else _fuse.ffi.string(wrong).decode()
-
     # -- handlers
 
     def enter(self) -> bool:

@@ -92,7 +92,7 @@ def test_requests_for_cached_bytes_never_enter_python(volume: Volume, mnt: Path,
 
 def test_attributes_of_an_open_file_follow_each_change(volume: Volume, mnt: Path) -> None:
     """A program that changes a name, or the attributes of its object, sees the change at once."""
-    with Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG) as loop:
+    with Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG):
         with (mnt / "a").open("wb", buffering=0) as file:
             file.write(b"a")
             (mnt / "a").chmod(0o600)
@@ -104,7 +104,6 @@ def test_attributes_of_an_open_file_follow_each_change(volume: Volume, mnt: Path
             assert os.fstat(file.fileno()).st_nlink == 2
             (mnt / "c").unlink()
             assert os.fstat(file.fileno()).st_nlink == 1
-        assert loop._native.check() == ""
 
 
 ERRORS = [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit]
@@ -269,13 +268,12 @@ def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path,
     names = [f"{number:03}{'x' * 200}" for number in range(300)]
     for name in names:
         (store / name).touch()
-    with Loop(Server(volume), mnt, timeout=LONG) as loop:
+    with Loop(Server(volume), mnt, timeout=LONG):
         gone = os.listdir(mnt)[-1]
         with os.scandir(mnt) as found:
             seen = [next(found).name]
             (mnt / gone).unlink()
             seen += [entry.name for entry in found]
-        assert loop._native.check() == ""
     assert sorted([*seen, gone]) == names
 
 

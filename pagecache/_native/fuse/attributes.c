@@ -25,18 +25,6 @@
 
 #include "state.h"
 
-struct node {
-	struct node *next; /* of its bucket */
-	u64 number;
-	u64 changed;  /* tick */
-	u32 changing; /* calls that run */
-	bool seen;    /* attributes were returned once */
-	u64 seen_tick;
-	i64 until_ns; /* attributes are valid until then; 0: invalid */
-	struct pc_attributes attributes;
-	struct pc_opened *opened;
-};
-
 /* ---------------------------------------------------------------- nodes; `nodes_lock` held */
 
 static struct node **bucket_of(struct pc_loop *l, u64 number)
@@ -86,24 +74,6 @@ void pc_nodes_free(struct pc_loop *l)
 			next = n->next;
 			free(n);
 		}
-}
-
-/* Return a mistake in the table, or NULL. */
-const char *pc_nodes_check(struct pc_loop *l)
-{
-	u64 count = 0;
-	const char *wrong = NULL;
-	pthread_mutex_lock(&l->nodes_lock);
-	for (u64 k = 0; k < PC_NODES; k++)
-		for (struct node *n = l->nodes[k]; n; n = n->next) {
-			count++;
-			if (!n->opened && !n->changing)
-				wrong = "a node without open files and changes";
-		}
-	if (count != l->nr_nodes)
-		wrong = "the number of nodes";
-	pthread_mutex_unlock(&l->nodes_lock);
-	return wrong;
 }
 
 /* ---------------------------------------------------------------- attributes; `nodes_lock` held */

@@ -141,7 +141,6 @@ bool pc_loop_drain(struct pc_loop *l, int64_t timeout_ns);
 void pc_loop_stop(struct pc_loop *l, bool unmount);
 bool pc_loop_free(struct pc_loop *l);
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out);
-const char *pc_loop_check(struct pc_loop *l);
 
 /* ---- handlers */
 bool pc_loop_enter(struct pc_loop *l);

@@ -332,15 +332,6 @@ bool pc_loop_free(struct pc_loop *l)
 	return !used;
 }
 
-/* Check the tables of the loop. Return: NULL; else a description of the mistake. */
-const char *pc_loop_check(struct pc_loop *l)
-{
-	pthread_mutex_lock(&l->lock);
-	const char *wrong = pc_slots_check(l);
-	pthread_mutex_unlock(&l->lock);
-	return wrong ? wrong : pc_nodes_check(l);
-}
-
 void pc_loop_counts(struct pc_loop *l, struct pc_loop_counts *out)
 {
 	u64 *from = (u64 *)&l->counts, *to = (u64 *)out;

@@ -9,7 +9,7 @@
  *   taken → free      pc_slot_free     the call has ended
  *
  * pc_slot_move() makes and asserts each of them; no other function writes `state`. An answer changes no state: it takes
- * `req` out of the slot. Invariants, which pc_slots_check() checks:
+ * `req` out of the slot. Invariants, which tests/native/fuse/tables.h checks:
  *
  *   busy counts the slots that are not free
  *   the queue has the queued slots, and the free list the free ones
@@ -161,40 +161,4 @@ struct slot *pc_slot_new(struct pc_loop *l, fuse_req_t req, struct pc_fuse_reque
 			fuse_reply_err(req, ENOMEM);
 	}
 	return s;
-}
-
-/* ---------------------------------------------------------------- invariants */
-
-static u64 length_of(const struct slot *s, enum slot_state state, const char **wrong)
-{
-	u64 n = 0;
-	for (; s; s = s->next, n++)
-		if (s->state != state)
-			*wrong = "a slot in a list of another state";
-	return n;
-}
-
-/* Check slots, lists and turns. Return: NULL; else a description of the mistake. */
-const char *pc_slots_check(struct pc_loop *l)
-{
-	const char *wrong = NULL;
-	u64 in_state[SLOT_STATES] = {0}, turns = 0;
-	for (u32 k = 0; k < l->nr_slots; k++) {
-		const struct slot *s = l->slots[k];
-		in_state[s->state]++;
-		turns += s->turn;
-		if (s->state == SLOT_FREE && (s->req || s->request.memory || s->turn))
-			wrong = "a free slot with a request";
-	}
-	if (l->busy != l->nr_slots - in_state[SLOT_FREE])
-		wrong = "number of busy slots";
-	if (length_of(l->first, SLOT_QUEUED, &wrong) != in_state[SLOT_QUEUED] ||
-	    length_of(l->free, SLOT_FREE, &wrong) != in_state[SLOT_FREE])
-		wrong = "lengths of the lists of slots";
-	for (const struct slot *t = l->turns; t; t = t->next_turn, turns--)
-		if (!t->turn || t->state < SLOT_QUEUED)
-			wrong = "a turn of a slot without one";
-	if (turns)
-		wrong = "number of turns";
-	return wrong;
 }

@@ -74,7 +74,18 @@ struct worker {
 	char *reply;
 };
 
-struct node;
+/* An open file, or one that is being changed; attributes.c, `nodes_lock`. */
+struct node {
+	struct node *next; /* of its bucket */
+	u64 number;
+	u64 changed;  /* tick */
+	u32 changing; /* calls that run */
+	bool seen;    /* attributes were returned once */
+	u64 seen_tick;
+	i64 until_ns; /* attributes are valid until then; 0: invalid */
+	struct pc_attributes attributes;
+	struct pc_opened *opened;
+};
 
 struct pc_loop {
 	struct fuse_session *session;
@@ -152,7 +163,6 @@ struct slot *pc_slot_of(struct pc_loop *l, u64 token);
 struct slot *pc_slot_submitted(struct pc_loop *l, u64 token);
 void pc_slot_queue(struct pc_loop *l, struct slot *s);
 void pc_slot_free(struct pc_loop *l, struct slot *s);
-const char *pc_slots_check(struct pc_loop *l);
 
 /* queue.c */
 void pc_submit(struct pc_loop *l, struct slot *s);
@@ -173,7 +183,6 @@ void pc_turn_end(struct pc_loop *l, struct slot *s);
 
 /* attributes.c */
 void pc_nodes_free(struct pc_loop *l);
-const char *pc_nodes_check(struct pc_loop *l);
 void pc_stat_of(const struct pc_attributes *a, struct stat *out);
 bool pc_known_attributes(struct pc_loop *l, u64 number, bool old_too, struct stat *out, double *timeout);
 void pc_attributes_seen(struct pc_loop *l, const struct pc_attributes *a, u64 tick, i64 since_ns);

@@ -2,7 +2,7 @@
  * The loop, with a simulated kernel and handlers: requests answered without a handler, one answer to each request
  * whatever handlers do, which requests wait for which, and that nothing is left behind.
  */
-#include "kernel.h"
+#include "tables.h"
 
 enum { FILE_NODE = 7, FILE_FH = 33 };
 

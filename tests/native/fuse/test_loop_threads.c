@@ -3,7 +3,7 @@
  * wrongly, twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is
  * answered once (kernel.h). The node counts given out equal those that the handlers got to forget.
  */
-#include "kernel.h"
+#include "tables.h"
 
 enum { PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
 
