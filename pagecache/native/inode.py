@@ -458,6 +458,12 @@ class NativeInode:
         """Copy all valid bytes of [pos, pos + len(buffer)), and leave other bytes as they are; return their number."""
         return int(lib.pc_read_local(self._i, pos, ffi.from_buffer(buffer), len(buffer), ffi.NULL))
 
+    def read_valid(self, pos: int, buffer: bytearray) -> bytearray:
+        """Do `read_local`, and return a byte for each one of the buffer: 1 if it was copied."""
+        valid = bytearray(len(buffer))
+        lib.pc_read_local(self._i, pos, ffi.from_buffer(buffer), len(buffer), ffi.from_buffer("uint8_t[]", valid))
+        return valid
+
     storage_seen = _number("storage_seen")
     """Return a number that is equal before and after a call if no truncate or hole came between; 0 during one."""
 

@@ -170,6 +170,22 @@ def test_spilled_bytes_survive_a_crash_once_they_are_synced(world: World) -> Non
         after.end()
 
 
+def test_newer_bytes_in_memory_are_appended_and_not_those_of_the_spool(world: World) -> None:
+    expected = bytearray(b"spooled." * 1024)
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(expected, 0)
+        world.spill(file)
+        assert file._inode.drop_clean()
+        for at in (1024, 6000):
+            expected[at : at + 8] = b"newer..."
+            file.pwrite(b"newer...", at)
+        file.fsync()  # at the disk
+        after = world.crash()
+    with after.volume.open("k") as file:
+        assert file.pread(8192, 0) == expected
+    after.end()
+
+
 def test_beyond_its_limit_the_journal_lets_writers_wait_for_the_store(tmp_path: Path) -> None:
     world = World(tmp_path, journal_limit="6MiB", throttle_timeout=0.3)
     try:

@@ -69,10 +69,6 @@ class Appended(NamedTuple):
     generation: int
 
 
-class _NotHere(Exception):
-    """Bytes are neither in memory nor in the spool."""
-
-
 class VolumeJournal:
     """The journal as one volume uses it.
 
@@ -308,7 +304,7 @@ class Journaled:
                     return None
                 self._append_changes(journal)
                 return Appended(self, self._last, self._generation)
-            except (_NotHere, NotStagedError):
+            except NotStagedError:
                 return None
             except (OSError, ValueError) as error:
                 self._owner.failed(error)
@@ -406,20 +402,17 @@ class Journaled:
         self._whole = False
 
     def _bytes(self, journal: Journal, begin: int, end: int) -> None:
-        """Append bytes of the file."""
+        """Append bytes of the file: those of the memory, or else of the spool, which may have older ones as well."""
         file = self.file
         while begin < end:
-            room = memoryview(bytearray(min(end - begin, records.DATA_MAX, journal.segment // 4)))
-            done = 0
-            while done < len(room):
-                got = file.read(begin + done, room[done:])
-                if got <= 0:
-                    found = file.staged_from(begin + done)
-                    if found is None or found[0] > begin + done:
-                        raise _NotHere
-                    got = file.read_staged(begin + done, [room[done:]])
-                done += got
-            self._put(journal, records.data(self._number, begin, len(room)), [room])
+            room = bytearray(min(end - begin, records.DATA_MAX, journal.segment // 4))
+            with memoryview(room) as data:
+                stop, valid = 0, file.read_valid(begin, room)
+                while (at := valid.find(0, stop)) >= 0:
+                    stop = valid.find(1, at) % (len(room) + 1)  # -1: none follows
+                    while at < stop:
+                        at += file.read_staged(begin + at, [data[at:stop]])
+                self._put(journal, records.data(self._number, begin, len(room)), [data])
             begin += len(room)
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
