@@ -27,7 +27,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -239,7 +239,7 @@ class ForgettingBackend(Backend):
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
             self._objects[self.inner.canonical(key)] = None
-            if found.inner is not None or not self.limits.commit_on_close:
+            with suppress(FileNotFoundError) if found.inner is None else nullcontext():
                 self._name("remove", key, None, found)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
@@ -254,7 +254,7 @@ class ForgettingBackend(Backend):
                 return
             self._objects[self.inner.canonical(dst)] = found
             self._objects[self.inner.canonical(src)] = None
-            if found.inner is not None or not self.limits.commit_on_close:
+            with suppress(FileNotFoundError) if found.inner is None else nullcontext():
                 self._name("rename", src, found, dst, there)
 
     def canonical(self, key: Key) -> Key:
@@ -270,7 +270,12 @@ class ForgettingBackend(Backend):
         """Do nothing: the inner backend goes on."""
 
     def _name(self, *what: Any) -> None:
-        """Record a change of names; the lock is held. Objects that a commit makes visible keep no pending names."""
+        """Record a change of names; the lock is held. Objects that a commit makes visible keep no pending names: of one
+        that was never committed, the change concerns the object that the commit would have replaced, if there is one.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
         if not self.limits.commit_on_close:
             self._names.append(what)
         elif what[0] == "rename":
