@@ -6,9 +6,9 @@
         await f.fsync()
 
 Volumes, files and their pages are shared with threads: a handle here and a `CachedFile` of one object share everything.
-A hit completes without suspending the task, without a thread and without a future. Every other call is that of the
-`CachedFile`, on a thread (`engine/aside.py`), so no call blocks the loop. Any number of event loops may be used
-concurrently, and a loop that is closed in the middle leaves nothing behind: running calls go on.
+A hit of at most 256 KiB completes without suspending the task, without a thread and without a future. Every other call
+is that of the `CachedFile`, on a thread (`engine/aside.py`), so no call blocks the loop. Any number of event loops may
+be used concurrently, and a loop that is closed in the middle leaves nothing behind: running calls go on.
 
 Programs without asyncio (trio, curio, another loop) use `CachedFile.try_pread` and `try_pwrite` on their loop, and
 threads for all other calls.
@@ -17,11 +17,9 @@ threads for all other calls.
 from __future__ import annotations
 
 import contextlib
-import io
-import operator
 import os
 import types
-from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -43,9 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncCachedFile", "open"]
 
-LINE = 8192
-"""Bytes that are searched at once for the end of a line."""
-
 
 @types.coroutine
 def turn() -> Generator[None, None, None]:
@@ -56,8 +51,8 @@ def turn() -> Generator[None, None, None]:
 class AsyncCachedFile:
     """One open of a cached object, for tasks; made by `open`. The verbs are those of `CachedFile`, to be awaited.
 
-    pread, pread_into, pwrite: a hit is complete when the `await` is reached. A task that is cancelled while it waits
-    leaves nothing locked; its call goes on.
+    pread, pread_into, pwrite: a hit of at most 256 KiB is complete when the `await` is reached. A task that is
+    cancelled while it waits leaves nothing locked; its call goes on.
 
     >>> import asyncio, pagecache, pagecache.aio
     >>> async def main(volume):
@@ -128,96 +123,39 @@ class AsyncCachedFile:
     async def pread(self, size: int, offset: int, /) -> bytes:
         """Read size bytes at offset; fewer only at the end of the file."""
         found: bytes | None = self._hit_pread(size, offset)
-        if found is not None:
-            return found
-        if (wanted := operator.index(size)) > LOOP_PIECE:
-            return await self._pread_long(wanted, offset)
-        return await self._pread_aside(size, offset)
+        return await self._pread_aside(size, offset) if found is None else found
 
     async def _pread_aside(self, size: int, offset: int) -> bytes:
         return await self._aside.run("read", partial(self._file.pread, size, offset), key=self.key)
 
-    async def _pread_long(self, size: int, offset: int) -> bytes:
-        """Read more than a piece."""
-        first: bytes | None = self._hit_pread(LOOP_PIECE, offset)
-        if first is None:
-            return await self._pread_aside(size, offset)
-        size = min(size, self._file.size - offset)
-        if size <= len(first) or len(first) < LOOP_PIECE:
-            return first
-        result = io.BytesIO(bytes(size))
-        with result.getbuffer() as space, space[LOOP_PIECE:] as remainder:
-            space[:LOOP_PIECE] = first
-            await turn()
-            count = LOOP_PIECE + await self._fill(remainder, offset + LOOP_PIECE)
-        return result.getvalue()[:count]  # without a copy, unless it is shorter
-
-    async def _fill(self, space: memoryview, offset: int) -> int:
-        """Read into memory, in pieces. From the first miss on, a thread reads, into memory that nobody else has."""
-        done = 0
-        while done < len(space):
-            with space[done : done + LOOP_PIECE] as piece:
-                wanted = len(piece)
-                count: int | None = self._hit_pread_into(piece, offset + done)
-            if count is None:
-                data = await self._pread_aside(len(space) - done, offset + done)
-                return done + await self._copy(space[done:], data)
-            done += count
-            if count < wanted:
-                break
-            await turn()
-        return done
-
-    async def _copy(self, space: memoryview, data: bytes) -> int:
-        """Copy bytes that were read, in pieces."""
-        with space, memoryview(data) as source:
-            for at in range(0, len(data), LOOP_PIECE):
-                with space[at : at + LOOP_PIECE] as piece, source[at : at + LOOP_PIECE] as part:
-                    self._file._spread([piece], part)
-                await turn()
-        return len(data)
-
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
         """Read into a writable buffer; return the number of bytes. A cancelled read stores nothing afterwards."""
         found: int | None = self._hit_pread_into(buffer, offset)
-        if found is not None:
-            return found
-        if self._file._in_pieces(buffer, offset, False):
-            with memoryview(buffer) as view, view.cast("B") as space:
-                return await self._fill(space, offset)
-        data = await self._pread_aside(memoryview(buffer).nbytes, offset)
-        self._file._spread([buffer], data)
+        return await self._pread_into_aside(buffer, offset) if found is None else found
+
+    async def _pread_into_aside(self, buffer: Buffer, offset: int) -> int:
+        """Read on a thread, into memory that nobody else has, and copy that in pieces."""
+        with memoryview(buffer) as view:
+            if view.readonly or not view.c_contiguous:
+                raise TypeError("a writable, contiguous bytes-like object is required")
+            data = await self._pread_aside(view.nbytes, offset)
+            if len(data) <= LOOP_PIECE:
+                self._file._spread([buffer], data)
+                return len(data)
+            with view.cast("B") as space, memoryview(data) as source:
+                for at in range(0, len(data), LOOP_PIECE):
+                    with space[at : at + LOOP_PIECE] as piece, source[at : at + LOOP_PIECE] as part:
+                        self._file._spread([piece], part)
+                    await turn()
         return len(data)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         """Write all of data at offset; return its length. Data must not change before the write has ended."""
         taken: int | None = self._hit_pwrite(data, offset)
-        if taken is not None:
-            return taken
-        if self._file._in_pieces(data, offset, True):
-            return await self._pwrite_long(data, offset)
-        return await self._pwrite_aside(data, offset)
+        return await self._pwrite_aside(data, offset) if taken is None else taken
 
     async def _pwrite_aside(self, data: Buffer, offset: int) -> int:
         return await self._aside.run("write", partial(self._file.pwrite, data, offset), key=self.key)
-
-    async def _pwrite_long(self, data: Buffer, offset: int) -> int:
-        """Write more than a piece: a thread writes only the pieces that have to wait."""
-        done = 0
-        with memoryview(data) as view, view.cast("B") as source:
-            while done < len(source):
-                piece = source[done : done + LOOP_PIECE]
-                try:
-                    taken: int | None = self._hit_pwrite(piece, offset + done)
-                    if taken is None:
-                        taken = await self._pwrite_aside(piece, offset + done)
-                    else:
-                        await turn()
-                except OSError as error:
-                    set_written(error, done + written_before(error))
-                    raise
-                done += taken
-        return done
 
     async def append(self, data: Buffer) -> int:
         """Write atomically at the end; return the offset."""
@@ -312,36 +250,6 @@ class AsyncCachedFile:
             await self.pwrite(data, at)
         self._file.seek(at + count)
         return count
-
-    async def writelines(self, lines: Iterable[Buffer], /) -> None:
-        for line in lines:
-            await self.write(line)
-
-    async def readline(self, size: int | None = -1, /) -> bytes:
-        limit = float("inf") if size is None or size < 0 else size
-        at, line = self._file.tell(), b""
-        while len(line) < limit:
-            part: bytes = await self.pread(int(min(LINE, limit - len(line))), at + len(line))
-            end = part.find(b"\n") + 1
-            line += part[:end] if end else part
-            if end or not part:
-                break
-        self._file.seek(at + len(line))
-        return line
-
-    async def readlines(self, hint: int | None = -1, /) -> list[bytes]:
-        lines: list[bytes] = []
-        total = 0
-        async for line in self:
-            lines.append(line)
-            total += len(line)
-            if hint is not None and 0 < hint <= total:
-                break
-        return lines
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while line := await self.readline():
-            yield line
 
     # -- size and space
 
@@ -446,13 +354,7 @@ class AsyncDirectFile(AsyncCachedFile):
         return await self._pread_aside(size, offset)
 
     async def pread_into(self, buffer: Buffer, offset: int, /) -> int:
-        with memoryview(buffer) as view:
-            if view.readonly or not view.c_contiguous:
-                raise TypeError("a writable, contiguous bytes-like object is required")
-            data = await self._pread_aside(view.nbytes, offset)
-            if data:
-                self._file._spread([buffer], data)
-        return len(data)
+        return await self._pread_into_aside(buffer, offset)
 
     async def pwrite(self, data: Buffer, offset: int, /) -> int:
         return await self._pwrite_aside(data, offset)

@@ -28,7 +28,6 @@ from .engine.flusher import Flusher
 from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
 from .engine.report.events import Feed
-from .engine.runner import Spare
 from .engine.volume import EngineVolume
 from .errors import (
     ConflictError,
@@ -176,7 +175,6 @@ class PageCache:
         self.name = f"cache-{self._number}"
         self.clock, self.park = Clock(), Park()
         self.began = self.clock.now()
-        self.spare = Spare()
         self.flusher = Flusher(self, self.native, self.clock, self.park)
         try:
             self.flusher.start()
@@ -211,7 +209,7 @@ class PageCache:
             if self.loop is None:
                 from .engine.loop import CacheLoop  # imports asyncio
 
-                self.loop = CacheLoop(str(self._number), self.park)
+                self.loop = CacheLoop(str(self._number))
             return self.loop
 
     def _divide_limit(self) -> None:

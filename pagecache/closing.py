@@ -121,7 +121,6 @@ def _finish(cache: PageCache, deadline: Deadline) -> None:
     if cache.loop is not None:
         cache.loop.stop(LOOP_TIMEOUT_S if deadline.at is None else min(LOOP_TIMEOUT_S, deadline.left()))
     cache.feed.stop(EVENTS_TIMEOUT_S)
-    cache.spare.stop()
     cache.native.close()
     if cache.tier is not None:
         cache.tier.close(cache.tier_use)

@@ -21,7 +21,6 @@ from pagecache.backends.protocol import Backend
 from pagecache.backends.url import BUILT_IN, GROUP, backend_from_url, meant_by
 from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
 
 T = TypeVar("T")
 FRAMES = 3  # of a thread that hangs, in an error
@@ -184,7 +183,7 @@ class Target:
 
     def _start_loop(self) -> CacheLoop:
         if self._loop is None:
-            self._loop = CacheLoop("check-backend", Park())
+            self._loop = CacheLoop("check-backend")
         return self._loop
 
     def forget_loop(self) -> None:

@@ -71,11 +71,6 @@ enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, 
 enum pc_op_kind { PC_OP_FILL, PC_OP_UNCACHED, PC_OP_WRITE, PC_OP_COMMIT, PC_OP_CALLER, PC_OP_MIRROR };
 enum { PC_HOLD_LOCK_X = 1, PC_HOLD_TOKEN = 2, PC_HOLD_INVALIDATE = 4, PC_HOLD_LOCK_S = 8, PC_HOLD_DIRECT = 16 };
 
-/* The logical locks of an inode that are held at one moment; `token`: enum pc_token. */
-struct pc_locks {
-	uint32_t token, shared, exclusive, invalidate, commit_running, pass_active, inflight;
-};
-
 /* Byte counts of an inode or a volume at one moment. */
 struct pc_usage {
 	uint64_t cached, clean, dirty, writeback, unstable, failed, local, staged, pinned, write_pinned, folios, size,
@@ -242,7 +237,6 @@ void pc_inode_cut_paid(struct pc_inode *i, uint64_t size);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);
 void pc_inode_fence(struct pc_inode *i);
 void pc_inode_set_user(struct pc_inode *i, uintptr_t object);
-void pc_inode_locks(struct pc_inode *i, struct pc_locks *out);
 void pc_change_begins(struct pc_inode *i, bool another_version);
 void pc_version_known(struct pc_inode *i, bool known);
 enum { PC_FORGET_CUTS = 1, PC_FORGET_HOLES = 2, PC_FORGET_ALL = 7 };

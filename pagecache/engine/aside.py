@@ -11,6 +11,7 @@ begin, a running call goes on, and its result is undone.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import itertools
 import threading
@@ -29,8 +30,6 @@ from .report.reason import Reason
 from .runner import Work
 
 if TYPE_CHECKING:
-    import asyncio
-
     from ..native import NativeVolume
     from .volume import EngineVolume
 
@@ -52,37 +51,6 @@ IDLE = 5.0
 _numbers = itertools.count(-1, -1)  # those of waits of threads are positive
 
 
-class _Waker:
-    """Ends futures of one loop from other threads. One call of the loop ends all that are over when it is made."""
-
-    __slots__ = ("_ended", "_posted", "loop", "running_loop", "running_task")
-
-    def __init__(self) -> None:
-        import asyncio  # a task waits: its program has imported it
-
-        self.running_loop, self.running_task = asyncio.get_running_loop, asyncio.current_task
-        self.loop = weakref.ref(asyncio.get_running_loop())
-        self._ended: list[asyncio.Future[None]] = []
-        self._posted = threading.Lock()  # locked: the loop has yet to make the call
-
-    def end(self, future: asyncio.Future[None]) -> None:
-        self._ended.append(future)
-        if self._posted.acquire(blocking=False):
-            try:
-                future.get_loop().call_soon_threadsafe(native.wake, self._posted, self._ended)
-            except RuntimeError:  # the loop was closed: its tasks leave their calls when they are freed
-                self._ended.clear()
-
-
-class _Here(threading.local):
-    """The waker of the loop that ran last in this thread."""
-
-    waker: _Waker | None = None
-
-
-_here = _Here()
-
-
 class _Call(Work[Any]):
     """One call of a task."""
 
@@ -96,28 +64,28 @@ class _Call(Work[Any]):
     ) -> None:
         context = contextvars.copy_context()  # carries the mark of a running backend call to the other thread
         super().__init__(partial(context.run, call), undo)
-        waker = _here.waker
-        if waker is None or waker.loop() is not waker.running_loop():
-            waker = _here.waker = _Waker()
-        loop = waker.running_loop()
-        self._waker = waker
-        self._task = weakref.ref(waker.running_task(loop) or loop)  # a report must not keep it alive
+        import asyncio  # a task waits: its program has imported it
+
+        loop = asyncio.get_running_loop()
+        self._task = weakref.ref(asyncio.current_task(loop) or loop)  # a report must not keep it alive
         self.over = loop.create_future()
         self.number = next(_numbers)
         self._what, self._volume, self._key = what, volume, key
         self._waiter, self.since_ns = threading.get_ident(), time.monotonic_ns()
 
     def _end(self) -> None:
-        self._waker.end(self.over)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: its tasks leave their calls when they are freed
+            self.over.get_loop().call_soon_threadsafe(native.wake, self.over)
 
     def record(self) -> WaitRecord | None:
         """Return the wait of the task, for reports; None: the task is gone."""
-        task, loop, volume = self._task(), self._waker.loop(), self._volume
-        if task is None or loop is None or volume is None:
+        task, volume = self._task(), self._volume
+        if task is None or volume is None:
             return None
         reason = Reason(self._what, volume, key=self._key)
         kind, address = reason.kind, volume.address
-        return WaitRecord(self.number, kind, self._waiter, self.since_ns, address, 0, 0, 0, 0, reason, task, loop)
+        loop = self.over.get_loop()
+        return WaitRecord(self.number, kind, self._waiter, self.since_ns, address, 0, 0, 0, reason, task, loop)
 
     def result(self) -> Any:
         if self.error is not None:

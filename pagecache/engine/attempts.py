@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 from ..errors import Key
 from ..native import NAMES, uninterrupted
 from .foreign import as_os_error, raised_by
-from .park import NEVER, SLICE, Deadline, deadline_error
+from .park import NEVER, Deadline, deadline_error
 from .report.notices import cause
 from .report.reason import Reason, during, of_file
-from .retryer import Parked, is_refusal
+from .retryer import is_refusal
 from .runner import Job
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from .volume import EngineVolume
 
 T = TypeVar("T")
+
+AGAIN = "the next try of a call that failed"
+"""Words for a wait, in reports."""
 
 
 class Tries:
@@ -56,11 +59,10 @@ class Tries:
         self.failed = cause(error)
         if not isinstance(error, OSError) or self.count >= volume.retry.attempts:
             return None
-        decision = volume.judge(error, self.count, self._since)
-        if isinstance(decision, Parked):
-            return None
-        self.at = now + decision.delay
-        return decision.delay
+        delay = volume.judge(error, self.count, self._since)
+        if delay is not None:
+            self.at = now + delay
+        return delay
 
     def pause(self) -> float:
         """Return the seconds until the next attempt; 0.0: it is due."""
@@ -172,7 +174,7 @@ class Attempts(Tries):
                     volume.check_alive(key, began)
                 if not here:
                     number = 0 if file is None else file.id
-                    job = Job(volume.park, call, undo, what=what, key=key, file=number)
+                    job = Job(call, undo, what=what, key=key, file=number)
                 elif self.deadline is not NEVER and self.deadline.passed():
                     raise self.late()
                 try:
@@ -218,22 +220,9 @@ class Attempts(Tries):
 
     def _pause(self, began: int, file: EngineFile | None = None) -> None:
         """Sleep until the time of the next attempt."""
-        volume, at = self.volume, self.at or 0.0
-
-        def sleep() -> None:
-            native = volume.native
-            while True:
-                seq = native.event_seq()
-                self.alive(began)
-                left = at - volume.clock.now()
-                if left <= 0:
-                    return
-                volume.park.wait("volume", native.address, seq, min(left, self.deadline.left(), SLICE))
-
-        if at > volume.clock.now():
-            what = "the next try of a call that failed"
-            if file is None:
-                during(Reason(what, volume.native, key=self.key, timed=True), sleep)
-            else:
-                during(of_file(file, what, timed=True), sleep)
+        volume = self.volume
+        reason = (
+            Reason(AGAIN, volume.native, key=self.key, timed=True) if file is None else of_file(file, AGAIN, timed=True)
+        )
+        volume.sleep_until(self.at or 0.0, reason, partial(self.alive, began), self.deadline)
         self.at = None

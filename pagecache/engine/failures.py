@@ -11,14 +11,13 @@ carried, in the section that reports the result to CORE. Records end in one func
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
-
-from sortedcontainers import SortedList
 
 from ..errors import ConflictError, FailedRange
 from ..native import BACKOFF, DIRTY, END, FAILED, STAMP_MAX, WRITEBACK
@@ -50,32 +49,18 @@ class Failure(NamedTuple):
 _START, _END = attrgetter("start"), attrgetter("end")
 
 
-def _hopeless(records: list[Failure]) -> int:
-    return sum(failure.end - failure.start for failure in records if failure.hopeless)
-
-
-def _times(records: list[Failure]) -> list[tuple[float, int]]:
-    return [(failure.next_retry, failure.start) for failure in records if failure.next_retry is not None]
-
-
 class Failures:
     """The records of one file: disjoint failed ranges, by start. Made with the first failure.
 
     Lock: `EngineFile.lock`, held by the caller of every method but `__len__` and `hopeless`.
 
-    An interrupt may strike between two steps of a change. One step changes the records as a whole; the next call
-    derives times and sum anew if the last one has not reached its end.
+    An interrupt may strike at any point. One step changes the records as a whole.
     """
 
-    __slots__ = ("_hopeless", "_records", "_times", "_torn", "position", "search_again")
+    __slots__ = ("_records", "position", "search_again")
 
     def __init__(self) -> None:
         self._records: list[Failure] = []
-        self._times: SortedList[tuple[float, int]] = SortedList()
-        """Times of retries, each with the start of its record."""
-        self._hopeless = 0
-        self._torn = False
-        """Whether a change has begun, and has not ended."""
         self.position = 0
         """Offset at which the next turn continues its search for bytes without a record; 0: no search runs."""
         self.search_again = False
@@ -89,8 +74,8 @@ class Failures:
 
     @property
     def hopeless(self) -> int:
-        """Bytes with records that were parked, now or before."""
-        return _hopeless(list(self._records)) if self._torn else self._hopeless
+        """Bytes with records that were parked, now or before. Cost: O(n)."""
+        return sum(failure.end - failure.start for failure in self if failure.hopeless)
 
     def overlapping(self, start: int, end: int) -> list[Failure]:
         """Return failures that overlap [start, end). Cost: O(log n + hits)."""
@@ -101,35 +86,23 @@ class Failures:
 
     def clear(self, start: int, end: int, *by: Failure) -> None:
         """Remove failures of [start, end), keeping parts outside; `by` takes their place."""
-        times, old, first = self._timed(), self.overlapping(start, end), bisect_right(self._records, start, key=_END)
+        old, first = self.overlapping(start, end), bisect_right(self._records, start, key=_END)
         before = [failure._replace(end=start) for failure in old[:1] if failure.start < start]
         new = [*before, *by, *(failure._replace(start=end) for failure in old[-1:] if failure.end > end)]
-        self._torn = True
         self._records[first : first + len(old)] = new
-        for time in _times(old):
-            times.remove(time)
-        times.update(_times(new))
-        self._hopeless += _hopeless(new) - _hopeless(old)
-        self._torn = False
-
-    def _timed(self) -> SortedList[tuple[float, int]]:
-        if self._torn:
-            self._times, self._hopeless = SortedList(_times(self._records)), _hopeless(self._records)
-            self._torn = False
-        return self._times
 
     def postpone(self, failure: Failure, until: float | None) -> None:
         """Set the next check of a failure to `until`; None: on request only."""
         self.add(failure._replace(next_retry=until))
 
     def next_retry(self) -> float | None:
-        """Return the earliest time of a retry. Cost: O(1)."""
-        times = self._timed()
-        return times[0][0] if times else None
+        """Return the earliest time of a retry. Cost: O(n)."""
+        return min((failure.next_retry for failure in self._records if failure.next_retry is not None), default=None)
 
     def due(self, now: float, most: int) -> list[Failure]:
-        """Return at most `most` failures whose retry is due, earliest first."""
-        return [found for at, start in self._timed().islice(0, most) if at <= now and (found := self.after(start))]
+        """Return at most `most` failures whose retry is due, earliest first. Cost: O(n)."""
+        due = (failure for failure in self._records if failure.next_retry is not None and failure.next_retry <= now)
+        return heapq.nsmallest(most, due, key=attrgetter("next_retry", "start"))
 
     def after(self, pos: int) -> Failure | None:
         """Return the first failure that ends after `pos`. Cost: O(log n)."""
@@ -325,7 +298,7 @@ def due(file: EngineFile, now: float) -> float | None:
         due = file.failures.due(now, PER_TURN)
     file.refresh_limits()  # dirty again, it is divided by the current limits [K5]
     for failure in due:
-        file.count_retry()
+        file.count("retries")
         file.retry(failure.start, failure.end, failed_too=is_parked(file, failure))
         file.flush_start(STAMP_MAX, failure.start, failure.end)
     with file.lock:

@@ -708,7 +708,7 @@ class EngineFile(NativeInode):
             alive()  # it may have taken its backend before
             return job()
 
-        work = Job(self.volume.park, run, what="work under the token", key=self.key, file=self.id)
+        work = Job(run, what="work under the token", key=self.key, file=self.id)
         work.volume = self.volume.native
         self.settle(work.run)
         if tries is not None:

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from .. import native
 from ..errors import DeadlockError, ShutdownError
 from .blocking import Call, as_answer, calls, inside_calls
-from .park import SLICE, Park, start_thread
+from .park import SLICE, Signal, start_thread
 
 log = logging.getLogger("pagecache.internal")
 T = TypeVar("T")
@@ -29,12 +29,12 @@ T = TypeVar("T")
 class _Running(Generic[T]):
     """A coroutine on the loop, for the thread that waits for its result."""
 
-    def __init__(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], call: Call, park: Park) -> None:
+    def __init__(self, what: str, work: Callable[[], Coroutine[Any, Any, T]], call: Call) -> None:
         self._what, self._work, self._call = what, work, call
         self._task: asyncio.Task[None] | None = None
         self._value: T | None = None
         self._error: BaseException | None = None
-        self._ended = park.signal()
+        self._ended = Signal()
         self.wait = self._ended.wait
 
     def begin(self) -> None:
@@ -68,9 +68,8 @@ class _Running(Generic[T]):
 class CacheLoop:
     """The event loop of one cache."""
 
-    def __init__(self, name: str, park: Park) -> None:
+    def __init__(self, name: str) -> None:
         native.use_inside(inside_calls)
-        self._park = park
         self._loop = asyncio.new_event_loop()
         self._ended = self._over = False
         self._thread = threading.Thread(target=self._run, name=f"pagecache-{name}-loop", daemon=True)
@@ -123,7 +122,7 @@ class CacheLoop:
         """
         if self.is_current():
             raise DeadlockError(f"{what} of an asynchronous backend, waited for on the event loop that runs it")
-        running = _Running(what, work, Call([*addresses, *native.inside()]), self._park)
+        running = _Running(what, work, Call([*addresses, *native.inside()]))
         self._post(running.begin)
         try:
             while not running.wait(SLICE):

@@ -38,7 +38,7 @@ from ..backends.plain import returned
 from ..backends.protocol import Backend, close_backend_file
 from ..errors import Key
 from ..native import Op
-from .park import SLICE, Deadline, start_thread
+from .park import SLICE, Deadline, Signal, start_thread
 from .report.notices import cause
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Mirror:
         """
         deadline = Deadline(self.volume.clock, timeout)
         while self.busy() and not deadline.passed():
-            self.volume.park.signal().wait(min(SLICE / 10, deadline.left()))
+            Signal().wait(min(SLICE / 10, deadline.left()))
         with self._lock:
             behind = {self._running[0], *(step.copy for step in self._log)}
         for copy in behind:

@@ -40,7 +40,7 @@ class NameSyncCall:
         self.submitted = False
         self.error: OSError | None = None
         cache = sync.volume.cache.native
-        self.job: Job[None] = Job(sync.volume.park, lambda: sync.run(self), what="sync", then=cache.wake_all)
+        self.job: Job[None] = Job(lambda: sync.run(self), what="sync", then=cache.wake_all)
 
     def poll_delay(self) -> float:
         """Return the seconds after which it may be time to submit it."""

@@ -123,12 +123,8 @@ class Signal:
 
 
 class Park:
-    """Waits of threads: for events of CORE, and for jobs."""
+    """Waits of threads for events of CORE."""
 
     def wait(self, kind: str, address: int, seq: int, timeout: float) -> None:
         """Sleep while an event of CORE stands at `seq`, at most a slice."""
         native.wait(kind, address, seq, min(timeout, SLICE))
-
-    def signal(self) -> Signal:
-        """Return a flag for waits between Python threads."""
-        return Signal()

@@ -9,9 +9,7 @@ cost until something resumes it (contract 2.14).
 from __future__ import annotations
 
 import errno
-import itertools
-from heapq import heappop, heappush
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..config import RetryPolicy
 from ..errors import BackendError
@@ -60,16 +58,6 @@ EARLY_MAX = 5
 """Calls that may follow each other without the delay of the policy."""
 
 
-class Again(NamedTuple):
-    """A retry after `delay` seconds."""
-
-    delay: float
-
-
-class Parked:
-    """No automatic retry."""
-
-
 def is_transient(error: BaseException) -> bool:
     """Return whether a retry may help: by the backend's explicit flag, or the errno; not for an error that is no
     OSError.
@@ -88,8 +76,8 @@ def is_refusal(error: BaseException) -> bool:
     return errno_of(error) in NOT_SENT if is_transient(error) else errno_of(error) not in ENDED
 
 
-def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> Again | Parked:
-    """Decide after call number `attempts` failed.
+def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: float, random: float) -> float | None:
+    """Return the seconds until the next attempt after call number `attempts` failed; None: there is none.
 
     Args:
         policy: number and delay of retries.
@@ -99,67 +87,46 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
         random: from [0, 1), the jitter.
     """
     if not is_transient(error):
-        return Parked()
+        return None
     if max_write_of(error) is not None:
-        return Again(0.0)
+        return 0.0
     if attempts >= policy.attempts or (policy.deadline is not None and elapsed >= policy.deadline):
-        return Parked()
+        return None
     delay = min(policy.max_delay, policy.first_delay * 2.0 ** min(attempts - 1, 60)) * random
     after = retry_after_of(error)
     if after is None:
-        return Again(delay)
+        return delay
     most = policy.max_delay if policy.deadline is None else policy.deadline - elapsed
-    return Again(min(after if attempts < EARLY_MAX else max(after, delay), most))
+    return min(after if attempts < EARLY_MAX else max(after, delay), most)
 
 
 class Retries:
     """Files of one volume by the time at which the flusher must check their failures. Guarded by the volume's lock.
 
-    Each file is planned at most once, at the earliest requested time. An interrupt may strike between two steps: an
-    entry counts while `_planned` has it, which is set last; others are dropped when they are met.
+    Each file is planned at most once, at the earliest requested time.
     """
 
     def __init__(self) -> None:
-        self._entries: list[tuple[float, int]] = []  # a heap of times, each with the number of its entry
-        self._files: dict[int, EngineFile] = {}  # by these numbers
-        self._planned: dict[EngineFile, tuple[float, int]] = {}
-        self._numbers = itertools.count()
+        self._planned: dict[EngineFile, float] = {}
 
     def __contains__(self, file: EngineFile) -> bool:
         return file in self._planned
 
     def plan(self, file: EngineFile, at: float) -> None:
-        """Plan a check of the file by `at`. Cost: O(log n)."""
-        known = self._planned.get(file)
-        if known is not None and known[0] <= at:
-            return
-        entry = at, next(self._numbers)
-        self._files[entry[1]] = file
-        heappush(self._entries, entry)
-        self._planned[file] = entry
-        if known is not None:
-            self._files.pop(known[1], None)
+        """Plan a check of the file by `at`."""
+        self._planned[file] = min(at, self._planned.get(file, at))
 
     def take(self, now: float) -> list[EngineFile]:
-        """Remove and return the due files, the earliest first."""
-        taken = []
-        while (found := self.earliest()) is not None and found[0] <= now:
-            self.forget(found[1])
-            taken.append(found[1])
-        return taken
+        """Remove and return the due files, the earliest first. Cost: O(n)."""
+        due = [file for file, at in self._planned.items() if at <= now]
+        due.sort(key=self._planned.__getitem__)
+        for file in due:
+            del self._planned[file]
+        return due
 
     def forget(self, file: EngineFile) -> None:
-        entry = self._planned.pop(file, None)
-        if entry is not None:
-            self._files.pop(entry[1], None)
+        self._planned.pop(file, None)
 
-    def earliest(self) -> tuple[float, EngineFile] | None:
-        """Return the next time, and its file."""
-        while self._entries:
-            entry = self._entries[0]
-            file = self._files.get(entry[1])
-            if file is not None and self._planned.get(file) == entry:
-                return entry[0], file
-            heappop(self._entries)
-            self._files.pop(entry[1], None)
-        return None
+    def earliest(self) -> float | None:
+        """Return the next time. Cost: O(n)."""
+        return min(self._planned.values(), default=None)

@@ -4,9 +4,9 @@ All backend calls except fills in the calling thread run here: `max_inflight` th
 more, so that commits and names never wait behind them. They are daemons, and take one piece of work after another from
 CORE. A hung backend hangs no threads of other volumes.
 
-A volume without work has no thread. A job starts a thread if all threads that run have a job. The first file starts all
-threads: CORE may queue its bytes at any time, also while the interpreter ends and Python refuses new threads. Each
-cache keeps one thread ready (`Spare`) for volumes that have no thread by then, and must at least close their backends.
+A volume begins with one thread, so its work is done even if Python refuses further ones, as it does while the
+interpreter ends. A job starts a thread if all threads that run have a job. The first file starts all threads: CORE may
+queue its bytes at any time.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
 the order. The caller waits; if it is interrupted the job still runs, and its result is undone. CORE counts calls that
@@ -21,13 +21,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from .. import native
 from ..errors import Key, ShutdownError
 from ..native import NativeVolume
-from .park import SLICE, Clock, Deadline, Park, start_thread
+from .park import SLICE, Clock, Deadline, Signal, start_thread
 from .report.notices import fault
 from .report.reason import Reason, during
 
@@ -35,8 +34,6 @@ log = logging.getLogger("pagecache.volume")
 T = TypeVar("T")
 
 IDLE = 60.0
-TURN = 0.01
-"""Seconds that the spare thread waits for work in one place before it serves the next."""
 AGAIN = 1.0
 """Seconds without a further try after Python has refused a thread."""
 JOBS = (native.COMMIT, native.NAMES, native.DIRECT)
@@ -103,7 +100,6 @@ class Job(Work[T]):
 
     def __init__(
         self,
-        park: Park,
         call: Callable[[], T],
         undo: Callable[[T], None] | None = None,
         *,
@@ -127,7 +123,7 @@ class Job(Work[T]):
         self.thread: int | None = None  # the thread that runs it, since `began` of the monotonic clock
         self.began = 0.0
         self._then = then
-        self._done = park.signal()
+        self._done = Signal()
 
     def _make(self) -> T:
         """Make the call. None but the last begins when the backend is about to be closed."""
@@ -171,64 +167,13 @@ class Job(Work[T]):
         return self._result  # type: ignore[return-value]
 
 
-class Spare:
-    """One thread of a cache, kept ready for volumes that cannot start a thread.
-
-    Python refuses new threads while the interpreter ends, and the system may refuse them at any time. This thread then
-    serves all volumes without a thread in turn; a backend that hangs delays the other ones.
-    """
-
-    def __init__(self) -> None:
-        self._arrivals: SimpleQueue[ThreadRunner | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread, once.
-
-        Raises:
-            BlockingIOError: no thread can be started.
-        """
-        if self._thread is None:
-            thread = threading.Thread(target=_serve, args=(self._arrivals,), name="pagecache-spare", daemon=True)
-            start_thread(thread, "of the cache")
-            self._thread = thread
-
-    def serve(self, runner: ThreadRunner) -> None:
-        self._arrivals.put(runner)
-
-    def stop(self) -> None:
-        if self._thread is not None:
-            self._arrivals.put(None)
-            if self._thread is not threading.current_thread():
-                self._thread.join(SLICE)
-
-
-def _serve(arrivals: SimpleQueue[ThreadRunner | None]) -> None:
-    """Serve the volumes without a thread in turn. The target of the spare thread."""
-    served: list[ThreadRunner] = []
-    while True:
-        try:
-            arrived = arrivals.get(timeout=TURN if served else None)
-        except Empty:
-            pass
-        else:
-            if arrived is None:
-                return
-            served.append(arrived)
-        served = [runner for runner in served if runner.visit()]
-
-
 class ThreadRunner:
-    """Daemon threads that work for one volume until it stops. None runs before the volume has work. If none can be
-    started, the spare thread works in their place.
-    """
+    """Daemon threads that work for one volume, from `start` until it stops."""
 
-    def __init__(self, volume: NativeVolume, name: str, threads: int, park: Park, clock: Clock, spare: Spare) -> None:
+    def __init__(self, volume: NativeVolume, name: str, threads: int, clock: Clock) -> None:
         self._name = name
         self._most = threads
-        self._spare = spare
         self._volume = volume
-        self._park = park
         self._clock = clock
         self._jobs: dict[int, deque[Job[object]]] = {cls: deque() for cls in JOBS}
         self._running: dict[Job[object], float] = {}  # job -> its start
@@ -238,9 +183,17 @@ class ThreadRunner:
         self._era = 0
         self._lock = threading.RLock()  # guards the lists of threads; a signal handler may need a thread in between
         self._threads: list[threading.Thread] = []
-        self._visitor: threading.Thread | None = None  # the spare thread, while it works here
-        self._lent = self._stopped = False
+        self._stopped = False
         self._refused = -math.inf  # when a thread could not be started
+
+    def start(self) -> None:
+        """Start the first thread.
+
+        Raises:
+            BlockingIOError: Python or the system refuses.
+        """
+        with self._lock:
+            self._start(self._era)
 
     def have_all(self) -> None:
         """Start all missing threads: there is a file, and its bytes may be queued at any time."""
@@ -252,60 +205,51 @@ class ThreadRunner:
         refusal: BlockingIOError | None = None
         with self._lock:
             while len(self._threads) < min(wanted, self._most) and time.monotonic() >= self._refused + AGAIN:
-                name = f"pagecache-{self._name}-{len(self._threads)}"
-                thread = threading.Thread(target=self._loop, args=(self._era,), name=name, daemon=True)
-                started = False
                 try:
-                    start_thread(thread, f"of the volume {self._name!r}")
-                    started = True
+                    self._start(self._era)
                 except BlockingIOError as error:
                     refusal, self._refused = error, time.monotonic()
-                finally:
-                    if started or thread.is_alive():  # else it was refused, or an interrupt struck first
-                        self._threads.append(thread)
-            if not self._threads and not self._lent:
-                self._spare.serve(self)
-                self._lent = True
         if refusal is not None:  # without the lock: a log handler of the program may use the cache
             level = logging.DEBUG if "shutdown" in str(refusal) else logging.WARNING
             log.log(level, "%s; %d of %d threads run", refusal.strerror, len(self._threads), self._most)
 
-    def visit(self) -> bool:
-        """Do the work there is, on the spare thread.
+    def _start(self, era: int) -> None:
+        """Start a thread. The lock is held.
 
-        Return False if the work has ended or has its own threads.
+        Raises:
+            BlockingIOError: Python or the system refuses.
         """
-        self._visitor = threading.current_thread()  # first: see `join`
+        name = f"pagecache-{self._name}-{len(self._threads)}"
+        thread, started = threading.Thread(target=self._loop, args=(era,), name=name, daemon=True), False
         try:
-            with self._lock:  # a reconnect may take the threads away, and lend the volume again
-                if self._stopped or self._threads:
-                    self._lent = False
-                    return False
-            return self._volume.work(self._run_job, TURN) is not None
-        except BaseException:
-            fault("a thread of a volume met an error that should not get here; it goes on")
-            return True
+            start_thread(thread, f"of the volume {self._name!r}")
+            started = True
         finally:
-            self._visitor = None
+            if started or thread.is_alive():  # else it was refused, or an interrupt struck first
+                self._threads.append(thread)
 
     def renew(self, threads: int) -> None:
-        """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call
-        returns.
+        """Start fresh threads: the earlier ones may hang in a backend that is gone. They end when their call returns.
+
+        Raises:
+            BlockingIOError: no thread can be started; the earlier ones go on.
         """
         with self._lock:
+            before, self._threads = self._threads, []
+            self._former = [thread for thread in [*self._former, *before] if thread.is_alive()]
+            try:
+                self._start(self._era + 1)
+            except BaseException:
+                self._threads += before
+                raise
+            self._ended, self._most = 0, threads
             self._era += 1
-            self._ended = 0
-            self._most = threads
-            wanted = threads if self._threads or self._lent else 0
-            self._former = [thread for thread in [*self._former, *self._threads] if thread.is_alive()]
-            self._threads = []
-        if wanted:
-            self._grow(wanted)
+        self._grow(threads)
 
     def _loop(self, era: int) -> None:
         """Work until the end, or until a later era begins. The target of the threads."""
         try:
-            while era == self._era:
+            while era >= self._era:
                 try:
                     if self._volume.work(self._run_job, IDLE) is None:
                         return
@@ -378,11 +322,11 @@ class ThreadRunner:
 
     def alive(self) -> bool:
         """Return whether queued work will be done."""
-        return not self._stopped and (not self._threads or self._ended < len(self._threads))
+        return not self._stopped and self._ended < len(self._threads)
 
     def is_worker(self) -> bool:
         thread = threading.current_thread()
-        return thread in self._threads or thread in self._former or thread is self._visitor
+        return thread in self._threads or thread in self._former
 
     def join(self, timeout: float) -> bool:
         """Wait for the threads after the volume was stopped. Return False if one still runs (a call hangs)."""
@@ -391,8 +335,5 @@ class ThreadRunner:
             threads = [*self._former, *self._threads]
         for thread in threads:
             thread.join(timeout / len(threads))
-        self._stopped = True  # no visit of the spare thread begins from now on
-        until = time.monotonic() + timeout
-        while self._visitor is not None and time.monotonic() < until:
-            time.sleep(TURN)
-        return self._visitor is None and not any(thread.is_alive() for thread in threads)
+        self._stopped = True
+        return not any(thread.is_alive() for thread in threads)

@@ -443,4 +443,4 @@ def room(self: EngineFile, pos: int, length: int, place: int, locked: bool) -> N
         else:
             during(of_file(self, "memory", kind=WAITS["memory"]), wait.for_memory)
     finally:
-        self.count_throttled(self.volume.clock.now() - began)
+        self.count("throttled_ns", int((self.volume.clock.now() - began) * 1e9))

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
 
@@ -28,7 +29,7 @@ from ..errors import DeadlockError, Key, ShutdownError
 from ..native import NativeCache, NativeVolume
 from ..objects import Event
 from . import failures
-from .attempts import Attempts
+from .attempts import AGAIN, Attempts
 from .blocking import Blocking, untiered
 from .commit import overdue
 from .commit.journaled import VolumeJournal
@@ -38,13 +39,13 @@ from .foreign import raised_by, text_of
 from .held import Held
 from .mirror import Mirror
 from .namesync import NameSync
-from .park import SLICE, Clock, Park
+from .park import NEVER, SLICE, Clock, Deadline, Park
 from .report.events import Feed
 from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
-from .retryer import Again, Parked, Retries, decide
-from .runner import Job, Spare, ThreadRunner
+from .retryer import Retries, decide
+from .runner import Job, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ class EngineCache(Protocol):
     clock: Clock
     park: Park
     flusher: Flusher
-    spare: Spare
     feed: Feed
 
     def _engine_volumes(self) -> list[EngineVolume]: ...
@@ -121,7 +121,6 @@ class EngineVolume:
         retry: RetryPolicy | None,
         spool: str | None,
     ) -> None:
-        cache.spare.start()
         self.cache = cache
         self.backend = backend
         self.name = name
@@ -135,7 +134,7 @@ class EngineVolume:
         self._retry = retry
         self.held = Held()
         self._bind(backend)
-        self.runner = ThreadRunner(self.native, name, threads_of(backend), self.park, self.clock, cache.spare)
+        self.runner = ThreadRunner(self.native, name, threads_of(backend), self.clock)
         self.aborted = False
         self.aborts = 0
         self.seals = 0
@@ -160,14 +159,16 @@ class EngineVolume:
         self.spills: Spills | None = None
         self.durability: Durability = "backend"
         self.mirror: Mirror | None = None
-        if mirror is not None:
-            self.native.set_mirror(limits_of(mirror.limits))
-            self.held.use("mirror", mirror)
-            try:
+        try:
+            self.runner.start()
+            if mirror is not None:
+                self.native.set_mirror(limits_of(mirror.limits))
+                self.held.use("mirror", mirror)
                 self.mirror = Mirror(self, mirror)
-            except BaseException:
-                self.native.end()
-                raise
+        except BaseException:
+            self.native.stop()
+            self.native.end()
+            raise
         self._advancing = threading.RLock()  # re-entrant: a signal handler may abort the volume in between
         self.name_sync = NameSync(self)
         self.troubles = Troubles()
@@ -179,19 +180,19 @@ class EngineVolume:
         shared = self.cache.config.retry
         return self._retry or (shared if shared != RetryPolicy() else self.backend.limits.retry or shared)
 
-    def judge(self, error: BaseException, attempts: int, since: float) -> Again | Parked:
-        """Decide after call number `attempts` failed whether it is made again; the first failed at `since`. Calls that
-        fail for `stall_warn` seconds are reported. May be called with a lock held.
+    def judge(self, error: BaseException, attempts: int, since: float) -> float | None:
+        """Return the seconds until the next attempt after call number `attempts` failed, the first of them at `since`;
+        None: there is none. Calls that fail for `stall_warn` seconds are reported. May be called with a lock held.
         """
         now, policy = self.clock.now(), self.retry
-        decision = decide(policy, error, attempts, now - since, self.random())
-        if isinstance(decision, Again) and now - since >= self.cache.config.stall_warn:
+        delay = decide(policy, error, attempts, now - since, self.random())
+        if delay is not None and now - since >= self.cache.config.stall_warn:
             what = f"calls have failed for {now - since:.3g} seconds: {cause(error)}"
             end = "" if policy.deadline is None else f" for at most {policy.deadline:g} seconds"
             apart = max(30.0, 2 * policy.max_delay)  # calls in flight fail later than the delay between two of them
             if self.outage.fail(now, apart, what, f"each is made again{end}"):
                 self.cache.flusher.wake()
-        return decision
+        return delay
 
     def _bind(self, backend: Backend) -> None:
         """Hold a backend, and choose which of its calls their callers make themselves."""
@@ -337,19 +338,27 @@ class EngineVolume:
             except Exception:
                 fault("%s: %s failed without a waiter; it is not repeated", self.name, what)
 
-        self.runner.submit(core.NAMES, Job(self.park, run, what=what, last=True))
+        self.runner.submit(core.NAMES, Job(run, what=what, last=True))
 
-    def sleep(self, file: EngineFile, seconds: float, what: str = "the next try of a call that failed") -> None:
-        """Wait for a time to pass; ended by an abort or a signal handler that raises."""
-        until = self.clock.now() + seconds
+    def sleep(self, file: EngineFile, seconds: float, what: str = AGAIN) -> None:
+        """Wait for a time to pass, for a file; ended by an abort or a signal handler that raises."""
+        reason = of_file(file, what, timed=True)
+        self.sleep_until(self.clock.now() + seconds, reason, partial(self.check_alive, file.key))
+
+    def sleep_until(self, at: float, reason: Reason, alive: Callable[[], None], deadline: Deadline = NEVER) -> None:
+        """Wait for a time to pass. `alive` raises when waiting is pointless, and after the deadline."""
 
         def sleep() -> None:
-            while (left := until - self.clock.now()) > 0:
-                self.check_alive(file.key)
-                self.park.wait("inode", file.address, file.event_seq(), min(left, SLICE))
+            while True:
+                seq = self.native.event_seq()
+                alive()
+                left = at - self.clock.now()
+                if left <= 0:
+                    return
+                self.park.wait("volume", self.native.address, seq, min(left, deadline.left(), SLICE))
 
-        if seconds > 0:
-            during(of_file(file, what, timed=True), sleep)
+        if at > self.clock.now():
+            during(reason, sleep)
 
     # -- files
 
@@ -425,8 +434,7 @@ class EngineVolume:
 
     def next_retry(self) -> float | None:
         with self._lock:
-            earliest = self._retries.earliest()
-        return None if earliest is None else earliest[0]
+            return self._retries.earliest()
 
     def replan_parked(self) -> None:
         for file in self.troubles.failing_files():

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Event", "NativeCache", "NativeVolume", "Pressure"]
 
 
+def _number(which: int) -> Callable[[NativeVolume], int]:
+    """Return a method that reads one of the numbers of a volume."""
+    return lambda self: int(lib.pc_volume_number(self._v, which))
+
+
 class Pressure(NamedTuple):
     """The write-back state of a volume: bytes, except answers (calls that ended) and running (calls that have not)."""
 
@@ -262,18 +267,14 @@ class NativeVolume:
         """Set how many bytes may be dirtied above the midpoint before a writer has to pause again."""
         lib.pc_room_grant(self._v, size)
 
-    def event_seq(self) -> int:
-        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_EVENT))
+    event_seq = _number(lib.PC_VOLUME_EVENT)
 
-    def local(self) -> int:
-        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_LOCAL))
+    local = _number(lib.PC_VOLUME_LOCAL)
 
-    def inflight(self) -> int:
-        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_INFLIGHT))
+    inflight = _number(lib.PC_VOLUME_INFLIGHT)
 
-    def calling(self) -> int:
-        """Return the number of running calls that carry no bytes, and of the engine's jobs."""
-        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_CALLING))
+    calling = _number(lib.PC_VOLUME_CALLING)
+    """Return the number of running calls that carry no bytes, and of the engine's jobs."""
 
     def set_inflight(self, n: int) -> None:
         lib.pc_volume_set_inflight(self._v, n)
@@ -313,9 +314,8 @@ class NativeVolume:
         left = (int(next_ns[0]) - before) / 1e9 if next_ns[0] else None
         return ffi.unpack(ids, found) if found else [], left
 
-    def unsaved(self) -> int:
-        """Return the bytes that a sync would save now: an upper bound by page."""
-        return int(lib.pc_volume_number(self._v, lib.PC_VOLUME_UNSAVED))
+    unsaved = _number(lib.PC_VOLUME_UNSAVED)
+    """Return the bytes that a sync would save now: an upper bound by page."""
 
     def latency(self, call: int) -> tuple[list[int], float]:
         """Return how many calls took how long, by LATENCY_BOUNDS and longer; and the sum of their seconds."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -20,6 +19,55 @@ except ImportError as error:
         "there, or start Python in another directory to use an installed pagecache",
         name=error.name,
     ) from None
+
+__all__ = [
+    "BACKOFF",
+    "CALLS",
+    "COMMIT",
+    "COMMIT_CALL",
+    "DIRECT",
+    "DIRTY",
+    "END",
+    "FAILED",
+    "FILL",
+    "FOREVER",
+    "INVALIDATE",
+    "KEPT",
+    "LATENCY_BOUNDS",
+    "LOCK",
+    "LOOP_PIECE",
+    "NAMES",
+    "OPERATIONS",
+    "PARKED",
+    "READ_CALL",
+    "SHARED",
+    "STAMP_MAX",
+    "SYNC_COMMIT",
+    "SYNC_COMMIT_FAILED",
+    "SYNC_DONE",
+    "SYNC_FAILED",
+    "SYNC_SEND",
+    "TOKEN",
+    "UNSTABLE",
+    "WAITS",
+    "WORK",
+    "WRITEBACK",
+    "WRITE_CALL",
+    "Handle",
+    "Op",
+    "Operation",
+    "WaitRecord",
+    "enter_loop",
+    "inside",
+    "is_debug",
+    "operations",
+    "uninterrupted",
+    "use_inside",
+    "wait",
+    "waiting",
+    "waits",
+    "wake",
+]
 
 T = TypeVar("T")
 ABI = 1
@@ -84,9 +132,6 @@ CALLS = named("PC_IO_")
 
 NUMBERS = named("PC_BY_")
 """Numbers of an inode: see `pagecache.h`."""
-
-TOKENS = named("PC_TOKEN_")
-"""Holders of a file's token."""
 
 extension = _core  # for this package only; __init__.py exports the public parts
 ffi, lib = extension.ffi, extension.lib
@@ -181,8 +226,8 @@ uninterrupted: Callable[[Callable[[], Any]], Any] = extension.uninterrupted
 `_native/types/signals.c`.
 """
 
-wake: Callable[[threading.Lock, list[Any]], None] = extension.wake
-"""Release a lock, then empty a list and end its futures, on the thread of their loop. No interrupt strikes inside."""
+wake: Callable[[Any], None] = extension.wake
+"""End a future that has not ended, on the thread of its loop. No interrupt strikes inside."""
 
 
 def enter_loop() -> None:
@@ -210,15 +255,14 @@ class WaitRecord(NamedTuple):
     inode: int
     pos: int
     end: int
-    request: int
     reason: Any
     task: Any = None
     loop: Any = None
 
 
 class Operation(NamedTuple):
-    """An operation that runs or holds something: see `_native/types/waiting.c`. [pos, end) is the range of its call,
-    [start, stop) its whole range; `helper`: its thread is one of the volume's.
+    """An operation that runs or holds something: see `_native/types/waiting.c`. [pos, end) is the range of its call;
+    `helper`: its thread is one of the volume's.
     """
 
     kind: int
@@ -228,15 +272,9 @@ class Operation(NamedTuple):
     inode: int
     pos: int
     end: int
-    start: int
-    stop: int
-    request: int
-    holds: int
     in_call: int
-    left: int
     helper: int
     staged: int
-    what: str | None
 
 
 def waits(core: object) -> list[WaitRecord]:

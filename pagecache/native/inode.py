@@ -13,9 +13,7 @@ from .cache import NativeVolume
 from .extension import (
     COUNTERS,
     END,
-    LOCK,
     NUMBERS,
-    TOKEN,
     extension,
     ffi,
     fields,
@@ -206,12 +204,6 @@ class NativeInode:
     lock_busy = _flag("changing")
     """Return whether the inode lock is held or awaited."""
 
-    def locks(self) -> dict[str, int]:
-        """Return the currently held logical locks."""
-        out = ffi.new("struct pc_locks *")
-        lib.pc_inode_locks(self._i, out)
-        return fields(out[0])
-
     in_old_hands = _flag("old_hands")
     """Return whether a call that an abort, an interrupt or a deadline abandoned still runs on the file."""
 
@@ -261,14 +253,9 @@ class NativeInode:
         found = lib.pc_inode_number(self._i, 0, QUIET)
         return int(found) - 1 if found else None
 
-    def count_throttled(self, seconds: float) -> None:
-        lib.pc_counter_add(self._i, COUNTERS["throttled_ns"], int(seconds * 1e9))
-
-    def count_retry(self) -> None:
-        lib.pc_counter_add(self._i, COUNTERS["retries"], 1)
-
-    def count_failed_commit(self) -> None:
-        lib.pc_counter_add(self._i, COUNTERS["failed_commits"], 1)
+    def count(self, name: str, n: int = 1) -> None:
+        """Add to one of COUNTERS."""
+        lib.pc_counter_add(self._i, COUNTERS[name], n)
 
     # dirty budget, for the writer of the place (an address of C)
     def room_take(self, place: int, paused: bool = False) -> bool:
@@ -371,15 +358,17 @@ class NativeInode:
         """Return whether the backend may have uncommitted bytes of the range's local or staged ones."""
         return bool(lib.pc_acknowledged(self._i, pos, end))
 
+    def _found(self, find: Callable[..., int], *where: int) -> tuple[int, int] | None:
+        found = ffi.new("uint64_t[2]")
+        return (int(found[0]), int(found[1])) if find(self._i, *where, found, found + 1) else None
+
     def staged_from(self, pos: int) -> tuple[int, int] | None:
         """Return the first staged range at or after `pos`, [start, end)."""
-        found = ffi.new("uint64_t[2]")
-        return (int(found[0]), int(found[1])) if lib.pc_staged_find(self._i, pos, found, found + 1) else None
+        return self._found(lib.pc_staged_find, pos)
 
     def spillable_from(self, pos: int, most: int) -> tuple[int, int] | None:
         """Return the first range at or after `pos` that `spilled` may take, [start, end), little more than `most`."""
-        found = ffi.new("uint64_t[2]")
-        return (int(found[0]), int(found[1])) if lib.pc_spill_find(self._i, pos, most, found, found + 1) else None
+        return self._found(lib.pc_spill_find, pos, most)
 
     def spilled(self, pos: int, end: int, *, sending: bool) -> int:
         """Record that the spool has these bytes; return how many of them are staged now. The inode lock is held.
@@ -392,8 +381,7 @@ class NativeInode:
 
     def unlogged_from(self, pos: int) -> tuple[int, int] | None:
         """Return the first range at or after `pos` that was written since it was last appended, [start, end)."""
-        found = ffi.new("uint64_t[2]")
-        return (int(found[0]), int(found[1])) if lib.pc_unlogged_find(self._i, pos, found, found + 1) else None
+        return self._found(lib.pc_unlogged_find, pos)
 
     def cut_unlogged(self, pos: int = 0, end: int = END) -> None:
         """Record that the journal has these bytes, or what became of them."""
@@ -504,20 +492,12 @@ class NativeInode:
         until = -1 if deadline is None else int(deadline * 1e9)
         extension.run(self.core, self.address, holds, until, method, argument)
 
-    def run_if_free(self, method: str, argument: object) -> bool:
-        """Call `self.<method>(op, argument)` under the token, from inside a call of the backend, too; False: the token
-        is not free.
+    def run_if_free(self, holds: int, method: str, argument: object) -> bool:
+        """Call `self.<method>(op, argument)` with one lock, from inside a call of the backend, too; False: it is not
+        free.
         """
         try:
-            extension.run(self.core, self.address, TOKEN, 0, method, argument)
-        except TimeoutError:
-            return False
-        return True
-
-    def run_unless_locked(self, method: str, argument: object) -> bool:
-        """Call `self.<method>(op, argument)` under the inode lock; False: another one has it."""
-        try:
-            extension.run(self.core, self.address, LOCK, 0, method, argument)
+            self.run(holds, method, argument, 0)
         except TimeoutError:
             return False
         return True

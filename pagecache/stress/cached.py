@@ -27,7 +27,6 @@ from pagecache.config import Durability, parse_size
 from pagecache.disk.device import OS, Device
 from pagecache.engine.blocking import blocking
 from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
 from pagecache.errors import ConflictError, DataLossError, Key, UnsavedDataError
 from pagecache.options import OpenMode, OpenOptions
 from pagecache.stats import RecoveredFile
@@ -114,7 +113,7 @@ def for_threads(factory: Callable[[], Any]) -> Callable[[], Backend]:
 
     def running() -> CacheLoop:
         if not loop or not loop[0].alive():
-            loop[:] = [CacheLoop("stress", Park())]
+            loop[:] = [CacheLoop("stress")]
         return loop[0]
 
     return lambda: blocking(factory(), running)

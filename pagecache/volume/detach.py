@@ -61,7 +61,7 @@ class Turn:
         self._volume = volume
         self._thread = threading.get_ident()
         self._taken = False
-        self.signal: Signal = volume.engine.park.signal()
+        self.signal: Signal = Signal()
 
     def take(self) -> tuple[int, Signal] | None:
         """Take the turn, and return None; if it is taken, return its thread and the signal that is set at its end."""
@@ -324,7 +324,7 @@ def _within(volume: Volume, call: Callable[[], object], what: str, deadline: Dea
         if deadline.passed():
             raise deadline_error(what)
 
-    volume.engine.runner.submit(NAMES, Job(volume.engine.park, call, what=what, last=True)).wait(alive)
+    volume.engine.runner.submit(NAMES, Job(call, what=what, last=True)).wait(alive)
 
 
 def _quiet(volume: Volume, inodes: list[Inode], deadline: Deadline) -> bool:

@@ -188,7 +188,7 @@ class BusyKeys:
         with self.lock:
             while self._busy and (other := self._holder(claim)) is not None:
                 if other.block.locked():
-                    other.done = other.done or self._engine.park.signal()
+                    other.done = other.done or Signal()
                     return other
                 self.drop(other)
             self._busy.update(dict.fromkeys(claim.keys, claim))

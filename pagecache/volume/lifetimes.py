@@ -294,7 +294,7 @@ def bury(volume: Volume, inode: Inode) -> None:
     if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
         inode.set_aside(abandoned=True)
         called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
-        if called or not inode.run_if_free("holding", partial(_drop, inode)):  # on this thread if that is quick
+        if called or not inode.run_if_free(TOKEN, "holding", partial(_drop, inode)):  # on this thread if that is quick
             inode.settle(partial(_drop, inode))
     destroy(volume, inode)
 

@@ -26,7 +26,7 @@ from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
-from ..engine.park import SLICE, start_thread
+from ..engine.park import SLICE, Signal, start_thread
 from ..engine.report.notices import cause
 from ..engine.runner import Job
 from ..engine.volume import threads_of
@@ -78,7 +78,7 @@ def _outlast_callers(volume: Volume, alive: Callable[[], None]) -> None:
     recorded before the new backend is used. The limit is for callers that cannot continue before this has ended.
     """
     engine = volume.engine
-    until, never = engine.clock.now() + CALLERS, engine.park.signal()
+    until, never = engine.clock.now() + CALLERS, Signal()
     while engine.native.stragglers() and engine.clock.now() < until:
         alive()
         never.wait(SLICE / 10)
@@ -249,7 +249,7 @@ def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callabl
         changes = dict.fromkeys((*running, *volume.unsettled.values()))
     for change in changes:
         call = partial(change.settle_aborted, backend, fenced)
-        job = Job(volume.engine.park, call, what="stat", key=change.src)
+        job = Job(call, what="stat", key=change.src)
         _wait(volume.engine.runner.submit(NAMES, job), alive)
         if change in running:
             volume.busy.take_away(change.names)
@@ -269,7 +269,7 @@ def _open_all(
     try:
         for inode in inodes:
             call = partial(_open, backend, inode, fenced, same=same)
-            job = Job(volume.engine.park, call, _close, what="open", key=inode.key)
+            job = Job(call, _close, what="open", key=inode.key)
             jobs[inode] = volume.engine.runner.submit(NAMES, job)
         for inode, job in jobs.items():
             found = _wait(job, alive)

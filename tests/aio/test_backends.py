@@ -18,7 +18,6 @@ from pagecache import BackendError, BackendProtocolError, ObjectStat, PageCache,
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.engine.blocking import Blocking
 from pagecache.engine.loop import CacheLoop
-from pagecache.engine.park import Park
 from pagecache.errors import Key
 from pagecache.testing import BackendConformance, FaultyBackend
 
@@ -33,7 +32,7 @@ MANY = 100
 
 @pytest.fixture(scope="module")
 def loop() -> Any:
-    loop = CacheLoop("conformance", Park())
+    loop = CacheLoop("conformance")
     yield loop
     assert loop.stop(5)
 

@@ -16,6 +16,7 @@ import pytest
 
 from pagecache import BackendError, CachedFile, CommitError, DataLossError, RetryPolicy, ShutdownError, WritebackError
 from pagecache.engine.io import direct
+from pagecache.native import TOKEN
 from pagecache.volume import reconnect
 
 from ..stores import WAIT_LIMIT_S, Fault, Gate, ObjectBackend, RecordingBackend, RecordingFile
@@ -191,7 +192,7 @@ def test_a_direct_write_waits_for_the_cut(make: Make, offset: int) -> None:
     eventually(lambda: gate.entered.is_set() or engine.settling)
     story.holder.open()
     gate.wait_entered()
-    eventually(lambda: not engine.locks()["token"])
+    eventually(lambda: engine.run_if_free(TOKEN, "holding", lambda: None))
     assert writing.result(opening=gate) == PAGE
     story.go_on()
     story.check(overlay(MINE + OLD[PAGE:], offset, LATER))
@@ -299,7 +300,7 @@ def test_bytes_stored_by_a_later_write_are_not_cut_off(make: Make, fenced: bool)
     story.answer()
     gate, writing = at_gate(fresh.gate("write_from answer"), story.file.pwrite, LONGER, len(OLD))
     file = story.rig.volume.inodes[KEY]
-    eventually(lambda: not file.settling and not file.locks()["token"])
+    eventually(lambda: not file.settling and file.run_if_free(TOKEN, "holding", lambda: None))
     assert writing.result(opening=gate) == len(LONGER)
     assert fresh.written(KEY) == OLD + LONGER
 

@@ -11,7 +11,6 @@ static struct pc_wait wait_of(u64 n)
 				.inode = 0,
 				.pos = n,
 				.end = n + 1,
-				.request = n ^ 3,
 				.reason = n ^ 4};
 }
 
@@ -78,27 +77,6 @@ TEST(check_a_record_that_was_left_is_found)
 	SOUND(&rig);
 	pc_wait_end(rig.cache, id);
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-}
-
-TEST(check_locks_are_reported)
-{
-	struct pc_locks locks;
-	struct pc_waiter waiter;
-	rig_open(&rig, 1 << 20, PAGE);
-	struct file *f = file_open(&rig, PAGE, PAGE);
-	struct pc_inode *i = f->inode;
-	pc_inode_locks(i, &locks);
-	CHECK(!locks.token && !locks.shared && !locks.exclusive && !locks.invalidate);
-	CHECK(pc_inode_lock_try(i, PC_SHARED) && pc_inode_lock_try(i, PC_SHARED));
-	pc_list_init(&waiter.link);
-	CHECK(queue_for_token(f, &waiter));
-	EQUAL(pc_invalidate_lock(i), 0);
-	pc_inode_locks(i, &locks);
-	CHECK(locks.token == PC_TOKEN_CALLER && locks.shared == 2 && !locks.exclusive && locks.invalidate);
-	pc_invalidate_unlock(i);
-	pc_token_release(i);
-	pc_inode_lock_release(i, PC_SHARED);
-	pc_inode_lock_release(i, PC_SHARED);
 }
 
 /* ---------------------------------------------------------------- a reader between begin and end */

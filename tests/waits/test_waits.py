@@ -19,7 +19,7 @@ import pytest
 
 from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio
 from pagecache.backends import MemoryBackend
-from pagecache.engine.report import waits
+from pagecache.engine.report import notices, waits
 
 from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
 from ..file.test_interrupts import ctrl_c
@@ -493,16 +493,18 @@ def test_a_call_that_the_flusher_names_is_not_logged_twice(make: Make, caplog: p
 def test_many_long_waits_are_logged_in_a_few_lines(
     make: Make, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There are at most WARNINGS lines in PERIOD; one line has the number of the others. [T-82]"""
-    monkeypatch.setattr(waits, "WARNINGS", 3)
-    monkeypatch.setattr(waits, "PERIOD", 1.0)
+    """There are at most LINES lines in WINDOW; one line has the number of the others. [T-82]"""
+    monkeypatch.setattr(notices, "LINES", 3)
+    monkeypatch.setattr(notices, "WINDOW", 1.0)
     rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)
     file = rig.open()
     dirty(rig, file)
     gate = rig.backend.gate("commit")
     with caplog.at_level(logging.WARNING, "pagecache"):
         tasks = [start(f"waiter-{number}", file.fsync) for number in range(9)]
-        more = re.compile(r"(\d+) more waits have lasted 0\.1 seconds; PageCache\.waits\(\) lists them")
+        more = re.compile(
+            r"volume: (\d+) more lines about waits, which PageCache\.waits\(\) lists, were left out in .* s"
+        )
         eventually(lambda: sum(int(m[1]) for r in caplog.records if (m := more.fullmatch(r.getMessage()))) == 6)
     assert said(caplog) == 3
     gate.open()

@@ -151,18 +151,3 @@ enum pc_token pc_token_pass_on(struct pc_inode *i)
 		pc_futex_wake(&w->word, 1);
 	return kind;
 }
-
-/* The locks of an inode and their holders, for reports. */
-void pc_inode_locks(struct pc_inode *i, struct pc_locks *out)
-{
-	pc_inode_leaf_lock(i);
-	u32 word = atomic_load(&i->lock_word);
-	*out = (struct pc_locks){.token = i->token,
-				 .shared = word & LOCK_SHARED,
-				 .exclusive = (word & LOCK_X) != 0,
-				 .invalidate = atomic_load(&i->inval_x),
-				 .commit_running = i->commit_running,
-				 .pass_active = i->pass.active,
-				 .inflight = i->pass.inflight};
-	pc_inode_leaf_unlock(i);
-}

@@ -18,7 +18,6 @@ struct pc_wait {
 	u64 volume; /* address, 0: of none */
 	u64 inode;  /* id, 0: of none */
 	u64 pos, end;
-	u64 request; /* FOLIO: the fill that owned it when the waiting began, 0: a section of C code */
 	u64 reason;
 };
 enum { PC_WAIT_WORDS = sizeof(struct pc_wait) / sizeof(u64) };

@@ -195,7 +195,6 @@ static enum pc_result wait_folio(struct pc_inode *i, PyObject *core, const struc
 			u32 kind = need->kind == PC_NEED_FLIGHT ? PC_WAIT_FLIGHT : PC_WAIT_FOLIO;
 			u64 pos = pc_folio_pos(c, f);
 			struct pc_wait w = pc_wait_of(i, kind, pos, pos + pc_folio_bytes(c, f));
-			w.request = need->owner;
 			pc_sleep_begin(&sleep, c, &w);
 		}
 		err = pc_wait_event(e, seq, PC_WAIT_SLICE_NS);
@@ -379,7 +378,5 @@ int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns)
 		err = acquire_token(op, deadline_ns);
 	if (!err && holds & PC_HOLD_INVALIDATE)
 		err = taken(op, wait_truncate(op->inode, op->core, takes_invalidate_lock), PC_HOLD_INVALIDATE);
-	if (!err)
-		pc_op_claims(op);
 	return err;
 }

@@ -227,7 +227,7 @@ static PyObject *pin_to_store(PyObject *core, struct pc_inode *i, u64 pos, u64 l
 	if (pc_check_reentry(i, core, "a writable view from inside a backend call of the same volume") ||
 	    pc_fill_all(core, i, pos, end, 1) == PC_FAILED)
 		return NULL;
-	struct op *op = pc_op_caller(core, i, pc_str_view, pos, pos + len);
+	struct op *op = pc_op_caller(core, i);
 	if (!op)
 		return NULL;
 	if (pc_op_acquire(op, PC_HOLD_LOCK_X, -1) == 0)

@@ -419,7 +419,6 @@ static PyMethodDef methods[] = {
 	{"_hit_pread", (PyCFunction)(void (*)(void))handle_hit_pread, METH_FASTCALL, NULL},
 	{"_hit_pread_into", (PyCFunction)(void (*)(void))handle_hit_pread_into, METH_FASTCALL, NULL},
 	{"_hit_pwrite", (PyCFunction)(void (*)(void))handle_hit_pwrite, METH_FASTCALL, NULL},
-	{"_in_pieces", (PyCFunction)(void (*)(void))handle_in_pieces, METH_FASTCALL, NULL},
 	{"_joined", handle_joined, METH_VARARGS, NULL},
 	{"_tangled", handle_tangled, METH_VARARGS, NULL},
 	{"_spread", handle_spread, METH_VARARGS, NULL},

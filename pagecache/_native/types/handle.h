@@ -168,7 +168,7 @@ PyObject *pc_segments_join(struct handle *h, PyObject *buffers, u64 total);
 int pc_segments_spread(struct handle *h, PyObject *buffers, const u8 *from, u64 len);
 pc_method handle_joined, handle_tangled, handle_spread, handle_steady;
 /* handle_task.c */
-pc_fast handle_hit_pread, handle_hit_pread_into, handle_hit_pwrite, handle_in_pieces;
+pc_fast handle_hit_pread, handle_hit_pread_into, handle_hit_pwrite;
 pc_method handle_open_hit, handle_close_hit, handle_move_window;
 
 #endif

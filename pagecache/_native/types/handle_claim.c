@@ -21,11 +21,10 @@ struct writing {
 	struct pc_need need; /* of the last copy */
 };
 
-/* Begin a write that may wait. @verb and the range describe it in reports about waits for its locks. Return: PC_DONE,
- * PC_FAILED; end_writing() in any case. */
-static enum pc_result begin_writing(struct writing *w, struct handle *h, PyObject *verb, u64 pos, u64 len, u64 done)
+/* Begin a write that may wait. Return: PC_DONE, PC_FAILED; end_writing() in any case. */
+static enum pc_result begin_writing(struct writing *w, struct handle *h, u64 pos, u64 done)
 {
-	struct op *op = pc_op_caller(h->core, h->inode, verb, pos, pos + len);
+	struct op *op = pc_op_caller(h->core, h->inode);
 	*w = (struct writing){.h = h, .op = op, .pos = pos, .done = done};
 	if (!op)
 		return PC_FAILED;
@@ -52,7 +51,6 @@ static bool try_lock(struct op *op)
 	if (!pc_inode_lock_try(op->inode, PC_EXCLUSIVE))
 		return false;
 	caller_of(op)->holds |= PC_HOLD_LOCK_X;
-	pc_op_claims(op);
 	return true;
 }
 
@@ -166,7 +164,7 @@ enum pc_result pc_write_slow(struct handle *h, u64 *pos, const u8 *from, u64 len
 {
 	struct pc_inode *i = h->inode;
 	struct writing w;
-	enum pc_result result = begin_writing(&w, h, append ? pc_str_append : pc_str_write, *pos, len, done);
+	enum pc_result result = begin_writing(&w, h, *pos, done);
 	if (locked && w.op)
 		caller_of(w.op)->holds |= PC_HOLD_LOCK_X;
 	else if (locked)
@@ -174,11 +172,8 @@ enum pc_result pc_write_slow(struct handle *h, u64 *pos, const u8 *from, u64 len
 	else if (append && result == PC_DONE)
 		result = lock_throughout(&w);
 	while (result == PC_DONE && w.done < len) {
-		if (append && w.done == 0) {
+		if (append && w.done == 0)
 			*pos = w.pos = pc_inode_size(i);
-			caller_of(w.op)->pos = w.pos;
-			caller_of(w.op)->end = w.pos + len;
-		}
 		if (PC_UNLIKELY(w.pos + len > INT64_MAX))
 			result = pc_raise(h->core, i->user, "too large", "the write would end beyond 2**63 - 1");
 		else
@@ -207,7 +202,7 @@ PyObject *handle_zero(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "KK", &pos, &len) || check_writable(h))
 		return NULL;
 	struct writing w;
-	enum pc_result result = begin_writing(&w, h, pc_str_zero_range, pos, len, 0);
+	enum pc_result result = begin_writing(&w, h, pos, 0);
 	if (result == PC_DONE)
 		result = write_zeros(&w, len);
 	return end_writing(&w, result) == PC_FAILED ? NULL : Py_NewRef(Py_None);

@@ -3,15 +3,14 @@
  * state (hit.c).
  *
  * A hit of at most one piece is complete when the verb returns. None means that a thread has to make the call: it would
- * wait, it is longer than a piece, or its buffer may fault or is memory of the range itself. aio.py makes a longer call
- * in pieces, with a turn of the loop after each.
+ * wait, it is longer than a piece, or its buffer may fault or is memory of the range itself.
  *
  * Threads get an address, and leave one job to the handle: moving its readahead window. A hit is closed here and not by its
  * address alone, since the memory of a closed cache may be freed with it: that needs the interpreter's lock.
  */
 #include "types/handle.h"
 
-/* Whether the buffer may be moved in pieces, or on a loop at all. */
+/* Whether the buffer may be moved on a loop. */
 static bool may_copy_here(struct handle *h, PyObject *object, const Py_buffer *view, u64 pos, bool writes)
 {
 	return PC_LIKELY(!pc_may_fault(h, object) &&
@@ -68,23 +67,6 @@ PyObject *handle_hit_pwrite(PyObject *self, PyObject *const *args, Py_ssize_t na
 	PyObject *written = PC_LIKELY(may_hit) ? pc_try_write(h, pos, view.buf, (u64)view.len) : Py_NewRef(Py_None);
 	PyBuffer_Release(&view);
 	return written;
-}
-
-/* _in_pieces(buffer, offset, writes) -> whether a read or write of the buffer is longer than a piece, and is done in
- * pieces. A write-through is one call of the backend. */
-PyObject *handle_in_pieces(PyObject *self, PyObject *const *args, Py_ssize_t nargs)
-{
-	struct handle *h = handle_of(self);
-	Py_buffer view;
-	u64 pos;
-	if (check_nargs("_in_pieces", nargs, 3) || check_open(h) || to_u64(args[1], "offset", &pos) ||
-	    PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE))
-		return NULL;
-	bool writes = args[2] == Py_True, fits = pos + (u64)view.len <= INT64_MAX;
-	bool pieces = view.len > PC_LOOP_PIECE && fits && !(writes && h->through) &&
-		      may_copy_here(h, args[0], &view, pos, writes);
-	PyBuffer_Release(&view);
-	return PyBool_FromLong(pieces);
 }
 
 /* ---------------------------------------------------------------- threads */

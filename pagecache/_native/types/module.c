@@ -19,7 +19,7 @@ static PyObject *run_holding(PyObject *module, PyObject *args)
 	if (deadline_ns &&
 	    pc_check_reentry(i, core, "this call could only wait for the backend call that it was made from"))
 		return NULL;
-	struct op *op = pc_op_caller(core, i, method, 0, 0);
+	struct op *op = pc_op_caller(core, i);
 	if (!op)
 		return NULL;
 	if (pc_op_acquire(op, holds, deadline_ns)) {
@@ -44,7 +44,7 @@ static PyObject *run_both(PyObject *module, PyObject *args)
 	const char *why = "this call could only wait for the backend call that it was made from";
 	if (pc_check_reentry(i, core, why) || pc_check_reentry(j, core, why))
 		return NULL;
-	struct op *op = pc_op_caller(core, i, method, 0, 0), *second = pc_op_caller(core, j, method, 0, 0);
+	struct op *op = pc_op_caller(core, i), *second = pc_op_caller(core, j);
 	bool i_first = i->id < j->id;
 	PyObject *both = op && second ? Py_BuildValue("(OO)", second, argument) : NULL;
 	int err = !both || pc_op_acquire(i_first ? op : second, PC_HOLD_TOKEN, deadline_ns) ||
@@ -157,41 +157,16 @@ PyObject *pc_inside_volumes(PyObject *module, PyObject *unused)
 	return list;
 }
 
-/* End a future of asyncio that nothing has ended yet. Return: 0, -1. */
-static int end_future(PyObject *future)
+/* wake(future): end a future of asyncio, unless it has ended. On the thread of its loop. It is in C because an interrupt that
+ * strikes before the end would leave its task waiting forever. */
+static PyObject *wake(PyObject *module, PyObject *future)
 {
 	PyObject *done = PyObject_CallMethod(future, "done", NULL);
 	PyObject *result = done == Py_False ? PyObject_CallMethod(future, "set_result", "O", Py_None) : NULL;
-	int err = !done || (done == Py_False && !result);
+	bool ended = result || done == Py_True;
 	Py_XDECREF(done);
 	Py_XDECREF(result);
-	return err ? -1 : 0;
-}
-
-/* wake(posted, futures): release the lock, then empty the list and end its futures. On the thread of their loop. It is in
- * C because no interrupt may strike between the release, a future's removal and its end: its task would wait forever. */
-static PyObject *wake(PyObject *module, PyObject *args)
-{
-	PyObject *posted, *futures, *error = NULL;
-	if (!PyArg_ParseTuple(args, "OO!", &posted, &PyList_Type, &futures))
-		return NULL;
-	PyObject *released = PyObject_CallMethod(posted, "release", NULL);
-	Py_XDECREF(released);
-	if (!released)
-		return NULL;
-	while (PyList_Size(futures) > 0) {
-		PyObject *future = Py_NewRef(PyList_GetItem(futures, 0));
-		PyList_SetSlice(futures, 0, 1, NULL);
-		if (end_future(future)) { /* the others end all the same */
-			Py_XDECREF(error);
-			error = pc_take_exception();
-		}
-		Py_DECREF(future);
-	}
-	if (!error)
-		Py_RETURN_NONE;
-	pc_put_exception(error);
-	return NULL;
+	return ended ? Py_NewRef(Py_None) : NULL;
 }
 
 /* Documented in native/extension.py. */
@@ -217,7 +192,7 @@ static PyMethodDef functions[] = {
 	{"inside", pc_inside_volumes, METH_NOARGS, NULL},
 	{"enter_loop", pc_enter_loop, METH_NOARGS, NULL},
 	{"use_inside", pc_use_inside, METH_O, NULL},
-	{"wake", wake, METH_VARARGS, NULL},
+	{"wake", wake, METH_O, NULL},
 	{"pin", pc_view_open, METH_VARARGS, NULL},
 	{NULL, NULL, 0, NULL},
 };

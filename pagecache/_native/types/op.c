@@ -45,17 +45,12 @@ struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_req
 	return op;
 }
 
-/* The operation of a caller, described for reports about waits for its locks. @what: a verb, or a method of the engine. */
-struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 pos, u64 end)
+/* The operation of a caller: a verb, or a method of the engine. */
+struct op *pc_op_caller(PyObject *core, struct pc_inode *i)
 {
 	struct op *op = pc_op_new(core, i, PC_OP_CALLER, NULL);
-	if (!op)
-		return NULL;
-	struct op_caller *own = caller_of(op);
-	own->what = Py_NewRef(what);
-	own->pos = pos;
-	own->end = end;
-	pc_op_claims(op);
+	if (op)
+		pc_op_claims(op);
 	return op;
 }
 
@@ -85,8 +80,6 @@ static void op_dealloc(PyObject *self)
 	}
 	if (op->kind == PC_OP_UNCACHED)
 		Py_XDECREF(uncached_of(op)->memory);
-	if (op->kind == PC_OP_CALLER)
-		Py_XDECREF(caller_of(op)->what);
 	Py_XDECREF(op->answer);
 	Py_XDECREF(op->core);
 	PyObject_Free(self);

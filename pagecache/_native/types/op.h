@@ -46,9 +46,7 @@ struct op_transfer {
 };
 
 struct op_caller {
-	PyObject *what; /* the method of the engine, or the verb, that it serves; or NULL */
-	u64 pos,
-		end; /* its range; of a direct write: first byte and end of the bytes sent; of a direct read: of the call */
+	u64 pos, end; /* of a direct write: first byte and end of the bytes sent; of a direct read: of the call */
 	struct pc_waiter waiter;
 	struct pc_place place; /* of a write that may wait for dirty budget */
 	u64 failed; /* direct write: failed commits when it began */

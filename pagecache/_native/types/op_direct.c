@@ -320,7 +320,7 @@ i64 pc_direct_read(PyObject *core, struct pc_inode *i, u64 pos, u8 *to, u64 len,
 	if (method && !(pc_may_call(i->volume) && pc_driver_of(method, &driver)))
 		n = 0;
 	else if (method)
-		op = pc_op_caller(core, i, pc_str_direct_read, pos, pos + len);
+		op = pc_op_caller(core, i);
 	while (op && (n = 0, part = next_part(i, pos + done, pos + len))) {
 		n = read_part(op, engine, method, pos + done, to + done, part, met);
 		n = n > 0 && PyErr_CheckSignals() ? -1 : n;
@@ -351,7 +351,7 @@ PyObject *pc_run_owning(PyObject *module, PyObject *args)
 		return NULL;
 	if (pc_check_reentry(i, core, INSIDE))
 		return NULL;
-	struct op *op = pc_op_caller(core, i, method, 0, 0);
+	struct op *op = pc_op_caller(core, i);
 	if (!op)
 		return NULL;
 	PyObject *engine = Py_XNewRef(engine_of(i));

@@ -79,7 +79,7 @@ void pc_op_claims(struct op *op);
 pc_method pc_waits, pc_calls, pc_waiting, pc_waiting_since, pc_uninterrupted;
 
 struct op *pc_op_new(PyObject *core, struct pc_inode *i, int kind, struct pc_request *r);
-struct op *pc_op_caller(PyObject *core, struct pc_inode *i, PyObject *what, u64 pos, u64 end);
+struct op *pc_op_caller(PyObject *core, struct pc_inode *i);
 enum pc_result pc_op_run(struct op *op, PyObject *method, PyObject *argument);
 int pc_op_acquire(struct op *op, u32 holds, i64 deadline_ns);
 bool pc_may_call(const struct pc_volume *v);
@@ -211,7 +211,7 @@ int pc_install_local_file(PyObject *module, PyObject *descriptor);
 	X(written)                                                                                                     \
 	X(bound_commit)                                                                                                \
 	X(committed)                                                                                                   \
-	X(commit_met) X(read_staged) X(read_aside) X(outlast_refusal) X(append) X(zero_range) X(view) X(direct_read)
+	X(commit_met) X(read_staged) X(read_aside) X(outlast_refusal)
 #define PC_STRING(name) extern PyObject *pc_str_##name;
 PC_STRINGS(PC_STRING)
 

@@ -6,9 +6,8 @@
  *   calls(core)   operations with a backend call, a request, or a lock: their thread, range and begin
  *   waiting(...)  a wait of the engine: its record lasts while a function runs, however that ends
  *
- * Nothing is kept only for a report: operations are on one list from creation to end, and note their thread and a time.
- * The time is the begin of their last backend call (spans.c). Before that, and for operations that only hold locks, it
- * is read from a clock that takes some nanoseconds and is a few milliseconds coarse.
+ * Nothing is kept only for a report: operations are on one list from creation to end, and note their thread, and the begin of
+ * their last backend call (spans.c).
  *
  * Context: GIL. It guards the list. Records whose `reason` is an object begin and end with it held, so the
  * objects of a live record may be referenced. Making objects may run the collector, and with it any code. Therefore
@@ -17,19 +16,16 @@
 #include "types/types.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 struct pc_list pc_operations = {&pc_operations, &pc_operations};
 
-/* The calling thread now owns the operation: it runs it, or holds its resources. Reads that miss do little else than
- * call the backend, which notes the time, so no clock is read for them here. */
+/* The calling thread now owns the operation: it runs it, or holds its resources. A commit is a call from now on. */
 void pc_op_claims(struct op *op)
 {
 	op->thread = pc_thread_id();
 	op->helper = pc_tls_inside && pc_tls_inside->helper;
-	struct timespec now;
-	if (op->kind != PC_OP_FILL && op->kind != PC_OP_UNCACHED && !clock_gettime(CLOCK_MONOTONIC_COARSE, &now))
-		op->since_ns = (i64)now.tv_sec * 1000000000 + now.tv_nsec;
+	if (op->kind == PC_OP_COMMIT)
+		op->since_ns = pc_clock_ns();
 }
 
 /* waiting(core, volume, inode, kind, pos, end, reason, call, inside) -> the result of `call`. `inside`: the call is one of the volume's backend. */
@@ -98,11 +94,10 @@ static size_t copy_waits(struct pc_cache *c, struct waiter *out, size_t n)
 static PyObject *wait_item(const struct waiter *w)
 {
 	const struct pc_wait *p = &w->wait;
-	return Py_BuildValue("KKKKKKKKKO", (unsigned long long)w->number, (unsigned long long)p->kind,
+	return Py_BuildValue("KKKKKKKKO", (unsigned long long)w->number, (unsigned long long)p->kind,
 			     (unsigned long long)p->thread, (unsigned long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
-			     (unsigned long long)p->end, (unsigned long long)p->request,
-			     p->reason ? (PyObject *)(uintptr_t)p->reason : Py_None);
+			     (unsigned long long)p->end, p->reason ? (PyObject *)(uintptr_t)p->reason : Py_None);
 }
 
 static struct pc_cache *cache_of(PyObject *core)
@@ -120,7 +115,7 @@ static int append_new(PyObject *list, PyObject *item)
 	return err;
 }
 
-/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, request, reason)] */
+/* waits(core) -> [(number, kind, thread, since_ns, volume, inode, pos, end, reason)] */
 PyObject *pc_waits(PyObject *module, PyObject *core)
 {
 	struct pc_cache *c = cache_of(core);
@@ -144,26 +139,10 @@ PyObject *pc_waits(PyObject *module, PyObject *core)
 /* ---------------------------------------------------------------- operations */
 
 struct call {
-	u64 thread, volume, inode, pos, end, from, to, request;
+	u64 thread, volume, inode, pos, end;
 	i64 since_ns;
-	u32 holds;
-	u8 kind, in_call, left, helper, staged;
-	PyObject *what; /* own reference, or NULL */
+	u8 kind, in_call, helper, staged;
 };
-
-/* Ranges of the running call, and of the whole operation. */
-static void copy_extent(const struct op *op, struct call *to)
-{
-	const struct pc_request *r = request_of(op);
-	pc_op_extent(op, &to->from, &to->to);
-	to->pos = to->from;
-	to->end = to->to;
-	if (r && op->state == OP_IN_CALL) {
-		to->pos = pc_request_pos(r);
-		to->end = to->pos + pc_request_len(r);
-	}
-	to->request = r ? r->id : 0;
-}
 
 static void copy_call(const struct op *op, struct call *to)
 {
@@ -172,21 +151,22 @@ static void copy_call(const struct op *op, struct call *to)
 			    .volume = (uintptr_t)op->inode->volume,
 			    .inode = op->inode_id,
 			    .since_ns = op->since_ns,
-			    .holds = holds_of(op),
 			    .kind = op->kind,
 			    .in_call = op->state == OP_IN_CALL,
-			    .left = op->state == OP_LEFT,
 			    .helper = op->helper,
-			    .staged = op_reads_staged(op) || (r && r->stage),
-			    .what = op->kind == PC_OP_CALLER ? Py_XNewRef(caller_of(op)->what) : NULL};
-	copy_extent(op, to);
+			    .staged = op_reads_staged(op) || (r && r->stage)};
+	pc_op_extent(op, &to->pos, &to->end);
+	if (r && op->state == OP_IN_CALL) {
+		to->pos = pc_request_pos(r);
+		to->end = to->pos + pc_request_len(r);
+	}
 }
 
 /* Whether the operation runs, or holds a resource that others may wait for. */
 static bool is_of_interest(const struct op *op, const struct pc_cache *c)
 {
 	bool works = op->kind == PC_OP_COMMIT || request_of(op) || op->state == OP_IN_CALL;
-	return op->inode->cache == c && op->kind != PC_OP_MIRROR && op->since_ns && (works || holds_of(op));
+	return op->inode->cache == c && op->kind != PC_OP_MIRROR && ((works && op->since_ns) || holds_of(op));
 }
 
 /* Return: number of operations, of which the first n are in `out`. Must not make an object. */
@@ -206,15 +186,13 @@ static size_t copy_calls(const struct pc_cache *c, struct call *out, size_t n)
 
 static PyObject *call_item(const struct call *p)
 {
-	return Py_BuildValue("iKLKKKKKKKIiiiiO", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
+	return Py_BuildValue("iKLKKKKiii", p->kind, (unsigned long long)p->thread, (long long)p->since_ns,
 			     (unsigned long long)p->volume, (unsigned long long)p->inode, (unsigned long long)p->pos,
-			     (unsigned long long)p->end, (unsigned long long)p->from, (unsigned long long)p->to,
-			     (unsigned long long)p->request, (unsigned int)p->holds, p->in_call, p->left, p->helper,
-			     p->staged, p->what ? p->what : Py_None);
+			     (unsigned long long)p->end, p->in_call, p->helper, p->staged);
 }
 
-/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, from, to, request, holds, in call, left, on a thread of the volume, staged, what)]; [pos, end) of the running call, [from, to) of the
- * operation. */
+/* calls(core) -> [(kind, thread, since_ns, volume, inode, pos, end, in call, on a thread of the volume, staged)]; [pos, end) of
+ * the running call. */
 PyObject *pc_calls(PyObject *module, PyObject *core)
 {
 	const struct pc_cache *c = cache_of(core);
@@ -226,11 +204,9 @@ PyObject *pc_calls(PyObject *module, PyObject *core)
 		return PyErr_NoMemory();
 	copy_calls(c, found, n);
 	PyObject *list = PyList_New(0);
-	for (size_t k = 0; k < n; k++) {
-		if (list && append_new(list, call_item(&found[k])))
+	for (size_t k = 0; k < n && list; k++)
+		if (append_new(list, call_item(&found[k])))
 			Py_CLEAR(list);
-		Py_XDECREF(found[k].what);
-	}
 	free(found);
 	return list;
 }

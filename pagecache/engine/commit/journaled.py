@@ -28,7 +28,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ...backends.spool import Ranges
 from ...disk import records
@@ -515,9 +515,9 @@ class Journaled:
     def has_all(self) -> bool:
         """Return whether the journal has all that is local, as it is now."""
         with self._lock:
-            journal = self._owner.journal()
-            current = self._generation == journal.generation and not self._lacks
-            return self._mark is not None and not self.file.unlogged() and current
+            if self._mark is None or self._lacks or self.file.unlogged():
+                return False
+            return self._generation == self._owner.journal().generation
 
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
         """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
@@ -546,12 +546,14 @@ class Journaled:
     def cut(self, size: int) -> None:
         """Record a truncate. The inode lock is held."""
         self.note(lambda number: records.size(number, size))
-        self.file.cut_unlogged(min(size, END - 1), END)
+        if self._mark is not None:
+            self.file.cut_unlogged(min(size, END - 1), END)
 
     def punched(self, begin: int, end: int) -> None:
         """Record a hole. The inode lock is held."""
         self.note(lambda number: records.hole(number, begin, end - begin))
-        self.file.cut_unlogged(begin, end)
+        if self._mark is not None:
+            self.file.cut_unlogged(begin, end)
 
     def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
         """Give bytes up by a call of `drop`, and record it. It may drop more, to the bounds of a block."""
@@ -560,11 +562,11 @@ class Journaled:
             if dropped:
                 begin, end = min(begin, dropped[0][0]), max(end, sum(dropped[-1]))
             if self._mark is not None:
+                self.file.cut_unlogged(begin, end)
                 if self.file.has_local():
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
                 elif self.note(lambda number: records.discarded(number, self.file.size)):
                     self._end(self._owner.journal())
-            self.file.cut_unlogged(begin, end)
             return dropped
 
     def saving(self) -> None:
@@ -645,35 +647,6 @@ class Journaled:
         self._owner.volume.cache.flusher.wake()
 
 
-class _NotJournaled(Journaled):
-    """In place of the part of a file that the journal has nothing of."""
-
-    def __init__(self) -> None:
-        self._mark, self._last = None, 0
-
-    def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
-        return True
-
-    def renamed(self, key: Key) -> None:
-        pass
-
-    def has_all(self) -> bool:
-        return False
-
-    def freed(self) -> None:
-        pass
-
-    def cut(self, size: int) -> None:
-        pass
-
-    def punched(self, begin: int, end: int) -> None:
-        pass
-
-    def removed(self) -> None:
-        pass
-
-    def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
-        return drop()
-
-
-NOT_JOURNALED: Journaled = _NotJournaled()
+NOT_JOURNALED = Journaled(cast("EngineFile", None), cast(VolumeJournal, None))
+"""The part of every file that the journal has had nothing of: no method changes it, or looks at a file or a journal."""
+NOT_JOURNALED._lock = cast(Any, contextlib.nullcontext())

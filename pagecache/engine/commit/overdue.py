@@ -116,7 +116,7 @@ def _start(file: EngineFile, now: float) -> float | None:
         if file.commits.failing_since is None:
             return None  # a commit has saved everything since the check
         file.commits.begin_try(again)
-    file.count_retry()
+    file.count("retries")
     file.refresh_limits()
     found = file.flush_pending(file.commits.stamp)
     if found & DIRTY:

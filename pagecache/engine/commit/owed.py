@@ -182,7 +182,7 @@ class Owed:
             elif file.in_old_hands():
                 self.outlast()
             else:
-                job = Job(volume.park, self.pay_now, what="truncate", key=file.key, file=file.id)
+                job = Job(self.pay_now, what="truncate", key=file.key, file=file.id)
                 volume.runner.submit(COMMIT, job).wait(lambda: volume.check_alive(file.key))
 
     def outlast(self) -> None:

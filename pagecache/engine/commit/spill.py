@@ -17,6 +17,7 @@ import threading
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from ...native import LOCK
 from ..report.notices import cause
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Spills:
         if locked:
             done.append(self._spill(file, most))
         else:
-            file.run_unless_locked("holding", lambda: done.append(self._spill(file, most)))
+            file.run_if_free(LOCK, "holding", lambda: done.append(self._spill(file, most)))
         return sum(done)
 
     def _spill(self, file: EngineFile, most: int) -> int:

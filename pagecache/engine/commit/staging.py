@@ -28,7 +28,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ...backends.spool import END, Ranges, Spool, parts_of_buffers, revoked
 from ...backends.transfers import Transfers
@@ -129,9 +129,9 @@ class Staging:
             NotStagedError: they are not staged any longer. OSError: the spool cannot be read; names the directory.
         """
         spool, freed = self._spool, self._freed  # first: see the top of this file
-        found = self._file.staged_from(offset)
+        found = None if spool is None else self._file.staged_from(offset)
         if spool is None or found is None or found[0] > offset:
-            raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer", self._file.key)
+            raise NotStagedError(errno.EAGAIN, "the bytes are not staged any longer")
         done = min(found[1] - offset, sum(map(len, buffers)))
         with revoked(parts_of_buffers(buffers, 0, done)) as parts:
             self._named(lambda: spool.fill(offset, parts))
@@ -156,19 +156,20 @@ class Staging:
         """Record that the backend has forgotten all acknowledged bytes, or may have."""
         with self._lock:
             self.epoch += 1
-            self._unsent.add(0, END)
+            if self._spool is not None:
+                self._unsent.add(0, END)
 
     def cut(self, begin: int, end: int) -> None:
         """Record that [begin, end) has left the file, or its local data. A write unit that was cut is sent again: the
         backend may be unable to keep a part of it.
         """
-        unit = int(self._file.limits().write_unit)
         with self._lock:
             if self._spool is None:
                 return
             if not self._file.staged_bytes():
                 self._spool, self._unsent = None, Ranges()
                 return
+            unit = int(self._file.limits().write_unit)
             for edge in (begin, end) if unit > 1 else ():
                 if edge % unit:
                     self._unsent.add(edge - edge % unit, edge - edge % unit + unit)
@@ -186,6 +187,8 @@ class Staging:
         are of the next commit, and keep the spool.
         """
         with self._lock:
+            if self._spool is None:
+                return
             if self.writes == writes and not self._file.staged_bytes():
                 self._spool, self._unsent = None, Ranges()
                 return
@@ -203,8 +206,10 @@ class Staging:
         Raises:
             OSError: of the backend, or of the spool.
         """
-        epoch, volume = self.epoch, self._file.volume
-        calls = Transfers(backend_file, volume.backend, self._file.key)
+        if self._spool is None:
+            return
+        epoch = self.epoch
+        calls = Transfers(backend_file, self._file.volume.backend, self._file.key)
         for begin, end in self._parts():
             if op.stopped:
                 return
@@ -235,7 +240,7 @@ class Staging:
     def is_unsent(self) -> bool:
         """Return whether the backend has nothing of what is staged."""
         at = 0
-        while (found := self._file.staged_from(at)) is not None:
+        while self._spool is not None and (found := self._file.staged_from(at)) is not None:
             at = found[1]
             with self._lock:
                 if not all(unsent for _, _, unsent in self._unsent.pieces(*found)):
@@ -278,45 +283,14 @@ class Staging:
 
     def parts(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the staged ranges of [begin, end)."""
-        while begin < end and (found := self._file.staged_from(begin)) is not None and found[0] < end:
+        while begin < end and self._spool is not None:
+            found = self._file.staged_from(begin)
+            if found is None or found[0] >= end:
+                break
             begin = min(found[1], end)
             yield found[0], begin
 
 
-class _NothingStaged(Staging):
-    """The staging of every file that has had none."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.epoch = self.writes = 0
-
-    def forgotten(self) -> None:
-        """Do nothing: nothing is staged."""
-
-    def cut(self, begin: int, end: int) -> None:
-        """Do nothing."""
-
-    def committed(self, writes: int) -> None:
-        """Do nothing."""
-
-    def send_again(self, op: Op, backend_file: BackendFile) -> None:
-        """Do nothing."""
-
-    def begin_sending(self, op: Op) -> None:
-        """Do nothing."""
-
-    def end_sending(self, op: Op) -> None:
-        """Do nothing."""
-
-    def is_unsent(self) -> bool:
-        return False
-
-    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        raise NotStagedError(errno.EAGAIN, "nothing is staged")
-
-    def parts(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
-        return iter(())
-
-
-NOTHING_STAGED = _NothingStaged()
+NOTHING_STAGED = Staging(cast("EngineFile", None))
+"""The staging of every file that has had none: without a spool no method changes it, or looks at the file."""
+NOTHING_STAGED._lock = cast(Any, contextlib.nullcontext())

@@ -200,7 +200,7 @@ class Versions:
             except Exception:
                 pass  # the next look reads it
             return None
-        job = Job(file.volume.park, self._read, what="stat", key=file.key, then=file.wake)
+        job = Job(self._read, what="stat", key=file.key, then=file.wake)
         return file.volume.runner.submit(NAMES, job)
 
     def _read(self) -> None:

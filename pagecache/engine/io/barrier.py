@@ -26,7 +26,6 @@ from ..foreign import errno_of, text_of
 from ..park import NEVER, SLICE, Deadline, deadline_error
 from ..report.notices import cause
 from ..report.reason import during, of_file
-from ..retryer import Parked
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -190,8 +189,8 @@ class FileSync:
             raise file.conflict_error()
         now = volume.clock.now()
         self._attempts += 1
-        decision = volume.judge(error, self._attempts, self._since)
-        if isinstance(decision, Parked):
+        delay = volume.judge(error, self._attempts, self._since)
+        if delay is None:
             overdue.refused(file, self._state.stamp)
             raise CommitError(
                 f"commit failed: {text_of(error)}",
@@ -200,8 +199,8 @@ class FileSync:
                 ranges=overdue.failed_ranges(file),
                 exceptions=[error],
             ) from error
-        file.count_retry()
-        self._pause(now + decision.delay if file.commits.parked else max(now, file.commits.not_before))
+        file.count("retries")
+        self._pause(now + delay if file.commits.parked else max(now, file.commits.not_before))
 
     def leave(self) -> None:
         """Record that its caller polls no more: it makes no further try."""

@@ -20,7 +20,7 @@ from ..failures import Failure
 from ..foreign import as_os_error, errno_of, max_write_of, text_of
 from ..report.notices import cause, fault, spans
 from ..report.trouble import SETTLED, tried_again
-from ..retryer import Again, Parked, is_refusal, is_transient
+from ..retryer import is_refusal, is_transient
 
 if TYPE_CHECKING:
     from ..file import EngineFile
@@ -39,9 +39,8 @@ def end_after_fault(file: EngineFile, op: Op, error: BaseException, *, commit: b
     again. An operation that has ended before is unchanged.
     """
     note = _note_commit_fault if commit else _note_write_fault
-    if commit:
-        file.staging.forgotten()
-    for step in (partial(note, file, op, error), partial(_finish, op), partial(failures.ensure_retry, file)):
+    steps = [partial(note, file, op, error), partial(_finish, op), partial(failures.ensure_retry, file)]
+    for step in [partial(file.staging.forgotten), *steps] if commit else steps:
         try:
             step()
         except BaseException:  # the other steps must run
@@ -87,7 +86,7 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         file.change_begins(True)
         now = file.volume.clock.now()
         file.committing().fail(error, _stamp(file), now)
-        file.count_failed_commit()
+        file.count("failed_commits")
         file.commits.wait_until(now + file.volume.retry.max_delay)
         file.commits.park()
     file.volume.troubles.failing(file)
@@ -169,9 +168,9 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
         before = [] if progress else [f for part in parts for f in file.failures.overlapping(*part)]
         attempts = 1 + max((f.attempts for f in before), default=0)
         since = min((f.since for f in before), default=now)
-        decision = volume.judge(error, attempts, since)
-        parked = isinstance(decision, Parked)
-        wait = volume.retry.failed_retry if isinstance(decision, Parked) else decision.delay
+        delay = volume.judge(error, attempts, since)
+        parked = delay is None
+        wait = volume.retry.failed_retry if delay is None else delay
         if isinstance(error, ConflictError):
             wait = None  # only `resolve` and `discard` settle a conflict
         # An immediate retry is checked like any begun one (`failures.due`).
@@ -186,9 +185,9 @@ def failed(file: EngineFile, op: Op, error: BaseException, *, sent: bool) -> Non
         volume.troubles.failing(file)
         line = _emit_failed(file, ((start, end - start),), error, what, parked=parked, wait=wait)
     _log_failed(file, "failed write-back", line)
-    if isinstance(decision, Again) and decision.delay == 0.0:
+    if delay == 0.0:
         file.refresh_limits()
-        file.count_retry()
+        file.count("retries")
         file.retry(start, end)
         file.flush_start(STAMP_MAX, start, end)
     if next_retry is not None:
@@ -278,11 +277,11 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
         file.change_begins(not is_refusal(error) or not file.limits().commit_on_close)
         commits = file.committing()
         commits.fail(error, stamp, now)
-        file.count_failed_commit()
-        decision = volume.judge(error, commits.round, commits.round_since)
+        file.count("failed_commits")
+        delay = volume.judge(error, commits.round, commits.round_since)
         wait, pause, by_caller = volume.retry.failed_retry, volume.retry.max_delay, False
-        if isinstance(decision, Again):
-            wait = pause = decision.delay
+        if delay is not None:
+            wait = pause = delay
             by_caller = file.commit_asked() > 0
         else:
             commits.park()

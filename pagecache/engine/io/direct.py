@@ -38,7 +38,6 @@ from ...native import DIRECT, DIRTY, FOREVER, LOCK, SHARED, UNSTABLE, WRITEBACK,
 from ..commit import remote, tails
 from ..commit.owed import LeftBehindError
 from ..foreign import as_os_error, max_write_of, named
-from ..retryer import Parked
 from ..runner import Job
 from . import barrier, reader
 
@@ -231,9 +230,7 @@ def _call_read(file: EngineFile, op: Op, read: Read, at: int, stop: int) -> int:
         return read.lend(at, stop, lambda memory: op.read(read_into, at, memory))
 
     def call(memory: memoryview) -> int:
-        job = Job(
-            volume.park, lambda: op.read(read_into, at, memory, True), what="read_into", key=file.key, file=file.id
-        )
+        job = Job(lambda: op.read(read_into, at, memory, True), what="read_into", key=file.key, file=file.id)
         return volume.runner.submit(DIRECT, job).wait(lambda: volume.check_alive(file.key, since))
 
     return read.copy(at, stop, call)
@@ -245,12 +242,12 @@ def _again(file: EngineFile, error: Exception, attempts: int, since: float) -> N
     if remote.is_remote_change(error):
         remote.refused(file, read=True)  # and do not repeat it: earlier parts may be of the other version
         raise file.conflict_error() from error
-    decision = volume.judge(error, attempts, since)
-    if isinstance(decision, Parked):
+    delay = volume.judge(error, attempts, since)
+    if delay is None:
         raised = named(as_os_error(error, file.key), file.key)
         raise raised from (error.__cause__ if raised is error else error)
-    file.count_retry()
-    volume.sleep(file, decision.delay)
+    file.count("retries")
+    volume.sleep(file, delay)
 
 
 # ---------------------------------------------------------------------------------------- writing
@@ -406,7 +403,7 @@ class _Piece:
         self.at = start
         self.end = end
         file = sender.file
-        self.job = Job(file.volume.park, self._run, what="write_from", key=file.key, file=file.id)
+        self.job = Job(self._run, what="write_from", key=file.key, file=file.id)
 
     def _run(self) -> None:
         self._sender.op.carry(self._send)

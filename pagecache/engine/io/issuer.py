@@ -207,7 +207,8 @@ def _commit(self: EngineFile, op: Op) -> None:
         call = backend_file.commit
         if self.owed.owes(FOLLOWING):
             self.owed.pay()  # with looks at the object, and what follows from them
-        staging.begin_sending(op)
+        if spills:
+            staging.begin_sending(op)
         if len(self.owed):
             self.owed.pay()
         sending = True

@@ -22,7 +22,7 @@ from ..commit.staging import NotStagedError
 from ..foreign import as_os_error, errno_of, is_interrupt, named, text_of
 from ..gone import REMOVED
 from ..report.notices import cause
-from ..retryer import EARLY_MAX, Parked
+from ..retryer import EARLY_MAX
 from ..runner import Job
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_aside(self: EngineFile, op: Op) -> None:
         OSError: of the backend, after the last retry. ShutdownError: the volume was aborted; the read goes on.
     """
     volume, since = self.volume, self.volume.reconnects
-    job = Job(volume.park, partial(_complete, self, op, None), what="read_into", key=self.key, file=self.id)
+    job = Job(partial(_complete, self, op, None), what="read_into", key=self.key, file=self.id)
     volume.runner.submit(NAMES, job).wait(lambda: volume.check_alive(self.key, since))
 
 
@@ -198,13 +198,13 @@ def _judge(
         raise file.conflict_error() from error
     if remote.is_remote_change(error):  # of an object that this volume has removed: no other writer is in conflict
         raise FileNotFoundError(errno.ENOENT, REMOVED, file.key) from error
-    decision = volume.judge(error, attempts + 1, since)
-    if isinstance(decision, Parked) or op.ahead or op.settled:
+    delay = volume.judge(error, attempts + 1, since)
+    if delay is None or op.ahead or op.settled:
         if isinstance(error, OSError):
             raised = named(as_os_error(error, file.key), file.key)
             raise raised from (error.__cause__ if raised is error else error)
         raise OSError(errno.EIO, f"reading raised {text_of(error)}", file.key) from error
-    file.count_retry()
+    file.count("retries")
     what = f"read_into of {op.length} bytes at {op.offset} failed at try {attempts + 1}: {cause(error)}"
-    volume.say(logging.DEBUG, "failed reads", what, f"it is made again in {decision.delay:.3g} s", file.key)
-    return (attempts + 1, since), decision.delay
+    volume.say(logging.DEBUG, "failed reads", what, f"it is made again in {delay:.3g} s", file.key)
+    return (attempts + 1, since), delay

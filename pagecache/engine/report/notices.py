@@ -43,6 +43,7 @@ TOPICS = {
     "recovered bytes": "volume",
     "failed reads": "reading",
     "calls that are made again": "volume",
+    "waits, which PageCache.waits() lists,": "volume",
 }
 """Topics of lines, with their loggers below `pagecache`."""
 

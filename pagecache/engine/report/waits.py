@@ -29,15 +29,9 @@ from .reason import Reason
 
 if TYPE_CHECKING:
     from ...stats import Wait, WaitOwner
-    from ..volume import EngineCache
+    from ..volume import EngineCache, EngineVolume
 
-log = logging.getLogger("pagecache")
-
-WARNINGS, PERIOD = 10, 60.0
-"""Maximum warnings about single waits in so many seconds; one line has the number of the others."""
-COARSE = 0.01
-"""Seconds by which the clock of operations may be behind that of records."""
-
+SENDING = (OPERATIONS["commit"], OPERATIONS["write"])
 CREDIT, ROOM, MEMORY, SYNC = (WAITS[name] for name in ("credit", "room", "memory", "sync"))
 WHATS = {
     WAITS["folio"]: "a fill of {}",
@@ -98,7 +92,8 @@ class _Register:
         self.calls = sorted(self._calls(), key=lambda call: call.since)
         # The innermost wait and call of each thread.
         self.sleeping = {r.thread: r for r in sorted(self.records, key=lambda r: r.since_ns) if r.task is None}
-        self._own = {op.thread: op for op in self._operations if op.in_call and not op.helper}
+        own = (op for op in self._operations if op.in_call and not op.helper)
+        self._own = {op.thread: op for op in own if op.kind not in SENDING}  # a wait for a sync is on record
 
     def _calls(self) -> Iterator[_Call]:
         for op in self._operations:
@@ -113,7 +108,7 @@ class _Register:
 
     def _call(self, op: Operation) -> _Call:
         what = "a read of the spool" if op.staged else "a read of the backend"
-        if op.kind in (OPERATIONS["commit"], OPERATIONS["write"]):
+        if op.kind in SENDING:
             what = f"a {'commit' if op.kind == OPERATIONS['commit'] else 'write'} of the backend"
         return _Call(what, op.thread, op.since_ns / 1e9, op.volume, op.inode, None, op.pos, op.end)
 
@@ -162,7 +157,7 @@ class _Register:
             yield self._entry(record.thread, name, task, record.since_ns, record.volume, reason, call)
         for op in self._operations:
             record_of = self.sleeping.get(op.thread)
-            asleep = record_of is not None and record_of.since_ns / 1e9 >= op.since_ns / 1e9 - COARSE
+            asleep = record_of is not None and record_of.since_ns >= op.since_ns
             if op is self._own.get(op.thread) and not asleep:
                 direct = op.kind == OPERATIONS["caller"]
                 what = f"a {'direct read' if direct else 'fill'} of {_span(op.pos, op.end)}"
@@ -251,9 +246,6 @@ class LongWaits:
     def __init__(self) -> None:
         self._reported: set[tuple[int, int, str]] = set()
         self._next = 0.0
-        self._period = 0.0
-        self._left = WARNINGS
-        self._more = 0
 
     def check(self, cache: EngineCache) -> float:
         """Warn about due waits; return the seconds until the next check."""
@@ -261,9 +253,6 @@ class LongWaits:
         self._next = min(self._next, now + limit)  # the limit may be smaller than it was
         if now < self._next:
             return self._next - now
-        if now >= self._period + PERIOD:
-            self._say_more(limit)
-            self._period, self._left = now, WARNINGS
         oldest = cache.native.waiting_since()
         self._next = (oldest or now) + limit
         if self._next <= now:
@@ -271,40 +260,29 @@ class LongWaits:
         return self._next - now
 
     def _warn(self, cache: EngineCache, limit: float) -> float:
-        entries, left = sorted(_Register(cache).waits(), key=lambda entry: entry[0]), limit
+        register, left = _Register(cache), limit
+        volumes = {volume.name: volume for volume in register.volumes.values()}
+        entries = sorted(register.waits(), key=lambda entry: entry[0])
         self._reported &= {identity for identity, _, _ in entries}
         for identity, wait, named in entries:
             if wait.seconds < limit:
                 left = min(left, limit - wait.seconds)
             elif identity not in self._reported:
                 self._reported.add(identity)
-                if not named:
-                    self._say(wait)
-        if self._left == 0 and self._more:
-            self._left = -1  # later warnings are counted until the period is over
-            self._say_more(limit)
+                if not named and wait.volume in volumes:
+                    self._say(volumes[wait.volume], wait)
         return left
 
-    def _say(self, wait: Wait) -> None:
-        if self._left <= 0:
-            self._more += 1
-            return
-        self._left -= 1
+    def _say(self, volume: EngineVolume, wait: Wait) -> None:
         what = wait.what if wait.key is None else f"{wait.what} of {wait.key!r}"
         owner, call = wait.owner, "no call of the backend runs for it"
         if owner is not None:
             at = "" if owner.place is None else f", at {owner.place}"
             call = f"{owner.name} is in {owner.what} for {owner.seconds:.1f} s{at}"
-        log.warning(
-            "%s: %s has waited %.1f s for %s: %s; Volume.abort or an interrupt ends the waiting",
-            wait.volume,
-            wait.name,
-            wait.seconds,
-            what,
-            call,
+        line = f"{wait.name} has waited {wait.seconds:.1f} s for {what}: {call}"
+        volume.say(
+            logging.WARNING,
+            "waits, which PageCache.waits() lists,",
+            line,
+            "Volume.abort or an interrupt ends the waiting",
         )
-
-    def _say_more(self, limit: float) -> None:
-        if self._more:
-            log.warning("%d more waits have lasted %g seconds; PageCache.waits() lists them", self._more, limit)
-        self._more = 0
