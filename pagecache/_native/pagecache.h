@@ -68,7 +68,7 @@ struct pc_undone_report {
 enum pc_token { PC_TOKEN_FREE, PC_TOKEN_PASS, PC_TOKEN_COMMIT, PC_TOKEN_CALLER, PC_TOKEN_STRAY };
 
 /* Kinds of operations, and the logical locks that one can hold. */
-enum pc_op_kind { PC_OP_FILL, PC_OP_UNCACHED, PC_OP_WRITE, PC_OP_COMMIT, PC_OP_CALLER, PC_OP_MIRROR };
+enum pc_op_kind { PC_OP_FILL, PC_OP_UNCACHED, PC_OP_WRITE, PC_OP_COMMIT, PC_OP_CALLER };
 enum { PC_HOLD_LOCK_X = 1, PC_HOLD_TOKEN = 2, PC_HOLD_INVALIDATE = 4, PC_HOLD_LOCK_S = 8, PC_HOLD_DIRECT = 16 };
 
 /* Byte counts of an inode or a volume at one moment. */
@@ -153,7 +153,6 @@ void pc_volume_destroy(struct pc_volume *v);
 void pc_volume_set_calls(struct pc_volume *v, bool reads_here, bool on_loop);
 void pc_volume_set_logged(struct pc_volume *v);
 void pc_volume_set_inflight(struct pc_volume *v, uint32_t max_inflight);
-void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits);
 void pc_volume_set_dirty_limit(struct pc_volume *v, uint64_t bytes, uint64_t floor);
 enum {
 	PC_VOLUME_LOCAL,   /* bytes */
@@ -341,7 +340,6 @@ enum {
 	PC_RANGES_BORROWED /* the other valid bytes of blocks in D */
 };
 size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n);
-bool pc_mirror_spoiled(struct pc_inode *i);
 bool pc_staged_find(struct pc_inode *i, uint64_t from, uint64_t *pos, uint64_t *end);
 bool pc_spill_find(struct pc_inode *i, uint64_t from, uint64_t most, uint64_t *pos, uint64_t *end);
 uint64_t pc_spill(struct pc_inode *i, uint64_t pos, uint64_t end, bool sending);
@@ -397,7 +395,7 @@ enum {
 	PC_WAIT_REASON, /* anything else, described by the Reason */
 	PC_WAITS
 };
-enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_MIRROR, PC_IO_DIRECT, PC_IOS };
+enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_IO_DIRECT, PC_IOS };
 
 /* ---- the C types of the hot verbs: adds Handle, Op, Buf, Pin to the module; takes the GIL */
 int pc_install_types(void);

@@ -14,8 +14,8 @@ it is listed, and the end of the log removes it.
     a call that fails or hangs     gives its copy up
     detach, close, exit            goes on until the timeout, and gives up the copies in it
 
-CORE holds the frames of bytes in the log, so nothing is copied. No call waits for the mirror, and its failures never
-make write-back fail. Contract 2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
+The log has copies of the bytes. No call waits for the mirror, and its failures never make write-back fail. Contract
+2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
 """
 
 from __future__ import annotations
@@ -27,17 +27,16 @@ import math
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from ..backends.plain import returned
 from ..backends.protocol import Backend, close_backend_file
+from ..backends.transfers import Transfers
 from ..errors import Key
-from ..native import Op
 from .park import SLICE, Deadline, Signal, start_thread
 from .report.notices import cause
 
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["NO_COPY", "Copy", "Mirror"]
 
 SHARE = 8
-"""The log may hold one part in so many of the cache's capacity, calls whose pages were written again included."""
+"""The logs of a cache may have bytes up to one part in so many of its capacity."""
 STEPS_MAX = 1 << 14
 """Steps beyond which the copy is given up whose object changes: a mirror that hangs gets no bytes, but sizes and
 commits."""
@@ -75,8 +74,9 @@ class Step:
     copy: Copy
     key: Key
     call: Callable[[Step], object]
-    op: Op | None = None  # holds the bytes of a write
     lasting: bool = False
+    offset: int = 0
+    data: bytearray = field(default_factory=bytearray)  # of a write at `offset`
 
 
 class Mirror:
@@ -84,8 +84,10 @@ class Mirror:
 
     def __init__(self, volume: EngineVolume, backend: Backend) -> None:
         self.volume, self.backend = volume, backend
+        self._most = int(backend.limits.max_write)
         self._lock = threading.Lock()
         self._log: deque[Step] = deque()
+        self.held = 0  # bytes of the log, and of the step that is applied
         self._running = IDLE  # the copy of the step that is applied, since when
         self._copies: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # by name, at the end of the log
         self._lost: dict[Copy, str] = {}  # given up, and why
@@ -125,24 +127,31 @@ class Mirror:
                 file.set_copy(self._copies.setdefault(name, Copy(name)))
                 self._append(file.copy, lambda step: self._file(step).truncate(0))
 
-    def take(self, file: EngineFile, op: Op) -> None:
-        """Append the bytes of a request to the backend, whose first call has not begun; join them to the last ones."""
-        copy, why = file.copy, None
-        with self._lock:
-            if not copy.valid:
-                return
-            last = self._log[-1].op if self._log and self._log[-1].copy is copy else None
-            try:
-                mirrored = op.mirror(last)
-                if mirrored is not last:
-                    self._append(copy, partial(self._write, file), mirrored)
-            except MemoryError:
-                why = "there was no memory for its request"
-            share = self.volume.cache.limits.capacity // SHARE
-            if self.volume.cache.native.held() > share:
-                why = f"mirrors hold more than their share of memory, {share} bytes"
-        if why is not None:
-            self.give_up(copy, why)
+    def take(self, file: EngineFile, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Append a copy of bytes that a call to the backend has; join them to the last ones."""
+        copy = file.copy
+        if not copy.valid:
+            return
+        try:
+            data = bytearray().join(buffers)
+            with self._lock:
+                if not copy.valid:
+                    return
+                last = self._log[-1] if self._log else None
+                end = last.offset + len(last.data) if last is not None and last.copy is copy and last.data else -1
+                if last is not None and end == offset and end + len(data) - last.offset <= self._most:
+                    last.data += data
+                else:
+                    self._append(copy, self._write, offset=offset, data=data)
+                    file.count("mirror_requests")
+                self.held += len(data)
+        except MemoryError:
+            self.give_up(copy, "there was no memory for its request")
+            return
+        file.count("mirror_bytes", len(data))
+        share, cache = self.volume.cache.limits.capacity // SHARE, self.volume.cache
+        if sum(volume.mirror.held for volume in cache._engine_volumes() if volume.mirror is not None) > share:
+            self.give_up(copy, f"mirrors hold more than their share of memory, {share} bytes")
 
     def changed(self, file: EngineFile, method: str, *arguments: int) -> None:
         """Append a call of the object's file."""
@@ -224,8 +233,8 @@ class Mirror:
 
     # -- the log; `_lock` is held
 
-    def _append(self, copy: Copy, call: Callable[[Step], object], op: Op | None = None, lasting: bool = False) -> None:
-        self._log.append(Step(copy, copy.name, call, op, lasting))
+    def _append(self, copy: Copy, call: Callable[[Step], object], **more: Any) -> None:
+        self._log.append(Step(copy, copy.name, call, **more))
         self._calls.put(self._apply)
 
     def _retire(self, name: Key) -> None:
@@ -237,6 +246,7 @@ class Mirror:
     def _drop(self, copy: Copy) -> None:
         if copy.valid:
             copy.valid = False
+            self.held -= sum(len(step.data) for step in self._log if step.copy is copy)
             self._log = deque(step for step in self._log if step.lasting or step.copy is not copy)
 
     # -- the thread
@@ -254,8 +264,9 @@ class Mirror:
             self.give_up(step.copy, cause(error))
         while len(self._open) > OPEN_MAX:
             self._close(next(iter(self._open)))
-        step.op = None
-        self._running = IDLE
+        with self._lock:
+            self.held -= len(step.data)
+            self._running = IDLE
 
     def _file(self, step: Step) -> Any:
         """Return the file of an object; it is made if it does not exist."""
@@ -284,17 +295,10 @@ class Mirror:
             self.give_up(copy, cause(error))
         close_backend_file(opened)
 
-    def _write(self, file: EngineFile, step: Step) -> None:
-        op, write_from = step.op, self._file(step).write_from
-        while op is not None and (call := op.begin()) is not None:
-            answer = op.complete(write_from(*call))
-            if answer == 1:
-                break
-            if answer < 0:
-                rule = "write_from did not answer with the number of bytes taken"
-                raise OSError(-answer, f"{rule}: {returned(op.answer)}")
-        if file.mirror_spoiled():
-            raise BufferError("its bytes had to change in place")
+    def _write(self, step: Step) -> None:
+        _, error = Transfers(self._file(step), self.backend, step.key).send(step.offset, step.data)
+        if error is not None:
+            raise error
 
     def _remove(self, key: Key) -> None:
         """Remove an object. A mirror that cannot has it empty."""

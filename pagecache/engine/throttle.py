@@ -270,7 +270,7 @@ def _hopeless(file: EngineFile, length: int, before: int) -> str | None:
         # A folio that is being filled counts as clean: its bytes will be reclaimable memory soon.
         clean = sum(u["clean"] - u["pinned"] + u["write_pinned"] for _, u in usages)
         held = file.volume.cache.native.held()
-        if clean > held or any(volume.mirror is not None and volume.mirror.busy() for volume in volumes):
+        if clean > held:
             return None
     kept = {volume: volume.kept.visit() for volume in volumes}
     own = kept.get(file.volume, 0)

@@ -34,7 +34,6 @@ from .blocking import Blocking, untiered
 from .commit import overdue
 from .commit.journaled import VolumeJournal
 from .commit.spill import Spills
-from .file import limits_of
 from .foreign import raised_by, text_of
 from .held import Held
 from .mirror import Mirror
@@ -162,7 +161,6 @@ class EngineVolume:
         try:
             self.runner.start()
             if mirror is not None:
-                self.native.set_mirror(limits_of(mirror.limits))
                 self.held.use("mirror", mirror)
                 self.mirror = Mirror(self, mirror)
         except BaseException:

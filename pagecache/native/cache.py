@@ -134,7 +134,7 @@ class NativeCache:
         lib.pc_tick(self._c, int(seconds * 1e9))
 
     def held(self) -> int:
-        """Return the bytes of frames that calls, exporters or mirrors hold by number, inside a folio or outside."""
+        """Return the bytes of frames that calls or exporters hold by number, inside a folio or outside."""
         return int(lib.pc_cache_held(self._c))
 
     def hollow(self) -> int:
@@ -249,10 +249,6 @@ class NativeVolume:
 
     def take_epoch(self) -> int:
         return int(lib.pc_epoch_take(self._v))
-
-    def set_mirror(self, limits: dict[str, int]) -> None:
-        """Set the limits of the second stream, before any write-back."""
-        lib.pc_volume_set_mirror(self._v, ffi.new("struct pc_limits *", limits))
 
     def set_dirty_limit(self, size: int, floor: int) -> None:
         """Set the share of the dirty limit, and the minimum that other volumes cannot take."""

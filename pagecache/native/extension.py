@@ -174,11 +174,6 @@ class Op(Protocol):
     def give_back(self) -> None:
         """End a read without its bytes, which the engine settles: its caller waits for the name, and checks again."""
 
-    def mirror(self, last: Op | None, /) -> Op:
-        """Return the operation of the second stream that now has this write request's bytes: `last`, if they could join
-        it, or a new one.
-        """
-
     def finish(self, ok: bool, flag: int, /) -> bool:
         """End a write request (flag: parked) or a commit (flag, of a failure: 0, KEPT or PARKED). Return whether a
         success counts: that of a commit does not after an abort.

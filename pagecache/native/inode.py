@@ -404,10 +404,6 @@ class NativeInode:
         """
         return int(lib.pc_range_next(self._i, pos, end, which))
 
-    def mirror_spoiled(self) -> bool:
-        """Return whether bytes changed in place under a request of the mirror since the last call."""
-        return bool(lib.pc_mirror_spoiled(self._i))
-
     def aborted(self) -> None:
         lib.pc_inode_aborted(self._i)
 

@@ -75,8 +75,8 @@ COUNTERS: dict[str, Counter] = {
     "handed_over": _grows("Pages that went from dirty to in flight.", "bytes"),
     "acknowledged": _grows("Pages of them that the backend took.", "bytes"),
     "returned": _grows("Pages of them that came back dirty.", "bytes"),
-    "mirror_requests": _grows("Write calls to the mirror."),
-    "mirror_bytes": _grows("Bytes that the mirror took.", "bytes"),
+    "mirror_requests": _grows("Writes in the log of the mirror."),
+    "mirror_bytes": _grows("Their bytes.", "bytes"),
     # copies and waits
     "cow_copies": _grows("Folios that were copied because they were written while in flight."),
     "staged_copies": _grows(

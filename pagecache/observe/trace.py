@@ -49,7 +49,6 @@ METHODS: dict[int | str, str] = {
     CALLS["uncached"]: "read_into past the cache",
     CALLS["write"]: "write_from",
     CALLS["direct"]: "direct",
-    CALLS["mirror"]: "write_from of the mirror",
 }
 KINDS = {number: name.replace("_", " ") for name, number in WAITS.items()}
 

@@ -129,31 +129,6 @@ TEST(check_a_request_without_a_call)
 	}
 }
 
-/* The second stream gets a copy too. */
-TEST(check_the_mirror_gets_it)
-{
-	struct pc_limits l = limits_wide();
-	start(0, PAGE);
-	pc_volume_set_mirror(rig.volume, &l);
-	put(0, 3 * PAGE, 5);
-	struct pc_pin p = pin(PAGE, PAGE);
-	store(&p, 6);
-	struct pc_request *r = hand_over(), *m = pc_mirror_take(r, NULL);
-	store(&p, 7);
-	run_write(file, r);
-	pc_unpin(rig.cache, &p);
-	struct call c = next_call(m);
-	u64 len = 0;
-	for (size_t k = 0; k < c.n; k++)
-		for (u64 b = 0; b < c.parts[k].len; b++, len++)
-			EQUAL(c.parts[k].memory[b], len / PAGE == 1 ? 6 : 5);
-	EQUAL(len, 3 * PAGE);
-	CHECK(!pc_mirror_spoiled(file->inode));
-	EQUAL(pc_write_answer(m, (int64_t)len), 1);
-	pc_request_settle(m);
-	EQUAL(pc_cache_held(rig.cache), 0);
-}
-
 /* Released while a call has its copy. */
 TEST(check_a_release_while_a_call_runs)
 {

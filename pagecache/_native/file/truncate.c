@@ -108,7 +108,7 @@ static void zero_part(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	pc_inode_leaf_unlock(i);
 	PC_POINT("cut_before_zeros");
 	if (pc_folio_state(f) & PC_F_HELD)
-		pc_mirror_leave(i, f);
+		pc_folio_copy_on_conflict(i, f); /* exporters keep the old bytes, if that is possible */
 	memset(pc_folio_memory(c, f) + from, 0, to - from);
 	pc_inode_leaf_lock(i);
 	u32 b0 = (from + c->page_size - 1) >> c->page_shift, b1 = to >> c->page_shift;

@@ -25,13 +25,8 @@ int pc_write_answer(struct pc_request *r, int64_t n)
 		return ++r->zeros >= PC_ZEROS ? -EIO : 0;
 	r->zeros = 0;
 	pc_inode_leaf_lock(i);
-	if (r->kind == PC_REQ_MIRROR) {
-		pc_counted(i, &i->counters.mirror_requests, 1);
-		pc_counted(i, &i->counters.mirror_bytes, (u64)n);
-	} else {
-		pc_counted(i, &i->counters.write_bytes, (u64)n);
-		pc_counted(i, &i->counters.short_writes, (u64)n < r->call_len);
-	}
+	pc_counted(i, &i->counters.write_bytes, (u64)n);
+	pc_counted(i, &i->counters.short_writes, (u64)n < r->call_len);
 	pc_inode_leaf_unlock(i);
 	while (n > 0) {
 		struct pc_seg *g = &r->segs[r->seg];

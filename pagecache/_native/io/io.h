@@ -92,10 +92,6 @@ u64 pc_gather_pos(const struct pc_request *r);
 int pc_gather_answer(struct pc_request *r, int64_t n);
 u8 *pc_scratch_leave(struct pc_request *r);
 
-/* mirror.c */
-struct pc_request *pc_mirror_take(struct pc_request *r, struct pc_request *last);
-void pc_mirror_end(struct pc_request *r);
-
 /* commit.c */
 void pc_settle_wanted(struct pc_inode *i);
 

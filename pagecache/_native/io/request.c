@@ -100,8 +100,6 @@ void pc_request_settle(struct pc_request *r)
 {
 	if (r->kind == PC_REQ_WRITE) {
 		pc_write_done(r, false, false);
-	} else if (r->kind == PC_REQ_MIRROR) {
-		pc_mirror_end(r);
 	} else {
 		pc_fill_settle(r);
 		pc_request_delete(r);

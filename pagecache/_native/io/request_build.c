@@ -225,7 +225,7 @@ static u64 call_max(const struct pc_request *r, const struct pc_limits *l)
 int pc_write_call(struct pc_request *r, struct pc_part *parts, size_t n, size_t *nr_parts)
 {
 	struct pc_inode *i = r->inode;
-	const struct pc_limits *l = r->kind == PC_REQ_MIRROR ? &i->volume->mirror_limits : &i->limits;
+	const struct pc_limits *l = &i->limits;
 	u64 unit = r->unit, len = 0, whole = 0, whole_part = 0;
 	size_t k = 0, whole_k = 0, most = pc_min(n, pc_max(l->max_vectors, 1));
 	if (r->seg >= r->nr_segs)

@@ -277,12 +277,6 @@ void pc_volume_destroy(struct pc_volume *v)
 		pc_volume_free(v);
 }
 
-/* Set the limits of the second stream; before any write-back. */
-void pc_volume_set_mirror(struct pc_volume *v, const struct pc_limits *limits)
-{
-	v->mirror_limits = *limits;
-}
-
 /* Wake all threads and loops of the volume. */
 static void wake_all(struct pc_volume *v)
 {

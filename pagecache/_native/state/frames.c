@@ -1,12 +1,11 @@
 /*
  * frames.c - a folio gets another frame: because a writer, a truncate or a fill changes bytes that others still read.
  *
- *   folio ── frame A ── call, exporter, mirror, view       before
+ *   folio ── frame A ── call, exporter, view               before
  *   folio ── frame B                                       after: its content, or zeros
- *   shadow ─ frame A ── call, exporter, mirror, view       freed with the last hold (shadow.c)
+ *   shadow ─ frame A ── call, exporter, view               freed with the last hold (shadow.c)
  *
- * Only folios up to `cow_limit` are copied for a writer. A writer of a larger one waits for the call; the copy of a mirror is
- * spoiled instead.
+ * Only folios up to `cow_limit` are copied for a writer. A writer of a larger one waits for the call.
  *
  * Context: folio lock, no leaf lock; may reclaim.
  */
@@ -96,20 +95,6 @@ bool pc_folio_unkeep(struct pc_inode *i, struct pc_folio *f)
 	return !(st & PC_F_KEPT) || pc_folio_replace_frame(i, f, true, 0);
 }
 
-/* The folio's bytes are about to change in place: give the mirror's requests the old frame, or spoil them. Context:
- * folio lock, no leaf lock; may reclaim. */
-void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f)
-{
-	if (!pc_folio_copy_on_conflict(i, f))
-		atomic_store(&i->mirror_spoiled, 1);
-}
-
-/* Whether a mirror's copy was spoiled since the last time this was asked. */
-bool pc_mirror_spoiled(struct pc_inode *i)
-{
-	return atomic_exchange(&i->mirror_spoiled, 0);
-}
-
 /* Whether a running call reads the blocks of [from, to) in the frame that the folio has now. */
 static bool in_flight(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 {
@@ -132,7 +117,7 @@ bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to)
 	PC_SYNC("write_before_conflict");
 	if (!in_flight(i, f, from, to)) {
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_HELD))
-			pc_mirror_leave(i, f);
+			pc_folio_copy_on_conflict(i, f); /* exporters keep the old bytes, if that is possible */
 		if (PC_UNLIKELY(pc_folio_state(f) & PC_F_WRITER_WAITS))
 			atomic_fetch_and_explicit(&f->state, ~(u32)PC_F_WRITER_WAITS, memory_order_relaxed);
 		return true;

@@ -72,7 +72,6 @@ struct pc_inode {
 	u8 on_hollow_list; /* the cache's hollow_lock */
 	u8 unused; /* the engine says: no handle has it open */
 	u8 aside; /* the same: enum pc_aside */
-	_Atomic u8 mirror_spoiled; /* bytes changed in place under a request of the mirror */
 	u8 settle; /* the engine wants the token for work without a commit: pc_settle_start */
 	u8 commit_requested; /* a commit is wanted, not only work of the engine */
 	u8 commit_due; /* the one that runs is to commit */

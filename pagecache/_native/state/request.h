@@ -18,12 +18,12 @@ struct pc_seg {
 	u32 off; /* byte offset in the folio; PC_SEG_SCRATCH of units.c above it */
 };
 
-enum pc_request_kind { PC_REQ_FILL = 1, PC_REQ_WRITE = 2, PC_REQ_MIRROR = 3 };
+enum pc_request_kind { PC_REQ_FILL = 1, PC_REQ_WRITE = 2 };
 enum { PC_REQ_INLINE = 4 };
 enum { PC_SEG_SCRATCH = 1u << 31 }; /* in `off`: sent from the request's scratch, not from the frame */
 
 /* Work handed to a backend. A fill owns the locks of the folios in [start, end) whose `owner` is its id; a write owns
- * references to the folios of its segments; a mirror's request owns a hold on the frame of each. */
+ * references to the folios of its segments. */
 struct pc_request {
 	struct pc_list link; /* volume work queue (fill) or the inode's ready list (write) */
 	struct pc_inode *inode;

@@ -1,14 +1,14 @@
 /*
- * shadow.c - frames that calls, exporters and the mirror hold by number.
+ * shadow.c - frames that calls and exporters hold by number.
  *
  *   folio ── frame A ── call          the folio gets frame B, frame A becomes a shadow
  *   folio ── frame B                  with as many holds as there are holders
  *   shadow ─ frame A ── call          the last hold frees it
  *
- *   folio ── frame C ── mirror        a held frame that is still its folio's is neither changed nor evicted (PC_F_HELD);
+ *   folio ── frame C ── exporter      a held frame that is still its folio's is not evicted (PC_F_HELD);
  *                                     when it leaves the folio, by copy or with it, it becomes a shadow
  *
- * Holds are kept in a small hash table by frame. The one call of stream 0 that reads a folio's current frame is not in it: that
+ * Holds are kept in a small hash table by frame. The one call that reads a folio's current frame is not in it: that
  * recorded by W. The end of a hold finds here whether the frame has left its folio. A frame between two owners counts as in
  * transit, so that the checker can account for every one.
  *

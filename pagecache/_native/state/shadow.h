@@ -26,7 +26,6 @@ void pc_frame_hold(struct pc_cache *c, struct pc_folio *f, u32 frame);
 bool pc_shadow_put(struct pc_cache *c, u32 frame);
 bool pc_folio_replace_frame(struct pc_inode *i, struct pc_folio *f, bool copy, u32 extra_holds);
 bool pc_folio_copy_on_conflict(struct pc_inode *i, struct pc_folio *f);
-void pc_mirror_leave(struct pc_inode *i, struct pc_folio *f);
 bool pc_free_to_change(struct pc_inode *i, struct pc_folio *f, u32 from, u32 to);
 void pc_folio_cut_views(struct pc_inode *i, struct pc_folio *f, u32 frame);
 

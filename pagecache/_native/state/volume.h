@@ -91,7 +91,6 @@ struct pc_volume {
 	_Atomic u8 logged; /* fsync may end at the journal: unlogged.c */
 	bool sticky; /* its pages stay: reclaim.c */
 	_Atomic u8 on_loop; /* the backend's calls are coroutines on the cache's event loop */
-	struct pc_limits mirror_limits; /* set before the first pass */
 	struct pc_ring dirty; /* [I-13] inodes with anything unsaved, as they became so */
 	struct pc_ring aged; /* [I-13] inodes with dirty bytes that age, the oldest first */
 	struct pc_ring hollow; /* [I-13] inodes without handles, pages and unsaved data; hollow_lock */

@@ -159,34 +159,10 @@ static PyObject *op_finish(PyObject *self, PyObject *args)
 		return PyErr_Format(PyExc_ValueError, "the operation is settled: its request has ended");
 	} else if (op->kind == PC_OP_WRITE) {
 		pc_op_end_write(op, ok, flag != 0);
-	} else if (op->kind == PC_OP_MIRROR) {
-		pc_op_settle(op);
 	} else {
 		return PyErr_Format(PyExc_ValueError, "only write-back and commits are finished");
 	}
 	return PyBool_FromLong(ok);
-}
-
-/* mirror(last) -> the Op of the second stream that has this request's bytes: `last` if they could join it, or a new
- * one. */
-static PyObject *op_mirror(PyObject *self, PyObject *last)
-{
-	struct op *op = (struct op *)self, *joined = Py_IS_TYPE(last, pc_op_type) ? (struct op *)last : NULL;
-	if (pc_op_check(op))
-		return NULL;
-	if (op->kind != PC_OP_WRITE || op->state == OP_ENDED || (joined && joined->kind != PC_OP_MIRROR))
-		return PyErr_Format(PyExc_ValueError, "only write-back is mirrored");
-	if (joined && joined->state != OP_OPEN)
-		joined = NULL;
-	struct pc_request *old = joined ? request_of(joined) : NULL, *m = pc_mirror_take(request_of(op), old);
-	if (!m)
-		return PyErr_NoMemory();
-	if (m == old)
-		return Py_NewRef(last);
-	struct op *made = pc_op_new(op->core, op->inode, PC_OP_MIRROR, m);
-	if (!made)
-		pc_mirror_end(m);
-	return (PyObject *)made;
 }
 
 /* call(function) -> its result: a backend call under this operation's token, on another thread. If the operation ends
@@ -220,7 +196,7 @@ static struct op *first_to_revoke(const struct pc_volume *v, bool fenced)
 		struct op *op = PC_ENTRY(l, struct op, running);
 		bool reads = op->kind == PC_OP_FILL || op->kind == PC_OP_UNCACHED;
 		if (op->inode->volume == v && pc_op_stopped(op) && !op_is_settled(op) &&
-		    (reads || (fenced && op->kind != PC_OP_CALLER && op->kind != PC_OP_MIRROR)))
+		    (reads || (fenced && op->kind != PC_OP_CALLER)))
 			return op;
 	}
 	return NULL;
@@ -343,7 +319,6 @@ static PyMethodDef op_methods[] = {
 	{"ended", pc_op_ended, METH_NOARGS, NULL},
 	{"anew", op_anew, METH_NOARGS, NULL},
 	{"give_back", op_give_back, METH_NOARGS, NULL},
-	{"mirror", op_mirror, METH_O, NULL},
 	{"finish", op_finish, METH_VARARGS, NULL},
 	{"acquire", pc_op_take, METH_O, NULL},
 	{"release_lock", pc_op_release_lock, METH_NOARGS, NULL},

@@ -2,7 +2,7 @@
  * op.h - the operation object: a part that all kinds have, and a union of the parts that only some have.
  *
  *   kind                  part                       its operation
- *   FILL, WRITE, MIRROR   transfer                   has a request, and makes its backend calls
+ *   FILL, WRITE           transfer                   has a request, and makes its backend calls
  *   UNCACHED              transfer, with `uncached`  reads past the cache, into memory of its own
  *   CALLER                caller                     holds logical locks for a verb, or for a method of the engine
  *   COMMIT                none                       holds the commit, which the inode describes
@@ -19,7 +19,7 @@ struct pc_io {
 	u64 file, pos, len;
 	u64 thread;
 	u32 what; /* PC_IO_* */
-	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE; PC_TIMED: not measured */
+	u32 timed; /* PC_TIMED_READ, PC_TIMED_WRITE */
 	struct pc_pace_call pace; /* of a read */
 };
 

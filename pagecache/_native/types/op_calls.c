@@ -14,13 +14,13 @@
 
 #include <stdlib.h>
 
-/* Begin a call, just before it is made. The second stream is not measured, since no caller waits for it. */
+/* Begin a call, just before it is made. */
 static void call_begins(struct op *op, u64 pos, u64 len)
 {
 	struct op_transfer *t = transfer_of(op);
 	const struct pc_request *r = t->request;
 	bool reads = op->kind != PC_OP_WRITE || r->gather; /* a write whose units lack bytes reads them first */
-	u32 timed = op->kind == PC_OP_MIRROR ? PC_TIMED : reads ? PC_TIMED_READ : PC_TIMED_WRITE;
+	u32 timed = reads ? PC_TIMED_READ : PC_TIMED_WRITE;
 	pc_io_begin(&t->io, op->inode, (u32)op->kind, timed, pos, len);
 	op->since_ns = t->io.began_ns;
 }
@@ -253,7 +253,7 @@ static int answer(struct op *op, int64_t n)
 		return answer_uncached(op, n);
 	if (scratch && !r->scratch)
 		return -ENOMEM;
-	if (op->kind == PC_OP_WRITE || op->kind == PC_OP_MIRROR)
+	if (op->kind == PC_OP_WRITE)
 		return r->gather ? pc_gather_answer(r, n) : pc_write_answer(r, n);
 	int result = pc_fill_answer(r, n);
 	t->stale = result == -ESTALE;

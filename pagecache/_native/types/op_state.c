@@ -32,8 +32,7 @@ enum {
 	WRITE = 1 << PC_OP_WRITE,
 	COMMIT = 1 << PC_OP_COMMIT,
 	CALLER = 1 << PC_OP_CALLER,
-	MIRROR = 1 << PC_OP_MIRROR,
-	CALLS = FILL | UNCACHED | WRITE | CALLER | MIRROR,
+	CALLS = FILL | UNCACHED | WRITE | CALLER,
 	REVOCABLE = FILL | UNCACHED | WRITE | COMMIT,
 };
 
@@ -98,7 +97,7 @@ bool pc_op_stopped(const struct op *op)
 	u64 generation = op->kind == PC_OP_WRITE && r ? r->generation
 			 : op->kind == PC_OP_COMMIT   ? op->inode->commit_generation
 						      : op->generation;
-	return op_is_settled(op) || (op->kind != PC_OP_MIRROR && pc_stopped(op->inode, generation));
+	return op_is_settled(op) || pc_stopped(op->inode, generation);
 }
 
 /* Refuse a call of the backend if the volume has ended. Return: 0, -1 exception. */
@@ -106,7 +105,7 @@ int pc_op_refused(struct op *op)
 {
 	if (pc_op_stopped(op))
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume was aborted");
-	if (op->kind != PC_OP_MIRROR && atomic_load(&op->inode->volume->closing))
+	if (atomic_load(&op->inode->volume->closing))
 		return pc_raise(op->core, engine_of(op->inode), "shutdown", "the volume of this file is detached");
 	return 0;
 }

@@ -138,8 +138,7 @@ void pc_io_end(struct pc_io *io, bool failed)
 	if (!io->began_ns)
 		return;
 	i64 now = pc_clock_ns(), ns = now - io->began_ns;
-	if (io->timed < PC_TIMED)
-		pc_latency_add(io->volume, io->timed, (u64)ns);
+	pc_latency_add(io->volume, io->timed, (u64)ns);
 	if (io->timed == PC_TIMED_READ)
 		pc_pace_end(io->volume, &io->pace, failed ? 0 : (u64)ns + 1, (u64)now);
 	if (PC_UNLIKELY(io->volume->cache->tracer))

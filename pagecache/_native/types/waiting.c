@@ -166,7 +166,7 @@ static void copy_call(const struct op *op, struct call *to)
 static bool is_of_interest(const struct op *op, const struct pc_cache *c)
 {
 	bool works = op->kind == PC_OP_COMMIT || request_of(op) || op->state == OP_IN_CALL;
-	return op->inode->cache == c && op->kind != PC_OP_MIRROR && ((works && op->since_ns) || holds_of(op));
+	return op->inode->cache == c && ((works && op->since_ns) || holds_of(op));
 }
 
 /* Return: number of operations, of which the first n are in `out`. Must not make an object. */
@@ -220,7 +220,7 @@ PyObject *pc_waiting_since(PyObject *module, PyObject *core)
 	u64 oldest = pc_waits_oldest_ns(c);
 	for (struct pc_list *l = pc_operations.next; !pc_is_forked(c) && l != &pc_operations; l = l->next) {
 		const struct op *op = PC_ENTRY(l, struct op, listed);
-		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c && op->kind != PC_OP_MIRROR &&
+		if (op->state == OP_IN_CALL && !op->helper && op->inode->cache == c &&
 		    (!oldest || (u64)op->since_ns < oldest))
 			oldest = (u64)op->since_ns;
 	}

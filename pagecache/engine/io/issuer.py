@@ -55,15 +55,16 @@ def write(self: EngineFile, op: Op) -> None:
         send = _target(self).write_from
         if len(self.owed):
             self.owed.pay()
-        if self.volume.mirror is not None:
-            self.volume.mirror.take(self, op)
-        staging = self.staged() if op.stage else None
-        epoch, (spooled, end) = 0 if staging is None else staging.epoch, op.extent
+        mirror, staging = self.volume.mirror, self.staged() if op.stage else None
+        epoch, (copied, end) = 0 if staging is None else staging.epoch, op.extent
         while (call := op.begin()) is not None:
             sent, (offset, buffers) = True, call
-            if staging is not None and (stop := offset + sum(map(len, buffers))) > spooled:
-                staging.put(epoch, offset, buffers)
-                spooled = stop
+            if (stop := offset + sum(map(len, buffers))) > copied:
+                if staging is not None:
+                    staging.put(epoch, offset, buffers)
+                if mirror is not None:
+                    mirror.take(self, offset, buffers)
+                copied = stop
             taken = _taken(self, op, op.complete(send(offset, buffers)))
             if staging is not None:
                 staging.sent(epoch, offset, end if taken else op.offset)

@@ -1,43 +1,42 @@
-/* The second stream: holds on frames, in their folio and out of it; which calls change or free a held frame, and
- * when. */
+/* Frames that exporters hold, in their folio and out of it: which calls change or free one, and when. */
 #include "rig.h"
 
-enum { ROOM = 1 << 20 };
+enum { ROOM = 1 << 20, SEGS = 32 };
+
+/* Holds on the frames of a call, as of exporters that a backend keeps. */
+struct hold {
+	u32 n, frames[SEGS];
+	u64 each; /* bytes of a frame */
+};
 
 static void start(u64 max_folio)
 {
 	rig_open(&rig, 4 << 20, max_folio);
-	struct pc_limits l = limits_wide();
-	pc_volume_set_mirror(rig.volume, &l);
 	file = file_open(&rig, 0, ROOM);
 }
 
-/* A request of stream 0 in flight and its bytes in the mirror. */
-static struct pc_request *hand_over_mirrored(struct pc_request **mirrored, struct pc_request *last)
+/* Hold what the next call of a write has. */
+static struct hold hold_call(struct pc_request *r)
 {
-	struct pc_request *r = hand_over();
-	*mirrored = pc_mirror_take(r, last);
-	CHECK(*mirrored);
-	return r;
+	struct hold h;
+	next_call(r);
+	h.n = pc_call_hold(r, h.frames);
+	CHECK(h.n && h.n <= SEGS);
+	h.each = r->call_len / h.n;
+	return h;
 }
 
-static void expect_mirror(struct pc_request *m, u64 pos, u8 byte, u64 len)
+static void put_back(const struct hold *h)
 {
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 at, sent = 0;
-	int done = 0;
-	while (!done) {
-		EQUAL(pc_call_next(m, &at, parts, PARTS, &n), 1);
-		EQUAL(at, pos + sent);
-		for (size_t k = 0; k < n; k++) {
-			for (u64 b = 0; b < parts[k].len; b++)
-				EQUAL(parts[k].memory[b], byte);
-			sent += parts[k].len;
-		}
-		done = pc_write_answer(m, (int64_t)m->call_len);
-	}
-	EQUAL(sent, len);
+	for (u32 k = 0; k < h->n; k++)
+		CHECK(pc_shadow_put(rig.cache, h->frames[k]));
+}
+
+static void expect_held(const struct hold *h, u8 byte)
+{
+	for (u32 k = 0; k < h->n; k++)
+		for (u64 b = 0; b < h->each; b++)
+			EQUAL(pc_arena_at(&rig.cache->arena, h->frames[k])[b], byte);
 }
 
 static u64 held(void)
@@ -46,17 +45,18 @@ static u64 held(void)
 	return pc_cache_held(rig.cache);
 }
 
-/* Test both orders: the mirror ends before the upload, and after it. */
-TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
+/* Test both orders: the holds end before the upload, and after it. */
+TEST(check_a_hold_outlives_the_upload_and_keeps_memory)
 {
 	for (int order = 0; order < 4; order++) {
 		start(order & 2 ? 64 << 10 : PAGE);
 		put(0, 64 << 10, 'a');
-		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
+		struct pc_request *r = hand_over();
+		struct hold h = hold_call(r);
 		EQUAL(held(), 64 << 10);
 		CHECK(state_at(file, 0) & PC_F_HELD);
 		if (order & 1) {
-			pc_request_settle(m);
+			put_back(&h);
 			EQUAL(held(), 0);
 			run_write(file, r);
 		} else {
@@ -65,8 +65,8 @@ TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
 			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
 			EQUAL(file_sync(file), 0);
 			EQUAL(pc_drop_clean(file->inode, 0, ALL), 0); /* held memory is not evicted */
-			expect_mirror(m, 0, 'a', 64 << 10);
-			pc_request_settle(m);
+			expect_held(&h, 'a');
+			put_back(&h);
 			EQUAL(held(), 0);
 			CHECK(!(state_at(file, 0) & PC_F_HELD));
 			EQUAL(pc_drop_clean(file->inode, 0, ALL), 64 << 10);
@@ -74,13 +74,14 @@ TEST(check_a_hold_outlives_the_upload_and_ends_with_the_request)
 	}
 }
 
-/* The bytes of the mirror stand still: while the upload runs, and after it. */
-TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
+/* Held bytes stand still: while the upload runs, and after it. */
+TEST(check_a_writer_gets_fresh_memory)
 {
 	for (int k = 0; k < 4; k++) {
 		start(k & 2 ? 64 << 10 : PAGE);
 		put(0, 64 << 10, 'a');
-		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
+		struct pc_request *r = hand_over();
+		struct hold h = hold_call(r);
 		if (k & 1)
 			run_write(file, r);
 		put(PAGE, 100, 'b');
@@ -90,80 +91,56 @@ TEST(check_a_writer_gets_fresh_memory_and_the_mirror_keeps_the_old)
 		EQUAL(n.cow_copies, 1);
 		if (!(k & 1))
 			run_write(file, r);
-		expect_mirror(m, 0, 'a', 64 << 10);
+		expect_held(&h, 'a');
 		CHECK(held() > 0);
-		pc_request_settle(m);
+		put_back(&h);
 		EQUAL(held(), 0);
-		CHECK(!pc_mirror_spoiled(file->inode));
 		EQUAL(file_sync(file), 0);
 		EQUAL(file->store.bytes[PAGE], 'c');
 		EQUAL(file->store.bytes[PAGE + 100], 'a');
 	}
 }
 
-TEST(check_memory_that_cannot_be_replaced_spoils_the_copy_and_no_writer_waits)
+TEST(check_no_writer_waits_for_memory_that_cannot_be_replaced)
 {
 	start(PAGE);
 	put(0, PAGE, 'a');
-	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
+	struct pc_request *r = hand_over();
+	struct hold h = hold_call(r);
 	run_write(file, r);
 	struct pc_pin pin = read_pin(0, PAGE);
 	put(0, PAGE, 'b');
 	EQUAL(pin.memory[0], 'b');
-	CHECK(pc_mirror_spoiled(file->inode));
-	CHECK(!pc_mirror_spoiled(file->inode));
-	pc_request_settle(m);
+	put_back(&h);
 	pc_unpin(rig.cache, &pin);
 	EQUAL(held(), 0);
 }
 
 /* Truncate: folios beyond the end go, the one with the end is zeroed; held bytes stay unchanged. */
-TEST(check_truncate_leaves_the_mirror_its_bytes)
+TEST(check_truncate_leaves_held_bytes)
 {
 	for (int k = 0; k < 2; k++) {
 		start(k ? 64 << 10 : PAGE);
 		put(0, 64 << 10, 'a');
-		struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
+		struct pc_request *r = hand_over();
+		struct hold h = hold_call(r);
 		run_write(file, r);
 		file_truncate(file, PAGE + 10);
 		file_truncate(file, 64 << 10);
 		put(8 * PAGE, PAGE, 'b');
 		CHECK(held() >= 64 << 10);
-		expect_mirror(m, 0, 'a', 64 << 10);
-		pc_request_settle(m);
+		expect_held(&h, 'a');
+		put_back(&h);
 		EQUAL(held(), 0);
-		CHECK(!pc_mirror_spoiled(file->inode));
 	}
-}
-
-TEST(check_requests_that_follow_join_until_the_mirrors_limit)
-{
-	rig_open(&rig, 4 << 20, PAGE);
-	struct pc_limits wide = LIMITS(.max_write = 3 * PAGE);
-	pc_volume_set_mirror(rig.volume, &wide);
-	file = file_open_in(&rig, rig.volume, 0, ROOM, LIMITS(.max_write = 2 * PAGE));
-	put(0, 5 * PAGE, 'a');
-	struct pc_request *first, *second, *third, *r;
-	r = hand_over_mirrored(&first, NULL);
-	run_write(file, r);
-	r = hand_over_mirrored(&second, first);
-	CHECK(second != first); /* four pages would be more than three */
-	run_write(file, r);
-	r = hand_over_mirrored(&third, second);
-	EQUAL(third, second);
-	run_write(file, r);
-	expect_mirror(first, 0, 'a', 2 * PAGE);
-	expect_mirror(second, 2 * PAGE, 'a', 3 * PAGE);
-	pc_request_settle(first);
-	pc_request_settle(second);
-	EQUAL(held(), 0);
 }
 
 TEST(check_held_memory_is_no_victim_and_comes_back)
 {
 	start(PAGE);
 	put(0, 16 * PAGE, 'a');
-	struct pc_request *m, *r = hand_over_mirrored(&m, NULL);
+	struct pc_request *r = hand_over();
+	struct hold h = hold_call(r);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
 	static u8 bytes[PAGE];
@@ -171,9 +148,9 @@ TEST(check_held_memory_is_no_victim_and_comes_back)
 	for (u64 pos = 0; pos < 8 << 20; pos += PAGE)
 		EQUAL(file_read(other, pos, bytes, PAGE), PAGE);
 	EQUAL(held(), 16 * PAGE);
-	expect_mirror(m, 0, 'a', 16 * PAGE);
+	expect_held(&h, 'a');
 	CHECK(!(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)));
-	pc_request_settle(m);
+	put_back(&h);
 	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
 }
 
@@ -199,24 +176,22 @@ static void *truncater(void *unused MAYBE)
 	return NULL;
 }
 
-static u32 bytes_of(const struct pc_request *m)
+static u32 sum_held(const struct hold *h)
 {
 	u32 sum = 0;
-	for (u32 s = 0; s < m->nr_segs; s++) {
-		const u8 *memory = pc_arena_at(&rig.cache->arena, m->segs[s].frame) + m->segs[s].off;
-		for (u32 b = 0; b < m->segs[s].len; b++)
-			sum = sum * 31 + memory[b];
-	}
+	for (u32 k = 0; k < h->n; k++)
+		for (u64 b = 0; b < h->each; b++)
+			sum = sum * 31 + pc_arena_at(&rig.cache->arena, h->frames[k])[b];
 	return sum;
 }
 
-/* The bytes of a request stay unchanged until it ends, whatever is written in that time. */
-static void expect_still(const struct pc_request *m)
+/* Held bytes stay unchanged until the holds end, whatever is written in that time. */
+static void expect_still(const struct hold *h)
 {
-	u32 sum = bytes_of(m);
+	u32 sum = sum_held(h);
 	for (int k = 0; k < 20; k++)
 		sched_yield();
-	EQUAL(bytes_of(m), sum);
+	EQUAL(sum_held(h), sum);
 }
 
 TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
@@ -241,10 +216,11 @@ TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 			do_work(rig.volume, &w);
 			continue;
 		}
-		struct pc_request *r, *m = NULL;
+		struct pc_request *r;
+		struct hold h = {0};
 		if (pc_write_next(w.inode, &r) == 1) {
 			r->credit = w.credit;
-			m = pc_mirror_take(r, NULL);
+			h = hold_call(r);
 			run_write(file, r);
 		} else {
 			pc_credit_put(rig.volume, w.credit);
@@ -252,9 +228,9 @@ TEST(check_holds_end_in_any_thread_while_writers_and_truncates_go_on)
 			sched_yield();
 		}
 		end_work(&w);
-		if (m) {
-			expect_still(m);
-			pc_request_settle(m);
+		if (h.n) {
+			expect_still(&h);
+			put_back(&h);
 			taken++;
 		}
 	}
