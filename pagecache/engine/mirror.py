@@ -130,16 +130,14 @@ class Mirror:
     def take(self, file: EngineFile, offset: int, buffers: Sequence[memoryview]) -> None:
         """Append a copy of bytes that a call to the backend has; join them to the last ones."""
         copy = file.copy
-        if not copy.valid:
-            return
         try:
-            data = bytearray().join(buffers)
             with self._lock:
                 if not copy.valid:
                     return
-                last = self._log[-1] if self._log else None
-                end = last.offset + len(last.data) if last is not None and last.copy is copy and last.data else -1
-                if last is not None and end == offset and end + len(data) - last.offset <= self._most:
+                data, last = bytearray().join(buffers), self._log[-1] if self._log else Step(NO_COPY, "", self._write)
+                end = last.offset + len(last.data)
+                follows = last.copy is copy and last.data and end == offset
+                if follows and end + len(data) - last.offset <= self._most:
                     last.data += data
                 else:
                     self._append(copy, self._write, offset=offset, data=data)

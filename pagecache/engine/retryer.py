@@ -9,33 +9,10 @@ cost until something resumes it (contract 2.14).
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from ..config import RetryPolicy
 from ..errors import BackendError
 from .foreign import errno_of, max_write_of, retry_after_of, said_to_be_transient
-
-if TYPE_CHECKING:
-    from .file import EngineFile
-
-TRANSIENT = frozenset(
-    {
-        errno.EIO,
-        errno.EAGAIN,
-        errno.EINTR,
-        errno.ETIMEDOUT,
-        errno.ECONNABORTED,
-        errno.ECONNREFUSED,
-        errno.ECONNRESET,
-        errno.EHOSTUNREACH,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.ENOBUFS,
-        errno.ENOMEM,
-        errno.EBUSY,
-    }
-)
-
 
 NOT_SENT = frozenset(
     {
@@ -50,6 +27,7 @@ NOT_SENT = frozenset(
     }
 )
 """Transient errors after which the call was certainly not carried out."""
+TRANSIENT = NOT_SENT | {errno.EIO, errno.EINTR, errno.ETIMEDOUT, errno.ECONNABORTED, errno.ECONNRESET}
 ENDED = frozenset({errno.ENOTCONN, errno.EPIPE, errno.ESHUTDOWN, errno.ENETRESET})
 """Errors of a connection that has ended, perhaps behind the call: no retry helps, and it may have been carried out."""
 
@@ -98,35 +76,3 @@ def decide(policy: RetryPolicy, error: BaseException, attempts: int, elapsed: fl
         return delay
     most = policy.max_delay if policy.deadline is None else policy.deadline - elapsed
     return min(after if attempts < EARLY_MAX else max(after, delay), most)
-
-
-class Retries:
-    """Files of one volume by the time at which the flusher must check their failures. Guarded by the volume's lock.
-
-    Each file is planned at most once, at the earliest requested time.
-    """
-
-    def __init__(self) -> None:
-        self._planned: dict[EngineFile, float] = {}
-
-    def __contains__(self, file: EngineFile) -> bool:
-        return file in self._planned
-
-    def plan(self, file: EngineFile, at: float) -> None:
-        """Plan a check of the file by `at`."""
-        self._planned[file] = min(at, self._planned.get(file, at))
-
-    def take(self, now: float) -> list[EngineFile]:
-        """Remove and return the due files, the earliest first. Cost: O(n)."""
-        due = [file for file, at in self._planned.items() if at <= now]
-        due.sort(key=self._planned.__getitem__)
-        for file in due:
-            del self._planned[file]
-        return due
-
-    def forget(self, file: EngineFile) -> None:
-        self._planned.pop(file, None)
-
-    def earliest(self) -> float | None:
-        """Return the next time. Cost: O(n)."""
-        return min(self._planned.values(), default=None)

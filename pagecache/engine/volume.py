@@ -43,7 +43,7 @@ from .report.events import Feed
 from .report.notices import Notices, cause, fault
 from .report.reason import Reason, during, of_file
 from .report.trouble import Troubles
-from .retryer import Retries, decide
+from .retryer import decide
 from .runner import Job, ThreadRunner
 from .throttle import Checks, Kept, Outage, Pace, Stall
 
@@ -152,7 +152,7 @@ class EngineVolume:
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
         self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
-        self._retries = Retries()
+        self._retries: dict[EngineFile, float] = {}  # when the flusher must check their failures
         self._tickets: list[Ticket] = []
         self.journal: VolumeJournal | None = None
         self.spills: Spills | None = None
@@ -369,7 +369,7 @@ class EngineVolume:
     def forget(self, file: EngineFile) -> None:
         with self._lock:
             self._files.pop(file.id, None)
-            self._retries.forget(file)
+            self._retries.pop(file, None)
             self.idle.pop(file, None)
             self.cut_off.discard(file)
             self.settling.discard(file)
@@ -418,7 +418,7 @@ class EngineVolume:
     def retry_by(self, file: EngineFile, at: float) -> None:
         """Have the flusher check the failures of a file at time `at`."""
         with self._lock:
-            self._retries.plan(file, at)
+            self._retries[file] = min(at, self._retries.get(file, at))
         self.cache.flusher.wake_by(at)
 
     def retry_planned(self, file: EngineFile) -> bool:
@@ -426,13 +426,16 @@ class EngineVolume:
             return file in self._retries
 
     def take_retries(self, now: float) -> list[EngineFile]:
-        """Return the due files; the flusher plans each again."""
+        """Return the due files, the earliest first; the flusher plans each again. Cost: O(planned)."""
         with self._lock:
-            return self._retries.take(now)
+            due = sorted((f for f, at in self._retries.items() if at <= now), key=self._retries.__getitem__)
+            for file in due:
+                del self._retries[file]
+        return due
 
     def next_retry(self) -> float | None:
         with self._lock:
-            return self._retries.earliest()
+            return min(self._retries.values(), default=None)
 
     def replan_parked(self) -> None:
         for file in self.troubles.failing_files():
@@ -639,7 +642,7 @@ class EngineVolume:
         self.native.end()
         with self._lock:
             forgotten = self._files, self.idle, self._retries
-            self._files, self.idle, self._retries = {}, {}, Retries()
+            self._files, self.idle, self._retries = {}, {}, {}
         del forgotten  # without the lock: files of a backend may run code when they are collected
 
     def stop(self, timeout: float) -> bool:

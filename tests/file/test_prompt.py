@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -18,7 +18,6 @@ from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine import volume as engine_volume
 from pagecache.engine.file import EngineFile
 from pagecache.engine.park import Signal
-from pagecache.engine.retryer import Retries
 from pagecache.engine.runner import Job
 from pagecache.testing import FaultyBackend, LatencyBackend
 
@@ -271,21 +270,6 @@ def test_a_signal_stays_set_after_an_interrupt_of_a_waiter() -> None:
     signal._lock.acquire()
     assert signal.is_set()
     assert signal.wait(0.01)
-
-
-def test_an_interrupt_of_a_plan_leaves_a_file_that_can_be_planned() -> None:
-    """And is checked once."""
-    file = cast(EngineFile, object())
-    nth, place = 0, "none yet"
-    while place:
-        nth += 1
-        retries = Retries()
-        retries.plan(file, 9.0)
-        place = interrupted_at(nth, lambda: retries.plan(file, 3.0), lambda frame: True)  # noqa: B023
-        retries.plan(file, 2.0)
-        assert retries.take(1.0) == []
-        assert (retries.take(5.0), file in retries, retries.take(10.0)) == ([file], False, []), place
-    assert nth > 3
 
 
 def test_a_call_on_a_thread_is_no_garbage(make: Make) -> None:

@@ -166,9 +166,10 @@ static int sink_ensure(struct pc_request *r, u64 size)
 {
 	if (r->sink_size >= size)
 		return 0;
-	u8 *p = pc_scratch_grow(r->sink, size);
+	u8 *p = pc_scratch_new(size);
 	if (!p)
 		return -ENOMEM;
+	pc_scratch_free(r->sink);
 	r->sink = p;
 	r->sink_size = size;
 	return 0;

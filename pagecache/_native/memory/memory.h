@@ -10,7 +10,6 @@
 
 /* scratch.c */
 void *pc_scratch_new(size_t size);
-void *pc_scratch_grow(void *memory, size_t size);
 void pc_scratch_free(void *memory);
 
 #endif

@@ -21,23 +21,17 @@ struct head {
 	bool mapped;
 };
 
-static void *start(struct head *h, size_t size, bool mapped)
-{
-	*h = (struct head){.size = size, .mapped = mapped};
-	return h + 1;
-}
-
 /* Return: at least @size bytes, NULL without memory. */
 void *pc_scratch_new(size_t size)
 {
 	bool mapped = size >= PC_SCRATCH_MAPPED;
 	size += sizeof(struct head);
-	if (!mapped) {
-		struct head *h = malloc(size);
-		return h ? start(h, size, false) : NULL;
-	}
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	return p == MAP_FAILED ? NULL : start(p, size, true);
+	struct head *h =
+		mapped ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : malloc(size);
+	if (!h || h == MAP_FAILED)
+		return NULL;
+	*h = (struct head){.size = size, .mapped = mapped};
+	return h + 1;
 }
 
 void pc_scratch_free(void *memory)
@@ -47,23 +41,4 @@ void pc_scratch_free(void *memory)
 		munmap(h, h->size);
 	else
 		free(h);
-}
-
-/* Return: the same bytes in @size of them, which is more than before; NULL without memory, and @memory is as it was. Where
- * it grows step by step it is not copied each time. */
-void *pc_scratch_grow(void *memory, size_t size)
-{
-	struct head *h = memory ? (struct head *)memory - 1 : NULL;
-	size_t whole = size + sizeof(*h);
-	if (!h || (!h->mapped && size >= PC_SCRATCH_MAPPED)) {
-		void *grown = pc_scratch_new(size);
-		if (grown && h) {
-			memcpy(grown, memory, h->size - sizeof(*h));
-			pc_scratch_free(memory);
-		}
-		return grown;
-	}
-	bool mapped = h->mapped;
-	void *p = mapped ? mremap(h, h->size, whole, MREMAP_MAYMOVE) : realloc(h, whole);
-	return !p || p == MAP_FAILED ? NULL : start(p, whole, mapped);
 }

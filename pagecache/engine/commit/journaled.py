@@ -146,8 +146,11 @@ class VolumeJournal:
 
     def confirm(self, lsn: int) -> OSError | None:
         """Wait until the device has all records up to this one; return the error that keeps it from that."""
+        return self._tried(lambda: self.journal().confirm(lsn))
+
+    def _tried(self, call: Callable[[], object]) -> OSError | None:
         try:
-            self.journal().confirm(lsn)
+            call()
         except OSError as error:
             self.failed(error)
             return error
@@ -164,13 +167,8 @@ class VolumeJournal:
 
     def confirm_all(self) -> OSError | None:
         """Wait until the device has all records, and return its error."""
-        try:
-            if self._journal is not None:
-                self.confirm_saved(self._journal.last)
-        except OSError as error:
-            self.failed(error)
-            return error
-        return None
+        journal = self._journal
+        return None if journal is None else self._tried(lambda: self.confirm_saved(journal.last))
 
     def confirm_saved(self, lsn: int) -> None:
         """Wait until the device has what was recorded of saved files, up to this record.
