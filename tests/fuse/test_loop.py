@@ -92,18 +92,20 @@ def test_requests_for_cached_bytes_never_enter_python(volume: Volume, mnt: Path,
 
 def test_attributes_of_an_open_file_follow_each_change(volume: Volume, mnt: Path) -> None:
     """A program that changes a name, or the attributes of its object, sees the change at once."""
-    with Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG):
-        with (mnt / "a").open("wb", buffering=0) as file:
-            file.write(b"a")
-            (mnt / "a").chmod(0o600)
-            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
-            (mnt / "a").rename(mnt / "b")
-            assert code((mnt / "a").stat) == errno.ENOENT
-            assert (mnt / "b").stat().st_size == 1
-            os.link(mnt / "b", mnt / "c")
-            assert os.fstat(file.fileno()).st_nlink == 2
-            (mnt / "c").unlink()
-            assert os.fstat(file.fileno()).st_nlink == 1
+    with (
+        Loop(Server(volume), mnt, attr_timeout=3600, entry_timeout=3600, timeout=LONG),
+        (mnt / "a").open("wb", buffering=0) as file,
+    ):
+        file.write(b"a")
+        (mnt / "a").chmod(0o600)
+        assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
+        (mnt / "a").rename(mnt / "b")
+        assert code((mnt / "a").stat) == errno.ENOENT
+        assert (mnt / "b").stat().st_size == 1
+        os.link(mnt / "b", mnt / "c")
+        assert os.fstat(file.fileno()).st_nlink == 2
+        (mnt / "c").unlink()
+        assert os.fstat(file.fileno()).st_nlink == 1
 
 
 ERRORS = [ZeroDivisionError, KeyError, SystemExit, KeyboardInterrupt, GeneratorExit]
