@@ -363,6 +363,7 @@ class NameChange:
                 volume.inodes.unbind(key)
         if inode is not None:
             opening.follow(inode, self.opened if inode is self.source else None)
+            inode.journaled.follows()
 
     # -- an unknown result
 

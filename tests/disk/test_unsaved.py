@@ -14,8 +14,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pagecache import DataLossError, DiskTier, LostRange, PageCache
+from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.device import OS
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
@@ -631,3 +633,32 @@ def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
     before = monotonic()
     assert after.read() == expected
     assert monotonic() - before < 15
+
+
+@pytest.mark.parametrize("over", ["a stored object", "nothing"])
+def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, over: str) -> None:
+    """Programs replace a file by a rename over it."""
+    fs = MemoryFileSystem(skip_instance_cache=True)
+    root = f"/{tmp_path.name}-{over[:1]}"
+    fs.makedirs(root)
+    if over != "nothing":
+        fs.pipe_file(f"{root}/k", OLD)
+    after = None
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"), dirty_expire=3600) as cache:
+        volume = cache.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
+        try:
+            with volume.open("new", "x+b") as file:
+                file.write(b"new" * 1000)
+                file.fsync()
+                volume.rename("new", "k")
+                copy_tier(tmp_path / "tier", tmp_path / "after")
+                after = PageCache("4MiB", disk=DiskTier(tmp_path / "after", size="16MiB", segment="1MiB"))
+                volume = after.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
+                assert [found.key for found in volume.recovered()] == ["k"]
+                assert read(volume, "k") == b"new" * 1000
+                volume.sync(durability="backend")
+                assert fs.cat_file(f"{root}/k") == b"new" * 1000
+                assert not volume.exists("new")
+        finally:
+            if after is not None:
+                after.close(on_failed="discard")

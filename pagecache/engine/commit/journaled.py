@@ -336,15 +336,15 @@ class Journaled:
                 file.cut_unlogged(begin, at)
         if self._size != file.size:
             self._put(journal, records.size(self._number, file.size))
-        if file.limits().commit_on_close and not (file.versions.stale or file.versions.copied):
-            self._note_base(journal)
+        self._note_base(journal)
 
     def _note_base(self, journal: Journal) -> None:
         """Record that the unsaved bytes lie over another version than before: after a rename, or a settled conflict."""
-        base = self._base()
-        if base != self._known:
-            self._put(journal, records.renamed(self._number, self._key(), base))
-            self._known = base
+        file, base = self.file, self._base()
+        if base == self._known or not file.limits().commit_on_close or file.versions.stale or file.versions.copied:
+            return
+        self._put(journal, records.renamed(self._number, self._key(), base))
+        self._known = base
 
     def _key(self) -> str | bytes:
         key = self.file.key
@@ -607,6 +607,16 @@ class Journaled:
             if isinstance(key, str | bytes):
                 self._known = None
                 self.note(lambda number: records.renamed(number, key, None))
+
+    def follows(self) -> None:
+        """Record which version its name has led to since a rename: its next commit replaces that one."""
+        with self._lock:
+            if self._mark is not None:
+                try:
+                    self._note_base(self._owner.journal())
+                except OSError as error:
+                    self._whole = True
+                    self._owner.failed(error)
 
     def removed(self) -> None:
         """Record that it has lost its last name. What the disk refuses the journal owes."""
