@@ -256,6 +256,8 @@ class ForgettingBackend(Backend):
             self._objects[self.inner.canonical(src)] = None
             with suppress(FileNotFoundError) if found.inner is None else nullcontext():
                 self._name("rename", src, found, dst, there)
+            if self.limits.commit_on_close and found.inner is not None:  # the copy may be another version
+                found.version = found.inner.stat().version
 
     def canonical(self, key: Key) -> Key:
         with self.lock:  # a name that is carried over in this moment may lead to the object's other name
