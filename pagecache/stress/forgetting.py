@@ -27,7 +27,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -239,8 +239,15 @@ class ForgettingBackend(Backend):
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
             self._objects[self.inner.canonical(key)] = None
-            with suppress(FileNotFoundError) if found.inner is None else nullcontext():
+            if found.inner is None and self.limits.commit_on_close:
+                self._remove_replaced(key)
+            else:
                 self._name("remove", key, None, found)
+
+    def _remove_replaced(self, key: Key) -> None:
+        """Remove the object that the commit of one that was never committed would have replaced."""
+        with suppress(FileNotFoundError):
+            self.inner.remove(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         self._can("rename")
@@ -254,10 +261,14 @@ class ForgettingBackend(Backend):
                 return
             self._objects[self.inner.canonical(dst)] = found
             self._objects[self.inner.canonical(src)] = None
-            with suppress(FileNotFoundError) if found.inner is None else nullcontext():
+            if not self.limits.commit_on_close:
                 self._name("rename", src, found, dst, there)
-            if self.limits.commit_on_close and found.inner is not None:  # the copy may be another version
-                found.version = found.inner.stat().version
+            elif found.inner is None:  # its commit replaces the object that has the new name, and no longer the old one
+                self._remove_replaced(src)
+                found.version = None if there is None else there.version
+            else:
+                self.inner.rename(src, dst)
+                found.version = found.inner.stat().version  # the copy may be another one
 
     def canonical(self, key: Key) -> Key:
         with self.lock:  # a name that is carried over in this moment may lead to the object's other name
@@ -272,16 +283,9 @@ class ForgettingBackend(Backend):
         """Do nothing: the inner backend goes on."""
 
     def _name(self, *what: Any) -> None:
-        """Record a change of names; the lock is held. Objects that a commit makes visible keep no pending names: of one
-        that was never committed, the change concerns the object that the commit would have replaced, if there is one.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
+        """Record a change of names; the lock is held. Objects that a commit makes visible keep no pending names."""
         if not self.limits.commit_on_close:
             self._names.append(what)
-        elif what[0] == "rename":
-            self.inner.rename(what[1], what[3])
         elif what[0] == "remove":
             self.inner.remove(what[1])
 
