@@ -17,6 +17,7 @@ import pytest
 
 from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, Volume
 from pagecache.backends.spool import Spool
+from pagecache.native import TOKEN
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually
 from tests.file.test_interrupts import interrupted_at
@@ -404,6 +405,30 @@ def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world
         file.fsync(durability="backend", timeout=30)
     gap = bytes(end - 16384 - MIB - 4096)
     assert world.store.committed("k") == OLD + b"near" * 1024 + gap + b"far." * 4096
+
+
+@pytest.mark.parametrize("paid", [True, False])
+def test_a_spill_that_is_refused_leaves_the_store_its_size(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, paid: bool
+) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"near" * 1024, MIB)
+        inode = file._inode
+        if paid:
+            spilled = inode.spilled
+            monkeypatch.setattr(
+                type(inode), "spilled", lambda *_, **__: Task(inode.owed.pay).result() or spilled(0, 0, sending=False)
+            )
+        inode.run(TOKEN, "holding", lambda: inode.staged().spill(MIB, MIB + 4096))
+        monkeypatch.undo()
+        assert not inode.owed.owes("truncate")
+        assert bool(inode.tail()) == paid  # what is stored behind the end is cut off before the next commit
+        world.volume.discard("k")
+        inode.set_uncommitted()
+        with pytest.raises(DataLossError):
+            file.fsync(durability="backend", timeout=30)
+        file.fsync(durability="backend", timeout=30)
+    assert world.store.committed("k") == OLD
 
 
 @pytest.mark.parametrize("outcome", ["commits", "fails"])

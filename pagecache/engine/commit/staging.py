@@ -100,21 +100,26 @@ class Staging:
         Raises:
             OSError: of the spool; they stay dirty.
         """
-        file = self._file
+        file, growth = self._file, Growth(self._file, end)
+        grows = end > file.remote_size
         with memoryview(bytearray(end - begin)) as room:
             if file.read(begin, room) < len(room):
                 return 0
             file.versions.about_to_change()
-            before = self._growth
-            if end > file.remote_size:  # first: reads of a gap before them wait for it
-                self._growth = Growth(file, end)
-                file.owe(self._growth)
-                if before is not None:
-                    file.owed.drop(before)
-            with self._lock:
-                self._put(begin, (room,))
-                self._unsent.add(begin, end)  # first: what is staged and not in there counts as sent
-                return file.spilled(begin, end, sending=self._sending is not None)
+            if grows:  # first: reads of a gap before them wait for it
+                file.owe(growth)
+            try:
+                with self._lock:
+                    self._put(begin, (room,))
+                    self._unsent.add(begin, end)  # first: what is staged and not in there counts as sent
+                    return file.spilled(begin, end, sending=self._sending is not None)
+            finally:
+                if grows and file.remote_size >= end:
+                    if self._growth is not None:
+                        file.owed.drop(self._growth)
+                    self._growth = growth
+                elif grows and not file.owed.drop(growth):
+                    file.tail_left()  # it is paid, and nothing leads there
 
     def sent(self, epoch: int, begin: int, end: int) -> None:
         """Record that the backend has acknowledged [begin, end)."""
