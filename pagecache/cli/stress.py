@@ -73,30 +73,30 @@ def stress(
 
     outcome: Outcome | None = None
     given = {name: value for name, value in options.items() if value is not None}
-    ending = Ending()
-    try:
-        time_to_shrink = seconds(shrink_time, "--shrink-time")
-        if replay is not None:
-            plan, named = read_replay(replay, **given)
-            if target is not None and named is not None and target != named:
-                click.echo(f"on {target}, in the place of the replay's {named}", err=True)
-            target = target if target is not None else named
-        else:
-            plan = Plan(**given)
-        outcome = Outcome(execute(plan, target, ending.stop_requested))
-        if not outcome.report.ok:
-            outcome.save()
-            if shrink:
-                outcome.shrink(target, time_to_shrink)
-    except (UnusableTarget, ValueError) as error:
-        raise WrongUsage(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt as error:
-        if outcome is not None:  # interrupted while it was shrunk or written
-            print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
-        left = "objects that begin with 'pagecache-stress-' may be left in the target"
-        click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
-        leave(ending.status, hung=True)
+    with Ending() as ending:
+        try:
+            time_to_shrink = seconds(shrink_time, "--shrink-time")
+            if replay is not None:
+                plan, named = read_replay(replay, **given)
+                if target is not None and named is not None and target != named:
+                    click.echo(f"on {target}, in the place of the replay's {named}", err=True)
+                target = target if target is not None else named
+            else:
+                plan = Plan(**given)
+            outcome = Outcome(execute(plan, target, ending.stop_requested))
+            if not outcome.report.ok:
+                outcome.save()
+                if shrink:
+                    outcome.shrink(target, time_to_shrink)
+        except (UnusableTarget, ValueError) as error:
+            raise WrongUsage(str(error)) from None
+        except OSError as error:
+            raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt as error:
+            if outcome is not None:  # interrupted while it was shrunk or written
+                print_json(outcome.to_dict()) if as_json else click.echo(outcome.text())
+            left = "objects that begin with 'pagecache-stress-' may be left in the target"
+            click.echo(f"interrupted: {left if outcome is not None else str(error) or left}", err=True)
+            leave(ending.status, hung=True)
     print_json(outcome.to_dict()) if as_json else click.echo(outcome.text(verbose=verbose))
     leave(0 if outcome.report.ok else 1, hung=not outcome.report.ok)

@@ -1,5 +1,5 @@
-"""`pagecache stress` as a program: a plan from options or a replay file, with counters now and then.
-At the end the results are written.
+"""`pagecache stress` as a program: a plan from options or a replay file, with live counters.
+Then the results are written.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from rich.console import Console
 from rich.status import Status
@@ -33,7 +33,8 @@ from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
 STEM = "pagecache-stress-{}-{}"
 WIDE = 110  # columns of a replay
-EVERY = 10.0  # seconds between two lines of counters
+EVERY = 0.5  # seconds between two lines of counters on a terminal
+SELDOM = 10.0  # seconds between two lines elsewhere
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
 WINDS = 1.0  # seconds between two resets of the timer for that
 
@@ -62,7 +63,7 @@ def read_replay(path: Path, **given: Any) -> tuple[Plan, str | None]:
 
 
 def execute(plan: Plan, target: str | None, stop_requested: threading.Event | None = None) -> Report:
-    """Run a plan until `stop_requested` is set, with the seed first and then counters on stderr.
+    """Run a plan until `stop_requested` is set, with the seed first and then live counters on stderr.
 
     Raises:
         UnusableTarget: there is nothing to test.
@@ -74,8 +75,8 @@ def execute(plan: Plan, target: str | None, stop_requested: threading.Event | No
 
 
 class Ending:
-    """Handle SIGINT and SIGTERM of the command from now on: the first signal asks the run to end, the second ends the
-    process even if a thread hangs.
+    """Handle SIGINT and SIGTERM during a run, as a context manager: the first signal asks the run to end, the second
+    ends the process even if a thread hangs.
 
     Attributes:
         stop_requested: set by the first signal.
@@ -85,20 +86,26 @@ class Ending:
     def __init__(self) -> None:
         self.stop_requested = threading.Event()
         self.status = INTERRUPTED
-        self._handle(self._first)
+        self._before: dict[signal.Signals, Any] = {}
 
-    @staticmethod
-    def _handle(handler: Callable[[int, FrameType | None], NoReturn]) -> None:
+    def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # so for background jobs of a shell, and under nohup
-                signal.signal(number, handler)
+                self._before[number] = signal.signal(number, self._first)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _first(self, number: int, frame: FrameType | None) -> NoReturn:
         self.status = 128 + number
-        self._handle(self._another)
+        for known in self._before:
+            signal.signal(known, self._another)
         self.stop_requested.set()
+        alone = b"\r\x1b[K" if os.isatty(2) else b""  # overwrites the progress line
         line = f"interrupted: waiting up to {job.CALLS:g} s for calls of the backend; Ctrl-C again ends at once\n"
-        os.write(2, line.encode())  # sys.stderr may be in the middle of a line
+        os.write(2, alone + line.encode())  # sys.stderr may be in the middle of a line
         raise KeyboardInterrupt
 
     @staticmethod
@@ -128,12 +135,18 @@ def standing(most: float) -> Iterator[None]:
 
 
 def live(run: Run, stop_requested: threading.Event) -> AbstractContextManager[None]:
-    """Print a line of progress on stderr now and then."""
-    begun = time.monotonic()
+    """Show progress on stderr: one overwritten line on a terminal, an occasional line elsewhere."""
+    console, begun = Console(stderr=True, highlight=False, soft_wrap=True), time.monotonic()
+    terminal = console.is_terminal
 
     def show(over: threading.Event) -> None:
-        while not (over.wait(EVERY) or stop_requested.is_set()):
-            print(line(run, time.monotonic() - begun), file=sys.stderr)
+        with Status("", console=console) if terminal else nullcontext() as status:
+            while not (over.wait(EVERY if terminal else SELDOM) or stop_requested.is_set()):
+                text = line(run, time.monotonic() - begun)
+                if status is not None:
+                    status.update(text)
+                else:
+                    console.print(text, markup=False)
 
     return beside("stress-live", show)
 

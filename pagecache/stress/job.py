@@ -137,6 +137,7 @@ class Run:
             with contextlib.suppress(Failed):
                 self._course(world, target)
             if world.failures:
+                target.check_place()
                 clear = [] if self.keep else [partial(self._clear, target)]
                 self._give_up([self._crash.end, target.give_up, *clear], self.grace)
         except UnusableTarget:

@@ -237,7 +237,9 @@ class MountedTarget(Target):
 
     def __init__(self, plan: Plan, number: int, folder: str) -> None:
         super().__init__(f"path:{folder}")
+        self.root = folder
         self._folder = Path(folder) / f"pagecache-stress-{plan.seed}-{number}"
+        self._place = _place(folder)
         self.ways = frozenset(
             ("buffered", "through", "views", "append", "truncate", "punch", "names", "hints", "shared", "links")
         )
@@ -291,6 +293,13 @@ class MountedTarget(Target):
     def key(self, what: int | str) -> Path:
         """Return the path of a file, or of a name."""
         return self._folder / (f"file{what}" if isinstance(what, int) else what)
+
+    def check_place(self) -> None:
+        if _place(self.root) not in (None, self._place):
+            raise UnusableTarget(
+                f"{self.name}: another directory has this path since the round began: mount before the run, and unmount"
+                f" after it; {self._folder.name!r} is left in the first one"
+            )
 
     def close(self) -> None:
         for ways in self._handles:
@@ -407,6 +416,15 @@ class MountedTarget(Target):
             return self.key(name).read_bytes()
         except FileNotFoundError:
             return None
+
+
+def _place(folder: str) -> tuple[int, int] | None:
+    """Return the identity of a directory; None: there is none, or its server has died."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def on_fuse(folder: str) -> bool:

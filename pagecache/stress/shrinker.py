@@ -228,8 +228,9 @@ class Shrinking:
                     yield self.script, {name: value}
         script = self.script
         stirs = [[worker[n] if n < len(worker) else () for worker in script.workers] for n in range(script.stirs)]
-        if len(script.workers) > 1:
-            yield replace(script, threads=(tuple(map(in_turns, stirs)),), tasks=()), {}
+        for merged in (chained, in_turns):
+            if len(self.script.workers) > 1:
+                yield replace(script, threads=(tuple(map(merged, stirs)),), tasks=()), {}
         if self.script.tasks:
             yield replace(self.script, threads=self.script.workers, tasks=()), {}
 
@@ -286,6 +287,11 @@ def kept(script: Script, some: Collection[Place]) -> Script:
         return tuple(worker for worker in left if any(worker))
 
     return replace(script, threads=only(script.threads, 0), tasks=only(script.tasks, len(script.threads)))
+
+
+def chained(stirs: Sequence[Stir]) -> Stir:
+    """Return the operations of several workers, one worker after the other."""
+    return tuple(itertools.chain.from_iterable(stirs))
 
 
 def in_turns(stirs: Sequence[Stir]) -> Stir:

@@ -208,6 +208,13 @@ class Target(FileVerbs):
     def check(self) -> None:
         """Check internal invariants."""
 
+    def check_place(self) -> None:
+        """Check that the target is still the one in which the round began.
+
+        Raises:
+            UnusableTarget: it is another one, which explains any finding.
+        """
+
     def give_up(self) -> None:
         """End after a failure without saving; the files stay for examination."""
         self.close()

@@ -17,7 +17,7 @@ from pagecache.stress import NotFailing, Plan, Report, Script, run, shrink
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
-from pagecache.stress.shrinker import ddmin, in_turns, kept
+from pagecache.stress.shrinker import chained, ddmin, in_turns, kept
 from pagecache.stress.targets import Target
 
 from .planted import BACKENDS, TARGETS, FlushesOnly, NoFsync
@@ -53,9 +53,10 @@ def test_ddmin_leaves_nothing_that_can_be_left_out_alone() -> None:
         assert not any(fails([one for one in left if one != out]) for out in left)
 
 
-def test_workers_are_put_together_in_turns() -> None:
+def test_workers_are_put_together_one_after_another_or_in_turns() -> None:
     one, two, three = (Operation("fsync", number) for number in range(3))
     stirs = [(one, one), (two,), (three, three)]
+    assert chained(stirs) == (one, one, two, three, three)
     assert in_turns(stirs) == (one, two, three, one, three)
 
 
