@@ -200,7 +200,9 @@ def _save(volume: Volume, deadline: Deadline, on_failed: Literal["raise", "disca
     except OSError as error:
         cause, unsaved = error, _unsaved(volume)
     if cause is not None and not unsaved:
-        unsaved = [*getattr(cause, "ranges", [])]
+        unsaved = [
+            found for found in getattr(cause, "ranges", []) if isinstance(found, FailedRange)
+        ]  # not a conflict's
     if (unsaved or cause is not None) and on_failed == "raise":
         raise _unsaved_error(volume, unsaved, cause) from cause
     if isinstance(cause, TimeoutError):

@@ -294,15 +294,15 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     Raises:
         FileNotFoundError: there is no such object, and there was one.
     """
-    unsaved, state = each.unsaved, each.unsaved.state
-    handle = _found(volume, state, tries)
-    if handle is None:
-        volume_journal = volume.engine.journal
-        assert volume_journal is not None
-        volume_journal.journal().forget(unsaved.number)
-        return None
-    inode: Inode = handle._inode
+    unsaved, handle = each.unsaved, None
     try:
+        handle = _found(volume, unsaved.state, tries)
+        if handle is None:
+            volume_journal = volume.engine.journal
+            assert volume_journal is not None
+            volume_journal.journal().forget(unsaved.number)
+            return None
+        inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
             if each.begun is inode:
                 lifetimes.drop_local(volume, inode, 0, END)
@@ -313,7 +313,8 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
             inode.journaled.save_soon()
         _report_damage(volume, inode, unsaved)
     finally:
-        handle._leave()
+        if handle is not None:
+            handle._leave()
     return inode
 
 

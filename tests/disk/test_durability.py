@@ -610,6 +610,24 @@ def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(tmp_p
         after.end()
 
 
+def test_a_conflict_keeps_a_volume_from_its_end(make: Make) -> None:
+    """Its bytes stay in the journal all the same."""
+    world = make()
+    store = world.store
+    if not isinstance(store, ObjectBackend):
+        return
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    store.put("k", b"foreign")
+    with pytest.raises(ConflictError):
+        file.fsync(durability="backend")
+    with pytest.raises(UnsavedDataError, match="another version"):
+        world.volume.detach(timeout=5)
+    after = world.crash()
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+
+
 # -- beside other things
 
 

@@ -643,22 +643,20 @@ def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, ove
     fs.makedirs(root)
     if over != "nothing":
         fs.pipe_file(f"{root}/k", OLD)
-    after = None
-    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"), dirty_expire=3600) as cache:
+    cache = PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"), dirty_expire=3600)
+    volume = cache.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
+    file = volume.open("new", "x+b")
+    file.write(b"new" * 1000)
+    file.fsync()
+    volume.rename("new", "k")
+    copy_tier(tmp_path / "tier", tmp_path / "after")
+    volume.abort()
+    file._leave()
+    cache.close(on_failed="discard")
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "after", size="16MiB", segment="1MiB")) as cache:
         volume = cache.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
-        try:
-            with volume.open("new", "x+b") as file:
-                file.write(b"new" * 1000)
-                file.fsync()
-                volume.rename("new", "k")
-                copy_tier(tmp_path / "tier", tmp_path / "after")
-                after = PageCache("4MiB", disk=DiskTier(tmp_path / "after", size="16MiB", segment="1MiB"))
-                volume = after.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
-                assert [found.key for found in volume.recovered()] == ["k"]
-                assert read(volume, "k") == b"new" * 1000
-                volume.sync(durability="backend")
-                assert fs.cat_file(f"{root}/k") == b"new" * 1000
-                assert not volume.exists("new")
-        finally:
-            if after is not None:
-                after.close(on_failed="discard")
+        assert [found.key for found in volume.recovered()] == ["k"]
+        assert read(volume, "k") == b"new" * 1000
+        volume.sync(durability="backend")
+        assert fs.cat_file(f"{root}/k") == b"new" * 1000
+        assert not volume.exists("new")
