@@ -419,10 +419,16 @@ def test_a_spill_that_is_refused_leaves_the_store_its_size(
             monkeypatch.setattr(
                 type(inode), "spilled", lambda *_, **__: Task(inode.owed.pay).result() or spilled(0, 0, sending=False)
             )
-        inode.run(TOKEN, "holding", lambda: inode.staged().spill(MIB, MIB + 4096))
+        found: list[bool] = []
+
+        def spill() -> None:
+            inode.staged().spill(MIB, MIB + 4096)
+            found.append(inode.owed.owes("truncate"))
+            found.append(bool(inode.tail()))
+
+        inode.run(TOKEN, "holding", spill)
         monkeypatch.undo()
-        assert not inode.owed.owes("truncate")
-        assert bool(inode.tail()) == paid  # what is stored behind the end is cut off before the next commit
+        assert found == [False, paid]  # what is stored behind the end is cut off before the next commit
         world.volume.discard("k")
         inode.set_uncommitted()
         with pytest.raises(DataLossError):

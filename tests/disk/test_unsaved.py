@@ -560,7 +560,10 @@ def test_an_object_that_hangs_keeps_no_other_one_from_being_saved(make: Make, op
     eventually(lambda: world.saved() == changed(0, b"new"))
 
 
+@pytest.mark.filterwarnings("ignore:.*CachedFile.__del__:pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupted_recovery_of_a_file_is_made_again(make: Make) -> None:
+    """An interrupt while its open returns leaves the handle of the recovery to the collector, which closes it."""
+
     def within(frame: FrameType) -> bool:
         code = frame.f_code
         return f"{os.sep}pagecache{os.sep}" in code.co_filename and code.co_name not in ("<genexpr>", "__init__")
