@@ -25,6 +25,7 @@ from .disk.backend import TieredBackend
 from .engine import failures, throttle
 from .engine.blocking import blocking, is_async, original
 from .engine.flusher import Flusher
+from .engine.mirror import MirrorLogs
 from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
 from .engine.report.events import Feed
@@ -169,7 +170,7 @@ class PageCache:
         self._volumes: list[Volume] = []
         self._retired = NativeVolume.no_usage() | {"disk_hits": 0}
         self._mounted_names: Callable[[], int] = lambda: 0  # nodes of a mount over this cache
-        self.feed = Feed()
+        self.feed, self.mirrored = Feed(), MirrorLogs()
         self._names = itertools.count(1)
         self._number = next(_numbers)
         self.name = f"cache-{self._number}"

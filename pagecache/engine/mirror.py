@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["NO_COPY", "Copy", "Mirror"]
+__all__ = ["NO_COPY", "Copy", "Mirror", "MirrorLogs"]
 
 SHARE = 8
 """The logs of a cache may have bytes up to one part in so many of its capacity."""
@@ -79,6 +79,20 @@ class Step:
     data: bytearray = field(default_factory=bytearray)  # of a write at `offset`
 
 
+class MirrorLogs:
+    """The bytes in the logs of all mirrors of a cache, those of steps that are applied included."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = 0
+
+    def add(self, count: int) -> int:
+        """Count bytes in, or out below zero; return how many there are."""
+        with self._lock:
+            self._bytes += count
+            return self._bytes
+
+
 class Mirror:
     """The second stream of one volume."""
 
@@ -87,7 +101,7 @@ class Mirror:
         self._most = int(backend.limits.max_write)
         self._lock = threading.Lock()
         self._log: deque[Step] = deque()
-        self.held = 0  # bytes of the log, and of the step that is applied
+        self._logs = volume.cache.mirrored
         self._running = IDLE  # the copy of the step that is applied, since when
         self._copies: WeakValueDictionary[Key, Copy] = WeakValueDictionary()  # by name, at the end of the log
         self._lost: dict[Copy, str] = {}  # given up, and why
@@ -142,13 +156,13 @@ class Mirror:
                 else:
                     self._append(copy, self._write, offset=offset, data=data)
                     file.count("mirror_requests")
-                self.held += len(data)
+                logged = self._logs.add(len(data))
         except MemoryError:
             self.give_up(copy, "there was no memory for its request")
             return
         file.count("mirror_bytes", len(data))
-        share, cache = self.volume.cache.limits.capacity // SHARE, self.volume.cache
-        if sum(volume.mirror.held for volume in cache._engine_volumes() if volume.mirror is not None) > share:
+        share = self.volume.cache.limits.capacity // SHARE
+        if logged > share:
             self.give_up(copy, f"mirrors hold more than their share of memory, {share} bytes")
 
     def changed(self, file: EngineFile, method: str, *arguments: int) -> None:
@@ -244,7 +258,7 @@ class Mirror:
     def _drop(self, copy: Copy) -> None:
         if copy.valid:
             copy.valid = False
-            self.held -= sum(len(step.data) for step in self._log if step.copy is copy)
+            self._logs.add(-sum(len(step.data) for step in self._log if step.copy is copy))
             self._log = deque(step for step in self._log if step.lasting or step.copy is not copy)
 
     # -- the thread
@@ -263,7 +277,7 @@ class Mirror:
         while len(self._open) > OPEN_MAX:
             self._close(next(iter(self._open)))
         with self._lock:
-            self.held -= len(step.data)
+            self._logs.add(-len(step.data))
             self._running = IDLE
 
     def _file(self, step: Step) -> Any:

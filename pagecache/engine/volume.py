@@ -36,7 +36,7 @@ from .commit.journaled import VolumeJournal
 from .commit.spill import Spills
 from .foreign import raised_by, text_of
 from .held import Held
-from .mirror import Mirror
+from .mirror import Mirror, MirrorLogs
 from .namesync import NameSync
 from .park import NEVER, SLICE, Clock, Deadline, Park
 from .report.events import Feed
@@ -82,6 +82,7 @@ class EngineCache(Protocol):
     park: Park
     flusher: Flusher
     feed: Feed
+    mirrored: MirrorLogs
 
     def _engine_volumes(self) -> list[EngineVolume]: ...
     def _end(self) -> None: ...

@@ -368,7 +368,7 @@ def in_log(pair: Pair) -> int:
     """Return the bytes that the mirror has still to send."""
     mirror = pair.volume.engine.mirror
     assert mirror is not None
-    return mirror.held
+    return mirror._logs.add(0)
 
 
 def crowded(pair: Pair, file: CachedFile) -> None:
