@@ -638,9 +638,12 @@ def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
     assert monotonic() - before < 15
 
 
+@pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("over", ["a stored object", "nothing"])
-def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, over: str) -> None:
-    """Programs replace a file by a rename over it."""
+def test_a_new_object_that_was_renamed_is_there_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str, *, refused: bool
+) -> None:
+    """Programs replace a file by a rename over it. `refused`: the disk takes no record of that; the next fsync does."""
     fs = MemoryFileSystem(skip_instance_cache=True)
     root = f"/{tmp_path.name}-{over[:1]}"
     fs.makedirs(root)
@@ -651,7 +654,12 @@ def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, ove
     file = volume.open("new", "x+b")
     file.write(b"new" * 1000)
     file.fsync()
-    volume.rename("new", "k")
+    with monkeypatch.context() as broken:
+        if refused:
+            broken.setattr(OS, "pwritev", failing)
+        volume.rename("new", "k")
+    if refused:
+        file.fsync()
     copy_tier(tmp_path / "tier", tmp_path / "after")
     volume.abort()
     file._leave()

@@ -451,6 +451,21 @@ def test_a_copy_that_is_given_up_is_removed_and_listed_until_its_object_begins_a
         assert pair.volume.not_mirrored() == {}
 
 
+def test_the_mirrors_of_a_cache_share_one_part_of_its_memory() -> None:
+    """The log that takes more gives its copy up, and the other one stays. [2.13]"""
+    mirrors = RecordingBackend(), RecordingBackend()
+    with PageCache(MIB) as cache:
+        volumes = [cache.attach(RecordingBackend(), mirror=mirror) for mirror in mirrors]
+        for mirror in mirrors:
+            mirror.gate("write_from", times=100)
+        for volume in volumes:
+            write(volume, KEY, pattern(SHARE * 3 // 4))
+        assert volumes[0].not_mirrored() == {}
+        assert "share of memory" in volumes[1].not_mirrored()[KEY]
+        for mirror in mirrors:
+            mirror.open_all_gates()
+
+
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_rename_that_fails_in_the_mirror_leaves_neither_name(pairs: Any, hangs: bool) -> None:
     """One that passes its deadline counts as failed, though it is carried out. [T-34]"""
