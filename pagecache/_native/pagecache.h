@@ -199,6 +199,7 @@ enum {
 	PC_BY_TAKEN,       /* written back so far, or dirty: grows with each byte that becomes dirty */
 	PC_BY_SIZE,
 	PC_BY_REMOTE_SIZE,
+	PC_BY_SAVED_SIZE,  /* of the stored object as of the last commit, + 1; 0: the inode is gone */
 	PC_BY_SENT_END,    /* of the remote size and of bytes in flight, which the backend may have already */
 	PC_BY_STAGED,
 	PC_BY_UNLOGGED,    /* 0 nothing, 1 some ranges, 2 all that is local: not in the journal as it is now */

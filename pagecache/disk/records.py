@@ -94,6 +94,13 @@ class Head(NamedTuple):
         return head + _SUM.pack(checksum(head, salt + self.lsn))
 
 
+def size_after(record: Record | Head, size: int) -> int:
+    """Return the size that a record leads to; `size`: before it."""
+    if record.kind == Kind.DATA:
+        return max(size, record.offset + record.length)
+    return record.offset if record.kind == Kind.SIZE else size
+
+
 def file(
     number: int,
     volume: str,
@@ -136,8 +143,9 @@ def saving(number: int, lsn: int, mark: bytes = b"") -> Record:
     return Record(Kind.SAVING, number, lsn, 0, (mark,))
 
 
-def saved(number: int, lsn: int, version: str | None) -> Record:
-    return Record(Kind.SAVED, number, lsn, 0, (version,))
+def saved(number: int, lsn: int, version: str | None, *size: int) -> Record:
+    """SAVED. `size`: of that version, which may have bytes that were never in the journal."""
+    return Record(Kind.SAVED, number, lsn, 0, (version, *size))
 
 
 def renaming(number: int, key: str | bytes) -> Record:
@@ -206,10 +214,8 @@ class FileState:
     def apply(self, record: Record, lsn: int) -> None:
         """Apply a record of another kind than FILE."""
         kind, values = record.kind, record.values
-        if kind == Kind.DATA:
-            self.size = max(self.size, record.offset + record.length)
-        elif kind == Kind.SIZE:
-            self.size = record.offset
+        if kind in CONTENT:
+            self.size = size_after(record, self.size)
         elif kind == Kind.SAVING:
             mark = (record.offset, values[0])
             self.saving = [*(old for old in self.saving if old != mark), mark][-MARKS_MAX:]

@@ -39,6 +39,7 @@ from .records import (
     block_at,
     joined,
     parsed,
+    size_after,
     unpacked,
 )
 
@@ -164,6 +165,14 @@ class Unsaved:
             self.base_size = size
             drop += 1
         del self.content[:drop]
+
+    def lie_over(self, size: int) -> None:
+        """Take the size of the version that is stored, which bytes that were never in the journal may have extended."""
+        self.base_size = size
+        for at, each in enumerate(self.content):
+            size = size_after(each.head, size)
+            self.content[at] = each._replace(size=size)
+        self.state.size = size
 
     def finish(self) -> None:
         """Find the pieces: from the last record to the first, the first that has a byte."""
@@ -445,6 +454,8 @@ class Recovered:
             file.settle()
             if head.kind == Kind.DISCARDED:
                 file.base_size = head.offset
+            elif head.kind == Kind.SAVED and len(values) > 1:
+                file.lie_over(values[1])
         for file in files.values():
             if file.content and not file.state.gone:
                 file.suspect = any(lost.last > file.first or not lost.last for lost in self.lost)

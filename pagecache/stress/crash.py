@@ -88,7 +88,8 @@ class Crash(NoCrash):
         self._target.check_recovered()
         names = self._durable.names()
         stored = {name: found for name in names if (found := self._target.store(name)) is not None}
-        self._world.durable = self._durable = Durable(self._world.models, stored)
+        gives_up = self._world.plan.durability == "disk" and not self._target.withholds
+        self._world.durable = self._durable = Durable(self._world.models, stored, gives_up=gives_up)
 
     def recover(self, players: Players) -> None:
         world, begun = self._world, self._world.clock.tick()

@@ -10,13 +10,15 @@ too.
 
 A name has its state of the last successful sync or ticket, or any state that it was given since. The object under it is
 whole unless its content was being changed since then: an object that was written, saved, and only then renamed exists
-whole or not at all. Otherwise each byte is zero, or from one of the contents.
+whole or not at all. Otherwise each byte is zero, or from one of the contents. One whose bytes were on disk alone loses
+them with its name: a store in place that undoes a removal or rename has what was sent to it.
 
 Not checked: which states of several bytes, or names, belong together.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -65,8 +67,13 @@ def states_of(verb: str, arguments: tuple[object, ...]) -> dict[str, list[State 
 class Durable:
     """The durable states of the files and names of a round, since they were made or since a crash."""
 
-    def __init__(self, models: Iterable[Model], names: dict[str, bytes] | None = None) -> None:
-        self.models = list(models)
+    def __init__(
+        self, models: Iterable[Model], names: dict[str, bytes] | None = None, *, gives_up: bool = False
+    ) -> None:
+        """`gives_up`: unsaved bytes are on disk for the latest name of their object, and the store may undo changes of
+        names.
+        """
+        self.models, self._gives_up = list(models), gives_up
         self._lock = threading.Lock()
         self._observations = [Observation(model, 0, FOREVER, 0, CRASH, store=True) for model in self.models]
         # The states of each name, oldest first; the first is known to be durable.
@@ -116,12 +123,18 @@ class Durable:
         """Add the states that a call may give to names; return these names."""
         with self._lock:
             changed = states_of(verb, arguments)
+            if self._gives_up:  # the object of this name is removed or replaced, or written in place
+                lost = {state.content for state in self._of(str(arguments[verb == "rename"]))}
+                for one in itertools.chain.from_iterable(self._names.values()):
+                    one.torn |= one.content is not None and one.content in lost
             for name, what in changed.items():
                 for state in what:
                     if isinstance(state, State):
                         self._of(name).append(state)
                     else:
                         self._of(name).extend([replace(one, done=False) for one in self._of(state)])
+                        for one in self._of(state):
+                            one.torn |= self._gives_up
             return list(changed)
 
     def _of(self, name: str) -> list[State]:

@@ -406,7 +406,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     durable = inode.limits().durable_writes
     keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
     kept = inode.owe_instead(_owed(inode, durable), keep=keep)
-    if not inode.limits().commit_on_close:  # otherwise they are owed, and all later writes are sent again
+    if not (inode.commits.holes or inode.limits().commit_on_close):  # else they are owed, and later writes sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
     if tail:
         inode.tail_owed(tail)

@@ -21,6 +21,7 @@ from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.device import OS
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
 from pagecache.engine.file import EngineFile
+from pagecache.engine.io import barrier
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
@@ -486,6 +487,26 @@ def test_a_hole_whose_commit_failed_before_the_first_fsync_survives_the_loss_of_
     assert after.read() == b"x" + OLD[1:4096] + bytes(4096) + OLD[8192:]
 
 
+def test_a_hole_that_is_on_disk_is_made_again_in_the_store_that_comes_back(world: World) -> None:
+    """The journal has it: a reconnect does not lose it, and later bytes within it stay."""
+    file = world.open()
+    file.pwrite(b"x", 0)
+    file.fsync()
+    world.store.fault("commit", OSError(errno.EACCES, "no"), times=math.inf)
+    for offset in (4100, 12000):
+        with contextlib.suppress(OSError):
+            file.punch_hole(offset, 2000)
+    file.pwrite(b"later", 5000)
+    file.fsync()
+    world.volume.abort()
+    world.store.clear_faults()
+    fresh = world._after(lose=True)
+    world.volume.reconnect(fresh)
+    file.fsync(durability="backend", timeout=30)
+    holes = OLD[1:4100] + bytes(2000) + OLD[6100:12000] + bytes(2000) + OLD[14000:]
+    assert fresh.committed("k") == file.pread(len(OLD), 0) == changed(5000, b"later", b"x" + holes)
+
+
 def test_a_new_object_whose_name_a_larger_one_has_after_a_power_cut_is_recovered_alone(world: World) -> None:
     """The store in place lost the rename."""
     if isinstance(world.store, ObjectBackend):
@@ -671,3 +692,26 @@ def test_a_new_object_that_was_renamed_is_there_after_a_kill(
         volume.sync(durability="backend")
         assert fs.cat_file(f"{root}/k") == b"new" * 1000
         assert not volume.exists("new")
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_bytes_that_the_store_has_and_the_journal_never_had_stay_when_a_later_change_is_recovered(
+    make: Make, *, cut: bool
+) -> None:
+    """They lie behind the end that the journal has, or over a cut that it has."""
+    world = make(flush_interval=60.0)  # nobody else records what is saved
+    file = world.open()
+    file.pwrite(b"one", 0)
+    file.fsync()
+    if cut:
+        file.truncate(1000)
+    file.pwrite(b"end", 20000)
+    inode = file._inode
+    barrier.drive(barrier.FileSync(inode), None, "fsync")
+    stored = changed(20000, b"end", changed(0, b"one")[: 1000 if cut else None])
+    assert world.stored() == stored
+    file.truncate(30000)
+    inode.journaled.settle()
+    after = world.crash(lose=True)
+    assert after.volume.recovered()[0].size == 30000
+    assert after.read() == stored.ljust(30000, b"\0")

@@ -412,6 +412,29 @@ def test_an_append_that_a_crash_left_without_an_answer_may_be_behind_an_end_that
         durable.judge(0, before[: SIZE + 50] + b"x")
 
 
+def test_a_former_name_may_come_back_with_a_part_of_the_bytes_that_were_on_disk_alone() -> None:
+    """It was whole before its rename, so otherwise it is whole or not there. [I-21, D10]"""
+    for gives_up in (True, False):
+        durable = Durable([], gives_up=gives_up)
+        with durable.recording("publish", ("own", b"all of it", 2)):
+            pass
+        with pytest.raises(Broken, match="an object of 3 bytes"):
+            durable.judge_name("own", b"all")
+        with durable.recording("rename", ("own", "next")):
+            pass
+        with pytest.raises(Broken, match="an object of 3 bytes"):
+            durable.judge_name("next", b"all")
+        with durable.recording("remove", ("next",)):
+            pass
+        for name in ("own", "next"):
+            durable.judge_name(name, b"all of it")
+            if gives_up:
+                durable.judge_name(name, b"all")
+            else:
+                with pytest.raises(Broken, match="an object of 3 bytes"):
+                    durable.judge_name(name, b"all")
+
+
 def test_report_to_handles_explained_where_something_went_past_the_cache() -> None:
     """A direct write explains them, also its part that failed; other calls do not. [I-22]"""
     file = File()

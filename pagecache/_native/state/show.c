@@ -50,6 +50,7 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	case PC_BY_TAKEN: return pc_inode_taken(i);
 	case PC_BY_SIZE: return pc_inode_size(i);
 	case PC_BY_REMOTE_SIZE: return pc_inode_remote_size(i);
+	case PC_BY_SAVED_SIZE: return (pc_durable(i) ? pc_inode_remote_size(i) : i->committed_size) + 1;
 	case PC_BY_SENT_END: return pc_sent_end(i);
 	case PC_BY_STAGED: return pc_staged_bytes(i);
 	case PC_BY_UNLOGGED: return i->unlogged_whole ? 2 : i->unlogged.nr_ranges != 0;

@@ -59,6 +59,8 @@ class _Mark(NamedTuple):
 
     stamp: int
     lsn: int
+    syncs: int
+    """Epochs of the volume before it that are none of a mark: equal if no sync has begun between two marks."""
 
 
 class Appended(NamedTuple):
@@ -87,7 +89,8 @@ class VolumeJournal:
         self._open = open_journal
         self._journal: Journal | None = None
         self.numbers: set[int] = set()
-        self._lock = threading.Lock()
+        self._marked = 0  # epochs of marks
+        self._lock = threading.RLock()  # a signal handler may discard what its thread appends
         self._waiting: dict[Journaled, None] = {}
         self._turn: deque[Journaled] = deque()
         self._saving: dict[Any, list[Journaled]] = {}  # running tickets
@@ -112,6 +115,13 @@ class VolumeJournal:
     def drop(self, file: Journaled) -> None:
         with self._lock:
             self._waiting.pop(file, None)
+
+    def mark(self, lsn: int) -> _Mark:
+        """Return a mark of now: the journal has up to `lsn` what a sync that begins later saves."""
+        with self._lock:
+            stamp = self.volume.native.take_epoch()
+            self._marked += 1
+            return _Mark(stamp, lsn, stamp - self._marked)
 
     def failed(self, error: BaseException) -> None:
         """Report that bytes are saved in the store because the journal cannot take them."""
@@ -259,9 +269,8 @@ class Journaled:
         self._number = 0
         self._generation = -1
         self._whole = True  # the next append describes the file anew
-        self._mark: _Mark | None = None  # of what the next SAVED is about
-        self._newer: _Mark | None = None
-        self._sent: _Mark | None = None  # `_mark` of the save that runs
+        self._marks: deque[_Mark] = deque()  # oldest first: of what the next SAVED is about
+        self._sent: _Mark | None = None  # the oldest mark when the running save began
         self._last = 0  # LSN
         self._size = 0  # to which its records lead
         self._known: str | None = None  # the version below, as the journal has it
@@ -312,19 +321,19 @@ class Journaled:
 
     def _may_append(self) -> bool:
         file = self.file
-        given_up = file.abandoned or file.is_cut_off() or (file.withheld and self._mark is None)
+        given_up = file.abandoned or file.is_cut_off() or (file.withheld and not self._marks)
         if self._lacks or file.removed or given_up or file.conflict is not None:
             return False
         if not isinstance(file.key, str | bytes):
             return False
-        if self._mark is None and file.undone()["hole_end"] and not hasattr(file.backend_file, "rollback"):
+        if not self._marks and file.undone()["hole_end"] and not hasattr(file.backend_file, "rollback"):
             return False  # holes that the store has and did not commit: of such a store nothing lists them
         usage = file.usage()
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
 
     def _append_changes(self, journal: Journal) -> None:
         file = self.file
-        if not self._number or self._mark is None or file.unlogged() > 1:
+        if not self._number or not self._marks or file.unlogged() > 1:
             self._whole = True
         if self._whole:
             self._describe(journal)
@@ -358,7 +367,7 @@ class Journaled:
         if not self._number:
             self._number = journal.number()
             self._owner.numbers.add(self._number)
-        live, created, lowest = self._mark is not None, bool(undone["created"]), int(undone["lowest"])
+        live, created, lowest = self.is_live(), bool(undone["created"]), int(undone["lowest"])
         base = None if created else self._base()
         size = 0 if created else min(file.remote_size, lowest)
         renaming, removing = self._naming
@@ -423,15 +432,17 @@ class Journaled:
     def _add_mark(self) -> None:
         """Mark what was appended since the last mark, even by a call that an interrupt has ended."""
         written = self._owner.journal().written(self._number) if self._number else 0
-        last = self._newer or self._mark
-        if written <= (last.lsn if last is not None else 0):
+        if written <= (self._marks[-1].lsn if self._marks else 0):
             return
-        mark = _Mark(self._owner.volume.native.take_epoch(), max(written, self._last))
-        if self._mark is None:
-            self._mark, self.due = mark, self._owner.volume.clock.now()
+        mark = self._owner.mark(max(written, self._last))
+        if not self._marks:
+            self.due = self._owner.volume.clock.now()
+            self._marks.append(mark)
             self._owner.add(self)
-        else:
-            self._newer = mark
+        elif len(self._marks) > 1 and self._marks[-1].syncs == mark.syncs:
+            self._marks[-1] = mark
+        else:  # a sync between the two may save bytes that no record has, over records of the first mark alone
+            self._marks.append(mark)
 
     # -- saved
 
@@ -439,7 +450,7 @@ class Journaled:
         """Record what the store has, and return the error of the disk. Without a deadline, an append that runs is left
         to do so itself.
         """
-        if self._mark is None:
+        if not self._marks:
             return None
         if self.file.freed:
             self.freed()
@@ -449,7 +460,7 @@ class Journaled:
             if deadline.passed():
                 return deadline_error("sync", self.file.key, then="the disk tier is busy")
         try:
-            if self._mark is not None and not self.file.freed:
+            if self._marks and not self.file.freed:
                 self._settle(self._owner.journal())
         except OSError as error:
             self._owner.failed(error)
@@ -460,18 +471,21 @@ class Journaled:
 
     def _settle(self, journal: Journal) -> None:
         """The lock is held."""
-        while self._mark is not None and self.file.is_synced(self._mark.stamp):
+        while self._marks and self.file.is_synced(self._marks[0].stamp):
+            while len(self._marks) > 1 and self.file.is_synced(self._marks[1].stamp):
+                self._marks.popleft()
             self._saved(journal)
 
     def _saved(self, journal: Journal) -> None:
         self._add_mark()
-        mark, versions = self._mark, self.file.versions
-        assert mark is not None
+        mark, versions = self._marks[0], self.file.versions
         version = None if versions.stale else versions.base
-        self._last = journal.append(records.saved(self._number, mark.lsn, version))
-        self._mark, self._newer = self._newer, None
+        stored = self.file.number("saved_size")
+        size = (stored - 1,) if stored else ()
+        self._last = journal.append(records.saved(self._number, mark.lsn, version, *size))
+        self._marks.popleft()
         self.due = self._owner.volume.clock.now()
-        if self._mark is None:
+        if not self._marks:
             self._end(journal)
 
     def _end(self, journal: Journal) -> None:
@@ -479,7 +493,7 @@ class Journaled:
         self._owner.drop(self)
         self._owner.numbers.discard(self._number)
         journal.release(self._number)
-        self._mark = self._newer = None
+        self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
         self._cut = self._lacks = False
 
@@ -497,9 +511,9 @@ class Journaled:
     def freed(self) -> None:
         """Record that nothing of the file is unsaved: CORE has freed it."""
         with self._lock:
-            if self._mark is not None:
+            if self._marks:
                 try:
-                    while self._mark is not None:
+                    while self._marks:
                         self._saved(self._owner.journal())
                 except OSError as error:
                     self._owner.failed(error)
@@ -508,12 +522,12 @@ class Journaled:
 
     def is_live(self) -> bool:
         """Return whether the journal has unsaved records of the file."""
-        return self._mark is not None
+        return len(self._marks) > 0
 
     def has_all(self) -> bool:
         """Return whether the journal has all that is local, as it is now."""
         with self._lock:
-            if self._mark is None or self._lacks or self.file.unlogged():
+            if not self._marks or self._lacks or self.file.unlogged():
                 return False
             return self._generation == self._owner.journal().generation
 
@@ -522,7 +536,7 @@ class Journaled:
         disk does not take it.
         """
         with self._lock:
-            if self._mark is None:
+            if not self._marks:
                 return True
             record = make(self._number)
             changes = record.kind in records.CONTENT
@@ -544,13 +558,13 @@ class Journaled:
     def cut(self, size: int) -> None:
         """Record a truncate. The inode lock is held."""
         self.note(lambda number: records.size(number, size))
-        if self._mark is not None:
+        if self._marks:
             self.file.cut_unlogged(min(size, END - 1), END)
 
     def punched(self, begin: int, end: int) -> None:
         """Record a hole. The inode lock is held."""
         self.note(lambda number: records.hole(number, begin, end - begin))
-        if self._mark is not None:
+        if self._marks:
             self.file.cut_unlogged(begin, end)
 
     def dropping(self, begin: int, end: int, drop: Callable[[], list[tuple[int, int]]]) -> list[tuple[int, int]]:
@@ -559,7 +573,7 @@ class Journaled:
             dropped = drop()
             if dropped:
                 begin, end = min(begin, dropped[0][0]), max(end, sum(dropped[-1]))
-            if self._mark is not None:
+            if self._marks:
                 self.file.cut_unlogged(begin, end)
                 if self.file.has_local():
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
@@ -611,7 +625,7 @@ class Journaled:
     def follows(self) -> None:
         """Record which version its name has led to since a rename: its next commit replaces that one."""
         with self._lock:
-            if self._mark is not None:
+            if self._marks:
                 try:
                     self._note_base(self._owner.journal())
                 except OSError as error:
@@ -621,7 +635,7 @@ class Journaled:
     def removed(self) -> None:
         """Record that it has lost its last name. What the disk refuses the journal owes."""
         with self._lock:
-            if self._mark is not None:
+            if self._marks:
                 self.note(records.removed, confirm=True)
                 self._end(self._owner.journal())
 
@@ -639,15 +653,20 @@ class Journaled:
 
     def has_adopted(self, number: int) -> bool:
         """Return whether its bytes are those of this file of the journal."""
-        return self._mark is not None and self._number == number
+        return self.is_live() and self._number == number
 
     def may_be_saved(self) -> bool:
         """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it."""
-        return self._sent is not self._mark and not (self.file.freed or self.file.is_given_up())
+        return self._sent is not self._oldest() and not (self.file.freed or self.file.is_given_up())
 
     def set_sent(self, sent: bool) -> None:
         """Record that a save of it runs, or has ended."""
-        self._sent = self._mark if sent else None
+        self._sent = self._oldest() if sent else None
+
+    def _oldest(self) -> _Mark | None:
+        with contextlib.suppress(IndexError):
+            return self._marks[0]
+        return None
 
     def save_soon(self) -> None:
         """Let the flusher save it in its next turn."""

@@ -167,7 +167,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
         self.journaled.punched(start, end)
         self.staging.cut(start, end)
         extent[2] = end
-        if uncommitted and hasattr(self.backend_file, "rollback"):
+        if uncommitted and (self.journaled.is_live() or hasattr(self.backend_file, "rollback")):
             with self.lock:
                 self.committing().note_hole(start, end)
         if self.volume.mirror is not None:
