@@ -715,3 +715,26 @@ def test_bytes_that_the_store_has_and_the_journal_never_had_stay_when_a_later_ch
     after = world.crash(lose=True)
     assert after.volume.recovered()[0].size == 30000
     assert after.read() == stored.ljust(30000, b"\0")
+
+
+def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are local no longer, and so not in the journal: what it says of the store has to be newer than that."""
+    if isinstance(world.store, ObjectBackend):
+        return  # its commit waits
+    file = world.open()
+    file.pwrite(b"end", 20000)
+    inode = file._inode
+    original = EngineFile.local_ranges
+
+    def committed(self: EngineFile) -> list[tuple[int, int]]:
+        monkeypatch.setattr(EngineFile, "local_ranges", original)
+        Task(barrier.drive, barrier.FileSync(inode), None, "fsync").result()
+        return original(self)
+
+    monkeypatch.setattr(EngineFile, "local_ranges", committed)
+    file.fsync()
+    assert EngineFile.local_ranges is original
+    after = world.crash(lose=True)
+    assert after.read() == changed(20000, b"end")

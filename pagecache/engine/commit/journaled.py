@@ -363,6 +363,7 @@ class Journaled:
     def _describe(self, journal: Journal) -> None:
         """Append the file as the store has it, and all that is local."""
         file = self.file
+        ranges = file.local_ranges()  # first: bytes that a commit saves from now on are in it, or in the size below
         undone = file.undone()
         if not self._number:
             self._number = journal.number()
@@ -389,7 +390,6 @@ class Journaled:
             self._put(journal, records.saving(self._number, self._last))
         if file.size < self._size or (lowest != END and not live):  # a cut is a change, also if nothing else is
             self._put(journal, records.size(self._number, min(file.size, self._size)))
-        ranges = file.local_ranges()
         # Never zeros over bytes that are local: earlier records may have them, confirmed.
         zeros = Ranges()
         for begin, end in (*file.commits.holes, *([(lowest, file.size)] if live and lowest < file.size else [])):
