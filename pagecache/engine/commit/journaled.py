@@ -514,6 +514,8 @@ class Journaled:
             if self._marks:
                 try:
                     while self._marks:
+                        while len(self._marks) > 1:
+                            self._marks.popleft()
                         self._saved(self._owner.journal())
                 except OSError as error:
                     self._owner.failed(error)
