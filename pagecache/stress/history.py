@@ -288,12 +288,24 @@ class Model:
             self.sizes.append(Size(most, write.begun, write.ended, least=0))
 
     def cancel(self, write: Write) -> None:
-        """Record that a call did nothing."""
+        """Record that a call did nothing; where it was seen, a byte was the same by chance."""
         with self.lock:
+            overtaken = self.overtaken.get(write, ())
             self._end(write, False)
             if write.resolved:
                 self._remove(write, write.start, write.end)
+            for start, end, gone in overtaken:
+                low = max(start, write.start)
+                pieces = [
+                    (a, b, (*found, *self._possible(gone, found))) for a, b, found in self.extents.pieces(low, end)
+                ]
+                self.extents.assign(low, end, pieces)
             write.start, write.end, write.size = 0, 0, -1
+
+    def _possible(self, gone: Candidates, found: Candidates) -> Candidates:
+        """Return those of `gone` that none of the others has certainly overwritten."""
+        certain = [other for other in found if other.certain and other not in self.running]
+        return tuple(one for one in gone if all(one.ended >= other.begun for other in certain))
 
     def place(self, write: Write, offset: int, done: int | None = None) -> Write | None:
         """Record the place that an append reports: the end, possibly as moved by concurrent calls.
@@ -346,6 +358,7 @@ class Model:
         rest.length = max(0, write.end - rest.start)
         rest.certain = False
         write.rest = rest
+        self.overtaken[rest] = self.overtaken.get(write, [])
         write.end, write.length = rest.start, length
         pieces = [
             (low, high, tuple(rest if one is write else one for one in found))

@@ -435,6 +435,22 @@ def test_a_former_name_may_come_back_with_a_part_of_the_bytes_that_were_on_disk_
                     durable.judge_name(name, b"all")
 
 
+def test_a_byte_that_is_the_same_by_chance_is_not_of_a_part_that_did_nothing() -> None:
+    """A read ends with it, behind bytes of the part that was done. [I-17]"""
+    file = File()
+    old = file.done(0, 100)
+    write = file.begin(0, 50, literal=[(0, (b"n" * 10 + old.data(10, 50),))])
+    file.bytes[:10] = b"n" * 10
+    observation = file.observe(0, 11)
+    observation.returned()
+    assert verdict(observation, bytes(file.bytes[:11])) is None
+    rest = file.model.split(write, 10)
+    file.model.finish(write)
+    file.model.cancel(rest)
+    file.sees()
+    file.refuses(b"x" + bytes(file.bytes[1:]))
+
+
 def test_report_to_handles_explained_where_something_went_past_the_cache() -> None:
     """A direct write explains them, also its part that failed; other calls do not. [I-22]"""
     file = File()
