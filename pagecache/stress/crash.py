@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pagecache.backends.protocol import Backend
 from pagecache.errors import BackendError
+from pagecache.stats import RecoveredFile
 from pagecache.stress.durable import Durable, after_crash
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.history import Broken
@@ -118,20 +119,25 @@ class Crash(NoCrash):
         world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):
             got = look(number)
-            rebased = target.rebased.get(target.key(number))
             if number == replaced:
                 pass  # judged before
-            elif rebased is not None and rebased.size < len(got or b""):  # the rebase gave its cut up
+            elif (rebased := self._without_cut(number, got)) is not None:
                 self._judge_ranges(number, rebased.ranges, got or b"")
             else:
                 durable.judge(number, got)
             world.models[number] = after_crash(number, world.tag, got or b"", model)
         for name in durable.names():
-            durable.judge_name(name, look(name))
+            if self._without_cut(name, found := look(name)) is None:
+                durable.judge_name(name, found)
         players.recall(look)
         world.doubts.clear()
         if on_disk:
             self._resume(stored)
+
+    def _without_cut(self, what: int | str, got: bytes | None) -> RecoveredFile | None:
+        """Return what was recovered of an object whose cut a rebase has given up; None: of this one none has."""
+        rebased = self._target.rebased.get(self._target.key(what))
+        return rebased if rebased is not None and rebased.size < len(got or b"") else None
 
     def _replace(self) -> int | None:
         """Have another program replace a file before the next cache opens it, now and then; return its number."""

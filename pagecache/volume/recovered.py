@@ -96,7 +96,7 @@ class Recovery:
             if each.inode is not None:
                 each.inode.journaled.settle()
         unsaved = set(self._tier.unsaved(self._volume_id))
-        return [_described(each.unsaved) for each in self._left if each.unsaved.number in unsaved]
+        return [_described(each) for each in self._left if each.unsaved.number in unsaved]
 
     def size(self, name: Key) -> int | None:
         """Return the size of an object with bytes that are to be laid; None: it has none."""
@@ -282,10 +282,11 @@ def _canonical(volume: Volume, key: Key) -> Key:
         return key
 
 
-def _described(unsaved: Unsaved) -> RecoveredFile:
-    state = unsaved.state
+def _described(left: _Left) -> RecoveredFile:
+    unsaved, state = left.unsaved, left.unsaved.state
     ranges = tuple((begin, end - begin) for begin, end in _written(unsaved, unsaved.base_size) if begin < end)
-    return RecoveredFile(key=state.key, size=state.size, ranges=ranges, base=state.base, created=state.created)
+    key = state.key if left.inode is None else left.inode.key
+    return RecoveredFile(key=key, size=state.size, ranges=ranges, base=state.base, created=state.created)
 
 
 def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:

@@ -120,6 +120,19 @@ def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carrie
         after.end()
 
 
+def test_recovered_bytes_are_listed_under_the_name_that_their_object_has(world: World) -> None:
+    """A rename had been carried out, and not been recorded."""
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = killed_in(world, "rename", lambda: world.volume.rename("k", "other"), carried_out=True)
+    try:
+        assert after.read("other") == changed(0, b"new")
+        assert [found.key for found in after.volume.recovered()] in ([], ["other"])  # perhaps saved by now
+    finally:
+        after.end()
+
+
 @pytest.mark.parametrize("place", ["set_aside", "removed"])
 def test_an_fsync_beside_a_remove_does_not_bring_the_object_back(
     world: World, monkeypatch: pytest.MonkeyPatch, place: str
