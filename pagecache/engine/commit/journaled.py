@@ -424,10 +424,7 @@ class Journaled:
 
     def _put(self, journal: Journal, record: Record, buffers: list[memoryview] | None = None) -> None:
         self._last = journal.append(record, buffers or ())
-        if record.kind == records.Kind.DATA:
-            self._size = max(self._size, record.offset + record.length)
-        elif record.kind == records.Kind.SIZE:
-            self._size = record.offset
+        self._size = records.size_after(record, self._size)
 
     def _add_mark(self) -> None:
         """Mark what was appended since the last mark, even by a call that an interrupt has ended."""
