@@ -148,6 +148,7 @@ class CachedTarget(Target):
     ) -> None:
         super().__init__(label)
         self._plan, self._number = plan, number
+        self.tester = os.getpid()  # two testers may have the same seed
         self._files = plan.files
         self.call_timeout = 4 * plan.patience  # a waiter in a rest times out first, and reports all waits
         self.variant = Variant.of(plan.rng("variant", number))
@@ -205,7 +206,6 @@ class CachedTarget(Target):
 
     def start(self, contents: Sequence[bytes]) -> None:
         self._files = len(contents)
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a failed run with this seed and round
         self.objects.choose_keys()
         self.objects.clear()
         self.shows = not self.backend.limits.commit_on_close and self.objects.shows()
@@ -296,7 +296,9 @@ class CachedTarget(Target):
 
     @property
     def _folder(self) -> str:
-        return os.path.join(tempfile.gettempdir(), f"pagecache-stress-disk-{self._plan.seed}-{self._number}")
+        return os.path.join(
+            tempfile.gettempdir(), f"pagecache-stress-disk-{self.tester}-{self._plan.seed}-{self._number}"
+        )
 
     def reconnect(self, *, fenced: bool) -> None:
         """Connect the cache to the backend again, after the backend was gone.

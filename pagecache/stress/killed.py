@@ -260,6 +260,7 @@ def main() -> None:
     spare, *others = [Connection(number) for number in numbers]
     try:
         target = cast(CachedTarget, maker(made_from)(plan, number))
+        target.tester = parent
         why = "" if target.adopt() else "the store ends with its process: another one does not find the files"
     except UnusableTarget as error:
         why = str(error)
