@@ -63,9 +63,10 @@ STEP = 1 << 20
 class _Left:
     """One file that was left."""
 
-    def __init__(self, unsaved: Unsaved, key: Key, *, held: bool) -> None:
+    def __init__(self, volume: Volume, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.bytes = sum(end - begin for begin, end in _written(unsaved, unsaved.base_size))
+        self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.lock = threading.RLock()
         self.over = False  # it was laid, or cannot be
         self.inode: Inode | None = None
@@ -84,7 +85,7 @@ class Recovery:
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
-        self._withheld = 0  # bytes that were laid of files that are held
+        self._withheld = 0  # bytes of pages that were laid of files that are held
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
@@ -145,7 +146,7 @@ class Recovery:
             try:
                 self._check_room(each)
                 each.inode = _lay(self._volume, each, tries)
-                self._withheld += each.bytes if each.held else 0
+                self._withheld += each.memory if each.held else 0
             except FileNotFoundError:
                 what = "the object below recovered bytes is gone; they stay in the disk tier"
                 next = "discard gives them up, resume looks again"
@@ -157,9 +158,9 @@ class Recovery:
     def _check_room(self, each: _Left) -> None:
         """Check that there is memory for bytes that nothing writes back."""
         most = self._volume.cache.limits.dirty_limit // 2
-        if each.held and self._withheld + each.bytes > most:
+        if each.held and self._withheld + each.memory > most:
             room = max(0, most - self._withheld)
-            text = f"{each.bytes} recovered bytes are held, and memory has room for {room}: resume them"
+            text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
             raise OSError(errno.ENOBUFS, text, each.key)
 
     def forget(self, name: Key) -> list[LostRange]:
@@ -183,7 +184,7 @@ class Recovery:
     def resume(self, name: Key | None) -> None:
         for each in self._left if name is None else self._names.get(name, ()):
             with each.lock:
-                self._withheld -= each.bytes if each.held and each.inode is not None else 0
+                self._withheld -= each.memory if each.held and each.inode is not None else 0
                 each.held = False
                 if each.inode is not None:
                     each.inode.set_aside(withheld=False)
@@ -255,7 +256,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
     left = [
-        _Left(replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
+        _Left(volume, replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.files
         if unsaved.number in numbers
     ]
@@ -330,8 +331,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     size = inode.size
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
-    laid = sum(end - begin for begin, end in _written(unsaved, _size_below(handle, unsaved)))
-    large = laid > volume.cache.limits.dirty_limit // 2
+    large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
     try:
         _write(handle, unsaved)
@@ -439,6 +439,12 @@ def _written(unsaved: Unsaved, size: int) -> Iterator[tuple[int, int]]:
             begin = piece.begin
         end = stop
     yield begin, end
+
+
+def _memory(volume: Volume, ranges: Iterable[tuple[int, int]]) -> int:
+    """Return the bytes of the pages that ranges (begin, end) take."""
+    page = int(volume.cache.config.page_size)
+    return page * sum(-(-end // page) - begin // page for begin, end in ranges if begin < end)
 
 
 def _forget(inode: Inode, size: int) -> None:

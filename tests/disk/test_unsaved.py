@@ -658,6 +658,23 @@ def test_zeros_behind_the_end_take_no_time_at_recovery(tmp_path: Path) -> None:
                 copy_tier(tmp_path / "tier0", tmp_path / "tier1")
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_small_pieces_whose_pages_fill_the_memory_are_recovered(world: World, *, hold: bool) -> None:
+    file = world.open("n", "x+b")
+    file.write(bytes(2 << 20))
+    file.fsync(durability="backend")
+    file.pwrite(b"x", 0)
+    file.fsync()
+    for offset in range(0, 2 << 20, 8192):
+        file.pwrite(b"x", offset)  # of these the journal has one byte each
+    file.fsync()
+    after = world.crash(memory="1MiB", on_recovery="hold" if hold else "resume")
+    if hold:
+        raises(OSError, after.open, "n", match="1048576 recovered bytes are held")
+        after.volume.resume()
+    assert after.read("n") == (b"x" + bytes(8191)) * 256
+
+
 def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
     file = world.open()
     file.pwrite(OLD * 4, 0)
