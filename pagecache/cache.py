@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from .options import CacheChanges, CacheOverrides, VolumeOverrides
     from .stats import CacheStats, Wait
 
-__all__ = ["PageCache"]
-
 log = logging.getLogger("pagecache.volume")
 
 RESIZE_ROUNDS = 50

@@ -22,19 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeVar, cast, ge
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = [
-    "BY_TIME",
-    "CacheConfig",
-    "CacheLimits",
-    "RetryPolicy",
-    "Size",
-    "VolumeOptions",
-    "check_retry",
-    "parse_size",
-    "unknown_option",
-    "with_overrides",
-]
-
 Size = int | str
 """Bytes: an int, or text with a binary unit (K, M, G, T, KiB, MiB, GiB, TiB) or a decimal one (kB, MB, GB, TB)."""
 

@@ -3,8 +3,6 @@
 The package is imported as `pagecache`. The distribution has another name: `pagecache` on PyPI is another project.
 """
 
-__all__ = ["NAME", "VERSION", "needs"]
-
 NAME = "libpagecache"
 VERSION = "0.1.0"
 

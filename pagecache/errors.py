@@ -24,23 +24,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = [
-    "BackendError",
-    "BackendProtocolError",
-    "CommitError",
-    "ConflictError",
-    "DataLossError",
-    "DeadlockError",
-    "FailedRange",
-    "ForkedError",
-    "Key",
-    "LostRange",
-    "PageCacheError",
-    "ShutdownError",
-    "UnsavedDataError",
-    "WritebackError",
-]
-
 Key = Hashable
 """Key of an object in a backend: a str or os.PathLike path, an inode number, a (bucket, key) pair."""
 

@@ -12,8 +12,6 @@ from typing import Literal
 
 from .errors import Key
 
-__all__ = ["Event", "FileStat", "Kind", "ObjectStat"]
-
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
 """Kind of an object: only a "file" has bytes that can be cached."""
 

@@ -10,18 +10,6 @@ letters that reverse the direction of writing. All foreign text passes through `
 
 import math
 
-__all__ = [
-    "UNKNOWN",
-    "clean_in_text",
-    "count_text",
-    "duration_text",
-    "percent_text",
-    "printable",
-    "range_text",
-    "short_size",
-    "size_text",
-]
-
 UNKNOWN = "-"
 
 

@@ -13,20 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import Key
-from .objects import Event, FileStat, Kind, ObjectStat
-
-__all__ = [
-    "CacheStats",
-    "Event",
-    "FileStat",
-    "FileStats",
-    "Kind",
-    "ObjectStat",
-    "RecoveredFile",
-    "VolumeStats",
-    "Wait",
-    "WaitOwner",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

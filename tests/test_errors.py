@@ -28,7 +28,8 @@ from pagecache.errors import (
     WritebackError,
     set_written,
 )
-from pagecache.stats import CacheStats, Event, FileStat, FileStats, ObjectStat, VolumeStats
+from pagecache.objects import Event, FileStat, ObjectStat
+from pagecache.stats import CacheStats, FileStats, VolumeStats
 
 from .file.rig import accepted_before
 

@@ -26,8 +26,6 @@ from ..errors import Key, os_error
 from ..native import names
 from .protocol import CheckedKey, ObjectStat
 
-__all__ = ["LINKS_MAX", "Place", "Tree", "Unsynced", "check_object", "directories_above", "path_of"]
-
 LINKS_MAX = 40  # the kernel's limit
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 CHANGED_MAX = 10_000  # directories that `Unsynced` keeps

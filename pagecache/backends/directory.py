@@ -30,8 +30,6 @@ from ..options import LimitsOverrides
 from .beneath import DIRECTORY, LINKS_MAX, Place, Tree, Unsynced, check_object, path_of
 from .protocol import BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 
-__all__ = ["DirectoryBackend", "DirectoryFile"]
-
 ZEROS = bytes(1 << 20)
 OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a FIFO must not block; regular files ignore it
 SPECIAL = {stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}

@@ -31,8 +31,6 @@ from ..errors import Key, os_error
 from ..options import LimitsOverrides
 from .protocol import Backend, BackendFile, BackendLimits, ObjectStat, checked_key
 
-__all__ = ["MemoryBackend", "MemoryFile"]
-
 CHUNK_BITS = 20
 CHUNK = 1 << CHUNK_BITS
 MASK = CHUNK - 1

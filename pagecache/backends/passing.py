@@ -16,8 +16,6 @@ from ..errors import Key
 from .plain import PlainBackend, completed
 from .protocol import OPTIONAL_MEMBERS, Backend, BackendFile, BackendLimits, ObjectStat
 
-__all__ = ["PassingBackend", "PassingFile", "SlowBackend"]
-
 
 class PassingFile(BackendFile):
     """An object of the inner backend, unchanged."""

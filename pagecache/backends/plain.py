@@ -15,20 +15,6 @@ from typing import Any, Protocol
 
 from .protocol import AsyncBackend, Backend, BackendLimits
 
-__all__ = [
-    "FILE_METHODS",
-    "PlainBackend",
-    "as_directory",
-    "completed",
-    "forgotten",
-    "given",
-    "missing_in_file",
-    "open_seen",
-    "open_to_read",
-    "returned",
-    "why_no_backend",
-]
-
 REQUIRED = ("open", "stat")
 FROM_SUBCLASSING = ("canonical", "sync", "close", "list", "remove", "rename")
 FILE_METHODS = ("stat", "read_into", "write_from", "truncate", "commit")

@@ -48,20 +48,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from ..config import RetryPolicy, Size, check_retry, named_options, parse_size
 from ..errors import Key
-from ..objects import ObjectStat
-
-__all__ = [
-    "AsyncBackend",
-    "AsyncBackendFile",
-    "Backend",
-    "BackendFile",
-    "BackendLimits",
-    "CheckedKey",
-    "Key",
-    "NamespaceBackend",
-    "ObjectStat",
-]
-
+from ..objects import ObjectStat as ObjectStat
 
 UNIT_MAX = (1 << 31) - 1
 """Bytes: a unit is moved as a whole."""

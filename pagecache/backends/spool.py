@@ -17,8 +17,6 @@ from contextlib import contextmanager
 
 from ..native.names import punch_hole
 
-__all__ = ["END", "Ranges", "Spool", "dealt", "parts_of_buffers", "revoke", "revoked"]
-
 END = 1 << 63
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 ZEROS = memoryview(bytes(1 << 16))

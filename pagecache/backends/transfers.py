@@ -10,8 +10,6 @@ import errno
 from ..errors import BackendError, BackendProtocolError, Key
 from .protocol import Backend, BackendFile, BackendLimits
 
-__all__ = ["Transfers"]
-
 ZERO_ANSWERS_MAX = 3
 
 

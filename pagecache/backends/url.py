@@ -22,8 +22,6 @@ from typing import Any
 from .plain import as_directory, completed
 from .protocol import AsyncBackend, Backend
 
-__all__ = ["as_backend", "backend_from_url", "check_mirror", "meant_by", "without_user"]
-
 GROUP = "pagecache.backends"
 USER = re.compile(r"(?<=//)[^/?#]*@")
 

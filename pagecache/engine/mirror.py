@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from .file import EngineFile
     from .volume import EngineVolume
 
-__all__ = ["NO_COPY", "Copy", "Mirror", "MirrorLogs"]
-
 SHARE = 8
 """The logs of a cache may have bytes up to one part in so many of its capacity."""
 STEPS_MAX = 1 << 14

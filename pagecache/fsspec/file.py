@@ -20,8 +20,6 @@ from fsspec.core import OpenFile
 
 from ..file.cached import CachedFile
 
-__all__ = ["CompressedFile", "PageCacheFile", "TextFile", "checked_mode", "give_up", "reopen"]
-
 LINE = 8192
 """Bytes that are searched at once for the end of a line."""
 MODES = ("r", "r+", "w", "w+", "x", "x+", "a", "a+")

@@ -36,8 +36,6 @@ from .ranges import read_span, span_of
 from .sharing import Target, wanted
 from .transaction import Deferral, DeferredFile
 
-__all__ = ["PageCacheFileSystem"]
-
 OPENING = ("write_through", "keep_cache", "revalidate", "read_ahead")
 """Options of `Volume.open` that `open` takes."""
 IGNORED = ("cache_type", "fill_cache", "size", "cache_options")

@@ -18,8 +18,6 @@ from ..backends.fsspec.objects import STAGE
 from ..objects import FileStat
 from .transaction import is_deferred
 
-__all__ = ["entry_of", "is_private", "overlaid"]
-
 
 def is_private(path: str) -> bool:
     """Return whether this is a private object of the cache, to be renamed later."""

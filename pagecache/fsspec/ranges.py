@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from .file import PageCacheFile
 
-__all__ = ["read_span", "span_of"]
-
 Span = tuple[int, int]
 
 

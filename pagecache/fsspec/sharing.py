@@ -31,8 +31,6 @@ from ..disk.tier import DiskTier
 from ..errors import LostRange
 from ..volume.volume import Volume
 
-__all__ = ["Target", "Wanted", "wanted"]
-
 CACHE_OPTIONS = {field.name for field in dataclasses.fields(CacheConfig)}
 VOLUME_OPTIONS = {field.name for field in dataclasses.fields(VolumeOptions)}
 BACKEND_OPTIONS = {"publish", "spool", "check_reads"}

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from ..file.cached import CachedFile
 
-__all__ = ["Deferral", "DeferredFile", "is_deferred"]
-
 COPY = 1 << 20
 """Bytes that are copied at once."""
 SUFFIX = ".pagecache-deferred"

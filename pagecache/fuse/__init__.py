@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .attributes import Attributes, ServerOptions
 from .errnos import errno_of
 from .files import Files, OpenFile
 from .loop import Loop, why_no_loop
-from .server import Attributes, Server, ServerOptions
+from .server import Server
 
 if TYPE_CHECKING:
     from .tasks import TrioFiles

@@ -21,14 +21,13 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from ..native.loop import NOT_KNOWN, Dirents, FuseRequest, NativeLoop
+from .attributes import Attributes, Owner
 from .callers import NONE, Callers
 from .entries import Listed
 from .errnos import errno_of
 from .files import Files, all_data
 from .loopfile import LoopFile
-from .server import Attributes, Listing, Owner, Server
-
-__all__ = ["Answers", "FileSystem", "has_xattrs"]
+from .server import Listing, Server
 
 log = logging.getLogger("pagecache.fuse")
 

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from ..backends.protocol import ObjectStat
 from ..objects import Kind
 
-__all__ = ["Appearance", "Attributes", "Owner", "ServerOptions"]
-
 BLOCK = 512
 TYPES: dict[Kind, int] = {
     "file": stat.S_IFREG,

@@ -18,8 +18,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-__all__ = ["NONE", "Callers"]
-
 CALLERS_MAX = 4096
 """Threads that are remembered: more than make calls at once."""
 AGAIN_S = 1.0

@@ -14,8 +14,6 @@ import socket
 import sys
 from collections.abc import Callable
 
-__all__ = ["Started", "detach", "notify"]
-
 SYSLOG = "/dev/log"
 
 

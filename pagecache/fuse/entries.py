@@ -14,8 +14,6 @@ import threading
 from collections.abc import Iterable
 from typing import TypeVar
 
-__all__ = ["Listed", "why_no_name"]
-
 log = logging.getLogger("pagecache.fuse")
 
 T = TypeVar("T")

@@ -11,8 +11,6 @@ import io
 
 from ..engine import foreign
 
-__all__ = ["errno_of"]
-
 KNOWN = frozenset(
     {
         errno.EPERM,

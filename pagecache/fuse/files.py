@@ -21,8 +21,6 @@ from ..objects import FileStat
 from ..volume import opening, status
 from ..volume.volume import Volume
 
-__all__ = ["Files", "OpenFile"]
-
 log = logging.getLogger("pagecache.fuse")
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10  # of fallocate(2)

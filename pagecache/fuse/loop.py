@@ -23,8 +23,6 @@ from .answers import Answers, FileSystem, has_xattrs
 from .loopfile import LoopFile
 from .server import Server
 
-__all__ = ["Loop", "why_no_loop"]
-
 log = logging.getLogger("pagecache.fuse")
 
 THREADS = 64

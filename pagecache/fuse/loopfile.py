@@ -6,8 +6,6 @@ from ..file.cached import CachedFile
 from ..native.loop import NativeOpened
 from .files import OpenFile
 
-__all__ = ["LoopFile"]
-
 
 class LoopFile(NativeOpened, OpenFile):
     """One open of a file by a program, registered with a loop from `begin` to `close`."""

@@ -38,8 +38,6 @@ from .pruning import Pruning
 from .server import Server
 from .serving import caught_signals, serve, why_cannot_serve
 
-__all__ = ["CannotMount", "Mount"]
-
 log = logging.getLogger("pagecache.fuse")
 
 READ_AHEAD = 4 << 20

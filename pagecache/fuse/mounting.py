@@ -12,8 +12,6 @@ from ..target import BadTarget, options_of
 from .daemon import Started
 from .options import MountOptions, WrongOption, with_words
 
-__all__ = ["mount_and_serve", "options_from"]
-
 log = logging.getLogger("pagecache.fuse")
 
 NOT_MOUNTED, WRONG_USAGE = 1, 2
@@ -52,7 +50,8 @@ def mount_and_serve(options: MountOptions, started: Started | None, report: Call
         started: messenger to the waiting parent, if in the background.
         report: receives complaints and progress.
     """
-    from .mount import CannotMount, Mount
+    from .mount import Mount
+    from .mountpoint import CannotMount
 
     if started is None:
         logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)

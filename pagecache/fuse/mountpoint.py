@@ -16,8 +16,6 @@ from typing import Any
 
 from ..backends import DirectoryBackend
 
-__all__ = ["CannotMount", "check_mountpoint", "check_store", "mounted_at"]
-
 
 class CannotMount(Exception):
     """A mount is impossible; the text is a sentence with the reason."""

@@ -31,8 +31,6 @@ from typing import TypeVar
 from ..backends.protocol import CheckedKey
 from .nodes import Node, Nodes
 
-__all__ = ["Moving", "entry_key"]
-
 T = TypeVar("T")
 OPEN_TIMEOUT_S = 1.0
 """Time limit in seconds of these waits: a longer open may lose the race."""

@@ -37,8 +37,6 @@ from ..objects import Kind
 from ..volume.volume import Volume
 from .remembered import PAGE, Answer, Remembered
 
-__all__ = ["Directories", "Namespace", "Prefixes", "namespace_of"]
-
 T = TypeVar("T")
 NOW_NS = 2_000_000_000
 """Largest distance of a requested time from now that still means "now": the store's own time is kept then."""

@@ -33,8 +33,6 @@ from typing import Any
 from ..backends.protocol import ObjectStat
 from ..objects import Kind
 
-__all__ = ["NAMES_MAX", "ROOT", "Node", "Nodes"]
-
 ROOT = 1
 NAMES_MAX = 1 << 16
 """Nodes beyond which the kernel is asked to forget idle ones."""

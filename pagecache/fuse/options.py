@@ -10,8 +10,6 @@ from ..config import Durability, Policy, Size, VolumeOptions, parse_size
 from ..disk.tier import DiskTier
 from .attributes import ServerOptions
 
-__all__ = ["MountOptions", "WrongOption", "with_words"]
-
 
 class WrongOption(ValueError):
     """An unknown option, or an invalid value; the text is a sentence that names both."""

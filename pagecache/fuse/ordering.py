@@ -25,8 +25,6 @@ import trio
 
 from ..volume.inode import Inode
 
-__all__ = ["Turns"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:

@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 
 from .nodes import Nodes
 
-__all__ = ["Pruning", "prune_message"]
-
 log = logging.getLogger("pagecache.fuse")
 
 NOTIFY_PRUNE = 9

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 
 from ..backends.protocol import ObjectStat
 
-__all__ = ["PAGE", "Answer", "Remembered"]
-
 PAGE = 1000
 """Objects of one request of a listing."""
 ENTRIES_MAX = 1 << 16

@@ -29,8 +29,6 @@ from .moving import Moving, entry_key
 from .namespace import Namespace, namespace_of
 from .nodes import ROOT, Node, Nodes
 
-__all__ = ["Attributes", "Listing", "Owner", "Server", "ServerOptions"]
-
 T = TypeVar("T")
 NOREPLACE = 1  # of renameat2(2)
 CREATE = os.O_CREAT | os.O_EXCL

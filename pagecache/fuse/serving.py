@@ -17,8 +17,6 @@ from typing import Any
 
 from .loop import Loop, why_no_loop
 
-__all__ = ["GRACE", "SIGNALS", "caught_signals", "serve", "why_cannot_serve"]
-
 GRACE = 1.0
 """Seconds that running calls get after the kernel's connection was cut: their replies have no receiver."""
 ADVICE = (

@@ -22,8 +22,6 @@ from .errnos import errno_of
 from .files import Files
 from .ordering import Turns
 
-__all__ = ["Aside", "TrioFiles"]
-
 T = TypeVar("T")
 THREADS = 64
 """Calls that may wait for a backend at the same time."""

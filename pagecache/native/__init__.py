@@ -8,12 +8,6 @@ handles a pointer. Objects that are hot or own something are C types of the exte
 
 from __future__ import annotations
 
-from . import cache, extension, inode
 from .cache import *
 from .extension import *
 from .inode import *
-
-__all__ = []
-__all__ += cache.__all__
-__all__ += extension.__all__
-__all__ += inode.__all__

@@ -16,7 +16,7 @@ from .extension import (
     LATENCY_BOUNDS,
     WORK,
     WaitRecord,
-    extension,
+    _core,
     ffi,
     fields,
     lib,
@@ -28,8 +28,6 @@ from .extension import (
 
 if TYPE_CHECKING:
     from ..config import CacheLimits
-
-__all__ = ["Event", "NativeCache", "NativeVolume", "Pressure"]
 
 
 def _number(which: int) -> Callable[[NativeVolume], int]:
@@ -75,10 +73,10 @@ class NativeCache:
     def __init__(self, limits: CacheLimits, error: Callable[[str, Any, str], BaseException]) -> None:
         arguments = (limits.capacity, limits.page_size, limits.max_folio, error)
         try:
-            self.core = extension.Core(*arguments)
+            self.core = _core.Core(*arguments)
         except MemoryError:
             gc.collect()  # closed, unreferenced caches hold address space until they are collected
-            self.core = extension.Core(*arguments)
+            self.core = _core.Core(*arguments)
         self.address: int = self.core.address
         self._c = ffi.cast("struct pc_cache *", self.address)
         self.tracing = False
@@ -94,7 +92,7 @@ class NativeCache:
         """Return the start of the oldest wait, or of the oldest backend call in a caller's thread, in seconds of the
         monotonic clock; 0.0: there is none.
         """
-        oldest = int(extension.waiting_since(self.core))
+        oldest = int(_core.waiting_since(self.core))
         calls = [call() for call in self.tasks.copy().values()]
         starts = [call.since_ns for call in calls if call is not None]
         return min([oldest, *starts] if oldest else starts, default=0) / 1e9
@@ -106,14 +104,14 @@ class NativeCache:
         None: no more. Return the number of events since the last call.
         """
         self.tracing = append is not None
-        return int(extension.trace_into(self.core, append))
+        return int(_core.trace_into(self.core, append))
 
     def trace_call(self, what: str, key: Any, file: int, began: float, failed: bool) -> None:
         """Add a call of the backend that the engine made in this thread, and that has ended, if a trace runs."""
         if self.tracing:
             thread, now = threading.get_ident(), time.monotonic_ns()
             event: Event = (False, what, key, thread, int(began * 1e9), now, file, 0, 0, failed)
-            extension.trace_event(self.core, event)
+            _core.trace_event(self.core, event)
 
     def configure(self, limits: CacheLimits, poison: bool) -> None:
         lib.pc_cache_configure(self._c, limits.dirty_background, limits.dirty_limit, limits.cow_limit, poison)
@@ -197,7 +195,7 @@ class NativeVolume:
 
     def work(self, job: Callable[[int], None], timeout: float) -> bool | None:
         """Do the next piece of work; False: there was none in time; None: the volume has stopped."""
-        worked: bool | None = extension.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9))
+        worked: bool | None = _core.work(self.cache.core, self.address, job, math.ceil(timeout * 1e9))
         return worked
 
     def set_calls(self, *, reads_here: bool, on_loop: bool) -> None:
@@ -239,13 +237,13 @@ class NativeVolume:
 
     def revoke(self, fenced: bool) -> None:
         """After an abort, end running fills; `fenced`: writes and commits too."""
-        extension.revoke(self.address, fenced)
+        _core.revoke(self.address, fenced)
 
     def stragglers(self) -> int:
         """Return the number of callers in an operation from before an abort, who have yet to notice it; they need no
         backend for that.
         """
-        return cast(int, extension.stragglers(self.address))
+        return cast(int, _core.stragglers(self.address))
 
     def take_epoch(self) -> int:
         return int(lib.pc_epoch_take(self._v))

@@ -10,8 +10,6 @@ from typing import Any
 
 from .extension import ffi, lib
 
-__all__ = ["BLOCK", "checked_size", "pack", "read"]
-
 BLOCK = 4096
 """Bytes that have one checksum."""
 checked_size = lib.pc_checked_size

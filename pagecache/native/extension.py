@@ -20,55 +20,6 @@ except ImportError as error:
         name=error.name,
     ) from None
 
-__all__ = [
-    "BACKOFF",
-    "CALLS",
-    "COMMIT",
-    "COMMIT_CALL",
-    "DIRECT",
-    "DIRTY",
-    "END",
-    "FAILED",
-    "FILL",
-    "FOREVER",
-    "INVALIDATE",
-    "KEPT",
-    "LATENCY_BOUNDS",
-    "LOCK",
-    "LOOP_PIECE",
-    "NAMES",
-    "OPERATIONS",
-    "PARKED",
-    "READ_CALL",
-    "SHARED",
-    "STAMP_MAX",
-    "SYNC_COMMIT",
-    "SYNC_COMMIT_FAILED",
-    "SYNC_DONE",
-    "SYNC_FAILED",
-    "SYNC_SEND",
-    "TOKEN",
-    "UNSTABLE",
-    "WAITS",
-    "WORK",
-    "WRITEBACK",
-    "WRITE_CALL",
-    "Handle",
-    "Op",
-    "Operation",
-    "WaitRecord",
-    "enter_loop",
-    "inside",
-    "is_debug",
-    "operations",
-    "uninterrupted",
-    "use_inside",
-    "wait",
-    "waiting",
-    "waits",
-    "wake",
-]
-
 T = TypeVar("T")
 ABI = 1
 FOREVER = 2**63 - 1
@@ -133,15 +84,14 @@ CALLS = named("PC_IO_")
 NUMBERS = named("PC_BY_")
 """Numbers of an inode: see `pagecache.h`."""
 
-extension = _core  # for this package only; __init__.py exports the public parts
-ffi, lib = extension.ffi, extension.lib
+ffi, lib = _core.ffi, _core.lib
 if lib.pc_install_types() or lib.pc_abi() != ABI:
     raise ImportError("the C extension of pagecache does not fit this version: build it by pip install again")
 os.register_at_fork(after_in_child=lib.pc_forked)
 
 LOOP_PIECE = int(lib.PC_LOOP_PIECE)
 """Most bytes that are copied between two turns of an event loop."""
-Handle = extension.Handle
+Handle = _core.Handle
 """First base of CachedFile, before io.RawIOBase: the hot verbs in C."""
 
 
@@ -213,24 +163,24 @@ class Op(Protocol):
 
 def use_inside(function: Callable[[], list[int]]) -> None:
     """Set the function that returns the volumes (addresses) whose calls the running coroutine is in."""
-    extension.use_inside(function)
+    _core.use_inside(function)
 
 
-uninterrupted: Callable[[Callable[[], Any]], Any] = extension.uninterrupted
+uninterrupted: Callable[[Callable[[], Any]], Any] = _core.uninterrupted
 """uninterrupted(call): make a call on the main thread; signal handlers of Python run after it. See
 `_native/types/signals.c`.
 """
 
-wake: Callable[[Any], None] = extension.wake
+wake: Callable[[Any], None] = _core.wake
 """End a future that has not ended, on the thread of its loop. No interrupt strikes inside."""
 
 
 def enter_loop() -> None:
     """Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
-    extension.enter_loop()
+    _core.enter_loop()
 
 
-waiting: Callable[..., Any] = extension.waiting
+waiting: Callable[..., Any] = _core.waiting
 """waiting(core, volume, inode, kind, pos, end, reason, call, inside=False): make a call that waits, and return its
 result. The wait is on record during the call, and in a trace at its end. `inside`: it is a call of the volume's
 backend.
@@ -274,12 +224,12 @@ class Operation(NamedTuple):
 
 def waits(core: object) -> list[WaitRecord]:
     """Return the current waits of threads, in no order."""
-    return [WaitRecord(*fields) for fields in extension.waits(core)]
+    return [WaitRecord(*fields) for fields in _core.waits(core)]
 
 
 def operations(core: object) -> list[Operation]:
     """Return the operations that run or hold something, oldest first."""
-    return [Operation(*fields) for fields in extension.calls(core)]
+    return [Operation(*fields) for fields in _core.calls(core)]
 
 
 def is_debug() -> bool:
@@ -293,10 +243,10 @@ def wait(kind: str, address: int, seq: int, timeout: float) -> None:
     Handles signals; exceptions of their handlers propagate.
     """
     # Rounded up: a waiter for the remainder of a time would return at once, repeatedly, for a part of a nanosecond.
-    extension.wait(kind, address, seq, math.ceil(min(timeout, 1.0) * 1e9))
+    _core.wait(kind, address, seq, math.ceil(min(timeout, 1.0) * 1e9))
 
 
-inside: Callable[[], list[int]] = extension.inside
+inside: Callable[[], list[int]] = _core.inside
 """Return the addresses of the volumes whose backend calls this thread is in, innermost first."""
 
 

@@ -14,7 +14,7 @@ from .extension import (
     COUNTERS,
     END,
     NUMBERS,
-    extension,
+    _core,
     ffi,
     fields,
     lib,
@@ -22,8 +22,6 @@ from .extension import (
     read_counters,
     read_usage,
 )
-
-__all__ = ["Events", "NativeInode", "TooManyViews"]
 
 SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
 AT_REST = NUMBERS["at_rest"]
@@ -119,7 +117,7 @@ class NativeInode:
         in any thread, inside any call; takes leaf locks only.
         """
         if not self.freed and self._volume.ended:
-            extension.end_inode(self.core, self.address)
+            _core.end_inode(self.core, self.address)
 
     # sizes, limits, numbers
     @property
@@ -294,7 +292,7 @@ class NativeInode:
             what: words for the wait in reports, of a caller without a deadline: it goes on until it has to wait. None:
                 the wait is on record.
         """
-        return int(extension.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here, what))
+        return int(_core.sync(self.core, self.address, int(ffi.cast("uintptr_t", sync)), allowed, here, what))
 
     def flush_pending(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL))
@@ -486,7 +484,7 @@ class NativeInode:
     def run(self, holds: int, method: str, argument: object, deadline: float | None = None) -> None:
         """Call `self.<method>(op, argument)` with the locks `holds`, taken in order and released in any case."""
         until = -1 if deadline is None else int(deadline * 1e9)
-        extension.run(self.core, self.address, holds, until, method, argument)
+        _core.run(self.core, self.address, holds, until, method, argument)
 
     def run_if_free(self, holds: int, method: str, argument: object) -> bool:
         """Call `self.<method>(op, argument)` with one lock, from inside a call of the backend, too; False: it is not
@@ -500,14 +498,14 @@ class NativeInode:
 
     def run_owning(self, method: str, argument: object) -> None:
         """Call `self.<method>(op, argument)`; locks that it takes are released in any case."""
-        extension.run_owning(self.core, self.address, method, argument)
+        _core.run_owning(self.core, self.address, method, argument)
 
     def run_both(self, other: NativeInode, method: str, argument: object, deadline: float | None = None) -> None:
         """Call `self.<method>(op, (op of the other, argument))` with the tokens of both inodes, taken in a fixed
         order.
         """
         until = -1 if deadline is None else int(deadline * 1e9)
-        extension.run_both(self.core, self.address, other.address, until, method, argument)
+        _core.run_both(self.core, self.address, other.address, until, method, argument)
 
     def range_busy(self, pos: int, end: int = END) -> bool:
         """Return whether a fill owns a folio of the range; under the invalidate lock."""
@@ -515,7 +513,7 @@ class NativeInode:
 
     def settle_fills(self, pos: int, end: int = END) -> None:
         """Wait until no fill owns a folio of the range; under the invalidate lock none starts in that time."""
-        extension.settle_fills(self.core, self.address, pos, end)
+        _core.settle_fills(self.core, self.address, pos, end)
 
     def truncate_cached(self, size: int, uncommitted: bool) -> None:
         lib.pc_truncate(self._i, size, uncommitted)
@@ -578,20 +576,20 @@ class NativeInode:
 
     def prefetch(self, pos: int, end: int) -> None:
         """Queue fills for the range, within the available memory."""
-        extension.prefetch(self.core, self.address, pos, end, False)
+        _core.prefetch(self.core, self.address, pos, end, False)
 
     def fill_missing(self, pos: int, length: int) -> None:
         """Fill missing bytes of the range on this thread."""
-        extension.prefetch(self.core, self.address, pos, pos + length, True)
+        _core.prefetch(self.core, self.address, pos, pos + length, True)
 
     def pin(self, pos: int, length: int, writable: bool) -> list[Any]:
         """Return exporters of the pinned memory, ascending; fills missing bytes. `writable`: under the inode lock."""
         try:
-            return cast("list[Any]", extension.pin(self.core, self.address, pos, length, writable))
+            return cast("list[Any]", _core.pin(self.core, self.address, pos, length, writable))
         except TooManyViews:
             pass
         gc.collect()  # views in reference cycles count until they are collected
-        return cast("list[Any]", extension.pin(self.core, self.address, pos, length, writable))
+        return cast("list[Any]", _core.pin(self.core, self.address, pos, length, writable))
 
     def detach_views(self, pos: int = 0, end: int = END, *, parts: bool = False) -> None:
         """Detach writable views of the range from the file, which continues in a copy; `parts`: only if a part of a

@@ -10,8 +10,6 @@ from typing import Any
 
 from .extension import Handle, ffi, lib
 
-__all__ = ["LOOP_MISSING", "NOT_KNOWN", "REQUEST_KINDS", "Dirents", "FuseRequest", "NativeLoop", "NativeOpened"]
-
 _fuse: Any
 try:
     _fuse = importlib.import_module("pagecache._native._fuse")

@@ -8,28 +8,15 @@ from __future__ import annotations
 
 from functools import partial
 
-from .extension import extension
+from .extension import _core
 
-__all__ = [
-    "Descriptor",
-    "LocalFile",
-    "Place",
-    "file_status",
-    "found",
-    "punch_hole",
-    "rename_noreplace",
-    "status",
-    "sync_file_system",
-    "zero_range",
-]
-
-Descriptor = extension.Descriptor
-LocalFile = extension.LocalFile
-Place = extension.Place
-status = extension.status
-found = extension.found
-file_status = extension.file_status
-rename_noreplace = extension.rename_noreplace
-sync_file_system = extension.sync_file_system
-punch_hole = partial(extension.change_range, 2)  # FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its blocks are free
-zero_range = partial(extension.change_range, 16)  # FALLOC_FL_ZERO_RANGE
+Descriptor = _core.Descriptor
+LocalFile = _core.LocalFile
+Place = _core.Place
+status = _core.status
+found = _core.found
+file_status = _core.file_status
+rename_noreplace = _core.rename_noreplace
+sync_file_system = _core.sync_file_system
+punch_hole = partial(_core.change_range, 2)  # FALLOC_FL_PUNCH_HOLE: the range reads as zeros, its blocks are free
+zero_range = partial(_core.change_range, 16)  # FALLOC_FL_ZERO_RANGE

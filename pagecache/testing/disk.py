@@ -17,8 +17,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["PowerCut", "SimulatedDisk"]
-
 SECTOR = 512
 Pick = Callable[[int], int]
 

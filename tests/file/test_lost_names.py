@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, DataLossError, ObjectStat
-from pagecache.backends.protocol import Key
+from pagecache.errors import Key
 
 from ..stores import RecordingBackend, StoredObject
 from .rig import FAST, KEY, ONCE, PAGE, Make, Rig, Task, at_gate, eventually, pattern, raises, wait_for

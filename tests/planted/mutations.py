@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from pagecache.native.extension import extension
+from pagecache.native.extension import _core
 from pagecache.stress import Plan, run
 
 from .patches import ROOT, bugs
@@ -83,7 +83,7 @@ def scheduled(bug: str, world: str, seed: int, seconds: float) -> Outcome:
 
 def hunt(bug: str, place: str, seed: int, seconds: float) -> None:
     """Run the tester, or tests, with the fix of a bug, or of none, taken out of this process, and end it."""
-    removed = ctypes.c_char_p.in_dll(ctypes.CDLL(extension.__file__), "pc_fix_removed")
+    removed = ctypes.c_char_p.in_dll(ctypes.CDLL(_core.__file__), "pc_fix_removed")
     removed.value = bug.encode()
     signal.alarm(int(seconds + LIMIT_S))
     vars(builtins)["PC_FIX"] = lambda fix: fix != bug

@@ -9,7 +9,7 @@ import pytest
 from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import ConflictError, PageCache
 from pagecache.backends.s3 import S3Backend
-from pagecache.backends.s3.backend import Conditions
+from pagecache.backends.s3.conditions import Conditions
 from pagecache.options import OpenMode
 
 from ..file.rig import raises

@@ -11,7 +11,7 @@ import pytest
 
 from examples.proxy import FaultyProxy, ProxyRule
 from pagecache import CachedFile, ConflictError, PageCache, RetryPolicy, Volume
-from pagecache.backends.s3.backend import Conditions
+from pagecache.backends.s3.conditions import Conditions
 
 from ..file.rig import raises
 from .requests import is_for

@@ -20,8 +20,6 @@ from ..url import without_user
 from .calls import AwaitedCalls, Calls, beneath, fsspec, name_of
 from .objects import Objects
 
-__all__ = ["FsspecBackend", "backend_from_fsspec_url"]
-
 Publish = Literal["move", "put"]
 AT_ONCE = frozenset({"s3:", "s3a:"})
 """Protocols whose file systems are known to store a whole object or nothing, and to leave nothing behind."""

@@ -25,7 +25,7 @@ from typing import Any
 from ...distribution import needs
 
 try:
-    import fsspec
+    import fsspec as fsspec
     import fsspec.implementations.cached
     import fsspec.implementations.local
     from fsspec.asyn import AsyncFileSystem, get_loop, sync
@@ -40,20 +40,6 @@ from ...errors import BackendError, Key
 from ..objects.store import Store
 from ..protocol import ObjectStat
 from ..spool import Spool, dealt
-
-__all__ = [
-    "AwaitedCalls",
-    "Calls",
-    "Reader",
-    "Unranged",
-    "about",
-    "beneath",
-    "fsspec",
-    "lacks",
-    "name_of",
-    "stat_of",
-    "tagged",
-]
 
 TAGS = (
     "ETag",

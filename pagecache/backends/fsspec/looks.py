@@ -17,8 +17,6 @@ from concurrent.futures import Future
 from ..protocol import ObjectStat
 from .calls import Calls
 
-__all__ = ["Looks"]
-
 Look = Future["ObjectStat | None"]
 
 

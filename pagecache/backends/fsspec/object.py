@@ -41,8 +41,6 @@ from .looks import Looks
 if TYPE_CHECKING:
     from .objects import Objects
 
-__all__ = ["FsspecObject"]
-
 STEP = 1 << 20
 TICK = 1.1
 """Seconds: at least the resolution of the coarsest clock of a file system, with a margin."""

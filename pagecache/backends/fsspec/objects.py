@@ -23,8 +23,6 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from .calls import Calls, Unranged, lacks, stat_of
 from .object import FsspecObject
 
-__all__ = ["LEFT_AFTER", "STAGE", "Objects"]
-
 STAGE = ".pagecache-stage"
 STEP = 4 << 20
 """Largest read of a commit, several of which are in memory."""

@@ -15,8 +15,6 @@ from .names import Names
 from .store import Store, V
 from .words import key_of
 
-__all__ = ["BucketBackend"]
-
 
 class BucketBackend(Backend, Generic[V]):
     """The objects of a bucket whose names begin with a prefix, by the remaining name.

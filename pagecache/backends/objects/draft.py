@@ -34,8 +34,6 @@ from typing import Generic
 from .extents import OLD, Extents, Source
 from .store import Store, V
 
-__all__ = ["Draft"]
-
 
 @dataclass(frozen=True, slots=True)
 class Attempt:

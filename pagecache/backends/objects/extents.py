@@ -23,8 +23,6 @@ from sortedcontainers import SortedDict
 
 from ..spool import END, Ranges, Spool
 
-__all__ = ["LOST", "OLD", "ZEROS", "Extents", "Part", "Piece", "Source"]
-
 
 class Plain(Enum):
     """A source without attributes."""

@@ -27,8 +27,6 @@ from .store import Store, V
 if TYPE_CHECKING:
     from .names import Names
 
-__all__ = ["ObjectFile"]
-
 
 class ObjectFile(BackendFile, Generic[V]):
     """One object.

@@ -30,8 +30,6 @@ from .store import Store, V
 if TYPE_CHECKING:
     from .file import ObjectFile
 
-__all__ = ["Names"]
-
 UNSETTLED_MAX = 1 << 10
 """Limit of changes with a lost answer whose result is not known yet."""
 

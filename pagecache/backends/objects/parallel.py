@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["Extent", "reads_of", "side_by_side"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 Extent = tuple[int, int]

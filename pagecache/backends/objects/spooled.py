@@ -19,8 +19,6 @@ from .file import ObjectFile
 from .parallel import Extent, reads_of, side_by_side
 from .store import V
 
-__all__ = ["SpooledFile"]
-
 
 class SpooledFile(ObjectFile[V]):
     """One object, and its spool. `reads_any_version`: no condition keeps `_get` from reading another version."""

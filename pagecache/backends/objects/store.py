@@ -10,8 +10,6 @@ from typing import Generic, Protocol, TypeVar
 from ...errors import Key
 from ..protocol import ObjectStat
 
-__all__ = ["Store", "Version"]
-
 
 class Version(Protocol):
     """A stored version of an object."""

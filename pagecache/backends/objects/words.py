@@ -11,8 +11,6 @@ import os
 
 from ...errors import Key
 
-__all__ = ["PRIVATE", "flag", "key_of", "not_a_key", "seconds"]
-
 PRIVATE = ".pagecache/"
 """Below the prefix: keys of the backend, which are never listed."""
 KEY_MAX = 1024

@@ -26,8 +26,6 @@ from .errors import exceptions
 from .object import ObstoreObject
 from .requests import Requests, Stored
 
-__all__ = ["ObstoreBackend", "backend_from_az_url", "backend_from_gs_url"]
-
 SINGLE_MAX = 4 << 30
 ONCE = {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
 """The cache repeats calls, as its policy says."""

@@ -14,8 +14,6 @@ from typing import Any
 from .errors import RequestError
 from .requests import Requests, Stored
 
-__all__ = ["Honoured"]
-
 STALE = {"e_tag": '"0x8D4BCC2E4835CD0"', "version": "1"}
 
 

@@ -12,14 +12,12 @@ import re
 from ...distribution import needs
 
 try:
-    from obstore import exceptions
+    from obstore import exceptions as exceptions
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(needs("obstore is not installed", "obstore"), name=error.name) from error
 
 from ...errors import BackendError
 from ...quantities import printable
-
-__all__ = ["RequestError", "exceptions", "translated"]
 
 CLASSES = (
     (FileNotFoundError, errno.ENOENT),

@@ -24,8 +24,6 @@ from .requests import Stored
 if TYPE_CHECKING:
     from .backend import ObstoreBackend
 
-__all__ = ["ObstoreObject"]
-
 
 class ObstoreObject(SpooledFile[Stored]):
     """One object as of its open, and all later writes."""

@@ -13,8 +13,6 @@ from ..protocol import ObjectStat
 from ..spool import Spool, dealt
 from .errors import RequestError, translated
 
-__all__ = ["Requests", "Stored"]
-
 ID = "pagecacheid"
 """Name of the id of a commit in the metadata: letters only, as Azure wants it."""
 PAGE = 1000

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from .conditions import Conditions
     from .object import Draft
 
-__all__ = ["Assembler"]
-
 SMALL = 1 << 20
 """Bytes: an object that is cut to less is read and stored, in two requests; a copy would take more."""
 

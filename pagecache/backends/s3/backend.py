@@ -43,8 +43,6 @@ from .plan import Sizes
 from .requests import Requests
 from .uploads import Uploads
 
-__all__ = ["Conditions", "S3Backend", "backend_from_s3_url"]
-
 LEFT_AFTER = 86400.0
 """Seconds."""
 LEAST = 5 << 20

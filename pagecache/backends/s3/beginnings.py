@@ -14,8 +14,6 @@ from collections.abc import Sequence
 
 from ..spool import dealt
 
-__all__ = ["LENGTH", "Beginning", "Beginnings"]
-
 LENGTH = 1 << 20
 """Most bytes of a beginning: an object that has no more is opened and read by one request."""
 KEPT = 16 << 20

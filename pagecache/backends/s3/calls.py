@@ -34,8 +34,6 @@ from ..spool import revoked
 from .errors import BROKEN_OFF, NoETag, OtherBytes, ServerError, Unreadable, about, named, passing
 from .http import EMPTY, Answer, Http, text_of
 
-__all__ = ["ID", "TAGS", "Begun", "Bucket", "Stored", "Upload", "patiently"]
-
 ID = "pagecache-id"
 """Metadata that distinguishes commits of this backend from all others."""
 KEPT = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",

@@ -29,8 +29,6 @@ from urllib.parse import quote
 from .calls import Bucket, patiently
 from .errors import NoETag, ServerError, passing
 
-__all__ = ["TEXTS", "Conditions", "Honoured", "parse_conditions"]
-
 STALE = '"00000000000000000000000000000000"'
 NEW = {"If-None-Match": "*"}
 CHANGED_BY_DECODING = frozenset("%+")

@@ -42,8 +42,6 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from .errors import REDIRECTS, Refused, Unreadable
 
-__all__ = ["EMPTY", "Answer", "Http", "text_of"]
-
 LONG_TIMEOUT = 600.0
 """Minimum seconds for copies and completions, which take minutes for large objects."""
 LOADER = create_loader()

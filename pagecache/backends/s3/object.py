@@ -42,8 +42,6 @@ from .errors import OtherBytes, ServerError, keeping, send_again, unclear
 if TYPE_CHECKING:
     from .backend import S3Backend
 
-__all__ = ["Draft", "S3Object"]
-
 log = logging.getLogger("pagecache.volume")
 
 REPEATS_MAX = 3

@@ -24,8 +24,6 @@ from typing import TypeAlias
 
 from ..objects.extents import LOST, OLD, Extents, Part, Piece
 
-__all__ = ["Copy", "Send", "Sent", "Sizes", "Step", "assembly"]
-
 MiB, GiB = 1 << 20, 1 << 30
 
 

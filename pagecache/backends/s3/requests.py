@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from .plan import Sizes
     from .uploads import Uploads
 
-__all__ = ["Requests"]
-
 
 class Requests(Store[Stored]):
     """The requests to one bucket, as coroutines that never suspend; a copy makes `concurrent` of them at a time."""

@@ -27,8 +27,6 @@ from .errors import passing, unclear
 if TYPE_CHECKING:
     from .object import Draft
 
-__all__ = ["Uploads"]
-
 log = logging.getLogger("pagecache.volume")
 
 SKEW = 2.0

@@ -23,8 +23,6 @@ from ..protocol import Backend, BackendLimits, ObjectStat
 from .file import TransformFile
 from .units import Transform, Units
 
-__all__ = ["TransformBackend"]
-
 # Methods of a NamespaceBackend, available if the inner backend has them.
 NAMES = frozenset({"mkdir", "rmdir", "symlink", "readlink", "link", "mknod", "statfs"})
 NAMES |= {"getxattr", "setxattr", "listxattr", "removexattr"}

@@ -20,8 +20,6 @@ import itertools
 import threading
 from collections import deque
 
-__all__ = ["EVERYTHING", "Changes"]
-
 EVERYTHING = 1 << 64
 RECENT = 4096  # remembered changes; a read during which more than that began is repeated
 

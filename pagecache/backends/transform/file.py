@@ -37,8 +37,6 @@ from ..transfers import Transfers
 from .changes import EVERYTHING, Changes
 from .units import Units, up
 
-__all__ = ["TransformFile"]
-
 SUPPORTED = OPTIONAL_MEMBERS - {"next_data"}  # encoded zeros are data
 UNCHANGED = {"unanswered", "recognises"}
 """Members of the inner file."""

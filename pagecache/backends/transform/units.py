@@ -23,8 +23,6 @@ from ...config import Size, parse_size, with_overrides
 from ...errors import BackendError, Key
 from ..protocol import BackendLimits
 
-__all__ = ["Transform", "Units"]
-
 VECTORS = BackendLimits().max_vectors
 
 
