@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
 from typing import Any
 
 from pagecache import PageCache, Wait
@@ -24,28 +22,15 @@ from pagecache.stress.history import Broken
 from pagecache.stress.oracle import worker_name
 from pagecache.stress.report import narrative, sentence
 from pagecache.stress.world import Activity, World
-from pagecache.target import PACKAGE, Hung, is_ours, within
+from pagecache.target import Hung, within
 
 SHOWN = 40  # transitions in a report
 DEEP = 12  # lines of a stack
-FRAME = re.compile(r'\s*File "(.+)", line (\d+), in (.+)')
 OWN = ("MainThread", "stress-live", "stress-standing", "stress-watchdog", "stress-check")
 """Threads of the tester, which do not explain a hang."""
 CHECK_S = 0.2  # seconds between two checks of workers
 CALLS = 4  # all calls of an operation may take so many times the patience
 CHECK = 5.0  # time limit in seconds for a check of the cache: a hanging thread may hold its lock
-
-
-def called(stacks: dict[str, list[str]]) -> list[str]:
-    """Return where threads stand in code that this package called, outside of it and of Python itself."""
-    found: dict[str, None] = {}
-    for frames in stacks.values():
-        places = [match for frame in frames if (match := FRAME.match(frame))]
-        for before, now in pairwise(places):
-            if before[1].startswith(PACKAGE) and not is_ours(now[1]):
-                found[f"{now[3]} at {now[1]}:{now[2]}"] = None
-                break
-    return list(found)
 
 
 def state(late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) -> str:
@@ -58,8 +43,6 @@ def state(late: list[str], target: Any, loop: asyncio.AbstractEventLoop | None) 
     found, lines = stacks(loop), list(late)
     if cache is not None and (broken := checked(cache)):
         lines.append(f"the cache is broken: {broken}")
-    if calls := called(found):
-        lines.append(f"calls of your backend that have not returned: {', '.join(calls)}")
     with contextlib.suppress(Exception):
         waits = [f"  {said(wait)}" for wait in cache.waits()]
         lines += ["the cache says:", *waits] if waits else []

@@ -27,9 +27,6 @@ except ModuleNotFoundError as error:
 from ...errors import BackendError
 from ...quantities import printable
 
-__all__ = ["BROKEN_OFF", "REDIRECTS", "NoETag", "OtherBytes", "Refused", "SendAgain", "ServerError", "Unreadable",
-           "about", "keeping", "may_pass", "named", "passing", "send_again", "unclear"]  # fmt: skip
-
 NOT_ACCEPTED = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 )
