@@ -74,18 +74,6 @@ class Script:
         """Return the number of operations, without repetitions."""
         return sum(len(stir) for worker in self.workers for stir in worker)
 
-    def operations(self) -> Iterator[Operation]:
-        """Yield all operations, worker after worker."""
-        return (operation for worker in self.workers for stir in worker for operation in stir)
-
-    def each(self, change: Callable[[Operation], Operation], **fields: Any) -> Script:
-        """Return the script with every operation changed, and perhaps other fields."""
-        threads, tasks = (
-            tuple(tuple(tuple(map(change, stir)) for stir in worker) for worker in workers)
-            for workers in (self.threads, self.tasks)
-        )
-        return dataclasses.replace(self, **{"threads": threads, "tasks": tasks} | fields)
-
     def turn(self, number: int, stir: int) -> Iterator[Operation]:
         """Yield the operations of worker `number` (from 0) in a stir."""
         worker = self.workers[number]

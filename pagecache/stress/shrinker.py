@@ -2,8 +2,8 @@
 
 The operations of the failing run become a script (script.py), and ddmin (Zeller and Hildebrandt, "Simplifying and
 Isolating Failure-Inducing Input", 2002) removes parts of it: workers, then stirs, then operations. Between these passes
-the rest becomes simpler: no faults, no crashes, one worker, one file, buffered ways. A candidate counts if it fails
-with the original kind of failure.
+the rest becomes simpler: no faults, no crashes, one worker. A candidate counts if it fails with the original kind of
+failure.
 
 Threads decide the order of calls, so a candidate is tried several times: the rarer the failure of the whole round, the
 more often. The few remaining operations of a race hardly ever overlap: later tries repeat them. The result has always
@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from pagecache.backends.protocol import AsyncBackend, Backend
 from pagecache.stress.job import Run
 from pagecache.stress.plan import Plan
-from pagecache.stress.profiles import Operation
 from pagecache.stress.report import Report, counted
 from pagecache.stress.script import Script, Stir, Worker
 from pagecache.stress.targets import Target
@@ -141,8 +140,6 @@ class Shrinking:
                 self._fails(script, **settings)
             for level in LEVELS:
                 self._leave_out(level)
-            for script in self._with_fewer_files_and_ways():
-                self._fails(script)
         stopped = self._over()
         return Shrunk(
             report=self.report,
@@ -241,14 +238,6 @@ class Shrinking:
             parts.setdefault(level(place), []).append(place)
         ddmin([*parts.values()], lambda some: self._fails(kept(script, set(itertools.chain(*some)))))
 
-    def _with_fewer_files_and_ways(self) -> Iterator[Script]:
-        """Yield candidates: with one file; and with a way replaced by buffered."""
-        if len(self.script.contents) > 1:
-            yield self.script.each(lambda one: replace(one, file=0), contents=self.script.contents[:1])
-        for operation in dict.fromkeys(self.script.operations()):
-            if operation.way not in ("", "buffered"):
-                yield self.script.each(partial(buffered, one=operation))
-
     def _story(self, before: tuple[int, int], *, stopped: bool) -> str:
         script = self.script
         again = f", repeated {script.repeat} times" if script.repeat > 1 else ""
@@ -297,11 +286,6 @@ def chained(stirs: Sequence[Stir]) -> Stir:
 def in_turns(stirs: Sequence[Stir]) -> Stir:
     """Return the first operations of all workers, then the second ones, and so on."""
     return tuple(one for turn in itertools.zip_longest(*stirs) for one in turn if one is not None)
-
-
-def buffered(operation: Operation, one: Operation) -> Operation:
-    """Return the operation through memory if it equals `one`."""
-    return replace(operation, way="buffered") if operation == one else operation
 
 
 def ddmin(items: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> list[T]:

@@ -110,7 +110,7 @@ def test_operations_before_a_kill_are_in_the_report(tmp_path: Path, monkeypatch:
     """The round shrinks to a write, an fsync and the kill. [I-18]"""
     monkeypatch.setenv(planted.WHERE, str(tmp_path))
     read = Operation("read", 0, "buffered", 0, 4096)
-    script = Script((0, 5000), (((*SAVED.operations(), read), ()), ((read, replace(read, file=1)),)))
+    script = Script((0, 5000), (((*SAVED.threads[0][0], read), ()), ((read, replace(read, file=1)),)))
     shrunk = shrink(Plan(seed=1, script=script, crashes=("killed",), **SMALL), planted.Hasty, seconds=LONG)
     assert (shrunk.report.kind, shrunk.workers, shrunk.operations) == ("crash", 1, 2), shrunk.story
     assert re.search(r"writer 1: write .*\n.*fsync.*\n.*the tester crashed the tested system", shrunk.story)
