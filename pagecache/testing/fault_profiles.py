@@ -48,7 +48,7 @@ def _failing(error: BaseException, often: float) -> tuple[Rule, ...]:
 def _odd_order(often: float) -> tuple[Rule, ...]:
     return (
         Rule(CHANGES, twice=True, chance=often),
-        Rule((*BYTES, "commit"), behind=2, within=0.005, chance=often),
+        Rule((*BYTES, "commit"), delay=0.0005, longest=0.005, done=True, chance=often),
     )
 
 
@@ -90,7 +90,7 @@ PROFILES: Final[dict[str, tuple[Rule, ...]]] = {
     ),
     "short": (Rule(BYTES, short="half", chance=0.5), Rule(BYTES, short=1, chance=0.1)),
     "slow": (Rule(WORK, delay=0.002, chance=0.3),),
-    "late": (Rule("read", delay=0.0001, longest=0.002, behind=3, within=0.01, chance=0.3),),
+    "late": (Rule("read", delay=0.001, longest=0.01, done=True, chance=0.3),),
     "flaky": (Rule(WORK, error=GOES_AWAY, chance=0.01),),
     "commits": (
         Rule("commit", delay=0.0005, longest=0.01, error=GOES_AWAY, chance=0.3),

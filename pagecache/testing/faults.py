@@ -86,20 +86,19 @@ class Rule:
         longer: only calls with more bytes than this.
         spells: (every, length): of each `every` matching calls, `length` in a row; the seed decides which.
         chance: fire with this probability.
-        delay: seconds to wait first.
+        delay: seconds to wait, before the call or with `done` after it.
         longest: if larger than `delay`: waits are longer than `delay`, up to this limit: half of them are less than
             twice `delay`, one in n is more than n times `delay` (a Pareto distribution, cut off).
         gate: wait there until released.
         change: a foreign writer changes the object before the call. True: the object gets another version with its
             current bytes. A function: it makes the change, called with the inner backend and the key.
         keep: keep the buffers after the call (`FaultyBackend.kept_buffers`), which no backend may.
-        done: raise `error`, or die, after the call was carried out: a lost reply.
+        done: the delay, `error` or the death comes after the call was carried out: a late reply, or a lost one.
         error: an errno, an exception, or a function that returns one.
         dies: the backend is gone from now on: this call and all later ones raise `error`, ENOTCONN if it is None, until
             `FaultyBackend.revive`.
         short: carry out only so many bytes; 0 returns 0.
         twice: carry it out twice: for REPEATABLE calls.
-        behind: return after so many later calls have returned, or `within` seconds.
         answer: carry out the call, and return this; TOO_MANY: one byte more than requested.
     """
 
@@ -121,8 +120,6 @@ class Rule:
     dies: bool = False
     short: int | Literal["half", "all but one"] | None = None
     twice: bool = False
-    behind: int = 0
-    within: float = 1.0
     answer: object = TRUTH
 
     def __post_init__(self) -> None:

@@ -26,7 +26,6 @@ from ..backends.plain import PlainBackend, given
 from ..backends.protocol import Backend, BackendFile, ObjectStat
 from ..errors import BackendError, Key
 from .faults import Answer, Call, FaultPlan, Rule, draw
-from .gate import Gate
 
 Buffers = Sequence[memoryview]
 CarryOut = Callable[[Buffers], Any]
@@ -112,8 +111,6 @@ class FaultyBackend(SlowBackend):
         self._inside: Counter[int] = Counter()  # life -> running calls
         self._versions: Counter[Key] = Counter()
         self._files: WeakSet[_FaultyFile] = WeakSet()
-        # Gates of held calls, with the number of results that they wait for.
-        self._behind: builtins.list[tuple[Gate, builtins.list[int]]] = []
         self.use(FaultPlan(plan.rules, seed) if seed else plan)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
@@ -263,13 +260,10 @@ class FaultyBackend(SlowBackend):
                     self._inside[life] -= 1
                     self._changed.notify_all()
 
-        try:
-            return carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers)
-        finally:
-            self._answered()
+        return carried(buffers) if rule is None else self._ruled(rule, random, call, file, carried, buffers)
 
     def _ruled(self, rule: Rule, random: float, call: Call, file: Any, carried: CarryOut, buffers: Buffers) -> Any:
-        if rule.delay:
+        if rule.delay and not rule.done:
             time.sleep(rule.seconds(random))
         if rule.gate is not None:
             rule.gate.enter()
@@ -289,10 +283,10 @@ class FaultyBackend(SlowBackend):
         result = 0 if nothing else carried(buffers)
         if rule.twice and not nothing:
             result = carried(buffers)
+        if rule.delay and rule.done:
+            time.sleep(rule.seconds(random))
         if rule.fails:
             raise self._failure(rule, call)
-        if rule.behind:
-            self._held_behind(rule)
         return rule.answer.of(call, result) if isinstance(rule.answer, Answer) else rule.answer
 
     def _failure(self, rule: Rule, call: Call) -> BaseException:
@@ -301,32 +295,6 @@ class FaultyBackend(SlowBackend):
             if rule.dies and any(rule is one for one in self._plan.rules):
                 self.die(rule.exception)
         return rule.exception(call.key)
-
-    # -- answers out of order
-
-    def _held_behind(self, rule: Rule) -> None:
-        held = (Gate(), [rule.behind])
-        with self._changed:
-            self._behind.append(held)
-        try:
-            held[0].enter(rule.within)
-        finally:
-            with self._changed:
-                if held in self._behind:
-                    self._behind.remove(held)
-
-    def held(self) -> int:
-        """Return the number of completed calls that wait for later ones."""
-        with self._changed:
-            return len(self._behind)
-
-    def _answered(self) -> None:
-        """Count a result for the calls that wait for later ones."""
-        with self._changed:
-            for gate, left in self._behind:
-                left[0] -= 1
-                if left[0] <= 0:
-                    gate.release()
 
     # -- foreign changes
 

@@ -149,7 +149,7 @@ KINDS: dict[str, tuple[Rule, ...]] = {
     "errors that stay": (Rule(("read", "write", "truncate", "punch"), error=stays, chance=0.05),),
     "lost answers": (Rule(("write", "commit", "truncate"), error=errno.EIO, done=True, chance=0.2),),
     "duplicates": (Rule(("write", "commit", "truncate", "punch"), twice=True, chance=0.5),),
-    "answers out of order": (Rule(("read", "write", "commit"), behind=2, within=0.005, chance=0.2),),
+    "answers out of order": (Rule(("read", "write", "commit"), delay=0.001, longest=0.01, done=True, chance=0.2),),
     "wrong answers": FAULTS["hostile"],
 }
 

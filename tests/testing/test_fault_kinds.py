@@ -13,7 +13,7 @@ import pytest
 from pagecache.testing import Call, FaultPlan, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
-from ..file.rig import Task, eventually
+from ..file.rig import Task
 from ..stores import WAIT_LIMIT_S
 from .stores import DATA, Store
 
@@ -63,22 +63,17 @@ def test_a_call_that_is_done_twice_is_answered_once(store: Store) -> None:
     assert (inside, len(store.faulty.calls_of("write"))) == (["write", "write"], 1)
 
 
-def test_an_answer_waits_for_those_of_calls_that_came_later(store: Store) -> None:
-    """The delayed call has done its work by then."""
-    store.faulty.use([Rule("write", nth=1, behind=2, within=WAIT_LIMIT_S)])
-    first = Task(store.write)
-    eventually(lambda: store.content()[:3] == b"new")
-    eventually(lambda: bool(store.faulty.held()))
-    assert store.write(b"second", 50) == 6
-    assert (first.finished.is_set(), store.faulty.held()) == (False, 1)
-    assert store.write(b"third", 50) == 5
+def test_a_late_answer_is_of_a_call_that_has_done_its_work(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later calls return before it."""
+    with Gate() as gate:
+        monkeypatch.setattr("pagecache.testing.faulty.time.sleep", lambda wait: gate.enter() if wait == 1.0 else None)
+        store.faulty.use([Rule("write", nth=1, delay=1.0, done=True)])
+        first = Task(store.write)
+        gate.wait_entered()
+        assert store.content()[:3] == b"new"
+        assert store.write(b"second", 50) == 6
+        assert not first.finished.is_set()
     assert first.result() == 3
-    assert store.faulty.held() == 0
-
-
-def test_an_answer_without_a_later_call_comes_after_a_while(store: Store) -> None:
-    store.faulty.use([Rule("write", behind=1, within=0.001)])
-    assert store.write() == 3
 
 
 def test_calls_at_a_gate_wait_for_its_release(store: Store) -> None:
