@@ -123,7 +123,7 @@ def compare(name: str, total: int, capacity: int, delay: float, folder: str) -> 
         place.mkdir(parents=True)
         store: Backend = DirectoryBackend(place)
         if delay:
-            store = LatencyBackend(store, read=delay, write=delay, commit=delay, look_up=delay, bandwidth=100e6)
+            store = LatencyBackend(store, read=delay, write=delay, commit=delay, look_up=delay)
         with PageCache(capacity) as cache:
             phases[side], contents = do(cache.attach(store) if side == "cache" else Direct(store), total)
             stats = cache.stats()

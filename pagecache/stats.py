@@ -182,13 +182,10 @@ class Wait:
     def to_dict(self) -> dict[str, Any]:
         """Return an entry of `/v1/waits` of the live documents."""
         plain = {name: getattr(self, name) for name in self.__slots__}
-        key, owner = self.key, self.owner
-        return {
-            **plain,
-            "key": key if key is None or isinstance(key, str) else _text_of(key),
-            "owner": None if owner is None else owner.to_dict(),
-        }
+        return {**plain, "key": key_text(self.key), "owner": None if self.owner is None else self.owner.to_dict()}
 
 
-def _text_of(key: Key) -> str:
-    return os.fsdecode(key) if isinstance(key, os.PathLike) else repr(key)
+def key_text(key: Key) -> str | None:
+    """Return a key as readable text; None: there is none."""
+    text = os.fsdecode(key) if isinstance(key, os.PathLike) else key
+    return text if text is None or isinstance(text, str) else repr(text)

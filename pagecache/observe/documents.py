@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..distribution import VERSION
 from ..engine.commit import overdue
 from ..engine.report.trouble import Trouble
-from ..errors import FailedRange, Key
+from ..errors import FailedRange
 from ..native import COMMIT_CALL, LATENCY_BOUNDS, READ_CALL, WRITE_CALL
-from ..stats import CacheStats
+from ..stats import CacheStats, key_text
 
 if TYPE_CHECKING:
     from ..cache import PageCache
@@ -45,12 +45,6 @@ class Refused(Exception):
         self.status = status
 
 
-def said(key: Key) -> str | None:
-    """Return a key as readable text."""
-    text = os.fspath(key) if isinstance(key, os.PathLike) else key
-    return text if text is None or isinstance(text, str) else repr(text)
-
-
 def volumes_named(cache: PageCache, name: str | None) -> list[Volume]:
     """Return the volume of that name; None: all of them.
 
@@ -67,7 +61,7 @@ def volumes_named(cache: PageCache, name: str | None) -> list[Volume]:
 
 def _failure(failure: Trouble | FailedRange) -> dict[str, Any]:
     return {
-        "key": said(failure.key),
+        "key": key_text(failure.key),
         "offset": failure.offset,
         "length": failure.length,
         "errno": failure.errno,
@@ -174,7 +168,7 @@ def files(cache: PageCache, volume: str | None, sort: str, limit: int, match: st
         with each.inodes_lock:
             found += [(each, inode) for inode in (*each.inodes.objects.values(), *each.orphans)]
     if match:
-        found = [pair for pair in found if match.casefold() in str(said(pair[1].key)).casefold()]
+        found = [pair for pair in found if match.casefold() in str(key_text(pair[1].key)).casefold()]
     return {
         "schema": SCHEMA,
         "uptime": now - cache.began,
@@ -191,7 +185,7 @@ def _first(found: list[tuple[Volume, Inode]], sort: str, limit: int) -> list[tup
         return number + overdue.failed_bytes(pair[1]) if sort == "failed" else number
 
     if sort == "key":
-        return heapq.nsmallest(limit, found, key=lambda pair: (str(said(pair[1].key)), pair[0].name))
+        return heapq.nsmallest(limit, found, key=lambda pair: (str(key_text(pair[1].key)), pair[0].name))
     return heapq.nlargest(limit, found, key=rank)
 
 
@@ -199,7 +193,7 @@ def _file(volume: Volume, inode: Inode, now: float) -> dict[str, Any]:
     return {
         "id": inode.id,
         "volume": volume.name,
-        "key": said(inode.key),
+        "key": key_text(inode.key),
         "size": inode.size,
         "stored": inode.remote_size,
         "handles": inode.handles,

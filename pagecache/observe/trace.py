@@ -33,10 +33,10 @@ from ..distribution import VERSION
 from ..engine.report.reason import Reason
 from ..errors import PageCacheError
 from ..native import CALLS, WAITS, Event
+from ..stats import Wait, key_text
 
 if TYPE_CHECKING:
     from ..cache import PageCache
-    from ..stats import Wait
 
 log = logging.getLogger("pagecache")
 
@@ -53,12 +53,10 @@ METHODS: dict[int | str, str] = {
 KINDS = {number: name.replace("_", " ") for name, number in WAITS.items()}
 
 
-def text_of(key: object) -> str:
-    """Return a key as text that every JSON reader accepts: a string or a path unchanged, with the code of invalid
-    characters; any other key as its repr.
-    """
-    text = os.fsdecode(key) if isinstance(key, str | os.PathLike) else repr(key)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def text_of(key: Any) -> str | None:
+    """Return a key as text that every JSON reader accepts, with the code of invalid characters; None: there is none."""
+    text = key_text(key)
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def document(cache: PageCache, events: Iterable[Event], start: int = 0, **other: Any) -> dict[str, Any]:
@@ -85,7 +83,7 @@ def _slice(event: Event, start: int, files: dict[int, tuple[str, object]]) -> di
         category, name = "wait", f"wait: {(detail or KINDS[int(kind)]) if reason is None else reason.what}"
     if reason is not None and reason.own is not None:  # a call by name that the caller made itself
         category, name = "backend", reason.own
-    args: dict[str, Any] = {"volume": volume, "file": None if key is None else text_of(key)}
+    args: dict[str, Any] = {"volume": volume, "file": text_of(key)}
     if pos < end:
         args |= {"offset": pos, "length": end - pos}
     if failed:
@@ -95,7 +93,7 @@ def _slice(event: Event, start: int, files: dict[int, tuple[str, object]]) -> di
 
 def _unfinished(wait: Wait, now: float) -> dict[str, Any]:
     """Return the slice of a wait that has not ended, with the call that it waits for."""
-    args: dict[str, Any] = {"volume": wait.volume, "file": None if wait.key is None else text_of(wait.key)}
+    args: dict[str, Any] = {"volume": wait.volume, "file": text_of(wait.key)}
     args |= {"offset": wait.offset, "length": wait.length}
     if wait.owner is not None:
         args |= {"call": wait.owner.what, "place": wait.owner.place}

@@ -32,7 +32,6 @@ from pagecache.stress.report import Report
 from pagecache.stress.shrinker import NotFailing, Shrunk, shrink
 
 STEM = "pagecache-stress-{}-{}"
-WIDE = 110  # columns of a replay
 EVERY = 0.5  # seconds between two lines of counters on a terminal
 SELDOM = 10.0  # seconds between two lines elsewhere
 STANDS = 60.0  # seconds without progress of any Python thread, plus `Plan.patience`: then the process is ended
@@ -188,22 +187,9 @@ def stem(report: Report) -> str:
     return STEM.format(plan["seed"], plan["first_round"])
 
 
-def readable(value: Any, indent: str = "") -> str:
-    """Format a value as JSON, with short values on one line."""
-    text = json.dumps(value)
-    if len(indent) + len(text) <= WIDE or not value or not isinstance(value, dict | list):
-        return text
-    inner = indent + "    "
-    if isinstance(value, dict):
-        ends, parts = "{}", [f"{json.dumps(name)}: {readable(one, inner)}" for name, one in value.items()]
-    else:
-        ends, parts = "[]", [readable(one, inner) for one in value]
-    return f"{ends[0]}\n" + ",\n".join(inner + part for part in parts) + f"\n{indent}{ends[1]}"
-
-
 def write_replay(report: Report, more: str = "") -> Path:
     """Write the replay of a failure as JSON."""
-    return write(f"{stem(report)}{more}.json", readable(report.replay) + "\n")
+    return write(f"{stem(report)}{more}.json", json.dumps(report.replay, indent=1) + "\n")
 
 
 class Outcome:

@@ -26,11 +26,11 @@ class _LatencyFile(PassingFile):
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._backend._delay(self._backend.read)
-        return self._backend._carry(self.inner.read_into(offset, buffers))
+        return self.inner.read_into(offset, buffers)
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._backend._delay(self._backend.write)
-        return self._backend._carry(self.inner.write_from(offset, buffers))
+        return self.inner.write_from(offset, buffers)
 
     def commit(self) -> str | None:
         self._backend._delay(self._backend.commit)
@@ -49,12 +49,11 @@ class LatencyBackend(SlowBackend):
         write: seconds before each write.
         commit: seconds before each commit.
         look_up: seconds before each `stat`, of the backend or of an open object.
-        bandwidth: bytes per second that all calls share, after their delays; 0: no limit.
         jitter: fraction of each delay by which it varies; 0.5: from half to one and a half of it.
         seed: of the jitter.
 
     Raises:
-        ValueError: a negative delay or bandwidth, or a jitter outside of 0 to 1.
+        ValueError: a negative delay, or a jitter outside of 0 to 1.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class LatencyBackend(SlowBackend):
         write: float = 0.0,
         commit: float = 0.0,
         look_up: float = 0.0,
-        bandwidth: float = 0.0,
         jitter: float = 0.0,
         seed: int = 0,
     ) -> None:
@@ -73,20 +71,16 @@ class LatencyBackend(SlowBackend):
         for name, delay in (("read", read), ("write", write), ("commit", commit), ("look_up", look_up)):
             if not isinstance(delay, int | float) or not delay >= 0:
                 raise ValueError(f"{name}: {delay!r} is not a number of seconds of at least 0")
-        if not isinstance(bandwidth, int | float) or not bandwidth >= 0:
-            raise ValueError(f"bandwidth: {bandwidth!r} is not a number of bytes per second of at least 0")
         if not isinstance(jitter, int | float) or not 0 <= jitter <= 1:
             raise ValueError(f"jitter: {jitter!r} is not a share from 0 to 1")
         self.read = read
         self.write = write
         self.commit = commit
         self.look_up = look_up
-        self.bandwidth = bandwidth
         self.jitter = jitter
         self.delayed = 0
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._line_free_at = 0.0  # time at which all bytes of earlier calls have passed
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> BackendFile:
         return _LatencyFile(self.inner.open(key, create=create, exclusive=exclusive), self)
@@ -103,20 +97,7 @@ class LatencyBackend(SlowBackend):
             self.delayed += 1
             if self.jitter:
                 end += seconds * self.jitter * self._random.uniform(-1.0, 1.0)
-        _wait_until(end)
-
-    def _carry(self, size: int) -> int:
-        """Wait until `size` bytes have passed the line, behind those of earlier calls; return `size`."""
-        if self.bandwidth:
-            with self._lock:
-                self._line_free_at = max(self._line_free_at, time.perf_counter()) + size / self.bandwidth
-                end = self._line_free_at
-            _wait_until(end)
-        return size
-
-
-def _wait_until(end: float) -> None:
-    if (left := end - time.perf_counter() - SLEEP_SLACK) > 0:
-        time.sleep(left)
-    while time.perf_counter() < end:
-        pass
+        if (left := end - time.perf_counter() - SLEEP_SLACK) > 0:
+            time.sleep(left)
+        while time.perf_counter() < end:
+            pass

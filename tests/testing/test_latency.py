@@ -86,16 +86,6 @@ def test_calls_are_delayed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None
     assert [task.result() for task in tasks] == [0] * 8
 
 
-def test_calls_side_by_side_share_the_bandwidth() -> None:
-    """Eight times ten bytes need 80 ms at a byte per millisecond, whatever runs side by side."""
-    file = LatencyBackend(MemoryBackend(), bandwidth=1000.0).open("a", create=True)
-    start = time.perf_counter()
-    tasks = [Task(file.write_from, 10 * number, [BUFFER]) for number in range(8)]
-    assert [task.result() for task in tasks] == [10] * 8
-    assert time.perf_counter() - start >= 0.08
-    assert seconds(lambda: file.read_into(75, [BUFFER])) >= 0.005  # five bytes until the end of the object
-
-
 def test_jitter_varies_within_its_share() -> None:
     backend = LatencyBackend(MemoryBackend(), write=0.002, jitter=0.5, seed=3)
     file = backend.open("a", create=True)
@@ -104,9 +94,7 @@ def test_jitter_varies_within_its_share() -> None:
     assert max(taken) - min(taken) > 0.0005
 
 
-@pytest.mark.parametrize(
-    "options", [{"read": -1.0}, {"write": float("nan")}, {"look_up": "1ms"}, {"bandwidth": -1.0}, {"jitter": 2.0}]
-)
+@pytest.mark.parametrize("options", [{"read": -1.0}, {"write": float("nan")}, {"look_up": "1ms"}, {"jitter": 2.0}])
 def test_bad_delays_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         LatencyBackend(MemoryBackend(), **options)  # type: ignore[arg-type]
