@@ -27,11 +27,11 @@ from functools import partial
 from itertools import cycle, islice, repeat
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pagecache import CachedFile, PageCache, Volume
 from pagecache.backends import DirectoryBackend
-from pagecache.interrupts import temporary_folder
 
 MIB, PAGE, FOLIO = 1 << 20, 4096, 64 << 10
 BLOCK = bytes(range(256)) * 4096  # 1 MiB, the content of every object
@@ -388,8 +388,8 @@ def run(cases: Sequence[str], settings: Settings) -> tuple[list[Row], float]:
     for minutes.
     """
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with temporary_folder("pagecache-bench-", memory) as folder, ExitStack() as stack:
-        bench = Bench(settings, folder, random.Random(settings.seed), stack)
+    with TemporaryDirectory(prefix="pagecache-bench-", dir=memory) as folder, ExitStack() as stack:
+        bench = Bench(settings, Path(folder), random.Random(settings.seed), stack)
         call = each(os.pread, bench.descriptor(), PAGE)
         same, _, spread = bench.compare(bench.way("one", call), bench.way("other", call)).times("one", "other")
         return [row for name in cases for row in CASES[name][1](bench)], max(abs(same - 1), spread)

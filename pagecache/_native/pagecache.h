@@ -402,8 +402,6 @@ enum { PC_IO_FILL, PC_IO_UNCACHED, PC_IO_WRITE, PC_IO_COMMIT, PC_IO_CALLER, PC_I
 int pc_install_types(void);
 
 /* Bytes with checksums, as a disk tier keeps them (memory/checked.c). */
-uint32_t pc_crc32c(uint32_t crc, const void *bytes, size_t len);
-uint32_t pc_crc32c_by_table(uint32_t crc, const void *bytes, size_t len);
 uint64_t pc_checked_size(uint64_t len);
 void pc_checked_pack(uint8_t *out, const struct pc_part *parts, size_t n, uint64_t len, uint64_t id, uint64_t offset);
 int64_t pc_checked_read(int fd, uint64_t pos, uint64_t len, uint64_t id, uint64_t offset, uint64_t skip,

@@ -61,12 +61,6 @@ static u32 by_table(u32 crc, const u8 *p, size_t n)
 	return crc;
 }
 
-static void lanes_by_table(u32 crc[LANES], const u8 *const p[LANES], size_t n)
-{
-	for (int k = 0; k < LANES; k++)
-		crc[k] = by_table(crc[k], p[k], n);
-}
-
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 #define HARDWARE            __attribute__((target("sse4.2")))
@@ -102,26 +96,14 @@ HARDWARE static void lanes_by_instruction(u32 crc[LANES], const u8 *const p[LANE
 	crc[0] = a, crc[1] = b, crc[2] = c;
 }
 #else
-#define has_hardware()       false
-#define by_instruction       by_table
-#define lanes_by_instruction lanes_by_table
+#define has_hardware()                  false
+#define by_instruction                  by_table
+#define lanes_by_instruction(crc, p, n) ((void)(p))
 #endif
 
 static u32 crc_of(u32 crc, const u8 *p, size_t n)
 {
 	return has_hardware() ? by_instruction(crc, p, n) : by_table(crc, p, n);
-}
-
-/* The checksum of bytes; @crc: that of the bytes before them, 0 at first. */
-uint32_t pc_crc32c(uint32_t crc, const void *bytes, size_t len)
-{
-	return ~crc_of(~crc, bytes, len);
-}
-
-/* The same without the processor's instruction, to test it. */
-uint32_t pc_crc32c_by_table(uint32_t crc, const void *bytes, size_t len)
-{
-	return ~by_table(~crc, bytes, len);
 }
 
 static u32 seed_of(u64 id, u64 offset)
@@ -191,7 +173,7 @@ void pc_checked_pack(uint8_t *out, const struct pc_part *parts, size_t n, uint64
 {
 	struct cursor c = {parts, n, 0, 0};
 	u64 done = 0;
-	for (; len - done >= (u64)LANES * BLOCK; done += (u64)LANES * BLOCK, out += LANES * STRIDE) {
+	for (; has_hardware() && len - done >= (u64)LANES * BLOCK; done += (u64)LANES * BLOCK, out += LANES * STRIDE) {
 		u32 crc[LANES];
 		const u8 *p[LANES];
 		for (int k = 0; k < LANES; k++) {
@@ -199,10 +181,7 @@ void pc_checked_pack(uint8_t *out, const struct pc_part *parts, size_t n, uint64
 			copy(&c, out + k * STRIDE, BLOCK, false);
 			p[k] = out + k * STRIDE;
 		}
-		if (has_hardware())
-			lanes_by_instruction(crc, p, BLOCK);
-		else
-			lanes_by_table(crc, p, BLOCK);
+		lanes_by_instruction(crc, p, BLOCK);
 		for (int k = 0; k < LANES; k++)
 			store_crc(out + k * STRIDE + BLOCK, crc[k]);
 	}
