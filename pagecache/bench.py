@@ -176,7 +176,9 @@ class Bench:
         """Return the path of a plain file of the size of the working set, on tmpfs."""
         path = self.folder / name
         if not path.exists():
-            make_file(path, self.settings.size)
+            with open(path, "wb") as file:
+                for offset in range(0, self.settings.size, MIB):
+                    file.write(BLOCK[: min(MIB, self.settings.size - offset)])
         return path
 
     def descriptor(self, name: str = "file") -> int:
@@ -218,14 +220,6 @@ class Bench:
                 # A clock that did not move would make the ratio infinite: count a nanosecond at least.
                 result[way.name].append(max(way.slice(counts[way.name], clock), 1e-9) / counts[way.name])
         return result
-
-
-def make_file(path: Path, size: int) -> Path:
-    """Write a file of `size` bytes sequentially and return its path."""
-    with open(path, "wb") as file:
-        for offset in range(0, size, MIB):
-            file.write(BLOCK[: min(MIB, size - offset)])
-    return path
 
 
 # -- cases

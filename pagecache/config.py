@@ -60,12 +60,13 @@ def parse_size(value: object, what: str) -> int:
     >>> parse_size("64K", "capacity")
     65536
     """
-    size = None
+    size: int | None = None
     rule = "a size is an int of bytes, or text such as '64K', '64KiB', '1.5GB'"
     if isinstance(value, str):
         if match := _SIZE.fullmatch(value):
             unit = _UNITS.get(match[2].lower())
-            size = None if unit is None else _product(match[1], unit)
+            whole, _, decimals = match[1].partition(".")
+            size = None if unit is None else int(whole + decimals) * unit // 10 ** len(decimals)  # exact
             rule = f"{match[2]!r} is not one of the units {UNITS}"
     elif not isinstance(value, bool):
         try:
@@ -77,13 +78,6 @@ def parse_size(value: object, what: str) -> int:
     if not 0 <= size <= SIZE_MAX:
         raise ValueError(f"{what}: {value!r} is not a size from 0 to 2**63 - 1 bytes")
     return size
-
-
-def _product(number: str, unit: int) -> int:
-    """Return a decimal number, such as "1.5", times a unit, without its fraction."""
-    whole, _, decimals = number.partition(".")
-    scaled: int = int(whole + decimals) * unit // 10 ** len(decimals)
-    return scaled
 
 
 def _power_of_two(value: int) -> bool:

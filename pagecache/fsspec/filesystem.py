@@ -93,7 +93,7 @@ class PageCacheFileSystem(ChainedFileSystem):
         self._strip_protocol = self._stripped  # a class method in fsspec, which calls it on instances too
 
     def __repr__(self) -> str:
-        return f"<pagecache.fsspec.PageCacheFileSystem above {self._wanted.target.name}>"
+        return f"<pagecache.fsspec.PageCacheFileSystem above {self._wanted.target.protocols[0]}>"
 
     @property
     def fs(self) -> Any:

@@ -99,11 +99,6 @@ class Target:
         return self._instance
 
     @property
-    def name(self) -> str:
-        """Return its protocol."""
-        return self.protocols[0]
-
-    @property
     def protocols(self) -> tuple[str, ...]:
         """Return its protocol, and other names of that."""
         protocol = self.fs.protocol
@@ -153,7 +148,7 @@ class Wanted:
                 cache = _caches.get(self._shared)
                 if cache is None or cache.closed:
                     cache = PageCache(self.capacity, config=self.config, disk=_tier(**dict(self.disk)))
-                name = f"{self.target.name}-{next(_numbers)}"
+                name = f"{self.target.protocols[0]}-{next(_numbers)}"
                 found = cache.attach(backend, name=name, options=self.options, durability=self.durability)
                 _caches[self._shared], _volumes[self] = cache, found
             return found

@@ -51,9 +51,11 @@ def check_store(backend: Any, path: str) -> None:
     """Raises:
     CannotMount: the store is a directory, and one of it and the mountpoint contains the other.
     """
-    root = _root_of(backend)
-    if root is None:
+    while backend is not None and not isinstance(backend, DirectoryBackend):  # of a decorator: the one below it
+        backend = getattr(backend, "inner", None)
+    if backend is None:
         return
+    root = backend.root
     rule = "a mountpoint and the store mounted on it cannot contain each other"
     if os.path.samefile(root, path):
         raise CannotMount(f"{path}: this is the directory to be mounted, {root}, which it would hide: {rule}")
@@ -61,13 +63,6 @@ def check_store(backend: Any, path: str) -> None:
         raise CannotMount(f"{path}: it is in the directory to be mounted, {root}, which would contain itself: {rule}")
     if _is_in(root, path):
         raise CannotMount(f"{path}: the directory to be mounted, {root}, is in it, and would be hidden: {rule}")
-
-
-def _root_of(backend: Any) -> str | None:
-    """Return the directory of a backend's objects, also through decorators."""
-    while backend is not None and not isinstance(backend, DirectoryBackend):
-        backend = getattr(backend, "inner", None)
-    return None if backend is None else backend.root
 
 
 def _is_in(path: str, directory: str) -> bool:

@@ -24,12 +24,6 @@ BATCH = 512
 REFUSED = {errno.EINVAL, errno.ENOSYS}
 
 
-def prune_message(numbers: Sequence[int]) -> bytes:
-    """Return a message for /dev/fuse: header, number of nodes, nodes."""
-    body = struct.pack(f"<IIQ{len(numbers)}Q", len(numbers), 0, 0, *numbers)
-    return struct.pack("<IiQ", 16 + len(body), NOTIFY_PRUNE, 0) + body
-
-
 class Pruning:
     """A thread that keeps the table of nodes small, from `__init__` to `stop`.
 
@@ -60,8 +54,10 @@ class Pruning:
         for begin in range(0, len(numbers), BATCH):
             if self._stopped:
                 return
+            nodes = numbers[begin : begin + BATCH]
+            body = struct.pack(f"<IIQ{len(nodes)}Q", len(nodes), 0, 0, *nodes)
             try:
-                self._notify(prune_message(numbers[begin : begin + BATCH]))
+                self._notify(struct.pack("<IiQ", 16 + len(body), NOTIFY_PRUNE, 0) + body)
             except OSError as error:
                 self._refused = error.errno in REFUSED
                 log.debug("the kernel did not forget names: %s", os.strerror(error.errno or 0))

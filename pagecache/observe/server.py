@@ -218,7 +218,9 @@ class Route(NamedTuple):
 def _document(cache: PageCache, syncs: Syncs, method: str, target: str) -> Any:
     """Return the document of a request; ValueError: the client made a mistake."""
     try:
-        path, query = _parsed(target)
+        parts = urlsplit(target)
+        query = dict(parse_qsl(parts.query, True, strict_parsing=bool(parts.query), errors="strict"))
+        path = unquote(parts.path, errors="strict")
     except ValueError as wrong:
         raise ValueError(f"{target[:80]!r} is not a path with parameters: {wrong}") from None
     known, slash, number = path.rpartition("/")
@@ -233,12 +235,6 @@ def _document(cache: PageCache, syncs: Syncs, method: str, target: str) -> Any:
         if name not in route.parameters:
             raise ValueError(f"parameter {name[:40]!r}: {path} takes {', '.join(route.parameters) or 'none'}")
     return route.make(cache, syncs, query)
-
-
-def _parsed(target: str) -> tuple[str, dict[str, str]]:
-    parts = urlsplit(target)
-    query = parse_qsl(parts.query, True, strict_parsing=bool(parts.query), errors="strict")
-    return unquote(parts.path, errors="strict"), dict(query)
 
 
 def _metrics(cache: PageCache, syncs: Syncs, query: Query) -> bytes:

@@ -45,18 +45,12 @@ def _failing(error: BaseException, often: float) -> tuple[Rule, ...]:
     )
 
 
-def _odd_order(often: float) -> tuple[Rule, ...]:
-    return (
-        Rule(CHANGES, twice=True, chance=often),
-        Rule((*BYTES, "commit"), delay=0.0005, longest=0.005, done=True, chance=often),
-    )
-
-
 _SLOW_SPELLS: Final = Rule(WORK, spells=(400, 20), delay=0.001)
 _LEGAL: Final = (
     Rule("write", longer=LIMIT, error=TOO_LARGE, chance=0.05),
     *_shorter(0.1),
-    *_odd_order(0.05),
+    Rule(CHANGES, twice=True, chance=0.05),
+    Rule((*BYTES, "commit"), delay=0.0005, longest=0.005, done=True, chance=0.05),
     _SLOW_SPELLS,
     *_tails(0.05, 0.05),
 )

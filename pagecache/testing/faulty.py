@@ -104,7 +104,6 @@ class FaultyBackend(SlowBackend):
         self.calls: builtins.list[Call] = []  # in the order of arrival
         self.kept_buffers: builtins.list[memoryview] = []  # by rules with `keep`
         self.refused: set[int] = set()  # errnos that the inner backend itself marks as worth a retry
-        self._died = threading.Event()
         self._changed = threading.Condition()
         self._death: Callable[[Key | None], BaseException] | None = None
         self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
@@ -127,19 +126,11 @@ class FaultyBackend(SlowBackend):
     @property
     def dead(self) -> bool:
         """Return whether every call is refused, since a rule with `dies` fired."""
-        return self._died.is_set()
-
-    def wait_dead(self, timeout: float | None = None) -> bool:
-        """Wait until the backend is dead, at most `timeout` seconds; return whether it is."""
-        return self._died.wait(timeout)
+        return self._death is not None
 
     def calls_of(self, *operations: str) -> builtins.list[Call]:
         """Return the logged calls of these operations."""
         return [call for call in self.calls.copy() if call.op in operations]
-
-    def clear_calls(self) -> None:
-        """Clear the log; rules keep their counts."""
-        self.calls.clear()
 
     # -- calls of the protocol
 
@@ -337,7 +328,6 @@ class FaultyBackend(SlowBackend):
         with self._changed:
             if self._death is None:
                 self._death = error
-        self._died.set()
 
     def fence(self, timeout: float = 10.0) -> None:
         """Wait until no call so far can change the store, nor any call of a file opened so far. Such calls raise
@@ -356,7 +346,6 @@ class FaultyBackend(SlowBackend):
         """Accept calls again: for `Volume.reconnect` with this backend."""
         with self._changed:
             self._death = None
-        self._died.clear()
 
 
 def _first(buffers: Buffers, length: int) -> list[memoryview]:

@@ -272,7 +272,7 @@ def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
     backend = FaultyBackend(MemoryBackend())
     with attached(backend, "1MiB") as volume:
         stored(volume, "k", b"data")
-        backend.clear_calls()
+        backend.calls.clear()
         with volume.open("k", keep_cache=True) as file:
             assert file.pread(100, 0) == b"data"
         assert backend.calls == []

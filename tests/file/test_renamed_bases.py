@@ -538,7 +538,7 @@ def test_a_commit_that_ends_after_a_reconnect_is_recognised_by_the_next_one(tmp_
         backends[1].use([Rule("open", key=KEY, nth=2, dies=True)])
         volume.reconnect(backends[1])
         commits.release()
-        assert backends[1].wait_dead(10)
+        eventually(lambda: backends[1].dead)
         eventually(lambda: not volume.late)
         volume.abort()
         volume.reconnect(backends[2], fenced=True)

@@ -222,7 +222,7 @@ def test_a_status_does_not_depend_on_a_remove_beside_it(volume: Volume, monkeypa
 def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(volume: Volume, backend: Any) -> None:
     """The backend's file is closed while the store is asked for the name. [2.20]"""
     volume.open(KEY, "rb").close()
-    backend.clear_calls()
+    backend.calls.clear()
     with gated(backend, "stat", times=1) as gate:
         _, task = at_gate(gate, volume.stat, KEY)
         for backend_file in volume.engine.take_idle(0):

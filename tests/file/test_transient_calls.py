@@ -51,7 +51,7 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         caches.append(PageCache("8MiB", **{**QUIET, "retry": retry}))
         volume = caches[-1].attach(backend)
         backend.use(rules)
-        backend.clear_calls()
+        backend.calls.clear()
         return volume, backend
 
     yield maker

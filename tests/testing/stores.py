@@ -18,7 +18,7 @@ class Store:
         self.memory.put("a", bytes(DATA))
         self.faulty = self.backend = FaultyBackend(self.memory)
         self.file: Any = self.backend.open("a")
-        self.faulty.clear_calls()
+        self.faulty.calls.clear()
 
     def content(self) -> bytes:
         return self.memory.snapshot("a")

@@ -21,7 +21,7 @@ def faulty(*rules: Rule) -> tuple[FaultyBackend, BackendFile]:
     inner.put("a", bytes(DATA))
     backend = FaultyBackend(inner)
     file = backend.open("a")
-    backend.clear_calls()
+    backend.calls.clear()
     backend.use(rules)
     return backend, file
 
