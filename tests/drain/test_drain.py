@@ -187,6 +187,13 @@ def test_ctrl_c_says_that_what_was_begun_goes_on(serve: Serve) -> None:
     assert err == "interrupted: what was begun goes on\n"
 
 
+def test_a_line_now_and_then(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LINE_INTERVAL_S", 0.05)
+    result = call(serve().path, "--deadline", "0.5")
+    lines = result.stderr.splitlines()
+    assert set(lines) == {"cache-1 (process 4711): 1.0 GiB of 2.0 GiB left, 976.6 KiB/s, about 17m54s"}
+
+
 # -- a cache in another process, from the command to the bytes in the store
 
 SIZE = 4 << 20

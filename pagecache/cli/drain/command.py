@@ -1,6 +1,7 @@
 """The command `pagecache drain`: options, help and exit status."""
 
 import sys
+from functools import partial
 
 import click
 
@@ -13,7 +14,7 @@ from pagecache.interrupts import leave_on_sigterm
 @click.option("--volume", metavar="NAME", help="Only this volume.  [default: all]")
 @click.option("--deadline", metavar="SECONDS", type=click.FloatRange(min=0), help="Seconds to wait at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing if everything is saved.")
+@click.option("--quiet", is_flag=True, help="Show no progress, and nothing at all if everything is saved.")
 def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, as_json: bool, quiet: bool) -> None:
     """Have running caches save everything written so far, and wait until it is committed.
 
@@ -24,7 +25,8 @@ def drain(sockets: tuple[str, ...], volume: str | None, deadline: float | None, 
 
     leave_on_sigterm()
     try:
-        outcomes = following.drain(sockets, volume, deadline)
+        show = (lambda line: None) if quiet else partial(click.echo, err=True)
+        outcomes = following.drain(sockets, volume, deadline, show)
     except KeyboardInterrupt:
         interrupted("what was begun goes on")
     saved = all(outcome.saved for outcome in outcomes)

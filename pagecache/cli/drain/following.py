@@ -1,4 +1,4 @@
-"""The syncs of several caches under one deadline: begun and asked for in one loop.
+"""The syncs of several caches under one deadline: begun and asked for in one loop, with a line now and then.
 
 A cache that does not answer delays the questions to the others, and not their syncs.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ LAST_TIMEOUT_S = 1.0
 """The time for an answer after the deadline."""
 INTERVAL_S = 0.2
 """The time between two questions."""
+LINE_INTERVAL_S = 5.0
 
 Document = dict[str, Any]
 UNKNOWN: Document = {"total": 0, "remaining": 0, "rate": 0.0, "expected": None, "seconds": 0.0, "done": False}
@@ -60,13 +61,16 @@ class Outcome:
         return known | progress | {"saved": self.saved, "unknown": self.unknown or None}
 
 
-def drain(sockets: Sequence[str], volume: str | None, deadline: float | None) -> list[Outcome]:
+def drain(
+    sockets: Sequence[str], volume: str | None, deadline: float | None, show: Callable[[str], object]
+) -> list[Outcome]:
     """Have everything saved that was written so far; return the outcomes in the order of the sockets.
 
     Args:
         sockets: Paths of `PageCache.serve_stats`.
         volume: Only this one; None: all.
         deadline: Seconds after which the waiting ends; the syncs go on.
+        show: Is called with a line of progress for each running sync, now and then.
 
     Raises:
         WrongUsage: A socket is unusable; then no sync was begun anywhere.
@@ -74,6 +78,7 @@ def drain(sockets: Sequence[str], volume: str | None, deadline: float | None) ->
     outcomes = [Outcome(socket) for socket in sockets]
     begun = running = [outcome for outcome in outcomes if _answers(outcome, volume)]
     until = float("inf") if deadline is None else time.monotonic() + deadline
+    line_at = time.monotonic() + LINE_INTERVAL_S
     while True:
         for outcome in running:
             left = until - time.monotonic()
@@ -82,6 +87,11 @@ def drain(sockets: Sequence[str], volume: str | None, deadline: float | None) ->
         now = time.monotonic()
         if not running or now >= until:
             break
+        if now >= line_at:
+            line_at = now + LINE_INTERVAL_S
+            for outcome in running:
+                if outcome.sync["total"]:  # 0: not known yet
+                    show(f"{_name(outcome)}: {_progress(outcome.sync)}")
         time.sleep(min(INTERVAL_S, until - now))
     for outcome in begun:
         if not outcome.unknown:
@@ -153,6 +163,17 @@ def _name(outcome: Outcome) -> str:
     """Return the name of a cache and its process."""
     name = printable(outcome.name or outcome.socket)
     return name if outcome.pid is None else f"{name} (process {outcome.pid})"
+
+
+def _progress(sync: Document) -> str:
+    parts = [f"{size_text(sync['remaining'])} of {size_text(sync['total'])} left"]
+    if sync["rate"]:
+        parts.append(f"{size_text(sync['rate'])}/s")
+    if sync["expected"] is not None:
+        parts.append(f"about {duration_text(sync['expected'])}")
+    if sync["errors"]:
+        parts.append(f"{len(sync['errors'])} failed")
+    return ", ".join(parts)
 
 
 def lines(outcomes: Sequence[Outcome]) -> Iterator[str]:
