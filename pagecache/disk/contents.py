@@ -14,8 +14,6 @@ from .recovery import Unsaved, recover
 from .segments import Segments
 from .tier import JOURNAL, leave, occupy
 
-__all__ = ["Contents", "Held", "UnsavedFile", "contents"]
-
 PIECE = 1 << 20
 """Bytes that are verified at a time."""
 

@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["OS", "Device"]
-
 
 class Device(Protocol):
     """The calls of a disk that a journal makes."""

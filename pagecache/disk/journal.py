@@ -50,8 +50,6 @@ from .records import (
 )
 from .recovery import Recovered, name_of, recover
 
-__all__ = ["Journal", "JournalFull"]
-
 IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT_MIN = 4096
 STATED = (Kind.RENAMED, Kind.REMOVED, Kind.DISCARDED)

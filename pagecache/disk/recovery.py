@@ -43,8 +43,6 @@ from .records import (
     unpacked,
 )
 
-__all__ = ["Lost", "Recovered", "Unsaved", "name_of", "recover"]
-
 NAME = re.compile(r"([0-9]{8,})\.journal")
 CHUNK = 1 << 20
 SECTOR = 512

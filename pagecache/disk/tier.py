@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .journal import Journal
 
-__all__ = ["DiskTier", "Tier", "as_tier"]
-
 log = logging.getLogger("pagecache.disk")
 
 FORMAT = 1

@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from ..file import EngineFile
     from ..volume import EngineVolume
 
-__all__ = ["NOT_JOURNALED", "Journaled", "VolumeJournal"]
-
 TURN = 64
 """Files of one check by the flusher."""
 AGAIN = 5.0

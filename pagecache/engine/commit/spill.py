@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..file import EngineFile
     from ..volume import EngineVolume
 
-__all__ = ["Spills"]
-
 PIECE = 256 << 10
 """Bytes that leave memory at a time, which are copied once."""
 TURN = 8 << 20
