@@ -54,8 +54,6 @@ class Loop:
         entry_timeout: seconds for which names are valid, in the kernel and in this loop.
         attr_timeout: seconds for which attributes are valid, in the kernel and in this loop.
         timeout: seconds after which a program gets EIO in place of a reply; None: it waits.
-        workers: threads in C; None: as many as there are processors, at least 2 and at most 8.
-        parallel_writes: direct writes of one file run concurrently, if libfuse and the kernel can.
         acls: the kernel enforces the POSIX ACLs that the file system has as extended attributes.
 
     Raises:
@@ -74,8 +72,6 @@ class Loop:
         entry_timeout: float = 1.0,
         attr_timeout: float = 1.0,
         timeout: float | None = None,
-        workers: int | None = None,
-        parallel_writes: bool = True,
         acls: bool = False,
     ) -> None:
         if LOOP_MISSING:
@@ -87,10 +83,9 @@ class Loop:
             "timeout_ns": _ns(timeout),
             "known_timeout_ns": _ns(KNOWN_TIMEOUT_S),
             "silence_ns": _ns(SILENCE_S),
-            "workers": min(max(os.cpu_count() or 1, 2), 8) if workers is None else workers,
+            "workers": min(max(os.cpu_count() or 1, 2), 8),
             "direct_io": direct_io,
             "keep_pages": keep_pages,
-            "parallel_writes": parallel_writes,
             "acls": acls and has_xattrs(system),
         }
         self._system = system

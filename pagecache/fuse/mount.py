@@ -152,7 +152,10 @@ class Mount:
                 )
             except OSError as error:
                 raise CannotMount(f"{options.mountpoint}: {said() or error}") from None
-        _raise_read_ahead(where)
+        fields = mounted_at(where)
+        if fields is not None:  # raise the kernel's readahead from 128 KiB to 1 MiB, if permitted
+            with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:
+                file.write(str(READ_AHEAD_KB))
 
     # -- serving
 
@@ -258,11 +261,3 @@ def _said_on_stderr() -> Iterator[Callable[[], str]]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _raise_read_ahead(path: str) -> None:
-    """Raise the kernel's readahead from 128 KiB to 1 MiB, if permitted."""
-    fields = mounted_at(path)
-    if fields is not None:
-        with contextlib.suppress(OSError), open(f"/sys/class/bdi/{fields[2]}/read_ahead_kb", "w") as file:
-            file.write(str(READ_AHEAD_KB))

@@ -119,7 +119,7 @@ struct pc_loop_options {
 	int64_t known_timeout_ns; /* after this time getattr of an open file returns the last known attributes */
 	int64_t silence_ns; /* and for this long does not request them again */
 	uint32_t workers;
-	uint8_t direct_io, keep_pages, parallel_writes;
+	uint8_t direct_io, keep_pages;
 	uint8_t xattrs; /* supported, except security.capability, which the kernel requests before each write */
 	uint8_t acls;   /* the kernel checks POSIX ACLs, which it reads as extended attributes */
 };

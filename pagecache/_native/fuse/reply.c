@@ -88,7 +88,7 @@ int pc_reply_open(struct pc_loop *l, uint64_t token, const struct pc_attributes 
 	info.direct_io = l->options.direct_io;
 	info.keep_cache = kept && l->options.keep_pages && !l->options.direct_io;
 #ifdef PC_PARALLEL_WRITES
-	info.parallel_direct_writes = l->options.direct_io && l->options.parallel_writes;
+	info.parallel_direct_writes = l->options.direct_io;
 #endif
 	if (!a)
 		return pc_answer_end(l, fuse_reply_open(req, &info));
