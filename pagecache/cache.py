@@ -445,13 +445,10 @@ class PageCache:
                 gc.collect()  # views in reference cycles hold memory until they are collected
             if attempt > 2 and self.stats().pinned > capacity:
                 break
-            self._save_for_resize(deadline)
+            for volume in self.volumes():
+                if not volume.engine.backend.limits.commit_on_close:
+                    volume.sync(deadline.timeout(), durability="backend")
         raise BlockingIOError(errno.EAGAIN, f"capacity: {capacity} is less than the pinned and unsaved data")
-
-    def _save_for_resize(self, deadline: Deadline) -> None:
-        for volume in self.volumes():
-            if not volume.engine.backend.limits.commit_on_close:
-                volume.sync(deadline.timeout(), durability="backend")
 
     # -- the whole
 

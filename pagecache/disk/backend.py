@@ -65,10 +65,6 @@ class Reader(Protocol):
         ...
 
 
-def _no_reader() -> None:
-    return None
-
-
 class TieredFile(PassingFile):
     """An object of the store, read through its copy on disk."""
 
@@ -81,7 +77,7 @@ class TieredFile(PassingFile):
         self._changed: Ranges | None = None
         self._copy: Copy | None = None  # of `_version`
         self._version: str | None = None
-        self._reader: Callable[[], Reader | None] = _no_reader
+        self._reader: Callable[[], Reader | None] = lambda: None
         self._next: Copy | None = None  # the bytes sent since, under the number of their future copy
 
     @property

@@ -328,18 +328,11 @@ class EngineFile(NativeInode):
         if self.journaled is not NOT_JOURNALED:
             self.journaled.stored(version)
 
-    def invalidate_remote(self, pos: int, end: int) -> None:
-        self._forget_on_disk(pos, end)
-        super().invalidate_remote(pos, end)
-
     def invalidate_range(self, pos: int, end: int) -> bool:
-        self._forget_on_disk(pos, end)
-        return super().invalidate_range(pos, end)
-
-    def _forget_on_disk(self, pos: int, end: int) -> None:
         backend_file = self.backend_file
         if type(backend_file) is TieredFile:
             backend_file.forget(pos, end)
+        return super().invalidate_range(pos, end)
 
     def _hold(self) -> None:
         """The lock is held."""
@@ -688,7 +681,7 @@ class EngineFile(NativeInode):
         """
         before = self.sent_before
         if before is None or not self.flush_pending(before[0]):
-            self.sent_before = stamp, self.dirtied()
+            self.sent_before = stamp, self.number("dirtied") / 1e9
 
     # -- engine work that needs the token, without a waiter
 

@@ -316,10 +316,7 @@ class Flusher:
             with volume.keeper():
                 for file in volume.some_aged(TURN) if urgent or not volume.spills_first() else []:
                     file.refresh_limits()
-                    if partial:
-                        file.pass_partial(_budget(file))
-                    else:
-                        file.pass_background(_budget(file))
+                    file.pass_background(_budget(file), partial)
                 if not volume.backend.limits.commit_on_close:
                     self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
 

@@ -220,9 +220,10 @@ def _kept_of(file: EngineFile) -> int | None:
     In conflict that is everything, until `resolve`: what was written to a folio after its bytes had failed is never
     tried. After a commit that has failed for good it is everything, too: acknowledged bytes are sent again for each.
     """
-    disputed = file.conflict is not None or overdue.has_failed_commit(file)
+    commits = file.commits
+    disputed = file.conflict is not None or (commits.parked and commits.error is not None and overdue.stands(file))
     aside, tried = file.is_cut_off() or file.withheld, file.failures.hopeless
-    if file.freed or not (disputed or aside or len(file.failures) or file.commits.error is not None):
+    if file.freed or not (disputed or aside or len(file.failures) or commits.error is not None):
         return None
     usage = file.usage()
     if aside:

@@ -25,6 +25,7 @@ from .extension import (
 
 SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
 AT_REST = NUMBERS["at_rest"]
+FORGET_CUTS, FORGET_HOLES = int(lib.PC_FORGET_CUTS), int(lib.PC_FORGET_HOLES)
 
 
 def _number(name: str) -> Callable[[NativeInode], int]:
@@ -149,10 +150,6 @@ class NativeInode:
     def wake(self) -> None:
         lib.pc_inode_wake(self._i)
 
-    def dirtied(self) -> float:
-        """Return the time of the oldest dirty byte, on the cache's clock; 0.0 when nothing is dirty."""
-        return self.number("dirtied") / 1e9
-
     def age_anew(self) -> None:
         """Let the dirty bytes count as written now."""
         lib.pc_inode_age_anew(self._i)
@@ -168,13 +165,11 @@ class NativeInode:
         aside = lib.PC_ASIDE_UNSYNCED * unsynced | lib.PC_ASIDE_KEPT_BACK * kept_back
         lib.pc_inode_set_aside(self._i, self.id, aside)
 
-    def forget_cuts(self) -> None:
-        """Forget truncates that would be repeated because they are not known to be committed."""
-        lib.pc_inode_forget(self._i, lib.PC_FORGET_CUTS)
-
-    def set_uncommitted(self, created: bool = False, lowest: int = END) -> None:
-        """Record an uncommitted change other than bytes; `lowest`: a size that storage was or will be cut to."""
-        lib.pc_inode_set_uncommitted(self._i, created, lowest, 0, 0)
+    def set_uncommitted(self, created: bool = False, lowest: int = END, hole: tuple[int, int] = (0, 0)) -> None:
+        """Record an uncommitted change other than bytes; `lowest`: a size that storage was or will be cut to; `hole`:
+        an owed one, [start, end), which waits for a commit.
+        """
+        lib.pc_inode_set_uncommitted(self._i, created, lowest, *hole)
 
     def cut_paid(self, size: int) -> None:
         """Record that a cut to this size, which was owed, was made: a running commit covers it, or the next one."""
@@ -188,16 +183,11 @@ class NativeInode:
         lib.pc_inode_undone(self._i, out)
         return fields(out[0])
 
-    def forget_holes(self) -> None:
-        lib.pc_inode_forget(self._i, lib.PC_FORGET_HOLES)
-
-    def note_hole(self, start: int, end: int) -> None:
-        """Record an owed hole, which waits for a commit."""
-        lib.pc_inode_set_uncommitted(self._i, False, END, start, end)
-
-    def forget_uncommitted(self) -> None:
-        """Forget uncommitted changes other than bytes; under the token."""
-        lib.pc_inode_forget(self._i, lib.PC_FORGET_ALL)
+    def forget_uncommitted(self, what: int = lib.PC_FORGET_ALL) -> None:
+        """Forget uncommitted changes other than bytes, or FORGET_HOLES, or FORGET_CUTS: truncates that would be
+        repeated because they are not known to be committed. Under the token.
+        """
+        lib.pc_inode_forget(self._i, what)
 
     lock_busy = _flag("changing")
     """Return whether the inode lock is held or awaited."""
@@ -297,12 +287,9 @@ class NativeInode:
     def flush_pending(self, stamp: int, pos: int = 0, end: int = END) -> int:
         return int(lib.pc_flush_pending(self._i, stamp, pos, end, ffi.NULL))
 
-    def pass_background(self, budget: int) -> bool:
-        return bool(lib.pc_pass_background(self._i, budget, False))
-
-    def pass_partial(self, budget: int) -> bool:
-        """Start a pass like `flush_start`, including partly dirty write units, if a commit makes bytes visible."""
-        return bool(lib.pc_pass_background(self._i, budget, True))
+    def pass_background(self, budget: int, partial: bool = False) -> bool:
+        """Start a pass; `partial`: including partly dirty write units, if a commit makes bytes visible."""
+        return bool(lib.pc_pass_background(self._i, budget, partial))
 
     pass_idle = _flag("pass_idle")
 
@@ -566,9 +553,6 @@ class NativeInode:
     def invalidate_range(self, pos: int, end: int) -> bool:
         """Drop clean bytes; False: local bytes are left."""
         return int(lib.pc_invalidate_range(self._i, pos, end)) == 0
-
-    def invalidate_remote(self, pos: int, end: int) -> None:
-        lib.pc_invalidate_range(self._i, pos, end)
 
     def read_anew(self) -> None:
         """Drop the answers of running reads; valid bytes stay."""

@@ -236,7 +236,7 @@ class CachedTarget(Target):
     def _attach(self) -> None:
         """Make a cache, and open handles on all files."""
         least = 8 * max(int(self.backend.limits.write_unit), PAGE)
-        capacity = max(self._plan.capacity_bytes, 2 * least)
+        capacity = max(parse_size(self._plan.capacity, "capacity"), 2 * least)
         folio = min(parse_size(self.variant.config["max_folio"], "max_folio"), capacity // 8)
         self.budget = Budget(max(3 * folio, capacity // 2), folio)
         self.cache = PageCache(capacity, disk=self._tier(), **self.variant.config, **self.faulting.config)

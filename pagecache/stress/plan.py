@@ -157,11 +157,6 @@ class Plan:
         """Return `size` in bytes."""
         return parse_size(self.size, "size")
 
-    @property
-    def capacity_bytes(self) -> int:
-        """Return `capacity` in bytes."""
-        return parse_size(self.capacity, "capacity")
-
     def rng(self, *what: object) -> random.Random:
         """Return random numbers for one purpose, equal in every run of this plan."""
         return random.Random(" ".join(map(str, (self.seed, *what))))

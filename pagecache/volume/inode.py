@@ -338,10 +338,6 @@ class InodeTable(dict[Key, Inode]):
         _rename(inode, key)
         self._unnamed[key] = inode
 
-    def drop_hints(self) -> None:
-        """Drop the names of all files that the store identifies: a link or a directory in their paths has changed."""
-        self.hints += 1
-
     def move_last_names(self, old: str, new: str) -> None:
         """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""
 

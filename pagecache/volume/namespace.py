@@ -327,7 +327,7 @@ class NameChange:
                 table.drop_names(inode)
             table.unbind(self.old)
             if self.kind in ("dir", "symlink"):
-                table.drop_hints()
+                table.hints += 1  # all files that the store identifies: their paths may have changed
             if self.new is not None and self.kind == "dir":
                 table.move_last_names(str(self.old), str(self.new))
         moved: list[tuple[Key, Inode | None]] = []

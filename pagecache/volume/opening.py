@@ -734,12 +734,12 @@ def _take(inode: Inode, stat: ObjectStat, changes: int) -> bool:
     # No direct write begins: it needs no token, and its stored bytes would be past an end that was read before.
     inode.close_gate()
     if inode.changes() != changes or inode.direct_count():
-        inode.invalidate_remote(0, END)  # later writes of this cache went over it, and set the sizes, or will
+        inode.invalidate_range(0, END)  # later writes of this cache went over it, and set the sizes, or will
         return True
-    inode.invalidate_remote(0, END)
+    inode.invalidate_range(0, END)
     if not inode.set_sizes(stat.size, stat.size):
         return False
-    inode.invalidate_remote(0, END)  # nothing of the old version is left
+    inode.invalidate_range(0, END)  # nothing of the old version is left
     _report_taken(inode)
     with inode.lock:
         inode.versions.take(stat.version, stale=inode.versions.stale)
@@ -761,7 +761,7 @@ def remote_change(volume: Volume, inode: Inode, stat: ObjectStat, tries: Attempt
         inode.settled(lambda: remote.lie_over_announced(inode), tries)
     elif volume.options.on_conflict == "fail":
         if not inode.limits().commit_on_close:
-            inode.invalidate_remote(0, END)
+            inode.invalidate_range(0, END)
         remote.changed(inode, stat.version)
         raise inode.conflict_error()
     else:

@@ -31,7 +31,7 @@ from ..engine.report.notices import cause
 from ..engine.runner import Job
 from ..engine.volume import threads_of
 from ..errors import ConflictError, LostRange, ShutdownError
-from ..native import END, NAMES
+from ..native import END, FORGET_CUTS, FORGET_HOLES, NAMES
 from . import lifetimes
 from .answers import checked_open
 from .inode import Inode
@@ -226,7 +226,7 @@ def _open_late(volume: Volume, backend: Backend, inode: Inode, unanswered: tuple
 def _take_version(inode: Inode, opened: Opened) -> None:
     """Record the version like `_check_version`, with the token held."""
     if inode.versions.stale or not inode.limits().commit_on_close:
-        inode.invalidate_remote(0, END)
+        inode.invalidate_range(0, END)
         inode.versions.replace(opened.stat.version, stale=True)
     else:
         _is_base(inode, opened)
@@ -413,7 +413,7 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     if len(inode.owed):
         inode.set_uncommitted()
     if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
-        inode.forget_cuts()  # owed ones are over when they are paid; later ones stay
+        inode.forget_uncommitted(FORGET_CUTS)  # owed ones are over when they are paid; later ones stay
     inode.use(None if opened is None else opened.backend_file)
     if opened is None:
         return True
@@ -451,7 +451,7 @@ def _settle_base(inode: Inode, opened: Opened) -> None:
     if same and (opened.settled or not inode.versions.stale):
         inode.versions.replace(stored, stale=False)
     elif same or opened.ours or (inode.versions.stale and opened.ours is not False):
-        inode.invalidate_remote(0, END)
+        inode.invalidate_range(0, END)
         inode.versions.replace(stored)
     else:
         remote.replaced(inode, stored)
@@ -463,18 +463,18 @@ def _lose_holes(inode: Inode, owed: Iterable[tuple[int, ...]]) -> None:
     """
     undone = inode.undone()
     lost = [(undone["hole_pos"], min(undone["hole_end"], inode.size))]
-    inode.forget_holes()
+    inode.forget_uncommitted(FORGET_HOLES)
     with inode.lock:
-        inode.commits.forget_holes()
+        inode.commits.holes.clear()
     for offset, length in owed:
-        inode.note_hole(offset, offset + length)
+        inode.set_uncommitted(hole=(offset, offset + length))
         lost = [
             piece for start, end in lost for piece in ((start, min(end, offset)), (max(start, offset + length), end))
         ]
     ranges = []
     for start, end in lost:
         if start < end:
-            inode.invalidate_remote(start, end)
+            inode.invalidate_range(start, end)
             ranges.append(LostRange(inode.key, start, end - start, errno.EIO, inode.owner.name))
     if ranges:
         inode.give_up_copy("a hole was lost with the backend")
@@ -508,11 +508,11 @@ def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
         except ConflictError:
             pass  # the next commit and the next open raise it
         except OSError:  # the store does not answer: the next open compares
-            inode.invalidate_remote(0, END)
+            inode.invalidate_range(0, END)
             return
         if inode.versions.quiet() is not None:
             return
     if inode.dispute.base_lost:
         return  # of a whole object: its handles read no other version
-    inode.invalidate_remote(0, END)
+    inode.invalidate_range(0, END)
     inode.versions.replace(opened.stat.version, stale=True)

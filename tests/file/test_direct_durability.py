@@ -236,7 +236,7 @@ def test_bytes_that_are_invalidated_again_and_again_are_delivered_all_the_same(m
     native = file._inode
 
     def reads_beside_a_write(stored: RecordingFile, offset: int, buffers: Any) -> int:
-        native.invalidate_remote(0, 8 * PAGE)
+        native.invalidate_range(0, 8 * PAGE)
         return stored.fill(offset, buffers)
 
     if failed:

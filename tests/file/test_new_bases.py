@@ -204,13 +204,13 @@ def test_an_open_beside_a_running_direct_write_takes_no_sizes(monkeypatch: Patch
         with volume.open(KEY, "r+", direct=True) as file, volume.open(KEY) as reader:
             assert reader.pread(len(DATA), 0) == DATA
             counted, go_on = threading.Event(), threading.Event()
-            invalidate_remote, set_sizes = NativeInode.invalidate_remote, NativeInode.set_sizes
+            invalidate_range, set_sizes = NativeInode.invalidate_range, NativeInode.set_sizes
 
-            def held(native: NativeInode, start: int, end: int) -> None:
+            def held(native: NativeInode, start: int, end: int) -> bool:
                 if (start, end) == (len(DATA), len(DATA) + PAGE):
                     counted.set()
                     assert go_on.wait(WAIT_LIMIT_S)
-                invalidate_remote(native, start, end)
+                return invalidate_range(native, start, end)
 
             def late(native: NativeInode, size: int, remote_size: int) -> bool:
                 go_on.set()
@@ -218,7 +218,7 @@ def test_an_open_beside_a_running_direct_write_takes_no_sizes(monkeypatch: Patch
                 return set_sizes(native, size, remote_size)
 
             store.put(KEY, other)
-            monkeypatch.setattr(NativeInode, "invalidate_remote", held)
+            monkeypatch.setattr(NativeInode, "invalidate_range", held)
             monkeypatch.setattr(NativeInode, "set_sizes", late)
             writing = Task(file.append, mine)
             assert counted.wait(WAIT_LIMIT_S)

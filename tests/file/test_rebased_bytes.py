@@ -174,7 +174,7 @@ def test_a_read_that_the_shorter_version_refuses_lets_the_rebase_have_its_folio(
     rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
     file.pread(4 * PAGE, 0)
     file.pwrite(b"N", 2 * PAGE)
-    file._inode.invalidate_remote(3 * PAGE, 4 * PAGE)
+    file._inode.invalidate_range(3 * PAGE, 4 * PAGE)
     rig.backend.change_remotely(KEY, THEIRS[:PAGE])
     raises(ConflictError, rig.volume.open, KEY)
     answer, reading = at_gate(rig.backend.gate("read_into"), file.pread, PAGE, 3 * PAGE)
@@ -200,7 +200,7 @@ def test_an_abort_ends_a_read_that_waits_for_the_rebase_beside_which_it_was_refu
     rig, file = make({KEY: BASE}, max_folio=16 * PAGE).opened()
     file.pread(4 * PAGE, 0)
     file.pwrite(b"N", 2 * PAGE)
-    file._inode.invalidate_remote(3 * PAGE, 4 * PAGE)
+    file._inode.invalidate_range(3 * PAGE, 4 * PAGE)
     rig.backend.change_remotely(KEY, THEIRS[:PAGE])
     raises(ConflictError, rig.volume.open, KEY)
     monkeypatch.setattr(runner, "SLICE", WAIT_LIMIT_S)  # the caller of `resolve` looks for the abort no earlier

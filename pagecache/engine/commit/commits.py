@@ -9,7 +9,7 @@ class Commits:
     """Failed commits and refused saves of one file since the last success (overdue.py), and uncommitted holes of a
     backend that can roll back. Made with the first of either.
 
-    Lock: `EngineFile.lock`, held by the caller of every method. Holes are added under the token, too.
+    Lock: `EngineFile.lock`, held by whoever calls a method or sets an attribute. Holes are added under the token, too.
     """
 
     __slots__ = (
@@ -65,16 +65,6 @@ class Commits:
         self.failing_since = now if self.failing_since is None else self.failing_since
         self.stamp = max(self.stamp, stamp)
 
-    def park(self) -> None:
-        self.parked = True
-
-    def try_at(self, at: float | None) -> None:
-        self.next_try = at
-
-    def begin_try(self, again: float) -> None:
-        """Record that the flusher begins a try; `again`: the time of the next one unless it fails before."""
-        self.next_try, self.trying, self.round = again, True, 0
-
     def asked(self, first: bool) -> None:
         """Record that a caller asks for a commit; `first`: for the first time."""
         self.trying = False
@@ -90,16 +80,6 @@ class Commits:
     def end(self) -> None:
         """Record that no save is overdue any longer."""
         self.failing_since, self.stamp, self.parked, self.next_try, self.trying = None, 0, False, None, False
-
-    def wait_until(self, at: float) -> None:
-        self.not_before = at
-
-    def note_hole(self, start: int, end: int) -> None:
-        self.holes.append((start, end))
-
-    def forget_holes(self) -> None:
-        """Forget the holes: they are committed, or the backend has forgotten them."""
-        self.holes.clear()
 
     def forget_failures(self) -> None:
         """Forget failures of an earlier backend. A save that is overdue stays so, and is tried at once."""

@@ -35,11 +35,6 @@ def stands(file: EngineFile) -> bool:
     return commits.failing_since is not None and not file.removed and not file.sync_done(commits.stamp)
 
 
-def has_failed_commit(file: EngineFile) -> bool:
-    """Return whether a commit has failed for good, and none has succeeded since."""
-    return file.commits.parked and file.commits.error is not None and stands(file)
-
-
 def _is_listed(file: EngineFile) -> bool:
     """Return whether all unsaved data of the file counts as failed: its last save is parked, and no range says so."""
     commits = file.commits
@@ -71,7 +66,7 @@ def is_blocked(file: EngineFile) -> bool:
 def plan(file: EngineFile, at: float | None) -> None:
     """Plan the next try; None: only on request."""
     with file.lock:
-        file.commits.try_at(at)
+        file.commits.next_try = at
     if at is not None:
         file.volume.retry_by(file, at)
 
@@ -82,7 +77,7 @@ def refused(file: EngineFile, stamp: int) -> None:
     with file.lock:
         commits = file.committing()
         commits.fall_due(stamp, now)
-        commits.park()
+        commits.parked = True
         planned = commits.next_try is not None
     file.volume.troubles.failing(file)
     if not planned:
@@ -113,9 +108,10 @@ def _start(file: EngineFile, now: float) -> float | None:
         return None
     again = now + file.volume.retry.max_delay
     with file.lock:
-        if file.commits.failing_since is None:
+        commits = file.commits
+        if commits.failing_since is None:
             return None  # a commit has saved everything since the check
-        file.commits.begin_try(again)
+        commits.next_try, commits.trying, commits.round = again, True, 0  # a failure plans another one
     file.count("retries")
     file.refresh_limits()
     found = file.flush_pending(file.commits.stamp)

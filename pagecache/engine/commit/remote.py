@@ -131,7 +131,7 @@ def announced(file: EngineFile, version: str | None, start: int, end: int) -> No
     file.versions.distrust()
     whole = file.limits().commit_on_close  # such objects are replaced as a whole
     start, end = (0, END) if whole else (start, end)
-    file.invalidate_remote(start, end)
+    file.invalidate_range(start, end)
     file.give_up_copy("the object was changed by another writer")
     local = file.local_ranges()
     if whole:
@@ -301,7 +301,7 @@ def _new_base(
 
 def _forget_owed(file: EngineFile) -> None:
     with file.lock:
-        file.commits.forget_holes()
+        file.commits.holes.clear()
     file.owe_instead()
 
 

@@ -306,7 +306,7 @@ def direct_write(self: EngineFile, op: Op, write: Write) -> None:
     if len(self.owed):
         self.owed.pay()
     extends = write.end > min(self.size, self.remote_size)
-    self.invalidate_remote(write.offset, write.end)
+    self.invalidate_range(write.offset, write.end)
     self.versions.about_to_change()
     self.give_up_copy("a direct write does not pass through it")
     sender = _Sender(self, op, write, write_from, in_order=extends or self.limits().ordered_writes)
@@ -526,7 +526,7 @@ def lose(file: EngineFile, *, forget: bool = False) -> None:
     size, volume = file.size, file.volume
     file.direct_reported(forget)
     for pos, length in ranges:
-        file.invalidate_remote(pos, pos + length)
+        file.invalidate_range(pos, pos + length)
     lost = [
         LostRange(file.key, pos, min(length, size - pos), errno.EIO, volume.name)
         for pos, length in unreported

@@ -169,7 +169,7 @@ def punch(self: EngineFile, op: Op, change: tuple[list[int], Callable[[], None]]
         extent[2] = end
         if uncommitted and (self.journaled.is_live() or hasattr(self.backend_file, "rollback")):
             with self.lock:
-                self.committing().note_hole(start, end)
+                self.committing().holes.append((start, end))
         if self.volume.mirror is not None:
             self.volume.mirror.changed(self, "punch_hole", start, end - start)
         if len(self.failures):
