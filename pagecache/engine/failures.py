@@ -114,6 +114,9 @@ class Failures:
         if self.position:
             self.search_again = True
 
+    def continue_at(self, pos: int) -> None:
+        self.position = pos
+
     def end_search(self) -> bool:
         """Record that the search has reached the end; return whether it begins again."""
         again = self.search_again
@@ -332,7 +335,7 @@ def _waiting_alone(file: EngineFile, folio: int) -> tuple[list[int], bool]:
             at = start + folio
         steps += 1
     if at < END:
-        file.failing().position = at
+        file.failing().continue_at(at)
         return found, True
     return found, file.failures.end_search()
 

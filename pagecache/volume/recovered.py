@@ -65,7 +65,6 @@ class _Left:
 
     def __init__(self, volume: Volume, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
-        self.bytes = sum(end - begin for begin, end in _written(unsaved, unsaved.base_size))
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.lock = threading.RLock()
         self.over = False  # it was laid, or cannot be
@@ -157,9 +156,8 @@ class Recovery:
 
     def _check_room(self, each: _Left) -> None:
         """Check that there is memory for bytes that nothing writes back."""
-        most = self._volume.cache.limits.dirty_limit // 2
-        if each.held and self._withheld + each.memory > most:
-            room = max(0, most - self._withheld)
+        room = max(0, self._volume.cache.limits.dirty_limit // 2 - self._withheld)
+        if each.held and each.memory > room:
             text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
             raise OSError(errno.ENOBUFS, text, each.key)
 
@@ -262,7 +260,7 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     ]
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= numbers
-    total = sum(each.bytes for each in left)
+    total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
     then = "they wait for Volume.resume" if hold else "they are saved in the background"
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
     volume.engine.say(logging.WARNING, "recovered bytes", what, then)

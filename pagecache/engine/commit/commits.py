@@ -9,7 +9,7 @@ class Commits:
     """Failed commits and refused saves of one file since the last success (overdue.py), and uncommitted holes of a
     backend that can roll back. Made with the first of either.
 
-    Lock: `EngineFile.lock`, held by whoever calls a method or sets an attribute. Holes are added under the token, too.
+    Lock: `EngineFile.lock`, held by whoever calls a method or changes `holes`: under the token, too.
     """
 
     __slots__ = (
@@ -64,6 +64,19 @@ class Commits:
         """Record that the save of the changes up to `stamp` has failed."""
         self.failing_since = now if self.failing_since is None else self.failing_since
         self.stamp = max(self.stamp, stamp)
+
+    def park(self) -> None:
+        self.parked = True
+
+    def try_at(self, at: float | None) -> None:
+        self.next_try = at
+
+    def wait_until(self, at: float) -> None:
+        self.not_before = at
+
+    def begin_try(self, again: float) -> None:
+        """Record that the flusher begins a try; `again`: the time of the next one unless it fails before."""
+        self.next_try, self.trying, self.round = again, True, 0
 
     def asked(self, first: bool) -> None:
         """Record that a caller asks for a commit; `first`: for the first time."""

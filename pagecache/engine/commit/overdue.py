@@ -66,7 +66,7 @@ def is_blocked(file: EngineFile) -> bool:
 def plan(file: EngineFile, at: float | None) -> None:
     """Plan the next try; None: only on request."""
     with file.lock:
-        file.commits.next_try = at
+        file.commits.try_at(at)
     if at is not None:
         file.volume.retry_by(file, at)
 
@@ -77,7 +77,7 @@ def refused(file: EngineFile, stamp: int) -> None:
     with file.lock:
         commits = file.committing()
         commits.fall_due(stamp, now)
-        commits.parked = True
+        commits.park()
         planned = commits.next_try is not None
     file.volume.troubles.failing(file)
     if not planned:
@@ -111,7 +111,7 @@ def _start(file: EngineFile, now: float) -> float | None:
         commits = file.commits
         if commits.failing_since is None:
             return None  # a commit has saved everything since the check
-        commits.next_try, commits.trying, commits.round = again, True, 0  # a failure plans another one
+        commits.begin_try(again)  # a failure plans another one
     file.count("retries")
     file.refresh_limits()
     found = file.flush_pending(file.commits.stamp)

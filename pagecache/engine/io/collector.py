@@ -87,8 +87,8 @@ def _note_commit_fault(file: EngineFile, op: Op, error: BaseException) -> None:
         now = file.volume.clock.now()
         file.committing().fail(error, _stamp(file), now)
         file.count("failed_commits")
-        file.commits.not_before = now + file.volume.retry.max_delay
-        file.commits.parked = True
+        file.commits.wait_until(now + file.volume.retry.max_delay)
+        file.commits.park()
     file.volume.troubles.failing(file)
     file.volume.kept.add(file)
     wait = file.volume.retry.failed_retry
@@ -284,12 +284,12 @@ def commit_failed(file: EngineFile, op: Op, error: BaseException, *, kept: bool,
             wait = pause = delay
             by_caller = file.commit_asked() > 0
         else:
-            commits.parked = True
+            commits.park()
             if isinstance(error, ConflictError):
                 wait = None  # only `resolve` and `discard` settle a conflict
-        commits.not_before = now + pause
+        commits.wait_until(now + pause)
         at = None if wait is None or overdue.is_blocked(file) else now + wait + CALLER_GRACE * by_caller
-        commits.next_try = at
+        commits.try_at(at)
         next = _next_commit(file, wait, by_caller=by_caller, planned=at is not None)
         parked = bool(local) and not kept and not is_transient(error)
         if parked:
