@@ -454,7 +454,8 @@ class SpoolingCacheMachine(CacheMachine):
     dirty_limit = 0.1
 
     def make_backend(self, objects: dict[Any, bytes], punch: bool, limits: dict[str, Any]) -> RecordingBackend:
-        return RecordingBackend(objects, staged=True, punch=punch, **limits)
+        forgets = {**limits, "durable_writes": False}  # what it forgets was not durable
+        return RecordingBackend(objects, staged=True, punch=punch, **forgets)
 
 
 class LongCacheMachine(CacheMachine):
