@@ -110,6 +110,26 @@ def test_a_full_journal_names_the_files_to_save() -> None:
     journal.close()
 
 
+def test_later_records_lie_over_the_size_that_was_saved() -> None:
+    """The saved object may be larger than the records before it say."""
+    disk = SimulatedDisk()
+    journal = Journal("j", segment=8192, limit=3 * 8192, device=disk)
+    number = opened(journal, size=4096)
+    first = journal.append(records.data(number, 0, 10), [bytes(10)])
+    second = journal.append(records.hole(number, 0, 4))
+    journal.append(records.hole(number, 4, 4))
+    journal.append(records.saved(number, first, "v2", 20000))
+    journal.confirm(journal.last)
+    (found,) = recover("j", disk).files
+    assert (found.base_size, found.state.size, found.state.base) == (20000, 20000, "v2")
+    journal.append(records.saved(number, second, "v2"))
+    journal.append(records.data(number, 30000, 5), [bytes(5)])
+    journal.confirm(journal.last)
+    (found,) = recover("j", disk).files
+    assert (found.base_size, found.state.size) == (20000, 30005)
+    journal.close()
+
+
 def test_a_power_cut_takes_nothing_that_a_start_after_a_kill_has_recovered() -> None:
     """The killed process had left it to the kernel."""
     disk = SimulatedDisk()

@@ -729,7 +729,7 @@ def test_bytes_that_the_store_has_and_the_journal_never_had_stay_when_a_later_ch
     make: Make, *, cut: bool
 ) -> None:
     """They lie behind the end that the journal has, or over a cut that it has."""
-    world = make(flush_interval=60.0)  # nobody else records what is saved
+    world = make(flush_interval=60.0)  # only the call below records a save
     file = world.open()
     file.pwrite(b"one", 0)
     file.fsync()
