@@ -15,11 +15,10 @@ import inspect
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any
-from weakref import WeakSet
 
 from ..backends.passing import PassingFile, SlowBackend
 from ..backends.plain import PlainBackend, given
@@ -39,8 +38,6 @@ class _FaultyFile(PassingFile):
         self._backend = backend
         self._key = key
         self.life = backend.life
-        self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
-        backend.follow(self)
 
     def _call(self, op: str, method: str, *args: Any) -> Any:
         carry_out = getattr(self.inner, method)
@@ -52,7 +49,7 @@ class _FaultyFile(PassingFile):
 
     def stat(self) -> Any:
         def carry_out(_: Buffers) -> ObjectStat:
-            return self._backend.stated(self.name, self.inner.stat())
+            return self._backend.stated(self._key, self.inner.stat())
 
         return self._backend.run(Call("stat", self._key), carry_out, (), self)
 
@@ -67,7 +64,7 @@ class _FaultyFile(PassingFile):
 
     def commit(self) -> Any:
         def carry_out(_: Buffers) -> str | None:
-            return self._backend.version(self.name, self.inner.commit())
+            return self._backend.version(self._key, self.inner.commit(), lambda: self.inner.stat().identity)
 
         return self._backend.run(Call("commit", self._key), carry_out, (), self)
 
@@ -108,8 +105,7 @@ class FaultyBackend(SlowBackend):
         self._death: Callable[[Key | None], BaseException] | None = None
         self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
         self._inside: Counter[int] = Counter()  # life -> running calls
-        self._versions: Counter[Key] = Counter()
-        self._files: WeakSet[_FaultyFile] = WeakSet()
+        self._versions: Counter[Hashable] = Counter()  # identity of an object, or its name if it has none -> changes
         self.use(FaultPlan(plan.rules, seed) if seed else plan)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
@@ -146,18 +142,10 @@ class FaultyBackend(SlowBackend):
         return self.run(Call("stat", key), lambda _: self.stated(key, self.inner.stat(key)))
 
     def remove(self, key: Key) -> None:
-        def carry_out(_: Buffers) -> None:
-            self.inner.remove(key)
-            self.renamed(key, None)
-
-        self.run(Call("remove", key), carry_out)
+        self.run(Call("remove", key), lambda _: self.inner.remove(key))
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        def carry_out(_: Buffers) -> None:
-            self.inner.rename(src, dst, replace=replace)
-            self.renamed(src, dst)
-
-        self.run(Call("rename", src), carry_out)
+        self.run(Call("rename", src), lambda _: self.inner.rename(src, dst, replace=replace))
 
     def sync(self) -> None:
         self.run(Call("sync"), lambda _: self.inner.sync())
@@ -258,11 +246,10 @@ class FaultyBackend(SlowBackend):
             time.sleep(rule.seconds(random))
         if rule.gate is not None:
             rule.gate.enter()
-        name = call.key if file is None else file.name
-        if callable(rule.change) and name is not None:
-            rule.change(given(self.inner), name)
-        elif rule.change and name is not None:
-            self.change(name)
+        if callable(rule.change) and call.key is not None:
+            rule.change(given(self.inner), call.key)
+        elif rule.change and call.key is not None:
+            self.change(call.key, None if file is None else file.inner.stat)
         if rule.keep:
             self.kept_buffers.extend(buffers)
         if rule.fails and not rule.done:
@@ -289,37 +276,30 @@ class FaultyBackend(SlowBackend):
 
     # -- foreign changes
 
-    def change(self, key: Key) -> None:
-        """Give the object another version from now on, as if a foreign writer had stored the current bytes again."""
+    def change(self, key: Key, stat: Callable[[], ObjectStat] | None = None) -> None:
+        """Give the object another version from now on, as if a foreign writer had stored the current bytes again.
+        `stat`: finds it; None: by its name. A store that does not identify objects has it under this name.
+        """
+        try:
+            identity = (stat or partial(self.inner.stat, key))().identity
+        except OSError:
+            identity = None
         with self._changed:
-            self._versions[key] += 1
+            self._versions[key if identity is None else identity] += 1
 
-    def version(self, key: Key | None, version: str | None) -> str | None:
-        """Return the version of an object, including foreign changes."""
+    def version(self, key: Key | None, version: str | None, identity: Callable[[], object]) -> str | None:
+        """Return the version of an object, including foreign changes: a hard link has those of its object."""
+        if version is None or not self._versions:
+            return version
+        found = identity()
         with self._changed:
-            changes = self._versions.get(key, 0)
-        return f"{version}+{changes}" if changes and version is not None else version
+            changes = self._versions[key if found is None else found]
+        return f"{version}+{changes}" if changes else version
 
     def stated(self, key: Key | None, stat: ObjectStat) -> ObjectStat:
         """Return `stat` with the version of foreign changes."""
-        version = self.version(key, stat.version)
+        version = self.version(key, stat.version, lambda: stat.identity)
         return stat if version == stat.version else replace(stat, version=version)
-
-    def follow(self, file: _FaultyFile) -> None:
-        """Have an open file follow renames of its object."""
-        with self._changed:
-            self._files.add(file)
-
-    def renamed(self, src: Key, dst: Key | None) -> None:
-        """Move the version, and the open files, with a renamed object; None: it was removed."""
-        with self._changed:
-            for file in builtins.list(self._files):
-                if file.name in (src, dst) and src != dst:
-                    file.name = dst if file.name == src else None
-            if src in self._versions or dst in self._versions:
-                moved = self._versions.pop(src, 0)
-                if dst is not None:
-                    self._versions[dst] = moved
 
     # -- death
 

@@ -6,11 +6,13 @@ import errno
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache.testing import Call, FaultPlan, Gate, Rule
+from pagecache.backends import DirectoryBackend
+from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
 from ..file.rig import Task
@@ -153,13 +155,30 @@ def test_an_object_keeps_its_version_of_another_client_under_each_name(store: St
     before = replaced.stat().version
     store.faulty.change("a")
     assert store.file.stat().version == store.backend.stat("b").version == version
-    assert replaced.stat().version != before
+    changed = replaced.stat().version
+    assert changed != before
     store.backend.rename("b", "a")
     store.faulty.change("a")
     assert store.file.stat().version == store.backend.stat("a").version != version
-    assert replaced.stat().version == before
+    assert replaced.stat().version == changed
     store.backend.remove("a")
     assert store.file.stat().version == store.file.commit()
+
+
+def test_hard_and_symbolic_links_have_the_version_of_their_object(tmp_path: Path) -> None:
+    faulty = FaultyBackend(DirectoryBackend(tmp_path))
+    file: Any = faulty.open("a", create=True)
+    for change in ("a", "b", "c"):
+        faulty.change(change)
+        for name in ("b", "c"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "b").hardlink_to(tmp_path / "a")
+        (tmp_path / "c").symlink_to("a")
+        versions = {faulty.stat(name).version for name in ("a", "b", "c")} | {file.stat().version, file.commit()}
+        assert len(versions) == 1
+    faulty.rename("a", "b")
+    assert {faulty.stat("b").version} == versions
+    file.close()
 
 
 def test_another_client_may_store_other_bytes(store: Store) -> None:
