@@ -204,7 +204,7 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("server", ["ministack"], indirect=True)
-@pytest.mark.parametrize("size", [96 * MiB, pytest.param(512 * MiB, marks=pytest.mark.slow)], ids=["96M", "512M"])
+@pytest.mark.parametrize("size", [96 * MiB, pytest.param(256 * MiB, marks=pytest.mark.slow)], ids=["96M", "256M"])
 @pytest.mark.timeout(3600)
 def test_memory_is_the_capacity_and_a_unit_for_each_request(bucket: Bucket, size: int) -> None:
     for what in ("write", "read", "change"):
