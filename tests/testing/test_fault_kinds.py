@@ -16,7 +16,7 @@ from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
 from ..file.rig import Task
-from ..stores import WAIT_LIMIT_S
+from ..stores import WAIT_LIMIT_S, ObjectBackend
 from .stores import DATA, Store
 
 
@@ -179,6 +179,17 @@ def test_hard_and_symbolic_links_have_the_version_of_their_object(tmp_path: Path
     faulty.rename("a", "b")
     assert {faulty.stat("b").version} == versions
     file.close()
+
+
+def test_an_object_without_an_identity_has_another_version_under_its_name() -> None:
+    faulty = FaultyBackend(ObjectBackend({"a": bytes(DATA), "b": bytes(DATA)}))
+    before = faulty.stat("a"), faulty.stat("b")
+    assert before[0].identity is None
+    faulty.use([Rule("sync", change=True), Rule("stat", nth=1, change=True)])
+    faulty.sync()  # of no object
+    assert faulty.stat("a").version == f"{before[0].version}+1"
+    assert faulty.open("a").stat().version == faulty.stat("a").version
+    assert faulty.stat("b") == before[1]
 
 
 def test_another_client_may_store_other_bytes(store: Store) -> None:
