@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from ...errors import CommitError, WritebackError
 from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, WAITS
 from .. import failures
-from ..attempts import insisting
 from ..commit import overdue
 from ..failures import NO_FAILURES
 from ..foreign import errno_of, text_of
@@ -273,14 +272,11 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
 
 
 def flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> None:
-    """Wait until nothing of [start, end) dirtied so far is dirty or in flight; `version`: see `FileSync`. It is for a
-    caller of the program then, for whom what the file owes belongs to that.
+    """Wait until nothing of [start, end) dirtied so far is dirty or in flight; `version`: see `FileSync`.
 
     Raises:
-        WritebackError: it failed; it is still dirty. OSError: of a call that is owed; it stays so.
+        WritebackError: it failed; it is still dirty.
     """
-    if version and len(file.owed):
-        insisting(file, lambda: file.settled(file.owed.pay_now))
     drive(FileSync(file, start=start, end=end, commit=False, version=version), None, "flush")
 
 
