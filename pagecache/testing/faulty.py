@@ -16,9 +16,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import partial, partialmethod
+from functools import partialmethod
 from typing import Any
+from weakref import WeakSet
 
 from ..backends.passing import PassingFile, SlowBackend
 from ..backends.plain import PlainBackend, given
@@ -38,6 +40,9 @@ class _FaultyFile(PassingFile):
         self._backend = backend
         self._key = key
         self.life = backend.life
+        self.name: Key | None = key  # None: it has lost the name, and foreign changes of that are of another object
+        with backend._changed:
+            backend._files.add(self)
 
     def _call(self, op: str, method: str, *args: Any) -> Any:
         carry_out = getattr(self.inner, method)
@@ -49,7 +54,7 @@ class _FaultyFile(PassingFile):
 
     def stat(self) -> Any:
         def carry_out(_: Buffers) -> ObjectStat:
-            return self._backend.stated(self._key, self.inner.stat())
+            return self._backend.stated(self.name, self.inner.stat())
 
         return self._backend.run(Call("stat", self._key), carry_out, (), self)
 
@@ -64,7 +69,7 @@ class _FaultyFile(PassingFile):
 
     def commit(self) -> Any:
         def carry_out(_: Buffers) -> str | None:
-            return self._backend.version(self._key, self.inner.commit(), lambda: self.inner.stat().identity)
+            return self._backend.version(self.name, self.inner.commit(), lambda: self.inner.stat().identity)
 
         return self._backend.run(Call("commit", self._key), carry_out, (), self)
 
@@ -106,6 +111,7 @@ class FaultyBackend(SlowBackend):
         self._lives = 0  # calls and files of an earlier life, before a fence, reach nothing
         self._inside: Counter[int] = Counter()  # life -> running calls
         self._versions: Counter[Hashable] = Counter()  # identity of an object, or its name if it has none -> changes
+        self._files: WeakSet[_FaultyFile] = WeakSet()  # each follows renames of its object
         self.use(FaultPlan(plan.rules, seed) if seed else plan)
 
     def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
@@ -142,10 +148,18 @@ class FaultyBackend(SlowBackend):
         return self.run(Call("stat", key), lambda _: self.stated(key, self.inner.stat(key)))
 
     def remove(self, key: Key) -> None:
-        self.run(Call("remove", key), lambda _: self.inner.remove(key))
+        def carry_out(_: Buffers) -> None:
+            self.inner.remove(key)
+            self.renamed(key, None)
+
+        self.run(Call("remove", key), carry_out)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        self.run(Call("rename", src), lambda _: self.inner.rename(src, dst, replace=replace))
+        def carry_out(_: Buffers) -> None:
+            self.inner.rename(src, dst, replace=replace)
+            self.renamed(src, dst)
+
+        self.run(Call("rename", src), carry_out)
 
     def sync(self) -> None:
         self.run(Call("sync"), lambda _: self.inner.sync())
@@ -154,9 +168,7 @@ class FaultyBackend(SlowBackend):
         self.run(Call("close"), lambda _: self.inner.close())
 
     def list(self, prefix: str = "") -> Iterable[ObjectStat]:
-        found: builtins.list[ObjectStat] = self.run(
-            Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix))
-        )
+        found = self.run(Call("list", prefix), lambda _: builtins.list(self.inner.list(prefix)))
         return [self.stated(stat.key, stat) for stat in found]
 
     # -- deciding
@@ -246,10 +258,11 @@ class FaultyBackend(SlowBackend):
             time.sleep(rule.seconds(random))
         if rule.gate is not None:
             rule.gate.enter()
-        if callable(rule.change) and call.key is not None:
-            rule.change(given(self.inner), call.key)
-        elif rule.change and call.key is not None:
-            self.change(call.key, None if file is None else file.inner.stat)
+        name = call.key if file is None else file.name
+        if callable(rule.change) and name is not None:
+            rule.change(given(self.inner), name)
+        elif rule.change and name is not None:
+            self.change(name)
         if rule.keep:
             self.kept_buffers.extend(buffers)
         if rule.fails and not rule.done:
@@ -276,14 +289,11 @@ class FaultyBackend(SlowBackend):
 
     # -- foreign changes
 
-    def change(self, key: Key, stat: Callable[[], ObjectStat] | None = None) -> None:
-        """Give the object another version from now on, as if a foreign writer had stored the current bytes again.
-        `stat`: finds it; None: by its name. A store that does not identify objects has it under this name.
-        """
-        try:
-            identity = (stat or partial(self.inner.stat, key))().identity
-        except OSError:
-            identity = None
+    def change(self, key: Key) -> None:
+        """Give the object another version from now on, as if a foreign writer had stored the current bytes again."""
+        identity = None
+        with suppress(OSError):
+            identity = self.inner.stat(key).identity
         with self._changed:
             self._versions[key if identity is None else identity] += 1
 
@@ -300,6 +310,16 @@ class FaultyBackend(SlowBackend):
         """Return `stat` with the version of foreign changes."""
         version = self.version(key, stat.version, lambda: stat.identity)
         return stat if version == stat.version else replace(stat, version=version)
+
+    def renamed(self, src: Key, dst: Key | None) -> None:
+        """Move the version of a name, and the open files, with a renamed object; None: it was removed."""
+        with self._changed:
+            for file in builtins.list(self._files):
+                if file.name in (src, dst) and src != dst:
+                    file.name = dst if file.name == src else None
+            moved = self._versions.pop(src, 0)
+            if dst is not None:
+                self._versions[dst] = moved
 
     # -- death
 

@@ -190,6 +190,14 @@ def test_an_object_without_an_identity_has_another_version_under_its_name() -> N
     assert faulty.stat("a").version == f"{before[0].version}+1"
     assert faulty.open("a").stat().version == faulty.stat("a").version
     assert faulty.stat("b") == before[1]
+    file: Any = faulty.open("a")
+    faulty.rename("a", "c")
+    assert faulty.stat("c").version == file.stat().version == f"{before[0].version}+1"
+    faulty.rename("b", "a")
+    faulty.change("a")  # another object than the open one
+    assert faulty.stat("a").version == f"{before[1].version}+1"
+    assert faulty.stat("c").version == file.stat().version == f"{before[0].version}+1"
+    file.close()
 
 
 def test_another_client_may_store_other_bytes(store: Store) -> None:
