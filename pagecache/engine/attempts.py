@@ -226,3 +226,16 @@ class Attempts(Tries):
         )
         volume.sleep_until(self.at or 0.0, reason, partial(self.alive, began), self.deadline)
         self.at = None
+
+
+def insisting(file: EngineFile, call: Callable[[], T]) -> T:
+    """Make a call on a thread of the volume, with retries after transient errors."""
+    tries = Tries(file.volume)
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            delay = tries.judge(error)
+            if delay is None:
+                raise
+        file.volume.sleep(file, delay)

@@ -235,7 +235,7 @@ class EngineVolume:
 
     def spills_first(self) -> bool:
         """Return whether background passes send nothing, because memory that is short is had by `spill`."""
-        return self.spills is not None and self.spills.may_begin()
+        return self.spills is not None and self.spills.room() > 0
 
     def level(self, durability: Durability | None) -> Durability:
         """Return what a call for which a program has given this waits for.

@@ -390,7 +390,7 @@ class CachedFile(Handle, io.RawIOBase):
             inode.refresh_limits()
             inode.pass_background(FOREVER)
         elif self._is_unsaved():
-            barrier.drive(barrier.FileSync(inode, commit=False), None, "flush")
+            barrier.flush(inode, version=True)
 
     def fsync(
         self, *, data_only: bool = False, timeout: float | None = None, durability: Durability | None = None

@@ -63,7 +63,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..backends.protocol import Backend, BackendFile, ObjectStat
-from ..engine.attempts import Attempts
+from ..engine.attempts import Attempts, insisting
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..errors import Key
 from ..native import TOKEN, Op
@@ -299,7 +299,7 @@ class NameChange:
                 backend = self.volume.engine.backend
             if self.doubtful and not self.done:  # the caller has left: no attempt follows
                 with suppress(Exception):  # an error: the volume was aborted again, or the open has it, too
-                    opening.insisting(inode, partial(self.settle, ending=True))
+                    insisting(inode, partial(self.settle, ending=True))
             reconnect.catch_up(self, backend, inode)
 
     # -- its effect

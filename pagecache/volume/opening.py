@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..backends.plain import open_seen, open_to_read
 from ..backends.protocol import BackendFile, ObjectStat, close_backend_file
-from ..engine.attempts import Attempts, Tries
+from ..engine.attempts import Attempts, insisting
 from ..engine.commit import remote
 from ..engine.commit.owed import FOLLOWING, NOTHING_OWED
 from ..engine.file import EngineFile
@@ -585,19 +585,6 @@ class _Following:
         inode = self._inode
         if inode.unnaming is not None or inode.key != key:
             raise OSError(errno.EBUSY, "the name of the object is being changed", key)
-
-
-def insisting(file: EngineFile, call: Callable[[], T]) -> T:
-    """Make a call on a thread of the volume, with retries after transient errors."""
-    tries = Tries(file.volume)
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            delay = tries.judge(error)
-            if delay is None:
-                raise
-        file.volume.sleep(file, delay)
 
 
 def stored_stat(volume: Volume, inode: Inode, key: Key, tries: Attempts, *, follow: bool = True) -> ObjectStat | None:

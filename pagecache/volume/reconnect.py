@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, ObjectStat, close_backend_file
-from ..engine.attempts import Attempts
+from ..engine.attempts import Attempts, insisting
 from ..engine.commit import remote
 from ..engine.commit.owed import Step
 from ..engine.foreign import raised_by
@@ -35,7 +35,7 @@ from ..native import END, FORGET_CUTS, FORGET_HOLES, NAMES
 from . import lifetimes
 from .answers import checked_open
 from .inode import Inode
-from .opening import compare, insisting
+from .opening import compare
 
 if TYPE_CHECKING:
     from .namespace import NameChange

@@ -91,6 +91,26 @@ def test_an_unknown_outcome_is_done_and_owed(
     assert file.size == len(expected)
 
 
+@pytest.mark.parametrize("sends", ["flush", "close"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_flush_and_the_last_close_pay_what_is_owed(make: Make, change: str, sends: str) -> None:
+    """With nothing dirty: the store has it when they return. They fail where the call does, which stays owed then, and
+    are tried again after a transient error. [2.15, 2.17]
+    """
+    rig, file = punching(make, retry=RetryPolicy(attempts=2, first_delay=0.001, max_delay=0.001, failed_retry=None))
+    call, expected = CHANGES[change]
+    rig.backend.fault(change, UNKNOWN["reset"], times=2)
+    raises(OSError, call, file, match="line")
+    rig.backend.fault(change, UNKNOWN["reset"], times=2)
+    raises(OSError, getattr(file, sends), match="line")
+    assert rig.backend.written(KEY) == OLD
+    last = rig.open("r+b")
+    rig.backend.fault(change, UNKNOWN["reset"])
+    getattr(last, sends)()
+    assert rig.backend.written(KEY) == expected
+    assert len(rig.backend.seen(change)) == 6
+
+
 @pytest.mark.parametrize("error", REFUSED)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_definite_refusal_changes_nothing(make: Make, change: str, error: str) -> None:

@@ -13,8 +13,8 @@ class Commits:
     """
 
     __slots__ = (
-        "_callers",
         "attempts",
+        "callers",
         "error",
         "failed",
         "failing_since",
@@ -46,7 +46,7 @@ class Commits:
         """Time of the flusher's next try; None: only a caller makes one."""
         self.trying = False
         """Whether the flusher's try has begun, and no caller has asked for a commit since."""
-        self._callers: WeakSet[object] = WeakSet()
+        self.callers: WeakSet[object] = WeakSet()
         self.not_before = 0.0
         self.holes: list[tuple[int, int]] = []
 
@@ -85,10 +85,7 @@ class Commits:
             self.round = 0
 
     def set_caller(self, caller: object, makes_it: bool) -> None:
-        (self._callers.add if makes_it else self._callers.discard)(caller)
-
-    def has_callers(self) -> bool:
-        return len(self._callers) > 0
+        (self.callers.add if makes_it else self.callers.discard)(caller)
 
     def end(self) -> None:
         """Record that no save is overdue any longer."""

@@ -96,7 +96,7 @@ def due(file: EngineFile, now: float) -> float | None:
     at = commits.next_try
     if at is None or at > now:
         return at
-    if commits.has_callers():
+    if len(commits.callers):
         return now + file.volume.retry.max_delay
     return _start(file, now)
 

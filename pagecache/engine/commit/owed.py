@@ -145,6 +145,12 @@ class Owed:
         """Return whether a debt changes the bytes of reads. `EngineFile.lock` is held."""
         return len(self._steps) > 0 and any(not step.behind for step in self._steps)
 
+    def is_due(self) -> bool:
+        """Return whether the end of a flush makes the calls: reads wait for one, and the file has its name."""
+        file = self._file
+        with file.lock:
+            return self.reads_wait() and not file.is_kept_back() and self._steps[0].method != FOLLOWING
+
     def add(self, step: Debt) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""
         with self._file.lock:
@@ -208,11 +214,6 @@ class Owed:
             self._file.volume.check_alive(self._file.key)
         return None
 
-    def _note(self, paid: Debt) -> None:
-        """Record a paid cut as uncommitted, if it needs a commit. Most were recorded when they were published."""
-        if paid.method == "truncate" and not self._file.durable():
-            self._file.cut_paid(*paid.arguments)
-
     def pay_now(self, method: str | None = None) -> None:
         """Make the calls on a thread of the volume. The caller ensures that no abandoned call runs. `method`: only make
         the calls of this one that come first.
@@ -243,7 +244,8 @@ class Owed:
                 break
             steps[0].call(backend_file)
             if steps is self._steps:
-                self._note(steps[0])
+                if steps[0].method == "truncate" and not file.durable():  # it needs a commit
+                    file.cut_paid(*steps[0].arguments)
                 with file.lock:
                     steps.popleft()
         file.bind_calls()

@@ -48,11 +48,8 @@ class Spills:
         self._lock = threading.Lock()
         self._files: WeakSet[EngineFile] = WeakSet()
 
-    def may_begin(self) -> bool:
-        """Return whether bytes may leave memory without the store."""
-        return self._room() > 0
-
-    def _room(self) -> int:
+    def room(self) -> int:
+        """Return how many bytes may leave memory without the store."""
         volume = self._volume
         if volume.spool is None or volume.mirror is not None or not volume.backend.limits.commit_on_close:
             return 0
@@ -60,7 +57,7 @@ class Spills:
 
     def make_room(self, file: EngineFile, *, locked: bool) -> int:
         """Spill dirty bytes of a file, or of others; return how many. `locked`: the caller has the inode lock of it."""
-        most = min(TURN, self._room())
+        most = min(TURN, self.room())
         if most <= 0:
             return 0
         moved = self._of(file, most, locked=locked)

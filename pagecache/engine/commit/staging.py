@@ -223,13 +223,10 @@ class Staging:
                 sent, error = calls.send(begin, self._assembled(calls, begin, end, epoch))
             finally:
                 if begin + sent < end:
-                    self._add_unsent(begin + sent, end)
+                    with self._lock:
+                        self._unsent.add(begin + sent, end)
             if error is not None:
                 raise error
-
-    def _add_unsent(self, begin: int, end: int) -> None:
-        with self._lock:
-            self._unsent.add(begin, end)
 
     def begin_sending(self, op: Op) -> None:
         """Let bytes be spilled beside a commit, until `end_sending`: the thread does nothing but send and commit."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from ...errors import CommitError, WritebackError
 from ...native import END, FAILED, SYNC_COMMIT, SYNC_COMMIT_FAILED, SYNC_DONE, SYNC_FAILED, SYNC_SEND, WAITS
 from .. import failures
+from ..attempts import insisting
 from ..commit import overdue
 from ..failures import NO_FAILURES
 from ..foreign import errno_of, text_of
@@ -272,12 +273,16 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
 
 
 def flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> None:
-    """Wait until nothing of [start, end) dirtied so far is dirty or in flight; `version`: see `FileSync`.
+    """Wait until nothing of [start, end) dirtied so far is dirty or in flight. `version`: see `FileSync`; then the
+    store also has every cut and hole that reads wait for, unless the file's name is being changed.
 
     Raises:
-        WritebackError: it failed; it is still dirty.
+        WritebackError: it failed; it is still dirty. OSError: of a call that is owed; it stays so.
     """
     drive(FileSync(file, start=start, end=end, commit=False, version=version), None, "flush")
+    if version and len(file.owed) and file.owed.is_due():
+        insisting(file, lambda: file.settled(file.owed.pay_now))
+        drive(FileSync(file, commit=False), None, "flush")  # for the version that this has made
 
 
 def commit(file: EngineFile) -> None:
