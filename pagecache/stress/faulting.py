@@ -158,7 +158,7 @@ class Faulting:
         """Return whether `resolve` of its key concerns a file."""
         with self._volume.inodes_lock:
             inode = self._volume.inodes.last_known(file.key)
-        return not file.removed and inode is not None and (inode is file or not inode.has_unsaved_bytes())
+        return not file.removed and inode is not None and (inode is file or inode.conflict is None)
 
     # -- repairs
 

@@ -62,7 +62,7 @@ def announce(volume: Volume, inode: Inode, offset: int, length: int | None, vers
     volume.engine.say(logging.DEBUG, "changes of stored objects", what, next, inode.key)
 
 
-def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[LostRange]:
+def resolve(inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[LostRange]:
     """Settle the conflict of an inode, if it has one; return the losses."""
     if inode.conflict is None:
         return []
@@ -72,13 +72,9 @@ def resolve(volume: Volume, inode: Inode, how: Literal["force", "rebase", "disca
         _fill_all(inode)
     settle = remote.force if how == "force" else remote.rebase
 
-    def settle_conflict() -> list[LostRange]:
-        # another caller may have settled it by now
-        return [] if inode.conflict is None else settle(inode)
-
     while True:
-        try:
-            return inode.settled(settle_conflict)
+        try:  # another caller may have settled it by then
+            return inode.settled(lambda: [] if inode.conflict is None else settle(inode))
         except remote.DirectWrites:
             direct.outlast(inode)  # none begins during a conflict
 

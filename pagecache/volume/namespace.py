@@ -222,11 +222,6 @@ class NameChange:
         if any(inode.journaled.is_live() for inode in changed):
             journal.confirm_all()
 
-    def _note_failure(self) -> None:
-        """Let the journal know that its files keep their names."""
-        for inode in (*self.files, *self.beneath):
-            inode.journaled.renamed(inode.key)
-
     def outlast(self, tries: Attempts) -> None:
         """Wait until no call for an object that is found by its name is in flight."""
         for inode in self.held:
@@ -247,7 +242,8 @@ class NameChange:
                 self.owe(inode)
         self.over = True
         if not (unknown or self.done) and self.tried:
-            self._note_failure()
+            for inode in (*self.files, *self.beneath):
+                inode.journaled.renamed(inode.key)  # they keep their names
         if self.debts and not unknown:
             self.pay_off()
         for inode in self.held:

@@ -456,9 +456,9 @@ class Volume:
 
     # -- invalidation, failed data
 
-    def _inodes_of(self, key: Key | None, *, unsaved: bool = False) -> builtins.list[Inode]:
-        """Return the inode of a key, or, for None, all of them. `unsaved`: if it has no unsaved bytes, that of an
-        object with unsaved bytes that had the key as its last name.
+    def _inodes_of(self, key: Key | None, has: Callable[[Inode], bool] | None = None) -> builtins.list[Inode]:
+        """Return the inode of a key, or, for None, all of them. `has`: what is wanted of it; if it has not, that of an
+        object with unsaved bytes that has, and had the key as its last name.
         """
         if key is None:
             with self.inodes_lock:
@@ -466,17 +466,17 @@ class Volume:
         name = self._canonical(key)
         with self.inodes_lock:
             inode = self.inodes.last_known(name)
-        if unsaved and (inode is None or not inode.has_unsaved_bytes()):
+        if has is not None and (inode is None or not has(inode)):
             files = [file for file in self.engine.dirty_files() if file.key == name and not file.abandoned]
             with self.inodes_lock:
                 former = [self.inodes.of_file(file) for file in files]
-            inode = next((each for each in former if each is not None and each.has_unsaved_bytes()), inode)
+            inode = next((each for each in former if each is not None and has(each)), inode)
         return [] if inode is None else [inode]
 
     def _unsaved_of(self, key: Key | None) -> builtins.list[Inode]:
         """Return the inode of a key, or, for None, those with unsaved data; abandoned data is not to be saved."""
         if key is not None:
-            found: builtins.list[Inode | None] = [*self._inodes_of(key, unsaved=True)]
+            found: builtins.list[Inode | None] = [*self._inodes_of(key, Inode.has_unsaved_bytes)]
         else:
             files = self.engine.dirty_files()
             with self.inodes_lock:
@@ -523,7 +523,7 @@ class Volume:
                 lost += self.recovery.forget(self._canonical(key))
             else:
                 self._recover_first(self._attempts("open", key, None), self._canonical(key))
-        for inode in self._inodes_of(key, unsaved=True):
+        for inode in self._inodes_of(key, Inode.has_unsaved_bytes):
             start, end = extent(offset, length, inode.size)
             dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
             inode.report_to_handles(dropped, seen=True)
@@ -563,7 +563,7 @@ class Volume:
         """Settle a ConflictError; return what is lost by it. The next fsync or close publishes the result.
 
         Args:
-            key: of the object; without a conflict, nothing happens.
+            key: of the object, or its last name if it has lost that; without a conflict, nothing happens.
             how: "force": the local version replaces the stored one: as a whole if objects are replaced as a whole,
                 otherwise local bytes and the size. "rebase": what this program has written since the last commit is
                 laid over the stored version. "discard": the local version is dropped.
@@ -584,7 +584,17 @@ class Volume:
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        return [lost for inode in self._inodes_of(key, unsaved=True) for lost in conflicts.resolve(self, inode, how)]
+        lost: builtins.list[LostRange] = []
+        for inode in self._inodes_of(key, lambda inode: inode.conflict is not None):
+            use = lifetimes.Use(inode)
+            with self.inodes_lock:
+                if inode.handles or self.inodes.knows(inode):  # else it is being freed: no work of it would run
+                    use.begin()
+            try:
+                lost += conflicts.resolve(inode, how) if use.counted else []
+            finally:
+                lifetimes.release(use)
+        return lost
 
     # -- abort, reconnect, detach
 

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ObjectStat, PageCache, Volume
+from pagecache import CachedFile, ConflictError, ObjectStat, PageCache, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.backends.directory import DirectoryFile
 from pagecache.backends.protocol import close_backend_file
+from pagecache.engine.file import EngineFile
 from pagecache.errors import WritebackError
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, at_gate, attached, content_of, gated, raises, stored
+from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, raises, stored
 
 
 @pytest.fixture
@@ -117,6 +118,54 @@ def test_unsaved_bytes_without_a_name_are_reached_by_the_last_one(tmp_path: Path
             assert [*volume.failed(), *volume.discard("f"), *volume.dirty_ranges("f")] == []
             assert now.pread(10, 0) == (tmp_path / "f").read_bytes() == b"Other"
         cache.check()
+
+
+def disputed(volume: Volume, backend: Any) -> CachedFile:
+    """Return a handle of "a" with an unsaved byte over another version than another program has stored since."""
+    stored(volume, "a", b"old")
+    file = volume.open("a", "r+")
+    file.pwrite(b"O", 0)
+    backend.change("a")
+    raises(ConflictError, volume.open, "a")
+    return file
+
+
+def test_a_conflict_without_a_known_name_is_settled_by_the_last_one(
+    volume: Volume, backend: Any, tmp_path: Path
+) -> None:
+    """Though the object that has it now has unsaved bytes. [2.16, 2.20]"""
+    file = disputed(volume, backend)
+    os.link(tmp_path / "a", tmp_path / "b")
+    volume.remove("a")
+    with volume.open("a", "w+") as now:
+        raises(ConflictError, volume.sync)
+        now.pwrite(b"new", 0)
+        assert volume.resolve("a", "force") == []
+        volume.sync()
+    file.close()
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"new", b"Old"]
+
+
+@pytest.mark.parametrize("how", ["force", "rebase", "discard"])
+def test_a_conflict_of_an_object_that_is_removed_meanwhile_is_over(
+    volume: Volume, backend: Any, monkeypatch: Patch, how: Any
+) -> None:
+    """With its last handle, too. [2.16, 2.20]"""
+    file = disputed(volume, backend)
+    inode, settle = file._inode, EngineFile.settle
+
+    def removed(self: EngineFile, job: Any) -> None:
+        if self is inode:
+            monkeypatch.setattr(EngineFile, "settle", settle)
+            volume.remove("a")
+            file.close()
+            stored(volume, "b", b"takes the place of a file that was freed")
+        settle(self, job)
+
+    monkeypatch.setattr(EngineFile, "settle", removed)
+    Task(volume.resolve, "a", how).result()
+    assert EngineFile.settle is settle
+    eventually(lambda: inode.freed)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
