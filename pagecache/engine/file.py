@@ -686,10 +686,12 @@ class EngineFile(NativeInode):
     # -- engine work that needs the token, without a waiter
 
     def settle(self, job: Callable[[], object]) -> None:
-        """Run a job under the token, on a thread of the volume, once the token is free."""
-        self.volume.settling.add(self)  # first: a job is never missing
-        self._part("settling", lambda: deque[Callable[[], object]](), trouble=False).append(job)
-        self.settle_start()
+        """Run a job under the token, on a thread of the volume, once the token is free; of a freed file none."""
+        with self.volume.keeper():
+            if not self.freed:
+                self.volume.settling.add(self)  # first: a job is never missing
+                self._part("settling", lambda: deque[Callable[[], object]](), trouble=False).append(job)
+                self.settle_start()
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""

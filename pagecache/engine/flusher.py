@@ -137,16 +137,12 @@ class Flusher:
                     fault("the flusher met an error that should not get here; it goes on")
                     delay = PAUSE
                 self.next_turn = began + delay
-                self._sleep(seq, self.next_turn)
+                while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
+                    if (left := self.next_turn - self._clock.now()) <= 0:
+                        break
+                    self._park.wait("flusher", self._native.address, seq, left)
         finally:
             self.over = True
-
-    def _sleep(self, seq: int, until: float) -> None:
-        while not self._stop and not self._deferred and self._native.flusher_seq() == seq:
-            left = until - self._clock.now()
-            if left <= 0:
-                return
-            self._park.wait("flusher", self._native.address, seq, left)
 
     def turn(self) -> float:
         """Check everything once; return the seconds until the next turn is due."""

@@ -12,7 +12,8 @@ for that. It is removed instead if nothing is below them, or if the backend cann
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,21 @@ def release(use: Use) -> None:
     use.left = True
 
 
+@contextmanager
+def using(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
+    """Context in which those of the inodes that are not being freed have a use each."""
+    uses = [Use(inode) for inode in inodes]
+    try:
+        for use in uses:
+            with use.inode.owner.inodes_lock:
+                if use.inode.handles or use.inode.owner.inodes.knows(use.inode):
+                    use.begin()
+        yield [use.inode for use in uses if use.counted]
+    finally:
+        for use in uses:
+            release(use)
+
+
 def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> None:
     """Close a handle. The last writable handle flushes, and commits if the volume's options say so; the handle is
     closed in any case. `changed`: it has made changes. `timeout`: of the commit.
@@ -143,13 +159,14 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
         if last and inode not in volume.orphans and not volume.detached:
             limits = inode.limits()
             commit = limits.commit_on_close if volume.options.sync_on_close is None else volume.options.sync_on_close
+            on_disk = volume.engine.durability == "disk"  # the journal keeps what a close saves
             if inode.conflict is not None:
                 raise inode.conflict_error()
-            if inode.withheld and not _is_held(inode):
+            if inode.withheld and not (on_disk and volume.recovery is not None and volume.recovery.holds(inode)):
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
-            if volume.engine.durability == "disk" and volume.options.sync_on_close is not False and inode.has_local():
+            if on_disk and volume.options.sync_on_close is not False and inode.has_local():
                 barrier.save(inode, timeout)
                 if inode.journaled.is_live():
                     inode.journaled.save_soon()
@@ -159,12 +176,6 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
                 barrier.flush(inode, version=True)
     finally:
         release(use)
-
-
-def _is_held(inode: Inode) -> bool:
-    """Return whether the journal keeps what a close saves, and recovery holds it back from the store."""
-    volume = inode.owner
-    return volume.engine.durability == "disk" and volume.recovery is not None and volume.recovery.holds(inode)
 
 
 def abandon_handle(use: Use, cut_off: list[LostRange], *, changed: bool) -> None:
@@ -291,11 +302,12 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 
 def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
-    if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
-        inode.set_aside(abandoned=True)
-        called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
-        if called or not inode.run_if_free(TOKEN, "holding", partial(_drop, inode)):  # on this thread if that is quick
-            inode.settle(partial(_drop, inode))
+    with volume.engine.keeper():  # another thread may have freed it: CORE may have another file in its place by now
+        if not inode.freed and inode.has_local() and not volume.engine.aborted and not inode.abandoned:
+            inode.set_aside(abandoned=True)
+            called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
+            if called or not inode.run_if_free(TOKEN, "holding", partial(_drop, inode)):  # here if that is quick
+                inode.settle(partial(_drop, inode))
     destroy(volume, inode)
 
 
@@ -314,12 +326,12 @@ def destroy(volume: Volume, inode: Inode) -> None:
     """Free an inode without name and handles; while an operation uses it, the flusher or a reconnect repeats this."""
     if volume.detached or inode.handles or inode.freed:
         return
-    inode.drop_clean()
     if not volume.engine.free(inode):
-        if not volume.engine.aborted and not inode.freed:
-            if inode.has_local() and not inode.settling:
-                inode.settle(partial(_drop, inode))  # an operation that was changing it went on
-            volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
+        with volume.engine.keeper():
+            if not volume.engine.aborted and not inode.freed:
+                if inode.has_local() and not inode.settling:
+                    inode.settle(partial(_drop, inode))  # an operation that was changing it went on
+                volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
         return
     forget(volume, inode)
 

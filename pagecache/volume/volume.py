@@ -523,17 +523,18 @@ class Volume:
                 lost += self.recovery.forget(self._canonical(key))
             else:
                 self._recover_first(self._attempts("open", key, None), self._canonical(key))
-        for inode in self._inodes_of(key, Inode.has_unsaved_bytes):
-            start, end = extent(offset, length, inode.size)
-            dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
-            inode.report_to_handles(dropped, seen=True)
-            if dropped:
-                what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
-                next = "each handle raises DataLossError once"
-                self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
-            lost += dropped
-            if inode.conflict is not None and not inode.unsaved():
-                inode.settled(partial(remote.take, inode))
+        with lifetimes.using(self._inodes_of(key, Inode.has_unsaved_bytes)) as inodes:
+            for inode in inodes:
+                start, end = extent(offset, length, inode.size)
+                dropped = lifetimes.drop_local(self, inode, start, END if length is None else end)
+                inode.report_to_handles(dropped, seen=True)
+                if dropped:
+                    what = f"discard: {spans([(entry.offset, entry.length) for entry in dropped])} given up"
+                    next = "each handle raises DataLossError once"
+                    self.engine.say(logging.ERROR, "data that was given up", what, next, inode.key)
+                lost += dropped
+                if inode.conflict is not None and not inode.unsaved():
+                    inode.settled(partial(remote.take, inode))
         return lost
 
     def failed(self) -> builtins.list[FailedRange]:
@@ -584,17 +585,8 @@ class Volume:
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
-        lost: builtins.list[LostRange] = []
-        for inode in self._inodes_of(key, lambda inode: inode.conflict is not None):
-            use = lifetimes.Use(inode)
-            with self.inodes_lock:
-                if inode.handles or self.inodes.knows(inode):  # else it is being freed: no work of it would run
-                    use.begin()
-            try:
-                lost += conflicts.resolve(inode, how) if use.counted else []
-            finally:
-                lifetimes.release(use)
-        return lost
+        with lifetimes.using(self._inodes_of(key, lambda inode: inode.conflict is not None)) as inodes:
+            return [lost for inode in inodes for lost in conflicts.resolve(inode, how)]
 
     # -- abort, reconnect, detach
 

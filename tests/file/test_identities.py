@@ -20,6 +20,8 @@ from pagecache.backends.protocol import close_backend_file
 from pagecache.engine.file import EngineFile
 from pagecache.errors import WritebackError
 from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import lifetimes
+from pagecache.volume.inode import Inode
 
 from ..planted.settings import Factory, store_by_name, whole_objects
 from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, raises, stored
@@ -166,6 +168,47 @@ def test_a_conflict_of_an_object_that_is_removed_meanwhile_is_over(
     Task(volume.resolve, "a", how).result()
     assert EngineFile.settle is settle
     eventually(lambda: inode.freed)
+
+
+def test_a_burial_that_comes_late_touches_no_other_file(volume: Volume, monkeypatch: Patch) -> None:
+    """Of two threads that bury an object, one may be late: CORE has another file in its place by then. [2.20]"""
+    stored(volume, "a", b"read only")
+    volume.sync()
+    file, bury, others = volume.open("a"), lifetimes.bury, []
+
+    def twice(volume: Volume, inode: Inode) -> None:
+        monkeypatch.setattr(lifetimes, "bury", bury)
+        bury(volume, inode)
+        eventually(lambda: inode.freed)
+        others.append(volume.open("b", "w+"))
+        assert others[0]._inode.address == inode.address
+        others[0].pwrite(b"unsaved", 0)
+        bury(volume, inode)
+
+    monkeypatch.setattr(lifetimes, "bury", twice)
+    volume.remove("a")
+    file.close()
+    assert others[0].pread(7, 0) == b"unsaved"
+    others[0].close()
+    assert content_of(volume, "b") == b"unsaved"
+
+
+def test_a_discard_beside_a_remove_drops_nothing_of_another_file(volume: Volume, monkeypatch: Patch) -> None:
+    """The object, which loses its last handle too, goes on to the end of the call. [2.18, 2.20]"""
+    file, drop, others = volume.open("a", "w+"), lifetimes.drop_local, []
+    file.pwrite(b"given up", 0)
+
+    def late(volume: Volume, inode: Inode, *arguments: Any) -> Any:
+        volume.remove("a")
+        file.close()
+        others.append(volume.open("b", "w+"))
+        others[0].pwrite(b"unsaved", 0)
+        return drop(volume, inode, *arguments)
+
+    monkeypatch.setattr(lifetimes, "drop_local", late)
+    volume.discard("a")
+    others[0].close()
+    assert content_of(volume, "b") == b"unsaved"
 
 
 @pytest.mark.parametrize("replaced", [False, True])

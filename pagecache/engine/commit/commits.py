@@ -46,7 +46,7 @@ class Commits:
         """Time of the flusher's next try; None: only a caller makes one."""
         self.trying = False
         """Whether the flusher's try has begun, and no caller has asked for a commit since."""
-        self.callers: WeakSet[object] = WeakSet()
+        self.callers: WeakSet[object] = WeakSet()  # syncs that make the next commit themselves
         self.not_before = 0.0
         self.holes: list[tuple[int, int]] = []
 
@@ -83,9 +83,6 @@ class Commits:
         self.trying = False
         if first:
             self.round = 0
-
-    def set_caller(self, caller: object, makes_it: bool) -> None:
-        (self.callers.add if makes_it else self.callers.discard)(caller)
 
     def end(self) -> None:
         """Record that no save is overdue any longer."""

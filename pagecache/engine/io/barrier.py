@@ -167,7 +167,8 @@ class FileSync:
         """Make the next commit at this time; 0.0: at any time."""
         self.not_before = until
         with self.file.lock:
-            self.file.commits.set_caller(self, bool(until))
+            callers = self.file.commits.callers
+            (callers.add if until else callers.discard)(self)
 
     def _report(self) -> None:
         """Raise the error of the failed bytes, unless a later attempt has succeeded."""
@@ -208,7 +209,7 @@ class FileSync:
         if self.not_before:
             commits = self.file.commits
             with self.file.lock:
-                commits.set_caller(self, False)
+                commits.callers.discard(self)
             if commits.next_try is not None:
                 overdue.plan(self.file, min(commits.next_try, self.not_before))
 
