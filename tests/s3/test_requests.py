@@ -1,4 +1,4 @@
-"""docs/how-to/s3-requests.md: the requests of each call, counted by a proxy. [2.19, 2.20]"""
+"""docs/how-to/object-store.md: the requests of each call, counted by a proxy. [2.19, 2.20]"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..file.rig import raises
 from .requests import counted
 from .servers import Bucket, Server, new_bucket
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "s3-requests.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "object-store.md"
 SMALL, LARGE = random.Random(1).randbytes(16 << 10), random.Random(2).randbytes(20 << 20)
 OTHER = SMALL[::-1]
 MIDDLE = 10 << 20
@@ -94,8 +94,8 @@ CALLS: dict[str, tuple[list[Act], Act]] = {
 
 
 def rows() -> dict[str, str]:
-    """The rows of the first table of the page."""
-    table = PAGE.read_text().split("Requests that are made once")[0]
+    """The rows of the page's table."""
+    table = PAGE.read_text().split("### The requests of each call")[1].split("Requests that are made once")[0]
     return dict(re.findall(r"^\| (?!Call|-)(.+?) \| (.+?) \|$", table, re.MULTILINE))
 
 
