@@ -1,4 +1,4 @@
-"""Alarms of docs/how-to/watch.md: they fire while data cannot be saved, and fall silent when it is saved.
+"""Alarms of docs/live.md: they fire while data cannot be saved, and fall silent when it is saved.
 
 oldest_failed_seconds > 0      a write or commit has failed, and its data is not saved yet
 oldest_dirty_seconds > 300     the same, and data whose write or commit does not end
