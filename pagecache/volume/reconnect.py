@@ -169,7 +169,7 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
             if inode.naming is not naming:
                 _close(opened)  # a concurrent fenced reconnect has done it
                 return
-            compared = _adopt(inode, opened, backend.limits, False)
+            compared = _adopt(inode, opened, backend.limits, False, late=True)
             if opened is not None:
                 with volume.inodes_lock:
                     volume.inodes.identify(inode, opened.stat.identity)
@@ -233,10 +233,8 @@ def _take_version(inode: Inode, opened: Opened) -> None:
 
 
 def _send_again(inode: Inode, *, known: bool) -> None:
-    if inode.conflict is None:
-        inode.retry(failed_too=True)
-    elif known:
-        inode.retry()
+    if inode.conflict is None or known:
+        inode.retry(failed_too=inode.conflict is None)
 
 
 def _settle_names(volume: Volume, backend: Backend, fenced: bool, alive: Callable[[], None]) -> None:
@@ -374,9 +372,9 @@ def _close(opened: Opened | None) -> None:
         close_backend_file(opened.backend_file)
 
 
-def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: bool) -> bool:
+def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: bool, late: bool = False) -> bool:
     """Give a file its newly opened backend file, in a backend with these limits. False: the stored version is still to
-    be compared.
+    be compared. `late`: it is closed, unless an open by another name has opened it since: that file stays.
     """
     # If the backend does not say which version a rename has made: without local bytes the next open takes any.
     told = not inode.has_local() if opened is None else opened.ours is not None
@@ -414,7 +412,8 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
         inode.set_uncommitted()
     if (getattr(opened and opened.backend_file, "limits", None) or limits).durable_writes:
         inode.forget_uncommitted(FORGET_CUTS)  # owed ones are over when they are paid; later ones stay
-    inode.use(None if opened is None else opened.backend_file)
+    if opened is not None or not late:
+        inode.use(None if opened is None else opened.backend_file)
     if opened is None:
         return True
     if not inode.limits().commit_on_close:

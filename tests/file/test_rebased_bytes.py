@@ -141,8 +141,7 @@ def test_a_page_that_was_written_beside_pages_in_the_spool_is_compared(make: Mak
     ours = overlay(ours, late, written)
     rig.volume.resolve(KEY, "rebase")
     assert file.stats().to_dict()["staged"] > 16 * PAGE
-    store.put(KEY, overlay(ours, late + 7, bytes([ours[late + 7] ^ 1])))
-    rig.volume.invalidate_remote(KEY)
+    replace(rig, overlay(ours, late + 7, bytes([ours[late + 7] ^ 1])))
     assert positions(rig.volume.resolve(KEY, "rebase")) == [late + 7]
     rig.cache.check()
     file.fsync()

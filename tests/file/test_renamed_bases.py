@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -18,7 +19,8 @@ from pagecache import CachedFile, ConflictError, DataLossError, Volume, Writebac
 from pagecache.backends import DirectoryBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.backends.protocol import close_backend_file
-from pagecache.testing import FaultyBackend, Rule
+from pagecache.testing import FaultyBackend, Gate, Rule
+from pagecache.volume import reconnect
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, RecordingBackend
@@ -27,6 +29,7 @@ from .rig import (
     ONCE,
     PAGE,
     Make,
+    Patch,
     Rig,
     Task,
     at_gate,
@@ -562,6 +565,31 @@ def test_a_rename_opens_a_file_again_that_waits_for_it(tmp_path: Path) -> None:
         file.pwrite(MINE, PAGE)
         file.fsync()
         assert fs.cat(f"again/{NEW}") == SAVED
+
+
+def test_an_open_by_another_name_keeps_its_file_beside_a_late_reconnect(tmp_path: Path, monkeypatch: Patch) -> None:
+    """That looks for the removed name, and finds nothing. [2.20, 2.22]"""
+    backend, open_late, gate = FaultyBackend(DirectoryBackend(tmp_path)), reconnect._open_late, Gate()
+
+    def found_late(*arguments: Any) -> Any:
+        found = open_late(*arguments)
+        gate.enter()
+        return found
+
+    with attached(backend, retry=ONCE) as volume:
+        store_object(volume, KEY, DATA)
+        (tmp_path / "link").hardlink_to(tmp_path / KEY)
+        file = volume.open(KEY, "r+b")
+        file.pwrite(MINE, 0)
+        removing = cut_off(volume, gated(backend, "remove"), volume.remove, KEY)
+        volume.reconnect(DirectoryBackend(tmp_path))
+        monkeypatch.setattr(reconnect, "_open_late", found_late)
+        removing.release()
+        gate.wait_entered()
+        with volume.open("link", "r+b") as other:
+            gate.release()
+            other.fsync()
+        assert (tmp_path / "link").read_bytes() == overlay(DATA, 0, MINE)
 
 
 @pytest.mark.parametrize("linked", [False, True])
