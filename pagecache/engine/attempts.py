@@ -229,7 +229,7 @@ class Attempts(Tries):
 
 
 def insisting(file: EngineFile, call: Callable[[], T]) -> T:
-    """Make a call on a thread of the volume, with retries after transient errors."""
+    """Make a call, with retries after transient errors; sleep on this thread."""
     tries = Tries(file.volume)
     while True:
         try:

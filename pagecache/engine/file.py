@@ -686,7 +686,7 @@ class EngineFile(NativeInode):
     # -- engine work that needs the token, without a waiter
 
     def settle(self, job: Callable[[], object]) -> None:
-        """Run a job under the token, on a thread of the volume, once the token is free; of a freed file none."""
+        """Run a job under the token, on a thread of the volume, once the token is free. A freed file gets none."""
         with self.volume.keeper():
             if not self.freed:
                 self.volume.settling.add(self)  # first: a job is never missing

@@ -371,11 +371,11 @@ class CachedFile(Handle, io.RawIOBase):
             raise error
 
     def flush(self) -> None:
-        """Write dirty data back to the backend and wait for its acknowledgement. No commit; without dirty data no
-        backend call.
+        """Write dirty data back to the backend and wait for its acknowledgement. No commit; without dirty data, or a
+        cut or hole that is owed, no backend call.
 
         Raises:
-            WritebackError: it failed; it stays dirty. DataLossError: data was lost (once).
+            WritebackError: it failed; it stays dirty. OSError: of an owed call. DataLossError: data was lost (once).
         """
         if self._closing or (self.volume.detached and not self.closed):
             return

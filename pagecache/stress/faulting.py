@@ -148,8 +148,8 @@ class Faulting:
         self._conflict.clear()
 
     def _in_conflict(self) -> list[Key]:
-        """Return the keys of files in conflict. An object without a name stays so: `resolve` settles the one that has
-        the name now.
+        """Return the keys of files in conflict. An object without a name stays so, beside a conflict of the one
+        that has the name now: that comes first.
         """
         files = self._volume.engine.files()
         return [file.key for file in files if file.conflict is not None and self._is_named(file)]
@@ -158,7 +158,7 @@ class Faulting:
         """Return whether `resolve` of its key concerns a file."""
         with self._volume.inodes_lock:
             inode = self._volume.inodes.last_known(file.key)
-        return not file.removed and inode is not None and (inode is file or inode.conflict is None)
+        return not file.removed and (inode is None or inode is file or inode.conflict is None)
 
     # -- repairs
 

@@ -131,7 +131,7 @@ def release(use: Use) -> None:
 
 @contextmanager
 def using(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
-    """Context in which those of the inodes that are not being freed have a use each."""
+    """Context in which those of the inodes that are not being freed are in use."""
     uses = [Use(inode) for inode in inodes]
     try:
         for use in uses:

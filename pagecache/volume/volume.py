@@ -457,8 +457,8 @@ class Volume:
     # -- invalidation, failed data
 
     def _inodes_of(self, key: Key | None, has: Callable[[Inode], bool] | None = None) -> builtins.list[Inode]:
-        """Return the inode of a key, or, for None, all of them. `has`: what is wanted of it; if it has not, that of an
-        object with unsaved bytes that has, and had the key as its last name.
+        """Return the inode of a key, or, for None, all of them. `has`: a condition. If the inode does not meet it: one
+        with unsaved bytes that does, and whose last name the key was.
         """
         if key is None:
             with self.inodes_lock:

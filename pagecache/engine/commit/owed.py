@@ -146,10 +146,11 @@ class Owed:
         return len(self._steps) > 0 and any(not step.behind for step in self._steps)
 
     def is_due(self) -> bool:
-        """Return whether the end of a flush makes the calls: reads wait for one, and the file has its name."""
+        """Return whether the end of a flush makes the calls: reads wait for one; name and version are known."""
         file = self._file
         with file.lock:
-            return self.reads_wait() and not file.is_kept_back() and self._steps[0].method != FOLLOWING
+            kept = file.is_kept_back() or file.conflict is not None
+            return self.reads_wait() and not kept and self._steps[0].method != FOLLOWING
 
     def add(self, step: Debt) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""

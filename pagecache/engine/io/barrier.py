@@ -275,14 +275,14 @@ def drive(sync: FileSync, timeout: float | None, what: str) -> None:
 
 def flush(file: EngineFile, start: int = 0, end: int = END, *, version: bool = False) -> None:
     """Wait until nothing of [start, end) dirtied so far is dirty or in flight. `version`: see `FileSync`; then the
-    store also has every cut and hole that reads wait for, unless the file's name is being changed.
+    store also has every cut and hole that reads wait for, if its name is known.
 
     Raises:
         WritebackError: it failed; it is still dirty. OSError: of a call that is owed; it stays so.
     """
     drive(FileSync(file, start=start, end=end, commit=False, version=version), None, "flush")
     if version and len(file.owed) and file.owed.is_due():
-        insisting(file, lambda: file.settled(file.owed.pay_now))
+        insisting(file, lambda: file.settled(lambda: file.owed.pay_now() if file.owed.is_due() else None))
         drive(FileSync(file, commit=False), None, "flush")  # for the version that this has made
 
 
