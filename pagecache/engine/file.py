@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..backends.protocol import BackendFile, BackendLimits, ObjectStat
 from ..disk.backend import TieredFile
-from ..errors import ConflictError, Key, LostRange, ShutdownError
+from ..errors import ConflictError, Key, LostRange, ShutdownError, os_error
 from ..native import END, STAMP_MAX, NativeInode, Op
 from . import failures, throttle
 from .commit import overdue
@@ -685,13 +685,14 @@ class EngineFile(NativeInode):
 
     # -- engine work that needs the token, without a waiter
 
-    def settle(self, job: Callable[[], object]) -> None:
-        """Run a job under the token, on a thread of the volume, once the token is free. A freed file gets none."""
+    def settle(self, job: Callable[[], object]) -> bool:
+        """Run a job under the token, on a thread of the volume, once the token is free. False: the file was freed."""
         with self.volume.keeper():
             if not self.freed:
                 self.volume.settling.add(self)  # first: a job is never missing
                 self._part("settling", lambda: deque[Callable[[], object]](), trouble=False).append(job)
                 self.settle_start()
+            return not self.freed
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""
@@ -705,7 +706,8 @@ class EngineFile(NativeInode):
 
         work = Job(run, what="work under the token", key=self.key, file=self.id)
         work.volume = self.volume.native
-        self.settle(work.run)
+        if not self.settle(work.run):
+            raise os_error(errno.ESTALE, self.key)  # nobody would run it
         if tries is not None:
             return work.wait(partial(tries.alive, since), tries.deadline)
         return work.wait(alive)

@@ -79,8 +79,8 @@ class Flusher:
         self.over = False
         self.next_turn = math.inf  # on the clock; infinite during a turn, which may have checked already
         self._still = 0
-        self._deferred: deque[Callable[[], None]] = deque()
-        self._later: deque[Callable[[], None]] = deque()
+        self._deferred: deque[Callable[[], object]] = deque()
+        self._later: deque[Callable[[], object]] = deque()
         self._long_waits = LongWaits()
         self._thread = threading.Thread(target=self._run, name="pagecache-flusher", daemon=True)
 
@@ -104,12 +104,12 @@ class Flusher:
         """Return whether the calling thread is the flusher's, which makes no backend call."""
         return threading.current_thread() is self._thread
 
-    def defer(self, call: Callable[[], None]) -> None:
+    def defer(self, call: Callable[[], object]) -> None:
         """Queue a finaliser's call: finalisers run in any thread at any point, even inside engine code."""
         self._deferred.append(call)
         self._native.wake_flusher()
 
-    def defer_again(self, call: Callable[[], None]) -> None:
+    def defer_again(self, call: Callable[[], object]) -> None:
         """Repeat a call that was obstructed, shortly, but not in this turn."""
         self._later.append(call)
         self.wake_by(self._clock.now() + BUSY)

@@ -467,7 +467,11 @@ class CachedFile(Handle, io.RawIOBase):
         self._closing = True
         try:
             if not self.volume.cache.native.forked:
-                lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
+                try:
+                    lifetimes.close_handle(self._use, changed=self._writable and self._changed(), timeout=timeout)
+                except OSError:
+                    self._raise_loss()  # this handle makes no other call that could report it
+                    raise
                 if self._inode.last_loss > self._loss_cursor:
                     self._raise_loss()
         finally:

@@ -382,18 +382,11 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
 
 def unname(volume: Volume, inode: Inode) -> None:
     """Record that an object has lost its last name: open handles keep it, otherwise it is freed."""
-    if _take_name(volume, inode, inode.lose_name):
+    if take_name(volume, inode, inode.lose_name):
         remote.unnamed(inode)
 
 
-def displace(volume: Volume, inode: Inode, version: str | None) -> None:
-    """Record that another program's version has taken the name of a whole object: open handles keep the file, which
-    refuses reads of uncached bytes.
-    """
-    _take_name(volume, inode, partial(inode.lose_version, version))
-
-
-def _take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
+def take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
     """Take the name from a file, and record why. Return whether handles use it still; otherwise it is freed."""
     with volume.inodes_lock:
         if not volume.inodes.lose(inode):

@@ -689,7 +689,8 @@ def _replaced(inode: Inode, stat: ObjectStat, changes: int, tries: Attempts) -> 
         replaced = not inode.has_local() and inode.changes() == changes
         if replaced:
             inode.replaced()
-            lifetimes.displace(inode.owner, inode, stat.version)
+            # Open handles keep the file, which refuses reads of uncached bytes.
+            lifetimes.take_name(inode.owner, inode, partial(inode.lose_version, stat.version))
 
     inode.run(LOCK | TOKEN, "holding", take_name, tries.deadline.until())
     if replaced:

@@ -156,13 +156,13 @@ def test_a_conflict_of_an_object_that_is_removed_meanwhile_is_over(
     file = disputed(volume, backend)
     inode, settle = file._inode, EngineFile.settle
 
-    def removed(self: EngineFile, job: Any) -> None:
+    def removed(self: EngineFile, job: Any) -> bool:
         if self is inode:
             monkeypatch.setattr(EngineFile, "settle", settle)
             volume.remove("a")
             file.close()
             stored(volume, "b", b"takes the place of a file that was freed")
-        settle(self, job)
+        return settle(self, job)
 
     monkeypatch.setattr(EngineFile, "settle", removed)
     Task(volume.resolve, "a", how).result()
@@ -191,6 +191,21 @@ def test_a_burial_that_comes_late_touches_no_other_file(volume: Volume, monkeypa
     assert others[0].pread(7, 0) == b"unsaved"
     others[0].close()
     assert content_of(volume, "b") == b"unsaved"
+
+
+def test_nothing_waits_for_work_of_a_file_that_was_freed(volume: Volume) -> None:
+    """It is not begun either: CORE may have another file in its place. [2.20]"""
+    stored(volume, "a", b"read only")
+    volume.sync()
+    file = volume.open("a")
+    inode = file._inode
+    volume.remove("a")
+    file.close()
+    eventually(lambda: inode.freed)
+    done: list[int] = []
+    raises(OSError, Task(inode.settled, lambda: done.append(1)).result, match="Stale")
+    assert not done
+    assert not volume.engine.settling
 
 
 def test_a_discard_beside_a_remove_drops_nothing_of_another_file(volume: Volume, monkeypatch: Patch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError, CachedFile, DataLossError, RetryPolicy, ShutdownError
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, RetryPolicy, ShutdownError
 from pagecache.engine.commit.owed import Owed
 from pagecache.engine.file import EngineFile
 from pagecache.engine.runner import Job
@@ -109,6 +109,40 @@ def test_a_flush_and_the_last_close_pay_what_is_owed(make: Make, change: str, se
     getattr(last, sends)()
     assert rig.backend.written(KEY) == expected
     assert len(rig.backend.seen(change)) == 6
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_flush_pays_nothing_into_another_version(make: Make, monkeypatch: Patch, change: str) -> None:
+    """Which has come while it waited for its turn. [2.17, 2.19]"""
+    rig, file = punching(make)
+    file.pwrite(b"ours", 0)
+    file.flush()
+    rig.backend.fault(change, UNKNOWN["reset"])
+    raises(OSError, CHANGES[change][0], file, match="line")
+    settled = EngineFile.settled
+
+    def late(self: EngineFile, job: Any, tries: Any = None) -> Any:
+        rig.backend.change_remotely(KEY, b"theirs")
+        rig.volume.invalidate_remote(KEY, version="another")
+        return settled(self, job, tries)
+
+    monkeypatch.setattr(EngineFile, "settled", late)
+    raises(ConflictError, file.flush)
+    monkeypatch.undo()
+    assert len(rig.backend.seen(change)) == 1
+    assert rig.backend.written(KEY) == b"theirs"
+    rig.volume.resolve(KEY, "discard")
+
+
+def test_a_close_whose_debt_fails_reports_a_loss(make: Make) -> None:
+    """The handle makes no other call that could. [2.16, 2.17]"""
+    rig, file = punching(make)
+    file.pwrite(b"given up", 0)
+    rig.volume.discard(KEY)
+    rig.backend.fault("truncate", UNKNOWN["reset"], times=2)
+    raises(OSError, CHANGES["truncate"][0], file, match="line")
+    loss = raises(DataLossError, file.close)
+    assert "line" in str(loss.__context__)
 
 
 @pytest.mark.parametrize("error", REFUSED)

@@ -149,8 +149,8 @@ class Owed:
         """Return whether the end of a flush makes the calls: reads wait for one; name and version are known."""
         file = self._file
         with file.lock:
-            kept = file.is_kept_back() or file.conflict is not None
-            return self.reads_wait() and not kept and self._steps[0].method != FOLLOWING
+            known = not file.is_kept_back() and file.conflict is None
+            return known and self.reads_wait() and self._steps[0].method != FOLLOWING
 
     def add(self, step: Debt) -> None:
         """Add a debt; that of the name comes first, since the others concern the object that has it."""
