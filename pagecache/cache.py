@@ -568,12 +568,10 @@ class PageCache:
             raise AssertionError(f"{invariant}: {what}\n{self.native.trace()}")
 
     def _check_failed_ranges(self) -> str | None:
-        for volume in self._engine_volumes():
-            with volume.keeper():
-                for file in volume.dirty_files():
-                    found = None if file.freed else failures.check(file)
-                    if found is not None:
-                        return found
+        for file in (file for volume in self._engine_volumes() for file in volume.dirty_files()):
+            found = failures.check(file)
+            if found is not None and not file.freed:
+                return found
         return None
 
     def trace(self, path: str | os.PathLike[str], *, records: int = 1 << 18) -> Trace:

@@ -181,6 +181,7 @@ void pc_job_push(struct pc_volume *v, uint32_t cls);
 /* ---- inode */
 int pc_inode_create(struct pc_volume *v, uint64_t size, const struct pc_limits *limits, struct pc_inode **out);
 int pc_inode_destroy(struct pc_inode *i);
+void pc_inode_free(struct pc_inode *i);
 uint64_t pc_inode_id(const struct pc_inode *i);
 void pc_inode_set_limits(struct pc_inode *i, const struct pc_limits *limits);
 bool pc_inode_set_sizes(struct pc_inode *i, uint64_t size, uint64_t remote_size);
@@ -227,11 +228,11 @@ enum {
 	PC_BY_TAIL, /* latest tail without an owed cut; 0: none */
 	PC_BY_GATE_CLOSED /* does a direct write have to wait for the end of work under the token? */
 };
-uint64_t pc_inode_number(struct pc_inode *i, uint64_t id, uint32_t which);
+uint64_t pc_inode_number(struct pc_inode *i, uint32_t which);
 void pc_inode_age_anew(struct pc_inode *i);
-void pc_inode_set_unused(struct pc_inode *i, uint64_t id, bool unused);
+void pc_inode_set_unused(struct pc_inode *i, bool unused);
 enum pc_aside { PC_ASIDE_UNSYNCED = 1, PC_ASIDE_KEPT_BACK = 2 }; /* no sync saves it; nor does age or pressure */
-void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside);
+void pc_inode_set_aside(struct pc_inode *i, uint32_t aside);
 void pc_inode_set_uncommitted(struct pc_inode *i, bool created, uint64_t lowest, uint64_t hole, uint64_t hole_end);
 void pc_inode_cut_paid(struct pc_inode *i, uint64_t size);
 void pc_inode_undone(struct pc_inode *i, struct pc_undone_report *out);

@@ -405,10 +405,11 @@ class EngineFile(NativeInode):
         self.identity = identity
 
     def free(self) -> bool:
-        if self.destroy():
-            self.staging = NOTHING_STAGED
-            self.journaled.freed()
-        return self.freed
+        if not self.destroy():
+            return False
+        self.staging = NOTHING_STAGED
+        self.journaled.freed()
+        return True
 
     @contextmanager
     def forcing(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ is held while tickets are advanced, which neither waits nor calls the backend.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import random
@@ -19,7 +20,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from .. import native as core
 from ..backends.protocol import Backend, BackendFile, close_backend_file
@@ -97,14 +98,8 @@ class Ticket(Protocol):
     def _pause(self) -> float: ...
 
 
-class Keeper:
+class Keeper(contextlib.nullcontext[None]):
     """While it lives no file of a volume is freed. An interrupt that strikes before `with` has begun leaves none."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        pass
 
 
 class EngineVolume:
@@ -367,16 +362,6 @@ class EngineVolume:
             self._files[file.id] = file
         file.hold()
 
-    def forget(self, file: EngineFile) -> None:
-        with self._lock:
-            self._files.pop(file.id, None)
-            self._retries.pop(file, None)
-            self.idle.pop(file, None)
-            self.cut_off.discard(file)
-            self.settling.discard(file)
-        self.kept.forget(file)
-        self.troubles.forget(file)
-
     def keeper(self) -> Keeper:
         """Return a keeper, for iterating over files that may have no handles."""
         keeper = Keeper()
@@ -385,9 +370,18 @@ class EngineVolume:
         return keeper
 
     def free(self, file: EngineFile) -> bool:
-        """Free CORE's part of a file. False: an operation uses it, or a keeper exists."""
+        """Free CORE's part of a file, and forget it. False: an operation uses it, or a keeper exists."""
         with self._lock:
-            return not file.freed and not len(self._keepers) and file.free()
+            if len(self._keepers) or not file.free():
+                return False
+            self._files.pop(file.id, None)
+            self._retries.pop(file, None)
+            self.idle.pop(file, None)
+            self.cut_off.discard(file)
+            self.settling.discard(file)
+        self.kept.forget(file)
+        self.troubles.forget(file)
+        return True
 
     def file(self, inode: int) -> EngineFile | None:
         """Return the file with this number. Takes no lock: a signal handler may ask while its thread has it."""

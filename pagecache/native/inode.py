@@ -29,15 +29,15 @@ FORGET_CUTS, FORGET_HOLES = int(lib.PC_FORGET_CUTS), int(lib.PC_FORGET_HOLES)
 
 
 def _number(name: str) -> Callable[[NativeInode], int]:
-    """Return a method that reads one of NUMBERS, whether the inode is gone or not."""
+    """Return a method that reads one of NUMBERS."""
     which = NUMBERS[name]
-    return lambda self: int(lib.pc_inode_number(self._i, 0, which))
+    return lambda self: int(lib.pc_inode_number(self._i, which))
 
 
 def _flag(name: str) -> Callable[[NativeInode], bool]:
     """Return a method that reads one of NUMBERS that is 1 or 0."""
     which = NUMBERS[name]
-    return lambda self: bool(lib.pc_inode_number(self._i, 0, which))
+    return lambda self: bool(lib.pc_inode_number(self._i, which))
 
 
 class TooManyViews(OSError):
@@ -92,10 +92,9 @@ class Events:
 class NativeInode:
     """One `struct pc_inode`, and the object whose methods C calls: fill, write, commit, room, ..."""
 
-    __slots__ = ("_i", "_volume", "address", "core", "freed", "id")
+    __slots__ = ("_i", "_volume", "address", "core", "id")
 
     def __init__(self, volume: NativeVolume, size: int, limits: dict[str, int]) -> None:
-        self.freed = True  # CORE has no such inode: its id may belong to another one
         self._volume = volume
         self.core = volume.cache.core
         out = ffi.new("struct pc_inode **")
@@ -104,30 +103,32 @@ class NativeInode:
         self._i = out[0]
         self.address = int(ffi.cast("uintptr_t", out[0]))
         self.id = int(lib.pc_inode_id(out[0]))
-        lib.pc_inode_set_user(out[0], id(self))  # borrowed: until `destroy`
-        self.freed = False
+        lib.pc_inode_set_user(out[0], id(self))  # borrowed: until `__del__`
 
     def destroy(self) -> bool:
         """Free the inode, with its clean pages; False while local data exists or an operation uses it."""
-        if not self.freed:
-            self.freed = int(lib.pc_inode_destroy(self._i)) == 0
-        return self.freed
+        return int(lib.pc_inode_destroy(self._i)) == 0
+
+    @property
+    def freed(self) -> bool:
+        """Whether CORE has no such inode any longer."""
+        return not lib.pc_inode_id(self._i)
 
     def __del__(self) -> None:
-        """Free the inode of an ended volume: no handle, view or operation of a caller refers to it any longer. May run
-        in any thread, inside any call; takes leaf locks only.
+        """Free the memory of a freed inode, or of one of an ended volume: no handle, view or operation of a caller
+        refers to it any longer. May run in any thread, inside any call; takes leaf locks only.
         """
-        if not self.freed and self._volume.ended:
+        if hasattr(self, "address") and (self.freed or self._volume.ended):
             _core.end_inode(self.core, self.address)
 
     # sizes, limits, numbers
     @property
     def size(self) -> int:
-        return int(lib.pc_inode_number(self._i, 0, SIZE))
+        return int(lib.pc_inode_number(self._i, SIZE))
 
     @property
     def remote_size(self) -> int:
-        return int(lib.pc_inode_number(self._i, 0, REMOTE_SIZE))
+        return int(lib.pc_inode_number(self._i, REMOTE_SIZE))
 
     def set_sizes(self, size: int, remote_size: int) -> bool:
         """Set the sizes. False: local data exists, and nothing has changed."""
@@ -142,8 +143,8 @@ class NativeInode:
         return read_usage(usage) | read_counters(counters)
 
     def number(self, name: str) -> int:
-        """Return one of NUMBERS, without the cost of all of `usage`; 0 when the inode is gone."""
-        return int(lib.pc_inode_number(self._i, self.id, NUMBERS[name]))
+        """Return one of NUMBERS, without the cost of all of `usage`."""
+        return int(lib.pc_inode_number(self._i, NUMBERS[name]))
 
     event_seq = _number("event")
 
@@ -155,15 +156,13 @@ class NativeInode:
         lib.pc_inode_age_anew(self._i)
 
     def set_unused(self, unused: bool) -> None:
-        """Set whether any handle has the object open. Does nothing when the inode is gone."""
-        lib.pc_inode_set_unused(self._i, self.id, unused)
+        """Set whether any handle has the object open."""
+        lib.pc_inode_set_unused(self._i, unused)
 
     def count_aside(self, *, unsynced: bool, kept_back: bool) -> None:
-        """Exclude the object from syncs, or from write-back by age and pressure. Does nothing when the inode is
-        gone.
-        """
+        """Exclude the object from syncs, or from write-back by age and pressure."""
         aside = lib.PC_ASIDE_UNSYNCED * unsynced | lib.PC_ASIDE_KEPT_BACK * kept_back
-        lib.pc_inode_set_aside(self._i, self.id, aside)
+        lib.pc_inode_set_aside(self._i, aside)
 
     def set_uncommitted(self, created: bool = False, lowest: int = END, hole: tuple[int, int] = (0, 0)) -> None:
         """Record an uncommitted change other than bytes; `lowest`: a size that storage was or will be cut to; `hole`:
@@ -238,7 +237,7 @@ class NativeInode:
 
     def quiet(self) -> int | None:
         """Return the number of changes; None: the version is not known, or a pass or commit runs or is about to."""
-        found = lib.pc_inode_number(self._i, 0, QUIET)
+        found = lib.pc_inode_number(self._i, QUIET)
         return int(found) - 1 if found else None
 
     def count(self, name: str, n: int = 1) -> None:
@@ -299,11 +298,11 @@ class NativeInode:
 
     def at_rest(self) -> int:
         """Return a number as `quiet` does, while the store has the object as readers see it; otherwise 0."""
-        return int(lib.pc_inode_number(self._i, self.id, AT_REST))
+        return int(lib.pc_inode_number(self._i, AT_REST))
 
     def unchanged(self) -> int | None:
         """Return the cached bytes; None: some are local, or the backend may not have them."""
-        cached = int(lib.pc_inode_number(self._i, self.id, UNCHANGED))
+        cached = int(lib.pc_inode_number(self._i, UNCHANGED))
         return None if cached == END else cached
 
     def commit_needed(self, stamp: int) -> bool:

@@ -18,6 +18,7 @@ from ..engine.io import barrier, direct
 from ..errors import Key, LostRange
 from ..file.cached import extent
 from ..native import END
+from . import lifetimes
 from .inode import Inode
 
 if TYPE_CHECKING:
@@ -105,10 +106,8 @@ def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int])
     inode = volume._inode_at(name)
     if inode is None and volume.inodes.identified:
         inode = volume._inode_found(name, volume.engine.call(lambda: backend.stat(key), "stat", key))
-    if inode is None:
-        return volume.engine.call(change, "setattr", key)
 
-    def change_ours() -> ObjectStat:
+    def change_ours(inode: Inode) -> ObjectStat:
         found = inode.stat_open()
         before = backend.stat(key) if found is None else found
         changed = change()
@@ -117,4 +116,7 @@ def set_attributes(volume: Volume, name: Key, key: Key, changes: dict[str, int])
         inode.versions.follow(before.version, changed.version)
         return changed
 
-    return inode.settled(change_ours)
+    with lifetimes.using([] if inode is None else [inode]) as used:
+        for ours in used:
+            return ours.settled(partial(change_ours, ours))
+        return volume.engine.call(change, "setattr", key)

@@ -250,22 +250,18 @@ class InodeTable(dict[Key, Inode]):
         self.objects[_identity(inode)] = inode
         self.identified += inode.identity is not None
 
-    def remove(self, inode: Inode) -> bool:
-        """Remove a file and its names. False: it is not in the table."""
-        if not self.knows(inode):
-            return False
-        self.drop_names(inode)
-        del self.objects[_identity(inode)]
-        self.identified -= inode.identity is not None
-        self._forget_last_name(inode)
-        return True
+    def remove(self, inode: Inode) -> None:
+        """Remove a file and its names, if it is in the table."""
+        if self.knows(inode):
+            self.drop_names(inode)
+            self._forget_last_name(inode)
+            del self.objects[_identity(inode)]
+            self.identified -= inode.identity is not None
 
-    def lose(self, inode: Inode) -> bool:
-        """Remove a file that has lost its last name: an open that has begun looks again. False: it is not in the
-        table.
-        """
+    def lose(self, inode: Inode) -> None:
+        """Remove a file that has lost its last name: an open that has begun looks again."""
         self.removals += 1
-        return self.remove(inode)
+        self.remove(inode)
 
     def identify(self, inode: Inode, identity: Hashable | None) -> None:
         """Set the identity that the store reports, unless another file has it."""
@@ -290,8 +286,8 @@ class InodeTable(dict[Key, Inode]):
         return None if stat is None or stat.identity is None else self.objects.get(stat.identity)
 
     def check(self) -> Inode | None:
-        """Return a file that is in `objects` under a wrong identity, or whose name leads to no file in it."""
-        wrong = [inode for identity, inode in self.objects.items() if identity != _identity(inode)]
+        """Return a file that is freed, or in `objects` under a wrong identity, or whose name leads to no file in it."""
+        wrong = [inode for identity, inode in self.objects.items() if identity != _identity(inode) or inode.freed]
         wrong += [inode for inode in (*self.values(), *self._unnamed.values()) if not self.knows(inode)]
         wrong += [inode for key, inode in self.items() if key != inode.key and key not in inode.aliases]
         return next(iter(wrong), None)
@@ -336,7 +332,8 @@ class InodeTable(dict[Key, Inode]):
         self.drop_names(inode)
         self._forget_last_name(inode)
         _rename(inode, key)
-        self._unnamed[key] = inode
+        if self.knows(inode):
+            self._unnamed[key] = inode
 
     def move_last_names(self, old: str, new: str) -> None:
         """Record that a directory was renamed, for files without a known name: their last ones stay unknown names."""

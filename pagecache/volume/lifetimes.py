@@ -119,7 +119,7 @@ def release(use: Use) -> None:
     with volume.inodes_lock:
         use.end()
         used, doomed = inode.handles > 0, inode in volume.orphans
-        if not used and not doomed:
+        if not used and not doomed and volume.inodes.knows(inode):
             volume.engine.mark_idle(inode)
     if not used and doomed:
         bury(volume, inode)
@@ -302,12 +302,11 @@ def forsake(volume: Volume, inode: Inode) -> list[LostRange]:
 
 def bury(volume: Volume, inode: Inode) -> None:
     """Bury an inode without name and handles: local data is dropped, silently, once its token is free. Never waits."""
-    with volume.engine.keeper():  # another thread may have freed it: CORE may have another file in its place by now
-        if not inode.freed and inode.has_local() and not volume.engine.aborted and not inode.abandoned:
-            inode.set_aside(abandoned=True)
-            called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
-            if called or not inode.run_if_free(TOKEN, "holding", partial(_drop, inode)):  # here if that is quick
-                inode.settle(partial(_drop, inode))
+    if inode.has_local() and not volume.engine.aborted and not inode.abandoned:
+        inode.set_aside(abandoned=True)
+        called = hasattr(inode.backend_file, "rollback") and type(inode.backend_file) is not GoneFile
+        if called or not inode.run_if_free(TOKEN, "holding", partial(_drop, inode)):  # here if that is quick
+            inode.settle(partial(_drop, inode))
     destroy(volume, inode)
 
 
@@ -324,21 +323,18 @@ def _drop(inode: Inode) -> None:
 
 def destroy(volume: Volume, inode: Inode) -> None:
     """Free an inode without name and handles; while an operation uses it, the flusher or a reconnect repeats this."""
-    if volume.detached or inode.handles or inode.freed:
+    if volume.detached or inode.handles:
         return
-    if not volume.engine.free(inode):
-        with volume.engine.keeper():
-            if not volume.engine.aborted and not inode.freed:
-                if inode.has_local() and not inode.settling:
-                    inode.settle(partial(_drop, inode))  # an operation that was changing it went on
-                volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
-        return
-    forget(volume, inode)
+    if volume.engine.free(inode):
+        forget(volume, inode)
+    elif not volume.engine.aborted:
+        if inode.has_local() and not inode.settling:
+            inode.settle(partial(_drop, inode))  # an operation that was changing it went on
+        volume.engine.cache.flusher.defer_again(lambda: destroy(volume, inode))
 
 
 def forget(volume: Volume, inode: Inode) -> None:
     """Remove an inode that CORE has freed."""
-    volume.engine.forget(inode)
     for backend_file in inode.take_files():
         volume.engine.close_later(backend_file, inode.key)
     with volume.inodes_lock:
@@ -373,10 +369,17 @@ def prune(volume: Volume, most: int = PRUNED) -> bool:
             inode = volume.inodes.of_file(file)
             if inode is None or not inode.idle() or inode.has_unreported_loss() or inode.key in volume.busy:
                 continue
-            if inode.has_local() or not volume.engine.free(inode):
-                continue
-            volume.inodes.remove(inode)
-        forget(volume, inode)
+            try:
+                freed = not inode.has_local() and volume.engine.free(inode)
+                if freed:
+                    volume.inodes.remove(inode)
+            except BaseException:  # an interrupt: no name may lead to it
+                if inode.freed:
+                    volume.inodes.remove(inode)
+                    volume.engine.cache.flusher.defer(partial(destroy, volume, inode))
+                raise
+        if freed:
+            forget(volume, inode)
     return excess > most
 
 
@@ -388,22 +391,21 @@ def unname(volume: Volume, inode: Inode) -> None:
 
 def take_name(volume: Volume, inode: Inode, record: Callable[[], None]) -> bool:
     """Take the name from a file, and record why. Return whether handles use it still; otherwise it is freed."""
-    with volume.inodes_lock:
-        if not volume.inodes.lose(inode):
-            return False
-        rests = inode.idle() and not inode.has_local() and volume.engine.journal is None
-        freed = rests and volume.engine.free(inode)
-        if not freed:
-            volume.orphans[inode] = None
+    use = Use(inode)
+    try:
+        with volume.inodes_lock:
+            if not volume.inodes.knows(inode):
+                return False
+            use.begin()
+            volume.orphans[inode] = None  # first: also after an interrupt, the last release buries it
+            volume.inodes.lose(inode)
             record()
             inode.wake()  # an fsync of an object that is found by its name is done
             volume.engine.keep(inode)
-        used = inode.handles > 0
-    inode.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
-    if freed:
-        forget(volume, inode)
-    elif not used:
-        bury(volume, inode)
+            used = inode.handles > 1
+        inode.give_up_copy("the object has lost its name")  # unless it is the one that the mirror has
+    finally:
+        release(use)
     return used
 
 

@@ -282,9 +282,8 @@ class Volume:
         without those that show these changes in the store. No backend call.
         """
         self.cache._check_forked()
-        with self.engine.keeper():
-            found = self._unsaved_of(key)
-            return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.has_local())]
+        found = self._unsaved_of(key)
+        return [status.of_cached(each) for each in found if (each.hidden() if hidden else each.has_local())]
 
     def exists(self, key: Key, *, timeout: float | None = None) -> bool:
         """Return whether `open(key)` would find an object. `timeout`: that of `stat`."""
@@ -540,9 +539,7 @@ class Volume:
     def failed(self) -> builtins.list[FailedRange]:
         """Return ranges that could not be written back or committed and wait for a repair of the cause."""
         self.cache._check_forked()
-        with self.engine.keeper():
-            files = self.engine.dirty_files()
-            return [r for file in files for r in overdue.failed_ranges(file)]
+        return [r for file in self.engine.dirty_files() for r in overdue.failed_ranges(file)]
 
     def not_mirrored(self) -> dict[Key, str]:
         """Return the objects whose copy in the mirror was given up, and why; {} without a mirror."""

@@ -22,6 +22,7 @@ from pagecache import PageCache, RetryPolicy, ShutdownError
 from pagecache.engine import runner
 from pagecache.engine.attempts import Attempts
 from pagecache.native import NativeVolume
+from pagecache.volume import lifetimes
 
 from ..stores import WAIT_LIMIT_S
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, eventually, make_rig, pattern, raises
@@ -312,6 +313,25 @@ def a_write_that_fills_and_tries_again(rig: Rig) -> None:
         file.pwrite(b"x" * 10, 100 * i + PAGE)
 
 
+def a_removal_and_the_last_close(rig: Rig) -> None:
+    file = rig.volume.open("other", "r+b")
+    file.pwrite(b"unsaved", 0)
+    rig.volume.remove("other")
+    file.close()
+
+
+def a_removal(rig: Rig) -> None:
+    rig.volume.open("other").close()
+    rig.volume.remove("other")
+
+
+def a_close_that_forgets_other_objects(rig: Rig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifetimes, "HOLLOW_MIN", 0)
+        for _ in range(2):
+            rig.volume.open("other").close()
+
+
 # With each call, whether the main thread makes its reads of the backend itself.
 CALLS: dict[str, tuple[Callable[[Rig], object], bool]] = {
     "a miss that is tried again": (a_miss_that_is_tried_again, True),
@@ -321,6 +341,9 @@ CALLS: dict[str, tuple[Callable[[Rig], object], bool]] = {
     "truncate": (lambda rig: rig.handles[0].truncate(5 * PAGE + 5), False),
     "open and close": (lambda rig: rig.volume.open("other", "r+b").close(), False),
     "invalidate": (lambda rig: rig.volume.invalidate(KEY), False),
+    "remove and close": (a_removal_and_the_last_close, True),
+    "remove": (a_removal, True),
+    "a close that forgets other objects": (a_close_that_forgets_other_objects, True),
     "view": (lambda rig: rig.handles[0].view(3 * PAGE, PAGE).release(), False),
 }
 EVERY = pytest.param(range(1, 100_000), marks=[pytest.mark.slow, pytest.mark.timeout(1800)], id="every")

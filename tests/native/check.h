@@ -20,7 +20,7 @@
 #include "io/io.h"
 
 /* One of the numbers of an inode, and one more in one of its counters. */
-#define NUMBER(inode, which)  pc_inode_number(inode, 0, PC_BY_##which)
+#define NUMBER(inode, which)  pc_inode_number(inode, PC_BY_##which)
 #define COUNT(inode, counter) pc_counter_add(inode, offsetof(struct pc_counters, counter) / sizeof(u64), 1)
 
 #define MAYBE       __attribute__((unused))

@@ -98,6 +98,14 @@ static MAYBE void open_one(u64 capacity, u64 max_folio, u64 size, u64 room, stru
 	file = file_open_in(&rig, rig.volume, size, room, limits);
 }
 
+static MAYBE int inode_free(struct pc_inode *i)
+{
+	int err = pc_inode_destroy(i);
+	if (!err)
+		pc_inode_free(i);
+	return err;
+}
+
 static MAYBE void file_forget(struct file *f)
 {
 	store_free(&f->store);
@@ -675,7 +683,7 @@ static MAYBE void rig_close(struct rig *r)
 		EQUAL(n.handed_over, n.acknowledged + n.returned);
 		EQUAL(n.fill_requested, n.fill_validated + n.fill_reread + n.fill_dropped + n.fill_zeroed);
 		struct pc_volume *v = f->inode->volume;
-		EQUAL(pc_inode_destroy(f->inode), 0);
+		EQUAL(inode_free(f->inode), 0);
 		if (v != r->volume && v->nr_inodes == 0)
 			pc_volume_destroy(v);
 		file_forget(f);

@@ -21,12 +21,12 @@ static void dirty(u32 k, u64 page)
 
 static void unused(u32 k, bool is)
 {
-	pc_inode_set_unused(files[k]->inode, pc_inode_id(files[k]->inode), is);
+	pc_inode_set_unused(files[k]->inode, is);
 }
 
 static void aside(u32 k, u32 how)
 {
-	pc_inode_set_aside(files[k]->inode, pc_inode_id(files[k]->inode), how);
+	pc_inode_set_aside(files[k]->inode, how);
 }
 
 /* Return these ids as digits: 312 is files 3, 1 and 2. */
@@ -83,8 +83,6 @@ TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 	EQUAL(hollow(), 0);
 	EQUAL(file_sync(files[2]), 0);
 	EQUAL(hollow(), 1);
-	pc_inode_set_unused(files[3]->inode, pc_inode_id(files[3]->inode) + 1, true); /* an id of the previous inode */
-	EQUAL(hollow(), 1);
 }
 
 TEST(check_a_hollow_inode_that_is_destroyed_leaves_the_list)
@@ -95,13 +93,13 @@ TEST(check_a_hollow_inode_that_is_destroyed_leaves_the_list)
 	for (int k = 0; k < 100; k++) {
 		EQUAL(pc_inode_create(rig.volume, 0, &limits, &one), 0);
 		EQUAL(pc_inode_create(rig.volume, 0, &limits, &two), 0);
-		pc_inode_set_unused(one, pc_inode_id(one), true);
-		pc_inode_set_unused(two, pc_inode_id(two), true);
+		pc_inode_set_unused(one, true);
+		pc_inode_set_unused(two, true);
 		EQUAL(hollow(), 2);
-		EQUAL(pc_inode_destroy(k % 2 ? one : two), 0);
+		EQUAL(inode_free(k % 2 ? one : two), 0);
 		EQUAL(hollow(), 1);
 		SOUND(&rig);
-		EQUAL(pc_inode_destroy(k % 2 ? two : one), 0);
+		EQUAL(inode_free(k % 2 ? two : one), 0);
 		EQUAL(hollow(), 0);
 	}
 	EQUAL(rig.cache->inode_slots, 2); /* places are reused */
@@ -210,7 +208,7 @@ TEST(check_sums_are_those_of_the_inodes)
 	COUNT(gone, retries);
 	pc_volume_counters(rig.volume, &all, &sum);
 	EQUAL(sum.size, size + 7);
-	EQUAL(pc_inode_destroy(gone), 0);
+	EQUAL(inode_free(gone), 0);
 	pc_volume_counters(rig.volume, &all, &sum);
 	EQUAL(sum.size, size);
 	EQUAL(all.retries, 1);

@@ -123,7 +123,7 @@ TEST(check_a_volume_goes_with_its_last_inode)
 	next = volume_open(&rig);
 	CHECK(next == v && next->slot == 1 && !next->ended);
 	one = inode_in(next);
-	EQUAL(pc_inode_destroy(one), 0);
+	EQUAL(inode_free(one), 0);
 	SOUND(&rig);
 	pc_volume_destroy(next);
 }

@@ -415,7 +415,7 @@ TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
 	CHECK(!next_write());
 	CHECK(begin_commit(file));
 	pc_commit_end(file->inode, true, false);
-	EQUAL(pc_inode_destroy(file->inode), 0);
+	EQUAL(inode_free(file->inode), 0);
 	CHECK(!work(rig.volume));
 	file_forget(file);
 	rig.nr_files = 0;

@@ -292,14 +292,13 @@ size_t pc_discard(struct pc_inode *i, uint64_t pos, uint64_t end, uint64_t *rang
 	return out.used;
 }
 
-/* Free an inode of a volume that has ended, with all that is local of it. The caller promises that nothing refers to
- * it, and that no thread of its volume runs. Return: 0; -EBUSY: a call that was left behind has it still, and nothing
- * has changed. */
+/* Free an inode that was destroyed, or one of an ended volume, with all that is local of it. The caller promises that nothing
+ * refers to it. Return: 0; -EBUSY, nothing has changed: a call that was left behind has it, or the closed cache frees it. */
 int pc_inode_end(struct pc_inode *i)
 {
 	pc_inode_leaf_lock(i);
-	bool used =
-		i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) || i->nr_direct || atomic_load(&i->users);
+	bool used = i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) || i->nr_direct ||
+		    atomic_load(&i->users) || (!i->dead && atomic_load(&i->cache->closed));
 	bool give_up = !used && pc_unsaved(i);
 	if (give_up)
 		i->token = PC_TOKEN_CALLER;
@@ -313,5 +312,8 @@ int pc_inode_end(struct pc_inode *i)
 		pc_token_pass_on(i);
 		pc_inode_leaf_unlock(i);
 	}
-	return pc_inode_destroy(i);
+	int err = pc_inode_destroy(i);
+	if (!err)
+		pc_inode_free(i);
+	return err;
 }

@@ -30,7 +30,7 @@ static u64 failed_commits(struct pc_inode *i)
 /* Whether the commit that it waited for has failed. */
 static bool commit_failed(struct pc_inode *i, struct pc_sync *s)
 {
-	if (!s->waits_for_commit || pc_inode_number(i, 0, PC_BY_COMMITS_ENDED) == s->commit_seq)
+	if (!s->waits_for_commit || pc_inode_number(i, PC_BY_COMMITS_ENDED) == s->commit_seq)
 		return false;
 	s->waits_for_commit = 0;
 	return failed_commits(i) != s->failed_commits;
@@ -44,7 +44,7 @@ static u32 pending(struct pc_inode *i, struct pc_sync *s, u64 *cursor)
 /* Whether the dirty bytes still need a pass: they were not marked, a failure has sent some back, or the pass is over. */
 static bool to_be_sent(struct pc_inode *i, const struct pc_sync *s)
 {
-	return s->sent != s->cursor[1] + 1 || pc_inode_number(i, 0, PC_BY_PASS_IDLE);
+	return s->sent != s->cursor[1] + 1 || pc_inode_number(i, PC_BY_PASS_IDLE);
 }
 
 static enum pc_sync_next poll_flush(struct pc_inode *i, struct pc_sync *s)
@@ -101,9 +101,9 @@ enum pc_sync_next pc_sync_poll(struct pc_inode *i, struct pc_sync *s)
 		if (s->flush && !pc_sync_done(i, s->stamp))
 			return PC_SYNC_WAIT;
 	}
-	if (s->version && pc_inode_number(i, 0, PC_BY_PASS_ENDING))
+	if (s->version && pc_inode_number(i, PC_BY_PASS_ENDING))
 		return PC_SYNC_WAIT;
-	s->stale = s->version && pc_inode_number(i, 0, PC_BY_STALE);
+	s->stale = s->version && pc_inode_number(i, PC_BY_STALE);
 	return PC_SYNC_DONE;
 }
 
@@ -117,7 +117,7 @@ void pc_sync_start(struct pc_inode *i, struct pc_sync *s, enum pc_sync_next next
 	}
 	if (!s->waits_for_commit) {
 		s->failed_commits = failed_commits(i); /* first: a failure in between counts */
-		s->commit_seq = pc_inode_number(i, 0, PC_BY_COMMITS_ENDED);
+		s->commit_seq = pc_inode_number(i, PC_BY_COMMITS_ENDED);
 		s->waits_for_commit = 1;
 	}
 	pc_commit_start(i, s->flush ? s->stamp : 0);

@@ -94,6 +94,7 @@ struct pc_request *pc_work_take_owner(struct pc_inode *i, u32 id)
 static void queue_pass(struct pc_inode *i, u32 cls, bool anew)
 {
 	struct pc_volume *v = i->volume;
+	PC_DEBUG_ASSERT(!i->dead);
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	if (i->pass.queued && i->pass.queued != cls) {
 		pc_list_del(&i->work_pass);
@@ -138,6 +139,7 @@ void pc_pass_again(struct pc_inode *i)
 void pc_work_push_commit(struct pc_inode *i)
 {
 	struct pc_volume *v = i->volume;
+	PC_DEBUG_ASSERT(!i->dead);
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	push(v, &i->work_commit, PC_WORK_COMMIT);
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);

@@ -97,22 +97,20 @@ void pc_folios_changed(struct pc_inode *i, i64 folios, i64 blocks)
 
 /* ---------------------------------------------------------------- flags that the engine sets */
 
-/* @unused: no handle has the inode open. @id: of the inode that is meant; the struct may be another inode by now. */
-void pc_inode_set_unused(struct pc_inode *i, uint64_t id, bool unused)
+/* @unused: no handle has the inode open. */
+void pc_inode_set_unused(struct pc_inode *i, bool unused)
 {
 	pc_inode_leaf_lock(i);
-	if (i->id == id) {
-		i->unused = unused;
-		pc_hollow_update(i);
-	}
+	i->unused = unused;
+	pc_hollow_update(i);
 	pc_inode_leaf_unlock(i);
 }
 
-/* @aside: bits of enum pc_aside, which say what leaves the inode out. @id: as above. */
-void pc_inode_set_aside(struct pc_inode *i, uint64_t id, uint32_t aside)
+/* @aside: bits of enum pc_aside, which say what leaves the inode out. */
+void pc_inode_set_aside(struct pc_inode *i, uint32_t aside)
 {
 	pc_inode_leaf_lock(i);
-	if (i->id == id && i->aside != aside) {
+	if (i->aside != aside) {
 		u64 bytes = (i->nr_local << i->cache->page_shift) + pc_staged_bytes(i);
 		if (!i->aside != !aside)
 			pc_sum(&i->volume->sums.aside, aside ? bytes : -bytes);

@@ -20,13 +20,11 @@
 
 enum { PC_TRIM = 64 << 10 };
 
-static void inode_free(struct pc_inode *i)
+static void leave_table(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
 	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
 	c->inodes[i->slot] = NULL;
-	i->next_free = c->free_inodes;
-	c->free_inodes = i;
 	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	atomic_fetch_sub_explicit(&c->nr_inodes, 1, memory_order_relaxed);
 }
@@ -47,13 +45,12 @@ static bool forget_work(struct pc_inode *i)
 	return idle;
 }
 
-/* Drop clean folios and free the inode. The caller promises that no handle, operation or view refers to it; pinned
- * memory lives on, detached. Return: 0; -EBUSY: it has local bytes, something uncommitted, or a thread works on it;
- * nothing has changed then but that clean pages may be gone. */
+/* Drop clean folios and end the inode: a late call finds it empty, until pc_inode_free. The caller promises that no handle,
+ * operation or view refers to it; pinned memory lives on, detached. Return: 0, also at a repetition; -EBUSY: it has local bytes,
+ * something uncommitted, or a thread works on it; nothing has changed then but that clean pages may be gone. */
 int pc_inode_destroy(struct pc_inode *i)
 {
 	struct pc_cache *c = i->cache;
-	struct pc_volume *v = i->volume;
 	pc_drop_clean(i, 0, UINT64_MAX);
 	pc_inode_leaf_lock(i);
 	bool busy = pc_unsaved(i) || i->token != PC_TOKEN_FREE || !pc_list_empty(&i->token_queue) ||
@@ -69,8 +66,9 @@ int pc_inode_destroy(struct pc_inode *i)
 		pc_yield();
 		pc_inode_leaf_lock(i);
 	}
-	i->dead = !busy;
+	bool gone = i->dead;
 	if (!busy) {
+		i->dead = true;
 		i->id = 0;
 		pc_hollow_update(i);
 		pc_set_size(i, 0);
@@ -80,15 +78,28 @@ int pc_inode_destroy(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 	if (busy)
 		return -EBUSY;
+	pc_direct_clear(i);
+	pc_unlogged_cut(i, 0, UINT64_MAX);
+	if (!gone)
+		leave_table(i);
+	return 0;
+}
+
+/* Give the memory of a destroyed inode to the next one. The caller promises that nothing refers to it. */
+void pc_inode_free(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	struct pc_volume *v = i->volume;
+	PC_ASSERT(i->dead);
 	pc_leaf_lock(&v->leaf, PC_LEVEL_QUEUE);
 	bool last = --v->nr_inodes == 0 && v->ended;
 	pc_leaf_unlock(&v->leaf, PC_LEVEL_QUEUE);
-	pc_direct_clear(i);
-	pc_unlogged_cut(i, 0, UINT64_MAX);
-	inode_free(i);
+	pc_leaf_lock(&c->table_lock, PC_LEVEL_QUEUE);
+	i->next_free = c->free_inodes;
+	c->free_inodes = i;
+	pc_leaf_unlock(&c->table_lock, PC_LEVEL_QUEUE);
 	if (last)
 		pc_volume_free(v);
-	return 0;
 }
 
 /* Unmap all address space of a cache; parts that were never mapped are skipped. */

@@ -35,7 +35,6 @@ static struct pc_inode *inode_alloc(struct pc_cache *c)
 	u32 slot = i->slot;
 	size_t kept = offsetof(struct pc_inode, lock_word);
 	memset((char *)i + kept, 0, sizeof(*i) - kept);
-	PC_SYNC("inode_emptied");
 	i->slot = slot;
 	return i;
 }

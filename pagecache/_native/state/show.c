@@ -80,13 +80,11 @@ static u64 number_of(struct pc_inode *i, u32 which)
 	}
 }
 
-/* One of PC_BY_x. @id: the struct of an inode is never unmapped while the cache lives, so a caller may come with one
- * that is gone, or is another file by now: then the number is 0. 0: whichever it is. */
-uint64_t pc_inode_number(struct pc_inode *i, uint64_t id, uint32_t which)
+/* One of PC_BY_x. */
+uint64_t pc_inode_number(struct pc_inode *i, uint32_t which)
 {
-	PC_SYNC("show_before_lock");
 	pc_inode_leaf_lock(i);
-	u64 number = !id || i->id == id ? number_of(i, which) : 0;
+	u64 number = number_of(i, which);
 	pc_inode_leaf_unlock(i);
 	return number;
 }

@@ -93,8 +93,8 @@ static PyObject *prefetch(PyObject *module, PyObject *args)
 	return pc_fill_all(core, i, pos, end, 16) == PC_FAILED ? NULL : Py_NewRef(Py_None);
 }
 
-/* end_inode(core, inode): free an inode of an ended volume; for a finalizer. The interpreter lock is held throughout, so the
- * cache is not closed in between: a closed one has no place for frames that slices keep, and frees the inode itself. */
+/* end_inode(core, inode): free a destroyed inode, or one of an ended volume; for a finalizer. The interpreter lock is held
+ * throughout, so the cache is not closed in between. */
 static PyObject *end_inode(PyObject *module, PyObject *args)
 {
 	PyObject *core;
@@ -102,7 +102,7 @@ static PyObject *end_inode(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "O!K", pc_core_type, &core, &address))
 		return NULL;
 	struct pc_cache *c = ((struct core *)core)->cache;
-	if (!pc_is_forked(c) && !atomic_load(&c->closed))
+	if (!pc_is_forked(c))
 		pc_inode_end((struct pc_inode *)(uintptr_t)address);
 	Py_RETURN_NONE;
 }

@@ -142,7 +142,7 @@ static int begin_uncached(struct op *op, u64 *at, u64 *requested)
 	struct op_transfer *t = transfer_of(op);
 	struct op_uncached *own = uncached_of(op);
 	/* First: a cut after it explains an empty answer. */
-	own->seen = pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN);
+	own->seen = pc_inode_number(op->inode, PC_BY_STORAGE_SEEN);
 	u64 max = pc_max(op->inode->limits.max_read, 1), remote = pc_inode_remote_size(op->inode);
 	u64 pos = own->pos + own->got, end = pc_min(own->pos + own->len, remote);
 	if (pos >= end)
@@ -231,7 +231,7 @@ static int answer_uncached(struct op *op, int64_t n)
 			own->zeros = 0;
 		else
 			own->zeros += n ? 1 : 16;
-		t->stale = !fresh && (!own->seen || own->seen != pc_inode_number(op->inode, 0, PC_BY_STORAGE_SEEN));
+		t->stale = !fresh && (!own->seen || own->seen != pc_inode_number(op->inode, PC_BY_STORAGE_SEEN));
 		result = t->stale ? -ESTALE
 			 : own->zeros >= 32
 				 ? -EPROTO
@@ -438,14 +438,13 @@ PyObject *pc_op_commit(struct op *op, PyObject *engine, PyObject *method)
 	PyObject *commit = PyObject_GetAttr(engine, pc_str_bound_commit);
 	if (!commit)
 		return NULL;
-	if (commit == Py_None || !pc_inode_number(i, 0, PC_BY_COMMIT_PLAIN)) {
+	if (commit == Py_None || !pc_inode_number(i, PC_BY_COMMIT_PLAIN)) {
 		Py_DECREF(commit);
 		return PyObject_CallMethodObjArgs(engine, method, (PyObject *)op, NULL);
 	}
 	pc_change_begins(i, true); /* first: an interrupt may end the engine's call before it has begun */
-	u64 begun = pc_inode_number(i, 0, PC_BY_CHANGES); /* a direct write that begins after this changes the number */
-	PyObject *changes =
-		pc_inode_number(i, 0, PC_BY_DIRECT) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
+	u64 begun = pc_inode_number(i, PC_BY_CHANGES); /* a direct write that begins after this changes the number */
+	PyObject *changes = pc_inode_number(i, PC_BY_DIRECT) ? Py_NewRef(Py_None) : PyLong_FromUnsignedLongLong(begun);
 	PyObject *version = changes ? pc_op_send_commit((PyObject *)op, commit) : NULL, *result;
 	if (version) {
 		result = PyObject_CallMethodObjArgs(engine, pc_str_committed, (PyObject *)op, version, changes, NULL);

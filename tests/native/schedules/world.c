@@ -354,7 +354,7 @@ void world_play(void)
 		file_at_rest(k);
 	SOUND(&rig);
 	for (u32 k = 0; k < world.nr_files; k++) {
-		EQUAL(pc_inode_destroy(world.files[k]->inode), 0);
+		EQUAL(inode_free(world.files[k]->inode), 0);
 		world.files[k]->inode = NULL;
 	}
 	struct pc_cache_usage u;
