@@ -688,12 +688,11 @@ class EngineFile(NativeInode):
 
     def settle(self, job: Callable[[], object]) -> bool:
         """Run a job under the token, on a thread of the volume, once the token is free. False: the file was freed."""
-        with self.volume.keeper():
-            if not self.freed:
-                self.volume.settling.add(self)  # first: a job is never missing
-                self._part("settling", lambda: deque[Callable[[], object]](), trouble=False).append(job)
-                self.settle_start()
-            return not self.freed
+        jobs = self._part("settling", lambda: deque[Callable[[], object]](), trouble=False)
+        added = self.volume.add_job(self, jobs, job)
+        if added:
+            self.settle_start()
+        return added
 
     def settled(self, job: Callable[[], T], tries: Attempts | None = None) -> T:
         """Run a job like `settle`, and return its result; as a part of a call with a deadline."""

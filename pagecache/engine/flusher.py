@@ -185,8 +185,7 @@ class Flusher:
         volume.pace.sample(pressure, now)
         delay = math.inf
         if not volume.aborted:
-            with volume.keeper():
-                delay = self._serve_files(volume, pressure, now)
+            delay = self._serve_files(volume, pressure, now)
             if volume.mirror is not None:
                 delay = min(delay, volume.mirror.check(now))
         return min(delay, self._stalled(volume, pressure, now))
@@ -309,12 +308,11 @@ class Flusher:
             self._still = 0 if any(v.native.pressure().running for v in volumes) else self._still + 1
         partial = urgent and self._still >= STILL
         for volume in volumes:
-            with volume.keeper():
-                for file in volume.some_aged(TURN) if urgent or not volume.spills_first() else []:
-                    file.refresh_limits()
-                    file.pass_background(_budget(file), partial)
-                if not volume.backend.limits.commit_on_close:
-                    self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
+            for file in volume.some_aged(TURN) if urgent or not volume.spills_first() else []:
+                file.refresh_limits()
+                file.pass_background(_budget(file), partial)
+            if not volume.backend.limits.commit_on_close:
+                self._commit_unstable(volume, 0 if urgent else volume.native.pressure().limit // 2)
 
     def _commit_unstable(self, volume: EngineVolume, allowed: int) -> float:
         """Commit files until no more than `allowed` bytes are acknowledged and uncommitted. Among the next files, those

@@ -9,14 +9,13 @@ is held while tickets are advanced, which neither waits nor calls the backend.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import random
 import resource
 import threading
 import time
-import weakref
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
@@ -98,10 +97,6 @@ class Ticket(Protocol):
     def _pause(self) -> float: ...
 
 
-class Keeper(contextlib.nullcontext[None]):
-    """While it lives no file of a volume is freed. An interrupt that strikes before `with` has begun leaves none."""
-
-
 class EngineVolume:
     """One backend, its threads, its files."""
 
@@ -147,7 +142,6 @@ class EngineVolume:
         self.settling: set[EngineFile] = set()  # files with work that waits for the token, or runs
         self._lock = threading.Lock()
         self._files: dict[int, EngineFile] = {}
-        self._keepers: weakref.WeakSet[Keeper] = weakref.WeakSet()
         self._retries: dict[EngineFile, float] = {}  # when the flusher must check their failures
         self._tickets: list[Ticket] = []
         self.journal: VolumeJournal | None = None
@@ -362,17 +356,19 @@ class EngineVolume:
             self._files[file.id] = file
         file.hold()
 
-    def keeper(self) -> Keeper:
-        """Return a keeper, for iterating over files that may have no handles."""
-        keeper = Keeper()
+    def add_job(self, file: EngineFile, jobs: deque[Callable[[], object]], job: Callable[[], object]) -> bool:
+        """Add to the jobs of a file, which is not freed before they have run. False: it was freed."""
         with self._lock:
-            self._keepers.add(keeper)
-        return keeper
+            if file.freed:
+                return False
+            self.settling.add(file)  # first: a job is never missing
+            jobs.append(job)
+            return True
 
     def free(self, file: EngineFile) -> bool:
-        """Free CORE's part of a file, and forget it. False: an operation uses it, or a keeper exists."""
+        """Free CORE's part of a file, and forget it. False: an operation uses it, a job waits, or a reconnect may."""
         with self._lock:
-            if len(self._keepers) or not file.free():
+            if self.aborted or file.settling or not file.free():
                 return False
             self._files.pop(file.id, None)
             self._retries.pop(file, None)
@@ -473,27 +469,26 @@ class EngineVolume:
         taken: list[tuple[Key, BackendFile]] = []
         if len(self.idle) <= most:
             return taken
-        with self.keeper():
-            with self._lock:
-                excess = list(islice(self.idle, max(0, min(len(self.idle) - most, turn or len(self.idle)))))
-            for file in excess:
-                if file.has_local():
-                    with self._lock:
-                        if self.idle.pop(file, file) is None:
-                            self.idle[file] = None
-                    if not self.backend.limits.commit_on_close:
-                        file.flush_start(core.STAMP_MAX)
-                        if self.clock.now() >= file.commits.not_before:
-                            file.start_commit()
-                    continue
+        with self._lock:
+            excess = list(islice(self.idle, max(0, min(len(self.idle) - most, turn or len(self.idle)))))
+        for file in excess:
+            if file.has_local():
                 with self._lock:
-                    if self.idle.pop(file, file) is file:
-                        continue  # in use
-                    backend_file = file.backend_file
-                    seen = getattr(backend_file, "seen", None)
-                    file.use(None, None if seen is None else (self.reconnects, seen))
-                if backend_file is not None:
-                    taken.append((file.key, backend_file))
+                    if self.idle.pop(file, file) is None:
+                        self.idle[file] = None
+                if not self.backend.limits.commit_on_close:
+                    file.flush_start(core.STAMP_MAX)
+                    if self.clock.now() >= file.commits.not_before:
+                        file.start_commit()
+                continue
+            with self._lock:
+                if self.idle.pop(file, file) is file:
+                    continue  # in use
+                backend_file = file.backend_file
+                seen = getattr(backend_file, "seen", None)
+                file.use(None, None if seen is None else (self.reconnects, seen))
+            if backend_file is not None:
+                taken.append((file.key, backend_file))
         return taken
 
     def close_idle(self, turn: int = IDLE_TURN) -> None:
@@ -602,9 +597,8 @@ class EngineVolume:
             next = "what is not committed is kept as failed until reconnect; calls of the backend are left alone"
             self.say(logging.WARNING, "the volume", f"aborted{because}", next)
         self.native.abort()
-        with self.keeper():
-            for file in self.files():
-                file.aborted()
+        for file in self.files():
+            file.aborted()
         self.poll_tickets()  # they end here
 
     def resume(self, backend: Backend, aborts: int) -> None:

@@ -46,8 +46,7 @@ def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "d
     if turn is None:
         return []
     try:
-        with volume.engine.keeper():
-            return _end(volume, deadline, on_failed)
+        return _end(volume, deadline, on_failed)
     finally:
         turn.over()
         if volume.recovery is not None and not volume.detached:

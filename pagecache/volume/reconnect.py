@@ -64,8 +64,7 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
     aborts, alive = engine.aborts, _alive(volume)
     engine.runner.renew(threads_of(backend))
     _outlast_callers(volume, alive)
-    with engine.keeper():
-        _go_on(volume, backend, fenced, aborts, alive)
+    _go_on(volume, backend, fenced, aborts, alive)
     with volume.inodes_lock:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
@@ -85,7 +84,7 @@ def _outlast_callers(volume: Volume, alive: Callable[[], None]) -> None:
 
 
 def _go_on(volume: Volume, backend: Backend, fenced: bool, aborts: int, alive: Callable[[], None]) -> None:
-    """Reconnect, while no inode is freed: most of these have no handles."""
+    """Reconnect. The volume is aborted before the end, so no inode is freed: most of these have no handles."""
     engine = volume.engine
     _settle_names(volume, backend, fenced, alive)
     with volume.inodes_lock:
@@ -159,24 +158,23 @@ def catch_up(naming: NameChange, backend: Backend, inode: Inode) -> None:
     of the volume.
     """
     volume = naming.volume
-    with volume.engine.keeper():
-        if inode.freed:
+    if inode.freed:
+        return
+    with volume.inodes_lock:
+        known = volume.inodes.knows(inode)
+    opened = _open_late(volume, backend, inode) if known and _wanted(inode) else None
+    with naming.catching_up:
+        if inode.naming is not naming:
+            _close(opened)  # a concurrent fenced reconnect has done it
             return
-        with volume.inodes_lock:
-            known = volume.inodes.knows(inode)
-        opened = _open_late(volume, backend, inode) if known and _wanted(inode) else None
-        with naming.catching_up:
-            if inode.naming is not naming:
-                _close(opened)  # a concurrent fenced reconnect has done it
-                return
-            compared = _adopt(inode, opened, backend.limits, False, late=True)
-            if opened is not None:
-                with volume.inodes_lock:
-                    volume.inodes.identify(inode, opened.stat.identity)
-            if opened is not None and not compared:
-                _take_version(inode, opened)
-            _send_again(inode, known=opened is not None)
-        volume.cache.flusher.wake()
+        compared = _adopt(inode, opened, backend.limits, False, late=True)
+        if opened is not None:
+            with volume.inodes_lock:
+                volume.inodes.identify(inode, opened.stat.identity)
+        if opened is not None and not compared:
+            _take_version(inode, opened)
+        _send_again(inode, known=opened is not None)
+    volume.cache.flusher.wake()
 
 
 def open_late(inodes: Iterable[Inode]) -> None:
@@ -192,7 +190,7 @@ def _open_again(volume: Volume, backend: Backend, inode: Inode, early: Opened) -
     """Open a file again if a commit of the old backend, which has returned by now, has stored a version since. The
     token is held, on a thread of the volume, before any other call of the file.
     """
-    with volume.engine.keeper(), contextlib.suppress(ShutdownError):  # the next reconnect opens it
+    with contextlib.suppress(ShutdownError):  # the next reconnect opens it
         if volume.late.get(inode) is not early:
             return  # a later reconnect has opened it
         usable = not inode.freed and not inode.removed and inode.conflict is None

@@ -197,11 +197,10 @@ class SyncTicket:
             return True
         try:
             if not self._taken_up:
-                with self._engine.keeper(), self._counting:
+                with self._counting:
                     self._take_up()
             if self._pending:
-                with self._engine.keeper():
-                    self._advance_files()
+                self._advance_files()
             over = (first or not self._ordered) and self._taken_up and not self._pending and self._names_done()
         except ShutdownError as error:
             self._errors, over = [*self._errors, error], True

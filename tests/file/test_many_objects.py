@@ -395,12 +395,8 @@ def removed(make: Make) -> tuple[Rig, CachedFile, Inode]:
     return rig, file, inode
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make, interrupted: bool) -> None:
-    """An interrupt before `with` has begun leaves the keeper of an iteration without an owner: it keeps nothing."""
+def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> None:
     rig, file, inode = removed(make)
-    if interrupted:
-        rig.volume.engine.keeper()
     assert not inode.freed
     file.close()
     eventually(lambda: inode.freed and inode not in rig.volume.orphans)

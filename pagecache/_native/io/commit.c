@@ -49,7 +49,7 @@ bool pc_sync_done(struct pc_inode *i, uint64_t stamp)
 /* Leaf lock held. */
 static void queue_for_commit(struct pc_inode *i)
 {
-	if (pc_commit_waits(i) && pc_direct_runs(i) && !i->settle)
+	if (i->dead || (pc_commit_waits(i) && pc_direct_runs(i) && !i->settle))
 		return;
 	if (!i->commit_queued && !i->commit_running && !atomic_load(&i->volume->aborted)) {
 		i->commit_queued = 1;
