@@ -140,7 +140,7 @@ class EngineVolume:
         self.idle: dict[EngineFile, None] = {}
         self.cut_off: set[EngineFile] = set()  # files without the name that the backend would find them by
         self.settling: set[EngineFile] = set()  # files with work that waits for the token, or runs
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may abort the volume in between
         self._files: dict[int, EngineFile] = {}
         self._retries: dict[EngineFile, float] = {}  # when the flusher must check their failures
         self._tickets: list[Ticket] = []

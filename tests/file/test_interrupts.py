@@ -271,9 +271,18 @@ def in_finaliser(frame: FrameType | None) -> bool:
     return frame is not None
 
 
-def interrupted_at(nth: int, call: Callable[[], object], within: Callable[[FrameType], bool] = engine_code) -> str:
-    """Run `call`, interrupted at the nth place of some code at which CPython checks for signals. Return the place, or
-    "" if there are fewer.
+def by_ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_at(
+    nth: int,
+    call: Callable[[], object],
+    within: Callable[[FrameType], bool] = engine_code,
+    handler: Callable[[], object] = by_ctrl_c,
+) -> str:
+    """Run `call`, with a signal handler at the nth place of some code at which CPython checks for signals. Return the
+    place, or "" if there are fewer.
 
     These places are the entry of a function and the return of a call into C (in the frame that called, at the call).
     There is none between the lock of a `with` and its block, or its block and the release.
@@ -289,12 +298,12 @@ def interrupted_at(nth: int, call: Callable[[], object], within: Callable[[Frame
             sys.setprofile(None)
             code = frame.f_code
             place = f"place {nth}: {code.co_filename}:{frame.f_lineno} in {code.co_qualname}, {event}"
-            raise KeyboardInterrupt
+            handler()
 
     sys.setprofile(profile)
     try:
         call()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ShutdownError):
         pass
     finally:
         sys.setprofile(None)
@@ -356,13 +365,17 @@ def a_rig(*, prompt: bool = False) -> Rig:
 
 
 def interrupted_each(
-    call: Callable[[Rig], object], points: Iterable[int], make: Callable[[], Rig], verify: Callable[[Rig], None]
+    call: Callable[[Rig], object],
+    points: Iterable[int],
+    make: Callable[[], Rig],
+    verify: Callable[[Rig], None],
+    handler: Callable[[Rig], object] = lambda _rig: by_ctrl_c(),
 ) -> int:
     """Interrupt a call at each of the points, on a fresh cache, and check that all works afterwards."""
     nr_hit, problems = 0, []
     for nth in points:
         rig = make()
-        place = interrupted_at(nth, lambda: call(rig))  # noqa: B023
+        place = interrupted_at(nth, partial(call, rig), handler=partial(handler, rig))
         for afterwards in (lambda: verify(rig), rig.finish):  # noqa: B023
             try:
                 Task(afterwards).result()
@@ -401,6 +414,25 @@ def test_an_interrupt_between_two_bytecodes_leaves_nothing_behind(call: str, poi
     """Of the places in the engine at which CPython checks for signals: some of them, or all. [T-51]"""
     made, prompt = CALLS[call]
     assert interrupted_each(made, points, partial(a_rig, prompt=prompt), verify) > 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("points", [pytest.param(range(1, 1000, 7), id="some"), EVERY])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_signal_handler_may_abort_the_volume_between_two_bytecodes(call: str, points: Iterable[int]) -> None:
+    """The call ends, and a reconnect goes on with all bytes. [T-51, 2.22]"""
+
+    def aborted(rig: Rig) -> None:
+        rig.volume.abort()
+
+    def reconnected(rig: Rig) -> None:
+        aborted(rig)  # again, if the call was over before
+        rig.backend = rig.backend.successor()
+        rig.volume.reconnect(rig.backend)
+        verify(rig)
+
+    made, prompt = CALLS[call]
+    assert interrupted_each(made, points, partial(a_rig, prompt=prompt), reconnected, aborted) > 0
 
 
 def counting_code(frame: FrameType) -> bool:
