@@ -348,6 +348,7 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
     other.pwrite(b"dirty", 0)
     reader = Task(file.pread, PAGE, 0)
     gate, file_reads = at_gate(rig.backend.gate("read_into", times=99), file.prefetch)
+    eventually(lambda: rig.backend.nr_running == 2)  # no call is left for the writes
     saving = Task(other.fsync)
     file_reads.result()
     rig.volume.abort()
