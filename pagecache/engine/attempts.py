@@ -235,7 +235,9 @@ def insisting(file: EngineFile, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:
-            delay = tries.judge(error)
+            delay, raised = tries.judge(error), as_os_error(error, file.key)
+            if raised is not error:
+                raise raised from error
             if delay is None:
                 raise
         file.volume.sleep(file, delay)

@@ -103,12 +103,14 @@ def test_a_flush_and_the_last_close_pay_what_is_owed(make: Make, change: str, se
     raises(OSError, call, file, match="line")
     rig.backend.fault(change, UNKNOWN["reset"], times=2)
     raises(OSError, getattr(file, sends), match="line")
+    rig.backend.fault(change, REFUSED["bug"])
+    assert raises(OSError, getattr(rig.open("r+b"), sends), match="line").errno == errno.EIO
     assert rig.backend.written(KEY) == OLD
     last = rig.open("r+b")
     rig.backend.fault(change, UNKNOWN["reset"])
     getattr(last, sends)()
     assert rig.backend.written(KEY) == expected
-    assert len(rig.backend.seen(change)) == 6
+    assert len(rig.backend.seen(change)) == 7
 
 
 @pytest.mark.parametrize("change", CHANGES)
