@@ -588,7 +588,7 @@ class Volume:
 
     def abort(self, reason: BaseException | None = None) -> None:
         """End every wait with ShutdownError because the backend is gone; data stays in memory as failed until
-        `reconnect`.
+        `reconnect`. A signal handler may call it.
 
         A call of a prompt backend runs on the thread of its caller, and ends when the backend returns.
         """
