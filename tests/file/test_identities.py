@@ -5,6 +5,7 @@ store which object has the name.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 from collections.abc import Callable, Hashable, Iterator
@@ -208,6 +209,85 @@ def test_nothing_waits_for_work_of_a_file_that_was_freed(volume: Volume) -> None
     assert not volume.engine.settling
 
 
+def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch: Patch) -> None:
+    """It loses its name and its last handle before the job asks for the token. [2.20]"""
+    stored(volume, "a", b"read only")
+    volume.sync()
+    file, start = volume.open("a"), EngineFile.settle_start
+    inode = file._inode
+
+    def late(self: EngineFile) -> None:
+        monkeypatch.setattr(EngineFile, "settle_start", start)
+        volume.remove("a")
+        file.close()
+        start(self)
+
+    monkeypatch.setattr(EngineFile, "settle_start", late)
+    assert Task(inode.settled, lambda: inode.freed).result() is False
+    eventually(lambda: inode.freed)
+
+
+def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume) -> None:
+    """An interrupt had cut it off. [2.20]"""
+    stored(volume, "a", b"read only")
+    volume.sync()
+    file = volume.open("a")
+    volume.remove("a")
+    file.close()
+    eventually(lambda: file._inode.freed)
+    file._use.left = False
+    lifetimes.release(file._use)
+    assert file._inode not in volume.engine.idle
+
+
+def test_a_name_that_is_found_late_leads_to_no_freed_file(volume: Volume) -> None:
+    """A reconnect has found the object by it. [2.20, 2.22]"""
+    stored(volume, "a", b"read only")
+    volume.sync()
+    file = volume.open("a")
+    volume.remove("a")
+    file.close()
+    eventually(lambda: file._inode.freed)
+    with volume.inodes_lock:
+        volume.inodes.set_last_name(file._inode, "b")
+        assert volume.inodes.last_known("b") is None
+
+
+def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volume: Volume) -> None:
+    """[1.4]"""
+    places: set[int] = set()
+    for _ in range(20):
+        with volume.open("a", "w") as file:
+            places.add(file._inode.address)
+        volume.remove("a")
+        del file
+        gc.collect()
+    assert len(places) < 10
+
+
+def test_attributes_are_set_by_a_name_whose_file_is_forgotten_beside_the_call(
+    volume: Volume, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """It is known by another name, which the call does not hold. [2.20]"""
+    (tmp_path / "a").write_bytes(b"read only")
+    os.link(tmp_path / "a", tmp_path / "b")
+    for name in "ab":
+        volume.open(name).close()
+    look, found = volume._inode_at, [volume.inodes["a"]]
+
+    def late(key: Hashable) -> Inode | None:
+        assert look(key) is found[0]
+        with monkeypatch.context() as patch:
+            patch.setattr(lifetimes, "hollow_max", lambda _capacity: 0)
+            lifetimes.prune(volume)
+        return found[0]
+
+    monkeypatch.setattr(volume, "_inode_at", late)
+    volume.setattr("b", mtime_ns=10**9)
+    assert found[0].freed
+    assert os.stat(tmp_path / "b").st_mtime_ns == 10**9
+
+
 def test_a_discard_beside_a_remove_drops_nothing_of_another_file(volume: Volume, monkeypatch: Patch) -> None:
     """The object, which loses its last handle too, goes on to the end of the call. [2.18, 2.20]"""
     file, drop, others = volume.open("a", "w+"), lifetimes.drop_local, []
@@ -331,7 +411,7 @@ def test_a_link_that_another_program_has_put_over_a_name_takes_it(
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volume, tmp_path: Path, keep: bool) -> None:
-    """The new name has its unsaved bytes; an open that keeps the cache believes the old one. [2.20]"""
+    """The new name has its unsaved bytes; an open that keeps the cache uses the old one. [2.20]"""
     stored(volume, "a", b"stored")
     held = volume.open("a", "r+")
     held.pwrite(b"unsaved", 0)
@@ -519,7 +599,7 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
 def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
     volume: Volume, backend: Any, tmp_path: Path
 ) -> None:
-    """The version of the own last write is not known, so versions tell nothing. [2.22]"""
+    """The version of the own last write is not known, so versions are of no use. [2.22]"""
     held = volume.open("a", "w+")
     held.pwrite(b"A" * 8192, 0)
     held.fsync()

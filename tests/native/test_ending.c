@@ -128,7 +128,7 @@ TEST(check_a_volume_goes_with_its_last_inode)
 	pc_volume_destroy(next);
 }
 
-/* What is local of it was given up with the volume; a view keeps its memory. */
+/* Its local bytes were given up with the volume; a view keeps its memory. */
 TEST(check_an_inode_that_ends_takes_its_dirty_bytes_along)
 {
 	u8 bytes[PAGE] = "bytes";

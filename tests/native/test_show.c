@@ -34,6 +34,9 @@ TEST(check_of_an_inode_that_is_gone_nothing_is_shown)
 	EQUAL(pc_inode_create(rig.volume, PAGE, &limits, &next), 0);
 	pc_inode_set_unused(file->inode, true);
 	EQUAL(pc_cache_hollow(rig.cache), 0);
+	pc_commit_start(file->inode, 0);
+	pc_settle_start(file->inode);
+	EQUAL(NUMBER(file->inode, STORAGE_BUSY), 0);
 	EQUAL(NUMBER(file->inode, SIZE), 0);
 	EQUAL(NUMBER(file->inode, CACHED), 0);
 	EQUAL(NUMBER(next, SIZE), PAGE);

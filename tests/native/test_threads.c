@@ -1,8 +1,8 @@
 /*
  * Everything at once, with real threads: the clients of the schedules, each with operations of one kind, reports, failing
  * and short answers, a cache much smaller than its files, folios of all sizes, two volumes that recycle each other's
- * memory. schedules/model.h judges what they read, and the committed content of the store after each fsync [I-17, I-18,
- * I-24].
+ * memory. schedules/model.h judges the bytes that they read, and the committed content of the store after each fsync
+ * [I-17, I-18, I-24].
  */
 #include <time.h>
 

@@ -1,5 +1,5 @@
 /*
- * work.c - the next work for the threads of a volume, or for a caller that does the work of its own file.
+ * work.c - the next work for the threads of a volume, or for a caller that does the work of one file.
  *
  * One queue per class, most urgent first: commits, names, fills with a waiter, integrity passes, background passes,
  * readahead. A queue holds requests (fills), inodes (passes and commits) or just a count of jobs that the engine keeps
@@ -9,8 +9,8 @@
  * An inode with a pass goes back to the end of its queue each time a request is taken from it, so files share the
  * threads and several threads serve one file.
  *
- * Each piece of work wakes one thread. A caller whose backend is prompt takes the passes and commits of its own file
- * (pc_work_own_begin); what it queues wakes no thread, unless a pass has more than one request.
+ * Each piece of work wakes one thread. A caller whose backend is prompt takes the passes and commits of its file
+ * (pc_work_own_begin); work that it queues wakes no thread, unless a pass has more than one request.
  *
  * Locks: the volume's leaf lock (level 7).
  */
@@ -247,7 +247,7 @@ static bool queued(const struct pc_inode *i)
 	return i->pass.queued || !pc_list_empty(&i->work_commit);
 }
 
-/* The thread does no further work of the inode; the threads of the volume do what is left of it. */
+/* The thread does no further work of the inode; the threads of the volume do the rest. */
 void pc_work_own_end(struct pc_inode *i, struct pc_inode *outer)
 {
 	struct pc_volume *v = i->volume;
