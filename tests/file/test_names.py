@@ -511,6 +511,7 @@ def test_a_read_beside_a_remove_is_no_conflict(refusing: Rig, dirty: bool) -> No
         file.pwrite(b"local", 0)
     gate, removing = at_gate(refusing.backend.gate("remove answer"), refusing.volume.remove, KEY)
     reading = Task(file.pread, 10, PAGE)
+    assert reading.waits()
     wait_for(refusing.cache, NAMES)
     removing.result(opening=gate)
     refused(reading.result, errno.ENOENT)
