@@ -14,7 +14,7 @@ Whether the stored object is the one that they were written over:
     it is stored in place                                  yes: every write of ours has made another version
     a commit was about to begin, and its bytes are these,
     or those of that time                                  yes: it was that commit
-    otherwise                                              no: a conflict, settled as always
+    otherwise                                              no: a conflict, and the bytes below are gone
     there is none, and there was one                       nothing is laid; they stay listed
 
 Lock: `_Left.lock` is held while one file is laid.
@@ -331,6 +331,8 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     ours = _is_ours(handle, unsaved, stored)
     large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
+    if not ours:
+        inode.invalidate_range(0, END)  # what was read to find that out is none of the version below
     try:
         _write(handle, unsaved)
     except BaseException:
@@ -340,7 +342,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
         raise
     if not ours:
         inode.versions.replace(state.base, stale=False)
-        remote.changed(inode, stored)
+        remote.replaced(inode, stored)
     inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
 
 
