@@ -331,8 +331,9 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     ours = _is_ours(handle, unsaved, stored)
     large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
     inode.set_aside(withheld=each.held or not large)  # nothing is published in between
-    if not ours:
-        inode.invalidate_range(0, END)  # what was read to find that out is none of the version below
+    if not ours:  # nothing that the store has is of the version below
+        inode.invalidate_range(0, END)
+        inode.set_sizes(unsaved.base_size, unsaved.base_size)
     try:
         _write(handle, unsaved)
     except BaseException:

@@ -500,15 +500,19 @@ def test_an_object_that_is_gone_stays_listed(world: World) -> None:
 # -- versions
 
 
-def foreign(make: Make, *writes: tuple[int, bytes]) -> World:
-    """A world with these bytes in the journal, and another version of the object in the store."""
+def foreign(make: Make, *writes: tuple[int, bytes], stored: bytes = FOREIGN, created: bool = False) -> World:
+    """A world with these bytes in the journal, and another version of the object in the store. `created`: they are of
+    a new object.
+    """
     world = make()
-    file = world.open()
+    if created:
+        world.volume.remove("k")
+    file = world.open(mode="x+b") if created else world.open()
     for offset, data in writes:
         file.pwrite(data, offset)
     file.fsync()
     assert isinstance(world.store, ObjectBackend)
-    world.store.put("k", FOREIGN)
+    world.store.put("k", stored)
     after = world.crash()
     with pytest.raises(ConflictError):
         after.read()
@@ -540,6 +544,22 @@ def test_a_recovered_version_that_is_not_whole_is_not_forced(make: Make) -> None
         after.read()
     after.volume.discard("k")
     assert after.read() == FOREIGN
+
+
+@pytest.mark.parametrize("make", ["whole"], indirect=True)
+def test_a_shorter_version_of_another_program_makes_no_zeros_of_the_recovered_one(make: Make) -> None:
+    after = foreign(make, (0, OLD[:4096][::-1]), (12288, b"more"), stored=b"short")
+    with pytest.raises(ConflictError):
+        after.volume.resolve("k", "force")
+    assert after.saved() == b"short"
+
+
+@pytest.mark.parametrize("make", ["whole"], indirect=True)
+def test_a_new_object_with_a_gap_is_forced_over_another_program_s(make: Make) -> None:
+    after = foreign(make, (9000, b"end"), created=True)
+    after.volume.resolve("k", "force")
+    after.volume.sync(durability="backend")
+    assert after.saved() == bytes(9000) + b"end"
 
 
 @pytest.mark.parametrize("make", ["whole"], indirect=True)
