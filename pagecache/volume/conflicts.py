@@ -15,7 +15,7 @@ from ..backends.protocol import NamespaceBackend, ObjectStat
 from ..engine.blocking import untiered
 from ..engine.commit import remote
 from ..engine.io import barrier, direct
-from ..errors import Key, LostRange
+from ..errors import ConflictError, Key, LostRange
 from ..file.cached import extent
 from ..native import END
 from . import lifetimes
@@ -70,7 +70,11 @@ def resolve(inode: Inode, how: Literal["force", "rebase", "discard"]) -> list[Lo
     if how == "discard":
         return inode.settled(lambda: remote.take(inode, partial(inode.report_to_handles, seen=True)))
     if how == "force" and inode.limits().commit_on_close:
-        _fill_all(inode)
+        try:
+            _fill_all(inode)
+        except ConflictError as error:
+            error.add_note("force needs every byte of our version, and some can be read no longer: rebase or discard")
+            raise
     settle = remote.force if how == "force" else remote.rebase
 
     while True:

@@ -59,7 +59,8 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
     file.pwrite(MINE, PAGE)
     backend.put(KEY, OTHER)
     raises(ConflictError, file.fsync)
-    raises(ConflictError, rig.volume.resolve, KEY, "force")
+    (note,) = raises(ConflictError, rig.volume.resolve, KEY, "force").__notes__
+    assert "rebase or discard" in note
     raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
     file.fsync()
