@@ -122,6 +122,7 @@ class EngineFile(NativeInode):
     removed = False
     abandoned = False
     withheld = False
+    recovering = False  # bytes that the journal has are laid over the object
     unclosed = False  # a writer's handle was collected with unpublished data
     forgetting = False  # a rollback outside of a commit runs: reads wait for its end
     publications: frozenset[object] = frozenset()  # running calls that store the object under its name, by commit
@@ -556,6 +557,9 @@ class EngineFile(NativeInode):
     def is_unpublishable(self) -> bool:
         """Return whether it has lost the name under which a commit would store it."""
         return self.removed and self.finds_by_name()
+
+    def set_recovering(self, recovering: bool) -> None:
+        self.recovering = recovering
 
     def set_unclosed(self, unclosed: bool) -> None:
         self.unclosed = unclosed

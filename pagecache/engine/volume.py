@@ -484,6 +484,9 @@ class EngineVolume:
             with self._lock:
                 if self.idle.pop(file, file) is file:
                     continue  # in use
+                if file.has_local():  # a use has begun and ended since the look
+                    self.idle[file] = None
+                    continue
                 backend_file = file.backend_file
                 seen = getattr(backend_file, "seen", None)
                 file.use(None, None if seen is None else (self.reconnects, seen))

@@ -131,13 +131,14 @@ def release(use: Use) -> None:
 
 @contextmanager
 def using(inodes: Iterable[Inode]) -> Iterator[list[Inode]]:
-    """Context in which those of the inodes that are not being freed are in use."""
+    """Context in which those of the inodes that are not being freed are in use: their files stay open."""
     uses = [Use(inode) for inode in inodes]
     try:
         for use in uses:
             with use.inode.owner.inodes_lock:
                 if use.inode.handles or use.inode.owner.inodes.knows(use.inode):
                     use.begin()
+                    use.inode.owner.engine.keep(use.inode)
         yield [use.inode for use in uses if use.counted]
     finally:
         for use in uses:

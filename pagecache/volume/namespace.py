@@ -642,18 +642,18 @@ def _exchange(change: NameChange, tries: Attempts, call: Callable[[Backend], Non
     try:
         if change.volume.late:
             reconnect.open_late(change.files)
-        backend = change.begin()
+        backend, source = change.begin(), None if change.new is None else change.source
         if change.held:
             change.outlast(tries)
-        with change.volume.engine.name_sync:
-            _attempt(change, tries, backend, call, replace)
-        if change.claim():
-            change.publish()
-            change.release_names()  # the name is fixed: another version under it is another writer's
-            source = change.source
-            if source is not None and change.new is not None and source.owed.owes(FOLLOWING):
-                with suppress(FileNotFoundError):  # another program has removed it since: this call is done
-                    opening.open_renamed(source)
+        with lifetimes.using([source] if source is not None else []):  # its file stays open, and follows
+            with change.volume.engine.name_sync:
+                _attempt(change, tries, backend, call, replace)
+            if change.claim():
+                change.publish()
+                change.release_names()  # the name is fixed: another version under it is another writer's
+                if source is not None and source.owed.owes(FOLLOWING):
+                    with suppress(FileNotFoundError):  # another program has removed it since: this call is done
+                        opening.open_renamed(source)
     finally:
         change.end(doubtful=tries.doubtful)
 

@@ -70,6 +70,7 @@ class _Left:
         self.over = False  # it was laid, or cannot be
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
+        self.size_before = 0  # of that
 
 
 class Recovery:
@@ -165,8 +166,14 @@ class Recovery:
         """Give up what was left of an object, and was not laid; return the losses."""
         lost: list[LostRange] = []
         for each in self._names.get(name, ()):
+            if each.unsaved.state.renaming is not None:  # which name it has a look tells
+                self._lay(each, self._tries(each))
             with each.lock:
-                if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
+                if (
+                    each.key == name
+                    and each.inode is None
+                    and each.unsaved.number in self._tier.unsaved(self._volume_id)
+                ):
                     self._tier.journal().forget(each.unsaved.number)
                     each.over = True
                     ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
@@ -200,9 +207,11 @@ class Recovery:
                 start_thread(thread, f"that recovers files of {self._volume.name!r}")
                 self._thread = thread
 
-    def stop(self) -> None:
-        """Let the thread end after the file that it lays."""
+    def stop(self, deadline: Deadline) -> None:
+        """Let the thread end after the file that it lays, and wait for that."""
         self._stop.set()
+        while (thread := self._thread) is not None and thread.is_alive() and not deadline.passed():
+            thread.join(min(SLICE, deadline.left()))
 
     def go_on(self) -> None:
         """Begin again after `stop`: the volume has not ended."""
@@ -226,6 +235,8 @@ class Recovery:
                     if not (each.held or each.over):
                         self._lay(each, self._tries(each))
                 except ShutdownError:
+                    with self._starting:
+                        self._thread = None  # a reconnect starts another one
                     return
                 except Exception as error:
                     failed = True
@@ -305,7 +316,7 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
         inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
             if each.begun is inode:
-                lifetimes.drop_local(volume, inode, 0, END)
+                _take_back(volume, each, inode)
             _adopt(volume, each, handle, tries)
         inode.keep_changes()
         if not each.held:
@@ -325,8 +336,7 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
     if inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"]):
         raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
-    each.begun = inode
-    size = inode.size
+    each.begun, each.size_before = inode, inode.size
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
     large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
@@ -334,17 +344,26 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     if not ours:  # nothing that the store has is of the version below
         inode.invalidate_range(0, END)
         inode.set_sizes(unsaved.base_size, unsaved.base_size)
+    inode.set_recovering(True)
     try:
-        _write(handle, unsaved)
-    except BaseException:
-        lifetimes.drop_local(volume, inode, 0, END, cut=False)
-        inode.settled(partial(_forget, inode, size))
-        inode.set_aside(withheld=False)
-        raise
-    if not ours:
-        inode.versions.replace(state.base, stale=False)
-        remote.replaced(inode, stored)
-    inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
+        try:
+            _write(handle, unsaved)
+        except BaseException:
+            _take_back(volume, each, inode)
+            raise
+        if not ours:
+            inode.versions.replace(state.base, stale=False)
+            remote.replaced(inode, stored)
+        inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
+    finally:
+        inode.set_recovering(False)
+
+
+def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
+    """Drop what was laid in part. An error, such as that of an abort, leaves it to the next call."""
+    lifetimes.drop_local(volume, inode, 0, END, cut=False)
+    inode.settled(partial(_forget, inode, each.size_before))
+    inode.set_aside(withheld=False)
 
 
 def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:
@@ -406,12 +425,15 @@ def _write(handle: CachedFile, unsaved: Unsaved) -> None:
     for begin, end in _written(unsaved, size):
         for at in range(begin, end, STEP):
             handle.pwrite(unsaved.read(at, min(STEP, end - at)), at)
-    if cut and handle._inode.size > state.size:
+    short = handle._inode.size < state.size
+    if (cut and handle._inode.size > state.size) or (short and handle._inode.limits().commit_on_close):
         handle.truncate(state.size)
-    elif handle._inode.size < state.size:
+    elif short:
         handle.pwrite(b"\0", state.size - 1)  # a truncate would extend the stored object
     if state.created:
         handle._inode.set_uncommitted(created=True)
+    elif unsaved.is_cut:  # in the store it may be done, and not committed
+        handle._inode.set_uncommitted(lowest=min(unsaved.base_size, state.size))
 
 
 def _is_cut(handle: CachedFile, unsaved: Unsaved) -> bool:

@@ -581,6 +581,7 @@ class Volume:
         self._check_alive(key)
         if how not in ("force", "rebase", "discard"):
             raise ValueError(f"how {how!r} is not one of 'force', 'rebase', 'discard'")
+        self._recover_first(self._attempts("open", key, None), self._canonical(key))
         with lifetimes.using(self._inodes_of(key, lambda inode: inode.conflict is not None)) as inodes:
             return [lost for inode in inodes for lost in conflicts.resolve(inode, how)]
 

@@ -346,8 +346,8 @@ def test_reads_of_queued_work_are_not_made_after_an_abort(make: Make) -> None:
     )
     file, other = rig.open("r+b"), rig.open("r+b", key="other")
     other.pwrite(b"dirty", 0)
-    reader = Task(file.pread, PAGE, 0)
-    gate, file_reads = at_gate(rig.backend.gate("read_into", times=99), file.prefetch)
+    gate, reader = at_gate(rig.backend.gate("read_into", times=99), file.pread, PAGE, 0)
+    file_reads = Task(file.prefetch)
     eventually(lambda: rig.backend.nr_running == 2)  # no call is left for the writes
     saving = Task(other.fsync)
     file_reads.result()

@@ -22,13 +22,14 @@ from pagecache import CachedFile, DataLossError, LostRange, ShutdownError
 from pagecache.backends import DirectoryBackend
 from pagecache.engine import flusher
 from pagecache.engine import volume as engine_volume
+from pagecache.engine.file import EngineFile
 from pagecache.engine.volume import IDLE_TURN, EngineVolume
 from pagecache.native import TOKEN
-from pagecache.volume import lifetimes, namespace, ticket
+from pagecache.volume import lifetimes, namespace, opening, ticket
 from pagecache.volume.inode import Inode
 from pagecache.volume.keys import is_below
 
-from ..stores import WAIT_LIMIT_S, RecordingBackend
+from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
 from .rig import KEY, PAGE, Make, Patch, Rig, Task, at_gate, attached, content_of, eventually, held, pattern, raises
 
 
@@ -285,6 +286,45 @@ def test_idle_files_with_unsaved_data_are_closed_in_turn(make: Make, monkeypatch
 
     eventually(closed)
     assert IDLE_TURN < 70 - 64
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_idle_file_that_changed_after_the_look_stays_open(make: Make, monkeypatch: Patch, whole: bool) -> None:
+    """A use has begun and ended between that look and the lock: its bytes can be saved. [2.20]"""
+    rig = make(backend=(ObjectBackend if whole else RecordingBackend)({KEY: b"stored"}))
+    rig.open("r+b").close()
+    inode, looked = rig.volume.inodes[KEY], EngineFile.has_local
+
+    def beside(self: EngineFile) -> bool:
+        found = looked(self)
+        monkeypatch.setattr(EngineFile, "has_local", looked)
+        handle = rig.open("r+b")
+        handle.pwrite(b"new", 0)
+        lifetimes.release(handle._use)
+        handle._shut()
+        return found
+
+    monkeypatch.setattr(EngineFile, "has_local", beside)
+    assert rig.volume.engine.take_idle(0) == []
+    assert inode.backend_file is not None
+    rig.volume.sync(20)
+    assert rig.backend.committed(KEY) == b"newred"
+
+
+def test_a_rename_keeps_its_file_open_beside_closes_of_idle_files(make: Make, monkeypatch: Patch) -> None:
+    """It asks its file whether it follows; the new name can be opened afterwards. [2.20]"""
+    rig = make(backend=ObjectBackend({KEY: b"stored"}))
+    rig.open("r+b").close()
+    goes_on = opening._Following.goes_on
+
+    def beside(self: Any, backend_file: Any) -> bool:
+        assert rig.volume.engine.take_idle(0) == []
+        return goes_on(self, backend_file)
+
+    monkeypatch.setattr(opening._Following, "goes_on", beside)
+    rig.volume.rename(KEY, "new")
+    with rig.volume.open("new", "r+b") as file:
+        assert file.read() == b"stored"
 
 
 # ---------------------------------------------------------------- syncs

@@ -136,7 +136,7 @@ class VolumeJournal:
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
         for file in files:
-            if file.freed or file.removed or file.abandoned:
+            if file.freed or file.removed or file.abandoned or file.recovering:
                 continue
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
@@ -276,6 +276,7 @@ class Journaled:
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # one of them may be missing
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
+        self._laid_over = False  # another version lies below than its records are about, perhaps of another size
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
         """When its oldest unsaved record was appended."""
@@ -307,7 +308,12 @@ class Journaled:
                     self._lacks |= self._cut
                 if not self._may_append():
                     return None
-                self._append_changes(journal)
+                laid_over = self._laid_over
+                try:
+                    self._append_changes(journal)
+                except BaseException:
+                    self._laid_over |= laid_over
+                    raise
                 return Appended(self, self._last, self._generation)
             except NotStagedError:
                 return None
@@ -330,8 +336,9 @@ class Journaled:
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
 
     def _append_changes(self, journal: Journal) -> None:
-        file = self.file
-        if not self._number or not self._marks or file.unlogged() > 1:
+        file, before = self.file, self._last
+        laid_over, self._laid_over = self._laid_over and self.is_live(), False
+        if not self._number or not self._marks or file.unlogged() > 1 or laid_over:
             self._whole = True
         if self._whole:
             self._describe(journal)
@@ -341,6 +348,10 @@ class Journaled:
                 begin, at = found
                 self._bytes(journal, begin, min(at, file.size))
                 file.cut_unlogged(begin, at)
+        if laid_over:  # in one record with its size: older ones are cut to the size of the former version
+            size = min(file.remote_size, int(file.undone()["lowest"]))
+            self._known = self._base()
+            self._put(journal, records.saved(self._number, before, self._known, size))
         if self._size != file.size:
             self._put(journal, records.size(self._number, file.size))
         self._note_base(journal)
@@ -490,7 +501,7 @@ class Journaled:
         journal.release(self._number)
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = False
+        self._cut = self._lacks = self._laid_over = False
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
@@ -574,6 +585,8 @@ class Journaled:
                 self.file.cut_unlogged(begin, end)
                 if self.file.has_local():
                     self.note(lambda number: records.dropped(number, begin, min(end, END // 2) - begin))
+                    if self._size != self.file.size:
+                        self.note(lambda number: records.size(number, self.file.size))
                 elif self.note(lambda number: records.discarded(number, self.file.size)):
                     self._end(self._owner.journal())
             return dropped
@@ -629,6 +642,13 @@ class Journaled:
                     self._whole = True
                     self._owner.failed(error)
 
+    def lie_over(self) -> None:
+        """Record that its unsaved bytes lie over another version now, perhaps of another size: the next append says so.
+        Takes no lock: the caller has that of the file.
+        """
+        if self._marks:
+            self._laid_over = True
+
     def removed(self) -> None:
         """Record that it has lost its last name. What the disk refuses the journal owes."""
         with self._lock:
@@ -642,6 +662,7 @@ class Journaled:
             journal = self._owner.journal()
             self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
             self._generation, self._whole, self._cut = journal.generation, False, True
+            self._laid_over = self.file.size != state.size  # another program has appended in place
             self.file.cut_unlogged()
             self._add_mark()
             if state.renaming is not None or state.removing:  # whether that was done is known now

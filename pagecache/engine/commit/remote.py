@@ -325,6 +325,7 @@ def take_base(file: EngineFile, fresh: BackendFile | None, stat: ObjectStat, sin
         file.versions.take(stat.version)
         file.versions.sized()
         file.dispute.end()
+        file.journaled.lie_over()
     file.give_up_copy("the object was changed by another writer")
     file.bind()
 
