@@ -364,6 +364,7 @@ def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
     lifetimes.drop_local(volume, inode, 0, END, cut=False)
     inode.settled(partial(_forget, inode, each.size_before))
     inode.set_aside(withheld=False)
+    each.begun = None
 
 
 def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | None:

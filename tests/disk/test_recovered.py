@@ -208,6 +208,25 @@ def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(make: M
     assert after.volume.recovered() == []
 
 
+@IN_PLACE
+def test_an_object_that_grew_after_a_recovery_had_failed_keeps_its_size(make: Make) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.pwrite(b"more", 9000)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+
+    def failing(offset: int) -> None:
+        if offset:
+            raise OSError(errno.EIO, "the disk")
+
+    with before_read(failing), pytest.raises(OSError):
+        after.read()
+    put(after, OLD + FOREIGN)
+    assert after.read() == changed(9000, b"more", changed(0, b"new", OLD + FOREIGN))
+
+
 def test_what_was_left_is_saved_after_an_abort_and_a_reconnect(make: Make) -> None:
     world = make()
     file = world.open()
