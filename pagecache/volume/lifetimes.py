@@ -221,8 +221,8 @@ def _go_back(inode: Inode) -> None:
         _drop(inode)
     elif inode.abandoned:
         with inode.keeping_reads_back():
+            changing = inode.is_changing()  # first: one that ends beside the drop leaves bytes
             inode.drop(0, END)  # a change that goes on may wait for memory
-            changing = inode.is_changing()
             stands = not changing and _is_rolled_back(inode)
         if changing:
             volume.engine.cache.flusher.defer_again(partial(inode.settle, partial(_go_back, inode)))

@@ -11,6 +11,7 @@ import pytest
 
 from pagecache import Volume, aio
 from pagecache.options import OpenMode
+from pagecache.volume.inode import Inode
 
 from ..file.rig import content_of, eventually, until_all_wait
 from .conftest import Attach
@@ -120,6 +121,29 @@ async def beside_a_read(volume: Volume, file: aio.AsyncCachedFile, gate: Gate) -
     task = asyncio.ensure_future(file.pwrite(b"late" * 5000, 3905))
     await asyncio.to_thread(gate.wait_entered)
     task.cancel()
+
+
+async def test_a_write_that_ends_right_after_its_object_was_dropped_is_not_published(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[T-56]"""
+    store, drop = Store({"f": b"old" * 10_000}, commit_on_close=True), Inode.drop
+    volume = attach(store)
+    gate = store.gate("read_into")
+
+    def beside(self: Inode, start: int, end: int) -> Any:
+        dropped = drop(self, start, end)
+        gate.open()
+        eventually(lambda: not self.is_changing())
+        return dropped
+
+    with pytest.raises(RuntimeError):
+        async with aio.open(volume, "f", "r+") as file:
+            await beside_a_read(volume, file, gate)
+            monkeypatch.setattr(Inode, "drop", beside)
+            raise RuntimeError
+    eventually(lambda: "rollback" in store.calls)
+    assert content_of(volume, "f") == b"old" * 10_000
 
 
 @pytest.mark.parametrize(
