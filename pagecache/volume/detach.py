@@ -40,12 +40,12 @@ END_TIMEOUT_S = 1.0
 
 def detach(volume: Volume, timeout: float | None, on_failed: Literal["raise", "discard"]) -> list[LostRange]:
     deadline = Deadline(volume.engine.clock, timeout)
-    if volume.recovery is not None:
-        volume.recovery.stop(deadline)
     turn = _turn(volume, deadline, on_failed)
     if turn is None:
         return []
     try:
+        if volume.recovery is not None:
+            volume.recovery.stop(deadline)
         return _end(volume, deadline, on_failed)
     finally:
         turn.over()

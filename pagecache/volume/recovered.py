@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 AGAIN = 5.0
 """Seconds between two tries."""
 PAUSE = 1.0
-"""Most seconds after the attach, in which a program can look at what was found, and hold nothing back."""
+"""Most seconds after the attach, in which a program can look at the files that were found."""
 STEP = 1 << 20
 """Bytes that are laid at a time."""
 
@@ -107,8 +107,8 @@ class Recovery:
     # -- before other calls
 
     def first(self, tries: Attempts, *names: Key, tree: bool = False) -> None:
-        """Lay what was left of the objects of these canonical names, before a call for them and within its deadline;
-        `tree`: and of those below them.
+        """Lay the bytes that were left of the objects of these canonical names, before a call for them and within its
+        deadline; `tree`: and of those below them.
         """
         for name in names:
             for each in self._names.get(name, ()):
@@ -163,17 +163,14 @@ class Recovery:
             raise OSError(errno.ENOBUFS, text, each.key)
 
     def forget(self, name: Key) -> list[LostRange]:
-        """Give up what was left of an object, and was not laid; return the losses."""
+        """Give up the bytes of an object that were not laid; return the losses."""
         lost: list[LostRange] = []
         for each in self._names.get(name, ()):
-            if each.unsaved.state.renaming is not None:  # which name it has a look tells
+            if each.unsaved.state.renaming is not None:  # only the store knows which name the object has
                 self._lay(each, self._tries(each))
             with each.lock:
-                if (
-                    each.key == name
-                    and each.inode is None
-                    and each.unsaved.number in self._tier.unsaved(self._volume_id)
-                ):
+                known = each.inode is not None or each.key != name
+                if not known and each.unsaved.number in self._tier.unsaved(self._volume_id):
                     self._tier.journal().forget(each.unsaved.number)
                     each.over = True
                     ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
@@ -315,9 +312,13 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
             return None
         inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
-            if each.begun is inode:
-                _take_back(volume, each, inode)
-            _adopt(volume, each, handle, tries)
+            inode.set_recovering(True)
+            try:
+                if each.begun is inode:
+                    _take_back(volume, each, inode)
+                _adopt(volume, each, handle, tries)
+            finally:
+                inode.set_recovering(False)
         inode.keep_changes()
         if not each.held:
             inode.set_aside(withheld=False)
@@ -344,23 +345,19 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
     if not ours:  # nothing that the store has is of the version below
         inode.invalidate_range(0, END)
         inode.set_sizes(unsaved.base_size, unsaved.base_size)
-    inode.set_recovering(True)
     try:
-        try:
-            _write(handle, unsaved)
-        except BaseException:
-            _take_back(volume, each, inode)
-            raise
-        if not ours:
-            inode.versions.replace(state.base, stale=False)
-            remote.replaced(inode, stored)
-        inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
-    finally:
-        inode.set_recovering(False)
+        _write(handle, unsaved)
+    except BaseException:
+        _take_back(volume, each, inode)
+        raise
+    if not ours:
+        inode.versions.replace(state.base, stale=False)
+        remote.replaced(inode, stored)
+    inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
 
 
 def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
-    """Drop what was laid in part. An error, such as that of an abort, leaves it to the next call."""
+    """Drop the bytes that were laid. An error, such as that of an abort, leaves this to the next call."""
     lifetimes.drop_local(volume, inode, 0, END, cut=False)
     inode.settled(partial(_forget, inode, each.size_before))
     inode.set_aside(withheld=False)
@@ -405,7 +402,7 @@ def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:
     state = unsaved.state
     if not handle._inode.limits().commit_on_close or stored == state.base or not (state.base or state.created):
         return True
-    # What was written beside the commit may be in it or not.
+    # Bytes that were written beside the commit may be in it or not.
     made = (unsaved, *(unsaved.until(lsn) for lsn, _ in state.saving)) if state.saving else ()
     return any(handle._inode.size == each.state.size and _has(handle, each.ranges, each) for each in made)
 

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
 
 QUIET = {"dirty_expire": 3600.0, "flush_interval": 0.02, "throttle_timeout": 10.0}
 OLD = bytes(range(256)) * 64  # 16 KiB
-FOREIGN = b"foreign" * 3000  # of another program
 
 
 class World:
@@ -498,99 +497,6 @@ def test_an_object_that_is_gone_stays_listed(world: World) -> None:
 
 
 # -- versions
-
-
-def foreign(make: Make, *writes: tuple[int, bytes], stored: bytes = FOREIGN, created: bool = False) -> World:
-    """A world with these bytes in the journal, and another version of the object in the store. `created`: they are of
-    a new object.
-    """
-    world = make()
-    if created:
-        world.volume.remove("k")
-    file = world.open(mode="x+b") if created else world.open()
-    for offset, data in writes:
-        file.pwrite(data, offset)
-    file.fsync()
-    assert isinstance(world.store, ObjectBackend)
-    world.store.put("k", stored)
-    after = world.crash()
-    with pytest.raises(ConflictError):
-        after.read()
-    return after
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-@pytest.mark.parametrize("winner", ["rebase", "discard"])
-def test_another_version_of_a_whole_object_is_a_conflict(make: Make, winner: str) -> None:
-    after = foreign(make, (0, b"new"))
-    with pytest.raises(OSError):
-        after.volume.sync(durability="backend")
-    assert after.saved() == FOREIGN
-    assert [found.key for found in after.volume.recovered()] == ["k"]
-    after.volume.resolve("k", "rebase") if winner == "rebase" else after.volume.discard("k")
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-    assert after.saved() == (b"new" + FOREIGN[3:] if winner == "rebase" else FOREIGN)
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-def test_a_recovered_version_that_is_not_whole_is_not_forced(make: Make) -> None:
-    """The bytes below ours are gone with the version that had them: no policy merges two versions. [2.19]"""
-    after = foreign(make, (0, b"new"), (9000, b"more"))
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
-    assert after.saved() == FOREIGN
-    with pytest.raises(ConflictError):
-        after.read()
-    after.volume.discard("k")
-    assert after.read() == FOREIGN
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-def test_a_shorter_version_of_another_program_makes_no_zeros_of_the_recovered_one(make: Make) -> None:
-    after = foreign(make, (0, OLD[:4096][::-1]), (12288, b"more"), stored=b"short")
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
-    assert after.saved() == b"short"
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-def test_a_new_object_with_a_gap_is_forced_over_another_program_s(make: Make) -> None:
-    after = foreign(make, (9000, b"end"), created=True)
-    after.volume.resolve("k", "force")
-    after.volume.sync(durability="backend")
-    assert after.saved() == bytes(9000) + b"end"
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-def test_what_was_read_to_recognise_a_commit_is_no_part_of_the_recovered_version(make: Make) -> None:
-    """Another program has replaced what the last commit before the crash had stored. [2.19]"""
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.pwrite(OLD[4096:][::-1], 4096)
-    file.fsync()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
-        patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
-        world.volume.sync(durability="backend")
-        assert isinstance(world.store, ObjectBackend)
-        world.store.put("k", b"new" + bytes(len(OLD) - 3))
-        after = world.crash()
-    with pytest.raises(ConflictError):
-        after.read()
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
-    assert after.saved() == b"new" + bytes(len(OLD) - 3)
-
-
-@pytest.mark.parametrize("make", ["whole"], indirect=True)
-def test_a_recovered_version_that_is_whole_is_forced(make: Make) -> None:
-    after = foreign(make, (0, OLD[::-1]))
-    after.volume.resolve("k", "force")
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-    assert after.saved() == OLD[::-1]
 
 
 JOURNALED = "pagecache.engine.commit.journaled.Journaled"

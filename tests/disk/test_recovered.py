@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError
+from pagecache import CachedFile, CommitError, ConflictError
+from pagecache.disk import records
+from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
-from tests.disk.test_durability import OLD, Make, World, changed, make
-from tests.file.rig import eventually
-from tests.stores import ObjectBackend
+from tests.disk.test_durability import JOURNALED, OLD, Make, World, changed, make
+from tests.file.rig import eventually, raises
+from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
 __all__ = ["make"]  # a fixture
 
@@ -58,6 +60,111 @@ def before_read(call: Any) -> Iterator[None]:
 
 
 # -- another version below
+
+
+def foreign(
+    make: Make,
+    *writes: tuple[int, bytes],
+    stored: bytes = FOREIGN,
+    created: bool = False,
+    end: int = 0,
+    first: Any = "",
+) -> World:
+    """A world with these bytes in the journal, and another version of the object in the store, which is a conflict.
+    `created`: they are of a new object. `end`: of the file, which it is extended to. `first`: the conflict is resolved
+    in this way by the first call for the file.
+    """
+    world = make()
+    if created:
+        world.volume.remove("k")
+    file = world.open(mode="x+b") if created else world.open()
+    for offset, data in writes:
+        file.pwrite(data, offset)
+    file.fsync()
+    if end:
+        file.truncate(end)
+        file.fsync()
+    put(world, stored)
+    after = world.crash(on_recovery="hold" if first else "resume")
+    if first:
+        after.volume.resolve("k", first)
+        return after
+    with pytest.raises(ConflictError):
+        after.read()
+    return after
+
+
+@WHOLE
+@pytest.mark.parametrize("winner", ["rebase", "discard"])
+def test_another_version_of_a_whole_object_is_a_conflict(make: Make, winner: str) -> None:
+    after = foreign(make, (0, b"new"))
+    with pytest.raises(OSError):
+        after.volume.sync(durability="backend")
+    assert after.saved() == FOREIGN
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    after.volume.resolve("k", "rebase") if winner == "rebase" else after.volume.discard("k")
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+    assert after.saved() == (b"new" + FOREIGN[3:] if winner == "rebase" else FOREIGN)
+
+
+@WHOLE
+def test_a_recovered_version_that_is_not_whole_is_not_forced(make: Make) -> None:
+    """The bytes below ours are gone with the version that had them: no policy merges two versions. [2.19]"""
+    after = foreign(make, (0, b"new"), (9000, b"more"))
+    with pytest.raises(ConflictError):
+        after.volume.resolve("k", "force")
+    assert after.saved() == FOREIGN
+    with pytest.raises(ConflictError):
+        after.read()
+    after.volume.discard("k")
+    assert after.read() == FOREIGN
+
+
+@WHOLE
+def test_a_shorter_version_of_another_program_makes_no_zeros_of_the_recovered_one(make: Make) -> None:
+    after = foreign(make, (0, OLD[:4096][::-1]), (12288, b"more"), stored=b"short")
+    with pytest.raises(ConflictError):
+        after.volume.resolve("k", "force")
+    assert after.saved() == b"short"
+
+
+@WHOLE
+def test_a_new_object_with_a_gap_is_forced_over_another_program_s(make: Make) -> None:
+    after = foreign(make, (9000, b"end"), created=True)
+    after.volume.resolve("k", "force")
+    after.volume.sync(durability="backend")
+    assert after.saved() == bytes(9000) + b"end"
+
+
+@WHOLE
+def test_what_was_read_to_recognise_a_commit_is_no_part_of_the_recovered_version(make: Make) -> None:
+    """Another program has replaced what the last commit before the crash had stored. [2.19]"""
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.pwrite(OLD[4096:][::-1], 4096)
+    file.fsync()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
+        patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
+        world.volume.sync(durability="backend")
+        put(world, b"new" + bytes(len(OLD) - 3))
+        after = world.crash()
+    with pytest.raises(ConflictError):
+        after.read()
+    with pytest.raises(ConflictError):
+        after.volume.resolve("k", "force")
+    assert after.saved() == b"new" + bytes(len(OLD) - 3)
+
+
+@WHOLE
+def test_a_recovered_version_that_is_whole_is_forced(make: Make) -> None:
+    after = foreign(make, (0, OLD[::-1]))
+    after.volume.resolve("k", "force")
+    after.volume.sync(durability="backend")
+    assert after.volume.recovered() == []
+    assert after.saved() == OLD[::-1]
 
 
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])
@@ -102,30 +209,43 @@ def test_a_discarded_tail_stays_discarded_after_a_crash(make: Make) -> None:
 
 @WHOLE
 def test_an_extension_is_no_written_byte_for_a_rebase_after_a_crash(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    file.truncate(20000)
-    file.fsync()
-    put(world, FOREIGN)
-    after = world.crash()
-    with pytest.raises(ConflictError):
-        after.read()
+    after = foreign(make, (0, b"new"), end=20000)
     after.volume.resolve("k", "rebase")
     assert after.read() == changed(0, b"new", FOREIGN)
 
 
 @WHOLE
 def test_the_first_call_for_a_recovered_file_may_resolve_its_conflict(make: Make) -> None:
+    after = foreign(make, (0, b"new"), first="rebase")
+    assert after.read() == changed(0, b"new", FOREIGN)
+
+
+@WHOLE
+def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(make: Make) -> None:
+    """Neither the disk nor the store takes the first one."""
     world = make()
     file = world.open()
     file.pwrite(b"new", 0)
     file.fsync()
     put(world, FOREIGN)
-    after = world.crash(on_recovery="hold")
-    after.volume.resolve("k", "rebase")
-    assert after.read() == changed(0, b"new", FOREIGN)
+    file = settled(world, "rebase")
+    file.pwrite(b"x", 100)
+    append = Journal.append
+
+    def failing(self: Journal, record: records.Record, *more: Any) -> int:
+        if record.kind == records.Kind.SAVED:
+            raise OSError(errno.EIO, "the disk")
+        return append(self, record, *more)
+
+    world.store.fault("commit", OSError(errno.EACCES, "refused"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", failing)
+        with pytest.raises(CommitError):
+            file.fsync()
+    world.store.clear_faults()
+    world.store.gate("commit", times=100)
+    file.fsync()
+    assert world.crash().read() == changed(100, b"x", changed(0, b"new", FOREIGN))
 
 
 @IN_PLACE
@@ -277,19 +397,58 @@ def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(make: Make) ->
     file = world.open("big", "w+b")
     file.write(BIG)
     file.fsync()
-    begun = threading.Event()
+    begun, ends = threading.Event(), threading.Event()
 
-    def slow(_offset: int) -> None:
+    def until_the_end(_offset: int) -> None:
         begun.set()
-        time.sleep(0.2)
+        assert ends.wait(WAIT_LIMIT_S)
 
-    with before_read(slow):
+    with before_read(until_the_end), pytest.MonkeyPatch.context() as patch:
         after = world.crash(memory="3MiB")
-        assert begun.wait(30)
-        after.cache.close(timeout=30)
+        stop = Recovery.stop
+
+        def stopping(self: Recovery, deadline: Any) -> None:
+            self._stop.set()
+            ends.set()
+            stop(self, deadline)
+
+        patch.setattr(Recovery, "stop", stopping)
+        assert begun.wait(WAIT_LIMIT_S)
+        after.cache.close(timeout=WAIT_LIMIT_S)
     copy_tier(after.tier, after.folder / "tier9")
     last = World(after.folder, after._after(), 9)
     try:
         assert last.read("big") == BIG
     finally:
         last.end()
+
+
+def test_an_interrupted_end_leaves_the_recovery_going(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash()
+    stop = Recovery.stop
+
+    def interrupted(self: Recovery, deadline: Any) -> None:
+        stop(self, deadline)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recovery, "stop", interrupted)
+    raises(KeyboardInterrupt, after.cache.close)
+    monkeypatch.undo()
+    eventually(lambda: after.saved() == changed(0, b"new"))
+
+
+def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
+    world = make(durability="backend")
+    world.open().pwrite(b"new", 0)
+    world.files[0].fsync(durability="disk")
+    after = world.crash(durability="backend", on_recovery="hold")
+    file = after.open()
+    file.pwrite(b"x", 100)
+    file.close()
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(100, b"x", changed(0, b"new"))
+    assert after.volume.recovered() == []

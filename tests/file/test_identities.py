@@ -227,14 +227,20 @@ def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch:
     eventually(lambda: inode.freed)
 
 
-def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume) -> None:
-    """An interrupt had cut it off. [2.20]"""
+def freed(volume: Volume) -> CachedFile:
+    """A closed handle of an object that was freed."""
     stored(volume, "a", b"read only")
     volume.sync()
     file = volume.open("a")
     volume.remove("a")
     file.close()
     eventually(lambda: file._inode.freed)
+    return file
+
+
+def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume) -> None:
+    """An interrupt had cut it off. [2.20]"""
+    file = freed(volume)
     file._use.left = False
     lifetimes.release(file._use)
     assert file._inode not in volume.engine.idle
@@ -242,12 +248,7 @@ def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume
 
 def test_a_name_that_is_found_late_leads_to_no_freed_file(volume: Volume) -> None:
     """A reconnect has found the object by it. [2.20, 2.22]"""
-    stored(volume, "a", b"read only")
-    volume.sync()
-    file = volume.open("a")
-    volume.remove("a")
-    file.close()
-    eventually(lambda: file._inode.freed)
+    file = freed(volume)
     with volume.inodes_lock:
         volume.inodes.set_last_name(file._inode, "b")
         assert volume.inodes.last_known("b") is None

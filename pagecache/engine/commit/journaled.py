@@ -276,7 +276,7 @@ class Journaled:
         self._cut = False  # records have cut or punched it since nothing of it was unsaved
         self._lacks = False  # one of them may be missing
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
-        self._laid_over = False  # another version lies below than its records are about, perhaps of another size
+        self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
         self.due = 0.0
         """When its oldest unsaved record was appended."""
@@ -308,12 +308,7 @@ class Journaled:
                     self._lacks |= self._cut
                 if not self._may_append():
                     return None
-                laid_over = self._laid_over
-                try:
-                    self._append_changes(journal)
-                except BaseException:
-                    self._laid_over |= laid_over
-                    raise
+                self._append_changes(journal)
                 return Appended(self, self._last, self._generation)
             except NotStagedError:
                 return None
@@ -336,8 +331,8 @@ class Journaled:
         return not (usage["write_pinned"] or file.direct_ranges() or file.direct_count())
 
     def _append_changes(self, journal: Journal) -> None:
-        file, before = self.file, self._last
-        laid_over, self._laid_over = self._laid_over and self.is_live(), False
+        file, before, bases = self.file, self._last, self._bases
+        laid_over = bases != self._known_bases
         if not self._number or not self._marks or file.unlogged() > 1 or laid_over:
             self._whole = True
         if self._whole:
@@ -352,6 +347,7 @@ class Journaled:
             size = min(file.remote_size, int(file.undone()["lowest"]))
             self._known = self._base()
             self._put(journal, records.saved(self._number, before, self._known, size))
+            self._known_bases = bases
         if self._size != file.size:
             self._put(journal, records.size(self._number, file.size))
         self._note_base(journal)
@@ -501,7 +497,8 @@ class Journaled:
         journal.release(self._number)
         self._marks.clear()
         self._number, self._whole, self._known = 0, True, None
-        self._cut = self._lacks = self._laid_over = False
+        self._cut = self._lacks = False
+        self._known_bases = self._bases
 
     def confirm_saved(self) -> None:
         """Record what the store has, and wait for the device: a crash must not bring older bytes back.
@@ -643,11 +640,11 @@ class Journaled:
                     self._owner.failed(error)
 
     def lie_over(self) -> None:
-        """Record that its unsaved bytes lie over another version now, perhaps of another size: the next append says so.
+        """Record that its unsaved bytes lie over another version now, perhaps of another size, for the next append.
         Takes no lock: the caller has that of the file.
         """
         if self._marks:
-            self._laid_over = True
+            self._bases += 1
 
     def removed(self) -> None:
         """Record that it has lost its last name. What the disk refuses the journal owes."""
@@ -662,7 +659,7 @@ class Journaled:
             journal = self._owner.journal()
             self._number, self._last, self._size, self._known = number, lsn, state.size, state.base
             self._generation, self._whole, self._cut = journal.generation, False, True
-            self._laid_over = self.file.size != state.size  # another program has appended in place
+            self._bases += self.file.size != state.size  # another program has appended in place
             self.file.cut_unlogged()
             self._add_mark()
             if state.renaming is not None or state.removing:  # whether that was done is known now
