@@ -22,6 +22,8 @@ from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
 __all__ = ["make"]  # a fixture
 
+pytestmark = pytest.mark.contract("D1", "D3", "D10")
+
 FOREIGN = bytes((at * 7 + 3) % 251 + 1 for at in range(21000))  # of another program, without zeros
 WHOLE = pytest.mark.parametrize("make", ["whole"], indirect=True)
 IN_PLACE = pytest.mark.parametrize("make", ["in place"], indirect=True)
