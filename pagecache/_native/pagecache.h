@@ -338,7 +338,7 @@ void pc_inode_aborted(struct pc_inode *i);
 enum {
 	PC_RANGES_LOCAL, /* local and staged bytes */
 	PC_RANGES_FAILED,
-	PC_RANGES_WRITTEN, /* bytes of D and S that this program has written */
+	PC_RANGES_WRITTEN, /* those that this program has written since the last commit */
 	PC_RANGES_BORROWED /* the other valid bytes of blocks in D */
 };
 size_t pc_ranges(struct pc_inode *i, uint32_t which, uint64_t *ranges, size_t n);

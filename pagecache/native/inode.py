@@ -523,7 +523,7 @@ class NativeInode:
         lib.pc_rebase(self._i, remote_size, forgotten)
 
     def written_ranges(self) -> list[tuple[int, int]]:
-        """Return the dirty and staged bytes that this program has written, as (offset, length) pairs."""
+        """Return the local bytes that this program has written since the last commit, as (offset, length) pairs."""
         return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_WRITTEN)
 
     def borrowed_ranges(self) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from pagecache import CachedFile, CommitError, ConflictError
 from pagecache.disk import records
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import JOURNALED, OLD, Make, World, changed, make
@@ -169,6 +170,23 @@ def test_a_recovered_version_that_is_whole_is_forced(make: Make) -> None:
     assert after.saved() == OLD[::-1]
 
 
+@WHOLE
+def test_a_version_that_was_forced_is_whole_after_a_crash(make: Make) -> None:
+    """Bytes of the version below that it was read from are ours by now."""
+    world = make()
+    file = world.open()
+    assert file.read() == OLD
+    file.pwrite(b"one", 100)
+    put(world, FOREIGN)
+    with pytest.raises(ConflictError):
+        file.fsync(durability="backend")
+    world.store.fault("commit", OSError(errno.EIO, "the store fails"), times=100)
+    world.volume.resolve("k", "force")
+    file.fsync()
+    after = world.crash()
+    assert after.read() == changed(100, b"one")
+
+
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])
 def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_crash(make: Make, way: str) -> None:
     world = make()
@@ -194,6 +212,23 @@ def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_cras
     assert after.read() == expected
     after.volume.sync(durability="backend")
     assert after.stored() == expected
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_the_written_bytes_of_a_page_alone_are_laid_over_another_version(make: Make, *, sent: bool) -> None:
+    """Also those that the store has and has not committed. [2.19]"""
+    world = make()
+    file = world.open()
+    assert file.read() == OLD
+    file.pwrite(b"one", 100)
+    if sent:
+        file._inode.flush_start(STAMP_MAX)
+        eventually(lambda: file._inode.range_local(0, 4096) == UNSTABLE)
+    file.pwrite(b"two", 200)
+    file.fsync()
+    put(world, FOREIGN)
+    after = world.crash()
+    assert settled(after, "rebase").read() == changed(100, b"one", changed(200, b"two", FOREIGN))
 
 
 def test_a_discarded_tail_stays_discarded_after_a_crash(make: Make) -> None:

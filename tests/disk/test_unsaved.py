@@ -756,16 +756,16 @@ def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
     file = world.open()
     file.pwrite(b"end", 20000)
     inode = file._inode
-    original = EngineFile.local_ranges
+    original = EngineFile.written_ranges
 
     def committed(self: EngineFile) -> list[tuple[int, int]]:
-        monkeypatch.setattr(EngineFile, "local_ranges", original)
+        monkeypatch.setattr(EngineFile, "written_ranges", original)
         Task(barrier.drive, barrier.FileSync(inode), None, "fsync").result()
         return original(self)
 
     monkeypatch.setattr(Journaled, "_settle", lambda *_: None)  # else the flusher may record in time that all is saved
-    monkeypatch.setattr(EngineFile, "local_ranges", committed)
+    monkeypatch.setattr(EngineFile, "written_ranges", committed)
     file.fsync()
-    assert EngineFile.local_ranges is original
+    assert EngineFile.written_ranges is original
     after = world.crash(lose=True)
     assert after.read() == changed(20000, b"end")

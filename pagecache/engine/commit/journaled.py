@@ -7,8 +7,8 @@
     saved        once the store has all that was local at a *mark*: SAVED, with the LSN of that mark
 
 What the journal lacks is, while it has unsaved records of the file, what was written since the last append: CORE keeps
-these ranges (`unlogged`). Otherwise it is all that is local: a file that the journal has nothing of is described anew,
-and so is each after a sync of the device that failed.
+these ranges (`unlogged`). Otherwise it is all that was written and not committed: a file that the journal has nothing
+of is described anew, and so is each after a sync of the device that failed.
 
 What cannot be appended is saved in the store by that fsync: after a failure of the disk, or at its limit; bytes of
 direct writes and of writable views; bytes that are in no memory any longer; a key that is no text; a conflict.
@@ -368,7 +368,7 @@ class Journaled:
     def _describe(self, journal: Journal) -> None:
         """Append the file as the store has it, and all that is local."""
         file = self.file
-        ranges = file.local_ranges()  # first: bytes that a commit saves from now on are in it, or in the size below
+        ranges = file.written_ranges()  # first: what a commit saves from now on is in it, or in the size below
         undone = file.undone()
         if not self._number:
             self._number = journal.number()
@@ -395,7 +395,7 @@ class Journaled:
             self._put(journal, records.saving(self._number, self._last))
         if file.size < self._size or (lowest != END and not live):  # a cut is a change, also if nothing else is
             self._put(journal, records.size(self._number, min(file.size, self._size)))
-        # Never zeros over bytes that are local: earlier records may have them, confirmed.
+        # Never zeros over bytes that were written: earlier records may have them, confirmed.
         zeros = Ranges()
         for begin, end in (*file.commits.holes, *([(lowest, file.size)] if live and lowest < file.size else [])):
             zeros.add(begin, min(end, file.size))
