@@ -417,6 +417,8 @@ def open_backend(
         nonlocal made
         backend_file = tries.make(partial(backend.open, key, create=True, exclusive=True))
         made = not backend.limits.commit_on_close
+        if volume.recovery is not None:
+            volume.recovery.give_up(key)
         return backend_file
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:

@@ -165,17 +165,32 @@ class Recovery:
     def forget(self, name: Key) -> list[LostRange]:
         """Give up the bytes of an object that were not laid; return the losses."""
         lost: list[LostRange] = []
-        for each in self._names.get(name, ()):
-            if each.unsaved.state.renaming is not None:  # only the store knows which name the object has
-                self._lay(each, self._tries(each))
+        for each in self._named(name):
             with each.lock:
-                known = each.inode is not None or each.key != name
-                if not known and each.unsaved.number in self._tier.unsaved(self._volume_id):
+                if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
                     self._tier.journal().forget(each.unsaved.number)
                     each.over = True
                     ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
                     lost += [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
         return lost
+
+    def give_up(self, key: Key) -> None:
+        """Give up the bytes of an object that was gone: its name leads to another one."""
+        name = _canonical(self._volume, key)
+        gone = [each for each in self._names.get(name, ()) if each.over and each.inode is None]
+        if gone and (lost := self.forget(name)):  # not below a lock of one that is being laid
+            what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
+            next = "the object was gone, and its name is that of another one"
+            self._volume.engine.say(logging.ERROR, "data that was given up", what, next, name)
+
+    def _named(self, name: Key) -> list[_Left]:
+        """Return what was left of an object. Only the store knows which name one has whose rename was not recorded."""
+        found = self._names.get(name, [])
+        undecided = [each for each in found if each.unsaved.state.renaming is not None]
+        for each in undecided:
+            self._lay(each, self._tries(each))
+        others = [each for each in undecided if name != (each.key if each.inode is None else each.inode.key)]
+        return [each for each in found if each not in others]
 
     def holds(self, inode: Inode) -> bool:
         """Return whether the bytes of a file are saved only after `resume`."""
@@ -184,7 +199,7 @@ class Recovery:
     # -- in the background
 
     def resume(self, name: Key | None) -> None:
-        for each in self._left if name is None else self._names.get(name, ()):
+        for each in self._left if name is None else self._named(name):
             with each.lock:
                 self._withheld -= each.memory if each.held and each.inode is not None else 0
                 each.held = False

@@ -344,6 +344,7 @@ class Volume:
         old, new = self._canonical(src), self._canonical(dst)
         if self.recovery is not None:
             self.recovery.first(tries, old, new, tree=True)
+            self.recovery.give_up(new)
         namespace.rename(self, src, dst, old, new, tries, replace=replace)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:

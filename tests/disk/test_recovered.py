@@ -302,9 +302,10 @@ def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(make:
 
 
 @IN_PLACE
+@pytest.mark.parametrize("call", ["discard", "resume"])
 @pytest.mark.parametrize("name", ["o", "k"])
-def test_a_discard_beside_a_rename_that_was_not_carried_out_gives_up_the_named_object_alone(
-    make: Make, name: str, monkeypatch: pytest.MonkeyPatch
+def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_object_alone(
+    make: Make, name: str, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make()
     world.store.objects["o"] = type(world.store.objects["k"])(b"other" * 100)
@@ -324,12 +325,41 @@ def test_a_discard_beside_a_rename_that_was_not_carried_out_gives_up_the_named_o
         world.volume.rename("k", "o")
     after = World(world.folder, left[0], 1, on_recovery="hold")
     try:
-        after.volume.discard(name)
+        getattr(after.volume, call)(name)
+        if call == "resume":
+            eventually(lambda: len(after.volume.recovered()) == 1)
         key, expected = ("o", changed(0, b"XX", b"other" * 100)) if name == "k" else ("k", changed(0, b"new"))
         assert after.read(key) == expected
         assert [found.key for found in after.volume.recovered()] == [key]
     finally:
         after.end()
+
+
+@pytest.mark.parametrize("first", ["an open", "a rename"])
+def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_name(make: Make, first: str) -> None:
+    world = make()
+    if isinstance(world.store, ObjectBackend):
+        world.store.put("o", OLD[::-1])
+    else:
+        world.store.objects["o"] = type(world.store.objects["k"])(OLD[::-1])
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    world.store.objects.pop("k")
+    after = world.crash(on_recovery="hold")
+    with pytest.raises(FileNotFoundError):
+        after.open()
+    with pytest.raises(FileExistsError):
+        after.open("o", "x+b")
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    if first == "an open":
+        with after.open(mode="x+b") as made:
+            made.pwrite(OLD[::-1], 0)
+            made.fsync(durability="backend")
+    else:
+        after.volume.rename("o", "k")
+    assert after.volume.recovered() == []
+    assert after.crash().read() == OLD[::-1]
 
 
 # -- beside the laying
