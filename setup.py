@@ -58,10 +58,7 @@ def run(build_base: str | None) -> None:
     if build_base is not None:
         options["build"] = {"build_base": build_base}
     setup(
-        cffi_modules=[
-            "pagecache/_native/build.py:ffibuilder",
-            *([f"{FUSE}:ffibuilder"] if has_loop else []),
-        ],
+        cffi_modules=["pagecache/_native/build.py:ffibuilder", *([f"{FUSE}:ffibuilder"] if has_loop else [])],
         options=options,
     )
 

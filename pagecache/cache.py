@@ -30,15 +30,7 @@ from .engine.park import Clock, Deadline, Park
 from .engine.report import waits
 from .engine.report.events import Feed
 from .engine.volume import EngineVolume
-from .errors import (
-    ConflictError,
-    DeadlockError,
-    ForkedError,
-    LostRange,
-    PageCacheError,
-    ShutdownError,
-    WritebackError,
-)
+from .errors import ConflictError, DeadlockError, ForkedError, LostRange, PageCacheError, ShutdownError, WritebackError
 from .native import NativeCache, NativeVolume, TooManyViews
 from .objects import Event
 from .volume import lifetimes

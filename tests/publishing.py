@@ -243,12 +243,7 @@ class PublishingBackend(Backend):
     """See the top of this file."""
 
     def __init__(
-        self,
-        root: str | os.PathLike[str],
-        *,
-        write_unit: int | str = 1,
-        read_back: bool = True,
-        **limits: Any,
+        self, root: str | os.PathLike[str], *, write_unit: int | str = 1, read_back: bool = True, **limits: Any
     ) -> None:
         self.root = Path(root)
         unit = parse_size(write_unit, "write_unit")

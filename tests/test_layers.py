@@ -184,11 +184,7 @@ def test_every_owner_in_the_table_is_named_by_a_part() -> None:
             "if TYPE_CHECKING:\n    from .opening import bind",
             "imports pagecache.volume.opening for its annotations, which is a layer above and not in FOR_TYPES",
         ),
-        (
-            "backends.memory",
-            "from ..testing import Gate",
-            "imports pagecache.testing, which is forbidden to backends",
-        ),
+        ("backends.memory", "from ..testing import Gate", "imports pagecache.testing, which is forbidden to backends"),
     ],
 )
 def test_an_import_that_goes_up_is_found(
@@ -301,11 +297,7 @@ def test_a_part_of_the_engines_file_names_its_lock(module: str) -> None:
     [
         ("engine.io.issuer", "def late(file):\n    file.versions.base = None", "assigns file.versions.base"),
         ("engine.io.sizes", "def late(self):\n    self.forgetting = True", "assigns self.forgetting"),
-        (
-            "volume.lifetimes",
-            "def late(inode):\n    inode.commits.failed += 1",
-            "assigns inode.commits.failed",
-        ),
+        ("volume.lifetimes", "def late(inode):\n    inode.commits.failed += 1", "assigns inode.commits.failed"),
         ("volume.opening", "def late(x):\n    for x.dispute.remote in []:\n        pass", "assigns x.dispute.remote"),
         ("fuse.loop", "def late(x):\n    setattr(x, 'withheld', 1)", "assigns by setattr(x, 'withheld', 1)"),
     ],

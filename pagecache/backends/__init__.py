@@ -3,15 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .protocol import (
-    AsyncBackend,
-    AsyncBackendFile,
-    Backend,
-    BackendFile,
-    BackendLimits,
-    NamespaceBackend,
-    ObjectStat,
-)
+from .protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
 from .url import backend_from_url
 
 if TYPE_CHECKING:

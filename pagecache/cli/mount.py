@@ -48,12 +48,7 @@ from pagecache.cli.usage import WrongUsage
     "--option", "backend_options", metavar="NAME=VALUE", multiple=True, help="Option of the backend (repeatable)."
 )
 def mount(
-    url: str,
-    directory: str,
-    foreground: bool,
-    words: tuple[str, ...],
-    backend_options: tuple[str, ...],
-    **options: Any,
+    url: str, directory: str, foreground: bool, words: tuple[str, ...], backend_options: tuple[str, ...], **options: Any
 ) -> None:
     """Mount the backend that URL names on DIRECTORY, as a file system.
 

@@ -34,20 +34,7 @@ from dataclasses import replace
 from typing import Any
 
 from .device import OS, Device
-from .records import (
-    CONTENT,
-    COPIES,
-    FIRST,
-    HEAD,
-    FileState,
-    Head,
-    Kind,
-    Record,
-    discarded,
-    packed,
-    span,
-    summed,
-)
+from .records import CONTENT, COPIES, FIRST, HEAD, FileState, Head, Kind, Record, discarded, packed, span, summed
 from .recovery import Recovered, name_of, recover
 
 IOV_MAX = os.sysconf("SC_IOV_MAX")

@@ -197,11 +197,7 @@ class EngineVolume:
     # -- the disk tier
 
     def use_journal(
-        self,
-        tier: Tier,
-        volume_id: str,
-        durability: Durability,
-        begin_saving: Callable[[list[EngineFile]], Any],
+        self, tier: Tier, volume_id: str, durability: Durability, begin_saving: Callable[[list[EngineFile]], Any]
     ) -> None:
         """Let fsyncs end at the journal of a tier: those that ask for it, or by default. Then spools are in its folder,
         unless the program has named another one.

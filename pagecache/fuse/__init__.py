@@ -22,17 +22,7 @@ from .server import Server
 if TYPE_CHECKING:
     from .tasks import TrioFiles
 
-__all__ = [
-    "Attributes",
-    "Files",
-    "Loop",
-    "OpenFile",
-    "Server",
-    "ServerOptions",
-    "TrioFiles",
-    "errno_of",
-    "why_no_loop",
-]
+__all__ = ["Attributes", "Files", "Loop", "OpenFile", "Server", "ServerOptions", "TrioFiles", "errno_of", "why_no_loop"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,18 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from .cache import NativeVolume
-from .extension import (
-    COUNTERS,
-    END,
-    NUMBERS,
-    _core,
-    ffi,
-    fields,
-    lib,
-    ranges,
-    read_counters,
-    read_usage,
-)
+from .extension import COUNTERS, END, NUMBERS, _core, ffi, fields, lib, ranges, read_counters, read_usage
 
 SIZE, REMOTE_SIZE, QUIET, UNCHANGED = (NUMBERS[name] for name in ("size", "remote_size", "quiet", "unchanged"))
 AT_REST = NUMBERS["at_rest"]

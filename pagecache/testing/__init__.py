@@ -14,16 +14,7 @@ from .latency import LatencyBackend
 if TYPE_CHECKING:
     from .conformance import BackendConformance as BackendConformance
 
-__all__ = [
-    "OPERATIONS",
-    "TOO_MANY",
-    "Call",
-    "FaultPlan",
-    "FaultyBackend",
-    "Gate",
-    "LatencyBackend",
-    "Rule",
-]
+__all__ = ["OPERATIONS", "TOO_MANY", "Call", "FaultPlan", "FaultyBackend", "Gate", "LatencyBackend", "Rule"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,16 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pagecache import (
-    BackendFile,
-    CachedFile,
-    ConflictError,
-    ObjectStat,
-    PageCache,
-    RetryPolicy,
-    Volume,
-    WritebackError,
-)
+from pagecache import BackendFile, CachedFile, ConflictError, ObjectStat, PageCache, RetryPolicy, Volume, WritebackError
 from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.passing import PassingBackend
 from pagecache.errors import Key

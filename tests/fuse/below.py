@@ -21,16 +21,7 @@ from pagecache.backends.protocol import Backend, BackendFile, ObjectStat
 from pagecache.fuse import nodes
 from pagecache.testing import FaultyBackend, LatencyBackend
 
-__all__ = [
-    "MISNAMED",
-    "Switch",
-    "faulty",
-    "few_names",
-    "misnamed",
-    "misnamed_objects",
-    "slow",
-    "switched",
-]
+__all__ = ["MISNAMED", "Switch", "faulty", "few_names", "misnamed", "misnamed_objects", "slow", "switched"]
 
 
 T = TypeVar("T")

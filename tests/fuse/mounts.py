@@ -30,10 +30,7 @@ from pagecache.fuse.errnos import errno_of
 from pagecache.fuse.serving import why_cannot_serve
 from pagecache.observe.client import ask
 
-__all__ = [
-    *("KINDS", "Mounted", "code", "folder_for_everybody", "maps_shared", "needs_mounts", "run"),
-    "why_no_mounts",
-]
+__all__ = [*("KINDS", "Mounted", "code", "folder_for_everybody", "maps_shared", "needs_mounts", "run"), "why_no_mounts"]
 
 KINDS = ["--direct-io", "--kernel-cache"]
 """Options of all kinds of mounts."""

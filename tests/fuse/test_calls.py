@@ -53,9 +53,7 @@ KNOWN: dict[str, dict[str, object]] = {
     "sizes": {"too large": "EFBIG"},  # of ext4 and others below: tmpfs has no limit
 }
 """Check -> call -> the answer of a mount, if it differs from tmpfs."""
-UNMAPPED: dict[str, dict[str, object]] = {
-    "times": {"a mapping": "ENODEV", "a mapping: object": "ctime"},
-}
+UNMAPPED: dict[str, dict[str, object]] = {"times": {"a mapping": "ENODEV", "a mapping: object": "ctime"}}
 """Differences without shared mappings."""
 
 

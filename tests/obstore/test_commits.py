@@ -228,11 +228,7 @@ def test_what_is_not_signed_is_not_written(google: tuple[Google, str], scheme: s
     where = f"{scheme}://bucket/f?{google[1].partition('&')[0]}&anonymous=yes"
     backend = backend_from_url(where + ("&account=devstoreaccount1" if scheme == "az" else ""))
     why = f"{scheme}://bucket was given with anonymous=yes, and only reads can be unsigned"
-    for call in (
-        lambda: backend.open("b", create=True),
-        lambda: backend.remove("a"),
-        lambda: backend.rename("a", "b"),
-    ):
+    for call in (lambda: backend.open("b", create=True), lambda: backend.remove("a"), lambda: backend.rename("a", "b")):
         with pytest.raises(io.UnsupportedOperation, match=re.escape(why)):
             call()
     with PageCache("1MiB") as cache:

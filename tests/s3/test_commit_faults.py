@@ -9,15 +9,7 @@ from typing import Any
 import pytest
 
 from examples.proxy import FaultyProxy, ProxyCall, ProxyRule
-from pagecache import (
-    BackendError,
-    CachedFile,
-    ConflictError,
-    DataLossError,
-    RetryPolicy,
-    Volume,
-    WritebackError,
-)
+from pagecache import BackendError, CachedFile, ConflictError, DataLossError, RetryPolicy, Volume, WritebackError
 from pagecache.engine.retryer import is_refusal
 
 from ..file.rig import content_of, raises

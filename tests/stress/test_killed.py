@@ -186,10 +186,7 @@ def test_a_killed_process_takes_its_children_along(tmp_path: Path) -> None:
     assert within_bound(lambda: not at_home_in(tmp_path)), at_home_in(tmp_path)
 
 
-MODES = {
-    "dir": ["dir:store"],
-    "killed": ["dir:store", "--crashes", "killed"],
-}
+MODES = {"dir": ["dir:store"], "killed": ["dir:store", "--crashes", "killed"]}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -108,11 +108,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "os.truncate(self.path, max(size, self.path.stat().st_size))",
         "should be of: .*truncate|bytes, where the file had|: data\n",
     ),
-    "raises what is no OSError": (
-        "os.truncate(self.path, size)",
-        "raise KeyError('a planted mistake')",
-        ": error\n",
-    ),
+    "raises what is no OSError": ("os.truncate(self.path, size)", "raise KeyError('a planted mistake')", ": error\n"),
 }
 
 

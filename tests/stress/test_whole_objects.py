@@ -71,9 +71,7 @@ def over(world: World) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [4, 5, 6])
-def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(
-    seed: int,
-) -> None:
+def test_a_run_under_all_faults_on_objects_that_are_replaced_as_a_whole_is_clean(seed: int) -> None:
     """[I-17, I-18, I-22]"""
     report = run(Plan(seed=seed, faults="hell", **SHORT), whole)
     assert report.ok, f"{report.story}\n{report.replay}"

@@ -31,12 +31,7 @@ def test_nothing_happens_without_rules() -> None:
     assert file.write_from(10, [DATA[:5], DATA[:3]]) == 8
     assert file.stat().size == 100
     assert file.commit() == backend.stat("a").version
-    assert backend.calls == [
-        Call("write", "a", 10, 8, 2),
-        Call("stat", "a"),
-        Call("commit", "a"),
-        Call("stat", "a"),
-    ]
+    assert backend.calls == [Call("write", "a", 10, 8, 2), Call("stat", "a"), Call("commit", "a"), Call("stat", "a")]
 
 
 def every_call(backend: FaultyBackend, file: BackendFile) -> dict[str, Callable[[], Any]]:

@@ -202,18 +202,11 @@ KINDS: dict[str, Kind] = {
     "a truncate": Kind("truncate", "the backend's truncate", cut),
     "the name": Kind("open", "the name", open_other, first=open_other, key="other"),
     "a read beside a remove": Kind(
-        "remove",
-        "the call that changes the name of the object",
-        read,
-        first=lambda rig, file: rig.volume.remove(KEY),
+        "remove", "the call that changes the name of the object", read, first=lambda rig, file: rig.volume.remove(KEY)
     ),
     "a detach": Kind("commit", "sync", lambda rig, file: rig.volume.detach(), dirty, key=None),
     "the end of what runs, at a detach": Kind(
-        "read_into",
-        ENDS,
-        lambda rig, file: rig.volume.detach(),
-        lambda rig, file: file.prefetch(0, PAGE),
-        key=None,
+        "read_into", ENDS, lambda rig, file: rig.volume.detach(), lambda rig, file: file.prefetch(0, PAGE), key=None
     ),
 }
 

@@ -130,13 +130,7 @@ class S3Backend(BucketBackend[Stored]):
     # ---------------------------------------------------------------- objects
 
     def open(
-        self,
-        key: Key,
-        *,
-        create: bool = False,
-        exclusive: bool = False,
-        read: bool = False,
-        seen: Stored | None = None,
+        self, key: Key, *, create: bool = False, exclusive: bool = False, read: bool = False, seen: Stored | None = None
     ) -> S3Object:
         """Open an object. `read`: its beginning comes with the answer. `seen`: a version that is believed to be stored
         still. An exclusive creation asks nothing: if there is an object, its commit is refused.

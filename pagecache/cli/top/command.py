@@ -31,13 +31,7 @@ INTERVAL_S = 1.0
 @click.option("--files", metavar="N", type=click.IntRange(0, 1000), default=20, show_default=True, help="Most files.")
 @click.option("--wide", is_flag=True, help="Print all columns, and each error on one line (with --once).")
 def top(
-    sockets: tuple[Path, ...],
-    once: bool,
-    as_json: bool,
-    interval: float | None,
-    sort: str,
-    files: int,
-    wide: bool,
+    sockets: tuple[Path, ...], once: bool, as_json: bool, interval: float | None, sort: str, files: int, wide: bool
 ) -> None:
     """Watch caches that are served on local sockets.
 
