@@ -299,6 +299,21 @@ def test_a_file_goes_on_under_the_name_that_it_has_after_a_rename(make: Make, ki
     assert names == ((stored, None) if how == "not carried out" else (OTHER, stored))
 
 
+def test_a_rename_looks_again_after_it_has_settled_one_without_an_answer(make: Make) -> None:
+    """What had the name before that one was carried out is no longer concerned. [2.14, 2.20]"""
+    store, file = opened(make)
+    store.backend.fault("rename answer", LOST)
+    gate, first = at_gate(store.backend.gate("rename"), store.volume.rename, KEY, "new")
+    second = Task(store.volume.rename, "new", "last")
+    assert second.waits()
+    gate.open()
+    raises(OSError, first.result, match="no answer")
+    second.result()
+    file.fsync()
+    assert store.backend.committed("last") == b"dirty" + DATA[5:]
+    assert store.backend.committed("new") is None
+
+
 def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
     """It has lost its name: it reads and writes nothing of the object that replaces it. [2.14, 2.20]"""
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=ONCE)
