@@ -210,9 +210,7 @@ class Mirror:
 
     def check(self, now: float) -> float:
         """Give up a copy whose call has passed its deadline. Return the seconds until the next check."""
-        deadline = self.volume.retry.deadline
-        if deadline is None:
-            return math.inf
+        deadline = math.inf if (limit := self.volume.retry.deadline) is None else limit
         copy, since = self._running
         if now < since + deadline:
             return min(since + deadline - now, deadline)

@@ -186,11 +186,11 @@ class Recovery:
     def _named(self, name: Key) -> list[_Left]:
         """Return what was left of an object. Only the store knows which name one has whose rename was not recorded."""
         found = self._names.get(name, [])
-        undecided = [each for each in found if each.unsaved.state.renaming is not None]
-        for each in undecided:
+        for each in [each for each in found if each.unsaved.state.renaming is not None]:
             self._lay(each, self._tries(each))
-        others = [each for each in undecided if name != (each.key if each.inode is None else each.inode.key)]
-        return [each for each in found if each not in others]
+            if name != (each.key if each.inode is None else each.inode.key):
+                found = [other for other in found if other is not each]
+        return found
 
     def holds(self, inode: Inode) -> bool:
         """Return whether the bytes of a file are saved only after `resume`."""
@@ -496,5 +496,5 @@ def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:
         volume.engine.say(logging.ERROR, "recovered bytes", what, key=inode.key)
     damaged = [LostRange(inode.key, begin, length, errno.EIO, volume.name) for begin, length in unsaved.damaged]
     if damaged:
-        ranges = [(lost.offset, lost.length) for lost in damaged]
-        inode.report_loss(damaged, f"the disk tier has other bytes than were written at {spans(ranges)}")
+        what = f"the disk tier has other bytes than were written at {spans(unsaved.damaged)}"
+        inode.report_loss(damaged, what)
