@@ -508,6 +508,9 @@ class CachedFile(Handle, io.RawIOBase):
             return
         self._closing = True
         try:
+            if self._changed():
+                with self.volume.inodes_lock:
+                    self._inode.keep_changes()
             lifetimes.release(self._use)
         finally:
             self._end()

@@ -531,6 +531,10 @@ class NativeInode:
         """Read staged bytes that this program has not written from the version below again; under the token."""
         lib.pc_staged_keep_written(self._i)
 
+    def own_all(self) -> None:
+        """Count all local bytes as written by this program; under the token."""
+        lib.pc_written_all(self._i)
+
     def dirty_all(self) -> bool:
         """Make every byte in memory dirty; False: some are neither in memory nor staged. Under the token."""
         return bool(lib.pc_dirty_all(self._i))

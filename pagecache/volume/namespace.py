@@ -530,24 +530,28 @@ class Unsettled:
             opening.owe_opening(self._file)
 
 
-def unsettled_at(volume: Volume, *keys: Key) -> NameChange | None:
-    """Return a call of unknown result that concerns one of these canonical keys, or a directory above it."""
+def unsettled_at(volume: Volume, *keys: Key, trees: bool = False) -> NameChange | None:
+    """Return a call of unknown result that concerns one of these canonical keys, or a directory above it; `trees`: or a
+    key below it.
+    """
     if not volume.unsettled:
         return None
     with volume.inodes_lock:
-        names = (name for key in keys for name in (key, *above(key)))
+        names = [name for key in keys for name in (key, *above(key))]
+        if trees:
+            names += [name for name in volume.unsettled for key in keys if is_below(str(name), str(key))]
         return next((volume.unsettled[name] for name in names if name in volume.unsettled), None)
 
 
-def settle_names(volume: Volume, tries: Attempts, *keys: Key) -> NameChange | None:
-    """Settle the calls of unknown result that concern these canonical keys, which the caller does not hold. Return the
-    last one.
+def settle_names(volume: Volume, tries: Attempts, *keys: Key, trees: bool = False) -> list[NameChange]:
+    """Settle the calls of unknown result that concern these canonical keys, which the caller does not hold, and return
+    them. `trees`: as for `unsettled_at`.
     """
-    last = None
-    while (change := unsettled_at(volume, *keys)) is not None:
-        last = change
+    settled = []
+    while (change := unsettled_at(volume, *keys, trees=trees)) is not None:
+        settled.append(change)
         _run(change, change.settle_by_name, tries, change.release_names)
-    return last
+    return settled
 
 
 def remove(volume: Volume, key: Key, canonical: Key, tries: Attempts) -> None:
@@ -566,17 +570,16 @@ def _carry_out(change: NameChange, tries: Attempts, call: Callable[[Backend], No
     """Make a call that changes names. Calls of unknown result that concern them are settled first; if one of them was
     this call, it is done.
     """
-    volume, keys, done = change.volume, change.names, False
+    volume, keys, trees, done = change.volume, change.names, change.new is not None, False
 
     def attempt() -> None:
         nonlocal done
-        if not volume.unsettled or unsettled_at(volume, *keys) is None:  # else it ended while this call waited for keys
+        if unsettled_at(volume, *keys, trees=trees) is None:  # else it ended while this call waited for keys
             _exchange(change, tries, call, replace)
             done = True
 
     while not done:
-        settled = settle_names(volume, tries, *keys) if volume.unsettled else None
-        if settled is not None and settled.done and keys == settled.names:
+        if any(each.done and keys == each.names for each in settle_names(volume, tries, *keys, trees=trees)):
             return
         _run(change, attempt, tries, partial(change.ended, tries))
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
     from ..engine.attempts import Attempts
+    from ..engine.commit.journaled import VolumeJournal
     from .inode import Inode
     from .volume import Volume
 
@@ -174,11 +175,20 @@ class Recovery:
                     lost += [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
         return lost
 
-    def give_up(self, key: Key) -> None:
-        """Give up the bytes of an object that was gone: its name leads to another one."""
+    def give_up(self, key: Key, *, tree: bool = False) -> None:
+        """Give up the bytes of an object that was gone: its name leads to another one. `tree`: and those below it."""
         name = _canonical(self._volume, key)
-        gone = [each for each in self._names.get(name, ()) if each.over and each.inode is None]
-        if gone and (lost := self.forget(name)):  # not below a lock of one that is being laid
+        for each in (name, *(self._below(name) if tree and isinstance(name, str) else ())):
+            if any(left.over and left.inode is None for left in self._names.get(each, ())):
+                self._give_up(each)  # not below a lock of one that is being laid
+
+    def _give_up(self, name: Key) -> None:
+        try:
+            lost = self.forget(name)
+        except OSError as error:  # of the disk, and no error of the call: a next start looks again
+            _journal(self._volume).failed(error)
+            return
+        if lost:
             what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
             next = "the object was gone, and its name is that of another one"
             self._volume.engine.say(logging.ERROR, "data that was given up", what, next, name)
@@ -248,8 +258,10 @@ class Recovery:
                         self._lay(each, self._tries(each))
                 except ShutdownError:
                     with self._starting:
-                        self._thread = None  # a reconnect starts another one
-                    return
+                        if self._volume.engine.aborted or self._volume.detached:
+                            self._thread = None  # a reconnect starts another one
+                            return
+                    failed = True
                 except Exception as error:
                     failed = True
                     if not said:
@@ -321,9 +333,10 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     try:
         handle = _found(volume, unsaved.state, tries)
         if handle is None:
-            volume_journal = volume.engine.journal
-            assert volume_journal is not None
-            volume_journal.journal().forget(unsaved.number)
+            try:
+                _journal(volume).journal().forget(unsaved.number)
+            except OSError as error:  # of the disk, and no error of the call: the next start looks again
+                _journal(volume).failed(error)
             return None
         inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
@@ -488,6 +501,12 @@ def _forget(inode: Inode, size: int) -> None:
     inode.owe_instead()
     inode.base_requested()
     inode.rebase(size, True)
+
+
+def _journal(volume: Volume) -> VolumeJournal:
+    journal = volume.engine.journal
+    assert journal is not None
+    return journal
 
 
 def _report_damage(volume: Volume, inode: Inode, unsaved: Unsaved) -> None:

@@ -344,8 +344,9 @@ class Volume:
         old, new = self._canonical(src), self._canonical(dst)
         if self.recovery is not None:
             self.recovery.first(tries, old, new, tree=True)
-            self.recovery.give_up(new)
         namespace.rename(self, src, dst, old, new, tries, replace=replace)
+        if self.recovery is not None and old != new:
+            self.recovery.give_up(dst, tree=True)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign

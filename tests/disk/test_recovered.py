@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError
+from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache
 from pagecache.disk import records
+from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.native import STAMP_MAX, UNSTABLE
@@ -170,21 +173,70 @@ def test_a_recovered_version_that_is_whole_is_forced(make: Make) -> None:
     assert after.saved() == OLD[::-1]
 
 
-@WHOLE
-def test_a_version_that_was_forced_is_whole_after_a_crash(make: Make) -> None:
-    """Bytes of the version below that it was read from are ours by now."""
+@pytest.mark.parametrize("sizes", [(5000,), (5000, 30000), (30000,)])
+@pytest.mark.parametrize("way", ["a rebase", "an append between two crashes"])
+def test_cuts_after_another_version_came_below_are_recovered(make: Make, way: str, sizes: tuple[int, ...]) -> None:
     world = make()
+    whole = isinstance(world.store, ObjectBackend)
+    file = world.open()
+    file.pwrite(b"new", 10)
+    file.fsync()
+    if way == "a rebase":
+        stored = FOREIGN
+        put(world, stored)
+        if not whole:
+            version = world.store.object_stat(world.store.objects["k"]).version
+            world.volume.invalidate_remote("k", 0, 100, version=version)
+        with suppress(ConflictError):
+            file.fsync(durability="backend")
+        world.volume.resolve("k", "rebase")
+    elif whole:
+        return  # a conflict
+    else:
+        put(world, stored := OLD + FOREIGN)
+        world = world.crash(on_recovery="hold")
+    file = world.open()
+    expected = changed(10, b"new", stored)
+    assert file.pread(1 << 20, 0) == expected
+    for size in sizes:
+        file.truncate(size)
+        expected = expected[:size].ljust(size, b"\0")
+    file.fsync()
+    assert world.crash(on_recovery="hold", lose=not whole).read() == expected
+
+
+@pytest.mark.parametrize("size", [100, 16384, 21000])
+@pytest.mark.parametrize("spilled", [False, True])
+def test_a_forced_version_is_the_same_after_a_crash(make: Make, size: int, *, spilled: bool) -> None:
+    """Bytes that it was read from, in memory or in the spool, and the cut of a longer one, which is owed. [2.19]"""
+    world = make()
+    whole = isinstance(world.store, ObjectBackend)
     file = world.open()
     assert file.read() == OLD
-    file.pwrite(b"one", 100)
-    put(world, FOREIGN)
-    with pytest.raises(ConflictError):
-        file.fsync(durability="backend")
-    world.store.fault("commit", OSError(errno.EIO, "the store fails"), times=100)
-    world.volume.resolve("k", "force")
+    file.pwrite(b"new", 10)
     file.fsync()
-    after = world.crash()
-    assert after.read() == changed(100, b"one")
+    if spilled and whole:
+        assert world.volume.engine.spills is not None
+        world.volume.engine.spills.make_room(file._inode, locked=False)
+        world.volume.drop_clean("k")
+    stored = FOREIGN[:size]
+    put(world, stored)
+    if not whole:
+        version = world.store.object_stat(world.store.objects["k"]).version
+        world.volume.invalidate_remote("k", 0, 100, version=version)
+    with suppress(ConflictError):
+        file.fsync(durability="backend")
+    for op in ("write_from", "commit", "truncate"):
+        world.store.gate(op, times=100)
+    try:
+        world.volume.resolve("k", "force")
+    except ConflictError:
+        assert spilled  # not all of it is in memory or staged
+        return
+    file.fsync(timeout=10)
+    ours = changed(10, b"new")
+    expected = ours if whole else changed(0, ours[:4096], stored)[: len(OLD)]  # in place that is a page
+    assert world.crash(on_recovery="hold").read() == expected
 
 
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])
@@ -351,6 +403,8 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
         after.open()
     with pytest.raises(FileExistsError):
         after.open("o", "x+b")
+    with pytest.raises(FileNotFoundError):
+        after.volume.rename("none", "k")
     assert [found.key for found in after.volume.recovered()] == ["k"]
     if first == "an open":
         with after.open(mode="x+b") as made:
@@ -360,6 +414,63 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
         after.volume.rename("o", "k")
     assert after.volume.recovered() == []
     assert after.crash().read() == OLD[::-1]
+
+
+def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(tmp_path: Path) -> None:
+    (tmp_path / "store/e").mkdir(parents=True)
+    (tmp_path / "store/d").mkdir()
+    (tmp_path / "store/e/k").write_bytes(OLD)
+    (tmp_path / "store/d/k").write_bytes(FOREIGN)
+
+    def attached(tier: str) -> Any:
+        cache = PageCache("16MiB", disk=DiskTier(tmp_path / tier, size="16MiB", segment="1MiB"))
+        options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
+        return cache, cache.attach(f"dir:{tmp_path}/store", **options)
+
+    cache, volume = attached("first")
+    file = volume.open("e/k", "r+b")
+    file.pwrite(b"new", 0)
+    file.fsync()
+    copy_tier(tmp_path / "first", tmp_path / "second")
+    volume.abort()
+    file._leave()
+    cache.close(on_failed="discard")
+    shutil.rmtree(tmp_path / "store/e")
+    cache, volume = attached("second")
+    with pytest.raises(FileNotFoundError):
+        volume.open("e/k")
+    assert [found.key for found in volume.recovered()] == ["e/k"]
+    volume.rename("d", "e")
+    assert volume.recovered() == []
+    cache.close()
+
+
+@pytest.mark.parametrize("first", ["an open", "a rename", "a remove that was carried out"])
+def test_a_full_disk_fails_no_call_that_gives_bytes_up(make: Make, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later start looks again. [D5]"""
+    world = make()
+    world.open("o", "x+b").close()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    if first == "a remove that was carried out":
+        file._inode.journaled.removing()
+        file.fsync()
+    after = world.crash(on_recovery="hold")
+    after.store.objects.pop("k")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "the disk is full")
+
+    for call in ("fallocate", "pwritev", "fdatasync"):
+        monkeypatch.setattr(OS, call, full)
+    with pytest.raises(FileNotFoundError):
+        after.open()
+    if first == "an open":
+        after.open(mode="x+b")
+    elif first == "a rename":
+        after.volume.rename("o", "k")
+    assert after.volume.exists("k") == (not first.startswith("a remove"))
 
 
 # -- beside the laying
@@ -519,3 +630,21 @@ def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
     after.volume.sync(durability="backend")
     assert after.saved() == changed(100, b"x", changed(0, b"new"))
     assert after.volume.recovered() == []
+
+
+def test_what_was_left_is_saved_after_a_reconnect_beside_the_laying(make: Make) -> None:
+    """The thread that lays it finds the end of the store only then."""
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash(flush_interval=0.5)
+    gate = after.store.gate("open")
+    gate.wait_entered()
+    store = after._after()
+    after.volume.abort()
+    after.volume.reconnect(store)
+    gate.open()
+    after.store = store
+    eventually(lambda: not after.volume.recovered())
+    assert after.stored() == changed(0, b"new")

@@ -400,6 +400,39 @@ def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
     assert store.backend.committed(KEY) == stay
 
 
+@pytest.mark.parametrize("way", ["by try_pwrite", "by a task"])
+def test_bytes_that_were_written_at_once_stay_beside_an_abandoned_handle(store: Rig, way: str) -> None:
+    """A write that waits for nothing is a change like any other. [2.20]"""
+    other = store.volume.open(KEY, "r+b")
+    assert other.pread(len(DATA), 0) == DATA
+
+    async def task() -> None:
+        async with aio.open(store.volume, KEY, "r+b") as file:
+            await file.pwrite(MINE, 0)
+
+    if way == "by a task":
+        asyncio.run(task())
+    else:
+        with store.volume.open(KEY, "r+b") as file:
+            assert file.try_pwrite(MINE, 0) == len(MINE)
+    raising(other)
+    assert store.content() == overlay(DATA, 0, MINE)
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == overlay(DATA, 0, MINE)
+
+
+def test_a_truncate_of_a_name_that_has_timed_out_stays_beside_an_abandoned_handle(store: Rig) -> None:
+    """Its call had begun: it is done, and owed. [2.17, 2.20]"""
+    gate = store.backend.gate("truncate")
+    raises(TimeoutError, store.volume.truncate, KEY, 3, timeout=0.2)
+    gate.open()
+    eventually(lambda: store.volume.stat(KEY).size == 3)
+    raising(store.volume.open(KEY, "r+b"))
+    assert store.content() == DATA[:3]
+    store.volume.sync(20)
+    assert store.backend.committed(KEY) == DATA[:3]
+
+
 @pytest.mark.parametrize("leave", [abandoned, raising])
 def test_saved_bytes_of_a_closed_handle_keep_none_of_an_abandoned_one(store: Rig, leave: Leave) -> None:
     """The bytes of the closed one were committed, late. [2.20]"""

@@ -314,6 +314,33 @@ def test_a_rename_looks_again_after_it_has_settled_one_without_an_answer(make: M
     assert store.backend.committed("new") is None
 
 
+@pytest.mark.parametrize("below", ["a rename", "a remove", "a rename of a directory"])
+@pytest.mark.parametrize("dirty", [True, False])
+def test_a_rename_of_a_directory_settles_calls_without_an_answer_below_it(
+    make: Make, below: str, *, dirty: bool
+) -> None:
+    """The files below have their names before they get others. [2.14, 2.20]"""
+    old, new = ("d/e", "d/f") if below.endswith("directory") else ("d/x", "d/y")
+    key, moved = (f"{name}/z" if below.endswith("directory") else name for name in (old, new))
+    backend = StoreOfPaths({key: DATA, "d/w": OTHER}, by_name=True, max_write=PAGE)
+    store, file = make(backend=backend, retry=ONCE).opened("r+b", key=key, read_ahead=0)
+    if dirty:
+        file.pwrite(b"dirty", 0)
+    if below == "a remove":
+        backend.fault("remove answer", LOST)
+        raises(OSError, store.volume.remove, key, match="no answer")
+    else:
+        backend.fault("rename answer", LOST, key=key)
+        raises(OSError, store.volume.rename, old, new, match="no answer")
+    store.volume.rename("d", "last")
+    backend.objects[f"last{key[1:]}"] = StoredObject(OTHER)
+    file.pwrite(b"dirty", 0)
+    file.fsync()
+    file.close()
+    assert backend.committed(f"last{key[1:]}") == OTHER
+    assert backend.committed(f"last{moved[1:]}") == (None if below == "a remove" else b"dirty" + DATA[5:])
+
+
 def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
     """It has lost its name: it reads and writes nothing of the object that replaces it. [2.14, 2.20]"""
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=ONCE)

@@ -327,6 +327,19 @@ void pc_staged_keep_written(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
+/* All of local blocks counts as written. Context: token; W and U are empty. */
+void pc_written_all(struct pc_inode *i)
+{
+	struct pc_cache *c = i->cache;
+	u64 index = 0;
+	pc_inode_leaf_lock(i);
+	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
+		for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
+			reset(i, f, b, PC_ALL);
+	pc_written_clear(i);
+	pc_inode_leaf_unlock(i);
+}
+
 /* The first borrowed bytes of [at, end), inside one block, that S does not have. */
 static bool next_borrowed(struct pc_inode *i, const struct pc_folio *f, u32 b, u64 at, u64 end, u64 *pos, u64 *stop)
 {

@@ -216,6 +216,7 @@ static bool try_write(struct handle *h, u64 pos, const u8 *from, u64 len)
 	bool written;
 	if (len > PC_WHOLE_MAX || h->through || pc_some_failed(h->inode))
 		return false;
+	h->wrote = 1;
 	if (PC_LIKELY(len < h->gil_release))
 		return pc_write_try(h->inode, pos, from, len, false, &h->closed);
 	Py_BEGIN_ALLOW_THREADS written = pc_write_try(h->inode, pos, from, len, true, &h->closed);

@@ -374,6 +374,7 @@ class Journaled:
             self._number = journal.number()
             self._owner.numbers.add(self._number)
         live, created, lowest = self.is_live(), bool(undone["created"]), int(undone["lowest"])
+        follows = live and self._bases == self._known_bases  # its earlier records count
         base = None if created else self._base()
         size = 0 if created else min(file.remote_size, lowest)
         renaming, removing = self._naming
@@ -389,15 +390,15 @@ class Journaled:
         )
         self._put(journal, first)
         self._known = self._known if live else base
-        if not live:
+        if not follows:
             self._size = size
         if self._committing:
             self._put(journal, records.saving(self._number, self._last))
-        if file.size < self._size or (lowest != END and not live):  # a cut is a change, also if nothing else is
+        if file.size < self._size or (lowest != END and not follows):  # a cut is a change, also if nothing else is
             self._put(journal, records.size(self._number, min(file.size, self._size)))
         # Never zeros over bytes that were written: earlier records may have them, confirmed.
         zeros = Ranges()
-        for begin, end in (*file.commits.holes, *([(lowest, file.size)] if live and lowest < file.size else [])):
+        for begin, end in (*file.commits.holes, *([(lowest, file.size)] if follows and lowest < file.size else [])):
             zeros.add(begin, min(end, file.size))
         for begin, length in ranges:
             zeros.cut(begin, begin + length)

@@ -425,6 +425,7 @@ def force(file: EngineFile) -> list[LostRange]:
         )
     stat, forgotten = _new_base(file, most=size)
     file.rebase(min(stat.size, size), forgotten)
+    file.own_all()
     if stat.size > size:
         # A commit pays the debt. The cut is repeated with the later changes, unless it is durable without a commit.
         file.set_uncommitted(lowest=END if file.durable() else size)
