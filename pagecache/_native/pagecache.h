@@ -292,7 +292,7 @@ int pc_borrowed_put(struct pc_inode *i, uint64_t pos, const void *bytes);
 void pc_end_at_written(struct pc_inode *i);
 void pc_staged_keep_written(struct pc_inode *i);
 bool pc_dirty_all(struct pc_inode *i);
-void pc_written_all(struct pc_inode *i);
+void pc_own_all(struct pc_inode *i);
 
 /* ---- write-back: passes, requests, commits */
 enum {

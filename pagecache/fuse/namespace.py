@@ -149,13 +149,18 @@ class Directories(Namespace):
         self._has_xattrs_of_links = self.has_xattrs and "follow" in inspect.signature(self.backend.getxattr).parameters
         self.keeps_modes = callable(getattr(self.backend, "setattr", None))
 
-    def change(self, what: str, key: str, call: Callable[[], T]) -> T:
-        """Make a call that changes names: a sync covers it only if the sync begins after it."""
+    def change(self, what: str, key: str, call: Callable[[], T], *, made: str | None = None) -> T:
+        """Make a call that changes names: a sync covers it only if the sync begins after it. `made`: a name that leads
+        somewhere by it.
+        """
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
         with self.volume.engine.name_sync:
-            return self.volume.engine.call_here(what, key, call)
+            answer = self.volume.engine.call_here(what, key, call)
+        if made is not None and self.volume.recovery is not None:
+            self.volume.recovery.give_up(made)
+        return answer
 
     def status(self, key: str) -> ObjectStat:
         """Return the status with the cache's size of a file, if it has bytes that the store may not have had when it
@@ -192,7 +197,7 @@ class Directories(Namespace):
         return found
 
     def mkdir(self, key: str) -> None:
-        self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700))
+        self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700), made=key)
 
     def rmdir(self, key: str) -> None:
         self.change("rmdir", key, lambda: self.backend.rmdir(key))
@@ -208,16 +213,16 @@ class Directories(Namespace):
 
     def link(self, src: str, dst: str, kind: Kind) -> None:
         how = {"follow": False} if kind == "symlink" else {}
-        self.change("link", src, lambda: self.backend.link(src, dst, **how))
+        self.change("link", src, lambda: self.backend.link(src, dst, **how), made=dst)
 
     def symlink(self, target: str, key: str) -> None:
-        self.change("symlink", key, lambda: self.backend.symlink(target, key))
+        self.change("symlink", key, lambda: self.backend.symlink(target, key), made=key)
 
     def mknod(self, key: str, mode: int, rdev: int) -> None:
         mknod = getattr(self.backend, "mknod", None)
         if mknod is None:
             raise unsupported("keep special files", key)
-        self.change("mknod", key, lambda: mknod(key, mode, rdev))
+        self.change("mknod", key, lambda: mknod(key, mode, rdev), made=key)
 
     def readlink(self, key: str) -> str:
         return self.query("readlink", key, lambda: str(self.backend.readlink(key)))

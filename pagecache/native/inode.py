@@ -533,7 +533,7 @@ class NativeInode:
 
     def own_all(self) -> None:
         """Count all local bytes as written by this program; under the token."""
-        lib.pc_written_all(self._i)
+        lib.pc_own_all(self._i)
 
     def dirty_all(self) -> bool:
         """Make every byte in memory dirty; False: some are neither in memory nor staged. Under the token."""

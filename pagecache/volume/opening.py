@@ -417,11 +417,15 @@ def open_backend(
         nonlocal made
         backend_file = tries.make(partial(backend.open, key, create=True, exclusive=True))
         made = not backend.limits.commit_on_close
-        if volume.recovery is not None:
-            volume.recovery.give_up(key)
         return backend_file
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:
+        opened = found_or_made()
+        if opened[2] and volume.recovery is not None:
+            volume.recovery.give_up(key)
+        return opened
+
+    def found_or_made() -> tuple[BackendFile, ObjectStat, bool]:
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)
         if made or not exclusive:
             try:

@@ -449,6 +449,9 @@ class Volume:
 
         Args:
             key: of one object; None: all.
+
+        Raises:
+            OSError: a crash has left the key in a rename, and the store does not tell which object has it.
         """
         self._check_alive(key)
         if self.recovery is not None:

@@ -17,6 +17,7 @@ from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.fuse.namespace import namespace_of
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
@@ -41,6 +42,15 @@ def put(world: World, data: bytes) -> None:
         stored = world.store.objects["k"]
         stored.written[:] = stored.safe[:] = stored.committed = data
         stored.version += 1
+
+
+def conflict(world: World, file: CachedFile, data: bytes) -> None:
+    """Store another version below the unsaved bytes of a file, which meets it."""
+    put(world, data)
+    if not isinstance(world.store, ObjectBackend):  # one in place has to be announced
+        world.volume.invalidate_remote("k", 0, 100, version=str(world.store.objects["k"].version))
+    with suppress(ConflictError):
+        file.fsync(durability="backend")
 
 
 def settled(world: World, how: Any) -> CachedFile:
@@ -182,13 +192,7 @@ def test_cuts_after_another_version_came_below_are_recovered(make: Make, way: st
     file.pwrite(b"new", 10)
     file.fsync()
     if way == "a rebase":
-        stored = FOREIGN
-        put(world, stored)
-        if not whole:
-            version = world.store.object_stat(world.store.objects["k"]).version
-            world.volume.invalidate_remote("k", 0, 100, version=version)
-        with suppress(ConflictError):
-            file.fsync(durability="backend")
+        conflict(world, file, stored := FOREIGN)
         world.volume.resolve("k", "rebase")
     elif whole:
         return  # a conflict
@@ -219,13 +223,7 @@ def test_a_forced_version_is_the_same_after_a_crash(make: Make, size: int, *, sp
         assert world.volume.engine.spills is not None
         world.volume.engine.spills.make_room(file._inode, locked=False)
         world.volume.drop_clean("k")
-    stored = FOREIGN[:size]
-    put(world, stored)
-    if not whole:
-        version = world.store.object_stat(world.store.objects["k"]).version
-        world.volume.invalidate_remote("k", 0, 100, version=version)
-    with suppress(ConflictError):
-        file.fsync(durability="backend")
+    conflict(world, file, stored := FOREIGN[:size])
     for op in ("write_from", "commit", "truncate"):
         world.store.gate(op, times=100)
     try:
@@ -387,7 +385,7 @@ def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_obje
         after.end()
 
 
-@pytest.mark.parametrize("first", ["an open", "a rename"])
+@pytest.mark.parametrize("first", ["an open", "an open that is made again", "a rename"])
 def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_name(make: Make, first: str) -> None:
     world = make()
     if isinstance(world.store, ObjectBackend):
@@ -406,8 +404,10 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
     with pytest.raises(FileNotFoundError):
         after.volume.rename("none", "k")
     assert [found.key for found in after.volume.recovered()] == ["k"]
-    if first == "an open":
-        with after.open(mode="x+b") as made:
+    if first != "a rename":
+        if first == "an open that is made again":  # its first try has made the object
+            after.store.fault("open answer", OSError(errno.ECONNRESET, "no answer"), skip=0)
+        with after.open(mode="w+b") as made:
             made.pwrite(OLD[::-1], 0)
             made.fsync(durability="backend")
     else:
@@ -416,7 +416,8 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
     assert after.crash().read() == OLD[::-1]
 
 
-def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["a rename", "a link", "a symbolic link"])
+def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(tmp_path: Path, way: str) -> None:
     (tmp_path / "store/e").mkdir(parents=True)
     (tmp_path / "store/d").mkdir()
     (tmp_path / "store/e/k").write_bytes(OLD)
@@ -440,7 +441,13 @@ def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_na
     with pytest.raises(FileNotFoundError):
         volume.open("e/k")
     assert [found.key for found in volume.recovered()] == ["e/k"]
-    volume.rename("d", "e")
+    names = namespace_of(volume)  # as a mount makes them
+    if way == "a rename":
+        volume.rename("d", "e")
+    else:
+        names.mkdir("e")
+        assert [found.key for found in volume.recovered()] == ["e/k"]
+        names.link("d/k", "e/k", "file") if way == "a link" else names.symlink("../d/k", "e/k")
     assert volume.recovered() == []
     cache.close()
 

@@ -341,6 +341,24 @@ def test_a_rename_of_a_directory_settles_calls_without_an_answer_below_it(
     assert backend.committed(f"last{moved[1:]}") == (None if below == "a remove" else b"dirty" + DATA[5:])
 
 
+def test_a_rename_of_a_directory_settles_a_call_below_it_that_it_has_waited_for(make: Make) -> None:
+    """It had no answer, and was not open yet when the rename looked first. [2.14, 2.20]"""
+    backend = StoreOfPaths({"d/x": DATA}, by_name=True, max_write=PAGE)
+    store, file = make(backend=backend, retry=ONCE).opened("r+b", key="d/x", read_ahead=0)
+    backend.fault("rename answer", LOST, key="d/x")
+    gate, below = at_gate(backend.gate("rename"), store.volume.rename, "d/x", "d/y")
+    renaming = Task(store.volume.rename, "d", "last")
+    assert renaming.waits()
+    gate.open()
+    raises(OSError, below.result, match="no answer")
+    renaming.result()
+    backend.objects["last/x"] = StoredObject(OTHER)
+    file.pwrite(b"dirty", 0)
+    file.fsync()
+    assert backend.committed("last/x") == OTHER
+    assert backend.committed("last/y") == b"dirty" + DATA[5:]
+
+
 def test_a_replaced_file_asks_for_its_name_after_a_rename_without_an_answer(make: Make) -> None:
     """It has lost its name: it reads and writes nothing of the object that replaces it. [2.14, 2.20]"""
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, max_write=PAGE), retry=ONCE)

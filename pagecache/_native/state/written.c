@@ -327,17 +327,11 @@ void pc_staged_keep_written(struct pc_inode *i)
 	pc_inode_leaf_unlock(i);
 }
 
-/* All of local blocks counts as written. Context: token; W and U are empty. */
-void pc_written_all(struct pc_inode *i)
+/* All of the folio's blocks counts as written. Context: leaf lock; the folio is locked, by this caller or for a fill. */
+void pc_written_all(struct pc_inode *i, struct pc_folio *f)
 {
-	struct pc_cache *c = i->cache;
-	u64 index = 0;
-	pc_inode_leaf_lock(i);
-	for (struct pc_folio *f; (f = pc_next_marked(i, &index, pc_last_index(c), PC_MARK_DIRTY));)
-		for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
-			reset(i, f, b, PC_ALL);
-	pc_written_clear(i);
-	pc_inode_leaf_unlock(i);
+	for (u32 b = 0; b < 1u << pc_folio_order(f); b++)
+		reset(i, f, b, PC_ALL);
 }
 
 /* The first borrowed bytes of [at, end), inside one block, that S does not have. */

@@ -62,6 +62,7 @@ void pc_written_moved(struct pc_inode *i, struct pc_folio *f, u32 old_frame);
 bool pc_written_next(const struct pc_inode *i, const struct pc_folio *f, u32 b, bool written, u64 at, u64 end, u64 *pos,
 		     u64 *stop);
 bool pc_sent_next(const struct pc_inode *i, u64 at, u64 end, u64 *pos, u64 *stop);
+void pc_written_all(struct pc_inode *i, struct pc_folio *f);
 void pc_written_clear(struct pc_inode *i);
 bool pc_written_check_block(const struct pc_inode *i, const struct pc_folio *f, u32 b, struct pc_violation *out);
 

@@ -366,7 +366,7 @@ class Journaled:
         return key
 
     def _describe(self, journal: Journal) -> None:
-        """Append the file as the store has it, and all that is local."""
+        """Append the file as the store has it, and all that was written since."""
         file = self.file
         ranges = file.written_ranges()  # first: what a commit saves from now on is in it, or in the size below
         undone = file.undone()
