@@ -194,7 +194,7 @@ class Recovery:
             self._volume.engine.say(logging.ERROR, "data that was given up", what, next, name)
 
     def _named(self, name: Key) -> list[_Left]:
-        """Return what was left of an object. Only the store knows which name one has whose rename was not recorded."""
+        """Return the files that were left for an object; the store has the name of one with an unrecorded rename."""
         found = self._names.get(name, [])
         for each in [each for each in found if each.unsaved.state.renaming is not None]:
             self._lay(each, self._tries(each))

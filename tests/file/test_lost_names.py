@@ -300,7 +300,7 @@ def test_a_file_goes_on_under_the_name_that_it_has_after_a_rename(make: Make, ki
 
 
 def test_a_rename_looks_again_after_it_has_settled_one_without_an_answer(make: Make) -> None:
-    """What had the name before that one was carried out is no longer concerned. [2.14, 2.20]"""
+    """The object that had the name before stays as it is. [2.14, 2.20]"""
     store, file = opened(make)
     store.backend.fault("rename answer", LOST)
     gate, first = at_gate(store.backend.gate("rename"), store.volume.rename, KEY, "new")

@@ -94,8 +94,8 @@ static void check_zeros_of_gaps_and_holes(u64 max_folio)
 	WRITTEN(0, 50, 60, 100, 300, 305);
 }
 
-/* A block is written again while it is sent: what was written earlier is of no interest once that is committed, and unites
- * with the rest if it comes back. */
+/* A block is written again while it is sent: bytes that were written earlier are forgotten by their commit, and unite with
+ * the later ones if they come back. */
 static void check_a_block_that_is_sent_and_dirty(u64 max_folio, bool ok)
 {
 	open_clean(BLOCKS * PAGE, max_folio);

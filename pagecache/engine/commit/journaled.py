@@ -6,9 +6,9 @@
                  the version that it has made
     saved        once the store has all that was local at a *mark*: SAVED, with the LSN of that mark
 
-What the journal lacks is, while it has unsaved records of the file, what was written since the last append: CORE keeps
-these ranges (`unlogged`). Otherwise it is all that was written and not committed: a file that the journal has nothing
-of is described anew, and so is each after a sync of the device that failed.
+The journal lacks bytes that were written since the last append, while it has unsaved records of the file: CORE keeps
+these ranges (`unlogged`). Otherwise it lacks all written bytes that are not committed: a file without records is
+described anew, and so is each file after a sync of the device that failed.
 
 What cannot be appended is saved in the store by that fsync: after a failure of the disk, or at its limit; bytes of
 direct writes and of writable views; bytes that are in no memory any longer; a key that is no text; a conflict.
@@ -368,7 +368,7 @@ class Journaled:
     def _describe(self, journal: Journal) -> None:
         """Append the file as the store has it, and all that was written since."""
         file = self.file
-        ranges = file.written_ranges()  # first: what a commit saves from now on is in it, or in the size below
+        ranges = file.written_ranges()  # first: bytes that a commit saves later are in it, or in the size below
         undone = file.undone()
         if not self._number:
             self._number = journal.number()
