@@ -156,11 +156,20 @@ class Directories(Namespace):
         self.volume._check_may_write(key, os.O_RDWR)
         self.volume._check_alive(key)
         self.volume.engine.check_reentry(what, key)
-        with self.volume.engine.name_sync:
-            answer = self.volume.engine.call_here(what, key, call)
-        if made is not None and self.volume.recovery is not None:
-            self.volume.recovery.give_up(made)
-        return answer
+
+        def changed() -> T:
+            with self.volume.engine.name_sync:
+                return self.volume.engine.call_here(what, key, call)
+
+        recovery = self.volume.recovery
+        if made is None or recovery is None:
+            return changed()
+        name = self.volume._canonical(made)
+        holding = self.volume.busy.holding(name, what=f"a {what}", tries=self.volume._attempts(what, made, None))
+        with holding.block, holding:  # no open finds what the name leads to before
+            answer = changed()
+            recovery.give_up(made)
+            return answer
 
     def status(self, key: str) -> ObjectStat:
         """Return the status with the cache's size of a file, if it has bytes that the store may not have had when it

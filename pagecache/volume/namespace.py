@@ -17,22 +17,10 @@ also moves the known names below it, and no open of such a name runs in that tim
 directory, or through a link, so all of them are dropped. An object is no directory: other objects can have keys below
 its own in a store without directories, and keep them.
 
-A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first:
-
-    remove   the name is gone            it was carried out
-    rename   src is gone, dst exists     it was carried out; but if dst may have the object that was cached there, src
-                                         was not there before either, as far as the cache knows: unknown
-             src exists                  it was not; but without `replace` it is unknown if dst exists, too
-    both     the name has a version other than the cached one: unknown
-
-A rename was carried out in any case if the open file of the object has the new name (`ObjectStat.key`). If it is
-unknown, the first error is raised. The store has no record of an object that was created and not committed, and
-replaces no stored one: its call is repeated, and FileNotFoundError shows that an earlier attempt has renamed or removed
-the backend's file.
-
-A call whose result is unknown when no attempt follows stays open in `Volume.unsettled`, after its error. The next call
-for one of its names first settles it by a look at the names, and so does a reconnect; the name of an object that was
-never stored is that of its open file. Otherwise an open of the old name would take its object for present, or for
+A transient error is followed by a retry. If the earlier attempt may have been carried out, the store is asked first; if
+that tells nothing, the first error is raised (the rules: contract 2.14). A call whose result is unknown when no attempt
+follows stays open in `Volume.unsettled`, after its error. The next call for one of its names first settles it by a look
+at the names, and so does a reconnect. Otherwise an open of the old name would take its object for present, or for
 removed by another program, and bytes that are written later would be acknowledged and never stored. A file that the
 backend finds by its name settles it before its next call of the backend, whoever makes it: that is a debt of the file
 (`Unsettled`). Nothing of these files is in flight then, and no operation that has one of the names does anything before
@@ -422,8 +410,10 @@ class NameChange:
         """Let commits begin, and leave the call open if its result is unknown and files are cached whose names it has
         changed. No attempt follows, and the names are busy.
         """
-        volume = self.volume
-        if tries.doubtful and not self.done and self.old != self.new:
+        volume, doubtful = self.volume, tries.doubtful and not self.done and self.old != self.new
+        if (self.done or doubtful) and self.new not in (None, self.old) and volume.recovery is not None:
+            volume.recovery.give_up(self.new, tree=True)
+        if doubtful:
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))

@@ -2,7 +2,8 @@
 
     attach                      finds them
     first call for its key,
-    or a thread that resumes    lays the bytes over the stored object: they are local, and unsaved like any others
+    or open of its object, or
+    a thread that resumes       lays the bytes over the stored object: they are local, and unsaved like any others
     a save                      the journal forgets them
 
 Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. Bytes that were laid
@@ -16,6 +17,10 @@ Whether the stored object is the one that they were written over:
     or those of that time                                  yes: it was that commit
     otherwise                                              no: a conflict, and the bytes below are gone
     there is none, and there was one                       nothing is laid; they stay listed
+
+No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
+name of an object that was gone looks again. If a call of this cache makes its name lead to another object, the bytes
+are given up while the name is busy.
 
 Lock: `_Left.lock` is held while one file is laid.
 """
@@ -37,11 +42,13 @@ from typing import TYPE_CHECKING
 from ..engine.commit import remote
 from ..engine.park import SLICE, Deadline, start_thread
 from ..engine.report.notices import cause, spans
+from ..engine.retryer import ENDED, is_transient
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
 from ..native import END
 from ..stats import RecoveredFile
 from . import lifetimes, status
+from .answers import checked_stat
 from .keys import is_below
 
 if TYPE_CHECKING:
@@ -68,10 +75,15 @@ class _Left:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
         self.lock = threading.RLock()
-        self.over = False  # it was laid, or cannot be
+        self.over = False  # it was laid, or given up
+        self.gone = False  # there was no object, at the last look
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
+
+    def waits(self) -> bool:
+        """Return whether it is to be laid without a call for it."""
+        return not (self.held or self.over or self.gone)
 
 
 class Recovery:
@@ -86,6 +98,7 @@ class Recovery:
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
+        self._objects: dict[object, list[_Left]] | None = None  # by identity
         self._withheld = 0  # bytes of pages that were laid of files that are held
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -119,6 +132,25 @@ class Recovery:
                     for each in self._names[below]:
                         self._lay(each, tries)
 
+    def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
+        """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
+        if inode.identity is not None and self._objects is None:
+            self._objects = self._identified(tries)
+        for each in (*self._names.get(name, ()), *(self._objects or {}).get(inode.identity, ())):
+            self._lay(each, tries)
+
+    def _identified(self, tries: Attempts) -> dict[object, list[_Left]]:
+        found: dict[object, list[_Left]] = {}
+        for name, left in self._names.items():
+            if not all(each.over for each in left):
+                try:
+                    stat = checked_stat(tries.repeated(partial(self._volume.engine.backend.stat, name)), name)
+                    found.setdefault(stat.identity, []).extend(left)
+                except OSError as error:  # no other name leads to it
+                    if is_transient(error) or error.errno in ENDED:
+                        raise
+        return found
+
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
         return [*takewhile(lambda each: is_below(each, name), self._sorted[begin:])]
@@ -127,7 +159,7 @@ class Recovery:
         """Lay all files that are not held, before a sync; return the errors."""
         failed: list[OSError] = []
         for each in self._left:
-            if not (each.held or each.over):
+            if each.waits():
                 try:
                     self._lay(each, self._tries(each, deadline.timeout()))
                 except OSError as error:
@@ -148,11 +180,13 @@ class Recovery:
                 self._check_room(each)
                 each.inode = _lay(self._volume, each, tries)
                 self._withheld += each.memory if each.held else 0
+                each.over = True
             except FileNotFoundError:
-                what = "the object below recovered bytes is gone; they stay in the disk tier"
-                next = "discard gives them up, resume looks again"
-                self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
-            each.over = True
+                if not each.gone:
+                    what = "the object below recovered bytes is gone; they stay in the disk tier"
+                    next = "discard gives them up, resume looks again"
+                    self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
+                each.gone = True
         finally:
             each.lock.release()
 
@@ -168,30 +202,34 @@ class Recovery:
         lost: list[LostRange] = []
         for each in self._named(name):
             with each.lock:
-                if each.inode is None and each.unsaved.number in self._tier.unsaved(self._volume_id):
-                    self._tier.journal().forget(each.unsaved.number)
-                    each.over = True
-                    ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
-                    lost += [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
+                lost += self._forget(each)
         return lost
 
-    def give_up(self, key: Key, *, tree: bool = False) -> None:
-        """Give up the bytes of an object that was gone: its name leads to another one. `tree`: and those below it."""
-        name = _canonical(self._volume, key)
-        for each in (name, *(self._below(name) if tree and isinstance(name, str) else ())):
-            if any(left.over and left.inode is None for left in self._names.get(each, ())):
-                self._give_up(each)  # not below a lock of one that is being laid
+    def _forget(self, each: _Left) -> list[LostRange]:
+        if each.inode is not None or each.unsaved.number not in self._tier.unsaved(self._volume_id):
+            return []
+        self._tier.journal().forget(each.unsaved.number)
+        each.over = True
+        ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
+        return [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
 
-    def _give_up(self, name: Key) -> None:
-        try:
-            lost = self.forget(name)
-        except OSError as error:  # of the disk, and no error of the call: a next start looks again
-            _journal(self._volume).failed(error)
-            return
-        if lost:
-            what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
-            next = "the object was gone, and its name is that of another one"
-            self._volume.engine.say(logging.ERROR, "data that was given up", what, next, name)
+    def give_up(self, key: Key, *, tree: bool = False) -> None:
+        """Give up the bytes of an object that was gone: its name leads to another one, and is busy. `tree`: and those
+        below it. Takes no lock: a call that lays them may wait for the name, and looks again after that.
+        """
+        name = _canonical(self._volume, key)
+        names = (name, *(self._below(name) if tree and isinstance(name, str) else ()))
+        for each in [left for known in names for left in self._names.get(known, ())]:
+            try:  # a new object is never gone: its recovery makes it
+                lost = [] if each.unsaved.state.created else self._forget(each)
+            except OSError as error:  # of the disk, and no error of the call: a next start looks again
+                each.over = True
+                _journal(self._volume).failed(error)
+                continue
+            if lost:
+                what = f"recovered bytes at {spans([(entry.offset, entry.length) for entry in lost])} given up"
+                next = "the object was gone, and its name is that of another one"
+                self._volume.engine.say(logging.ERROR, "data that was given up", what, next, each.key)
 
     def _named(self, name: Key) -> list[_Left]:
         """Return the files that were left for an object; the store has the name of one with an unrecorded rename."""
@@ -216,14 +254,13 @@ class Recovery:
                 if each.inode is not None:
                     each.inode.set_aside(withheld=False)
                     each.inode.journaled.save_soon()
-                elif each.over and each.unsaved.number in self._tier.unsaved(self._volume_id):
-                    each.over = False
+                each.gone = False
         self.start()
 
     def start(self) -> None:
         """Have a thread lay the files that are not held."""
         with self._starting:
-            waiting = any(not (each.held or each.over) for each in self._left)
+            waiting = any(each.waits() for each in self._left)
             if waiting and self._thread is None and not self._stop.is_set():
                 thread = threading.Thread(target=self._run, name="pagecache-recovery", daemon=True)
                 start_thread(thread, f"that recovers files of {self._volume.name!r}")
@@ -254,7 +291,7 @@ class Recovery:
                 if self._stop.is_set():
                     return
                 try:
-                    if not (each.held or each.over):
+                    if each.waits():
                         self._lay(each, self._tries(each))
                 except ShutdownError:
                     with self._starting:
@@ -270,7 +307,7 @@ class Recovery:
                         what = f"recovered bytes could not be laid over the object: {cause(error)}"
                         self._volume.engine.say(logging.WARNING, "recovered bytes", what, next, each.key)
             with self._starting:
-                if not failed and not any(not (each.held or each.over) for each in self._left):
+                if not failed and not any(each.waits() for each in self._left):
                     self._thread = None
                     return
             self._stop.wait(AGAIN)
@@ -332,6 +369,8 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     unsaved, handle = each.unsaved, None
     try:
         handle = _found(volume, unsaved.state, tries)
+        if each.over:
+            return None  # it was given up
         if handle is None:
             try:
                 _journal(volume).journal().forget(unsaved.number)
@@ -420,7 +459,7 @@ def _opened(volume: Volume, key: Key, tries: Attempts, *, created: bool) -> Cach
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
     flags = os.O_RDWR | (os.O_CREAT if created else 0)
-    return volume._open(key, volume._canonical(key), flags, 0.0, make, tries)
+    return volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
 
 
 def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:

@@ -214,9 +214,11 @@ class Volume:
         age: float,
         make: Callable[[lifetimes.Use], CachedFile],
         tries: Attempts,
+        *,
+        lays: bool = False,
     ) -> CachedFile:
         """Open an object, as a part of a call with a deadline. It is found anew if it was abandoned concurrently, or if
-        a remove or rename ended with an unknown result.
+        a remove or rename ended with an unknown result. `lays`: the bytes that were left of it.
         """
         handle = None
         try:
@@ -228,6 +230,8 @@ class Volume:
                     if not self.unsettled or namespace.unsettled_at(self, canonical) is None:
                         use = opening.open_inode(self, canonical, key, bits, age, tries)
                         handle = opening.bind(use, key, bits, make)
+            if self.recovery is not None and not lays:
+                self.recovery.opened(canonical, handle._inode, tries)
             if bits & os.O_TRUNC and handle._inode.size:
                 handle._empty(tries)
             if bits & os.O_APPEND:
@@ -345,8 +349,6 @@ class Volume:
         if self.recovery is not None:
             self.recovery.first(tries, old, new, tree=True)
         namespace.rename(self, src, dst, old, new, tries, replace=replace)
-        if self.recovery is not None and old != new:
-            self.recovery.give_up(dst, tree=True)
 
     def setattr(self, key: Key, **changes: int) -> ObjectStat:
         """Set attributes, see `NamespaceBackend.setattr`; the new version that comes with changed times is no foreign

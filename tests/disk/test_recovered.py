@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache
+from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy, Volume
 from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
@@ -22,7 +23,7 @@ from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import JOURNALED, OLD, Make, World, changed, make
-from tests.file.rig import eventually, raises
+from tests.file.rig import Task, eventually, raises
 from tests.stores import WAIT_LIMIT_S, ObjectBackend
 
 __all__ = ["make"]  # a fixture
@@ -416,40 +417,181 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
     assert after.crash().read() == OLD[::-1]
 
 
-@pytest.mark.parametrize("way", ["a rename", "a link", "a symbolic link"])
-def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(tmp_path: Path, way: str) -> None:
-    (tmp_path / "store/e").mkdir(parents=True)
-    (tmp_path / "store/d").mkdir()
-    (tmp_path / "store/e/k").write_bytes(OLD)
-    (tmp_path / "store/d/k").write_bytes(FOREIGN)
+@contextmanager
+def left(folder: Path, key: str) -> Iterator[Volume]:
+    """A volume on a directory, and bytes in its journal that a crash has left of an object."""
+    path = folder / "store" / key
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OLD)
 
     def attached(tier: str) -> Any:
-        cache = PageCache("16MiB", disk=DiskTier(tmp_path / tier, size="16MiB", segment="1MiB"))
+        cache = PageCache("16MiB", disk=DiskTier(folder / tier, size="16MiB", segment="1MiB"))
         options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
-        return cache, cache.attach(f"dir:{tmp_path}/store", **options)
+        return cache, cache.attach(f"dir:{folder}/store", **options)
 
     cache, volume = attached("first")
-    file = volume.open("e/k", "r+b")
+    file = volume.open(key, "r+b")
     file.pwrite(b"new", 0)
+    file.pwrite(b"more", 9000)
     file.fsync()
-    copy_tier(tmp_path / "first", tmp_path / "second")
+    copy_tier(folder / "first", folder / "second")
     volume.abort()
     file._leave()
     cache.close(on_failed="discard")
-    shutil.rmtree(tmp_path / "store/e")
     cache, volume = attached("second")
-    with pytest.raises(FileNotFoundError):
-        volume.open("e/k")
-    assert [found.key for found in volume.recovered()] == ["e/k"]
-    names = namespace_of(volume)  # as a mount makes them
-    if way == "a rename":
-        volume.rename("d", "e")
-    else:
-        names.mkdir("e")
-        assert [found.key for found in volume.recovered()] == ["e/k"]
-        names.link("d/k", "e/k", "file") if way == "a link" else names.symlink("../d/k", "e/k")
-    assert volume.recovered() == []
+    yield volume
     cache.close()
+
+
+def before_giving_up(patch: pytest.MonkeyPatch, call: Any) -> None:
+    give_up = Recovery.give_up
+
+    def beside(self: Recovery, *names: Any, **how: Any) -> None:
+        call()
+        give_up(self, *names, **how)
+
+    patch.setattr(Recovery, "give_up", beside)
+
+
+@pytest.mark.parametrize("way", ["a rename", "a link", "a symbolic link"])
+def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Task[Any]] = []
+
+    def opening() -> None:  # the name leads there, and nothing was given up
+        volume.resume("e/k")
+        opened.append(Task(volume.open, "e/k"))
+        assert opened[-1].waits()
+
+    with left(tmp_path, "e/k") as volume:
+        (tmp_path / "store/d").mkdir()
+        (tmp_path / "store/d/k").write_bytes(FOREIGN)
+        shutil.rmtree(tmp_path / "store/e")
+        with pytest.raises(FileNotFoundError):
+            volume.open("e/k")
+        assert [found.key for found in volume.recovered()] == ["e/k"]
+        names = namespace_of(volume)  # as a mount makes them
+        if way == "a rename":
+            before_giving_up(monkeypatch, opening)
+            volume.rename("d", "e")
+        else:
+            names.mkdir("e")
+            assert [found.key for found in volume.recovered()] == ["e/k"]
+            before_giving_up(monkeypatch, opening)
+            names.link("d/k", "e/k", "file") if way == "a link" else names.symlink("../d/k", "e/k")
+        assert volume.recovered() == []
+        with opened[0].result() as file:
+            assert file.read() == FOREIGN
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+@pytest.mark.parametrize("order", ["first", "beside", "emptied"])
+def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, link: Any, order: str) -> None:
+    opened: list[Task[Any]] = []
+
+    def opening(offset: int) -> None:
+        if offset and not opened:
+            opened.append(Task(volume.open, "other", "r+b"))
+            assert opened[-1].waits()
+
+    with left(tmp_path, "k") as volume:
+        link(tmp_path / "store/k", tmp_path / "store/other")
+        (tmp_path / "store/third").write_bytes(FOREIGN)
+        with volume.open("third") as third:
+            assert third.read() == FOREIGN
+        if order == "beside":
+            with before_read(opening):
+                volume.open("k").close()
+            other = opened[0].result()
+        else:
+            other = volume.open("other", "r+b" if order == "first" else "w+b")
+        expected = b"" if order == "emptied" else changed(9000, b"more", changed(0, b"new"))
+        with other, volume.open("k") as file:
+            assert other.read() == file.read() == expected
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, beside: bool
+) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.pwrite(b"more", 9000)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+    gone = after.store.objects.pop("k")
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            after.read()
+    assert [found.key for found in after.volume.recovered()] == ["k"]
+    if beside:  # it was looked for, and is opened now
+        first = Recovery.first
+
+        def back(self: Recovery, *names: Any) -> None:
+            first(self, *names)
+            after.store.objects["k"] = gone
+
+        monkeypatch.setattr(Recovery, "first", back)
+    else:
+        after.store.objects["k"] = gone
+    file = after.open()
+    monkeypatch.undo()
+    assert file.read() == changed(9000, b"more", changed(0, b"new"))
+    file.pwrite(b"last", 0)
+    after.volume.resume("k")
+    file.fsync()
+    expected = changed(9000, b"more", changed(0, b"last"))
+    assert after.crash().read() == expected
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_look_for_a_gone_object_beside_its_creation_ends(
+    make: Make, monkeypatch: pytest.MonkeyPatch, *, resumed: bool
+) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash(on_recovery="hold")
+    after.store.objects.pop("k")
+    with pytest.raises(FileNotFoundError):
+        after.read()
+    looks: list[Task[Any]] = []
+
+    def looking() -> None:
+        if resumed:
+            after.volume.resume("k")
+        looks.append(Task(after.read))
+        assert looks[-1].waits()
+
+    before_giving_up(monkeypatch, looking)
+    with after.open(mode="x+b") as made:
+        assert looks[0].result() == made.read() == b""
+    assert after.volume.recovered() == []
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_rename_to_the_name_of_a_gone_object_whose_result_is_unknown_gives_its_bytes_up(
+    make: Make, *, settled: bool
+) -> None:
+    world = make()
+    world.open("o", "x+b").fsync(durability="backend")
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash(on_recovery="hold", retry=RetryPolicy(attempts=1))
+    after.store.objects.pop("k")
+    with pytest.raises(FileNotFoundError):
+        after.read()
+    if settled:
+        after.open("o")
+    after.store.fault("rename answer", OSError(errno.ECONNRESET, "no answer"))
+    with pytest.raises(ConnectionResetError):
+        after.volume.rename("o", "k")
+    assert after.volume.recovered() == []
+    assert after.read() == b""
 
 
 @pytest.mark.parametrize("first", ["an open", "a rename", "a remove that was carried out"])
