@@ -17,15 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import aio as aio
-from .backends.protocol import (
-    AsyncBackend,
-    AsyncBackendFile,
-    Backend,
-    BackendFile,
-    BackendLimits,
-    NamespaceBackend,
-    ObjectStat,
-)
+from .backends.protocol import AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits, NamespaceBackend
 from .backends.url import backend_from_url
 from .cache import PageCache
 from .config import CacheConfig, RetryPolicy, Size, VolumeOptions
@@ -48,7 +40,7 @@ from .errors import (
 )
 from .file.cached import Advice, CachedFile
 from .file.view import View
-from .objects import Event, FileStat
+from .objects import Event, FileStat, ObjectStat
 from .volume.ticket import SyncTicket
 from .volume.volume import Volume
 

@@ -21,27 +21,9 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..backends.spool import END, Ranges
+from . import records
 from .device import OS, Device
-from .records import (
-    BLOCK,
-    CONTENT,
-    COPIES,
-    FIRST,
-    FORMAT,
-    HEAD,
-    MAGIC,
-    FileState,
-    Head,
-    Kind,
-    NewerFormat,
-    Record,
-    bad_blocks,
-    block_at,
-    joined,
-    parsed,
-    size_after,
-    unpacked,
-)
+from .records import BLOCK, HEAD, FileState, Head, Kind, Record, block_at
 
 NAME = re.compile(r"([0-9]{8,})\.journal")
 CHUNK = 1 << 20
@@ -168,7 +150,7 @@ class Unsaved:
         """Take the size of the version that is stored, which bytes that were never in the journal may have extended."""
         self.base_size = size
         for at, each in enumerate(self.content):
-            size = size_after(each.head, size)
+            size = records.size_after(each.head, size)
             self.content[at] = each._replace(size=size)
         self.state.size = size
 
@@ -267,10 +249,10 @@ class Recovered:
             room = _read(self.device, fd, at, memoryview(bytearray(block_at(head, last + 1) - at)))
         finally:
             self.device.close(fd)
-        if bad_blocks(room, 0, stored, self._salts[head.segment] + head.lsn + first):
+        if records.bad_blocks(room, 0, stored, self._salts[head.segment] + head.lsn + first):
             raise OSError(errno.EILSEQ, f"the journal has other bytes than were written in {path!r}", path)
         skip = begin - head.offset - first * BLOCK
-        return joined(room, 0, stored)[skip : skip + end - begin]
+        return records.joined(room, 0, stored)[skip : skip + end - begin]
 
     # ------------------------------------------------------------------------------------------------ read
 
@@ -297,13 +279,13 @@ class Recovered:
         self._replay(self._counted(read))
 
     def _start(self, number: int, room: memoryview) -> Segment | None:
-        for at in COPIES:
+        for at in records.COPIES:
             try:
-                head = parsed(room[at:], 0)
-            except NewerFormat as newer:
+                head = records.parsed(room[at:], 0)
+            except records.NewerFormat as newer:
                 text = (
                     f"the journal in {self.folder!r} has format {newer.args[0]}; "
-                    f"this version of pagecache reads formats up to {FORMAT}"
+                    f"this version of pagecache reads formats up to {records.FORMAT}"
                 )
                 raise OSError(errno.EPROTONOSUPPORT, text, self.folder) from None
             if head is not None and head.kind == Kind.START and head.segment == number:
@@ -315,11 +297,11 @@ class Recovered:
         """Find the records of a segment."""
         segment = self._start(number, room)
         if segment is None:
-            if any(room[FIRST:]):
+            if any(room[records.FIRST :]):
                 self.lost.append(Lost(0, 0, number))  # records follow a start that was confirmed
             return None
         self._salts[number] = segment.salt
-        at = FIRST
+        at = records.FIRST
         while at + 2 * HEAD <= len(room):
             head = self._head_at(room, at, segment)
             if head is None:
@@ -335,7 +317,7 @@ class Recovered:
         return segment
 
     def _head_at(self, room: memoryview, at: int, segment: Segment) -> Head | None:
-        head = parsed(room[at : at + HEAD], segment.salt)
+        head = records.parsed(room[at : at + HEAD], segment.salt)
         if head is None or (head.segment, head.position) != (segment.number, at):
             return None
         return head
@@ -343,24 +325,24 @@ class Recovered:
     def _next_head(self, room: memoryview, at: int, segment: Segment) -> Head | None:
         whole = room.obj
         assert isinstance(whole, bytearray)
-        at = whole.find(MAGIC, at, len(room))
+        at = whole.find(records.MAGIC, at, len(room))
         while at >= 0:
             if at % HEAD == 0 and (head := self._head_at(room, at, segment)) is not None:
                 return head
-            at = whole.find(MAGIC, at + 1, len(room))
+            at = whole.find(records.MAGIC, at + 1, len(room))
         return None
 
     def _echo(self, room: bytes) -> Head | None:
         """Return the head that an echo repeats, if its segment is known."""
         for salt in reversed(self._salts.values()):
-            if (head := parsed(memoryview(room), salt)) is not None and self._salts.get(head.segment) == salt:
+            if (head := records.parsed(memoryview(room), salt)) is not None and self._salts.get(head.segment) == salt:
                 return head
         return None
 
     def _checked(self, room: memoryview, head: Head, salt: int) -> Found:
         at = block_at(head, 0)
-        bad = bad_blocks(room, at, head.payload, salt + head.lsn)
-        body = b"" if bad or head.kind == Kind.DATA else joined(room, at, head.payload)
+        bad = records.bad_blocks(room, at, head.payload, salt + head.lsn)
+        body = b"" if bad or head.kind == Kind.DATA else records.joined(room, at, head.payload)
         return Found(head, tuple(bad), body)
 
     def _mend(self, segments: list[Segment]) -> None:
@@ -433,7 +415,7 @@ class Recovered:
         for head, bad, body in counted:
             self.last_file = max(self.last_file, head.file)
             file = files.get(head.file)
-            values = unpacked(body)
+            values = records.unpacked(body)
             if head.kind == Kind.FILE:
                 file = file or files.setdefault(
                     head.file, Unsaved(FileState(head.file), first=head.lsn, recovered=self)
@@ -447,7 +429,7 @@ class Recovered:
                 continue
             else:
                 file.state.apply(Record(Kind(head.kind), head.file, head.offset, head.length, values), head.lsn)
-            if head.kind in CONTENT or (head.kind == Kind.FILE and file.state.created and not file.content):
+            if head.kind in records.CONTENT or (head.kind == Kind.FILE and file.state.created and not file.content):
                 file.content.append(Content(head, bad, file.state.size))
             file.settle()
             if head.kind == Kind.DISCARDED:

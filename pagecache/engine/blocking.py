@@ -18,17 +18,10 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..backends.plain import FILE_METHODS, forgotten, given, missing_in_file
-from ..backends.protocol import (
-    OPTIONAL_MEMBERS,
-    AsyncBackend,
-    AsyncBackendFile,
-    Backend,
-    BackendFile,
-    BackendLimits,
-    ObjectStat,
-)
+from ..backends.protocol import OPTIONAL_MEMBERS, AsyncBackend, AsyncBackendFile, Backend, BackendFile, BackendLimits
 from ..disk.backend import TieredBackend, TieredFile
 from ..errors import BackendProtocolError, Key
+from ..objects import ObjectStat
 
 if TYPE_CHECKING:
     from .loop import CacheLoop

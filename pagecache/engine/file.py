@@ -94,20 +94,8 @@ class EngineFile(NativeInode):
 
     # What every file has. All else is in the instance's dict, once it differs from what the class has.
     __slots__ = (
-        "__dict__",
-        "__weakref__",
-        "_aside_lock",
-        "_limits_lock",
-        "_seen_limits",
-        "backend_file",
-        "bound_commit",
-        "identity",
-        "key",
-        "lock",
-        "read_into",
-        "versions",
-        "volume",
-        "write_from",
+        *("__dict__", "__weakref__", "_aside_lock", "_limits_lock", "_seen_limits", "backend_file", "bound_commit"),
+        *("identity", "key", "lock", "read_into", "versions", "volume", "write_from"),
     )
 
     dispute: Dispute = NO_DISPUTE

@@ -12,19 +12,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from .extension import (
-    LATENCY_BOUNDS,
-    WORK,
-    WaitRecord,
-    _core,
-    ffi,
-    fields,
-    lib,
-    read_counters,
-    read_memory,
-    read_usage,
-    waits,
-)
+from . import extension
+from .extension import LATENCY_BOUNDS, WORK, WaitRecord, _core, ffi, lib, read_counters, read_usage, waits
 
 if TYPE_CHECKING:
     from ..config import CacheLimits
@@ -126,7 +115,7 @@ class NativeCache:
     def usage(self) -> dict[str, int]:
         out = ffi.new("struct pc_cache_usage *")
         lib.pc_cache_usage_get(self._c, out)
-        return read_memory(out)
+        return extension.read_memory(out)
 
     def tick(self, seconds: float) -> None:
         lib.pc_tick(self._c, int(seconds * 1e9))
@@ -255,7 +244,7 @@ class NativeVolume:
     def pressure(self) -> Pressure:
         out = ffi.new("struct pc_pressure *")
         lib.pc_volume_pressure(self._v, out)
-        return Pressure(**fields(out[0]))
+        return Pressure(**extension.fields(out[0]))
 
     def grant(self, size: int) -> None:
         """Set how many bytes may be dirtied above the midpoint before a writer has to pause again."""

@@ -161,10 +161,8 @@ class Op(Protocol):
         """Make a backend call under the held token, on another thread; the token is the call's until it returns."""
 
 
-def use_inside(function: Callable[[], list[int]]) -> None:
-    """Set the function that returns the volumes (addresses) whose calls the running coroutine is in."""
-    _core.use_inside(function)
-
+use_inside: Callable[[Callable[[], list[int]]], None] = _core.use_inside
+"""Set the function that returns the volumes (addresses) whose calls the running coroutine is in."""
 
 uninterrupted: Callable[[Callable[[], Any]], Any] = _core.uninterrupted
 """uninterrupted(call): make a call on the main thread; signal handlers of Python run after it. See
@@ -175,10 +173,8 @@ wake: Callable[[Any], None] = _core.wake
 """End a future that has not ended, on the thread of its loop. No interrupt strikes inside."""
 
 
-def enter_loop() -> None:
-    """Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
-    _core.enter_loop()
-
+enter_loop: Callable[[], None] = _core.enter_loop
+"""Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
 
 waiting: Callable[..., Any] = _core.waiting
 """waiting(core, volume, inode, kind, pos, end, reason, call, inside=False): make a call that waits, and return its

@@ -23,25 +23,9 @@ from functools import partial
 from typing import cast
 
 from ..backends.protocol import Backend, BackendFile, BackendLimits, NamespaceBackend, ObjectStat
+from . import conformance_bytes as rules
 from .checks import each, promise, raises, same, skip
-from .conformance_bytes import (
-    COMMIT,
-    CONCURRENT,
-    LIMITS,
-    METHODS,
-    NAMES,
-    ONE,
-    REFLECT,
-    VERSIONS,
-    BytePromises,
-    Opened,
-    commit,
-    content,
-    read,
-    supported,
-    together,
-    write,
-)
+from .conformance_bytes import BytePromises, Opened, commit, content, read, supported, together, write
 
 
 def namespace(backend: Backend) -> NamespaceBackend:
@@ -65,12 +49,12 @@ class BackendConformance(BytePromises):
 
     # --------------------------------------------------------------------------------------- names
 
-    @promise("limits", LIMITS)
+    @promise("limits", rules.LIMITS)
     def test_limits_are_limits(self, backend: Backend) -> None:
         """`limits` is a BackendLimits."""
         assert isinstance(backend.limits, BackendLimits), f"limits is {backend.limits!r}, and no BackendLimits"
 
-    @promise("open and stat", METHODS)
+    @promise("open and stat", rules.METHODS)
     def test_missing_object_is_not_found(self, backend: Backend) -> None:
         """`open` and `stat` of a missing object raise FileNotFoundError."""
         with raises(FileNotFoundError) as raised:
@@ -79,7 +63,7 @@ class BackendConformance(BytePromises):
         with raises(FileNotFoundError):
             backend.stat(self.make_key(0))
 
-    @promise("open and stat", METHODS)
+    @promise("open and stat", rules.METHODS)
     def test_created_object_is_empty(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`open(create=True)` makes an empty object, which stat finds after a commit, or leaves an existing one."""
         file = opened(0, b"")
@@ -89,7 +73,7 @@ class BackendConformance(BytePromises):
         opened(1, b"kept")
         same(read(backend, opened(1, b""), 0, unit), b"kept")
 
-    @promise("open and stat", METHODS)
+    @promise("open and stat", rules.METHODS)
     def test_exclusive_create_refuses_an_existing_object(self, backend: Backend, opened: Opened) -> None:
         """`open(create=True, exclusive=True)` of an existing object raises FileExistsError and changes nothing.
 
@@ -108,7 +92,7 @@ class BackendConformance(BytePromises):
         same(isinstance(refused.value, OSError) and refused.value.errno in (errno.EEXIST, errno.ESTALE), True)
         same(read(backend, backend.open(self.make_key(0)), 0, 4), b"kept")
 
-    @promise("open and stat", METHODS)
+    @promise("open and stat", rules.METHODS)
     def test_one_of_many_exclusive_creators_wins(self, backend: Backend) -> None:
         """If several callers create an object exclusively at once, exactly one succeeds."""
         if backend.limits.commit_on_close:
@@ -127,7 +111,7 @@ class BackendConformance(BytePromises):
         if hasattr(won[0], "close"):
             won[0].close()
 
-    @promise("remove", NAMES)
+    @promise("remove", rules.NAMES)
     def test_removed_object_is_not_found(self, backend: Backend, opened: Opened) -> None:
         """A removed object is not found, nor removed again; other objects stay."""
         opened(0, b"here")
@@ -139,7 +123,7 @@ class BackendConformance(BytePromises):
             backend.remove(self.make_key(0))
         same(backend.stat(self.make_key(1)).size, 5)
 
-    @promise("versions", VERSIONS)
+    @promise("versions", rules.VERSIONS)
     def test_object_made_anew_has_nothing_of_the_old_one(self, backend: Backend, opened: Opened) -> None:
         """An object that was removed and made again has no byte of the old one, and another version."""
         old = opened(0, b"old content").stat().version
@@ -148,7 +132,7 @@ class BackendConformance(BytePromises):
         same(read(backend, file, 0, 20), b"new")
         assert old is None or backend.stat(self.make_key(0)).version != old, f"both have the version {old!r}"
 
-    @promise("rename", NAMES)
+    @promise("rename", rules.NAMES)
     def test_rename_moves(self, backend: Backend, opened: Opened) -> None:
         """`rename` moves an existing object; without one it raises FileNotFoundError and leaves the destination.
 
@@ -163,7 +147,7 @@ class BackendConformance(BytePromises):
                 backend.rename(self.make_key(0), self.make_key(destination))
         same(read(backend, opened(1), 0, 10), b"moved")
 
-    @promise("rename", NAMES)
+    @promise("rename", rules.NAMES)
     def test_creation_that_was_closed_uncommitted_is_no_source_of_a_rename(
         self, backend: Backend, opened: Opened
     ) -> None:
@@ -179,7 +163,7 @@ class BackendConformance(BytePromises):
             supported(lambda: backend.rename(self.make_key(0), self.make_key(1)))
         same(read(backend, opened(1), 0, 10), b"stays")
 
-    @promise("rename", NAMES)
+    @promise("rename", rules.NAMES)
     def test_rename_replaces_if_allowed(self, backend: Backend, opened: Opened) -> None:
         """`rename` replaces the object of the new name; replace=False raises FileExistsError instead."""
         opened(0, b"first")
@@ -194,7 +178,7 @@ class BackendConformance(BytePromises):
         with raises(FileNotFoundError):
             backend.stat(self.make_key(1))
 
-    @promise("list", METHODS)
+    @promise("list", rules.METHODS)
     def test_list_has_every_object_with_key_and_size(self, backend: Backend, opened: Opened) -> None:
         """`list` returns every object once, with its key and size."""
         same(list(supported(lambda: list(backend.list(self.prefix)))), [])
@@ -203,7 +187,7 @@ class BackendConformance(BytePromises):
         found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
         same(found, {backend.canonical(self.make_key(i)): i for i in range(5)})
 
-    @promise("list", METHODS)
+    @promise("list", rules.METHODS)
     def test_list_follows_what_changes(self, backend: Backend, opened: Opened) -> None:
         """`list` returns no removed object, and current sizes."""
         for i in range(3):
@@ -216,7 +200,7 @@ class BackendConformance(BytePromises):
         found = {backend.canonical(stat.key): stat.size for stat in backend.list(self.prefix)}
         same(found, {backend.canonical(self.make_key(1)): 6, backend.canonical(self.make_key(2)): 1})
 
-    @promise("list", METHODS)
+    @promise("list", rules.METHODS)
     def test_list_obeys_the_prefix(self, backend: Backend, opened: Opened) -> None:
         """`list(prefix)` returns exactly the objects whose keys begin with the prefix."""
         keys = [self.make_key(i) for i in range(12)]
@@ -230,7 +214,7 @@ class BackendConformance(BytePromises):
         same(found, sorted(str(key) for key in keys if str(key).startswith(prefix)))
         same(list(backend.list(f"{self.prefix}no such prefix")), [])
 
-    @promise("canonical", ONE)
+    @promise("canonical", rules.ONE)
     def test_canonical_is_stable_and_keeps_objects_apart(self, backend: Backend, opened: Opened) -> None:
         """`canonical` returns one key for a name, whether or not the object exists, and others for other names."""
         before = [backend.canonical(self.make_key(i)) for i in range(3)]
@@ -241,7 +225,7 @@ class BackendConformance(BytePromises):
         same(len(set(after)), 3)
         same([backend.canonical(key) for key in after], after)
 
-    @promise("identity", ONE)
+    @promise("identity", rules.ONE)
     def test_identity_belongs_to_the_object(self, backend: Backend, opened: Opened) -> None:
         """Every status of an object has its identity, under any name, and no other object has it."""
         keys = [self.make_key(i) for i in range(3)]
@@ -257,7 +241,7 @@ class BackendConformance(BytePromises):
         listed = {backend.canonical(stat.key): stat for stat in supported(lambda: list(backend.list(self.prefix)))}
         same(identity(listed[backend.canonical(keys[2])]), found)
 
-    @promise("identity", ONE)
+    @promise("identity", rules.ONE)
     @each("change", ["remove", "rename"])
     def test_open_file_never_reaches_another_object_of_its_name(
         self, backend: Backend, opened: Opened, unit: int, change: str
@@ -282,7 +266,7 @@ class BackendConformance(BytePromises):
             file.commit()
         same(read(backend, opened(0), 0, unit), new)
 
-    @promise("directories", METHODS)
+    @promise("directories", rules.METHODS)
     def test_directories(self, backend: Backend) -> None:
         """`mkdir`, `rmdir` and `readdir` work, and open of a directory raises IsADirectoryError."""
         tree = namespace(backend)
@@ -298,7 +282,7 @@ class BackendConformance(BytePromises):
         with raises(FileNotFoundError):
             backend.stat(key)
 
-    @promise("links", ONE)
+    @promise("links", rules.ONE)
     def test_links(self, backend: Backend, opened: Opened) -> None:
         """Links work, and an object has one identity under all its names."""
         tree = namespace(backend)
@@ -310,7 +294,7 @@ class BackendConformance(BytePromises):
         found = [backend.stat(self.make_key(i)).identity for i in range(3)]
         same(found, [found[0]] * 3)
 
-    @promise("attributes", METHODS)
+    @promise("attributes", rules.METHODS)
     def test_attributes(self, backend: Backend, opened: Opened) -> None:
         """`setattr` changes the given attributes, and stat returns them."""
         tree = namespace(backend)
@@ -321,7 +305,7 @@ class BackendConformance(BytePromises):
 
     # --------------------------------------------------------------------------------------- commit
 
-    @promise("versions", VERSIONS)
+    @promise("versions", rules.VERSIONS)
     def test_commit_returns_the_version_that_stat_gives(self, backend: Backend, opened: Opened) -> None:
         """`commit` returns the version that stat returns from then on, or None."""
         file = opened(0, b"content")
@@ -330,7 +314,7 @@ class BackendConformance(BytePromises):
         same(backend.stat(self.make_key(0)).version, version)
         same(file.stat().version, version)
 
-    @promise("versions", VERSIONS)
+    @promise("versions", rules.VERSIONS)
     @each("change", ["write", "truncate", "punch"])
     def test_version_changes_with_the_content(self, backend: Backend, opened: Opened, change: str) -> None:
         """The version changes whenever the content may have changed."""
@@ -350,7 +334,7 @@ class BackendConformance(BytePromises):
             versions.append(file.commit())
         assert len(set(versions)) == len(versions), f"the versions of different contents were {versions}"
 
-    @promise("commit", COMMIT)
+    @promise("commit", rules.COMMIT)
     def test_commit_can_be_repeated(self, backend: Backend, opened: Opened) -> None:
         """`commit` may be repeated without new bytes."""
         file = opened(0, b"content")
@@ -358,7 +342,7 @@ class BackendConformance(BytePromises):
             file.commit()
         same(read(backend, file, 0, 10), b"content")
 
-    @promise("publish by commit", LIMITS)
+    @promise("publish by commit", rules.LIMITS)
     def test_nothing_is_visible_before_commit(self, backend: Backend, opened: Opened) -> None:
         """With commit_on_close no other file sees a new object, or a change, before commit."""
         if not backend.limits.commit_on_close:
@@ -375,7 +359,7 @@ class BackendConformance(BytePromises):
         made.commit()
         same([backend.stat(self.make_key(i)).size for i in range(2)], [5, 4])
 
-    @promise("rollback", COMMIT)
+    @promise("rollback", rules.COMMIT)
     def test_rollback_forgets(self, backend: Backend, opened: Opened) -> None:
         """`rollback` drops all uncommitted bytes; commit_on_close requires it."""
         file = opened(0, b"old")
@@ -387,7 +371,7 @@ class BackendConformance(BytePromises):
         file.commit()
         same(read(backend, opened(0), 0, 10), b"old")
 
-    @promise("sync", METHODS)
+    @promise("sync", rules.METHODS)
     def test_sync_after_everything(self, backend: Backend, opened: Opened) -> None:
         """`sync` may be called at any time, and again."""
         opened(0, b"content")
@@ -396,7 +380,7 @@ class BackendConformance(BytePromises):
 
     # --------------------------------------------------------------------------------------- side by side
 
-    @promise("concurrent calls", CONCURRENT)
+    @promise("concurrent calls", rules.CONCURRENT)
     def test_writes_of_disjoint_ranges_side_by_side(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`write_from` calls on disjoint ranges of one object may run concurrently, unless ordered_writes=True."""
         if backend.limits.ordered_writes:
@@ -414,7 +398,7 @@ class BackendConformance(BytePromises):
         expected = b"".join(content(unit, index) for index in range(rounds * count))
         same(read(backend, file, 0, len(expected) + 1), expected)
 
-    @promise("concurrent calls", CONCURRENT)
+    @promise("concurrent calls", rules.CONCURRENT)
     def test_read_beside_writes_sees_old_or_new(self, backend: Backend, opened: Opened, unit: int) -> None:
         """`read_into` may run beside write_from, and returns old or new bytes."""
         file, done = opened(0, bytes(unit)), threading.Event()
@@ -434,7 +418,7 @@ class BackendConformance(BytePromises):
         together([reader, writer])
         assert seen <= set(range(10)), f"bytes that no call wrote: {sorted(seen - set(range(10)))}"
 
-    @promise("concurrent calls", CONCURRENT)
+    @promise("concurrent calls", rules.CONCURRENT)
     def test_objects_side_by_side(self, backend: Backend, opened: Opened, unit: int) -> None:
         """Several objects may be used concurrently."""
 
@@ -449,7 +433,7 @@ class BackendConformance(BytePromises):
 
     # --------------------------------------------------------------------------------------- all of it
 
-    @promise("read and write", REFLECT)
+    @promise("read and write", rules.REFLECT)
     @each("seed", range(5))
     def test_random_operations_match_a_model(self, backend: Backend, opened: Opened, unit: int, seed: int) -> None:
         """Writes, truncates, holes, commits and opens in any order give the right bytes."""

@@ -40,18 +40,8 @@ class Inode(EngineFile):
     """One object of a volume, independent of its names and the number of its handles."""
 
     __slots__ = (
-        "_kept",
-        "_losses",
-        "aliases",
-        "collected",
-        "handles",
-        "hinted",
-        "last_loss",
-        "missed",
-        "naming",
-        "open_handles",
-        "owner",
-        "writers",
+        *("_kept", "_losses", "aliases", "collected", "handles", "hinted", "last_loss", "missed", "naming"),
+        *("open_handles", "owner", "writers"),
     )
 
     views: weakref.WeakSet[object] | tuple[()] = ()  # those that may refer to its memory

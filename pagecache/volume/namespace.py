@@ -410,10 +410,10 @@ class NameChange:
         """Let commits begin, and leave the call open if its result is unknown and files are cached whose names it has
         changed. No attempt follows, and the names are busy.
         """
-        volume, doubtful = self.volume, tries.doubtful and not self.done and self.old != self.new
-        if (self.done or doubtful) and self.new not in (None, self.old) and volume.recovery is not None:
-            volume.recovery.give_up(self.new, tree=True)
-        if doubtful:
+        volume, recovery = self.volume, self.volume.recovery
+        if recovery is not None and self.new not in (None, self.old) and (self.done or tries.doubtful):
+            recovery.give_up(self.new, tree=True)
+        if tries.doubtful and not self.done and self.old != self.new:
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))

@@ -42,31 +42,13 @@ from ..protocol import ObjectStat
 from ..spool import Spool, dealt
 
 TAGS = (
-    "ETag",
-    "etag",
-    "e_tag",
-    "generation",
-    "sha",
-    "hex",
-    "content_hash",
-    "content_md5",
-    "md5Hash",
-    "Content-MD5",
-    "Digest",
-    "CRC",
-    "chksum",
+    *("ETag", "etag", "e_tag", "generation", "sha", "hex", "content_hash", "content_md5", "md5Hash", "Content-MD5"),
+    *("Digest", "CRC", "chksum"),
 )
 """Names, in infos of file systems, of values that identify the content."""
 TIMES = (
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "Last-Modified",
-    "updated",
-    "modified",
-    "modificationTime",
-    "modify",
-    "created",
+    *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "modificationTime", "modify"),
+    *("created"),
 )
 """Names of the time of the last change; an object that is replaced as a whole is made at that time."""
 PIPE_MAX = 1 << 20

@@ -13,19 +13,8 @@ class Commits:
     """
 
     __slots__ = (
-        "attempts",
-        "callers",
-        "error",
-        "failed",
-        "failing_since",
-        "holes",
-        "next_try",
-        "not_before",
-        "parked",
-        "round",
-        "round_since",
-        "stamp",
-        "trying",
+        *("attempts", "callers", "error", "failed", "failing_since", "holes", "next_try", "not_before", "parked"),
+        *("round", "round_since", "stamp", "trying"),
     )
 
     def __init__(self) -> None:
