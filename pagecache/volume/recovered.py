@@ -258,7 +258,8 @@ class Recovery:
         self.start()
 
     def start(self) -> None:
-        """Have a thread lay the files that are not held."""
+        """Have a thread lay the files that are not held. Of another backend, too: it has other identities."""
+        self._objects = None
         with self._starting:
             waiting = any(each.waits() for each in self._left)
             if waiting and self._thread is None and not self._stop.is_set():

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy, Volume
+from pagecache.backends import DirectoryBackend
 from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
@@ -509,6 +510,20 @@ def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, 
         expected = b"" if order == "emptied" else changed(9000, b"more", changed(0, b"new"))
         with other, volume.open("k") as file:
             assert other.read() == file.read() == expected
+
+
+def test_an_open_by_another_name_finds_the_bytes_that_were_left_in_the_next_backend(tmp_path: Path) -> None:
+    with left(tmp_path, "k") as volume:
+        os.link(tmp_path / "store/k", tmp_path / "store/other")
+        (tmp_path / "store/third").write_bytes(FOREIGN)
+        volume.open("third").close()
+        volume.abort()
+        (tmp_path / "next").mkdir()
+        (tmp_path / "next/k").write_bytes(OLD)
+        os.link(tmp_path / "next/k", tmp_path / "next/other")
+        volume.reconnect(DirectoryBackend(tmp_path / "next"))
+        with volume.open("other") as file:
+            assert file.read() == changed(9000, b"more", changed(0, b"new"))
 
 
 @pytest.mark.parametrize("beside", [False, True])

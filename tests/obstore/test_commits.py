@@ -258,6 +258,7 @@ def test_a_key_that_is_no_name_is_refused(key: Any) -> None:
         ("gs://b?account=x", "'account' is not one of endpoint, service_account"),
         ("az://c?connect_timeout=no", "connect_timeout: 'no'"),
         ("az://c?emulator=perhaps", "use_emulator: 'perhaps' is not yes or no"),
+        ("az://c?emulator=yes&endpoint=http://127.0.0.1:10001/a", "emulator=yes has an endpoint of its own"),
         ("gs://b?service_account=/nowhere.json", "/nowhere.json"),
         ("az://c?emulator=yes&single_put=9GiB", "single_put"),
     ],

@@ -176,6 +176,8 @@ def _from_url(url: str, scheme: str, words: dict[str, str], options: dict[str, A
     kind: Any = stores.GCSStore if scheme == "gs" else stores.AzureStore
     endpoint = str(config.get("base_url" if scheme == "gs" else "endpoint", ""))
     client: dict[str, Any] = {"connect_timeout": connect, "timeout": UPLOAD_TIMEOUT}
+    if endpoint and config.get("use_emulator"):
+        raise ValueError(f"{without_user(url)!r}: emulator=yes has an endpoint of its own; give one of the two")
     if endpoint.startswith("http://") or config.get("use_emulator"):
         client["allow_http"] = True
     name = unquote(parts.netloc)
