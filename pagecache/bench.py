@@ -11,8 +11,6 @@ per cycle, so that no way warms the processor's cache for another.
 
 The *spread* of a median is half the width of the distribution-free 95 % interval (order statistics of the rounds),
 relative to the median. An A/A comparison, one job under two names, shows which difference is noise on this machine.
-
-`benchmarks/` of a checkout measures other caches, streams, mounts and S3 by the same rounds.
 """
 
 import math

@@ -132,6 +132,11 @@ class DirectoryBackend(NamespaceBackend):
         """Return the directory, as an absolute path without links."""
         return self._tree.root
 
+    def lasting_identity(self, identity: tuple[int, int, int]) -> str | None:
+        """Return an identity without the device, whose number a reboot may change; None: there is no birth time."""
+        _, inode, birth = identity
+        return f"{inode}:{birth}" if birth else None
+
     # ---------------------------------------------------------------------------------------- objects
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> DirectoryFile:

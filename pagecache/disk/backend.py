@@ -4,11 +4,8 @@
       copy has it ───────┴─────── store has it ──► append to the copy, if its version is still the one that was read
      │  changed here since the version was found: the store alone is asked  │
 
-Bytes on disk belong to versions. The cache says which version a file has; *changed* are the ranges of writes,
-truncates and holes after that. They are neither read from the copy nor kept. On a store of whole objects a commit
-replaces its version by the next one, so the copy goes on as a copy of that: without the changed ranges, but with the
-bytes that were sent. In a store in place the next version may have changes of others as well, so there the copy begins
-anew with the bytes that were sent.
+Bytes on disk belong to versions (contract D8). The cache says which version a file has; *changed* are the ranges of
+writes, truncates and holes after that. They are neither read from the copy nor kept.
 
     beside a read                                the read
     write, truncate, hole                        is not kept where it was changed (`_changed`)

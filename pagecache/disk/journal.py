@@ -220,8 +220,8 @@ class Journal:
             file = self._files.get(record.file)
             if record.kind == Kind.FILE:
                 file = file or _File(FileState(record.file))
-                volume, key, base, created, renaming, removing = record.values
-                name = {"key": key, "renaming": renaming, "removing": removing, "gone": False}
+                volume, key, base, created, renaming, removing, identity = record.values
+                name = {"key": key, "renaming": renaming, "removing": removing, "gone": False, "identity": identity}
                 state = replace(file.state, volume=volume, **name)
                 if not file.is_live():
                     state = replace(state, base=base, created=created, size=record.offset)
@@ -578,9 +578,10 @@ class Journal:
     def forget(self, number: int) -> None:
         """Give up the unsaved bytes of a recovered file, or drop it after its bytes were saved elsewhere."""
         with self._lock:
-            file = self._files[number]
-        self.confirm(self.append(discarded(number, file.state.size)))
-        self.release(number)
+            file = self._files.get(number)
+        if file is not None:  # otherwise another call has
+            self.confirm(self.append(discarded(number, file.state.size)))
+            self.release(number)
 
     def _drop(self, file: _File) -> None:
         if not file.content and (file.state.gone or file.released):

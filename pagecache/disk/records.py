@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from ..errors import Key
 
-FORMAT = 1
+FORMAT = 2
 MAGIC = b"pcj\n"
 HEAD = 64
 BLOCK = 4096
@@ -111,13 +111,15 @@ def file(
     size: int,
     renaming: Key | None = None,
     removing: bool = False,
+    identity: str | None = None,
 ) -> Record:
     """FILE. `size`: of the version `base`. A file with unsaved records keeps its base: a later one may be newer than
-    they are. `renaming`, `removing`: as in a record of a call that has not ended.
+    they are. `renaming`, `removing`: as in a record of a call that has not ended. `identity`: of the stored object;
+    None: it has none that lasts.
     """
     if not isinstance(key, str | bytes):
         raise TypeError(f"key {key!r} is a {type(key).__name__}: a journal keeps str and bytes")
-    return Record(Kind.FILE, number, size, 0, (volume, key, base, created, renaming, removing))
+    return Record(Kind.FILE, number, size, 0, (volume, key, base, created, renaming, removing, identity))
 
 
 def data(number: int, offset: int, length: int) -> Record:
@@ -193,19 +195,21 @@ class FileState:
     """The name that it is about to get; if it is `removing`, that of the object that is about to get its name."""
     removing: bool = False
     gone: bool = False
+    identity: str | None = None
 
     def record(self) -> Record:
         """Return the FILE record of this state."""
         marks = [part for lsn, mark in self.saving for part in (lsn, mark)]
         flags = self.created | self.removing << 1 | self.gone << 2
-        values = (self.volume, self.key, self.base, flags, self.saved, self.renaming, *marks)
+        values = (self.volume, self.key, self.base, flags, self.saved, self.renaming, *marks, self.identity)
         return Record(Kind.FILE, self.number, self.size, 0, values)
 
     def restore(self, size: int, lsn: int, values: Sequence[Any], *, live: bool) -> None:
         """Take the state of a FILE record. `live`: the file has unsaved records, and the size that they lead to."""
         self.volume, self.key, self.base, flags, saved, self.renaming = values[:6]
         self.created, self.removing, self.gone = bool(flags & 1), bool(flags & 2), bool(flags & 4)
-        self.saving = list(zip(values[6::2], values[7::2], strict=True))
+        marks, (self.identity,) = (values[6:-1], values[-1:]) if len(values) % 2 else (values[6:], (None,))  # FORMAT 1
+        self.saving = list(zip(marks[::2], marks[1::2], strict=True))
         if not live:
             self.size = size
         if saved >= self.saved:

@@ -9,9 +9,8 @@ interrupt strikes in the middle of it. In a call whose second half publishes wha
 it strikes at the end. One that may wait for more than the backend is made on a thread of the volume by the main thread,
 which handles signals.
 
-A reading call is repeated unchanged. A call that changes names is repeated if the effect of its second attempt can be
-distinguished from that of the first: `make` records whether a failed attempt may have been carried out (`doubtful`),
-and opening.py and namespace.py handle that case.
+A reading call is repeated unchanged. Of a call that changes names `make` records whether a failed attempt may have
+been carried out (`doubtful`), and opening.py and namespace.py handle that case.
 """
 
 from __future__ import annotations

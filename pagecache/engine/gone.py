@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..native import NativeInode
 
 REMOVED = "uncached bytes of a removed object are gone"
-"""Reason of a read's FileNotFoundError."""
 
 
 class GoneFile(BackendFile):

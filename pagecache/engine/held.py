@@ -10,9 +10,6 @@ be cleared. So the objects of a backend are not among them:
 
 A handle takes the reference when it is counted. The flusher drops it when the volume has neither handles nor unsaved
 bytes: no write has anything to do for it. The end of the volume drops it too.
-
-A cache whose backend refers to the cache is not collected as long as this reference exists. Its unsaved bytes are
-written back by age, and saved at exit.
 """
 
 from __future__ import annotations

@@ -6,16 +6,9 @@ The log has the changes of all objects in the order in which the volume made the
 has then. So an object of the mirror is its object of the store as of the last applied step, or its copy is *given up*:
 it is listed, and the end of the log removes it.
 
-    beside a step                  the log
-    another open                   goes on with the copy of that name
-    rename                         later steps have the new name
-    remove, replace, truncate      drops the steps of the earlier copy, and voids its object
-    abort, reconnect               goes on; bytes that are sent again are steps again
-    a call that fails or hangs     gives its copy up
-    detach, close, exit            goes on until the timeout, and gives up the copies in it
-
-The log has copies of the bytes. No call waits for the mirror, and its failures never make write-back fail. Contract
-2.13. Locks: `_lock` guards log, names and list; never held across a call of a backend.
+A remove, replacement or truncate drops the steps of the earlier copy, and voids its object; a call that fails or hangs
+gives its copy up. The log has copies of the bytes. No call waits for the mirror, and its failures never make write-back
+fail (contract 2.13). Locks: `_lock` guards log, names and list; never held across a call of a backend.
 """
 
 from __future__ import annotations

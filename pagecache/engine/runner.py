@@ -5,8 +5,7 @@ more, so that commits and names never wait behind them. They are daemons, and ta
 CORE. A hung backend hangs no threads of other volumes.
 
 A volume begins with one thread, so its work is done even if Python refuses further ones, as it does while the
-interpreter ends. A job starts a thread if all threads that run have a job. The first file starts all threads: CORE may
-queue its bytes at any time.
+interpreter ends. A job starts a thread if all threads that run have a job; the first file starts all threads.
 
 Jobs are the engine's own work (open, stat, remove, ...): kept here, counted in CORE's queue so that one place decides
 the order. The caller waits; if it is interrupted the job still runs, and its result is undone. CORE counts calls that

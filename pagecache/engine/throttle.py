@@ -6,9 +6,7 @@ completion, a commit, a discard or a new limit makes room. No lock is held durin
 whose lock frees no memory). The bytes that a writer may dirty are reserved in CORE before the write, and given back
 there in any case.
 
-The limit is divided between volumes by their completions, so that a slow or dead one does not fill it; each keeps a
-floor that the others cannot take. If no running or possible operation would ever make room, the wait would be endless:
-it ends with ENOBUFS instead (contract 2.23, 2.24).
+If no running or possible operation would ever make room, the wait ends with ENOBUFS (contract 2.23, 2.24).
 """
 
 from __future__ import annotations

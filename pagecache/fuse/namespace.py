@@ -164,8 +164,9 @@ class Directories(Namespace):
         recovery = self.volume.recovery
         if made is None or recovery is None:
             return changed()
-        name = self.volume._canonical(made)
-        holding = self.volume.busy.holding(name, what=f"a {what}", tries=self.volume._attempts(what, made, None))
+        name, tries = self.volume._canonical(made), self.volume._attempts(what, made, None)
+        recovery.first(tries, name)
+        holding = self.volume.busy.holding(name, what=f"a {what}", tries=tries)
         with holding.block, holding:  # no open finds what the name leads to before
             answer = changed()
             recovery.give_up(made)
@@ -177,6 +178,8 @@ class Directories(Namespace):
         """
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         canonical = self.volume._canonical(key)
+        if self.volume.recovery is not None:
+            self.volume.recovery.first(self.volume._attempts("stat", key, None), canonical)
         known = self.volume._inode_at(canonical)
         quiet = None if known is None else known.versions.quiet()
         try:

@@ -12,9 +12,8 @@ A number lives until the kernel has forgotten all its lookups, and the file is n
 upwards, so renaming a directory moves everything below it at once. Numbers are derived from the identity, or from the
 key at the first lookup: so an object gets its old number again after it was forgotten, and after the next mount.
 
-Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen: tables are made when
-needed, and the attributes of a file are packed. `idle` finds nodes that the kernel can be asked to forget once there
-are more than `NAMES_MAX`, and `keeper` is set then (pruning.py).
+Nodes are as small as possible, since a kernel with free memory keeps every name that it has seen. `idle` finds nodes
+that it can be asked to forget once there are more than `NAMES_MAX`, and `keeper` is set then (pruning.py).
 """
 
 from __future__ import annotations

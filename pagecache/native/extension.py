@@ -172,7 +172,6 @@ uninterrupted: Callable[[Callable[[], Any]], Any] = _core.uninterrupted
 wake: Callable[[Any], None] = _core.wake
 """End a future that has not ended, on the thread of its loop. No interrupt strikes inside."""
 
-
 enter_loop: Callable[[], None] = _core.enter_loop
 """Mark this thread as that of a cache's event loop: it must not wait for work of the loop."""
 

@@ -29,6 +29,12 @@ def _flag(name: str) -> Callable[[NativeInode], bool]:
     return lambda self: bool(lib.pc_inode_number(self._i, which))
 
 
+def _call(name: str) -> Callable[[NativeInode], None]:
+    """Return a method that makes a call of C."""
+    call = getattr(lib, f"pc_{name}")
+    return lambda self: call(self._i)
+
+
 class TooManyViews(OSError):
     """ENOMEM: views hold their maximum."""
 
@@ -137,12 +143,10 @@ class NativeInode:
 
     event_seq = _number("event")
 
-    def wake(self) -> None:
-        lib.pc_inode_wake(self._i)
+    wake = _call("inode_wake")
 
-    def age_anew(self) -> None:
-        """Let the dirty bytes count as written now."""
-        lib.pc_inode_age_anew(self._i)
+    age_anew = _call("inode_age_anew")
+    """Let the dirty bytes count as written now."""
 
     def set_unused(self, unused: bool) -> None:
         """Set whether any handle has the object open."""
@@ -183,9 +187,8 @@ class NativeInode:
     in_old_hands = _flag("old_hands")
     """Return whether a call that an abort, an interrupt or a deadline abandoned still runs on the file."""
 
-    def fence(self) -> None:
-        """Record that abandoned calls can no longer land: nothing waits for them."""
-        lib.pc_inode_fence(self._i)
+    fence = _call("inode_fence")
+    """Record that abandoned calls can no longer land: nothing waits for them."""
 
     has_local = _flag("unsaved")
 
@@ -320,12 +323,10 @@ class NativeInode:
     commit_due = _flag("commit_due")
     """Return whether `self.commit` was entered for a commit, and not only for work under the token."""
 
-    def settle_start(self) -> None:
-        """Enter `self.commit` under the token, even with nothing to commit."""
-        lib.pc_settle_start(self._i)
+    settle_start = _call("settle_start")
+    """Enter `self.commit` under the token, even with nothing to commit."""
 
-    def uncommit(self) -> None:
-        lib.pc_uncommit(self._i)
+    uncommit = _call("uncommit")
 
     def acknowledged(self, pos: int, end: int) -> bool:
         """Return whether the backend may have uncommitted bytes of the range's local or staged ones."""
@@ -360,9 +361,8 @@ class NativeInode:
         """Record that the journal has these bytes, or what became of them."""
         lib.pc_unlogged_cut(self._i, pos, end)
 
-    def count_unlogged(self) -> None:
-        """Count all local bytes as unlogged."""
-        lib.pc_unlogged_all(self._i)
+    count_unlogged = _call("unlogged_all")
+    """Count all local bytes as unlogged."""
 
     staged_end = _number("staged_end")
     """Return the end of the last staged byte; 0: there is none."""
@@ -377,8 +377,7 @@ class NativeInode:
         """
         return int(lib.pc_range_next(self._i, pos, end, which))
 
-    def aborted(self) -> None:
-        lib.pc_inode_aborted(self._i)
+    aborted = _call("inode_aborted")
 
     def local_ranges(self) -> list[tuple[int, int]]:
         return ranges(lib.pc_ranges, self._i, lib.PC_RANGES_LOCAL)
@@ -424,9 +423,8 @@ class NativeInode:
     storage_seen = _number("storage_seen")
     """Return a number that is equal before and after a call if no truncate or hole came between; 0 during one."""
 
-    def tail_left(self) -> None:
-        """Record that a running direct write may leave bytes past the end, and has no waiter."""
-        lib.pc_tail_left(self._i)
+    tail_left = _call("tail_left")
+    """Record that a running direct write may leave bytes past the end, and has no waiter."""
 
     tail = _number("tail")
     """Return the latest tail for which no cut is owed; 0: there is none."""
@@ -503,9 +501,8 @@ class NativeInode:
         found = min(room, int(lib.pc_discard(self._i, pos, end, pairs, room, cut_size)))
         return [(int(pairs[2 * k]), int(pairs[2 * k + 1])) for k in range(found)]
 
-    def base_requested(self) -> None:
-        """Announce a read of the size that `rebase` takes."""
-        lib.pc_base_requested(self._i)
+    base_requested = _call("base_requested")
+    """Announce a read of the size that `rebase` takes."""
 
     def rebase(self, remote_size: int, forgotten: bool) -> None:
         """Lay local data over another version; under the token."""
@@ -523,17 +520,14 @@ class NativeInode:
         """Replace the borrowed bytes of the page at `pos`; False: a fill has it, so wait for that. Under the token."""
         return int(lib.pc_borrowed_put(self._i, pos, ffi.from_buffer(page))) == 0
 
-    def end_at_written(self) -> None:
-        """End the file with the version below or the last written byte; under the token."""
-        lib.pc_end_at_written(self._i)
+    end_at_written = _call("end_at_written")
+    """End the file with the version below or the last written byte; under the token."""
 
-    def staged_keep_written(self) -> None:
-        """Read staged bytes that this program has not written from the version below again; under the token."""
-        lib.pc_staged_keep_written(self._i)
+    staged_keep_written = _call("staged_keep_written")
+    """Read staged bytes that this program has not written from the version below again; under the token."""
 
-    def own_all(self) -> None:
-        """Count all local bytes as written by this program; under the token."""
-        lib.pc_own_all(self._i)
+    own_all = _call("own_all")
+    """Count all local bytes as written by this program; under the token."""
 
     def dirty_all(self) -> bool:
         """Make every byte in memory dirty; False: some are neither in memory nor staged. Under the token."""
@@ -546,9 +540,8 @@ class NativeInode:
         """Drop clean bytes; False: local bytes are left."""
         return int(lib.pc_invalidate_range(self._i, pos, end)) == 0
 
-    def read_anew(self) -> None:
-        """Drop the answers of running reads; valid bytes stay."""
-        lib.pc_read_anew(self._i)
+    read_anew = _call("read_anew")
+    """Drop the answers of running reads; valid bytes stay."""
 
     def prefetch(self, pos: int, end: int) -> None:
         """Queue fills for the range, within the available memory."""

@@ -11,10 +11,9 @@
 
 Rules of the failing backend (`CachedTarget.faults`) hold calls, and change their ends.
 
-For `pressed` no call of the backend ends before more was written, so the file is never clean. The pages may be written
-back repeatedly while the sync waits, but a sync that waits for later writes never returns. So the check counts
+For `pressed` no call of the backend ends before more was written, so the file is never clean. The check counts
 requests, not seconds: a sync needs each page of its start once, and once more if a pass was running; `MOST` is a
-hundred times that. A call waits for a writer only briefly: the writer may be waiting for the call.
+hundred times that.
 """
 
 from __future__ import annotations

@@ -11,9 +11,8 @@
     death               calls raise ENOTCONN or ESHUTDOWN; after `reconnect` all accepted and unsynced bytes exist,
                         except uncommitted direct writes
 
-Objects that are replaced as a whole get no other version: it would invalidate the handles of the old one, and undo
-uncommitted truncates [2.19]. The ways "rivals" and "others" test that. If no other program writes, a conflict is a
-finding, also after lost answers and deaths.
+Objects that are replaced as a whole get no other version [2.19]: the ways "rivals" and "others" test that. If no other
+program writes, a conflict is a finding.
 
 So an error is a valid result if a fault of the plan explains it [I-22], and no fault explains a byte that is neither
 old nor new. The repairer is a thread beside the workers: it reconnects a volume whose backend has died, and settles

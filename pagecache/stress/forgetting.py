@@ -13,8 +13,7 @@ the objects any change, and of a write any of its blocks.
 A commit covers the writes that were acknowledged when it was requested, and no more. It waits for `lingers` seconds
 before it is carried out, and before its reply, so that other calls overlap it. After a crash every call fails, until a
 new store is put over the inner backend.
-
-One lock covers everything but the calls that carry bytes over: the test is about lost state, not about speed.
+One lock covers everything but the calls that carry bytes over.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ and fit nothing else are a doubt until then.
 Not detected: a wrong byte that equals the right one by chance (one in 256, so all of n wrong bytes with 256^-n), and
 wrong combinations: the size and each byte are checked separately.
 
-Impossible bytes are described to a person: expected and found values, their writers, and earlier writes. Times are
-those of the logical clock: smaller is earlier.
+Times are those of the logical clock: smaller is earlier.
 """
 
 from __future__ import annotations

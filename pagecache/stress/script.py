@@ -13,8 +13,6 @@ those that have their usual value. Written bytes, faults and settings of the cac
     {"contents": [0], "repeat": 1, "tasks": [],
      "threads": [[[{"kind": "write", "file": 0, "way": "buffered", "offset": 8192, "length": 4096}]],
                  [[{"kind": "fsync", "file": 0}]]]}
-
-Repeating a script makes the few remaining operations of a race overlap often.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The interface of a tested system, as verbs: a cache over a backend, or a directory of the operating system.
 
-A target has numbered files. The steps of workers request its verbs by name (steps.py, own_objects.py,
-crossing.py): those of threads as methods, those of tasks as coroutines of `tasks`. An impossible verb raises
+A target has numbered files. Threads call its verbs as methods, tasks as coroutines of `tasks`. An impossible one raises
 io.UnsupportedOperation: it is skipped from then on, and the report lists it. Verbs return and raise what the calls
 behind them do: errors are OSError, with `characters_written` after a partial write.
 

@@ -4,9 +4,6 @@ Detaching seals the volume first: new changes are refused, and running ones end.
 complete, and no accepted write can fall between the saving and the end. If saving fails, detaching is refused and the
 volume continues, unless the caller requests the loss. Threads that hang in a dead backend are left behind with all
 memory that they may still use.
-
-One thread at a time ends a volume. A second one waits for the first, until its own deadline. Then it finds the volume
-ended, or tries itself; if it may discard data, it need not wait for the first to save them.
 """
 
 from __future__ import annotations

@@ -72,8 +72,10 @@ class _Hold:
         self._left = False
 
     def _free(self) -> None:
-        self._ended()
-        self._claim.free()
+        try:
+            self._ended()
+        finally:
+            self._claim.free()
 
     def run(self, call: Callable[[], None]) -> None:
         """Run one attempt, on a thread of the volume, unless the caller has left."""

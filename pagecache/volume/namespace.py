@@ -6,9 +6,8 @@ returns, even after its caller stopped waiting: in that time nothing of them is 
 name.
 
 While such a call runs the names of its files are unknown. A concurrent reconnect leaves these files closed, because
-opening one by a name that is gone would create it again, and later writes would go there; the call catches up with the
-reconnect when it returns. A fenced reconnect asks the store for the result of the call instead: the call can do nothing
-more, and may never return.
+opening one by a name that is gone would create it again; the call catches up with the reconnect when it returns. A
+fenced reconnect asks the store for the result of the call instead.
 
 A remove or rename concerns a name and the object that has it: the store is asked which one, before the first attempt.
 The known names of the objects concerned are dropped afterwards, since other names may be links or other spellings of
@@ -293,6 +292,7 @@ class NameChange:
         volume, mirror = self.volume, self.volume.engine.mirror
         if self.old == self.new:
             return
+        self._give_up()
         with volume.inodes_lock:
             below = self.below() if self.new is not None and self.may_be_directory() else []
         if mirror is None or self.kind == "symlink":
@@ -321,6 +321,11 @@ class NameChange:
             moved += [(f"{self.new}{rest}", inode) for rest, inode in below]
         for key, file in moved:
             self._take_name(key, file)
+
+    def _give_up(self) -> None:
+        """Give up what a crash has left of gone objects whose names lead to other ones."""
+        if self.new is not None and self.volume.recovery is not None:
+            self.volume.recovery.give_up(self.new, tree=True)
 
     def _has_lost_last_name(self, loser: Inode) -> bool:
         """Return whether the loser has no name any longer. Links that come and go beside the call change the number of
@@ -410,10 +415,9 @@ class NameChange:
         """Let commits begin, and leave the call open if its result is unknown and files are cached whose names it has
         changed. No attempt follows, and the names are busy.
         """
-        volume, recovery = self.volume, self.volume.recovery
-        if recovery is not None and self.new not in (None, self.old) and (self.done or tries.doubtful):
-            recovery.give_up(self.new, tree=True)
+        volume = self.volume
         if tries.doubtful and not self.done and self.old != self.new:
+            self._give_up()
             with volume.inodes_lock:
                 if self.beneath or any(map(volume.inodes.knows, self.files)):
                     volume.unsettled.update(dict.fromkeys(self.names, self))

@@ -420,10 +420,19 @@ def open_backend(
         return backend_file
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:
-        opened = found_or_made()
-        if opened[2] and volume.recovery is not None:
-            volume.recovery.give_up(key)
+        try:
+            opened = found_or_made()
+        except BaseException:
+            if made or tries.doubtful:
+                give_up()
+            raise
+        if opened[2]:
+            give_up()
         return opened
+
+    def give_up() -> None:
+        if volume.recovery is not None:
+            volume.recovery.give_up(key)
 
     def found_or_made() -> tuple[BackendFile, ObjectStat, bool]:
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)

@@ -3,7 +3,7 @@
     attach                      finds them
     first call for its key,
     or open of its object, or
-    a thread that resumes       lays the bytes over the stored object: they are local, and unsaved like any others
+    a thread that resumes       has the bytes laid over the stored object: they are local, and unsaved like any others
     a save                      the journal forgets them
 
 Before it has been laid nothing of a file changes, so a crash at any moment leaves what there was. Bytes that were laid
@@ -16,13 +16,13 @@ Whether the stored object is the one that they were written over:
     a commit was about to begin, and its bytes are these,
     or those of that time                                  yes: it was that commit
     otherwise                                              no: a conflict, and the bytes below are gone
-    there is none, and there was one                       nothing is laid; they stay listed
+    there is none, and there was one, or another identity  nothing is laid; they stay listed
 
 No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
-name of an object that was gone looks again. If a call of this cache makes its name lead to another object, the bytes
-are given up while the name is busy.
+name of an object that was gone looks again. In a store without identities its bytes are given up while a call of this
+cache makes its name lead to another object.
 
-Lock: `_Left.lock` is held while one file is laid.
+A thread of its own lays each file, and callers wait for that: no deadline or interrupt of theirs strikes in the middle.
 """
 
 from __future__ import annotations
@@ -39,27 +39,29 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from ..engine.attempts import Attempts
 from ..engine.commit import remote
 from ..engine.park import SLICE, Deadline, start_thread
 from ..engine.report.notices import cause, spans
-from ..engine.retryer import ENDED, is_transient
+from ..engine.report.reason import Reason, during
+from ..engine.runner import Job
 from ..errors import Key, LostRange, ShutdownError
 from ..file.cached import CachedFile
 from ..native import END
 from ..stats import RecoveredFile
 from . import lifetimes, status
-from .answers import checked_stat
 from .keys import is_below
 
 if TYPE_CHECKING:
     from ..disk.records import FileState
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
-    from ..engine.attempts import Attempts
     from ..engine.commit.journaled import VolumeJournal
     from .inode import Inode
     from .volume import Volume
 
+GONE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+"""What a look for an object says if there is none of its name."""
 AGAIN = 5.0
 """Seconds between two tries."""
 PAUSE = 1.0
@@ -74,16 +76,17 @@ class _Left:
     def __init__(self, volume: Volume, unsaved: Unsaved, key: Key, *, held: bool) -> None:
         self.unsaved, self.key, self.held = unsaved, key, held
         self.memory = _memory(volume, _written(unsaved, unsaved.base_size))
-        self.lock = threading.RLock()
+        self.laying: Job[None] | None = None  # the last one
         self.over = False  # it was laid, or given up
         self.gone = False  # there was no object, at the last look
+        self.sought = True  # it is looked for without a call
         self.inode: Inode | None = None
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
 
     def waits(self) -> bool:
         """Return whether it is to be laid without a call for it."""
-        return not (self.held or self.over or self.gone)
+        return self.sought and not (self.held or self.over)
 
 
 class Recovery:
@@ -98,9 +101,11 @@ class Recovery:
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
-        self._objects: dict[object, list[_Left]] | None = None  # by identity
-        self._withheld = 0  # bytes of pages that were laid of files that are held
-        self._starting = threading.Lock()
+        self._objects: dict[str | None, list[_Left]] = {}  # by identity
+        for each in left:
+            self._objects.setdefault(each.unsaved.state.identity, []).append(each)
+        self._withheld: list[_Left] = []  # files that were laid, and are held
+        self._starting = threading.Lock()  # held briefly, while a thread is started, or a file given up that none lays
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -134,22 +139,9 @@ class Recovery:
 
     def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
-        if inode.identity is not None and self._objects is None:
-            self._objects = self._identified(tries)
-        for each in (*self._names.get(name, ()), *(self._objects or {}).get(inode.identity, ())):
+        identity = inode.lasting_identity()
+        for each in (*self._names.get(name, ()), *(self._objects.get(identity, ()) if identity is not None else ())):
             self._lay(each, tries)
-
-    def _identified(self, tries: Attempts) -> dict[object, list[_Left]]:
-        found: dict[object, list[_Left]] = {}
-        for name, left in self._names.items():
-            if not all(each.over for each in left):
-                try:
-                    stat = checked_stat(tries.repeated(partial(self._volume.engine.backend.stat, name)), name)
-                    found.setdefault(stat.identity, []).extend(left)
-                except OSError as error:  # no other name leads to it
-                    if is_transient(error) or error.errno in ENDED:
-                        raise
-        return found
 
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
@@ -170,29 +162,52 @@ class Recovery:
         return self._volume._attempts("open", each.key, timeout)
 
     def _lay(self, each: _Left, tries: Attempts) -> None:
-        while not each.lock.acquire(timeout=min(SLICE, tries.deadline.left())):
-            if tries.deadline.passed():
-                raise tries.late("another call recovers the object")
-        try:
+        """Have a file laid, and wait for that within the deadline of a call."""
+        with self._starting:
             if each.over:
                 return
-            try:
-                self._check_room(each)
-                each.inode = _lay(self._volume, each, tries)
-                self._withheld += each.memory if each.held else 0
-                each.over = True
-            except FileNotFoundError:
-                if not each.gone:
-                    what = "the object below recovered bytes is gone; they stay in the disk tier"
-                    next = "discard gives them up, resume looks again"
-                    self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
-                each.gone = True
-        finally:
-            each.lock.release()
+            if (job := each.laying) is None or job.finished():
+                job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
+                try:
+                    thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
+                    start_thread(thread, f"that recovers files of {self._volume.name!r}")
+                except BaseException:
+                    each.laying = None if job.cancel() else job
+                    raise
+        self._outlast(job, each, tries)
+        if job.error is not None:
+            raise job.error
+
+    def _outlast(self, job: Job[None], each: _Left, tries: Attempts) -> None:
+        def wait() -> None:
+            while not job.join(min(SLICE, tries.deadline.left())):
+                tries.alive()
+
+        during(Reason("the recovery of the object", self._volume.engine.native, key=each.key), wait)
+
+    def _lay_or_miss(self, each: _Left) -> None:
+        try:
+            self._check_room(each)
+            each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
+            each.over = True
+            if each.held and each.inode is not None:
+                self._withheld.append(each)
+            elif each.inode is not None:
+                _release(each.inode)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            if not each.gone:
+                what = "the object below recovered bytes is gone; they stay in the disk tier"
+                next = "discard gives them up, resume looks again"
+                self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
+            each.gone, each.sought = True, False
 
     def _check_room(self, each: _Left) -> None:
         """Check that there is memory for bytes that nothing writes back."""
-        room = max(0, self._volume.cache.limits.dirty_limit // 2 - self._withheld)
+        self._withheld = [one for one in self._withheld if one.held and one.inode is not None and one.inode.has_local()]
+        taken = sum(one.memory for one in self._withheld)
+        room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
         if each.held and each.memory > room:
             text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
             raise OSError(errno.ENOBUFS, text, each.key)
@@ -201,29 +216,40 @@ class Recovery:
         """Give up the bytes of an object that were not laid; return the losses."""
         lost: list[LostRange] = []
         for each in self._named(name):
-            with each.lock:
+            settled = False
+            while not settled:
+                if (job := each.laying) is not None:
+                    self._outlast(job, each, self._tries(each))
+                with self._starting:
+                    if settled := job is each.laying:
+                        over, each.over = each.over, True  # none begins
+            try:
                 lost += self._forget(each)
+            except BaseException:
+                each.over = over
+                raise
         return lost
 
     def _forget(self, each: _Left) -> list[LostRange]:
         if each.inode is not None or each.unsaved.number not in self._tier.unsaved(self._volume_id):
             return []
-        self._tier.journal().forget(each.unsaved.number)
-        each.over = True
+        _journal(self._volume).journal().forget(each.unsaved.number)
         ranges = each.unsaved.ranges or [(each.unsaved.state.size, 0)]
         return [LostRange(each.key, begin, length, 0, self._volume.name) for begin, length in ranges]
 
     def give_up(self, key: Key, *, tree: bool = False) -> None:
-        """Give up the bytes of an object that was gone: its name leads to another one, and is busy. `tree`: and those
-        below it. Takes no lock: a call that lays them may wait for the name, and looks again after that.
+        """Give up the bytes of an object that was gone, in a store without identities: its name leads to another one,
+        and is busy. `tree`: and those below it. Takes no lock: what lays them waits for the name, and looks again.
         """
         name = _canonical(self._volume, key)
         names = (name, *(self._below(name) if tree and isinstance(name, str) else ()))
         for each in [left for known in names for left in self._names.get(known, ())]:
-            try:  # a new object is never gone: its recovery makes it
-                lost = [] if each.unsaved.state.created else self._forget(each)
+            if not each.gone or each.unsaved.state.identity is not None:
+                continue
+            each.over = True
+            try:
+                lost = self._forget(each)
             except OSError as error:  # of the disk, and no error of the call: a next start looks again
-                each.over = True
                 _journal(self._volume).failed(error)
                 continue
             if lost:
@@ -248,18 +274,13 @@ class Recovery:
 
     def resume(self, name: Key | None) -> None:
         for each in self._left if name is None else self._named(name):
-            with each.lock:
-                self._withheld -= each.memory if each.held and each.inode is not None else 0
-                each.held = False
-                if each.inode is not None:
-                    each.inode.set_aside(withheld=False)
-                    each.inode.journaled.save_soon()
-                each.gone = False
+            each.held, each.sought = False, True  # first: what lays it looks at the end
+            if each.inode is not None:
+                _release(each.inode)
         self.start()
 
     def start(self) -> None:
-        """Have a thread lay the files that are not held. Of another backend, too: it has other identities."""
-        self._objects = None
+        """Have a thread lay the files that are not held."""
         with self._starting:
             waiting = any(each.waits() for each in self._left)
             if waiting and self._thread is None and not self._stop.is_set():
@@ -268,10 +289,13 @@ class Recovery:
                 self._thread = thread
 
     def stop(self, deadline: Deadline) -> None:
-        """Let the thread end after the file that it lays, and wait for that."""
+        """Let the thread end after the file that it lays, and wait for all that are laid."""
         self._stop.set()
         while (thread := self._thread) is not None and thread.is_alive() and not deadline.passed():
             thread.join(min(SLICE, deadline.left()))
+        for job in [each.laying for each in self._left if each.laying is not None]:
+            while not (job.join(min(SLICE, deadline.left())) or deadline.passed()):
+                pass
 
     def go_on(self) -> None:
         """Begin again after `stop`: the volume has not ended."""
@@ -380,17 +404,10 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
             return None
         inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
-            inode.set_recovering(True)
-            try:
-                if each.begun is inode:
-                    _take_back(volume, each, inode)
-                _adopt(volume, each, handle, tries)
-            finally:
-                inode.set_recovering(False)
+            if each.begun is inode:
+                _take_back(volume, each, inode)
+            _adopt(volume, each, handle, tries)
         inode.keep_changes()
-        if not each.held:
-            inode.set_aside(withheld=False)
-            inode.journaled.save_soon()
         _report_damage(volume, inode, unsaved)
     finally:
         if handle is not None:
@@ -398,14 +415,21 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
     return inode
 
 
+def _release(inode: Inode) -> None:
+    """Let the bytes of a file be saved."""
+    inode.set_aside(withheld=False)
+    inode.journaled.save_soon()
+
+
 def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> None:
-    """Make the bytes local. An interrupt leaves them to the next call."""
+    """Make the bytes local."""
     inode: Inode = handle._inode
     unsaved, state = each.unsaved, each.unsaved.state
     inode.journaled.settle(tries.deadline)  # of another volume's bytes of the object, which are saved
     if inode.journaled.is_live() or (inode.has_local() and not inode.undone()["created"]):
         raise OSError(errno.EBUSY, "the object has unsaved changes that were made since", state.key)
     each.begun, each.size_before = inode, inode.size
+    inode.set_recovering(True)
     stored = None if inode.undone()["created"] else inode.versions.base
     ours = _is_ours(handle, unsaved, stored)
     large = _memory(volume, _written(unsaved, _size_below(handle, unsaved))) > volume.cache.limits.dirty_limit // 2
@@ -422,13 +446,18 @@ def _adopt(volume: Volume, each: _Left, handle: CachedFile, tries: Attempts) -> 
         inode.versions.replace(state.base, stale=False)
         remote.replaced(inode, stored)
     inode.journal().adopt(unsaved.number, unsaved.content[-1].head.lsn, state)
+    inode.set_recovering(False)
 
 
 def _take_back(volume: Volume, each: _Left, inode: Inode) -> None:
-    """Drop the bytes that were laid. An error, such as that of an abort, leaves this to the next call."""
+    """Drop the bytes that were laid. An error, such as that of an abort, leaves this to the next call: until then
+    nothing saves them.
+    """
+    inode.set_aside(withheld=True)
     lifetimes.drop_local(volume, inode, 0, END, cut=False)
     inode.settled(partial(_forget, inode, each.size_before))
     inode.set_aside(withheld=False)
+    inode.set_recovering(False)
     each.begun = None
 
 
@@ -442,25 +471,36 @@ def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | No
             return None  # that object has its name
     named = other is None and not state.removing
     try:
-        return _opened(volume, state.key, tries, created=state.created and (draft or named))
+        return _opened(volume, state, state.key, tries, created=state.created and (draft or named))
     except FileNotFoundError:
         if state.removing:
             return None
         if other is None:
             raise
     try:
-        return _opened(volume, other, tries, created=False)
+        return _opened(volume, state, other, tries, created=False)
     except FileNotFoundError:
         if not state.created:
             raise
-    return _opened(volume, state.key, tries, created=True)
+    return _opened(volume, state, state.key, tries, created=True)
 
 
-def _opened(volume: Volume, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
+def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
+    """Open the object of a name; `created`: or make it. FileNotFoundError: there is none, or it is another one."""
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
-    flags = os.O_RDWR | (os.O_CREAT if created else 0)
-    return volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
+    opening = partial(volume._open, key, volume._canonical(key), age=0.0, make=make, tries=tries, lays=True)
+    if not created or state.identity is None:
+        handle = opening(os.O_RDWR | (os.O_CREAT if created else 0))
+    else:
+        try:
+            handle = opening(os.O_RDWR)
+        except FileNotFoundError:
+            return opening(os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    if state.identity in (None, handle._inode.lasting_identity()):
+        return handle
+    handle._leave()
+    raise FileNotFoundError(errno.ENOENT, "another object has its name", key)
 
 
 def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:

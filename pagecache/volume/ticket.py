@@ -7,8 +7,6 @@ over only after the earlier ones, but for those of the disk tier.
 
 An advance polls the files whose event has moved. CORE finds them by comparing one number per file. Changes without an
 event (a time that has come, a removed file) are found by polls in turn, some files every tenth of a second.
-
-Progress is counted on request, in one walk over dirty data: a ticket without observers costs nothing.
 """
 
 from __future__ import annotations

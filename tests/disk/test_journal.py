@@ -51,7 +51,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     head[60:64] = records.checksum(head[:60], 0).to_bytes(4, "little")
     path.write_bytes(bytes(head) + path.read_bytes()[records.HEAD :])
     for read in (recover, Journal):
-        with pytest.raises(OSError, match=r"has format 2; this version of pagecache reads formats up to 1"):
+        with pytest.raises(OSError, match=r"has format 3; this version of pagecache reads formats up to 2"):
             read(str(tmp_path))
 
 

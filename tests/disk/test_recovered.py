@@ -8,12 +8,13 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy, Volume
+from pagecache import CachedFile, CommitError, ConflictError, DiskTier, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend
 from pagecache.disk import records
 from pagecache.disk.device import OS
@@ -21,6 +22,7 @@ from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.fuse.namespace import namespace_of
 from pagecache.native import STAMP_MAX, UNSTABLE
+from pagecache.volume import lifetimes
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
 from tests.disk.test_durability import JOURNALED, OLD, Make, World, changed, make
@@ -419,7 +421,7 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
 
 
 @contextmanager
-def left(folder: Path, key: str) -> Iterator[Volume]:
+def left(folder: Path, key: str, then: Any = lambda file: None) -> Iterator[Volume]:
     """A volume on a directory, and bytes in its journal that a crash has left of an object."""
     path = folder / "store" / key
     path.parent.mkdir(parents=True)
@@ -435,6 +437,7 @@ def left(folder: Path, key: str) -> Iterator[Volume]:
     file.pwrite(b"new", 0)
     file.pwrite(b"more", 9000)
     file.fsync()
+    then(file)
     copy_tier(folder / "first", folder / "second")
     volume.abort()
     file._leave()
@@ -455,16 +458,7 @@ def before_giving_up(patch: pytest.MonkeyPatch, call: Any) -> None:
 
 
 @pytest.mark.parametrize("way", ["a rename", "a link", "a symbolic link"])
-def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(
-    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened: list[Task[Any]] = []
-
-    def opening() -> None:  # the name leads there, and nothing was given up
-        volume.resume("e/k")
-        opened.append(Task(volume.open, "e/k"))
-        assert opened[-1].waits()
-
+def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_name(tmp_path: Path, way: str) -> None:
     with left(tmp_path, "e/k") as volume:
         (tmp_path / "store/d").mkdir()
         (tmp_path / "store/d/k").write_bytes(FOREIGN)
@@ -474,16 +468,16 @@ def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_na
         assert [found.key for found in volume.recovered()] == ["e/k"]
         names = namespace_of(volume)  # as a mount makes them
         if way == "a rename":
-            before_giving_up(monkeypatch, opening)
             volume.rename("d", "e")
         else:
             names.mkdir("e")
             assert [found.key for found in volume.recovered()] == ["e/k"]
-            before_giving_up(monkeypatch, opening)
             names.link("d/k", "e/k", "file") if way == "a link" else names.symlink("../d/k", "e/k")
-        assert volume.recovered() == []
-        with opened[0].result() as file:
+        volume.resume("e/k")
+        volume.sync()
+        with volume.open("e/k") as file:
             assert file.read() == FOREIGN
+        assert [found.key for found in volume.recovered()] == ["e/k"]
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -512,18 +506,22 @@ def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, 
             assert other.read() == file.read() == expected
 
 
-def test_an_open_by_another_name_finds_the_bytes_that_were_left_in_the_next_backend(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["store", "next"])
+def test_bytes_that_were_left_belong_to_an_object_and_not_to_its_name(tmp_path: Path, folder: str) -> None:
     with left(tmp_path, "k") as volume:
-        os.link(tmp_path / "store/k", tmp_path / "store/other")
-        (tmp_path / "store/third").write_bytes(FOREIGN)
-        volume.open("third").close()
-        volume.abort()
-        (tmp_path / "next").mkdir()
-        (tmp_path / "next/k").write_bytes(OLD)
-        os.link(tmp_path / "next/k", tmp_path / "next/other")
-        volume.reconnect(DirectoryBackend(tmp_path / "next"))
-        with volume.open("other") as file:
-            assert file.read() == changed(9000, b"more", changed(0, b"new"))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "new").write_bytes(FOREIGN)
+        os.replace(tmp_path / folder / "new", tmp_path / folder / "k")
+        if folder == "next":
+            volume.abort()
+            volume.reconnect(DirectoryBackend(tmp_path / folder))
+        volume.resume()
+        with volume.open("k", "r+b") as file:
+            assert file.read() == FOREIGN
+            file.pwrite(b"last", 0)
+        volume.sync()
+        assert [found.key for found in volume.recovered()] == ["k"]
+    assert (tmp_path / folder / "k").read_bytes() == b"last" + FOREIGN[4:]
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -613,7 +611,7 @@ def test_a_rename_to_the_name_of_a_gone_object_whose_result_is_unknown_gives_its
 def test_a_full_disk_fails_no_call_that_gives_bytes_up(make: Make, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later start looks again. [D5]"""
     world = make()
-    world.open("o", "x+b").close()
+    world.open("o", "x+b").fsync(durability="backend")
     file = world.open()
     file.pwrite(b"new", 0)
     file.fsync()
@@ -812,3 +810,186 @@ def test_what_was_left_is_saved_after_a_reconnect_beside_the_laying(make: Make) 
     after.store = store
     eventually(lambda: not after.volume.recovered())
     assert after.stored() == changed(0, b"new")
+
+
+# -- beside calls that wait for it
+
+
+@contextmanager
+def held_up(after: World) -> Iterator[threading.Event]:
+    """Context in which the laying of `k` hangs in the disk, until the event is set."""
+    going, begun, read = threading.Event(), threading.Event(), Unsaved.read
+
+    def hanging(self: Unsaved, offset: int, length: int) -> bytes:
+        if self.state.key == "k":
+            begun.set()
+            assert going.wait(WAIT_LIMIT_S)
+        return read(self, offset, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unsaved, "read", hanging)
+        task = Task(after.read)
+        assert begun.wait(WAIT_LIMIT_S)
+        try:
+            yield going
+        finally:
+            going.set()
+            task.finished.wait(WAIT_LIMIT_S)
+
+
+def left_in_two(make: Make, **options: Any) -> World:
+    """A world after a crash that has left bytes of `k` and `o`."""
+    world = make()
+    world.open("o", "x+b").fsync(durability="backend")
+    for file in (world.open(), world.open("o")):
+        file.pwrite(b"new", 0)
+        file.fsync()
+    return world.crash(on_recovery="hold", **options)
+
+
+def test_no_call_waits_longer_than_it_may_for_the_laying_of_a_file(make: Make) -> None:
+    after = left_in_two(make, timeout=0.2)
+    with held_up(after):
+        for call in (after.open, partial(after.volume.discard, "k"), partial(after.volume.exists, "k")):
+            raises(TimeoutError, call)
+        after.volume.resume()
+        eventually(lambda: after.stored("o") == b"new")
+        waiting = Task(after.volume.open, "k", timeout=WAIT_LIMIT_S)
+        eventually(lambda: any(wait.what == "the recovery of the object" for wait in after.cache.waits()))
+        after.volume.abort()
+        raises(ShutdownError, waiting.result)
+
+
+def test_a_directory_or_a_file_above_is_no_object_that_bytes_were_left_of(tmp_path: Path) -> None:
+    with left(tmp_path, "e/k") as volume:
+        (tmp_path / "store/e/k").unlink()
+        (tmp_path / "store/e/k").mkdir()
+        volume.resume()
+        volume.sync()
+        assert volume.stat("e/k").kind == "dir"
+        (tmp_path / "store/e/k").rmdir()
+        (tmp_path / "store/e").rmdir()
+        (tmp_path / "store/e").write_bytes(FOREIGN)
+        volume.sync()
+        with pytest.raises(NotADirectoryError):
+            volume.stat("e/k")
+        volume.rename("e", "f")
+        assert [found.key for found in volume.recovered()] == ["e/k"]
+
+
+@pytest.mark.parametrize("way", ["a creation", "a link", "a rename"])
+def test_a_link_to_its_directory_makes_no_other_object_that_of_the_bytes(tmp_path: Path, way: str) -> None:
+    with left(tmp_path, "d/k") as volume:
+        (tmp_path / "store/d/k").unlink()
+        (tmp_path / "store/sd").symlink_to("d")
+        (tmp_path / "store/o").write_bytes(FOREIGN)
+        if way == "a creation":
+            volume.open("sd/k", "x+b").close()
+        elif way == "a link":
+            namespace_of(volume).link("o", "sd/k", "file")
+        else:
+            volume.rename("o", "sd/k")
+        volume.resume()
+        with volume.open("d/k") as file:
+            assert file.read() == (b"" if way == "a creation" else FOREIGN)
+        assert [found.key for found in volume.recovered()] == ["d/k"]
+
+
+def test_the_names_of_a_mount_have_the_size_of_what_was_left(tmp_path: Path) -> None:
+    with left(tmp_path, "e/k") as volume:
+        os.truncate(tmp_path / "store/e/k", 100)
+        names = namespace_of(volume)
+        assert names.status("e/k").size == len(OLD)
+        assert [(name, found.size) for name, found in names.entries("e")] == [("k", len(OLD))]
+
+
+def test_a_link_over_the_name_that_an_object_was_about_to_get_gives_nothing_up(tmp_path: Path) -> None:
+    def about_to_rename(file: CachedFile) -> None:
+        file._inode.journaled.renaming("m")
+        file.fsync()
+
+    with left(tmp_path, "k", about_to_rename) as volume:
+        (tmp_path / "store/x").write_bytes(FOREIGN)
+        namespace_of(volume).link("x", "m", "file")
+        with volume.open("k") as file:
+            assert file.read() == changed(9000, b"more", changed(0, b"new"))
+
+
+@WHOLE
+def test_what_was_laid_in_part_is_not_saved_before_it_is_taken_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make()
+    world.store.put("k", bytes(len(BIG)))  # type: ignore[attr-defined]
+    file = world.open()
+    file.write(BIG)
+    file.fsync()
+    after = world.crash(memory="3MiB", on_recovery="hold")
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "an end comes in between")
+
+    def in_the_middle(offset: int) -> None:
+        if offset:
+            failing()
+
+    with before_read(in_the_middle):
+        monkeypatch.setattr(lifetimes, "drop_local", failing)
+        with pytest.raises(OSError):
+            after.open()
+        monkeypatch.undo()
+        after.volume.sync(durability="backend")
+        assert after.saved() == bytes(len(BIG))
+    after.volume.resume()
+    eventually(lambda: after.saved() == BIG)
+
+
+def test_a_discard_that_the_disk_has_refused_is_made_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    after = left_in_two(make)
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "the disk")
+
+    monkeypatch.setattr(OS, "fdatasync", failing)
+    with pytest.raises(OSError):
+        after.volume.discard("k")
+    monkeypatch.undo()
+    after.volume.discard("k")
+    assert [found.key for found in after.volume.recovered()] == ["o"]
+    assert after.read() == OLD
+
+
+def test_files_that_were_saved_leave_room_for_others_that_are_held(make: Make) -> None:
+    world = make()
+    for number in range(3):
+        file = world.open(f"{number}", "x+b")
+        file.write(BIG[:600_000])
+        file.fsync()
+    after = world.crash(memory="3MiB", on_recovery="hold")
+    for number in range(3):
+        with after.open(f"{number}", "r+b") as file:
+            assert file.read() == BIG[:600_000]
+            file.fsync(durability="backend")
+
+
+def test_two_calls_may_forget_a_file_of_the_journal(make: Make) -> None:
+    after = left_in_two(make)
+    journal = after.cache.tier.journal()  # type: ignore[union-attr]
+    number = after.volume.recovery._left[0].unsaved.number  # type: ignore[union-attr]
+    for _ in range(2):
+        journal.forget(number)
+
+
+@IN_PLACE
+def test_a_creation_without_an_answer_gives_up_what_was_left_of_a_gone_object(make: Make) -> None:
+    world = make()
+    file = world.open()
+    file.pwrite(b"new", 0)
+    file.fsync()
+    after = world.crash(on_recovery="hold", retry=RetryPolicy(attempts=1))
+    after.store.objects.pop("k")
+    after.store.fault("open answer", OSError(errno.ECONNRESET, "no answer"), skip=0)
+    with pytest.raises(ConnectionResetError):
+        after.open(mode="x+b")
+    assert after.read() == b""
+    assert after.volume.recovered() == []

@@ -413,13 +413,13 @@ def test_a_part_of_recovered_bytes_can_be_given_up(world: World) -> None:
 
 
 def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
+    (tmp_path / "store/d").mkdir(parents=True)
     for number in range(2):
-        (tmp_path / f"store{number}" / "d").mkdir(parents=True)
-        (tmp_path / f"store{number}" / "d" / "k").touch()
+        (tmp_path / "store/d/k").write_bytes(b"")
         tier = DiskTier(tmp_path / f"tier{number}", size="16MiB", segment="1MiB")
         with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
             options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
-            volume = cache.attach(f"dir:{tmp_path}/store{number}", **options)
+            volume = cache.attach(f"dir:{tmp_path}/store", **options)
             if number == 0:
                 with volume.open("d/k", "r+b") as file:
                     file.write(b"kept")

@@ -10,8 +10,7 @@ The journal lacks bytes that were written since the last append, while it has un
 these ranges (`unlogged`). Otherwise it lacks all written bytes that are not committed: a file without records is
 described anew, and so is each file after a sync of the device that failed.
 
-What cannot be appended is saved in the store by that fsync: after a failure of the disk, or at its limit; bytes of
-direct writes and of writable views; bytes that are in no memory any longer; a key that is no text; a conflict.
+What cannot be appended is saved in the store by that fsync (contract D5).
 
     beside an append           the append
     write, truncate, hole      waits: both have the inode lock
@@ -387,6 +386,7 @@ class Journaled:
             size=size,
             renaming=renaming,
             removing=removing,
+            identity=file.lasting_identity(),
         )
         self._put(journal, first)
         self._known = self._known if live else base

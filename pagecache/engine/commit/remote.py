@@ -1,15 +1,8 @@
 """Foreign changes: another writer changed the stored object (contract 2.19).
 
 A change is noticed when the versions differ at an open, when the backend refuses another version (ESTALE, from a
-commit, a read or a write), or by an explicit invalidate. Without local data the cached bytes are dropped. With local
-data `on_conflict` decides:
-
-    fail          a conflict: write-back stops, commits and opens raise ConflictError, local data stays readable, and
-                  `resolve` or `discard` settles it
-    take_remote   local data is dropped, and reported as a loss
-
-Only `resolve` lays local data over another version, and returns which bytes of that it replaces (overlay.py), and an
-open after an announcement that concerns none of that data.
+commit, a read or a write), or by an explicit invalidate. Only `resolve` lays local data over another version, and
+returns which bytes of that it replaces (overlay.py), and an open after an announcement that concerns none of that data.
 Taking another version as the base needs the token, and runs on the volume's threads as soon as the token is free; the
 thread that notices the change never waits. All acknowledged bytes were sent for the old version, so the backend forgets
 them (`rollback`) and all of them become dirty again.

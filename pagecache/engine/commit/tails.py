@@ -16,8 +16,6 @@ The next holder of the token turns noted tails into debts: a queued commit or tr
 A running pass ends with the requests it has sent. A reconnect owes the cut to the next backend: of noted and owed
 tails, and while a direct write runs.
 
-Reads do not wait for an owed cut: it removes nothing that they could read.
-
 A tail is not owed at once: a request that pays in the middle of a pass would cut off bytes that its neighbours have
 just stored.
 """

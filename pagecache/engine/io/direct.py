@@ -1,8 +1,7 @@
 """Direct I/O: past the cache, and coherent with it (contract 2.9, 2.10).
 
-A direct read takes local bytes from memory. A prompt backend puts all others into the caller's own buffer, or into the
-result; any other one into memory from which they are copied. It takes no lock and leaves nothing in the cache. C makes
-the calls for which it has a method of its own (op_direct.c), and the engine reads the rest.
+A direct read takes no lock and leaves nothing in the cache. C makes the calls for which it has a method of its own
+(op_direct.c), and the engine reads the rest.
 
 A direct write decides which lock it needs, takes it and decides again:
 
@@ -15,9 +14,8 @@ keep lock and count until they have returned (op_direct.c). Stored bytes are unc
 failed commit, or a reconnect before one, loses them. A write during which a commit failed is sent again. Bytes that a
 failed write has stored past the end are cut off before anything else is sent (tails.py).
 
-If memory is needed to make bytes safe or complete (write units, objects that a commit publishes, staged bytes), and for
-unaligned ranges, direct I/O is buffered I/O with an immediate write-back: `Write.buffered` requests that, and nothing
-has happened.
+If memory is needed to make bytes safe or complete, direct I/O is buffered I/O with an immediate write-back:
+`Write.buffered` requests that, and nothing has happened.
 """
 
 from __future__ import annotations
