@@ -420,19 +420,13 @@ def open_backend(
         return backend_file
 
     def attempt() -> tuple[BackendFile, ObjectStat, bool]:
+        opened = None
         try:
             opened = found_or_made()
-        except BaseException:
-            if made or tries.doubtful:
-                give_up()
-            raise
-        if opened[2]:
-            give_up()
-        return opened
-
-    def give_up() -> None:
-        if volume.recovery is not None:
-            volume.recovery.give_up(key)
+            return opened
+        finally:
+            if volume.recovery is not None and (made or tries.doubtful or (opened is not None and opened[2])):
+                volume.recovery.give_up(key)
 
     def found_or_made() -> tuple[BackendFile, ObjectStat, bool]:
         landed = made or (tries.doubtful and not backend.limits.commit_on_close)

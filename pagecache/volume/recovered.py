@@ -96,16 +96,15 @@ class Recovery:
         self._volume, self._tier, self._volume_id = volume, tier, volume_id
         self._left = left
         self._names: dict[Key, list[_Left]] = {}
+        self._objects: dict[str | None, list[_Left]] = {}  # by identity
         for each in left:
+            self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
-        self._objects: dict[str | None, list[_Left]] = {}  # by identity
-        for each in left:
-            self._objects.setdefault(each.unsaved.state.identity, []).append(each)
         self._withheld: list[_Left] = []  # files that were laid, and are held
-        self._starting = threading.Lock()  # held briefly, while a thread is started, or a file given up that none lays
+        self._starting = threading.RLock()  # held briefly; signal handlers may make calls in between
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
 
@@ -168,24 +167,30 @@ class Recovery:
                 return
             if (job := each.laying) is None or job.finished():
                 job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
-                try:
-                    thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
-                    start_thread(thread, f"that recovers files of {self._volume.name!r}")
-                except BaseException:
-                    each.laying = None if job.cancel() else job
-                    raise
-        self._outlast(job, each, tries)
-        if job.error is not None:
+                thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
+                start_thread(thread, f"that recovers files of {self._volume.name!r}")
+        if not self._outlast(job, each, tries):
+            with self._starting:
+                each.laying = None if each.laying is job else each.laying
+            self._lay(each, tries)
+        elif job.error is not None:
             raise job.error
 
-    def _outlast(self, job: Job[None], each: _Left, tries: Attempts) -> None:
-        def wait() -> None:
+    def _outlast(self, job: Job[None], each: _Left, tries: Attempts) -> bool:
+        """Wait for a laying. False: its thread was not started, by an error or an interrupt, and it will not begin."""
+
+        def wait() -> bool:
             while not job.join(min(SLICE, tries.deadline.left())):
                 tries.alive()
+                if job.cancel():
+                    return False
+            return True
 
-        during(Reason("the recovery of the object", self._volume.engine.native, key=each.key), wait)
+        return during(Reason("the recovery of the object", self._volume.engine.native, key=each.key), wait)
 
     def _lay_or_miss(self, each: _Left) -> None:
+        if each.over:
+            return
         try:
             self._check_room(each)
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
@@ -198,7 +203,7 @@ class Recovery:
             if error.errno not in GONE:
                 raise
             if not each.gone:
-                what = "the object below recovered bytes is gone; they stay in the disk tier"
+                what = f"the object below recovered bytes is gone; they stay in the disk tier: {cause(error)}"
                 next = "discard gives them up, resume looks again"
                 self._volume.engine.say(logging.ERROR, "recovered bytes", what, next, each.key)
             each.gone, each.sought = True, False

@@ -20,6 +20,7 @@ from pagecache.disk import records
 from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
+from pagecache.engine.park import start_thread
 from pagecache.fuse.namespace import namespace_of
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume import lifetimes
@@ -993,3 +994,19 @@ def test_a_creation_without_an_answer_gives_up_what_was_left_of_a_gone_object(ma
         after.open(mode="x+b")
     assert after.read() == b""
     assert after.volume.recovered() == []
+
+
+def test_an_interrupt_before_a_laying_begins_leaves_it_to_the_next_call(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = left_in_two(make)
+    interrupts = [KeyboardInterrupt()]
+
+    def starting(*thread: Any) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        start_thread(*thread)
+
+    monkeypatch.setattr("pagecache.volume.recovered.start_thread", starting)
+    raises(KeyboardInterrupt, after.read)
+    assert after.read() == changed(0, b"new")
