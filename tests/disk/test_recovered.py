@@ -934,13 +934,19 @@ def test_what_was_laid_in_part_is_not_saved_before_it_is_taken_back(
         if offset:
             failing()
 
+    recovery = after.volume.recovery
+    assert recovery is not None
+    recovery._left[0].held = False  # as with "resume", but no thread runs beside this test
     with before_read(in_the_middle):
         monkeypatch.setattr(lifetimes, "drop_local", failing)
         with pytest.raises(OSError):
             after.open()
         monkeypatch.undo()
-        after.volume.sync(durability="backend")
-        assert after.saved() == bytes(len(BIG))
+    for call in ("open", "stat"):
+        after.store.fault(call, PermissionError(errno.EACCES, "refused"), times=1000)
+    raises(OSError, after.volume.sync, durability="backend")
+    assert after.saved() == bytes(len(BIG))
+    after.store.clear_faults()
     after.volume.resume()
     eventually(lambda: after.saved() == BIG)
 
@@ -1010,3 +1016,20 @@ def test_an_interrupt_before_a_laying_begins_leaves_it_to_the_next_call(
     monkeypatch.setattr("pagecache.volume.recovered.start_thread", starting)
     raises(KeyboardInterrupt, after.read)
     assert after.read() == changed(0, b"new")
+
+
+def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_its_name(tmp_path: Path) -> None:
+    made: list[CachedFile] = []
+
+    def making(file: CachedFile) -> None:
+        made.append(file.volume.open("n", "x+b"))
+        made[0].write(b"made")
+        made[0].fsync()
+
+    with left(tmp_path, "k", making) as volume:
+        made[0]._leave()
+        (tmp_path / "store/n").unlink(missing_ok=True)
+        (tmp_path / "store/x").write_bytes(FOREIGN)
+        raises(FileExistsError, namespace_of(volume).link, "x", "n", "file")
+        with volume.open("n") as file:
+            assert file.read() == b"made"
