@@ -48,7 +48,7 @@ TAGS = (
 """Names, in infos of file systems, of values that identify the content."""
 TIMES = (
     *("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "modificationTime", "modify"),
-    *("created"),
+    "created",
 )
 """Names of the time of the last change; an object that is replaced as a whole is made at that time."""
 PIPE_MAX = 1 << 20
