@@ -307,11 +307,6 @@ class EngineFile(NativeInode):
         """Return whether the object has its name, and no call of this cache changes that."""
         return not self.is_renamed()
 
-    def lasting_identity(self) -> str | None:
-        """Return the identity of the object as a later process finds it; None: it has none."""
-        lasting: Any = getattr(self.volume.backend, "lasting_identity", None)
-        return None if lasting is None or self.identity is None else lasting(self.identity)
-
     def about_to_commit(self) -> None:
         """Let the journal know that a commit of a whole object begins."""
         if self.volume.journal is not None and self.volume.journal.is_used():

@@ -3,8 +3,6 @@
 Every wait of the engine has one shape: note an event's sequence number, check the condition, sleep while the sequence
 is unchanged. Sleeps are slices, signal handlers run in between, and each check may raise (aborted, deadline): every
 wait can be ended [K9]. A thread that changes a condition advances the event first, so no wake-up is missed.
-
-Clock and park are attributes of the cache: tests replace them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import resource
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -244,6 +244,11 @@ class EngineVolume:
         made = TieredBackend(store, before.tier, before.volume_id)
         made.hits = before.hits
         return made
+
+    def lasting_identity(self, identity: Hashable | None) -> str | None:
+        """Return the identity of an object as a later process finds it; None: it has none."""
+        lasting: Any = getattr(self.backend, "lasting_identity", None)
+        return None if lasting is None or identity is None else lasting(identity)
 
     def disk_hits(self) -> int:
         """Return how many reads the tier has served."""

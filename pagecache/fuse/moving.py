@@ -13,8 +13,6 @@ name away lets pending opens of it finish first, and those of callers that look 
 
     opener     find "a": node 9          open 9: ESTALE    find "a": node 12                     open 12
     renamer                 "x" to "a"                                       "y" to "a" waits
-
-A caller whose thread is not known may look up any name that the node has or had last.
 """
 
 from __future__ import annotations

@@ -206,7 +206,9 @@ class Directories(Namespace):
         inode = self.volume._inode_found(found.key, found) if found.kind == "file" else None  # no valid key, maybe
         if inode is not None and inode.has_local():
             return dataclasses.replace(found, size=inode.size)
-        return found
+        recovery = self.volume.recovery if found.kind == "file" and inode is None else None
+        size = None if recovery is None else recovery.size(str(found.key), found.identity)
+        return found if size is None else dataclasses.replace(found, size=size)
 
     def mkdir(self, key: str) -> None:
         self.change("mkdir", key, lambda: self.backend.mkdir(key, 0o700), made=key)

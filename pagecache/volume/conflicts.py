@@ -1,7 +1,4 @@
-"""Foreign changes of stored objects: clean cached bytes are dropped, conflicts with local changes are settled.
-
-Without announcements, opens notice such changes (opening.py). Only "discard" drops local data here.
-"""
+"""Foreign changes of stored objects: clean cached bytes are dropped, conflicts with local changes are settled."""
 
 from __future__ import annotations
 

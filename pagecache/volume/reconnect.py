@@ -233,6 +233,8 @@ def _take_version(inode: Inode, opened: Opened) -> None:
 
 
 def _send_again(inode: Inode, *, known: bool) -> None:
+    if known:
+        inode.journaled.identified()
     if inode.conflict is None or known:
         inode.retry(failed_too=inode.conflict is None)
 

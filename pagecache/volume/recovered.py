@@ -19,9 +19,7 @@ Whether the stored object is the one that they were written over:
     there is none, and there was one, or another identity  nothing is laid; they stay listed
 
 No call gets an open file of the object before that, by whatever name: bytes are laid beside no others. A call for the
-name of an object that was gone looks again. In a store without identities its bytes are given up while a call of this
-cache makes its name lead to another object.
-
+name of a gone object looks again; without identities its bytes are given up when a call of this cache gives that away.
 A thread of its own lays each file, and callers wait for that: no deadline or interrupt of theirs strikes in the middle.
 """
 
@@ -32,7 +30,7 @@ import logging
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -88,6 +86,10 @@ class _Left:
         """Return whether it is to be laid without a call for it."""
         return self.sought and not (self.held or self.over)
 
+    def runs(self) -> bool:
+        """Return whether it is being laid."""
+        return self.laying is not None and not self.laying.finished()
+
 
 class Recovery:
     """The files that were left for one volume."""
@@ -98,7 +100,8 @@ class Recovery:
         self._names: dict[Key, list[_Left]] = {}
         self._objects: dict[str | None, list[_Left]] = {}  # by identity
         for each in left:
-            self._objects.setdefault(each.unsaved.state.identity, []).append(each)
+            if each.unsaved.state.identity is not None:
+                self._objects.setdefault(each.unsaved.state.identity, []).append(each)
             renaming = each.unsaved.state.renaming
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
@@ -117,10 +120,11 @@ class Recovery:
         unsaved = set(self._tier.unsaved(self._volume_id))
         return [_described(each) for each in self._left if each.unsaved.number in unsaved]
 
-    def size(self, name: Key) -> int | None:
+    def size(self, name: Key, identity: Hashable | None) -> int | None:
         """Return the size of an object with bytes that are to be laid; None: it has none."""
+        known = (None, self._volume.engine.lasting_identity(identity)) if name in self._names else ()
         waiting = (each for each in self._names.get(name, ()) if each.key == name and not each.over)
-        return next((each.unsaved.state.size for each in waiting), None)
+        return next((each.unsaved.state.size for each in waiting if each.unsaved.state.identity in known), None)
 
     # -- before other calls
 
@@ -138,9 +142,10 @@ class Recovery:
 
     def opened(self, name: Key, inode: Inode, tries: Attempts) -> None:
         """Lay the bytes that were left of an object before its handle is used: it has come back, or has other names."""
-        identity = inode.lasting_identity()
-        for each in (*self._names.get(name, ()), *(self._objects.get(identity, ()) if identity is not None else ())):
-            self._lay(each, tries)
+        identity = self._volume.engine.lasting_identity(inode.identity) if self._objects else None
+        for each in (*self._names.get(name, ()), *self._objects.get(identity, ())):
+            if each.unsaved.state.identity in (None, identity):
+                self._lay(each, tries)
 
     def _below(self, name: str) -> list[str]:
         begin = bisect_left(self._sorted, name.rstrip("/") + "/")
@@ -162,9 +167,9 @@ class Recovery:
 
     def _lay(self, each: _Left, tries: Attempts) -> None:
         """Have a file laid, and wait for that within the deadline of a call."""
+        if each.over:
+            return
         with self._starting:
-            if each.over:
-                return
             if (job := each.laying) is None or job.finished():
                 job = each.laying = Job(partial(self._lay_or_miss, each), key=each.key)
                 thread = threading.Thread(target=job.run, name="pagecache-laying", daemon=True)
@@ -195,9 +200,7 @@ class Recovery:
             self._check_room(each)
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
             each.over = True
-            if each.held and each.inode is not None:
-                self._withheld.append(each)
-            elif each.inode is not None:
+            if each.inode is not None and not each.held:
                 _release(each.inode)
         except OSError as error:
             if error.errno not in GONE:
@@ -209,11 +212,19 @@ class Recovery:
             each.gone, each.sought = True, False
 
     def _check_room(self, each: _Left) -> None:
-        """Check that there is memory for bytes that nothing writes back."""
-        self._withheld = [one for one in self._withheld if one.held and one.inode is not None and one.inode.has_local()]
-        taken = sum(one.memory for one in self._withheld)
-        room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
-        if each.held and each.memory > room:
+        """Take memory for bytes that nothing writes back. Saved files, and those that were not laid, have none."""
+        if not each.held:
+            return
+        with self._starting:
+            kept = [
+                one
+                for one in self._withheld
+                if one.held and (one.inode.has_local() if one.inode is not None else one.runs())
+            ]
+            taken = sum(one.memory for one in kept)
+            room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
+            self._withheld = [*kept, each]
+        if each.memory > room:
             text = f"{each.memory} recovered bytes are held, and memory has room for {room}: resume them"
             raise OSError(errno.ENOBUFS, text, each.key)
 
@@ -299,7 +310,7 @@ class Recovery:
         while (thread := self._thread) is not None and thread.is_alive() and not deadline.passed():
             thread.join(min(SLICE, deadline.left()))
         for job in [each.laying for each in self._left if each.laying is not None]:
-            while not (job.join(min(SLICE, deadline.left())) or deadline.passed()):
+            while not (job.join(min(SLICE, deadline.left())) or deadline.passed() or job.cancel()):
                 pass
 
     def go_on(self) -> None:
@@ -494,18 +505,21 @@ def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, crea
     """Open the object of a name; `created`: or make it. FileNotFoundError: there is none, or it is another one."""
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
-    opening = partial(volume._open, key, volume._canonical(key), age=0.0, make=make, tries=tries, lays=True)
-    if not created or state.identity is None:
-        handle = opening(os.O_RDWR | (os.O_CREAT if created else 0))
-    else:
+    flags, lasting = os.O_RDWR | (os.O_CREAT if created else 0), volume.engine.lasting_identity
+    other = FileNotFoundError(errno.ENOENT, "another object has its name", key)
+    if state.identity is not None:  # before the open: another writable handle keeps a close from saving
         try:
-            handle = opening(os.O_RDWR)
-        except FileNotFoundError:
-            return opening(os.O_RDWR | os.O_CREAT | os.O_EXCL)
-    if state.identity in (None, handle._inode.lasting_identity()):
+            if lasting(tries.repeated(partial(volume.engine.backend.stat, key)).identity) != state.identity:
+                raise other
+        except FileNotFoundError as error:
+            if error is other:
+                raise
+            flags |= os.O_EXCL if created else 0
+    handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
+    if flags & os.O_EXCL or state.identity in (None, lasting(handle._inode.identity)):
         return handle
     handle._leave()
-    raise FileNotFoundError(errno.ENOENT, "another object has its name", key)
+    raise other
 
 
 def _is_ours(handle: CachedFile, unsaved: Unsaved, stored: str | None) -> bool:

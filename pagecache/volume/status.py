@@ -178,7 +178,7 @@ def listed(volume: Volume, prefix: str, timeout: float | None) -> Iterator[FileS
                     found = dataclasses.replace(found, key=stat.key)
                 except FileNotFoundError:
                     continue
-            if volume.recovery is not None and (size := volume.recovery.size(name)) is not None:
+            if volume.recovery is not None and (size := volume.recovery.size(name, stat.identity)) is not None:
                 found = dataclasses.replace(found, size=size)
             yield found
         volume._check_alive()

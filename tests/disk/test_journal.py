@@ -410,3 +410,13 @@ def test_segments_are_read_beside_saves_and_appends() -> None:
     assert {file.state.key: file.ranges for file in found.files} == {"first": [(0, 1000)], "second": [(0, 3)]}
     assert len(journal._segments) < 5
     assert journal.read().lost == []
+
+
+def test_files_of_the_first_format_have_no_identity() -> None:
+    state = records.FileState(1)
+    state.restore(10, 1, ("store:", "k", "v", 0, 0, None, 5, b"mark"), live=False)
+    assert (state.identity, state.saving, state.size) == (None, [(5, b"mark")], 10)
+    again = records.FileState(1)
+    state.identity = "7:1"
+    again.restore(10, 1, state.record().values, live=False)
+    assert (again.identity, again.saving) == ("7:1", [(5, b"mark")])

@@ -359,6 +359,7 @@ def test_unknown_errors_pass_unchanged() -> None:
         assert raised.value is error
 
 
+@pytest.mark.contract("2.19")
 def test_version_is_what_belongs_to_the_content_or_a_time_with_the_size() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     found = stat_of({"size": 5, "ETag": '"abc"', "LastModified": moment, "type": "file"})

@@ -376,19 +376,7 @@ class Journaled:
         follows = live and self._bases == self._known_bases  # its earlier records count
         base = None if created else self._base()
         size = 0 if created else min(file.remote_size, lowest)
-        renaming, removing = self._naming
-        first = records.file(
-            self._number,
-            self._owner.volume_id,
-            self._key(),
-            base,
-            created=created,
-            size=size,
-            renaming=renaming,
-            removing=removing,
-            identity=file.lasting_identity(),
-        )
-        self._put(journal, first)
+        self._put(journal, self._state(base, size, created=created))
         self._known = self._known if live else base
         if not follows:
             self._size = size
@@ -413,6 +401,13 @@ class Journaled:
             file.count_unlogged()
             raise
         self._whole = False
+
+    def _state(self, base: str | None, size: int, *, created: bool) -> Record:
+        (renaming, removing), volume = self._naming, self._owner.volume
+        names: dict[str, Any] = {"renaming": renaming, "removing": removing, "created": created}
+        identity = volume.lasting_identity(self.file.identity)
+        key, number = self._key(), self._number
+        return records.file(number, self._owner.volume_id, key, base, size=size, identity=identity, **names)
 
     def _bytes(self, journal: Journal, begin: int, end: int) -> None:
         """Append bytes of the file: those of the memory, or else of the spool, which may have older ones as well."""
@@ -629,6 +624,11 @@ class Journaled:
             if isinstance(key, str | bytes):
                 self._known = None
                 self.note(lambda number: records.renamed(number, key, None))
+
+    def identified(self) -> None:
+        """Record the identity that the object has in another backend."""
+        created = bool(self._marks and self.file.undone()["created"])
+        self.note(lambda _: self._state(self._known, self._size, created=created))
 
     def follows(self) -> None:
         """Record which version its name has led to since a rename: its next commit replaces that one."""
