@@ -69,6 +69,8 @@ def reconnect(volume: Volume, backend: Backend, fenced: bool) -> None:
         unused = [inode for inode in volume.orphans if inode.handles == 0]
     for inode in unused:
         lifetimes.bury(volume, inode)  # impossible while the volume was aborted
+    if engine.journal is not None:
+        engine.journal.confirm_all()  # the identities of its objects
     if volume.recovery is not None:
         volume.recovery.start()
     volume.cache.flusher.wake()

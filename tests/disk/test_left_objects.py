@@ -546,13 +546,24 @@ def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_it
             assert file.read() == b"made"
 
 
-def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(tmp_path: Path) -> None:
+def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "next").mkdir()
     (tmp_path / "next/k").write_bytes(OLD)
+    calls: list[str] = []
+
+    def seen(name: str) -> Any:
+        real = getattr(OS, name)
+        return lambda *arguments: (real(*arguments), calls.append(name))[0]
+
+    for name in ("pwritev", "fdatasync"):
+        monkeypatch.setattr(OS, name, seen(name))
 
     def reconnecting(file: CachedFile) -> None:
         file.volume.abort()
         file.volume.reconnect(DirectoryBackend(tmp_path / "next"))
+        assert calls[-1] == "fdatasync"  # a power cut changes nothing
 
     with left(tmp_path, "k", reconnecting) as volume:
         with volume.open("k") as file:
