@@ -116,7 +116,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "short": SMALL | {"faults": "short"},
     "past": SLOW | {"files": 1, "mix": "buffered,direct,parallel"},
     "late": SMALL | {"profile": "losses", "files": 1, "faults": "late"},
-    "appends": CROWD | {"threads": 6, "operations": 25, "mix": "append,truncate"},
     "crowd": CROWD | {"threads": 12, "operations": 12, "faults": "slow"},
     "names": SMALL | {"profile": "metadata", "files": 4},
     "crossing": CROSSING,
