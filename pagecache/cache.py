@@ -136,7 +136,7 @@ class PageCache:
     ) -> None:
         if config is not None and not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig, not {type(config).__name__}")
-        self.config = with_overrides(config or CacheConfig(), overrides)
+        self.config = with_overrides(config or CacheConfig(), overrides, PageCache.__init__)
         self.limits = self.config.resolve(capacity)
         self.capacity = self.limits.capacity
         self.config.check_fits(self.capacity)
@@ -322,7 +322,7 @@ class PageCache:
             raise ValueError(f"durability: 'disk', but {why}")
         if volume_id is not None and (not isinstance(volume_id, str) or not volume_id):
             raise ValueError(f"volume_id: {volume_id!r} is not a text of at least one character")
-        chosen = options_for(resolved.limits, options, overrides)
+        chosen = options_for(resolved.limits, options, overrides, PageCache.attach)
         kind = type(original(resolved)).__name__
         with closing.registry(), self._lock:
             self._check_open()

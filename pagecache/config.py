@@ -160,8 +160,8 @@ def check_retry(policy: RetryPolicy | None) -> None:
         raise ValueError(f"retry: {policy!r} is not a RetryPolicy")
 
 
-def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
-    """Return the options with some fields replaced, validated like new ones.
+def with_overrides(options: Options, overrides: Mapping[str, Any], call: Any = None) -> Options:
+    """Return the options with some fields replaced, validated like new ones. `call`: takes them beside others.
 
     Raises:
         TypeError: no such field; names the nearest.
@@ -170,7 +170,13 @@ def with_overrides(options: Options, overrides: Mapping[str, Any]) -> Options:
     >>> with_overrides(VolumeOptions(), {"read_ahead": "64KiB"}).read_ahead
     65536
     """
-    return dataclasses.replace(options, **overrides) if overrides else options
+    if not overrides:
+        return options
+    known = [f.name for f in dataclasses.fields(options)]
+    for name in overrides:
+        if call is not None and name not in known:
+            raise unknown_option(call.__qualname__.removesuffix(".__init__"), name, [*known, *call.__kwdefaults__])
+    return dataclasses.replace(options, **overrides)
 
 
 @named_options

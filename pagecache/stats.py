@@ -49,7 +49,7 @@ class CacheStats:
         lock_waits: times that a call slept for a folio or for the lock of a file.
         disk_hits: backend calls to read that the disk tier served.
         disk_bytes: bytes that the tier takes on disk; of all volumes and caches that share it.
-        journal_bytes: bytes of the tier that no store has.
+        journal_bytes: bytes of its journal; 0 while a store has everything.
         disk_errors: failures of the tier's disk, damaged blocks among them.
         details: further counters by name.
     """

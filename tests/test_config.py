@@ -149,6 +149,15 @@ def test_unknown_option_names_the_nearest(cls: type[Any], wrong: str, right: str
         assert wrong in str(raised.value)
 
 
+@pytest.mark.parametrize(("wrong", "right"), [("spol", "spool"), ("retyr", "retry"), ("readahead", "read_ahead")])
+def test_an_unknown_option_of_a_call_names_the_nearest_of_all_its_keywords(wrong: str, right: str) -> None:
+    options: dict[str, Any] = {wrong: None}
+    with PageCache("1MiB") as cache, pytest.raises(TypeError, match=rf"attach has no option '{wrong}'; .* '{right}'"):
+        cache.attach("memory:", **options)
+    with pytest.raises(TypeError, match="PageCache has no option 'disc'; did you mean 'disk'"):
+        PageCache("1MiB", disc="/tmp")  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("cls", [CacheConfig, VolumeOptions, RetryPolicy, BackendLimits])
 def test_an_unknown_option_that_resembles_none_lists_all_of_them(cls: type[Any]) -> None:
     with pytest.raises(TypeError, match="'qqq'") as raised:

@@ -1,14 +1,5 @@
 """The command line: each command has one module with its options, its help and its exit status.
 
-    pagecache top [SOCKET...]   the work of running caches, live in a terminal, or once as a table or JSON
-    pagecache bench             hits, misses and write-back, measured beside plain files
-    pagecache drain SOCKET...   have a running program save everything written so far, and verify it
-    pagecache stress [TARGET]   random operations of many workers on a cache, a backend or a directory, all checked
-    pagecache mount URL DIR     a file system over a backend, for any program
-    pagecache check-backend     check that a backend keeps its promises, and measure its calls
-    pagecache disk PATH         show and verify what a disk tier keeps
-    pagecache s3-clean URL      remove leftovers of ended programs from a bucket
-
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
 document on stdout in place of a table for a person; progress and errors go to stderr. Nothing heavy is imported before
 the command is known: `pagecache --help` needs only click.

@@ -43,4 +43,4 @@ def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
     import json
 
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(document, indent=2))

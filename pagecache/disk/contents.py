@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import BinaryIO
 from urllib.parse import quote
 
 from ..native import checked
@@ -16,6 +18,7 @@ from .tier import JOURNAL, leave, occupy
 
 PIECE = 1 << 20
 """Bytes that are verified at a time."""
+NO_PATH = {errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 
 
 @dataclass(slots=True)
@@ -158,10 +161,15 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> s
         folder = os.path.join(folder, quote(within, safe=""))
     path = os.path.join(folder, key)
     inside = not os.path.isabs(key) and "\0" not in key and not {"", ".", ".."} & {*key.split("/")}
-    if not inside or os.path.exists(path):
+    try:
+        target = _new(path) if inside else None
+    except OSError as error:
+        if error.errno not in NO_PATH:
+            raise
+        target = None
+    if target is None:
         path = os.path.join(folder, f"{unsaved.number}-{quote(key, safe='')[-200:]}")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "xb") as target:
+    with target or _new(path) as target:
         target.truncate(unsaved.state.size)
         for begin, length in unsaved.ranges:
             for at in range(begin, begin + length, PIECE):
@@ -170,6 +178,11 @@ def _export(folder: str, unsaved: Unsaved, key: str, *, within: str | None) -> s
         target.flush()
         os.fsync(target.fileno())
     return path
+
+
+def _new(path: str) -> BinaryIO:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return open(path, "xb")
 
 
 def _size(path: str) -> int:

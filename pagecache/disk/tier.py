@@ -21,7 +21,7 @@ import logging
 import os
 import threading
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 from ..config import Size, parse_size
@@ -137,10 +137,8 @@ _running: dict[str, Tier] = {}
 """By the real path of the directory."""
 
 
-class Told(Protocol):
-    """A volume that the tier serves."""
-
-    def tell_disk(self, what: str, error: OSError | None) -> None: ...
+class Told(Protocol):  # a volume that the tier serves
+    def emit(self, kind: Literal["disk"], *, error: OSError | None, message: str, next: str) -> object: ...
     def spooled_bytes(self) -> int: ...
 
 
@@ -469,19 +467,24 @@ class Tier:
         self.errors += 1
         if monotonic() - self._logged >= LOGGED_EVERY:
             self._logged = monotonic()
-            what = error.strerror or str(error)
-            log.warning("%s: %s (failure %d); they are read from the store", self.described.path, what, self.errors)
+            what = f"{self.described.path}: {error.strerror or error} (failure {self.errors})"
+            self._tell(what, error, "they are read from the store")
 
     def _report(self, error: OSError | None) -> None:
         if error is not None:
             self.errors += 1
             what = f"the disk tier in {self.described.path!r} failed: {error.strerror or error}"
-            log.warning("%s; nothing is written to it for a while", what)
+            self._tell(what, error, "nothing is written to it for a while")
         else:
-            what = f"the disk tier in {self.described.path!r} is written again"
+            self._tell(f"the disk tier in {self.described.path!r} is written again", None, "")
+
+    def _tell(self, what: str, error: OSError | None, next: str) -> None:
+        if error is not None:
+            log.warning("%s; %s", what, next)
+        else:
             log.info("%s", what)
         for volume in tuple(self.told):
-            volume.tell_disk(what, error)
+            volume.emit("disk", error=error, message=what, next=next)
 
     # -- the writer's thread
 

@@ -254,11 +254,6 @@ class EngineVolume:
         """Return how many reads the tier has served."""
         return self.backend.hits if isinstance(self.backend, TieredBackend) else 0
 
-    def tell_disk(self, what: str, error: OSError | None) -> None:
-        """Report that the disk of the tier fails, or goes on."""
-        then = "it is read and written past the tier" if error is not None else ""
-        self.emit("disk", error=error, message=what, next=then)
-
     # -- alive or not
 
     def check_alive(self, key: Key | None = None, since: int | None = None) -> None:

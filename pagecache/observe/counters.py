@@ -88,7 +88,7 @@ COUNTERS: dict[str, Counter] = {
     # the disk tier
     "disk_hits": _grows("Calls to read that the disk tier served."),
     "disk_bytes": _memory("Bytes that the disk tier takes, of all volumes and caches that share it.", "bytes"),
-    "journal_bytes": _memory("Bytes of the disk tier that no store has.", "bytes"),
+    "journal_bytes": _memory("Bytes of the journal of the disk tier; 0 while a store has everything.", "bytes"),
     "disk_errors": _memory("Failures of the disk of the tier, damaged blocks among them.", grows=True),
     # memory of the metadata
     "leaves": _memory("Index leaves in use."),

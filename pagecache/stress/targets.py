@@ -4,14 +4,10 @@ A target has numbered files. Threads call its verbs as methods, tasks as corouti
 io.UnsupportedOperation: it is skipped from then on, and the report lists it. Verbs return and raise what the calls
 behind them do: errors are OSError, with `characters_written` after a partial write.
 
-    read, readv, write, writev, append      of a file, by a way
     try_read, try_write                     None, False: they would have to wait
     view, copy                              memory of a file (`Held`), and a write out of it
     tear                                    a write from memory whose last part is unmapped, which raises EFAULT
-    truncate, punch, zero, flush, sync_range, fsync, prefetch, advise       by the handle of a way
-    save                                    fsync of a handle; like fsync, sync and ticket with a level, if there is
-                                            a disk tier that takes unsaved bytes
-    sync, ticket, drop, drop_all, invalidate, reopen
+    save                                    fsync of a handle
     change      change the store as a foreign writer; on return the tested system is aware of it
     replace     replace the stored object so, while some local data exists; on return the conflict is settled
     lose        discard local data of a range, or of all from an offset on; returns the lost (offset, length)

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ..disk.recovery import Unsaved
     from ..disk.tier import Tier
     from ..engine.commit.journaled import VolumeJournal
+    from ..engine.file import EngineFile
     from .inode import Inode
     from .volume import Volume
 
@@ -86,10 +87,6 @@ class _Left:
         """Return whether it is to be laid without a call for it."""
         return self.sought and not (self.held or self.over)
 
-    def runs(self) -> bool:
-        """Return whether it is being laid."""
-        return self.laying is not None and not self.laying.finished()
-
 
 class Recovery:
     """The files that were left for one volume."""
@@ -106,6 +103,7 @@ class Recovery:
             for name in (each.key,) if renaming is None else (each.key, _canonical(volume, renaming)):
                 self._names.setdefault(name, []).append(each)
         self._sorted = sorted(name for name in self._names if isinstance(name, str))
+        self._laid: dict[EngineFile, _Left] = {}
         self._withheld: list[_Left] = []  # files that were laid, and are held
         self._starting = threading.RLock()  # held briefly; signal handlers may make calls in between
         self._thread: threading.Thread | None = None
@@ -200,8 +198,11 @@ class Recovery:
             self._check_room(each)
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
             each.over = True
-            if each.inode is not None and not each.held:
-                _release(each.inode)
+            if each.inode is not None:
+                self._laid[each.inode] = each
+                self._tier.errors += len(each.unsaved.damaged)
+                if not each.held:
+                    _release(each.inode)
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -219,7 +220,7 @@ class Recovery:
             kept = [
                 one
                 for one in self._withheld
-                if one.held and (one.inode.has_local() if one.inode is not None else one.runs())
+                if one.held and (one.inode.has_local() if one.inode else one.laying and not one.laying.finished())
             ]
             taken = sum(one.memory for one in kept)
             room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
@@ -282,14 +283,21 @@ class Recovery:
                 found = [other for other in found if other is not each]
         return found
 
-    def holds(self, inode: Inode) -> bool:
+    def holds(self, file: EngineFile) -> bool:
         """Return whether the bytes of a file are saved only after `resume`."""
-        return any(each.held and each.inode is inode for each in self._left)
+        return (each := self._laid.get(file)) is not None and each.held
+
+    def has_changed(self, file: EngineFile) -> bool:
+        """Return whether a file that is held was changed since it was laid."""
+        return self.holds(file) and not file.journaled.has_all()
 
     # -- in the background
 
     def resume(self, name: Key | None) -> None:
-        for each in self._left if name is None else self._named(name):
+        found = self._left if name is None else self._named(name)
+        if name is not None and (inode := self._volume.inodes.get(name)) in self._laid:  # perhaps by another name
+            found = [self._laid[inode], *(each for each in found if each.inode is None)]
+        for each in found:
             each.held, each.sought = False, True  # first: what lays it looks at the end
             if each.inode is not None:
                 _release(each.inode)
@@ -356,6 +364,7 @@ class Recovery:
 
 def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:
     """Find the files that were left for a volume; None: there are none."""
+    reads = volume.options.read_only or bool(volume.engine.backend.limits.read_only)
     numbers = set(tier.unsaved(volume_id))
     for other in tuple(tier.told):
         journal = getattr(other, "journal", None)
@@ -367,14 +376,20 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
     left = [
-        _Left(volume, replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
+        _Left(
+            volume,
+            replace(unsaved, state=_state(volume, unsaved)),
+            _canonical(volume, unsaved.state.key),
+            held=hold or reads,
+        )
         for unsaved in found.files
         if unsaved.number in numbers
     ]
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= numbers
     total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
-    then = "they wait for Volume.resume" if hold else "they are saved in the background"
+    held = "they wait for a volume that may write" if reads else "they wait for Volume.resume"
+    then = held if hold or reads else "they are saved in the background"
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
     volume.engine.say(logging.WARNING, "recovered bytes", what, then)
     return Recovery(volume, tier, volume_id, left)

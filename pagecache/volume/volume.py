@@ -53,11 +53,13 @@ def largest_window(limits: BackendLimits, least: Size = "1MiB") -> int:
     return min(max(parse_size(least, "read_ahead"), int(limits.read_ahead) or most), FOREVER)
 
 
-def options_for(limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any]) -> VolumeOptions:
-    """Return the explicit options, otherwise those of `options`, otherwise the best ones for these limits."""
+def options_for(
+    limits: BackendLimits, options: VolumeOptions | None, overrides: Mapping[str, Any], call: Any
+) -> VolumeOptions:
+    """Return the explicit options of a call, otherwise those of `options`, otherwise the best for these limits."""
     if options is None:
         overrides = {"read_ahead": largest_window(limits), **overrides}
-    return with_overrides(options or VolumeOptions(), overrides)
+    return with_overrides(options or VolumeOptions(), overrides, call)
 
 
 class Volume:
@@ -255,7 +257,7 @@ class Volume:
             self.engine.check_unsealed(key)
         return Attempts(self.engine, what, key, self._timeout if timeout is None else timeout)
 
-    def _check_may_write(self, key: Key, bits: int) -> None:
+    def _check_may_write(self, key: Key | None, bits: int) -> None:
         """Raise PermissionError if an open with these flags would change a read-only object."""
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
         if writes and (self.options.read_only or self.engine.backend.limits.read_only):
@@ -453,9 +455,11 @@ class Volume:
             key: of one object; None: all.
 
         Raises:
+            PermissionError: on a read-only volume.
             OSError: a crash has left the key in a rename, and the store does not tell which object has it.
         """
         self._check_alive(key)
+        self._check_may_write(key, os.O_RDWR)
         if self.recovery is not None:
             self.recovery.resume(None if key is None else self._canonical(key))
 

@@ -465,6 +465,7 @@ def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
     assert found[4096:8192] == OLD[4096:8192]
     (left,) = after.volume.recovered()
     assert not any(begin < 8192 and begin + length > 4096 for begin, length in left.ranges)
+    assert after.cache.stats().disk_errors == 1
 
 
 def test_a_crash_during_recovery_changes_nothing(world: World) -> None:

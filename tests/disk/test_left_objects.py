@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pagecache import CachedFile, DiskTier, PageCache, RetryPolicy, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend
+from pagecache.cli import main
 from pagecache.disk.device import OS
 from pagecache.disk.recovery import Unsaved
 from pagecache.engine.park import start_thread
@@ -555,7 +558,12 @@ def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_
 
     def seen(name: str) -> Any:
         real = getattr(OS, name)
-        return lambda *arguments: (real(*arguments), calls.append(name))[0]
+
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        return call
 
     for name in ("pwritev", "fdatasync"):
         monkeypatch.setattr(OS, name, seen(name))
@@ -589,3 +597,80 @@ def test_a_name_is_free_again_when_giving_up_bytes_has_failed(
     with pytest.raises((RuntimeError, OSError)):
         after.volume.rename("o", "k")
     assert after.volume.exists("k")
+
+
+# -- what is held
+
+
+def held(world: World, **options: Any) -> World:
+    """What a crash has left of a file, held; it has "new" at 5000."""
+    file = world.open()
+    file.pwrite(b"new", 5000)
+    file.fsync()
+    return world.crash(on_recovery="hold", **options)
+
+
+@pytest.mark.parametrize("by", [lambda world: world.volume, lambda world: world.cache], ids=["volume", "cache"])
+def test_a_sync_at_the_store_saves_a_held_file_that_was_changed_since_and_no_other(make: Make, by: Any) -> None:
+    after = held(make(), durability="backend")
+    file = after.open()
+    by(after).sync()
+    assert after.saved() == OLD
+    file.pwrite(b"mine", 100)
+    by(after).sync()
+    assert after.saved() == changed(100, b"mine", changed(5000, b"new"))
+    assert after.volume.recovered() == []
+
+
+@pytest.mark.parametrize("durability", ["backend", "disk"])
+def test_a_cache_with_a_held_file_that_was_changed_can_be_closed(make: Make, durability: str) -> None:
+    after = held(make(), durability=durability)
+    after.open().pwrite(b"mine", 100)
+    assert after.cache.close(timeout=WAIT_LIMIT_S) == []
+    expected = changed(100, b"mine", changed(5000, b"new"))
+    assert after.saved() == (OLD if durability == "disk" else expected)
+    if durability == "disk":
+        last = World(after.folder, after._after(), after.number)
+        assert last.read() == expected
+        last.end()
+
+
+def test_a_held_file_is_resumed_by_the_name_that_it_has_now(make: Make) -> None:
+    after = held(make())
+    after.volume.rename("k", "there")
+    after.volume.resume("k")
+    assert [found.key for found in after.volume.recovered()] == ["there"]
+    after.volume.resume("there")
+    eventually(lambda: after.volume.recovered() == [])
+    assert after.saved("there") == changed(5000, b"new")
+
+
+def test_a_read_only_volume_saves_nothing_that_was_left(make: Make) -> None:
+    after = held(make(), read_only=True)
+    assert after.read() == changed(5000, b"new")
+    raises(PermissionError, after.volume.resume)
+    raises(PermissionError, after.volume.resume, "k")
+    after.volume.sync(durability="backend")
+    assert after.cache.close(timeout=WAIT_LIMIT_S) == []
+    assert after.saved() == OLD
+
+
+def test_unsaved_files_are_exported_whatever_their_names_are(tmp_path: Path) -> None:
+    names: list[Any] = ["a", "x" * 300, "d", "d/e", "long/" + "y" * 256 + "/z", "caf\udce9", "b"]
+    store = ObjectBackend()
+    store.gate("commit", times=100)
+    with PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB")) as cache:
+        volume = cache.attach(store, volume_id="store", durability="disk")
+        for number, name in enumerate(names):
+            with volume.open(name, "x+b") as file:
+                file.write(b"%d" % number)
+                file.fsync()
+        copy_tier(tmp_path / "tier", tmp_path / "copy")
+        store.open_all_gates()
+    command = ["disk", str(tmp_path / "copy"), "--json", "--export", str(tmp_path / "export")]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 1
+    files = json.loads(done.stdout)["files"]
+    assert {file["key"]: Path(file["path"]).read_bytes() for file in files} == {
+        name: b"%d" % number for number, name in enumerate(names)
+    }

@@ -1,18 +1,5 @@
 """The objects of an S3 bucket below a prefix, on any service with the S3 protocol.
 
-Modules:
-
-    backend.py        the backend: keys and options; names are those of `..objects`
-    requests.py       the requests of names
-    uploads.py        the uploads that are to be aborted
-    conditions.py     what the server honours
-    object.py         one open object, the state of its next version, and its commit
-    assembly.py       the requests of a commit
-    plan.py           the choice of these requests
-    beginnings.py     first bytes, which come with the answer to an open
-    calls.py          each request, and its errors
-    http.py           the signature and the sending of a request
-
 Nothing below `PREFIX/.pagecache/` is listed, and no key reaches it: that is private to the backend.
 """
 
