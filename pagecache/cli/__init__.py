@@ -3,9 +3,6 @@
 Exit status: 0 fine, 1 a failure found or data not saved, 2 wrong usage, 130 interrupted. `--json` prints one JSON
 document on stdout in place of a table for a person; progress and errors go to stderr. Nothing heavy is imported before
 the command is known: `pagecache --help` needs only click.
-
-A command of several files is a package here, with `command.py` as that module: check_backend, drain and top. Others
-call `pagecache.bench`, `pagecache.fuse`, `pagecache.stress` and `pagecache.backends`.
 """
 
 import click

@@ -172,10 +172,8 @@ class Directories(Namespace):
             recovery.give_up(made)
             return answer
 
-    def status(self, key: str) -> ObjectStat:
-        """Return the status with the cache's size of a file, if it has bytes that the store may not have had when it
-        was asked.
-        """
+    def status(self, key: str, again: bool = True) -> ObjectStat:
+        """Return the status, with the cache's size if the store may lack bytes. `again`: look again at another file."""
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         canonical = self.volume._canonical(key)
         if self.volume.recovery is not None:
@@ -191,9 +189,11 @@ class Directories(Namespace):
         inode = self.volume._inode_found(canonical, found) if found.kind == "file" else None
         if inode is None or inode.backend_file is None:
             return found
-        if inode is not known:
-            quiet = inode.versions.quiet()
-        stored = not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
+        same = inode is known or (found.version is not None and found.version == inode.versions.base)
+        if again and not same:
+            return self.status(key, again=False)
+        quiet = quiet if inode is known else inode.versions.quiet()
+        stored = same and not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
         return found if stored else dataclasses.replace(found, size=inode.size)
 
     def entries(self, key: str) -> Iterable[tuple[str, ObjectStat]]:
@@ -206,6 +206,9 @@ class Directories(Namespace):
         inode = self.volume._inode_found(found.key, found) if found.kind == "file" else None  # no valid key, maybe
         if inode is not None and inode.has_local():
             return dataclasses.replace(found, size=inode.size)
+        if inode is not None and inode.backend_file is not None and found.size != inode.size:
+            with suppress(FileNotFoundError):
+                return self.status(str(found.key))  # it may have been written back after the listing
         recovery = self.volume.recovery if found.kind == "file" and inode is None else None
         size = None if recovery is None else recovery.size(str(found.key), found.identity)
         return found if size is None else dataclasses.replace(found, size=size)

@@ -8,16 +8,18 @@ import shutil
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pagecache import Volume
 from pagecache.fuse import Loop, Server, nodes, why_no_loop
 from pagecache.fuse.loop import ON_THE_WAY_S
+from pagecache.fuse.namespace import namespace_of
 from pagecache.fuse.nodes import Node, Nodes
 from pagecache.fuse.pruning import Pruning
 
-from ..file.rig import Patch, eventually
+from ..file.rig import Patch, Task, eventually
 from .mounts import Mounted, needs_mounts
 
 pytestmark = [needs_mounts, pytest.mark.xdist_group("mounts")]
@@ -202,3 +204,27 @@ def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: 
             (mounted.path / name).unlink()
         assert os.listdir(store) == []
         eventually(lambda: mounted.number("mounted_names") == 1)
+
+
+@pytest.mark.parametrize("call", ["lstat", "readdir"])
+def test_the_size_of_a_file_that_is_saved_beside_a_look_is_not_older_than_its_bytes(
+    volume: Volume, monkeypatch: Patch, call: str
+) -> None:
+    """The store is asked, the file comes to its name and is written back, and then the answer arrives."""
+    with volume.open("a", "xb") as former:
+        former.write(b"former")
+    namespace, new = namespace_of(volume), volume.open("new", "xb")
+    new.write(b"whole file")
+    real = getattr(volume.engine.backend, call)
+
+    def beside(key: str) -> Any:
+        monkeypatch.undo()
+        Task(volume.rename, "new", "a").result()
+        found = list(real(key)) if call == "readdir" else real(key)
+        Task(new.fsync).result()
+        return found
+
+    monkeypatch.setattr(volume.engine.backend, call, beside)
+    found = namespace.status("a") if call == "lstat" else dict(namespace.entries(""))["a"]
+    assert found.size == 10
+    new.close()
