@@ -16,6 +16,7 @@ from pagecache.disk.journal import Journal, _Attempt
 from pagecache.disk.recovery import recover
 from pagecache.testing import Gate
 from pagecache.testing.disk import PowerCut, SimulatedDisk
+from tests.file.rig import Task, at_gate, eventually, held, raises, side_by_side
 
 from .test_journal import opened
 
@@ -49,36 +50,20 @@ def disk() -> Iterator[GatedDisk]:
         disk.gate.release()
 
 
-class Caller(threading.Thread):
-    """Append a record and confirm it; `error` is the result."""
+class Caller(Task[None]):
+    """Append a record and confirm it."""
 
     def __init__(self, journal: Journal, number: int) -> None:
-        super().__init__(daemon=True)
-        self.journal, self.error = journal, None
         self.lsn = journal.append(records.data(number, 0, 10), [b"x" * 10])
-        self.start()
-
-    error: BaseException | None
-
-    def run(self) -> None:
-        try:
-            self.journal.confirm(self.lsn)
-        except BaseException as error:
-            self.error = error
+        super().__init__(journal.confirm, self.lsn)
 
     def ended(self) -> bool:
-        self.join(10)
-        return not self.is_alive()
+        return self.finished.wait(10)
 
 
 def waiting(journal: Journal, count: int) -> None:
     """Wait until so many callers wait."""
-    for _ in range(2000):
-        with journal._waiting:
-            if len(journal._waiters) == count:
-                return
-        threading.Event().wait(0.005)
-    raise AssertionError(f"{len(journal._waiters)} callers wait")
+    eventually(lambda: len(journal._waiters) == count, 10)
 
 
 def prepared(disk: GatedDisk, **settings: Any) -> tuple[Journal, int, Gate]:
@@ -89,14 +74,20 @@ def prepared(disk: GatedDisk, **settings: Any) -> tuple[Journal, int, Gate]:
     return journal, number, disk.gate
 
 
-def test_one_sync_is_for_all_that_wait(disk: GatedDisk) -> None:
+def crowded(disk: GatedDisk, count: int) -> tuple[Journal, int, Gate, list[Caller]]:
+    """Return a journal with callers of which the first one syncs, and the others wait."""
     journal, number, gate = prepared(disk)
-    first = Caller(journal, number)
+    callers = [Caller(journal, number)]
     gate.wait_entered()
-    others = [Caller(journal, number) for _ in range(15)]
-    waiting(journal, 15)
+    callers += [Caller(journal, number) for _ in range(count)]
+    waiting(journal, count)
+    return journal, number, gate, callers
+
+
+def test_one_sync_is_for_all_that_wait(disk: GatedDisk) -> None:
+    _journal, _number, gate, callers = crowded(disk, 15)
     gate.release()
-    assert all(caller.ended() and caller.error is None for caller in [first, *others])
+    assert all(caller.ended() and caller.error is None for caller in callers)
     assert disk.syncs == 2
 
 
@@ -131,31 +122,20 @@ def test_a_segment_that_ends_beside_a_sync_is_synced_again(disk: GatedDisk) -> N
 
 
 def test_a_failed_sync_fails_all_that_wait_and_nothing_of_it_counts(disk: GatedDisk) -> None:
-    journal, number, gate = prepared(disk)
-    first = Caller(journal, number)
-    gate.wait_entered()
-    others = [Caller(journal, number) for _ in range(5)]
-    waiting(journal, 5)
+    journal, number, gate, callers = crowded(disk, 5)
     disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
     gate.release()
-    for caller in [first, *others]:
-        assert caller.ended()
-        assert isinstance(caller.error, OSError)
-        assert "the journal cannot be synced in 'j': Input/output error" in str(caller.error)
+    for caller in callers:
+        raises(OSError, caller.result, match="the journal cannot be synced in 'j': Input/output error")
     assert journal.generation == 1
     disk.fault = None
     journal.confirm(journal.append(records.data(number, 0, 3), [b"new"]))
     assert [file.read(0, 3) for file in recover("j", disk).files] == [b"new"]
-    with pytest.raises(OSError, match="cannot be synced"):
-        journal.confirm(first.lsn)
+    raises(OSError, journal.confirm, callers[0].lsn, match="cannot be synced")
 
 
 def test_an_interrupted_leader_is_followed_by_another(disk: GatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal, number, gate = prepared(disk)
-    first = Caller(journal, number)
-    gate.wait_entered()
-    others = [Caller(journal, number) for _ in range(6)]
-    waiting(journal, 6)
+    journal, _number, gate, callers = crowded(disk, 6)
     sync, interrupts = journal._sync_all, iter([True])
 
     def interrupted() -> None:
@@ -165,30 +145,24 @@ def test_an_interrupted_leader_is_followed_by_another(disk: GatedDisk, monkeypat
 
     monkeypatch.setattr(journal, "_sync_all", interrupted)
     gate.release()
-    assert all(caller.ended() for caller in [first, *others])
-    assert sorted(type(caller.error).__name__ for caller in others) == ["KeyboardInterrupt"] + ["NoneType"] * 5
+    assert all(caller.ended() for caller in callers)
+    assert sorted(type(caller.error).__name__ for caller in callers[1:]) == ["KeyboardInterrupt"] + ["NoneType"] * 5
 
 
 def test_an_interrupted_waiter_harms_no_other(disk: GatedDisk) -> None:
-    journal, number, gate = prepared(disk)
-    first = Caller(journal, number)
-    gate.wait_entered()
-    others = [Caller(journal, number) for _ in range(3)]
-    waiting(journal, 3)
+    journal, number, gate, callers = crowded(disk, 3)
     lsn = journal.append(records.data(number, 0, 10), [b"x" * 10])
 
     def interrupt() -> None:
         waiting(journal, 4)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        journal.confirm(lsn)
-    thread.join()
+    thread = Task(interrupt)
+    raises(KeyboardInterrupt, journal.confirm, lsn)
+    thread.result()
     assert len(journal._waiters) == 3
     gate.release()
-    assert all(caller.ended() and caller.error is None for caller in [first, *others])
+    assert all(caller.ended() and caller.error is None for caller in callers)
 
 
 def test_a_sync_whose_result_an_interrupt_took_away_is_a_failed_one(disk: GatedDisk) -> None:
@@ -196,11 +170,9 @@ def test_a_sync_whose_result_an_interrupt_took_away_is_a_failed_one(disk: GatedD
     gate.release()
     lsn = journal.append(records.data(number, 0, 10), [b"x" * 10])
     disk.fault = lambda name, count: (_ for _ in ()).throw(KeyboardInterrupt) if name == "fdatasync" else 0
-    with pytest.raises(KeyboardInterrupt):
-        journal.confirm(lsn)
+    raises(KeyboardInterrupt, journal.confirm, lsn)
     disk.fault = None
-    with pytest.raises(OSError, match="cannot be synced"):
-        journal.confirm(lsn)
+    raises(OSError, journal.confirm, lsn, match="cannot be synced")
 
 
 def test_a_sync_that_ended_before_an_interrupt_counts(disk: GatedDisk) -> None:
@@ -217,25 +189,17 @@ def test_appends_of_many_threads_are_whole_and_in_their_order() -> None:
     disk = SimulatedDisk()
     journal = Journal("j", segment=1 << 16, limit=1 << 24, device=disk)
     numbers = [opened(journal, str(place)) for place in range(8)]
-    errors: list[BaseException] = []
 
-    def run(number: int) -> None:
-        try:
-            for value in range(60):
-                lsn = journal.append(records.data(number, 0, 300), [bytes([value]) * 100, bytes([value]) * 200])
-                if value % 3 == 0:
-                    journal.confirm(lsn)
-                if value % 20 == 10:
-                    journal.append(records.saved(number, lsn, f"v{value}"))
-        except BaseException as error:
-            errors.append(error)
+    def run(place: int) -> None:
+        number = numbers[place]
+        for value in range(60):
+            lsn = journal.append(records.data(number, 0, 300), [bytes([value]) * 100, bytes([value]) * 200])
+            if value % 3 == 0:
+                journal.confirm(lsn)
+            if value % 20 == 10:
+                journal.append(records.saved(number, lsn, f"v{value}"))
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in numbers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not errors
+    side_by_side(run)
     found = recover("j", disk)
     assert [file.read(0, 300) for file in found.files] == [bytes([59]) * 300] * 8
     assert not found.lost
@@ -249,23 +213,9 @@ def test_two_callers_remove_each_segment_once(disk: GatedDisk, monkeypatch: pyte
     while len(journal._segments) < 4:
         last = journal.append(records.data(number, 0, 3000), [b"x" * 3000])
     journal.append(records.saved(number, last, "v2"))
-    unlinks, removal = Gate(), disk.unlink
-
-    def unlink(path: str) -> None:
-        unlinks.enter(20)
-        removal(path)
-
-    monkeypatch.setattr(disk, "unlink", unlink)
-    first, second = (
-        threading.Thread(target=journal.confirm, args=[journal.last]),
-        threading.Thread(target=journal._remove),
-    )
-    first.start()
-    unlinks.wait_entered()
-    second.start()
-    second.join(0.2)
-    unlinks.release()
-    first.join(20)
-    second.join(20)
-    names = disk.listdir("j")
-    assert sorted(names) == [f"{segment.number:08d}.journal" for segment in journal._segments]
+    unlinks, first = at_gate(held(monkeypatch, disk, "unlink"), journal.confirm, journal.last)
+    second = Task(journal._remove)
+    second.waits(0.2)
+    first.result(opening=unlinks)
+    second.result()
+    assert sorted(disk.listdir("j")) == [f"{segment.number:08d}.journal" for segment in journal._segments]

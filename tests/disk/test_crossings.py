@@ -20,22 +20,13 @@ from pagecache.disk.backend import TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import CHUNK, Chunk, Copy
 from pagecache.disk.tier import Tier
+from tests.file.rig import eventually
 from tests.stores import ObjectBackend, RecordingBackend, StoredObject
 
 from . import test_orders as orders
-from .test_tier import MIB, content, raising, read, read_once, reads, until
+from .test_tier import MIB, content, kept, on_tier, raising, read, read_once, reads
 
 pytestmark = pytest.mark.contract("D4", "D5", "D8")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "tier"
-
-
-@pytest.fixture
-def tier(folder: Path) -> DiskTier:
-    return DiskTier(folder, size="64MiB", segment="4MiB")
 
 
 @pytest.fixture
@@ -47,38 +38,20 @@ def running(tier: DiskTier) -> Iterator[Tier]:
 
 def written(cache: PageCache) -> None:
     """Wait until the writer has written everything."""
-    tier = cache.tier
-    assert tier is not None
-    until(lambda: not tier._segments._queue)
+    assert cache.tier is not None
+    orders.written(cache.tier)
 
 
 # -- versions
 
 
-class Pinned:
-    """A cache that has not noticed the second version."""
-
-    key = "k"
-
-    def settled_version(self) -> str:
-        return "1"
-
-    def is_named(self) -> bool:
-        return True
-
-    def about_to_commit(self) -> None:
-        pass
-
-    def has_committed(self, version: str | None) -> None:
-        pass
-
-
 def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
     running: Tier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = orders.Rig(running, whole=True)
-    ours, theirs, pinned = rig.open(), rig.open(), Pinned()
-    ours.follow(pinned)
+    """The cache has not noticed the second version."""
+    rig, unaware = orders.Rig(running, whole=True), orders.Rig(running, whole=True)
+    ours, theirs = rig.open(), rig.open()
+    ours.follow(unaware)
     orders.read(ours, 2)
     orders.read(theirs, 0)
     orders.written(running)
@@ -97,16 +70,17 @@ def test_a_commit_of_another_file_just_before_a_read_looks_into_the_copy(
     assert rig.store.reads == before + 1  # the store knows the version that this file has opened
 
 
-def test_an_announced_change_is_read_from_the_store_though_nothing_was_read_before(tier: DiskTier) -> None:
-    """The copy is of an earlier process."""
+@pytest.mark.parametrize("before", [False, True])
+def test_an_announced_change_is_read_from_the_store(tier: DiskTier, *, before: bool) -> None:
+    """Also if nothing was read before: the copy is of an earlier process."""
     store = RecordingBackend({"a": content(MIB)})
     read_once(tier, store, "a")
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store")
-        with volume.open("a") as file:
-            store.change_remotely("a", content(MIB, seed=2))
-            volume.invalidate_remote("a")
-            assert file.pread(MIB, 0) == content(MIB, seed=2)
+    with on_tier(tier, store) as volume, volume.open("a") as file:
+        if before:
+            assert file.read() == content(MIB)
+        store.change_remotely("a", content(MIB, seed=2))
+        volume.invalidate_remote("a")
+        assert file.pread(MIB, 0) == content(MIB, seed=2)
     store.objects["a"].version = 1  # what was read after the announcement is no part of the version before it
     store.objects["a"].written[:] = content(MIB)
     assert read_once(tier, store, "a") == content(MIB)
@@ -115,14 +89,12 @@ def test_an_announced_change_is_read_from_the_store_though_nothing_was_read_befo
 @pytest.mark.parametrize("length", [1 << 40, 1 << 62])
 def test_an_announcement_of_any_length_takes_no_time(tier: DiskTier, length: int) -> None:
     store = RecordingBackend({"a": content(MIB)})
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store")
-        with volume.open("a") as file:
-            file.read()
-            before = monotonic()
-            volume.invalidate_remote("a", 0, length)
-            assert monotonic() - before < 10
-            assert file.pread(MIB, 0) == content(MIB)
+    with on_tier(tier, store) as volume, volume.open("a") as file:
+        file.read()
+        before = monotonic()
+        volume.invalidate_remote("a", 0, length)
+        assert monotonic() - before < 10
+        assert file.pread(MIB, 0) == content(MIB)
 
 
 def test_a_cut_of_any_length_keeps_few_chunks() -> None:
@@ -165,6 +137,7 @@ import os, sys
 sys.path.insert(0, {os.getcwd()!r})
 from pagecache import DiskTier, PageCache
 from pagecache.disk.segments import Segments
+from tests.file.rig import eventually
 from tests.stores import ObjectBackend
 
 folder = sys.argv[1]
@@ -190,9 +163,9 @@ def test_an_address_that_the_catalogue_knows_is_never_given_to_other_bytes(tier:
             assert process.stdout.readline() == "done\n"
             if what == "slow disk":
                 with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
-                    until(lambda db=catalogue: bool(db.execute("SELECT count(*) FROM chunks").fetchone()[0]))  # type: ignore[misc]
+                    eventually(lambda db=catalogue: bool(db.execute("SELECT count(*) FROM chunks").fetchone()[0]))  # type: ignore[misc]
             else:
-                until(lambda: any(place.read_bytes().count(b"X" * 4096) for place in folder.glob("*.clean")))
+                eventually(lambda: any(place.read_bytes().count(b"X" * 4096) for place in folder.glob("*.clean")))
             process.send_signal(signal.SIGKILL)
             process.communicate()
     assert read_once(tier, ObjectBackend({"a": bytes(8192)}), "a") == bytes(8192)
@@ -204,11 +177,9 @@ def test_an_address_that_the_catalogue_knows_is_never_given_to_other_bytes(tier:
 def test_a_damaged_version_in_the_catalogue_is_a_miss(tier: DiskTier, folder: Path) -> None:
     store = ObjectBackend({"a": content(MIB)})
     read_once(tier, store, "a")
-    version = store.stat("a").version
-    store.put("a", content(MIB, seed=2))
+    version = store.version("a")
     assert version is not None
-    now = store.stat("a").version
-    assert now is not None
+    now = store.put("a", content(MIB, seed=2))
     with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
         ((saved,),) = catalogue.execute("SELECT version FROM copies").fetchall()
         with catalogue:
@@ -224,9 +195,7 @@ def test_a_catalogue_whose_error_messages_are_no_text_begins_anew(tier: DiskTier
     place = folder / "catalogue.db"
     place.write_bytes(place.read_bytes().replace(b"CREATE TABLE copies", b"CREATE TABLE\xeb\xffopies"))
     assert read_once(tier, store, "a") == content(MIB)
-    store.forget_calls()
-    assert read_once(tier, store, "a") == content(MIB)
-    assert reads(store) == 0
+    kept(tier, store, "a")
 
 
 def test_a_catalogue_that_cannot_begin_anew_fails_no_call(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,29 +204,17 @@ def test_a_catalogue_that_cannot_begin_anew_fails_no_call(tier: DiskTier, monkey
     def refuse(*_: object, **__: object) -> None:
         raise sqlite3.OperationalError("unable to open database file")
 
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store")
+    with on_tier(tier, store) as volume:
         assert read(volume, "a") == content(MIB)
-        assert cache.tier is not None
+        found = volume.cache.tier
+        assert found is not None
         with monkeypatch.context() as refusing:
             refusing.setattr(sqlite3, "connect", refuse)
-            cache.tier._catalogue.damaged = True
-            cache.tier._wake.set()
-            found = cache.tier
-            until(lambda: found.errors > 0)
+            found._catalogue.damaged = True
+            found._wake.set()
+            eventually(lambda: found.errors > 0)
             assert read(volume, "b") == content(MIB, seed=2)
             volume.remove("a")
-
-
-def test_a_segment_with_an_impossible_number_is_left_alone(tier: DiskTier, folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    (folder / "ffffffffffffffff.clean").write_text("mine")
-    store = ObjectBackend({"a": content(MIB)})
-    read_once(tier, store, "a")
-    store.forget_calls()
-    read_once(tier, store, "a")
-    assert reads(store) == 0
-    assert (folder / "ffffffffffffffff.clean").read_text() == "mine"
 
 
 def test_a_store_whose_name_is_no_unicode_has_the_tier_too(tier: DiskTier, tmp_path: Path) -> None:
@@ -265,8 +222,7 @@ def test_a_store_whose_name_is_no_unicode_has_the_tier_too(tier: DiskTier, tmp_p
     os.mkdir(place)
     Path(os.fsdecode(place), "a").write_bytes(content(MIB))
     for again in (False, True):
-        with PageCache("4MiB", disk=tier) as cache:
-            volume = cache.attach(f"dir:{os.fsdecode(place)}")
+        with on_tier(tier, f"dir:{os.fsdecode(place)}", volume_id=None) as volume:
             assert read(volume, "a") == content(MIB)
             assert bool(volume.stats().disk_hits) == again
 
@@ -277,32 +233,33 @@ def test_a_store_whose_name_is_no_unicode_has_the_tier_too(tier: DiskTier, tmp_p
 def test_bytes_whose_segment_is_gone_are_kept_again_while_the_file_is_open(folder: Path) -> None:
     """With segments of the least size, which one answer of the store would fill."""
     store = ObjectBackend({"a": content(MIB), "b": content(20 * MIB, seed=2)})
-    with PageCache("2MiB", disk=DiskTier(folder, size="8MiB", segment="1MiB")) as cache:
-        volume = cache.attach(store, volume_id="store")
-        with volume.open("a") as file:
-            file.read()
-            written(cache)
-            read(volume, "b")
-            written(cache)
-            for again in (False, True):
-                store.forget_calls()
-                volume.drop_clean()
-                assert file.pread(MIB, 0) == content(MIB)
-                assert (reads(store, "a") == 0) == again
-                written(cache)
+    tier = DiskTier(folder, size="8MiB", segment="1MiB")
+    with on_tier(tier, store, "2MiB") as volume, volume.open("a") as file:
+        file.read()
+        written(volume.cache)
+        read(volume, "b")
+        written(volume.cache)
+        for again in (False, True):
+            store.forget_calls()
+            volume.drop_clean()
+            assert file.pread(MIB, 0) == content(MIB)
+            assert (reads(store, "a") == 0) == again
+            written(volume.cache)
 
 
 def test_many_tiny_objects_fit_into_a_tier(folder: Path) -> None:
     """What the catalogue has of them is a part of its size."""
+
+    def size() -> int:
+        return sum(place.stat().st_size for place in folder.iterdir())
+
     store = ObjectBackend({f"object-with-a-long-name-{k}": b"x" * 10 for k in range(12_000)})
-    with PageCache("4MiB", disk=DiskTier(folder, size="4MiB", segment="1MiB")) as cache:
-        volume = cache.attach(store, volume_id="store")
+    with on_tier(DiskTier(folder, size="4MiB", segment="1MiB"), store) as volume:
         for number, key in enumerate(store.objects):
             assert read(volume, str(key)) == b"x" * 10
-            if number % 1000 == 0:
-                assert sum(place.stat().st_size for place in folder.iterdir()) <= 5 * MIB
+            assert number % 1000 or size() <= 5 * MIB
         assert volume.stats().disk_errors == 0
-    assert sum(place.stat().st_size for place in folder.iterdir()) <= 5 * MIB
+    assert size() <= 5 * MIB
 
 
 def test_what_is_rescued_waits_in_little_memory(running: Tier) -> None:
@@ -319,26 +276,19 @@ def test_what_is_rescued_waits_in_little_memory(running: Tier) -> None:
 # -- names: here the versions of all objects are alike
 
 
-def two_reads(tier: DiskTier, store: RecordingBackend, key: str) -> None:
-    """Read an object whole, and again from what that has left on disk."""
-    for _ in range(2):
-        assert read_once(tier, store, key) == store.written(key)
-
-
 @pytest.mark.parametrize("how", ["rename", "remove"])
 def test_an_object_without_a_name_leaves_nothing_for_the_next_one_that_has_it(tier: DiskTier, how: str) -> None:
     """Its handle reads on, and the store has it still."""
     store = RecordingBackend({"a": content(MIB, seed=3), "b": content(MIB)}, identities=True)
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store", read_ahead=0)
-        with volume.open("b") as file:
-            file.pread(4096, 0)
-            if how == "remove":
-                volume.remove("b")
-            else:
-                volume.rename("a", "b")
-            assert file.pread(100_000, 8192) == content(MIB)[8192:108_192]
-    two_reads(tier, RecordingBackend({"b": content(MIB, seed=2)}), "b")
+    with on_tier(tier, store, read_ahead=0) as volume, volume.open("b") as file:
+        file.pread(4096, 0)
+        if how == "remove":
+            volume.remove("b")
+        else:
+            volume.rename("a", "b")
+        assert file.pread(100_000, 8192) == content(MIB)[8192:108_192]
+    for _ in range(2):  # again from what the first read has left on disk
+        assert read_once(tier, RecordingBackend({"b": content(MIB, seed=2)}), "b") == content(MIB, seed=2)
 
 
 def test_bytes_that_were_sent_under_another_name_are_kept_under_the_present_one(running: Tier) -> None:
@@ -367,8 +317,7 @@ def test_a_process_that_is_killed_in_a_call_for_a_name_has_no_copy_under_it(
         with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
             found.append({key for (key,) in catalogue.execute("SELECT key FROM copies")})
 
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store")
+    with on_tier(tier, store) as volume:
         store.fault(f"{call} answer", look)
         if call == "remove":
             volume.remove("b")
@@ -376,21 +325,17 @@ def test_a_process_that_is_killed_in_a_call_for_a_name_has_no_copy_under_it(
             volume.rename("a", "b")
     assert found == [{b"sa"} if call == "remove" else set()]
     if call == "rename":
-        store.forget_calls()
-        assert read_once(tier, store, "b") == content(MIB)
-        assert reads(store) == 0
+        kept(tier, store, "b")
 
 
 def test_a_name_that_the_catalogue_cannot_drop_has_no_copy(tier: DiskTier, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RecordingBackend({"b": content(MIB)})
     read_once(tier, store, "b")
-    with PageCache("4MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="store")
-        with monkeypatch.context() as failing:
-            failing.setattr(Catalogue, "drop", raising(OSError(5, "no")))
-            volume.remove("b")
-            store.objects["b"] = StoredObject(content(MIB, seed=2))
-            assert read(volume, "b") == content(MIB, seed=2)
+    with on_tier(tier, store) as volume, monkeypatch.context() as failing:
+        failing.setattr(Catalogue, "drop", raising(OSError(5, "no")))
+        volume.remove("b")
+        store.objects["b"] = StoredObject(content(MIB, seed=2))
+        assert read(volume, "b") == content(MIB, seed=2)
     assert read_once(tier, store, "b") == content(MIB, seed=2)
 
 

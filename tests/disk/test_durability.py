@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pytest
 
@@ -33,29 +33,95 @@ pytestmark = pytest.mark.contract("D1", "D2", "D3", "D5", "D6", "D8", "D10")
 
 QUIET = {"dirty_expire": 3600.0, "flush_interval": 0.02, "throttle_timeout": 10.0}
 OLD = bytes(range(256)) * 64  # 16 KiB
+WHOLE = pytest.mark.parametrize("make", ["whole"], indirect=True)
+IN_PLACE = pytest.mark.parametrize("make", ["in place"], indirect=True)
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.EIO, "the disk fails")
+
+
+@contextlib.contextmanager
+def disk_fails(*calls: str, error: int = errno.EIO) -> Iterator[None]:
+    """Context in which these calls of the disk fail."""
+
+    def fails(*_: Any) -> Any:
+        raise OSError(error, "the disk fails")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for call in calls:
+            patch.setattr(OS, call, fails)
+        yield
 
 
 class World:
     """A store, and a cache with a tier on it, which can be killed."""
+
+    made: ClassVar[list[World]] = []
+    """Worlds that the fixture `ended` ends."""
 
     def __init__(self, folder: Path, store: RecordingBackend, number: int = 0, **options: Any) -> None:
         self.folder, self.store, self.number = folder, store, number
         self.tier = folder / f"tier{number}"
         config = {**QUIET, **{name: options.pop(name) for name in list(options) if name in QUIET}}
         limit = options.pop("journal_limit", None)
-        tier = DiskTier(self.tier, size="16MiB", segment="1MiB", journal_limit=limit)
+        tier = DiskTier(self.tier, size=options.pop("size", "16MiB"), segment="1MiB", journal_limit=limit)
         self.cache = PageCache(options.pop("memory", "16MiB"), disk=tier, **config)
         attach: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, **options}
         self.volume: Volume = self.cache.attach(store, **attach)
         self.files: list[CachedFile] = []
+        self.made.append(self)
 
     def open(self, key: str = "k", mode: Any = "r+b", **options: Any) -> CachedFile:
         self.files.append(self.volume.open(key, mode, **options))
         return self.files[-1]
 
+    def synced(self, data: bytes, offset: int = 0, key: str = "k", mode: str = "r+b") -> CachedFile:
+        """Write to an open file, and return it after an fsync."""
+        file = self.open(key, mode)
+        file.pwrite(data, offset)
+        file.fsync()
+        return file
+
     def read(self, key: str = "k") -> bytes:
         with self.volume.open(key) as file:
             return file.read()
+
+    def left(self) -> list[str]:
+        """The names of the objects that a crash has left bytes of."""
+        return [str(found.key) for found in self.volume.recovered()]
+
+    def settles(self, content: bytes | None, key: str = "k") -> None:
+        """Check that a sync at the store leaves nothing unsaved, and this content."""
+        self.volume.sync(durability="backend")
+        assert self.left() == []
+        assert self.saved(key) == content
+
+    def journal(self) -> Any:
+        assert self.cache.tier is not None
+        return self.cache.tier.journal()
+
+    def copied(self, **options: Any) -> Self:
+        """Start another process over what is on disk and in the store now."""
+        copy_tier(self.tier, self.folder / f"tier{self.number + 1}")
+        return type(self)(self.folder, self._after(), self.number + 1, **options)
+
+    def killed_in(self, what: str, call: Callable[..., Any], *names: str, carried_out: bool, **options: Any) -> World:
+        """Kill the process in a call of the store, before or after it is carried out."""
+        seen: list[World] = []
+        real = getattr(self.store, what)
+
+        def crash(*arguments: Any, **more: Any) -> None:
+            if carried_out:
+                with contextlib.suppress(FileNotFoundError):  # of a draft
+                    real(*arguments, **more)
+            seen.append(self.copied(**options))
+            raise OSError(errno.EACCES, "refused")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(self.store, what, crash)
+            raises(OSError, call, *names)
+        return seen[0]
 
     def crash(self, *, lose: bool = False, **options: Any) -> World:
         """Kill the process, and start another one over what is on disk and in the store. `lose`: cut the power of a
@@ -105,37 +171,47 @@ class World:
 Make = Callable[..., World]
 
 
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """End all worlds of a test."""
+    yield
+    while World.made:
+        World.made.pop().end()
+
+
 @pytest.fixture(params=["in place", "whole"])
-def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
-    worlds: list[World] = []
-
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     def made(**options: Any) -> World:
-        if request.param == "whole":
-            store: RecordingBackend = ObjectBackend()
-            assert isinstance(store, ObjectBackend)
-            store.put("k", OLD)
-        else:
-            store = RecordingBackend({"k": OLD}, punch=True)
-        worlds.append(World(tmp_path, store, **options))
-        original = World.crash
+        if request.param == "in place":
+            return World(tmp_path, RecordingBackend({"k": OLD}, punch=True), **options)
+        store = ObjectBackend()
+        store.put("k", OLD)
+        return World(tmp_path, store, **options)
 
-        def crash(self: World, **options: Any) -> World:
-            fresh = original(self, **options)
-            worlds.append(fresh)
-            return fresh
-
-        monkeypatch.setattr(World, "crash", crash)
-        return worlds[-1]
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield made
-        for world in worlds:
-            world.end()
+    return made
 
 
 @pytest.fixture
 def world(make: Make) -> World:
     return make()
+
+
+@contextlib.contextmanager
+def losing_a_sync(world: World) -> Iterator[list[int]]:
+    """Context in which the first sync of the journal fails, and loses what was appended in it."""
+    journal, lost, sync = world.journal(), list[int](), OS.fdatasync
+    end = journal._current.used
+
+    def fail_once(fd: int) -> None:
+        if not lost:
+            lost.append(fd)
+            os.pwrite(fd, bytes(8192), end)
+            failing()
+        sync(fd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OS, "fdatasync", fail_once)
+        yield lost
 
 
 def changed(offset: int, data: bytes, content: bytes = OLD) -> bytes:
@@ -145,10 +221,8 @@ def changed(offset: int, data: bytes, content: bytes = OLD) -> bytes:
 # -- an fsync
 
 
-def test_bytes_that_an_fsync_has_put_on_disk_survive_a_crash(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 5000)
-    file.fsync()
+def test_bytes_that_an_fsync_has_put_on_disk_survive_a_crash_and_later_ones_are_not_promised(world: World) -> None:
+    world.synced(b"new", 5000).pwrite(b"later", 100)
     assert world.saved() == OLD
     after = world.crash(on_recovery="hold")
     (found,) = after.volume.recovered()
@@ -156,68 +230,44 @@ def test_bytes_that_an_fsync_has_put_on_disk_survive_a_crash(world: World) -> No
     assert any(begin <= 5000 and begin + length >= 5003 for begin, length in found.ranges)
     assert after.read() == changed(5000, b"new")
     after.volume.resume()
-    after.volume.sync(durability="backend")
-    assert after.saved() == changed(5000, b"new")
-    assert after.volume.recovered() == []
+    after.settles(changed(5000, b"new"))
     assert after.cache.stats().journal_bytes == 0
-
-
-def test_bytes_after_the_last_fsync_are_not_promised(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
-    file.pwrite(b"two", 100)
-    assert world.crash().read() == changed(0, b"one")
 
 
 def test_a_store_that_hangs_keeps_no_fsync(world: World) -> None:
     file = world.open()
-    gates = [world.store.gate(op, times=100) for op in ("write_from", "commit")]
+    for op in ("write_from", "commit"):
+        world.store.gate(op, times=100)
     for number in range(5):
         file.pwrite(b"%d" % number, number)
         file.fsync(timeout=10)
     assert world.saved() == OLD
-    for gate in gates:
-        gate.left = 0
-        gate.open()
 
 
 def test_a_later_fsync_appends_only_what_was_written_since(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"a" * 8192, 0)
-    file.fsync()
-    journal = world.cache.tier.journal()  # type: ignore[union-attr]
-    before = journal._current.used  # type: ignore[union-attr]
+    file = world.synced(b"a" * 8192)
+    before = world.journal()._current.used
     file.pwrite(b"b" * 10, 100)
-    file.fsync()
-    assert journal._current.used - before < 1024  # type: ignore[union-attr]
-    file.fsync()
-    file.fsync()
-    assert journal._current.used - before < 1024  # type: ignore[union-attr]
+    for _ in range(3):
+        file.fsync()
+        assert world.journal()._current.used - before < 1024
     assert world.crash().read() == changed(100, b"b" * 10, changed(0, b"a" * 8192))
 
 
 def test_a_new_file_survives(world: World) -> None:
-    file = world.open("new", "x+b")
-    file.write(b"created")
-    file.fsync()
+    world.synced(b"created", key="new", mode="x+b")
     world.open("empty", "x+b").fsync()
     after = world.crash(on_recovery="hold")
-    assert {found.key: (found.size, found.created) for found in after.volume.recovered()} == {
-        "new": (7, True),
-        "empty": (0, True),
-    }
-    assert after.read("new") == b"created"
-    assert after.read("empty") == b""
+    found = {found.key: (found.size, found.created) for found in after.volume.recovered()}
+    assert found == {"new": (7, True), "empty": (0, True)}
+    assert (after.read("new"), after.read("empty")) == (b"created", b"")
     after.volume.resume()
-    after.volume.sync(durability="backend")
-    assert (after.saved("new"), after.saved("empty")) == (b"created", b"")
+    after.settles(b"created", "new")
+    assert after.saved("empty") == b""
 
 
 def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"x" * 12288, 0)
-    file.fsync()
+    file = world.synced(b"x" * 12288)
     file.truncate(5000)
     file.truncate(9000)
     file.pwrite(b"y" * 100, 12000)
@@ -230,75 +280,54 @@ def test_truncates_extensions_and_holes_are_recovered_in_their_order(world: Worl
     assert world.crash().read() == expected
 
 
-def test_a_file_that_was_cut_before_the_first_fsync_is_recovered_as_it_was(world: World) -> None:
-    file = world.open()
-    file.truncate(100)
+@pytest.mark.parametrize("mode", ["r+b", "w+b"])
+def test_a_file_that_was_cut_before_the_first_fsync_is_recovered_as_it_was(world: World, mode: str) -> None:
+    file = world.open(mode=mode)
+    if mode == "r+b":
+        file.truncate(100)
     file.pwrite(b"tail", 8000)
     file.fsync()
-    assert world.crash().read() == changed(8000, b"tail", OLD[:100])
-
-
-def test_an_emptied_file_is_recovered_as_it_was(world: World) -> None:
-    file = world.open("k", "w+b")
-    file.write(b"short")
-    file.fsync()
-    assert world.crash().read() == b"short"
+    assert world.crash().read() == changed(8000, b"tail", OLD[:100] if mode == "r+b" else b"")
 
 
 # -- saved
 
 
-def test_bytes_are_saved_in_the_background(make: Make) -> None:
-    world = make(dirty_expire=0.05)
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+@pytest.mark.parametrize("closed", [False, True])
+def test_bytes_are_saved_in_the_background_and_soon_after_a_close(make: Make, *, closed: bool) -> None:
+    world = make(**{} if closed else {"dirty_expire": 0.05})
+    file = world.synced(b"new")
+    if closed:
+        file.close()
     eventually(lambda: world.saved() == changed(0, b"new"))
     eventually(lambda: world.cache.stats().journal_bytes == 0)
-    assert world.crash().volume.recovered() == []
-
-
-def test_a_closed_file_is_saved_soon(world: World) -> None:
-    with world.open() as file:
-        file.pwrite(b"new", 0)
-    eventually(lambda: world.saved() == changed(0, b"new"))
-    eventually(lambda: world.cache.stats().journal_bytes == 0)
+    assert world.crash().left() == []
 
 
 def test_a_store_that_refuses_one_file_gets_the_others(make: Make) -> None:
     world = make(dirty_expire=0.05)
     world.store.fault("open", OSError(errno.EACCES, "refused"), key="other", times=1)
     world.store.fault("write_from", OSError(errno.EACCES, "refused"), key="k", times=float("inf"))
-    files = [world.open(), world.open("one", "x+b"), world.open("two", "x+b")]
-    for file in files:
+    for file in [world.open(), world.open("one", "x+b"), world.open("two", "x+b")]:
         file.pwrite(b"new", 0)
         file.fsync()
     eventually(lambda: (world.saved("one"), world.saved("two")) == (b"new", b"new"))
     eventually(lambda: len(world.volume.engine.journal.numbers) == 1)  # type: ignore[union-attr]
     after = world.crash()
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+    assert after.left() == ["k"]
     assert after.read() == changed(0, b"new")
 
 
-def test_after_an_fsync_at_the_store_a_crash_brings_nothing_older_back(world: World) -> None:
+@pytest.mark.parametrize("call", ["fsync", "sync"])
+def test_after_a_save_at_the_store_a_crash_brings_nothing_older_back(world: World, call: str) -> None:
     file = world.open()
+    save = file.fsync if call == "fsync" else world.volume.sync
     file.pwrite(b"one", 0)
-    file.fsync()
+    save()
     file.pwrite(b"two", 0)
-    file.fsync(durability="backend")
+    save(durability="backend")
     after = world.crash()
-    assert after.volume.recovered() == []
-    assert after.read() == changed(0, b"two")
-
-
-def test_after_a_sync_at_the_store_a_crash_brings_nothing_older_back(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"one", 0)
-    world.volume.sync()
-    file.pwrite(b"two", 0)
-    world.volume.sync(durability="backend")
-    after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert after.read() == changed(0, b"two")
 
 
@@ -319,31 +348,24 @@ def test_bytes_that_were_saved_by_the_way_are_not_replaced_by_older_ones(world: 
 
 
 def test_a_detach_leaves_what_the_store_does_not_have_to_the_next_attach(world: World) -> None:
-    gates = [world.store.gate(op, times=100) for op in ("write_from", "commit")]
-    file = world.open()
-    file.pwrite(b"new", 0)
+    for op in ("write_from", "commit"):
+        world.store.gate(op, times=100)
+    world.open().pwrite(b"new", 0)
     world.volume.detach(timeout=10)
-    for gate in gates:
-        gate.left = 0
-        gate.open()
-    assert world.store.committed("k") == OLD
-    after = World.__new__(World)
-    after.__dict__.update(world.__dict__)
-    after.store = world._after()
-    after.volume = world.cache.attach(after.store, durability="disk", volume_id="store")
-    assert [found.key for found in after.volume.recovered()] == ["k"]
-    assert after.read() == changed(0, b"new")
-    after.volume.sync(durability="backend")
-    assert after.saved() == changed(0, b"new")
+    world.store.open_all_gates()
+    assert world.saved() == OLD
+    world.store = world._after()
+    world.volume = world.cache.attach(world.store, durability="disk", volume_id="store")
+    assert world.left() == ["k"]
+    assert world.read() == changed(0, b"new")
+    world.settles(changed(0, b"new"))
 
 
 def test_what_was_found_is_saved_without_a_call(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     after = world.crash()
     eventually(lambda: after.saved() == changed(0, b"new"))
-    eventually(lambda: after.volume.recovered() == [])
+    eventually(lambda: after.left() == [])
 
 
 def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -> None:
@@ -356,20 +378,18 @@ def test_what_is_held_is_readable_and_is_saved_only_after_resume(world: World) -
     after.volume.sync(durability="backend")
     assert after.saved() == OLD
     again = after.crash(on_recovery="hold")
-    assert [found.key for found in again.volume.recovered()] == ["k", "other"]
+    assert again.left() == ["k", "other"]
     again.volume.resume("k")
     again.volume.sync(durability="backend")
     assert again.saved() == OLD + b"new"
-    assert [found.key for found in again.volume.recovered()] == ["other"]
+    assert again.left() == ["other"]
     again.volume.resume()
     eventually(lambda: again.saved("other") == b"new")
-    eventually(lambda: again.volume.recovered() == [])
+    eventually(lambda: again.left() == [])
 
 
 @pytest.mark.parametrize("size", [5000, 60000])
-def test_a_recovery_that_fails_in_the_middle_is_made_again(
-    make: Make, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recovery_that_fails_in_the_middle_is_made_again(make: Make, size: int) -> None:
     """A stored object that has grown is cut by the first save, and not while the file is held or laid in part."""
     world = make()
     file = world.open()
@@ -383,51 +403,42 @@ def test_a_recovery_that_fails_in_the_middle_is_made_again(
         world.store.objects["k"].written[5000:] = b"sent in the background" * 4000
     after = world.crash(on_recovery="hold")
     before = after.stored()
-
-    def fails(*_arguments: object) -> bytes:
-        raise OSError(errno.EIO, "the disk fails")
-
-    with monkeypatch.context() as failing:
-        failing.setattr(OS, "preadv", fails)
+    with disk_fails("preadv"):
         for _ in range(2):
             raises(OSError, after.read, match="has other bytes than were written")
     assert after.read() == changed(100, b"x")[:5000].ljust(size, b"\0")
     assert after.stored() == before
     after.volume.resume()
-    eventually(lambda: not after.volume.recovered())
+    eventually(lambda: not after.left())
     assert after.read() == after.saved() == changed(100, b"x")[:5000].ljust(size, b"\0")
 
 
 def test_held_files_that_fill_the_memory_are_an_error(world: World) -> None:
     for number in range(6):
-        file = world.open(f"f{number}", "w+b")
-        file.write(bytes([number]) * (1 << 19))
-        file.fsync()
+        world.synced(bytes([number]) * (1 << 19), key=f"f{number}", mode="w+b")
     after = world.crash(on_recovery="hold", memory="2MiB")
-    found = [file.key for file in after.volume.recovered()]
+    found = after.left()
     with pytest.raises(OSError, match="recovered bytes are held, and memory has room for") as full:
         for key in found:
-            after.read(str(key))
+            after.read(key)
     assert full.value.errno == errno.ENOBUFS
+    with after.volume.open("b", "x+b") as file:
+        file.write(b"not in the way")
     after.volume.resume()
     for key in found:
-        assert after.read(str(key)) == bytes([int(str(key)[1:])]) * (1 << 19)
+        assert after.read(key) == bytes([int(key[1:])]) * (1 << 19)
 
 
 def test_an_open_of_a_recovered_file_has_a_deadline(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     after = world.crash(on_recovery="hold")
-    with contextlib.ExitStack() as opened:
-        for op in ("open", "stat"):
-            gate = after.store.gate(op, times=100)
-            opened.callback(gate.open)
-            opened.callback(setattr, gate, "left", 0)
-        first = Task(after.volume.open, "k", "rb", timeout=0.2)
-        for call in (after.volume.stat, after.volume.open):
-            raises(TimeoutError, Task(call, "k", timeout=0.1).result)
-        raises(TimeoutError, first.result)
+    for op in ("open", "stat"):
+        after.store.gate(op, times=100)
+    first = Task(after.volume.open, "k", "rb", timeout=0.2)
+    for call in (after.volume.stat, after.volume.open):
+        raises(TimeoutError, Task(call, "k", timeout=0.1).result)
+    raises(TimeoutError, first.result)
+    after.store.open_all_gates()
     assert after.read() == changed(0, b"new")
 
 
@@ -440,16 +451,13 @@ def test_a_detach_that_is_refused_leaves_recovery_going(make: Make) -> None:
     after.store.fault("write_from", OSError(errno.EACCES, "refused"), key="other", times=float("inf"))
     other = after.open("other", "x+b")
     other.write(b"kept")
-    with pytest.raises(UnsavedDataError):
-        after.volume.detach(timeout=1)
+    raises(UnsavedDataError, after.volume.detach, timeout=1)
     after.volume.resume()
     eventually(lambda: after.saved() == changed(0, b"new"))
 
 
 def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"a" * 4096 + b"b" * 4096 + b"c" * 4096, 0)
-    file.fsync()
+    file = world.synced(b"a" * 4096 + b"b" * 4096 + b"c" * 4096)
     file.pwrite(b"last", 15000)
     file.fsync()
     (segment,) = (world.tier / "journal").iterdir()
@@ -458,8 +466,7 @@ def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
         opened.seek(content.index(b"b" * 4096) + 100)
         opened.write(b"damage")
     after = world.crash(on_recovery="hold")
-    with pytest.raises(DataLossError, match="4096 bytes of 'k'"):
-        after.read()
+    raises(DataLossError, after.read, match="4096 bytes of 'k'")
     found = after.read()
     assert found[:4096] + found[8192:12288] + found[15000:15004] == b"a" * 4096 + b"c" * 4096 + b"last"
     assert found[4096:8192] == OLD[4096:8192]
@@ -469,33 +476,25 @@ def test_damage_of_the_journal_is_a_loss_of_these_bytes(world: World) -> None:
 
 
 def test_a_crash_during_recovery_changes_nothing(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
+    world.synced(b"one")
     second = world.crash(on_recovery="hold")
     second.read()
     third = second.crash(on_recovery="hold")
     assert third.read() == changed(0, b"one")
-    file = third.open()
-    file.pwrite(b"two", 50)
-    file.fsync()
-    fourth = third.crash()
-    assert fourth.read() == changed(50, b"two", changed(0, b"one"))
+    third.synced(b"two", 50)
+    assert third.crash().read() == changed(50, b"two", changed(0, b"one"))
 
 
 def test_an_object_that_is_gone_stays_listed(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     del world.store.objects["k"]
     after = world.crash()
-    with pytest.raises(FileNotFoundError):
-        after.read()
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+    raises(FileNotFoundError, after.read)
+    assert after.left() == ["k"]
     after.volume.sync(durability="backend")
     after.volume.discard("k")
-    assert after.volume.recovered() == []
-    assert after.crash().volume.recovered() == []
+    assert after.left() == []
+    assert after.crash().left() == []
 
 
 # -- versions
@@ -504,127 +503,89 @@ def test_an_object_that_is_gone_stays_listed(world: World) -> None:
 JOURNALED = "pagecache.engine.commit.journaled.Journaled"
 
 
-def test_a_commit_whose_answer_was_recorded_is_no_conflict_whatever_it_had(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    file.pwrite(b"xyz", 0)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_commit_before_the_crash_is_recognised(world: World, *, recorded: bool) -> None:
+    """By its record whatever it had, else by its bytes."""
+    file = world.synced(b"new")
+    if recorded:
+        file.pwrite(b"xyz", 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
+        if not recorded:
+            patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
         world.volume.sync(durability="backend")
+        assert world.saved() == changed(0, b"xyz" if recorded else b"new")
         after = world.crash()
     assert after.read() == changed(0, b"new")  # as of the fsync
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
+    after.settles(changed(0, b"new"))
 
 
-def test_a_commit_before_the_crash_is_recognised(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
-        patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
-        world.volume.sync(durability="backend")
-        assert world.saved() == changed(0, b"new")
-        after = world.crash()
-    assert after.read() == changed(0, b"new")
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-
-
-def test_a_settled_conflict_stays_settled_after_a_crash(make: Make) -> None:
-    world = make()
-    store = world.store
-    if not isinstance(store, ObjectBackend):
-        return
+def in_conflict(world: World) -> CachedFile:
+    """Return a file whose bytes in the journal another version in the store is a conflict with."""
     file = world.open()
     file.pread(1 << 20, 0)
     file.pwrite(b"new", 0)
     file.fsync()
-    store.put("k", b"foreign")
-    with pytest.raises(ConflictError):
-        file.fsync(durability="backend")
-    gate = store.gate("write_from", times=100)
+    assert isinstance(world.store, ObjectBackend)
+    world.store.put("k", b"foreign")
+    raises(ConflictError, file.fsync, durability="backend")
+    return file
+
+
+@WHOLE
+def test_a_settled_conflict_stays_settled_after_a_crash(world: World) -> None:
+    file = in_conflict(world)
+    world.store.gate("write_from", times=100)
     world.volume.resolve("k", "force")
     file.fsync()
     after = world.crash()
-    gate.left = 0
-    gate.open()
     assert after.read() == changed(0, b"new")
     after.volume.sync(durability="backend")
     assert after.saved() == changed(0, b"new")
 
 
+@WHOLE
 @pytest.mark.parametrize("newer", ["elsewhere", "over it", "behind the end"])
-def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(tmp_path: Path, newer: str) -> None:
+def test_a_commit_of_ours_is_recognised_below_bytes_that_were_synced_since(world: World, newer: str) -> None:
     """The process died before it knew the version that the commit had made."""
-    store = ObjectBackend({"k": OLD})
-    world = World(tmp_path, store)
     at = {"elsewhere": 9000, "over it": 2, "behind the end": len(OLD) + 10}[newer]
-    try:
-        file = world.open()
-        file.pwrite(b"one", 0)
+    file = world.synced(b"one")
+    with world.store.gate("commit answer") as gate:
+        saving = Task(file.fsync, durability="backend", timeout=30)
+        gate.wait_entered()
+        file.pwrite(b"two", at)
         file.fsync()
-        with store.gate("commit answer") as gate:
-            saving = Task(file.fsync, durability="backend", timeout=30)
-            gate.wait_entered()
-            file.pwrite(b"two", at)
-            file.fsync()
-            copy_tier(world.tier, tmp_path / "tier1")
-            stored = world._after()
-        saving.result()
-    finally:
-        world.end()
-    after = World(tmp_path, stored, 1)
-    try:
-        assert stored.committed("k") == changed(0, b"one")
-        assert after.read() == changed(at, b"two", changed(0, b"one"))
-        after.volume.sync(durability="backend")
-        assert after.saved() == changed(at, b"two", changed(0, b"one"))
-    finally:
-        after.end()
+        after = world.copied()
+        assert after.saved() == changed(0, b"one")
+    saving.result()
+    assert after.read() == changed(at, b"two", changed(0, b"one"))
+    after.volume.sync(durability="backend")
+    assert after.saved() == changed(at, b"two", changed(0, b"one"))
 
 
-def test_a_conflict_keeps_a_volume_from_its_end(make: Make) -> None:
+@WHOLE
+def test_a_conflict_keeps_a_volume_from_its_end(world: World) -> None:
     """Its bytes stay in the journal all the same."""
-    world = make()
-    store = world.store
-    if not isinstance(store, ObjectBackend):
-        return
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    store.put("k", b"foreign")
-    with pytest.raises(ConflictError):
-        file.fsync(durability="backend")
-    with pytest.raises(UnsavedDataError, match="another version"):
-        world.volume.detach(timeout=5)
-    after = world.crash()
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+    in_conflict(world)
+    raises(UnsavedDataError, world.volume.detach, timeout=5, match="another version")
+    assert world.crash().left() == ["k"]
 
 
 # -- beside other things
 
 
 def test_two_volumes_on_one_tier_keep_to_their_own_files(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    other = RecordingBackend({"k": OLD})
-    second = world.cache.attach(other, durability="disk", volume_id="store")
+    world.synced(b"new")
+    second = world.cache.attach(RecordingBackend({"k": OLD}), durability="disk", volume_id="store")
     assert second.recovered() == []
     third = world.cache.attach(RecordingBackend({"k": OLD}), durability="disk", volume_id="other")
     with third.open("k", "r+b") as mine:
         mine.pwrite(b"other", 0)
         mine.fsync()
-        assert [found.key for found in world.crash().volume.recovered()] == ["k"]
+        assert world.crash().left() == ["k"]
 
 
-def test_an_interrupted_fsync_is_made_again_by_the_next_one(make: Make) -> None:
-    world = make()
+def test_an_interrupted_fsync_is_made_again_by_the_next_one(world: World) -> None:
     file = world.open()
     content = file.pread(1 << 20, 0)
 
@@ -632,22 +593,16 @@ def test_an_interrupted_fsync_is_made_again_by_the_next_one(make: Make) -> None:
         code = frame.f_code
         return f"{os.sep}pagecache{os.sep}" in code.co_filename and code.co_name != "<genexpr>"
 
-    def call(number: int) -> None:
-        nonlocal content
+    for number in range(1, 300):
         data = bytes([number % 256]) * 5000
         content = changed(7 * number % 9000, data, content)
         file.pwrite(data, 7 * number % 9000)
-
         interrupted_at(number, file.fsync, within)
-
-    for number in range(1, 300):
-        call(number)
     file.fsync()
     world.cache.check()
     after = world.crash()
     assert after.read() == content
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
+    after.settles(content)
 
 
 def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:
@@ -659,8 +614,7 @@ def test_an_fsync_of_a_task_ends_at_the_disk(world: World) -> None:
 
     world.open()  # nothing is saved before the last writer closes
     asyncio.run(run())
-    after = world.crash()
-    assert after.read() == changed(0, b"new")
+    assert world.crash().read() == changed(0, b"new")
 
 
 def test_what_is_unsaved_is_listed_and_exported_without_a_store(world: World, tmp_path: Path) -> None:
@@ -679,109 +633,60 @@ def test_what_is_unsaved_is_listed_and_exported_without_a_store(world: World, tm
     (outside,) = [file.path for file in found.files if file.key == "../out"]
     assert outside is not None
     assert Path(outside).read_bytes() == b"y"
-    with pytest.raises(FileExistsError):
-        contents(str(tmp_path / "copy"), export=str(tmp_path / "export"))
+    raises(FileExistsError, contents, str(tmp_path / "copy"), export=str(tmp_path / "export"))
 
 
 # -- names
 
 
-def test_a_file_that_was_removed_is_not_recovered(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    world.volume.remove("k")
-    file.fsync()
-    after = world.crash()
-    assert after.volume.recovered() == []
-    assert not after.volume.exists("k")
-
-
-def test_a_file_that_was_renamed_is_recovered_under_its_new_name(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    world.volume.rename("k", "other")
-    after = world.crash()
-    assert after.read("other") == changed(0, b"new")
-    assert not after.volume.exists("k")
-
-
 @pytest.mark.parametrize("carried_out", [True, False])
 @pytest.mark.parametrize("what", ["rename", "rename over", "remove"])
 @pytest.mark.parametrize("key", ["k", "made"])
-def test_a_name_that_was_being_changed_is_looked_up(make: Make, what: str, key: str, *, carried_out: bool) -> None:
+def test_a_name_that_was_being_changed_is_looked_up(world: World, what: str, key: str, *, carried_out: bool) -> None:
     """Also that of an object which the store has had for a moment only, and over one whose bytes are unsaved too."""
-    world = make()
     if key == "made" and isinstance(world.store, ObjectBackend):
         pytest.skip("the store has nothing of it")
     for name in (key, *(["other"] if what == "rename over" else [])):
-        file = world.open(name, "r+b" if name == "k" else "w+b")
-        file.write(name.encode())
-        file.fsync()
+        world.synced(name.encode(), key=name, mode="r+b" if name == "k" else "w+b")
     expected = changed(0, b"k") if key == "k" else b"made"
-    seen: list[World] = []
     method = what.removesuffix(" over")
-    call = getattr(world.store, method)
-
-    def crash(*arguments: Any, **more: Any) -> None:
-        if carried_out:
-            call(*arguments, **more)
-        copy_tier(world.tier, world.folder / "tier1")
-        seen.append(World(world.folder, world._after(), 1))
-        raise OSError(errno.EACCES, "refused")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, method, crash)
-        with pytest.raises(OSError):
-            world.volume.remove(key) if what == "remove" else world.volume.rename(key, "other")
-    (after,) = seen
-    try:
-        if not carried_out:
-            assert after.read(key) == expected
-            assert what != "rename over" or after.read("other") == b"other"
-        elif what == "remove":
-            eventually(lambda: after.volume.recovered() == [])
-            assert not after.volume.exists(key)
-        else:
-            assert after.read("other") == expected
-            assert not after.volume.exists(key)
-        eventually(lambda: after.volume.recovered() == [])
-    finally:
-        after.end()
+    names = (key,) if what == "remove" else (key, "other")
+    after = world.killed_in(method, getattr(world.volume, method), *names, carried_out=carried_out)
+    if not carried_out:
+        assert after.read(key) == expected
+        assert what != "rename over" or after.read("other") == b"other"
+    elif what == "remove":
+        eventually(lambda: after.left() == [])
+        assert not after.volume.exists(key)
+    else:
+        assert after.read("other") == expected
+        assert not after.volume.exists(key)
+    eventually(lambda: after.left() == [])
 
 
 @pytest.mark.parametrize("change", ["remove", "discard", "rename"])
 @pytest.mark.parametrize("level", ["backend", "disk"])
 def test_a_change_of_a_name_that_the_disk_refuses_to_record_is_recorded_later(
-    make: Make, monkeypatch: pytest.MonkeyPatch, change: str, level: Any
+    world: World, monkeypatch: pytest.MonkeyPatch, change: str, level: Any
 ) -> None:
     """Else a crash lays unsaved bytes of the former object over the next one of that name."""
-    world = make()
-    file = world.open()
-    file.write(b"former")
-    file.fsync()
-    file.close()
+    world.synced(b"former").close()
     append = Journal.append
 
     def fail(self: Journal, record: records.Record, buffers: Any = ()) -> int:
         if record.kind in (records.Kind.REMOVED, records.Kind.DISCARDED, records.Kind.RENAMED):
-            with monkeypatch.context() as broken:
-                broken.setattr(OS, "pwritev", lambda *_: refuse())
+            with disk_fails("pwritev"):
                 return append(self, record, buffers)
         return append(self, record, buffers)
 
-    def refuse() -> int:
-        raise OSError(errno.EIO, "the disk fails")
-
-    with monkeypatch.context() as failing:
-        failing.setattr(Journal, "append", fail)
-        if change == "rename":
-            world.volume.rename("k", "g")
-        else:
-            if change == "discard":
-                world.volume.discard("k")
-            world.volume.remove("k")
+    monkeypatch.setattr(Journal, "append", fail)
+    if change == "rename":
+        world.volume.rename("k", "g")
+    else:
+        if change == "discard":
+            world.volume.discard("k")
+        world.volume.remove("k")
+    monkeypatch.undo()
     file = world.open("k", "x+b")
     file.write(b"next")
     file.fsync(durability=level)
@@ -789,36 +694,26 @@ def test_a_change_of_a_name_that_the_disk_refuses_to_record_is_recorded_later(
     assert after.read() == b"next"
     if change == "rename":
         assert after.read("g") == changed(0, b"former")
-    eventually(lambda: after.volume.recovered() == [])
+    eventually(lambda: after.left() == [])
 
 
 @pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
 @pytest.mark.parametrize("change", ["hole", "cut"])
 def test_what_a_hole_or_cut_has_removed_stays_so_if_the_disk_refuses_to_record_it(
-    make: Make, monkeypatch: pytest.MonkeyPatch, change: str, call: str
+    world: World, change: str, call: str
 ) -> None:
     """The store has committed it, and the journal has older bytes."""
-    world = make()
-    file = world.open()
-    file.pwrite(b"older" * 2000, 4096)
-    file.fsync()
-
-    def fail(*_arguments: object) -> int:
-        raise OSError(errno.EIO, "the disk fails")
-
-    with monkeypatch.context() as failing:
-        if call == "pwritev":
-            failing.setattr(OS, call, fail)
+    file = world.synced(b"older" * 2000, 4096)
+    with disk_fails(*["pwritev"] * (call == "pwritev")):
         if change == "hole":
             file.punch_hole(4096, 8192)
         else:
             file.truncate(4096)
             file.truncate(len(OLD))
-        if call == "fdatasync":
-            failing.setattr(OS, call, fail)
+    if call == "fdatasync":
+        with disk_fails(call), contextlib.suppress(OSError):
             file.pwrite(b"n", 0)
-            with contextlib.suppress(OSError):
-                file.fsync()
+            file.fsync()
     file.pwrite(b"new", 0)
     file.fsync()
     expected = bytearray(changed(0, b"new", changed(4096, b"older" * 2000)))
@@ -830,14 +725,10 @@ def test_what_a_hole_or_cut_has_removed_stays_so_if_the_disk_refuses_to_record_i
 @pytest.mark.parametrize("level", ["disk", "backend"])
 def test_an_fsync_of_a_clean_file_confirms_that_it_is_saved(world: World, level: Any, *, by_task: bool) -> None:
     """Else a power cut brings the records back that it was saved from, over what the store has since."""
-    file = world.open()
-    file.pwrite(b"older", 0)
-    file.fsync()
-    inode = file._inode
+    file = world.synced(b"older")
+    inode, journal = file._inode, world.journal()
     barrier.drive(barrier.FileSync(inode), None, "fsync")
     inode.journaled.settle(Deadline(world.volume.engine.clock, None))  # also if the flusher does so at the moment
-    journal = world.cache.tier.journal() if world.cache.tier is not None else None
-    assert journal is not None
     assert not inode.journaled.is_live()
     assert journal._confirmed < journal.last
 
@@ -855,24 +746,27 @@ def test_an_fsync_of_a_clean_file_confirms_that_it_is_saved(world: World, level:
 # -- given up
 
 
-def test_discarded_bytes_are_not_recovered(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"kept", 0)
-    file.pwrite(b"gone", 8192)
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ((), OLD),
+        ((8192, 4096), b"y" * 8192 + OLD[8192:12288] + b"y" * 7712),
+        ((8192, 1 << 20), b"y" * 8192 + OLD[8192:]),
+        ((6277,), b"y" * 4096 + OLD[4096:]),  # whole blocks
+    ],
+    ids=["all", "a part", "the tail", "more"],
+)
+def test_discarded_bytes_are_not_recovered(world: World, which: tuple[int, ...], expected: bytes) -> None:
+    file = world.synced(b"y" * 20000)
+    world.volume.discard("k", *which)
+    raises(DataLossError, file.fsync)
     file.fsync()
-    world.volume.discard("k", 8192, 4096)
+    assert file.pread(1 << 20, 0) == expected
     after = world.crash()
-    assert after.read() == changed(0, b"kept")
-
-
-def test_a_discarded_file_is_not_recovered(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"gone", 0)
-    file.fsync()
-    world.volume.discard("k")
-    after = world.crash()
-    assert after.volume.recovered() == []
-    assert after.read() == OLD
+    assert after.read() == expected
+    after.volume.sync(durability="backend")
+    assert after.stored() == expected
+    assert after.left() == []
 
 
 # -- what the journal cannot take
@@ -890,9 +784,7 @@ def test_stores_to_a_writable_view_are_saved_by_fsync(world: World) -> None:
 
 
 def test_direct_writes_are_saved_by_fsync(world: World) -> None:
-    cached = world.open()
-    cached.pwrite(b"one", 0)
-    cached.fsync()
+    world.synced(b"one")
     with world.open("k", "r+b", direct=True) as direct:
         direct.pwrite(b"two" + bytes(4093), 0)
         direct.fsync()
@@ -925,13 +817,12 @@ def test_a_full_journal_after_a_restart_learns_what_the_store_has(make: Make) ->
 
     while not is_full():
         pass
-    gates = [world.store.gate(op, times=1000) for op in ("write_from", "commit")]
-    journal: Any = world.cache.tier.journal()  # type: ignore[union-attr]
+    for op in ("write_from", "commit"):
+        world.store.gate(op, times=1000)
+    journal = world.journal()
     while journal.bytes + journal.segment <= journal.limit or journal._current.used < journal.segment * 7 // 8:
         is_full()
-    for gate in gates:
-        gate.left = 0
-        gate.open()
+    world.store.open_all_gates()
     for _ in range(4):
         world = world.crash(journal_limit="1MiB")
         file = world.open()
@@ -940,95 +831,50 @@ def test_a_full_journal_after_a_restart_learns_what_the_store_has(make: Make) ->
         is_full()
 
 
-def test_an_fsync_at_the_store_fails_if_the_journal_cannot_record_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("calls", [("pwritev",), ("fdatasync", "fallocate")])
+def test_an_fsync_raises_while_the_disk_cannot_say_that_older_bytes_are_saved(
+    world: World, calls: tuple[str, ...]
 ) -> None:
-    """After a crash it would bring older bytes back."""
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
+    """Else a crash brings them back over the newer ones that the store has."""
+    file = world.synced(b"one")
     file.pwrite(b"two", 0)
-
-    def fail(*arguments: Any) -> Any:
-        raise OSError(errno.EIO, "the disk fails")
-
-    for durability in ("disk", "backend"):
-        with monkeypatch.context() as broken:
-            broken.setattr(OS, "pwritev", fail)
-            with pytest.raises(OSError, match="the journal"):
-                file.fsync(durability=durability)
+    with disk_fails(*calls):
+        for level in ("disk", "backend") if calls == ("pwritev",) else ("backend", "disk", "disk"):
+            raises(OSError, file.fsync, durability=level, match="the journal")
     assert world.saved() == changed(0, b"two")
     file.fsync()
-    assert world.crash().read() == changed(0, b"two")
-
-
-def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failed sync drops the record that the store has the bytes."""
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
-    file.pwrite(b"two", 0)
-    journal: Any = world.cache.tier.journal()  # type: ignore[union-attr]
-    end, synced = journal._current.used, list[int]()
-
-    def fail_once(fd: int) -> None:
-        if not synced:
-            synced.append(fd)
-            os.pwrite(fd, bytes(8192), end)
-            raise OSError(errno.EIO, "the disk fails")
-
-    monkeypatch.setattr(OS, "fdatasync", fail_once)
-    while True:
-        try:
-            file.fsync(durability="backend")
-            break
-        except OSError:
-            assert synced
-    assert synced
     after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
+    assert after.read() == changed(0, b"two")
+
+
+def test_what_the_disk_has_lost_of_a_save_is_recorded_again(world: World) -> None:
+    """A failed sync drops the record that the store has the bytes."""
+    file = world.synced(b"one")
+    file.pwrite(b"two", 0)
+    with losing_a_sync(world) as lost:
+        while True:
+            try:
+                file.fsync(durability="backend")
+                break
+            except OSError:
+                assert lost
+    assert lost
+    after = world.crash()
+    assert after.left() == []
     assert after.read() == changed(0, b"two")
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwritev", "fallocate"])
-def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    def fail(*arguments: Any) -> Any:
-        raise OSError(errno.EIO, "the disk fails")
-
+def test_a_disk_that_fails_sends_fsync_to_the_store(world: World, call: str) -> None:
     file = world.open()
     file.pwrite(b"two", 100)
-    with monkeypatch.context() as broken:
-        broken.setattr(OS, call, fail)
+    with disk_fails(call):
         file.fsync()
     assert world.saved() == changed(100, b"two")
     file.pwrite(b"three", 200)
     file.fsync()
     assert world.crash().read() == changed(200, b"three", changed(100, b"two"))
-
-
-def test_an_fsync_raises_while_the_disk_cannot_say_that_older_bytes_are_saved(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a crash brings them back over the newer ones that the store has."""
-
-    def fail(*arguments: Any) -> Any:
-        raise OSError(errno.EIO, "the disk fails")
-
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
-    file.pwrite(b"two", 0)
-    with monkeypatch.context() as broken:
-        for call in ("fdatasync", "fallocate"):
-            broken.setattr(OS, call, fail)
-        for level in ("backend", "disk", "disk"):
-            with pytest.raises(OSError, match="the journal cannot"):
-                file.fsync(durability=level)
-        assert world.saved() == changed(0, b"two")
-    file.fsync()
-    after = world.crash()
-    assert after.volume.recovered() == []
-    assert after.read() == changed(0, b"two")
 
 
 # -- bad input
@@ -1055,13 +901,10 @@ def test_a_wrong_level_is_refused(tmp_path: Path) -> None:
 
 def test_a_single_call_may_choose_the_level(make: Make) -> None:
     world = make(durability="backend")
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
+    file = world.synced(b"one")
     assert world.saved() == changed(0, b"one")
     file.pwrite(b"two", 100)
     file.fsync(durability="disk")
-    assert world.saved() == changed(0, b"one")
     file.pwrite(b"three", 200)
     world.volume.sync(durability="disk")
     assert world.saved() == changed(0, b"one")

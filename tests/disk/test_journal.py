@@ -8,6 +8,7 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from pagecache.disk.device import OS
 from pagecache.disk.journal import Journal, JournalFull
 from pagecache.disk.recovery import recover
 from pagecache.testing.disk import PowerCut, SimulatedDisk
+from tests.file.rig import raises
 
 from .world import disks
 
@@ -24,6 +26,13 @@ def opened(journal: Journal, key: str | bytes = "key", base: str | None = "v1", 
     number = journal.number()
     journal.append(records.file(number, "store:", key, base, created=base is None, size=size))
     return number
+
+
+def begun(base: str | None = "v1", size: int = 0, **settings: Any) -> tuple[SimulatedDisk, Journal, int]:
+    """Return a disk, a journal on it, and the number of a file of that."""
+    disk = SimulatedDisk()
+    journal = Journal("j", device=disk, **{"segment": 8192, **settings})
+    return disk, journal, opened(journal, base=base, size=size)
 
 
 def test_the_files_are_private_and_no_key_is_a_name(tmp_path: Path) -> None:
@@ -51,8 +60,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     head[60:64] = records.checksum(head[:60], 0).to_bytes(4, "little")
     path.write_bytes(bytes(head) + path.read_bytes()[records.HEAD :])
     for read in (recover, Journal):
-        with pytest.raises(OSError, match=r"has format 3; this version of pagecache reads formats up to 2"):
-            read(str(tmp_path))
+        raises(OSError, read, str(tmp_path), match=r"has format 3; this version of pagecache reads formats up to 2")
 
 
 def test_keys_of_all_kinds_and_states_are_kept() -> None:
@@ -70,20 +78,16 @@ def test_keys_of_all_kinds_and_states_are_kept() -> None:
 
 def test_bad_input_is_refused() -> None:
     disk = SimulatedDisk()
-    with pytest.raises(ValueError, match="segment=100: at least 4096 bytes"):
-        Journal("j", segment=100, device=disk)
+    raises(ValueError, Journal, "j", segment=100, device=disk, match="segment=100: at least 4096 bytes")
     with pytest.raises(ValueError, match="limit=4096: at least one segment, 8192 bytes"):
         Journal("j", segment=8192, limit=4096, device=disk)
     journal = Journal("j", segment=8192, device=disk)
     with pytest.raises(TypeError, match=r"key \(1, 2\) is a tuple: a journal keeps str and bytes"):
         records.file(1, "store:", (1, 2), None, created=True, size=0)
-    with pytest.raises(ValueError, match="file 7 of the journal in 'j' has no FILE record"):
-        journal.append(records.size(7, 0))
+    raises(ValueError, journal.append, records.size(7, 0), match="file 7 of the journal in 'j' has no FILE record")
     number = opened(journal)
-    with pytest.raises(ValueError, match="2 bytes have another length"):
-        journal.append(records.data(number, 0, 2), [b"abc"])
-    with pytest.raises(ValueError, match="0 bytes: a record has 1 to 1048576"):
-        records.data(number, 0, 0)
+    raises(ValueError, journal.append, records.data(number, 0, 2), [b"abc"], match="2 bytes have another length")
+    raises(ValueError, records.data, number, 0, 0, match="0 bytes: a record has 1 to 1048576")
     with pytest.raises(ValueError, match="does not fit into a segment of 8192"):
         journal.append(records.data(number, 0, 9000), [bytes(9000)])
 
@@ -112,9 +116,7 @@ def test_a_full_journal_names_the_files_to_save() -> None:
 
 def test_later_records_lie_over_the_size_that_was_saved() -> None:
     """The saved object may be larger than the records before it say."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=8192, limit=3 * 8192, device=disk)
-    number = opened(journal, size=4096)
+    disk, journal, number = begun(size=4096, limit=3 * 8192)
     first = journal.append(records.data(number, 0, 10), [bytes(10)])
     second = journal.append(records.hole(number, 0, 4))
     journal.append(records.hole(number, 4, 4))
@@ -161,9 +163,7 @@ def test_a_forgotten_file_is_not_recovered_again() -> None:
 
 def damaged_world() -> tuple[SimulatedDisk, dict[int, tuple[int, int]], int]:
     """Return a disk, the range of each LSN, and the end of the records."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=1 << 16, device=disk)
-    number = opened(journal, size=0)
+    disk, journal, number = begun(size=0, segment=1 << 16)
     ranges = {}
     for at, length in enumerate([4096, 100, 9000, 600, 5000, 30, 2000]):
         ranges[journal.append(records.data(number, at * 10000, length), [bytes([at + 1]) * length])] = (
@@ -217,9 +217,7 @@ def test_a_sector_that_cannot_be_read_is_damage() -> None:
 
 
 def test_a_segment_that_is_gone_is_a_loss() -> None:
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=8192, device=disk)
-    number = opened(journal)
+    disk, journal, number = begun()
     for _ in range(5):
         journal.confirm(journal.append(records.data(number, 0, 4000), [bytes(4000)]))
     disk.unlink("j/00000002.journal")
@@ -230,9 +228,7 @@ def test_a_segment_that_is_gone_is_a_loss() -> None:
 
 def test_small_records_go_to_places_that_were_written_before() -> None:
     """A sync of blocks that were never written changes the metadata of the file system."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=1 << 20, device=disk)
-    number = opened(journal)
+    disk, journal, number = begun(segment=1 << 20)
     for place in range(100):
         journal.confirm(journal.append(records.data(number, place, 1), [b"x"]))
     ends = [call[2] + len(call[3]) for call in disk.calls if call[0] == "write"]
@@ -269,9 +265,7 @@ def test_a_segment_without_its_start_is_a_loss_if_it_has_records() -> None:
 
 def test_a_segment_that_could_not_begin_and_not_be_removed_goes_in_its_turn() -> None:
     """Left alone, it would be the oldest, and all records since then would seem lost."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=8192, device=disk)
-    number = opened(journal)
+    disk, journal, number = begun()
 
     def write() -> int:
         return journal.append(records.data(number, 0, 3000), [bytes(3000)])
@@ -279,8 +273,7 @@ def test_a_segment_that_could_not_begin_and_not_be_removed_goes_in_its_turn() ->
     write()
     write()
     disk.fault = lambda name, count: errno.EIO if name in ("sync_folder", "unlink") else 0
-    with pytest.raises(OSError, match="the journal cannot begin a segment in 'j'"):
-        write()
+    raises(OSError, write, match="the journal cannot begin a segment in 'j'")
     disk.fault = None
     assert "00000002.journal" in disk.listdir("j")
     for _ in range(2):
@@ -295,9 +288,7 @@ def test_a_segment_that_could_not_begin_and_not_be_removed_goes_in_its_turn() ->
 
 def test_unsaved_records_keep_the_base_that_they_were_written_over() -> None:
     """A save whose SAVED record could not be appended may have stored newer bytes than the journal has."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=8192, device=disk)
-    number = opened(journal, size=10)
+    disk, journal, number = begun(size=10)
     last = journal.append(records.data(number, 0, 3), [b"old"])
     again = records.file(number, "store:", "key", "v2", created=False, size=20)
     journal.append(again)
@@ -312,9 +303,7 @@ def test_unsaved_records_keep_the_base_that_they_were_written_over() -> None:
 
 def test_a_removal_before_a_kill_stays_after_a_power_cut_in_the_next_one() -> None:
     """Else the segment that says that its bytes are saved may be gone, and it is not."""
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=4096, limit=1 << 16, device=disk)
-    number = opened(journal)
+    disk, journal, number = begun(segment=4096, limit=1 << 16)
     last = 0
     while len(journal._segments) < 2:
         last = journal.append(records.data(number, 0, 1000), [b"o" * 1000])
@@ -336,15 +325,12 @@ def test_a_removal_before_a_kill_stays_after_a_power_cut_in_the_next_one() -> No
 
 
 def test_records_that_do_not_count_leave_no_size() -> None:
-    disk = SimulatedDisk()
-    journal = Journal("j", segment=8192, device=disk)
-    number = opened(journal, size=100)
+    disk, journal, number = begun(size=100)
     last = journal.append(records.data(number, 0, 1), [b"a"])
     journal.confirm(last)
     lost = journal.append(records.data(number, 1000, 1), [b"b"])
     disk.fault = lambda name, count: errno.EIO if name == "fdatasync" else 0
-    with pytest.raises(OSError):
-        journal.confirm(lost)
+    raises(OSError, journal.confirm, lost)
     disk.fault = None
     journal.append(records.saved(number, last, "v2"))
     journal.confirm(journal.append(records.data(number, 10, 1), [b"c"]))
@@ -360,8 +346,7 @@ def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
     journal.close()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for record in (records.saved(number, 2, "v2"), records.file(9, "store:", "k", None, created=True, size=0)):
-        with pytest.raises(OSError, match="is closed"):
-            journal.append(record)
+        raises(OSError, journal.append, record, match="is closed")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -81,15 +81,10 @@ def run(folder: Path, times: int) -> int:
     return sum(promised)
 
 
-def test_a_killed_program_loses_nothing_that_fsync_has_put_on_disk(tmp_path: Path) -> None:
-    run(tmp_path, 8)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_200_killed_programs_lose_nothing_that_fsync_has_put_on_disk(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+@pytest.mark.parametrize("times", [8, pytest.param(200, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_a_killed_program_loses_nothing_that_fsync_has_put_on_disk(
+    tmp_path: Path, times: int, record_property: Callable[[str, object], None]
 ) -> None:
-    text = f"killed programs: 200, after {run(tmp_path, 200)} fsyncs at disk"
+    text = f"killed programs: {times}, after {run(tmp_path, times)} fsyncs at disk"
     record_property("size", text)
     print(text)

@@ -26,12 +26,12 @@ from pagecache.fuse.namespace import namespace_of
 from pagecache.volume import lifetimes
 from pagecache.volume.recovered import Recovery
 from tests.disk.copying import copy_tier
-from tests.disk.test_durability import OLD, Make, World, changed, make
-from tests.disk.test_recovered import BIG, FOREIGN, IN_PLACE, WHOLE, before_read
-from tests.file.rig import Task, eventually, raises
-from tests.stores import WAIT_LIMIT_S, ObjectBackend
-
-__all__ = ["make"]  # a fixture
+from tests.disk.test_durability import IN_PLACE, OLD, WHOLE, World, changed, disk_fails, failing
+from tests.disk.test_recovered import BIG, FOREIGN, before_read
+from tests.disk.test_tier import read
+from tests.disk.test_unsaved import on_disk
+from tests.file.rig import Task, eventually, raises, wait_for
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
 
@@ -40,24 +40,18 @@ pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
 
 
 @pytest.mark.parametrize("first", ["an open", "an open that is made again", "a rename"])
-def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_name(make: Make, first: str) -> None:
-    world = make()
+def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_name(world: World, first: str) -> None:
     if isinstance(world.store, ObjectBackend):
         world.store.put("o", OLD[::-1])
     else:
-        world.store.objects["o"] = type(world.store.objects["k"])(OLD[::-1])
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+        world.store.objects["o"] = StoredObject(OLD[::-1])
+    world.synced(b"new")
     world.store.objects.pop("k")
     after = world.crash(on_recovery="hold")
-    with pytest.raises(FileNotFoundError):
-        after.open()
-    with pytest.raises(FileExistsError):
-        after.open("o", "x+b")
-    with pytest.raises(FileNotFoundError):
-        after.volume.rename("none", "k")
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+    raises(FileNotFoundError, after.open)
+    raises(FileExistsError, after.open, "o", "x+b")
+    raises(FileNotFoundError, after.volume.rename, "none", "k")
+    assert after.left() == ["k"]
     if first != "a rename":
         if first == "an open that is made again":  # its first try has made the object
             after.store.fault("open answer", OSError(errno.ECONNRESET, "no answer"), skip=0)
@@ -66,8 +60,11 @@ def test_bytes_of_an_object_that_is_gone_are_not_laid_over_another_one_of_its_na
             made.fsync(durability="backend")
     else:
         after.volume.rename("o", "k")
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert after.crash().read() == OLD[::-1]
+
+
+LAID = changed(9000, b"more", changed(0, b"new"))
 
 
 @contextmanager
@@ -76,13 +73,7 @@ def left(folder: Path, key: str, then: Any = lambda file: None) -> Iterator[Volu
     path = folder / "store" / key
     path.parent.mkdir(parents=True)
     path.write_bytes(OLD)
-
-    def attached(tier: str) -> Any:
-        cache = PageCache("16MiB", disk=DiskTier(folder / tier, size="16MiB", segment="1MiB"), dirty_expire=3600.0)
-        options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
-        return cache, cache.attach(f"dir:{folder}/store", **options)
-
-    cache, volume = attached("first")
+    cache, volume = on_disk(folder / "first", f"dir:{folder}/store", on_recovery="hold")
     file = volume.open(key, "r+b")
     file.pwrite(b"new", 0)
     file.pwrite(b"more", 9000)
@@ -92,9 +83,23 @@ def left(folder: Path, key: str, then: Any = lambda file: None) -> Iterator[Volu
     volume.abort()
     file._leave()
     cache.close(on_failed="discard")
-    cache, volume = attached("second")
+    cache, volume = on_disk(folder / "second", f"dir:{folder}/store", on_recovery="hold")
     yield volume
     cache.close()
+
+
+def listed(volume: Volume) -> list[Any]:
+    """The names of the objects that a crash has left bytes of."""
+    return [found.key for found in volume.recovered()]
+
+
+def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
+    with left(tmp_path, "d/k") as volume:
+        volume.rename("d", "e")
+        assert read(volume, "e/k") == LAID
+        volume.resume()
+        volume.sync(durability="backend")
+        assert listed(volume) == []
 
 
 def before_giving_up(patch: pytest.MonkeyPatch, call: Any) -> None:
@@ -113,21 +118,19 @@ def test_bytes_below_a_directory_that_is_gone_are_not_laid_over_what_gets_its_na
         (tmp_path / "store/d").mkdir()
         (tmp_path / "store/d/k").write_bytes(FOREIGN)
         shutil.rmtree(tmp_path / "store/e")
-        with pytest.raises(FileNotFoundError):
-            volume.open("e/k")
-        assert [found.key for found in volume.recovered()] == ["e/k"]
+        raises(FileNotFoundError, volume.open, "e/k")
+        assert listed(volume) == ["e/k"]
         names = namespace_of(volume)  # as a mount makes them
         if way == "a rename":
             volume.rename("d", "e")
         else:
             names.mkdir("e")
-            assert [found.key for found in volume.recovered()] == ["e/k"]
+            assert listed(volume) == ["e/k"]
             names.link("d/k", "e/k", "file") if way == "a link" else names.symlink("../d/k", "e/k")
         volume.resume("e/k")
         volume.sync()
-        with volume.open("e/k") as file:
-            assert file.read() == FOREIGN
-        assert [found.key for found in volume.recovered()] == ["e/k"]
+        assert read(volume, "e/k") == FOREIGN
+        assert listed(volume) == ["e/k"]
 
 
 @pytest.mark.parametrize("link", [os.link, os.symlink])
@@ -143,17 +146,15 @@ def test_an_open_by_another_name_finds_the_bytes_that_were_left(tmp_path: Path, 
     with left(tmp_path, "k") as volume:
         link(tmp_path / "store/k", tmp_path / "store/other")
         (tmp_path / "store/third").write_bytes(FOREIGN)
-        with volume.open("third") as third:
-            assert third.read() == FOREIGN
+        assert read(volume, "third") == FOREIGN
         if order == "beside":
             with before_read(opening):
                 volume.open("k").close()
             other = opened[0].result()
         else:
             other = volume.open("other", "r+b" if order == "first" else "w+b")
-        expected = b"" if order == "emptied" else changed(9000, b"more", changed(0, b"new"))
         with other, volume.open("k") as file:
-            assert other.read() == file.read() == expected
+            assert other.read() == file.read() == (b"" if order == "emptied" else LAID)
 
 
 @pytest.mark.parametrize("folder", ["store", "next"])
@@ -171,24 +172,20 @@ def test_bytes_that_were_left_belong_to_an_object_and_not_to_its_name(tmp_path: 
             assert file.read() == FOREIGN
             file.pwrite(b"last", 0)
         volume.sync()
-        assert [found.key for found in volume.recovered()] == ["k"]
+        assert listed(volume) == ["k"]
     assert (tmp_path / folder / "k").read_bytes() == b"last" + FOREIGN[4:]
 
 
-def gone(make: Make, **options: Any) -> tuple[World, Any]:
+def gone(world: World, **options: Any) -> tuple[World, Any]:
     """A world after a crash that has left bytes of `k`, which another program has taken away, and what it has taken."""
-    world = make()
     world.open("o", "x+b").fsync(durability="backend")
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.pwrite(b"more", 9000)
-    file.fsync()
+    world.open().pwrite(b"new", 0)
+    world.synced(b"more", 9000)
     after = world.crash(on_recovery="hold", **options)
     taken = after.store.objects.pop("k")
     for _ in range(2):
-        with pytest.raises(FileNotFoundError):
-            after.read()
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+        raises(FileNotFoundError, after.read)
+    assert after.left() == ["k"]
     return after, taken
 
 
@@ -206,8 +203,7 @@ def test_an_object_that_is_replaced_after_the_look_at_it_gets_no_bytes(
     with left(tmp_path, "k") as volume:
         new.write_bytes(FOREIGN)
         monkeypatch.setattr(DirectoryBackend, "stat", replacing)
-        with volume.open("k") as file:
-            assert file.read() == FOREIGN
+        assert read(volume, "k") == FOREIGN
 
 
 def test_a_look_at_another_object_of_the_name_keeps_no_close_from_saving(
@@ -235,9 +231,9 @@ def test_a_look_at_another_object_of_the_name_keeps_no_close_from_saving(
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, beside: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, *, beside: bool
 ) -> None:
-    after, taken = gone(make)
+    after, taken = gone(world)
     if beside:  # it was looked for, and is opened now
         first = Recovery.first
 
@@ -250,19 +246,18 @@ def test_bytes_of_an_object_that_comes_back_are_laid_before_it_is_open(
         after.store.objects["k"] = taken
     file = after.open()
     monkeypatch.undo()
-    assert file.read() == changed(9000, b"more", changed(0, b"new"))
+    assert file.read() == LAID
     file.pwrite(b"last", 0)
     after.volume.resume("k")
     file.fsync()
-    expected = changed(9000, b"more", changed(0, b"last"))
-    assert after.crash().read() == expected
+    assert after.crash().read() == changed(0, b"last", LAID)
 
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_look_for_a_gone_object_beside_its_creation_ends(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, resumed: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, *, resumed: bool
 ) -> None:
-    after, _ = gone(make)
+    after, _ = gone(world)
     looks: list[Task[Any]] = []
 
     def looking() -> None:
@@ -274,60 +269,49 @@ def test_a_look_for_a_gone_object_beside_its_creation_ends(
     before_giving_up(monkeypatch, looking)
     with after.open(mode="x+b") as made:
         assert looks[0].result() == made.read() == b""
-    assert after.volume.recovered() == []
+    assert after.left() == []
 
 
 @pytest.mark.parametrize("settled", [False, True])
 def test_a_rename_to_the_name_of_a_gone_object_whose_result_is_unknown_gives_its_bytes_up(
-    make: Make, *, settled: bool
+    world: World, *, settled: bool
 ) -> None:
-    after, _ = gone(make, retry=RetryPolicy(attempts=1))
+    after, _ = gone(world, retry=RetryPolicy(attempts=1))
     if settled:
         after.open("o")
     after.store.fault("rename answer", OSError(errno.ECONNRESET, "no answer"))
-    with pytest.raises(ConnectionResetError):
-        after.volume.rename("o", "k")
-    assert after.volume.recovered() == []
+    raises(ConnectionResetError, after.volume.rename, "o", "k")
+    assert after.left() == []
     assert after.read() == b""
 
 
 @pytest.mark.parametrize("first", ["an open", "a rename", "a remove that was carried out"])
-def test_a_full_disk_fails_no_call_that_gives_bytes_up(make: Make, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails_no_call_that_gives_bytes_up(world: World, first: str) -> None:
     """A later start looks again. [D5]"""
-    world = make()
     world.open("o", "x+b").fsync(durability="backend")
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    file = world.synced(b"new")
     if first == "a remove that was carried out":
         file._inode.journaled.removing()
         file.fsync()
     after = world.crash(on_recovery="hold")
     after.store.objects.pop("k")
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "the disk is full")
-
-    for call in ("fallocate", "pwritev", "fdatasync"):
-        monkeypatch.setattr(OS, call, full)
-    with pytest.raises(FileNotFoundError):
-        after.open()
-    if first == "an open":
-        made = after.open(mode="x+b")
-        made.write(FOREIGN)
-        with pytest.raises(OSError):  # a crash might bring the old bytes back
-            made.fsync(durability="backend")
-    elif first == "a rename":
-        after.volume.rename("o", "k")
-    assert after.volume.exists("k") == (not first.startswith("a remove"))
+    with disk_fails("fallocate", "pwritev", "fdatasync", error=errno.ENOSPC):
+        raises(FileNotFoundError, after.open)
+        if first == "an open":
+            made = after.open(mode="x+b")
+            made.write(FOREIGN)
+            raises(OSError, made.fsync, durability="backend")  # a crash might bring the old bytes back
+        elif first == "a rename":
+            after.volume.rename("o", "k")
+        assert after.volume.exists("k") == (not first.startswith("a remove"))
 
 
 # -- beside calls that wait for it
 
 
 @contextmanager
-def held_up(after: World) -> Iterator[threading.Event]:
-    """Context in which the laying of `k` hangs in the disk, until the event is set."""
+def held_up(after: World) -> Iterator[None]:
+    """Context in which the laying of `k` hangs in the disk."""
     going, begun, read = threading.Event(), threading.Event(), Unsaved.read
 
     def hanging(self: Unsaved, offset: int, length: int) -> bytes:
@@ -341,31 +325,29 @@ def held_up(after: World) -> Iterator[threading.Event]:
         task = Task(after.read)
         assert begun.wait(WAIT_LIMIT_S)
         try:
-            yield going
+            yield
         finally:
             going.set()
             task.finished.wait(WAIT_LIMIT_S)
 
 
-def left_in_two(make: Make, **options: Any) -> World:
+def left_in_two(world: World, **options: Any) -> World:
     """A world after a crash that has left bytes of `k` and `o`."""
-    world = make()
     world.open("o", "x+b").fsync(durability="backend")
-    for file in (world.open(), world.open("o")):
-        file.pwrite(b"new", 0)
-        file.fsync()
+    for key in ("k", "o"):
+        world.synced(b"new", key=key)
     return world.crash(on_recovery="hold", **options)
 
 
-def test_no_call_waits_longer_than_it_may_for_the_laying_of_a_file(make: Make) -> None:
-    after = left_in_two(make, timeout=0.2)
+def test_no_call_waits_longer_than_it_may_for_the_laying_of_a_file(world: World) -> None:
+    after = left_in_two(world, timeout=0.2)
     with held_up(after):
         for call in (after.open, partial(after.volume.discard, "k"), partial(after.volume.exists, "k")):
             raises(TimeoutError, call)
         after.volume.resume()
         eventually(lambda: after.stored("o") == b"new")
         waiting = Task(after.volume.open, "k", timeout=WAIT_LIMIT_S)
-        eventually(lambda: any(wait.what == "the recovery of the object" for wait in after.cache.waits()))
+        wait_for(after.cache, "the recovery of the object")
         after.volume.abort()
         raises(ShutdownError, waiting.result)
 
@@ -381,10 +363,9 @@ def test_a_directory_or_a_file_above_is_no_object_that_bytes_were_left_of(tmp_pa
         (tmp_path / "store/e").rmdir()
         (tmp_path / "store/e").write_bytes(FOREIGN)
         volume.sync()
-        with pytest.raises(NotADirectoryError):
-            volume.stat("e/k")
+        raises(NotADirectoryError, volume.stat, "e/k")
         volume.rename("e", "f")
-        assert [found.key for found in volume.recovered()] == ["e/k"]
+        assert listed(volume) == ["e/k"]
 
 
 @pytest.mark.parametrize("way", ["a creation", "a link", "a rename"])
@@ -400,9 +381,8 @@ def test_a_link_to_its_directory_makes_no_other_object_that_of_the_bytes(tmp_pat
         else:
             volume.rename("o", "sd/k")
         volume.resume()
-        with volume.open("d/k") as file:
-            assert file.read() == (b"" if way == "a creation" else FOREIGN)
-        assert [found.key for found in volume.recovered()] == ["d/k"]
+        assert read(volume, "d/k") == (b"" if way == "a creation" else FOREIGN)
+        assert listed(volume) == ["d/k"]
 
 
 def test_the_names_of_a_mount_have_the_size_of_what_was_left(tmp_path: Path) -> None:
@@ -422,37 +402,22 @@ def test_a_link_over_the_name_that_an_object_was_about_to_get_gives_nothing_up(t
     with left(tmp_path, "k", about_to_rename) as volume:
         (tmp_path / "store/x").write_bytes(FOREIGN)
         namespace_of(volume).link("x", "m", "file")
-        with volume.open("k") as file:
-            assert file.read() == changed(9000, b"more", changed(0, b"new"))
+        assert read(volume, "k") == LAID
 
 
 @WHOLE
-def test_what_was_laid_in_part_is_not_saved_before_it_is_taken_back(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make()
+def test_what_was_laid_in_part_is_not_saved_before_it_is_taken_back(world: World) -> None:
     assert isinstance(world.store, ObjectBackend)
     world.store.put("k", bytes(len(BIG)))
-    file = world.open()
-    file.write(BIG)
-    file.fsync()
+    world.synced(BIG)
     after = world.crash(memory="3MiB", on_recovery="hold")
-
-    def failing(*_: object, **__: object) -> None:
-        raise OSError(errno.EIO, "an end comes in between")
-
-    def in_the_middle(offset: int) -> None:
-        if offset:
-            failing()
-
     recovery = after.volume.recovery
     assert recovery is not None
     recovery._left[0].held = False  # as with "resume", but no thread runs beside this test
-    with before_read(in_the_middle):
-        monkeypatch.setattr(lifetimes, "drop_local", failing)
-        with pytest.raises(OSError):
-            after.open()
-        monkeypatch.undo()
+    # An end comes in between.
+    with before_read(lambda offset: offset and failing()), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lifetimes, "drop_local", failing)
+        raises(OSError, after.open)
     for call in ("open", "stat"):
         after.store.fault(call, PermissionError(errno.EACCES, "refused"), times=1000)
     raises(OSError, after.volume.sync, durability="backend")
@@ -463,30 +428,19 @@ def test_what_was_laid_in_part_is_not_saved_before_it_is_taken_back(
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_discard_that_the_disk_has_refused_has_not_happened(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, again: bool
-) -> None:
-    after = left_in_two(make)
-
-    def failing(*_: object) -> None:
-        raise OSError(errno.EIO, "the disk")
-
-    monkeypatch.setattr(OS, "fdatasync", failing)
-    with pytest.raises(OSError):
-        after.volume.discard("k")
-    monkeypatch.undo()
+def test_a_discard_that_the_disk_has_refused_has_not_happened(world: World, *, again: bool) -> None:
+    after = left_in_two(world)
+    with disk_fails("fdatasync"):
+        raises(OSError, after.volume.discard, "k")
     if again:
         after.volume.discard("k")
-        assert [found.key for found in after.volume.recovered()] == ["o"]
+        assert after.left() == ["o"]
     assert after.read() == (OLD if again else changed(0, b"new"))
 
 
-def test_files_that_were_saved_leave_room_for_others_that_are_held(make: Make) -> None:
-    world = make()
+def test_files_that_were_saved_leave_room_for_others_that_are_held(world: World) -> None:
     for number in range(3):
-        file = world.open(f"{number}", "x+b")
-        file.write(BIG[:600_000])
-        file.fsync()
+        world.synced(BIG[:600_000], key=f"{number}", mode="x+b")
     after = world.crash(memory="3MiB", on_recovery="hold")
     for number in range(3):
         with after.open(f"{number}", "r+b") as file:
@@ -494,29 +448,27 @@ def test_files_that_were_saved_leave_room_for_others_that_are_held(make: Make) -
             file.fsync(durability="backend")
 
 
-def test_two_calls_may_forget_a_file_of_the_journal(make: Make) -> None:
-    after = left_in_two(make)
-    tier, recovery = after.cache.tier, after.volume.recovery
-    assert tier is not None
+def test_two_calls_may_forget_a_file_of_the_journal(world: World) -> None:
+    after = left_in_two(world)
+    recovery = after.volume.recovery
     assert recovery is not None
     for _ in range(2):
-        tier.journal().forget(recovery._left[0].unsaved.number)
+        after.journal().forget(recovery._left[0].unsaved.number)
 
 
 @IN_PLACE
-def test_a_creation_without_an_answer_gives_up_what_was_left_of_a_gone_object(make: Make) -> None:
-    after, _ = gone(make, retry=RetryPolicy(attempts=1))
+def test_a_creation_without_an_answer_gives_up_what_was_left_of_a_gone_object(world: World) -> None:
+    after, _ = gone(world, retry=RetryPolicy(attempts=1))
     after.store.fault("open answer", OSError(errno.ECONNRESET, "no answer"), skip=0)
-    with pytest.raises(ConnectionResetError):
-        after.open(mode="x+b")
+    raises(ConnectionResetError, after.open, mode="x+b")
     assert after.read() == b""
-    assert after.volume.recovered() == []
+    assert after.left() == []
 
 
 def test_an_interrupt_before_a_laying_begins_leaves_it_to_the_next_call(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after = left_in_two(make)
+    after = left_in_two(world)
     interrupts = [KeyboardInterrupt()]
 
     def starting(*thread: Any) -> None:
@@ -545,8 +497,7 @@ def test_a_new_object_that_a_power_cut_took_is_made_again_before_a_link_takes_it
         (tmp_path / "store/n").unlink(missing_ok=True)
         (tmp_path / "store/x").write_bytes(FOREIGN)
         raises(FileExistsError, namespace_of(volume).link, "x", "n", "file")
-        with volume.open("n") as file:
-            assert file.read() == b"made"
+        assert read(volume, "n") == b"made"
 
 
 def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_was_found_then(
@@ -574,80 +525,74 @@ def test_bytes_that_were_synced_before_a_reconnect_are_those_of_the_object_that_
         assert calls[-1] == "fdatasync"  # a power cut changes nothing
 
     with left(tmp_path, "k", reconnecting) as volume:
-        with volume.open("k") as file:
-            assert file.read() == OLD
+        assert read(volume, "k") == OLD
         volume.abort()
         volume.reconnect(DirectoryBackend(tmp_path / "next"))
-        with volume.open("k") as file:
-            assert file.read() == changed(9000, b"more", changed(0, b"new"))
+        assert read(volume, "k") == LAID
 
 
 @pytest.mark.parametrize("doubtful", [False, True])
 def test_a_name_is_free_again_when_giving_up_bytes_has_failed(
-    make: Make, monkeypatch: pytest.MonkeyPatch, *, doubtful: bool
+    world: World, monkeypatch: pytest.MonkeyPatch, *, doubtful: bool
 ) -> None:
-    after, _ = gone(make, timeout=WAIT_LIMIT_S, retry=RetryPolicy(attempts=1))
+    after, _ = gone(world, timeout=WAIT_LIMIT_S, retry=RetryPolicy(attempts=1))
 
-    def failing() -> None:
-        raise RuntimeError("a fault of the cache")
+    def fault_of_the_cache() -> None:
+        raise RuntimeError
 
-    before_giving_up(monkeypatch, failing)
+    before_giving_up(monkeypatch, fault_of_the_cache)
     if doubtful:
         after.store.fault("rename answer", OSError(errno.ECONNRESET, "no answer"))
-    with pytest.raises((RuntimeError, OSError)):
-        after.volume.rename("o", "k")
+    raises((RuntimeError, OSError), after.volume.rename, "o", "k")
     assert after.volume.exists("k")
 
 
 # -- what is held
 
+HELD = changed(5000, b"new")
+
 
 def held(world: World, **options: Any) -> World:
-    """What a crash has left of a file, held; it has "new" at 5000."""
-    file = world.open()
-    file.pwrite(b"new", 5000)
-    file.fsync()
+    """What a crash has left of a file, held."""
+    world.synced(b"new", 5000)
     return world.crash(on_recovery="hold", **options)
 
 
 @pytest.mark.parametrize("by", [lambda world: world.volume, lambda world: world.cache], ids=["volume", "cache"])
-def test_a_sync_at_the_store_saves_a_held_file_that_was_changed_since_and_no_other(make: Make, by: Any) -> None:
-    after = held(make(), durability="backend")
+def test_a_sync_at_the_store_saves_a_held_file_that_was_changed_since_and_no_other(world: World, by: Any) -> None:
+    after = held(world, durability="backend")
     file = after.open()
     by(after).sync()
     assert after.saved() == OLD
     file.pwrite(b"mine", 100)
     by(after).sync()
-    assert after.saved() == changed(100, b"mine", changed(5000, b"new"))
-    assert after.volume.recovered() == []
+    assert after.saved() == changed(100, b"mine", HELD)
+    assert after.left() == []
 
 
 @pytest.mark.parametrize("durability", ["backend", "disk"])
-def test_a_cache_with_a_held_file_that_was_changed_can_be_closed(make: Make, durability: str) -> None:
-    after = held(make(), durability=durability)
+def test_a_cache_with_a_held_file_that_was_changed_can_be_closed(world: World, durability: str) -> None:
+    after, expected = held(world, durability=durability), changed(100, b"mine", HELD)
     after.open().pwrite(b"mine", 100)
     assert after.cache.close(timeout=WAIT_LIMIT_S) == []
-    expected = changed(100, b"mine", changed(5000, b"new"))
     assert after.saved() == (OLD if durability == "disk" else expected)
     if durability == "disk":
-        last = World(after.folder, after._after(), after.number)
-        assert last.read() == expected
-        last.end()
+        assert World(after.folder, after._after(), after.number).read() == expected
 
 
-def test_a_held_file_is_resumed_by_the_name_that_it_has_now(make: Make) -> None:
-    after = held(make())
+def test_a_held_file_is_resumed_by_the_name_that_it_has_now(world: World) -> None:
+    after = held(world)
     after.volume.rename("k", "there")
     after.volume.resume("k")
-    assert [found.key for found in after.volume.recovered()] == ["there"]
+    assert after.left() == ["there"]
     after.volume.resume("there")
-    eventually(lambda: after.volume.recovered() == [])
-    assert after.saved("there") == changed(5000, b"new")
+    eventually(lambda: not after.left())
+    assert after.saved("there") == HELD
 
 
-def test_a_read_only_volume_saves_nothing_that_was_left(make: Make) -> None:
-    after = held(make(), read_only=True)
-    assert after.read() == changed(5000, b"new")
+def test_a_read_only_volume_saves_nothing_that_was_left(world: World) -> None:
+    after = held(world, read_only=True)
+    assert after.read() == HELD
     raises(PermissionError, after.volume.resume)
     raises(PermissionError, after.volume.resume, "k")
     after.volume.sync(durability="backend")

@@ -13,6 +13,7 @@ from pagecache.disk.backend import TieredBackend, TieredFile
 from pagecache.disk.catalogue import Catalogue
 from pagecache.disk.copies import Copy
 from pagecache.disk.tier import Tier
+from tests.file.rig import raises
 
 pytestmark = pytest.mark.contract("D8")
 
@@ -228,8 +229,7 @@ def test_what_the_store_has_forgotten_is_not_kept(rig: Rig, tier: Tier, how: str
     write(file, 2, "X")
     if how != "a rollback":
         rig.store.broken = True
-        with pytest.raises(OSError, match="no"):
-            file.commit()
+        raises(OSError, file.commit, match="no")
         rig.store.broken = False
     if how != "a failed commit":
         file.rollback()
@@ -304,8 +304,7 @@ def test_an_interrupted_commit_leaves_no_new_byte_under_the_old_version(
 
     lay = Copy.lay
     monkeypatch.setattr(Copy, "lay", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        file.commit()
+    raises(KeyboardInterrupt, file.commit)
     monkeypatch.undo()
     rig.store.version, rig.store.committed = "1", list("abcdefgh")
     assert all_of(rig, tier) == "abcdefgh"
@@ -391,8 +390,7 @@ def test_names_of_a_rename_that_failed_have_no_copy(rig: Rig, tier: Tier) -> Non
         raise OSError(5, "no answer")
 
     rig.store.rename = rename  # type: ignore[method-assign, assignment]
-    with pytest.raises(OSError, match="no answer"):
-        rig.backend.rename("k", "n")
+    raises(OSError, rig.backend.rename, "k", "n", match="no answer")
     assert not tier.find("store", b"sk")
     assert not tier.find("store", b"sn")
 

@@ -16,18 +16,13 @@ from pagecache.disk.journal import Journal
 from pagecache.disk.recovery import Unsaved
 from pagecache.native import STAMP_MAX, UNSTABLE
 from pagecache.volume.recovered import Recovery
-from tests.disk.copying import copy_tier
-from tests.disk.test_durability import JOURNALED, OLD, Make, World, changed, make
-from tests.file.rig import eventually, raises
-from tests.stores import WAIT_LIMIT_S, ObjectBackend
-
-__all__ = ["make"]  # a fixture
+from tests.disk.test_durability import IN_PLACE, JOURNALED, OLD, WHOLE, Make, World, changed, failing
+from tests.file.rig import Task, eventually, raises
+from tests.stores import WAIT_LIMIT_S, ObjectBackend, StoredObject
 
 pytestmark = pytest.mark.contract("D1", "D3", "D10")
 
 FOREIGN = bytes((at * 7 + 3) % 251 + 1 for at in range(21000))  # of another program, without zeros
-WHOLE = pytest.mark.parametrize("make", ["whole"], indirect=True)
-IN_PLACE = pytest.mark.parametrize("make", ["in place"], indirect=True)
 
 
 def put(world: World, data: bytes) -> None:
@@ -35,9 +30,7 @@ def put(world: World, data: bytes) -> None:
     if isinstance(world.store, ObjectBackend):
         world.store.put("k", data)
     else:
-        stored = world.store.objects["k"]
-        stored.written[:] = stored.safe[:] = stored.committed = data
-        stored.version += 1
+        world.store.change_remotely("k", data)
 
 
 def conflict(world: World, file: CachedFile, data: bytes) -> None:
@@ -75,7 +68,7 @@ def before_read(call: Any) -> Iterator[None]:
 
 
 def foreign(
-    make: Make,
+    world: World,
     *writes: tuple[int, bytes],
     stored: bytes = FOREIGN,
     created: bool = False,
@@ -86,7 +79,6 @@ def foreign(
     `created`: they are of a new object. `end`: of the file, which it is extended to. `first`: the conflict is resolved
     in this way by the first call for the file.
     """
-    world = make()
     if created:
         world.volume.remove("k")
     file = world.open(mode="x+b") if created else world.open()
@@ -100,93 +92,66 @@ def foreign(
     after = world.crash(on_recovery="hold" if first else "resume")
     if first:
         after.volume.resolve("k", first)
-        return after
-    with pytest.raises(ConflictError):
-        after.read()
+    else:
+        raises(ConflictError, after.read)
     return after
 
 
 @WHOLE
 @pytest.mark.parametrize("winner", ["rebase", "discard"])
-def test_another_version_of_a_whole_object_is_a_conflict(make: Make, winner: str) -> None:
-    after = foreign(make, (0, b"new"))
-    with pytest.raises(OSError):
-        after.volume.sync(durability="backend")
+def test_another_version_of_a_whole_object_is_a_conflict(world: World, winner: str) -> None:
+    after = foreign(world, (0, b"new"))
+    raises(OSError, after.volume.sync, durability="backend")
     assert after.saved() == FOREIGN
-    assert [found.key for found in after.volume.recovered()] == ["k"]
+    assert after.left() == ["k"]
     after.volume.resolve("k", "rebase") if winner == "rebase" else after.volume.discard("k")
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-    assert after.saved() == (b"new" + FOREIGN[3:] if winner == "rebase" else FOREIGN)
+    after.settles(b"new" + FOREIGN[3:] if winner == "rebase" else FOREIGN)
 
 
 @WHOLE
-def test_a_recovered_version_that_is_not_whole_is_not_forced(make: Make) -> None:
-    """The bytes below ours are gone with the version that had them: no policy merges two versions. [2.19]"""
-    after = foreign(make, (0, b"new"), (9000, b"more"))
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
-    assert after.saved() == FOREIGN
-    with pytest.raises(ConflictError):
-        after.read()
+@pytest.mark.parametrize("stored", [FOREIGN, b"short"])
+def test_a_recovered_version_that_is_not_whole_is_not_forced(world: World, stored: bytes) -> None:
+    """The bytes below ours are gone with the version that had them: no policy merges two versions. A shorter version
+    makes no zeros of them. [2.19]
+    """
+    after = foreign(world, (0, OLD[:4096][::-1]), (12288, b"more"), stored=stored)
+    raises(ConflictError, after.volume.resolve, "k", "force")
+    assert after.saved() == stored
+    raises(ConflictError, after.read)
     after.volume.discard("k")
-    assert after.read() == FOREIGN
+    assert after.read() == stored
 
 
 @WHOLE
-def test_a_shorter_version_of_another_program_makes_no_zeros_of_the_recovered_one(make: Make) -> None:
-    after = foreign(make, (0, OLD[:4096][::-1]), (12288, b"more"), stored=b"short")
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
-    assert after.saved() == b"short"
-
-
-@WHOLE
-def test_a_new_object_with_a_gap_is_forced_over_another_program_s(make: Make) -> None:
-    after = foreign(make, (9000, b"end"), created=True)
+@pytest.mark.parametrize("created", [False, True])
+def test_a_recovered_version_that_is_whole_is_forced(world: World, *, created: bool) -> None:
+    """So is a new object with a gap."""
+    after = foreign(world, (9000, b"end") if created else (0, OLD[::-1]), created=created)
     after.volume.resolve("k", "force")
-    after.volume.sync(durability="backend")
-    assert after.saved() == bytes(9000) + b"end"
+    after.settles(bytes(9000) + b"end" if created else OLD[::-1])
 
 
 @WHOLE
-def test_what_was_read_to_recognise_a_commit_is_no_part_of_the_recovered_version(make: Make) -> None:
+def test_what_was_read_to_recognise_a_commit_is_no_part_of_the_recovered_version(world: World) -> None:
     """Another program has replaced what the last commit before the crash had stored. [2.19]"""
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.pwrite(OLD[4096:][::-1], 4096)
-    file.fsync()
+    world.open().pwrite(b"new", 0)
+    world.synced(OLD[4096:][::-1], 4096)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{JOURNALED}._settle", lambda self, journal: None)
         patch.setattr(f"{JOURNALED}.stored", lambda self, version: None)  # killed before the answer
         world.volume.sync(durability="backend")
         put(world, b"new" + bytes(len(OLD) - 3))
         after = world.crash()
-    with pytest.raises(ConflictError):
-        after.read()
-    with pytest.raises(ConflictError):
-        after.volume.resolve("k", "force")
+    raises(ConflictError, after.read)
+    raises(ConflictError, after.volume.resolve, "k", "force")
     assert after.saved() == b"new" + bytes(len(OLD) - 3)
-
-
-@WHOLE
-def test_a_recovered_version_that_is_whole_is_forced(make: Make) -> None:
-    after = foreign(make, (0, OLD[::-1]))
-    after.volume.resolve("k", "force")
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-    assert after.saved() == OLD[::-1]
 
 
 @pytest.mark.parametrize("sizes", [(5000,), (5000, 30000), (30000,)])
 @pytest.mark.parametrize("way", ["a rebase", "an append between two crashes"])
-def test_cuts_after_another_version_came_below_are_recovered(make: Make, way: str, sizes: tuple[int, ...]) -> None:
-    world = make()
+def test_cuts_after_another_version_came_below_are_recovered(world: World, way: str, sizes: tuple[int, ...]) -> None:
     whole = isinstance(world.store, ObjectBackend)
-    file = world.open()
-    file.pwrite(b"new", 10)
-    file.fsync()
+    file = world.synced(b"new", 10)
     if way == "a rebase":
         conflict(world, file, stored := FOREIGN)
         world.volume.resolve("k", "rebase")
@@ -207,9 +172,8 @@ def test_cuts_after_another_version_came_below_are_recovered(make: Make, way: st
 
 @pytest.mark.parametrize("size", [100, 16384, 21000])
 @pytest.mark.parametrize("spilled", [False, True])
-def test_a_forced_version_is_the_same_after_a_crash(make: Make, size: int, *, spilled: bool) -> None:
+def test_a_forced_version_is_the_same_after_a_crash(world: World, size: int, *, spilled: bool) -> None:
     """Bytes that it was read from, in memory or in the spool, and the cut of a longer one, which is owed. [2.19]"""
-    world = make()
     whole = isinstance(world.store, ObjectBackend)
     file = world.open()
     assert file.read() == OLD
@@ -234,14 +198,11 @@ def test_a_forced_version_is_the_same_after_a_crash(make: Make, size: int, *, sp
 
 
 @pytest.mark.parametrize("way", ["a rebase", "an announced change", "an append between two crashes"])
-def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_crash(make: Make, way: str) -> None:
-    world = make()
+def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_crash(world: World, way: str) -> None:
     whole = isinstance(world.store, ObjectBackend)
     if whole and way != "a rebase":
         return  # a conflict
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     stored = FOREIGN if whole else OLD + FOREIGN
     put(world, stored)
     if way == "an append between two crashes":
@@ -261,9 +222,8 @@ def test_a_longer_version_that_bytes_were_laid_over_is_whole_after_the_next_cras
 
 
 @pytest.mark.parametrize("sent", [False, True])
-def test_the_written_bytes_of_a_page_alone_are_laid_over_another_version(make: Make, *, sent: bool) -> None:
+def test_the_written_bytes_of_a_page_alone_are_laid_over_another_version(world: World, *, sent: bool) -> None:
     """Also those that the store has and has not committed. [2.19]"""
-    world = make()
     file = world.open()
     assert file.read() == OLD
     file.pwrite(b"one", 100)
@@ -273,43 +233,25 @@ def test_the_written_bytes_of_a_page_alone_are_laid_over_another_version(make: M
     file.pwrite(b"two", 200)
     file.fsync()
     put(world, FOREIGN)
-    after = world.crash()
-    assert settled(after, "rebase").read() == changed(100, b"one", changed(200, b"two", FOREIGN))
-
-
-def test_a_discarded_tail_stays_discarded_after_a_crash(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"y" * 20000, 0)
-    file.fsync()
-    world.volume.discard("k", 8192, 1 << 20)
-    expected = file.pread(1 << 20, 0)
-    after = world.crash()
-    assert after.read() == expected
-    after.volume.sync(durability="backend")
-    assert after.stored() == expected
+    assert settled(world.crash(), "rebase").read() == changed(100, b"one", changed(200, b"two", FOREIGN))
 
 
 @WHOLE
-def test_an_extension_is_no_written_byte_for_a_rebase_after_a_crash(make: Make) -> None:
-    after = foreign(make, (0, b"new"), end=20000)
+def test_an_extension_is_no_written_byte_for_a_rebase_after_a_crash(world: World) -> None:
+    after = foreign(world, (0, b"new"), end=20000)
     after.volume.resolve("k", "rebase")
     assert after.read() == changed(0, b"new", FOREIGN)
 
 
 @WHOLE
-def test_the_first_call_for_a_recovered_file_may_resolve_its_conflict(make: Make) -> None:
-    after = foreign(make, (0, b"new"), first="rebase")
-    assert after.read() == changed(0, b"new", FOREIGN)
+def test_the_first_call_for_a_recovered_file_may_resolve_its_conflict(world: World) -> None:
+    assert foreign(world, (0, b"new"), first="rebase").read() == changed(0, b"new", FOREIGN)
 
 
 @WHOLE
-def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(make: Make) -> None:
+def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(world: World) -> None:
     """Neither the disk nor the store takes the first one."""
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     put(world, FOREIGN)
     file = settled(world, "rebase")
     file.pwrite(b"x", 100)
@@ -323,8 +265,7 @@ def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(make: Make
     world.store.fault("commit", OSError(errno.EACCES, "refused"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "append", failing)
-        with pytest.raises(CommitError):
-            file.fsync()
+        raises(CommitError, file.fsync)
     world.store.clear_faults()
     world.store.gate("commit", times=100)
     file.fsync()
@@ -332,8 +273,7 @@ def test_an_append_that_fails_after_a_rebase_is_made_again_as_a_whole(make: Make
 
 
 @IN_PLACE
-def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(make: Make) -> None:
-    world = make()
+def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(world: World) -> None:
     file = world.open()
     file.truncate(1670)
     file.fsync()
@@ -351,42 +291,25 @@ def test_a_cut_that_the_store_has_not_committed_is_committed_after_a_crash(make:
 @pytest.mark.parametrize("call", ["discard", "resume"])
 @pytest.mark.parametrize("name", ["o", "k"])
 def test_a_call_beside_a_rename_that_was_not_carried_out_concerns_the_named_object_alone(
-    make: Make, name: str, call: str, monkeypatch: pytest.MonkeyPatch
+    world: World, name: str, call: str
 ) -> None:
-    world = make()
-    world.store.objects["o"] = type(world.store.objects["k"])(b"other" * 100)
-    for key, data in (("k", b"new"), ("o", b"XX")):
-        file = world.open(key)
-        file.pwrite(data, 0)
-        file.fsync()
-    left: list[Any] = []
-
-    def crash(*_: Any, **_more: Any) -> None:
-        copy_tier(world.tier, world.folder / "tier1")
-        left.append(world._after())
-        raise OSError(errno.EACCES, "refused")
-
-    monkeypatch.setattr(world.store, "rename", crash)
-    with pytest.raises(OSError, match="refused"):
-        world.volume.rename("k", "o")
-    after = World(world.folder, left[0], 1, on_recovery="hold")
-    try:
-        getattr(after.volume, call)(name)
-        if call == "resume":
-            eventually(lambda: len(after.volume.recovered()) == 1)
-        key, expected = ("o", changed(0, b"XX", b"other" * 100)) if name == "k" else ("k", changed(0, b"new"))
-        assert after.read(key) == expected
-        assert [found.key for found in after.volume.recovered()] == [key]
-    finally:
-        after.end()
+    world.store.objects["o"] = StoredObject(b"other" * 100)
+    world.synced(b"new")
+    world.synced(b"XX", key="o")
+    after = world.killed_in("rename", world.volume.rename, "k", "o", carried_out=False, on_recovery="hold")
+    getattr(after.volume, call)(name)
+    if call == "resume":
+        eventually(lambda: len(after.left()) == 1)
+    key, expected = ("o", changed(0, b"XX", b"other" * 100)) if name == "k" else ("k", changed(0, b"new"))
+    assert after.read(key) == expected
+    assert after.left() == [key]
 
 
 # -- beside the laying
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(make: Make, at: int) -> None:
-    world = make()
+def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(world: World, at: int) -> None:
     file = world.open()
     file.truncate(5000)
     file.pwrite(b"1" * 10, 100)
@@ -403,41 +326,28 @@ def test_an_abort_beside_the_laying_of_a_file_leaves_it_to_the_next_call(make: M
         if len(reads) == at:
             after.volume.abort()
 
-    with before_read(aborting), pytest.raises(OSError):
-        after.read()
+    with before_read(aborting):
+        raises(OSError, after.read)
     after.store = after._after()
     after.volume.reconnect(after.store)
     assert after.read() == expected
     after.volume.resume()
-    after.volume.sync(durability="backend")
-    assert after.saved() == expected
-    assert after.volume.recovered() == []
+    after.settles(expected)
 
 
 @IN_PLACE
-def test_an_object_that_grew_after_a_recovery_had_failed_keeps_its_size(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.pwrite(b"more", 9000)
-    file.fsync()
+def test_an_object_that_grew_after_a_recovery_had_failed_keeps_its_size(world: World) -> None:
+    world.open().pwrite(b"new", 0)
+    world.synced(b"more", 9000)
     after = world.crash(on_recovery="hold")
-
-    def failing(offset: int) -> None:
-        if offset:
-            raise OSError(errno.EIO, "the disk")
-
-    with before_read(failing), pytest.raises(OSError):
-        after.read()
+    with before_read(lambda offset: offset and failing()):
+        raises(OSError, after.read)
     put(after, OLD + FOREIGN)
     assert after.read() == changed(9000, b"more", changed(0, b"new", OLD + FOREIGN))
 
 
-def test_what_was_left_is_saved_after_an_abort_and_a_reconnect(make: Make) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+def test_what_was_left_is_saved_after_an_abort_and_a_reconnect(world: World) -> None:
+    world.synced(b"new")
     after = world.crash()
     after.volume.abort()
     recovery = after.volume.recovery
@@ -446,17 +356,14 @@ def test_what_was_left_is_saved_after_an_abort_and_a_reconnect(make: Make) -> No
     after.store = after._after()
     after.volume.reconnect(after.store)
     eventually(lambda: after.saved() == changed(0, b"new"))
-    eventually(lambda: after.volume.recovered() == [])
+    eventually(lambda: after.left() == [])
 
 
 BIG = b"1" * (1 << 20) + b"2" * 400_000  # more than half of the dirty limit of 3 MiB
 
 
-def test_a_sync_beside_the_laying_of_a_large_file_gives_it_no_second_place_in_the_journal(make: Make) -> None:
-    world = make()
-    file = world.open("big", "w+b")
-    file.write(BIG)
-    file.fsync()
+def test_a_sync_beside_the_laying_of_a_large_file_gives_it_no_second_place_in_the_journal(world: World) -> None:
+    world.synced(BIG, key="big", mode="w+b")
     after = world.crash(memory="3MiB", on_recovery="hold")
     recovery = after.volume.recovery
     assert recovery is not None
@@ -464,25 +371,18 @@ def test_a_sync_beside_the_laying_of_a_large_file_gives_it_no_second_place_in_th
 
     def syncing(offset: int) -> None:
         if offset == 1 << 20:
-            other = threading.Thread(target=after.volume.sync)
-            other.start()
-            other.join()
+            Task(after.volume.sync).result()
 
     with before_read(syncing):
         assert after.read("big") == BIG
-    file = after.open("big")
-    file.pwrite(b"new", 0)
-    file.fsync()
+    after.synced(b"new", key="big")
     last = after.crash()
-    assert len(last.volume.recovered()) <= 1
+    assert len(last.left()) <= 1
     assert last.read("big") == changed(0, b"new", BIG)
 
 
-def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(make: Make) -> None:
-    world = make()
-    file = world.open("big", "w+b")
-    file.write(BIG)
-    file.fsync()
+def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(world: World) -> None:
+    world.synced(BIG, key="big", mode="w+b")
     begun, ends = threading.Event(), threading.Event()
 
     def until_the_end(_offset: int) -> None:
@@ -501,19 +401,11 @@ def test_an_end_beside_the_laying_of_a_large_file_leaves_it_whole(make: Make) ->
         patch.setattr(Recovery, "stop", stopping)
         assert begun.wait(WAIT_LIMIT_S)
         after.cache.close(timeout=WAIT_LIMIT_S)
-    copy_tier(after.tier, after.folder / "tier9")
-    last = World(after.folder, after._after(), 9)
-    try:
-        assert last.read("big") == BIG
-    finally:
-        last.end()
+    assert after.copied().read("big") == BIG
 
 
-def test_an_interrupted_end_leaves_the_recovery_going(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+def test_an_interrupted_end_leaves_the_recovery_going(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.synced(b"new")
     after = world.crash()
     stop = Recovery.stop
 
@@ -535,17 +427,12 @@ def test_a_close_that_saves_in_the_store_saves_what_is_held(make: Make) -> None:
     file = after.open()
     file.pwrite(b"x", 100)
     file.close()
-    after.volume.sync(durability="backend")
-    assert after.saved() == changed(100, b"x", changed(0, b"new"))
-    assert after.volume.recovered() == []
+    after.settles(changed(100, b"x", changed(0, b"new")))
 
 
-def test_what_was_left_is_saved_after_a_reconnect_beside_the_laying(make: Make) -> None:
+def test_what_was_left_is_saved_after_a_reconnect_beside_the_laying(world: World) -> None:
     """The thread that lays it finds the end of the store only then."""
-    world = make()
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
+    world.synced(b"new")
     after = world.crash(flush_interval=0.5)
     gate = after.store.gate("open")
     gate.wait_entered()
@@ -554,5 +441,5 @@ def test_what_was_left_is_saved_after_a_reconnect_beside_the_laying(make: Make) 
     after.volume.reconnect(store)
     gate.open()
     after.store = store
-    eventually(lambda: not after.volume.recovered())
+    eventually(lambda: not after.left())
     assert after.stored() == changed(0, b"new")

@@ -17,16 +17,11 @@ from pagecache.disk.tier import Tier
 from pagecache.native import checked
 from tests.stores import ObjectBackend
 
-from .test_tier import content, read, read_once
+from .test_tier import content, on_tier, read, read_once
 
 pytestmark = pytest.mark.contract("D4", "D6", "D7")
 
 SIZE = 5000
-
-
-@pytest.fixture
-def tier(tmp_path: Path) -> DiskTier:
-    return DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
 
 
 @pytest.fixture
@@ -65,15 +60,14 @@ def test_an_extent_of_another_copy_is_not_delivered(segments: Segments) -> None:
 
 def test_extents_of_an_object_that_changed_places_are_not_delivered(tier: DiskTier) -> None:
     store = ObjectBackend({"a": content(3 * 4096)})
-    with PageCache("1MiB", disk=tier) as cache, cache.attach(store, volume_id="s", read_ahead=0).open("a") as file:
+    with on_tier(tier, store, "1MiB", read_ahead=0) as volume, volume.open("a") as file:
         for offset in (0, 8192):
             file.pread(4096, offset)
     (segment,) = Path(tier.path).glob("*.clean")
     bytes_of_both = segment.read_bytes()[: 2 * 4100]
     with segment.open("r+b") as opened:
         opened.write(bytes_of_both[4100:] + bytes_of_both[:4100])
-    with PageCache("1MiB", disk=tier) as cache:
-        volume = cache.attach(store, volume_id="s")
+    with on_tier(tier, store, "1MiB") as volume:
         assert read(volume, "a") == content(3 * 4096)
         assert volume.stats().disk_errors > 0
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import errno
 import math
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, DiskTier, PageCache, Volume
+from pagecache import CachedFile, ConflictError, DataLossError
 from pagecache.backends.spool import Spool
 from pagecache.native import TOKEN
-from tests.disk.copying import copy_tier
-from tests.file.rig import Task, eventually
+from tests.disk.test_durability import World
+from tests.file.rig import Task, at_gate, eventually, overlay, raises, side_by_side
 from tests.file.test_interrupts import interrupted_at
-from tests.stores import ObjectBackend
+from tests.stores import ObjectBackend, RecordingBackend
 
 pytestmark = pytest.mark.contract("D1", "D3", "D6")
 
@@ -29,21 +27,24 @@ MIB = 1 << 20
 OLD = random.Random(1).randbytes(MIB)
 
 
-class World:
+class Spilling(World):
     """A cache of 4 MiB with a tier, and the file "k" of a store of whole objects."""
 
-    def __init__(self, folder: Path, number: int = 0, store: ObjectBackend | None = None, **options: Any) -> None:
-        self.folder, self.number = folder, number
-        self.store = ObjectBackend({}, **options.pop("limits", {})) if store is None else store
+    store: ObjectBackend
+
+    def __init__(
+        self,
+        folder: Path,
+        store: RecordingBackend | None = None,
+        number: int = 0,
+        *,
+        limits: Any = None,
+        **options: Any,
+    ) -> None:
         if store is None:
-            self.store.put("k", OLD)
-        limit = options.pop("journal_limit", None)
-        tier = DiskTier(folder / f"tier{number}", size="64MiB", segment="1MiB", journal_limit=limit)
-        config: dict[str, Any] = {"dirty_expire": 3600.0, "flush_interval": 0.02, "throttle_timeout": 20.0}
-        config |= {name: options.pop(name) for name in config if name in options}
-        self.cache = PageCache("4MiB", disk=tier, **config)
-        attach: dict[str, Any] = {"durability": "disk", "volume_id": "store", "read_ahead": 0, **options}
-        self.volume: Volume = self.cache.attach(self.store, **attach)
+            store = ObjectBackend({"k": OLD}, **limits or {})
+        more = {"memory": "4MiB", "size": "64MiB", "throttle_timeout": 20.0, **options}
+        super().__init__(folder, store, number, **more)
 
     def spill(self, file: CachedFile) -> int:
         """Have the dirty bytes of a file leave memory, as a writer without room does."""
@@ -61,31 +62,10 @@ class World:
         for call in ("write_from", "commit", "truncate"):
             self.store.gate(call, times=10_000)
 
-    def go_on(self) -> None:
-        for gate in self.store.gates:
-            gate.left = 0
-        self.store.open_all_gates()
-
-    def crash(self) -> World:
-        """Start another process over what is on disk and in the store now."""
-        copy_tier(self.folder / f"tier{self.number}", self.folder / f"tier{self.number + 1}")
-        after = ObjectBackend()
-        after.objects = {key: copy.copy(stored) for key, stored in self.store.objects.items()}
-        after.versions = self.store.versions
-        return World(self.folder, self.number + 1, after)
-
-    def end(self) -> None:
-        self.store.open_all_gates()
-        self.store.clear_faults()
-        self.volume.abort()
-        self.cache.close(on_failed="discard")
-
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.end()
+def world(tmp_path: Path) -> Spilling:
+    return Spilling(tmp_path)
 
 
 def written(file: CachedFile, length: int = 16 * MIB, *, seed: int = 2) -> bytes:
@@ -96,82 +76,72 @@ def written(file: CachedFile, length: int = 16 * MIB, *, seed: int = 2) -> bytes
     return data
 
 
-def test_four_times_the_memory_is_written_and_read_while_the_store_hangs(world: World) -> None:
+def test_four_times_the_memory_is_written_and_read_while_the_store_hangs(world: Spilling) -> None:
     world.hang()
     file = world.volume.open("k", "r+b")
     data = written(file)
     assert file.pread(len(data), 0) == data
     assert world.volume.stats().dirty <= 2 * MIB
-    assert world.store.committed("k") == OLD
+    assert world.saved() == OLD
     assert len(file._inode.owed) == 1  # the size, once
     spool = file._inode.staging._spool
     assert spool is not None
-    assert os.readlink(spool.path).startswith(str(world.folder / "tier0"))
-    world.go_on()
+    assert os.readlink(spool.path).startswith(str(world.tier))
+    world.store.open_all_gates()
     file.fsync(durability="backend", timeout=60)
-    assert world.store.committed("k") == data
+    assert world.saved() == data
     file.close()
 
 
-def test_a_store_that_fails_keeps_no_writer(world: World) -> None:
+def test_a_store_that_fails_keeps_no_writer(world: Spilling) -> None:
     for call in ("write_from", "commit", "truncate"):
         world.store.fault(call, OSError(errno.ECONNREFUSED, "the store is down"), times=math.inf)
-    file = world.volume.open("k", "r+b")
-    data = written(file)
-    file.fsync()  # at the disk
-    with pytest.raises(OSError, match="the store is down"):
-        file.fsync(durability="backend", timeout=0.5)
-    data = written(file, seed=3)
-    assert file.pread(len(data), 0) == data
-    world.store.clear_faults()
-    world.volume.sync(60, durability="backend")
-    assert world.store.committed("k") == data
-    file.close()
+    with world.volume.open("k", "r+b") as file:
+        written(file)
+        file.fsync()  # at the disk
+        raises(OSError, file.fsync, durability="backend", timeout=0.5, match="the store is down")
+        data = written(file, seed=3)
+        assert file.pread(len(data), 0) == data
+        world.store.clear_faults()
+        world.volume.sync(60, durability="backend")
+        assert world.saved() == data
 
 
-def test_bytes_that_the_store_refuses_for_good_keep_no_writer(world: World) -> None:
+def test_bytes_that_the_store_refuses_for_good_keep_no_writer(world: Spilling) -> None:
     world.store.fault("write_from", OSError(errno.EIO, "the store is broken"), times=math.inf)
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"x" * 1_400_000, 0)
-        with pytest.raises(OSError, match="the store is broken"):
-            file.fsync(durability="backend", timeout=20)
+        raises(OSError, file.fsync, durability="backend", timeout=20, match="the store is broken")
         eventually(lambda: world.volume.stats().failed > world.cache.limits.failed_limit)
         data = written(file, 4 * MIB)
         assert file.pread(len(data), 0) == data
         world.store.clear_faults()
         file.fsync(durability="backend", timeout=60)
-    assert world.store.committed("k") == data
+    assert world.saved() == data
 
 
 def test_background_passes_send_nothing_while_bytes_may_spill(tmp_path: Path) -> None:
-    world = World(tmp_path, limits={"write_unit": 4096})
-    try:
-        with world.volume.open("k", "r+b") as file:
-            file.pwrite(b"x" * 65536, 0)  # whole units
-            for _ in range(3):
-                world.cache.flusher.turn()
-            assert world.store.seen("write_from") == []
-            assert world.volume.stats().dirty == 65536
-    finally:
-        world.end()
+    world = Spilling(tmp_path, limits={"write_unit": 4096})
+    with world.volume.open("k", "r+b") as file:
+        file.pwrite(b"x" * 65536, 0)  # whole units
+        for _ in range(3):
+            world.cache.flusher.turn()
+        assert world.store.seen("write_from") == []
+        assert world.volume.stats().dirty == 65536
 
 
-def test_spilled_bytes_survive_a_crash_once_they_are_synced(world: World) -> None:
+def test_spilled_bytes_survive_a_crash_once_they_are_synced(world: Spilling) -> None:
     world.hang()
-    file = world.volume.open("k", "r+b")
-    data = written(file)
+    data = written(file := world.open())
     file.fsync()
-    after = world.crash()
-    try:
-        with after.volume.open("k", "r+b") as again:
-            assert again.pread(len(data), 0) == data
-            after.volume.sync(60, durability="backend")
-        assert after.store.committed("k") == data
-    finally:
-        after.end()
+    after = world.copied()
+    with after.volume.open("k", "r+b") as again:
+        assert again.pread(len(data), 0) == data
+        after.volume.sync(60, durability="backend")
+    assert after.saved() == data
 
 
-def test_newer_bytes_in_memory_are_appended_and_not_those_of_the_spool(world: World) -> None:
+def test_newer_bytes_in_memory_are_appended_and_not_those_of_the_spool(world: Spilling) -> None:
     expected = bytearray(b"spooled." * 1024)
     with world.volume.open("k", "r+b") as file:
         file.pwrite(expected, 0)
@@ -181,33 +151,26 @@ def test_newer_bytes_in_memory_are_appended_and_not_those_of_the_spool(world: Wo
             expected[at : at + 8] = b"newer..."
             file.pwrite(b"newer...", at)
         file.fsync()  # at the disk
-        after = world.crash()
-    with after.volume.open("k") as file:
-        assert file.pread(8192, 0) == expected
-    after.end()
+        after = world.copied()
+    assert after.read()[:8192] == expected
 
 
 def test_beyond_its_limit_the_journal_lets_writers_wait_for_the_store(tmp_path: Path) -> None:
-    world = World(tmp_path, journal_limit="6MiB", throttle_timeout=0.3)
-    try:
-        world.hang()
-        file = world.volume.open("k", "r+b")
-        with pytest.raises(BlockingIOError, match="throttled"):
-            written(file)
+    world = Spilling(tmp_path, journal_limit="6MiB", throttle_timeout=0.3)
+    world.hang()
+    with world.volume.open("k", "r+b") as file:
+        raises(BlockingIOError, written, file, match="throttled")
         spilled = world.volume.stats().details["staged"]
         assert 4 * MIB < spilled <= 6 * MIB + MIB // 2
         assert world.cache.stats().disk_bytes >= spilled
-        world.go_on()
+        world.store.open_all_gates()
         data = written(file)
         file.fsync(durability="backend", timeout=60)
-        assert world.store.committed("k") == data
-        file.close()
-    finally:
-        world.end()
+        assert world.saved() == data
 
 
 @pytest.mark.parametrize("what", ["spool", "journal"])
-def test_clean_data_gives_way_to_unsaved_data(world: World, what: str) -> None:
+def test_clean_data_gives_way_to_unsaved_data(world: Spilling, what: str) -> None:
     world.store.put("big", random.Random(5).randbytes(80 * MIB))
     with world.volume.open("big") as big:
         eventually(lambda: big.pread(MIB, random.randrange(80) * MIB) and world.cache.stats().disk_bytes > 60 * MIB)
@@ -219,37 +182,21 @@ def test_clean_data_gives_way_to_unsaved_data(world: World, what: str) -> None:
                 file.fsync()
             eventually(lambda: world.cache.stats().disk_bytes <= 65 * MIB)
         assert world.cache.stats().journal_bytes >= (20 * MIB if what == "journal" else 0)
-        world.go_on()
+        world.store.open_all_gates()
 
 
-def test_a_long_append_spills_what_it_has_written_itself(world: World) -> None:
+def test_a_long_append_spills_what_it_has_written_itself(world: Spilling) -> None:
     world.hang()
     data = random.Random(3).randbytes(16 * MIB)
     with world.volume.open("log", "a+b") as file:
         file.write(data)
         assert file.pread(len(data), 0) == data
-        world.go_on()
+        world.store.open_all_gates()
         file.fsync(durability="backend", timeout=60)
-    assert world.store.committed("log") == data
+    assert world.saved("log") == data
 
 
-def test_a_writer_without_dirty_bytes_of_its_own_has_those_of_others_spilled(world: World) -> None:
-    world.hang()
-    files = [world.volume.open(f"f{k}", "w+b") for k in range(8)]
-    contents = []
-    for k, file in enumerate(files):
-        contents.append(random.Random(k).randbytes(2 * MIB - 4096 * k))
-        file.pwrite(contents[-1], 0)
-    for file, content in zip(files, contents, strict=True):
-        assert file.pread(1 << 30, 0) == content
-    world.go_on()
-    world.volume.sync(60, durability="backend")
-    for k, file in enumerate(files):
-        assert world.store.committed(f"f{k}") == contents[k]
-        file.close()
-
-
-def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: World) -> None:
+def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: Spilling) -> None:
     files = [world.volume.open(f"f{k}", "w+b") for k in range(80)]
     for k, file in enumerate(files):
         file.pwrite(bytes([k]) * 65536, 0)
@@ -258,58 +205,50 @@ def test_small_files_that_are_not_spilled_are_sent_when_memory_is_short(world: W
         file.close()
 
 
-def test_many_writers_that_lack_room_spill_side_by_side(world: World) -> None:
+def test_many_writers_that_lack_room_spill_side_by_side(world: Spilling) -> None:
+    """Each has less of its own than it needs, so those of others leave memory too."""
     world.hang()
-    files = [world.volume.open(f"f{k}", "w+b") for k in range(80)]
+    files = [world.open(f"f{k}", "w+b") for k in range(80)]
     contents = [random.Random(k).randbytes(200_000) for k in range(80)]
 
     def write(first: int) -> None:
         for k in range(first, 80, 4):
             files[k].pwrite(contents[k], 0)
 
-    for task in [Task(write, first) for first in range(4)]:
-        task.result()
+    side_by_side(write, threads=4)
     for k in range(80):
         assert files[k].pread(1 << 20, 0) == contents[k]
-    world.go_on()
+    world.store.open_all_gates()
     world.volume.sync(60, durability="backend")
     for k in range(80):
-        assert world.store.committed(f"f{k}") == contents[k]
-    for file in files:
-        file.close()
+        assert world.saved(f"f{k}") == contents[k]
 
 
 @pytest.mark.parametrize("unit", [1, 65536])
 def test_spilled_bytes_are_sent_with_the_rest_of_their_write_units(tmp_path: Path, unit: int) -> None:
-    world = World(tmp_path, limits={"write_unit": unit})
-    try:
-        file = world.volume.open("k", "r+b")
-        model = bytearray(OLD)
+    world = Spilling(tmp_path, limits={"write_unit": unit})
+    with world.volume.open("k", "r+b") as file:
+        model = OLD
         for at in (5, 70_000, 200_000 - 3, MIB - 10):
             data = random.Random(at).randbytes(5000)
             file.pwrite(data, at)
-            model[at : at + len(data)] = data
+            model = overlay(model, at, data)
             if at != 200_000 - 3:
                 assert world.spill(file)
         file.pwrite(b"again", 70_100)
-        model[70_100:70_105] = b"again"
         world.spill(file)
         file.pwrite(b"dirty", 72_000)
-        model[72_000:72_005] = b"dirty"
+        model = overlay(overlay(model, 70_100, b"again"), 72_000, b"dirty")
         assert file.pread(2 * MIB, 0) == model
         file.fsync(durability="backend", timeout=30)
-        assert world.store.committed("k") == bytes(model)
+        assert world.saved() == model
         assert world.store.violations == []
-        file.close()
-    finally:
-        world.end()
 
 
 def test_a_write_unit_that_the_store_has_in_part_is_not_spilled(tmp_path: Path) -> None:
     """The store would have to read back what it has taken and not committed."""
-    world = World(tmp_path, limits={"write_unit": 65536}, durability="disk")
-    try:
-        file = world.volume.open("k", "r+b")
+    world = Spilling(tmp_path, limits={"write_unit": 65536})
+    with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 65536, 0)
         file._inode.refresh_limits()
         file._inode.pass_background(1 << 20)
@@ -317,13 +256,10 @@ def test_a_write_unit_that_the_store_has_in_part_is_not_spilled(tmp_path: Path) 
         file.pwrite(b"b", 100)
         assert world.spill(file) == 0
         file.fsync(durability="backend", timeout=30)
-        assert world.store.committed("k") == b"a" * 100 + b"b" + b"a" * 65435 + OLD[65536:]
-        file.close()
-    finally:
-        world.end()
+        assert world.saved() == b"a" * 100 + b"b" + b"a" * 65435 + OLD[65536:]
 
 
-def test_a_gap_before_spilled_bytes_reads_as_zeros(world: World) -> None:
+def test_a_gap_before_spilled_bytes_reads_as_zeros(world: Spilling) -> None:
     with world.volume.open("sparse", "w+b") as file:
         file.pwrite(b"x" * 4096, 3 * MIB)
         assert world.spill(file) == 4096
@@ -332,13 +268,12 @@ def test_a_gap_before_spilled_bytes_reads_as_zeros(world: World) -> None:
         world.spill(file)
         assert file.pread(10, 4 * MIB) == bytes(10)
         file.fsync(durability="backend", timeout=30)
-    expected = bytes(3 * MIB) + b"x" * 4096
-    assert world.store.committed("sparse") == expected + bytes(5 * MIB - len(expected)) + b"y"
+    assert world.saved("sparse") == bytes(3 * MIB) + b"x" * 4096 + bytes(2 * MIB - 4096) + b"y"
 
 
 @pytest.mark.parametrize("change", ["truncate", "punch", "grow", "discard", "remove", "rename"])
 @pytest.mark.parametrize("evicted", [False, True])
-def test_a_change_after_a_spill_holds(world: World, change: str, evicted: bool) -> None:
+def test_a_change_after_a_spill_holds(world: Spilling, change: str, evicted: bool) -> None:
     with contextlib.suppress(DataLossError), world.volume.open("n", "w+b") as file:
         if change == "rename":
             file.fsync(durability="backend")  # an object that the store does not have has no name there
@@ -361,36 +296,19 @@ def test_a_change_after_a_spill_holds(world: World, change: str, evicted: bool) 
             data[MIB:] = bytes(3 * MIB)
         elif change == "discard":
             world.volume.discard("n")
-            data.clear()
+            return
         elif change == "rename":
             world.volume.rename("n", name := "m")
         else:
             world.volume.remove("n")
-        if change == "discard":
-            return
         assert file.pread(1 << 30, 0) == data
         if change != "remove":
             file.fsync(durability="backend", timeout=30)
-            assert world.store.committed(name) == bytes(data)
-
-
-def test_bytes_that_are_written_again_after_they_were_spilled_are_the_ones_that_are_saved(world: World) -> None:
-    with world.volume.open("k", "r+b") as file:
-        for number in range(20):
-            file.pwrite(b"%03d" % number * 3000, 100)
-            if number % 3:
-                world.spill(file)
-            if number % 7 == 3:
-                file.fsync(durability="backend", timeout=30)
-        assert file.pread(9000, 100) == b"019" * 3000
-        file.fsync(durability="backend", timeout=30)
-    content = world.store.committed("k")
-    assert content is not None
-    assert content[100:9100] == b"019" * 3000
+            assert world.saved(name) == bytes(data)
 
 
 @pytest.mark.parametrize("moment", ["write_from", "write_from answer"])
-def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world: World, moment: str) -> None:
+def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world: Spilling, moment: str) -> None:
     """The store gets the size to which spilled bytes lead from the next caller. The write is called before or after."""
     end = MIB + (64 << 10)
     with world.volume.open("k", "r+b") as file:
@@ -404,12 +322,12 @@ def test_a_spill_cuts_off_nothing_that_a_write_beside_it_stores_further_on(world
         sending.result()
         file.fsync(durability="backend", timeout=30)
     gap = bytes(end - 16384 - MIB - 4096)
-    assert world.store.committed("k") == OLD + b"near" * 1024 + gap + b"far." * 4096
+    assert world.saved() == OLD + b"near" * 1024 + gap + b"far." * 4096
 
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_a_spill_that_is_refused_leaves_the_store_its_size(
-    world: World, monkeypatch: pytest.MonkeyPatch, *, paid: bool
+    world: Spilling, monkeypatch: pytest.MonkeyPatch, *, paid: bool
 ) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"near" * 1024, MIB)
@@ -434,37 +352,34 @@ def test_a_spill_that_is_refused_leaves_the_store_its_size(
         with pytest.raises(DataLossError):
             file.fsync(durability="backend", timeout=30)
         file.fsync(durability="backend", timeout=30)
-    assert world.store.committed("k") == OLD
+    assert world.saved() == OLD
 
 
 @pytest.mark.parametrize("outcome", ["commits", "fails"])
 def test_a_commit_takes_what_was_spilled_before_it_and_leaves_what_is_spilled_beside_it(
-    world: World, outcome: str
+    world: Spilling, outcome: str
 ) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 8192, 0)
         world.spill(file)
         with world.store.gate("commit") as gate:
-            saving = Task(file.fsync, durability="backend", timeout=30)
-            gate.wait_entered()
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
             file.pwrite(b"b" * 8192, 4096)
             assert world.spill(file) == 8192
             if outcome == "fails":
                 world.store.fault("commit", OSError(errno.ETIMEDOUT, "not now"), times=1)
         saving.result()
         if outcome == "commits":
-            content = world.store.committed("k")
-            assert content is not None
-            assert content[:12288] == b"a" * 8192 + OLD[8192:12288]
+            assert (world.saved() or b"")[:12288] == b"a" * 8192 + OLD[8192:12288]
         assert file.stats().details["staged"] == (8192 if outcome == "commits" else 0)
         world.evict()
         assert file.pread(12288, 0) == b"a" * 4096 + b"b" * 8192
         file.fsync(durability="backend", timeout=30)
-    assert world.store.committed("k") == b"a" * 4096 + b"b" * 8192 + OLD[12288:]
+    assert world.saved() == b"a" * 4096 + b"b" * 8192 + OLD[12288:]
 
 
 def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never half of each: two bytes that were written at once are published at once."""
     with world.volume.open("k", "r+b") as file:
@@ -488,49 +403,46 @@ def test_a_commit_sends_a_piece_of_the_spool_as_it_was_before_a_spill_or_after_i
         file.fsync(durability="backend", timeout=30)
         spilling[0].result()
         monkeypatch.undo()
-        content = world.store.committed("k")
-        assert content is not None
-        assert content[:8192] in (b"a" * 8192, b"b" * 8192)
+        assert (world.saved() or b"")[:8192] in (b"a" * 8192, b"b" * 8192)
         file.fsync(durability="backend", timeout=30)
-    assert world.store.committed("k") == b"b" * 8192 + OLD[8192:]
+    assert world.saved() == b"b" * 8192 + OLD[8192:]
 
 
 def test_a_full_disk_leaves_bytes_in_memory_and_writers_waiting_for_the_store(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: Spilling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Spool, offset: int, buffers: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with world.volume.open("k", "r+b") as file, monkeypatch.context() as broken:
-        broken.setattr(Spool, "write", full)
+    with world.volume.open("k", "r+b") as file:
+        monkeypatch.setattr(Spool, "write", full)
         file.pwrite(b"a" * 8192, 0)
         assert world.spill(file) == 0
         assert world.volume.stats().dirty == 8192
-        broken.undo()
+        monkeypatch.undo()
         assert world.spill(file) == 8192
         file.fsync(durability="backend", timeout=30)
-    assert world.store.committed("k") == b"a" * 8192 + OLD[8192:]
+    assert world.saved() == b"a" * 8192 + OLD[8192:]
 
 
-def test_a_foreign_version_is_a_conflict_with_spilled_bytes_and_either_side_can_win(world: World) -> None:
-    for winner in ("force", "discard"):
-        with world.volume.open("k", "r+b") as file:
-            before = file.pread(2 * MIB, 0)
-            file.pwrite(b"ours" * 1000, 0)
-            assert world.spill(file)
-            theirs = random.Random(winner).randbytes(MIB)
-            world.store.put("k", theirs)
-            with pytest.raises(ConflictError):
-                file.fsync(durability="backend", timeout=30)
-            file.pread(MIB, 0)
-            world.volume.resolve("k", winner)
-            with contextlib.suppress(DataLossError):
-                file.fsync(durability="backend", timeout=30)
-        expected = b"ours" * 1000 + before[4000:] if winner == "force" else theirs
-        assert world.store.committed("k") == expected
+@pytest.mark.parametrize("winner", ["force", "discard"])
+def test_a_foreign_version_is_a_conflict_with_spilled_bytes_and_either_side_can_win(
+    world: Spilling, winner: Any
+) -> None:
+    with world.volume.open("k", "r+b") as file:
+        file.pread(2 * MIB, 0)
+        file.pwrite(b"ours" * 1000, 0)
+        assert world.spill(file)
+        world.store.put("k", theirs := random.Random(winner).randbytes(MIB))
+        raises(ConflictError, file.fsync, durability="backend", timeout=30)
+        file.pread(MIB, 0)
+        world.volume.resolve("k", winner)
+        with contextlib.suppress(DataLossError):
+            file.fsync(durability="backend", timeout=30)
+    assert world.saved() == (b"ours" * 1000 + OLD[4000:] if winner == "force" else theirs)
 
 
-def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spilled_bytes(world: World) -> None:
+def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spilled_bytes(world: Spilling) -> None:
     """The store has nothing of them: the object is opened by its new name, and the other version found."""
     with world.volume.open("k", "r+b") as file:
         file.pread(10, 0)
@@ -538,41 +450,35 @@ def test_a_version_of_another_client_is_not_overwritten_behind_a_rename_of_spill
         assert world.spill(file) == 4096
         world.store.put("k", theirs := random.Random(6).randbytes(MIB))
         world.volume.rename("k", "moved")
-        with pytest.raises(ConflictError):
-            file.fsync(durability="backend", timeout=30)
-        assert world.store.committed("moved") == theirs
+        raises(ConflictError, file.fsync, durability="backend", timeout=30)
+        assert world.saved("moved") == theirs
         world.volume.discard("moved")
         with contextlib.suppress(DataLossError):
             file.fsync(durability="backend", timeout=30)
 
 
-def test_spilled_bytes_reach_the_store_that_an_aborted_volume_is_reconnected_to(world: World) -> None:
+def test_spilled_bytes_reach_the_store_that_an_aborted_volume_is_reconnected_to(world: Spilling) -> None:
     world.hang()
     with world.volume.open("k", "r+b") as file:
         data = written(file, 6 * MIB)
         world.volume.abort()
-        fresh = ObjectBackend({})
-        fresh.put("k", OLD)
         world.store.open_all_gates()
-        world.volume.reconnect(fresh)
+        world.volume.reconnect(fresh := ObjectBackend({"k": OLD}))
         assert file.pread(len(data), 0) == data
         file.fsync(durability="backend", timeout=60)
         assert fresh.committed("k") == data
 
 
-def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_reconnect(world: World) -> None:
+def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_reconnect(world: Spilling) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 8192, 0)
         world.spill(file)
         with world.store.gate("commit") as gate:
-            saving = Task(file.fsync, durability="backend", timeout=30)
-            gate.wait_entered()
+            _, saving = at_gate(gate, file.fsync, durability="backend", timeout=30)
             file.pwrite(b"b" * 8192, 4096)
             assert world.spill(file) == 8192
             world.volume.abort()
-            fresh = ObjectBackend({})
-            fresh.put("k", OLD)
-            world.volume.reconnect(fresh)
+            world.volume.reconnect(fresh := ObjectBackend({"k": OLD}))
             file.pwrite(b"c", 0)
             world.spill(file)
         with contextlib.suppress(OSError):
@@ -582,81 +488,70 @@ def test_what_was_spilled_beside_a_commit_that_hangs_reaches_the_store_after_a_r
         assert fresh.committed("k") == b"c" + b"a" * 4095 + b"b" * 8192 + OLD[12288:]
 
 
-def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: World) -> None:
-    file = world.volume.open("k", "r+b")
-    spills = world.volume.engine.spills
-    assert spills is not None
+def test_an_interrupt_anywhere_in_a_spill_loses_nothing(world: Spilling) -> None:
+    file = world.open()
     number = 0
     while True:
         number += 1
         data = b"%05d" % number * 2000
         file.pwrite(data, 1000)
-        if not interrupted_at(number, lambda: spills.make_room(file._inode, locked=False)):
+        if not interrupted_at(number, lambda: world.spill(file)):
             break
         assert file.pread(len(data), 1000) == data
         if number % 5 == 0:
             file.fsync(durability="backend", timeout=30)
-            content = world.store.committed("k")
-            assert content is not None
-            assert content[1000:11000] == data
+            assert (world.saved() or b"")[1000:11000] == data
     assert number > 30
-    file.close()
 
 
-def test_bytes_of_writable_views_and_of_direct_writes_stay(world: World) -> None:
+def test_bytes_of_writable_views_stay(world: Spilling) -> None:
     with world.volume.open("k", "r+b") as file:
         file.pwrite(b"a" * 4096, 0)
         with file.view(0, 4096, writable=True) as view:
             view.segments[0][:3] = b"xyz"
             assert world.spill(file) == 0
         file.fsync(durability="backend", timeout=30)
-    content = world.store.committed("k")
-    assert content is not None
-    assert content[:4096] == b"xyz" + b"a" * 4093
+    assert world.saved() == b"xyz" + b"a" * 4093 + OLD[4096:]
 
 
 @pytest.mark.parametrize("seed", range(24))
 def test_in_any_order_no_byte_is_lost(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    world = World(
-        tmp_path, limits={"write_unit": rng.choice([1, 1, 8192, 65536])}, dirty_expire=rng.choice([0.05, 3600])
-    )
-    try:
-        for _ in range(3):
-            world.store.put("k", OLD[:100_000])
-            file = world.volume.open("k", "r+b", revalidate=0.0)
-            model = bytearray(file.pread(MIB, 0))
-            for _ in range(60):
-                offset, length = rng.randrange(200_000), rng.randrange(1, 40_000)
-                choice = rng.randrange(12)
-                if choice < 4:
-                    data = rng.randbytes(length)
-                    file.pwrite(data, offset)
-                    model.extend(bytes(max(0, offset + length - len(model))))
-                    model[offset : offset + length] = data
-                elif choice < 7:
-                    world.spill(file)
-                elif choice == 7:
-                    file.truncate(offset)
-                    del model[offset:]
-                    model.extend(bytes(offset - len(model)))
-                elif choice == 8:
-                    file.punch_hole(offset, length)
-                    end = min(offset + length, len(model))
-                    model[offset:end] = bytes(max(0, end - offset))
-                elif choice == 9:
-                    world.store.fault(rng.choice(["write_from", "commit"]), OSError(errno.EIO, "no"), times=1)
-                    with contextlib.suppress(OSError):
-                        file.fsync(durability="backend", timeout=20)
-                    world.store.clear_faults()
-                elif choice == 10:
-                    file.fsync(durability=rng.choice(["disk", "backend"]), timeout=20)
-                else:
-                    world.evict()
-                assert file.pread(offset + length, offset) == bytes(model[offset : 2 * offset + length])
-            file.fsync(durability="backend", timeout=20)
-            assert world.store.committed("k") == bytes(model)
-            assert world.store.violations == []
-            file.close()
-    finally:
-        world.end()
+    limits = {"write_unit": rng.choice([1, 1, 8192, 65536])}
+    world = Spilling(tmp_path, limits=limits, dirty_expire=rng.choice([0.05, 3600]))
+    for _ in range(3):
+        world.store.put("k", OLD[:100_000])
+        file = world.volume.open("k", "r+b", revalidate=0.0)
+        model = bytearray(file.pread(MIB, 0))
+        for _ in range(60):
+            offset, length = rng.randrange(200_000), rng.randrange(1, 40_000)
+            choice = rng.randrange(12)
+            if choice < 4:
+                data = rng.randbytes(length)
+                file.pwrite(data, offset)
+                model.extend(bytes(max(0, offset + length - len(model))))
+                model[offset : offset + length] = data
+            elif choice < 7:
+                world.spill(file)
+            elif choice == 7:
+                file.truncate(offset)
+                del model[offset:]
+                model.extend(bytes(offset - len(model)))
+            elif choice == 8:
+                file.punch_hole(offset, length)
+                end = min(offset + length, len(model))
+                model[offset:end] = bytes(max(0, end - offset))
+            elif choice == 9:
+                world.store.fault(rng.choice(["write_from", "commit"]), OSError(errno.EIO, "no"), times=1)
+                with contextlib.suppress(OSError):
+                    file.fsync(durability="backend", timeout=20)
+                world.store.clear_faults()
+            elif choice == 10:
+                file.fsync(durability=rng.choice(["disk", "backend"]), timeout=20)
+            else:
+                world.evict()
+            assert file.pread(offset + length, offset) == bytes(model[offset : 2 * offset + length])
+        file.fsync(durability="backend", timeout=20)
+        assert world.saved() == bytes(model)
+        assert world.store.violations == []
+        file.close()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pagecache import DataLossError, DiskTier, LostRange, PageCache
+from pagecache import DiskTier, LostRange, PageCache, Volume
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.disk.device import OS
 from pagecache.engine.commit.journaled import Journaled, VolumeJournal
@@ -25,48 +25,23 @@ from pagecache.engine.io import barrier
 from tests.disk.copying import copy_tier
 from tests.file.rig import Task, eventually, raises
 from tests.file.test_interrupts import interrupted_at
-from tests.stores import ObjectBackend, RecordingBackend, StoredObject
+from tests.stores import ObjectBackend, StoredObject
 
-from .test_durability import OLD, Make, World, changed
+from .test_durability import IN_PLACE, OLD, Make, World, changed, disk_fails, failing, losing_a_sync
 from .test_tier import read
 
 pytestmark = pytest.mark.contract("D1", "D3", "D5", "D10")
 
 
-def failing(*_: Any) -> Any:
-    raise OSError(errno.EIO, "the disk fails")
-
-
 @contextlib.contextmanager
 def hanging(world: World, *ops: str, key: str | None = None) -> Iterator[None]:
     """Let calls of the store hang."""
-    gates = [world.store.gate(op, key, times=1000) for op in ops]
+    for op in ops:
+        world.store.gate(op, key, times=1000)
     try:
         yield
     finally:
-        for gate in gates:
-            gate.left = 0
-            gate.open()
-
-
-def killed_in(world: World, what: str, call: Callable[[], Any], *, carried_out: bool) -> World:
-    """Kill the process in a call of the store, before or after it is carried out."""
-    seen: list[World] = []
-    real = getattr(world.store, what)
-
-    def crash(*arguments: Any, **more: Any) -> None:
-        if carried_out:
-            with contextlib.suppress(FileNotFoundError):  # of a draft
-                real(*arguments, **more)
-        copy_tier(world.tier, world.folder / "tier1")
-        seen.append(World(world.folder, world._after(), 1))
-        raise OSError(errno.EACCES, "refused")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, what, crash)
-        with pytest.raises(OSError):
-            call()
-    return seen[0]
+        world.store.open_all_gates()
 
 
 # -- names
@@ -83,54 +58,35 @@ def test_bytes_of_a_replaced_object_are_not_laid_over_the_one_that_has_its_name(
         file.fsync(durability="backend")
     expected = b"A" * 100
     if journaled:
-        file = world.open("a")
-        file.pwrite(b"new", 0)
-        file.fsync()
+        world.synced(b"new", key="a")
         expected = b"new" + b"A" * 97
-    loser = world.open()
-    loser.pwrite(b"loser", 0)
-    loser.fsync()
-    after = killed_in(world, "rename", lambda: world.volume.rename("a", "k"), carried_out=carried_out)
-    try:
-        assert after.volume.exists("a") != carried_out
-        if not carried_out:
-            assert after.read("a") == expected
-            expected = changed(0, b"loser")
-        assert after.read("k") == expected
-        after.volume.sync(durability="backend")
-        assert after.volume.recovered() == []
-        assert after.saved() == expected
-    finally:
-        after.end()
+    world.synced(b"loser")
+    after = world.killed_in("rename", world.volume.rename, "a", "k", carried_out=carried_out)
+    assert after.volume.exists("a") != carried_out
+    if not carried_out:
+        assert after.read("a") == expected
+        expected = changed(0, b"loser")
+    assert after.read("k") == expected
+    after.settles(expected)
 
 
 @pytest.mark.parametrize("carried_out", [True, False])
 def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carried_out: bool) -> None:
-    file = world.open("a", "x+b")
-    file.write(b"A" * 100)
-    file.fsync()
-    after = killed_in(world, "rename", lambda: world.volume.rename("a", "k"), carried_out=carried_out)
-    try:
-        found = {key: after.read(key) for key in ("a", "k") if after.volume.exists(key)}
-        if isinstance(world.store, ObjectBackend) or not carried_out:  # a draft is not in the store
-            assert found == {"a": b"A" * 100, "k": OLD}
-        else:
-            assert found == {"k": b"A" * 100}
-    finally:
-        after.end()
+    world.synced(b"A" * 100, key="a", mode="x+b")
+    after = world.killed_in("rename", world.volume.rename, "a", "k", carried_out=carried_out)
+    found = {key: after.read(key) for key in ("a", "k") if after.volume.exists(key)}
+    if isinstance(world.store, ObjectBackend) or not carried_out:  # a draft is not in the store
+        assert found == {"a": b"A" * 100, "k": OLD}
+    else:
+        assert found == {"k": b"A" * 100}
 
 
 def test_recovered_bytes_are_listed_under_the_name_that_their_object_has(world: World) -> None:
     """A rename had been carried out, and not been recorded."""
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    after = killed_in(world, "rename", lambda: world.volume.rename("k", "other"), carried_out=True)
-    try:
-        assert after.read("other") == changed(0, b"new")
-        assert [found.key for found in after.volume.recovered()] in ([], ["other"])  # perhaps saved by now
-    finally:
-        after.end()
+    world.synced(b"new")
+    after = world.killed_in("rename", world.volume.rename, "k", "other", carried_out=True)
+    assert after.read("other") == changed(0, b"new")
+    assert after.left() in ([], ["other"])  # perhaps saved by now
 
 
 @pytest.mark.parametrize("place", ["set_aside", "removed"])
@@ -158,62 +114,47 @@ def test_an_fsync_beside_a_remove_does_not_bring_the_object_back(
     world.volume.remove("a")
     assert begun
     after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert not after.volume.exists("a")
 
 
-@pytest.mark.parametrize("call", ["rename", "remove"])
+@pytest.mark.parametrize("names", [("a", "b"), ("a",)])
 def test_a_file_that_was_new_and_stored_once_is_not_made_anew_after_its_name_has_changed(
-    world: World, monkeypatch: pytest.MonkeyPatch, call: str
+    world: World, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
 ) -> None:
-    file = world.open("a", "x+b")
-    file.write(b"A" * 100)
-    file.fsync()
+    file = world.synced(b"A" * 100, key="a", mode="x+b")
     monkeypatch.setattr(Journaled, "_saved", failing)  # the commit is recorded, and not yet that all is saved
-    with pytest.raises(OSError, match="the disk fails"):
-        file.fsync(durability="backend")
-    arguments = ("a", "b") if call == "rename" else ("a",)
-    after = killed_in(world, call, lambda: getattr(world.volume, call)(*arguments), carried_out=True)
+    raises(OSError, file.fsync, durability="backend", match="the disk fails")
+    call = "rename" if len(names) == 2 else "remove"
+    after = world.killed_in(call, getattr(world.volume, call), *names, carried_out=True)
     monkeypatch.undo()
-    try:
-        assert not after.volume.exists("a")
-        if call == "rename":
-            assert after.read("b") == b"A" * 100
-    finally:
-        after.end()
+    assert not after.volume.exists("a")
+    if call == "rename":
+        assert after.read("b") == b"A" * 100
 
 
 def test_a_name_that_was_found_after_a_crash_stays_after_the_next_one(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    second = killed_in(world, "rename", lambda: world.volume.rename("k", "b"), carried_out=True)
-    try:
-        assert second.read("b") == changed(0, b"new")
-        with hanging(second, "write_from", "commit"):
-            other = second.open("k", "x+b")
-            other.write(b"other")
-            copy_tier(second.tier, second.folder / "tier2")
-            with contextlib.suppress(KeyError):
-                second.store.objects.pop("k", None)
-        store = second._after()
-        if isinstance(store, ObjectBackend):
-            store.put("k", b"other")
-        else:
-            store.objects["k"] = StoredObject(b"other")
-        third = World(second.folder, store, 2)
-        try:
-            assert third.read("b") == changed(0, b"new")
-            assert third.read("k") == b"other"
-        finally:
-            third.end()
-    finally:
-        second.end()
+    world.synced(b"new")
+    second = world.killed_in("rename", world.volume.rename, "k", "b", carried_out=True)
+    assert second.read("b") == changed(0, b"new")
+    with hanging(second, "write_from", "commit"):
+        second.open("k", "x+b").write(b"other")
+        copy_tier(second.tier, second.folder / "tier2")
+        with contextlib.suppress(KeyError):
+            second.store.objects.pop("k", None)
+    store = second._after()
+    if isinstance(store, ObjectBackend):
+        store.put("k", b"other")
+    else:
+        store.objects["k"] = StoredObject(b"other")
+    third = World(second.folder, store, 2)
+    assert third.read("b") == changed(0, b"new")
+    assert third.read("k") == b"other"
 
 
-@pytest.mark.parametrize("what", ["rename", "remove"])
+@pytest.mark.parametrize("names", [("k", "b"), ("k",)])
 def test_a_name_that_changes_beside_the_first_append_is_recorded(
-    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+    world: World, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
 ) -> None:
     file = world.open()
     file.pwrite(b"new" + bytes(100_000), 0)
@@ -231,59 +172,44 @@ def test_a_name_that_changes_beside_the_first_append_is_recorded(
     monkeypatch.setattr(OS, "pwritev", slow)
     append = Task(file.fsync)
     assert inside.wait(10)
-    change = Task(world.volume.rename, "k", "b") if what == "rename" else Task(world.volume.remove, "k")
+    change = Task(getattr(world.volume, "rename" if len(names) == 2 else "remove"), *names)
     go.set()
     append.result()
     change.result()
     after = world.crash(on_recovery="hold")
     assert not after.volume.exists("k")
-    if what == "rename":
-        assert after.read("b") == expected
-    assert [found.key for found in after.volume.recovered()] == ["b"] * (what == "rename")
+    assert after.left() == [*names[1:]]
+    for name in names[1:]:
+        assert after.read(name) == expected
 
 
-def test_a_first_append_beside_a_rename_records_both_names(world: World) -> None:
+def test_a_first_append_beside_a_rename_records_both_names(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if it ends before the rename."""
     file = world.open()
     file.pwrite(b"new", 0)
-
-    def rename_beside() -> None:
-        world.volume.rename("k", "b")
-
-    def fsync() -> None:
-        file.fsync()
-
     real, after = world.store.rename, list[World]()
 
     def slow(*arguments: Any, **more: Any) -> None:
-        Task(fsync).result()
+        Task(file.fsync).result()
         real(*arguments, **more)
-        copy_tier(world.tier, world.folder / "tier1")
-        after.append(World(world.folder, world._after(), 1))
+        after.append(world.copied())
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world.store, "rename", slow)
-        rename_beside()
-    try:
-        assert after[0].read("b") == changed(0, b"new")
-        assert not after[0].volume.exists("k")
-    finally:
-        after[0].end()
+    monkeypatch.setattr(world.store, "rename", slow)
+    world.volume.rename("k", "b")
+    assert after[0].read("b") == changed(0, b"new")
+    assert not after[0].volume.exists("k")
 
 
-def test_a_removal_that_was_not_recorded_is_recorded_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = world.open()
-    file.pwrite(b"old", 0)
-    file.fsync()
-    with monkeypatch.context() as broken:
-        broken.setattr(OS, "pwritev", failing)
+def test_a_removal_that_was_not_recorded_is_recorded_later(world: World) -> None:
+    world.synced(b"old")
+    with disk_fails("pwritev"):
         world.volume.remove("k")
     with world.volume.open("k", "x+b") as new:
         new.write(b"new")
         new.fsync(durability="backend")
     world.volume.sync(durability="backend")
     after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert after.read() == b"new"
 
 
@@ -292,93 +218,59 @@ def test_a_removal_that_was_not_recorded_is_recorded_later(world: World, monkeyp
 
 @pytest.mark.parametrize("what", ["hole", "cut"])
 @pytest.mark.parametrize("how", ["refused", "lost"])
-def test_a_change_that_the_journal_lacks_is_saved_by_the_next_fsync(
-    world: World, monkeypatch: pytest.MonkeyPatch, what: str, how: str
-) -> None:
+def test_a_change_that_the_journal_lacks_is_saved_by_the_next_fsync(world: World, what: str, how: str) -> None:
     """Else older bytes would come back over it. `lost`: by a failed sync of another file."""
-    file, other = world.open(), world.open("other", "x+b")
-    file.pwrite(b"x" * 8192, 0)
-    file.fsync()
+    file, other = world.synced(b"x" * 8192), world.open("other", "x+b")
     other.write(b"other")
-    journal: Any = world.cache.tier.journal()  # type: ignore[union-attr]
-    end, failed, sync = journal._current.used, list[int](), OS.fdatasync
-
-    def fail_once(fd: int) -> None:
-        if failed:
-            return sync(fd)
-        failed.append(fd)
-        os.pwrite(fd, bytes(8192), end)
-        raise OSError(errno.EIO, "the disk fails")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(*((OS, "pwritev", failing) if how == "refused" else (OS, "fdatasync", fail_once)))
+    with disk_fails("pwritev") if how == "refused" else losing_a_sync(world) as lost:
         if what == "hole":
             file.punch_hole(0, 4096)
         else:
             file.truncate(100)
         if how == "lost":
             other.fsync()
-            assert failed
+            assert lost
     file.pwrite(b"y", 9000)
     file.fsync()
     expected = file.pread(1 << 20, 0)
     assert world.crash().read() == expected
 
 
-def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = world.open()
-    file.pwrite(b"gone", 0)
-    file.fsync()
-    with monkeypatch.context() as broken:
-        broken.setattr(OS, "pwritev", failing)
+def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World) -> None:
+    file = world.synced(b"gone")
+    with disk_fails("pwritev"):
         world.volume.discard("k")
     file.pwrite(b"newer", 0)
     world.volume.sync(durability="backend")
     after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert after.read() == changed(0, b"newer")
-
-
-def test_what_was_given_up_beyond_a_request_is_not_recovered(world: World) -> None:
-    """Whole blocks are given up."""
-    file = world.open()
-    file.pwrite(b"x" * 20000, 0)
-    file.fsync()
-    world.volume.discard("k", 6277)
-    with pytest.raises(DataLossError):
-        file.fsync()
-    file.fsync()
-    expected = file.pread(1 << 20, 0)
-    assert world.crash().read() == expected
 
 
 def test_a_sync_at_the_store_records_what_an_append_beside_it_would_have(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
+    file = world.synced(b"one")
     file.pwrite(b"two", 0)
     inside, go = threading.Event(), threading.Event()
 
     def fail(*_: Any) -> Any:
         inside.set()
         go.wait(10)
-        raise OSError(errno.EIO, "the disk fails")
+        failing()
 
-    with monkeypatch.context() as broken:
-        broken.setattr(OS, "pwritev", fail)
-        append = Task(file.fsync)
-        assert inside.wait(10)
-        sync = Task(world.volume.sync, durability="backend")
-        eventually(lambda: world.saved() == changed(0, b"two"))
-        raises(TimeoutError, Task(world.volume.sync, 0.1, durability="backend").result)
-        broken.undo()
-        go.set()
-        sync.result()
-        append.result()
+    monkeypatch.setattr(OS, "pwritev", fail)
+    append = Task(file.fsync)
+    assert inside.wait(10)
+    sync = Task(world.volume.sync, durability="backend")
+    eventually(lambda: world.saved() == changed(0, b"two"))
+    raises(TimeoutError, Task(world.volume.sync, 0.1, durability="backend").result)
+    monkeypatch.undo()
+    go.set()
+    sync.result()
+    append.result()
     after = world.crash()
-    assert after.volume.recovered() == []
+    assert after.left() == []
     assert after.read() == changed(0, b"two")
 
 
@@ -391,70 +283,52 @@ def test_bytes_that_an_fsync_has_put_on_disk_are_not_given_up_with_the_handle(wo
             raise ZeroDivisionError
         assert world.read(key).startswith(b"kept")
     after = world.crash()
-    assert after.read("new") == b"kept"
-    assert after.read() == changed(0, b"kept")
+    assert (after.read("new"), after.read()) == (b"kept", changed(0, b"kept"))
 
 
 # -- recovery
 
 
 def left(world: World, **options: Any) -> World:
-    file = world.open()
-    file.pwrite(b"kept", 0)
-    file.pwrite(b"gone", 8192)
-    file.fsync()
+    world.open().pwrite(b"kept", 0)
+    world.synced(b"gone", 8192)
     return world.crash(**options)
 
 
-def test_a_part_of_recovered_bytes_can_be_given_up(world: World) -> None:
+def on_disk(tier: Path, store: Any, **options: Any) -> tuple[PageCache, Volume]:
+    """Return a cache with this tier, and a volume on the store that saves there."""
+    cache = PageCache("16MiB", disk=DiskTier(tier, size="16MiB", segment="1MiB"), dirty_expire=3600)
+    return cache, cache.attach(store, durability="disk", volume_id="store", **options)
+
+
+@pytest.mark.parametrize("which", [(), (8192, 4096)])
+def test_recovered_bytes_that_are_given_up_are_reported(world: World, which: tuple[int, ...]) -> None:
+    """All, or a part."""
     after = left(world, on_recovery="hold")
-    assert [(lost.key, lost.offset) for lost in after.volume.discard("k", 8192, 4096)] == [("k", 8192)]
-    assert after.read() == changed(0, b"kept")
-
-
-def test_files_below_a_directory_that_is_renamed_are_recovered_before(tmp_path: Path) -> None:
-    (tmp_path / "store/d").mkdir(parents=True)
-    for number in range(2):
-        (tmp_path / "store/d/k").write_bytes(b"")
-        tier = DiskTier(tmp_path / f"tier{number}", size="16MiB", segment="1MiB")
-        with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
-            options: dict[str, Any] = {"durability": "disk", "volume_id": "store", "on_recovery": "hold"}
-            volume = cache.attach(f"dir:{tmp_path}/store", **options)
-            if number == 0:
-                with volume.open("d/k", "r+b") as file:
-                    file.write(b"kept")
-                    file.fsync()
-                    copy_tier(tmp_path / "tier0", tmp_path / "tier1")
-            else:
-                volume.rename("d", "e")
-                assert read(volume, "e/k") == b"kept"
-                volume.resume()
-                volume.sync(durability="backend")
-                assert volume.recovered() == []
+    lost = after.volume.discard("k", *which)
+    assert lost
+    assert all(isinstance(each, LostRange) and each.key == "k" for each in lost)
+    assert not which or [each.offset for each in lost] == [8192]
+    assert after.read() == (changed(0, b"kept") if which else OLD)
 
 
 def test_a_listing_has_the_sizes_of_recovered_files(world: World) -> None:
-    file = world.open()
-    file.pwrite(b"x" * 20000, 0)
-    file.fsync()
+    world.synced(b"x" * 20000)
     after = world.crash(on_recovery="hold")
     for _ in range(2):
         assert [(stat.key, stat.size) for stat in after.volume.list()] == [("k", 20000)]
         assert after.volume.stat("k").size == 20000
 
 
+@IN_PLACE  # else another version than they were written over: a conflict
 @pytest.mark.parametrize("recorded", [True, False])
 def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(
     world: World, monkeypatch: pytest.MonkeyPatch, *, recorded: bool
 ) -> None:
     """`recorded`: the journal knows that the first ones are saved before the others are laid."""
-    store = world.store
-    if isinstance(store, ObjectBackend):
-        return  # another version than they were written over: a conflict
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
-    second = world.cache.attach(store.successor(lose=False, shared=False), durability="disk", volume_id="store")
+    world.synced(b"one")
+    store = world.store.successor(lose=False, shared=False)
+    second = world.cache.attach(store, durability="disk", volume_id="store")
     with second.open("k", "r+b") as other:
         other.pwrite(b"two", 100)
         other.fsync()
@@ -465,19 +339,13 @@ def test_bytes_that_two_volumes_have_left_of_an_object_are_all_saved(
             patch.setattr(Journaled, "_settle", lambda *_: None)
         with pytest.raises(OSError, match="unsaved changes that were made since"):
             after.volume.sync(durability="backend")  # one after the other
-    after.volume.sync(durability="backend")
-    assert after.volume.recovered() == []
-    assert after.saved() == changed(100, b"two", changed(0, b"one"))
+    after.settles(changed(100, b"two", changed(0, b"one")))
 
 
+@IN_PLACE
 def test_bytes_that_another_program_has_appended_in_place_stay(world: World) -> None:
-    store = world.store
-    if isinstance(store, ObjectBackend):
-        return
-    file = world.open()
-    file.pwrite(b"new", 0)
-    file.fsync()
-    store.change_remotely("k", OLD + b"foreign")
+    world.synced(b"new")
+    world.store.change_remotely("k", OLD + b"foreign")
     after = world.crash()
     assert after.read() == changed(0, b"new") + b"foreign"
     after.volume.sync(durability="backend")
@@ -502,9 +370,7 @@ def test_a_hole_whose_commit_failed_before_the_first_fsync_survives_the_loss_of_
 
 def test_a_hole_that_is_on_disk_is_made_again_in_the_store_that_comes_back(world: World) -> None:
     """The journal has it: a reconnect does not lose it, and later bytes within it stay."""
-    file = world.open()
-    file.pwrite(b"x", 0)
-    file.fsync()
+    file = world.synced(b"x")
     world.store.fault("commit", OSError(errno.EACCES, "no"), times=math.inf)
     for offset in (4100, 12000):
         with contextlib.suppress(OSError):
@@ -520,27 +386,15 @@ def test_a_hole_that_is_on_disk_is_made_again_in_the_store_that_comes_back(world
     assert fresh.committed("k") == file.pread(len(OLD), 0) == changed(5000, b"later", b"x" + holes)
 
 
+@IN_PLACE
 def test_a_new_object_whose_name_a_larger_one_has_after_a_power_cut_is_recovered_alone(world: World) -> None:
     """The store in place lost the rename."""
-    if isinstance(world.store, ObjectBackend):
-        return
-    file = world.open("n", "x+b")
-    file.write(b"1")
-    file.fsync()
+    file = world.synced(b"1", key="n", mode="x+b")
     older = world.store.objects["k"]
     world.volume.rename("n", "k")
     file.fsync()
     world.store.objects["k"] = older
-    after = world.crash()
-    assert after.read() == b"1"
-
-
-def test_giving_up_recovered_bytes_reports_them(world: World) -> None:
-    after = left(world, on_recovery="hold")
-    lost = after.volume.discard("k")
-    assert lost
-    assert all(isinstance(each, LostRange) and each.key == "k" for each in lost)
-    assert after.read() == OLD
+    assert world.crash().read() == b"1"
 
 
 def test_a_close_does_not_save_a_file_that_is_held(world: World) -> None:
@@ -582,9 +436,7 @@ def test_a_sync_at_the_disk_has_a_deadline_beside_a_truncate_that_hangs(world: W
 def test_an_object_that_hangs_keeps_no_other_one_from_being_saved(make: Make, op: str) -> None:
     world = make(dirty_expire=0.02)
     with hanging(world, op, key="k"):
-        file = world.open()
-        file.pwrite(b"new", 0)
-        file.fsync()
+        world.synced(b"new")
         world.store.gates[-1].wait_entered()
         for content in (b"one", b"two"):
             with world.volume.open("other", "w+b") as other:
@@ -609,53 +461,23 @@ def test_an_interrupted_recovery_of_a_file_is_made_again(make: Make) -> None:
         assert world.read() == expected
         world = world.crash(on_recovery="hold")
     world.volume.resume()
-    world.volume.sync(durability="backend")
-    assert world.saved() == expected
-    assert world.volume.recovered() == []
-
-
-def test_held_bytes_beyond_memory_are_an_error_until_they_are_resumed(tmp_path: Path) -> None:
-    store = RecordingBackend({"k": OLD})
-    content = os.urandom(6 << 20)
-    tier = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB")
-    with PageCache("64MiB", disk=tier, dirty_expire=3600) as cache:
-        volume = cache.attach(store, durability="disk", volume_id="store", read_ahead=0)
-        with volume.open("k", "r+b") as file:
-            file.write(content)
-            file.fsync()
-            assert store.written("k") == OLD
-            copy_tier(tmp_path / "tier", tmp_path / "tier2")
-    store = RecordingBackend({"k": OLD, "b": b""})
-    tier = DiskTier(tmp_path / "tier2", size="64MiB", segment="4MiB")
-    with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
-        volume = cache.attach(store, durability="disk", volume_id="store", read_ahead=0, on_recovery="hold")
-        with pytest.raises(OSError, match="6291456 recovered bytes are held, and memory has room for") as error:
-            volume.open("k")
-        assert error.value.errno == errno.ENOBUFS
-        with volume.open("b", "r+b") as file:
-            file.write(b"not in the way")
-        volume.resume("k")
-        assert read(volume, "k") == content
-        volume.sync(durability="backend")
-        assert store.written("k") == content
+    world.settles(expected)
 
 
 def test_zeros_behind_the_end_take_no_time_at_recovery(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     for number in range(2):
-        tier = DiskTier(tmp_path / f"tier{number}", size="16MiB", segment="1MiB")
-        with PageCache("4MiB", disk=tier, dirty_expire=3600) as cache:
-            volume = cache.attach(f"dir:{tmp_path}/store", durability="disk", volume_id="store", on_recovery="hold")
-            with volume.open("k", "a+b", timeout=10) as file:
-                if number == 1:
-                    assert file.pread(10, 0) == b"kept" + bytes(6)
-                    assert file.size == 1 << 40
-                    break
-                file.write(b"kept")
-                file.fsync()
-                file.truncate(1 << 40)
-                file.fsync()
-                copy_tier(tmp_path / "tier0", tmp_path / "tier1")
+        cache, volume = on_disk(tmp_path / f"tier{number}", f"dir:{tmp_path}/store", on_recovery="hold")
+        with cache, volume.open("k", "a+b", timeout=10) as file:
+            if number == 1:
+                assert file.pread(10, 0) == b"kept" + bytes(6)
+                assert file.size == 1 << 40
+                break
+            file.write(b"kept")
+            file.fsync()
+            file.truncate(1 << 40)
+            file.fsync()
+            copy_tier(tmp_path / "tier0", tmp_path / "tier1")
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -676,9 +498,7 @@ def test_small_pieces_whose_pages_fill_the_memory_are_recovered(world: World, *,
 
 
 def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
-    file = world.open()
-    file.pwrite(OLD * 4, 0)
-    file.fsync()
+    file = world.synced(OLD * 4)
     for number in range(0, 20_000, 2):
         file.pwrite(b"%d" % (number % 10), number)
     file.fsync()
@@ -691,23 +511,18 @@ def test_many_small_pieces_are_recovered_in_linear_time(world: World) -> None:
 
 @pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("over", ["a stored object", "nothing"])
-def test_a_new_object_that_was_renamed_is_there_after_a_kill(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str, *, refused: bool
-) -> None:
+def test_a_new_object_that_was_renamed_is_there_after_a_kill(tmp_path: Path, over: str, *, refused: bool) -> None:
     """Programs replace a file by a rename over it. `refused`: the disk takes no record of that; the next fsync does."""
     fs = MemoryFileSystem(skip_instance_cache=True)
     root = f"/{tmp_path.name}-{over[:1]}"
     fs.makedirs(root)
     if over != "nothing":
         fs.pipe_file(f"{root}/k", OLD)
-    cache = PageCache("4MiB", disk=DiskTier(tmp_path / "tier", size="16MiB", segment="1MiB"), dirty_expire=3600)
-    volume = cache.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
+    cache, volume = on_disk(tmp_path / "tier", FsspecBackend(fs, root))
     file = volume.open("new", "x+b")
     file.write(b"new" * 1000)
     file.fsync()
-    with monkeypatch.context() as broken:
-        if refused:
-            broken.setattr(OS, "pwritev", failing)
+    with disk_fails(*["pwritev"] * refused):
         volume.rename("new", "k")
     if refused:
         file.fsync()
@@ -715,8 +530,8 @@ def test_a_new_object_that_was_renamed_is_there_after_a_kill(
     volume.abort()
     file._leave()
     cache.close(on_failed="discard")
-    with PageCache("4MiB", disk=DiskTier(tmp_path / "after", size="16MiB", segment="1MiB")) as cache:
-        volume = cache.attach(FsspecBackend(fs, root), volume_id="store", durability="disk")
+    cache, volume = on_disk(tmp_path / "after", FsspecBackend(fs, root))
+    with cache:
         assert [found.key for found in volume.recovered()] == ["k"]
         assert read(volume, "k") == b"new" * 1000
         volume.sync(durability="backend")
@@ -730,9 +545,7 @@ def test_bytes_that_the_store_has_and_the_journal_never_had_stay_when_a_later_ch
 ) -> None:
     """They lie behind the end that the journal has, or over a cut that it has."""
     world = make(flush_interval=60.0)  # only the call below records a save
-    file = world.open()
-    file.pwrite(b"one", 0)
-    file.fsync()
+    file = world.synced(b"one")
     if cut:
         file.truncate(1000)
     file.pwrite(b"end", 20000)
@@ -743,16 +556,15 @@ def test_bytes_that_the_store_has_and_the_journal_never_had_stay_when_a_later_ch
     file.truncate(30000)
     inode.journaled.settle()
     after = world.crash(lose=True)
-    assert after.volume.recovered()[0].size == 30000
+    assert [found.size for found in after.volume.recovered()] == [30000]
     assert after.read() == stored.ljust(30000, b"\0")
 
 
+@IN_PLACE  # a commit of a whole object waits
 def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are local no longer, and so not in the journal: what it says of the store has to be newer than that."""
-    if isinstance(world.store, ObjectBackend):
-        return  # its commit waits
     file = world.open()
     file.pwrite(b"end", 20000)
     inode = file._inode
@@ -767,5 +579,4 @@ def test_bytes_that_a_commit_saves_while_a_file_is_described_stay(
     monkeypatch.setattr(EngineFile, "written_ranges", committed)
     file.fsync()
     assert EngineFile.written_ranges is original
-    after = world.crash(lose=True)
-    assert after.read() == changed(20000, b"end")
+    assert world.crash(lose=True).read() == changed(20000, b"end")

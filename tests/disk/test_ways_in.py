@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import fsspec
 import pytest
 from click.testing import CliRunner
 
-from pagecache import DiskTier, PageCache
+from pagecache import DiskTier, PageCache, Volume
 from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.memory import MemoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.cli import main
+from tests.commands import call
 from tests.disk.test_tier import MIB, content, read
 from tests.fuse.mounts import Mounted, needs_mounts
 from tests.stores import ObjectBackend
@@ -123,3 +125,33 @@ def test_a_subclass_may_have_a_name_that_it_chooses(tmp_path: Path, base: Any) -
     with PageCache("1MiB", disk=tmp_path / "tier") as cache:
         backend: Any = cache.attach(Named(*arguments.get(base, ()))).engine.backend
         assert backend.volume_id == "mine"
+
+
+# -- calls that need the bytes in the store, at a volume whose `durability` is "disk"
+
+
+@pytest.fixture
+def saving(tmp_path: Path) -> Iterator[tuple[Volume, MemoryBackend]]:
+    """A volume with a file that only the journal has, and its store."""
+    tier, store = DiskTier(tmp_path / "tier", size="64MiB", segment="4MiB"), MemoryBackend()
+    with PageCache("16MiB", disk=tier, dirty_expire=3600.0, dirty_background=0.4, dirty_limit=0.8) as cache:
+        volume = cache.attach(store, name="V", durability="disk")
+        with volume.open("a", "w+b") as file:
+            file.write(b"x" * 3 * MIB)
+            file.fsync()
+            yield volume, store
+
+
+def test_drain_saves_in_the_store_what_only_the_journal_has(
+    saving: tuple[Volume, MemoryBackend], tmp_path: Path
+) -> None:
+    volume, store = saving
+    volume.cache.serve_stats(str(tmp_path / "s"))
+    assert call("drain", str(tmp_path / "s")).exit_code == 0
+    assert store.snapshot("a") == b"x" * 3 * MIB
+
+
+def test_a_smaller_capacity_finds_its_memory_by_saving_in_the_store(saving: tuple[Volume, MemoryBackend]) -> None:
+    volume, _store = saving
+    volume.cache.resize(MIB, timeout=20)
+    assert read(volume, "a") == b"x" * 3 * MIB

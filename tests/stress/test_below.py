@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
@@ -12,26 +11,10 @@ from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.oracle import Observation
 
+from ..file.rig import Task, at_gate, held
 from .test_oracle import SIZE, File
 
-SOON = 60.0  # seconds: the end of a hang
 FIELDS: dict[str, Any] = {"duration": 60.0, "threads": 4, "tasks": 4, "files": 1, "size": "64KiB", "capacity": "128KiB"}
-
-
-class Line:
-    """A lock that reports when a thread has to wait for it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.met = threading.Event()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            self.met.set()
-            self._lock.acquire()
-
-    def __exit__(self, *_error: object) -> None:
-        self._lock.release()
 
 
 def plan(**fields: Any) -> Plan:
@@ -91,32 +74,14 @@ def test_a_cache_that_does_not_mind_other_versions_is_found(monkeypatch: pytest.
 
 def test_an_object_is_replaced_by_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Discarding local bytes for one version would remove bytes that other workers rely on."""
-    fields = plan(profile="ends", mix="rivals")
-    target = CachedTarget(fields, 0, None, "memory:")
+    target = CachedTarget(plan(profile="ends", mix="rivals"), 0, None, "memory:")
     target.start([b"content"])
-    first, go_on, line, put = threading.Event(), threading.Event(), Line(), target.objects.put
-    beside: list[int] = []
-
-    def held(file: int, offset: int, data: bytes, *, whole: bool = False) -> None:
-        if first.is_set() and not go_on.is_set():
-            beside.append(file)
-            line.met.set()
-        first.set()
-        assert go_on.wait(SOON)
-        put(file, offset, data, whole=whole)
-
-    monkeypatch.setattr(target.objects, "put", held)
-    monkeypatch.setattr(target, "_replacing", line)
-    replacing = [threading.Thread(target=target.replace, args=(0, bytes(4096 * n)), daemon=True) for n in (1, 2)]
-    for thread in replacing:
-        thread.start()
-    assert first.wait(SOON)
-    assert line.met.wait(SOON)
-    go_on.set()
-    for thread in replacing:
-        thread.join(SOON)
+    gate, replacing = at_gate(held(monkeypatch, target.objects, "put"), target.replace, 0, bytes(4096))
+    beside = Task(target.replace, 0, bytes(8192))
+    assert beside.waits()
+    replacing.result(opening=gate)
+    beside.result()
     target.close()
-    assert not beside
 
 
 @pytest.mark.long

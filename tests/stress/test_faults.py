@@ -34,7 +34,7 @@ from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
-from ..file.rig import eventually
+from ..file.rig import eventually, raises
 from ..stores import ObjectBackend
 from .test_clean import SHORT, clean
 
@@ -43,12 +43,22 @@ TINY: dict[str, Any] = dict.fromkeys(("write_unit", "read_unit"), 512) | {"max_w
 TINY |= {"max_vectors": 1, "max_inflight": 1, "boundary": 2048}
 
 
-@pytest.mark.long
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(SHORT | {"seed": 11}, marks=pytest.mark.long),
+        pytest.param({"duration": 5}, marks=[pytest.mark.slow, pytest.mark.timeout(600)]),
+    ],
+    ids=["short", "longer"],
+)
 @pytest.mark.parametrize("faults", LEVELS)
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_short_run_of_each_profile_under_each_level_of_faults_is_clean(profile: str, faults: str) -> None:
-    """[I-17, I-18, I-19, I-20, I-22]"""
-    clean(Plan(seed=11, profile=profile, faults=faults, **SHORT))
+def test_runs_of_each_profile_under_each_level_of_faults_are_clean(
+    tmp_path: Path, profile: str, faults: str, fields: dict[str, Any]
+) -> None:
+    """Half of the pairs of the longer ones are over a directory. [I-17, I-18, I-19, I-20, I-22]"""
+    on_disk = "seed" not in fields and (list(PROFILES).index(profile) + LEVELS.index(faults)) % 2
+    clean(Plan(profile=profile, faults=faults, **fields), f"dir:{tmp_path}" if on_disk else None)
 
 
 @pytest.mark.long
@@ -262,10 +272,8 @@ def test_a_conflict_whose_old_version_cannot_be_read_any_longer_is_settled(monke
         with volume.open("file", "r+b") as file:
             file.pwrite(b"mine", 4096)
             backend.put("file", b"o" * 8192)
-            with pytest.raises(ConflictError):
-                file.fsync()
-            with pytest.raises(ConflictError):
-                volume.resolve("file", "force")
+            raises(ConflictError, file.fsync)
+            raises(ConflictError, volume.resolve, "file", "force")
             faulting._settle("file")
         assert backend.committed("file") == b"o" * 4096 + b"mine" + b"o" * 4092
     assert faulting.repairs == {"conflicts settled": 1}
@@ -281,8 +289,7 @@ def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() ->
         file = volume.open("f", "w+")
         file.write(b"accepted")
         backend.use(faulting.plan)
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
         volume.rename("f", "g")
         faulting.begin(volume, backend)
         faulting._conflict.set()
@@ -344,8 +351,7 @@ def test_an_open_that_a_conflict_refuses_for_good_ends() -> None:
                 async with asyncio.timeout(5.0):
                     await CachedTasks(target)._open("key")
 
-            with pytest.raises(ConflictError):
-                asyncio.run(opening())
+            raises(ConflictError, asyncio.run, opening())
             volume.resolve("key", "discard")
             file.abandon()
 
@@ -407,16 +413,3 @@ def test_a_look_that_faults_refuse_lets_others_go_on_before_it_is_tried_again() 
     with pytest.raises(StopIteration) as end:
         steps_of_look.send(b"found")
     assert end.value.value == b"found"
-
-
-# -- longer
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("faults", LEVELS)
-@pytest.mark.parametrize("profile", PROFILES)
-def test_runs_of_each_profile_under_each_level_of_faults_are_clean(tmp_path: Path, profile: str, faults: str) -> None:
-    """Half of the pairs are over memory, half over a directory. [I-17, I-18, I-19, I-20, I-22]"""
-    on_disk = (list(PROFILES).index(profile) + LEVELS.index(faults)) % 2
-    clean(Plan(profile=profile, faults=faults, duration=5), f"dir:{tmp_path}" if on_disk else "memory:")

@@ -14,7 +14,7 @@ from pagecache.stress import Plan
 from pagecache.stress.faulting import Faulting
 from pagecache.testing import FaultyBackend, Gate, Rule
 
-from ..file.rig import PAGE, QUIET, Task, eventually
+from ..file.rig import PAGE, QUIET, Task, eventually, raises
 
 NEW = b"new " * (PAGE // 4)
 
@@ -31,8 +31,7 @@ class Repaired:
         self.file = self.volume.open("file", "r+b")
         self.file.pwrite(NEW, 0)
         self.faulty.use([Rule("sync", dies=True)])
-        with pytest.raises(OSError):
-            self.faulty.sync()
+        raises(OSError, self.faulty.sync)
         self.faulting = Faulting(Plan(), 0)
         self.faulting._volume, self.faulting._backend = self.volume, self.faulty
         monkeypatch.setattr(self.faulting, "_rng", FencedOnly())
@@ -79,8 +78,7 @@ def test_a_write_that_begins_as_soon_as_the_backend_takes_calls_again_does_not_l
         monkeypatch.setattr(repaired.faulty, "revive", revived)
         repaired.faulting._reconnect()
         Task(repaired.file.punch_hole, 0, PAGE).result()
-    with pytest.raises(ShutdownError):
-        saving[0].result()
+    raises(ShutdownError, saving[0].result)
     eventually(lambda: not any(thread.is_alive() for thread in threads))  # they have sent everything
     assert repaired.memory.snapshot("file") == bytes(PAGE)
     repaired.finish()
@@ -103,8 +101,7 @@ def test_no_fence_is_claimed_while_a_rename_is_on_its_way(monkeypatch: pytest.Mo
         renaming = Task(repaired.volume.rename, "file", "moved")
         gate.wait_entered()
         repaired.faulting._reconnect()
-        with pytest.raises(ShutdownError):
-            renaming.result()
+        raises(ShutdownError, renaming.result)
     repaired.file.fsync()
     assert claims == [False]
     assert repaired.memory.snapshot("moved") == NEW

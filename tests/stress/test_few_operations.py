@@ -19,6 +19,8 @@ from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.objects import Objects
 from pagecache.target import Target
 
+from ..file.rig import raises
+
 HERE = "python:tests.stress.test_few_operations"
 WHERE = "PAGECACHE_FEW_OPERATIONS"
 
@@ -68,10 +70,8 @@ def test_a_store_that_forgets_refuses_the_names_that_the_store_below_refuses(tmp
     objects = Objects(plan(), 1, bare, "bare")
     objects.choose_keys()
     store = ForgettingBackend(bare, cannot=objects.cannot)
-    with pytest.raises(io.UnsupportedOperation, match=r"Bare cannot rename objects$"):
-        store.rename("a", "b")
-    with pytest.raises(io.UnsupportedOperation, match=r"Bare cannot remove objects$"):
-        store.remove("a")
+    raises(io.UnsupportedOperation, store.rename, "a", "b", match=r"Bare cannot rename objects$")
+    raises(io.UnsupportedOperation, store.remove, "a", match=r"Bare cannot remove objects$")
 
 
 def test_the_same_seed_again_is_clean_on_a_store_where_nothing_can_be_removed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 
+from ..file.rig import raises
 from .planted import FlushesOnly
 
 SMALL: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "256KiB", "operations": 60}
@@ -76,8 +77,7 @@ def test_only_committed_bytes_survive() -> None:
     store.crash(Nothing())
     assert inner.snapshot("f") == b"new" + b"old" * 99
     assert [stat.key for stat in inner.list()] == ["f"]
-    with pytest.raises(OSError, match="the store is gone"):
-        file.stat()
+    raises(OSError, file.stat, match="the store is gone")
 
 
 def test_names_are_kept_by_sync_and_those_of_an_object_by_its_commit() -> None:
@@ -225,8 +225,7 @@ def test_a_whole_object_has_the_version_of_its_last_commit() -> None:
 
 
 def test_a_store_with_durable_writes_may_not_forget() -> None:
-    with pytest.raises(ValueError, match="durable_writes"):
-        ForgettingBackend(MemoryBackend(durable_writes=True))
+    raises(ValueError, ForgettingBackend, MemoryBackend(durable_writes=True), match="durable_writes")
 
 
 @pytest.mark.long

@@ -1,4 +1,6 @@
-"""Messages to a new author of a backend: one sentence with the value, the rule and the place, and no internals."""
+"""Messages to a new author of a backend: one sentence with the value, the rule and the place, and no internals. Reports
+have the operations around a failure as sentences, and the bytes that a lost update leaves.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,21 @@ from pagecache.backends.memory import MemoryFile
 from pagecache.backends.passing import PassingFile
 from pagecache.errors import Key
 from pagecache.stress import Plan, UnusableTarget, command, run, shrinker
+from pagecache.stress.cached import CachedTarget
 from pagecache.stress.command import read_replay
 from pagecache.stress.crash import Forgetting
+from pagecache.stress.history import Broken
 from pagecache.stress.job import Run
 from pagecache.stress.mounted import MountedTarget
+from pagecache.stress.oracle import values
 from pagecache.stress.plan import seconds
-from pagecache.stress.profiles import Operation
-from pagecache.stress.report import exercised
+from pagecache.stress.profiles import KINDS, MOVES, Operation
+from pagecache.stress.report import exercised, narrative, sentence
 from pagecache.stress.script import Script
+from pagecache.stress.world import Activity, World
 
-from ..check_backend.backends import Buffers, Mistaken, files, length, refuse
+from ..check_backend.backends import Buffers, Mistaken, files, length, not_safe, refuse
+from ..file.rig import raises
 from .planted import MakesTwo
 
 SMALL: dict[str, Any] = {"threads": 2, "tasks": 0, "files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 40}
@@ -148,7 +155,7 @@ def test_an_error_of_the_backend_in_a_crash_is_one_line(monkeypatch: pytest.Monk
     assert re.search(rf"a crash: FileNotFoundError: \[Errno 2\] no such row {line}", report.story), report.story
 
 
-def raises() -> MemoryBackend:
+def refuses() -> MemoryBackend:
     raise RuntimeError("no such host")
 
 
@@ -157,7 +164,7 @@ def raises() -> MemoryBackend:
     [
         (lambda: None, "gave None, which is no Backend: it has no open and no stat"),
         (MemoryBackend(), "cannot be called: a factory gives a backend"),
-        (raises, r"raises: no backend .*: RuntimeError: no such host \(in raises at .*test_messages.py:\d+\)"),
+        (refuses, r"refuses: no backend .*: RuntimeError: no such host \(in refuses at .*test_messages.py:\d+\)"),
         (lambda: MemoryBackend(read_only=True), "read-only"),
         (TakesNoKey, "no object can be made.*not today"),
         (files(write_from=lambda *_: None), "write_from returned None, not the number of bytes that it took"),
@@ -233,8 +240,7 @@ def counters() -> Counter[str]:
 )
 def test_an_invalid_replay_is_named_with_its_file(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=message):
-        read_replay(tmp_path / "r.json")
+    raises(ValueError, read_replay, tmp_path / "r.json", match=message)
 
 
 def test_options_beside_a_replay_are_refused_but_for_the_duration(tmp_path: Path) -> None:
@@ -242,15 +248,13 @@ def test_options_beside_a_replay_are_refused_but_for_the_duration(tmp_path: Path
     replay.write_text(json.dumps({"version": 1, "plan": plan().to_dict()}), encoding="utf-8")
     asked, _target = read_replay(replay, duration="7s")
     assert (asked.duration, asked.threads) == (7.0, 2)
-    with pytest.raises(ValueError, match="--threads: with --replay it is the file's"):
-        read_replay(replay, threads=5)
+    raises(ValueError, read_replay, replay, threads=5, match="--threads: with --replay it is the file's")
 
 
 def test_times_have_units_everywhere_and_are_above_0() -> None:
     assert (plan(patience="2m").patience, plan(duration="1.5h").duration) == (120.0, 5400.0)
     assert [seconds(text, "duration") for text in ("90", "60s", "10m", "2min")] == [90, 60, 600, 120]
-    with pytest.raises(ValueError, match="--shrink-time: '-3s' is not above 0"):
-        seconds("-3s", "--shrink-time")
+    raises(ValueError, seconds, "-3s", "--shrink-time", match="--shrink-time: '-3s' is not above 0")
 
 
 @pytest.mark.parametrize(("time", "left"), [(1e-9, 2), (600, 1)])
@@ -264,3 +268,38 @@ def test_a_shrink_that_ran_out_of_time_says_so(time: float, left: int) -> None:
     found = shrinker.shrink(plan(script=Script((0, 0), ((writes,),))), files(write_from=zeros), seconds=time)
     assert ("stopped after 1e-09 s; more --shrink-time may make it smaller" in found.story) == (left == 2)
     assert found.operations == left
+
+
+# -- the story
+
+
+def test_each_kind_can_be_shown() -> None:
+    for kind in KINDS:
+        way = "buffered" if kind in MOVES else ""
+        file = None if KINDS[kind] == "names" else 0
+        text = sentence(Activity(1, Operation(kind, 0, way, 0, 10), file, 0.0, 0, 10, 1))
+        assert text.endswith(", still running"), text
+
+
+def test_a_crash_is_among_the_operations_of_all_workers() -> None:
+    """It concerns all bytes, and belongs to no worker."""
+    world = World(plan(), CachedTarget(plan(), 0, None, "memory:"), 0)
+    world.crashed(world.clock.tick())
+    (line,) = narrative(world, Broken("lost", "crash"))
+    assert line.endswith("the tester crashed the tested system, and checked the remains")
+
+
+def test_a_lost_update_is_reported_with_both_values() -> None:
+    asked = Plan(seed=3, threads=6, tasks=0, files=1, size="64KiB", duration=20, operations=60)
+    report = run(asked, files(write_from=not_safe))
+    assert (report.ok, report.kind) == (False, "data")
+    assert "seen: " not in report.story
+    if "bytes" in report.story.splitlines()[1] and "wrong" in report.story.splitlines()[1]:
+        assert re.search(r"\n  expected (zero|hex|0x|one of).*, found (zero|hex|0x)", report.story)
+
+
+def test_values_say_in_which_base_they_are() -> None:
+    assert values(bytes(1)) == "zero"
+    assert values(bytes(8)) == "zeros"
+    assert values(b"\x74") == "0x74 (116)"
+    assert values(b"\x74\x00\xff") == "hex 74 00 ff"

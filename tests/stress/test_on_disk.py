@@ -18,6 +18,7 @@ from pagecache.stress.forgetting import ForgettingBackend
 from pagecache.stress.job import Run
 from pagecache.stress.power import Power
 
+from ..file.rig import raises
 from ..planted.settings import DISK, whole_objects
 
 ON_DISK: dict[str, Any] = DISK | {"duration": 240}
@@ -86,9 +87,7 @@ def test_after_a_power_cut_neither_disk_nor_store_takes_a_call(cut: str) -> None
 
 
 def test_a_level_without_a_tier_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="durability: 'disk' needs disk"):
-        Plan(durability="disk")
-    with pytest.raises(ValueError, match="durability: 'tape' is not one of backend, disk"):
-        Plan(disk=True, durability="tape")
+    raises(ValueError, Plan, durability="disk", match="durability: 'disk' needs disk")
+    raises(ValueError, Plan, disk=True, durability="tape", match="durability: 'tape' is not one of backend, disk")
     with pytest.raises(UnusableTarget, match=r"disk: path:.* has no cache that could have one: mount it with --disk"):
         run(Plan(disk=True), f"path:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Possible values of a byte: exact if calls follow one another, a set if they overlap."""
+"""Possible values of a byte: exact if calls follow one another, a set if they overlap. Bytes name their origin."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pagecache.stress.content import APPENDED, made
+from pagecache.stress.content import APPENDED, decode, made
 from pagecache.stress.durable import Durable
 from pagecache.stress.history import FOREVER, SIZES_MAX, Broken, Clock, Model, Write
 from pagecache.stress.oracle import Observation, copied, settled, verdict
+
+from ..file.rig import raises
 
 SIZE = 10_000
 
@@ -70,8 +74,7 @@ class File:
         return write
 
     def refuses(self, got: bytes | None = None, match: str | None = None) -> None:
-        with pytest.raises(Broken, match=match):
-            self.sees(got)
+        raises(Broken, self.sees, got, match=match)
 
     def sees(self, got: bytes | None = None) -> None:
         assert verdict(self.seen(), bytes(self.bytes) if got is None else got) is None
@@ -181,8 +184,7 @@ def test_a_truncate_beside_a_write_leaves_one_of_two_sizes() -> None:
     up = file.truncate(20_000)
     file.model.finish(up)
     observation = file.seen()
-    with pytest.raises(Broken):
-        verdict(observation, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
+    raises(Broken, verdict, observation, bytes(file.bytes[:100]) + bytes(file.bytes[100:]) + bytes(10_000))
 
 
 def test_a_failed_write_is_there_up_to_what_it_said() -> None:
@@ -243,8 +245,7 @@ def test_an_append_that_still_runs_is_a_doubt_until_it_says_where_it_went() -> N
         if right:
             assert doubt.recheck() is None
         else:
-            with pytest.raises(Broken):
-                doubt.recheck()
+            raises(Broken, doubt.recheck)
 
 
 def test_appends_do_not_lie_on_each_other_and_begin_at_an_end() -> None:
@@ -252,13 +253,11 @@ def test_appends_do_not_lie_on_each_other_and_begin_at_an_end() -> None:
     file = File()
     one, other, third = (file.append(50, "buffered", n) for n in (1, 2, 3))
     file.model.place(one, SIZE)
-    with pytest.raises(Broken, match="lies on"):
-        file.model.place(other, SIZE + 20)
+    raises(Broken, file.model.place, other, SIZE + 20, match="lies on")
     file.model.place(other, SIZE + 50)
     file.model.finish(one)
     file.model.finish(other)
-    with pytest.raises(Broken, match="where the end was"):
-        file.model.place(third, SIZE + 300)
+    raises(Broken, file.model.place, third, SIZE + 300, match="where the end was")
 
 
 def test_a_copy_may_have_any_value_that_its_source_had_during_it() -> None:
@@ -289,8 +288,7 @@ def test_a_store_after_fsync_is_as_new_as_the_call() -> None:
     observation.returned()
     assert verdict(observation, at_call, store=True) is None
     assert verdict(observation, bytes(file.bytes), store=True) is None
-    with pytest.raises(Broken, match="should be one of: writer 1, write 1"):
-        verdict(observation, old, store=True)
+    raises(Broken, verdict, observation, old, store=True, match="should be one of: writer 1, write 1")
 
 
 def test_a_read_that_goes_on_is_judged_by_earlier_calls() -> None:
@@ -302,8 +300,7 @@ def test_a_read_that_goes_on_is_judged_by_earlier_calls() -> None:
     second = file.done(0, 100)
     first_bytes, second_bytes = (write.data(0, 100) + bytes(file.bytes[100:]) for write in (first, second))
     assert verdict(now, first_bytes, store=True) is None
-    with pytest.raises(Broken, match="wrong"):
-        verdict(now, second_bytes, store=True)
+    raises(Broken, verdict, now, second_bytes, store=True, match="wrong")
     observation.returned()
     assert verdict(observation, second_bytes, store=True) is None
 
@@ -334,8 +331,7 @@ def test_a_store_may_lack_what_readers_saw_of_a_write_that_ran_when_fsync_was_ca
     file.refuses(old)
     observation = Observation(file.model, 0, FOREVER, 9, "the store after fsync", store=True)
     observation.returned()
-    with pytest.raises(Broken):
-        verdict(observation, old, store=True)
+    raises(Broken, verdict, observation, old, store=True)
 
 
 def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
@@ -353,8 +349,7 @@ def test_an_append_that_failed_ends_anywhere_up_to_its_length() -> None:
         assert doubt is not None
         assert doubt.recheck() is None
     assert doubts[3] is not None
-    with pytest.raises(Broken):
-        doubts[3].recheck()
+    raises(Broken, doubts[3].recheck)
     file.model.place(later, SIZE + 30)
 
 
@@ -418,12 +413,10 @@ def test_a_former_name_may_come_back_with_a_part_of_the_bytes_that_were_on_disk_
         durable = Durable([], gives_up=gives_up)
         with durable.recording("publish", ("own", b"all of it", 2)):
             pass
-        with pytest.raises(Broken, match="an object of 3 bytes"):
-            durable.judge_name("own", b"all")
+        raises(Broken, durable.judge_name, "own", b"all", match="an object of 3 bytes")
         with durable.recording("rename", ("own", "next")):
             pass
-        with pytest.raises(Broken, match="an object of 3 bytes"):
-            durable.judge_name("next", b"all")
+        raises(Broken, durable.judge_name, "next", b"all", match="an object of 3 bytes")
         with durable.recording("remove", ("next",)):
             pass
         for name in ("own", "next"):
@@ -431,8 +424,7 @@ def test_a_former_name_may_come_back_with_a_part_of_the_bytes_that_were_on_disk_
             if gives_up:
                 durable.judge_name(name, b"all")
             else:
-                with pytest.raises(Broken, match="an object of 3 bytes"):
-                    durable.judge_name(name, b"all")
+                raises(Broken, durable.judge_name, name, b"all", match="an object of 3 bytes")
 
 
 def test_a_byte_that_is_the_same_by_chance_is_not_of_a_part_that_did_nothing() -> None:
@@ -533,3 +525,45 @@ def test_the_possible_sizes_of_a_file_whose_writes_are_never_certain_are_bounded
     observation = Observation(model, 0, 1 << 20, 2, "a read")
     observation.returned()
     assert observation.sizes_meanwhile() == (10, 10000)
+
+
+# -- bytes that name their origin
+
+FILES = st.integers(0, 1000)
+NUMBERS = st.integers(0, 60_000)
+OFFSETS = st.integers(0, 1 << 32)
+
+
+@given(FILES, NUMBERS, NUMBERS, OFFSETS, st.integers(16, 300))
+def test_a_fragment_at_its_place_names_its_write(file: int, worker: int, sequence: int, offset: int, size: int) -> None:
+    origin = decode(made(7, file, worker, sequence, offset, offset + size), offset, file)
+    assert origin is not None
+    assert (origin.tag, origin.file, origin.worker, origin.sequence) == (7, file, worker, sequence)
+    assert (origin.offset, origin.appended) == (offset, False)
+
+
+@given(st.integers(0, 50), NUMBERS, NUMBERS, st.integers(0, 900_000), st.integers(24, 100), st.integers(0, 900_000))
+def test_a_fragment_at_another_place_names_its_own(
+    file: int, worker: int, sequence: int, offset: int, size: int, found: int
+) -> None:
+    origin = decode(made(7, file, worker, sequence, offset, offset + size), found, 3)
+    assert origin is not None
+    assert (origin.file, origin.worker, origin.sequence, origin.offset) == (file, worker, sequence, offset)
+
+
+def test_an_append_names_its_own_offsets() -> None:
+    origin = decode(made(7, 2 | APPENDED, 5, 6, 100, 140), 987, 2)
+    assert origin is not None
+    assert (origin.file, origin.worker, origin.sequence, origin.offset, origin.appended) == (2, 5, 6, 100, True)
+
+
+def test_other_calls_than_writes_have_no_origin() -> None:
+    rng = random.Random(1)
+    assert decode(bytes(100), 5, 1) is None
+    assert all(decode(rng.randbytes(64), rng.randrange(1 << 20), 1) is None for _ in range(200))
+    assert decode(made(7, 1, 2, 3, 0, 100)[:15], 0, 1) is None
+
+
+def test_two_writes_of_a_place_differ_in_nearly_every_byte() -> None:
+    one, other = made(7, 1, 2, 3, 5, 5005), made(7, 1, 2, 4, 5, 5005)
+    assert sum(a == b for a, b in zip(one, other, strict=True)) < 600

@@ -12,6 +12,8 @@ from pagecache.stress.cached import CachedTarget
 from pagecache.stress.job import Run
 from pagecache.stress.profiles import PROFILES, WAYS, Operation, operations
 
+from ..file.rig import raises
+
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "128KiB", "rounds": 1, "duration": 0.01}
 BESIDE = {(0, page * 4096, 4096) for page in range(4)}
 """The ranges that the writers of the sync beside writers write."""
@@ -60,8 +62,7 @@ def test_a_script_survives_json(profile: str) -> None:
     ],
 )
 def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        Script.from_dict({"contents": [0], "threads": [[[WRITE | change]]]})
+    raises(ValueError, Script.from_dict, {"contents": [0], "threads": [[[WRITE | change]]]}, match=complaint)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,7 @@ def test_a_bad_operation_is_named_with_its_place_and_the_rule(change: dict[str, 
     ],
 )
 def test_an_invalid_script_is_refused_with_the_reason(document: object, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        Script.from_dict(document)
+    raises(ValueError, Script.from_dict, document, match=complaint)
 
 
 def test_a_script_is_played_as_it_is_written() -> None:

@@ -31,7 +31,7 @@ from pagecache.stress.steps import Step, Steps
 from pagecache.stress.world import World
 
 from ..check_backend.backends import backends, rename_that_copies
-from ..file.rig import Task
+from ..file.rig import Task, raises
 from ..planted.settings import Factory, object_store, store_by_name, whole_objects
 from ..stores import WAIT_LIMIT_S
 
@@ -165,8 +165,7 @@ def test_an_open_may_find_an_object_whose_first_bytes_come_later(world: World) -
     model, step = opening(world)
     world.shared.bare.discard(model.number)
     assert step.send(b"") == ("act", "a handle", "close")
-    with pytest.raises(StopIteration):
-        step.send(None)
+    raises(StopIteration, step.send, None)
     bound(world.shared.names, binding("shared0", None))
 
 
@@ -174,8 +173,7 @@ def test_an_open_may_find_an_object_that_lost_its_name_before_the_read(world: Wo
     model, step = opening(world)
     for _ in range(200):
         bound(world.shared.names, binding("shared0", None))
-    with pytest.raises(StopIteration):
-        step.send(header_of(world, model.number))
+    raises(StopIteration, step.send, header_of(world, model.number))
     assert world.shared.grips.pop((1, 0)).model is model
 
 
@@ -205,8 +203,7 @@ def test_a_save_of_a_whole_object_is_judged_by_the_names_that_it_kept(world: Wor
     if replaced:
         bound(world.shared.names, binding("shared0", other.number))
     assert step.send(None) == ("store", "shared0")
-    with pytest.raises(StopIteration if replaced else Broken):
-        step.send(first.data(0, HEADER))
+    raises(StopIteration if replaced else Broken, step.send, first.data(0, HEADER))
     del world.shared.grips[1, 0]
     bound(world.shared.names, binding("shared0", None))
 
@@ -226,8 +223,7 @@ def test_a_save_of_an_object_is_judged_through_the_links_that_a_name_has(world: 
     assert step.send(None) == ("store", "shared0")
     names.cancel(refused)
     assert step.send(header_of(world, other.number)) == ("store", "shared2")
-    with pytest.raises(Broken, match="shared2: the store after held_fsync found no object"):
-        step.send(None)
+    raises(Broken, step.send, None, match="shared2: the store after held_fsync found no object")
     del world.shared.grips[1, 0]
     for name in ("shared0", "shared1", "shared2"):
         bound(names, binding(name, None))
@@ -242,8 +238,7 @@ def test_a_link_to_a_symbolic_link_finds_none_only_if_that_loses_its_name(world:
     assert next(step) == ("link", "shared0", "shared1")
     create = [Binding("shared0", "create", 1, frozenset({FIRST}), takes=replaced)]
     names.begin(create)
-    with pytest.raises(StopIteration if replaced else Broken):
-        step.throw(FileNotFoundError(errno.ENOENT, "no such file"))
+    raises(StopIteration if replaced else Broken, step.throw, FileNotFoundError(errno.ENOENT, "no such file"))
     names.finish(create)
     bound(names, binding("shared0", None))
 
@@ -256,8 +251,7 @@ def test_a_rename_of_a_missing_name_succeeds_only_after_a_lost_answer(faults: st
     world.begin()
     step = Steps(world, 1).conduct(Operation("name_rename", 0))
     assert next(step) == ("rename", "shared0", "shared1")
-    with pytest.raises(StopIteration if faults == "names" else Broken):
-        step.send(None)
+    raises(StopIteration if faults == "names" else Broken, step.send, None)
     assert found(world.shared.names, "shared1") == (frozenset({None}) if faults == "names" else frozenset())
     world.target.give_up()
 
@@ -288,8 +282,7 @@ def test_another_directory_at_the_path_is_no_finding(tmp_path: Path, monkeypatch
     monkeypatch.setattr(MountedTarget, "symlink", mounted)
     plan = Plan(seed=1, threads=6, tasks=0, operations=200, **SHARED | {"mix": ("shared", "links")})
     message = r"path:.*place: another directory has this path since the round began.*'pagecache-stress-1-0' is left"
-    with pytest.raises(UnusableTarget, match=message):
-        run(plan, f"path:{place}")
+    raises(UnusableTarget, run, plan, f"path:{place}", match=message)
     assert (folders[0] / "pagecache-stress-1-0").is_dir()
 
 
@@ -399,8 +392,7 @@ def test_another_program_changes_shared_names_and_nothing_is_found(
 def test_another_program_needs_objects_that_it_can_share(tmp_path: Path) -> None:
     plan = Plan(seed=1, threads=1, tasks=0, **SHARED | {"mix": ("others", "shared")})
     refused = r"mix: others cannot be on .*: "
-    with pytest.raises(UnusableTarget, match=refused + "its objects have no number of names"):
-        run(plan, store_by_name())
+    raises(UnusableTarget, run, plan, store_by_name(), match=refused + "its objects have no number of names")
     with pytest.raises(UnusableTarget, match=refused + "the factory makes no second backend over the store"):
         run(plan, object_store())
     with pytest.raises(UnusableTarget, match=refused + "the backend may die, and a reconnect would not find an object"):
@@ -475,12 +467,10 @@ def test_an_fsync_of_bytes_over_the_version_of_another_program_is_a_conflict(who
         step = Steps(whole, 1).conduct(Operation("held_fsync", 0))
         assert next(step) == ("save", "a handle")
         if kind == "earlier":
-            with pytest.raises(StopIteration):
-                step.throw(ConflictError("shared0", base="1", remote="2", ranges=[]))
+            raises(StopIteration, step.throw, ConflictError("shared0", base="1", remote="2", ranges=[]))
             write = Steps(whole, 1).conduct(Operation("held_write", 0, length=1))
             assert next(write)[:3] == ("act", "a handle", "pwrite")
-            with pytest.raises(StopIteration):
-                write.send(1)
+            raises(StopIteration, write.send, 1)
             continue
         with pytest.raises(Broken, match="shared0: the store after held_fsync of object 2048, should be a conflict"):
             step.send(None)
@@ -497,8 +487,7 @@ def test_an_exclusive_open_of_a_taken_name_is_found_unless_the_store_is_not_aske
     step = Steps(whole, 1).conduct(Operation("name_create", 0, length=1, extra=1 << 8))
     assert next(step) == ("enter", "shared0", "", "x+b")
     if not unasked:
-        with pytest.raises(Broken, match=f"shared0: name_create succeeded, should be object {model.number}"):
-            step.send("a handle")
+        raises(Broken, step.send, "a handle", match=f"shared0: name_create succeeded, should be object {model.number}")
     else:
         assert step.send("a handle")[:3] == ("act", "a handle", "pwrite")
         assert found(shared.names, "shared0") == {model.number, model.number + 1}
@@ -519,8 +508,7 @@ def test_a_conflict_without_another_program_is_found(whole: World) -> None:
     whole.shared.grips[1, 0] = Grip("a handle", other, "")
     step = Steps(whole, 1).conduct(Operation("held_fsync", 0))
     next(step)
-    with pytest.raises(Broken, match="held_fsync"):
-        step.throw(ConflictError("shared0", base="1", remote="2", ranges=[]))
+    raises(Broken, step.throw, ConflictError("shared0", base="1", remote="2", ranges=[]), match="held_fsync")
     ended(whole)
 
 
@@ -532,8 +520,7 @@ def test_an_open_of_an_object_that_another_program_has_replaced_is_found(whole: 
     step = Steps(whole, 1).conduct(Operation("name_open", 0))
     assert next(step)[0] == "enter"
     assert step.send("a handle") == ("act", "a handle", "pread", HEADER, 0)
-    with pytest.raises(Broken if compared else StopIteration):
-        step.send(header_of(whole, model.number))
+    raises(Broken if compared else StopIteration, step.send, header_of(whole, model.number))
     ended(whole)
 
 

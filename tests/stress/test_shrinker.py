@@ -1,8 +1,10 @@
-"""The shrinker: it reduces a failure to the fewest operations that fail."""
+"""The tester finds mistakes, describes them, and reduces each to the fewest operations that fail."""
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,11 +21,15 @@ from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
 from pagecache.stress.shrinker import chained, ddmin, in_turns, kept
 from pagecache.stress.targets import Target
+from pagecache.volume import lifetimes
 
+from ..file.rig import raises
 from .planted import BACKENDS, TARGETS, FlushesOnly, NoFsync
 
 MIX = ("buffered", "direct", "parallel", "through", "views", "append", "truncate", "punch", "hints")
 PLAN: dict[str, Any] = {"threads": 3, "tasks": 2, "files": 2, "size": "128KiB", "capacity": "128KiB", "operations": 20}
+CROWD = PLAN | {"threads": 4, "tasks": 4, "operations": 60, "mix": MIX}
+BYTES = re.compile(r"file \d, bytes \d+ to \d+: wrong|file \d: \d+ bytes, where|file \d: append \[\d+, \d+\)")
 LONG = 600.0  # seconds that no shrink here needs: it ends when no operation can be left out
 
 
@@ -73,10 +79,10 @@ def test_what_is_left_has_neither_idle_workers_nor_empty_stirs() -> None:
 @pytest.mark.parametrize(
     ("name", "most"), [("DropsTail", 1), ("ReadsOld", 3), ("TearsWrites", 1), ("NoFsync", 3), ("LeavesTail", 2)]
 )
-def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
-    """It starts from some fifty operations of five workers. The remainder fails, says how, and is JSON. Which bytes an
-    fsync does not save depends on time: a store to a view may need a truncate before it, which makes the file long
-    enough, and without the store nothing is unsaved.
+def test_a_planted_mistake_is_found_and_shrinks_to_a_handful(name: str, most: int) -> None:
+    """It starts from some fifty operations of five workers. The remainder fails, says how, with range and writer, and
+    is JSON. Which bytes an fsync does not save depends on time: a store to a view may need a truncate before it, which
+    makes the file long enough, and without the store nothing is unsaved.
     """
     chosen: dict[str, Any] = {"target": BACKENDS[name]} if name in BACKENDS else {"make": over(TARGETS[name])}
     shrunk = shrink(Plan(seed=1, duration=20, mix=MIX, **PLAN), seconds=LONG, **chosen)
@@ -84,12 +90,41 @@ def test_a_planted_mistake_shrinks_to_a_handful(name: str, most: int) -> None:
     assert shrunk.operations <= most, shrunk.story
     assert shrunk.workers == 1, shrunk.story
     assert shrunk.before[0] > most
+    assert BYTES.search(shrunk.report.story), shrunk.report.story
     assert "writer 1: " in shrunk.story
     plan = Plan.from_replay(shrunk.report.replay)
     assert plan.script is not None
     assert (len(plan.script), plan.patience) == (shrunk.operations, 60.0)
     again = Run(plan, chosen.get("target"), chosen.get("make")).run()
     assert again.kind == "data"
+
+
+@pytest.mark.long
+def test_a_mistake_of_many_workers_is_found_with_range_and_writer() -> None:
+    """Appends on top of each other. [I-17, I-18]"""
+    report = Run(Plan(seed=1, duration=100, **CROWD), make=over(TARGETS["AppendsOver"])).run()
+    assert not report.ok
+    assert BYTES.search(report.story), report.story
+    assert "writer" in report.story
+
+
+def test_a_close_that_hands_nothing_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is checked after the last close of an object that no other worker has open. [2.20]"""
+    plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
+    monkeypatch.setattr(lifetimes, "close_handle", lambda use, **_: lifetimes.release(use))
+    report = run(plan)
+    assert (report.ok, report.kind) == (False, "data")
+    assert "is in the store after the last close, should be" in report.story
+
+
+def test_a_failure_is_replayed_by_its_round() -> None:
+    """The replay is JSON, and has that round only."""
+    report = run(Plan(seed=3, duration=100, **CROWD), BACKENDS["DropsTail"])
+    plan = Plan.from_replay(json.loads(json.dumps(report.replay)))
+    assert (plan.seed, plan.rounds, plan.threads, plan.size) == (3, 1, 4, 128 << 10)
+    again = run(plan, BACKENDS["DropsTail"])
+    assert not again.ok
+    assert again.replay == report.replay
 
 
 @pytest.mark.slow
@@ -140,12 +175,9 @@ def test_what_cannot_be_shrunk_is_reported() -> None:
     clean = run(plan)
     with pytest.raises(NotFailing, match=r"did not fail again in \d+ tries"):
         shrink(replace(clean, ok=False, kind="data"), seconds=0.5)
-    with pytest.raises(NotFailing, match="there is nothing to shrink"):
-        shrink(clean)
-    with pytest.raises(NotFailing, match="a hang is not shrunk"):
-        shrink(replace(clean, ok=False, kind="hang"))
-    with pytest.raises(ValueError, match="seconds: 0 is not a number of seconds above 0"):
-        shrink(plan, seconds=0)
+    raises(NotFailing, shrink, clean, match="there is nothing to shrink")
+    raises(NotFailing, shrink, replace(clean, ok=False, kind="hang"), match="a hang is not shrunk")
+    raises(ValueError, shrink, plan, seconds=0, match="seconds: 0 is not a number of seconds above 0")
 
 
 class NoLastFsync(CachedTarget):
@@ -160,8 +192,7 @@ class NoLastFsync(CachedTarget):
 def test_a_finding_without_an_operation_is_not_shrunk() -> None:
     """The report says so, and shows nothing that does not fail."""
     plan = Plan(seed=1, rounds=1, **PLAN | {"operations": 2})
-    with pytest.raises(NotFailing, match="as a script it does not fail"):
-        shrink(plan, seconds=LONG, make=over(OnlySeeds))
+    raises(NotFailing, shrink, plan, seconds=LONG, make=over(OnlySeeds), match="as a script it does not fail")
 
 
 class OnlySeeds(NoLastFsync):

@@ -162,21 +162,20 @@ CASES: list[dict[str, Any]] = [
     for store, capacity, size in STORES
     for passing in (False, True)
 ]
-EACH = pytest.mark.parametrize("case", CASES, ids=[f"{case['store']}-{case['passing']}" for case in CASES])
+SOAK = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600"))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
-@EACH
-def test_all_accesses_at_once_are_right_for_a_minute(tmp_path: Path, case: dict[str, Any]) -> None:
-    """Each round has another variant of the cache and its backend. [T-28, I-17, I-18]"""
-    together(folder=tmp_path, operations=24, duration=8, **case)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@EACH
-def test_all_accesses_at_once_are_right_for_ten_minutes(tmp_path: Path, case: dict[str, Any]) -> None:
-    """PAGECACHE_SOAK_SECONDS sets another time. [T-28, I-17, I-18]"""
-    seconds = float(os.environ.get("PAGECACHE_SOAK_SECONDS", "600")) / len(CASES)
+@pytest.mark.parametrize(
+    "seconds",
+    [
+        pytest.param(8.0, marks=[pytest.mark.slow, pytest.mark.timeout(400)]),
+        pytest.param(SOAK / len(CASES), marks=[pytest.mark.soak, pytest.mark.timeout(7200)]),
+    ],
+    ids=["a minute", "ten minutes"],
+)
+@pytest.mark.parametrize("case", CASES, ids=[f"{case['store']}-{case['passing']}" for case in CASES])
+def test_all_accesses_at_once_are_right_for_long(tmp_path: Path, case: dict[str, Any], seconds: float) -> None:
+    """Each round has another variant of the cache and its backend. PAGECACHE_SOAK_SECONDS sets another time than ten
+    minutes. [T-28, I-17, I-18]
+    """
     together(folder=tmp_path, operations=24, duration=seconds, **case)
