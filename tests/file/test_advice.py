@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import Advice, CachedFile
 
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Rig, eventually, pattern, raises
 
 CONTENT = pattern(64 * PAGE)
 
@@ -238,16 +238,3 @@ def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
     file.prefetch(wait=True)
     assert sum(length for _, length in rig.backend.spans("read_into")) <= 64 * PAGE
     assert cached(file, 8) == list(range(8))
-
-
-def test_a_waiter_takes_what_others_fetch(make: Make) -> None:
-    """Bytes that are being fetched are not requested twice."""
-    rig = make({KEY: CONTENT})
-    file, other = rig.open("rb"), rig.open("rb")
-    with rig.backend.gate("read_into") as gate:
-        file.prefetch(0, 4 * PAGE)
-        gate.wait_entered()
-        task = Task(other.prefetch, 0, 4 * PAGE, wait=True)
-        assert task.waits()
-    task.result()
-    assert rig.backend.spans("read_into") == [(0, 4 * PAGE)]

@@ -59,13 +59,6 @@ def test_reads_keep_the_units_of_the_backend(make: Make) -> None:
         assert space == DATA[start : start + length] + b"?" * (len(space) - done)
 
 
-def test_a_hole_between_storage_and_a_local_end_reads_as_zeros(make: Make) -> None:
-    """[2.9]"""
-    _rig, file, direct = make({KEY: DATA}).both("rb", direct=True)
-    file.pwrite(b"end", 20 * PAGE)
-    assert direct.pread(30 * PAGE, 7 * PAGE) == DATA[7 * PAGE :] + bytes(12 * PAGE) + b"end"
-
-
 def test_a_direct_read_is_tried_again_and_then_raises(make: Make) -> None:
     """Short answers are continued, transient errors retried, others raised, nonsense refused. [2.9, 2.14]"""
     rig, direct = make({KEY: DATA}).opened("rb", direct=True)

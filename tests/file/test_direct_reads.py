@@ -22,7 +22,7 @@ from pagecache.backends.memory import MemoryFile
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, short
-from .rig import FAST, KEY, PAGE, Make, Task, pattern, raises, side_by_side
+from .rig import FAST, KEY, PAGE, Make, Task, pattern, raises
 from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
@@ -70,20 +70,6 @@ def test_local_bytes_and_a_local_end_are_read_beside_calls_of_c(volume: Volume) 
         assert direct.pread(30 * PAGE, 0) == expected
         assert direct.pread_into(space, 0) == len(expected)
         assert space == expected + bytes(len(space) - len(expected))
-
-
-def test_threads_read_by_one_direct_handle_beside_its_writes(volume: Volume) -> None:
-    """Each page has the bytes of one write. [T-25, 2.9]"""
-    with volume.open(KEY, "r+b", direct=True, parallel_direct_writes=True) as direct:
-
-        def work(number: int) -> None:
-            for turn in range(100):
-                page = bytes([number * 16 + turn % 16]) * PAGE
-                direct.pwrite(page, number * PAGE)
-                assert direct.pread(PAGE, number * PAGE) == page
-                assert len(set(direct.pread(PAGE, (number + 1) % 4 * PAGE))) in (1, 256, 251)
-
-        side_by_side(work, 4)
 
 
 def swap(volume: Volume, path: str) -> Callable[[], None]:

@@ -9,7 +9,7 @@ import pytest
 from pagecache import BackendError, CommitError, SyncTicket, WritebackError
 
 from ..stores import failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
 
 DATA = pattern(5 * PAGE + 17)
 
@@ -59,16 +59,6 @@ def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool) -> None:
     assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
 
 
-def test_a_durable_backend_needs_no_commit(make: Make) -> None:
-    """Acknowledged means durable there. [K2]"""
-    rig, file = make({KEY: b""}, limits={"durable_writes": True}).opened("r+b")
-    file.pwrite(DATA, 0)
-    file.flush()
-    assert rig.volume.dirty_ranges(KEY) == []
-    file.fsync()
-    assert ops(rig) == ["write_from"]
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ETIMEDOUT])
 def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig, code: int) -> None:
     """Even if the backend forgot them; the next fsync repairs. [T-18, K2, 2.16]"""
@@ -85,23 +75,6 @@ def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig,
     assert ops(dirty) == ["write_from", "commit"]
     assert dirty.backend.committed(KEY) == DATA
     assert (dirty.volume.dirty_ranges(KEY), dirty.volume.failed()) == ([], [])
-
-
-def test_unstable_bytes_are_not_evicted(make: Make) -> None:
-    """Between acknowledgement and commit, memory pressure evicts other folios. [T-18, I-8]"""
-    rig = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE, dirty_limit=0.99)
-    file, other = rig.open("r+b"), rig.open("rb", key="other")
-    file.pwrite(DATA, 0)
-    file.flush()
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
-    raises(CommitError, file.fsync)
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    assert file.pread(len(DATA), 0) == DATA
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -164,21 +137,6 @@ def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
     assert ops(dirty) == ["write_from"]
     dirty.volume.sync()
     assert dirty.backend.committed(KEY) == DATA
-
-
-def test_volume_sync_commits_every_file(make: Make) -> None:
-    """Open and closed ones, then the names once. [2.15, I-19]"""
-    rig = make()
-    for i in range(5):
-        handle = rig.open("w+b", key=f"file{i}")
-        handle.pwrite(pattern(3000, i), 0)
-        if i % 2:
-            handle.close()
-    rig.backend.forget_calls()
-    rig.volume.sync(20)
-    assert all(rig.backend.committed(f"file{i}") == pattern(3000, i) for i in range(5))
-    assert len(rig.backend.seen("sync")) == 1
-    assert rig.backend.calls[-1].op == "sync"
 
 
 def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:

@@ -15,7 +15,7 @@ from pagecache import BackendError, BackendProtocolError, CommitError, ObjectSta
 
 from ..plain import AsyncWrong, Wrong
 from ..stores import RecordingFile, answering, short
-from .rig import KEY, ONCE, PAGE, Make, Rig, at_gate, attached, content_of, dirty_bytes, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Rig, attached, content_of, dirty_bytes, pattern, raises
 
 DATA = pattern(3 * PAGE + 5)
 TRANSIENT = """
@@ -150,16 +150,6 @@ def test_transient_errors_are_tried_again_and_others_reported_at_once(make: Make
     rig.backend.clear_faults()
     file.fsync()
     assert rig.backend.committed(KEY) == DATA
-
-
-def test_a_backend_may_lower_its_limit_by_an_error(make: Make) -> None:
-    """`max_write` in the error: sent again at once in smaller pieces. [2.14]"""
-    rig, file = make({KEY: b""}, retry=ONCE).opened("r+b")
-    file.pwrite(bytes(16 * PAGE), 0)
-    rig.backend.fault("write_from", BackendError(errno.EFBIG, "smaller", retry=True, max_write=4 * PAGE))
-    file.fsync()
-    assert [call.length for call in rig.backend.seen("write_from")] == [16 * PAGE] + 4 * [4 * PAGE]
-    assert rig.backend.committed(KEY) == bytes(16 * PAGE)
 
 
 def keeping(kept: list[Any], how: Callable[[memoryview], Any]) -> Callable[..., int]:
@@ -315,15 +305,3 @@ def test_an_exception_that_is_no_oserror_is_reported_as_a_fault_of_the_backend(m
     if verb != "list":
         assert caught.filename in ("other", "new", KEY)
     call(rig)
-
-
-def test_a_reconnect_to_the_same_object_may_take_its_time(make: Make) -> None:
-    """A slow open was mistaken for another thread's reconnect. [2.22]"""
-    rig = make({KEY: SMALL})
-    rig.open("r+b").pwrite(b"new", 0)
-    rig.volume.abort()
-    gate, task = at_gate(rig.backend.gate("open"), rig.volume.reconnect, rig.backend)
-    assert task.waits(0.3)  # several checks of the volume's state
-    task.result(opening=gate)
-    rig.volume.sync()
-    assert rig.backend.committed(KEY) == b"new" + SMALL[3:]

@@ -194,21 +194,6 @@ def test_a_burial_that_comes_late_touches_no_other_file(volume: Volume, monkeypa
     assert content_of(volume, "b") == b"unsaved"
 
 
-def test_nothing_waits_for_work_of_a_file_that_was_freed(volume: Volume) -> None:
-    """It is not begun either. [2.20]"""
-    stored(volume, "a", b"read only")
-    volume.sync()
-    file = volume.open("a")
-    inode = file._inode
-    volume.remove("a")
-    file.close()
-    eventually(lambda: inode.freed)
-    done: list[int] = []
-    raises(OSError, Task(inode.settled, lambda: done.append(1)).result, match="Stale")
-    assert not done
-    assert not volume.engine.settling
-
-
 def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch: Patch) -> None:
     """It loses its name and its last handle before the job asks for the token. [2.20]"""
     stored(volume, "a", b"read only")
@@ -225,33 +210,6 @@ def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch:
     monkeypatch.setattr(EngineFile, "settle_start", late)
     assert Task(inode.settled, lambda: inode.freed).result() is False
     eventually(lambda: inode.freed)
-
-
-def freed(volume: Volume) -> CachedFile:
-    """A closed handle of an object that was freed."""
-    stored(volume, "a", b"read only")
-    volume.sync()
-    file = volume.open("a")
-    volume.remove("a")
-    file.close()
-    eventually(lambda: file._inode.freed)
-    return file
-
-
-def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume) -> None:
-    """An interrupt had cut it off. [2.20]"""
-    file = freed(volume)
-    file._use.left = False
-    lifetimes.release(file._use)
-    assert file._inode not in volume.engine.idle
-
-
-def test_a_name_that_is_found_late_leads_to_no_freed_file(volume: Volume) -> None:
-    """A reconnect has found the object by it. [2.20, 2.22]"""
-    file = freed(volume)
-    with volume.inodes_lock:
-        volume.inodes.set_last_name(file._inode, "b")
-        assert volume.inodes.last_known("b") is None
 
 
 def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volume: Volume) -> None:
@@ -430,42 +388,6 @@ def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volum
     volume.sync(20)
     assert (tmp_path / "a").read_bytes() == b"another"
     assert (tmp_path / "b").read_bytes() == b"unsaved"
-
-
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("mode", ["r", "r+", "w"])
-def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any) -> None:
-    """Another program has removed or replaced the cached one, whose file is open in the backend."""
-    backend = MemoryBackend()
-    backend.put("k", b"old")
-    with attached(backend, "1MiB") as volume:
-        assert content_of(volume, "k") == b"old"
-        backend.remove("k")
-        if replaced:
-            backend.put("k", b"new object")
-        if not replaced and mode != "w":
-            raises(FileNotFoundError, volume.open, "k", mode)
-            return
-        with volume.open("k", mode) as file:
-            if mode != "w":
-                assert file.pread(100, 0) == b"new object"
-            if mode != "r":
-                file.pwrite(b"ours", 0)
-        volume.sync(20)
-        assert backend.snapshot("k") == {"r": b"new object", "r+": b"oursobject", "w": b"ours"}[mode]
-
-
-def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
-    """Any other open of a cached file asks for the name, once."""
-    backend = FaultyBackend(MemoryBackend())
-    with attached(backend, "1MiB") as volume:
-        stored(volume, "k", b"data")
-        backend.calls.clear()
-        with volume.open("k", keep_cache=True) as file:
-            assert file.pread(100, 0) == b"data"
-        assert backend.calls == []
-        assert content_of(volume, "k") == b"data"
-        assert [call.op for call in backend.calls] == ["stat"]
 
 
 def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
@@ -648,27 +570,6 @@ def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
     assert content_of(volume, "b") == b"stored"
     other.close()
     held.close()
-
-
-def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -> None:
-    """Its last known name has another object by now. An open by its other name finds it, and its unsaved bytes."""
-    backend = DirectoryBackend(tmp_path)
-    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
-        held = volume.open("a", "w+")
-        held.pwrite(b"linked", 0)
-        held.fsync()
-        held.pwrite(b"L", 0)
-        backend.link("a", "b")
-        volume.remove("a")
-        stored(volume, "a", b"another")
-        volume.abort()
-        volume.reconnect(DirectoryBackend(tmp_path))
-        assert content_of(volume, "a") == b"another"
-        assert content_of(volume, "b") == b"Linked"
-        assert held.pread(100, 0) == b"Linked"
-        held.close()
-    assert (tmp_path / "a").read_bytes() == b"another"
-    assert (tmp_path / "b").read_bytes() == b"Linked"
 
 
 @pytest.mark.parametrize("how", ["remove", "rename over"])

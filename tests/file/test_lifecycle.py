@@ -426,20 +426,6 @@ def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> Non
     file.close()
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "on fire"), ValueError("a bug")], ids=["OSError", "ValueError"])
-def test_a_backend_whose_close_raises_is_released_anyway(
-    make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
-    """Everything was committed before: the exception is logged, and no caller gets it. [2.22]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
-    rig.backend.fault("close", error)
-    assert rig.cache.close() == []
-    assert rig.cache.closed
-    assert not rig.volume.engine.runner.alive()
-    assert [record.getMessage() for record in caplog.records if str(error.args[-1]) in record.getMessage()]
-
-
 # ---------------------------------------------------------------- nothing new is accepted
 
 
