@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from pagecache.testing import Gate
 from pagecache.volume.opening import open_again
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import KEY, ONCE, PAGE, QUIET, Make, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
+from .rig import KEY, ONCE, PAGE, QUIET, Make, Patch, Rig, Task, at_gate, eventually, overlay, pattern, raises, wait_for
 
 DATA = pattern(3 * PAGE)
 GOOD = b"good" + DATA[4:]
@@ -141,22 +140,14 @@ def test_an_open_sleeps_while_a_change_of_an_abandoned_file_goes_on(make: Make) 
     assert opening.result().pread(len(DATA), 0) == DATA
 
 
-def test_an_open_of_an_abandoned_file_ends_at_its_deadline(make: Make) -> None:
-    """The name is free then, and the file goes back all the same. [2.20]"""
-    rig, file = make(backend=ObjectBackend({KEY: DATA})).opened()
-    gate = given_up(file)
-    raises(TimeoutError, rig.open, timeout=0.05)
-    gate.release()
-    assert rig.open().pread(len(DATA), 0) == DATA
-
-
 def test_calls_by_name_see_nothing_that_was_abandoned(either: Rig) -> None:
-    """They see what is stored, also before the file has gone back. [2.20]"""
+    """They see what is stored before the file has gone back; an open ends at its deadline. [2.20]"""
     file, volume = either.handles[0], either.volume
     gate = given_up(file, 5 * PAGE)
     assert [volume.stat(KEY).size, *(found.size for found in volume.list())] == [len(DATA)] * 2
     assert [volume.unsaved(), volume.unsaved(KEY), volume.dirty_ranges(KEY), volume.failed()] == [[]] * 4
     volume.sync(20)
+    raises(TimeoutError, either.open, timeout=0.05)
     gate.release()
     assert either.content() == DATA
 
@@ -316,23 +307,13 @@ def test_an_open_that_times_out_before_its_truncate_leaves_unsaved_bytes(store: 
     assert store.backend.committed(KEY) == MINE
 
 
-def test_an_open_that_times_out_in_its_truncate_reports_the_bytes_that_it_has_cut_off(store: Rig) -> None:
+@pytest.mark.parametrize("how", ["timed out", "cancelled"])
+def test_an_open_that_is_given_up_in_its_truncate_reports_the_bytes_that_it_has_cut_off(store: Rig, how: str) -> None:
     """The truncate is taken back, what it has cut off cannot be: a loss, reported to the next opener. [2.16, 2.20]"""
     kept(store)
     gate = store.backend.gate("truncate")
-    raises(TimeoutError, store.volume.open, KEY, "wb", timeout=0.2)
-    gate.open()
-    with store.volume.open(KEY, "r+b") as file:
-        assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, len(MINE))]
-        assert file.pread(len(DATA), 0) == DATA
 
-
-def test_an_open_that_is_cancelled_reports_the_bytes_that_it_has_cut_off(store: Rig) -> None:
-    """Its truncate has succeeded, and is taken back. [2.16, 2.20]"""
-    kept(store)
-    gate = store.backend.gate("truncate")
-
-    async def main() -> None:
+    async def cancelled() -> None:
         opening = asyncio.ensure_future(aio.open(store.volume, KEY, "wb"))
         await asyncio.to_thread(gate.wait_entered)
         opening.cancel()
@@ -340,10 +321,14 @@ def test_an_open_that_is_cancelled_reports_the_bytes_that_it_has_cut_off(store: 
         with pytest.raises(asyncio.CancelledError):
             await opening
 
-    asyncio.run(main())
-    eventually(lambda: not store.volume.engine.native.usage()["local"] and not store.volume.orphans)
+    if how == "cancelled":
+        asyncio.run(cancelled())
+        eventually(lambda: not store.volume.engine.native.usage()["local"] and not store.volume.orphans)
+    else:
+        raises(TimeoutError, store.volume.open, KEY, "wb", timeout=0.2)
+        gate.open()
     with store.volume.open(KEY, "r+b") as file:
-        raises(DataLossError, file.fsync)
+        assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, len(MINE))]
         assert file.pread(len(DATA), 0) == DATA
 
 
@@ -365,9 +350,7 @@ def raising(file: CachedFile) -> None:
     [(MINE, b""), (MINE, b"half"), (b"", b"half")],
     ids=["the closed one has written", "both have written", "the abandoned one has written"],
 )
-def test_bytes_of_a_handle_that_was_closed_beside_an_abandoned_one_stay(
-    store: Rig, leave: Leave, mine: bytes, half: bytes
-) -> None:
+def test_bytes_of_a_closed_handle_stay_beside_an_abandon(store: Rig, leave: Leave, mine: bytes, half: bytes) -> None:
     """They are unsaved, listed, and saved by a sync; bytes of both cannot be told apart. [2.20, 2.22, T-77]"""
     closed, other = store.volume.open(KEY, "r+b"), store.volume.open(KEY, "r+b")
     closed.pwrite(mine, 0)
@@ -442,9 +425,7 @@ def test_an_abandoned_handle_gives_up_what_its_own_open_has_made(store: Rig) -> 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("released", [False, True])
 @pytest.mark.parametrize(("changed", "end"), [(True, "close"), (False, "close"), (True, "abandon")])
-def test_a_handle_that_was_collected_unclosed_is_no_writer_and_keeps_its_bytes(
-    store: Rig, changed: bool, end: str, released: bool
-) -> None:
+def test_a_handle_collected_unclosed_keeps_its_bytes(store: Rig, changed: bool, end: str, released: bool) -> None:
     """A close beside it publishes, for no later one would; an abandon leaves its bytes. [2.20, 2.21, 2.22]"""
     with Gate() as gate:
         store.cache.flusher.defer(gate.enter)
@@ -509,32 +490,27 @@ NEW = pattern(2 * PAGE, seed=2)
 
 
 class Crowd:
-    """Replace a lock; report when that many threads have come to it."""
+    """A lock that counts the threads that come to it."""
 
-    def __init__(self, lock: threading.Lock, number: int) -> None:
-        self._lock, self._missing = lock, number
-        self._count = threading.Lock()
-        self.here = threading.Event()
+    def __init__(self, lock: threading.Lock) -> None:
+        self.lock, self.came = lock, threading.Semaphore(0)
 
     def __enter__(self) -> None:
-        with self._count:
-            self._missing -= 1
-            if not self._missing:
-                self.here.set()
-        self._lock.acquire()
+        self.came.release()
+        self.lock.acquire()
 
-    def __exit__(self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
-        self._lock.release()
+    def __exit__(self, *_exc: object) -> None:
+        self.lock.release()
 
 
 def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
     """All of them reach the lock of the inode table before one goes on."""
     lock: Any = rig.volume.inodes_lock
-    crowd: Any = Crowd(lock, len(calls))
+    crowd: Any = Crowd(lock)
     rig.volume.inodes_lock = crowd
     with lock:
         tasks = [Task(call) for call in calls]
-        assert crowd.here.wait(WAIT_LIMIT_S)
+        assert all(crowd.came.acquire(timeout=WAIT_LIMIT_S) for _ in tasks)
     for task in tasks:
         task.result()
     rig.volume.inodes_lock = lock
@@ -588,9 +564,7 @@ LATE: dict[str, tuple[Callable[[], RecordingBackend], Callable[[CachedFile], Any
 
 
 @pytest.mark.parametrize("change", LATE)
-def test_a_change_between_its_look_and_its_place_in_line_does_not_land(
-    make: Make, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_between_its_look_and_its_turn_does_not_land(make: Make, change: str, monkeypatch: Patch) -> None:
     """The change raises ValueError and the file keeps its content: abandoned means abandoned. [2.20, 2.22]"""
     backend, call = LATE[change]
     rig, file = make(backend=backend()).opened("r+b", direct="direct" in change)

@@ -23,9 +23,6 @@ def cached(file: CachedFile, nr_pages: int) -> list[int]:
     return [page for page in range(nr_pages) if file.try_pread(1, page * PAGE) is not None]
 
 
-# -- advise
-
-
 @pytest.mark.parametrize("advice", Advice)
 @pytest.mark.parametrize("extent", [(0, None), (0, 0), (PAGE, 5), (5, 3 * PAGE), (2**40, 2**40), (60 * PAGE, 2**60)])
 def test_advice_is_taken_where_posix_fadvise_takes_it(
@@ -170,11 +167,8 @@ def test_noreuse_spares_what_others_use(make: Make) -> None:
     assert cached(other, 40) == [*range(10), *range(20, 40)]
 
 
-# -- prefetch
-
-
-def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
-    """The next reader meets them."""
+def test_a_prefetch_raises_what_a_read_would_if_it_waits(make: Make) -> None:
+    """One error for all the ranges. Without a wait, the next reader meets them. Then it works as before. [2.6]"""
     rig, file = make({KEY: CONTENT}).opened("rb")
     fault = rig.backend.fault("read_into", OSError(19, "no device"), times=1)
     file.prefetch()
@@ -182,11 +176,7 @@ def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
     eventually(lambda: fault.nr_hit)
     settle(rig)
     assert file.pread(PAGE, 0) == CONTENT[:PAGE]
-
-
-def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
-    """One error is raised for all the ranges; afterwards a prefetch works as before."""
-    rig, file = make({KEY: CONTENT}).opened("rb")
+    rig.volume.drop_clean()
     rig.backend.fault("read_into", OSError(19, "no device"), times=float("inf"))
     raises(OSError, file.prefetch, wait=True, match="no device")
     raises(OSError, file.prefetch_ranges, [(0, 5), (30 * PAGE, 5)], wait=True, match="no device")

@@ -105,9 +105,7 @@ def publish(file: RecordingFile) -> str:
     return str(file.stored.version)
 
 
-def test_an_interrupt_before_the_result_of_a_commit_is_taken_makes_no_foreign_version(
-    make: Make, monkeypatch: Patch
-) -> None:
+def test_an_interrupt_before_a_commits_result_makes_no_foreign_version(make: Make, monkeypatch: Patch) -> None:
     """The version that the commit has made is this cache's own. [2.19, K9]"""
     rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
     file.pwrite(NEW, 0)

@@ -22,7 +22,7 @@ from pagecache.backends.memory import MemoryFile
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, short
-from .rig import FAST, KEY, PAGE, Make, Task, pattern, raises
+from .rig import FAST, KEY, PAGE, Make, Patch, Task, pattern, raises
 from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
@@ -87,9 +87,7 @@ def swap(volume: Volume, path: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(("path", "code", "tries"), [("/", errno.EISDIR, 1), ("/proc/self/mem", errno.EIO, 3)])
-def test_a_failed_call_of_c_counts_as_the_first_of_its_tries(
-    volume: Volume, served: ServedMemory, path: str, code: int, tries: int
-) -> None:
+def test_a_failed_call_of_c_is_a_try(volume: Volume, served: ServedMemory, path: str, code: int, tries: int) -> None:
     """The first of two calls succeeds; the buffer may have changed, and the next read is whole. [2.9, 2.14]"""
     with volume.open(KEY, "rb", direct=True) as direct:
         reader = Task(direct.pread_into, served.memory, 0)
@@ -111,7 +109,7 @@ def test_a_file_that_another_program_has_cut_is_an_error(volume: Volume, tmp_pat
         assert direct.pread(PAGE, 0) == DATA[:PAGE]
 
 
-def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(monkeypatch: Patch) -> None:
     """The answers of 0 bytes are right, and each time the file is longer again when the read looks. [2.9, 2.14]"""
     real_seen, real_read = EngineFile.storage_seen, MemoryFile.read_into
     changes: list[CachedFile] = []
@@ -162,9 +160,7 @@ def test_a_truncate_beside_a_call_of_c_ends_the_read(volume: Volume, served: Ser
 
 
 @pytest.mark.parametrize("change", ["rename", "remove", "rename over it"])
-def test_a_name_that_changes_beside_a_call_of_c(
-    volume: Volume, served: ServedMemory, tmp_path: Path, change: str
-) -> None:
+def test_a_name_changes_beside_a_call_of_c(volume: Volume, served: ServedMemory, tmp_path: Path, change: str) -> None:
     """The open object is read, whatever its name. [2.9, 2.20]"""
     (tmp_path / "other").write_bytes(bytes(8 * PAGE))
     with volume.open(KEY, "rb", direct=True) as direct:
@@ -186,9 +182,7 @@ def test_a_name_that_changes_beside_a_call_of_c(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["abort", "reconnect"])
-def test_an_abort_beside_a_call_of_c_drops_its_answer(
-    volume: Volume, served: ServedMemory, tmp_path: Path, again: bool
-) -> None:
+def test_an_aborted_call_of_c_has_no_answer(volume: Volume, served: ServedMemory, tmp_path: Path, again: bool) -> None:
     """Its bytes are of the earlier backend. [K9, 2.22]"""
     with volume.open(KEY, "rb", direct=True) as direct:
         reader = Task(direct.pread_into, served.memory, 0)
@@ -238,9 +232,7 @@ def test_a_signal_handler_that_raises_ends_a_read_between_two_calls_of_c(volume:
 @pytest.mark.parametrize(
     "limits", [{"prompt": True}, {"prompt": True, "read_unit": 1000, "max_read": 1000}, {}], ids=str
 )
-def test_a_view_that_a_backend_keeps_shows_and_changes_no_result(
-    make: Make, keep: Callable[[memoryview], Any], limits: dict[str, Any]
-) -> None:
+def test_a_kept_view_changes_no_result(make: Make, keep: Callable[[memoryview], Any], limits: dict[str, Any]) -> None:
     """It writes into kept views in later calls of the read, and after its end. [I-24, 2.1.3, 2.9]"""
     rig, direct = make({KEY: DATA}, limits={"max_read": PAGE, **limits}).opened("rb", direct=True)
     kept: list[Any] = []

@@ -18,18 +18,26 @@ def ops(rig: Rig, *names: str) -> list[str]:
     return [call.op for call in rig.backend.calls if call.op in (names or ("write_from", "commit"))]
 
 
-def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
-    """Acknowledged is not durable: the bytes stay local. An fsync does not send them again. [2.15, K2]"""
-    dirty.handles[0].flush()
-    assert dirty.backend.written(KEY) == DATA
-    assert ops(dirty) == ["write_from"]
-    assert dirty_bytes(dirty.volume) == len(DATA)
-    stats = dirty.cache.stats()
-    assert stats.dirty == stats.writeback == 0
-    assert stats.unstable > 0
-    dirty.handles[0].fsync()
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("data_only", [False, True])
+def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool, flushed: bool) -> None:
+    """Acknowledged is not durable: flushed bytes stay local, and are not sent again. Afterwards nothing is local;
+    fdatasync is a full promise for the bytes. [2.15, I-18, K2]
+    """
+    if flushed:
+        dirty.handles[0].flush()
+        assert dirty.backend.written(KEY) == DATA
+        assert ops(dirty) == ["write_from"]
+        assert dirty_bytes(dirty.volume) == len(DATA)
+        stats = dirty.cache.stats()
+        assert stats.dirty == stats.writeback == 0
+        assert stats.unstable > 0
+    dirty.handles[0].fsync(data_only=data_only)
     assert ops(dirty) == ["write_from", "commit"]
     assert dirty.backend.committed(KEY) == DATA
+    assert dirty.volume.dirty_ranges(KEY) == []
+    stats = dirty.cache.stats()
+    assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
 
 
 def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
@@ -46,17 +54,6 @@ def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
     sent = dirty.backend.spans("write_from")
     assert sum(length for _, length in sent) == len(spread(far + 3, sent))
     assert len(DATA) + 3 <= len(spread(far + 3, sent)) < len(DATA) + PAGE + 3
-
-
-@pytest.mark.parametrize("data_only", [False, True])
-def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool) -> None:
-    """Afterwards nothing is local; fdatasync is a full promise for the bytes. [2.15, I-18]"""
-    dirty.handles[0].fsync(data_only=data_only)
-    assert ops(dirty) == ["write_from", "commit"]
-    assert dirty.backend.committed(KEY) == DATA
-    assert dirty.volume.dirty_ranges(KEY) == []
-    stats = dirty.cache.stats()
-    assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ETIMEDOUT])

@@ -167,9 +167,7 @@ def test_the_tail_of_a_direct_write_at_an_abort_is_cut_by_the_next_backend(make:
 
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("durable", [True, False])
-def test_bytes_written_after_a_cut_stay_if_the_store_became_durable_in_between(
-    make: Make, durable: bool, committed: bool
-) -> None:
+def test_bytes_written_after_a_cut_stay_if_the_store_became_durable(make: Make, durable: bool, committed: bool) -> None:
     """Later writes wait for a commit, as the cut does. From the commit on nothing is made again. [2.17, 2.22]"""
     rig, file = opened(make, durable=False)
     file.truncate(CUT)

@@ -176,9 +176,7 @@ def keeping(kept: list[Any], how: Callable[[memoryview], Any]) -> Callable[..., 
     ids=["buffer", "slice", "cast", "array", "read-only"],
 )
 @pytest.mark.parametrize("op", ["read_into", "write_from"])
-def test_a_backend_that_keeps_buffers_never_sees_other_bytes(
-    make: Make, op: str, how: Callable[[memoryview], Any]
-) -> None:
+def test_a_backend_that_kept_buffers_sees_no_other_bytes(make: Make, op: str, how: Callable[[memoryview], Any]) -> None:
     """Kept buffers are revoked, or their memory is not used for anything else. [T-60, I-24, 2.1]"""
     rig = make({KEY: DATA, "other": pattern(64 * PAGE, seed=1)}, capacity="128KiB")
     kept: list[Any] = []

@@ -133,9 +133,7 @@ def disputed(volume: Volume, backend: Any) -> CachedFile:
     return file
 
 
-def test_a_conflict_without_a_known_name_is_settled_by_the_last_one(
-    volume: Volume, backend: Any, tmp_path: Path
-) -> None:
+def test_a_conflict_without_known_name_is_settled_by_the_last_one(volume: Volume, backend: Any, tmp_path: Path) -> None:
     """Though the object that has it now has unsaved bytes. [2.16, 2.20]"""
     file = disputed(volume, backend)
     os.link(tmp_path / "a", tmp_path / "b")
@@ -150,9 +148,7 @@ def test_a_conflict_without_a_known_name_is_settled_by_the_last_one(
 
 
 @pytest.mark.parametrize("how", ["force", "rebase", "discard"])
-def test_a_conflict_of_an_object_that_is_removed_meanwhile_is_over(
-    volume: Volume, backend: Any, monkeypatch: Patch, how: Any
-) -> None:
+def test_a_conflict_of_a_removed_object_is_over(volume: Volume, backend: Any, monkeypatch: Patch, how: Any) -> None:
     """With its last handle, too. [2.16, 2.20]"""
     file = disputed(volume, backend)
     inode, settle = file._inode, EngineFile.settle
@@ -224,9 +220,7 @@ def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volum
     assert len(places) < 10
 
 
-def test_attributes_are_set_by_a_name_whose_file_is_forgotten_beside_the_call(
-    volume: Volume, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_attributes_are_set_though_the_file_is_forgotten(volume: Volume, tmp_path: Path, monkeypatch: Patch) -> None:
     """It is known by another name, which the call does not hold. [2.20]"""
     (tmp_path / "a").write_bytes(b"read only")
     os.link(tmp_path / "a", tmp_path / "b")
@@ -287,9 +281,7 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: Any, replace
 
 
 @pytest.mark.parametrize("over", [False, True])
-def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(
-    volume: Volume, backend: Any, tmp_path: Path, over: bool
-) -> None:
+def test_a_link_beside_a_change_of_names_keeps_a_file(volume: Volume, backend: Any, tmp_path: Path, over: bool) -> None:
     """The store had one name of it when the call looked. [2.20]"""
     stored(volume, "new", b"new")
     held = volume.open("a", "w+")
@@ -348,9 +340,7 @@ def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[],
 
 @pytest.mark.parametrize("where", ["itself", "outside", "nowhere", "elsewhere", "there"])
 @pytest.mark.parametrize("held", [True, False])
-def test_a_link_that_another_program_has_put_over_a_name_takes_it(
-    volume: Volume, tmp_path: Path, held: bool, where: str
-) -> None:
+def test_a_link_of_another_program_over_a_name_takes_it(volume: Volume, tmp_path: Path, held: bool, where: str) -> None:
     """An exclusive open follows no link. Through a link that leads to the file, that stays the file. [2.20]"""
     stored(volume, "elsewhere", b"another")
     handle = volume.open("a", "w+")
@@ -438,9 +428,7 @@ def beside_an_open(call: Callable[[], object]) -> Rule:
 
 @pytest.mark.parametrize("taken", [False, True])
 @pytest.mark.parametrize("own", [False, True])
-def test_an_open_beside_a_rename_of_its_name_ends(
-    volume: Volume, backend: Any, tmp_path: Path, own: bool, taken: bool
-) -> None:
+def test_an_open_beside_its_rename_ends(volume: Volume, backend: Any, tmp_path: Path, own: bool, taken: bool) -> None:
     """The object is known by another name, and its file was opened by the name that it then loses. [2.20]"""
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
@@ -483,9 +471,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(volume: Volume, backend
 
 @pytest.mark.parametrize("mode", ["x", "w+"])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_an_open_makes_one_object_though_its_name_is_taken_at_once(
-    volume: Volume, backend: Any, tmp_path: Path, reopened: bool, mode: Any
-) -> None:
+def test_an_open_makes_a_single_object(volume: Volume, backend: Any, tmp_path: Path, reopened: bool, mode: Any) -> None:
     """Another program renames it while the open runs, and an open by the new name is faster. [2.20]"""
     others: list[CachedFile] = []
 
@@ -519,9 +505,7 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
     raises(FileNotFoundError, mirror.open, "d/new")
 
 
-def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
-    volume: Volume, backend: Any, tmp_path: Path
-) -> None:
+def test_a_reconnect_writes_nothing_to_another_object_of_the_name(volume: Volume, backend: Any, tmp_path: Path) -> None:
     """The version of the own last write is not known, so versions are of no use. [2.22]"""
     held = volume.open("a", "w+")
     held.pwrite(b"A" * 8192, 0)
@@ -544,9 +528,7 @@ def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
 
 @pytest.mark.parametrize("place", ["d/a", "d", "loop"])
 @pytest.mark.parametrize("own", [True, False])
-def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
-    volume: Volume, tmp_path: Path, own: bool, place: str
-) -> None:
+def test_a_file_whose_name_is_taken_delays_no_reconnect(volume: Volume, tmp_path: Path, own: bool, place: str) -> None:
     """The bytes of all other files are saved. [2.22]"""
     (tmp_path / "d").mkdir()
     stored(volume, "d/a", b"stored")

@@ -452,9 +452,7 @@ def counting_code(frame: FrameType) -> bool:
     ],
     ids=["a known object", "another object", "a new object", "an object that is emptied"],
 )
-def test_an_interrupt_in_an_open_or_close_leaves_no_name_busy_and_no_handle_behind(
-    make: Make, key: str, mode: Any, limits: dict[str, Any]
-) -> None:
+def test_an_interrupted_open_or_close_leaves_nothing(make: Make, key: str, mode: Any, limits: dict[str, Any]) -> None:
     """The next close of the object saves it, and its removal frees it. [T-51, 2.1, 2.20]"""
     nth, place = 0, "none yet"
     while place:

@@ -83,9 +83,7 @@ def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt:
 
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
-    make: Make, monkeypatch: Patch, call: str, prompt: bool
-) -> None:
+def test_a_late_call_does_not_reach_a_closed_backend(make: Make, monkeypatch: Patch, call: str, prompt: bool) -> None:
     """It has found the volume alive before the detach, and goes on after it. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
     begun, go_on, attempts = threading.Event(), threading.Event(), Volume._attempts
@@ -129,9 +127,7 @@ def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch:
 
 
 @pytest.mark.parametrize(("key", "owner", "step"), [(KEY, NativeVolume, "close"), ("new", detach, "_unsaved")])
-def test_a_file_that_is_opened_just_before_the_end_is_closed(
-    make: Make, monkeypatch: Patch, key: str, owner: Any, step: str
-) -> None:
+def test_a_file_opened_at_the_end_is_closed(make: Make, monkeypatch: Patch, key: str, owner: Any, step: str) -> None:
     """The detach has looked for open files by then, or made its first sync; a new object is committed. [2.22]"""
     rig = make({KEY: DATA})
     gate, opening = at_gate(rig.backend.gate("open"), rig.volume.open, key, "r+b" if key == KEY else "xb")
