@@ -70,9 +70,6 @@ def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: M
     assert versions.base == rig.backend.stat(KEY).version
 
 
-# -- commits
-
-
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op: str, prompt: bool) -> None:

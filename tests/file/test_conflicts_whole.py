@@ -18,23 +18,7 @@ from pagecache.engine.commit import remote
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import (
-    FAST,
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    at_gate,
-    eventually,
-    held,
-    overlay,
-    pattern,
-    quiet,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, quiet, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
@@ -148,7 +132,7 @@ def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -
 def test_an_announced_other_version_beside_a_commit_is_a_conflict(make: Make, announced: str, then: str) -> None:
     """The version of the commit is unknown then, or another one may have replaced it. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=FAST, options={"revalidate": 1e6}).opened()
+    rig, file = make(backend=backend, options={"revalidate": 1e6}).opened()
     file.pwrite(MINE, PAGE)
 
     def commit(stored_file: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,15 +32,13 @@ def test_direct_bytes_are_committed_by_whatever_commits(make: Make, how: str) ->
     direct.pwrite(NEW, PAGE)
     assert rig.backend.committed(KEY) == DATA
     rig.cache.check()
-    match how:
-        case "fsync":
-            file.fsync()
-        case "sync":
-            rig.volume.sync(WAIT_LIMIT_S)
-        case "ticket":
-            rig.volume.begin_sync().wait(WAIT_LIMIT_S)
-        case _:
-            rig.volume.detach()
+    calls: dict[str, Callable[[], object]] = {
+        "fsync": file.fsync,
+        "sync": rig.volume.sync,
+        "ticket": lambda: rig.volume.begin_sync().wait(WAIT_LIMIT_S),
+        "close of the volume": rig.volume.detach,
+    }
+    Task(calls[how]).result()
     assert rig.backend.committed(KEY) == written(NEW, PAGE)
     if how != "close of the volume":
         rig.backend.forget_calls()

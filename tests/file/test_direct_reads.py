@@ -16,9 +16,8 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import BackendProtocolError, CachedFile, PageCache, ShutdownError, Volume
-from pagecache.backends import DirectoryBackend, MemoryBackend
-from pagecache.backends.memory import MemoryFile
+from pagecache import BackendProtocolError, PageCache, ShutdownError, Volume
+from pagecache.backends import DirectoryBackend
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, short
@@ -109,43 +108,31 @@ def test_a_file_that_another_program_has_cut_is_an_error(volume: Volume, tmp_pat
         assert direct.pread(PAGE, 0) == DATA[:PAGE]
 
 
-def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(monkeypatch: Patch) -> None:
+def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(make: Make, monkeypatch: Patch) -> None:
     """The answers of 0 bytes are right, and each time the file is longer again when the read looks. [2.9, 2.14]"""
-    real_seen, real_read = EngineFile.storage_seen, MemoryFile.read_into
-    changes: list[CachedFile] = []
-    cuts, empty = 0, False
+    rig, file, direct = make({KEY: DATA[: 2 * PAGE]}, limits={"prompt": True}).both("rb", direct=True)
+    genuine, cuts, empty = EngineFile.storage_seen, 3, False
 
     def seen(self: EngineFile) -> int:
         nonlocal cuts, empty
         if cuts and not empty:
             cuts -= 1
-            Task(changes[0].truncate, PAGE).result()
+            Task(file.truncate, PAGE).result()
         empty = False
-        return real_seen(self)
+        return genuine(self)
 
-    def read_into(self: MemoryFile, offset: int, buffers: Sequence[memoryview]) -> int:
+    def read(stored: Any, offset: int, buffers: Sequence[memoryview]) -> int:
         nonlocal empty
-        got = real_read(self, offset, buffers)
+        got = int(stored.fill(offset, buffers))
         empty = got == 0
         if empty:
-            Task(grow).result()
+            Task(lambda: (file.pwrite(DATA[PAGE : 2 * PAGE], PAGE), file.fsync())).result()
         return got
 
-    def grow() -> None:
-        changes[0].pwrite(DATA[PAGE : 2 * PAGE], PAGE)
-        changes[0].fsync()
-
     monkeypatch.setattr(EngineFile, "storage_seen", seen)
-    monkeypatch.setattr(MemoryFile, "read_into", read_into)
-    backend = MemoryBackend()
-    backend.put(KEY, DATA[: 2 * PAGE])
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open(KEY, "r+b") as file, volume.open(KEY, "rb", direct=True) as direct:
-            changes.append(file)
-            cuts = 3
-            assert direct.pread(2 * PAGE, 0) == DATA[: 2 * PAGE]
-            assert not cuts
+    rig.backend.fault("read_into", read, times=math.inf)
+    assert direct.pread(2 * PAGE, 0) == DATA[: 2 * PAGE]
+    assert not cuts
 
 
 def test_a_truncate_beside_a_call_of_c_ends_the_read(volume: Volume, served: ServedMemory) -> None:

@@ -243,9 +243,6 @@ def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str,
     assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0)
 
 
-# ---------------------------------------------------------------- an interrupt of a change
-
-
 def three_records() -> Failures:
     """Pages 0 and 1, parked; pages 4 to 7, parked; page 9, never parked."""
     records = Failures()

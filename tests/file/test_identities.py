@@ -25,7 +25,7 @@ from pagecache.volume import lifetimes
 from pagecache.volume.inode import Inode
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, raises, stored
+from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, held, raises, stored
 
 
 @pytest.fixture
@@ -401,23 +401,13 @@ def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Pat
     """The file was closed in the store again when the open finds out that its object is known."""
     (tmp_path / "a").touch()
     os.link(tmp_path / "a", tmp_path / "b")
-    genuine = DirectoryFile.stat
-
-    def late(file: DirectoryFile) -> ObjectStat:
-        monkeypatch.setattr(DirectoryFile, "stat", genuine)
-        found = genuine(file)
-        gate.enter(20)
-        return found
-
-    with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume, Gate() as gate:
-        monkeypatch.setattr(DirectoryFile, "stat", late)
-        _, opening = at_gate(gate, volume.open, "b")
+    with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume:
+        gate, opening = at_gate(held(monkeypatch, DirectoryFile, "stat", after=True), volume.open, "b")
         stored(volume, "a", b"written by the other name")
         volume.sync(20)
         for backend_file in volume.engine.take_idle(0):
             close_backend_file(backend_file)
-        gate.release()
-        with opening.result() as file:
+        with opening.result(opening=gate) as file:
             assert file.pread(100, 0) == b"written by the other name"
 
 
