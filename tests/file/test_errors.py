@@ -281,9 +281,9 @@ def test_misuse_of_a_handle_is_an_error_and_changes_nothing(make: Make, what: st
 def test_sequences_of_buffers_of_any_kind(make: Make) -> None:
     """Lists, tuples, and any other sequence of buffers, such as the rows of an array."""
     file = make({KEY: b""}).open("r+b")
-    rows = numpy.arange(12, dtype="u1").reshape(3, 4)
+    rows: Any = numpy.arange(12, dtype="u1").reshape(3, 4)
     assert file.pwritev(rows, 0) == file.pwritev((b"a" * 6, bytearray(6)), 12) == 12
-    target = numpy.zeros((3, 4), dtype="u1")
+    target: Any = numpy.zeros((3, 4), dtype="u1")
     assert file.preadv(target, 0) == 12
     assert (target == rows).all()
 
