@@ -123,22 +123,6 @@ def half_a_direct_write(rig: Rig, direct: CachedFile) -> None:
     raises(OSError, direct.pwrite, NEW[: 2 * PAGE], 4 * PAGE, match=r"line|abort")
 
 
-def test_the_tail_of_a_direct_write_is_cut_by_the_next_backend(make: Make) -> None:
-    """This also holds if the cut failed: it is made once. [2.10, 2.17]"""
-    rig, _file = opened(make, max_write=PAGE)
-    with rig.open("r+b", direct=True) as direct:
-        rig.backend.fault("truncate", LOST, times=1)
-        half_a_direct_write(rig, direct)
-        end = direct.size
-        fresh = next_backend(rig)
-        assert direct.pread(9 * PAGE, 0) == (OLD + NEW)[:end]
-        rig.volume.sync(20)
-        assert [call.offset for call in fresh.seen("truncate")] == [end]
-        direct.pwrite(NEW[:PAGE], 6 * PAGE)
-        assert next_backend(rig).seen("truncate") == []
-        assert direct.pread(9 * PAGE, 0) == (OLD + NEW)[:end] + bytes(6 * PAGE - end) + NEW[:PAGE]
-
-
 @pytest.mark.parametrize("durable", [False, True])
 def test_the_tail_of_a_direct_write_at_an_abort_is_cut_by_the_next_backend(make: Make, durable: bool) -> None:
     """The file is locked by another call, so the cut never became owed. [2.10, 2.17]"""
