@@ -126,7 +126,8 @@ def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(make
         got = int(stored.fill(offset, buffers))
         empty = got == 0
         if empty:
-            Task(lambda: (file.pwrite(DATA[PAGE : 2 * PAGE], PAGE), file.fsync())).result()
+            Task(file.pwrite, DATA[PAGE : 2 * PAGE], PAGE).result()
+            Task(file.fsync).result()
         return got
 
     monkeypatch.setattr(EngineFile, "storage_seen", seen)
