@@ -231,8 +231,7 @@ def test_an_fsync_beside_the_rollback_of_an_abandoned_object_publishes_nothing(m
     assert saving.waits()
     gate.release()
     saving.result()
-    assert backend.committed(KEY) == DATA
-    assert reader.read() == DATA
+    assert backend.committed(KEY) == reader.read() == DATA
 
 
 def test_an_abandoned_file_is_opened_anew_after_a_reconnect(either: Rig) -> None:
@@ -503,19 +502,6 @@ class Crowd:
         self.lock.release()
 
 
-def at_once(rig: Rig, *calls: Callable[[], Any]) -> None:
-    """All of them reach the lock of the inode table before one goes on."""
-    lock: Any = rig.volume.inodes_lock
-    crowd: Any = Crowd(lock)
-    rig.volume.inodes_lock = crowd
-    with lock:
-        tasks = [Task(call) for call in calls]
-        assert all(crowd.came.acquire(timeout=WAIT_LIMIT_S) for _ in tasks)
-    for task in tasks:
-        task.result()
-    rig.volume.inodes_lock = lock
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("ends", ["close close", "close abandon", "abandon abandon"])
 def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make, ends: str, backend: str) -> None:
@@ -523,7 +509,15 @@ def test_of_two_that_end_a_file_at_once_one_does_the_work_of_the_last(make: Make
     rig, *files = make(backend=BACKENDS[backend]()).both()
     for number, file in enumerate(files):
         file.pwrite(NEW[number * PAGE : (number + 1) * PAGE], number * PAGE)
-    at_once(rig, *(getattr(file, end) for file, end in zip(files, ends.split(), strict=True)))
+    lock: Any = rig.volume.inodes_lock
+    crowd: Any = Crowd(lock)
+    rig.volume.inodes_lock = crowd
+    with lock:  # both reach it before one goes on
+        tasks = [Task(getattr(file, end)) for file, end in zip(files, ends.split(), strict=True)]
+        assert all(crowd.came.acquire(timeout=WAIT_LIMIT_S) for _ in tasks)
+    for task in tasks:
+        task.result()
+    rig.volume.inodes_lock = lock
     content = NEW + DATA[2 * PAGE :]
     if ends == "close close":
         assert rig.backend.written(KEY) == content

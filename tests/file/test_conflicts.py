@@ -112,8 +112,7 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     if how == "discard":
         raises(DataLossError, file.fsync)
     file.fsync()
-    assert rig.backend.committed(KEY) == content
-    assert file.pread(len(DATA), 0) == content
+    assert rig.backend.committed(KEY) == file.pread(len(DATA), 0) == content
     assert rig.content() == content
     assert rig.volume.failed() == []
     assert rig.volume.resolve(KEY, how) == []

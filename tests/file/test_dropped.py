@@ -151,8 +151,7 @@ def test_a_mirror_of_a_dropped_cache_catches_up(warned: list[str], tmp_path: Pat
 
     abandon()
     eventually(lambda: ended(before))
-    assert store.snapshot(KEY) == DATA
-    assert (tmp_path / KEY).read_bytes() == DATA
+    assert store.snapshot(KEY) == (tmp_path / KEY).read_bytes() == DATA
 
 
 def test_a_clean_cache_is_freed_though_its_backend_refers_to_it(warned: list[str]) -> None:
