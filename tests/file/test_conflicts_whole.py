@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -99,31 +98,14 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
     assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
 
-def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -> None:
+def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make, monkeypatch: Patch) -> None:
     """A policy gives the bytes up within the commit of one caller; the fsync of another one waits. [2.16, 2.19]"""
     rig = uploaded(make, "take_remote")
     file = rig.handles[0]
-    entered, release = threading.Event(), threading.Event()
-
-    class Held(logging.Handler):
-        """Holds the line about the loss: the bytes are gone by then, and no handle has the loss yet."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            if "was taken" in record.getMessage():
-                entered.set()
-                assert release.wait(WAIT_LIMIT_S)
-
-    handler, log = Held(), logging.getLogger("pagecache.loss")
-    log.addHandler(handler)
-    try:
-        saving = Task(file.fsync)
-        assert entered.wait(WAIT_LIMIT_S)
-        assert not file.stats().dirty
-        raises(TimeoutError, file.fsync, timeout=0.2)
-    finally:
-        release.set()
-        log.removeHandler(handler)
-    raises(DataLossError, saving.result)
+    gate, saving = at_gate(held(monkeypatch, type(file._inode), "report_loss"), file.fsync)
+    assert not file.stats().dirty
+    raises(TimeoutError, file.fsync, timeout=0.2)
+    raises(DataLossError, saving.result, opening=gate)
     file.fsync()
 
 
