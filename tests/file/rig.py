@@ -137,6 +137,8 @@ Make = Callable[..., Rig]
 """The fixture `make`."""
 Patch = pytest.MonkeyPatch
 """The fixture `monkeypatch`."""
+Log = pytest.LogCaptureFixture
+"""The fixture `caplog`."""
 
 
 class Task(Generic[T]):

@@ -9,7 +9,7 @@ import pytest
 
 from pagecache import Advice, CachedFile
 
-from .rig import KEY, PAGE, Make, Rig, Task, eventually, pattern, raises
+from .rig import KEY, PAGE, Make, Rig, eventually, pattern, raises
 
 CONTENT = pattern(64 * PAGE)
 
@@ -21,9 +21,6 @@ def settle(rig: Rig) -> None:
 
 def cached(file: CachedFile, nr_pages: int) -> list[int]:
     return [page for page in range(nr_pages) if file.try_pread(1, page * PAGE) is not None]
-
-
-# -- advise
 
 
 @pytest.mark.parametrize("advice", Advice)
@@ -170,11 +167,8 @@ def test_noreuse_spares_what_others_use(make: Make) -> None:
     assert cached(other, 40) == [*range(10), *range(20, 40)]
 
 
-# -- prefetch
-
-
-def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
-    """The next reader meets them."""
+def test_a_prefetch_raises_what_a_read_would_if_it_waits(make: Make) -> None:
+    """One error for all the ranges. Without a wait, the next reader meets them. Then it works as before. [2.6]"""
     rig, file = make({KEY: CONTENT}).opened("rb")
     fault = rig.backend.fault("read_into", OSError(19, "no device"), times=1)
     file.prefetch()
@@ -182,11 +176,7 @@ def test_prefetch_without_wait_raises_no_errors(make: Make) -> None:
     eventually(lambda: fault.nr_hit)
     settle(rig)
     assert file.pread(PAGE, 0) == CONTENT[:PAGE]
-
-
-def test_prefetch_with_wait_raises_what_a_read_would(make: Make) -> None:
-    """One error is raised for all the ranges; afterwards a prefetch works as before."""
-    rig, file = make({KEY: CONTENT}).opened("rb")
+    rig.volume.drop_clean()
     rig.backend.fault("read_into", OSError(19, "no device"), times=float("inf"))
     raises(OSError, file.prefetch, wait=True, match="no device")
     raises(OSError, file.prefetch_ranges, [(0, 5), (30 * PAGE, 5)], wait=True, match="no device")
@@ -238,16 +228,3 @@ def test_no_more_is_fetched_than_the_cache_holds(make: Make) -> None:
     file.prefetch(wait=True)
     assert sum(length for _, length in rig.backend.spans("read_into")) <= 64 * PAGE
     assert cached(file, 8) == list(range(8))
-
-
-def test_a_waiter_takes_what_others_fetch(make: Make) -> None:
-    """Bytes that are being fetched are not requested twice."""
-    rig = make({KEY: CONTENT})
-    file, other = rig.open("rb"), rig.open("rb")
-    with rig.backend.gate("read_into") as gate:
-        file.prefetch(0, 4 * PAGE)
-        gate.wait_entered()
-        task = Task(other.prefetch, 0, 4 * PAGE, wait=True)
-        assert task.waits()
-    task.result()
-    assert rig.backend.spans("read_into") == [(0, 4 * PAGE)]

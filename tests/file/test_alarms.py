@@ -96,9 +96,7 @@ def bring_down(rig: Rig, failure: str) -> None:
 @pytest.mark.parametrize("save", ["fsync", "close", "sync", "ticket"])
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("store", STORES)
-def test_the_alarms_fire_until_a_save_that_failed_is_made_up_for(
-    make: Make, clock: HandClock, store: str, failure: str, save: str
-) -> None:
+def test_alarms_fire_until_a_save_succeeds(make: Make, clock: HandClock, store: str, failure: str, save: str) -> None:
     """The cache tries again by itself, without another call of the program. [2.14, 2.16, 2.27]"""
     rig, file = make(backend=STORES[store](), options={"sync_on_close": True}, **SELDOM).opened("r+b")
     file.pwrite(DATA, 0)
@@ -202,9 +200,7 @@ def test_a_commit_that_fails_after_its_caller_has_gone_is_tried_again(make: Make
 
 @pytest.mark.parametrize("call", ["discard", "remove", "retry_failed"])
 @pytest.mark.parametrize("store", STORES)
-def test_data_that_is_given_up_or_saved_on_request_raises_no_alarm(
-    make: Make, clock: HandClock, store: str, call: str
-) -> None:
+def test_data_given_up_or_saved_on_request_raises_no_alarm(make: Make, clock: HandClock, store: str, call: str) -> None:
     """Bytes that a store in place has got are committed by the next try. [2.14, 2.16, 2.20]"""
     retry = POLICY if call == "discard" else FAST
     rig, file = make(backend=STORES[store](), **{**SELDOM, "retry": retry}).opened("r+b")

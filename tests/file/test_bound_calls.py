@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 import pytest
 
-from pagecache import CommitError, ConflictError, ShutdownError, WritebackError
+from pagecache import CommitError, ConflictError, WritebackError
 from pagecache.engine.file import EngineFile
-from pagecache.engine.io import barrier
-from pagecache.native import STAMP_MAX, NativeInode
+from pagecache.native import STAMP_MAX
 
-from ..stores import ObjectBackend, RecordingBackend, RecordingFile
+from ..stores import ObjectBackend, RecordingFile
 from .clock import HandClock
 from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, pattern, raises
 
@@ -72,9 +70,6 @@ def test_a_flush_of_acknowledged_bytes_learns_the_version_that_they_made(make: M
     assert versions.base == rig.backend.stat(KEY).version
 
 
-# -- commits
-
-
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("op", ["write_from", "commit"])
 def test_the_conflict_that_a_call_meets_is_the_error_of_the_fsync(make: Make, op: str, prompt: bool) -> None:
@@ -107,9 +102,7 @@ def publish(file: RecordingFile) -> str:
     return str(file.stored.version)
 
 
-def test_an_interrupt_before_the_result_of_a_commit_is_taken_makes_no_foreign_version(
-    make: Make, monkeypatch: Patch
-) -> None:
+def test_an_interrupt_before_a_commits_result_makes_no_foreign_version(make: Make, monkeypatch: Patch) -> None:
     """The version that the commit has made is this cache's own. [2.19, K9]"""
     rig, file = make({KEY: b""}, limits={"prompt": True}).opened("r+b")
     file.pwrite(NEW, 0)
@@ -136,44 +129,6 @@ def test_a_deadline_that_passes_in_a_pass_leaves_no_commit_behind(make: Make, cl
     assert not rig.backend.seen("commit")
     file.fsync()
     assert rig.backend.committed(KEY) == NEW
-
-
-def test_the_failure_of_a_commit_that_a_look_has_found_is_judged(make: Make, monkeypatch: Patch) -> None:
-    """A look reports it once. [2.16]"""
-    rig, file = make({KEY: b""}, limits={"prompt": True}, retry=ONCE).opened("r+b")
-    file.pwrite(NEW, 0)
-    rig.backend.fault("commit", PASSING)
-    advance, met = NativeInode.advance, []
-
-    def twice(native: NativeInode, *args: Any) -> int:
-        met.append(advance(native, *args))
-        return advance(native, *args) if len(met) == 1 else met[-1]
-
-    monkeypatch.setattr(NativeInode, "advance", twice)
-    raises(CommitError, file.fsync, match="passing")
-    assert len(rig.backend.seen("write_from")) == len(rig.backend.seen("commit")) == 1
-
-
-def test_a_sync_ends_after_a_loss_is_recorded(make: Make) -> None:
-    """Nothing is left to be saved, but the bytes that are given up have no record yet. [2.15, 2.16]"""
-    rig, file = make({KEY: NEW}).opened("r+b")
-    engine = rig.volume.inodes[KEY]
-    with engine.loses():
-        engine.bind_calls()
-        syncing = Task(file.fsync)
-        assert syncing.waits()
-    syncing.result()
-
-
-def test_a_sync_that_began_before_an_abort_ends_with_it(make: Make) -> None:
-    """Also if the file has been reopened since: the next backend has what the sync was for. [2.22]"""
-    rig, file = make({KEY: b""}).opened("r+b")
-    file.pwrite(NEW, 0)
-    file.fsync()
-    sync = barrier.FileSync(rig.volume.inodes[KEY])
-    rig.volume.abort(OSError(errno.ENODEV, "unplugged"))
-    rig.volume.reconnect(RecordingBackend({KEY: NEW}))
-    raises(ShutdownError, barrier.drive, sync, None, "fsync", match="reconnected since")
 
 
 @pytest.mark.parametrize("prompt", [False, True])

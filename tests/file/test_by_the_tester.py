@@ -7,6 +7,8 @@ One worker, so that a seed decides the whole run; `tests/stress` has the runs of
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pagecache.stress import Plan, run
@@ -16,20 +18,7 @@ from pagecache.stress import Plan, run
 @pytest.mark.parametrize("profile", ["fsx", "log", "generic-095", "direct", "metadata", "losses"])
 def test_random_operations_of_one_worker(profile: str, faults: str) -> None:
     """With faults, calls are short, late, lost or refused, and commits forget. [T-45, I-17, I-18, I-22]"""
-    report = run(
-        Plan(
-            seed=1,
-            profile=profile,
-            faults=faults,
-            threads=1,
-            tasks=0,
-            files=2,
-            size="64KiB",
-            capacity="128KiB",
-            operations=150,
-            rounds=2,
-            duration=60,
-        )
-    )
+    small: dict[str, Any] = {"files": 2, "size": "64KiB", "capacity": "128KiB", "operations": 150, "rounds": 2}
+    report = run(Plan(seed=1, profile=profile, faults=faults, threads=1, tasks=0, duration=60, **small))
     assert report.ok, f"{report.story}\n{report.replay}"
     assert report.counters["operations"] > 100

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from pagecache import BackendError, CommitError, ConflictError, DataLossError, W
 from pagecache.engine.io.barrier import FileSync
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Rig, Task, eventually, pattern, raises
+from .rig import FAST, KEY, ONCE, PAGE, Make, Patch, Task, eventually, pattern, raises
 from .test_conflicts import OTHER, over, uploaded
 
 DATA = pattern(4 * PAGE)
@@ -89,36 +90,26 @@ def test_work_under_the_token_publishes_no_half_of_an_object(make: Make) -> None
     assert commits.contents == [pattern(100 * PAGE)]
 
 
-def given_up(make: Make, **options: Any) -> tuple[Rig, Any]:
-    """A page that the backend has acknowledged, then discarded and read again."""
-    rig, file = make({KEY: DATA}, retry=FAST, **options).opened("r+b")
+@pytest.mark.parametrize("how", ["a commit forgets them", "another backend"])
+def test_bytes_read_after_a_discard_do_not_outlast_their_upload(make: Make, monkeypatch: Patch, how: str) -> None:
+    """No clean byte differs from the store, which has the old bytes again. If it is replaced it shows no versions.
+    [T-18, T-75b, 2.17, 2.22]
+    """
+    stat = RecordingBackend.object_stat
+    if how == "another backend":
+        monkeypatch.setattr(RecordingBackend, "object_stat", lambda *at: replace(stat(*at), version=None))
+    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
     file.pwrite(NEW, 0)
     file.flush()
     rig.volume.discard(KEY)
     raises(DataLossError, file.flush)
-    assert file.pread(PAGE, 0) == NEW
-    return rig, file
-
-
-def test_bytes_read_after_a_discard_do_not_outlast_a_commit_that_forgets(make: Make) -> None:
-    """No clean byte differs from the store: the backend has the old bytes again. [T-18, T-75b, 2.17]"""
-    rig, file = given_up(make)
-    rig.backend.fault("commit", failing_commit(AGAIN))
-    file.fsync()
-    assert file.pread(PAGE, 0) == rig.backend.committed(KEY)[:PAGE] == DATA[:PAGE]  # type: ignore[index]
-
-
-def test_bytes_read_after_a_discard_do_not_outlast_the_backend(make: Make, monkeypatch: Patch) -> None:
-    """A store without versions is lost and replaced: it does not have the merely acknowledged bytes. [T-75b, 2.22]"""
-    stat = ObjectBackend.object_stat
-    monkeypatch.setattr(
-        "tests.stores.RecordingBackend.object_stat",
-        lambda backend, stored: type(found := stat(backend, stored))(size=found.size, version=None),
-    )
-    rig, file = given_up(make)
-    rig.volume.abort()
-    rig.volume.reconnect(rig.backend.successor())
-    assert file.pread(PAGE, 0) == DATA[:PAGE]
+    assert file.pread(PAGE, 0) == NEW  # the backend has acknowledged it
+    if how == "another backend":
+        rig.backend = rig.reconnect()
+    else:
+        rig.backend.fault("commit", failing_commit(AGAIN))
+        file.fsync()
+    assert file.pread(PAGE, 0) == (rig.backend.committed(KEY) or b"")[:PAGE] == DATA[:PAGE]
 
 
 def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: Make) -> None:
@@ -136,10 +127,10 @@ def test_a_possible_upload_of_a_failed_call_is_rolled_back_with_a_discard(make: 
     assert backend.committed(KEY) == DATA[:PAGE] + NEW + DATA[2 * PAGE :]
 
 
-def changed_in_every_way(make: Make) -> tuple[Rig, RecordingBackend, Any]:
-    """Truncated, punched and written; none of it is committed, all of it is acknowledged."""
-    backend = RecordingBackend({KEY: DATA}, staged=True)
-    rig, file = make(backend=backend, retry=FAST).opened("r+b")
+@pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
+def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
+    """Bytes, truncates and holes are made again, or owed; the losses are returned. [T-75b, 2.17, 2.19]"""
+    rig, file = make(backend=RecordingBackend({KEY: DATA}, staged=True), retry=FAST).opened("r+b")
     file.truncate(3 * PAGE)
     file.truncate(4 * PAGE)
     file.punch_hole(PAGE, 100)
@@ -148,22 +139,13 @@ def changed_in_every_way(make: Make) -> tuple[Rig, RecordingBackend, Any]:
     file.pwrite(b"given up", 2 * PAGE)
     file.flush()
     eventually(lambda: rig.cache.stats().unstable == 3 * PAGE)
-    return rig, backend, file
-
-
-CHANGED = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] + bytes(PAGE)
-
-
-@pytest.mark.parametrize("fails", ["nothing", "rollback", "file_stat", "truncate", "punch_hole"])
-def test_a_discard_of_a_part_loses_nothing_else_whatever_fails(make: Make, fails: str) -> None:
-    """Bytes, truncates and holes are made again, or owed; the losses are returned. [T-75b, 2.17, 2.19]"""
-    rig, backend, file = changed_in_every_way(make)
-    backend.fault(fails, OSError(errno.EIO, "made up"))
+    rig.backend.fault(fails, OSError(errno.EIO, "made up"))
     lost = rig.volume.discard(KEY, 2 * PAGE, PAGE)
     assert [(entry.offset, entry.length) for entry in lost] == [(2 * PAGE, len(b"given up"))]
     raises(DataLossError, file.fsync)
     file.fsync()
-    assert backend.committed(KEY) == file.pread(4 * PAGE, 0) == CHANGED
+    changed = NEW + bytes(50) + b"later" + bytes(45) + DATA[PAGE + 100 : 3 * PAGE] + bytes(PAGE)
+    assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0) == changed
 
 
 def test_a_rebase_that_fails_half_way_loses_nothing(make: Make) -> None:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pagecache import PageCache, ShutdownError
+from pagecache import PageCache
 
 from ..stores import RecordingBackend
 from .rig import KEY, PAGE, Make, Task, pattern, side_by_side
@@ -90,55 +90,6 @@ def test_a_reader_never_sees_bytes_of_another_page() -> None:
             expected = b"".join(tagged(file, page, version) for page, version in pages_of_file.items())
             assert backends[file // 2].committed(f"f{file}") == expected
     assert [backend.violations for backend in backends] == [[], []]
-
-
-def test_closing_a_handle_beside_its_readers(make: Make) -> None:
-    """Readers get ValueError or their bytes, nothing else. [2.1]"""
-    rig = make({"f": b"\x07" * 64 * PAGE}, capacity="128KiB")
-    for _ in range(20):
-        file = rig.volume.open("f", "rb")
-
-        def reading() -> int:
-            for i in range(1000):
-                try:
-                    assert set(file.pread(100, i * 997 % (63 * PAGE))) == {7}  # noqa: B023
-                except ValueError:
-                    return i
-            return 1000
-
-        tasks = [Task(reading) for _ in range(3)]
-        file.close()
-        for task in tasks:
-            task.result()
-
-
-def test_closing_the_cache_beside_its_users() -> None:
-    """Every call ends, with an answer or with ShutdownError or ValueError; accepted bytes are stored. [2.22, I-23]"""
-    for round_number in range(10):
-        backend = RecordingBackend({"f": bytes(16 * PAGE)})
-        cache = PageCache("128KiB", dirty_background=0.2, dirty_limit=0.5)
-        volume = cache.attach(backend)
-        file = volume.open("f", "r+b")
-        accepted: dict[int, bytes] = {}
-
-        def writing(slot: int) -> None:
-            for i in range(2000):
-                data = bytes([slot + 1, i & 0xFF]) * 50
-                try:
-                    file.pwrite(data, slot * 4 * PAGE)  # noqa: B023
-                except (ShutdownError, ValueError):
-                    return
-                accepted[slot] = data  # noqa: B023
-
-        tasks = [Task(writing, slot) for slot in range(4)]
-        while len(accepted) < 4 and not all(task.finished.is_set() for task in tasks):
-            time.sleep(0.0005 * (round_number + 1))
-        assert cache.close(timeout=30) == []
-        for task in tasks:
-            task.result()
-        content = backend.committed("f") or b""
-        assert {slot: content[slot * 4 * PAGE : slot * 4 * PAGE + 100] for slot in accepted} == accepted
-        assert backend.violations == []
 
 
 def test_hits_and_misses_are_exact(make: Make) -> None:

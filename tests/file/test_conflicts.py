@@ -12,7 +12,7 @@ from pagecache import ConflictError, DataLossError, Event, RetryPolicy
 from pagecache.engine.file import EngineFile
 
 from ..stores import ObjectBackend, RecordingFile
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
+from .rig import KEY, ONCE, PAGE, Log, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, pattern, quiet, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -112,8 +112,7 @@ def test_a_conflict_is_resolved(make: Make, store: Callable[[Make], Rig], how: A
     if how == "discard":
         raises(DataLossError, file.fsync)
     file.fsync()
-    assert rig.backend.committed(KEY) == content
-    assert file.pread(len(DATA), 0) == content
+    assert rig.backend.committed(KEY) == file.pread(len(DATA), 0) == content
     assert rig.content() == content
     assert rig.volume.failed() == []
     assert rig.volume.resolve(KEY, how) == []
@@ -128,9 +127,7 @@ def test_resolve_and_policies_refuse_what_they_do_not_know(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("store", "notice"), MEETINGS)
-def test_take_remote_gives_local_bytes_up_and_says_so(
-    make: Make, store: Callable[[Make, str], Rig], notice: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_take_remote_loses_local_bytes(make: Make, store: Callable[[Make, str], Rig], notice: str, caplog: Log) -> None:
     """The loss is logged, and reported once to each handle open at that time. [T-30, 2.19]"""
     rig = store(make, "take_remote")
     file = rig.handles[0]

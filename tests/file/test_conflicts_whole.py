@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,23 +17,7 @@ from pagecache.engine.commit import remote
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, ObjectFile
-from .rig import (
-    FAST,
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    at_gate,
-    eventually,
-    held,
-    overlay,
-    pattern,
-    quiet,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, quiet, raises
 from .test_conflicts import DATA, MINE, OTHER, over, uploaded
 
 
@@ -69,35 +52,20 @@ def test_force_without_the_whole_version_changes_nothing(make: Make) -> None:
 
 @pytest.mark.parametrize("moment", ["at its look", "behind its look"])
 @pytest.mark.parametrize("way", ["rebase", "take_remote"])
-def test_a_read_that_was_refused_before_the_stored_version_was_taken_gives_nothing_up(
-    make: Make, monkeypatch: Patch, way: str, moment: str
-) -> None:
+def test_a_read_refused_before_a_rebase_gives_nothing_up(make: Make, monkeypatch: Patch, way: str, moment: str) -> None:
     """Its look at the store, or the effect of its look, comes afterwards: the version is the base by then. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend, retry=ONCE).opened()
     file.pwrite(MINE, PAGE)
     backend.put(KEY, OTHER)
-    found, act, changed, held = threading.Event(), threading.Event(), remote.changed, None
-    if moment == "at its look":
-        held, reading = at_gate(backend.gate("stat"), file.pread, PAGE, 0)
-    else:
-
-        def later(*args: Any, **options: Any) -> bool:
-            if options.get("read"):
-                found.set()
-                assert act.wait(WAIT_LIMIT_S)
-            return changed(*args, **options)
-
-        monkeypatch.setattr(remote, "changed", later)
-        reading = Task(file.pread, PAGE, 0)
-        assert found.wait(WAIT_LIMIT_S)
+    gate = backend.gate("stat") if moment == "at its look" else held(monkeypatch, remote, "changed")
+    _, reading = at_gate(gate, file.pread, PAGE, 0)
     raises(ConflictError, file.fsync)
     rig.volume.resolve(KEY, "rebase")
     if way == "take_remote":
         monkeypatch.setattr(rig.volume.engine, "on_conflict", "take_remote")
     file.pwrite(MINE, PAGE)
-    act.set()
-    assert (reading.result() if held is None else reading.result(opening=held)) == OTHER[:PAGE]
+    assert reading.result(opening=gate) == OTHER[:PAGE]
     file.fsync()
     assert backend.committed(KEY) == over(OTHER)
     assert rig.volume.engine.files()[0].conflict is None
@@ -130,81 +98,46 @@ def test_force_reads_on_while_another_call_changes_the_path_of_reads(make: Make)
     assert backend.committed(KEY) == over(DATA)[: 3 * PAGE] + MINE[:10]
 
 
-def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make) -> None:
+def test_no_fsync_returns_before_the_loss_of_its_bytes_is_recorded(make: Make, monkeypatch: Patch) -> None:
     """A policy gives the bytes up within the commit of one caller; the fsync of another one waits. [2.16, 2.19]"""
     rig = uploaded(make, "take_remote")
     file = rig.handles[0]
-    entered, release = threading.Event(), threading.Event()
-
-    class Held(logging.Handler):
-        """Holds the line about the loss: the bytes are gone by then, and no handle has the loss yet."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            if "was taken" in record.getMessage():
-                entered.set()
-                assert release.wait(WAIT_LIMIT_S)
-
-    handler, log = Held(), logging.getLogger("pagecache.loss")
-    log.addHandler(handler)
-    try:
-        saving = Task(file.fsync)
-        assert entered.wait(WAIT_LIMIT_S)
-        assert not file.stats().dirty
-        raises(TimeoutError, file.fsync, timeout=0.2)
-    finally:
-        release.set()
-        log.removeHandler(handler)
-    raises(DataLossError, saving.result)
+    gate, saving = at_gate(held(monkeypatch, type(file._inode), "report_loss"), file.fsync)
+    assert not file.stats().dirty
+    raises(TimeoutError, file.fsync, timeout=0.2)
+    raises(DataLossError, saving.result, opening=gate)
     file.fsync()
 
 
-@pytest.mark.parametrize("stored", ["ours", "another"])
 @pytest.mark.parametrize("announced", ["before the answer", "in place of the answer"])
-def test_an_announcement_beside_a_commit_makes_a_conflict_if_it_is_of_another_version(
-    make: Make, announced: str, stored: str
-) -> None:
-    """The version of the commit is unknown then, and may be the announced one. [2.19]"""
+@pytest.mark.parametrize("then", ["ours", "another", "another, which an open looks at"])
+def test_an_announced_other_version_beside_a_commit_is_a_conflict(make: Make, announced: str, then: str) -> None:
+    """The version of the commit is unknown then, or another one may have replaced it. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend, retry=FAST, options={"revalidate": 1e6}).opened()
+    rig, file = make(backend=backend, options={"revalidate": 1e6}).opened()
     file.pwrite(MINE, PAGE)
 
     def commit(stored_file: Any) -> str:
         made = str(stored_file.make_durable())
-        rig.volume.invalidate_remote(KEY, version=made if stored == "ours" else backend.put(KEY, OTHER))
+        rig.volume.invalidate_remote(KEY, version=made if then == "ours" else backend.put(KEY, OTHER))
         if announced == "in place of the answer":
             raise OSError(errno.ETIMEDOUT, "no answer")
         return made
 
     backend.fault("commit", commit)
-    if stored == "another":
-        if announced == "before the answer":
-            file.fsync()
+    if then == "ours" or announced == "before the answer":
+        file.fsync()
+    if then == "ours":
+        assert file.pread(len(DATA), 0) == over(DATA)
+        file.pwrite(MINE, 0)
+        file.fsync()
+        assert backend.committed(KEY) == MINE + over(DATA)[PAGE:]
+    elif then == "another" or announced == "in place of the answer":
         file.pwrite(MINE, 0)
         raises(ConflictError, file.fsync)
         assert backend.committed(KEY) == OTHER
         raises(ConflictError, file.pread, PAGE, 2 * PAGE)
     else:
-        file.fsync()
-        assert file.pread(len(DATA), 0) == over(DATA)
-        file.pwrite(MINE, 0)
-        file.fsync()
-        assert backend.committed(KEY) == MINE + over(DATA)[PAGE:]
-
-
-def test_an_object_that_is_announced_beside_its_commit_is_looked_at_by_the_next_open(make: Make) -> None:
-    """The commit returns the version that it has made, and another one may have replaced that. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig = make(backend=backend, options={"revalidate": 1e6})
-
-    def commit(stored: Any) -> str:
-        made = str(stored.make_durable())
-        rig.volume.invalidate_remote(KEY, version=backend.put(KEY, OTHER))
-        return made
-
-    backend.fault("commit", commit)
-    with rig.open() as file:
-        file.pwrite(MINE, PAGE)
-        file.fsync()
         assert rig.content() == OTHER
 
 
@@ -287,53 +220,28 @@ def test_an_open_object_that_another_client_removed(make: Make) -> None:
     assert backend.committed("dirty") == MINE
 
 
-@pytest.mark.parametrize("policy", ["fail", "take_remote"])
-def test_a_read_that_is_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str) -> None:
-    """The refusal comes late: its conflict has been settled, and nothing is local any longer. [2.19]"""
+@pytest.mark.parametrize(("policy", "late"), [("fail", "refusal"), ("take_remote", "refusal"), ("fail", "version")])
+def test_a_read_refused_for_a_version_that_is_the_base_by_now_is_made_again(make: Make, policy: str, late: str) -> None:
+    """The refusal comes late, or the version that was asked for: the conflict is settled, nothing is local. [2.19]"""
     backend = ObjectBackend({KEY: DATA})
     rig, file = make(backend=backend, options={"on_conflict": policy}).opened()
     file.pwrite(MINE, PAGE)
-    with backend.gate("read_into") as gate:
-        reading = Task(file.pread, PAGE, 0)
+    gate, reading = at_gate(backend.gate("read_into"), file.pread, PAGE, 0)
+    backend.put(KEY, OTHER)
+    if late == "version":
+        refused, gate = gate, backend.gate("stat answer")
+        refused.open()
         gate.wait_entered()
-        backend.put(KEY, OTHER)
-        rig.volume.invalidate_remote(KEY)
+    rig.volume.invalidate_remote(KEY)
+    if late == "refusal":
         rig.volume.engine.files()[0].settled(lambda: None)
-        if policy == "fail":
-            rig.volume.resolve(KEY, "rebase")
-            file.fsync()
-    assert reading.result() == OTHER[:PAGE]
+    if policy == "fail":
+        rig.volume.resolve(KEY, "rebase")
+        file.fsync()
+    assert reading.result(opening=gate) == OTHER[:PAGE]
     assert file.pread(len(DATA), 0) == (OTHER if policy == "take_remote" else over(OTHER))
     if policy == "take_remote":
         raises(DataLossError, file.fsync)
-
-
-def test_a_version_that_was_asked_for_before_the_base_is_not_a_replacement_of_it(make: Make) -> None:
-    """The conflict is settled, and the local version committed, before the answer is examined. [2.19]"""
-    backend = ObjectBackend({KEY: DATA})
-    rig, file = make(backend=backend).opened()
-    file.pwrite(MINE, PAGE)
-    stat, queried, go_on = backend.stat, threading.Event(), threading.Event()
-
-    def slow(key: Any) -> Any:
-        found = stat(key)
-        if found.version == other:
-            queried.set()
-            assert go_on.wait(60.0)
-        return found
-
-    with backend.gate("read_into") as gate:
-        reading = Task(file.pread, PAGE, 0)
-        gate.wait_entered()
-        other = backend.put(KEY, OTHER)
-        backend.stat = slow  # type: ignore[method-assign]
-    assert queried.wait(60.0)
-    rig.volume.invalidate_remote(KEY)
-    rig.volume.resolve(KEY, "rebase")
-    file.fsync()
-    go_on.set()
-    assert reading.result() == OTHER[:PAGE]
-    assert file.pread(len(DATA), 0) == over(OTHER)
 
 
 def test_reads_go_on_after_an_announced_change_that_did_not_happen(make: Make) -> None:
@@ -344,9 +252,6 @@ def test_reads_go_on_after_an_announced_change_that_did_not_happen(make: Make) -
     raises(ConflictError, file.pread, PAGE, 0)
     rig.open("rb")
     assert file.pread(len(DATA), 0) == DATA
-
-
-# ---------------------------------------------------------------- a cache that they fill
 
 
 def in_conflict(make: Make) -> tuple[Rig, Any]:
@@ -376,9 +281,7 @@ def test_a_writer_beside_a_conflict_that_fills_the_cache_gets_an_error(make: Mak
 
 
 @pytest.mark.parametrize("all_failed", [False, True])
-def test_a_writer_waits_while_a_conflict_that_fills_the_cache_is_being_settled(
-    make: Make, monkeypatch: pytest.MonkeyPatch, all_failed: bool
-) -> None:
+def test_a_writer_waits_while_a_conflict_is_being_settled(make: Make, monkeypatch: Patch, all_failed: bool) -> None:
     """The running `resolve` is about to make room. [2.23, 2.19]"""
     rig, file = in_conflict(make)
     if all_failed:
@@ -432,9 +335,7 @@ def test_a_read_of_the_store_raises_until_the_policy_has_taken_the_other_version
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("landed", [False, True])
 @pytest.mark.parametrize("pinned", [False, True])
-def test_once_the_bytes_of_an_unheard_commit_are_discarded_opens_compare_again(
-    make: Make, landed: bool, parts: int, pinned: bool
-) -> None:
+def test_opens_compare_once_an_unheard_commit_is_discarded(make: Make, landed: bool, parts: int, pinned: bool) -> None:
     """What it has stored is a version like another writer's then, and so is one that came since. [T-30, 2.19]"""
     backend = ObjectBackend({KEY: DATA}, pinned=pinned)
     rig, file = make(backend=backend, retry=ONCE).opened()
@@ -457,9 +358,7 @@ def test_once_the_bytes_of_an_unheard_commit_are_discarded_opens_compare_again(
 
 
 @pytest.mark.parametrize("first", ["written", "replaced"])
-def test_a_write_beside_the_open_that_finds_what_an_unheard_commit_has_stored(
-    make: Make, monkeypatch: Patch, first: str
-) -> None:
+def test_a_write_beside_the_open_that_finds_an_unheard_commit(make: Make, monkeypatch: Patch, first: str) -> None:
     """The write makes that version ours again, or its handle is replaced. [T-30, 2.19]"""
     rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened()
     file.pread(len(DATA), 0)

@@ -6,6 +6,7 @@ import errno
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -134,21 +135,17 @@ def test_neither_kind_of_writer_starves_the_other(make: Make, stream: str) -> No
     rig = make({KEY: DATA}, limits={**PARALLEL, "durable_writes": True})
     file, direct = rig.open("r+b", write_through=True), parallel(rig)
     over = threading.Event()
+    calls = {"direct": partial(direct.pwrite, b"d" * PAGE), "buffered": partial(file.pwrite, b"b" * 10)}
+    call, (other,) = calls.pop(stream), calls.values()
 
     def endless(k: int) -> None:
         while not over.is_set():
-            if stream == "direct":
-                direct.pwrite(b"s" * PAGE, k * PAGE)
-            else:
-                file.pwrite(b"s" * 10, k * PAGE)
+            call(k * PAGE)
 
     streams = [Task(endless, k) for k in range(4)]
     try:
         for _ in range(20):
-            if stream == "direct":
-                Task(file.pwrite, b"one", 8 * PAGE).result()
-            else:
-                Task(direct.pwrite, b"o" * PAGE, 8 * PAGE).result()
+            Task(other, 8 * PAGE).result()
     finally:
         over.set()
         for task in streams:
@@ -185,9 +182,7 @@ FULL = OSError(errno.ENOSPC, "full")
 Ending = Callable[[Rig, CachedFile], None]
 
 
-def fails(
-    op: str, answer: Any = FULL, *, dirty: bool = False, match: str = "full"
-) -> Callable[[Rig, CachedFile], None]:
+def fails(op: str, answer: Any = FULL, *, dirty: bool = False, match: str = "full") -> Ending:
     """A direct write that fails; there may be dirty bytes below it, which are written back first."""
 
     def ends(rig: Rig, direct: CachedFile) -> None:
@@ -219,10 +214,8 @@ def is_interrupted_while_it_waits_for_the_lock(rig: Rig, direct: CachedFile) -> 
 
 def is_interrupted_while_it_cleans(rig: Rig, direct: CachedFile) -> None:
     rig.handles[0].pwrite(b"dirty", 4 * PAGE)
-    gate = rig.backend.gate("write_from")
-    with ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
+    with rig.backend.gate("write_from") as gate, ctrl_c(gate.entered), pytest.raises(KeyboardInterrupt):
         direct.pwrite(b"x" * 4 * PAGE, 4 * PAGE)
-    gate.open()
 
 
 ENDINGS: dict[str, Ending] = {
@@ -310,9 +303,7 @@ def test_an_interrupt_between_two_bytecodes_of_direct_io_leaves_nothing_behind(c
 
 @pytest.mark.parametrize("first", ["write_from", "commit"])
 @pytest.mark.parametrize("both", [True, False], ids=["takes both", "takes one"])
-def test_a_commit_and_a_direct_write_wait_for_each_other_if_the_backend_takes_one(
-    make: Make, both: bool, first: str
-) -> None:
+def test_a_commit_and_a_direct_write_alternate_if_the_backend_takes_one(make: Make, both: bool, first: str) -> None:
     """The commit holds no token meanwhile: other bytes are written back. The write is not counted. [2.10, 2.26]"""
     rig, file, direct = make({KEY: DATA}, limits={"parallel_direct_writes": both}).both(direct=True)
     acknowledged(file)

@@ -16,13 +16,12 @@ from typing import Any
 import numpy
 import pytest
 
-from pagecache import BackendProtocolError, CachedFile, PageCache, ShutdownError, Volume
-from pagecache.backends import DirectoryBackend, MemoryBackend
-from pagecache.backends.memory import MemoryFile
+from pagecache import BackendProtocolError, PageCache, ShutdownError, Volume
+from pagecache.backends import DirectoryBackend
 from pagecache.engine.file import EngineFile
 
 from ..stores import WAIT_LIMIT_S, short
-from .rig import FAST, KEY, PAGE, Make, Task, pattern, raises, side_by_side
+from .rig import FAST, KEY, PAGE, Make, Patch, Task, pattern, raises
 from .test_served_memory import ServedMemory
 
 DATA = pattern(8 * PAGE)
@@ -72,20 +71,6 @@ def test_local_bytes_and_a_local_end_are_read_beside_calls_of_c(volume: Volume) 
         assert space == expected + bytes(len(space) - len(expected))
 
 
-def test_threads_read_by_one_direct_handle_beside_its_writes(volume: Volume) -> None:
-    """Each page has the bytes of one write. [T-25, 2.9]"""
-    with volume.open(KEY, "r+b", direct=True, parallel_direct_writes=True) as direct:
-
-        def work(number: int) -> None:
-            for turn in range(100):
-                page = bytes([number * 16 + turn % 16]) * PAGE
-                direct.pwrite(page, number * PAGE)
-                assert direct.pread(PAGE, number * PAGE) == page
-                assert len(set(direct.pread(PAGE, (number + 1) % 4 * PAGE))) in (1, 256, 251)
-
-        side_by_side(work, 4)
-
-
 def swap(volume: Volume, path: str) -> Callable[[], None]:
     """Have the backend's open file read another one; the result undoes that."""
     held: Any = volume.inodes[KEY].backend_file
@@ -101,9 +86,7 @@ def swap(volume: Volume, path: str) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize(("path", "code", "tries"), [("/", errno.EISDIR, 1), ("/proc/self/mem", errno.EIO, 3)])
-def test_a_failed_call_of_c_counts_as_the_first_of_its_tries(
-    volume: Volume, served: ServedMemory, path: str, code: int, tries: int
-) -> None:
+def test_a_failed_call_of_c_is_a_try(volume: Volume, served: ServedMemory, path: str, code: int, tries: int) -> None:
     """The first of two calls succeeds; the buffer may have changed, and the next read is whole. [2.9, 2.14]"""
     with volume.open(KEY, "rb", direct=True) as direct:
         reader = Task(direct.pread_into, served.memory, 0)
@@ -125,43 +108,32 @@ def test_a_file_that_another_program_has_cut_is_an_error(volume: Volume, tmp_pat
         assert direct.pread(PAGE, 0) == DATA[:PAGE]
 
 
-def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_cut_before_each_call_and_grows_after_it_is_no_error(make: Make, monkeypatch: Patch) -> None:
     """The answers of 0 bytes are right, and each time the file is longer again when the read looks. [2.9, 2.14]"""
-    real_seen, real_read = EngineFile.storage_seen, MemoryFile.read_into
-    changes: list[CachedFile] = []
-    cuts, empty = 0, False
+    rig, file, direct = make({KEY: DATA[: 2 * PAGE]}, limits={"prompt": True}).both("rb", direct=True)
+    genuine, cuts, empty = EngineFile.storage_seen, 3, False
 
     def seen(self: EngineFile) -> int:
         nonlocal cuts, empty
         if cuts and not empty:
             cuts -= 1
-            Task(changes[0].truncate, PAGE).result()
+            Task(file.truncate, PAGE).result()
         empty = False
-        return real_seen(self)
+        return genuine(self)
 
-    def read_into(self: MemoryFile, offset: int, buffers: Sequence[memoryview]) -> int:
+    def read(stored: Any, offset: int, buffers: Sequence[memoryview]) -> int:
         nonlocal empty
-        got = real_read(self, offset, buffers)
+        got = int(stored.fill(offset, buffers))
         empty = got == 0
         if empty:
-            Task(grow).result()
+            Task(file.pwrite, DATA[PAGE : 2 * PAGE], PAGE).result()
+            Task(file.fsync).result()
         return got
 
-    def grow() -> None:
-        changes[0].pwrite(DATA[PAGE : 2 * PAGE], PAGE)
-        changes[0].fsync()
-
     monkeypatch.setattr(EngineFile, "storage_seen", seen)
-    monkeypatch.setattr(MemoryFile, "read_into", read_into)
-    backend = MemoryBackend()
-    backend.put(KEY, DATA[: 2 * PAGE])
-    with PageCache("1MiB") as cache:
-        volume = cache.attach(backend)
-        with volume.open(KEY, "r+b") as file, volume.open(KEY, "rb", direct=True) as direct:
-            changes.append(file)
-            cuts = 3
-            assert direct.pread(2 * PAGE, 0) == DATA[: 2 * PAGE]
-            assert not cuts
+    rig.backend.fault("read_into", read, times=math.inf)
+    assert direct.pread(2 * PAGE, 0) == DATA[: 2 * PAGE]
+    assert not cuts
 
 
 def test_a_truncate_beside_a_call_of_c_ends_the_read(volume: Volume, served: ServedMemory) -> None:
@@ -176,9 +148,7 @@ def test_a_truncate_beside_a_call_of_c_ends_the_read(volume: Volume, served: Ser
 
 
 @pytest.mark.parametrize("change", ["rename", "remove", "rename over it"])
-def test_a_name_that_changes_beside_a_call_of_c(
-    volume: Volume, served: ServedMemory, tmp_path: Path, change: str
-) -> None:
+def test_a_name_changes_beside_a_call_of_c(volume: Volume, served: ServedMemory, tmp_path: Path, change: str) -> None:
     """The open object is read, whatever its name. [2.9, 2.20]"""
     (tmp_path / "other").write_bytes(bytes(8 * PAGE))
     with volume.open(KEY, "rb", direct=True) as direct:
@@ -200,9 +170,7 @@ def test_a_name_that_changes_beside_a_call_of_c(
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["abort", "reconnect"])
-def test_an_abort_beside_a_call_of_c_drops_its_answer(
-    volume: Volume, served: ServedMemory, tmp_path: Path, again: bool
-) -> None:
+def test_an_aborted_call_of_c_has_no_answer(volume: Volume, served: ServedMemory, tmp_path: Path, again: bool) -> None:
     """Its bytes are of the earlier backend. [K9, 2.22]"""
     with volume.open(KEY, "rb", direct=True) as direct:
         reader = Task(direct.pread_into, served.memory, 0)
@@ -252,9 +220,7 @@ def test_a_signal_handler_that_raises_ends_a_read_between_two_calls_of_c(volume:
 @pytest.mark.parametrize(
     "limits", [{"prompt": True}, {"prompt": True, "read_unit": 1000, "max_read": 1000}, {}], ids=str
 )
-def test_a_view_that_a_backend_keeps_shows_and_changes_no_result(
-    make: Make, keep: Callable[[memoryview], Any], limits: dict[str, Any]
-) -> None:
+def test_a_kept_view_changes_no_result(make: Make, keep: Callable[[memoryview], Any], limits: dict[str, Any]) -> None:
     """It writes into kept views in later calls of the read, and after its end. [I-24, 2.1.3, 2.9]"""
     rig, direct = make({KEY: DATA}, limits={"max_read": PAGE, **limits}).opened("rb", direct=True)
     kept: list[Any] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,10 @@ import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend
-from pagecache.errors import Key
-from pagecache.testing import FaultyBackend, Gate
+from pagecache.testing import FaultyBackend
 from pagecache.volume import lifetimes
 
-from .rig import Patch, Task, at_gate, content_of, gated, raises
+from .rig import Patch, Task, at_gate, content_of, gated, held, raises
 
 
 @pytest.fixture
@@ -64,9 +62,7 @@ def test_files_of_a_renamed_directory_keep_what_is_not_written_back(volume: Volu
 
 
 @pytest.mark.parametrize("first", ["rename", "open"])
-def test_an_open_of_a_file_and_the_rename_of_its_directory_wait_for_each_other(
-    volume: Volume, backend: FaultyBackend, first: str
-) -> None:
+def test_an_open_and_a_rename_above_it_wait_for_each_other(volume: Volume, backend: FaultyBackend, first: str) -> None:
     """The open finds the name gone, or the rename takes the opened file along: never a second object. [2.20]"""
     calls: list[Callable[[], Any]] = [lambda: volume.rename("old", "new"), lambda: volume.open("old/a", "r+")]
     order = (0, 1) if first == "rename" else (1, 0)
@@ -84,52 +80,28 @@ def test_an_open_of_a_file_and_the_rename_of_its_directory_wait_for_each_other(
         assert content_of(volume, "new/a") == b"A stored"
 
 
-class HeldAtNewNames(DirectoryBackend):
-    """A directory that holds the answers of renames."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root, prompt=False)
-        self.gate = Gate()
-
-    def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
-        super().rename(src, dst, replace=replace)
-        self.gate.enter(10)
-
-
-@pytest.fixture
-def held_at_new_names(root: Path) -> Iterator[tuple[Volume, Gate]]:
-    """A volume that holds a rename of "old" to "new" half way: the store has made it, the cache does not know."""
-    backend = HeldAtNewNames(root)
-    with backend.gate, PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
-        yield cache.attach(backend, read_ahead=0), backend.gate
-
-
-def test_an_abandon_beside_the_rename_of_its_directory(root: Path, held_at_new_names: tuple[Volume, Gate]) -> None:
-    """The others follow the directory. [2.20]"""
-    volume, gate = held_at_new_names
-    abandoned, held = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
+def test_an_abandon_beside_the_rename_of_its_directory(volume: Volume, root: Path, monkeypatch: Patch) -> None:
+    """The store has made the rename, and the cache does not know: the others follow the directory. [2.20]"""
+    abandoned, held_file = volume.open("old/a", "r+"), volume.open("old/sub/b", "r+")
     abandoned.pwrite(b"A", 0)
-    held.pwrite(b"B", 0)
-    _, renaming = at_gate(gate, volume.rename, "old", "new")
+    held_file.pwrite(b"B", 0)
+    gate, renaming = at_gate(held(monkeypatch, DirectoryBackend, "rename", after=True), volume.rename, "old", "new")
     abandoned.abandon()
-    gate.release()
-    renaming.result()
+    renaming.result(opening=gate)
     assert content_of(volume, "new/a") == b"a stored"
     assert content_of(volume, "new/sub/b") == b"B stored"
-    held.close()
+    held_file.close()
     assert (root / "new" / "sub" / "b").read_bytes() == b"B stored"
 
 
-def test_no_file_is_freed_beside_a_rename_above_it(held_at_new_names: tuple[Volume, Gate], monkeypatch: Patch) -> None:
+def test_no_file_is_freed_beside_a_rename_above_it(volume: Volume, monkeypatch: Patch) -> None:
     """A close of another file frees objects that nothing needs, and leaves those with busy names. [2.20]"""
-    volume, gate = held_at_new_names
     for key in ("old/a", "old/sub/b"):
         volume.open(key).close()
-    _, renaming = at_gate(gate, volume.rename, "old", "new")
+    gate, renaming = at_gate(held(monkeypatch, DirectoryBackend, "rename", after=True), volume.rename, "old", "new")
     monkeypatch.setattr(lifetimes, "hollow_max", lambda capacity: 0)
     volume.open("target").close()
-    gate.release()
-    renaming.result()
+    renaming.result(opening=gate)
     assert content_of(volume, "new/a") == b"a stored"
     assert content_of(volume, "new/sub/b") == b"b stored"
 
@@ -228,17 +200,3 @@ def test_a_change_of_a_link_does_not_wait_for_its_file(volume: Volume, backend: 
     gate.release()
     with opening.result():
         assert sorted(path.name for path in root.iterdir() if path.is_symlink()) == ["three"]
-
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_attributes_of_a_store_that_has_none_are_refused(opened: bool) -> None:
-    """The error names the backend, and is not reported as a fault of it. [2.20]"""
-    with PageCache("1MiB") as cache:
-        volume = cache.attach("memory:")
-        with volume.open("a", "xb") as file:
-            file.write(b"x")
-            if not opened:
-                file.close()
-            with pytest.raises(io.UnsupportedOperation, match="MemoryBackend cannot change attributes"):
-                volume.setattr("a", mode=0o600)
-        assert content_of(volume, "a") == b"x"

@@ -22,7 +22,7 @@ from pagecache.engine import flusher
 from pagecache.testing import FaultyBackend, Gate, Rule
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend
-from .rig import FAST, KEY, ONCE, QUIET, Patch, eventually, pattern
+from .rig import FAST, KEY, ONCE, QUIET, Log, Patch, eventually, pattern
 
 DATA = pattern(10_000)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -80,7 +80,7 @@ def test_threads_of_dropped_caches_end(warned: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("call", "close"), [("write", False), ("commit", True)], ids=["open", "closed"])
-def test_files_of_a_dropped_cache_stay_open_until_its_data_is_saved(
+def test_a_dropped_cache_keeps_files_open_until_saved(
     warned: list[str], tmp_path: Path, call: str, close: bool
 ) -> None:
     """The collection closes no descriptor of the backend; the bytes are written back and committed. [2.21, 2.22]"""
@@ -151,8 +151,7 @@ def test_a_mirror_of_a_dropped_cache_catches_up(warned: list[str], tmp_path: Pat
 
     abandon()
     eventually(lambda: ended(before))
-    assert store.snapshot(KEY) == DATA
-    assert (tmp_path / KEY).read_bytes() == DATA
+    assert store.snapshot(KEY) == (tmp_path / KEY).read_bytes() == DATA
 
 
 def test_a_clean_cache_is_freed_though_its_backend_refers_to_it(warned: list[str]) -> None:
@@ -185,7 +184,7 @@ def test_the_backend_of_a_closed_cache_is_freed_with_it() -> None:
     eventually(lambda: gc.collect() >= 0 and freed() is None)
 
 
-def test_data_that_cannot_be_saved_is_saved_later(warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_data_that_cannot_be_saved_is_saved_later(warned: list[str], caplog: Log) -> None:
     """It is logged with its ranges and retried by the policy; the threads end. [K1, 2.16, 2.21]"""
     before, backend = threads(), RecordingBackend({KEY: b""})
     fault = backend.fault("write_from", FULL, times=float("inf"))
@@ -202,7 +201,7 @@ def test_data_that_cannot_be_saved_is_saved_later(warned: list[str], caplog: pyt
     assert backend.committed(KEY) == DATA
 
 
-def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog: Log) -> None:
     """commit_on_close: the writer is gone, so the object keeps its content; the loss is in the log. [T-77, 2.22]"""
     before, backend = threads(), ObjectBackend({KEY: b"as it was"})
     with caplog.at_level(logging.ERROR, "pagecache"):
@@ -216,7 +215,7 @@ def test_unpublished_objects_are_listed_not_published(warned: list[str], caplog:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_with_block_that_fails_publishes_nothing(caplog: pytest.LogCaptureFixture, whole: bool) -> None:
+def test_a_with_block_that_fails_publishes_nothing(caplog: Log, whole: bool) -> None:
     """The writer may still decide. Its exception stays the primary one if bytes cannot be saved. [T-77, 2.22]"""
     backend = ObjectBackend({KEY: b"as it was"}) if whole else RecordingBackend({KEY: b"as it was"})
     if not whole:
@@ -246,9 +245,7 @@ def test_a_view_keeps_a_dropped_cache() -> None:
     eventually(lambda: ended(before))
 
 
-def test_a_dropped_cache_is_saved_once_a_thread_can_be_started(
-    warned: list[str], monkeypatch: Patch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dropped_cache_is_saved_when_a_thread_can_start(warned: list[str], monkeypatch: Patch, caplog: Log) -> None:
     """Python refuses the thread that ends the cache; the flusher starts it later, though nothing else wakes it."""
     backend, before = RecordingBackend({KEY: bytes(len(DATA))}), threads()
     start, refused = threading.Thread.start, threading.Event()

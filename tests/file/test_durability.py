@@ -9,7 +9,7 @@ import pytest
 from pagecache import BackendError, CommitError, SyncTicket, WritebackError
 
 from ..stores import failing_commit
-from .rig import KEY, ONCE, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
+from .rig import KEY, PAGE, Make, Rig, Task, at_gate, dirty_bytes, eventually, pattern, raises, spread
 
 DATA = pattern(5 * PAGE + 17)
 
@@ -18,18 +18,26 @@ def ops(rig: Rig, *names: str) -> list[str]:
     return [call.op for call in rig.backend.calls if call.op in (names or ("write_from", "commit"))]
 
 
-def test_flush_hands_over_and_commits_nothing(dirty: Rig) -> None:
-    """Acknowledged is not durable: the bytes stay local. An fsync does not send them again. [2.15, K2]"""
-    dirty.handles[0].flush()
-    assert dirty.backend.written(KEY) == DATA
-    assert ops(dirty) == ["write_from"]
-    assert dirty_bytes(dirty.volume) == len(DATA)
-    stats = dirty.cache.stats()
-    assert stats.dirty == stats.writeback == 0
-    assert stats.unstable > 0
-    dirty.handles[0].fsync()
+@pytest.mark.parametrize("flushed", [False, True])
+@pytest.mark.parametrize("data_only", [False, True])
+def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool, flushed: bool) -> None:
+    """Acknowledged is not durable: flushed bytes stay local, and are not sent again. Afterwards nothing is local;
+    fdatasync is a full promise for the bytes. [2.15, I-18, K2]
+    """
+    if flushed:
+        dirty.handles[0].flush()
+        assert dirty.backend.written(KEY) == DATA
+        assert ops(dirty) == ["write_from"]
+        assert dirty_bytes(dirty.volume) == len(DATA)
+        stats = dirty.cache.stats()
+        assert stats.dirty == stats.writeback == 0
+        assert stats.unstable > 0
+    dirty.handles[0].fsync(data_only=data_only)
     assert ops(dirty) == ["write_from", "commit"]
     assert dirty.backend.committed(KEY) == DATA
+    assert dirty.volume.dirty_ranges(KEY) == []
+    stats = dirty.cache.stats()
+    assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
 
 
 def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
@@ -48,27 +56,6 @@ def test_sync_range_hands_over_its_range_only(dirty: Rig) -> None:
     assert len(DATA) + 3 <= len(spread(far + 3, sent)) < len(DATA) + PAGE + 3
 
 
-@pytest.mark.parametrize("data_only", [False, True])
-def test_fsync_writes_then_commits_once(dirty: Rig, data_only: bool) -> None:
-    """Afterwards nothing is local; fdatasync is a full promise for the bytes. [2.15, I-18]"""
-    dirty.handles[0].fsync(data_only=data_only)
-    assert ops(dirty) == ["write_from", "commit"]
-    assert dirty.backend.committed(KEY) == DATA
-    assert dirty.volume.dirty_ranges(KEY) == []
-    stats = dirty.cache.stats()
-    assert (stats.dirty, stats.writeback, stats.unstable, stats.failed) == (0, 0, 0, 0)
-
-
-def test_a_durable_backend_needs_no_commit(make: Make) -> None:
-    """Acknowledged means durable there. [K2]"""
-    rig, file = make({KEY: b""}, limits={"durable_writes": True}).opened("r+b")
-    file.pwrite(DATA, 0)
-    file.flush()
-    assert rig.volume.dirty_ranges(KEY) == []
-    file.fsync()
-    assert ops(rig) == ["write_from"]
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ETIMEDOUT])
 def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig, code: int) -> None:
     """Even if the backend forgot them; the next fsync repairs. [T-18, K2, 2.16]"""
@@ -85,23 +72,6 @@ def test_a_failed_commit_fails_fsync_and_makes_the_bytes_dirty_again(dirty: Rig,
     assert ops(dirty) == ["write_from", "commit"]
     assert dirty.backend.committed(KEY) == DATA
     assert (dirty.volume.dirty_ranges(KEY), dirty.volume.failed()) == ([], [])
-
-
-def test_unstable_bytes_are_not_evicted(make: Make) -> None:
-    """Between acknowledgement and commit, memory pressure evicts other folios. [T-18, I-8]"""
-    rig = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE, dirty_limit=0.99)
-    file, other = rig.open("r+b"), rig.open("rb", key="other")
-    file.pwrite(DATA, 0)
-    file.flush()
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    rig.backend.fault("commit", failing_commit(OSError(errno.ENOSPC, "no room")))
-    raises(CommitError, file.fsync)
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    assert file.pread(len(DATA), 0) == DATA
-    file.fsync()
-    assert rig.backend.committed(KEY) == DATA
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -164,21 +134,6 @@ def test_close_flushes_and_leaves_the_commit_to_sync(dirty: Rig) -> None:
     assert ops(dirty) == ["write_from"]
     dirty.volume.sync()
     assert dirty.backend.committed(KEY) == DATA
-
-
-def test_volume_sync_commits_every_file(make: Make) -> None:
-    """Open and closed ones, then the names once. [2.15, I-19]"""
-    rig = make()
-    for i in range(5):
-        handle = rig.open("w+b", key=f"file{i}")
-        handle.pwrite(pattern(3000, i), 0)
-        if i % 2:
-            handle.close()
-    rig.backend.forget_calls()
-    rig.volume.sync(20)
-    assert all(rig.backend.committed(f"file{i}") == pattern(3000, i) for i in range(5))
-    assert len(rig.backend.seen("sync")) == 1
-    assert rig.backend.calls[-1].op == "sync"
 
 
 def test_the_remainder_of_a_ticket_is_counted_by_folio(make: Make) -> None:

@@ -45,18 +45,6 @@ def run(body: str, tmp_path: Path, *args: str) -> subprocess.CompletedProcess[st
     return run_program(tmp_path, textwrap.dedent(PRELUDE) + textwrap.dedent(body), *args)
 
 
-def test_exit_saves_what_was_left_dirty(tmp_path: Path) -> None:
-    """The program never called close: the exit hook writes back. [T-52, 2.22]"""
-    body = """
-        cache = PageCache("1MiB", flush_interval=3600, dirty_expire=3600)
-        file = cache.attach(f"dir:{sys.argv[1]}").open("saved", "wb")
-        file.pwrite(b"saved at exit" * 1000, 0)
-        sys.exit(7)
-    """
-    assert run(body, tmp_path, str(tmp_path)).returncode == 7
-    assert (tmp_path / "saved").read_bytes() == b"saved at exit" * 1000
-
-
 UNSAVED = {
     "a hung write": ("file = attach('write').open('lost', 'wb'); file.pwrite(bytes(5000), 0)", " [0, 5000)"),
     "an object that was only created": ("file = attach('commit').open('lost', 'wb')", ""),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -181,30 +180,6 @@ def test_bytes_that_wait_without_a_record_are_retried_beside_a_failure_that_stay
     assert [(failed.offset, failed.length) for failed in rig.volume.failed()] == [(0, PAGE)]
 
 
-def with_ten_failures(make: Make) -> Rig:
-    """A file of which every other page was refused, each in a separate call."""
-    rig = make({KEY: bytes(20 * PAGE)}, retry=replace(ONCE, failed_retry=3600.0), max_folio=PAGE)
-    rig.backend.fault("write_from", FULL, times=10)
-    file = rig.open("r+b")
-    for page in range(0, 20, 2):
-        file.pwrite(NEW[:PAGE], page * PAGE)
-    raises(WritebackError, file.fsync)
-    eventually(lambda: len(recorded(rig)) == 10)
-    return rig
-
-
-def on_search(monkeypatch: Patch, note: Callable[[int], object]) -> None:
-    """Call `note` with the start of each search of ranges in this thread: results of writes come on others."""
-    find = NativeInode.range_next
-
-    def noted(self: NativeInode, start: int, *args: Any) -> int:
-        if threading.current_thread() is threading.main_thread():
-            note(start)
-        return find(self, start, *args)
-
-    monkeypatch.setattr(NativeInode, "range_next", noted)
-
-
 def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make: Make) -> None:
     """The index has the failed bytes; the record of their failure may be missing. [I-29, 2.16]"""
     rig = failed_rig(make)
@@ -216,49 +191,6 @@ def test_a_failed_range_without_a_record_is_found_and_reported_all_the_same(make
     assert [(failed.offset, failed.length, failed.attempts) for failed in rig.volume.failed()] == [(0, 4 * PAGE, 0)]
     rig.handles[0].fsync()
     assert rig.backend.committed(KEY) == NEW[: 4 * PAGE] + OLD[4 * PAGE :]
-
-
-def test_a_turn_resumes_a_bounded_number_of_failures(make: Make, monkeypatch: Patch) -> None:
-    """A store that is full fails each request: each turn resumes the next records, until all are sent again. [2.14]"""
-    monkeypatch.setattr(failures, "PER_TURN", 3)
-    rig = with_ten_failures(make)
-    engine, later = engine_of(rig), rig.volume.engine.clock.now() + 4000.0
-    resumed: list[int] = []
-    searched: list[int] = []
-    retry = NativeInode.retry
-
-    def count_retry(self: NativeInode, start: int, *args: Any, **how: Any) -> Any:
-        resumed.append(start // PAGE)
-        return retry(self, start, *args, **how)
-
-    monkeypatch.setattr(NativeInode, "retry", count_retry)
-    on_search(monkeypatch, searched.append)
-    turns = 0
-    while len(resumed) < 10:
-        resumed_before = len(resumed)
-        searched.clear()
-        failures.due(engine, later)
-        turns += 1
-        assert 0 < len(resumed) - resumed_before <= 3
-        assert len(searched) <= 3 * 3  # is it parked, does it stay, does another wait without a record
-    assert (turns, sorted(resumed)) == (4, list(range(0, 20, 2)))
-    eventually(lambda: recorded(rig) == [])
-
-
-def test_a_search_in_progress_begins_again_when_all_records_are_forgotten(make: Make, monkeypatch: Patch) -> None:
-    """Bytes that it has passed had a record, and have none now. [2.14]"""
-    monkeypatch.setattr(failures, "PER_TURN", 3)
-    rig = with_ten_failures(make)
-    engine, now = engine_of(rig), rig.volume.engine.clock.now()
-    assert failures.due(engine, now) == now
-    with engine.lock:
-        engine.failures.forget()
-    starts: list[int] = []
-    on_search(monkeypatch, starts.append)
-    while failures.due(engine, now) == now:
-        assert len(starts) < 100
-    assert 0 in starts
-    rig.handles[0].fsync()
 
 
 def test_a_block_that_failed_is_saved_after_its_failed_end_was_cut_off(make: Make) -> None:
@@ -309,9 +241,6 @@ def test_discarded_bytes_that_the_store_took_are_committed(make: Make, how: str,
     raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == file.pread(4 * PAGE, 0)
-
-
-# ---------------------------------------------------------------- an interrupt of a change
 
 
 def three_records() -> Failures:

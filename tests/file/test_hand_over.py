@@ -86,23 +86,6 @@ def test_a_page_that_is_wholly_valid_keeps_its_block(make: Make) -> None:
     assert PAGE <= offset <= PAGE + 5 < offset + length <= 2 * PAGE
 
 
-def test_calls_of_several_files_run_side_by_side(make: Make) -> None:
-    """One slow file does not keep others from being written. [2.12]"""
-    rig = make(limits={"max_inflight": 4})
-    handles = [rig.open("w+b", key=f"file{i}") for i in range(3)]
-    for handle in handles:
-        handle.pwrite(b"data" * PAGE, 0)
-    gates = [rig.backend.gate("write_from", key=f"file{i}") for i in range(3)]
-    ticket = rig.volume.begin_sync()
-    for gate in gates:
-        gate.wait_entered()
-    assert not ticket.done()
-    for gate in gates:
-        gate.open()
-    ticket.wait(20)
-    assert all(rig.backend.committed(f"file{i}") == b"data" * PAGE for i in range(3))
-
-
 def test_buffers_lie_in_cache_memory(make: Make) -> None:
     """The backend gets the memory that a view shows, not a copy of it. [T-10]"""
     rig = make({KEY: b""})

@@ -232,17 +232,15 @@ def test_a_wait_for_the_store_ends_with_an_abort(cache: PageCache, store: Path) 
     file.close()
 
 
-async def _seek(volume: Volume) -> tuple[int, int]:
-    async with aio.open(volume, "a", "r+") as file:
-        return await file.seek(0, os.SEEK_DATA), await file.tell()
-
-
 def test_tasks_find_data(volume: Volume, store: Path) -> None:
-    os.close(os.open(store / "a", os.O_CREAT | os.O_WRONLY))
+    async def seek() -> tuple[int, int]:
+        async with aio.open(volume, "a", "r+") as file:
+            return await file.seek(0, os.SEEK_DATA), await file.tell()
+
     with (store / "a").open("wb") as plain:
         plain.seek(64 * KIB)
         plain.write(b"x")
-    assert asyncio.run(_seek(volume)) == (64 * KIB, 64 * KIB)
+    assert asyncio.run(seek()) == (64 * KIB, 64 * KIB)
 
 
 def test_allocated_bytes_are_those_of_the_store_and_what_it_lacks(volume: Volume, store: Path) -> None:

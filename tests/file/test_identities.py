@@ -25,7 +25,7 @@ from pagecache.volume import lifetimes
 from pagecache.volume.inode import Inode
 
 from ..planted.settings import Factory, store_by_name, whole_objects
-from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, raises, stored
+from .rig import ONCE, Patch, Task, at_gate, attached, content_of, eventually, gated, held, raises, stored
 
 
 @pytest.fixture
@@ -133,9 +133,7 @@ def disputed(volume: Volume, backend: Any) -> CachedFile:
     return file
 
 
-def test_a_conflict_without_a_known_name_is_settled_by_the_last_one(
-    volume: Volume, backend: Any, tmp_path: Path
-) -> None:
+def test_a_conflict_without_known_name_is_settled_by_the_last_one(volume: Volume, backend: Any, tmp_path: Path) -> None:
     """Though the object that has it now has unsaved bytes. [2.16, 2.20]"""
     file = disputed(volume, backend)
     os.link(tmp_path / "a", tmp_path / "b")
@@ -150,9 +148,7 @@ def test_a_conflict_without_a_known_name_is_settled_by_the_last_one(
 
 
 @pytest.mark.parametrize("how", ["force", "rebase", "discard"])
-def test_a_conflict_of_an_object_that_is_removed_meanwhile_is_over(
-    volume: Volume, backend: Any, monkeypatch: Patch, how: Any
-) -> None:
+def test_a_conflict_of_a_removed_object_is_over(volume: Volume, backend: Any, monkeypatch: Patch, how: Any) -> None:
     """With its last handle, too. [2.16, 2.20]"""
     file = disputed(volume, backend)
     inode, settle = file._inode, EngineFile.settle
@@ -194,21 +190,6 @@ def test_a_burial_that_comes_late_touches_no_other_file(volume: Volume, monkeypa
     assert content_of(volume, "b") == b"unsaved"
 
 
-def test_nothing_waits_for_work_of_a_file_that_was_freed(volume: Volume) -> None:
-    """It is not begun either. [2.20]"""
-    stored(volume, "a", b"read only")
-    volume.sync()
-    file = volume.open("a")
-    inode = file._inode
-    volume.remove("a")
-    file.close()
-    eventually(lambda: inode.freed)
-    done: list[int] = []
-    raises(OSError, Task(inode.settled, lambda: done.append(1)).result, match="Stale")
-    assert not done
-    assert not volume.engine.settling
-
-
 def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch: Patch) -> None:
     """It loses its name and its last handle before the job asks for the token. [2.20]"""
     stored(volume, "a", b"read only")
@@ -227,33 +208,6 @@ def test_a_file_is_not_freed_before_its_job_has_run(volume: Volume, monkeypatch:
     eventually(lambda: inode.freed)
 
 
-def freed(volume: Volume) -> CachedFile:
-    """A closed handle of an object that was freed."""
-    stored(volume, "a", b"read only")
-    volume.sync()
-    file = volume.open("a")
-    volume.remove("a")
-    file.close()
-    eventually(lambda: file._inode.freed)
-    return file
-
-
-def test_a_release_that_is_repeated_keeps_nothing_of_a_freed_file(volume: Volume) -> None:
-    """An interrupt had cut it off. [2.20]"""
-    file = freed(volume)
-    file._use.left = False
-    lifetimes.release(file._use)
-    assert file._inode not in volume.engine.idle
-
-
-def test_a_name_that_is_found_late_leads_to_no_freed_file(volume: Volume) -> None:
-    """A reconnect has found the object by it. [2.20, 2.22]"""
-    file = freed(volume)
-    with volume.inodes_lock:
-        volume.inodes.set_last_name(file._inode, "b")
-        assert volume.inodes.last_known("b") is None
-
-
 def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volume: Volume) -> None:
     """[1.4]"""
     places: set[int] = set()
@@ -266,9 +220,7 @@ def test_the_place_of_a_freed_file_is_used_again_once_nothing_refers_to_it(volum
     assert len(places) < 10
 
 
-def test_attributes_are_set_by_a_name_whose_file_is_forgotten_beside_the_call(
-    volume: Volume, tmp_path: Path, monkeypatch: Patch
-) -> None:
+def test_attributes_are_set_though_the_file_is_forgotten(volume: Volume, tmp_path: Path, monkeypatch: Patch) -> None:
     """It is known by another name, which the call does not hold. [2.20]"""
     (tmp_path / "a").write_bytes(b"read only")
     os.link(tmp_path / "a", tmp_path / "b")
@@ -329,9 +281,7 @@ def test_a_file_is_gone_with_its_last_name(volume: Volume, backend: Any, replace
 
 
 @pytest.mark.parametrize("over", [False, True])
-def test_a_link_that_is_made_beside_a_change_of_names_keeps_the_file(
-    volume: Volume, backend: Any, tmp_path: Path, over: bool
-) -> None:
+def test_a_link_beside_a_change_of_names_keeps_a_file(volume: Volume, backend: Any, tmp_path: Path, over: bool) -> None:
     """The store had one name of it when the call looked. [2.20]"""
     stored(volume, "new", b"new")
     held = volume.open("a", "w+")
@@ -390,9 +340,7 @@ def test_an_exclusive_open_asks_a_store_that_knows_names_only(make: Callable[[],
 
 @pytest.mark.parametrize("where", ["itself", "outside", "nowhere", "elsewhere", "there"])
 @pytest.mark.parametrize("held", [True, False])
-def test_a_link_that_another_program_has_put_over_a_name_takes_it(
-    volume: Volume, tmp_path: Path, held: bool, where: str
-) -> None:
+def test_a_link_of_another_program_over_a_name_takes_it(volume: Volume, tmp_path: Path, held: bool, where: str) -> None:
     """An exclusive open follows no link. Through a link that leads to the file, that stays the file. [2.20]"""
     stored(volume, "elsewhere", b"another")
     handle = volume.open("a", "w+")
@@ -432,42 +380,6 @@ def test_an_object_that_another_program_has_renamed_keeps_its_file(volume: Volum
     assert (tmp_path / "b").read_bytes() == b"unsaved"
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-@pytest.mark.parametrize("mode", ["r", "r+", "w"])
-def test_an_open_reaches_the_object_that_has_the_name(replaced: bool, mode: Any) -> None:
-    """Another program has removed or replaced the cached one, whose file is open in the backend."""
-    backend = MemoryBackend()
-    backend.put("k", b"old")
-    with attached(backend, "1MiB") as volume:
-        assert content_of(volume, "k") == b"old"
-        backend.remove("k")
-        if replaced:
-            backend.put("k", b"new object")
-        if not replaced and mode != "w":
-            raises(FileNotFoundError, volume.open, "k", mode)
-            return
-        with volume.open("k", mode) as file:
-            if mode != "w":
-                assert file.pread(100, 0) == b"new object"
-            if mode != "r":
-                file.pwrite(b"ours", 0)
-        volume.sync(20)
-        assert backend.snapshot("k") == {"r": b"new object", "r+": b"oursobject", "w": b"ours"}[mode]
-
-
-def test_a_kept_cache_is_opened_without_a_call_of_the_backend() -> None:
-    """Any other open of a cached file asks for the name, once."""
-    backend = FaultyBackend(MemoryBackend())
-    with attached(backend, "1MiB") as volume:
-        stored(volume, "k", b"data")
-        backend.calls.clear()
-        with volume.open("k", keep_cache=True) as file:
-            assert file.pread(100, 0) == b"data"
-        assert backend.calls == []
-        assert content_of(volume, "k") == b"data"
-        assert [call.op for call in backend.calls] == ["stat"]
-
-
 def test_two_names_that_are_opened_at_once_are_one_file(tmp_path: Path) -> None:
     """Both opens have found the object before the first has made its file."""
     (tmp_path / "a").write_bytes(b"linked")
@@ -489,23 +401,13 @@ def test_an_open_beside_writes_by_another_name_takes_no_old_status(tmp_path: Pat
     """The file was closed in the store again when the open finds out that its object is known."""
     (tmp_path / "a").touch()
     os.link(tmp_path / "a", tmp_path / "b")
-    genuine = DirectoryFile.stat
-
-    def late(file: DirectoryFile) -> ObjectStat:
-        monkeypatch.setattr(DirectoryFile, "stat", genuine)
-        found = genuine(file)
-        gate.enter(20)
-        return found
-
-    with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume, Gate() as gate:
-        monkeypatch.setattr(DirectoryFile, "stat", late)
-        _, opening = at_gate(gate, volume.open, "b")
+    with attached(DirectoryBackend(tmp_path, prompt=False), "1MiB") as volume:
+        gate, opening = at_gate(held(monkeypatch, DirectoryFile, "stat", after=True), volume.open, "b")
         stored(volume, "a", b"written by the other name")
         volume.sync(20)
         for backend_file in volume.engine.take_idle(0):
             close_backend_file(backend_file)
-        gate.release()
-        with opening.result() as file:
+        with opening.result(opening=gate) as file:
             assert file.pread(100, 0) == b"written by the other name"
 
 
@@ -516,9 +418,7 @@ def beside_an_open(call: Callable[[], object]) -> Rule:
 
 @pytest.mark.parametrize("taken", [False, True])
 @pytest.mark.parametrize("own", [False, True])
-def test_an_open_beside_a_rename_of_its_name_ends(
-    volume: Volume, backend: Any, tmp_path: Path, own: bool, taken: bool
-) -> None:
+def test_an_open_beside_its_rename_ends(volume: Volume, backend: Any, tmp_path: Path, own: bool, taken: bool) -> None:
     """The object is known by another name, and its file was opened by the name that it then loses. [2.20]"""
     (tmp_path / "d").mkdir()
     (tmp_path / "l").symlink_to("d")
@@ -561,9 +461,7 @@ def test_the_open_that_has_made_an_object_is_its_creator(volume: Volume, backend
 
 @pytest.mark.parametrize("mode", ["x", "w+"])
 @pytest.mark.parametrize("reopened", [False, True])
-def test_an_open_makes_one_object_though_its_name_is_taken_at_once(
-    volume: Volume, backend: Any, tmp_path: Path, reopened: bool, mode: Any
-) -> None:
+def test_an_open_makes_a_single_object(volume: Volume, backend: Any, tmp_path: Path, reopened: bool, mode: Any) -> None:
     """Another program renames it while the open runs, and an open by the new name is faster. [2.20]"""
     others: list[CachedFile] = []
 
@@ -597,9 +495,7 @@ def test_a_mirror_gives_up_the_copy_of_an_object_that_two_opens_have_made(tmp_pa
     raises(FileNotFoundError, mirror.open, "d/new")
 
 
-def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
-    volume: Volume, backend: Any, tmp_path: Path
-) -> None:
+def test_a_reconnect_writes_nothing_to_another_object_of_the_name(volume: Volume, backend: Any, tmp_path: Path) -> None:
     """The version of the own last write is not known, so versions are of no use. [2.22]"""
     held = volume.open("a", "w+")
     held.pwrite(b"A" * 8192, 0)
@@ -622,9 +518,7 @@ def test_a_reconnect_writes_nothing_to_another_object_with_the_name(
 
 @pytest.mark.parametrize("place", ["d/a", "d", "loop"])
 @pytest.mark.parametrize("own", [True, False])
-def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
-    volume: Volume, tmp_path: Path, own: bool, place: str
-) -> None:
+def test_a_file_whose_name_is_taken_delays_no_reconnect(volume: Volume, tmp_path: Path, own: bool, place: str) -> None:
     """The bytes of all other files are saved. [2.22]"""
     (tmp_path / "d").mkdir()
     stored(volume, "d/a", b"stored")
@@ -648,27 +542,6 @@ def test_a_file_whose_name_something_else_has_keeps_no_reconnect_back(
     assert content_of(volume, "b") == b"stored"
     other.close()
     held.close()
-
-
-def test_a_file_without_a_known_name_goes_on_after_a_reconnect(tmp_path: Path) -> None:
-    """Its last known name has another object by now. An open by its other name finds it, and its unsaved bytes."""
-    backend = DirectoryBackend(tmp_path)
-    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
-        held = volume.open("a", "w+")
-        held.pwrite(b"linked", 0)
-        held.fsync()
-        held.pwrite(b"L", 0)
-        backend.link("a", "b")
-        volume.remove("a")
-        stored(volume, "a", b"another")
-        volume.abort()
-        volume.reconnect(DirectoryBackend(tmp_path))
-        assert content_of(volume, "a") == b"another"
-        assert content_of(volume, "b") == b"Linked"
-        assert held.pread(100, 0) == b"Linked"
-        held.close()
-    assert (tmp_path / "a").read_bytes() == b"another"
-    assert (tmp_path / "b").read_bytes() == b"Linked"
 
 
 @pytest.mark.parametrize("how", ["remove", "rename over"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import signal
 import subprocess
 import sys
@@ -441,6 +442,20 @@ def counting_code(frame: FrameType) -> bool:
     return path.parts[:1] in (("volume",), ("file",)) or frame.f_code.co_name == "publishing"
 
 
+def interrupted_rigs(
+    make: Callable[[], Rig], call: Callable[[Rig], object], within: Callable[[FrameType], bool], least: int
+) -> Iterator[tuple[Rig, str]]:
+    """Interrupt a call at each place of some code, at least so many. Yield a rig for each, and the place."""
+    for nth in itertools.count(1):
+        rig = make()
+        place = interrupted_at(nth, partial(call, rig), within)
+        gc.collect()
+        yield rig, place
+        if not place:
+            assert nth > least
+            return
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 @pytest.mark.parametrize(
     ("key", "mode", "limits"),
@@ -452,63 +467,49 @@ def counting_code(frame: FrameType) -> bool:
     ],
     ids=["a known object", "another object", "a new object", "an object that is emptied"],
 )
-def test_an_interrupt_in_an_open_or_close_leaves_no_name_busy_and_no_handle_behind(
-    make: Make, key: str, mode: Any, limits: dict[str, Any]
-) -> None:
-    """The next close of the object saves it, and its removal frees it. [T-51, 2.1, 2.20]"""
-    nth, place = 0, "none yet"
-    while place:
-        nth += 1
+def test_an_interrupted_open_or_close_leaves_nothing(make: Make, key: str, mode: Any, limits: dict[str, Any]) -> None:
+    """No name is busy, no handle is left; the next close saves the object, its removal frees it. [T-51, 2.1, 2.20]"""
+
+    def used() -> Rig:
         rig = make({KEY: DATA, "other": DATA}, limits=limits)
         rig.volume.open(KEY).close()
-        place = interrupted_at(nth, lambda: rig.volume.open(key, mode).close(), counting_code)  # noqa: B023
-        gc.collect()
-        eventually(lambda: not rig.volume.handles)  # noqa: B023  # the flusher releases a handle that was collected
-        with Task(rig.volume.open, key, "a+b", timeout=5).result() as file:
+        return rig
+
+    for rig, place in interrupted_rigs(used, lambda rig: rig.volume.open(key, mode).close(), counting_code, 50):
+        volume = rig.volume
+        eventually(lambda: not volume.handles)  # noqa: B023  # the flusher releases a handle that was collected
+        with Task(volume.open, key, "a+b", timeout=5).result() as file:
             file.write(b"more")
         if not limits.get("commit_on_close"):
-            rig.volume.sync(20)
+            volume.sync(20)
         assert (rig.backend.committed(key) or b"").endswith(b"more"), place
-        rig.volume.remove(key, timeout=5)
-        eventually(lambda: not rig.volume.handles and not rig.volume.orphans)  # noqa: B023
+        volume.remove(key, timeout=5)
+        eventually(lambda: not volume.handles and not volume.orphans)  # noqa: B023
         rig.cache.check()
         rig.finish()
-    assert nth > 50
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_an_interrupt_of_the_first_open_of_an_object_leaves_no_reference_to_its_file(make: Make) -> None:
     """The reference that outlives a dropped cache goes with the file that was not made. [T-51, 2.22]"""
-    nth, place = 0, "none yet"
-    while place:
-        nth += 1
-        rig = make({KEY: DATA}, limits={"prompt": True})
 
-        def makes_files(frame: FrameType) -> bool:
-            return engine_code(frame) and frame.f_code.co_filename.endswith(("engine/file.py", "engine/held.py"))
+    def makes_files(frame: FrameType) -> bool:
+        return engine_code(frame) and frame.f_code.co_filename.endswith(("engine/file.py", "engine/held.py"))
 
-        place = interrupted_at(nth, lambda: rig.volume.open(KEY).close(), makes_files)  # noqa: B023
-        gc.collect()
-        held = set(rig.volume.engine.held._files)
-        assert held <= {id(file) for file in rig.volume.engine.files()}, place
+    prompt = partial(make, {KEY: DATA}, limits={"prompt": True})
+    for rig, place in interrupted_rigs(prompt, lambda rig: rig.volume.open(KEY).close(), makes_files, 5):
+        assert set(rig.volume.engine.held._files) <= {id(file) for file in rig.volume.engine.files()}, place
         rig.finish()
-    assert nth > 5
 
 
 def test_an_interrupt_of_an_open_that_has_made_its_handle_closes_it(make: Make) -> None:
     """Otherwise it is reported as collected unclosed. [T-51]"""
-    nth, place = 0, "none yet"
-    while place:
-        nth += 1
-        rig = make({KEY: DATA})
 
-        def binds(frame: FrameType) -> bool:
-            return engine_code(frame) and frame.f_code.co_name == "bind" and "opening" in frame.f_code.co_filename
+    def binds(frame: FrameType) -> bool:
+        return engine_code(frame) and frame.f_code.co_name == "bind" and "opening" in frame.f_code.co_filename
 
-        place = interrupted_at(nth, lambda: rig.volume.open(KEY).close(), binds)  # noqa: B023
-        gc.collect()
+    for rig, _place in interrupted_rigs(partial(make, {KEY: DATA}), lambda rig: rig.volume.open(KEY).close(), binds, 2):
         eventually(lambda: not rig.volume.handles)  # noqa: B023  # a use that no handle has is released by the flusher
-    assert nth > 2
 
 
 def freeing_code(frame: FrameType | None) -> bool:
@@ -520,25 +521,20 @@ def freeing_code(frame: FrameType | None) -> bool:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a collection runs a finaliser there
 @pytest.mark.parametrize(("call", "arguments"), [("remove", (KEY,)), ("rename", (KEY, "new"))])
-def test_two_interrupts_leave_names_free(make: Make, monkeypatch: Patch, call: str, arguments: tuple[str, ...]) -> None:
+def test_two_interrupts_leave_names_free(make: Make, call: str, arguments: tuple[str, ...]) -> None:
     """The second one comes while the names are freed because of the first one. [T-51, 2.20]"""
 
-    def interrupted(*_arguments: object, **_options: object) -> None:
-        raise KeyboardInterrupt
+    def first(rig: Rig) -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Attempts, "repeated", lambda *_arguments, **_options: by_ctrl_c())
+            getattr(rig.volume, call)(*arguments)
 
-    nth, place = 0, "none yet"
-    while place:
-        nth += 1
-        rig = make({KEY: DATA})
-        with monkeypatch.context() as patched:
-            patched.setattr(Attempts, "repeated", interrupted)
-            place = interrupted_at(nth, lambda: getattr(rig.volume, call)(*arguments), freeing_code)  # noqa: B023
+    for rig, _place in interrupted_rigs(partial(make, {KEY: DATA}), first, freeing_code, 5):
         for key in (KEY, "new"):
             with Task(rig.volume.open, key, "a+b", timeout=5).result() as file:
                 file.write(b"more")
         rig.volume.sync(20)
         rig.finish()
-    assert nth > 5
 
 
 def test_tests_see_ctrl_c_in_a_background_job_of_a_script() -> None:

@@ -34,9 +34,7 @@ def aborted_beside_a_commit(make: Make, old: ObjectBackend) -> tuple[Volume, Cac
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(
-    make: Make, monkeypatch: Patch, answered: bool
-) -> None:
+def test_a_read_beside_a_late_commit_of_a_former_backend_waits(make: Make, monkeypatch: Patch, answered: bool) -> None:
     """Its version is none of another program. [2.22]"""
     judge, refused = reader._judge, threading.Event()
 
@@ -66,9 +64,7 @@ def test_a_read_beside_a_late_commit_of_the_earlier_backend_waits(
 
 @pytest.mark.parametrize("opened", ["before the abort", "after the abort", "after the reconnect"])
 @pytest.mark.parametrize("reached", [False, True], ids=["not begun", "begun"])
-def test_a_file_that_an_earlier_reconnect_opens_late_is_that_of_the_last_backend(
-    make: Make, opened: str, reached: bool
-) -> None:
+def test_a_file_that_an_earlier_reconnect_opens_late_is_of_the_last_one(make: Make, opened: str, reached: bool) -> None:
     """An abort and another reconnect come before its late opening, beside it or after it. [2.22]"""
     old, new, last = clients()
     volume, file = aborted_beside_a_commit(make, old)

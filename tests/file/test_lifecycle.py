@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import gc
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +14,9 @@ from pagecache import ShutdownError, UnsavedDataError, Volume
 from pagecache.native import NativeVolume
 from pagecache.volume import detach
 
-from ..stores import WAIT_LIMIT_S, RecordingBackend
+from ..stores import RecordingBackend
 from .clock import HandClock
-from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, dirty_bytes, eventually, overlay, pattern, raises
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 FULL = OSError(errno.ENOSPC, "no room")
@@ -83,28 +82,13 @@ def test_a_backend_is_not_closed_beside_its_calls(make: Make, call: str, prompt:
 
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("call", CALLS)
-def test_a_call_that_comes_late_does_not_reach_a_closed_backend(
-    make: Make, monkeypatch: Patch, call: str, prompt: bool
-) -> None:
+def test_a_late_call_does_not_reach_a_closed_backend(make: Make, monkeypatch: Patch, call: str, prompt: bool) -> None:
     """It has found the volume alive before the detach, and goes on after it. [2.22]"""
     rig = make({KEY: b"", "other": DATA}, limits={"prompt": prompt})
-    begun, go_on, attempts = threading.Event(), threading.Event(), Volume._attempts
-
-    def slowly(volume: Volume, *args: Any, **more: Any) -> Any:
-        found = attempts(volume, *args, **more)
-        if threading.current_thread() is calling.thread:
-            begun.set()
-            go_on.wait(WAIT_LIMIT_S)
-        return found
-
-    monkeypatch.setattr(Volume, "_attempts", slowly)
-    hold = threading.Event()
-    calling = Task(lambda: (hold.wait(WAIT_LIMIT_S), CALLS[call](rig.volume)))
-    hold.set()
-    assert begun.wait(WAIT_LIMIT_S)
+    gate, calling = at_gate(held(monkeypatch, Volume, "_attempts", after=True), CALLS[call], rig.volume)
     assert rig.volume.detach() == []
     rig.backend.forget_calls()
-    go_on.set()
+    gate.open()
     raises(ShutdownError, calling.result, match="detached")
     assert rig.backend.calls == []
 
@@ -129,9 +113,7 @@ def test_a_call_in_line_does_not_reach_a_closed_backend(make: Make, monkeypatch:
 
 
 @pytest.mark.parametrize(("key", "owner", "step"), [(KEY, NativeVolume, "close"), ("new", detach, "_unsaved")])
-def test_a_file_that_is_opened_just_before_the_end_is_closed(
-    make: Make, monkeypatch: Patch, key: str, owner: Any, step: str
-) -> None:
+def test_a_file_opened_at_the_end_is_closed(make: Make, monkeypatch: Patch, key: str, owner: Any, step: str) -> None:
     """The detach has looked for open files by then, or made its first sync; a new object is committed. [2.22]"""
     rig = make({KEY: DATA})
     gate, opening = at_gate(rig.backend.gate("open"), rig.volume.open, key, "r+b" if key == KEY else "xb")
@@ -216,23 +198,16 @@ def forget(things: list[Any], seen: pytest.WarningsRecorder) -> None:
 NEW = pattern(PAGE, seed=3)
 
 
-# -------------------------------------------------------------------- beside a writer whose call hangs
-
-WRITERS: dict[str, tuple[str, Callable[[Rig], Callable[[], Any]], bytes]] = {
-    # the call that hangs, a function that makes it while holding the file's lock, and the stored content once it has
-    # returned
+# The call that hangs, its caller, and the stored content afterwards. All but a write-back hold the file's lock.
+WRITERS: dict[str, tuple[str, Callable[[Rig], Any], bytes]] = {
     "a direct write": (
         "write_from",
-        lambda rig: lambda: rig.open("r+b", direct=True).pwrite(NEW, PAGE),
+        lambda rig: rig.open("r+b", direct=True).pwrite(NEW, PAGE),
         overlay(DATA, PAGE, NEW),
     ),
-    "a truncate": ("truncate", lambda rig: lambda: rig.open("r+b").truncate(PAGE), DATA[:PAGE]),
-    "a hole": (
-        "punch_hole",
-        lambda rig: lambda: rig.open("r+b").punch_hole(PAGE, PAGE),
-        overlay(DATA, PAGE, bytes(PAGE)),
-    ),
-    "a write-back": ("write_from", lambda rig: lambda: written_back(rig), overlay(DATA, PAGE, NEW)),  # holds none
+    "a truncate": ("truncate", lambda rig: rig.open("r+b").truncate(PAGE), DATA[:PAGE]),
+    "a hole": ("punch_hole", lambda rig: rig.open("r+b").punch_hole(PAGE, PAGE), overlay(DATA, PAGE, bytes(PAGE))),
+    "a write-back": ("write_from", lambda rig: written_back(rig), overlay(DATA, PAGE, NEW)),
 }
 ENDS: dict[str, Callable[..., Any]] = {
     "close": lambda rig, **how: rig.cache.close(**how),
@@ -246,40 +221,30 @@ def written_back(rig: Rig) -> None:
     file.flush()
 
 
-def hung_writer(make: Make, writer: str) -> tuple[Rig, Any, Task[Any]]:
-    op, verb, _stored = WRITERS[writer]
+@pytest.mark.parametrize("how", ["raise", "discard"])
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("writer", WRITERS)
+def test_an_end_beside_a_hung_writer_ends_at_its_deadline(make: Make, writer: str, end: str, how: str) -> None:
+    """The volume is open again, and goes on once the call has returned; or it is aborted. [2.16, 2.22, K7, K9, I-23]"""
+    op, verb, stored = WRITERS[writer]
     rig = make(backend=RecordingBackend({KEY: DATA}, punch=True), retry=ONCE)
-    gate, task = at_gate(rig.backend.gate(op), verb(rig))
-    return rig, gate, task
-
-
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("writer", WRITERS)
-def test_an_end_beside_a_hung_writer_raises_at_its_deadline(make: Make, writer: str, end: str) -> None:
-    """The volume is open again, and goes on once the call has returned. [2.16, 2.22, K9]"""
-    rig, gate, task = hung_writer(make, writer)
-    caught = raises(UnsavedDataError, lambda: Task(ENDS[end], rig, timeout=0.05, on_failed="raise").result())
-    assert isinstance(caught.__cause__, TimeoutError)
-    assert not rig.volume.engine.seals
-    assert rig.volume in rig.cache.volumes()
-    task.result(opening=gate)
-    stored = WRITERS[writer][2]
-    rig.handles[0].pwrite(b"after", 0)
-    assert ENDS[end](rig) == []
-    assert rig.backend.committed(KEY) == overlay(stored, 0, b"after")
-
-
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_discarding_end_beside_a_hung_writer_ends(make: Make, writer: str, end: str) -> None:
-    """The volume is aborted at the deadline; the writer gets an error. [2.22, K7, K9, I-23]"""
-    rig, gate, task = hung_writer(make, writer)
-    Task(ENDS[end], rig, timeout=0.05, on_failed="discard").result()
-    raises(ShutdownError, task.result)
-    assert rig.cache.volumes() == () or rig.cache.closed
-    gate.open()
-    eventually(lambda: rig.backend.nr_running == 0)
-    assert rig.cache.close() == []
+    gate, task = at_gate(rig.backend.gate(op), verb, rig)
+    ending = Task(ENDS[end], rig, timeout=0.05, on_failed=how)
+    if how == "raise":
+        assert isinstance(raises(UnsavedDataError, ending.result).__cause__, TimeoutError)
+        assert not rig.volume.engine.seals
+        assert rig.volume in rig.cache.volumes()
+        task.result(opening=gate)
+        rig.handles[0].pwrite(b"after", 0)
+        assert ENDS[end](rig) == []
+        assert rig.backend.committed(KEY) == overlay(stored, 0, b"after")
+    else:
+        ending.result()
+        raises(ShutdownError, task.result)
+        assert rig.cache.volumes() == () or rig.cache.closed
+        gate.open()
+        eventually(lambda: rig.backend.nr_running == 0)
+        assert rig.cache.close() == []
 
 
 def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: HandClock) -> None:
@@ -293,7 +258,7 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: Hand
     hung.pwrite(NEW, 0)
     gate = backend.gate("write_from")
     closing = Task(rig.cache.close, timeout=3600.0, on_failed="discard")
-    clock.until(lambda: not dirty_bytes(rig.volume) and not dirty_bytes(file.volume, "b"))
+    clock.until(lambda: not rig.volume.dirty_ranges(KEY) and not file.volume.dirty_ranges("b"))
     clock.advance(3600.0)
     lost = closing.result()
     assert {entry.volume for entry in lost} == {"hung"}
@@ -301,8 +266,6 @@ def test_a_healthy_volume_is_saved_beside_one_that_hangs(make: Make, clock: Hand
     assert rig.backend.committed(KEY) == overlay(DATA, 0, NEW)
     gate.open()
 
-
-# -------------------------------------------------------------------- several threads end it
 
 PAIRS = [("close", "close"), ("close", "detach"), ("detach", "detach"), ("detach", "close")]
 
@@ -424,23 +387,6 @@ def test_a_volume_attached_while_a_cache_closes_is_closed_too(make: Make) -> Non
     assert late.committed("late") == NEW
     assert volume.detached
     file.close()
-
-
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "on fire"), ValueError("a bug")], ids=["OSError", "ValueError"])
-def test_a_backend_whose_close_raises_is_released_anyway(
-    make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
-) -> None:
-    """Everything was committed before: the exception is logged, and no caller gets it. [2.22]"""
-    rig = make({KEY: DATA})
-    rig.open("r+b").pwrite(NEW, 0)
-    rig.backend.fault("close", error)
-    assert rig.cache.close() == []
-    assert rig.cache.closed
-    assert not rig.volume.engine.runner.alive()
-    assert [record.getMessage() for record in caplog.records if str(error.args[-1]) in record.getMessage()]
-
-
-# ---------------------------------------------------------------- nothing new is accepted
 
 
 @pytest.mark.parametrize("step", ["_drain", "_unsaved", "_give_up", "_finish"])

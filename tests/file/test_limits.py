@@ -131,21 +131,6 @@ def test_a_nonsense_new_capacity_is_refused(make: Make, capacity: str | int) -> 
     assert rig.cache.capacity == MIB
 
 
-def test_one_scan_does_not_empty_the_cache(make: Make) -> None:
-    """Pages in repeated use survive a large sequential read. [2.23]"""
-    rig = make({KEY: pattern(40 * PAGE), "scan": bytes(1000 * PAGE)}, capacity=100 * PAGE)
-    hot, scan = rig.open("rb"), rig.open("rb", key="scan")
-    for _ in range(4):
-        for page in range(40):
-            hot.pread(PAGE, page * PAGE)
-    for page in range(1000):
-        scan.pread(PAGE, page * PAGE)
-    rig.backend.forget_calls()
-    for page in range(40):
-        hot.pread(PAGE, page * PAGE)
-    assert len(rig.backend.seen("read_into", KEY)) <= 20
-
-
 def test_nothing_stays_behind_after_many_caches() -> None:
     """Closed caches return their memory and threads. [I-27]"""
 

@@ -68,6 +68,7 @@ def replace_by_rename(store: Rig) -> None:
     store.volume.rename("other", KEY)
 
 
+Replace = Callable[[Rig], None]
 LOSSES = pytest.mark.parametrize("replace", [replace_by_new, replace_by_rename])
 ENDS: dict[str, Callable[[Rig, CachedFile], Any]] = {
     "fsync": lambda _store, file: file.fsync(),
@@ -90,9 +91,7 @@ def gone(read: Callable[[], Any]) -> None:
 
 @LOSSES
 @pytest.mark.parametrize("end", ENDS)
-def test_nothing_of_a_removed_file_reaches_the_next_object_of_its_name(
-    store: Rig, replace: Callable[[Rig], None], end: str
-) -> None:
+def test_nothing_of_a_removed_file_reaches_the_next_one(store: Rig, replace: Replace, end: str) -> None:
     """No call for it reaches the store, its syncs end, and its unsaved bytes stay readable. [2.20]"""
     file = store.open("r+b", read_ahead=0)
     file.pwrite(b"dirty", 0)
@@ -114,7 +113,7 @@ def test_nothing_of_a_removed_file_reaches_the_next_object_of_its_name(
 
 
 @LOSSES
-def test_direct_io_on_a_removed_file_reaches_no_other_object(store: Rig, replace: Callable[[Rig], None]) -> None:
+def test_direct_io_on_a_removed_file_reaches_no_other_object(store: Rig, replace: Replace) -> None:
     """Direct writes stay in the cache like other unsaved bytes, and direct reads find nothing. [2.9, 2.20]"""
     file = store.volume.open(KEY, "r+b", direct=True)
     replace(store)
@@ -129,9 +128,7 @@ def test_direct_io_on_a_removed_file_reaches_no_other_object(store: Rig, replace
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("prompt", [False, True])
 @LOSSES
-def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
-    make: Make, replace: Callable[[Rig], None], prompt: bool, direct: bool
-) -> None:
+def test_a_read_beside_its_loss_is_of_no_other_object(make: Make, replace: Replace, prompt: bool, direct: bool) -> None:
     """Its call may look the name up when another object has it: the answer is dropped. [K12, 2.20]"""
     store = make(backend=RecordingBackend({KEY: DATA, "other": OTHER}, by_name=True, prompt=prompt), retry=FAST)
     file = store.volume.open(KEY, "rb", direct=direct, read_ahead=0)
@@ -145,9 +142,7 @@ def test_a_read_that_runs_beside_the_loss_of_its_name_returns_no_other_object(
 @pytest.mark.parametrize("direct", [False, True])
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("kind", NAMES)
-def test_a_read_beside_a_rename_waits_for_it_and_reads_by_the_new_name(
-    make: Make, kind: str, prompt: bool, direct: bool
-) -> None:
+def test_a_read_beside_a_rename_waits_and_uses_the_new_name(make: Make, kind: str, prompt: bool, direct: bool) -> None:
     """The policy of retries has no part in it: nothing was wrong. [2.20]"""
     store, _file = opened(make, kind, prompt=prompt)
     old, new, before, _after = NAMES[kind]
@@ -316,9 +311,7 @@ def test_a_rename_looks_again_after_it_has_settled_one_without_an_answer(make: M
 
 @pytest.mark.parametrize("below", ["a rename", "a remove", "a rename of a directory"])
 @pytest.mark.parametrize("dirty", [True, False])
-def test_a_rename_of_a_directory_settles_calls_without_an_answer_below_it(
-    make: Make, below: str, *, dirty: bool
-) -> None:
+def test_a_rename_of_a_directory_settles_calls_without_answer_below_it(make: Make, below: str, *, dirty: bool) -> None:
     """The files below have their names before they get others. [2.14, 2.20]"""
     old, new = ("d/e", "d/f") if below.endswith("directory") else ("d/x", "d/y")
     key, moved = (f"{name}/z" if below.endswith("directory") else name for name in (old, new))
