@@ -435,13 +435,6 @@ def removed(make: Make) -> tuple[Rig, CachedFile, Inode]:
     return rig, file, inode
 
 
-def test_a_removed_file_is_freed_when_its_last_handle_is_closed(make: Make) -> None:
-    rig, file, inode = removed(make)
-    assert not inode.freed
-    file.close()
-    eventually(lambda: inode.freed and inode not in rig.volume.orphans)
-
-
 @pytest.mark.parametrize("fenced", [False, True])
 def test_a_reconnect_meets_no_file_that_is_freed_beside_it(make: Make, fenced: bool) -> None:
     """It iterates over files whose handles other threads close. [2.22]"""

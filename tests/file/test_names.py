@@ -204,12 +204,14 @@ def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: 
     assert rig.content("f0")[:10] == DATA[:10]
 
 
-def test_a_failed_rename_changes_nothing(make: Make) -> None:
-    """Both names lead to their previous files. [2.20]"""
+@pytest.mark.parametrize(("error", "replace"), [(PermissionError, True), (FileExistsError, False)])
+def test_a_refused_rename_changes_nothing(make: Make, error: type[OSError], replace: bool) -> None:
+    """By the store, or since the new name is taken: both names lead to their previous files. [2.20]"""
     rig, file = make({"a": b"A", "b": b"B"}).opened(key="a")
     file.pwrite(b"dirty", 0)
-    rig.backend.fault("rename", OSError(errno.EACCES, "no"))
-    raises(PermissionError, rig.volume.rename, "a", "b")
+    if replace:
+        rig.backend.fault("rename", OSError(errno.EACCES, "no"))
+    raises(error, rig.volume.rename, "a", "b", replace=replace)
     file.fsync()
     assert rig.backend.committed("a") == b"dirty"
     assert rig.backend.committed("b") == b"B"

@@ -112,21 +112,6 @@ def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock
         assert max(counts) - min(counts) <= 2, order
 
 
-def test_a_small_old_file_does_not_wait_for_a_big_one(make: Make, clock: HandClock) -> None:
-    """All calls allowed for background work are taken: the aged data still goes. [2.11, T-29]"""
-    rig = make(capacity="4MiB", dirty_background="256KiB", dirty_limit="3MiB", limits={"max_write": PAGE}, **AGE)
-    gate = rig.backend.gate("write_from", "big", times=1000)
-    small = rig.open("w+b", key="small")
-    small.pwrite(b"old", 0)
-    rig.backend.forget_calls()
-    big = rig.open("w+b", key="big")
-    big.pwrite(bytes(512 * KIB), 0)
-    eventually(lambda: gate.nr_entered == 7)
-    clock.advance(30.0)
-    eventually(lambda: ("small", 0, 3) in sent(rig))
-    gate.open()
-
-
 def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClock) -> None:
     """With one call at a time it waits for one request, not for the rest of the fsync. [2.11]"""
     rig = make({"big": b"", "old": b""}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)

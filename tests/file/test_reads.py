@@ -91,15 +91,6 @@ def test_without_read_ahead_only_the_wanted_pages_are_read(stored: Rig) -> None:
     )
 
 
-def test_reads_are_short_only_at_the_end_of_the_file(make: Make) -> None:
-    """All or raise: missing bytes are missing from the file. [K13]"""
-    file = make({KEY: CONTENT[:10_000]}).open("rb")
-    assert file.pread(20_000, 0) == CONTENT[:10_000]
-    assert file.pread(20_000, 9_990) == CONTENT[9_990:10_000]
-    assert file.pread(5, 10_000) == b""
-    assert file.pread(5, 1 << 40) == b""
-
-
 def test_a_read_of_nothing_makes_no_call(stored: Rig) -> None:
     """Zero-length operations succeed and touch nothing. [2.1]"""
     file = stored.open("rb")
@@ -125,17 +116,6 @@ def test_pread_into_fills_any_buffer_and_leaves_the_rest_alone(stored: Rig, offs
         before = bytes(memoryview(buffer).cast("B"))
         assert file.pread_into(buffer, offset) == len(wanted)
         assert bytes(memoryview(buffer).cast("B")) == wanted + before[len(wanted) :]
-
-
-def test_preadv_fills_buffers_in_order(stored: Rig) -> None:
-    """Segments are filled one after another; empty ones are skipped. [2.1]"""
-    file = stored.open("rb")
-    buffers = [bytearray(10), bytearray(), bytearray(PAGE), bytearray(7)]
-    assert file.preadv(buffers, 33) == PAGE + 17
-    assert b"".join(buffers) == CONTENT[33 : 33 + PAGE + 17]
-    buffers = [bytearray(3), bytearray(3), bytearray(3)]
-    assert file.preadv(buffers, 16 * PAGE - 4) == 4
-    assert buffers == [bytearray(CONTENT[-4:-1]), bytearray(CONTENT[-1:] + b"\0\0"), bytearray(3)]
 
 
 def test_sequential_reading_asks_for_windows_not_pages(make: Make) -> None:

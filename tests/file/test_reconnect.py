@@ -489,23 +489,6 @@ def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(ma
 # -------------------------------------------------------------------- bytes sent again, owed, lost
 
 
-def test_acknowledged_bytes_that_were_not_committed_are_sent_again(make: Make) -> None:
-    """A ticket taken before ends; the bytes, acknowledged or not, arrive in the new backend. [2.22, M5]"""
-    rig, file = make({KEY: OLD}).opened("r+b")
-    file.pwrite(NEW[:PAGE], 0)
-    ticket = rig.volume.begin_sync()
-    file.flush()
-    file.pwrite(NEWER, PAGE)
-    rig.volume.abort()
-    with contextlib.suppress(ShutdownError):  # unless its commit came first
-        ticket.wait(5)
-    fresh = rig.backend.successor()
-    rig.volume.reconnect(fresh)
-    assert file.pread(4 * PAGE, 0) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
-    file.fsync()
-    assert fresh.committed(KEY) == NEW[:PAGE] + NEWER + OLD[2 * PAGE :]
-
-
 @pytest.mark.parametrize("ended", [errno.ENOTCONN, errno.ESHUTDOWN, errno.EPIPE, errno.ENETRESET])
 @pytest.mark.parametrize("landed", [False, True])
 def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make, ended: int, landed: bool) -> None:
@@ -560,19 +543,6 @@ def test_owed_calls_are_made_once_before_anything_else(make: Make) -> None:
     assert calls[:2] == ["truncate", "truncate"]
     assert calls.count("truncate") == 2
     assert fresh.committed(KEY) == NEWER + OLD[PAGE : 3 * PAGE]
-
-
-def test_an_owed_call_stays_owed_while_it_fails(make: Make) -> None:
-    """The write-back fails with its error, and nothing is sent past it. [2.17]"""
-    rig, file = make({KEY: OLD}, retry=ONCE).opened("r+b")
-    file.truncate(10)
-    fresh = rig.reconnect()
-    fresh.fault("truncate", OSError(errno.EACCES, "not yet"))
-    file.pwrite(b"x", 5)
-    raises(pagecache.WritebackError, file.fsync, match="not yet")
-    assert fresh.written(KEY) == OLD
-    file.fsync()
-    assert fresh.committed(KEY) == OLD[:5] + b"x" + OLD[6:10]
 
 
 def test_a_creation_that_was_not_committed_is_made_again(make: Make) -> None:

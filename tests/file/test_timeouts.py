@@ -365,6 +365,17 @@ def failing(volume: Volume, backend: Any, operation: str) -> Any:
     return file
 
 
+def saved_later(file: Any, clock: HandClock, backend: Any) -> None:
+    """Save the bytes once the backend works again."""
+    backend.use([])
+    file.volume.retry_failed()
+    clock.advance(60.0)
+    Task(file.fsync).result()
+    file.close()
+
+
+NEXT_TRY = "the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s"
+
 WAITS: dict[str, Callable[[Any, float], object]] = {
     "fsync": lambda file, seconds: file.fsync(timeout=seconds),
     "sync": lambda file, seconds: file.volume.sync(seconds),
@@ -382,13 +393,9 @@ def test_the_error_of_a_sync_names_file_error_and_next_try(
     eventually(lambda: engine.failures.next_retry() or engine.commits.failing_since is not None)
     eventually(lambda: any(wait.what == call and wait.owner is None for wait in cache.waits()))
     error = late(clock, task, 20.0)
-    assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
+    assert f"{call}: {NEXT_TRY}" in str(error)
     assert error.filename == KEY
-    backend.use([])
-    file.volume.retry_failed()
-    clock.advance(60.0)
-    Task(file.fsync).result()
-    file.close()
+    saved_later(file, clock, backend)
 
 
 @pytest.mark.parametrize("call", WAITS)
@@ -402,12 +409,8 @@ def test_the_error_of_a_sync_names_the_next_try_of_a_commit_that_fails_at_the_de
         task = Task(WAITS[call], file, 20.0)
         gate.wait_entered()
         error = late(clock, task, 20.0)
-    assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
-    backend.use([])
-    file.volume.retry_failed()
-    clock.advance(60.0)
-    Task(file.fsync).result()
-    file.close()
+    assert f"{call}: {NEXT_TRY}" in str(error)
+    saved_later(file, clock, backend)
 
 
 @pytest.mark.parametrize("call", WAITS)

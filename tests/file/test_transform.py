@@ -192,22 +192,6 @@ def test_failed_check_is_an_error_at_once() -> None:
         assert file.pread(10, 0) == pattern(10, 1)
 
 
-def test_failed_encoding_keeps_the_bytes_dirty() -> None:
-    transform = Sealed(UNIT)
-    with PageCache("1MiB", **QUIET) as cache:
-        inner = MemoryBackend()
-        volume = cache.attach(TransformBackend(inner, transform))
-        with volume.open(KEY, "w+") as file:
-            file.write(b"content")
-            encode, transform.encode = transform.encode, lambda index, data: data  # type: ignore[method-assign]
-            raises(WritebackError, file.fsync, match=r"unit 0 .*answered 7 bytes for 7, not 31")
-            assert [failed.length for failed in volume.failed()] == [7]
-            transform.encode = encode  # type: ignore[method-assign]
-            volume.retry_failed()
-            file.fsync()
-        assert plain(inner, Sealed(UNIT)) == b"content"
-
-
 # -------------------------------------------------------------------- against a model
 
 LIMIT = 40 * PAGE

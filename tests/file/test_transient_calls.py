@@ -89,6 +89,11 @@ def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, cal
 # An error, and its tries by each of two policies.
 ERRORS: dict[str, tuple[OSError, int, int]] = {
     "transient": (BackendError(errno.EIO, "no", retry=True), 3, 1),
+    "limit of bytes": (
+        BackendError(errno.EMSGSIZE, "no", retry=True, max_write=PAGE),
+        3,
+        1,
+    ),  # which means nothing here
     "errno": (PermissionError(errno.EACCES, "no"), 1, 1),
     "no errno": (PermissionError("no"), 1, 1),
     "unsupported": (io.UnsupportedOperation("no"), 1, 1),
@@ -386,14 +391,6 @@ def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("sync")) == 1
     volume.abort()  # else the next sync waits for that try
-
-
-def test_a_limit_of_bytes_is_no_reason_for_tries_without_end(make: Make) -> None:
-    """`max_write` means nothing here. [2.14]"""
-    error = BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE)
-    volume, backend = make(Rule("stat", error=error))
-    raises(OSError, volume.stat, KEY, match="too large")
-    assert len(backend.calls_of("stat")) == FAST.attempts
 
 
 # ---------------------------------------------------------------- interrupts

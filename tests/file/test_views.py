@@ -161,13 +161,6 @@ def test_a_view_of_dirty_bytes_through_write_back(stored: Rig, file: CachedFile)
     assert stored.backend.committed(KEY) == b"d" * PAGE + CONTENT[PAGE:]
 
 
-def test_a_view_of_a_hole_is_zeros(file: CachedFile) -> None:
-    """The bytes were never written. [2.21]"""
-    file.truncate(len(CONTENT) + 10 * PAGE)
-    with file.view(len(CONTENT), 5 * PAGE) as view:
-        assert view.tobytes() == bytes(5 * PAGE)
-
-
 def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:
     """Pinning everything fails in the end with an OSError; pinned bytes stay right. [2.21]"""
     file = stored.open("rb")

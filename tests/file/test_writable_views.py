@@ -210,15 +210,6 @@ def test_a_mirror_gets_what_the_store_gets() -> None:
     assert copy.snapshot("k") == store.snapshot("k")
 
 
-def test_whole_units_around_a_view(make: Make) -> None:
-    """The unit is sent with a copy of the view's stores. [2.12]"""
-    rig, file = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE).opened("r+b")
-    with file.view(5 * PAGE + 7, 100, writable=True) as view:
-        view.segments[0][:] = b"u" * 100
-        file.fsync()
-        assert saved(rig) == overlay(CONTENT, 5 * PAGE + 7, b"u" * 100)
-
-
 # -- released by the collector
 
 
@@ -377,32 +368,6 @@ def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: 
         file.fsync()
     assert saved(rig) == expected
     assert rig.cache.stats().pinned == 0
-
-
-def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
-    """Truncate cuts off the views that reach behind the end, and no others. [T-44, T-47]"""
-    file = make({KEY: CONTENT}, max_folio="64KiB").open("r+b")
-    file.pread(SIZE, 0)
-    with file.view(100, 50, writable=True) as view:
-        file.truncate(150)
-        assert not view.detached
-        view.segments[0][:] = b"x" * 50
-        file.truncate(SIZE)
-        assert not view.detached
-        assert file.pread(SIZE, 0) == CONTENT[:100] + b"x" * 50 + bytes(SIZE - 150)
-
-
-def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
-    """A mapping behaves alike; later stores are saved. [2.17]"""
-    rig, file = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB").opened("r+b")
-    file.pread(SIZE, 0)
-    with file.view(10 * PAGE, 2 * PAGE, writable=True) as view:
-        file.punch_hole(10 * PAGE, PAGE)
-        assert not view.detached
-        assert view.tobytes() == bytes(PAGE) + CONTENT[11 * PAGE : 12 * PAGE]
-        view.segments[0][:3] = b"new"
-        file.fsync()
-        assert saved(rig)[10 * PAGE : 10 * PAGE + 5] == b"new\0\0"
 
 
 def test_invalidate_is_refused_while_one_is_open(stored: Rig, file: CachedFile) -> None:

@@ -98,17 +98,6 @@ def test_extending_inside_the_last_page_leaves_zeros_between(make: Make) -> None
     assert rig.backend.committed(KEY) == CONTENT[:1000] + bytes(1000) + b"end"
 
 
-def test_a_write_is_seen_by_every_other_handle_at_once(stored: Rig) -> None:
-    """One object, one content. [2.5]"""
-    writer, reader = stored.open("r+b"), stored.open("rb")
-    reader.pread(PAGE, 0)
-    writer.pwrite(b"new", 10)
-    assert reader.pread(5, 9) == CONTENT[9:10] + b"new" + CONTENT[13:14]
-    writer.pwrite(b"longer", 8 * PAGE)
-    assert reader.size == 8 * PAGE + 6
-    assert reader.pread(10, 8 * PAGE) == b"longer"
-
-
 def test_a_write_of_nothing_changes_nothing(stored: Rig, file: CachedFile) -> None:
     """No size change even far beyond the end. [2.1]"""
     assert file.pwrite(b"", 1 << 40) == 0
@@ -116,13 +105,6 @@ def test_a_write_of_nothing_changes_nothing(stored: Rig, file: CachedFile) -> No
     assert file.pwritev([b"", b""], 1 << 40) == 0
     assert file.size == 8 * PAGE
     assert stored.volume.dirty_ranges(KEY) == []
-
-
-def test_pwritev_writes_buffers_in_order(file: CachedFile) -> None:
-    """Empty segments are skipped. [2.1]"""
-    parts: list[bytes | bytearray | memoryview] = [b"a" * 10, b"", bytearray(b"b" * PAGE), memoryview(b"c" * 77)]
-    assert file.pwritev(parts, 4000) == PAGE + 87
-    assert file.pread(9 * PAGE, 0) == patched(CONTENT, (4000, b"".join(parts)))
 
 
 def test_the_source_may_change_after_the_call(stored: Rig, file: CachedFile) -> None:
@@ -199,15 +181,6 @@ def test_bytes_written_again_in_flight_win_however_the_call_ends(stored: Rig, fa
     file.fsync()
     assert stored.backend.committed(KEY) == patched(CONTENT, (0, b"new" * 500 + b"old" * 500))
     assert stored.volume.dirty_ranges(KEY) == []
-
-
-def test_append_returns_where_it_wrote(stored: Rig) -> None:
-    """It is at the end, whatever else the handle did. [2.7]"""
-    file, other = stored.open("r+b"), stored.open("r+b")
-    assert file.append(b"one") == 8 * PAGE
-    assert other.append(b"two!") == 8 * PAGE + 3
-    assert file.append(b"") == 8 * PAGE + 7
-    assert file.pread(100, 8 * PAGE) == b"onetwo!"
 
 
 # ---------------------------------------------------------------- at the end of a file
