@@ -213,9 +213,6 @@ def test_a_read_waits_for_a_truncate_that_was_left_behind(make: Make, direct: bo
     assert rig.backend.violations == []
 
 
-# ---------------------------------------------------------------- beside a reconnect
-
-
 TWO = pattern(2 * PAGE)
 LATER = pattern(2 * PAGE, seed=1)
 ZEROS = bytes(2 * PAGE)
@@ -359,7 +356,6 @@ def test_a_hole_that_was_owed_and_paid_is_a_loss_where_no_commit_followed(make: 
     rig.volume.reconnect(second)
     raises(OSError, file.fsync, match="no")
     assert second.written(KEY) == bytes(PAGE) + TWO[PAGE:]
-    rig.volume.abort()
     rig.volume.reconnect(second.successor())
     assert [(lost.offset, lost.length) for lost in raises(DataLossError, file.fsync).ranges] == [(0, PAGE)]
     assert file.pread(2 * PAGE, 0) == TWO

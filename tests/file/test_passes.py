@@ -263,9 +263,6 @@ def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> 
     assert sum(length for _, _, length in sent(rig)) >= 20 * UNIT
 
 
-# ---------------------------------------------------------------------------------------------- sharing a pass
-
-
 def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
     """Eight threads on one file: as many requests as one file may have are in the backend together. [T-79, 2.11]"""
     rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
@@ -337,9 +334,6 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
     file.pwrite(b"abcdef"[accepted:], accepted)
     file.fsync()
     assert rig.backend.committed(KEY) == b"abcdef"
-
-
-# ---------------------------------------------------------------------------------------------- copy on conflict
 
 
 @pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])

@@ -120,9 +120,6 @@ def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch:
     task.result()
 
 
-# -- refused values
-
-
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_value_that_is_no_bool_is_refused(value: Any) -> None:
     raises(ValueError, BackendLimits, prompt=value, match=f"prompt: {value!r} is not True or False")
@@ -135,9 +132,6 @@ def test_an_asynchronous_backend_is_never_prompt() -> None:
         raises(ValueError, lambda: cache.attach(Over(MemoryBackend()), prompt=True), match="asynchronous")
         volume = cache.attach(Over(MemoryBackend(BackendLimits(prompt=True))))
         assert not volume.engine.prompt
-
-
-# -- deadlines, reports
 
 
 def test_a_deadline_that_has_passed_keeps_the_call_from_being_made(make: Make) -> None:

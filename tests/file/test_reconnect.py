@@ -16,16 +16,7 @@ from typing import Any, Literal, Self
 import pytest
 
 import pagecache
-from pagecache import (
-    BackendProtocolError,
-    CachedFile,
-    CommitError,
-    ConflictError,
-    DataLossError,
-    PageCache,
-    ShutdownError,
-    Volume,
-)
+from pagecache import CachedFile, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, Volume
 from pagecache.backends import DirectoryBackend, MemoryBackend
 from pagecache.engine.runner import Job
 from pagecache.native import NativeVolume
@@ -34,23 +25,7 @@ from pagecache.volume import opening, reconnect
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend, RecordingBackend, RecordingFile, failing_commit
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Task,
-    at_gate,
-    cut_off,
-    dirty_bytes,
-    eventually,
-    make_rig,
-    overlay,
-    pattern,
-    quiet,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, cut_off, eventually, overlay, pattern, quiet, raises
 
 OLD = pattern(4 * PAGE)
 NEW = pattern(4 * PAGE, seed=1)
@@ -177,7 +152,6 @@ def test_a_change_of_attributes_does_not_reach_an_earlier_backend(tmp_path: Path
         _, saving = at_gate(gate, file.fsync)
         changing = Task(volume.setattr, "k", mode=0o600)
         eventually(lambda: file._inode.settling)
-        volume.abort()
         volume.reconnect(new, fenced=True)
         for task in (changing, saving):
             raises(ShutdownError, task.result)
@@ -477,7 +451,6 @@ def test_a_reconnect_beside_a_collection_of_garbage_takes_no_memory_of_a_call(ma
         assert collecting.is_set()
     finally:
         gc.set_threshold(*before)
-    rig.volume.abort()
     rig.volume.reconnect(rig.backend, fenced=True)
     other.pwrite(NEW * 3, 0)
     over.set()
@@ -498,7 +471,6 @@ def test_a_commit_behind_which_the_connection_ends_leaves_no_conflict(make: Make
     file.pwrite(NEW[:PAGE], 0)
     backend.fault("commit answer" if landed else "commit", OSError(ended, "injected"))
     raises(CommitError, file.fsync, match="injected")
-    rig.volume.abort()
     rig.volume.reconnect(backend)
     file.pwrite(NEW[:PAGE], PAGE)
     file.fsync()
@@ -604,7 +576,7 @@ def test_holes_of_an_object_that_is_replaced_as_a_whole_are_made_again(make: Mak
 @pytest.mark.parametrize("aborted", [True, False])
 @pytest.mark.parametrize(
     ("error", "kind"),
-    [(OSError(errno.ECONNREFUSED, "still down"), OSError), (KeyError("still down"), BackendProtocolError)],
+    [(OSError(errno.ECONNREFUSED, "still down"), OSError), (KeyError("still down"), pagecache.BackendProtocolError)],
 )
 def test_reconnect_that_fails_changes_nothing(make: Make, error: Exception, kind: type[OSError], aborted: bool) -> None:
     """The volume is aborted, by the reconnect if it worked before; data stays, another try works. [2.22]"""
@@ -616,7 +588,7 @@ def test_reconnect_that_fails_changes_nothing(make: Make, error: Exception, kind
     fresh.fault("open", error)
     raises(kind, rig.volume.reconnect, fresh, match="still down")
     raises(ShutdownError, file.fsync)
-    assert dirty_bytes(rig.volume) == PAGE
+    assert rig.volume.dirty_ranges(KEY) == [(0, PAGE)]
     rig.volume.reconnect(fresh)
     file.fsync()
     assert fresh.committed(KEY) == overlay(OLD, 0, NEWER)
@@ -767,9 +739,8 @@ CASES = [
 class Story:
     """One file, calls that hang, and the events that follow."""
 
-    def __init__(self, hung: str, answer: str, *, lose: bool, fenced: bool) -> None:
-        limits = {"max_write": PAGE, "punch": True}
-        self.rig = make_rig({KEY: OLD}, limits=limits, retry=ONCE)
+    def __init__(self, make: Make, hung: str, answer: str, *, lose: bool, fenced: bool) -> None:
+        self.rig = make({KEY: OLD}, limits={"max_write": PAGE, "punch": True}, retry=ONCE)
         self.old, self.now = self.rig.backend, self.rig.backend
         self.hung, self.answer, self.lose, self.fenced = hung, answer, lose, fenced
         self.file = self.rig.open("r+b")
@@ -781,11 +752,8 @@ class Story:
         if hung == "two writes":
             self.write(3 * PAGE, NEW[3 * PAGE :])
         op = {"write": "write_from", "two writes": "write_from"}.get(hung, hung)
-        count = 2 if hung == "two writes" else 1
-        if answer == "done long before":
-            self.gates = [self.old.gate(f"{op} answer") for _ in range(count)]
-        else:
-            self.gates = [self.old.gate(op) for _ in range(count)]
+        held = f"{op} answer" if answer == "done long before" else op
+        self.gates = [self.old.gate(held) for _ in range(2 if hung == "two writes" else 1)]
         self.fault(op)
         calls: dict[str, Callable[[], Any]] = {
             "truncate": lambda: self.file.truncate(2 * PAGE + 5),
@@ -795,8 +763,7 @@ class Story:
         for gate in self.gates:
             gate.wait_entered()
         if hung == "truncate":
-            self.changed = OLD[: 2 * PAGE + 5]
-            self.changed = overlay(self.changed, PAGE, NEW[PAGE : 2 * PAGE])
+            self.changed = overlay(OLD[: 2 * PAGE + 5], PAGE, NEW[PAGE : 2 * PAGE])
         elif hung == "punch_hole":
             self.changed = overlay(OLD, PAGE, bytes(PAGE))
 
@@ -844,12 +811,12 @@ class Story:
 @pytest.mark.long
 @pytest.mark.parametrize("hung", HUNG)
 @pytest.mark.parametrize("fenced", [False, True])
-def test_abort_reconnect_and_late_answers_in_every_order(hung: str, fenced: bool) -> None:
+def test_abort_reconnect_and_late_answers_in_every_order(make: Make, hung: str, fenced: bool) -> None:
     """Nothing is clean that is not stored; the newest bytes arrive. [T-75b, 2.22]"""
     cases = [case for case in CASES if case[0] == hung and case[4] == fenced]
     assert cases
     for _hung, answer, order, lose, _fenced in cases:
-        story = Story(hung, answer, lose=lose, fenced=fenced)
+        story = Story(make, hung, answer, lose=lose, fenced=fenced)
         try:
             play(story, order)
         except BaseException as error:

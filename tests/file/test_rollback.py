@@ -83,7 +83,7 @@ def test_a_discard_waits_for_a_direct_write_whose_bytes_are_acknowledged(make: M
     [("rollback", errno.EACCES, 1), ("rollback", errno.ECONNRESET, 2), ("file_stat", errno.EACCES, 2)],
 )
 def test_a_discard_that_fails_gives_up_nothing(make: Make, op: str, error: int, rollbacks: int) -> None:
-    """Refused: nothing has changed. Of unknown outcome, or done before `stat` failed: all is sent again. [2.17, 2.19]"""
+    """Refused: nothing has changed. Of unknown outcome, or done and not looked at: all is sent again. [2.17, 2.19]"""
     rig, file, backend = uploaded(make)
     backend.fault(op, OSError(error, "injected"))
     raises(OSError, rig.volume.discard, KEY, 0, PAGE, match="injected")

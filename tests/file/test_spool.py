@@ -13,16 +13,8 @@ from typing import Any
 
 import pytest
 
-from pagecache import (
-    BackendError,
-    CommitError,
-    ConflictError,
-    DataLossError,
-    PageCache,
-    PageCacheError,
-    ShutdownError,
-    WritebackError,
-)
+import pagecache
+from pagecache import BackendError, CommitError, ConflictError, DataLossError, PageCache, ShutdownError, WritebackError
 from pagecache.backends.spool import Spool
 from pagecache.engine.commit import staging
 from pagecache.engine.commit.versions import Versions
@@ -184,7 +176,7 @@ def test_without_a_spool_a_full_cache_says_so_and_loses_nothing(make: Make) -> N
     rig = spooling(make, options={"spool": None})
     content = pattern(4 * CAPACITY)
     file = rig.open("x+b")
-    caught = raises(PageCacheError, lambda: Task(file.pwrite, content, 0).result(), match="spool")
+    caught = raises(pagecache.PageCacheError, lambda: Task(file.pwrite, content, 0).result(), match="spool")
     assert caught.errno == errno.ENOBUFS
     taken = accepted_before(caught)
     assert 0 < taken < CAPACITY
@@ -208,7 +200,9 @@ def test_a_full_cache_says_so_although_a_writer_gave_up_its_wait_for_a_page(make
     sync.result()
     rig.backend.fault("commit", failing_commit(BackendError(errno.EIO, "lost", retry=True)))
     raises(OSError, file.fsync, match="lost")
-    assert raises(PageCacheError, lambda: Task(other.pwrite, bytes(CAPACITY), 0).result()).errno == errno.ENOBUFS
+    assert (
+        raises(pagecache.PageCacheError, lambda: Task(other.pwrite, bytes(CAPACITY), 0).result()).errno == errno.ENOBUFS
+    )
 
 
 def test_all_of_a_file_staged_and_evicted_appears_whole(make: Make) -> None:

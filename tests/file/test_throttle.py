@@ -199,9 +199,6 @@ def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
     gate.open()
 
 
-# ---------------------------------------------------------------------------------------------- exactness
-
-
 @pytest.mark.parametrize(
     ("folio", "piece"), [("4KiB", 1000), ("64KiB", 10_000), ("64KiB", 3 * PAGE), ("2MiB", 3 * MIB)]
 )
@@ -243,9 +240,6 @@ def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
     file.append(b"end")
     file.fsync()
     assert rig.backend.committed(KEY) == data + b"end"
-
-
-# ---------------------------------------------------------------------------------------------- volumes
 
 
 def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
@@ -308,9 +302,6 @@ def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
     assert rig.backend.seen("write_from") == []
     file.pwrite(bytes(PAGE), 256 * KIB)
     eventually(lambda: rig.backend.seen("write_from"))
-
-
-# ---------------------------------------------------------------------------------------------- unstable data
 
 
 def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> None:
@@ -508,9 +499,6 @@ def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: 
     monkeypatch.setattr(throttle, "VISITS_MAX", 1)
     caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
     assert caught.errno == errno.ENOBUFS
-
-
-# ---------------------------------------------------------------------------------------------- budget and locks
 
 
 @pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])

@@ -89,11 +89,7 @@ def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, cal
 # An error, and its tries by each of two policies.
 ERRORS: dict[str, tuple[OSError, int, int]] = {
     "transient": (BackendError(errno.EIO, "no", retry=True), 3, 1),
-    "limit of bytes": (
-        BackendError(errno.EMSGSIZE, "no", retry=True, max_write=PAGE),
-        3,
-        1,
-    ),  # which means nothing here
+    "too large": (BackendError(errno.EMSGSIZE, "no", retry=True, max_write=PAGE), 3, 1),  # a limit of bytes only
     "errno": (PermissionError(errno.EACCES, "no"), 1, 1),
     "no errno": (PermissionError("no"), 1, 1),
     "unsupported": (io.UnsupportedOperation("no"), 1, 1),
@@ -391,9 +387,6 @@ def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -
     volume.open(KEY, "rb").close()
     assert len(backend.calls_of("sync")) == 1
     volume.abort()  # else the next sync waits for that try
-
-
-# ---------------------------------------------------------------- interrupts
 
 
 def a_remove(rig: Rig) -> None:

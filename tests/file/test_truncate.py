@@ -52,15 +52,6 @@ def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile
     assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(PAGE - 1000)
 
 
-def test_truncate_up_reads_nothing(stored: Rig, file: CachedFile) -> None:
-    """The gap is zeros without a backend read; the backend has the new size. [2.17]"""
-    file.truncate(20 * PAGE)
-    stored.backend.forget_calls()
-    assert file.pread(12 * PAGE, 8 * PAGE) == bytes(12 * PAGE)
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT + bytes(12 * PAGE)
-
-
 def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> None:
     """No write lands after it; the recorder notes overlaps. [T-15, T-29, 2.17]"""
     file.pwrite(b"d" * 8 * PAGE, 0)

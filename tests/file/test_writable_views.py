@@ -36,9 +36,6 @@ def saved(rig: Rig) -> bytes:
     return content
 
 
-# -- storing
-
-
 @pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
 def test_stores_are_the_files_bytes(stored: Rig, file: CachedFile, offset: int, length: int) -> None:
     """They are seen by reads at once, saved by the next fsync, and nothing around them has changed. [2.21]"""
@@ -107,9 +104,6 @@ def test_writes_and_stores_meet_in_the_same_memory(stored: Rig, file: CachedFile
         assert stored.cache.stats().cow_copies == 0
 
 
-# -- sources of stores
-
-
 def test_numpy_stores_in_place(stored: Rig, file: CachedFile) -> None:
     """frombuffer, arithmetic, and an array that outlives the view. [2.21]"""
     view = file.view(8 * PAGE, 8 * PAGE, writable=True)
@@ -135,9 +129,6 @@ def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: i
         rig.volume.drop_clean()
         with rig.open("r+b").view(pages * PAGE, pages * PAGE, writable=writable) as view:
             assert len(view.segments) == 1
-
-
-# -- refused
 
 
 def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
@@ -182,9 +173,6 @@ def test_a_cache_full_of_views_says_so(make: Make) -> None:
     assert caught.errno == errno.ENOBUFS
     for view in views:
         view.release()
-
-
-# -- other ways to write back
 
 
 def test_write_through_beside_a_view(make: Make) -> None:
@@ -296,9 +284,6 @@ def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -
     assert rig.cache.stats().pinned == 0
     file.fsync()
     assert rig.volume.dirty_ranges(KEY) == []
-
-
-# -- by age
 
 
 def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
