@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,27 +200,18 @@ def test_a_closed_handle_refuses_everything(make: Make) -> None:
         lambda f: f.truncate(0),
         lambda f: f.punch_hole(0, 1),
         lambda f: f.zero_range(0, 1),
-        lambda f: f.prefetch(),
         lambda f: f.view(0, 1),
-        lambda f: f.flush(),
-        lambda f: f.fsync(),
         lambda f: f.sync_range(0, 1),
         lambda f: f.read(1),
         lambda f: f.readinto(bytearray(1)),
-        lambda f: f.readall(),
         lambda f: f.write(b"x"),
         lambda f: f.seek(0),
-        lambda f: f.tell(),
-        lambda f: f.readable(),
-        lambda f: f.writable(),
-        lambda f: f.seekable(),
-        lambda f: f.isatty(),
-        lambda f: f.__enter__(),
-        lambda f: next(f),
-        lambda f: f.readline(),
         lambda f: f.size,
         lambda f: f.pread(0, 0),
         lambda f: f.pwrite(b"", 0),
+        *map(methodcaller, ["prefetch", "flush", "fsync", "readall", "tell", "readline"]),
+        *map(methodcaller, ["readable", "writable", "seekable", "isatty"]),
+        *map(methodcaller, ("__enter__", "__next__")),
     ]
     for number, call in enumerate(calls):
         with pytest.raises(ValueError):

@@ -444,18 +444,6 @@ def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monk
     assert writing.result() == MIB
 
 
-def never_more_checks(monkeypatch: Patch) -> None:
-    """Fail a writer that goes on waiting."""
-    checks, make_room = [], throttle._Wait.make_room
-
-    def counted(wait: throttle._Wait, length: int) -> bool:
-        checks.append(wait)
-        assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
-        return make_room(wait, length)
-
-    monkeypatch.setattr(throttle._Wait, "make_room", counted)
-
-
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monkeypatch: Patch, code: int) -> None:
     """The bytes are acknowledged again and again meanwhile. [2.23, 2.16]"""
@@ -464,7 +452,14 @@ def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monk
     with pytest.raises(pagecache.WritebackError), rig.open(key="full") as file:
         file.pwrite(bytes(128 * KIB), 0)
         file.fsync()
-    never_more_checks(monkeypatch)
+    checks, make_room = [], throttle._Wait.make_room
+
+    def counted(wait: throttle._Wait, length: int) -> bool:
+        checks.append(wait)
+        assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
+        return make_room(wait, length)
+
+    monkeypatch.setattr(throttle._Wait, "make_room", counted)
     caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
     assert caught.errno == errno.ENOBUFS
 

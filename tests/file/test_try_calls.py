@@ -52,11 +52,14 @@ def test_a_write_that_need_not_wait_is_done(stored: Rig, file: CachedFile, offse
 
 
 def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig, file: CachedFile) -> None:
-    """Pages before the one that a running fill has locked are not touched. [2.7]"""
+    """Pages before the one that a running fill has locked are not touched; its bytes are not there to be read. [2.5,
+    2.7]
+    """
     with stored.backend.gate("read_into") as gate:
         _, reader = at_gate(gate, file.pread, 10, 2 * PAGE)
         assert refused(stored, file, b"x" * 3 * PAGE, 0)
         assert refused(stored, file, b"x" * PAGE, 2 * PAGE)
+        assert file.try_pread(10, 2 * PAGE) is None
         assert file.try_pwrite(b"y" * 2 * PAGE, 3 * PAGE) == 2 * PAGE  # beside it there is no obstacle
     assert reader.result() == CONTENT[2 * PAGE : 2 * PAGE + 10]
     assert file.pread(3 * PAGE, 0) == CONTENT[: 3 * PAGE]

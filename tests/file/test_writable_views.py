@@ -8,7 +8,6 @@ import errno
 import gc
 import io
 import threading
-from functools import partial
 from typing import Any
 
 import numpy
@@ -292,11 +291,7 @@ def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
     with rig.open("r+b").view(0, 5, writable=True) as view:
         for text in (b"first", b"other"):
             view.segments[0][:] = text
-            eventually(partial(written_is, rig, text))
-
-
-def written_is(rig: Rig, text: bytes) -> bool:
-    return rig.backend.written(KEY).startswith(text)
+            eventually(lambda text=text: rig.backend.written(KEY).startswith(text))  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- cut off from the file
