@@ -131,7 +131,6 @@ def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> No
 
 @pytest.fixture
 def store(make: Make) -> Rig:
-    """A volume on an object store."""
     return make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE), retry=ONCE)
 
 

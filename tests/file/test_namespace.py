@@ -20,7 +20,6 @@ DATA = pattern(3 * PAGE)
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Volume]:
-    """A volume on a directory of real files."""
     (tmp_path / "root" / "sub").mkdir(parents=True)
     (tmp_path / "root" / "a").write_bytes(DATA)
     (tmp_path / "root" / "sub" / "b").write_bytes(b"b")
@@ -285,7 +284,6 @@ def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None
 
 
 def run_below(folder: Path, program: str) -> None:
-    """Run a program of its own process, with a folder as its argument."""
     done = run_program(folder.parent, program, str(folder))
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -194,22 +194,6 @@ def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, cl
 # ---------------------------------------------------------------------------------------------- growing objects
 
 
-def test_an_object_is_sent_while_it_grows(make: Make) -> None:
-    """Each write unit as soon as all of it is dirty, below every threshold; the rest goes with the commit. [2.11]"""
-    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
-    data = pattern(2 * UNIT + 100)
-    for offset in range(0, len(data), 3000):
-        file.pwrite(data[offset : offset + 3000], offset)
-    eventually(lambda: sorted(sent(rig)) in ([(KEY, 0, UNIT), (KEY, UNIT, UNIT)], [(KEY, 0, 2 * UNIT)]))
-    file.flush()
-    after_flusher_turn(rig.cache)
-    assert sum(length for _, _, length in sent(rig)) == 2 * UNIT
-    assert rig.backend.seen("commit") == []
-    file.fsync()
-    assert sent(rig)[-1] == (KEY, 2 * UNIT, 100)
-    assert rig.backend.committed(KEY) == data
-
-
 def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
     """The call returns while the backend still has them; incomplete units stay. [2.15, 2.12]"""
     rig, file = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
@@ -277,23 +261,6 @@ def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
     tasks = [Task(file.pwrite, bytes([n]) * PAGE, 2 * n * PAGE) for n in range(8)]
     assert [task.result() for task in tasks] == [PAGE] * 8
     assert rig.backend.nr_transfers_max == 7
-
-
-def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> None:
-    """A running pass takes new marks along: no write waits for the end of another's request. [T-79, 2.11]"""
-    rig, file = make({KEY: bytes(64 * PAGE)}, options={"write_through": True}).opened()
-    with rig.backend.gate("write_from") as gate:
-        _, hung = at_gate(gate, file.pwrite, b"a" * PAGE, 32 * PAGE)
-        for page in (1, 5, 40, 33):
-            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
-        assert not hung.finished.is_set()
-        again = Task(file.pwrite, b"c" * PAGE, 32 * PAGE)  # the page in flight: after its answer
-        for page in (2, 50):
-            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
-        assert again.waits(0.01)
-    hung.result()
-    again.result()
-    assert rig.backend.written(KEY)[32 * PAGE : 33 * PAGE] == b"c" * PAGE
 
 
 def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pagecache
-from pagecache import CachedFile, Volume
+from pagecache import CachedFile
 
 from .rig import KEY, Make, make_rig, pattern, raises
 
@@ -170,7 +169,6 @@ def test_positional_calls_do_not_move_the_position(make: Make) -> None:
 
 
 def test_lines(make: Make) -> None:
-    """Iteration, readline, readlines, writelines."""
     rig = make()
     lines = [b"one\n", b"\n", b"x" * 5000 + b"\n", b"last"]
     with rig.open("w+b") as file:
@@ -251,46 +249,6 @@ def test_an_unknown_whence_is_refused(make: Make, whence: Any) -> None:
     file.seek(100)
     raises((ValueError, TypeError, OSError), file.seek, 0, whence)
     assert file.tell() == 100
-
-
-# ---------------------------------------------------------------- libraries that take a file
-
-
-@pytest.fixture
-def volume(make: Make) -> Volume:
-    """A volume on a cache smaller than the files of these tests."""
-    return make(capacity="256KiB", options={"read_ahead": "32KiB"}, dirty_background=0.2, dirty_limit=0.5).volume
-
-
-def test_buffered_random(volume: Volume) -> None:
-    """io.BufferedRandom: mixed reads, writes and seeks against BytesIO."""
-    rng = random.Random(8)
-    model = io.BytesIO()
-    with io.BufferedRandom(volume.open("f", "w+b"), 1000) as file:
-        for _ in range(400):
-            position, data = rng.randrange(300_000), rng.randbytes(rng.randrange(3000))
-            for target in (file, model):
-                target.seek(position)
-            if rng.random() < 0.5:
-                assert file.write(data) == model.write(data)
-            else:
-                assert file.read(len(data)) == model.read(len(data))
-            assert file.tell() == model.tell()
-    with io.BufferedReader(volume.open("f", "rb")) as file:
-        assert file.read() == model.getvalue()
-
-
-def test_text_wrapper(volume: Volume) -> None:
-    """io.TextIOWrapper: lines, encodings, tell and seek."""
-    lines = [f"Zeile {i}: größer als ⌀{i * i}\n" for i in range(5000)]
-    with io.TextIOWrapper(io.BufferedWriter(volume.open("t", "wb")), encoding="utf-8", newline="\n") as text:
-        text.writelines(lines)
-    with io.TextIOWrapper(io.BufferedReader(volume.open("t", "rb")), encoding="utf-8", newline="\n") as text:
-        assert text.readline() == lines[0]
-        mark = text.tell()
-        assert text.readlines() == lines[1:]
-        text.seek(mark)
-        assert text.readline() == lines[1]
 
 
 def test_the_c_type_of_handles_has_no_metaclass_that_later_pythons_refuse() -> None:

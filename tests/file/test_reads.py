@@ -25,7 +25,6 @@ CONTENT = pattern(16 * PAGE)
 
 @pytest.fixture
 def stored(make: Make) -> Rig:
-    """A volume with one file of 16 pages."""
     return make({KEY: CONTENT})
 
 

@@ -731,7 +731,10 @@ class Story:
         op = {"write": "write_from", "two writes": "write_from"}.get(hung, hung)
         held = f"{op} answer" if answer == "done long before" else op
         self.gates = [self.old.gate(held) for _ in range(2 if hung == "two writes" else 1)]
-        self.fault(op)
+        if answer == "refused":
+            self.old.fault(op, OSError(errno.EACCES, "no"), times=2)
+        elif answer == "done, answer lost" and op in ("write_from", "commit"):
+            self.old.fault(f"{op} answer", OSError(errno.ECONNRESET, "the line went dead"), times=2)
         calls: dict[str, Callable[[], Any]] = {
             "truncate": lambda: self.file.truncate(2 * PAGE + 5),
             "punch_hole": lambda: self.file.punch_hole(PAGE, PAGE),
@@ -748,13 +751,6 @@ class Story:
         self.file.pwrite(data, offset)
         self.model = overlay(self.model, offset, data)
 
-    def fault(self, op: str) -> None:
-        """The answers of the hung calls: full effect and an error, no effect and an error, or success."""
-        if self.answer == "refused":
-            self.old.fault(op, OSError(errno.EACCES, "no"), times=2)
-        elif self.answer == "done, answer lost" and op in ("write_from", "commit"):
-            self.old.fault(f"{op} answer", OSError(errno.ECONNRESET, "the line went dead"), times=2)
-
     def step(self, event: str) -> None:
         if event == "abort":
             self.rig.volume.abort()
@@ -762,13 +758,10 @@ class Story:
             self.now = self.old.successor(lose=self.lose, shared=not self.fenced)
             self.rig.volume.reconnect(self.now, fenced=self.fenced)
         else:
-            self.late(int(event.split()[1]))
-
-    def late(self, k: int) -> None:
-        ended = self.old.nr_ended
-        self.gates[k].open()
-        eventually(lambda: self.old.nr_ended > ended)
-        self.came += 1
+            ended = self.old.nr_ended
+            self.gates[int(event.split()[1])].open()
+            eventually(lambda: self.old.nr_ended > ended)
+            self.came += 1
 
     def nothing_clean_that_is_not_stored(self) -> None:
         """Check that the store would keep every cached, non-local page over a crash."""

@@ -39,7 +39,6 @@ class Story:
     def __init__(
         self, make: Make, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
     ) -> None:
-        """Make and open objects of these names."""
         content: dict[Key, bytes] = {KEY: OLD}
         content.update(objects or {})
         self.old = RecordingBackend(content)

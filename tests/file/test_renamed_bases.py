@@ -208,7 +208,6 @@ ENDED = OSError(errno.ENOTCONN, "no answer")
 
 
 def opened(rig: Rig) -> CachedFile:
-    """A handle that has read a page, in a volume that does not retry."""
     file = rig.open("r+b")
     file.pread(PAGE, 0)
     return file

@@ -66,19 +66,6 @@ def test_failed_lists_exactly_what_failed(make: Make) -> None:
     assert rig.backend.committed(KEY) == DATA[: 5 * PAGE + 100]
 
 
-def test_failed_data_is_readable_and_not_evicted(make: Make) -> None:
-    """Under memory pressure too. [K1, 2.16]"""
-    rig, file = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE).opened("r+b")
-    file.pwrite(DATA, 0)
-    rig.backend.fault("write_from", FULL, times=FOREVER)
-    fails(file.fsync)
-    other = rig.open("rb", key="other")
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    assert file.pread(len(DATA), 0) == DATA
-    assert rig.cache.stats().failed >= len(DATA)
-
-
 def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     """Above `failed_limit` they raise the stored errno at once; other files go on; space repairs all. [T-20, 2.16]"""
     rig, file = make(

@@ -20,7 +20,6 @@ DATA, OTHER = pattern(2 * PAGE), pattern(2 * PAGE, 7)
 
 
 def asked(store: RecordingBackend) -> int:
-    """The number of looks at a name."""
     return len(store.seen("stat"))
 
 

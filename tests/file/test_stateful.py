@@ -60,8 +60,6 @@ class File:
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """An open file and the model's record of it."""
-
     real: CachedFile
     file: File
     mode: str
@@ -77,8 +75,6 @@ class Handle:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """See the top of this file."""
-
     rig: Rig
     dirty_limit = 0.5
 

@@ -28,7 +28,6 @@ def hang(backend: RecordingBackend, *ops: str) -> list[Gate]:
 
 @contextmanager
 def writing(file: CachedFile, data: bytes, spread: int) -> Iterator[None]:
-    """A writer that never pauses."""
     stop = threading.Event()
 
     def write() -> None:

@@ -27,7 +27,6 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def throttled(volume: Volume) -> int:
-    """The number of slowed-down writers of the volume."""
     return volume.engine.native.pressure().throttled
 
 

@@ -47,7 +47,6 @@ def store(backend: Backend, transform: Transform, content: bytes) -> None:
 
 @contextmanager
 def sealed(content: bytes = b"", *, retry: RetryPolicy = FAST, unit: int = UNIT, **options: Any) -> Iterator[Rig]:
-    """A cache over sealed units in a RecordingBackend."""
     recording = RecordingBackend(**options)
     store(recording, Sealed(unit), content)
     recording.forget_calls()

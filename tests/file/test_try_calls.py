@@ -21,7 +21,6 @@ MIB = 1 << 20
 
 @pytest.fixture
 def stored(make: Make) -> Rig:
-    """One object of 16 pages, none of them cached."""
     return make({KEY: CONTENT})
 
 

@@ -23,7 +23,6 @@ CONTENT = pattern(8 * PAGE)
 
 @pytest.fixture
 def stored(make: Make) -> Rig:
-    """A volume with one file of 8 pages, none of them cached."""
     return make({KEY: CONTENT})
 
 
