@@ -71,8 +71,8 @@ def test_an_earlier_backend_that_refuses_a_version_late_gives_up_nothing(
     op: str, on_conflict: Literal["fail", "take_remote"], fenced: bool
 ) -> None:
     """It is no foreign change of what the next backend has. [2.19, 2.22]"""
-    parted = Parted(MemoryBackend(prompt=False, commit_on_close=op == "commit"), on_conflict=on_conflict)
-    with parted:
+    store = MemoryBackend(prompt=False, commit_on_close=op == "commit")
+    with Parted(store, on_conflict=on_conflict) as parted:
         file = parted.volume.open("k", "w+")
         file.pwrite(NEW[:PAGE], 0)
         gate = parted.outlived(file.fsync, op, fenced=fenced, nth=1, error=errno.ESTALE)
@@ -83,7 +83,7 @@ def test_an_earlier_backend_that_refuses_a_version_late_gives_up_nothing(
         gate.release()
         parted.answered()
         file.fsync(timeout=WAIT_LIMIT_S)
-        assert parted.store.snapshot("k") == NEW[:PAGE] + NEWER * (1 + fenced)
+        assert store.snapshot("k") == NEW[:PAGE] + NEWER * (1 + fenced)
         file.close()
 
 
@@ -95,8 +95,7 @@ def test_a_version_that_was_opened_in_an_earlier_backend_is_not_written(
     """A `resolve` hangs there in its open; the bytes after the reconnect go to the next backend. [2.19, 2.22]"""
     one, two = (MemoryBackend(prompt=False, commit_on_close=True) for _ in range(2))
     one.put("k", OLD[: 2 * PAGE])
-    parted = Parted(one, two, on_conflict="fail")
-    with parted:
+    with Parted(one, two, on_conflict="fail") as parted:
         file = parted.volume.open("k", "r+")
         file.pwrite(NEW[:PAGE], 0)
         one.put("k", NEWER * 2)  # another program
@@ -121,8 +120,7 @@ def test_a_version_that_was_read_in_an_earlier_backend_is_no_base(fenced: bool) 
     one.put("k", OLD)
     for content in (NEWER, NEWER, OLD):  # other versions than those of the first
         two.put("k", content)
-    parted = Parted(one, two, on_conflict="fail")
-    with parted:
+    with Parted(one, two, on_conflict="fail") as parted:
         file = parted.volume.open("k", "r+")
         file.pwrite(NEW[:PAGE], 0)
         gate = parted.outlived(file.flush, "stat", fenced=fenced)
