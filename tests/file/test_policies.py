@@ -64,6 +64,15 @@ def test_a_part_of_a_page_that_is_read_again_and_again_stays_beside_a_scan(volum
         assert volume.stats().misses == before
 
 
+def test_a_scan_leaves_what_is_read_often(volume: Volume) -> None:
+    often = list(range(FIT // 2))
+    with volume.open("data") as file, volume.open("other") as other:
+        for _ in range(6):
+            misses(file, often)
+        misses(other, list(range(2 * FIT)))
+        assert misses(file, often) <= len(often) // 10
+
+
 @pytest.mark.parametrize("volume", ["sticky"], indirect=True)
 def test_a_sticky_volume_keeps_its_pages_beside_bursts_of_other_reads(volume: Volume) -> None:
     """An adaptive one gives up those that are read once an epoch for those that are read several times at once."""
