@@ -89,9 +89,6 @@ def pairs() -> Iterator[Any]:
         pair.finish()
 
 
-# -- bytes
-
-
 def test_every_byte_reaches_both_under_limits_of_their_own(pairs: Any) -> None:
     """Requests of the mirror are cut by its own limits and boundaries, and joined up to them. [T-31]"""
     pair = pairs(
@@ -146,9 +143,6 @@ def test_buffers_that_a_mirror_keeps_are_never_used_again(pairs: Any) -> None:
             file.pwrite(bytes([i % 256]) * PAGE, i * PAGE)
         assert bytes(kept[0]) == b"kept" * (PAGE // 4)
         kept.clear()
-
-
-# -- names
 
 
 def rotated(volume: Volume) -> None:
@@ -307,8 +301,6 @@ def test_random_work_leaves_two_equal_stores(behind: bool, broken: bool) -> None
         lost = mirror.not_mirrored()
         assert contents(copy) == {key: data for key, data in contents(store).items() if key not in lost}
 
-
-# -- copies that are given up
 
 Event = Callable[[Pair, CachedFile], object]
 
@@ -510,9 +502,6 @@ def test_a_copy_that_cannot_be_removed_is_emptied_or_named(
     write(pair.volume, KEY, b"new")
     pair.caught_up()
     assert (pair.mirror.written(KEY), pair.volume.not_mirrored()) == (b"new", {})
-
-
-# -- the end
 
 
 def test_close_does_not_wait_longer_than_asked_for_a_mirror_that_hangs(clock: HandClock) -> None:

@@ -23,25 +23,7 @@ from pagecache.errors import Key
 
 from ..publishing import PublishingBackend
 from ..stores import ObjectBackend, ObjectFile, RecordingBackend, stale
-from .rig import (
-    FAST,
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    at_gate,
-    attached,
-    content_of,
-    eventually,
-    held,
-    pattern,
-    raises,
-    stored,
-    wait_for,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, at_gate, eventually, held, pattern, raises, stored, wait_for
 from .test_interrupts import ctrl_c
 
 DATA = pattern(3 * PAGE)
@@ -149,7 +131,6 @@ def test_a_file_removed_while_it_is_in_flight_is_dropped_later(make: Make) -> No
 
 @pytest.fixture
 def store(make: Make) -> Rig:
-    """A volume on an object store."""
     return make(backend=ObjectBackend({KEY: DATA}, max_write=PAGE), retry=ONCE)
 
 
@@ -204,12 +185,14 @@ def test_unused_files_are_closed_by_the_volume_and_no_call_waits_for_that(make: 
     assert rig.content("f0")[:10] == DATA[:10]
 
 
-def test_a_failed_rename_changes_nothing(make: Make) -> None:
-    """Both names lead to their previous files. [2.20]"""
+@pytest.mark.parametrize(("error", "replace"), [(PermissionError, True), (FileExistsError, False)])
+def test_a_refused_rename_changes_nothing(make: Make, error: type[OSError], replace: bool) -> None:
+    """By the store, or since the new name is taken: both names lead to their previous files. [2.20]"""
     rig, file = make({"a": b"A", "b": b"B"}).opened(key="a")
     file.pwrite(b"dirty", 0)
-    rig.backend.fault("rename", OSError(errno.EACCES, "no"))
-    raises(PermissionError, rig.volume.rename, "a", "b")
+    if replace:
+        rig.backend.fault("rename", OSError(errno.EACCES, "no"))
+    raises(error, rig.volume.rename, "a", "b", replace=replace)
     file.fsync()
     assert rig.backend.committed("a") == b"dirty"
     assert rig.backend.committed("b") == b"B"
@@ -417,7 +400,8 @@ def test_times_that_are_set_beside_a_rename_are_no_remote_change(
     for name in "ab":
         (tmp_path / name).write_bytes(name.encode() * 10)
     backend = DirectoryBackend(tmp_path)
-    with attached(backend, "1MiB", flush_interval=3600, dirty_expire=3600) as volume:
+    with PageCache("1MiB", flush_interval=3600, dirty_expire=3600) as cache:
+        volume = cache.attach(backend)
         if known == "both":
             volume.open("a", "r+").close()
             with volume.open("b", "r+") as file:
@@ -437,7 +421,7 @@ def test_times_that_are_set_beside_a_rename_are_no_remote_change(
         with volume.open("a", "r+") as file:
             assert file.pread(20, 0) == (b"unsavedbbb" if known == "both" else b"b" * 10)
             file.fsync()
-            volume.cache.check()
+            cache.check()
     assert (tmp_path / "a").read_bytes() == (b"unsavedbbb" if known == "both" else b"b" * 10)
 
 
@@ -457,7 +441,8 @@ def test_times_that_were_left_behind_are_set_before_a_rename(tmp_path: Path, mon
             assert renaming.waits()
             renaming.result(opening=gate)
             assert os.stat(tmp_path / "a").st_mtime_ns != 5 * SECOND
-            assert content_of(volume, "a")[:20] == b"unsavedbbb"
+            with volume.open("a") as again:
+                assert again.pread(20, 0) == b"unsavedbbb"
             new.fsync()
             assert old.pread(20, 0) == b"a" * 10
             cache.check()
@@ -579,7 +564,7 @@ def test_readahead_beside_a_rename_gives_up(refusing: Rig) -> None:
 
 def test_a_rename_opens_the_file_by_its_new_name_after_a_transient_error(make: Make) -> None:
     """The rename was carried out: its handles continue, and their bytes are saved under the new name. [2.14, 2.20]"""
-    refusing, file = make(backend=ObjectBackend({KEY: DATA}), retry=FAST).opened("r+b")
+    refusing, file = make(backend=ObjectBackend({KEY: DATA})).opened("r+b")
     file.pwrite(b"local", 0)
     refusing.backend.fault("open", OSError(errno.EIO, "once"), key="new")
     refusing.volume.rename(KEY, "new")

@@ -20,7 +20,6 @@ DATA = pattern(3 * PAGE)
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Volume]:
-    """A volume on a directory of real files."""
     (tmp_path / "root" / "sub").mkdir(parents=True)
     (tmp_path / "root" / "a").write_bytes(DATA)
     (tmp_path / "root" / "sub" / "b").write_bytes(b"b")
@@ -127,54 +126,6 @@ def test_stat_exists_and_list(make: Make) -> None:
     listed = {stat.key: stat.size for stat in rig.volume.list()}
     assert listed == {"a/1": 1, "a/2": 2, "b": 7}
     assert [stat.key for stat in rig.volume.list("a/")] == ["a/1", "a/2"]
-
-
-def test_a_removed_file_stays_usable_through_its_handles(make: Make) -> None:
-    """This holds for unwritten bytes too; a new file of that name is another file. [2.20]"""
-    rig, old = make({KEY: DATA}).opened("r+b")
-    old.pread(PAGE, 0)
-    old.pwrite(b"unwritten", 0)
-    rig.volume.remove(KEY)
-    assert not rig.volume.exists(KEY)
-    assert old.pread(PAGE, 0) == b"unwritten" + DATA[9:PAGE]
-    old.pwrite(b"more", 100)
-    new = rig.open("xb+")
-    new.pwrite(b"new file", 0)
-    assert old.pread(4, 100) == b"more"
-    assert new.pread(100, 0) == b"new file"
-    old.close()
-    new.fsync()
-    assert rig.backend.committed(KEY) == b"new file"
-
-
-def test_rename_takes_content_and_dirty_bytes_along(make: Make) -> None:
-    """Open handles follow; the old name is free. [2.20]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pwrite(b"dirty", 0)
-    rig.volume.rename(KEY, "moved")
-    assert not rig.volume.exists(KEY)
-    file.pwrite(b"after", 5)
-    file.fsync()
-    assert rig.open("rb", key="moved").pread(20, 0) == b"dirtyafter" + DATA[10:20]
-    assert rig.backend.committed("moved") == b"dirtyafter" + DATA[10:]
-
-
-def test_rename_over_an_open_file_leaves_its_handles_the_old_one(make: Make) -> None:
-    """The destination behaves as removed. [2.20]"""
-    rig, old = make({"a": b"A" * 5000, "b": b"B" * 5000}).opened("r+b", key="b")
-    assert old.pread(5000, 0) == b"B" * 5000
-    rig.volume.rename("a", "b")
-    assert old.pread(5000, 0) == b"B" * 5000
-    assert rig.open("rb", key="b").pread(5000, 0) == b"A" * 5000
-    assert not rig.volume.exists("a")
-
-
-def test_rename_without_replace_is_refused(make: Make) -> None:
-    """FileExistsError, both stay. [2.20]"""
-    rig = make({"a": b"A", "b": b"B"})
-    raises(FileExistsError, rig.volume.rename, "a", "b", replace=False)
-    assert rig.open("rb", key="a").pread(5, 0) == b"A"
-    assert rig.open("rb", key="b").pread(5, 0) == b"B"
 
 
 def test_keys_may_be_any_hashable(make: Make) -> None:
@@ -333,7 +284,6 @@ def test_a_file_shortened_behind_the_cache(tree: Volume, tmp_path: Path) -> None
 
 
 def run_below(folder: Path, program: str) -> None:
-    """Run a program of its own process, with a folder as its argument."""
     done = run_program(folder.parent, program, str(folder))
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -379,15 +329,6 @@ def test_many_files_under_a_small_limit_of_descriptors(tmp_path: Path) -> None:
         """
     run_below(tmp_path, program)
     assert all((tmp_path / f"f{i}").read_bytes() == b"%d" % i * 100 for i in range(1500))
-
-
-def test_stat_is_not_older_than_bytes_stored_while_its_answer_travelled(make: Make, monkeypatch: Patch) -> None:
-    """The size is the one that a reader of the cache sees. [2.20]"""
-    rig, file = make({KEY: b"x" * 100}).opened("r+b")
-    file.append(b"y" * 5000)
-    gate, asking = at_gate(held(monkeypatch, rig.backend, "object_stat", after=True), rig.volume.stat, KEY)
-    Task(file.fsync).result()
-    assert asking.result(opening=gate).size == 5100
 
 
 def test_truncate_by_key_does_not_write_back_failed_bytes(make: Make) -> None:

@@ -28,25 +28,7 @@ from pagecache.native import NativeInode
 from pagecache.volume.inode import Inode
 
 from ..stores import WAIT_LIMIT_S, ObjectBackend
-from .rig import (
-    KEY,
-    ONCE,
-    PAGE,
-    Make,
-    Patch,
-    Rig,
-    Task,
-    at_gate,
-    attached,
-    content_of,
-    ended_or_behind,
-    eventually,
-    held,
-    overlay,
-    pattern,
-    quiet,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Rig, Task, ended_or_behind, eventually, held, overlay, pattern, raises
 
 DATA = pattern(4 * PAGE)
 OTHER = pattern(4 * PAGE, seed=9)
@@ -73,15 +55,15 @@ def test_an_open_does_not_take_a_size_that_a_commit_of_ours_has_changed_since(mo
     """Nothing is local before and after; no page of the old version is left. [2.19, I-17]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
-    with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
+    with PageCache("1MiB", flush_interval=60) as cache, cache.attach(store).open(KEY, "r+") as file:
         file.pread(len(DATA), 0)
         store.put(KEY, OTHER[: 2 * PAGE])
         made = beside_the_look(monkeypatch, lambda: saved(file, MINE, 3 * PAGE))
-        volume.open(KEY).close()
+        file.volume.open(KEY).close()
         assert made
         expected = OTHER[: 2 * PAGE] + bytes(PAGE) + MINE
         assert (file.size, file.pread(5 * PAGE, 0)) == (4 * PAGE, expected)
-        volume.cache.check()
+        cache.check()
     assert store.snapshot(KEY) == expected
 
 
@@ -141,21 +123,18 @@ def test_two_replacements_at_a_time_keep_every_old_file(make: Make, monkeypatch:
     assert engine.read_into == engine.opened().read_into
 
 
-# ---------------------------------------------------------------- sizes that the cache has changed since
-
-
 def test_an_open_does_not_take_the_size_of_another_version_over_a_concurrent_write(monkeypatch: Patch) -> None:
     """The write comes between the check for local bytes and the new sizes: it is a change under local data. [2.19]"""
     store = MemoryBackend()
     store.put(KEY, DATA)
-    with attached(store, "1MiB", flush_interval=60) as volume, volume.open(KEY, "r+") as file:
+    with PageCache("1MiB", flush_interval=60) as cache, cache.attach(store).open(KEY, "r+") as file:
         store.put(KEY, b"other")
         beside_the_look(monkeypatch, lambda: file.pwrite(b"mine", len(DATA)))
-        raises(ConflictError, volume.open, KEY)
-        volume.resolve(KEY, "rebase")
+        raises(ConflictError, file.volume.open, KEY)
+        file.volume.resolve(KEY, "rebase")
         assert (file.size, file.pread(4, len(DATA))) == (len(DATA) + 4, b"mine")
         file.fsync()
-        volume.cache.check()
+        cache.check()
     assert store.snapshot(KEY) == b"other".ljust(len(DATA), b"\0") + b"mine"
 
 
@@ -232,9 +211,6 @@ def test_an_open_beside_a_running_direct_write_takes_no_sizes(monkeypatch: Patch
     assert store.snapshot(KEY) == expected
 
 
-# ---------------------------------------------------------------- looks at the store
-
-
 @pytest.fixture
 def late() -> ObjectBackend:
     return ObjectBackend()
@@ -269,7 +245,8 @@ def test_an_open_beside_a_commit_finds_the_object(volume: Volume, late: ObjectBa
             fault.clear()
             saved(creator, b"later")
             assert other.pread(5, 0) == b"later"
-        assert content_of(volume, KEY)[:5] == b"later"
+        with volume.open(KEY) as again:
+            assert again.pread(5, 0) == b"later"
     assert late.content(KEY) == b"later"
 
 
@@ -279,9 +256,6 @@ def test_an_object_that_another_program_removes_is_gone_for_the_next_open(volume
         saved(creator, b"first")
         del late.objects[KEY]
         raises(FileNotFoundError, volume.open, KEY)
-
-
-# ---------------------------------------------------------------- versions of the cache's own writes
 
 
 @pytest.mark.parametrize("call", ["close", "flush"])
@@ -302,9 +276,6 @@ def test_the_version_is_queried_though_the_thread_of_the_last_request_does_nothi
         returned.open()
     rig.backend.change_remotely(KEY, OTHER)
     assert rig.content() == OTHER
-
-
-# ---------------------------------------------------------------- announced versions
 
 
 def announced(rig: Rig, content: bytes) -> None:
@@ -345,7 +316,7 @@ def test_an_open_takes_the_size_of_an_announced_version_under_local_bytes(
     if written == "after":
         file.pwrite(MINE, PAGE)
         file.fsync()
-        quiet(rig.volume)
+        eventually(lambda: rig.volume.inodes[KEY].versions.quiet() is not None)
     late = rig.open("rb")
     assert (late.size, late.pread(8 * PAGE, 0)) == (size, overlay(other, PAGE, MINE))
     file.fsync()
@@ -383,7 +354,9 @@ def rig(make: Make, backend: ObjectBackend) -> Rig:
 
 def test_a_read_that_runs_returns_the_old_version_or_none(rig: Rig, backend: ObjectBackend) -> None:
     file = rig.open()
-    gate, reading = at_gate(backend.gate("read_into"), file.pread, 10, 0)
+    gate = backend.gate("read_into")
+    reading = Task(file.pread, 10, 0)
+    gate.wait_entered()
     backend.put(KEY, NEWER)
     fresh = rig.open("rb")
     gate.open()

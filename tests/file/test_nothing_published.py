@@ -22,7 +22,6 @@ NEW = pattern(3 * PAGE, seed=1)
 
 @pytest.fixture
 def objects(make: Make) -> Rig:
-    """An object store with one object, and room for new ones."""
     return make({KEY: OLD}, limits={"commit_on_close": True}, retry=FAST)
 
 

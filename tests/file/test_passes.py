@@ -112,21 +112,6 @@ def test_the_oldest_goes_first_and_files_take_turns(make: Make, clock: HandClock
         assert max(counts) - min(counts) <= 2, order
 
 
-def test_a_small_old_file_does_not_wait_for_a_big_one(make: Make, clock: HandClock) -> None:
-    """All calls allowed for background work are taken: the aged data still goes. [2.11, T-29]"""
-    rig = make(capacity="4MiB", dirty_background="256KiB", dirty_limit="3MiB", limits={"max_write": PAGE}, **AGE)
-    gate = rig.backend.gate("write_from", "big", times=1000)
-    small = rig.open("w+b", key="small")
-    small.pwrite(b"old", 0)
-    rig.backend.forget_calls()
-    big = rig.open("w+b", key="big")
-    big.pwrite(bytes(512 * KIB), 0)
-    eventually(lambda: gate.nr_entered == 7)
-    clock.advance(30.0)
-    eventually(lambda: ("small", 0, 3) in sent(rig))
-    gate.open()
-
-
 def test_an_old_file_has_its_turn_beside_a_long_fsync(make: Make, clock: HandClock) -> None:
     """With one call at a time it waits for one request, not for the rest of the fsync. [2.11]"""
     rig = make({"big": b"", "old": b""}, limits={"max_inflight": 1, "max_write": PAGE}, **AGE)
@@ -209,22 +194,6 @@ def test_age_does_not_count_where_only_commits_make_bytes_visible(make: Make, cl
 # ---------------------------------------------------------------------------------------------- growing objects
 
 
-def test_an_object_is_sent_while_it_grows(make: Make) -> None:
-    """Each write unit as soon as all of it is dirty, below every threshold; the rest goes with the commit. [2.11]"""
-    rig, file = make({KEY: b""}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
-    data = pattern(2 * UNIT + 100)
-    for offset in range(0, len(data), 3000):
-        file.pwrite(data[offset : offset + 3000], offset)
-    eventually(lambda: sorted(sent(rig)) in ([(KEY, 0, UNIT), (KEY, UNIT, UNIT)], [(KEY, 0, 2 * UNIT)]))
-    file.flush()
-    after_flusher_turn(rig.cache)
-    assert sum(length for _, _, length in sent(rig)) == 2 * UNIT
-    assert rig.backend.seen("commit") == []
-    file.fsync()
-    assert sent(rig)[-1] == (KEY, 2 * UNIT, 100)
-    assert rig.backend.committed(KEY) == data
-
-
 def test_flush_of_a_growing_object_starts_whole_units_and_does_not_wait(make: Make) -> None:
     """The call returns while the backend still has them; incomplete units stay. [2.15, 2.12]"""
     rig, file = make({KEY: bytes(4 * UNIT)}, limits={"commit_on_close": True, "write_unit": UNIT}).opened()
@@ -278,9 +247,6 @@ def test_partly_dirty_units_go_only_when_nothing_else_makes_room(make: Make) -> 
     assert sum(length for _, _, length in sent(rig)) >= 20 * UNIT
 
 
-# ---------------------------------------------------------------------------------------------- sharing a pass
-
-
 def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
     """Eight threads on one file: as many requests as one file may have are in the backend together. [T-79, 2.11]"""
     rig = make({KEY: bytes(64 * PAGE)}, options={"write_through": True})
@@ -295,23 +261,6 @@ def test_write_through_of_many_threads_goes_side_by_side(make: Make) -> None:
     tasks = [Task(file.pwrite, bytes([n]) * PAGE, 2 * n * PAGE) for n in range(8)]
     assert [task.result() for task in tasks] == [PAGE] * 8
     assert rig.backend.nr_transfers_max == 7
-
-
-def test_write_through_behind_a_call_that_hangs_is_not_held_up(make: Make) -> None:
-    """A running pass takes new marks along: no write waits for the end of another's request. [T-79, 2.11]"""
-    rig, file = make({KEY: bytes(64 * PAGE)}, options={"write_through": True}).opened()
-    with rig.backend.gate("write_from") as gate:
-        _, hung = at_gate(gate, file.pwrite, b"a" * PAGE, 32 * PAGE)
-        for page in (1, 5, 40, 33):
-            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
-        assert not hung.finished.is_set()
-        again = Task(file.pwrite, b"c" * PAGE, 32 * PAGE)  # the page in flight: after its answer
-        for page in (2, 50):
-            assert Task(file.pwrite, b"b" * PAGE, page * PAGE).result() == PAGE
-        assert again.waits(0.01)
-    hung.result()
-    again.result()
-    assert rig.backend.written(KEY)[32 * PAGE : 33 * PAGE] == b"c" * PAGE
 
 
 def test_a_write_through_of_several_pages_is_one_request(make: Make) -> None:
@@ -352,9 +301,6 @@ def test_a_failed_write_through_says_that_its_bytes_were_accepted(make: Make, ve
     file.pwrite(b"abcdef"[accepted:], accepted)
     file.fsync()
     assert rig.backend.committed(KEY) == b"abcdef"
-
-
-# ---------------------------------------------------------------------------------------------- copy on conflict
 
 
 @pytest.mark.parametrize(("cow_limit", "waits"), [("2MiB", False), ("64KiB", False), ("32KiB", True), (0, True)])

@@ -41,7 +41,6 @@ def test_an_object_with_open_and_stat_is_a_backend(kind: Callable[[], Any]) -> N
         assert volume.name == f"{kind.__name__}-1"
         used(volume)
         raises(ValueError, volume.cache.attach, backend, match="is in this cache already")
-        volume.abort()
         volume.reconnect(backend)
         assert volume.backend is backend
         volume.reconnect(kind())

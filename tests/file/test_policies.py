@@ -64,15 +64,6 @@ def test_a_part_of_a_page_that_is_read_again_and_again_stays_beside_a_scan(volum
         assert volume.stats().misses == before
 
 
-def test_data_that_is_no_longer_read_makes_room_for_other_data(volume: Volume) -> None:
-    fits = list(range(FIT * 8 // 10))
-    with volume.open("data") as file, volume.open("other") as other:
-        for _ in range(4):
-            misses(file, list(range(PAGES)))
-        found = [misses(other, fits) for _ in range(20)]
-    assert found[-1] <= len(fits) // 20
-
-
 def test_a_scan_leaves_what_is_read_often(volume: Volume) -> None:
     often = list(range(FIT // 2))
     with volume.open("data") as file, volume.open("other") as other:

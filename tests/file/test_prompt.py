@@ -120,9 +120,6 @@ def test_the_close_of_a_surplus_file_is_among_the_waits(make: Make, monkeypatch:
     task.result()
 
 
-# -- refused values
-
-
 @pytest.mark.parametrize("value", ["yes", 1, 0.0])
 def test_a_value_that_is_no_bool_is_refused(value: Any) -> None:
     raises(ValueError, BackendLimits, prompt=value, match=f"prompt: {value!r} is not True or False")
@@ -137,17 +134,11 @@ def test_an_asynchronous_backend_is_never_prompt() -> None:
         assert not volume.engine.prompt
 
 
-# -- deadlines, reports
-
-
-def test_a_deadline_that_has_passed_keeps_the_call_from_being_made(make: Make) -> None:
+def test_a_call_of_a_prompt_backend_is_retried_and_has_a_deadline(make: Make) -> None:
+    """One that has passed keeps the call from being made."""
     rig = make({KEY: b""}, limits={"prompt": True})
     raises(TimeoutError, rig.volume.stat, KEY, timeout=0, match="stat: the deadline passed")
     assert not rig.backend.seen("stat")
-
-
-def test_a_transient_error_of_a_prompt_backend_is_retried(make: Make) -> None:
-    rig = make({KEY: b""}, limits={"prompt": True})
     rig.backend.fault("stat", pagecache.BackendError(5, "once", retry=True), times=2)
     assert rig.volume.stat(KEY).size == 0
     assert len(rig.backend.seen("stat")) == 3
@@ -210,15 +201,11 @@ def test_ctrl_c_in_a_call_of_a_sync_loses_nothing(make: Make, op: str, when: str
         assert again.pread(3, 100) == b"new"
 
 
-HERE = ("call_here", "advance")
-"""The functions in which the thread of a caller makes a call of the backend."""
-
-
 def made_here(frame: FrameType | None) -> bool:
-    """Code of such a call, and what the engine does for it."""
+    """Code of a call that the thread of a caller makes, and what the engine does for it."""
     if frame is None or not frame.f_code.co_filename.startswith(str(PACKAGE)):
         return False
-    while frame is not None and frame.f_code.co_name not in HERE:
+    while frame is not None and frame.f_code.co_name not in ("call_here", "advance"):
         frame = frame.f_back
     return frame is not None
 

@@ -22,24 +22,7 @@ from pagecache.testing import FaultyBackend, Rule
 from pagecache.volume import opening
 
 from ..stores import WAIT_LIMIT_S, Key, RecordingBackend
-from .rig import (
-    FAST,
-    KEY,
-    ONCE,
-    PAGE,
-    QUIET,
-    Make,
-    Patch,
-    Task,
-    at_gate,
-    attached,
-    cut_off,
-    eventually,
-    held,
-    overlay,
-    pattern,
-    raises,
-)
+from .rig import KEY, ONCE, PAGE, Make, Patch, Task, at_gate, cut_off, eventually, held, overlay, pattern, raises
 
 OLD = pattern(3 * PAGE)
 MINE = b"mine" * (PAGE // 4)
@@ -56,7 +39,6 @@ class Story:
     def __init__(
         self, make: Make, call: str, *, landed: bool, objects: dict[str, bytes] | None = None, retry: RetryPolicy = ONCE
     ) -> None:
-        """Make and open objects of these names."""
         content: dict[Key, bytes] = {KEY: OLD}
         content.update(objects or {})
         self.old = RecordingBackend(content)
@@ -181,7 +163,7 @@ def test_reading_goes_on_from_what_is_cached_while_the_name_is_not_sure(make: Ma
 
 def test_a_file_that_is_not_opened_for_a_moment_is_opened_then(make: Make) -> None:
     """Transient errors are retried."""
-    story = Story(make, "rename", landed=True, retry=FAST)
+    story = Story(make, "rename", landed=True, retry=RetryPolicy())
     fresh = story.reconnect()
     fault = fresh.fault("open", OSError(errno.EIO, "for a moment"), key=NEW)
     saving = save_later(story.file)
@@ -329,7 +311,6 @@ def test_a_file_goes_on_by_another_name_that_it_was_opened_by(tmp_path: Path, lo
             LOSSES[lose](volume, tmp_path)
             before = sorted(tmp_path.rglob("*"))
             for _ in range(2):  # the name that was found is the last known one then
-                volume.abort()
                 volume.reconnect(volume.backend if same else DirectoryBackend(tmp_path))
                 file.fsync()
                 file.pwrite(LATER, 0)
@@ -363,7 +344,6 @@ def test_a_created_object_that_has_replaced_another_takes_no_byte_of_it_behind_a
         file.pwrite(MINE, 5 * PAGE)
         file.sync_range(0, 6 * PAGE)
         volume.rename("new", "name")
-        volume.abort()
         volume.reconnect(FsspecBackend(store, "/replaced"))
         expected = bytes(5 * PAGE) + MINE
         assert file.pread(6 * PAGE, 0) == expected
@@ -397,7 +377,8 @@ def test_a_file_behind_a_link_that_is_being_renamed_is_not_opened_by_a_reconnect
     (tmp_path / "folder" / "file").write_bytes(OLD)
     (tmp_path / "link").symlink_to("folder")
     backend = DirectoryBackend(tmp_path, prompt=False)
-    with attached(backend, "1MiB", **QUIET) as volume, volume.open("link/file", "r+b") as file:
+    with PageCache("1MiB") as cache, cache.attach(backend).open("link/file", "r+b") as file:
+        volume = file.volume
         file.pwrite(MINE, PAGE)
         gate = cut_off(volume, held(monkeypatch, backend, "rename", after=True), volume.rename, "link", "moved")
         volume.reconnect(DirectoryBackend(tmp_path))

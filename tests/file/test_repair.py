@@ -66,19 +66,6 @@ def test_failed_lists_exactly_what_failed(make: Make) -> None:
     assert rig.backend.committed(KEY) == DATA[: 5 * PAGE + 100]
 
 
-def test_failed_data_is_readable_and_not_evicted(make: Make) -> None:
-    """Under memory pressure too. [K1, 2.16]"""
-    rig, file = make({KEY: b"", "other": pattern(64 * PAGE)}, capacity="128KiB", retry=ONCE).opened("r+b")
-    file.pwrite(DATA, 0)
-    rig.backend.fault("write_from", FULL, times=FOREVER)
-    fails(file.fsync)
-    other = rig.open("rb", key="other")
-    for page in range(64):
-        other.pread(PAGE, page * PAGE)
-    assert file.pread(len(DATA), 0) == DATA
-    assert rig.cache.stats().failed >= len(DATA)
-
-
 def test_too_much_failed_data_stops_new_writes_to_the_file(make: Make) -> None:
     """Above `failed_limit` they raise the stored errno at once; other files go on; space repairs all. [T-20, 2.16]"""
     rig, file = make(
@@ -120,6 +107,8 @@ def test_discard_answers_what_was_lost(dirty: Rig) -> None:
     assert dirty.volume.dirty_ranges(KEY) == []
     assert dirty.handles[0].size == 0
     raises(DataLossError, dirty.handles[0].fsync)
+    assert dirty.volume.discard(KEY) == []  # all is clean
+    dirty.handles[0].fsync()
     dirty.volume.sync(20)
     assert dirty.backend.committed(KEY) == b""
 
@@ -134,15 +123,6 @@ def test_discard_of_a_part_leaves_the_rest(make: Make) -> None:
     raises(DataLossError, file.fsync)
     file.fsync()
     assert rig.backend.committed(KEY) == expected
-
-
-def test_discard_of_clean_data_loses_nothing(make: Make) -> None:
-    """An empty list and no error anywhere. [2.18]"""
-    rig, file = make({KEY: DATA}).opened("r+b")
-    file.pread(PAGE, 0)
-    assert rig.volume.discard(KEY) == []
-    file.fsync()
-    assert file.pread(len(DATA), 0) == DATA
 
 
 def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
@@ -165,7 +145,7 @@ def test_dirty_ranges_follow_the_bytes(make: Make) -> None:
 
 
 def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
-    """Bytes by state, requests and bytes sent; the same for cache, volume and file. [I-25, 2.27]"""
+    """Bytes by state, requests and bytes sent and read; the same for cache, volume and file. [I-25, I-26, 2.27]"""
     file = dirty.handles[0]
     for stats in (dirty.cache.stats(), dirty.volume.stats(), file.stats()):
         assert (stats.dirty, stats.writeback, stats.unstable) == (len(DATA), 0, 0)
@@ -182,28 +162,13 @@ def test_statistics_are_exact_when_nothing_runs(dirty: Rig) -> None:
     stats = dirty.cache.stats()
     assert stats.capacity == 8 << 20
     assert len(DATA) <= stats.used <= stats.capacity
-
-
-def test_reads_are_counted(make: Make) -> None:
-    """Misses, requests and bytes read. [I-26, 2.27]"""
-    rig, file = make({KEY: DATA}).opened("rb")
-    file.pread(PAGE, 0)
-    file.pread(PAGE, 0)
-    stats = rig.volume.stats()
-    assert (stats.read_requests, stats.read_bytes) == (1, PAGE)
-    assert stats.misses >= 1
-    assert stats.hits >= 1
-
-
-def test_stat_shows_local_extensions(dirty: Rig) -> None:
-    """Size as a reader sees it, how much is local and how much cached. [2.20]"""
-    stat = dirty.volume.stat(KEY)
-    assert (stat.size, stat.dirty) == (len(DATA), len(DATA))
-    assert stat.cached >= len(DATA)
-    dirty.handles[0].fsync()
-    stat = dirty.volume.stat(KEY)
-    assert (stat.size, stat.dirty) == (len(DATA), 0)
-    assert stat.cached >= len(DATA)
+    dirty.volume.drop_clean()
+    before = dirty.volume.stats()
+    for _ in range(2):
+        file.pread(PAGE, 0)
+    after = dirty.volume.stats()
+    assert (before.read_requests, after.read_requests, after.read_bytes) == (0, 1, PAGE)
+    assert (after.misses, after.hits) == (before.misses + 1, before.hits + 1)
 
 
 def test_bytes_repaired_while_an_fsync_finds_them_failed_are_no_error(make: Make, monkeypatch: Patch) -> None:
@@ -332,9 +297,6 @@ def test_an_end_with_discard_is_reported_once_by_open_handles(make: Make, end: s
     for handle in (file, reader):
         raises(DataLossError, handle.close)
         handle.close()
-
-
-# -------------------------------------------------------------------- 2.16.3, 2.16.4
 
 
 def test_data_parked_by_a_commit_costs_no_calls_and_is_resumed_on_request(make: Make) -> None:

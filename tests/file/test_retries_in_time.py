@@ -61,7 +61,6 @@ WAITS: dict[str, Callable[[Rig], None]] = {
 
 
 def attempts(rig: Rig, key: str = KEY) -> int:
-    """The number of failures of the waiting bytes."""
     return max((failure.attempts for failure in rig.volume.inodes[key].failures), default=0)
 
 

@@ -158,16 +158,14 @@ def test_errors_of_different_ranges_do_not_add_up(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("deadline", "asked", "delay"),
-    [(120.0, 60.0, 60.0), (120.0, 1e300, 90.0), (120.0, -1.0, 0.0), (None, 5.0, 5.0), (None, 1e300, 10.0)],
+    [
+        *[(120.0, 60.0, 60.0), (120.0, 1e300, 90.0), (120.0, -1.0, 0.0), (None, 5.0, 5.0), (None, 1e300, 10.0)],
+        *[(120.0, asked, 0.05) for asked in (math.nan, math.inf, -math.inf)],
+    ],
 )
 def test_a_delay_a_backend_asks_for_ends_within_the_policy(deadline: float | None, asked: float, delay: float) -> None:
-    """Thirty seconds have passed. A huge number would stop the retries of a file for good. [2.14]"""
+    """Thirty seconds have passed. A huge number would stop the retries of a file for good; one that is no number of
+    seconds is ignored. [2.14]
+    """
     error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
     assert decide(RetryPolicy(deadline=deadline), error, 2, 30.0, 0.5) == delay
-
-
-@pytest.mark.parametrize("asked", [math.nan, math.inf, -math.inf])
-def test_a_delay_that_is_no_number_of_seconds_is_ignored(asked: float) -> None:
-    """[2.14]"""
-    error = BackendError(errno.EBUSY, "slow down", retry=True, retry_after=asked)
-    assert decide(RetryPolicy(), error, 2, 30.0, 0.5) == 0.05

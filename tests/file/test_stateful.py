@@ -60,8 +60,6 @@ class File:
 
 @dataclass(eq=False, slots=True)
 class Handle:
-    """An open file and the model's record of it."""
-
     real: CachedFile
     file: File
     mode: str
@@ -77,8 +75,6 @@ class Handle:
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """See the top of this file."""
-
     rig: Rig
     dirty_limit = 0.5
 
@@ -305,8 +301,9 @@ class CacheMachine(RuleBasedStateMachine):
     def append(self, pick: int, length: int) -> None:
         handle = self.handle(pick, writes=True)
         if handle is not None and len(handle.file.content) <= LIMIT:
-            data, end = self.data(length), len(handle.file.content)
-            handle.file.write(self.accepted(data, lambda: handle.real.append(data)), end)
+            data, end, at = self.data(length), len(handle.file.content), list[int]()
+            handle.file.write(self.accepted(data, lambda: at.append(handle.real.append(data))), end)
+            assert at in ([], [end])
 
     @rule(pick=picks, offset=offsets)
     def seek(self, pick: int, offset: int) -> None:

@@ -190,21 +190,8 @@ def test_a_volume_that_cannot_start_more_threads_works_on_the_one_that_it_has(re
     assert (backend.snapshot("key"), other.snapshot("key")) == (b"bytes" * 1000, b"others" * 1000)
 
 
-def test_a_cache_that_cannot_start_its_own_threads_says_so(refusals: Refusals) -> None:
-    """The call raises, and what was there before goes on."""
-    with PageCache("1MiB") as cache:
-        refusals.on = True
-        with pytest.raises(BlockingIOError, match="a thread of the volume 'poor' cannot be started: can't start new"):
-            cache.attach(MemoryBackend(), name="poor")
-        raises(BlockingIOError, PageCache, "1MiB", match="a thread of the cache cannot be started")
-        refusals.on = False
-        assert cache.volumes() == ()
-        with cache.attach("memory:").open("key", "w+b") as file:
-            file.pwrite(b"bytes", 0)
-
-
 def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
-    """A subscriber, an asynchronous backend, a call of a task: EAGAIN, and all of them work later."""
+    """A cache, a volume, a subscriber, an asynchronous backend, a call of a task: EAGAIN; all of them work later."""
 
     async def size(volume: Volume) -> int:
         async with aio.open(volume, "key", "w+b") as file:
@@ -214,10 +201,14 @@ def test_calls_that_need_another_thread_say_so(refusals: Refusals) -> None:
     with PageCache("1MiB") as cache:
         volume = cache.attach(backend)
         refusals.on = True
+        of_a_volume = "a thread of the volume 'poor' cannot be started: can't start new"
+        raises(BlockingIOError, cache.attach, MemoryBackend(), name="poor", match=of_a_volume)
+        raises(BlockingIOError, PageCache, "1MiB", match="a thread of the cache cannot be started")
         raises(BlockingIOError, cache.subscribe, lambda event: None, match="a thread of the cache cannot be started")
         raises(BlockingIOError, lambda: cache.attach(Awaited()), match="a thread of the cache cannot be started")
         raises(BlockingIOError, lambda: asyncio.run(size(volume)), match="a thread for a call of a task")
         refusals.on = False
+        assert cache.volumes() == (volume,)
         cache.subscribe(lambda event: None)()
         assert asyncio.run(size(volume)) == 0
         cache.attach(Awaited())

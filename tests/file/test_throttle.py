@@ -27,7 +27,6 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def throttled(volume: Volume) -> int:
-    """The number of slowed-down writers of the volume."""
     return volume.engine.native.pressure().throttled
 
 
@@ -199,9 +198,6 @@ def test_a_discard_and_a_new_limit_let_writers_go_on(make: Make) -> None:
     gate.open()
 
 
-# ---------------------------------------------------------------------------------------------- exactness
-
-
 @pytest.mark.parametrize(
     ("folio", "piece"), [("4KiB", 1000), ("64KiB", 10_000), ("64KiB", 3 * PAGE), ("2MiB", 3 * MIB)]
 )
@@ -243,9 +239,6 @@ def test_a_writer_can_always_have_something_dirty(make: Make) -> None:
     file.append(b"end")
     file.fsync()
     assert rig.backend.committed(KEY) == data + b"end"
-
-
-# ---------------------------------------------------------------------------------------------- volumes
 
 
 def test_a_dead_volume_does_not_slow_another(make: Make) -> None:
@@ -308,9 +301,6 @@ def test_a_volume_above_its_own_background_is_written_back(make: Make) -> None:
     assert rig.backend.seen("write_from") == []
     file.pwrite(bytes(PAGE), 256 * KIB)
     eventually(lambda: rig.backend.seen("write_from"))
-
-
-# ---------------------------------------------------------------------------------------------- unstable data
 
 
 def test_the_largest_holders_are_committed_above_half_the_limit(make: Make) -> None:
@@ -453,18 +443,6 @@ def test_a_writer_waits_for_a_running_retry_that_has_not_failed(make: Make, monk
     assert writing.result() == MIB
 
 
-def never_more_checks(monkeypatch: Patch) -> None:
-    """Fail a writer that goes on waiting."""
-    checks, make_room = [], throttle._Wait.make_room
-
-    def counted(wait: throttle._Wait, length: int) -> bool:
-        checks.append(wait)
-        assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
-        return make_room(wait, length)
-
-    monkeypatch.setattr(throttle._Wait, "make_room", counted)
-
-
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monkeypatch: Patch, code: int) -> None:
     """The bytes are acknowledged again and again meanwhile. [2.23, 2.16]"""
@@ -473,7 +451,14 @@ def test_a_writer_beside_commits_that_always_fail_gets_an_error(make: Make, monk
     with pytest.raises(pagecache.WritebackError), rig.open(key="full") as file:
         file.pwrite(bytes(128 * KIB), 0)
         file.fsync()
-    never_more_checks(monkeypatch)
+    checks, make_room = [], throttle._Wait.make_room
+
+    def counted(wait: throttle._Wait, length: int) -> bool:
+        checks.append(wait)
+        assert len(checks) < 20 * throttle.HOPELESS_CHECKS_MAX, "the writer waits on"
+        return make_room(wait, length)
+
+    monkeypatch.setattr(throttle._Wait, "make_room", counted)
     caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
     assert caught.errno == errno.ENOBUFS
 
@@ -508,9 +493,6 @@ def test_a_cache_full_of_many_failed_files_is_an_error(make: Make, monkeypatch: 
     monkeypatch.setattr(throttle, "VISITS_MAX", 1)
     caught = raises(pagecache.PageCacheError, lambda: Task(rig.open().pwrite, bytes(MIB), 0).result())
     assert caught.errno == errno.ENOBUFS
-
-
-# ---------------------------------------------------------------------------------------------- budget and locks
 
 
 @pytest.mark.parametrize("change", ["append", "zero_range", "punch_hole"])

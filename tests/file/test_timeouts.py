@@ -231,17 +231,18 @@ def test_a_status_does_not_depend_on_when_an_idle_file_is_closed(volume: Volume,
     assert [call.key for call in backend.calls_of("stat")] == [KEY]
 
 
-def test_a_rename_waits_for_bytes_in_flight_until_its_deadline(volume: Volume, backend: Any) -> None:
-    """It has not begun by then, and both names are free. [2.20]"""
+def test_a_change_waits_for_bytes_in_flight_until_its_deadline(volume: Volume, backend: Any) -> None:
+    """A rename and a truncate have not begun by then, and all names are free. [2.20]"""
     with volume.open(KEY, "r+b") as file, volume.open("other", "wb") as other, gated(backend, "write") as gate:
         file.write(b"bytes")
         _, saving = at_gate(gate, file.fsync)
-        for dst in ("new", "other"):
-            raises(TimeoutError, Task(volume.rename, KEY, dst, timeout=0.05).result, match="deadline")
-        assert backend.calls_of("rename") == []
+        for change, to in ((volume.rename, "new"), (volume.rename, "other"), (volume.truncate, 5)):
+            raises(TimeoutError, Task[Any](change, KEY, to, timeout=0.05).result, match="deadline")
+        assert backend.calls_of("rename", "truncate") == []
         volume.open(KEY, "rb").close()
         gate.release()
         saving.result()
+        assert file.size == len(DATA)
         other.write(b"replaced")
         volume.rename(KEY, "other", timeout=20)
 
@@ -272,17 +273,6 @@ def test_a_truncate_that_timed_out_does_not_commit(cache: PageCache, clock: Hand
     assert backend.calls_of("commit") == []
     volume.sync(20)
     assert store.snapshot(KEY) == DATA[:5]
-
-
-def test_a_truncate_that_waits_for_a_lock_until_its_deadline_changes_nothing(volume: Volume, backend: Any) -> None:
-    with volume.open(KEY, "r+b") as file, gated(backend, "write") as gate:
-        file.write(b"bytes")
-        _, saving = at_gate(gate, file.fsync)
-        raises(TimeoutError, lambda: Task(volume.truncate, KEY, 5, timeout=0.05).result(), match="deadline")
-        gate.release()
-        saving.result()
-        assert file.size == len(DATA)
-        assert backend.calls_of("truncate") == []
 
 
 def test_a_truncate_waits_for_a_read_until_its_deadline(volume: Volume, clock: HandClock, backend: Any) -> None:
@@ -365,6 +355,17 @@ def failing(volume: Volume, backend: Any, operation: str) -> Any:
     return file
 
 
+def saved_later(file: Any, clock: HandClock, backend: Any) -> None:
+    """Save the bytes once the backend works again."""
+    backend.use([])
+    file.volume.retry_failed()
+    clock.advance(60.0)
+    Task(file.fsync).result()
+    file.close()
+
+
+NEXT_TRY = "the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s"
+
 WAITS: dict[str, Callable[[Any, float], object]] = {
     "fsync": lambda file, seconds: file.fsync(timeout=seconds),
     "sync": lambda file, seconds: file.volume.sync(seconds),
@@ -382,13 +383,9 @@ def test_the_error_of_a_sync_names_file_error_and_next_try(
     eventually(lambda: engine.failures.next_retry() or engine.commits.failing_since is not None)
     eventually(lambda: any(wait.what == call and wait.owner is None for wait in cache.waits()))
     error = late(clock, task, 20.0)
-    assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
+    assert f"{call}: {NEXT_TRY}" in str(error)
     assert error.filename == KEY
-    backend.use([])
-    file.volume.retry_failed()
-    clock.advance(60.0)
-    Task(file.fsync).result()
-    file.close()
+    saved_later(file, clock, backend)
 
 
 @pytest.mark.parametrize("call", WAITS)
@@ -402,12 +399,8 @@ def test_the_error_of_a_sync_names_the_next_try_of_a_commit_that_fails_at_the_de
         task = Task(WAITS[call], file, 20.0)
         gate.wait_entered()
         error = late(clock, task, 20.0)
-    assert f"{call}: the deadline passed; the last try failed: EIO (bad cable); the next try is in 40.0 s" in str(error)
-    backend.use([])
-    file.volume.retry_failed()
-    clock.advance(60.0)
-    Task(file.fsync).result()
-    file.close()
+    assert f"{call}: {NEXT_TRY}" in str(error)
+    saved_later(file, clock, backend)
 
 
 @pytest.mark.parametrize("call", WAITS)

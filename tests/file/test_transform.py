@@ -47,7 +47,6 @@ def store(backend: Backend, transform: Transform, content: bytes) -> None:
 
 @contextmanager
 def sealed(content: bytes = b"", *, retry: RetryPolicy = FAST, unit: int = UNIT, **options: Any) -> Iterator[Rig]:
-    """A cache over sealed units in a RecordingBackend."""
     recording = RecordingBackend(**options)
     store(recording, Sealed(unit), content)
     recording.forget_calls()
@@ -190,22 +189,6 @@ def test_failed_check_is_an_error_at_once() -> None:
         assert (raised.errno, raised.filename) == (errno.EIO, KEY)
         assert len(rig.backend.seen("read_into")) == 1
         assert file.pread(10, 0) == pattern(10, 1)
-
-
-def test_failed_encoding_keeps_the_bytes_dirty() -> None:
-    transform = Sealed(UNIT)
-    with PageCache("1MiB", **QUIET) as cache:
-        inner = MemoryBackend()
-        volume = cache.attach(TransformBackend(inner, transform))
-        with volume.open(KEY, "w+") as file:
-            file.write(b"content")
-            encode, transform.encode = transform.encode, lambda index, data: data  # type: ignore[method-assign]
-            raises(WritebackError, file.fsync, match=r"unit 0 .*answered 7 bytes for 7, not 31")
-            assert [failed.length for failed in volume.failed()] == [7]
-            transform.encode = encode  # type: ignore[method-assign]
-            volume.retry_failed()
-            file.fsync()
-        assert plain(inner, Sealed(UNIT)) == b"content"
 
 
 # -------------------------------------------------------------------- against a model

@@ -89,6 +89,7 @@ def test_a_call_that_reads_is_made_again_after_a_transient_error(make: Make, cal
 # An error, and its tries by each of two policies.
 ERRORS: dict[str, tuple[OSError, int, int]] = {
     "transient": (BackendError(errno.EIO, "no", retry=True), 3, 1),
+    "too large": (BackendError(errno.EMSGSIZE, "no", retry=True, max_write=PAGE), 3, 1),  # a limit of bytes only
     "errno": (PermissionError(errno.EACCES, "no"), 1, 1),
     "no errno": (PermissionError("no"), 1, 1),
     "unsupported": (io.UnsupportedOperation("no"), 1, 1),
@@ -388,31 +389,14 @@ def test_a_sync_waits_no_longer_than_for_the_next_try_of_its_names(make: Make) -
     volume.abort()  # else the next sync waits for that try
 
 
-def test_a_limit_of_bytes_is_no_reason_for_tries_without_end(make: Make) -> None:
-    """`max_write` means nothing here. [2.14]"""
-    error = BackendError(errno.EMSGSIZE, "too large", retry=True, max_write=PAGE)
-    volume, backend = make(Rule("stat", error=error))
-    raises(OSError, volume.stat, KEY, match="too large")
-    assert len(backend.calls_of("stat")) == FAST.attempts
-
-
-# ---------------------------------------------------------------- interrupts
-
-
-def a_remove(rig: Rig) -> None:
-    rig.backend.fault("remove", OSError(errno.EIO, "no"))
-    rig.volume.remove("other")
-
-
-def a_rename(rig: Rig) -> None:
-    rig.backend.fault("rename", OSError(errno.EIO, "no"))
-    rig.volume.rename("other", "another")
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("call", [a_remove, a_rename], ids=lambda call: call.__name__)
-def test_an_interrupt_of_a_call_with_two_tries_leaves_its_names_free(call: Callable[[Rig], None]) -> None:
+@pytest.mark.parametrize(("op", "names"), [("remove", ["other"]), ("rename", ["other", "another"])])
+def test_an_interrupt_of_a_call_with_two_tries_leaves_its_names_free(op: str, names: list[str]) -> None:
     """The test covers every place where CPython checks for signals. [T-51, 2.20]"""
+
+    def call(rig: Rig) -> None:
+        rig.backend.fault(op, OSError(errno.EIO, "no"))
+        getattr(rig.volume, op)(*names)
 
     def a_rig() -> Rig:
         return make_rig({KEY: DATA, "other": DATA}, capacity="128KiB")

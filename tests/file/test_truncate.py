@@ -41,25 +41,6 @@ def test_truncate_down_then_up_shows_zeros(stored: Rig, file: CachedFile, size: 
     assert file.pread(9 * PAGE, 0) == CONTENT[:size] + bytes(9 * PAGE - size)
 
 
-def test_truncate_drops_dirty_bytes_beyond_the_end(stored: Rig, file: CachedFile) -> None:
-    """They are never written back. [2.17]"""
-    file.pwrite(b"d" * 4 * PAGE, 4 * PAGE)
-    file.truncate(5 * PAGE + 10)
-    assert sum(length for _offset, length in stored.volume.dirty_ranges(KEY)) == PAGE + 10
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT[: 4 * PAGE] + b"d" * (PAGE + 10)
-
-
-def test_the_page_tail_is_zero_after_extension_by_a_write(stored: Rig, file: CachedFile) -> None:
-    """Old bytes of the page that held the end of the file stay invisible. [T-44, M8]"""
-    file.pread(8 * PAGE, 0)
-    file.truncate(100)
-    file.pwrite(b"x", 3000)
-    assert file.pread(PAGE, 0) == CONTENT[:100] + bytes(2900) + b"x"
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT[:100] + bytes(2900) + b"x"
-
-
 def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile) -> None:
     """A view is held across a truncate down and one up again. [T-44, M8]"""
     old = file.view(0, PAGE)
@@ -69,25 +50,6 @@ def test_a_view_of_the_tail_page_sees_zeros_after_the_file_grew(file: CachedFile
         assert new.tobytes() == CONTENT[:1000] + bytes(PAGE - 1000)
     old.release()
     assert file.pread(PAGE, 0) == CONTENT[:1000] + bytes(PAGE - 1000)
-
-
-def test_truncate_up_reads_nothing(stored: Rig, file: CachedFile) -> None:
-    """The gap is zeros without a backend read; the backend has the new size. [2.17]"""
-    file.truncate(20 * PAGE)
-    stored.backend.forget_calls()
-    assert file.pread(12 * PAGE, 8 * PAGE) == bytes(12 * PAGE)
-    file.fsync()
-    assert stored.backend.committed(KEY) == CONTENT + bytes(12 * PAGE)
-
-
-def test_every_handle_sees_the_new_size(stored: Rig) -> None:
-    """stat and Volume.truncate agree. [2.17]"""
-    file, other = stored.open("r+b"), stored.open("rb")
-    file.truncate(100)
-    assert other.size == stored.volume.stat(KEY).size == 100
-    stored.volume.truncate(KEY, 200)
-    assert file.size == other.size == stored.volume.stat(KEY).size == 200
-    assert other.pread(1000, 0) == CONTENT[:100] + bytes(100)
 
 
 def test_truncate_waits_for_what_is_in_flight(stored: Rig, file: CachedFile) -> None:

@@ -21,7 +21,6 @@ MIB = 1 << 20
 
 @pytest.fixture
 def stored(make: Make) -> Rig:
-    """One object of 16 pages, none of them cached."""
     return make({KEY: CONTENT})
 
 
@@ -52,41 +51,18 @@ def test_a_write_that_need_not_wait_is_done(stored: Rig, file: CachedFile, offse
 
 
 def test_all_or_nothing_where_a_page_is_being_filled(stored: Rig, file: CachedFile) -> None:
-    """Pages before the one that a running fill has locked are not touched. [2.7]"""
+    """Pages before the one that a running fill has locked are not touched; its bytes are not there to be read. [2.5,
+    2.7]
+    """
     with stored.backend.gate("read_into") as gate:
         _, reader = at_gate(gate, file.pread, 10, 2 * PAGE)
         assert refused(stored, file, b"x" * 3 * PAGE, 0)
         assert refused(stored, file, b"x" * PAGE, 2 * PAGE)
+        assert file.try_pread(10, 2 * PAGE) is None
         assert file.try_pwrite(b"y" * 2 * PAGE, 3 * PAGE) == 2 * PAGE  # beside it there is no obstacle
     assert reader.result() == CONTENT[2 * PAGE : 2 * PAGE + 10]
     assert file.pread(3 * PAGE, 0) == CONTENT[: 3 * PAGE]
     assert file.try_pwrite(b"x" * 3 * PAGE, 0) == 3 * PAGE
-
-
-def test_all_or_nothing_where_bytes_are_missing(stored: Rig, file: CachedFile) -> None:
-    """A page without a free extent would have to be read first. [2.7]"""
-    for n in range(8):
-        assert file.try_pwrite(b"+", PAGE + 400 + 200 * n) == 1
-    dirty = stored.volume.dirty_ranges(KEY)
-    assert refused(stored, file, b"-", PAGE + 3000)
-    assert refused(stored, file, b"-" * (PAGE + 10), 90)  # ends in it
-    assert stored.volume.dirty_ranges(KEY) == dirty
-    file.pread(1, PAGE + 1)  # now it is whole
-    assert file.try_pwrite(b"-", PAGE + 3000) == 1
-
-
-def test_all_or_nothing_above_cow_limit(make: Make) -> None:
-    """Bytes in flight that may not be copied aside: the writer would wait for the call. [2.7]"""
-    rig, file = make({KEY: CONTENT}, cow_limit=0).opened("r+b")
-    file.pwrite(b"first" * 2000, 0)
-    with rig.backend.gate("write_from") as gate:
-        _, flushed = at_gate(gate, file.flush)
-        assert refused(rig, file, b"x", 0)
-        assert refused(rig, file, b"x" * 4 * PAGE, 2 * PAGE) is True
-        assert file.pread(4 * PAGE, 2 * PAGE)[2000:] == CONTENT[2 * PAGE : 6 * PAGE][2000:]
-        assert file.try_pwrite(b"x", 8 * PAGE) == 1
-    flushed.result()
-    assert file.try_pwrite(b"x", 0) == 1
 
 
 def test_a_refused_write_keeps_no_pass_away(make: Make) -> None:
@@ -194,21 +170,6 @@ def test_a_write_that_never_succeeds_is_an_error(stored: Rig, file: CachedFile) 
 # -- try_pread
 
 
-def test_a_read_of_valid_bytes_waits_for_no_lock(stored: Rig, file: CachedFile) -> None:
-    """While the file is truncated, written back and committed. [2.5]"""
-    file.pread(PAGE, 0)
-    for op, call in (
-        ("truncate", lambda: file.truncate(20 * PAGE)),
-        ("write_from", file.flush),
-        ("commit", file.fsync),
-    ):
-        file.pwrite(b"dirty", 10)
-        with stored.backend.gate(op) as gate:
-            _, running = at_gate(gate, call)
-            assert file.try_pread(5, 10) == b"dirty"
-        running.result()
-
-
 def test_a_read_of_a_page_that_is_being_filled(stored: Rig) -> None:
     """None while the bytes are in flight, whichever thread fetches them. [2.5]"""
     file = stored.open("rb")
@@ -228,15 +189,6 @@ def test_a_read_that_is_valid_in_part(file: CachedFile) -> None:
     assert file.try_pread(10 * PAGE, 15 * PAGE) == CONTENT[15 * PAGE :]
     assert file.try_pread(0, 0) == b""
     assert file.try_pread(2**40, 2**50) == b""
-
-
-def test_a_read_of_what_changed_behind_the_cache(stored: Rig, file: CachedFile) -> None:
-    """Stale bytes satisfy no read; local ones do. [2.19]"""
-    file.pread(2 * PAGE, 0)
-    file.pwrite(b"mine", 0)
-    stored.volume.invalidate_remote(KEY, 0, 2 * PAGE)
-    assert file.try_pread(4, 0) == b"mine"
-    assert file.try_pread(10, PAGE) is None
 
 
 def test_reading_ahead_goes_on_with_try_pread(make: Make) -> None:

@@ -20,7 +20,6 @@ NO = OSError(errno.EACCES, "no")
 
 
 def discard_acknowledged(rig: Rig, file: CachedFile) -> None:
-    """Discard bytes that the backend has acknowledged."""
     file.pwrite(b"given up", PAGE)
     file.flush()
     assert rig.volume.discard(KEY) == [LostRange(KEY, PAGE, len(b"given up"), 0, "volume")]

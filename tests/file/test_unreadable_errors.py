@@ -37,7 +37,6 @@ def raising(rig: Rig, op: str, error: Callable[[], BaseException]) -> None:
 
 
 def raised(rig: Rig, call: Callable[[], object]) -> OSError:
-    """Return the error that a caller gets while operations raise."""
     caught = raises(OSError, lambda: Task(call).result())
     assert isinstance(caught.errno, int)
     assert caught.errno > 0

@@ -153,8 +153,10 @@ def cut_mapping(tmp_path: Path) -> mmap.mmap:
     return mapping
 
 
-def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
-    """EFAULT where the system would end the process; none of it is valid, dirty or part of the file. [T-05]"""
+def test_memory_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, cut_mapping: mmap.mmap) -> None:
+    """EFAULT where the system would end the process; of a source nothing is valid, dirty or part of the file. [T-05,
+    T-65]
+    """
     rig, file = make({KEY: CONTENT}).opened("r+b")
     for offset in (0, 100, SIZE, None):
         with pytest.raises(OSError) as caught:
@@ -162,6 +164,7 @@ def test_a_source_that_faults_is_an_error_and_leaves_nothing_behind(make: Make, 
         assert (caught.value.errno, accepted_before(caught.value)) == (errno.EFAULT, 0)
     assert rig.volume.dirty_ranges(KEY) == []
     assert (file.size, rig.cache.stats().used) == (SIZE, 0)
+    assert raises(OSError, file.pread_into, cut_mapping, 0).errno == errno.EFAULT
 
 
 def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapping: mmap.mmap) -> None:
@@ -171,9 +174,3 @@ def test_buffers_before_the_source_that_faults_are_accepted(make: Make, cut_mapp
     assert (caught.errno, accepted_before(caught)) == (errno.EFAULT, 1000 + PAGE)
     assert rig.volume.dirty_ranges(KEY) == [(10, 1000 + PAGE)]
     assert file.pread(SIZE, 0) == CONTENT[:10] + b"a" * 1000 + b"b" * PAGE + CONTENT[10 + 1000 + PAGE :]
-
-
-def test_a_destination_that_faults_is_an_error(make: Make, cut_mapping: mmap.mmap) -> None:
-    """EFAULT; the file keeps its content. [T-05, T-65]"""
-    rig = make({KEY: CONTENT})
-    assert raises(OSError, lambda: rig.open("rb").pread_into(cut_mapping, 0)).errno == errno.EFAULT

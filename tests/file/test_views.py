@@ -96,20 +96,14 @@ def test_what_shows_the_memory_keeps_it_after_release(stored: Rig, keep: Callabl
     """The memory stays valid until the last slice or array is gone; release of the view does not raise. [T-47, 2.21]"""
     view = stored.open("rb").view(0, PAGE)
     kept = keep(view.segments[0][10:20])
-    view.release()
+    for _ in range(2):  # it may be repeated
+        view.release()
+        raises(ValueError, view.tobytes)
     press(stored)
     assert bytes(kept) == CONTENT[10:20]
     del view, kept
     gc.collect()
     assert stored.cache.stats().pinned == 0
-
-
-def test_release_may_be_repeated(stored: Rig) -> None:
-    """It never raises; afterwards the segments are gone. [2.21]"""
-    view = stored.open("rb").view(0, PAGE)
-    view.release()
-    view.release()
-    raises(ValueError, view.tobytes)
 
 
 def test_a_view_that_is_dropped_lets_go(stored: Rig) -> None:
@@ -159,13 +153,6 @@ def test_a_view_of_dirty_bytes_through_write_back(stored: Rig, file: CachedFile)
         assert stored.volume.dirty_ranges(KEY) == []
         assert view.tobytes() == b"d" * PAGE
     assert stored.backend.committed(KEY) == b"d" * PAGE + CONTENT[PAGE:]
-
-
-def test_a_view_of_a_hole_is_zeros(file: CachedFile) -> None:
-    """The bytes were never written. [2.21]"""
-    file.truncate(len(CONTENT) + 10 * PAGE)
-    with file.view(len(CONTENT), 5 * PAGE) as view:
-        assert view.tobytes() == bytes(5 * PAGE)
 
 
 def test_more_views_than_memory_is_an_error_not_a_hang(stored: Rig) -> None:

@@ -8,7 +8,6 @@ import errno
 import gc
 import io
 import threading
-from functools import partial
 from typing import Any
 
 import numpy
@@ -34,9 +33,6 @@ def saved(rig: Rig) -> bytes:
     content = rig.backend.committed(KEY)
     assert content is not None
     return content
-
-
-# -- storing
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 100), (4000, 200), (PAGE, 16 * PAGE), (64 * PAGE, 100), (SIZE, 0)])
@@ -107,9 +103,6 @@ def test_writes_and_stores_meet_in_the_same_memory(stored: Rig, file: CachedFile
         assert stored.cache.stats().cow_copies == 0
 
 
-# -- sources of stores
-
-
 def test_numpy_stores_in_place(stored: Rig, file: CachedFile) -> None:
     """frombuffer, arithmetic, and an array that outlives the view. [2.21]"""
     view = file.view(8 * PAGE, 8 * PAGE, writable=True)
@@ -135,9 +128,6 @@ def test_an_aligned_range_that_is_not_cached_is_one_segment(make: Make, pages: i
         rig.volume.drop_clean()
         with rig.open("r+b").view(pages * PAGE, pages * PAGE, writable=writable) as view:
             assert len(view.segments) == 1
-
-
-# -- refused
 
 
 def test_only_a_handle_that_reads_and_writes_has_them(stored: Rig) -> None:
@@ -184,9 +174,6 @@ def test_a_cache_full_of_views_says_so(make: Make) -> None:
         view.release()
 
 
-# -- other ways to write back
-
-
 def test_write_through_beside_a_view(make: Make) -> None:
     """The write and the earlier stores of the view are acknowledged when it returns. [2.8, 2.10]"""
     rig, file = make({KEY: CONTENT}).opened("r+b", write_through=True)
@@ -208,15 +195,6 @@ def test_a_mirror_gets_what_the_store_gets() -> None:
             file.fsync()
     assert store.snapshot("k") == overlay(CONTENT, PAGE, b"m" * 8 * PAGE)
     assert copy.snapshot("k") == store.snapshot("k")
-
-
-def test_whole_units_around_a_view(make: Make) -> None:
-    """The unit is sent with a copy of the view's stores. [2.12]"""
-    rig, file = make({KEY: CONTENT}, limits={"write_unit": 4 * PAGE}, capacity=256 * PAGE).opened("r+b")
-    with file.view(5 * PAGE + 7, 100, writable=True) as view:
-        view.segments[0][:] = b"u" * 100
-        file.fsync()
-        assert saved(rig) == overlay(CONTENT, 5 * PAGE + 7, b"u" * 100)
 
 
 # -- released by the collector
@@ -307,20 +285,13 @@ def test_the_collector_releases_inside_a_backend_call(make: Make, method: str) -
     assert rig.volume.dirty_ranges(KEY) == []
 
 
-# -- by age
-
-
 def test_stores_of_a_view_are_not_held_back_forever(make: Make) -> None:
     """Background write-back skips a view until its data is older than `dirty_expire`. [2.11]"""
     rig = make({KEY: CONTENT}, dirty_expire=0.05, flush_interval=0.01)
     with rig.open("r+b").view(0, 5, writable=True) as view:
         for text in (b"first", b"other"):
             view.segments[0][:] = text
-            eventually(partial(written_is, rig, text))
-
-
-def written_is(rig: Rig, text: bytes) -> bool:
-    return rig.backend.written(KEY).startswith(text)
+            eventually(lambda text=text: rig.backend.written(KEY).startswith(text))  # type: ignore[misc]
 
 
 # ---------------------------------------------------------------- cut off from the file
@@ -377,32 +348,6 @@ def test_cut_off_it_keeps_its_memory_and_later_stores_are_lost(make: Make, how: 
         file.fsync()
     assert saved(rig) == expected
     assert rig.cache.stats().pinned == 0
-
-
-def test_a_view_in_front_of_the_new_end_goes_on(make: Make) -> None:
-    """Truncate cuts off the views that reach behind the end, and no others. [T-44, T-47]"""
-    file = make({KEY: CONTENT}, max_folio="64KiB").open("r+b")
-    file.pread(SIZE, 0)
-    with file.view(100, 50, writable=True) as view:
-        file.truncate(150)
-        assert not view.detached
-        view.segments[0][:] = b"x" * 50
-        file.truncate(SIZE)
-        assert not view.detached
-        assert file.pread(SIZE, 0) == CONTENT[:100] + b"x" * 50 + bytes(SIZE - 150)
-
-
-def test_a_hole_in_a_part_of_a_folio_is_seen_through_the_view(make: Make) -> None:
-    """A mapping behaves alike; later stores are saved. [2.17]"""
-    rig, file = make(backend=RecordingBackend({KEY: CONTENT}, punch=True), max_folio="64KiB").opened("r+b")
-    file.pread(SIZE, 0)
-    with file.view(10 * PAGE, 2 * PAGE, writable=True) as view:
-        file.punch_hole(10 * PAGE, PAGE)
-        assert not view.detached
-        assert view.tobytes() == bytes(PAGE) + CONTENT[11 * PAGE : 12 * PAGE]
-        view.segments[0][:3] = b"new"
-        file.fsync()
-        assert saved(rig)[10 * PAGE : 10 * PAGE + 5] == b"new\0\0"
 
 
 def test_invalidate_is_refused_while_one_is_open(stored: Rig, file: CachedFile) -> None:

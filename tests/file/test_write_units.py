@@ -38,18 +38,6 @@ def test_calls_are_whole_units(
     assert rig.backend.committed(KEY) == bytes(content)
 
 
-def test_a_short_last_unit_is_sent_and_sent_again_when_it_grows(make: Make) -> None:
-    """With `write_unit` the end of the file may be short; growth makes that unit dirty again. [2.12]"""
-    rig, file = make({KEY: b""}, limits={"write_unit": 4 * PAGE}).opened("r+b")
-    file.pwrite(b"a" * 5 * PAGE, 0)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE
-    file.append(b"b" * 100)
-    file.fsync()
-    assert rig.backend.committed(KEY) == b"a" * 5 * PAGE + b"b" * 100
-    assert all(offset % (4 * PAGE) == 0 for offset, _length in rig.backend.spans("write_from"))
-
-
 def test_widening_reads_only_what_is_missing_and_dirties_nothing_else(make: Make) -> None:
     """The clean bytes around are referenced for the call; they never become dirty. [2.12]"""
     rig, file = make({KEY: pattern(64 * PAGE)}, capacity="1MiB", limits={"write_unit": 16 * PAGE}).opened("r+b")
