@@ -130,7 +130,8 @@ static void close_cached(u64 fh)
 
 static void end_cached(u64 fh)
 {
-	end_cached(fh);
+	close_cached(fh);
+	end();
 }
 
 /* A write that goes to the handler, since a failure was reported, and that is set aside. */
