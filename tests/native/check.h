@@ -152,6 +152,13 @@ int main(int argc, char **argv)
 		return NULL;                                                                                           \
 	}
 
+/* The same, of a thread that returns a number. */
+#define THREAD_OF(name, value)                                                                                         \
+	static void *name(void *arg MAYBE)                                                                             \
+	{                                                                                                              \
+		return (void *)(uintptr_t)(value);                                                                     \
+	}
+
 /* Threads that get their number. */
 static MAYBE void start_threads(pthread_t *t, u32 n, void *(*run)(void *))
 {

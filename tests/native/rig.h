@@ -98,6 +98,11 @@ static MAYBE void open_one(u64 capacity, u64 max_folio, u64 size, u64 room, stru
 	file = file_open_in(&rig, rig.volume, size, room, limits);
 }
 
+static MAYBE void set_limits(struct pc_limits l)
+{
+	pc_inode_set_limits(file->inode, &l);
+}
+
 static MAYBE int inode_free(struct pc_inode *i)
 {
 	int err = pc_inode_destroy(i);
@@ -110,6 +115,14 @@ static MAYBE void file_forget(struct file *f)
 {
 	store_free(&f->store);
 	free(f);
+}
+
+/* The only file has gone by the test itself. */
+static MAYBE void file_gone(void)
+{
+	EQUAL(inode_free(file->inode), 0);
+	file_forget(file);
+	rig.nr_files = 0;
 }
 
 /* ---------------------------------------------------------------- requests, as a thread of the volume runs them */
@@ -207,12 +220,25 @@ static MAYBE struct pc_request *next_write(void)
 	return r;
 }
 
+static MAYBE void pass_is_over(void)
+{
+	struct pc_request *r;
+	EQUAL(pc_write_next(file->inode, &r), 0);
+}
+
 static MAYBE struct pc_request *hand_over(void)
 {
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	struct pc_request *r = next_write();
 	CHECK(r);
 	return r;
+}
+
+/* Answer the next call of a write, as the store does. Return: pc_write_answer. */
+static MAYBE int send_call(struct file *f, struct pc_request *r)
+{
+	struct call c = next_call(r);
+	return pc_write_answer(r, store_take(&f->store, c.pos, c.parts, c.n, r->stage));
 }
 
 static MAYBE bool run_write(struct file *f, struct pc_request *r)
@@ -444,13 +470,6 @@ static MAYBE int file_sync(struct file *f)
 	return fsync_stamp(f, pc_epoch_take(f->inode->volume));
 }
 
-/* A byte of the store's committed content, after an fsync. */
-static MAYBE u8 committed(u64 pos)
-{
-	EQUAL(file_sync(file), 0);
-	return file->store.stable[pos];
-}
-
 /* ---------------------------------------------------------------- reading and writing */
 
 /* Fill the missing bytes at the start of the range with one call. Return: 0, or the store's error. */
@@ -545,6 +564,22 @@ static MAYBE u8 byte_at(u64 pos)
 	return byte;
 }
 
+/* Check the invariants, and bytes, {position, value} each: those that a read returns, or `stored`. */
+static MAYBE void check_bytes(int line, const u8 *stored, u64 (*bytes)[2], size_t n)
+{
+	check_sound(__FILE__, line, rig.cache);
+	for (size_t k = 0; k < n; k++) {
+		u64 pos = bytes[k][0], byte = stored ? stored[pos] : byte_at(pos);
+		if (byte != bytes[k][1])
+			check_failed(__FILE__, line, "byte differs: position, value", pos, byte);
+	}
+}
+
+#define BYTES_OF(stored, ...)                                                                                          \
+	check_bytes(__LINE__, stored, (u64[][2]){__VA_ARGS__}, sizeof((u64[][2]){__VA_ARGS__}) / 16)
+#define SEES(...)  BYTES_OF(NULL, __VA_ARGS__) /* reads do */
+#define SAVES(...) (EQUAL(file_sync(file), 0), BYTES_OF(file->store.stable, __VA_ARGS__)) /* an fsync does */
+
 /* The caller holds the inode lock X. Return: 0, or the store's error. */
 static MAYBE int pin_to_store(struct file *f, u64 pos, u64 len, struct pc_pin *pin)
 {
@@ -632,6 +667,11 @@ static MAYBE struct pc_folio *folio_at(struct file *f, u64 pos)
 	struct pc_folio *o = pc_folio_at(f->inode->cache, id);
 	CHECK(pc_folio_is(f->inode, o, pos / PAGE));
 	return o;
+}
+
+static MAYBE bool granted(struct pc_waiter *w)
+{
+	return atomic_load(&w->word) == PC_GRANTED;
 }
 
 static MAYBE u32 state_at(struct file *f, u64 pos)

@@ -1,6 +1,4 @@
-/*
- * staging.h - one file with a spool, and the steps of the tests about it.
- */
+/* staging.h - one file with a spool, and the steps of the tests about it. */
 #ifndef STAGING_H
 #define STAGING_H
 

@@ -144,20 +144,6 @@ TEST(check_free_memory_goes_back_to_the_system_when_asked)
 	pc_arena_destroy(&a);
 }
 
-TEST(check_frames_remember_the_owner_of_their_bytes)
-{
-	struct pc_arena a = arena_of(FRAMES);
-	CHECK(!pc_arena_claim(&a, 0, 0, 1)); /* untouched */
-	CHECK(!pc_arena_claim(&a, 0, 0, 1)); /* its own */
-	CHECK(pc_arena_claim(&a, 1, 0, 2));  /* tags are kept per 16 frames: may be foreign */
-	CHECK(pc_arena_claim(&a, 0, 0, 1));  /* mixed */
-	CHECK(pc_arena_claim(&a, 0, 4, 1));  /* all of it: still foreign this time */
-	CHECK(!pc_arena_claim(&a, 0, 4, 1));
-	CHECK(!pc_arena_claim(&a, 16, 9, 2));
-	CHECK(pc_arena_claim(&a, 32, 0, 3));
-	pc_arena_destroy(&a);
-}
-
 TEST(check_ids_are_reused_and_stale_ones_can_be_read)
 {
 	struct pc_pool p;

@@ -19,16 +19,6 @@ static void dirty(u32 k, u64 page)
 	EQUAL(file_write(files[k], page * PAGE, bytes, PAGE), 0);
 }
 
-static void unused(u32 k, bool is)
-{
-	pc_inode_set_unused(files[k]->inode, is);
-}
-
-static void aside(u32 k, u32 how)
-{
-	pc_inode_set_aside(files[k]->inode, how);
-}
-
 /* Return these ids as digits: 312 is files 3, 1 and 2. */
 static u64 digits(const uint64_t *ids, size_t n)
 {
@@ -52,6 +42,11 @@ static u64 some(u32 which, size_t n)
 	return digits(ids, pc_volume_some(rig.volume, which, ids, n));
 }
 
+static u64 unsaved(void)
+{
+	return pc_volume_number(rig.volume, PC_VOLUME_UNSAVED);
+}
+
 static u64 hollow(void)
 {
 	return pc_cache_hollow(rig.cache);
@@ -62,7 +57,7 @@ TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 {
 	start();
 	EQUAL(hollow(), 0);
-	unused(1, true);
+	pc_inode_set_unused(files[1]->inode, true);
 	EQUAL(hollow(), 1);
 	EQUAL(file_read(files[1], 0, bytes, PAGE), PAGE); /* readahead of a closed file does so */
 	EQUAL(hollow(), 0);
@@ -70,10 +65,10 @@ TEST(check_an_inode_is_hollow_when_nothing_is_left_of_it)
 	EQUAL(pc_reclaim(rig.cache, 1), 1);
 	EQUAL(hollow(), 1);
 	EQUAL(some(PC_LIST_HOLLOW, NR), 1);
-	unused(1, false);
+	pc_inode_set_unused(files[1]->inode, false);
 	EQUAL(hollow(), 0);
 	dirty(2, 0);
-	unused(2, true);
+	pc_inode_set_unused(files[2]->inode, true);
 	EQUAL(hollow(), 0);
 	EQUAL(file_sync(files[2]), 0);
 	EQUAL(hollow(), 0); /* its page is there */
@@ -126,11 +121,11 @@ TEST(check_files_age_in_the_order_of_their_oldest_dirty_bytes)
 	EQUAL(aged(1000, NR, &next), 3102);
 	EQUAL(flush(files[1]), 0);
 	EQUAL(aged(1000, NR, &next), 302);
-	aside(3, PC_ASIDE_KEPT_BACK);
+	pc_inode_set_aside(files[3]->inode, PC_ASIDE_KEPT_BACK);
 	EQUAL(aged(1000, NR, &next), 2); /* "02" */
 	SOUND(&rig);
 	pc_tick(rig.cache, 600);
-	aside(3, 0);
+	pc_inode_set_aside(files[3]->inode, 0);
 	EQUAL(aged(1000, NR, &next), 23); /* "023" */
 }
 
@@ -163,19 +158,19 @@ TEST(check_bytes_to_save_are_counted_without_those_aside)
 	dirty(0, 0);
 	dirty(1, 0);
 	dirty(1, 1);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 3 * PAGE);
-	aside(1, PC_ASIDE_UNSYNCED);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
+	EQUAL(unsaved(), 3 * PAGE);
+	pc_inode_set_aside(files[1]->inode, PC_ASIDE_UNSYNCED);
+	EQUAL(unsaved(), PAGE);
 	dirty(1, 2);
-	aside(1, PC_ASIDE_UNSYNCED | PC_ASIDE_KEPT_BACK);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
+	pc_inode_set_aside(files[1]->inode, PC_ASIDE_UNSYNCED | PC_ASIDE_KEPT_BACK);
+	EQUAL(unsaved(), PAGE);
 	SOUND(&rig);
-	aside(1, 0);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 4 * PAGE);
+	pc_inode_set_aside(files[1]->inode, 0);
+	EQUAL(unsaved(), 4 * PAGE);
 	EQUAL(flush(files[1]), 0);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), 4 * PAGE); /* not committed */
+	EQUAL(unsaved(), 4 * PAGE); /* not committed */
 	EQUAL(file_sync(files[1]), 0);
-	EQUAL(pc_volume_number(rig.volume, PC_VOLUME_UNSAVED), PAGE);
+	EQUAL(unsaved(), PAGE);
 }
 
 /* The volume's numbers are those of its inodes, and sums stay when inodes go. */

@@ -11,35 +11,24 @@ static void start(u64 max_folio, bool durable)
 	open_one(1 << 20, max_folio, 0, ROOM, LIMITS(.durable_writes = durable));
 }
 
-static void put_block(u32 block, u8 value)
-{
-	static u8 bytes[PAGE];
-	memset(bytes, value, PAGE);
-	EQUAL(file_write(file, (u64)block * PAGE, bytes, PAGE), 0);
-}
-
-TEST(check_a_backend_that_kept_its_bytes_gets_another_try)
+/* A block is acknowledged, and a commit of it has begun. Return: the epoch that waits for it. */
+static u64 commit_a_block(void)
 {
 	start(PAGE, false);
-	put_block(0, 1);
+	put(0, PAGE, 1);
+	u64 stamp = pc_epoch_take(rig.volume);
 	EQUAL(flush(file), 0);
 	CHECK(begin_commit(file));
-	pc_commit_end(file->inode, false, true);
-	EQUAL(usage(file, NULL).dirty, 0);
-	EQUAL(usage(file, NULL).unstable, PAGE);
-	CHECK(pc_commit_needed(file->inode, 1));
-	u32 writes = file->store.writes;
-	EQUAL(file_sync(file), 0);
-	EQUAL(file->store.writes, writes);
+	return stamp;
 }
 
 TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 {
 	start(PAGE, false);
-	put_block(0, 1);
+	put(0, PAGE, 1);
 	u64 s = pc_epoch_take(rig.volume);
 	EQUAL(file_sync(file), 0);
-	put_block(1, 2);
+	put(PAGE, PAGE, 2);
 	EQUAL(flush(file), 0);
 	CHECK(begin_commit(file));
 	CHECK(pc_sync_done(file->inode, s));
@@ -63,7 +52,7 @@ TEST(check_changes_without_a_folio_wait_for_a_commit_too)
 	EQUAL(file_sync(file), 0);
 	CHECK(!NUMBER(file->inode, UNSAVED));
 	EQUAL(pc_volume_dirty_inodes(rig.volume, NULL, 0), 0);
-	put_block(0, 1);
+	put(0, PAGE, 1);
 	u64 s = pc_epoch_take(rig.volume);
 	file_truncate(file, 0); /* the stamp of the bytes it removed is the truncate's */
 	CHECK(!pc_sync_done(file->inode, s));
@@ -77,7 +66,7 @@ TEST(check_nothing_to_commit_gives_the_token_back)
 	start(PAGE, false);
 	CHECK(!begin_commit(file));
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
-	put_block(0, 1);
+	put(0, PAGE, 1);
 	pc_flush_start(file->inode, ALL, 0, ALL);
 	pc_commit_start(file->inode, 0); /* in line behind the pass */
 	pc_commit_start(file->inode, 0);
@@ -86,30 +75,17 @@ TEST(check_nothing_to_commit_gives_the_token_back)
 	EQUAL(file->store.stable[0], 1);
 }
 
-/* A commit fails between the two queries of an fsync: D and W are empty before it, U after it. */
-static void *query_done(void *stamp)
-{
-	return (void *)(uintptr_t)pc_sync_done(file->inode, (u64)(uintptr_t)stamp);
-}
+THREAD_OF(query_done, pc_sync_done(file->inode, *(u64 *)arg))
 
 TEST(check_a_commit_that_fails_between_two_questions_is_noticed)
 {
-	start(PAGE, false);
-	put_block(0, 1);
-	u64 s = pc_epoch_take(rig.volume);
-	EQUAL(flush(file), 0);
-	CHECK(begin_commit(file));
-	pthread_t t = held_at("sync_between", query_done, (void *)(uintptr_t)s);
+	u64 stamp = commit_a_block();
+	pthread_t t = held_at("sync_between", query_done, &stamp);
 	pc_commit_end(file->inode, false, false);
 	CHECK(!let_go("sync_between", t));
 }
 
-/* ---------------------------------------------------------------- the poll of a sync */
-
-static void *poll_sync(void *sync)
-{
-	return (void *)(uintptr_t)pc_sync_poll(file->inode, sync);
-}
+THREAD_OF(poll_sync, pc_sync_poll(file->inode, arg))
 
 static void fail_commit(void)
 {
@@ -119,6 +95,8 @@ static void fail_commit(void)
 
 static struct pc_sync waiting_for_commit(void)
 {
+	start(PAGE, false);
+	put(0, PAGE, 1);
 	struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
 	EQUAL(flush(file), 0);
 	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT);
@@ -130,8 +108,6 @@ static struct pc_sync waiting_for_commit(void)
 /* Bytes that its commit made dirty are a failure of the commit: nothing of them is sent before it is judged. [2.15] */
 TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
 {
-	start(PAGE, false);
-	put_block(0, 1);
 	struct pc_sync s = waiting_for_commit();
 	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_COMMIT); /* and it runs */
 	fail_commit();
@@ -142,8 +118,6 @@ TEST(check_a_sync_tells_its_failed_commit_before_it_sends)
 /* The same, between the looks for dirty and for unstable bytes: nothing asks for a commit then, and it is not done. */
 TEST(check_a_sync_tells_a_commit_that_fails_between_its_looks)
 {
-	start(PAGE, false);
-	put_block(0, 1);
 	struct pc_sync s = waiting_for_commit();
 	pthread_t t = held_at("sync_flushed", poll_sync, &s);
 	fail_commit();
@@ -153,18 +127,12 @@ TEST(check_a_sync_tells_a_commit_that_fails_between_its_looks)
 /* It waits for no commit, so that of another one tells it nothing; but bytes are dirty again. */
 TEST(check_a_sync_is_not_done_after_the_failed_commit_of_another)
 {
-	start(PAGE, false);
-	put_block(0, 1);
-	struct pc_sync s = {.stamp = pc_epoch_take(rig.volume), .end = ALL, .flush = 1, .commit = 1};
-	EQUAL(flush(file), 0);
-	CHECK(begin_commit(file));
+	struct pc_sync s = {.stamp = commit_a_block(), .end = ALL, .flush = 1, .commit = 1};
 	pthread_t t = held_at("sync_flushed", poll_sync, &s);
 	fail_commit();
 	EQUAL((uintptr_t)let_go("sync_flushed", t), PC_SYNC_WAIT);
 	EQUAL(pc_sync_poll(file->inode, &s), PC_SYNC_SEND);
 }
-
-/* ---------------------------------------------------------------- the walk */
 
 struct claim { /* one fsync: the content it has to find committed when it succeeds */
 	bool live, cut;
@@ -195,7 +163,6 @@ static u64 lowest; /* size since the last commit: owed again after a reconnect *
 
 static void answer_one(void)
 {
-	struct call c;
 	if (!nr_flying)
 		return;
 	u32 k = (u32)draw(nr_flying);
@@ -205,15 +172,12 @@ static void answer_one(void)
 	switch (draw(4)) {
 	case 0: break; /* nothing arrived */
 	case 1: /* arrived, or part of it, and then an error */
-		call_next(r, &c);
-		done = pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage)) == 1;
+		done = send_call(file, r) == 1;
 		done = done && draw(2);
 		break;
 	default:
-		while (!done) {
-			call_next(r, &c);
-			done = pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage));
-		}
+		while (!done)
+			done = send_call(file, r);
 	}
 	pc_write_done(r, done, draw(8) == 0);
 	flying[k] = flying[--nr_flying];
@@ -240,16 +204,14 @@ static void commit_step(void)
 	if (w.kind == PC_WORK_COMMITTING)
 		committing = pc_commit_begin(file->inode, false);
 	if (w.kind == PC_WORK_PASS) {
-		struct pc_request *none;
 		pc_credit_put(rig.volume, w.credit);
 		if (atomic_load(&rig.volume->aborted))
-			EQUAL(pc_write_next(file->inode, &none), 0); /* it got the token after the abort: ends */
+			pass_is_over(); /* it got the token after the abort: ends */
 		else
 			pc_pass_again(file->inode);
 	}
-	if (w.kind != PC_WORK_NONE) {
+	if (w.kind != PC_WORK_NONE)
 		end_work(&w);
-	}
 }
 
 static void write_step(void)
@@ -287,31 +249,22 @@ static void fsync_step(void)
 	}
 }
 
-/* Reconnect. The store has lost all bytes that were only acknowledged, and truncates; or the file has a spool, from which
- * its staged bytes are sent again. Return: whether it has one. */
-static bool reconnect_store(void)
-{
-	struct store *s = &file->store;
-	if (s->kept) {
-		store_forget(s);
-		return true;
-	}
-	memcpy(s->bytes, s->stable, ROOM);
-	s->size = s->stable_size;
-	return false;
-}
-
 static void abort_step(void)
 {
 	if (atomic_load(&rig.volume->aborted)) {
 		/* Reconnected: no byte that was only acknowledged may count. The token waits for old calls. */
 		if (nr_flying || committing || file->inode->token != PC_TOKEN_FREE)
 			return;
+		struct store *s = &file->store;
 		pc_volume_resume(rig.volume);
-		if (!reconnect_store()) {
+		if (s->kept) { /* the spool, from which staged bytes are sent again */
+			store_forget(s);
+		} else { /* it has lost all bytes that were only acknowledged, and truncates */
+			memcpy(s->bytes, s->stable, ROOM);
+			s->size = s->stable_size;
 			if (lowest < ROOM)
-				store_truncate(&file->store, lowest);
-			store_truncate(&file->store, pc_inode_remote_size(file->inode));
+				store_truncate(s, lowest);
+			store_truncate(s, pc_inode_remote_size(file->inode));
 		}
 		pc_inode_set_uncommitted(file->inode, true, UINT64_MAX, 0, 0);
 		CHECK(begin_commit(file));
@@ -326,7 +279,6 @@ static void abort_step(void)
 
 static void step(void)
 {
-	struct pc_request *r;
 	switch (draw(13)) {
 	case 0:
 	case 1:
@@ -334,8 +286,8 @@ static void step(void)
 	case 3: pc_flush_start(file->inode, ALL, 0, ALL); break;
 	case 4: pc_flush_start(file->inode, ALL, draw(BLOCKS) * PAGE, (1 + draw(BLOCKS)) * PAGE); break;
 	case 5:
-		if (nr_flying < 8 && pc_write_next(file->inode, &r) == 1)
-			flying[nr_flying++] = r;
+		if (nr_flying < 8 && (flying[nr_flying] = next_write()))
+			nr_flying++;
 		break;
 	case 6: answer_one(); break;
 	case 7: commit_step(); break;
@@ -350,10 +302,18 @@ static void step(void)
 	}
 }
 
+static void acknowledged_is_stable(void)
+{
+	struct store *s = &file->store;
+	if (!file->inode->limits.durable_writes)
+		return;
+	memcpy(s->stable, s->bytes, ROOM);
+	s->stable_size = s->size;
+}
+
 TEST(check_a_random_walk_never_gets_a_false_yes)
 {
-	u32 walks = 1500;
-	for (u32 walk = 0; walk < walks; walk++) {
+	for (u32 walk = 0; walk < 1500; walk++) {
 		seed(walk);
 		start(walk % 2 ? PAGE : 4 * PAGE, walk % 7 == 0);
 		struct pc_limits l = file->inode->limits;
@@ -372,10 +332,7 @@ TEST(check_a_random_walk_never_gets_a_false_yes)
 		committing = false;
 		for (int k = 0; k < 120; k++) {
 			step();
-			if (l.durable_writes) { /* acknowledged bytes are safe there */
-				memcpy(file->store.stable, file->store.bytes, ROOM);
-				file->store.stable_size = file->store.size;
-			}
+			acknowledged_is_stable();
 			if (k % 8 == 0)
 				SOUND(&rig);
 		}
@@ -391,10 +348,7 @@ TEST(check_a_random_walk_never_gets_a_false_yes)
 		file->store.write_max = 0;
 		pc_retry(file->inode, 0, ALL, true);
 		EQUAL(file_sync(file), 0);
-		if (l.durable_writes) {
-			memcpy(file->store.stable, file->store.bytes, ROOM);
-			file->store.stable_size = file->store.size;
-		}
+		acknowledged_is_stable();
 		judge(&last);
 	}
 }
@@ -404,7 +358,7 @@ TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 	struct pc_undone_report undone;
 	for (int resumed = 0; resumed < 2; resumed++) {
 		start(PAGE, false);
-		put_block(0, 1);
+		put(0, PAGE, 1);
 		EQUAL(flush(file), 0);
 		pc_inode_set_uncommitted(file->inode, true, 7, 0, 0);
 		CHECK(begin_commit(file));
@@ -432,15 +386,14 @@ TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 TEST(check_no_commit_begins_after_an_abort)
 {
 	start(PAGE, false);
-	put_block(0, 1);
+	put(0, PAGE, 1);
 	EQUAL(flush(file), 0);
 	pc_commit_start(file->inode, 0);
 	pc_volume_abort(rig.volume);
 	struct pc_work w;
 	for (pc_work_next(rig.volume, &w); w.kind == PC_WORK_PASS; pc_work_next(rig.volume, &w)) {
-		struct pc_request *none;
 		pc_credit_put(rig.volume, w.credit);
-		EQUAL(pc_write_next(w.inode, &none), 0); /* it has the token, and ends */
+		pass_is_over(); /* it has the token */
 		end_work(&w);
 	}
 	EQUAL(w.kind, PC_WORK_COMMITTING);
@@ -450,19 +403,29 @@ TEST(check_no_commit_begins_after_an_abort)
 	pc_volume_resume(rig.volume);
 }
 
-TEST(check_a_commit_that_failed_for_good_parks_its_bytes)
+/* A backend that kept its bytes gets another try, without them; bytes of one that failed for good are parked. */
+TEST(check_a_failed_commit_tells_what_becomes_of_its_bytes)
 {
-	start(PAGE, false);
-	put_block(0, 1);
-	EQUAL(flush(file), 0);
-	CHECK(begin_commit(file));
-	pc_commit_end(file->inode, false, PC_COMMIT_PARKED);
-	EQUAL(usage(file, NULL).failed, PAGE);
-	EQUAL(usage(file, NULL).dirty, PAGE);
-	EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* no thread sends it */
-	CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
-	EQUAL(file_sync(file), 0);
-	EQUAL(usage(file, NULL).failed, 0);
+	struct {
+		u32 how;
+		u64 dirty, failed, unstable;
+	} rows[] = {{PC_COMMIT_AGAIN, PAGE, 0, 0}, {PC_COMMIT_KEPT, 0, 0, PAGE}, {PC_COMMIT_PARKED, PAGE, PAGE, 0}};
+	for (u32 k = 0; k < 3; k++) {
+		commit_a_block();
+		u32 writes = file->store.writes;
+		pc_commit_end(file->inode, false, rows[k].how);
+		struct pc_usage u = usage(file, NULL);
+		CHECK(u.dirty == rows[k].dirty && u.failed == rows[k].failed && u.unstable == rows[k].unstable);
+		if (u.unstable)
+			CHECK(pc_commit_needed(file->inode, 1));
+		if (u.failed) {
+			EQUAL(pc_flush_start(file->inode, PC_STAMP_NONE - 1, 0, ALL), 0); /* no thread sends it */
+			CHECK(pc_retry(file->inode, 0, ALL, true) > 0);
+		}
+		SAVES({0, 1});
+		EQUAL(file->store.writes - writes, rows[k].how != PC_COMMIT_KEPT);
+		EQUAL(usage(file, NULL).failed, 0);
+	}
 }
 
 TEST(check_credits_of_an_older_era_count_for_nothing)

@@ -1,7 +1,5 @@
-/*
- * The scope of a commit: awaited bytes go first, work under the token starts no commit, and bytes read after a discard
- * of acknowledged ones do not outlast it (T-18, T-75b).
- */
+/* The scope of a commit: awaited bytes go first, work under the token starts no commit, and bytes read after a discard
+ * of acknowledged ones do not outlast it (T-18, T-75b). */
 #include "staging.h"
 
 static void begin(void)
@@ -27,8 +25,6 @@ static void commit_fails(void)
 	memcpy(file->store.bytes, file->store.stable, ROOM);
 	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
 }
-
-/* ---------------------------------------------------------------- bytes first */
 
 /* Acknowledged bytes, and something to commit that no byte carries. Return: the epoch of a waiter for both. */
 static u64 bytes_and_more(void)
@@ -92,17 +88,20 @@ TEST(check_later_bytes_do_not_delay_a_commit)
 	pc_commit_end(file->inode, true, 0);
 }
 
-/* ---------------------------------------------------------------- work under the token */
-
 /* A flag that a rebase within a commit left behind: its work is done, and half of the bytes may be acknowledged. */
 TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothing_of_itself)
 {
 	begin();
+	pc_settle_start(file->inode); /* there is nothing to commit */
+	CHECK(commit_begins());
+	CHECK(!NUMBER(file->inode, COMMIT_DUE));
+	EQUAL(file->inode->counters.commits, 0);
+	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	put(0, PAGE, 2);
 	EQUAL(flush(file), 0);
 	CHECK(begin_commit(file));
 	CHECK(NUMBER(file->inode, COMMIT_DUE));
-	pc_settle_start(file->inode);
+	pc_settle_start(file->inode); /* while it runs: not lost */
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	u64 commits = file->inode->counters.commits;
 	CHECK(commit_begins());
@@ -116,8 +115,6 @@ TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothi
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
 	EQUAL(usage(file, NULL).unstable, PAGE);
 }
-
-/* ---------------------------------------------------------------- discarded bytes */
 
 /* Stored 1, acknowledged 2, discarded. */
 static void acknowledged_and_given_up(void)

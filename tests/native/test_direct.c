@@ -1,6 +1,4 @@
-/*
- * Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a).
- */
+/* Direct writes in the core: count, sizes, invalidation, stamp m, the ranges that no commit covers (T-26, T-75a). */
 #include "rig.h"
 
 enum { PAGES = 16, ROOM = 64 * PAGE };
@@ -54,60 +52,56 @@ static size_t ranges(u64 *out, bool all)
 	return pc_direct_ranges(file->inode, out, 32, all);
 }
 
-/* ---------------------------------------------------------------- one write */
-
 TEST(check_a_direct_write_is_counted_and_published)
 {
-	start(false);
-	struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
-	EQUAL(NUMBER(file->inode, DIRECT), 1);
-	SOUND(&rig);
-	send(&w, 1);
-	CHECK(!NUMBER(file->inode, UNSAVED));
-	CHECK(end_write(&w));
-	EQUAL(NUMBER(file->inode, DIRECT), 0);
-	CHECK(NUMBER(file->inode, UNSAVED)); /* to be committed */
-	SOUND(&rig);
-	EQUAL(committed(2 * PAGE), 1);
-	CHECK(!NUMBER(file->inode, UNSAVED));
+	u64 r[64];
+	for (int durable = 0; durable <= 1; durable++) {
+		start(durable);
+		struct write w = begin(2 * PAGE, 4 * PAGE, PC_SHARED);
+		EQUAL(NUMBER(file->inode, DIRECT), 1);
+		SOUND(&rig);
+		send(&w, 1);
+		CHECK(!NUMBER(file->inode, UNSAVED));
+		CHECK(end_write(&w));
+		EQUAL(NUMBER(file->inode, DIRECT), 0);
+		EQUAL(NUMBER(file->inode, UNSAVED) != 0, !durable); /* to be committed */
+		EQUAL(ranges(r, true), !durable);
+		SOUND(&rig);
+		if (!durable)
+			SAVES({2 * PAGE, 1});
+		CHECK(!NUMBER(file->inode, UNSAVED));
+	}
 }
 
 /* A fill that begins after the first invalidation reads bytes that are not replaced yet: it goes with the second
- * one. [T-26, T-75a] */
+ * one, also if the call fails. [T-26, T-75a] */
 TEST_OF_FIX("direct_write_invalidates_again", check_a_fill_beside_a_write_leaves_no_old_bytes)
 {
-	start(false);
-	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
-	EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
-	send(&w, 9);
-	CHECK(end_write(&w));
-	EQUAL(byte_at(2 * PAGE), 9);
-	SOUND(&rig);
+	for (int fails = 0; fails <= 1; fails++) {
+		start(false);
+		struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
+		EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
+		if (fails) {
+			file->store.bytes[2 * PAGE] = 9; /* stored, and the answer got lost */
+			pc_direct_answer(file->inode, w.pos, w.pos, w.end);
+			CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
+			pc_inode_lock_release(file->inode, PC_SHARED);
+		} else {
+			send(&w, 9);
+			CHECK(end_write(&w));
+		}
+		EQUAL(byte_at(2 * PAGE), 9);
+		CHECK(pc_commit_needed(file->inode, ALL));
+		SOUND(&rig);
+	}
 }
 
-TEST(check_a_call_that_failed_invalidates_too)
-{
-	start(false);
-	struct write w = begin(2 * PAGE, 3 * PAGE, PC_SHARED);
-	EQUAL(byte_at(2 * PAGE), first_byte(2 * PAGE));
-	file->store.bytes[2 * PAGE] = 3; /* stored, and the answer got lost */
-	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
-	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
-	pc_inode_lock_release(file->inode, PC_SHARED);
-	EQUAL(byte_at(2 * PAGE), 3);
-	CHECK(pc_commit_needed(file->inode, ALL));
-}
-
-/* A pass runs when the tail is left, and bytes dirtied behind it are wanted at once: they wait for the cut. [2.10,
- * 2.17] */
+/* A pass runs when the tail is left, and bytes dirtied behind it are wanted: they wait for the cut. [2.10, 2.17] */
 TEST(check_no_pass_goes_past_the_tail_of_a_write)
 {
-	u8 bytes[PAGE];
-	struct pc_request *r, *none;
-	memset(bytes, 7, PAGE);
 	start(false);
-	EQUAL(file_write(file, 0, bytes, PAGE), 0);
-	r = hand_over();
+	put(0, PAGE, 7);
+	struct pc_request *r = hand_over();
 	struct write w = begin(PAGES * PAGE, (PAGES + 2) * PAGE, PC_EXCLUSIVE);
 	send(&w, 9);
 	pc_direct_answer(file->inode, w.pos, w.pos, w.end);
@@ -118,31 +112,28 @@ TEST(check_no_pass_goes_past_the_tail_of_a_write)
 	CHECK(pc_direct_end(file->inode, w.pos, w.end, &w.failed, true));
 	CHECK(NUMBER(file->inode, TAIL));
 	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-	EQUAL(file_write(file, (PAGES + 6) * PAGE, bytes, PAGE), 0);
+	put((PAGES + 6) * PAGE, PAGE, 7);
 	pc_flush_start(file->inode, ALL, (PAGES + 6) * PAGE, ALL);
-	EQUAL(pc_write_next(file->inode, &none), 0);
+	pass_is_over();
 	CHECK(run_write(file, r));
 	u32 writes = file->store.writes;
 	while (NUMBER(file->inode, TAIL))
 		CHECK(work(rig.volume));
 	EQUAL(file->store.writes, writes);
 	EQUAL(file->store.size, (PAGES + 2) * PAGE);
-	EQUAL(file_sync(file), 0);
+	SAVES({(PAGES + 3) * PAGE - 1, 0}, {(PAGES + 6) * PAGE, 7});
 	EQUAL(file->store.size, (PAGES + 7) * PAGE);
-	EQUAL(byte_at((PAGES + 3) * PAGE - 1), 0);
-	EQUAL(file->store.bytes[(PAGES + 3) * PAGE - 1], 0);
+	SEES({(PAGES + 3) * PAGE - 1, 0});
 }
 
 TEST(check_local_bytes_beside_the_range_stay)
 {
-	u8 mine = 5;
 	start(false);
-	EQUAL(file_write(file, 2 * PAGE, &mine, 1), 0);
+	put(2 * PAGE, 1, 5);
 	EQUAL(pc_range_local(file->inode, 3 * PAGE, 4 * PAGE), 0);
 	EQUAL(pc_range_local(file->inode, 2 * PAGE + 1, 4 * PAGE), PC_PENDING_DIRTY);
 	direct_write(3 * PAGE, 4 * PAGE, 6, PC_EXCLUSIVE);
-	EQUAL(byte_at(2 * PAGE), 5);
-	EQUAL(byte_at(3 * PAGE), 6);
+	SEES({2 * PAGE, 5}, {3 * PAGE, 6});
 	EQUAL(flush(file), 0);
 	EQUAL(pc_range_local(file->inode, 2 * PAGE, 4 * PAGE), PC_PENDING_UNSTABLE);
 	EQUAL(file_sync(file), 0);
@@ -151,13 +142,12 @@ TEST(check_local_bytes_beside_the_range_stay)
 
 TEST(check_holders_that_may_share)
 {
-	u8 mine = 5;
 	start(false);
 	CHECK(pc_direct_may_share(file->inode, 0, PAGES * PAGE));
 	CHECK(!pc_direct_may_share(file->inode, PAGES * PAGE - 1, PAGES * PAGE + 1));
 	direct_write(0, PAGE, 1, PC_SHARED); /* its uncommitted bytes are not local */
 	CHECK(pc_direct_may_share(file->inode, 0, PAGE));
-	EQUAL(file_write(file, 2 * PAGE, &mine, 1), 0);
+	put(2 * PAGE, 1, 5);
 	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
 	EQUAL(flush(file), 0);
 	CHECK(!pc_direct_may_share(file->inode, 8 * PAGE, 9 * PAGE));
@@ -168,86 +158,62 @@ TEST(check_holders_that_may_share)
 TEST(check_bytes_that_a_direct_read_takes_from_memory)
 {
 	enum { END = PAGES * PAGE };
-	u8 mine[100];
-	u64 local, stop;
-	struct {
-		u64 pos, end, local, stop;
-	} rows[] = {
+	u64 rows[][4] = {
+		/* of this range: the end of its local beginning, and of the stored bytes behind that */
 		{0, END, 0, 2 * PAGE + 50}, /* one page is clean: the backend has it */
 		{2 * PAGE + 60, END, 2 * PAGE + 150, 4 * PAGE - 10},
 		{4 * PAGE - 10, END, 4 * PAGE + 10, END},
 		{4 * PAGE, 4 * PAGE + 4, 4 * PAGE + 4, 4 * PAGE + 4},
 	};
+	u64 local, stop;
 	start(false);
 	pc_direct_split(file->inode, 0, END, &local, &stop);
 	EQUAL(local, 0);
 	EQUAL(stop, END);
 	EQUAL(byte_at(PAGE), first_byte(PAGE));
-	EQUAL(file_write(file, 2 * PAGE + 50, mine, 100), 0);
-	EQUAL(file_write(file, 4 * PAGE - 10, mine, 20), 0);
+	put(2 * PAGE + 50, 100, 5);
+	put(4 * PAGE - 10, 20, 5);
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		pc_direct_split(file->inode, rows[k].pos, rows[k].end, &local, &stop);
-		EQUAL(local, rows[k].local);
-		EQUAL(stop, rows[k].stop);
+		pc_direct_split(file->inode, rows[k][0], rows[k][1], &local, &stop);
+		EQUAL(local, rows[k][2]);
+		EQUAL(stop, rows[k][3]);
 	}
 }
 
-/* ---------------------------------------------------------------- commits */
-
+/* A commit takes the writes that returned before it. One that fails may have taken all that returned, unless it kept all. */
 TEST(check_a_commit_takes_writes_that_returned_before_it)
 {
+	enum { SUCCEEDS, FAILS, KEEPS };
 	u64 r[64];
-	start(false);
-	direct_write(0, PAGE, 1, PC_SHARED);
-	CHECK(begin_commit(file));
-	direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
-	EQUAL(ranges(r, true), 2);
-	EQUAL(store_commit(&file->store), 0);
-	pc_commit_end(file->inode, true, false);
-	RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE);
-	CHECK(pc_commit_needed(file->inode, ALL));
-	EQUAL(file_sync(file), 0);
-	EQUAL(ranges(r, true), 0);
-}
-
-TEST(check_a_failed_commit_may_have_taken_all_that_returned)
-{
-	u64 r[64];
-	start(false);
-	direct_write(0, PAGE, 1, PC_SHARED);
-	CHECK(begin_commit(file));
-	direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
-	struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
-	send(&running, 3);
-	pc_commit_end(file->inode, false, PC_COMMIT_AGAIN);
-	EQUAL(ranges(r, false), 2);
-	pc_direct_reported(file->inode, false);
-	EQUAL(ranges(r, false), 0);
-	EQUAL(ranges(r, true), 2);
-	CHECK(!end_write(&running)); /* it may have taken this as well */
-	send(&running, 3);
-	CHECK(end_write(&running));
-	RANGES(r, ranges(r, false), 5 * PAGE, 6 * PAGE);
-}
-
-TEST(check_a_commit_that_kept_all_disturbs_no_other_call)
-{
-	start(false);
-	direct_write(0, PAGE, 1, PC_SHARED);
-	CHECK(begin_commit(file));
-	struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
-	send(&running, 3);
-	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
-	CHECK(end_write(&running));
-}
-
-TEST(check_durable_writes_leave_nothing_to_commit)
-{
-	u64 r[64];
-	start(true);
-	direct_write(0, PAGE, 1, PC_SHARED);
-	EQUAL(ranges(r, true), 0);
-	CHECK(!NUMBER(file->inode, UNSAVED));
+	for (int how = SUCCEEDS; how <= KEEPS; how++) {
+		start(false);
+		direct_write(0, PAGE, 1, PC_SHARED);
+		CHECK(begin_commit(file));
+		direct_write(2 * PAGE, 3 * PAGE, 2, PC_SHARED);
+		struct write running = begin(5 * PAGE, 6 * PAGE, PC_SHARED);
+		send(&running, 3);
+		EQUAL(ranges(r, true), 2);
+		if (how == SUCCEEDS)
+			EQUAL(store_commit(&file->store), 0);
+		pc_commit_end(file->inode, how == SUCCEEDS, how == KEEPS ? PC_COMMIT_KEPT : PC_COMMIT_AGAIN);
+		if (how == FAILS) {
+			EQUAL(ranges(r, false), 2);
+			pc_direct_reported(file->inode, false);
+			EQUAL(ranges(r, false), 0);
+			EQUAL(ranges(r, true), 2);
+			CHECK(!end_write(&running)); /* it may have taken this as well */
+			send(&running, 3);
+		}
+		CHECK(end_write(&running));
+		if (how == SUCCEEDS)
+			RANGES(r, ranges(r, true), 2 * PAGE, 3 * PAGE, 5 * PAGE, 6 * PAGE);
+		if (how == FAILS)
+			RANGES(r, ranges(r, false), 5 * PAGE, 6 * PAGE);
+		CHECK(pc_commit_needed(file->inode, ALL));
+		EQUAL(file_sync(file), 0);
+		if (how == SUCCEEDS)
+			EQUAL(ranges(r, true), 0);
+	}
 }
 
 TEST(check_many_ranges_become_few_and_cover_all)
@@ -325,8 +291,6 @@ TEST(check_a_count_without_a_lock_is_found)
 	CHECK(end_write(&w));
 }
 
-/* ---------------------------------------------------------------- the gate */
-
 static bool begins(void)
 {
 	u64 failed;
@@ -356,13 +320,12 @@ TEST(check_the_gate_opens_with_the_release_of_the_token)
 /* On a backend that takes no direct write beside a commit: the commit waits without the token, and is next. [2.26] */
 TEST(check_a_commit_and_a_direct_write_alternate)
 {
-	u8 bytes[PAGE] = {7};
 	struct pc_work w;
 	start(false);
 	pc_inode_leaf_lock(file->inode);
 	file->inode->limits.parallel_direct_writes = 0;
 	pc_inode_leaf_unlock(file->inode);
-	EQUAL(file_write(file, 0, bytes, PAGE), 0);
+	put(0, PAGE, 7);
 	EQUAL(flush(file), 0);
 	struct write d = begin(2 * PAGE, 3 * PAGE, PC_EXCLUSIVE);
 	CHECK(!begin_commit(file));
@@ -390,9 +353,8 @@ THREAD(discard_all, file_discard(file, 0, UINT64_MAX, NULL, 0))
 /* The discard waits for a folio that a writer holds. In between a direct append is acknowledged. [2.10, 2.18] */
 TEST(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it)
 {
-	static u8 bytes[PAGE];
 	start(true);
-	EQUAL(file_write(file, PAGES * PAGE, bytes, PAGE), 0);
+	put(PAGES * PAGE, PAGE, 1);
 	struct pc_folio *f = folio_at(file, PAGES * PAGE);
 	CHECK(pc_folio_trylock(f));
 	pthread_t t = held_at("passer_by_met", discard_all, NULL);
@@ -400,6 +362,5 @@ TEST(check_a_discard_keeps_an_append_that_was_acknowledged_beside_it)
 	direct_write((PAGES + 1) * PAGE, (PAGES + 2) * PAGE, 9, PC_EXCLUSIVE);
 	let_go("passer_by_met", t);
 	EQUAL(pc_inode_size(file->inode), (PAGES + 2) * PAGE);
-	EQUAL(byte_at((PAGES + 2) * PAGE - 1), 9);
-	EQUAL(byte_at(PAGES * PAGE), 0);
+	SEES({(PAGES + 2) * PAGE - 1, 9}, {PAGES * PAGE, 0});
 }

@@ -1,12 +1,17 @@
 /* The end of a cache: when its memory is unmapped, and the answers that later callers get; the end of a volume. */
 #include "rig.h"
 
-static void start(u64 size)
+static void start(void)
 {
-	open_one(4 << 20, 64 << 10, size, size, limits_wide());
-	u8 *bytes = malloc(size);
-	EQUAL(file_read(file, 0, bytes, size), size);
-	free(bytes);
+	static u8 bytes[1 << 20];
+	open_one(4 << 20, 64 << 10, sizeof(bytes), sizeof(bytes), limits_wide());
+	EQUAL(file_read(file, 0, bytes, sizeof(bytes)), sizeof(bytes));
+}
+
+static void close_and_release(void)
+{
+	pc_cache_close(rig.cache);
+	pc_cache_release(rig.cache);
 }
 
 TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
@@ -14,7 +19,7 @@ TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
 	u8 bytes[100];
 	struct pc_need need = {0};
 	struct pc_request *r;
-	start(1 << 20);
+	start();
 	pc_cache_close(rig.cache);
 	EQUAL(rig.cache->arena.reserved, 4 << 20);
 	CHECK(rig.cache->arena.frames > 0);
@@ -31,35 +36,24 @@ TEST(check_a_closed_cache_hands_nothing_out_and_is_empty)
 	EQUAL(need.kind, PC_NEED_ROOM);
 	EQUAL(pc_cache_resize(rig.cache, 8 << 20), -EINVAL);
 	EQUAL(pc_drop_clean(file->inode, 0, ALL), 0);
-	pc_cache_close(rig.cache);
-	pc_cache_release(rig.cache);
+	close_and_release();
 }
 
-TEST(check_a_pin_keeps_the_frames_and_the_last_one_lets_them_go)
+TEST(check_pins_calls_and_copies_keep_the_frames_and_the_last_one_lets_them_go)
 {
 	struct pc_pin pins[2];
-	start(1 << 20);
+	start();
+	pc_drop_clean(file->inode, 0, 64 << 10);
 	for (u32 k = 0; k < 2; k++)
 		pins[k] = read_pin(100 * PAGE, 10);
-	pc_cache_close(rig.cache);
-	pc_cache_release(rig.cache);
-	CHECK(rig.cache->arena.frames > 0);
-	EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
-	pc_unpin(rig.cache, &pins[0]);
-	pc_cache_release(rig.cache);
-	EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
-	pc_unpin(rig.cache, &pins[1]);
-	pc_cache_release(rig.cache);
-	EQUAL(rig.cache->arena.frames, 0);
-}
-
-TEST(check_a_running_call_and_a_copy_keep_the_frames)
-{
-	start(1 << 20);
-	pc_drop_clean(file->inode, 0, ALL);
 	struct pc_request *r = begin_fill(file, 0, PAGE);
-	pc_cache_close(rig.cache);
-	pc_cache_release(rig.cache);
+	close_and_release();
+	for (u32 k = 0; k < 2; k++) {
+		EQUAL(pins[1].memory[3], first_byte(100 * PAGE + 3));
+		pc_unpin(rig.cache, &pins[k]);
+		pc_cache_release(rig.cache);
+		CHECK(rig.cache->arena.frames > 0);
+	}
 	EQUAL(run_fill(file, r), 0);
 	CHECK(rig.cache->arena.frames > 0);
 	atomic_fetch_add(&rig.cache->copies, 1);
@@ -72,7 +66,7 @@ TEST(check_a_running_call_and_a_copy_keep_the_frames)
 
 TEST(check_ids_of_one_extension_class_can_be_read_in_the_others)
 {
-	start(1 << 20);
+	start();
 	u32 fresh = 1;
 	for (u32 k = 0; k < PC_EXT_CLASSES; k++)
 		fresh = rig.cache->exts[k].fresh > fresh ? (u32)rig.cache->exts[k].fresh : fresh;

@@ -1,5 +1,4 @@
-/* Filling: which bytes are requested, which are published, and the effect of a short, failing, late or overtaken
- * answer. */
+/* Filling: the requested and published bytes, and the effect of a short, failing, late or overtaken answer. */
 #include "rig.h"
 
 static u8 got[1 << 20];
@@ -23,15 +22,16 @@ TEST(check_units_and_limits_shape_the_calls)
 		u64 pos, len;
 		u32 calls;
 	} rows[] = {
-		{{.max_read = 1 << 20, .read_unit = 1, .max_vectors = 64}, 0, 65536, 1},
-		{{.max_read = 16384, .read_unit = 1, .max_vectors = 64}, 0, 65536, 4},
-		{{.max_read = 1 << 20, .read_unit = 1, .max_vectors = 64, .boundary = 10000}, 0, 65536, 7},
-		{{.max_read = 1 << 20, .read_unit = 65536, .max_vectors = 64}, 70000, 100, 1},
-		{{.max_read = 1000, .read_unit = 1, .max_vectors = 64}, 0, 4096, 5},
-		{{.max_read = 1 << 20, .read_unit = 10000, .max_vectors = 64}, 4096, 40000, 1},
+		{{0}, 0, 65536, 1},
+		{{.max_read = 16384}, 0, 65536, 4},
+		{{.boundary = 10000}, 0, 65536, 7},
+		{{.read_unit = 65536}, 70000, 100, 1},
+		{{.max_read = 1000}, 0, 4096, 5},
+		{{.read_unit = 10000}, 4096, 40000, 1},
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		start(300001, PAGE, rows[k].l);
+		rows[k].l.max_vectors = 64;
+		start(300001, PAGE, limits_with(rows[k].l));
 		reads_right(rows[k].pos, rows[k].len);
 		EQUAL(file->store.reads, rows[k].calls);
 		reads_right(290000, 20000); /* across the end */
@@ -40,9 +40,7 @@ TEST(check_units_and_limits_shape_the_calls)
 
 TEST(check_surplus_bytes_of_a_unit_go_to_a_sink)
 {
-	struct pc_limits l = limits_wide();
-	l.read_unit = 65536;
-	start(200000, PAGE, l);
+	start(200000, PAGE, LIMITS(.read_unit = 65536));
 	struct pc_request *r = begin_fill(file, 8192, 4096);
 	struct call c = next_call(r);
 	EQUAL(c.n, 3);
@@ -147,16 +145,12 @@ TEST(check_a_fill_writes_only_what_is_missing)
 TEST(check_gaps_behind_the_first_request_of_a_folio_are_found)
 {
 	struct call c;
-	struct pc_limits l = limits_wide();
-	start(65536, 65536, l);
+	start(65536, 65536, limits_wide());
 	EQUAL(file_write(file, 0, file->store.bytes, 65536), 0);
-	EQUAL(usage(file, NULL).folios, 1);
 	pc_discard(file->inode, 32768, 65536, NULL, 0, false);
 	EQUAL(usage(file, NULL).folios, 1);
-	l.max_read = 8192;
-	pc_inode_set_limits(file->inode, &l);
+	set_limits(LIMITS(.max_read = 8192));
 	struct pc_request *r = begin_fill(file, 0, 65536);
-	CHECK(r);
 	for (u64 at = 32768; at < 65536; at += 8192) {
 		c = answer_call(r);
 		EQUAL(c.pos, at);
@@ -182,9 +176,8 @@ TEST(check_an_invalidation_during_a_fill_makes_it_read_again)
 		struct call c = next_call(r);
 		int64_t answer = read_call(&c);
 		memset(file->store.bytes, 0x77, rows[k].to ? 65536 : 0);
-		if (rows[k].to)
-			pc_invalidate_range(file->inode, rows[k].from,
-					    rows[k].to); /* from inside read_into, for example */
+		if (rows[k].to) /* from inside read_into, for example */
+			pc_invalidate_range(file->inode, rows[k].from, rows[k].to);
 		for (int n = 0; n < rows[k].elsewhere; n++)
 			pc_invalidate_range(file->inode, 32768, ALL);
 		EQUAL(pc_fill_answer(r, answer), 0);
@@ -247,8 +240,7 @@ TEST(check_kept_buffers_never_see_the_folio_again)
 	struct pc_request *r = begin_fill(file, 0, 8192);
 	struct call c = next_call(r);
 	u8 *kept = c.parts[0].memory;
-	EQUAL(pc_fill_answer(r, store_read(&file->store, c.pos, c.parts, 0)),
-	      0); /* no bytes came, but slices are left */
+	EQUAL(pc_fill_answer(r, 0), 0); /* no bytes came, but slices are left */
 	EQUAL(pc_fill_quarantine(r, left), 2);
 	memset(kept, 0xcc, PAGE);
 	SOUND(&rig);
@@ -266,40 +258,39 @@ TEST(check_kept_buffers_never_see_the_folio_again)
 TEST(check_kept_buffers_of_local_pages_without_memory)
 {
 	struct pc_pin pins[15], view;
-	u32 nr;
 	u8 bytes[100];
 	u32 left[PARTS];
 	struct pc_need need = {0};
 	struct pc_request *none;
+	memset(bytes, 0xaa, 100);
 	for (u32 pinned = 0; pinned < 2; pinned++) {
 		start(1 << 20, PAGE, limits_wide());
 		EQUAL(pc_cache_resize(rig.cache, 16 * PAGE), 0);
-		memset(bytes, 0xaa, 100);
-		EQUAL(file_write(file, 0, bytes, 100), 0);
+		put(0, 100, 0xaa);
 		struct pc_request *r = begin_fill(file, 0, PAGE);
-		for (nr = 0; nr < 15; nr++) {
-			reads_right((nr + 1) * PAGE, PAGE);
-			pins[nr] = read_pin((nr + 1) * PAGE, 1);
+		for (u64 k = 0; k < 15; k++) {
+			reads_right((k + 1) * PAGE, PAGE);
+			pins[k] = read_pin((k + 1) * PAGE, 1);
 		}
 		if (pinned)
 			view = read_pin(0, 100);
 		struct call c = next_call(r);
-		int64_t got = store_read(&file->store, c.pos, c.parts, 1);
+		int64_t answer = store_read(&file->store, c.pos, c.parts, 1);
 		EQUAL(pc_fill_quarantine(r, left), 1);
-		EQUAL(pc_fill_answer(r, got), 0);
+		EQUAL(pc_fill_answer(r, answer), 0);
 		EQUAL(r->nr_owned, 0);
 		run_fill(file, r);
 		SOUND(&rig);
 		EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
 		EQUAL(pc_write(file->inode, 2000, bytes, 100, &need), 0);
 		EQUAL(need.kind, PC_NEED_ROOM);
-		EQUAL(file_write(file, 50, bytes, 50), 0); /* no other call stores there */
-		while (nr > 1)
-			pc_unpin(rig.cache, &pins[--nr]);
-		if (pinned)
+		put(50, 50, 0xaa); /* no other call stores there */
+		for (u32 k = 1; k < 15; k++)
+			pc_unpin(rig.cache, &pins[k]);
+		if (pinned) {
 			EQUAL(pc_fill_begin(file->inode, 0, PAGE, &need, &none), (u64)-ENOMEM);
-		if (pinned)
 			pc_unpin(rig.cache, &view);
+		}
 		memcpy(file->store.bytes, bytes, 100);
 		reads_right(0, PAGE);
 		memset(c.parts[0].memory, 0xdd, c.parts[0].len); /* late */
@@ -313,13 +304,11 @@ TEST(check_kept_buffers_of_local_pages_without_memory)
 /* A view shows a page while a backend that keeps buffers reads the rest of it: the view keeps its memory, detached. */
 TEST(check_kept_buffers_of_pinned_pages)
 {
-	struct pc_pin view;
 	u32 left[PARTS];
-	u8 bytes[100] = {7};
 	start(65536, PAGE, limits_wide());
-	EQUAL(file_write(file, 0, bytes, 100), 0);
+	put(0, 100, 7);
 	EQUAL(file_sync(file), 0);
-	view = read_pin(0, 100);
+	struct pc_pin view = read_pin(0, 100);
 	struct pc_request *r = begin_fill(file, 0, PAGE);
 	next_call(r);
 	EQUAL(pc_fill_quarantine(r, left), 1);
@@ -328,8 +317,7 @@ TEST(check_kept_buffers_of_pinned_pages)
 	reads_right(0, PAGE);
 	pc_shadow_put(rig.cache, left[0]);
 	pc_drop_clean(file->inode, 0, ALL);
-	EQUAL(view.memory[0], 7);
-	EQUAL(view.memory[99], 0);
+	BYTES_OF(view.memory, {0, 7}, {99, 7});
 	SOUND(&rig);
 	pc_unpin(rig.cache, &view);
 }

@@ -1,7 +1,5 @@
-/*
- * Hits: lock-free reads and writes beside a writer that holds the file, a handle that is closed, a file that is
- * destroyed, a cache that is closed.
- */
+/* Hits: lock-free reads and writes beside a writer that holds the file, a handle that is closed, a file that is destroyed,
+ * a cache that is closed. */
 #include "rig.h"
 
 enum { SIZE = 64 << 10 };
@@ -40,8 +38,7 @@ TEST(check_valid_bytes_are_read_and_the_rest_is_not)
 	EQUAL(pc_hit_size(h), SIZE);
 	EQUAL(pc_inode_hits(file->inode), 3);
 	pc_hit_close(h);
-	struct file *empty = file_open(&rig, SIZE, SIZE);
-	file = empty;
+	file = file_open(&rig, SIZE, SIZE);
 	h = hit_open(true);
 	EQUAL(pc_hit_read(h, 0, to, 1, &marker), (u64)-EAGAIN); /* nothing of it is cached */
 	pc_hit_close(h);

@@ -15,7 +15,7 @@ static void start(u64 max_folio)
 	file = file_open(&rig, 0, ROOM);
 }
 
-/* Hold what the next call of a write has. */
+/* Hold the frames of the next call of a write. */
 static struct hold hold_call(struct pc_request *r)
 {
 	struct hold h;
@@ -24,6 +24,15 @@ static struct hold hold_call(struct pc_request *r)
 	CHECK(h.n && h.n <= SEGS);
 	h.each = r->call_len / h.n;
 	return h;
+}
+
+/* Write that many bytes, and hold them in the call that sends them. */
+static struct hold hold_bytes(u64 max_folio, u64 len, struct pc_request **r)
+{
+	start(max_folio);
+	put(0, len, 'a');
+	*r = hand_over();
+	return hold_call(*r);
 }
 
 static void put_back(const struct hold *h)
@@ -49,10 +58,8 @@ static u64 held(void)
 TEST(check_a_hold_outlives_the_upload_and_keeps_memory)
 {
 	for (int order = 0; order < 4; order++) {
-		start(order & 2 ? 64 << 10 : PAGE);
-		put(0, 64 << 10, 'a');
-		struct pc_request *r = hand_over();
-		struct hold h = hold_call(r);
+		struct pc_request *r;
+		struct hold h = hold_bytes(order & 2 ? 64 << 10 : PAGE, 64 << 10, &r);
 		EQUAL(held(), 64 << 10);
 		CHECK(state_at(file, 0) & PC_F_HELD);
 		if (order & 1) {
@@ -78,35 +85,27 @@ TEST(check_a_hold_outlives_the_upload_and_keeps_memory)
 TEST(check_a_writer_gets_fresh_memory)
 {
 	for (int k = 0; k < 4; k++) {
-		start(k & 2 ? 64 << 10 : PAGE);
-		put(0, 64 << 10, 'a');
-		struct pc_request *r = hand_over();
-		struct hold h = hold_call(r);
+		struct pc_request *r;
+		struct hold h = hold_bytes(k & 2 ? 64 << 10 : PAGE, 64 << 10, &r);
 		if (k & 1)
 			run_write(file, r);
 		put(PAGE, 100, 'b');
 		put(PAGE, 100, 'c');
-		struct pc_counters n;
-		usage(file, &n);
-		EQUAL(n.cow_copies, 1);
+		EQUAL(cache_usage().cow_copies, 1);
 		if (!(k & 1))
 			run_write(file, r);
 		expect_held(&h, 'a');
 		CHECK(held() > 0);
 		put_back(&h);
 		EQUAL(held(), 0);
-		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.bytes[PAGE], 'c');
-		EQUAL(file->store.bytes[PAGE + 100], 'a');
+		SAVES({PAGE, 'c'}, {PAGE + 100, 'a'});
 	}
 }
 
 TEST(check_no_writer_waits_for_memory_that_cannot_be_replaced)
 {
-	start(PAGE);
-	put(0, PAGE, 'a');
-	struct pc_request *r = hand_over();
-	struct hold h = hold_call(r);
+	struct pc_request *r;
+	struct hold h = hold_bytes(PAGE, PAGE, &r);
 	run_write(file, r);
 	struct pc_pin pin = read_pin(0, PAGE);
 	put(0, PAGE, 'b');
@@ -120,10 +119,8 @@ TEST(check_no_writer_waits_for_memory_that_cannot_be_replaced)
 TEST(check_truncate_leaves_held_bytes)
 {
 	for (int k = 0; k < 2; k++) {
-		start(k ? 64 << 10 : PAGE);
-		put(0, 64 << 10, 'a');
-		struct pc_request *r = hand_over();
-		struct hold h = hold_call(r);
+		struct pc_request *r;
+		struct hold h = hold_bytes(k ? 64 << 10 : PAGE, 64 << 10, &r);
 		run_write(file, r);
 		file_truncate(file, PAGE + 10);
 		file_truncate(file, 64 << 10);
@@ -137,14 +134,12 @@ TEST(check_truncate_leaves_held_bytes)
 
 TEST(check_held_memory_is_no_victim_and_comes_back)
 {
-	start(PAGE);
-	put(0, 16 * PAGE, 'a');
-	struct pc_request *r = hand_over();
-	struct hold h = hold_call(r);
+	struct pc_request *r;
+	struct hold h = hold_bytes(PAGE, 16 * PAGE, &r);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
 	static u8 bytes[PAGE];
-	struct file *other = file_open_in(&rig, rig.volume, 8 << 20, 8 << 20, limits_wide());
+	struct file *other = file_open(&rig, 8 << 20, 8 << 20);
 	for (u64 pos = 0; pos < 8 << 20; pos += PAGE)
 		EQUAL(file_read(other, pos, bytes, PAGE), PAGE);
 	EQUAL(held(), 16 * PAGE);
@@ -153,8 +148,6 @@ TEST(check_held_memory_is_no_victim_and_comes_back)
 	put_back(&h);
 	CHECK(state_at(file, 0) & (PC_F_SMALL | PC_F_MAIN)); /* evictable like any other */
 }
-
-/* ---------------------------------------------------------------- threads: holds end while frames leave their folios */
 
 static _Atomic bool stop;
 
@@ -167,28 +160,26 @@ static void *writer(void *unused MAYBE)
 
 static void *truncater(void *unused MAYBE)
 {
-	static u8 byte = 'z';
 	while (!atomic_load(&stop)) {
 		file_truncate(file, draw(8) * PAGE + 5);
-		EQUAL(file_write(file, 8 * PAGE - 1, &byte, 1), 0);
+		put(8 * PAGE - 1, 1, 'z');
 		sched_yield();
 	}
 	return NULL;
 }
 
-static u32 sum_held(const struct hold *h)
+static u64 sum_held(const struct hold *h)
 {
-	u32 sum = 0;
+	struct pc_part parts[SEGS];
 	for (u32 k = 0; k < h->n; k++)
-		for (u64 b = 0; b < h->each; b++)
-			sum = sum * 31 + pc_arena_at(&rig.cache->arena, h->frames[k])[b];
-	return sum;
+		parts[k] = (struct pc_part){.memory = pc_arena_at(&rig.cache->arena, h->frames[k]), .len = h->each};
+	return sum_of(parts, h->n);
 }
 
 /* Held bytes stay unchanged until the holds end, whatever is written in that time. */
 static void expect_still(const struct hold *h)
 {
-	u32 sum = sum_held(h);
+	u64 sum = sum_held(h);
 	for (int k = 0; k < 20; k++)
 		sched_yield();
 	EQUAL(sum_held(h), sum);

@@ -68,6 +68,17 @@ static void set_all(struct model *m, u64 index, u32 order, u32 id, u8 marks)
 	}
 }
 
+/* Erase a folio, whose marks have to be removed first. */
+static void erase(struct pc_inode *i, struct model *m, u64 base, u64 index)
+{
+	u32 order = m->at[index].order;
+	for (int mark = 0; mark < PC_MARKS; mark++)
+		if (m->at[index].marks >> mark & 1)
+			pc_index_mark(i, base + index, order, (enum pc_mark)mark, false);
+	pc_index_erase(i, base + index, order);
+	set_all(m, index, order, 0, 0);
+}
+
 static bool taken(const struct model *m, u64 index, u32 order)
 {
 	for (u64 k = index; k < index + (1u << order); k++)
@@ -97,11 +108,7 @@ static void random_use(u64 base, u32 steps)
 			index = index >> order << order;
 			u8 marks = m.at[index].marks;
 			if (draw(3) == 0) {
-				for (int k = 0; k < PC_MARKS; k++)
-					if (marks >> k & 1)
-						pc_index_mark(i, base + index, order, (enum pc_mark)k, false);
-				pc_index_erase(i, base + index, order);
-				set_all(&m, index, order, 0, 0);
+				erase(i, &m, base, index);
 			} else {
 				u32 mark = (u32)draw(PC_MARKS);
 				bool set = draw(2);
@@ -117,14 +124,8 @@ static void random_use(u64 base, u32 steps)
 	pc_inode_leaf_lock(i);
 	compare(i, &m, base);
 	for (u64 k = 0; k < PAGES; k++)
-		if (m.at[k].id) {
-			for (int mark = 0; mark < PC_MARKS; mark++)
-				if (m.at[k].marks >> mark & 1)
-					pc_index_mark(i, base + k, m.at[k].order, (enum pc_mark)mark, false);
-			u32 order = m.at[k].order;
-			pc_index_erase(i, base + k, order);
-			set_all(&m, k, order, 0, 0);
-		}
+		if (m.at[k].id)
+			erase(i, &m, base, k);
 	EQUAL(atomic_load(&i->root), 0);
 	pc_inode_leaf_unlock(i);
 }
@@ -132,11 +133,7 @@ static void random_use(u64 base, u32 steps)
 TEST(check_random_use_matches_an_array)
 {
 	random_use(0, 40000);
-}
-
-TEST(check_far_offsets_match_an_array_too)
-{
-	random_use((1ull << 51) - PAGES, 8000);
+	random_use((1ull << 51) - PAGES, 8000); /* far offsets */
 	random_use((1ull << 33) - PAGES / 2, 8000); /* across a boundary of high levels */
 }
 
@@ -244,8 +241,6 @@ static u64 metadata_per_page_x100(u64 pages, u32 order)
 TEST(check_metadata_of_a_million_pages_stays_small)
 {
 	u64 small = metadata_per_page_x100(1000000, 0), large = metadata_per_page_x100(1000000 / 16 * 16, 4);
-	printf("metadata per page: %.1f B in 4 KiB folios, %.2f B in 64 KiB folios\n", (double)small / 100,
-	       (double)large / 100);
 	CHECK(small <= 96 * 100);
 	CHECK(large <= 8 * 100);
 }

@@ -6,37 +6,19 @@ static void start(void)
 	open_one(1 << 20, PAGE, 0, 1 << 20, limits_wide());
 }
 
-/* ---------------------------------------------------------------- the inode lock */
-
-TEST(check_shared_and_exclusive_holders_exclude)
-{
-	start();
-	struct pc_inode *i = file->inode;
-	CHECK(pc_inode_lock_try(i, PC_SHARED));
-	CHECK(pc_inode_lock_try(i, PC_SHARED));
-	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
-	pc_inode_lock_release(i, PC_SHARED);
-	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
-	pc_inode_lock_release(i, PC_SHARED);
-	CHECK(pc_inode_lock_try(i, PC_EXCLUSIVE));
-	CHECK(!pc_inode_lock_try(i, PC_SHARED));
-	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
-	pc_inode_lock_release(i, PC_EXCLUSIVE);
-	EQUAL(atomic_load(&i->lock_word), 0);
-}
-
-static bool granted(struct pc_waiter *w)
-{
-	return atomic_load(&w->word) == PC_GRANTED;
-}
-
 /* T-23: in the order of arrival, neighbours that share together; no waiter overtakes. */
 TEST(check_the_queue_is_served_in_order)
 {
 	start();
 	struct pc_inode *i = file->inode;
 	struct pc_waiter s1 = {0}, s2 = {0}, x1 = {0}, s3 = {0}, x2 = {0};
+	CHECK(pc_inode_lock_try(i, PC_SHARED) && pc_inode_lock_try(i, PC_SHARED));
+	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_release(i, PC_SHARED);
+	CHECK(!pc_inode_lock_try(i, PC_EXCLUSIVE));
+	pc_inode_lock_release(i, PC_SHARED);
 	CHECK(pc_inode_lock_try(i, PC_EXCLUSIVE));
+	CHECK(!pc_inode_lock_try(i, PC_SHARED) && !pc_inode_lock_try(i, PC_EXCLUSIVE));
 	pc_inode_lock_enqueue(i, &s1, PC_SHARED);
 	pc_inode_lock_enqueue(i, &s2, PC_SHARED);
 	pc_inode_lock_enqueue(i, &x1, PC_EXCLUSIVE);
@@ -78,8 +60,6 @@ TEST(check_giving_up_answers_whether_the_lock_had_come)
 	pc_inode_lock_release(i, PC_EXCLUSIVE);
 }
 
-/* ---------------------------------------------------------------- the token */
-
 TEST(check_the_token_goes_round_in_order)
 {
 	start();
@@ -102,8 +82,6 @@ TEST(check_the_token_goes_round_in_order)
 	pc_token_release(file->inode);
 	EQUAL(file->inode->token, PC_TOKEN_FREE);
 }
-
-/* ---------------------------------------------------------------- credits */
 
 static void *borrow_credits(void *arg MAYBE)
 {
@@ -140,31 +118,26 @@ TEST(check_a_credit_given_back_moves_the_sequence_without_waiters)
 	CHECK(atomic_load(&rig.volume->returned.seq) != seq);
 }
 
-/* ---------------------------------------------------------------- work of a volume */
-
 TEST(check_urgent_work_goes_first_and_low_work_leaves_a_credit)
 {
+	u32 classes[] = {PC_WORK_READAHEAD, PC_WORK_READAHEAD, PC_WORK_FILL};
+	struct pc_work w;
 	start();
 	struct file *f = file_open(&rig, 1 << 20, 1 << 20);
 	pc_volume_set_inflight(rig.volume, 2);
-	struct pc_work first;
-	struct pc_request *r = begin_fill(f, 0, PAGE);
-	pc_fill_submit(r, PC_WORK_READAHEAD);
-	r = begin_fill(f, PAGE, PAGE);
-	pc_fill_submit(r, PC_WORK_READAHEAD);
-	r = begin_fill(f, 2 * PAGE, PAGE);
-	pc_fill_submit(r, PC_WORK_FILL);
+	for (u64 k = 0; k < 3; k++)
+		pc_fill_submit(begin_fill(f, k * PAGE, PAGE), classes[k]);
 	EQUAL(file_write(file, 0, "x", 1), 0);
 	CHECK(pc_pass_background(file->inode, PAGE, false));
 	pc_job_push(rig.volume, PC_WORK_NAMES);
 	next_work(PC_WORK_JOB);
-	first = next_work(PC_WORK_REQUEST);
-	EQUAL(first.cls, PC_WORK_FILL);
-	do_work(rig.volume, &first);
-	pc_work_next(rig.volume, &first);
-	EQUAL(first.cls, PC_WORK_BACKGROUND);
+	w = next_work(PC_WORK_REQUEST);
+	EQUAL(w.cls, PC_WORK_FILL);
+	do_work(rig.volume, &w);
+	pc_work_next(rig.volume, &w);
+	EQUAL(w.cls, PC_WORK_BACKGROUND);
 	next_work(PC_WORK_NONE); /* the last credit is for more urgent work */
-	do_work(rig.volume, &first);
+	do_work(rig.volume, &w);
 	work_all(rig.volume);
 	EQUAL(rig.volume->low_running, 0);
 	pc_volume_stop(rig.volume);
@@ -237,8 +210,7 @@ TEST(check_a_caller_leaves_a_commit_with_other_work_to_a_thread)
 	CHECK(pc_work_next_own(file->inode, &w));
 	EQUAL(w.kind, PC_WORK_COMMITTING);
 	EQUAL(pc_commit_begin(file->inode, true), -EAGAIN);
-	pc_inode_user_put(file->inode);
-	pc_work_end(rig.volume, &w);
+	end_work(&w);
 	pc_work_own_end(file->inode, outer);
 	CHECK(woken() != before);
 	EQUAL(file->store.commits, 0);

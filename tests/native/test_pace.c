@@ -22,9 +22,8 @@ static struct {
 	u64 latency; /* ns */
 	double bandwidth, each; /* bytes per ns */
 	u64 now, passed, most, flying, reads;
-	u32 nr, most_nr;
+	u32 nr;
 	struct flight flights[FLIGHTS];
-	bool hang_first;
 } line;
 
 static u8 bytes[MIB];
@@ -39,7 +38,7 @@ static void set_line(u64 latency_ms, u64 mb_s, u64 each_mb_s)
 static void open_line(u64 capacity, u64 size, u32 max_inflight, u64 max_read)
 {
 	memset(&line, 0, sizeof(line));
-	open_one(capacity, 64 << 10, 0, 0, limits_with((struct pc_limits){.max_read = max_read}));
+	open_one(capacity, 64 << 10, 0, 0, LIMITS(.max_read = max_read));
 	pc_volume_set_inflight(rig.volume, max_inflight);
 	pc_inode_set_sizes(file->inode, size, size);
 	line.now = SEC;
@@ -60,7 +59,6 @@ static void begin_calls(void)
 		line.flying += f->len;
 		line.reads++;
 		line.most = pc_max(line.most, line.flying);
-		line.most_nr = (u32)pc_max(line.most_nr, line.nr);
 	}
 	EQUAL(w.kind, PC_WORK_NONE);
 }
@@ -154,36 +152,19 @@ static u32 read_for(struct pc_readahead *ra, u64 *pos, u64 piece, u64 ms)
 	double flying = 0;
 	for (u32 k = 0; k < line.nr; k++)
 		flying += (double)line.flights[k].len - line.flights[k].left;
-	line.most = line.most_nr = 0;
+	line.most = 0;
 	while (line.now < end && *pos + piece <= pc_inode_size(file->inode))
 		*pos += read_some(ra, *pos, piece, end);
 	double carried = (double)(line.passed - passed) - flying;
 	for (u32 k = 0; k < line.nr; k++)
 		carried += (double)line.flights[k].len - line.flights[k].left;
-	u32 busy = (u32)(carried * 1000 / (line.bandwidth * (double)(line.now - began)));
-	if (getenv("PACE"))
-		fprintf(stderr,
-			"%5llu ms: busy %4u, reads %4llu, in flight %2u, %5.1f MiB; window %5.1f request %4.1f "
-			"call %llu ms rate %llu flat %u draining %d\n",
-			(unsigned long long)((line.now - SEC) / MS), busy, (unsigned long long)line.reads, line.most_nr,
-			(double)line.most / MIB, (double)pc_pace_window(rig.volume) / MIB,
-			(double)pc_request_size(file->inode, 1ull << 30) / MIB,
-			(unsigned long long)(rig.volume->pace.call_ns / MS),
-			(unsigned long long)(pc_max(rig.volume->pace.rates[0], rig.volume->pace.rates[1]) / 1000000),
-			rig.volume->pace.flat, rig.volume->pace.drains_ns != 0);
-	return busy;
+	return (u32)(carried * 1000 / (line.bandwidth * (double)(line.now - began)));
 }
 
 static void finish(void)
 {
 	while (line.nr || rig.volume->nr_work[PC_WORK_READAHEAD])
 		pass(line.now + 100 * SEC);
-}
-
-static void report(const char *text)
-{
-	if (getenv("PACE"))
-		fprintf(stderr, "--- %s\n", text);
 }
 
 /* A stream leaves at most a tenth of the line idle, with an eighth of the cache in flight; less where that, or the 16
@@ -197,13 +178,9 @@ TEST(check_a_stream_keeps_its_line_busy)
 		{1, 1000, 0, MIB, 950, 32},      {20, 1000, 0, 64 << 10, 930, 96},   {50, 1000, 0, MIB, 900, 128},
 		{20, 1000, 80, MIB, 820, 128},   {50, 1000, 80, 64 << 10, 700, 128}, {1, 1, 0, 64 << 10, 950, 8},
 	};
-	char text[80];
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
 		set_line(rows[k].latency, rows[k].mb_s, rows[k].each);
-		snprintf(text, sizeof(text), "%u ms, %u MB/s, each %u", (u32)rows[k].latency, (u32)rows[k].mb_s,
-			 (u32)rows[k].each);
-		report(text);
 		struct pc_readahead ra = {.max = UINT32_MAX};
 		u64 pos = 0;
 		read_for(&ra, &pos, rows[k].piece, 4000);
@@ -225,7 +202,6 @@ static u64 window_after(struct pc_readahead *ra, u64 *pos, u64 ms)
 TEST(check_windows_follow_the_line)
 {
 	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
-	report("changes");
 	struct pc_readahead ra = {.max = UINT32_MAX};
 	u64 pos = 0;
 	set_line(1, 1000, 0);
@@ -253,7 +229,6 @@ TEST(check_windows_follow_the_line)
 TEST(check_short_readers_fetch_little_more)
 {
 	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
-	report("short");
 	set_line(20, 1000, 0);
 	struct pc_readahead warm = {.max = UINT32_MAX}, ra = {.max = UINT32_MAX};
 	u64 pos = 1ull << 30;
@@ -275,7 +250,6 @@ TEST(check_short_readers_fetch_little_more)
 TEST(check_a_hanging_call_does_not_stop_other_streams)
 {
 	open_line(1ull << 30, 64ull << 30, 16, 8 << 20);
-	report("hang");
 	set_line(20, 100, 0);
 	struct pc_readahead one = {.max = UINT32_MAX}, other = {.max = UINT32_MAX};
 	u64 at = 0, pos = 32ull << 30;
@@ -308,10 +282,6 @@ TEST(check_a_file_takes_few_calls)
 		u64 began = line.now;
 		for (u64 pos = 0; pos < 256 << 20;)
 			pos += read_some(&ra, pos, rows[k].piece, ALL);
-		if (getenv("PACE"))
-			fprintf(stderr, "%u ms, %u MB/s, calls of %u MiB: %u reads, %u ms\n", (u32)rows[k].latency,
-				(u32)rows[k].mb_s, (u32)rows[k].max_read, (u32)line.reads,
-				(u32)((line.now - began) / MS));
 		CHECK(line.reads <= rows[k].reads);
 		CHECK(line.now - began <= rows[k].ms * MS);
 		EQUAL(line.passed, 256 << 20);
@@ -333,8 +303,6 @@ TEST(check_a_long_read_takes_the_calls_that_pay)
 			struct pc_readahead ra = {0};
 			reads = line.reads;
 			EQUAL(read_some(&ra, n * (100ull << 20), 28 << 20, ALL), 28 << 20);
-			if (getenv("PACE"))
-				fprintf(stderr, "%u ", (u32)(line.reads - reads));
 		}
 		CHECK(line.reads - reads >= rows[k].least && line.reads - reads <= rows[k].most);
 		finish();

@@ -8,9 +8,8 @@ static u8 valid[BYTES];
 static struct pc_folio *folio_of(u32 order)
 {
 	struct pc_folio *f;
-	if (!rig.cache) {
+	if (!rig.cache)
 		open_one(16 << 20, BYTES, BYTES, 0, limits_wide());
-	}
 	EQUAL(pc_folio_create(file->inode, 0, order, 0, 0, &f), 0);
 	EQUAL(pc_folio_order(f), order);
 	EQUAL(pc_folio_ext_ensure(rig.cache, f), 0);

@@ -11,46 +11,41 @@ static void start(u64 max_folio)
 	EQUAL(file_read(file, 0, got, SIZE), SIZE);
 }
 
-static void right(u64 pos, u64 len)
+static void right(const u8 *bytes, u64 pos, u64 len)
 {
 	for (u64 k = 0; k < len; k++)
-		EQUAL(got[k], first_byte(pos + k));
+		EQUAL(bytes[k], first_byte(pos + k));
 }
 
-/* ---------------------------------------------------------------- threads held at a point */
+static u8 taken[PAGE];
+static struct pc_need need;
 
-static struct job {
-	int64_t result;
-	struct pc_need need;
-	u8 bytes[8192];
-} j;
+THREAD_OF(read_page_two, pc_read(file->inode, 2 * PAGE, taken, PAGE, &need))
+THREAD_OF(read_all, pc_read(file->inode, 0, got, SIZE, &need))
 
-static void *read_once(void *arg MAYBE)
+/* A reader stops at this point. */
+static pthread_t reader_at(const char *point)
 {
-	memset(j.bytes, 0xee, sizeof(j.bytes));
-	j.result = pc_read(file->inode, 8192, j.bytes, 4096, &j.need);
-	return NULL;
+	memset(taken, 0xee, PAGE);
+	return held_at(point, read_page_two, NULL);
 }
 
-/* ---------------------------------------------------------------- locks */
-
-static void *read_all(void *arg MAYBE)
+/* It goes on. Return: the number of bytes it has got. */
+static u64 reader_ends(const char *point, pthread_t t)
 {
-	struct pc_need need = {0};
-	return (void *)(uintptr_t)pc_read(file->inode, 0, got, SIZE, &need);
+	return (uintptr_t)let_go(point, t);
 }
 
 /* T-06: other threads hold every lock of the inode while it is read. */
 TEST(check_a_reader_passes_every_lock_of_the_inode)
 {
-	u64 folios[] = {PAGE, 64 << 10};
-	for (u32 k = 0; k < 2; k++) {
-		start(folios[k]);
+	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
+		start(folio);
 		EQUAL(file_write(file, 5000, got + 5000, 100), 0); /* dirty as well */
 		struct pc_request *r = hand_over(); /* in flight, the token taken */
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_invalidate_lock(file->inode), 0);
-		for (u64 pos = 0; pos < SIZE; pos += pc_folio_bytes(rig.cache, folio_at(file, pos)))
+		for (u64 pos = 0; pos < SIZE; pos += folio)
 			CHECK(pc_folio_trylock(folio_at(file, pos)));
 		pc_leaf_lock(&rig.cache->queue_lock, PC_LEVEL_QUEUE - 1); /* the level does not matter to this test */
 		CHECK(pc_leaf_trylock(&file->inode->leaf, PC_LEVEL_INODE));
@@ -61,11 +56,11 @@ TEST(check_a_reader_passes_every_lock_of_the_inode)
 		pthread_create(&t, NULL, read_all, NULL);
 		pthread_join(t, &n);
 		EQUAL((u64)(uintptr_t)n, SIZE);
-		right(0, SIZE);
+		right(got, 0, SIZE);
 		pc_leaf_unlock(&rig.cache->arena.lock, PC_LEVEL_FRAME);
 		pc_inode_leaf_unlock(file->inode);
 		pc_leaf_unlock(&rig.cache->queue_lock, PC_LEVEL_QUEUE - 1);
-		for (u64 pos = 0; pos < SIZE; pos += pc_folio_bytes(rig.cache, folio_at(file, pos)))
+		for (u64 pos = 0; pos < SIZE; pos += folio)
 			pc_folio_unlock(rig.cache, folio_at(file, pos));
 		pc_invalidate_unlock(file->inode);
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
@@ -73,70 +68,58 @@ TEST(check_a_reader_passes_every_lock_of_the_inode)
 	}
 }
 
-/* ---------------------------------------------------------------- T-07: removed and recycled between lookup and copy */
-
-static void fill_the_cache_with(struct file *other)
-{
-	static u8 bytes[1 << 20];
-	EQUAL(file_read(other, 0, bytes, 1 << 20), 1 << 20);
-}
-
+/* T-07: what is read is removed and used again between look-up and copy. */
 TEST(check_a_reader_never_sees_the_bytes_of_another_object)
 {
+	static u8 bytes[1 << 20];
 	for (int way = 0; way < 3; way++) {
 		start(PAGE);
 		struct file *other = file_open(&rig, 1 << 20, 1 << 20);
 		memset(other->store.bytes, 0xaa, 1 << 20);
-		pthread_t t = held_at("read_before_copy", read_once, NULL);
-		if (way == 0)
-			fill_the_cache_with(other); /* evicted; frame and descriptor carry other bytes now */
+		pthread_t t = reader_at("read_before_copy");
+		if (way == 0) /* evicted; frame and descriptor carry other bytes now */
+			EQUAL(file_read(other, 0, bytes, 1 << 20), 1 << 20);
 		if (way == 1)
 			pc_drop_clean(file->inode, 0, ALL); /* poisoned */
 		if (way == 2)
 			file_truncate(file, 0);
-		let_go("read_before_copy", t);
 		/* Detected: none of it may be in the buffer. */
-		EQUAL(j.result, 0);
-		EQUAL(j.need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
-		for (u32 k = 0; k < 4096; k++)
-			CHECK(j.bytes[k] == 0 || j.bytes[k] == 0xee);
+		EQUAL(reader_ends("read_before_copy", t), 0);
+		EQUAL(need.kind, way == 2 ? PC_NEED_NOTHING : PC_NEED_FILL);
+		for (u32 k = 0; k < PAGE; k++)
+			CHECK(taken[k] == 0 || taken[k] == 0xee);
 	}
 }
 
 TEST(check_a_reader_follows_the_folio_to_its_new_frame)
 {
 	start(PAGE);
-	EQUAL(file_write(file, 8192, "old", 3), 0);
+	put(2 * PAGE, 3, 'o');
 	struct pc_request *r = hand_over();
-	pthread_t t = held_at("read_before_copy", read_once, NULL);
-	EQUAL(file_write(file, 8192, "new", 3), 0); /* copy on conflict: the call keeps the old frame */
+	pthread_t t = reader_at("read_before_copy");
+	put(2 * PAGE, 3, 'n'); /* copy on conflict: the call keeps the old frame */
 	run_write(file, r);
-	let_go("read_before_copy", t);
-	EQUAL(j.result, 4096);
-	CHECK(memcmp(j.bytes, "new", 3) == 0);
-	CHECK(memcmp(file->store.bytes + 8192, "old", 3) == 0);
+	EQUAL(reader_ends("read_before_copy", t), PAGE);
+	CHECK(memcmp(taken, "nnn", 3) == 0);
+	CHECK(memcmp(file->store.bytes + 2 * PAGE, "ooo", 3) == 0);
 }
 
 /* The size is checked after the copy: zeros of a cut tail are never returned as data. */
 TEST(check_a_reader_sees_the_size_of_the_bytes_it_copied)
 {
+	struct {
+		const char *point;
+		u64 left;
+	} rows[] = {{"read_before_copy", 1000}, {"read_before_size", 0}};
 	start(PAGE);
-	pthread_t t = held_at("read_before_copy", read_once, NULL);
-	file_truncate(file, 8192 + 1000);
-	let_go("read_before_copy", t);
-	EQUAL(j.result, 1000);
-	memcpy(got, j.bytes, 1000);
-	right(8192, 1000);
-	EQUAL(j.need.kind, PC_NEED_NOTHING);
-
-	t = held_at("read_before_size", read_once, NULL);
-	file_truncate(file, 8192);
-	let_go("read_before_size", t);
-	EQUAL(j.result, 0);
-	EQUAL(j.need.kind, PC_NEED_NOTHING);
+	for (u32 k = 0; k < 2; k++) {
+		pthread_t t = reader_at(rows[k].point);
+		file_truncate(file, 2 * PAGE + rows[k].left);
+		EQUAL(reader_ends(rows[k].point, t), rows[k].left);
+		right(taken, 2 * PAGE, rows[k].left);
+		EQUAL(need.kind, PC_NEED_NOTHING);
+	}
 }
-
-/* ---------------------------------------------------------------- valid and invalid bytes */
 
 /* Valid bytes need no request. A read ends at the first missing byte, which it names, and at the end of the file. */
 TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
@@ -150,7 +133,6 @@ TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
 		{SIZE, 1, 0, 0},        {UINT64_MAX - 1, 1, 0, 0},
 		{SIZE - 5, 100, 5, 0},  {0, 0, 0, 0},
 	};
-	struct pc_need need = {0};
 	start(PAGE);
 	pc_drop_clean(file->inode, DROPPED, DROPPED + PAGE);
 	EQUAL(file_write(file, WRITTEN, "abcdef", 6), 0);
@@ -175,7 +157,6 @@ TEST(check_valid_bytes_are_read_and_the_first_missing_one_is_named)
 
 TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 {
-	struct pc_need need = {0};
 	start(16 << 10);
 	EQUAL(file_write(file, 4096, got + 4096, 4096), 0);
 	struct pc_folio *f = folio_at(file, 0);
@@ -195,13 +176,11 @@ TEST(check_stale_bytes_satisfy_no_read_but_local_ones_do)
 
 TEST(check_local_bytes_are_laid_over_what_storage_says)
 {
-	static u8 bytes[40000], over[40000];
-	u64 folios[] = {PAGE, 64 << 10};
-	for (u32 k = 0; k < 2; k++) {
-		start(folios[k]);
-		memset(bytes, 'm', sizeof(bytes));
-		EQUAL(file_write(file, 5000, bytes, 10), 0);
-		EQUAL(file_write(file, 9000, bytes, 20000), 0);
+	static u8 over[40000];
+	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
+		start(folio);
+		put(5000, 10, 'm');
+		put(9000, 20000, 'm');
 		pc_invalidate_range(file->inode, 0, ALL);
 		memset(over, '?', sizeof(over));
 		EQUAL(pc_read_local(file->inode, 3000, over, 30000, NULL), 8192 - 4096 + 28672 + 4096 - 8192);

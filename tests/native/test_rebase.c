@@ -1,7 +1,5 @@
-/*
- * Another version in storage: local bytes lie over it, others are dropped, all acknowledged bytes are dirty again
- * (contract 2.19); and the engine's own work under the token.
- */
+/* Another version in storage: local bytes lie over it, others are dropped, all acknowledged bytes are dirty again (contract
+ * 2.19). */
 #include "rig.h"
 
 enum { BLOCKS = 16, ROOM = BLOCKS * PAGE };
@@ -38,8 +36,7 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 	EQUAL(usage(file, NULL).dirty, 2 * PAGE);
 	for (u64 block = 0; block < BLOCKS; block++)
 		EQUAL(byte_at(block * PAGE), block == 2 ? 2 : block == 4 ? 3 : 9);
-	EQUAL(committed(2 * PAGE), 2);
-	EQUAL(file->store.stable[3 * PAGE], 9);
+	SAVES({2 * PAGE, 2}, {3 * PAGE, 9});
 }
 
 static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
@@ -50,12 +47,7 @@ static void check_the_zeros_behind_the_old_end_are_not_local(u64 max_folio)
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
 	EQUAL(pc_inode_size(file->inode), 5 * PAGE);
-	EQUAL(byte_at(PAGE), 1);
-	EQUAL(byte_at(PAGE + 10), 2);
-	EQUAL(byte_at(PAGE + 99), 1);
-	EQUAL(byte_at(PAGE + 100), 9);
-	EQUAL(byte_at(3 * PAGE), 9);
-	EQUAL(byte_at(0), 9);
+	SEES({PAGE, 1}, {PAGE + 10, 2}, {PAGE + 99, 1}, {PAGE + 100, 9}, {3 * PAGE, 9}, {0, 9});
 }
 
 /* All extents of the folio are taken: the cut needs one more. */
@@ -70,14 +62,9 @@ TEST(check_the_zeros_are_cut_off_beside_a_full_set_of_extents)
 		put(block * PAGE + 50, 1, 3);
 	replace_storage(9, 16 * PAGE);
 	rebase(16 * PAGE, false);
-	SOUND(&rig);
-	EQUAL(byte_at(15 * PAGE + 99), 2);
-	EQUAL(byte_at(15 * PAGE + 100), 9);
+	SEES({15 * PAGE + 99, 2}, {15 * PAGE + 100, 9});
 	put(50 * 2, 1, 4); /* with a fill, since no writer has an extent */
-	EQUAL(committed(15 * PAGE + 99), 2);
-	EQUAL(file->store.stable[15 * PAGE + 100], 9);
-	EQUAL(file->store.stable[50], 3);
-	EQUAL(file->store.stable[51], 9);
+	SAVES({15 * PAGE + 99, 2}, {15 * PAGE + 100, 9}, {50, 3}, {51, 9});
 }
 
 /* A fill holds the folio: it cuts the zeros off when it unlocks. */
@@ -91,15 +78,11 @@ TEST(check_zeros_that_a_fill_held_are_not_local_either)
 	replace_storage(9, 5 * PAGE);
 	rebase(5 * PAGE, false);
 	EQUAL(run_fill(file, r), 0);
-	EQUAL(committed(PAGE + 10), 2);
-	EQUAL(file->store.stable[PAGE + 99], 1);
-	EQUAL(file->store.stable[PAGE + 100], 9);
-	EQUAL(byte_at(PAGE + 100), 9);
-	EQUAL(byte_at(3 * PAGE), 9);
+	SAVES({PAGE + 10, 2}, {PAGE + 99, 1}, {PAGE + 100, 9});
+	SEES({PAGE + 100, 9}, {3 * PAGE, 9});
 }
 
-/* The fill fails and its folio goes: a later folio of that place has no zeros to cut off, and keeps what is written to
- * it. */
+/* The fill fails and its folio goes: a later folio of that place has no zeros to cut off, and keeps written bytes. */
 TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 {
 	start(100, 8 * PAGE);
@@ -110,9 +93,8 @@ TEST(check_zeros_are_forgotten_with_the_fill_that_held_them)
 	EQUAL(fill_range(file, 0, 5 * PAGE), 0);
 	put(3 * PAGE, PAGE, 2);
 	pc_invalidate_range(file->inode, 0, 5 * PAGE);
-	EQUAL(byte_at(3 * PAGE), 2);
-	EQUAL(committed(3 * PAGE), 2);
-	EQUAL(byte_at(0), 9);
+	SEES({3 * PAGE, 2}, {0, 9});
+	SAVES({3 * PAGE, 2});
 }
 
 TEST(check_the_file_ends_with_the_new_version_or_the_last_local_byte)
@@ -156,35 +138,14 @@ static void check_everything_is_dirty_only_if_everything_is_there(u64 max_folio)
 {
 	start(3 * PAGE + 7, max_folio);
 	EQUAL(fill_range(file, 0, PAGE), 0);
-	take_token(file);
-	bool all = pc_dirty_all(file->inode);
-	pc_token_release(file->inode);
 	if (max_folio == PAGE) {
-		CHECK(!all);
+		WITH_TOKEN(CHECK(!pc_dirty_all(file->inode)));
 		EQUAL(usage(file, NULL).dirty, 0);
 	}
 	EQUAL(fill_range(file, 0, 3 * PAGE + 7), 0);
 	WITH_TOKEN(CHECK(pc_dirty_all(file->inode)));
 	EQUAL(usage(file, NULL).dirty, 4 * PAGE);
-	EQUAL(committed(3 * PAGE), 1);
-}
-
-TEST(check_work_under_the_token_runs_without_anything_to_commit)
-{
-	start(PAGE, PAGE);
-	pc_settle_start(file->inode);
-	struct pc_work w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode, false));
-	pc_settle_start(file->inode); /* asked for again while it runs: not lost */
-	u64 commits = file->inode->counters.commits;
-	EQUAL(commits, 0);
-	pc_commit_end(file->inode, false, true);
-	pc_inode_user_put(w.inode);
-	w = next_work(PC_WORK_COMMITTING);
-	CHECK(pc_commit_begin(file->inode, false));
-	pc_commit_end(file->inode, false, true);
-	pc_inode_user_put(w.inode);
-	next_work(PC_WORK_NONE);
+	SAVES({3 * PAGE, 1});
 }
 
 THREAD(write_beyond_the_end, put(2 * PAGE, 2 * PAGE + 100, 7))
@@ -201,12 +162,8 @@ TEST_OF_FIX("rebase_sees_extension", check_a_rebase_keeps_what_was_extended_besi
 	let_go("write_before_copy", writer);
 	let_go("passer_by_met", rebaser);
 	EQUAL(pc_inode_size(file->inode), 4 * PAGE + 100);
-	SOUND(&rig);
-	EQUAL(file_sync(file), 0);
+	SAVES({4 * PAGE, 7}, {2 * PAGE, 7}, {PAGE, 9});
 	EQUAL(file->store.size, 4 * PAGE + 100);
-	EQUAL(file->store.stable[4 * PAGE], 7);
-	EQUAL(file->store.stable[2 * PAGE], 7);
-	EQUAL(file->store.stable[PAGE], 9);
 }
 
 TEST(check_one_page_and_large_folios)

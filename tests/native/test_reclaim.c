@@ -15,6 +15,19 @@ static void touch(u64 page)
 	EQUAL(file_read(file, page * PAGE, bytes, PAGE), PAGE);
 }
 
+static void touch_all(u64 from, u64 to)
+{
+	for (u64 k = from; k < to; k++)
+		touch(k);
+}
+
+/* Write some bytes of the first pages. */
+static void dirty(u64 pages, u64 len)
+{
+	for (u64 k = 0; k < pages; k++)
+		EQUAL(file_write(file, k * PAGE, bytes, len), 0);
+}
+
 static u32 nr_cached(u64 from, u64 to)
 {
 	u32 nr = 0;
@@ -27,10 +40,8 @@ static u32 nr_cached(u64 from, u64 to)
 static u32 hit_and_scan(u64 hit, u64 from, u64 to)
 {
 	for (int times = 0; times < 4; times++)
-		for (u64 k = 0; k < hit; k++)
-			touch(k);
-	for (u64 k = from; k < to; k++)
-		touch(k);
+		touch_all(0, hit);
+	touch_all(from, to);
 	return nr_cached(0, hit);
 }
 
@@ -51,16 +62,14 @@ TEST(check_the_work_of_a_call_is_bounded)
 				pins[k] = read_pin(k * PAGE, 1);
 		}
 		EQUAL(cache_usage().used, N * PAGE);
-		u64 before = cache_usage().evict_examined;
-		bool freed = pc_reclaim(rig.cache, 1) > 0;
-		EQUAL(freed, state != 2 && state != 3);
-		u64 examined = cache_usage().evict_examined - before;
-		if (state < 2)
-			CHECK(examined <= 64); /* even when everything was hit */
+		for (int again = 0; again <= 1; again++) {
+			u64 before = cache_usage().evict_examined;
+			bool freed = pc_reclaim(rig.cache, 1) > 0;
+			EQUAL(freed, state != 2 && state != 3);
+			if (again || state < 2) /* even when everything was hit; local or pinned folios are met once */
+				CHECK(cache_usage().evict_examined - before <= 64);
+		}
 		CHECK(cache_usage().evict_examined_max <= 64);
-		before = cache_usage().evict_examined;
-		pc_reclaim(rig.cache, 1);
-		CHECK(cache_usage().evict_examined - before <= 64); /* local or pinned folios are met once */
 		SOUND(&rig);
 		for (u64 k = 0; state == 3 && k < N; k++)
 			pc_unpin(rig.cache, &pins[k]);
@@ -70,22 +79,17 @@ TEST(check_the_work_of_a_call_is_bounded)
 TEST(check_local_and_pinned_pages_stay)
 {
 	start(64, 4 << 20);
-	struct pc_pin pin;
-	for (u64 k = 0; k < 20; k++)
-		EQUAL(file_write(file, k * PAGE, bytes, 100), 0);
+	dirty(20, 100);
 	touch(30);
-	pin = read_pin(30 * PAGE, 1);
+	struct pc_pin pin = read_pin(30 * PAGE, 1);
 	struct pc_request *r; /* some in flight, some unstable, some dirty */
 	pc_flush_start(file->inode, ALL, 0, 5 * PAGE);
-	while (pc_write_next(file->inode, &r) == 1)
+	while ((r = next_write()))
 		run_write(file, r);
 	pc_flush_start(file->inode, ALL, 5 * PAGE, 10 * PAGE);
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	for (u64 k = 100; k < 1000; k++)
-		touch(k);
-	for (u64 k = 0; k < 20; k++)
-		CHECK(cached(k));
-	CHECK(cached(30));
+	r = next_write();
+	touch_all(100, 1000);
+	EQUAL(nr_cached(0, 20) + nr_cached(30, 31), 21);
 	EQUAL(pin.memory[0], first_byte(30 * PAGE));
 	EQUAL(usage(file, NULL).local, 20 * PAGE);
 	run_write(file, r);
@@ -94,9 +98,7 @@ TEST(check_local_and_pinned_pages_stay)
 	for (u64 k = 100; k < 1000; k++)
 		for (int hit = 0; hit < 3; hit++) /* they replace what is not hit */
 			touch(k);
-	for (u64 k = 0; k < 20; k++) /* clean now: like all the others, they came back on a queue */
-		CHECK(!cached(k));
-	CHECK(!cached(30));
+	EQUAL(nr_cached(0, 31), 0); /* clean now: like all the others, they came back on a queue */
 }
 
 /* A page that becomes clean while reclaim takes it off its queue is not lost. */
@@ -106,8 +108,7 @@ TEST(check_pages_that_become_clean_are_found_again)
 {
 	for (int round = 0; round < 150; round++) {
 		start(256, 1 << 20);
-		for (u64 k = 0; k < 200; k++)
-			EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
+		dirty(200, PAGE);
 		pthread_t t;
 		pthread_create(&t, NULL, clean_all, NULL);
 		u32 freed = 0;
@@ -129,8 +130,7 @@ TEST(check_hit_pages_survive_a_scan)
 TEST(check_pages_that_come_back_soon_are_remembered)
 {
 	start(256, 8 << 20);
-	for (u64 k = 0; k < 800; k++)
-		touch(k);
+	touch_all(0, 800);
 	CHECK(!cached(740));
 	touch(740); /* seen recently: straight to the main queue */
 	CHECK(state_at(file, 740 * PAGE) & PC_F_MAIN);
@@ -145,15 +145,14 @@ TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
 	start(256, 1 << 20);
 	struct pc_volume *v = volume_open(&rig);
 	struct file *other = file_open_in(&rig, v, 4 << 20, 4 << 20, limits_wide());
-	for (u64 k = 0; k < 200; k++)
-		EQUAL(file_write(file, k * PAGE, bytes, PAGE), 0);
+	dirty(200, PAGE);
 	struct pc_request *r = hand_over(); /* its answer does not come */
 	for (u64 k = 0; k < 1000; k++)
 		EQUAL(file_read(other, k * PAGE, bytes, PAGE), PAGE);
 	run_write(file, r);
 	EQUAL(file_sync(file), 0);
-	CHECK(pc_leaf_trylock(&file->inode->leaf,
-			      PC_LEVEL_INODE)); /* another thread holds its leaf lock: its pages are skipped */
+	/* Another thread holds its leaf lock: its pages are skipped. */
+	CHECK(pc_leaf_trylock(&file->inode->leaf, PC_LEVEL_INODE));
 	for (int k = 0; k < 20; k++)
 		pc_reclaim(rig.cache, 1);
 	pc_inode_leaf_unlock(file->inode);
@@ -172,10 +171,8 @@ TEST_OF_FIX("reclaim_never_waits", check_a_stuck_file_stops_no_other_file)
 TEST(check_capacity_shrinks_to_what_is_local)
 {
 	start(1024, 8 << 20);
-	for (u64 k = 0; k < 1000; k++)
-		touch(k);
-	for (u64 k = 0; k < 100; k++)
-		EQUAL(file_write(file, k * PAGE, bytes, 1), 0);
+	touch_all(0, 1000);
+	dirty(100, 1);
 	EQUAL(pc_cache_resize(rig.cache, 50 * PAGE), (u64)-EBUSY);
 	EQUAL(cache_usage().capacity, 1024 * PAGE);
 	EQUAL(usage(file, NULL).local, 100 * PAGE);
@@ -187,8 +184,7 @@ TEST(check_capacity_shrinks_to_what_is_local)
 	CHECK(cache_usage().used <= 16 * PAGE);
 	touch(1500);
 	EQUAL(pc_cache_resize(rig.cache, 4096ull * PAGE), 0);
-	for (u64 k = 0; k < 2000; k++)
-		touch(k);
+	touch_all(0, 2000);
 	EQUAL(cache_usage().used, 2000 * PAGE);
 	EQUAL(pc_cache_resize(rig.cache, 1ull << 50), (u64)-EINVAL);
 }
@@ -218,8 +214,7 @@ TEST_OF_FIX("a_stuck_queue_gives_way", check_folios_being_filled_do_not_hide_the
 	start(N, 4 << 20);
 	for (u64 k = 0; k < 60; k++) /* folios read more than once are kept, on the main queue */
 		touch(k % 20);
-	for (u64 k = 60; k < 100; k++)
-		touch(k);
+	touch_all(60, 100);
 	pc_drop_clean(file->inode, 20 * PAGE, ALL);
 	EQUAL(rig.cache->main.pages, 20);
 	EQUAL(rig.cache->small.pages, 0);
@@ -233,18 +228,15 @@ TEST_OF_FIX("a_stuck_queue_gives_way", check_folios_being_filled_do_not_hide_the
 TEST(check_folios_read_once_go_first)
 {
 	start(100, 4 << 20);
-	for (u64 k = 0; k < 80; k++)
-		touch(k);
+	touch_all(0, 80);
 	for (u64 k = 80; k < 100; k++)
 		for (u64 part = 0; part < 4; part++) {
 			EQUAL(file_read(file, k * PAGE + part * 1024, bytes, 1024), 1024);
 			pc_reclaim_soon(file->inode, k * PAGE + part * 1024, k * PAGE + (part + 1) * 1024);
 		}
-	for (u64 k = 90; k < 95; k++) /* another reader uses these */
-		for (int hit = 0; hit < 3; hit++)
-			touch(k);
-	for (u64 k = 200; k < 215; k++)
-		touch(k);
+	for (int hit = 0; hit < 3; hit++)
+		touch_all(90, 95); /* another reader uses these */
+	touch_all(200, 215);
 	for (u64 k = 0; k < 100; k++)
 		EQUAL(cached(k), k < 80 || (k >= 90 && k < 95));
 	pc_reclaim_soon(file->inode, 0, 10); /* not read to the end of the page */
@@ -286,23 +278,17 @@ TEST(check_readahead_folios_stay_until_they_are_read)
 	CHECK(nr_cached(0, 850) + 2 * 125 >= hit);
 }
 
-/* Earlier caching is no use of a readahead folio: on the main queue it would go before folios that were read twice. */
-TEST(check_so_do_folios_that_come_back_soon)
+TEST(check_readahead_folios_stay_however_often_others_are_read)
 {
 	for (u32 reads = 1; reads <= 3; reads++) {
+		/* Earlier caching is no use of a readahead folio: on the main queue it would go before folios that were
+		 * read twice. */
 		start(1000, 16 << 20);
 		for (int hit = 0; hit < 2; hit++)
-			for (u64 k = 0; k < 1500; k++)
-				touch(k);
+			touch_all(0, 1500);
 		read_in_windows(0, 1500, 125, reads);
 		read_in_windows(0, 1500, 125, reads);
-	}
-}
-
-/* There is no main queue yet, and read folios move there, so probation holds only the readahead ones. */
-TEST(check_so_it_does_while_the_cache_fills)
-{
-	for (u32 reads = 1; reads <= 3; reads++) {
+		/* There is no main queue yet, and read folios move there, so probation holds only the readahead ones. */
 		start(1000, 32 << 20);
 		read_in_windows(0, 4000, 125, reads);
 	}
@@ -316,8 +302,7 @@ TEST(check_folios_without_a_reader_go)
 	for (u64 k = 2000; k < 6000; k += 100)
 		read_ahead(k, k + 100);
 	CHECK(nr_cached(0, 850) >= 420);
-	for (u64 k = 6000; k < 8000; k++)
-		touch(k);
+	touch_all(6000, 8000);
 	EQUAL(nr_cached(2000, 6000), 0);
 	CHECK(nr_cached(0, 850) >= 420);
 }
@@ -353,8 +338,7 @@ TEST(check_epochs_hit_what_fits)
 		CHECK(hits >= 900 && hits <= 1000);
 		/* What follows is cached as ever: pages that are hit take the place of those that no longer are. */
 		for (int times = 0; times < 6; times++)
-			for (u64 k = 2040; k < 2048; k++)
-				touch(k);
+			touch_all(2040, 2048);
 		EQUAL(nr_cached(2040, 2048), 8);
 	}
 }
@@ -366,7 +350,6 @@ TEST(check_the_pages_of_ended_epochs_go)
 	for (int n = 0; n < 6; n++)
 		epoch(1000, 0);
 	for (int times = 0; times < 12; times++)
-		for (u64 k = 1200; k < 1600; k++)
-			touch(k);
+		touch_all(1200, 1600);
 	CHECK(nr_cached(1200, 1600) >= 380);
 }

@@ -1,5 +1,4 @@
-/* Dirty budget: which writers go on without asking, which pause, which stand in line, and the reservations. Contract
- * 2.24. */
+/* Dirty budget: the writers that go on without asking, pause, or stand in line, and the reservations. Contract 2.24. */
 #include "rig.h"
 
 enum { BLOCKS = 1024, MID = 96, LIMIT = 128 };

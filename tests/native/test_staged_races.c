@@ -1,18 +1,15 @@
-/*
- * Staged bytes beside eviction, the end of a commit, truncate, fills, writers and the queries of an fsync, in both
- * orders (contract 1.1 M5, 2.15, 2.23; T-18a).
- */
+/* Staged bytes beside eviction, the end of a commit, truncate, fills, writers and the queries of an fsync, in both orders
+ * (contract 1.1 M5, 2.15, 2.23; T-18a). */
 #include "staging.h"
 
 /* A read of staged bytes was called before the commit and answers after it, or is called after it. */
 TEST(check_a_fill_beside_the_end_of_a_commit)
 {
-	struct pc_request *r;
 	for (int late = 0; late < 2; late++) {
 		start(0);
 		stage(0, 2 * PAGE, 1);
 		evict_all();
-		r = begin_fill(file, 0, 2 * PAGE);
+		struct pc_request *r = begin_fill(file, 0, 2 * PAGE);
 		struct call c = next_call(r);
 		CHECK(r->staged);
 		int64_t got = late ? 0 : store_read_staged(&file->store, c.pos, c.parts, c.n);
@@ -30,10 +27,7 @@ TEST(check_a_fill_beside_the_end_of_a_commit)
 	}
 }
 
-static void *evict_in_thread(void *arg MAYBE)
-{
-	return (void *)(uintptr_t)pc_reclaim(rig.cache, 1);
-}
+THREAD_OF(evict_in_thread, pc_reclaim(rig.cache, 1))
 
 /* Eviction has locked its victim; then the commit ends, or it ended before. */
 TEST(check_eviction_beside_the_end_of_a_commit)
@@ -80,22 +74,17 @@ TEST(check_eviction_beside_truncate)
 	}
 }
 
-static void *query_done(void *arg MAYBE)
-{
-	return (void *)(uintptr_t)pc_sync_done(file->inode, PC_STAMP_NONE - 1);
-}
+THREAD_OF(query_done, pc_sync_done(file->inode, PC_STAMP_NONE - 1))
 
 /* The answer of `stage` comes between the two queries of an fsync, or before both: never "done" before the commit. */
 TEST(check_a_stage_that_is_answered_between_two_questions)
 {
-	struct pc_request *r;
 	for (int order = 0; order < 2; order++) {
 		start(0);
 		put(0, PAGE, 1);
-		r = hand_over();
+		struct pc_request *r = hand_over();
 		CHECK(r->stage);
-		struct call c = next_call(r);
-		EQUAL(pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, true)), 1);
+		EQUAL(send_call(file, r), 1);
 		if (order)
 			pc_write_done(r, true, false);
 		pthread_t t = held_at("sync_between", query_done, NULL);
@@ -107,16 +96,14 @@ TEST(check_a_stage_that_is_answered_between_two_questions)
 	}
 }
 
-/* A short answer: the taken bytes are staged to the byte, whole blocks leave the folio's sets, the rest is sent
- * again. */
+/* The taken bytes are staged to the byte, whole blocks leave the folio's sets, the rest is sent again. */
 TEST(check_a_short_answer_of_stage)
 {
 	start(0);
 	put(0, 4 * PAGE, 1);
 	struct pc_request *r = hand_over();
 	file->store.write_max = PAGE + 100;
-	struct call c = next_call(r);
-	EQUAL(pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, true)), 0);
+	EQUAL(send_call(file, r), 0);
 	pc_write_done(r, false, false);
 	EQUAL(staged(), PAGE + 100);
 	EQUAL(usage(file, NULL).dirty, 3 * PAGE);

@@ -5,23 +5,22 @@
 static void punch(u64 pos, u64 end)
 {
 	u64 remote = pc_inode_remote_size(file->inode);
-	end = end < want_size ? end : want_size;
+	end = pc_min(end, want_size);
 	if (pos >= end)
 		return;
 	memset(want + pos, 0, end - pos);
-	u64 below = end < remote ? end : remote;
+	u64 below = pc_min(end, remote);
 	if (pos < below) {
 		stop_the_file(file, pos, below);
-		u64 stored = below < file->store.size ? below : file->store.size;
+		u64 stored = pc_min(below, file->store.size);
 		if (stored > pos)
 			memset(file->store.bytes + pos, 0, stored - pos);
 		pc_punch(file->inode, pos, below, true);
 		let_the_file_go(file);
 	}
-	if (end > remote) {
-		pos = pos > remote ? pos : remote;
+	pos = pc_max(pos, remote);
+	if (pos < end)
 		EQUAL(file_write(file, pos, want + pos, end - pos), 0);
-	}
 }
 
 static void flush_with_errors(u64 room)
@@ -85,8 +84,7 @@ static struct pc_limits limits_drawn(void)
 TEST(check_a_random_walk_loses_and_invents_nothing)
 {
 	u64 folios[] = {PAGE, 4 * PAGE, 16 * PAGE, 2 << 20};
-	u32 walks = 400;
-	for (u32 walk = 0; walk < walks; walk++) {
+	for (u32 walk = 0; walk < 400; walk++) {
 		seed(walk);
 		u64 room = draw(3) ? 96 << 10 : 300000;
 		start_with(draw(3) ? draw(room) : 0, (256 << 10) << draw(4), folios[walk % 4], limits_drawn());

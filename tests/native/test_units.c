@@ -1,9 +1,10 @@
 /* Write-back in whole write units: the bytes sent, left dirty, and read for it. Contract 2.12. */
 #include "content.h"
 
-static struct pc_limits limits_unit(u64 unit, u64 max_write)
+/* A file of that size over a backend that takes whole units. */
+static void start_in_units(u64 size, u64 folio, u64 unit)
 {
-	return LIMITS(.write_unit = unit, .max_write = max_write);
+	start_with(size, 1 << 20, folio, LIMITS(.write_unit = unit));
 }
 
 /* One small write into each kind of unit: the request is the unit, only one block stays dirty. */
@@ -18,7 +19,7 @@ TEST(check_a_change_is_sent_as_its_units)
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++)
 		for (u64 folio = PAGE; folio <= 65536; folio *= 16) {
-			start_with(200000, 1 << 20, folio, limits_unit(rows[k].unit, 1 << 20));
+			start_in_units(200000, folio, rows[k].unit);
 			put_random(rows[k].pos, rows[k].len);
 			CHECK(usage(file, NULL).dirty <= 2 * PAGE);
 			struct pc_request *r = hand_over();
@@ -38,7 +39,7 @@ TEST(check_a_change_is_sent_as_its_units)
 /* Bytes read for a write-back are there for the next one. */
 TEST(check_neighbours_are_read_once)
 {
-	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_in_units(262144, PAGE, 65536);
 	put_random(70000, 10);
 	EQUAL(flush(file), 0);
 	u64 bytes = file->store.read_bytes;
@@ -46,9 +47,7 @@ TEST(check_neighbours_are_read_once)
 	put_random(70010, 10);
 	EQUAL(flush(file), 0);
 	EQUAL(file->store.read_bytes, bytes);
-	u8 got[65536];
-	EQUAL(file_read(file, 65536, got, 65536), 65536);
-	CHECK(memcmp(got, want + 65536, 65536) == 0);
+	compare(65536, 65536);
 	EQUAL(file->store.read_bytes, bytes);
 	synced();
 }
@@ -56,7 +55,7 @@ TEST(check_neighbours_are_read_once)
 /* A cache in which everything is dirty can be written: neighbours need no room in it. */
 TEST(check_a_full_cache_can_be_written)
 {
-	start_with(ROOM, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_in_units(ROOM, PAGE, 65536);
 	pc_cache_configure(rig.cache, 1 << 20, 1 << 20, PAGE, true);
 	u64 k = 0;
 	struct pc_need need = {0};
@@ -74,7 +73,7 @@ TEST(check_a_full_cache_can_be_written)
 /* Failed bytes in a unit keep their retry time when the unit is sent for other bytes. */
 TEST(check_back_off_of_a_neighbour_goes_on)
 {
-	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_in_units(262144, PAGE, 65536);
 	put_random(70000, 10);
 	file->store.write_error = -EIO;
 	CHECK(flush(file) & PC_PENDING_BACKOFF);
@@ -90,9 +89,8 @@ TEST(check_back_off_of_a_neighbour_goes_on)
 /* Bytes that changed in storage while they were read are read again. */
 TEST(check_an_invalidated_unit_is_read_again)
 {
-	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
-	u8 got[65536];
-	EQUAL(file_read(file, 131072, got, 65536), 65536); /* all of the unit is cached */
+	start_in_units(262144, PAGE, 65536);
+	compare(131072, 65536); /* all of the unit is cached */
 	put_random(140000, 10);
 	struct pc_request *r = hand_over();
 	file->store.bytes[131072] = want[131072] = 99;
@@ -109,7 +107,7 @@ TEST(check_an_invalidated_unit_is_read_again)
 
 TEST(check_a_short_last_unit_is_sent_again_when_the_file_grows)
 {
-	start_with(0, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_in_units(0, PAGE, 65536);
 	put_random(0, 70000);
 	EQUAL(flush(file), 0);
 	put_random(70000, 5); /* in the same unit */
@@ -130,9 +128,9 @@ TEST(check_a_short_last_unit_is_sent_again_when_the_file_grows)
  * the short unit first; if that cannot be read nothing of the write shows, whatever makes the file longer later. */
 TEST(check_a_write_behind_a_short_unit_that_fails_leaves_zeros)
 {
-	u8 bytes[PAGE], got[PAGE];
+	u8 bytes[PAGE];
 	memset(bytes, 7, PAGE);
-	start_with(1000, 1 << 20, PAGE, limits_unit(2 * PAGE, 1 << 20));
+	start_in_units(1000, PAGE, 2 * PAGE);
 	EQUAL(fill_range(file, 5 * PAGE, PAGE), 0);
 	file->store.read_error = -EIO;
 	EQUAL(file_write(file, 5 * PAGE, bytes, PAGE), -EIO);
@@ -140,12 +138,9 @@ TEST(check_a_write_behind_a_short_unit_that_fails_leaves_zeros)
 	SOUND(&rig);
 	file->store.read_error = 0;
 	put_random(8 * PAGE, 10);
-	EQUAL(file_read(file, 5 * PAGE, got, PAGE), PAGE);
-	CHECK(memcmp(got, want + 5 * PAGE, PAGE) == 0);
+	compare(5 * PAGE, PAGE);
 	synced();
 }
-
-/* ---------------------------------------------------------------- backends where only a commit makes bytes visible */
 
 enum { U = 65536 };
 
@@ -203,8 +198,7 @@ TEST(check_a_unit_goes_when_it_is_full)
 		EQUAL(sent_in_background(false), n == 15 ? U : 0);
 	}
 	put_random(0, 10);
-	struct pc_limits l = LIMITS(.write_unit = U);
-	pc_inode_set_limits(file->inode, &l);
+	set_limits(LIMITS(.write_unit = U));
 	EQUAL(sent_in_background(false), U);
 	synced();
 }
@@ -254,8 +248,6 @@ TEST(check_a_short_last_unit_goes_with_the_commit)
 	synced();
 }
 
-/* ---------------------------------------------------------------- failing allocations */
-
 static size_t refused_from = SIZE_MAX, refused_after;
 
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -274,7 +266,7 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
 {
 	for (u64 folio = PAGE; CAN_REFUSE && folio <= 65536; folio *= 16)
 		for (u32 after = 0; after < 3; after++) {
-			start_with(200000, 1 << 20, folio, limits_unit(5000, 1 << 20));
+			start_in_units(200000, folio, 5000);
 			for (u64 pos = 0; pos < 60000; pos += 700)
 				put_random(pos, 100);
 			u64 dirty = usage(file, NULL).dirty;
@@ -293,11 +285,10 @@ TEST(check_no_memory_for_the_second_unit_of_a_block)
 		}
 }
 
-/* A backend keeps buffers of a unit, and there is no memory for a copy: the request starts over or fails, nothing is
- * lost. */
+/* A backend keeps buffers of a unit, and there is no memory for a copy: the request starts over or fails. */
 TEST(check_no_memory_for_a_copy_of_what_a_backend_keeps)
 {
-	start_with(262144, 1 << 20, PAGE, limits_unit(65536, 1 << 20));
+	start_in_units(262144, PAGE, 65536);
 	put_random(70000, 10);
 	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);

@@ -1,8 +1,6 @@
 /* Memory that views may store to: the calls that cut it off from the file, and the races around a pin. */
 #include "views.h"
 
-/* ---------------------------------------------------------------- cutting off */
-
 /* T-44, T-47: the end of the file moves in front of a view, behind it, into its folio. */
 TEST(check_truncate_cuts_off_views_behind_the_end)
 {
@@ -19,12 +17,8 @@ TEST(check_truncate_cuts_off_views_behind_the_end)
 	SOUND(&rig);
 	store(&high, 3); /* lost */
 	file_truncate(file, 60000);
-	EQUAL(byte_at(20499), 2);
-	EQUAL(byte_at(20500), 0);
-	EQUAL(byte_at(100), 1);
-	EQUAL(committed(20499), 2);
-	EQUAL(file->store.stable[20500], 0);
-	EQUAL(file->store.stable[100], 1);
+	SEES({20499, 2}, {20500, 0}, {100, 1});
+	SAVES({20499, 2}, {20500, 0}, {100, 1});
 	EQUAL(usage(file, NULL).pinned, 0);
 	EQUAL(pc_cache_held(rig.cache), 64 << 10);
 	pc_unpin(rig.cache, &high);
@@ -80,8 +74,7 @@ TEST(check_punch)
 	EQUAL(usage(file, NULL).dirty, 8192);
 	store(&p, 2);
 	store(&whole, 3);
-	EQUAL(committed(8191), 2);
-	EQUAL(file->store.stable[16384], 0);
+	SAVES({8191, 2}, {16384, 0});
 	pc_unpin(rig.cache, &p);
 	pc_unpin(rig.cache, &whole);
 }
@@ -98,14 +91,11 @@ TEST(check_discard)
 	CHECK(!pc_pin_detached(rig.cache, &whole));
 	EQUAL(p.memory[8191], 1);
 	store(&p, 2);
-	EQUAL(byte_at(0), 1);
-	EQUAL(byte_at(4096), first_byte(4096));
-	EQUAL(byte_at(12288), 9);
+	SEES({0, 1}, {4096, first_byte(4096)}, {12288, 9});
 	discard(8192, 12288, 0);
 	discard(0, ALL, 4096 + 4096 + 4096);
 	CHECK(pc_pin_detached(rig.cache, &whole));
-	EQUAL(byte_at(0), first_byte(0));
-	EQUAL(byte_at(16384), first_byte(16384));
+	SEES({0, first_byte(0)}, {16384, first_byte(16384)});
 	EQUAL(usage(file, NULL).local, 0);
 	SOUND(&rig);
 	pc_unpin(rig.cache, &p);
@@ -126,9 +116,7 @@ TEST(check_a_view_comes_while_a_part_is_discarded)
 	SOUND(&rig);
 	CHECK(!pc_pin_detached(rig.cache, &p));
 	store(&p, 1);
-	EQUAL(committed(PAGE), 1);
-	EQUAL(file->store.stable[0], 9);
-	EQUAL(file->store.stable[2 * PAGE], first_byte(2 * PAGE));
+	SAVES({0, 9}, {PAGE, 1}, {2 * PAGE, first_byte(2 * PAGE)});
 	pc_unpin(rig.cache, &p);
 }
 
@@ -143,13 +131,9 @@ TEST(check_a_new_version_under_a_view)
 	WITH_TOKEN(pc_rebase(file->inode, 10000, true));
 	SOUND(&rig);
 	CHECK(!pc_pin_detached(rig.cache, &p));
-	EQUAL(byte_at(0), 8);
-	EQUAL(byte_at(4500), 1);
-	EQUAL(byte_at(9999), 8);
-	SOUND(&rig);
+	SEES({0, 8}, {4500, 1}, {9999, 8});
 	store(&p, 2);
-	EQUAL(committed(4899), 2);
-	EQUAL(file->store.stable[9999], 8);
+	SAVES({4899, 2}, {9999, 8});
 	file_truncate(file, 4600);
 	CHECK(pc_pin_detached(rig.cache, &p));
 	SOUND(&rig);
@@ -171,18 +155,13 @@ TEST(check_cutting_all_keeps_what_was_stored)
 		store(&pins[k], 9);
 	}
 	EQUAL(usage(file, NULL).write_pinned, 0);
-	EQUAL(file_sync(file), 0);
+	SAVES({49, 1}, {149, 2}, {44999, 3});
 	EQUAL(usage(file, NULL).local, 0);
-	EQUAL(file->store.stable[49], 1);
-	EQUAL(file->store.stable[149], 2);
-	EQUAL(file->store.stable[44999], 3);
 	SOUND(&rig);
 	for (u8 k = 0; k < 3; k++)
 		pc_unpin(rig.cache, &pins[k]);
 	EQUAL(pc_cache_held(rig.cache), 0);
 }
-
-/* ---------------------------------------------------------------- races */
 
 static struct pc_pin raced;
 
@@ -191,15 +170,14 @@ THREAD(read_pin_once, raced = read_pin(0, 100))
 THREAD(put_once, put(0, 50, 2))
 THREAD(cut_once, file_truncate(file, 50))
 
-/* A pass meets the folio while it is being pinned: it tries again, and finds it pinned. For the other order see
- * above. */
+/* It tries again, and finds it pinned. For the other order see above. */
 TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
 {
 	struct pc_request *r;
 	start(0, PAGE);
 	put(0, PAGE, 1);
 	pthread_t t = held_at("pin_before_dirty", pin_once, NULL);
-	pc_flush_start(file->inode, ALL, 0, ALL);
+	EQUAL(pc_flush_start(file->inode, ALL, 0, ALL), PAGE);
 	EQUAL(pc_write_next(file->inode, &r), (u64)-EAGAIN);
 	let_go("pin_before_dirty", t);
 	for (int tries = 0; pc_write_next(file->inode, &r) != 1; tries++)
@@ -208,45 +186,39 @@ TEST(check_a_pass_meets_a_folio_that_is_being_pinned)
 	run_write(file, r);
 	CHECK(state_at(file, 0) & PC_F_DIRTY);
 	pc_unpin(rig.cache, &raced);
-	EQUAL(committed(0), 2);
+	SAVES({0, 2});
 }
 
-static void *pin_the_second_page(void *arg)
-{
-	struct pc_need need = {0};
-	*(int *)arg = pc_pin(file->inode, PAGE, 100, true, &raced, &need);
-	return NULL;
-}
+static struct pc_need unmet;
+
+THREAD_OF(pin_the_second_page, pc_pin(file->inode, PAGE, 100, true, &raced, &unmet))
 
 /* A discard of the file's local end moves the end before a view that is being made, or meets the view. [I-9, I-10] */
 TEST(check_a_view_comes_while_a_discard_moves_the_end)
 {
 	for (int made = 0; made <= 1; made++) {
-		int err;
-		u64 ranges[2];
+		u64 ranges[2], end = made ? 2 * PAGE : PAGE;
 		start(PAGE, PAGE);
 		put(2 * PAGE, PAGE, 1);
 		EQUAL(byte_at(PAGE), 0);
 		lock_inode(file, PC_EXCLUSIVE);
 		if (made)
-			pin_the_second_page(&err);
-		pthread_t t = made ? 0 : held_at("pin_before_dirty", pin_the_second_page, &err);
+			CHECK(!pin_the_second_page(NULL));
+		pthread_t t = made ? 0 : held_at("pin_before_dirty", pin_the_second_page, NULL);
 		EQUAL(file_discard(file, 2 * PAGE, 3 * PAGE, ranges, 1), 1);
 		if (!made)
-			let_go("pin_before_dirty", t);
+			EQUAL((intptr_t)let_go("pin_before_dirty", t), -ENXIO);
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		EQUAL(err, made ? 0 : (u64)-ENXIO);
-		EQUAL(pc_inode_size(file->inode), made ? 2 * PAGE : PAGE);
+		EQUAL(pc_inode_size(file->inode), end);
 		SOUND(&rig);
 		if (made)
 			pc_unpin(rig.cache, &raced);
 		EQUAL(file_sync(file), 0);
-		EQUAL(file->store.stable_size, made ? 2 * PAGE : PAGE);
+		EQUAL(file->store.stable_size, end);
 	}
 }
 
-/* A writer copies the folio on conflict while a view comes: the view keeps the memory, the writer waits for the
- * call. */
+/* A writer copies on conflict while a view comes: the view keeps the memory, the writer waits for the call. */
 TEST(check_a_view_comes_while_the_folio_gets_other_memory)
 {
 	start(0, PAGE);

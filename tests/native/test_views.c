@@ -1,8 +1,6 @@
 /* Memory that views may store to: the bytes sent of it, the bytes left dirty, and its maximum. */
 #include "views.h"
 
-/* ---------------------------------------------------------------- bytes sent */
-
 /* T-76 in one thread: the call's bytes stand still, the fsync ends, later stores are dirty. [1.3, 2.11] */
 TEST(check_a_call_gets_a_copy)
 {
@@ -32,30 +30,27 @@ TEST(check_a_call_gets_a_copy)
 		store(&p, 4);
 		pc_unpin(rig.cache, &p);
 		EQUAL(usage(file, NULL).pinned, 0);
-		EQUAL(committed(299), 4);
-		EQUAL(file->store.stable[50], 3);
+		SAVES({299, 4}, {50, 3});
 		EQUAL(usage(file, NULL).local, 0);
 	}
 }
 
 TEST(check_background_passes_skip_it)
 {
-	struct pc_request *r;
 	start(64 << 10, PAGE);
 	struct pc_pin p = pin(0, PAGE);
 	put(PAGE, PAGE, 1);
-	CHECK(pc_pass_background(file->inode, 1 << 20, false));
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	EQUAL(r->start, PAGE);
-	EQUAL(r->end, 2 * PAGE);
-	run_write(file, r);
-	EQUAL(pc_write_next(file->inode, &r), 0);
-	CHECK(NUMBER(file->inode, PASS_IDLE));
-	pc_unpin(rig.cache, &p);
-	CHECK(pc_pass_background(file->inode, 1 << 20, false));
-	EQUAL(pc_write_next(file->inode, &r), 1);
-	run_write(file, r);
-	EQUAL(pc_write_next(file->inode, &r), 0);
+	for (int released = 0; released <= 1; released++) {
+		CHECK(pc_pass_background(file->inode, 1 << 20, false));
+		struct pc_request *r = next_write();
+		EQUAL(r->start, released ? 0 : PAGE);
+		EQUAL(r->end, r->start + PAGE);
+		run_write(file, r);
+		pass_is_over();
+		CHECK(NUMBER(file->inode, PASS_IDLE));
+		if (!released)
+			pc_unpin(rig.cache, &p);
+	}
 }
 
 /* Whole units, with neighbours from the cache and from storage; blocks that lie in two units. */
@@ -68,15 +63,11 @@ TEST(check_units_are_sent_as_copies)
 		put(40000, 3000, 9);
 		store(&p, 1);
 		store(&q, 2);
-		EQUAL(committed(20000), 1);
-		EQUAL(file->store.stable[19999], first_byte(19999));
-		EQUAL(file->store.stable[99999], 2);
-		EQUAL(file->store.stable[42999], 9);
-		SOUND(&rig);
+		SAVES({20000, 1}, {19999, first_byte(19999)}, {99999, 2}, {42999, 9});
 		store(&p, 3);
 		pc_unpin(rig.cache, &p);
 		pc_unpin(rig.cache, &q);
-		EQUAL(committed(20199), 3);
+		SAVES({20199, 3});
 		EQUAL(usage(file, NULL).local, 0);
 	}
 }
@@ -84,29 +75,22 @@ TEST(check_units_are_sent_as_copies)
 /* In a unit too the bytes of a call stand still, and no writer waits for it. */
 TEST(check_a_unit_in_flight_stands_still)
 {
-	struct pc_limits l = limits_wide();
-	struct pc_part parts[PARTS];
-	size_t n;
-	u64 pos, sum;
-	l.write_unit = 4 * PAGE;
-	start_with(64 << 10, 4 << 20, 16 << 10, l);
+	start_with(64 << 10, 4 << 20, 16 << 10, LIMITS(.write_unit = 4 * PAGE));
 	struct pc_pin p = pin(100, 200);
 	put(2 * PAGE, PAGE, 5);
 	store(&p, 1);
 	struct pc_request *r = hand_over();
 	EQUAL(run_gather(file, r), 0);
-	EQUAL(pc_call_next(r, &pos, parts, PARTS, &n), 1);
-	sum = sum_of(parts, n);
+	struct call c = next_call(r);
+	u64 sum = sum_of(c.parts, c.n);
 	store(&p, 2);
 	put(120, 10, 3);
-	EQUAL(sum_of(parts, n), sum);
+	EQUAL(sum_of(c.parts, c.n), sum);
 	SOUND(&rig);
 	CHECK(run_write(file, r));
-	EQUAL(file->store.bytes[100], 1);
-	EQUAL(file->store.bytes[2 * PAGE], 5);
+	BYTES_OF(file->store.bytes, {100, 1}, {2 * PAGE, 5});
 	pc_unpin(rig.cache, &p);
-	EQUAL(committed(100), 2);
-	EQUAL(file->store.stable[120], 3);
+	SAVES({100, 2}, {120, 3});
 }
 
 /* Given up before its first call: nothing was copied, everything is dirty as before. */
@@ -145,12 +129,9 @@ TEST(check_a_release_while_a_call_runs)
 		run_write(file, r);
 		SOUND(&rig);
 		EQUAL(usage(file, NULL).pinned, 0);
-		EQUAL(committed(99), 2);
-		EQUAL(file->store.stable[10], 3);
+		SAVES({99, 2}, {10, 3});
 	}
 }
-
-/* ---------------------------------------------------------------- pinning */
 
 /* A folio in flight gets other memory, or the pin waits for the call if that is impossible. */
 TEST(check_a_pin_never_changes_what_a_call_sends)
@@ -181,8 +162,8 @@ TEST(check_a_pin_never_changes_what_a_call_sends)
 			run_write(file, r);
 		}
 		EQUAL(file->store.bytes[0], 1);
-		EQUAL(byte_at(0), 2);
-		EQUAL(committed(0), 2);
+		SEES({0, 2});
+		SAVES({0, 2});
 		pc_unpin(rig.cache, &p);
 	}
 }

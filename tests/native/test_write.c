@@ -15,16 +15,10 @@ TEST(check_the_method_table)
 		{PAGE, {{100, 50}, {150, 50}}, 0, 2, false},       /* d: extends it */
 		{PAGE, {{0, 50}, {4000, 96}, {50, 3950}}, 0, 0, true},
 		{0, {{100, 50}}, 0, 0, true},                      /* b: behind the end of storage: zeros around it */
-		{PAGE,
-		 {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}},
-		 0,
-		 9,
-		 false},
-		{PAGE,
-		 {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}, {1700, 1}},
-		 9,
-		 9,
-		 true},
+		/* clang-format off */
+		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}}, 0, 9, false},
+		{PAGE, {{100, 1}, {300, 1}, {500, 1}, {700, 1}, {900, 1}, {1100, 1}, {1300, 1}, {1500, 1}, {1700, 1}}, 9, 9, true},
+		/* clang-format on */
 	};
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
 		start(rows[k].stored, PAGE);
@@ -65,19 +59,17 @@ TEST(check_what_was_accepted_is_all_that_changes)
 	EQUAL(pc_cache_resize(rig.cache, 16 << 20), 0);
 }
 
-/* ---------------------------------------------------------------- copy on conflict (T-11) */
-
+/* T-11: copy on conflict. */
 TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 {
-	u64 folios[] = {PAGE, 64 << 10};
-	for (u32 k = 0; k < 2; k++) {
-		start(0, folios[k]);
+	for (u64 folio = PAGE; folio <= 64 << 10; folio *= 16) {
+		start(0, folio);
 		change(0, 64 << 10, 1);
 		struct pc_request *r = hand_over();
 		change(5000, 10, 2);
 		change(5001, 3, 3); /* the call has the old frame: no second copy */
 		change(60000, 1, 4);
-		EQUAL(cache_usage().cow_copies, k == 0 ? 2 : 1);
+		EQUAL(cache_usage().cow_copies, folio == PAGE ? 2 : 1);
 		EQUAL(cache_usage().shadows, cache_usage().cow_copies);
 		SOUND(&rig);
 		run_write(file, r);
@@ -92,13 +84,12 @@ TEST(check_a_write_to_a_page_in_flight_takes_new_memory)
 TEST(check_a_folio_in_several_requests_keeps_its_old_frame_for_all)
 {
 	start(0, 64 << 10);
-	struct pc_limits l = LIMITS(.max_write = 16 << 10);
-	pc_inode_set_limits(file->inode, &l);
+	set_limits(LIMITS(.max_write = 16 << 10));
 	change(0, 64 << 10, 1);
 	struct pc_request *r[4];
 	r[0] = hand_over();
 	for (u32 k = 1; k < 4; k++)
-		EQUAL(pc_write_next(file->inode, &r[k]), 1);
+		CHECK(r[k] = next_write());
 	run_write(file, r[2]);
 	change(40000, 1, 2); /* of the request that has ended: in place, the others read elsewhere */
 	EQUAL(cache_usage().cow_copies, 0);
@@ -128,19 +119,18 @@ TEST(check_above_cow_limit_the_writer_waits)
 		start(0, 64 << 10);
 		pc_cache_configure(rig.cache, 4 << 20, 8 << 20, 32 << 10, true);
 		change(0, 64 << 10, 1);
-		struct pc_limits l = LIMITS(.max_write = 32 << 10);
-		pc_inode_set_limits(file->inode, &l);
-		struct pc_request *r = hand_over(), *other;
-		EQUAL(pc_write_next(file->inode, &other), 1);
+		set_limits(LIMITS(.max_write = 32 << 10));
+		struct pc_request *r = hand_over(), *other = next_write();
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		EQUAL(pc_write(file->inode, 100, "x", 1, &need), 0);
 		EQUAL(need.kind, PC_NEED_FLIGHT);
+		CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: no thread waits while holding it */
 		EQUAL(need.folio, pc_folio_id(rig.cache, folio_at(file, 0)));
 		EQUAL(cache_usage().cow_copies, 0);
 		run_write(file, r);
-		EQUAL(pc_write(file->inode, 100, "x", 1, &need),
-		      1); /* its call has ended, another of the folio has not */
-		memset(want + 100, 'x', 1);
+		/* Its call has ended, another of the folio has not. */
+		EQUAL(pc_write(file->inode, 100, "x", 1, &need), 1);
+		want[100] = 'x';
 		EQUAL(pc_write(file->inode, 40000, "y", 1, &need), 0);
 		run_write(file, other);
 		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS); /* until the writer comes */
@@ -153,7 +143,7 @@ TEST(check_above_cow_limit_the_writer_waits)
 		if (wanted)
 			run_write(file, r);
 		EQUAL(pc_write(file->inode, 40000, "y", 1, &need), 1);
-		memset(want + 40000, 'y', 1);
+		want[40000] = 'y';
 		CHECK(!(state_at(file, 0) & PC_F_WRITER_WAITS));
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
 		work_all(rig.volume);
@@ -164,24 +154,18 @@ TEST(check_above_cow_limit_the_writer_waits)
 	}
 }
 
-/* A second write-back before the first call returned its frame: each call keeps its bytes. */
-static void *end_write(void *request)
-{
-	run_write(file, request);
-	return NULL;
-}
+THREAD(end_write, run_write(file, arg))
 
 TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 {
 	start(0, PAGE);
 	change(0, 4096, 1);
 	change(8192, 4096, 1);
-	struct pc_request *first = hand_over(), *second, *third;
-	EQUAL(pc_write_next(file->inode, &second), 1); /* the other page: keeps the pass alive */
+	struct pc_request *first = hand_over(), *second = next_write(); /* the other page: keeps the pass alive */
 	pthread_t t = held_at("completed_sets", end_write, first);
 	/* W of the first page has ended, but its call still holds some memory. */
 	change(0, 4096, 2);
-	third = hand_over();
+	struct pc_request *third = hand_over();
 	EQUAL(third->start, 0);
 	change(0, 4096, 3); /* the third call keeps the frame of the first one */
 	let_go("completed_sets", t);
@@ -193,30 +177,25 @@ TEST(check_a_second_hand_over_meets_the_end_of_the_first)
 	synced();
 }
 
-TEST(check_above_the_limit_and_pinned_the_writer_waits)
+TEST(check_the_writer_of_a_pinned_folio_waits)
 {
-	for (int pinned = 0; pinned <= 1; pinned++) {
-		start(0, 64 << 10);
-		pc_cache_configure(rig.cache, 1 << 20, 2 << 20, pinned ? 1 << 20 : PAGE, true);
-		change(0, 64 << 10, 1);
-		struct pc_need need = {0};
-		struct pc_pin pin;
-		if (pinned)
-			pin = read_pin(0, 10);
-		struct pc_request *r = hand_over();
-		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
-		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
-		EQUAL(need.kind, PC_NEED_FLIGHT);
-		CHECK(state_at(file, 0) & PC_F_WRITER_WAITS);
-		CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: no thread waits while holding it */
-		u32 seq = atomic_load(&pc_folio_event(rig.cache, need.folio)->seq);
-		run_write(file, r);
-		CHECK(atomic_load(&pc_folio_event(rig.cache, need.folio)->seq) != seq);
-		EQUAL(pc_write(file->inode, 100, "z", 1, &need), 1);
-		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		if (pinned)
-			pc_unpin(rig.cache, &pin);
-	}
+	start(0, 64 << 10);
+	pc_cache_configure(rig.cache, 1 << 20, 2 << 20, 1 << 20, true);
+	change(0, 64 << 10, 1);
+	struct pc_need need = {0};
+	struct pc_pin pin = read_pin(0, 10);
+	struct pc_request *r = hand_over();
+	CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
+	EQUAL(pc_write(file->inode, 100, "z", 1, &need), 0);
+	EQUAL(need.kind, PC_NEED_FLIGHT);
+	CHECK(state_at(file, 0) & PC_F_WRITER_WAITS);
+	CHECK(!(state_at(file, 0) & PC_F_LOCKED)); /* K10: no thread waits while holding it */
+	u32 seq = atomic_load(&pc_folio_event(rig.cache, need.folio)->seq);
+	run_write(file, r);
+	CHECK(atomic_load(&pc_folio_event(rig.cache, need.folio)->seq) != seq);
+	EQUAL(pc_write(file->inode, 100, "z", 1, &need), 1);
+	pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
+	pc_unpin(rig.cache, &pin);
 }
 
 /* The race of the decision: the call ends while the writer is about to check (both orders). */
@@ -239,10 +218,9 @@ TEST(check_the_call_ends_while_the_writer_decides)
 	}
 }
 
-/* ---------------------------------------------------------------- sizes (T-43) */
-
 THREAD(extend_once, EQUAL(file_write(file, 5000, want + 5000, 1000), 0))
 
+/* T-43: the size. */
 TEST(check_a_write_back_never_crops_what_is_being_appended)
 {
 	const char *points[] = {"write_before_copy", "write_published"};
@@ -281,17 +259,17 @@ TEST(check_memory_of_another_volume_is_never_shown)
 	}
 }
 
-/* All of a write, or nothing: whatever stops one of its folios, no byte of the others changes, and none stays
- * locked. */
+/* Whatever stops one of its folios, no byte of the others changes, and none stays locked. */
 TEST(check_a_whole_write_is_all_or_nothing)
 {
+	u32 kinds[] = {PC_NEED_FOLIO, PC_NEED_FILL, PC_NEED_FLIGHT, PC_NEED_NOTHING, PC_NEED_NOTHING};
+	u8 data[3 * PAGE];
+	memset(data, 0xee, sizeof(data));
 	for (int stop = 0; stop < 5; stop++) {
 		start(8 * PAGE, PAGE);
 		struct pc_need need = {0};
 		struct pc_request *fill = NULL, *r = NULL;
-		u8 data[3 * PAGE];
-		memset(data, 0xee, sizeof(data));
-		u64 pos = 100, len = 2 * PAGE + 50; /* pages 0, 1 and 2 */
+		u64 pos = stop == 3 ? 0 : 100, len = 2 * PAGE + 50; /* pages 0, 1 and 2 */
 		if (stop == 0)
 			fill = begin_fill(file, 2 * PAGE, 1);
 		for (u64 k = 0; stop == 1 && k < 8; k++)
@@ -301,23 +279,17 @@ TEST(check_a_whole_write_is_all_or_nothing)
 			change(2 * PAGE, PAGE, 5);
 			r = hand_over();
 		}
-		if (stop == 3) {
-			pos = 0;
-			EQUAL(file_read(file, 0, got, 8 * PAGE), 8 * PAGE);
-		}
+		if (stop == 3)
+			right();
 		u64 dirty = usage(file, NULL).dirty;
 		CHECK(pc_inode_lock_try(file->inode, PC_EXCLUSIVE));
 		i64 n = pc_write_whole(file->inode, pos, data, len, &need);
 		pc_inode_lock_release(file->inode, PC_EXCLUSIVE);
-		if (stop < 3) {
-			u32 kinds[] = {PC_NEED_FOLIO, PC_NEED_FILL, PC_NEED_FLIGHT};
-			EQUAL(n, 0);
-			EQUAL(need.kind, kinds[stop]);
+		EQUAL(n, stop < 3 ? 0 : len);
+		EQUAL(need.kind, kinds[stop]);
+		if (stop < 3)
 			EQUAL(usage(file, NULL).dirty, dirty);
-		} else {
-			EQUAL(n, len);
-			memcpy(want + pos, data, len);
-		}
+		memcpy(want + pos, data, (u64)n);
 		if (fill)
 			run_fill(file, fill);
 		if (r)

@@ -46,22 +46,25 @@ TEST(check_a_pass_is_ending_between_the_last_answer_and_the_free_token)
 	CHECK(!NUMBER(file->inode, PASS_ENDING) && !NUMBER(file->inode, STORAGE_BUSY));
 }
 
+/* A page behind the cursor is found; one requested while it is in flight goes again as soon as its answer is there,
+ * whatever else of the file still runs. */
 TEST(check_a_running_pass_takes_new_marks_along)
 {
 	start(PAGE, limits_wide());
 	dirty(20480, PAGE);
 	struct pc_request *first = hand_over();
-	dirty(0, PAGE);
-	struct pc_request *second = hand_over(); /* behind the cursor, and still found */
-	EQUAL(second->start, 0);
-	dirty(0, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL); /* in flight: after its answer */
-	CHECK(!next_write());
-	run_write(file, second);
-	struct pc_request *third = next_write();
-	CHECK(!third || third->start == 0);
-	if (third)
-		run_write(file, third);
+	for (int again = 0; again <= 1; again++) {
+		dirty(0, PAGE);
+		struct pc_request *r = hand_over();
+		EQUAL(r->start, 0);
+		dirty(0, PAGE);
+		pc_flush_start(file->inode, ALL, 0, ALL);
+		CHECK(!next_write()); /* it is in flight */
+		run_write(file, r);
+	}
+	struct pc_request *last = next_write();
+	EQUAL(last->start, 0);
+	run_write(file, last);
 	run_write(file, first);
 	work_all(rig.volume);
 	EQUAL(usage(file, NULL).dirty, 0);
@@ -84,7 +87,7 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 	CHECK(!next_write()); /* another thread waits for the token */
 	run_write(file, r);
 	CHECK(!next_write());
-	EQUAL(atomic_load(&w.word), PC_GRANTED);
+	CHECK(granted(&w));
 	CHECK(!pc_pass_background(file->inode, ALL >> 1, false));
 	pc_token_release(file->inode);
 	EQUAL(file->store.writes, 4);
@@ -93,25 +96,23 @@ TEST(check_a_background_pass_keeps_its_budget_and_gives_way)
 /* Another budget before the last answer goes to the running pass: it does not wait for its slowest request. */
 TEST(check_a_running_background_pass_takes_another_budget)
 {
+	struct pc_request *r[3];
+	struct pc_waiter w = {0};
 	start(PAGE, LIMITS(.max_write = PAGE));
 	dirty(0, 4 * PAGE);
 	CHECK(pc_pass_background(file->inode, 2 * PAGE, false));
-	struct pc_request *r[3];
 	CHECK((r[0] = next_write()) && (r[1] = next_write()));
 	CHECK(!next_write()); /* the budget is used up */
 	CHECK(!pc_pass_background(file->inode, PAGE, true)); /* of another kind */
 	CHECK(!next_write());
 	CHECK(!pc_pass_background(file->inode, PAGE, false));
-	CHECK(r[2] = next_write());
-	CHECK(!next_write());
-	struct pc_waiter w = {0};
+	CHECK((r[2] = next_write()) && !next_write());
 	CHECK(!queue_for_token(file, &w));
 	CHECK(!pc_pass_background(file->inode, PAGE, false));
 	CHECK(!next_write()); /* another thread waits for the token */
 	for (u32 k = 0; k < 3; k++)
 		run_write(file, r[k]);
-	CHECK(!next_write());
-	EQUAL(atomic_load(&w.word), PC_GRANTED);
+	CHECK(!next_write() && granted(&w));
 	pc_token_release(file->inode);
 	EQUAL(file->store.writes, 3);
 }
@@ -127,7 +128,7 @@ TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 	for (; r; r = next_write(), issued++)
 		run_write(file, r);
 	EQUAL(issued, 64);
-	EQUAL(atomic_load(&w.word), PC_GRANTED);
+	CHECK(granted(&w));
 	SOUND(&rig);
 	pc_token_release(file->inode);
 	work_all(rig.volume);
@@ -135,47 +136,25 @@ TEST(check_an_integrity_pass_gives_way_after_its_turn_and_comes_back)
 	EQUAL(file->store.writes, 200);
 }
 
-/* An fsync joins a background pass: its marked pages are issued; the rest of the background work is not, once
- * another request queues. */
+/* The marked pages of the fsync are issued; the rest of the background work is not, once another request queues. */
 TEST(check_background_work_ends_with_its_turn_though_an_fsync_joined_it)
 {
+	struct pc_request *r[3];
+	struct pc_waiter w = {0};
 	start(PAGE, LIMITS(.max_write = PAGE));
 	dirty(0, 6 * PAGE);
 	CHECK(pc_pass_background(file->inode, ALL >> 1, false));
-	struct pc_request *r[8];
 	CHECK(r[0] = next_write());
 	pc_flush_start(file->inode, ALL, 4 * PAGE, 6 * PAGE);
-	struct pc_waiter w = {0};
 	CHECK(!queue_for_token(file, &w));
-	CHECK((r[1] = next_write()) && r[1]->start == 4 * PAGE);
-	CHECK((r[2] = next_write()) && r[2]->start == 5 * PAGE);
+	for (u64 k = 1; k < 3; k++)
+		CHECK((r[k] = next_write()) && r[k]->start == (3 + k) * PAGE);
 	CHECK(!next_write());
 	for (u32 k = 0; k < 3; k++)
 		run_write(file, r[k]);
-	CHECK(!next_write());
-	EQUAL(atomic_load(&w.word), PC_GRANTED);
+	CHECK(!next_write() && granted(&w));
 	EQUAL(usage(file, NULL).dirty, 3 * PAGE);
 	pc_token_release(file->inode);
-}
-
-/* A page requested while it is in flight goes again as soon as its answer is there, whatever else of the file still
- * runs. */
-TEST(check_a_page_marked_in_flight_follows_its_answer)
-{
-	start(PAGE, limits_wide());
-	dirty(0, PAGE);
-	dirty(40960, PAGE);
-	struct pc_request *first = hand_over(), *hung = next_write();
-	CHECK(first && hung);
-	dirty(0, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	CHECK(!next_write());
-	run_write(file, first);
-	struct pc_request *again = next_write();
-	CHECK(again && again->start == 0);
-	run_write(file, again);
-	run_write(file, hung);
-	CHECK(!next_write());
 }
 
 static u32 marked(void)
@@ -188,8 +167,7 @@ static u32 marked(void)
 	return n;
 }
 
-/* Marks bound the work of a pass: each ends with a write-back, a failure, a cut or an abort, and none outlives the
- * last pass. */
+/* Marks bound the work of a pass: each ends with a write-back, a failure, a cut or an abort. */
 TEST(check_no_mark_outlives_its_pass)
 {
 	start(PAGE, limits_wide());
@@ -201,7 +179,6 @@ TEST(check_no_mark_outlives_its_pass)
 	let_the_file_go(file);
 	dirty(0, 10 * PAGE);
 	file->store.write_error = -EIO;
-	file->store.write_fails_at = 0;
 	CHECK(flush(file) & PC_PENDING_BACKOFF);
 	EQUAL(marked(), 0);
 	pc_flush_start(file->inode, ALL, 0, ALL);
@@ -219,36 +196,37 @@ TEST(check_no_mark_outlives_its_pass)
 	pc_volume_resume(rig.volume);
 }
 
+static u64 first_with(u64 pos, u64 end, u32 states)
+{
+	return pc_range_next(file->inode, pos, end, states);
+}
+
 /* A question about a range ends at the first block with the state, of many folios or in the middle of one. */
 TEST(check_the_first_byte_with_a_state_is_found)
 {
+	const u64 from = 300 * PAGE;
 	for (u32 pages = 1; pages <= 16; pages *= 16) {
 		start(pages * PAGE, limits_wide());
-		struct pc_inode *i = file->inode;
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
+		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY), ALL);
 		dirty(0, 400 * PAGE);
 		EQUAL(flush(file), 0);
-		dirty(300 * PAGE, 2 * PAGE);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK | PC_PENDING_BACKOFF | PC_PENDING_FAILED), ALL);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 300 * PAGE);
-		EQUAL(pc_range_next(i, 300 * PAGE + 5, ALL, PC_PENDING_DIRTY), 300 * PAGE + 5);
-		EQUAL(pc_range_next(i, 302 * PAGE, ALL, PC_PENDING_DIRTY), ALL);
-		EQUAL(pc_range_next(i, 0, 300 * PAGE, PC_PENDING_DIRTY), ALL);
-		EQUAL(pc_range_next(i, 0, 300 * PAGE + 1, PC_PENDING_DIRTY), 300 * PAGE);
-		EQUAL(pc_range_next(i, 300 * PAGE, 300 * PAGE, PC_PENDING_DIRTY), ALL);
-		pc_flush_start(i, ALL, 0, ALL);
-		struct pc_request *r = next_write();
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), ALL);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY | PC_PENDING_WRITEBACK), 300 * PAGE);
+		dirty(from, 2 * PAGE);
+		EQUAL(first_with(0, ALL, PC_PENDING_WRITEBACK | PC_PENDING_BACKOFF | PC_PENDING_FAILED), ALL);
+		u64 rows[][3] = {{0, ALL, from}, {from + 5, ALL, from + 5}, {from + 2 * PAGE, ALL, ALL},
+				 {0, from, ALL}, {0, from + 1, from},       {from, from, ALL}};
+		for (u32 k = 0; k < 6; k++)
+			EQUAL(first_with(rows[k][0], rows[k][1], PC_PENDING_DIRTY), rows[k][2]);
+		struct pc_request *r = hand_over();
+		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY), ALL);
+		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY | PC_PENDING_WRITEBACK), from);
 		file->store.write_error = -ENOSPC;
-		file->store.write_fails_at = 0;
 		file->store.parked = true;
 		CHECK(!run_write(file, r));
-		dirty(299 * PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_WRITEBACK), ALL);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_DIRTY), 299 * PAGE);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_FAILED), 300 * PAGE);
-		EQUAL(pc_range_next(i, 0, ALL, PC_PENDING_BACKOFF), (pages == 1 ? 300 : 299) * PAGE);
+		dirty(from - PAGE, PAGE); /* dirty, and it waits only in the folio of failed bytes */
+		EQUAL(first_with(0, ALL, PC_PENDING_WRITEBACK), ALL);
+		EQUAL(first_with(0, ALL, PC_PENDING_DIRTY), from - PAGE);
+		EQUAL(first_with(0, ALL, PC_PENDING_FAILED), from);
+		EQUAL(first_with(0, ALL, PC_PENDING_BACKOFF), pages == 1 ? from : from - PAGE);
 		file->store.write_error = 0;
 		CHECK(!next_write());
 	}
@@ -258,11 +236,9 @@ TEST(check_the_first_byte_with_a_state_is_found)
 TEST(check_a_file_never_has_all_of_the_volumes_calls)
 {
 	u32 rows[][2] = {{1, 1}, {2, 1}, {3, 2}, {8, 7}, {64, 63}};
+	struct pc_request *r[80];
 	for (u32 k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
-		struct pc_limits l = limits_wide();
-		struct pc_request *r[80];
-		l.max_write = PAGE;
-		start(PAGE, l);
+		start(PAGE, LIMITS(.max_write = PAGE));
 		pc_volume_set_inflight(rig.volume, rows[k][0]);
 		dirty(0, 70 * PAGE);
 		pc_flush_start(file->inode, ALL, 0, ALL);
@@ -278,10 +254,9 @@ TEST(check_a_file_never_has_all_of_the_volumes_calls)
 /* While a big file's pass has its full share, a small file gets the rest, and its turn after that. */
 TEST(check_a_big_file_does_not_starve_a_small_one)
 {
-	struct pc_limits l = limits_wide();
+	struct pc_limits l = LIMITS(.max_write = PAGE);
 	struct pc_work w;
 	struct pc_request *r[8];
-	l.max_write = PAGE;
 	start(PAGE, l);
 	struct file *small = file_open_in(&rig, rig.volume, 0, ROOM, l);
 	dirty(0, 1000 * PAGE);
@@ -311,8 +286,7 @@ TEST(check_a_big_file_does_not_starve_a_small_one)
 	CHECK(usage(file, NULL).dirty > 900 * PAGE);
 }
 
-/* ordered_writes: from low to high, each after the answer of the one before; pages behind the cursor wait for the
- * next round. */
+/* From low to high, each after the answer of the one before; pages behind the cursor wait for the next round. */
 TEST(check_ordered_writes_ascend)
 {
 	start(PAGE, LIMITS(.max_write = 2 * PAGE, .ordered_writes = 1));
@@ -353,15 +327,10 @@ TEST(check_no_pass_waits_for_a_fill)
 	EQUAL(file->store.write_bytes, 50);
 }
 
+THREAD(fill_once, CHECK(!begin_fill(file, 0, 10))) /* all requested bytes became valid at the same time */
+
 /* The fill had shown itself as owner and then unlocked without the leaf lock: a writer could slip in while the pass
  * treated the folio as a fill's. */
-static void *fill_once(void *arg MAYBE)
-{
-	struct pc_request *r = begin_fill(file, 0, 10);
-	CHECK(!r); /* all requested bytes became valid at the same time */
-	return NULL;
-}
-
 TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 {
 	open_one(4 << 20, PAGE, PAGE, PAGE, limits_wide());
@@ -380,8 +349,7 @@ TEST(check_a_fill_that_wants_nothing_never_looks_like_an_owner)
 	EQUAL(flush(file), 0);
 }
 
-/* A background pass has the token, and other work keeps all threads busy with higher urgency: a queued request moves
- * the pass up. */
+/* A background pass has the token, and more urgent work keeps all threads busy: a queued request moves the pass up. */
 TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_up)
 {
 	start(PAGE, limits_wide());
@@ -404,19 +372,15 @@ TEST_OF_FIX("a_pass_waited_for_moves_up", check_a_pass_that_is_waited_for_moves_
 TEST(check_an_inode_can_go_while_its_ended_pass_is_queued)
 {
 	start(PAGE, limits_wide());
-	dirty(0, PAGE);
-	pc_flush_start(file->inode, ALL, 0, ALL);
-	run_write(file, next_write());
-	CHECK(!next_write()); /* the pass has ended, the inode is still in the volume's queue */
-	EQUAL(file_sync(file), 0);
-	dirty(0, PAGE);
-	struct pc_request *r = hand_over();
-	run_write(file, r);
-	CHECK(!next_write());
+	for (int again = 0; again <= 1; again++) {
+		dirty(0, PAGE);
+		run_write(file, hand_over());
+		CHECK(!next_write()); /* the pass has ended, the inode is still in the volume's queue */
+		if (!again)
+			EQUAL(file_sync(file), 0);
+	}
 	CHECK(begin_commit(file));
 	pc_commit_end(file->inode, true, false);
-	EQUAL(inode_free(file->inode), 0);
+	file_gone();
 	CHECK(!work(rig.volume));
-	file_forget(file);
-	rig.nr_files = 0;
 }

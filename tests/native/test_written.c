@@ -1,6 +1,4 @@
-/*
- * Which bytes of local blocks this program has written, and which are borrowed from the version below. [2.19]
- */
+/* Which bytes of local blocks this program has written, and which are borrowed from the version below. [2.19] */
 #include "staging.h"
 
 enum { BLOCKS = 8 };
@@ -18,9 +16,8 @@ static void open_clean(u64 size, u64 max_folio)
 
 static void end(struct pc_request *r, bool ok)
 {
-	struct call c;
-	while (ok && call_next(r, &c) > 0)
-		pc_write_answer(r, store_take(&file->store, c.pos, c.parts, c.n, r->stage));
+	while (ok && send_call(file, r) == 0)
+		;
 	pc_write_done(r, ok, false);
 	pc_retry(file->inode, 0, ALL, true);
 }
@@ -30,6 +27,11 @@ static u64 map_bytes(void)
 	return cache_usage().staged_map_bytes;
 }
 
+static size_t nr_borrowed(void)
+{
+	return pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32);
+}
+
 static void check_a_part_of_a_clean_block(u64 max_folio)
 {
 	open_clean(BLOCKS * PAGE, max_folio);
@@ -37,11 +39,11 @@ static void check_a_part_of_a_clean_block(u64 max_folio)
 	put(PAGE + 100, 1, 2);
 	put(3 * PAGE - 5, PAGE + 10, 2);
 	WRITTEN(PAGE + 10, PAGE + 30, PAGE + 100, PAGE + 101, 3 * PAGE - 5, 4 * PAGE + 5);
-	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 4);
+	EQUAL(nr_borrowed(), 4);
 	put(PAGE, PAGE, 3);
 	put(2 * PAGE, 3 * PAGE, 3);
 	WRITTEN(PAGE, 5 * PAGE);
-	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 0);
+	EQUAL(nr_borrowed(), 0);
 	put(PAGE + 7, 1, 4); /* of a block that is all written */
 	WRITTEN(PAGE, 5 * PAGE);
 	put(PAGE + 7, 1, 4);
@@ -58,7 +60,7 @@ static void check_bytes_saved_by_their_write(u64 max_folio)
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	put(PAGE + 10, 20, 2);
 	struct pc_request *r = hand_over();
-	EQUAL(map_bytes() > 0, true);
+	CHECK(map_bytes() > 0);
 	end(r, true);
 	EQUAL(map_bytes(), 0);
 	WRITTEN();
@@ -70,10 +72,10 @@ static void check_a_part_of_a_block_that_is_read_later(u64 max_folio)
 	start_with(BLOCKS * PAGE, max_folio, 64, limits_wide());
 	put(PAGE + 10, 20, 2);
 	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 0);
+	EQUAL(nr_borrowed(), 0);
 	EQUAL(fill_range(file, 0, BLOCKS * PAGE), 0);
 	WRITTEN(PAGE + 10, PAGE + 30);
-	EQUAL(pc_ranges(file->inode, PC_RANGES_BORROWED, spans, 32), 2);
+	EQUAL(nr_borrowed(), 2);
 }
 
 /* Zeros between an old end and a write, of an extending truncate, and of a hole: no program has written them. */
@@ -83,10 +85,7 @@ static void check_zeros_of_gaps_and_holes(u64 max_folio)
 	put(0, 100, 2);
 	put(200, 10, 2);
 	WRITTEN(0, 100, 200, 210);
-	take_token(file);
-	pc_truncate(file->inode, 150, false);
-	pc_truncate(file->inode, 300, false);
-	pc_token_release(file->inode);
+	WITH_TOKEN((pc_truncate(file->inode, 150, false), pc_truncate(file->inode, 300, false)));
 	WRITTEN(0, 100);
 	put(300, 5, 2); /* where the file ends */
 	WRITTEN(0, 100, 300, 305);
@@ -199,11 +198,7 @@ TEST(check_holes_in_sent_bytes)
 	}
 }
 
-static void *write_behind(void *unused MAYBE)
-{
-	put(PAGE + 40, 10, 4);
-	return NULL;
-}
+THREAD(write_behind, put(PAGE + 40, 10, 4))
 
 /* A writer extends a range of a page whose sent bytes come back: before, in between, and after. */
 TEST(check_bytes_come_back_beside_a_writer)
@@ -232,7 +227,7 @@ static void check_a_folio_gets_another_frame(u64 max_folio)
 	put(PAGE + 30, 10, 2);
 	put(2 * PAGE + 30, 10, 2);
 	for (u32 page = 1; page <= 2; page++) {
-		struct pc_folio *f = pc_folio_at(rig.cache, pc_index_lookup(file->inode, page));
+		struct pc_folio *f = folio_at(file, page * PAGE);
 		CHECK(pc_folio_trylock(f) && pc_folio_copy_on_conflict(file->inode, f));
 		pc_folio_unlock(rig.cache, f);
 	}
@@ -255,8 +250,7 @@ TEST(check_many_ranges_of_a_page)
 	for (u64 pos = 0; pos < PAGE; pos += 8)
 		put((pos * 5) % PAGE, 3, 2);
 	SOUND(&rig);
-	size_t n = pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 32);
-	CHECK(n == PAGE / 8);
+	EQUAL(pc_ranges(file->inode, PC_RANGES_WRITTEN, spans, 32), PAGE / 8);
 	for (u64 pos = 0; pos < PAGE; pos += 8)
 		put(pos, 8, 3);
 	WRITTEN(0, PAGE);
@@ -271,10 +265,8 @@ static void check_borrowed_bytes_are_replaced(u64 max_folio)
 	open_clean(BLOCKS * PAGE, max_folio);
 	EQUAL(file_read(file, 2 * PAGE, other, PAGE), PAGE);
 	put(PAGE + 10, 10, 2);
-	take_token(file);
-	EQUAL(pc_borrowed_put(file->inode, PAGE, page), 0);
-	EQUAL(pc_borrowed_put(file->inode, 2 * PAGE, page), 0); /* borrows nothing */
-	pc_token_release(file->inode);
+	WITH_TOKEN(EQUAL(pc_borrowed_put(file->inode, PAGE, page), 0));
+	WITH_TOKEN(EQUAL(pc_borrowed_put(file->inode, 2 * PAGE, page), 0)); /* borrows nothing */
 	see(PAGE, 10, 9);
 	see(PAGE + 10, 10, 2);
 	see(PAGE + 20, PAGE - 20, 9);

@@ -113,21 +113,23 @@ static MAYBE bool has_answer(struct kernel *k, u64 unique)
 	return has;
 }
 
+/* Send a request with one struct. Return: its number. */
+#define SEND(k, opcode, node, type, ...) send_to(k, opcode, node, &(struct type){__VA_ARGS__}, sizeof(struct type))
+
+#define send_getattr(k, node)          SEND(k, FUSE_GETATTR, node, fuse_getattr_in, 0)
+#define send_open(k, node)             SEND(k, FUSE_OPEN, node, fuse_open_in, .flags = 2)
+#define send_read(k, node, h, at, len) SEND(k, FUSE_READ, node, fuse_read_in, .fh = h, .offset = at, .size = len)
+#define send_release(k, node, h)       SEND(k, FUSE_RELEASE, node, fuse_release_in, .fh = h)
+#define send_fsync(k, node, h)         SEND(k, FUSE_FSYNC, node, fuse_fsync_in, .fh = h)
+#define send_forget(k, node, times)    SEND(k, FUSE_FORGET, node, fuse_forget_in, .nlookup = times)
+#define send_interrupt(k, of)          SEND(k, FUSE_INTERRUPT, 0, fuse_interrupt_in, .unique = of)
+
+/* A struct that is the answer. */
+#define OUT(answer, type) ((const struct type *)(const void *)(answer).bytes)
+
 static MAYBE u64 send_lookup(struct kernel *k, u64 parent, const char *name)
 {
 	return send_to(k, FUSE_LOOKUP, parent, name, strlen(name) + 1);
-}
-
-static MAYBE u64 send_getattr(struct kernel *k, u64 node)
-{
-	struct fuse_getattr_in in = {0};
-	return send_to(k, FUSE_GETATTR, node, &in, sizeof(in));
-}
-
-static MAYBE u64 send_read(struct kernel *k, u64 node, u64 fh, u64 offset, u32 size)
-{
-	struct fuse_read_in in = {.fh = fh, .offset = offset, .size = size};
-	return send_to(k, FUSE_READ, node, &in, sizeof(in));
 }
 
 static MAYBE u64 send_write(struct kernel *k, u64 node, u64 fh, u64 offset, const void *data, u32 size)
@@ -136,40 +138,10 @@ static MAYBE u64 send_write(struct kernel *k, u64 node, u64 fh, u64 offset, cons
 	return send_as(k, (u32)getpid(), FUSE_WRITE, node, &in, sizeof(in), data, size);
 }
 
-static MAYBE u64 send_open(struct kernel *k, u64 node)
-{
-	struct fuse_open_in in = {.flags = 2};
-	return send_to(k, FUSE_OPEN, node, &in, sizeof(in));
-}
-
-static MAYBE u64 send_release(struct kernel *k, u64 node, u64 fh)
-{
-	struct fuse_release_in in = {.fh = fh};
-	return send_to(k, FUSE_RELEASE, node, &in, sizeof(in));
-}
-
-static MAYBE u64 send_fsync(struct kernel *k, u64 node, u64 fh)
-{
-	struct fuse_fsync_in in = {.fh = fh};
-	return send_to(k, FUSE_FSYNC, node, &in, sizeof(in));
-}
-
-static MAYBE void send_forget(struct kernel *k, u64 node, u64 times)
-{
-	struct fuse_forget_in in = {.nlookup = times};
-	send_to(k, FUSE_FORGET, node, &in, sizeof(in));
-}
-
-static MAYBE void send_interrupt(struct kernel *k, u64 unique)
-{
-	struct fuse_interrupt_in in = {.unique = unique};
-	send_to(k, FUSE_INTERRUPT, 0, &in, sizeof(in));
-}
-
 static MAYBE u64 fh_of(const struct answer *a)
 {
 	EQUAL(a->error, 0);
-	return ((const struct fuse_open_out *)(const void *)a->bytes)->fh;
+	return OUT(*a, fuse_open_out)->fh;
 }
 
 static MAYBE void kernel_open(struct kernel *k, struct pc_loop_options options)

@@ -1,8 +1,6 @@
-/*
- * The loop with everything at once: programs that read, write, look up and forget; handlers that answer rightly,
- * wrongly, twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is
- * answered once (kernel.h). The node counts given out equal those that the handlers got to forget.
- */
+/* The loop with everything at once: programs that read, write, look up and forget; handlers that answer rightly, wrongly,
+ * twice or not at all; interrupts, deadlines, notices, and in the end a stop in the middle. Each request is answered once
+ * (kernel.h). The node counts given out equal those that the handlers got to forget. */
 #include "tables.h"
 
 enum { PROGRAMS = 3, HANDLERS = 3, ROUNDS = 400, NODES = 20, FILE_NODE = 5 };
@@ -71,7 +69,7 @@ static void look_up_and_forget(u32 *seed)
 		send_interrupt(&kernel, unique);
 	struct answer a = answer_to(&kernel, unique);
 	if (!a.error)
-		send_forget(&kernel, ((struct fuse_entry_out *)(void *)a.bytes)->nodeid, 1);
+		send_forget(&kernel, OUT(a, fuse_entry_out)->nodeid, 1);
 }
 
 static void *program(void *number)
@@ -112,11 +110,8 @@ static void everything(bool direct, bool stopped)
 {
 	struct pc_fuse_request a = {0};
 	pthread_t programs[PROGRAMS], handlers[HANDLERS], other;
-	kernel_open(&kernel, (struct pc_loop_options){.entry_ns = 3600000000000ll,
-						      .attr_ns = 3600000000000ll,
-						      .timeout_ns = 3600000000000ll,
-						      .known_timeout_ns = 3600000000000ll,
-						      .workers = 3,
+	const i64 hour = 3600000000000ll;
+	kernel_open(&kernel, (struct pc_loop_options){hour, hour, hour, .known_timeout_ns = hour, .workers = 3,
 						      .direct_io = direct});
 	open_hits();
 	CHECK(pc_loop_enter(kernel.loop));
@@ -154,18 +149,8 @@ static void everything(bool direct, bool stopped)
 	kernel_close(&kernel);
 }
 
-TEST(check_many_workers)
+TEST(check_many_workers_or_one_and_turns_to_the_end_or_a_stop)
 {
-	everything(true, false);
-}
-
-TEST(check_one_worker_and_turns)
-{
-	everything(false, false);
-}
-
-TEST(check_a_stop_in_between)
-{
-	everything(true, true);
-	everything(false, true);
+	for (int k = 0; k < 4; k++)
+		everything(k & 1, k & 2);
 }

@@ -98,9 +98,9 @@ static void act_write(struct client *self, u32 file)
 		is_cut(c, old, at, version);
 	bool whole = schedule_draw(4) == 0;
 	while (done < n * CELL) {
-		int64_t (*put)(struct pc_inode *, uint64_t, const void *, uint64_t, struct pc_need *) =
-			whole ? pc_write_whole : pc_write;
-		done += (u64)put(f->inode, at * CELL + done, (u8 *)self->buffer + done, n * CELL - done, &need);
+		u64 pos = at * CELL + done, left = n * CELL - done;
+		const u8 *from = (u8 *)self->buffer + done;
+		done += (u64)(whole ? pc_write_whole : pc_write)(f->inode, pos, from, left, &need);
 		if (done == n * CELL || need.kind == PC_NEED_ROOM || provide(f, &need))
 			break; /* all of it, or the accepted part is complete, and ends on a cell */
 	}
@@ -183,13 +183,9 @@ static void act_discard(struct client *self, u32 file)
 	take_token(f);
 	if (pc_views_cut(f->inode, at * CELL, (at + n) * CELL, true) == 0) {
 		u64 first = at * CELL / PAGE * (PAGE / CELL);
-		u64 end = ((at + n) * CELL + PAGE - 1) / PAGE * (PAGE / CELL);
-		end = CELLS; /* discarding a local end takes the size along */
-		for (u64 k = first; k < end; k++)
-			c->lost[k] = LOSING;
+		set_all(c->lost, first, CELLS, LOSING); /* discarding a local end takes the size along */
 		pc_discard(f->inode, at * CELL, (at + n) * CELL, ranges, 32, true);
-		for (u64 k = first; k < end; k++)
-			c->lost[k] = c->version;
+		set_all(c->lost, first, CELLS, c->version);
 	}
 	pc_token_release(f->inode);
 }
@@ -339,11 +335,13 @@ static void client_act(struct client *self, u32 file, const u8 *weights)
 	}
 }
 
-static const char *const verb_names[] = {"read",        "write",  "fsync",
-					 "flush",       "commit", "drop",
-					 "read ahead",  "view",   "store to a view of",
-					 "truncate at", "punch",  "write directly",
-					 "discard",     "settle"};
+static const char *const verb_names[] = {
+	"read",        "write",  "fsync",
+	"flush",       "commit", "drop",
+	"read ahead",  "view",   "store to a view of",
+	"truncate at", "punch",  "write directly",
+	"discard",     "settle",
+};
 
 static MAYBE void client_print(const struct client *self, const char *name)
 {

@@ -12,6 +12,7 @@
  * schedule is part of it, so a replay plays the whole batch up to there, and then forks for each try.
  */
 #include <errno.h>
+#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
@@ -254,25 +255,19 @@ struct options {
 
 static struct options parse(int argc, char **argv)
 {
+	static const struct option names[] = {
+		{"seed", 1, NULL, 's'},    {"number", 1, NULL, 'n'}, {"seconds", 1, NULL, 't'}, {"kind", 1, NULL, 'k'},
+		{"without", 1, NULL, 'w'}, {"replay", 1, NULL, 'r'}, {NULL, 0, NULL, 0}};
 	struct options o = {.seed = (uint64_t)time(NULL) % 1000000, .number = UINT64_MAX, .seconds = 1e9};
-	for (int k = 1; k < argc; k++) {
-		const char *value = k + 1 < argc ? argv[k + 1] : "";
-		k++;
-		if (strcmp(argv[k - 1], "--seed") == 0)
-			o.seed = strtoull(value, NULL, 10);
-		else if (strcmp(argv[k - 1], "--number") == 0)
-			o.number = strtoull(value, NULL, 10);
-		else if (strcmp(argv[k - 1], "--seconds") == 0)
-			o.seconds = strtod(value, NULL);
-		else if (strcmp(argv[k - 1], "--kind") == 0)
-			o.kind = value;
-		else if (strcmp(argv[k - 1], "--without") == 0)
-			o.without = value;
-		else if (strcmp(argv[k - 1], "--replay") == 0)
-			o.replay = value;
-		else {
-			fprintf(stderr, "schedules: what is %s?\n", argv[k - 1]);
-			exit(2);
+	for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+		switch (c) {
+		case 's': o.seed = strtoull(optarg, NULL, 10); break;
+		case 'n': o.number = strtoull(optarg, NULL, 10); break;
+		case 't': o.seconds = strtod(optarg, NULL); break;
+		case 'k': o.kind = optarg; break;
+		case 'w': o.without = optarg; break;
+		case 'r': o.replay = optarg; break;
+		default: exit(2);
 		}
 	}
 	return o;

@@ -14,59 +14,51 @@
 
 struct kind {
 	const char *name;
+	u32 traits;
 	u8 weights[CLIENT_VERBS];
-	bool forgets, stages, durable_sometimes, commits_fail;
-	bool units; /* whole write units; in half of the worlds storage shows committed bytes only */
-	bool stuck; /* writes of file 1 return when all clients have ended; one of them writes it, the others read file 0 */
+};
+
+enum {
+	FORGETS = 1,
+	STAGES = 2,
+	DURABLE = 4, /* sometimes */
+	FAILS = 8,   /* commits */
+	UNITS = 16,  /* whole write units; in half of the worlds storage shows committed bytes only */
+	STUCK = 32, /* writes of file 1 return when all clients have ended; one of them writes it, the others read file 0 */
 };
 
 static const struct kind kinds[WORLD_KINDS] = {
-	{"plain",
-	 {[READ] = 5, [WRITE] = 5, [SYNC] = 3, [FLUSH] = 2, [COMMIT] = 1, [DROP] = 1},
-	 .forgets = true,
-	 .durable_sometimes = true,
-	 .commits_fail = true},
-	{"pressure",
-	 {[READ] = 8, [WRITE] = 5, [SYNC] = 1, [AHEAD] = 2, [PIN] = 2, [FLUSH] = 2},
-	 .forgets = true,
-	 .durable_sometimes = true,
-	 .commits_fail = true},
-	{"cuts",
-	 {[READ] = 5, [WRITE] = 5, [SYNC] = 2, [TRUNCATE] = 3, [PUNCH] = 3, [FLUSH] = 2, [DROP] = 1},
-	 .forgets = true,
-	 .durable_sometimes = true,
-	 .commits_fail = true},
-	{"views",
-	 {[READ] = 3, [WRITE] = 3, [SYNC] = 3, [STORE] = 5, [PIN] = 1, [TRUNCATE] = 2, [DROP] = 1, [FLUSH] = 2},
-	 .forgets = true,
-	 .durable_sometimes = true,
-	 .commits_fail = true},
-	{"direct",
-	 {[READ] = 5, [WRITE] = 3, [SYNC] = 2, [DIRECT] = 5, [TRUNCATE] = 1, [DROP] = 1, [AHEAD] = 1},
-	 .durable_sometimes = true},
-	{"given-up",
-	 {[READ] = 6, [WRITE] = 5, [SYNC] = 2, [DISCARD] = 5, [FLUSH] = 3, [COMMIT] = 3, [SETTLE] = 2, [TRUNCATE] = 3},
-	 .forgets = true,
-	 .commits_fail = true},
-	{"staged",
-	 {[READ] = 5, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 4, [DROP] = 3, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1},
-	 .stages = true,
-	 .commits_fail = true},
-	{"units",
-	 {[READ] = 4, [WRITE] = 6, [SYNC] = 3, [FLUSH] = 4, [COMMIT] = 1, [DROP] = 4, [TRUNCATE] = 2, [PUNCH] = 1},
-	 .forgets = true,
-	 .durable_sometimes = true,
-	 .commits_fail = true,
-	 .units = true},
-	{"staged-units",
-	 {[READ] = 3, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 5, [DROP] = 4, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1},
-	 .stages = true,
-	 .commits_fail = true,
-	 .units = true},
-	{"stuck", {[READ] = 5, [AHEAD] = 1, [PIN] = 1, [DROP] = 1}, .stuck = true},
+	/* clang-format off */
+	{"plain", FORGETS | DURABLE | FAILS,
+	 {[READ] = 5, [WRITE] = 5, [SYNC] = 3, [FLUSH] = 2, [COMMIT] = 1, [DROP] = 1}},
+	{"pressure", FORGETS | DURABLE | FAILS,
+	 {[READ] = 8, [WRITE] = 5, [SYNC] = 1, [AHEAD] = 2, [PIN] = 2, [FLUSH] = 2}},
+	{"cuts", FORGETS | DURABLE | FAILS,
+	 {[READ] = 5, [WRITE] = 5, [SYNC] = 2, [TRUNCATE] = 3, [PUNCH] = 3, [FLUSH] = 2, [DROP] = 1}},
+	{"views", FORGETS | DURABLE | FAILS,
+	 {[READ] = 3, [WRITE] = 3, [SYNC] = 3, [STORE] = 5, [PIN] = 1, [TRUNCATE] = 2, [DROP] = 1, [FLUSH] = 2}},
+	{"direct", DURABLE,
+	 {[READ] = 5, [WRITE] = 3, [SYNC] = 2, [DIRECT] = 5, [TRUNCATE] = 1, [DROP] = 1, [AHEAD] = 1}},
+	{"given-up", FORGETS | FAILS,
+	 {[READ] = 6, [WRITE] = 5, [SYNC] = 2, [DISCARD] = 5, [FLUSH] = 3, [COMMIT] = 3, [SETTLE] = 2, [TRUNCATE] = 3}},
+	{"staged", STAGES | FAILS,
+	 {[READ] = 5, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 4, [DROP] = 3, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1}},
+	{"units", FORGETS | DURABLE | FAILS | UNITS,
+	 {[READ] = 4, [WRITE] = 6, [SYNC] = 3, [FLUSH] = 4, [COMMIT] = 1, [DROP] = 4, [TRUNCATE] = 2, [PUNCH] = 1}},
+	{"staged-units", STAGES | FAILS | UNITS,
+	 {[READ] = 3, [WRITE] = 6, [SYNC] = 2, [FLUSH] = 5, [DROP] = 4, [TRUNCATE] = 1, [PUNCH] = 1, [SETTLE] = 1}},
+	{"stuck", STUCK,
+	 {[READ] = 5, [AHEAD] = 1, [PIN] = 1, [DROP] = 1}},
+	/* clang-format on */
 };
 
 static const struct kind *kind;
+
+static bool is(u32 trait)
+{
+	return kind->traits & trait;
+}
+
 static struct rig rig;
 static struct file *ballast;
 static struct pc_pin ballast_pins[BALLAST];
@@ -121,14 +113,14 @@ static void meet(struct store *s, enum store_moment when)
 	s->read_error = s->write_error = s->commit_error = 0;
 	s->read_max = s->write_max = 0;
 	s->parked = false;
-	if (kind->stuck && when == STORE_TAKES && s == &world.files[1]->store)
+	if (is(STUCK) && when == STORE_TAKES && s == &world.files[1]->store)
 		while (atomic_load(&world.hung))
 			schedule_wait(&world.hung, 1, -1);
 	if (!world.trouble || !self || self->calm || schedule_draw(when == STORE_COMMITS ? 2 : 6))
 		return;
 	world.trouble--;
 	if (when == STORE_COMMITS) {
-		s->commit_error = kind->commits_fail ? -EIO : 0;
+		s->commit_error = is(FAILS) ? -EIO : 0;
 	} else if (when == STORE_TAKES) {
 		u64 whim = schedule_draw(3);
 		s->write_error = whim == 0 ? -EIO : 0;
@@ -155,17 +147,17 @@ void world_open(u32 number, u64 seed)
 	rig_open(&rig, CAPACITY * PAGE, (u64)PAGE << order);
 	pc_cache_configure(rig.cache, PAGE, limit * PAGE, seed / 9 % 2 ? (u64)PAGE << order : PAGE, true);
 	world.rig = &rig;
-	world.durable = kind->durable_sometimes && seed / 18 % 4 == 0;
-	world.kind_stages = kind->stages;
+	world.durable = is(DURABLE) && seed / 18 % 4 == 0;
+	world.kind_stages = is(STAGES);
 	static const u64 units[] = {CELL, 2 * PAGE, 3 * PAGE, 6 * PAGE}, reads[] = {1, CELL, PAGE};
-	world.write_unit = kind->units ? units[seed / 288 % 4] : 1;
-	world.read_unit = kind->units ? reads[seed / 1152 % 3] : 1;
-	bool lags = kind->stages || (kind->units && !world.durable && seed / 3456 % 2);
-	if (!kind->stuck) /* that takes a credit for good */
+	world.write_unit = is(UNITS) ? units[seed / 288 % 4] : 1;
+	world.read_unit = is(UNITS) ? reads[seed / 1152 % 3] : 1;
+	bool lags = is(STAGES) || (is(UNITS) && !world.durable && seed / 3456 % 2);
+	if (!is(STUCK)) /* that takes a credit for good */
 		pc_volume_set_inflight(rig.volume, 1 + (u32)(seed / 5 % 3));
 	ballast = file_open(&rig, BALLAST * PAGE, BALLAST * PAGE);
 	u32 pinned = BALLAST - (u32)(seed / 72 % 4);
-	if (kind->units)
+	if (is(UNITS))
 		pinned -= 4; /* a writer beyond a short last unit needs that unit's last page beside its own */
 	static u8 bytes[BALLAST * PAGE];
 	EQUAL(file_read(ballast, 0, bytes, BALLAST * PAGE), BALLAST * PAGE);
@@ -182,7 +174,7 @@ void world_open(u32 number, u64 seed)
 		store_init(&world.files[k]->store, BYTES, BYTES);
 		if (lags)
 			store_stages(&world.files[k]->store);
-		else if (kind->forgets && !world.durable)
+		else if (is(FORGETS) && !world.durable)
 			store_forgets(&world.files[k]->store);
 		world.files[k]->store.meet = meet;
 	}
@@ -298,7 +290,7 @@ static void client(void *arg)
 {
 	struct client *self = arg;
 	static const u8 writes[CLIENT_VERBS] = {[WRITE] = 1};
-	bool hangs = kind->stuck && self == &clients[0];
+	bool hangs = is(STUCK) && self == &clients[0];
 	for (u32 k = 0; k < self->nr_verbs; k++) {
 		pc_tick(rig.cache, schedule_now_ns());
 		client_act(self, hangs ? 1 : (u32)schedule_draw(world.nr_files), hangs ? writes : kind->weights);
@@ -321,7 +313,7 @@ void world_play(void)
 	world.trouble = schedule_draw(3) ? 0 : 1 + (u32)schedule_draw(4);
 	world.stop_work = false;
 	world.clients_left = nr;
-	world.nr_files = kind->stuck ? 2 : 1 + (u32)schedule_draw(NR_FILES);
+	world.nr_files = is(STUCK) ? 2 : 1 + (u32)schedule_draw(NR_FILES);
 	memset(world.commit_requested, 0, sizeof(world.commit_requested));
 	for (u32 k = 0; k < world.nr_files; k++)
 		file_begin(k);
@@ -334,7 +326,7 @@ void world_play(void)
 	}
 	schedule_add("worker 1", worker, &hands[0]);
 	schedule_add("worker 2", worker, &hands[1]);
-	if (kind->stuck) {
+	if (is(STUCK)) {
 		world.nr_files = 1; /* for the others */
 		clients[0].nr_verbs = 1;
 		schedule_add("worker 3", worker, &hands[2]);
@@ -343,7 +335,7 @@ void world_play(void)
 	check_threads = true;
 	schedule_run();
 	check_threads = false;
-	world.nr_files += kind->stuck;
+	world.nr_files += is(STUCK);
 	world.trouble = 0;
 	while (work(rig.volume))
 		;
