@@ -132,28 +132,6 @@ def test_lock_files_do_not_come_back(place: Path, bucket: Bucket) -> None:
     assert bucket.keys(f"{place.name}/") == []
 
 
-def test_saves_of_editors(place: Path, bucket: Bucket) -> None:
-    """By a rename over the old file, with a backup that had its name, in place, and by sed."""
-    path = place / "text"
-    path.write_text("first\n")
-    for text in ("by rename\n", "by rename again\n"):
-        (place / ".text.new").write_text(text)
-        os.rename(place / ".text.new", path)
-        assert path.read_text() == text
-    os.rename(path, place / "text~")
-    path.write_text("beside a backup\n")
-    assert (place / "text~").read_text() == "by rename again\n"
-    with path.open("r+") as file:
-        file.truncate()
-        file.write("in place\n")
-        os.fsync(file.fileno())
-    run("sed", "-i", "s/in place/by sed/", path)
-    assert path.read_text() == "by sed\n"
-    assert names(place) == ["text", "text~"]
-    assert bucket.keys(f"{place.name}/") == [f"{place.name}/text", f"{place.name}/text~"]
-    assert object_of(bucket, place, "text") == b"by sed\n"
-
-
 def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:
     """It appears as a whole; no part of it is visible before. A close without a write publishes nothing."""
     path = place / "a"

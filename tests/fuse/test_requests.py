@@ -222,14 +222,3 @@ def test_names_that_another_mount_changes_after_a_listing(mounting: Mounting, bu
         assert code(os.close, fd) == errno.ESTALE
         assert bucket.get("a/new") == b"theirs"
         (path / "a" / "new").unlink()
-
-
-def test_without_timeouts_each_name_is_looked_up(mounting: Mounting, bucket: Bucket) -> None:
-    """[2.19]"""
-    put_files(bucket, "a", 2)
-    with mounting(0) as path:
-        os.listdir(path / "a")
-        bucket.remove("a/0")
-        bucket.put("a/new", b"theirs")
-        assert code(os.stat, path / "a" / "0") == errno.ENOENT
-        assert (path / "a" / "new").read_bytes() == b"theirs"
