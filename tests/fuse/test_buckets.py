@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
+from tests.s3.servers import Bucket, Server, missing, new_bucket
 
 from .mounts import KINDS, Mounted, code, names, needs_mounts, run
 
@@ -20,16 +20,6 @@ pytestmark = [
     pytest.mark.xdist_group("mounts"),
     pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)"),
 ]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        server = Server("ministack", tmp_path_factory.mktemp("ministack"))
-        yield server
-        server.close()
 
 
 @pytest.fixture(scope="module", params=KINDS)
