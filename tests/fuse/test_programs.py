@@ -208,19 +208,10 @@ WAYS = "buffered,direct,through,views,append,truncate,names,hints"
 
 
 def stress(path: Path, *options: str, timeout: float = 100) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pagecache",
-        "stress",
-        f"path:{path}",
-        "--patience",
-        "90s",
-        "--mix",
-        WAYS,
-        *options,
-    ]
-    done = subprocess.run(command, cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pagecache", "stress", f"path:{path}", "--patience=90s", f"--mix={WAYS}"]
+    done = subprocess.run(
+        [*command, *options], cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 
