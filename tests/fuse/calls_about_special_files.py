@@ -89,31 +89,6 @@ def special_files(top: Path, record: Recorder) -> None:
 
 
 @check
-def sockets(top: Path, record: Recorder) -> None:
-    before = os.getcwd()
-    os.chdir(top)
-    try:
-        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-            record("bound", lambda: server.bind("a"))
-            record("refused", lambda: client.connect("a"))
-            server.listen()
-            record("connected", lambda: client.connect("a"))
-            accepted, _ = server.accept()
-            with accepted:
-                record("sent", lambda: (client.send(b"abc"), accepted.recv(10)))
-            os.rename("a", "b")
-            with socket.socket(socket.AF_UNIX) as other:
-                record("by its old name", lambda: other.connect("a"))
-                record("by its new name", lambda: other.connect("b"))
-        with socket.socket(socket.AF_UNIX) as again:
-            record("bound again", lambda: again.bind("b"))
-            record("bound after unlink", lambda: (os.unlink("b"), again.bind("b"))[1])
-        record.nothing("opened", lambda: os.open("b", os.O_RDONLY))
-    finally:
-        os.chdir(before)
-
-
-@check
 def devices(top: Path, record: Recorder) -> None:
     """Devices are opened by the kernel, if the mount lets it."""
     if not ROOT:
