@@ -224,13 +224,11 @@ def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
         mounted.stop()
 
 
-@pytest.mark.parametrize("words", [["policy=sticky,read_ahead=0"], []])
-def test_the_volume_gets_the_options_that_say_how_it_reads(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [["policy=sticky"], []])
+def test_the_volume_gets_the_policy_of_the_mount(words: list[str]) -> None:
     """[2.23]"""
     options = with_words(MountOptions(url="memory:", mountpoint="/mnt"), words)
-    found = reading(options, BackendLimits())
-    assert found["policy"] == ("sticky" if words else "adaptive")
-    assert (found["read_ahead"] == 0) == bool(words)
+    assert reading(options, BackendLimits())["policy"] == ("sticky" if words else "adaptive")
 
 
 def test_a_read_only_mount(tmp_path: Path, store: Path) -> None:
