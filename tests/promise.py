@@ -5,7 +5,7 @@ module NAME", and writes out the `__init__` of each dataclass: mypy's stubtest i
 compares those of parameters one by one.
 
 The package may have more than is promised (--ignore-missing-stub), but nothing less and nothing different. Additional
-optional parameters and names are permitted. Parts of a later version are in `LATER`, each with its reason, until they
+optional parameters and names are permitted. Names of a later version are in `LATER`, each with its reason, until they
 exist.
 """
 
@@ -19,12 +19,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["LATER", "MODULES_LATER", "PROMISE", "compare", "modules", "write_stubs"]
+__all__ = ["LATER", "PROMISE", "compare", "modules", "write_stubs"]
 
 PROMISE = Path(__file__).parent / "public_api.pyi"
 
 LATER: dict[str, str] = {}
-MODULES_LATER: dict[str, str] = {}
 
 
 def modules(text: str) -> dict[str, str]:
@@ -65,7 +64,7 @@ def _constructor(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
 
 
 def write_stubs(text: str, folder: Path) -> None:
-    """Write the stubs of a promise below `folder`, for modules that exist already."""
+    """Write the stubs of a promise below `folder`."""
     parts = {name: ast.parse(body) for name, body in modules(text).items()}
     home = dict.fromkeys(_defined(parts["pagecache"]))
     for name, tree in parts.items():
@@ -74,8 +73,6 @@ def write_stubs(text: str, folder: Path) -> None:
             if _is_dataclass(node):
                 # A class derived without new fields gets only those of its base.
                 node.body += ast.parse(_constructor(node, classes)).body
-        if name in MODULES_LATER:
-            continue
         path = folder.joinpath(*name.split("."), "__init__.pyi")
         path.parent.mkdir(parents=True, exist_ok=True)
         borrowed = "" if name == "pagecache" else f"from pagecache import {', '.join(home)}\n"
@@ -117,7 +114,7 @@ def _attributes(text: str) -> list[str]:
     for module, body in modules(text).items():
         for node in ast.parse(body).body:
             name = f"{module}.{getattr(node, 'name', '')}"
-            if not isinstance(node, ast.ClassDef) or module in MODULES_LATER or name in LATER or _is_dataclass(node):
+            if not isinstance(node, ast.ClassDef) or name in LATER or _is_dataclass(node):
                 continue
             try:
                 kind = pkgutil.resolve_name(name)

@@ -38,80 +38,68 @@ from pagecache.backends import Backend, BackendFile, BackendLimits, ObjectStat
 from pagecache.config import parse_size
 from pagecache.errors import BackendError, Key
 
-PIECE = 1 << 20
+from .plain import fill
+
 Range = tuple[int, int]
 
 
-def copy(source: int, target: int, begin: int, end: int) -> None:
-    """Copy bytes [begin, end) from one file to the same place in the other."""
-    while begin < end:
-        piece = os.pread(source, min(PIECE, end - begin), begin)
-        if not piece:
-            return
-        os.pwrite(target, piece, begin)
-        begin += len(piece)
+def absent(key: Key) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
 
 
-def zero(fd: int, begin: int, end: int) -> None:
-    while begin < end:
-        begin += os.pwrite(fd, bytes(min(PIECE, end - begin)), begin)
-
-
-def at_least(fd: int, size: int) -> None:
-    if os.fstat(fd).st_size < size:
-        os.ftruncate(fd, size)
+def resize(content: bytearray, size: int) -> None:
+    del content[size:]
+    content.extend(bytes(size - len(content)))
 
 
 class PublishingFile(BackendFile):
     """One session on one object. `lock` guards all of it, including in-flight spans."""
 
-    def __init__(self, backend: PublishingBackend, key: Key, base: int | None) -> None:
+    def __init__(self, backend: PublishingBackend, key: Key, base: bytes | None, version: str | None) -> None:
         self.backend, self.key, self.lock = backend, key, threading.RLock()
-        self.version = backend.version_of(base)
-        self.work, self.safe = backend.private(), backend.private()
-        self.changed = base is None
+        self.version, self.changed = version, base is None
+        self.work, self.safe = bytearray(base or b""), bytearray(base or b"")
         self.detached = self.dead = False
         self.in_flight: list[Range] = []
         self.exclusive = ""
-        if base is not None:
-            for fd in (self.work.fileno(), self.safe.fileno()):
-                copy(base, fd, 0, os.fstat(base).st_size)
-            os.close(base)
 
     # ---------------------------------------------------------------- the protocol
 
     def stat(self) -> ObjectStat:
         with self.alive():
-            return ObjectStat(size=self.size(), version=self.version)
+            return ObjectStat(size=len(self.work), version=self.version)
 
     def read_into(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self.alive():
             source = self.work if self.backend.read_back else self.safe
-            at_least(source.fileno(), self.size())
-            return os.preadv(source.fileno(), buffers, offset)
+            source.extend(bytes(len(self.work) - len(source)))
+            return fill(buffers, source[offset : offset + sum(map(len, buffers))])
 
     def write_from(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self.writing("write_from", offset, buffers) as length, self.alive():
-            os.pwritev(self.work.fileno(), buffers, offset)
+            self.work.extend(bytes(max(0, offset + length - len(self.work))))
+            self.work[offset : offset + length] = b"".join(buffers)
             self.changed = True
             return length
 
     def truncate(self, size: int) -> None:
         with self.alone("truncate"), self.alive():
-            for fd in (self.work.fileno(), self.safe.fileno()):
-                os.ftruncate(fd, size)
+            for content in (self.work, self.safe):
+                resize(content, size)
             self.changed = True
 
     def punch_hole(self, offset: int, length: int) -> None:
         with self.alone("punch_hole"), self.alive():
-            end = min(offset + length, self.size())
-            for fd in (self.work.fileno(), self.safe.fileno()):
-                zero(fd, offset, min(end, os.fstat(fd).st_size))
+            for content in (self.work, self.safe):
+                end = min(offset + length, len(content))
+                content[offset:end] = bytes(max(0, end - offset))
             self.changed = True
 
     def rollback(self) -> None:
         with self.alone("rollback"), self.alive():
-            self.restart()
+            base, self.version = self.backend.found(self.key)
+            self.work, self.safe = bytearray(base or b""), bytearray(base or b"")
+            self.changed = base is None
 
     def commit(self) -> str | None:
         with self.alone("commit"), self.alive():
@@ -126,51 +114,20 @@ class PublishingFile(BackendFile):
 
     def close(self) -> None:
         with self.lock:
-            for file in (self.work, self.safe):
-                file.close()
             self.dead = True
-
-    def __del__(self) -> None:
-        if hasattr(self, "safe"):
-            self.close()
 
     # ---------------------------------------------------------------- implementation
 
-    def size(self) -> int:
-        return os.fstat(self.work.fileno()).st_size
-
     def publish(self) -> None:
         """Publish old content and acknowledged bytes under the name, if it still belongs to this object."""
-        if not self.changed or self.detached:
-            return
-        self.version = self.backend.publish(self.key, self.work.fileno(), self.version)
-        self.settle()
-
-    def settle(self) -> None:
-        """Make the content of `work` the committed one."""
-        size = os.fstat(self.work.fileno()).st_size
-        os.ftruncate(self.safe.fileno(), 0)
-        copy(self.work.fileno(), self.safe.fileno(), 0, size)
-        self.changed = False
+        if self.changed and not self.detached:
+            self.version = self.backend.publish(self.key, self.work, self.version)
+            self.safe, self.changed = bytearray(self.work), False
 
     def forget(self) -> None:
         """Forget acknowledged bytes, but not truncates, holes and the size."""
-        size = os.fstat(self.work.fileno()).st_size
-        at_least(self.safe.fileno(), size)
-        os.ftruncate(self.work.fileno(), 0)
-        copy(self.safe.fileno(), self.work.fileno(), 0, size)
-        os.ftruncate(self.work.fileno(), size)
-
-    def restart(self) -> None:
-        """Start over from the visible content."""
-        os.ftruncate(self.work.fileno(), 0)
-        base = self.backend.visible_fd(self.key)
-        self.version = self.backend.version_of(base)
-        if base is not None:
-            copy(base, self.work.fileno(), 0, os.fstat(base).st_size)
-            os.close(base)
-        self.settle()
-        self.changed = base is None
+        resize(self.safe, len(self.work))
+        self.work = bytearray(self.safe)
 
     # ---------------------------------------------------------------- duties of the caller
 
@@ -202,8 +159,7 @@ class PublishingFile(BackendFile):
     def check_limits(self, op: str, offset: int, end: int, buffers: Sequence[memoryview]) -> None:
         limits = self.backend.limits
         unit, boundary = int(limits.write_unit), int(limits.boundary)
-        inside = not self.dead and end < self.size()
-        if offset % unit or (inside and end % unit):
+        if offset % unit or (end < len(self.work) and end % unit):
             self.violation(f"{op} of [{offset}, {end}): not whole units of {unit}")
         if end - offset > int(limits.max_write) or len(buffers) > limits.max_vectors:
             self.violation(f"{op} of [{offset}, {end}): too much for one call")
@@ -274,33 +230,27 @@ class PublishingBackend(Backend):
 
     def visible(self, key: Key) -> bytes | None:
         """The visible content; None: no such object."""
-        try:
-            return self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
+        return self.found(key)[0]
 
     # ---------------------------------------------------------------- the protocol
 
     def open(self, key: Key, *, create: bool = False, exclusive: bool = False) -> PublishingFile:
         with self._lock:
-            base = self.visible_fd(key)
+            base, version = self.found(key)
             if base is None and not create:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
+                raise absent(key)
             if base is not None and create and exclusive:
-                os.close(base)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), key)
-            file = PublishingFile(self, key, base)
+            file = PublishingFile(self, key, base, version)
             self._sessions.add(file)
             return file
 
     def stat(self, key: Key) -> ObjectStat:
-        fd = self.visible_fd(key)
-        if fd is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key)
         try:
-            return ObjectStat(size=os.fstat(fd).st_size, version=self.version_of(fd))
-        finally:
-            os.close(fd)
+            found = self._path(key).stat()
+        except FileNotFoundError:
+            raise absent(key) from None
+        return ObjectStat(size=found.st_size, version=str(found.st_mtime_ns))
 
     def remove(self, key: Key) -> None:
         with self._lock:
@@ -308,23 +258,23 @@ class PublishingBackend(Backend):
                 self._path(key).unlink()
             except FileNotFoundError:
                 if not self._open_files(key):  # otherwise it is not committed yet
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), key) from None
+                    raise absent(key) from None
             self._detach(key)
 
     def rename(self, src: Key, dst: Key, *, replace: bool = True) -> None:
         with self._lock:
             following = self._open_files(src)
-            if self.visible(src) is None and not following:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), src)
-            if self.visible(dst) is not None and not replace:
+            fresh, there = not self._path(src).exists(), self._path(dst).exists()
+            if fresh and not following:
+                raise absent(src)
+            if there and not replace:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), dst)
             self._detach(dst)
-            fresh = self.visible(src) is None
             if not fresh:
                 self._path(src).rename(self._path(dst))
             for file in following:
                 file.key = dst
-                if fresh and self.visible(dst) is not None:
+                if fresh and there:
                     file.version = self.stat(dst).version  # which its commit replaces
 
     def list(self, prefix: str = "") -> Iterator[ObjectStat]:
@@ -357,40 +307,28 @@ class PublishingBackend(Backend):
         for file in self._open_files(key):
             file.detached = True
 
-    def private(self) -> Any:
-        """A file that no other session sees and that goes away with its session."""
-        return tempfile.TemporaryFile(dir=self.root, buffering=0)
-
-    def visible_fd(self, key: Key) -> int | None:
+    def found(self, key: Key) -> tuple[bytes, str] | tuple[None, None]:
+        """The visible content and its version. The times of objects never repeat: see `publish`."""
         try:
-            return os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            with self._path(key).open("rb") as file:
+                return file.read(), str(os.fstat(file.fileno()).st_mtime_ns)
         except FileNotFoundError:
-            return None
+            return None, None
 
-    def version_of(self, fd: int | None) -> str | None:
-        """The times of objects never repeat: see `publish`."""
-        return None if fd is None else str(os.fstat(fd).st_mtime_ns)
-
-    def publish(self, key: Key, content: int, expected: str | None) -> str | None:
+    def publish(self, key: Key, content: bytearray, expected: str | None) -> str:
         """Publish content under a name, atomically and durably, if the version is the expected one."""
         with self._lock:
-            found = self.visible_fd(key)
-            version = self.version_of(found)
-            if found is not None:
-                os.close(found)
+            _, version = self.found(key)
             if version != expected:
                 raise OSError(errno.ESTALE, f"expected version {expected}, found {version}", key)
-            fd, name = tempfile.mkstemp(dir=self.root)
-            try:
-                copy(content, fd, 0, os.fstat(content).st_size)
+            with tempfile.NamedTemporaryFile(dir=self.root, buffering=0, delete=False) as file:
+                file.write(content)
                 self._clock = max(self._clock + 1, time.time_ns())
-                os.utime(fd, ns=(self._clock, self._clock))
-                os.fsync(fd)
-                os.rename(name, self._path(key))
+                os.utime(file.fileno(), ns=(self._clock, self._clock))
+                os.fsync(file.fileno())
+                os.rename(file.name, self._path(key))
                 self._sync_names()
-                return self.version_of(fd)
-            finally:
-                os.close(fd)
+                return str(os.fstat(file.fileno()).st_mtime_ns)
 
     def next_failure(self) -> Failure | None:
         with self._lock:

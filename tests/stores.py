@@ -442,18 +442,9 @@ class RecordingBackend(pagecache.Backend):
         keep = self.capture and op == "write_from"
         transfer = op in ("read_into", "write_from")
         with self.lock:
-            self.calls.append(
-                Call(
-                    op,
-                    key,
-                    offset,
-                    length,
-                    len(buffers),
-                    threading.get_ident(),
-                    b"".join(buffers) if keep else b"",
-                    tuple(address(buffer) for buffer in buffers) if keep else (),
-                )
-            )
+            data, addresses = (b"".join(buffers), tuple(map(address, buffers))) if keep else (b"", ())
+            thread = threading.get_ident()
+            self.calls.append(Call(op, key, offset, length, len(buffers), thread, data, addresses))
             if op == "close" and self.nr_running:
                 self.violations.append(f"closed beside {self.nr_running} calls")
             if self.closed and op != "file_close":

@@ -56,12 +56,3 @@ def test_check_reports_names_and_identities_that_disagree(make: Callable[[], Any
                 cache.check()
             del table.objects["other"]
             cache.check()
-
-
-def test_check_finds_nothing_in_a_cache_that_was_used() -> None:
-    with pagecache.PageCache("1MiB") as cache, cache.attach("memory:").open("k", "w+") as file:
-        file.pwrite(b"x" * 10_000, 5_000)
-        cache.check()
-        file.fsync()
-        file.truncate(6_000)
-        cache.check()

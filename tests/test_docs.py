@@ -270,20 +270,14 @@ class TestBackendOfThePage(BackendConformance):
         return backend
 
 
-def test_readme_names_the_two_commands() -> None:
+def test_readme_is_short_begins_with_an_example_and_names_the_two_commands() -> None:
     readme, makefile = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 155
+    first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert len(first.text.splitlines()) <= 10
     for target in ("demo", "test"):
         assert f"make {target}" in readme
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_readme_fits_three_screens() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 155
-
-
-def test_readme_begins_with_an_example_of_ten_lines_at_most() -> None:
-    first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
-    assert len(first.text.splitlines()) <= 10
 
 
 @pytest.mark.parametrize("name", [name for name in pagecache.__all__ if not name.startswith("__")])

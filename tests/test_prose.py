@@ -47,21 +47,6 @@ def test_code_is_no_text(tmp_path: Path) -> None:
         assert sorted(hit.line for hit in found) == wanted[name]
 
 
-def test_each_kind_of_text_has_a_limit() -> None:
-    kinds = {
-        "pagecache/_native/state/folio.c": "C",
-        "pagecache/_native/file/read.h": "C",
-        "pagecache/cache.py": "Python",
-        "examples/tour.py": "Python",
-        "tests/native/test_read.c": "tests",
-        "tests/stress/test_job.py": "tests",
-        "docs/contract.md": "docs",
-        "README.md": "docs",
-    }
-    assert {path: prose.kind_of(Path(path)) for path in kinds} == kinds
-    assert set(kinds.values()) == set(prose.LIMITS)
-
-
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of one page of ten words, one of which is counted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import io
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 import pagecache
 
-from .promise import LATER, MODULES_LATER, PROMISE, compare, modules
+from .promise import PROMISE, compare, modules
 
 pytestmark = pytest.mark.smoke("rules")
 
@@ -28,35 +27,10 @@ BREACHES = {
         "def try_pread(self, size: int, /)",
         'pagecache.CachedFile.try_pread is inconsistent, stub does not have parameter "offset"',
     ),
-    "a C method takes keywords no more": (
-        "    def preadv(self, buffers: Sequence[Buffer], offset: int, /)",
-        "    def preadv(self, buffers: Sequence[Buffer], offset: int)",
-        "pagecache.CachedFile.preadv is inconsistent, stub parameter",
-    ),
-    "a default is another": (
-        "def truncate(self, size: int | None = None) -> int: ...\n    def punch_hole",
-        "def truncate(self, size: int | None = 0) -> int: ...\n    def punch_hole",
-        'pagecache.CachedFile.truncate is inconsistent, runtime parameter "size" has a default value of None',
-    ),
     "the default of an option is another": (
         "dirty_expire: float = 30.0",
         "dirty_expire: float = 60.0",
         'pagecache.CacheConfig.__init__ is inconsistent, runtime parameter "dirty_expire" has a default value of 30.0',
-    ),
-    "an option is gone": (
-        'read_ahead: Size = "1MiB"  ',
-        'read_ahead: Size = "1MiB"; read_behind: Size = 0  ',
-        'pagecache.VolumeOptions.__init__ is inconsistent, runtime does not have parameter "read_behind"',
-    ),
-    "a parameter is keyword-only now": (
-        'def sync(self, timeout: float | None = None) -> None:\n        """`Volume.sync`',
-        'def sync(self, deadline: float, timeout: float | None = None) -> None:\n        """`Volume.sync`',
-        "pagecache.PageCache.sync is inconsistent, ",
-    ),
-    "a method is gone": (
-        "    def done(self) -> bool: ...",
-        "    def done(self) -> bool: ...\n    def cancel(self) -> bool: ...",
-        "pagecache.SyncTicket.cancel is not present at runtime",
     ),
     "a name is gone": (
         "class DeadlockError(PageCacheError): ...",
@@ -113,20 +87,6 @@ def test_breaches_of_the_promise_are_found(tmp_path: Path) -> None:
     assert unseen == {}, found
     expected = [line for _, _, line in BREACHES.values()]
     assert [one for one in found if not any(line in one for line in expected)] == []
-
-
-@pytest.mark.parametrize("name", MODULES_LATER)
-def test_a_module_that_is_there_is_compared(name: str) -> None:
-    """MODULES_LATER names none that could be compared."""
-    assert importlib.util.find_spec(name) is None
-
-
-def test_every_later_part_has_a_reason() -> None:
-    """It is a part of the promise."""
-    parts = modules(PROMISE.read_text(encoding="utf-8"))
-    assert set(MODULES_LATER) <= set(parts)
-    for name, reason in (LATER | MODULES_LATER).items():
-        assert len(reason) > 10, name
 
 
 def test_hot_verbs_say_what_they_take() -> None:

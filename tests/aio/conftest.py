@@ -26,6 +26,15 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
+async def cancelled(gate: Any, call: Coroutine[Any, Any, Any]) -> None:
+    """Cancel the task of a call that has come to a gate of its backend."""
+    task = asyncio.create_task(call)
+    await asyncio.to_thread(gate.wait_entered)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a test that is a coroutine."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):

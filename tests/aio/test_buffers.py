@@ -16,7 +16,7 @@ import pytest
 from pagecache import Volume, aio
 from pagecache.backends import MemoryBackend
 
-from ..file.rig import KEY, PAGE, content_of, raises, stored
+from ..file.rig import KEY, PAGE, raises
 from ..stores import RecordingBackend
 from .conftest import Attach
 
@@ -152,48 +152,3 @@ def test_a_short_segment_ends_an_awaited_read_of_several(attach: Attach) -> None
         assert first == b"x" * 10 + bytes(10)
         assert second == bytes(20)
         file.close()
-
-
-@pytest.mark.parametrize("first", ["buffered", "direct", "view", "append"])
-@pytest.mark.parametrize("second", ["buffered", "direct", "view", "append"])
-def test_each_way_of_writing_is_seen_by_each_way_of_reading(volume: Volume, first: str, second: str) -> None:
-    """Every reader sees the last write, whatever wrote before, dirty or clean or flushed. [T-27]"""
-    expected = bytearray(b"o" * (2 * PAGE + 100))
-    stored(volume, "f", expected)
-
-    def write(how: str, data: bytes, offset: int) -> None:
-        if how == "append":
-            assert buffered.append(data) == len(expected)
-            expected.extend(data)
-            return
-        if how == "view":
-            with buffered.view(offset, len(data), writable=True) as view:
-                at = 0
-                for segment in view.segments:
-                    segment[:] = data[at : at + len(segment)]
-                    at += len(segment)
-        else:
-            assert {"buffered": buffered, "direct": direct}[how].pwrite(data, offset) == len(data)
-        expected[offset : offset + len(data)] = data
-
-    def look() -> None:
-        size = len(expected)
-        assert buffered.size == direct.size == size
-        assert direct.pread(size + 10, 0) == expected
-        assert buffered.pread(size + 10, 0) == expected
-        assert direct.pread(size + 10, 0) == expected
-        with buffered.view(0, size) as view:
-            assert view.tobytes() == expected
-
-    with volume.open("f", "r+") as buffered, volume.open("f", "r+", direct=True) as direct:
-        for between in (lambda: None, buffered.flush, buffered.fsync, volume.drop_clean):
-            write(first, b"1" * PAGE, PAGE)
-            between()
-            look()
-            write(second, b"2" * 600, PAGE + 300)
-            look()
-            between()
-            write(first, b"3" * 10, PAGE + 500)
-            between()
-            look()
-    assert content_of(volume, "f") == expected

@@ -12,7 +12,7 @@ from pagecache.engine.commit.versions import Versions
 from pagecache.engine.file import EngineFile
 from pagecache.native import NativeInode
 
-from ..file.rig import PAGE, Patch, Task, eventually
+from ..file.rig import PAGE, Patch, Task, eventually, raises
 from ..stores import RecordingBackend
 from .conftest import Attach
 from .stores import Store
@@ -55,8 +55,7 @@ def test_a_created_object_that_was_rolled_back_is_still_created(attach: Attach) 
         assert sum(lost.length for lost in volume.discard("f", 0, PAGE)) == PAGE
         assert "rollback" in store.calls
         volume.open("f").close()
-        with pytest.raises(DataLossError):
-            one.flush()
+        raises(DataLossError, one.flush)
     assert store.content("f") == bytes(PAGE) + b"x" * 2 * PAGE
 
 

@@ -12,7 +12,7 @@ from pagecache import aio
 
 from ..file.rig import KEY, ONCE, PAGE, eventually, pattern
 from ..stores import RecordingBackend
-from .conftest import Attach
+from .conftest import Attach, cancelled
 from .stores import Store
 from .test_handles import both
 
@@ -50,18 +50,6 @@ async def test_tasks_read_and_write_past_the_cache(attach: Attach, backend: Any)
     assert content(volume.backend)[2 * PAGE : 2 * PAGE + 4] == b"abc" + DATA[2 * PAGE + 3 : 2 * PAGE + 4]
 
 
-async def test_wrong_arguments_of_direct_verbs_are_errors(attach: Attach) -> None:
-    """[T-59, aio]"""
-    volume = attach(Store({KEY: DATA}))
-    async with aio.open(volume, KEY, direct=True) as direct:
-        with pytest.raises(TypeError, match="writable"):
-            await direct.pread_into(b"read-only", 0)
-        with pytest.raises(ValueError, match="negative"):
-            await direct.pread(1, -1)
-        with pytest.raises(OSError, match="writing"):
-            await direct.pwrite(b"x", 0)
-
-
 @pytest.mark.parametrize("verb", ["pread_into", "pwrite"])
 async def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, verb: str) -> None:
     """A cancelled read stores nothing; a write keeps its lock until the backend's call has returned. [T-56]"""
@@ -70,12 +58,7 @@ async def test_a_cancelled_direct_call_leaves_the_file_usable(attach: Attach, ve
     space = bytearray(b"?" * PAGE)
     async with aio.open(volume, KEY, "r+", direct=True, parallel_direct_writes=True) as direct:
         gate = store.gate("read_into" if verb == "pread_into" else "write_from")
-        call = direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0)
-        task = asyncio.create_task(call)
-        await asyncio.to_thread(gate.wait_entered)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(gate, direct.pread_into(space, 0) if verb == "pread_into" else direct.pwrite(b"w" * PAGE, 0))
         store.open_all()
         await direct.truncate(8 * PAGE)  # waits for running calls
         assert (await direct.pread(PAGE, 0)) == (b"w" * PAGE if verb == "pwrite" else DATA[:PAGE])
@@ -94,11 +77,7 @@ async def test_a_cancelled_write_behind_the_end_shows_nowhere(attach: Attach, gr
         await asyncio.to_thread(committing.wait_entered)
         stored = store.gate("write_from answer")
         store.fault("write_from answer", OSError(errno.EIO, "not all of it"))
-        task = asyncio.create_task(direct.pwrite(b"t" * PAGE, len(DATA)))
-        await asyncio.to_thread(stored.wait_entered)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(stored, direct.pwrite(b"t" * PAGE, len(DATA)))
         stored.open()
         grows = file.pwrite(b"far", len(DATA) + PAGE) if grow == "write" else file.truncate(len(DATA) + PAGE + 3)
         growing = asyncio.create_task(grows)

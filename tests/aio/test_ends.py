@@ -14,7 +14,7 @@ from pagecache.options import OpenMode
 from pagecache.volume.inode import Inode
 
 from ..file.rig import content_of, eventually, until_all_wait
-from .conftest import Attach
+from .conftest import Attach, cancelled
 from .stores import Gate, Store
 
 
@@ -48,11 +48,7 @@ async def test_leaving_the_body_by_an_exception_abandons_objects_and_closes_file
 async def opened_in_vain(volume: Volume, store: Store, mode: OpenMode) -> None:
     """Cancel a task while the backend opens `f` for it; the open then goes on."""
     gate = store.gate("open")
-    task = asyncio.ensure_future(aio.open(volume, "f", mode)._open())
-    await asyncio.to_thread(gate.wait_entered)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await cancelled(gate, aio.open(volume, "f", mode)._open())
     gate.open()
     eventually(lambda: "rollback" in store.calls)
 

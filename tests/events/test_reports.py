@@ -16,7 +16,7 @@ from pagecache import ConflictError, Event, RetryPolicy, WritebackError
 from pagecache.engine.report.notices import LINES, TOPICS, WINDOW
 
 from ..file.clock import HandClock, after_flusher_turn
-from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern
+from ..file.rig import FAST, KEY, ONCE, PAGE, Rig, eventually, pattern, raises
 from ..stores import ObjectBackend, failing_commit
 
 Make = Callable[..., Rig]
@@ -51,9 +51,8 @@ def test_a_failure_that_heals_is_reported_in_order(make: Make) -> None:
     """There is one failed for each call that failed, repaired when the bytes went through, committed when they are
     stored. [2.27]
     """
-    rig = make({KEY: DATA}, retry=FAST)
+    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
     seen = listening(rig)
-    file = rig.open("r+b")
     rig.backend.fault("write_from", AGAIN, times=2)
     before = time.time()
     file.pwrite(NEW, PAGE)
@@ -70,14 +69,12 @@ def test_a_failure_that_heals_is_reported_in_order(make: Make) -> None:
 
 def test_a_failure_that_stays_is_parked_and_reported_again_with_each_try(make: Make) -> None:
     """failed and parked come each time; then repaired once. [2.14, 2.27]"""
-    rig = make({KEY: DATA}, retry=PARKS)
+    rig, file = make({KEY: DATA}, retry=PARKS).opened("r+b")
     seen = listening(rig)
-    file = rig.open("r+b")
     fault = rig.backend.fault("write_from", FULL, times=2)
     file.pwrite(NEW, 0)
     for _ in range(2):
-        with pytest.raises(WritebackError):
-            file.fsync()
+        raises(WritebackError, file.fsync)
     assert fault.nr_hit == 2
     file.fsync()
     eventually(lambda: len(seen) == 6)
@@ -88,13 +85,11 @@ def test_a_failure_that_stays_is_parked_and_reported_again_with_each_try(make: M
 @pytest.mark.parametrize("error", [AGAIN, FULL], ids=["transient", "permanent"])
 def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit(make: Make, error: OSError) -> None:
     """A repeated acknowledgement does not repair them: they may be forgotten again. [2.14, 2.27]"""
-    rig = make({KEY: DATA}, retry=PARKS)
+    rig, file = make({KEY: DATA}, retry=PARKS).opened("r+b")
     seen = listening(rig)
-    file = rig.open("r+b")
     rig.backend.fault("commit", failing_commit(error))
     file.pwrite(NEW, PAGE)
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     file.fsync()
     eventually(lambda: [event.kind for event in seen[-2:]] == ["repaired", "committed"])
     page = ((PAGE, PAGE),)
@@ -106,14 +101,12 @@ def test_a_commit_that_fails_names_its_ranges_and_is_repaired_by_the_next_commit
 
 def test_a_conflict_is_reported_once(make: Make) -> None:
     """The event has the unsaved local bytes, and the ways to settle it. [2.19, 2.27]"""
-    rig = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE)
+    rig, file = make(backend=ObjectBackend({KEY: DATA}), retry=ONCE).opened("r+b")
     seen = listening(rig)
-    file = rig.open("r+b")
     file.pwrite(NEW, 0)
     rig.backend.change_remotely(KEY, b"theirs")
     for _ in range(2):
-        with pytest.raises(ConflictError):
-            file.fsync()
+        raises(ConflictError, file.fsync)
     rig.volume.invalidate_remote(KEY, version="another")
     eventually(lambda: "invalidated" in [event.kind for event in seen])
     conflicts = [event for event in seen if event.kind == "conflict"]
@@ -124,9 +117,8 @@ def test_a_conflict_is_reported_once(make: Make) -> None:
 
 def test_events_of_a_file_are_in_order_whichever_thread_reports_them(make: Make) -> None:
     """Many requests fail and succeed side by side: no range is repaired before it failed. [2.27]"""
-    rig = make({KEY: bytes(64 * PAGE)}, retry=FAST, limits={"max_write": PAGE, "max_inflight": 8})
+    rig, file = make({KEY: bytes(64 * PAGE)}, retry=FAST, limits={"max_write": PAGE, "max_inflight": 8}).opened("r+b")
     seen = listening(rig)
-    file = rig.open("r+b")
     for turn in range(10):
         rig.backend.fault("write_from", AGAIN, times=32)
         file.pwrite(pattern(64 * PAGE, turn), 0)
@@ -155,8 +147,7 @@ def test_ten_thousand_failing_requests_write_a_few_lines(
     file = rig.open("r+b")
     rig.backend.fault("write_from", FULL, times=float("inf"))
     file.pwrite(bytes(nr * PAGE), 0)
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     warned = [line for line in lines(logging.INFO) if "pagecache.writeback" in line]
     assert len(warned) == LINES
     eventually(lambda: len([line for line in lines(logging.DEBUG) if "failed at try" in line]) == nr)
@@ -174,8 +165,7 @@ def test_ten_thousand_failing_requests_write_a_few_lines(
 
 def test_nothing_is_said_of_a_request_that_goes_well(make: Make, lines: Callable[[int], list[str]]) -> None:
     """A volume's life at INFO is its beginning and its end. [2.27]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     for number in range(20):
         file.pwrite(b"x", number)
         file.fsync()
@@ -194,8 +184,7 @@ def test_a_failure_without_automatic_retries_is_an_error(make: Make, lines: Call
     file = rig.open("r+b")
     rig.backend.fault("write_from", FULL)
     file.pwrite(NEW, 0)
-    with pytest.raises(WritebackError):
-        file.fsync()
+    raises(WritebackError, file.fsync)
     file.fsync()
     eventually(lambda: len(lines(logging.INFO)) == 3)
     assert lines(logging.INFO)[1:] == [
@@ -207,8 +196,7 @@ def test_a_failure_without_automatic_retries_is_an_error(make: Make, lines: Call
 
 def test_the_end_of_a_backend_is_logged(make: Make, lines: Callable[[int], list[str]]) -> None:
     """It covers abort, reconnect, and the bytes given up by a detach. [2.22, 2.27]"""
-    rig = make({KEY: DATA}, retry=ONCE)
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, retry=ONCE).opened("r+b")
     file.pwrite(NEW, 0)
     rig.volume.abort(ConnectionError("pulled the plug"))
     rig.volume.abort(ConnectionError("again"))
@@ -229,8 +217,7 @@ def test_the_end_of_a_backend_is_logged(make: Make, lines: Callable[[int], list[
 
 def test_a_discard_is_reported_with_its_ranges(make: Make, lines: Callable[[int], list[str]]) -> None:
     """Lost data is an error, even on request. [2.18, 2.27]"""
-    rig = make({KEY: DATA})
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}).opened("r+b")
     for page in range(0, 4, 2):
         file.pwrite(NEW, page * PAGE)
     rig.volume.discard(KEY)
@@ -242,8 +229,7 @@ def test_a_discard_is_reported_with_its_ranges(make: Make, lines: Callable[[int]
 
 def test_no_handler_of_the_log_is_called_with_a_lock_held(make: Make) -> None:
     """A handler that reads the very file gets its answer. [2.27]"""
-    rig = make({KEY: DATA}, retry=FAST)
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, retry=FAST).opened("r+b")
     answers: list[object] = []
 
     class Looks(logging.Handler):

@@ -16,6 +16,7 @@ import pytest
 from pagecache import Event, PageCache, RetryPolicy, ShutdownError
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import events as engine_events
+from pagecache.testing import Gate
 
 from ..file.rig import KEY, ONCE, PAGE, QUIET, Rig, Task, eventually, pattern
 from ..stores import WAIT_LIMIT_S
@@ -36,6 +37,18 @@ def commit(rig: Rig, times: int = 1) -> None:
         rig.handles[0].fsync()
 
 
+class Slow:
+    """A subscriber that a gate holds."""
+
+    def __init__(self) -> None:
+        self.seen: list[Event] = []
+        self.gate = Gate()
+
+    def __call__(self, event: Event) -> None:
+        self.gate.enter(WAIT_LIMIT_S)
+        self.seen.append(event)
+
+
 @pytest.fixture
 def rig(make: Make) -> Rig:
     rig = make({KEY: DATA})
@@ -45,28 +58,20 @@ def rig(make: Make) -> Rig:
 
 def test_a_slow_subscriber_delays_nothing_of_the_cache(make: Make) -> None:
     """Retries, write-back by age and syncs go on; the subscriber gets everything, later and in order. [2.27]"""
-    rig = make({KEY: DATA}, dirty_expire=0.01, flush_interval=0.01)
-    seen: list[Event] = []
-    entered, release = threading.Event(), threading.Event()
-
-    def slow(event: Event) -> None:
-        entered.set()
-        assert release.wait(WAIT_LIMIT_S)
-        seen.append(event)
-
+    rig, file = make({KEY: DATA}, dirty_expire=0.01, flush_interval=0.01).opened("r+b")
+    slow = Slow()
     rig.cache.subscribe(slow)
-    file = rig.open("r+b")
     rig.backend.fault("write_from", GONE, times=2)
     file.pwrite(b"a", 0)  # no call asks to save it
-    assert entered.wait(WAIT_LIMIT_S)
+    slow.gate.wait_entered(WAIT_LIMIT_S)
     eventually(lambda: rig.backend.written(KEY)[:1] == b"a")
     file.pwrite(b"b", 0)
     Task(file.fsync).result()
     Task(rig.volume.sync).result()
-    assert seen == []
-    release.set()
-    eventually(lambda: kinds(seen)[-1:] == ["committed"])
-    assert kinds(seen)[:3] == ["failed", "failed", "repaired"]
+    assert slow.seen == []
+    slow.gate.release()
+    eventually(lambda: kinds(slow.seen)[-1:] == ["committed"])
+    assert kinds(slow.seen)[:3] == ["failed", "failed", "repaired"]
 
 
 def test_an_exception_of_a_subscriber_is_logged_once_and_does_no_harm(
@@ -128,19 +133,18 @@ def test_a_subscriber_gets_what_happens_after_it_came(rig: Rig) -> None:
     """
     first: list[Event] = []
     late: list[Event] = []
-    entered, release = threading.Event(), threading.Event()
+    gate = Gate()
 
     def subscribes(event: Event) -> None:
         if not first:
-            entered.set()
-            assert release.wait(WAIT_LIMIT_S)
+            gate.enter(WAIT_LIMIT_S)
             rig.cache.subscribe(late.append)
         first.append(event)
 
     rig.cache.subscribe(subscribes)
     commit(rig, 2)
-    assert entered.wait(WAIT_LIMIT_S)
-    release.set()
+    gate.wait_entered(WAIT_LIMIT_S)
+    gate.release()
     eventually(lambda: len(first) == 2)
     assert late == []
     commit(rig)
@@ -154,8 +158,7 @@ def test_a_subscriber_may_call_the_cache(make: Make, call: str) -> None:
     the callback that runs it. [2.27, 2.22]
     """
     retry = RetryPolicy(attempts=50, first_delay=0.01, max_delay=0.02, deadline=None)
-    rig = make({KEY: DATA}, retry=retry)
-    file = rig.open("r+b")
+    rig, file = make({KEY: DATA}, retry=retry).opened("r+b")
     done: queue.SimpleQueue[Any] = queue.SimpleQueue()
     calls: dict[str, Callable[[], Any]] = {
         "sync": lambda: rig.cache.sync(WAIT_LIMIT_S),
@@ -205,24 +208,17 @@ def test_events_that_slow_subscribers_miss_are_counted(
     [2.27]
     """
     monkeypatch.setattr(engine_events, "QUEUED_MAX", 3)
-    seen: list[Event] = []
-    entered, release = threading.Event(), threading.Event()
-
-    def slow(event: Event) -> None:
-        entered.set()
-        assert release.wait(WAIT_LIMIT_S)
-        seen.append(event)
-
+    slow = Slow()
     rig.cache.subscribe(slow)
     commit(rig)
-    assert entered.wait(WAIT_LIMIT_S)
+    slow.gate.wait_entered(WAIT_LIMIT_S)
     with caplog.at_level(logging.WARNING, "pagecache.events"):
         commit(rig, 10)  # three wait, seven are left out
-    release.set()
-    eventually(lambda: len(seen) == 4)
+    slow.gate.release()
+    eventually(lambda: len(slow.seen) == 4)
     commit(rig)
-    eventually(lambda: len(seen) == 5)
-    assert [event.missed for event in seen] == [0, 0, 0, 0, 7]
+    eventually(lambda: len(slow.seen) == 5)
+    assert [event.missed for event in slow.seen] == [0, 0, 0, 0, 7]
     assert [record.getMessage() for record in caplog.records] == [
         "subscribers are slow: 3 events wait, and more are left out"
     ]

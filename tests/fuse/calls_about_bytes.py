@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import mmap
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,23 +141,6 @@ def syncs(top: Path, record: Recorder) -> None:
         record("fsync of a reader", lambda: os.fsync(fd))
     for flags in (os.O_SYNC, os.O_DSYNC, os.O_NOATIME, os.O_NONBLOCK, os.O_LARGEFILE, os.O_NOCTTY):
         record.nothing(f"open with {flags:o}", lambda: os.open(top / "a", os.O_RDWR | flags))
-
-
-@check
-def private_mappings(top: Path, record: Recorder) -> None:
-    path = top / "a"
-    path.write_bytes(b"x" * 5000)
-    with path.open("r+b") as file:
-        with mmap.mmap(file.fileno(), 5000, flags=mmap.MAP_PRIVATE) as mapping:
-            mapping[0] = 65
-            record("seen there", lambda: mapping[0])
-        record("not in the file", lambda: os.pread(file.fileno(), 1, 0))
-    program = "import mmap,os,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),8192,access=mmap.ACCESS_COPY)\n"
-    for what, line in {"behind the end": "m[5000]", "a page behind": "os.ftruncate(f.fileno(),4000);m[4096]"}.items():
-        path.write_bytes(b"x" * 8192)
-        done = subprocess.run([sys.executable, "-c", f"{program}print({line.replace(';', ') or print(')})", str(path)],
-                              capture_output=True, check=False)  # fmt: skip
-        record(what, lambda: -done.returncode == signal.SIGBUS)
 
 
 @check

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from .calls import Recorder, check, opened
@@ -87,69 +86,6 @@ def special_files(top: Path, record: Recorder) -> None:
         record(f"{kind}: a link to it", lambda: (os.symlink("a", other), oct(other.stat().st_mode))[1])
         record(f"{kind}: access", lambda: [os.access(path, how) for how in (os.R_OK, os.W_OK, os.X_OK)])
         record(f"{kind}: removed", lambda: (os.unlink(path), os.listdir(folder))[1])
-
-
-@contextlib.contextmanager
-def ends(path: Path) -> Iterator[tuple[int, int]]:
-    """Open both ends of a pipe by a name; it holds nothing yet."""
-    with opened(path, os.O_RDONLY | os.O_NONBLOCK) as reading, opened(path, os.O_WRONLY | os.O_NONBLOCK) as writing:
-        yield reading, writing
-
-
-@check
-def pipes(top: Path, record: Recorder) -> None:
-    path = top / "a"
-    os.mkfifo(path, 0o600)
-    record.nothing("nobody reads", lambda: os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-    with ends(path) as (reading, writing):
-        record("empty", lambda: os.read(reading, 10))
-        record("written", lambda: os.write(writing, b"abc"))
-        record("read", lambda: os.read(reading, 10))
-        record("kind", lambda: stat.S_ISFIFO(os.fstat(reading).st_mode))
-        record("seek", lambda: os.lseek(reading, 0, os.SEEK_SET))
-        os.link(path, top / "b")
-        with opened(top / "b", os.O_WRONLY | os.O_NONBLOCK) as other:
-            record("by the other name", lambda: (os.write(other, b"def"), os.read(reading, 10)))
-        os.rename(path, top / "c")
-        with opened(top / "c", os.O_WRONLY | os.O_NONBLOCK) as other:
-            record("renamed", lambda: (os.write(other, b"ghi"), os.read(reading, 10)))
-        record("fchmod", lambda: (os.fchmod(reading, 0o640), oct((top / "c").stat().st_mode))[1])
-        os.unlink(top / "b")
-        os.unlink(top / "c")
-        record("without a name", lambda: (os.write(writing, b"jkl"), os.read(reading, 10)))
-        record("links", lambda: os.fstat(reading).st_nlink)
-        record("mode without a name", lambda: (os.fchmod(reading, 0o604), oct(os.fstat(reading).st_mode))[1])
-        with opened(Path(f"/proc/self/fd/{reading}"), os.O_WRONLY | os.O_NONBLOCK) as other:
-            record("by its descriptor", lambda: (os.write(other, b"mno"), os.read(reading, 10)))
-    record("of a name that is free", lambda: (os.mkfifo(path, 0o600), oct(path.stat().st_mode))[1])
-    path.unlink()
-    path.write_bytes(b"a file")
-    record("a file in its place", lambda: (path.read_bytes(), oct(path.stat().st_mode)))
-
-
-@check
-def sockets(top: Path, record: Recorder) -> None:
-    before = os.getcwd()
-    os.chdir(top)
-    try:
-        with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
-            record("bound", lambda: server.bind("a"))
-            record("refused", lambda: client.connect("a"))
-            server.listen()
-            record("connected", lambda: client.connect("a"))
-            accepted, _ = server.accept()
-            with accepted:
-                record("sent", lambda: (client.send(b"abc"), accepted.recv(10)))
-            os.rename("a", "b")
-            with socket.socket(socket.AF_UNIX) as other:
-                record("by its old name", lambda: other.connect("a"))
-                record("by its new name", lambda: other.connect("b"))
-        with socket.socket(socket.AF_UNIX) as again:
-            record("bound again", lambda: again.bind("b"))
-            record("bound after unlink", lambda: (os.unlink("b"), again.bind("b"))[1])
-        record.nothing("opened", lambda: os.open("b", os.O_RDONLY))
-    finally:
-        os.chdir(before)
 
 
 @check

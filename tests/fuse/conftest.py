@@ -10,6 +10,7 @@ import pytest
 
 from pagecache import PageCache, Volume
 from pagecache.backends import DirectoryBackend
+from tests.s3.servers import ENVIRONMENT, Server
 
 from .mounts import KINDS, Mounted
 
@@ -66,6 +67,17 @@ def volume(store: Path) -> Iterator[Volume]:
 def plain(tmp_path: Path) -> Path:
     """A directory outside of any mount, for comparison."""
     return _made(tmp_path / "plain")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        server = Server("ministack_memory", tmp_path_factory.mktemp("ministack"))
+        yield server
+        server.close()
 
 
 @pytest.fixture

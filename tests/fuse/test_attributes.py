@@ -106,30 +106,6 @@ def test_a_copy_of_a_file_under_a_reused_name_is_whole(place: Path, stored: Path
         assert (place / "copy").read_bytes() == second
 
 
-def test_a_name_that_another_program_gave_to_another_file_leads_there_while_the_first_is_open(
-    place: Path, stored: Path
-) -> None:
-    """The first file stays readable by its descriptor, and opens again by it. [2.20]"""
-    path = place / "a"
-    for links in range(2):
-        path.write_bytes(b"old")
-        if links:
-            os.link(path, place / "b")
-        with path.open("r+b") as first:
-            (stored / "next").write_bytes(b"new")
-            os.rename(stored / "next", stored / "a")
-            assert path.read_bytes() == b"new"
-            assert first.read() == b"old"
-            assert Path(f"/proc/self/fd/{first.fileno()}").read_bytes() == b"old"
-            if links:
-                assert (place / "b").read_bytes() == b"old"
-                (stored / "next").write_bytes(b"newer")
-                os.rename(stored / "next", stored / "a")
-                path.write_bytes(b"ours")
-                assert (stored / "a").read_bytes() == b"ours"
-                assert (place / "b").read_bytes() == b"old"
-
-
 def test_a_name_that_another_program_took_leads_every_call_to_the_new_file(place: Path, stored: Path) -> None:
     """The kernel keeps the name for a second, and the first file is open. [2.20]"""
 
@@ -169,46 +145,6 @@ def test_a_name_that_another_program_took_leads_every_call_to_the_new_file(place
     assert files[-1].read() == b"ol"
     for file in files:
         file.close()
-
-
-@pytest.mark.parametrize("seen", ["a lookup", "a listing", "an open"])
-def test_a_file_that_another_program_renames_over_a_known_name_is_opened(place: Path, stored: Path, seen: str) -> None:
-    """This mount has seen both names: the first is not taken for one that the file still has. [2.20]"""
-    (stored / "a").write_bytes(b"first")
-    (stored / "a.tmp").write_bytes(b"second")
-    if seen == "a listing":
-        assert sorted(entry.stat().st_size for entry in os.scandir(place)) == [5, 6]
-    for name in ("a", "a.tmp"):
-        (place / name).read_bytes() if seen == "an open" else (place / name).stat()
-    os.rename(stored / "a.tmp", stored / "a")
-    assert (place / "a").read_bytes() == b"second"
-
-
-def test_files_of_a_directory_that_another_program_has_renamed_can_be_opened(place: Path, stored: Path) -> None:
-    (place / "d").mkdir()
-    (place / "d" / "f").write_bytes(b"x")
-    with (place / "d" / "f").open("rb"):
-        os.rename(stored / "d", stored / "e")
-        assert (place / "e" / "f").read_bytes() == b"x"
-    (place / "e" / "g").write_bytes(b"y")
-    assert (stored / "e" / "g").read_bytes() == b"y"
-
-
-def test_a_program_with_two_names_of_a_file_sees_another_file_under_one(place: Path, stored: Path) -> None:
-    """The kernel opens a node, and does not say by which name. [2.20]"""
-    for taken in range(4):
-        names = [place / f"{taken}{number}" for number in range(2)]
-        names[0].write_bytes(b"old")
-        names[1].hardlink_to(names[0])
-        if taken >= 2:
-            names[0] = names[0].rename(place / f"{taken}renamed")
-        assert names[1].stat().st_nlink == names[0].stat().st_nlink == 2
-        (stored / "next").write_bytes(b"new")
-        os.rename(stored / "next", stored / names[taken % 2].name)
-        with names[taken % 2].open("wb"):
-            pass
-        assert names[taken % 2].read_bytes() == b""
-        assert names[1 - taken % 2].read_bytes() == b"old"
 
 
 def test_unchanged_files_are_not_read_again(place: Path, mounted: Mounted) -> None:

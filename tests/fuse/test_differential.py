@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.s3.servers import ENVIRONMENT, Server, missing, new_bucket
+from tests.s3.servers import Server, missing, new_bucket
 
 from .crossing import cross
 from .differential import CALLS, Call, content, programs, script
@@ -126,20 +126,10 @@ def test_a_random_script_over_objects_has_the_results_of_tmpfs(
 @pytest.mark.skipif(missing("ministack"), reason="ministack is not installed (`make` does it)")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_random_script_over_a_bucket_has_the_results_of_tmpfs(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, model: Path, service: Server, kind: str
 ) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    (tmp_path / "server").mkdir()
-    server = Server("ministack", tmp_path / "server")
-    try:
-        with (
-            new_bucket(server) as bucket,
-            Mounted(tmp_path / "m", bucket.url(), "--capacity", "64MiB", kind) as mounted,
-        ):
-            play(mounted.path, mounted.options, model, 4, LENGTH_BUCKET, 2, objects=True)
-    finally:
-        server.close()
+    with new_bucket(service) as bucket, Mounted(tmp_path, bucket.url(), "--capacity", "64MiB", kind) as mounted:
+        play(mounted.path, mounted.options, model, 4, LENGTH_BUCKET, 2, objects=True)
 
 
 @pytest.mark.parametrize("calls", [150, pytest.param(1500, marks=pytest.mark.slow)])

@@ -95,17 +95,6 @@ def test_copies_have_the_holes_that_they_have_elsewhere(place: Path, stored: Pat
     assert blocks(place / name) == blocks(stored / name) == blocks(plain / name)
 
 
-def test_a_copy_of_a_file_that_is_being_written_has_all_of_its_bytes(place: Path) -> None:
-    """Dirty bytes of the cache are data even if the store has a hole there."""
-    with (place / "a").open("wb", buffering=0) as file:
-        file.truncate(SIZE)
-        for offset, length in PIECES:
-            file.seek(offset)
-            file.write(b"w" * length)
-            run("cp", place / "a", place / "copy")
-            assert (place / "copy").read_bytes() == (place / "a").read_bytes()
-
-
 def test_stores_through_a_mapping_are_data_before_they_are_synced(place: Path, mounted: Mounted) -> None:
     """Only the kernel has them, and writes them back before a hole is reported; the file never has zero blocks."""
     if not maps_shared(mounted.options):

@@ -265,20 +265,6 @@ def test_without_the_extension_nothing_can_be_mounted(
     assert raises(OSError, Loop, Server(volume), mnt, match="it is not there").errno == errno.ENOSYS
 
 
-def test_a_name_that_is_gone_is_left_out_of_a_listing(volume: Volume, mnt: Path, store: Path) -> None:
-    """It was there when the directory was opened, and is gone when the kernel reads on."""
-    names = [f"{number:03}{'x' * 200}" for number in range(300)]
-    for name in names:
-        (store / name).touch()
-    with Loop(Server(volume), mnt, timeout=LONG):
-        gone = os.listdir(mnt)[-1]
-        with os.scandir(mnt) as found:
-            seen = [next(found).name]
-            (mnt / gone).unlink()
-            seen += [entry.name for entry in found]
-    assert sorted([*seen, gone]) == names
-
-
 class Known(Plain):
     """It knows the last attributes of a file while the store is silent."""
 

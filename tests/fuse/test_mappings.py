@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,34 +96,3 @@ def test_a_mapping_of_a_file_that_is_cut_and_extended(place: Path, plain: Path) 
             return mapped[PAGE : 3 * PAGE], path.read_bytes()
 
     both(place, plain, steps)
-
-
-def test_random_reads_writes_and_stores_agree(place: Path, plain: Path, stored: Path) -> None:
-    """They come one after the other, through two descriptors and two mappings."""
-    draw = random.Random(6)
-    model = bytearray(draw.randbytes(SIZE))
-    path = place / "a"
-    path.write_bytes(model)
-    with path.open("r+b", buffering=0) as one, path.open("r+b", buffering=0) as other:
-        fds = (one.fileno(), other.fileno())
-        with mmap.mmap(fds[0], SIZE) as first, mmap.mmap(fds[1], SIZE) as second:
-            for _ in range(600):
-                offset = draw.randrange(SIZE - 1)
-                end = min(SIZE, offset + draw.choice((1, 100, PAGE, 5 * PAGE)))
-                data, which = draw.randbytes(end - offset), draw.randrange(2)
-                match draw.randrange(6):
-                    case 0 | 1:
-                        (first, second)[which][offset:end] = data
-                        model[offset:end] = data
-                    case 2:
-                        os.pwrite(fds[which], data, offset)
-                        model[offset:end] = data
-                    case 3:
-                        assert os.pread(fds[which], end - offset, offset) == model[offset:end]
-                    case 4:
-                        assert (first, second)[which][offset:end] == model[offset:end]
-                    case 5:
-                        os.fsync(fds[which])
-            assert first[:] == second[:] == path.read_bytes() == model
-        os.fsync(fds[0])
-    assert (stored / "a").read_bytes() == model

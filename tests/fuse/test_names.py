@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 import tracemalloc
 from pathlib import Path
@@ -171,21 +170,6 @@ def test_nodes_that_are_forgotten_at_once_are_one_request(volume: Volume, store:
         assert loop.drain(LONG)
         assert len(forgotten) == len(names)
         assert len(server.nodes) == 1
-
-
-def test_names_of_a_mount_are_counted_and_go_with_the_files(tmp_path: Path, store: Path) -> None:
-    for folder in range(3):
-        (store / f"d{folder}").mkdir()
-        fill(store / f"d{folder}", 100)
-    with Mounted(tmp_path / "m", f"dir:{store}") as mounted:
-        assert mounted.number("mounted_names") == 1  # the root
-        assert sum(len(files) for _, _, files in os.walk(mounted.path)) == 300
-        for path in mounted.path.rglob("*"):
-            path.stat()
-        assert mounted.number("mounted_names") == 304
-        for folder in range(3):
-            shutil.rmtree(mounted.path / f"d{folder}")
-        eventually(lambda: mounted.number("mounted_names") == 1)
 
 
 def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: Path, store: Path) -> None:

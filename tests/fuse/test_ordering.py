@@ -95,15 +95,6 @@ def test_a_read_waits_for_a_write_that_came_before(volume: Volume) -> None:
     on_trio(volume, program)
 
 
-def test_a_read_that_came_before_a_write_does_not_wait(volume: Volume) -> None:
-    async def program(files: TrioFiles, opened: Held, nursery: trio.Nursery) -> None:
-        assert await files.read(opened.number, 0, PAGE) == b"o" * PAGE
-        nursery.start_soon(files.write, opened.number, 100, b"n" * 100)
-        await trio.to_thread.run_sync(opened.begun.acquire)
-
-    on_trio(volume, program)
-
-
 def test_writes_of_the_same_bytes_follow_each_other(volume: Volume) -> None:
     """The later bytes stay; a write of other bytes is not delayed."""
 

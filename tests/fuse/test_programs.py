@@ -204,48 +204,14 @@ def test_memory_stays_within_its_limit(tmp_path: Path, store: Path, mode: str) -
     assert (store / "a").read_bytes() == expected
 
 
-FIO = {
-    "pages at random": ("--rw=randwrite", "--bs=4k"),
-    "odd sizes at random": ("--rw=randwrite", "--bsrange=512-40k", "--bs_unaligned"),
-    "reads between": ("--rw=randrw", "--bs=16k"),
-    "in a row": ("--rw=write", "--bs=256k"),
-    "past the kernel": ("--rw=randwrite", "--bs=4k", "--direct=1"),
-    "synced": ("--rw=randwrite", "--bs=4k", "--fdatasync=16", "--size=1m"),
-    "mapped": ("--rw=randwrite", "--bs=4k", "--ioengine=mmap"),
-}
-FIO_QUICK = ("odd sizes at random", "past the kernel", "mapped")
-
-
-@pytest.mark.skipif(shutil.which("fio") is None, reason="there is no fio here: apt install fio")
-@pytest.mark.parametrize("job", [pytest.param(name, marks=() if name in FIO_QUICK else slow) for name in FIO])
-def test_fio_finds_what_it_wrote(place: Path, mounted: Mounted, job: str) -> None:
-    """There are two programs with a file each; every block has a checksum, which is checked twice."""
-    if job == "mapped" and not maps_shared(mounted.options):
-        pytest.skip("there are no shared mappings with --direct-io here")
-    command = ["fio", "--name=job", f"--directory={place}", "--size=4m", "--numjobs=2", "--ioengine=psync"]
-    command += ["--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_state_save=0", "--minimal", *FIO[job]]
-    run(*command)
-    if job not in ("reads between", "odd sizes at random"):  # a second run cannot tell the written blocks
-        run(*command, "--verify_only")
-
-
 WAYS = "buffered,direct,through,views,append,truncate,names,hints"
 
 
 def stress(path: Path, *options: str, timeout: float = 100) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pagecache",
-        "stress",
-        f"path:{path}",
-        "--patience",
-        "90s",
-        "--mix",
-        WAYS,
-        *options,
-    ]
-    done = subprocess.run(command, cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "pagecache", "stress", f"path:{path}", "--patience=90s", f"--mix={WAYS}"]
+    done = subprocess.run(
+        [*command, *options], cwd=path.parent, timeout=timeout, capture_output=True, text=True, check=False
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -134,19 +134,6 @@ def test_what_takes_the_name_of_a_stale_socket_is_not_lost(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_one_of_two_takers_of_a_stale_socket_has_it(tmp_path: Path, monkeypatch: Patch) -> None:
-    """Another cache takes the name after this one has found it dead."""
-    path = str(tmp_path / "s")
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(path)
-    other: list[address.Listener] = []
-    at_next_call(monkeypatch, address, "_check_dead", lambda: other.append(address.Listener(path)), after=True)
-    raises(OSError, address.Listener, path, match="already")
-    connect(path).close()
-    other[0].close()
-    assert os.listdir(tmp_path) == []
-
-
 def test_a_name_that_was_taken_over_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with PageCache("1MiB") as cache:

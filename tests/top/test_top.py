@@ -24,6 +24,7 @@ from pagecache.observe.client import ask
 from pagecache.testing import FaultyBackend, Rule
 from tests.commands import TIMEOUT_S, Terminal
 from tests.commands import call as run
+from tests.file.rig import raises
 from tests.live.fake import Fake, hanging
 
 PAGE = 4096
@@ -59,8 +60,7 @@ def volume(socket: str) -> Iterator[Volume]:
         backend.use([Rule("write", error=28)])
         with volume.open(HOSTILE, "w+b") as file:
             file.pwrite(b"x" * 3 * PAGE, 0)
-            with pytest.raises(OSError):
-                file.fsync()
+            raises(OSError, file.fsync)
             yield volume
             backend.use([])
             volume.retry_failed()
@@ -244,8 +244,7 @@ def test_the_live_view_is_refreshed_until_ctrl_c(volume: Volume, socket: str) ->
     assert b"\x1b[31mred" not in terminal.output
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end(OLD_SCREEN) == 130
-    with pytest.raises(OSError):
-        file.close()
+    raises(OSError, file.close)
 
 
 def test_a_cache_that_is_closed_is_gone_and_its_successor_is_shown(tmp_path: Path) -> None:

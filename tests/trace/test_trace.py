@@ -15,7 +15,7 @@ from pagecache import PageCache, PageCacheError
 from pagecache.backends import MemoryBackend
 from pagecache.testing import FaultyBackend, Gate, LatencyBackend, Rule
 
-from ..file.rig import ONCE, PAGE, QUIET, Task, eventually, pattern
+from ..file.rig import ONCE, PAGE, QUIET, Task, eventually, pattern, raises
 
 KEY = "data"
 
@@ -53,8 +53,7 @@ def test_calls_of_the_backend_and_waits_are_slices_with_file_range_and_thread(ca
         with volume.open(KEY, "w+b") as file:
             file.pwrite(b"x" * PAGE, PAGE)
             store.use([Rule("write", error=OSError(5, "broken"), times=1)])
-            with pytest.raises(OSError, match="broken"):
-                file.fsync()
+            raises(OSError, file.fsync, match="broken")
             file.fsync()
         volume.drop_clean()
         with volume.open(KEY) as file:
@@ -112,8 +111,7 @@ def test_a_trace_that_cannot_be_made_is_refused_before_the_body(cache: PageCache
         with pytest.raises(error), cache.trace(path):
             raise AssertionError("the body ran")
     for records in (0, 1, 1 << 25):
-        with pytest.raises(ValueError, match="records"):
-            cache.trace(out, records=records)
+        raises(ValueError, cache.trace, out, records=records, match="records")
     with pytest.raises(TypeError, match="records"):
         cache.trace(out, records="many")  # type: ignore[arg-type]
     other = cache.trace(tmp_path / "other")

@@ -7,8 +7,6 @@ import logging
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -21,7 +19,7 @@ from pagecache import CachedFile, PageCache, RetryPolicy, Wait, aio
 from pagecache.backends import MemoryBackend
 from pagecache.engine.report import notices, waits
 
-from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern
+from ..file.rig import KEY, PAGE, QUIET, Rig, Task, eventually, pattern, raises, run_program
 from ..file.test_interrupts import ctrl_c
 
 Make = Callable[..., Rig]
@@ -373,8 +371,7 @@ def test_check_finds_a_record_of_a_thread_that_has_ended(make: Make, monkeypatch
         gate.wait_entered()
         wait_of(rig.cache)
         monkeypatch.setattr(waits, "current_frames", dict)
-        with pytest.raises(AssertionError, match="the waiter is gone"):
-            rig.cache.check()
+        raises(AssertionError, rig.cache.check, match="the waiter is gone")
         monkeypatch.undo()
     task.result()
     no_wait_left(rig.cache)
@@ -413,10 +410,9 @@ print("through")
 """
 
 
-def test_threads_that_begin_and_a_collector_with_callbacks_stop_no_look() -> None:
+def test_threads_that_begin_and_a_collector_with_callbacks_stop_no_look(tmp_path: Path) -> None:
     """python/cpython#106883 [T-80]"""
-    folder = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", LOOKS], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = run_program(tmp_path, LOOKS)
     assert done.stdout == "through\n", done.stderr
 
 
@@ -489,8 +485,7 @@ def test_many_long_waits_are_logged_in_a_few_lines(
     """There are at most LINES lines in WINDOW; one line has the number of the others. [T-82]"""
     monkeypatch.setattr(notices, "LINES", 3)
     monkeypatch.setattr(notices, "WINDOW", 1.0)
-    rig = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02)
-    file = rig.open()
+    rig, file = make({KEY: DATA}, stall_warn=0.1, flush_interval=0.02).opened()
     dirty(rig, file)
     gate = rig.backend.gate("commit")
     with caplog.at_level(logging.WARNING, "pagecache"):
