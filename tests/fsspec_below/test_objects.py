@@ -39,28 +39,6 @@ def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Pla
             assert content_of(volume, key)[:200_004] == data
 
 
-def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:
-    """Bytes that do not fit into memory wait in the spool, and commits publish all of them."""
-    data = bytearray(random.Random(2).randbytes(6 << 20))
-    with attached(place.backend, "1MiB") as volume:
-        with volume.open("large", "w+b") as file:
-            for at in range(0, len(data), 1 << 18):
-                file.pwrite(data[at : at + (1 << 18)], at)
-            assert place.content("large") is None
-            assert file.pread(5000, 100) == data[100:5100]
-            data[1 << 20 : (1 << 20) + 5] = b"again"
-            file.pwrite(b"again", 1 << 20)
-        assert place.content("large") == bytes(data)
-        with volume.open("large", "r+b") as file:
-            data[77:80] = b"NEW"
-            file.pwrite(b"NEW", 77)
-        assert place.content("large") == bytes(data)
-        with pytest.raises(RuntimeError), volume.open("large", "r+b") as file:
-            file.write(b"half of it")
-            raise RuntimeError
-        assert place.content("large") == bytes(data)
-
-
 def test_open_files_of_the_file_system_are_closed() -> None:
     """There are as many as concurrent calls, and none without a reader."""
     place = Place(Parts(), "bucket")
