@@ -1,12 +1,11 @@
-"""A mount and its peers, in one run: `python benchmarks/mounts.py [--trees] [--files N]`.
+"""A mount and its peers, in one run: `python benchmarks/mounts.py [--files N]`.
 
     c            a mount of this project
     plain        a passthrough on pyfuse3 that does nothing but answer
     ll           libfuse's own passthrough_ll over tmpfs, if its source and a compiler are installed
 
 The result is the median over rounds of the ratio within a round (goal P36: c at least 2.0 of plain at 4 KiB, with
-direct I/O). Everything is cached in every one of them. `--trees`: programs on trees of N files instead, without the
-passthrough on pyfuse3, which has no directories.
+direct I/O). Everything is cached in every one of them.
 """
 
 from __future__ import annotations
@@ -18,22 +17,20 @@ import random
 import resource
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 
 import sides  # noqa: F401
-from pagecache.bench import MIB, PAGE, Bench, Comparison, Settings, Way
-from tests.fuse.mounts import Mounted, run
+from pagecache.bench import MIB, PAGE, Bench, Settings, Way
+from tests.fuse.mounts import Mounted
 
 SIZE = 32 << 20
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
-GOALS = {"tar x": 0.7, "find": 0.8, "cp -r": 0.7, "rm -r": 0.7, "git clone": 0.7, "names": 0.6, "stats": 0.8}
+GOALS = {"names": 0.6, "stats": 0.8}
 """Least speed of c beside ll."""
 PEERS = ("plain", "ll")
 
@@ -130,43 +127,9 @@ def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats:
         ways = [on.way(name, call, items) for name, on in taking.items()]
         found = bench.compare(*ways, clock=time.perf_counter)
         own = subjects["c"]
-        print(row(job, found, f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"), flush=True)
-
-
-def row(job: str, found: Comparison, cpu: str) -> str:
-    cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in PEERS]
-    return f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |"
-
-
-def trees(bench: Bench, subjects: dict[str, Subject], files: int) -> None:
-    """Print the table of programs that make, read and remove a tree of small files."""
-    archive, repository = bench.folder / "tree.tar", bench.folder / "repository"
-    with tarfile.open(archive, "w") as target:
-        for number in range(files):
-            entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
-            entry.size, entry.mode = bench.rng.randrange(200, 8000), 0o644
-            target.addfile(entry, BytesIO(bench.rng.randbytes(entry.size)))
-    git = f"git -C {repository} -c user.name=bench -c user.email=bench@localhost"
-    untar = f"tar xf {archive} -C"
-    shell(f"git init -q -b main {repository}; {untar} {repository}; {git} add .; {git} commit -q -m files")
-    jobs = {  # and what follows, untimed
-        "tar x": (f"{untar} TOP", "rm -rf TOP/tree"),
-        "rm -r": ("rm -rf TOP/tree", f"{untar} TOP"),
-        "find": ("find TOP/tree -type f -print0 | xargs -0 stat -c %s > /dev/null", "true"),
-        "cp -r": ("cp -r TOP/tree TOP/copy", "rm -rf TOP/copy"),
-        "git clone": (f"git clone -q {repository} TOP/clone", "rm -rf TOP/clone"),
-    }
-
-    def on(text: str) -> Callable[[Sequence[Subject]], object]:
-        return lambda some: shell(text.replace("TOP", str(some[0].top)))
-
-    for job, (text, after) in jobs.items():
-        ways = [Way(name=name, run=on(text), items=[each], after=on(after), most=1) for name, each in subjects.items()]
-        print(row(job, bench.compare(*ways, clock=time.perf_counter, rounds=3), "–"), flush=True)
-
-
-def shell(text: str) -> None:
-    run("sh", "-ec", text, timeout=1800)
+        cpu = f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"
+        cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in PEERS]
+        print(f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |", flush=True)
 
 
 def make_files(top: Path, files: int) -> None:
@@ -200,11 +163,8 @@ def built_ll(folder: Path) -> Path | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trees", action="store_true")
-    parser.add_argument("--files", type=int)
-    arguments = parser.parse_args()
-    wanted = arguments.files or (10_000 if arguments.trees else 8_000)
-    files = 1 if arguments.trees else wanted  # of those that are there before
+    parser.add_argument("--files", type=int, default=8_000)
+    files = parser.parse_args().files
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
@@ -218,7 +178,7 @@ def main() -> None:
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
         subjects = {"c": Subject(mounted.path, mounted.process.pid, stack)}
-        others = {} if arguments.trees else {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain")]}
+        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain")]}
         if ll := built_ll(root):
             others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache=never"]
         for name, command in others.items():
@@ -227,10 +187,7 @@ def main() -> None:
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
         print(f"| work | goal beside ll | CPU | {' | '.join(PEERS)} |\n|---|---|---|---|---|")
         bench = Bench(Settings(rounds=11, seconds=0.02, size=SIZE), root, random.Random(1), stack)
-        if arguments.trees:
-            trees(bench, subjects, wanted)
-        else:
-            works(bench, subjects, wanted, without_stats)
+        works(bench, subjects, files, without_stats)
 
 
 if __name__ == "__main__":

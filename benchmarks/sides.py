@@ -60,7 +60,7 @@ def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, job: str) -> 
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             try:
                 found[name].append(sides[name]())
-            except (RuntimeError, OSError, execnet.RemoteError) as error:
+            except (RuntimeError, OSError, EOFError, execnet.RemoteError) as error:
                 print(f"{name} is left out of {job}: {error}", file=sys.stderr)
                 del found[name]
     return found

@@ -178,18 +178,6 @@ def test_pyarrow_writes_and_reads_a_dataset(store: Store) -> None:
     assert again.num_rows == 10
 
 
-def test_pyarrow_reads_row_groups_and_columns_of_an_open_file(store: Store) -> None:
-    frame = pa.Table.from_pandas(table())
-    with store.fs.open(store.path("t.parquet"), "wb") as file:
-        pyarrow.parquet.write_table(frame, file, row_group_size=ROWS // 8)
-    with store.fs.open(store.path("t.parquet"), "rb") as file:
-        parquet = pyarrow.parquet.ParquetFile(file)
-        assert parquet.num_row_groups == 8
-        assert parquet.read_row_group(3, columns=["x"]).equals(frame.slice(3 * ROWS // 8, ROWS // 8).select(["x"]))
-    with store.fs.open(store.path("t.parquet"), "rb") as file:
-        assert pyarrow.parquet.read_table(file, pre_buffer=True).equals(frame)
-
-
 # -- zarr
 
 
