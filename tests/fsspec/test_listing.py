@@ -304,14 +304,3 @@ def test_a_directory_can_be_removed_after_objects_were_written_into_it(make: Mak
         fs.rm(f"{folder}/file")
         fs.rmdir(folder)
         assert not fs.exists(folder)
-
-
-def test_a_mapping_over_it(fs: PageCacheFileSystem, root: str) -> None:
-    mapping = fs.get_mapper(f"{root}/store", create=True)
-    mapping["a/b"] = b"1"
-    mapping["c"] = b"2"
-    assert dict(mapping) == {"a/b": b"1", "c": b"2"}
-    del mapping["c"]
-    assert list(mapping) == ["a/b"]
-    mapping.clear()
-    assert list(mapping) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import itertools
 import random
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError
 from pagecache.backends import TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.stress import Plan, run
 from tests.backends.transforms import Sealed
-from tests.file.rig import attached, content_of, raises
+from tests.file.rig import attached, content_of
 from tests.fsspec_below.place import LARGE, OLD, Place, get
-from tests.fsspec_below.stores import Parts, Whole, always
+from tests.fsspec_below.stores import Parts, Whole
 
 
 def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
@@ -59,14 +57,6 @@ def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
     place.fs.hooks.before["fetch"] = fetched.append
     assert get(file, 8192, 4096) == OLD[8192:12288]
     assert fetched == ["bucket/key:8192-12288"]
-
-
-def test_errors_with_advice_of_the_backend_pass() -> None:
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    place.fs.hooks.before["cat_file"] = always(BackendError(errno.EBUSY, "slow down", retry=True, retry_after=2.0))
-    assert raises(BackendError, get, file, 0, 10).retry_after == 2.0
 
 
 SHORT: dict[str, Any] = {
