@@ -17,6 +17,7 @@ from pagecache.native import names
 from pagecache.objects import ObjectStat
 from pagecache.testing import FaultyBackend, LatencyBackend
 
+from ..file.rig import raises
 from .transforms import Sealed
 
 AROUND: dict[str, Callable[[Backend], Backend]] = {
@@ -115,8 +116,7 @@ def test_a_status_is_that_of_os_stat(tmp_path: Path) -> None:
             compare(names.status(directory, "file"), os.stat(tmp_path / "file"))
         compare(names.status(directory), os.fstat(directory))
         compare(names.status(directory, "/dev/null"), os.stat("/dev/null"))
-        with pytest.raises(FileNotFoundError):
-            names.status(directory, "missing")
+        raises(FileNotFoundError, names.status, directory, "missing")
     finally:
         os.close(directory)
 

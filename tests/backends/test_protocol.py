@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import inspect
 import io
 import re
-from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,7 @@ class LeastNamespace(NamespaceBackend, Least):
 
 def test_subclass_gets_the_optional_methods() -> None:
     backend = Least()
-    calls: list[Callable[[], Any]] = [
-        lambda: backend.remove("a"),
-        lambda: backend.rename("a", "b"),
-        lambda: backend.list(),
-    ]
-    for call in calls:
+    for call in (partial(backend.remove, "a"), partial(backend.rename, "a", "b"), backend.list):
         assert raises(io.UnsupportedOperation, call, match="Least cannot").errno == errno.ENOTSUP
     backend.sync()
     backend.close()
@@ -61,23 +57,11 @@ def test_subclass_gets_the_optional_methods() -> None:
 
 
 def test_namespace_subclass_gets_methods_that_say_no() -> None:
-    backend = LeastNamespace()
-    calls: list[Callable[[], Any]] = [
-        lambda: backend.mkdir("a"),
-        lambda: backend.rmdir("a"),
-        lambda: backend.readdir("a"),
-        lambda: backend.setattr("a", mode=0),
-        lambda: backend.symlink("a", "b"),
-        lambda: backend.readlink("a"),
-        lambda: backend.link("a", "b"),
-        lambda: backend.getxattr("a", "x"),
-        lambda: backend.setxattr("a", "x", b""),
-        lambda: backend.listxattr("a"),
-        lambda: backend.removexattr("a", "x"),
-        lambda: backend.statfs(),
-    ]
-    for call in calls:
-        raises(io.UnsupportedOperation, call)
+    backend, methods = LeastNamespace(), [name for name in vars(NamespaceBackend) if not name.startswith("_")]
+    assert len(methods) == 12
+    for method in [getattr(backend, name) for name in methods]:
+        needed = [one for one in inspect.signature(method).parameters.values() if one.default is one.empty]
+        raises(io.UnsupportedOperation, method, *["a"] * len(needed))
 
 
 def test_required_methods_are_required() -> None:

@@ -22,7 +22,7 @@ from pagecache.target import BadTarget, Target, options_of
 from pagecache.testing import FaultyBackend
 
 from ..commands import call as run
-from ..file.rig import Patch
+from ..file.rig import Patch, raises
 from . import backends
 
 call = partial(run, "check-backend")
@@ -275,8 +275,7 @@ def test_options_are_read_as_python_where_they_can_be_and_unknown_ones_are_named
     texts = ["a=1", "b=True", "c=None", "d=8KiB", "e=1.5", "f='7'", "g=", "h=x=y"]
     expected = {"a": 1, "b": True, "c": None, "d": "8KiB", "e": 1.5, "f": "7", "g": "", "h": "x=y"}
     assert options_of(texts) == expected
-    with pytest.raises(BadTarget, match="name=value"):
-        options_of(["=1"])
+    raises(BadTarget, options_of, ["=1"], match="name=value")
     assert "colour" in call("memory:", "--option", "colour=red").stderr
     for options in (["--option", "x"], ["--option", "a b=1"], ["--timeout", "-1"]):
         assert call("memory:", *options).exit_code == 2

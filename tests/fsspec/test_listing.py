@@ -49,12 +49,10 @@ def test_the_size_of_an_open_object_is_that_of_its_handle_and_takes_no_request(m
         assert fs.size("/root/file") == file.size == 4
         assert fs.info("/root/file")["size"] == 5
         fs.mv("/root/file", "/root/moved")
-        with pytest.raises(FileNotFoundError):
-            fs.size("/root/file")
+        raises(FileNotFoundError, fs.size, "/root/file")
     assert fs.size("/root/moved") == 5
     below.rm("/root/moved")
-    with pytest.raises(FileNotFoundError):
-        fs.size("/root/moved")
+    raises(FileNotFoundError, fs.size, "/root/moved")
 
 
 @pytest.mark.parametrize(("age", "asked"), [(0.0, 8), (3600.0, 0)])
@@ -306,14 +304,3 @@ def test_a_directory_can_be_removed_after_objects_were_written_into_it(make: Mak
         fs.rm(f"{folder}/file")
         fs.rmdir(folder)
         assert not fs.exists(folder)
-
-
-def test_a_mapping_over_it(fs: PageCacheFileSystem, root: str) -> None:
-    mapping = fs.get_mapper(f"{root}/store", create=True)
-    mapping["a/b"] = b"1"
-    mapping["c"] = b"2"
-    assert dict(mapping) == {"a/b": b"1", "c": b"2"}
-    del mapping["c"]
-    assert list(mapping) == ["a/b"]
-    mapping.clear()
-    assert list(mapping) == []

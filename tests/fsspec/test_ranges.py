@@ -7,13 +7,13 @@ import time
 from functools import partial
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pagecache.fsspec import PageCacheFileSystem
 from pagecache.fsspec.ranges import span_of
 
+from ..file.rig import raises
 from .conftest import Make
 from .targets import OwnMemory
 
@@ -34,8 +34,7 @@ def test_ranges_come_in_the_order_of_the_question(fs: PageCacheFileSystem, root:
     found = fs.cat_ranges([one, none, other, one, other], [5, 0, 0, 0, 9], [7, 1, 3, 2, None])
     assert isinstance(found[1], FileNotFoundError)
     assert [found[0], *found[2:]] == [b"56", b"abc", b"01", b"j"]
-    with pytest.raises(FileNotFoundError):
-        fs.cat_ranges([one, none], 0, 1, on_error="raise")
+    raises(FileNotFoundError, fs.cat_ranges, [one, none], 0, 1, on_error="raise")
     assert fs.cat_ranges([one, other], 1, 3, max_gap=10) == [b"12", b"bc"]
     assert fs.cat_ranges([one], None, None) == [b"0123456789"]
     assert fs.cat_ranges([], 0, 1) == []

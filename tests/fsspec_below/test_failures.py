@@ -12,14 +12,13 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pagecache import PageCache
 from pagecache.backends.fsspec.objects import STAGE
 from tests.file.rig import raises
-from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
+from tests.fsspec_below.place import LARGE, OLD, Place, put, storing
 from tests.fsspec_below.stores import Elsewhere, Parts, Whole, always, once
 
 ROOT = Path(__file__).parent.parent.parent
@@ -149,33 +148,6 @@ def test_lost_answer_of_a_commit_is_no_conflict(place: Place) -> None:
     put(file, 1, b"-")
     file.commit()
     assert place.content("key") == b"N-W" + OLD[3:]
-
-
-def stored_without_an_answer() -> tuple[Place, Any]:
-    """A place where `key` was stored with "NEW", and its file, which has not noticed."""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    place.fs.hooks.after["cp_file"] = once(TimeoutError("no answer"))
-    raises(TimeoutError, file.commit)
-    return place, file
-
-
-def test_bytes_written_after_a_lost_answer_replace_the_stored_ones() -> None:
-    place, file = stored_without_an_answer()
-    put(file, 1, b"-")
-    file.truncate(1 << 20)
-    assert get(file, 0, 4) == b"N-W" + OLD[3:4]
-    file.commit()
-    assert place.content("key") == b"N-W" + OLD[3 : 1 << 20]
-
-
-def test_version_of_another_client_after_a_lost_answer_is_a_conflict() -> None:
-    place, file = stored_without_an_answer()
-    place.put("key", OLD)  # of equal length
-    assert raises(OSError, file.commit).errno == errno.ESTALE
-    assert place.content("key") == OLD
 
 
 # ----------------------------------------------------------------------------------------- crashes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +15,7 @@ from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.looks import Looks
 from pagecache.backends.protocol import ObjectStat
 from pagecache.testing import Gate
-from tests.file.rig import raises
+from tests.file.rig import eventually, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get
 from tests.fsspec_below.stores import Parts, Whole
 
@@ -39,15 +38,6 @@ def held_looks(file: Any, gate: Gate) -> list[str]:
 
     calls.found = look
     return looks
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it never came")
 
 
 @pytest.fixture
@@ -74,7 +64,7 @@ def test_reads_that_end_while_a_look_runs_share_the_next_one(place: Place, monke
         first = pool.submit(get, file, 0, 4096)
         gate.wait_entered()
         others = [pool.submit(get, file, number * 4096, 4096) for number in range(1, 9)]
-        wait_until(lambda: joined == 8)  # one for the running look, seven for the next one
+        eventually(lambda: joined == 8)  # one for the running look, seven for the next one
         gate.release()
         assert first.result() == OLD[:4096]
         assert [other.result() for other in others] == [OLD[n * 4096 : (n + 1) * 4096] for n in range(1, 9)]
@@ -92,7 +82,7 @@ def test_a_look_covers_no_read_that_ends_after_its_begin(place: Place, begins_be
             gate.wait_entered()
             place.put("key", NEW)
             second = pool.submit(get, file, 4096, 4096)
-            wait_until(lambda: file._looks._next is not None or second.done())
+            eventually(lambda: file._looks._next is not None or second.done())
             gate.release()
             assert first.result() == OLD[:4096]
         else:
@@ -121,31 +111,23 @@ class Scripted(Calls):
         return found
 
 
-def looked(looks: Looks) -> ObjectStat | None:
-    return looks.look()
-
-
 def test_an_interrupt_of_a_look_is_no_answer_for_the_others() -> None:
     """The thread that makes it gets Ctrl-C; those that wait make another one."""
     held: Future[Any] = Future()
     calls = Scripted(held, KeyboardInterrupt(), ObjectStat(size=3))
     looks = Looks(calls, "key")
     with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(looked, looks)
-        wait_until(lambda: calls.begun == 1)
-        others = [pool.submit(looked, looks)]
-        wait_until(lambda: looks._next is not None)
-        others.append(pool.submit(looked, looks))
+        first = pool.submit(looks.look)
+        eventually(lambda: calls.begun == 1)
+        others = [pool.submit(looks.look)]
+        eventually(lambda: looks._next is not None)
+        others.append(pool.submit(looks.look))
         held.set_result(ObjectStat(size=1))
         assert first.result() == ObjectStat(size=1)
         errors = [other.exception() for other in others]
-    assert sorted(map(repr, errors)) in (
-        [repr(KeyboardInterrupt()), repr(None)],
-        [repr(KeyboardInterrupt()), repr(None)],
-    )
-    assert [other.result() for other, error in zip(others, errors, strict=True) if error is None] == [
-        ObjectStat(size=3)
-    ]
+    assert sorted(map(repr, errors)) == [repr(KeyboardInterrupt()), repr(None)]
+    found = [other.result() for other, error in zip(others, errors, strict=True) if error is None]
+    assert found == [ObjectStat(size=3)]
 
 
 def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
@@ -154,14 +136,14 @@ def test_a_failed_look_fails_the_reads_that_share_it_and_no_later_one() -> None:
     calls = Scripted(held, refused, ObjectStat(size=3))
     looks = Looks(calls, "key")
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(looked, looks)
-        wait_until(lambda: calls.begun == 1)
-        second = pool.submit(looked, looks)
-        wait_until(lambda: looks._next is not None)
+        first = pool.submit(looks.look)
+        eventually(lambda: calls.begun == 1)
+        second = pool.submit(looks.look)
+        eventually(lambda: looks._next is not None)
         held.set_result(None)
         assert first.result() is None
         assert second.exception() is refused
-    assert looked(looks) == ObjectStat(size=3)
+    assert looks.look() == ObjectStat(size=3)
 
 
 # ----------------------------------------------------------------------------------------------- sizes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import itertools
 import random
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from pagecache import BackendError
 from pagecache.backends import TransformBackend
 from pagecache.backends.fsspec import FsspecBackend
 from pagecache.stress import Plan, run
 from tests.backends.transforms import Sealed
-from tests.file.rig import attached, content_of, raises
+from tests.file.rig import attached, content_of
 from tests.fsspec_below.place import LARGE, OLD, Place, get
-from tests.fsspec_below.stores import Parts, Whole, always
+from tests.fsspec_below.stores import Parts, Whole
 
 
 def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Place) -> None:
@@ -37,28 +35,6 @@ def test_a_transform_over_objects_larger_than_the_cache_loses_nothing(place: Pla
         volume.drop_clean()
         for key, data in written.items():
             assert content_of(volume, key)[:200_004] == data
-
-
-def test_object_larger_than_the_cache_is_written_read_and_rewritten(place: Place) -> None:
-    """Bytes that do not fit into memory wait in the spool, and commits publish all of them."""
-    data = bytearray(random.Random(2).randbytes(6 << 20))
-    with attached(place.backend, "1MiB") as volume:
-        with volume.open("large", "w+b") as file:
-            for at in range(0, len(data), 1 << 18):
-                file.pwrite(data[at : at + (1 << 18)], at)
-            assert place.content("large") is None
-            assert file.pread(5000, 100) == data[100:5100]
-            data[1 << 20 : (1 << 20) + 5] = b"again"
-            file.pwrite(b"again", 1 << 20)
-        assert place.content("large") == bytes(data)
-        with volume.open("large", "r+b") as file:
-            data[77:80] = b"NEW"
-            file.pwrite(b"NEW", 77)
-        assert place.content("large") == bytes(data)
-        with pytest.raises(RuntimeError), volume.open("large", "r+b") as file:
-            file.write(b"half of it")
-            raise RuntimeError
-        assert place.content("large") == bytes(data)
 
 
 def test_open_files_of_the_file_system_are_closed() -> None:
@@ -81,14 +57,6 @@ def test_reads_of_open_files_fetch_what_was_asked_for() -> None:
     place.fs.hooks.before["fetch"] = fetched.append
     assert get(file, 8192, 4096) == OLD[8192:12288]
     assert fetched == ["bucket/key:8192-12288"]
-
-
-def test_errors_with_advice_of_the_backend_pass() -> None:
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    place.fs.hooks.before["cat_file"] = always(BackendError(errno.EBUSY, "slow down", retry=True, retry_after=2.0))
-    assert raises(BackendError, get, file, 0, 10).retry_after == 2.0
 
 
 SHORT: dict[str, Any] = {

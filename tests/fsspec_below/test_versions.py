@@ -5,22 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pagecache import CachedFile, ConflictError, DataLossError, PageCache
-from pagecache.backends.fsspec.calls import Calls, Reader
+from pagecache import CachedFile, ConflictError, DataLossError
+from pagecache.backends.fsspec.calls import Calls
 from pagecache.backends.fsspec.objects import STAGE
 from pagecache.engine import volume as engine_volume
 from tests.file.rig import Patch, attached, content_of, raises
 from tests.fsspec_below.place import LARGE, OLD, Place, get, put, storing
 from tests.fsspec_below.stores import Elsewhere, Whole
-from tests.rebased import Written
 
 
 @pytest.fixture
@@ -136,27 +133,6 @@ def test_unsaved_bytes_that_are_given_up_leave_no_object_that_another_client_has
         assert (volume.exists("key"), place.content("key")) == (True, b"new")
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_exactly_what_was_written_is_laid_over_the_other_version(place: Place, seed: int) -> None:
-    """In memory and in the spool, which has the bytes around as well. [T-30, 2.19]"""
-    base, theirs = random.Random(2).randbytes(30_000), random.Random(3).randbytes((100, 20_000, 60_000)[seed % 3])
-    place.put("key", base)
-    limits: Any = {"dirty_background": 0.02, "dirty_limit": 0.1} if seed % 2 else {}
-    with PageCache("256KiB", **limits) as cache:
-        volume = cache.attach(place.backend, read_ahead=0)
-        with volume.open("key", "r+b") as file:
-            model = Written(file, base, seed, holes=True)
-            model.change(30)
-            model.put(10, 3)
-            place.put("key", theirs)
-            raises(ConflictError, file.fsync)
-            volume.resolve("key", "rebase")
-            cache.check()
-            assert file.pread(100_000, 0) == model.over(theirs)
-            file.fsync()
-    assert place.content("key") == model.over(theirs)
-
-
 @pytest.mark.parametrize("theirs", [100, LARGE, LARGE + 5000], ids=["shorter", "equal", "longer"])
 def test_conflict_is_settled_where_more_is_staged_than_memory_holds(place: Place, theirs: int) -> None:
     """Staged bytes stay in the spool: pages at their ends cannot be read from the replaced version. [2.19]"""
@@ -216,52 +192,6 @@ def test_reads_are_not_checked_where_that_is_not_wanted() -> None:
     with pytest.raises(OSError) as raised:  # an object that is too short cannot be mistaken for it
         get(file, 0, 4096)
     assert raised.value.errno == errno.ESTALE
-
-
-def test_read_beside_a_commit_waits_for_it_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It finds another version, which is the file's own; the commit has not noticed yet that it is stored."""
-    place = Place(Whole(), "bucket")
-    place.put("key", OLD)
-    file = place.backend.open("key")
-    put(file, 0, b"NEW")
-    seen: list[object] = []
-    has_read, goes_on, has_judged = (threading.Event() for _ in range(3))
-
-    def reads() -> None:
-        try:
-            seen.append(get(file, 1 << 20, 4096))
-        except OSError as error:
-            seen.append(error)
-        has_judged.set()
-
-    thread = threading.Thread(target=reads)
-    move, read, wait = Calls.move, Reader.read, Future.result
-
-    def read_slowly(self: Reader, offset: int, buffers: Any) -> int:
-        done = read(self, offset, buffers)
-        if threading.current_thread() is thread:
-            has_read.set()
-            assert goes_on.wait(60.0)
-        return done
-
-    def moved(self: Calls, src: str, dst: str) -> None:
-        move(self, src, dst)
-        goes_on.set()
-        assert has_judged.wait(60.0)
-
-    def waits(self: Future[Any], timeout: float | None = None) -> Any:
-        if threading.current_thread() is thread:
-            has_judged.set()  # the commit judges the version that it found
-        return wait(self, timeout)
-
-    monkeypatch.setattr(Reader, "read", read_slowly)
-    monkeypatch.setattr(Calls, "move", moved)
-    monkeypatch.setattr(Future, "result", waits)
-    thread.start()
-    assert has_read.wait(60.0)
-    file.commit()
-    thread.join(60.0)
-    assert seen == [OLD[1 << 20 : (1 << 20) + 4096]]
 
 
 # ----------------------------------------------------------------------- distinguishing versions

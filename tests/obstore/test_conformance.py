@@ -20,15 +20,20 @@ numbers = itertools.count()
 
 
 class Objects(BackendConformance):
-    def fail_commit(self, backend: Backend) -> None:
-        requests: Any = backend.requests  # type: ignore[attr-defined]
+    url = ""
+
+    def make_backend(self, tmp_path: Path) -> Any:
+        return backend_from_url(self.url)
+
+    def fail_commit(self, backend: Any) -> None:
+        requests = backend.requests
         put = requests.put
 
         def fail(*_: Any) -> Any:
             requests.put = put
             raise RequestError(5, "planted", retry=True)
 
-        backend.honours("create")  # type: ignore[attr-defined]
+        backend.honours("create")
         requests.put = fail
 
 
@@ -45,16 +50,8 @@ class TestAzurite(Objects):
         new_container(azurite, name)
         self.url = f"az://{name}/some/folder?account={ACCOUNT}&endpoint={azurite}"
 
-    def make_backend(self, tmp_path: Path) -> Backend:
-        made: Any = backend_from_url(self.url)
-        return made  # type: ignore[no-any-return]
-
 
 class TestGoogle(Objects):
     @pytest.fixture(autouse=True)
     def _bucket(self, google: tuple[Google, str]) -> None:
         self.url = f"gs://bucket/some/folder?{google[1]}"
-
-    def make_backend(self, tmp_path: Path) -> Backend:
-        made: Any = backend_from_url(self.url)
-        return made  # type: ignore[no-any-return]

@@ -287,13 +287,6 @@ def test_no_time_at_all_is_a_time(bucket: Bucket, time: str) -> None:
     assert (result.exit_code, result.output) == (0, "removed 0\n")
 
 
-@pytest.mark.parametrize("time", ["-1s", "inf", "1e9"])
-def test_an_invalid_time_is_refused_with_the_rule(time: str) -> None:
-    result = clean("s3://bucket", f"--older-than={time}")
-    assert result.exit_code == 2
-    assert f"--older-than: '{time}' is not 0 or above, and below 1e+09 seconds" in result.output
-
-
 def test_a_backend_does_not_end_its_own_uploads(backend: S3Backend) -> None:
     file = backend.open("k", create=True)
     file.write_from(0, [memoryview(bytes(5 << 20))])
@@ -333,9 +326,18 @@ def test_uploads_kept_by_an_outage_are_logged_and_ended_later(
         raises(OSError, file.close)
 
 
-@pytest.mark.parametrize("arguments", [("memory:",), ("s3:bucket",), ("s3://bucket", "--older-than", "soon")])
-def test_wrong_usage(arguments: tuple[str, ...]) -> None:
-    assert clean(*arguments).exit_code == 2
+RULE = "--older-than: '{}' is not 0 or above, and below 1e+09 seconds"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("memory:",), ""), (("s3:bucket",), ""), (("s3://bucket", "--older-than", "soon"), "")]
+    + [(("s3://bucket", f"--older-than={time}"), RULE.format(time)) for time in ("-1s", "inf", "1e9")],
+)
+def test_wrong_usage(arguments: tuple[str, ...], words: str) -> None:
+    result = clean(*arguments)
+    assert result.exit_code == 2
+    assert words in result.output
 
 
 def test_a_bucket_that_is_not_there_is_said(bucket: Bucket) -> None:

@@ -14,7 +14,7 @@ from pagecache.options import OpenMode
 
 from ..file.rig import raises
 from .requests import is_for
-from .servers import Server, new_bucket
+from .servers import Bucket, Server, new_bucket
 
 HONOURS = {
     "moto": Conditions(complete=False, copy=False),
@@ -22,6 +22,8 @@ HONOURS = {
     "rclone": Conditions(create=False, put=False, complete=False, copy=False, copies=False, escapes=False, etags=False),
 }
 PART = 5 << 20
+SERVERS = ("ministack",)
+BACKEND = {"part_size": PART}
 
 
 @pytest.mark.parametrize("kind", HONOURS)
@@ -40,42 +42,38 @@ def test_the_conditions_of_a_server_are_tried_once(kind: str, started: Callable[
         backend.close()
 
 
-def test_a_trial_that_fails_is_made_again(ministack: Server) -> None:
-    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
-        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
-        for verb in ("PutObject", "CreateMultipartUpload", "UploadPartCopy", "UploadPart", "CompleteMultipartUpload"):
-            proxy.rules = [ProxyRule("reset", is_for(verb))]
-            raises(ConnectionError, backend.honours)
-        proxy.rules = []
-        assert backend.honours() == Conditions()
-        backend.close()
+def test_a_trial_that_fails_is_made_again(proxy: FaultyProxy, backend: S3Backend) -> None:
+    for verb in ("PutObject", "CreateMultipartUpload", "UploadPartCopy", "UploadPart", "CompleteMultipartUpload"):
+        proxy.rules = [ProxyRule("reset", is_for(verb))]
+        raises(ConnectionError, backend.honours)
+    proxy.rules = []
+    assert backend.honours() == Conditions()
 
 
-def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(ministack: Server) -> None:
-    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
-        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
-        for nth in (1, 2):
-            proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), nth=nth)]
-            raises(ConnectionError, backend.honours)
-            assert bucket.left_behind() == []
-        backend.close()
+def test_an_upload_of_a_trial_whose_beginning_was_not_answered_is_ended(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend
+) -> None:
+    for nth in (1, 2):
+        proxy.rules = [ProxyRule("lost", is_for("CreateMultipartUpload"), nth=nth)]
+        raises(ConnectionError, backend.honours)
+        assert bucket.left_behind() == []
 
 
 @pytest.mark.parametrize("request_", ["CompleteMultipartUpload", "DeleteObject"])
-def test_a_trial_that_could_not_clean_up_does_so_at_the_close(ministack: Server, request_: str) -> None:
+def test_a_trial_that_could_not_clean_up_does_so_at_the_close(
+    bucket: Bucket, proxy: FaultyProxy, backend: S3Backend, request_: str
+) -> None:
     """The server is unreachable from some request of the trial on."""
-    with new_bucket(ministack) as bucket, FaultyProxy(ministack.endpoint) as proxy:
-        backend = S3Backend(bucket.name, endpoint_url=proxy.endpoint, part_size=PART)
 
-        def fail() -> None:
-            proxy.rules = [ProxyRule("reset", times=float("inf"))]
+    def fail() -> None:
+        proxy.rules = [ProxyRule("reset", times=float("inf"))]
 
-        proxy.rules = [ProxyRule("call", is_for(request_), action=fail), ProxyRule("reset", is_for(request_))]
-        raises(ConnectionError, backend.honours)
-        assert bucket.left_behind() != []
-        proxy.rules = []
-        backend.close()
-        assert bucket.left_behind() == []
+    proxy.rules = [ProxyRule("call", is_for(request_), action=fail), ProxyRule("reset", is_for(request_))]
+    raises(ConnectionError, backend.honours)
+    assert bucket.left_behind() != []
+    proxy.rules = []
+    backend.close()
+    assert bucket.left_behind() == []
 
 
 @pytest.mark.parametrize("kind", HONOURS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import ssl
 import threading
 from collections.abc import Callable
@@ -11,10 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from werkzeug.serving import make_ssl_devcert
 
 from pagecache import PageCache, RetryPolicy
 from pagecache.backends.s3 import S3Backend
@@ -102,46 +97,22 @@ class Nothing(BaseHTTPRequestHandler):
         self.end_headers()
 
 
-def certificate(folder: Path) -> Path:
-    """A certificate for this machine, by itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    text = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path = folder / "certificate.pem"
-    path.write_bytes(text + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", ""])
 def test_the_certificates_of_the_environment_are_used(variable: str, tmp_path: Path, monkeypatch: Patch) -> None:
     """As by boto3."""
-    path = certificate(tmp_path)
+    path, key = make_ssl_devcert(str(tmp_path / "server"), cn="localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
+    context.load_cert_chain(path, key)
     for each in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(each, raising=False)
     if variable:
-        monkeypatch.setenv(variable, str(path))
+        monkeypatch.setenv(variable, path)
     with HTTPServer(("127.0.0.1", 0), Nothing) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            backend = S3Backend("bucket", endpoint_url=f"https://127.0.0.1:{server.server_port}", region_name="a")
+            backend = S3Backend("bucket", endpoint_url=f"https://localhost:{server.server_port}", region_name="a")
             raises(FileNotFoundError if variable else OSError, backend.stat, "k", match="k" if variable else "SSL")
             backend.close()
         finally:

@@ -65,7 +65,11 @@ def moved(calls: list[ProxyCall]) -> tuple[int, int]:
     return sum(call.up for call in calls), sum(call.down for call in calls)
 
 
-def change_one_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: str, size: int) -> None:
+@SIZES
+@pytest.mark.timeout(3600)
+def test_changes_of_a_large_object_move_what_was_changed(
+    bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: str, size: int
+) -> None:
     with volume.open("warm up", "w") as file:
         file.write(bytes(PART))  # the server's conditions are detected
     proxy.taken()
@@ -81,14 +85,6 @@ def change_one_byte(bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: s
     extra = [name_of(call) for call in calls if name_of(call) not in ("UploadPart", "UploadPartCopy", "GetObject")]
     assert len(extra) <= 5 + 2 * (bucket.server.kind == "moto"), extra  # if conditions are compared, not sent
     assert piece(bucket, size // 2, 10) == UNIT[:5] + b"X" + UNIT[6:10]
-
-
-@SIZES
-@pytest.mark.timeout(3600)
-def test_changes_of_a_large_object_move_what_was_changed(
-    bucket: Bucket, proxy: FaultyProxy, volume: Volume, large: str, size: int
-) -> None:
-    change_one_byte(bucket, proxy, volume, large, size)
 
     choose, begin = random.Random(2), size // 4 + 3
     written = {begin + choose.randrange(min(64 * MiB, size // 2)): choose.randbytes(4096) for _ in range(100)}

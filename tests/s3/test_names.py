@@ -80,9 +80,8 @@ def test_a_bucket_that_is_not_there_is_said_and_data_stays(bucket: Bucket) -> No
     backend = S3Backend("no-such-bucket", endpoint_url=bucket.server.endpoint)
     with attached(backend, "64MiB") as volume:
         for mode in ("r", "w"):
-            with pytest.raises(FileNotFoundError, match=r"no-such-bucket: .*NoSuchBucket") as raised:
-                volume.open("k", mode)
-            assert (raised.value.errno, raised.value.filename) == (errno.ENOENT, "k")
+            raised = raises(FileNotFoundError, volume.open, "k", mode, match=r"no-such-bucket: .*NoSuchBucket")
+            assert (raised.errno, raised.filename) == (errno.ENOENT, "k")
         for prefix in ("", "folder/"):
             with pytest.raises(FileNotFoundError, match=r"list of s3://no-such-bucket: .*NoSuchBucket") as raised:
                 list(volume.list(prefix))

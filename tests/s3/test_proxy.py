@@ -63,15 +63,6 @@ def test_an_answer_is_made_up_or_cut(bucket: Bucket, proxy: FaultyProxy) -> None
     assert [(call.status, call.down) for call in proxy.taken()] == [(503, len(error)), (200, 1000)]
 
 
-def test_another_client_acts_right_before_a_request(bucket: Bucket, proxy: FaultyProxy) -> None:
-    client, acted = bucket.server.client(proxy.endpoint), threading.Event()
-    proxy.rules.append(ProxyRule("call", is_for("HeadObject"), action=acted.set))
-    client.put_object(Bucket=bucket.name, Key="b", Body=b"1")
-    assert not acted.is_set()
-    client.head_object(Bucket=bucket.name, Key="b")
-    assert acted.is_set()
-
-
 def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
     closed = threading.Event()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import random
 import socket
 from collections.abc import Callable
@@ -14,11 +13,10 @@ from typing import Any, Literal
 import pytest
 
 from examples.proxy import FaultyProxy, ProxyRule
-from pagecache import CachedFile, ConflictError, PageCache, PageCacheError, RetryPolicy, Volume
+from pagecache import CachedFile, PageCache, RetryPolicy, Volume
 from pagecache.backends.s3 import S3Backend
-from pagecache.testing import FaultyBackend, Rule
 
-from ..file.rig import Task, raises, without_collector
+from ..file.rig import Task, without_collector
 from .requests import is_for
 from .servers import PART, Bucket, Server, new_bucket
 
@@ -40,20 +38,6 @@ def rewritten(file: CachedFile, content: bytearray, seed: int, count: int = 60) 
         assert file.pread(5000, start) == content[start : start + 5000]
 
 
-def test_objects_larger_than_the_cache_are_written_rewritten_and_committed(bucket: Bucket, volume: Volume) -> None:
-    content = bytearray(random.Random(1).randbytes(SIZE))
-    with volume.open("k", "w+") as file:
-        file.write(content)
-        rewritten(file, content, 2)
-        assert bucket.keys() == []
-        assert list(volume.list()) == []
-        file.fsync()
-        assert bucket.get("k") == content
-        rewritten(file, content, 3)
-    assert bucket.get("k") == content
-    assert bucket.left_behind() == []
-
-
 @pytest.mark.smoke("S3")
 def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> None:
     bucket.put("k", b"old" * SIZE)
@@ -67,22 +51,6 @@ def test_an_abandoned_object_leaves_nothing(bucket: Bucket, volume: Volume) -> N
         assert again.read(9) == b"old" * 3
     assert bucket.left_behind() == []
     assert bucket.get("k") == b"old" * SIZE
-
-
-def test_a_version_of_which_more_is_staged_than_memory_holds_is_forced(bucket: Bucket, volume: Volume) -> None:
-    """Its bytes are sent again from the spool. [2.19]"""
-    theirs, ours = random.Random(11).randbytes(SIZE + 3000), random.Random(12).randbytes(SIZE)
-    bucket.put("k", bytes(SIZE))
-    with volume.open("k", "r+") as file:
-        file.pwrite(ours, 0)
-        bucket.put("k", theirs)
-        raises(ConflictError, file.fsync)
-        volume.resolve("k", "force")
-        file.fsync()
-        for begin in range(0, SIZE, 5 * PART):
-            assert file.pread(PART, begin) == ours[begin : begin + PART]
-        assert file.size == len(ours)
-    assert bucket.get("k") == ours
 
 
 def test_a_hole_is_sent_once_as_zeros(bucket: Bucket, proxy: FaultyProxy, volume: Volume) -> None:
@@ -210,22 +178,3 @@ def test_an_error_that_is_kept_keeps_nothing_that_was_gathered(
     kept = [frame.f_locals["room"] for frame in frames if "room" in frame.f_locals]
     assert len(kept) >= 2
     assert all("released" in repr(view) for view in kept)
-
-
-def test_a_commit_whose_answer_was_lost_above_the_backend_loses_nothing(bucket: Bucket) -> None:
-    """The bytes that it took are still in the spool, and are sent again."""
-    backend = FaultyBackend(bucket.backend(bucket.server.endpoint))
-    content = bytearray(random.Random(3).randbytes(SIZE))
-    once = RetryPolicy(attempts=1, failed_retry=None)
-    with PageCache(CAPACITY, retry=once, flush_interval=3600, dirty_expire=3600) as cache:
-        volume = cache.attach(backend, read_ahead=0)
-        with volume.open("k", "w+") as file:
-            file.write(content)
-            backend.use([Rule("commit", error=errno.ECONNRESET, done=True, times=1)])
-            raises(PageCacheError, file.fsync)
-            content[5 * PART : 6 * PART] = b"n" * PART
-            file.pwrite(b"n" * PART, 5 * PART)
-            file.flush()
-            for offset in range(0, SIZE, PART):
-                assert file.pread(PART, offset) == content[offset : offset + PART]
-    assert bucket.get("k") == content

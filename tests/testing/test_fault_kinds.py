@@ -15,7 +15,7 @@ from pagecache.backends import DirectoryBackend
 from pagecache.testing import Call, FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.faults import ALL, TRUTH
 
-from ..file.rig import Task
+from ..file.rig import Task, raises
 from ..stores import WAIT_LIMIT_S, ObjectBackend
 from .stores import DATA, Store
 
@@ -281,8 +281,7 @@ def test_a_fence_waits_for_calls_in_the_store(store: Store) -> None:
     store.memory.open("a").__class__ = Slow
     committing = Task(store.file.commit)
     assert entered.wait(WAIT_LIMIT_S)
-    with pytest.raises(TimeoutError, match="1 calls do not return"):
-        store.faulty.fence(0.001)
+    raises(TimeoutError, store.faulty.fence, 0.001, match="1 calls do not return")
     leave.set()
     committing.result()
     store.faulty.fence()
@@ -316,7 +315,7 @@ def test_names_and_listings_pass(store: Store) -> None:
     store.file.punch_hole(0, 100)
     store.backend.sync()
     assert store.memory.snapshot("b") == bytes(100)
-    for name in ("stage", "rollback", "no_such_thing"):
+    for name in ("stage", "rollback", "close", "limits", "no_such_thing"):
         assert not hasattr(store.file, name)
     store.backend.remove("b")
     assert store.backend.list() == []

@@ -12,6 +12,8 @@ from pagecache.backends import BackendFile, MemoryBackend
 from pagecache.errors import BackendError
 from pagecache.testing import OPERATIONS, TOO_MANY, Call, FaultPlan, FaultyBackend, Gate, Rule
 
+from ..file.rig import raises
+
 DATA = memoryview(bytes(range(100)))
 
 
@@ -56,8 +58,7 @@ def test_rule_matches_its_operation_only(operation: str) -> None:
     backend, file = faulty(Rule(operation, error=errno.ENOSPC))
     for name, call in every_call(backend, file).items():
         if name == operation:
-            with pytest.raises(OSError, match="No space"):
-                call()
+            raises(OSError, call, match="No space")
         else:
             call()
 
@@ -79,11 +80,9 @@ def test_key_and_span() -> None:
     assert file.write_from(0, [DATA[:50]]) == 50
     assert file.write_from(60, [DATA[:10]]) == 10
     for offset in (41, 59, 55):
-        with pytest.raises(OSError):
-            file.write_from(offset, [DATA[:10]])
+        raises(OSError, file.write_from, offset, [DATA[:10]])
     backend.stat("a")
-    with pytest.raises(OSError):
-        backend.stat("b")
+    raises(OSError, backend.stat, "b")
 
 
 def test_errors_are_raised_as_given_and_fresh() -> None:
@@ -91,16 +90,12 @@ def test_errors_are_raised_as_given_and_fresh() -> None:
     _backend, file = faulty(Rule("read", error=planned), Rule("write", error=KeyError), Rule("commit", error=errno.EIO))
     raised = []
     for _ in range(2):
-        with pytest.raises(BackendError) as caught:
-            file.read_into(0, [memoryview(bytearray(1))])
-        raised.append(caught.value)
+        caught = raises(BackendError, file.read_into, 0, [memoryview(bytearray(1))])
+        raised.append(caught)
     assert raised[0] is not raised[1]
     assert [error.max_write for error in raised] == [10, 10]
-    with pytest.raises(KeyError):
-        file.write_from(0, [DATA])
-    with pytest.raises(OSError) as by_number:
-        file.commit()
-    assert by_number.value.filename == "a"
+    raises(KeyError, file.write_from, 0, [DATA])
+    assert raises(OSError, file.commit).filename == "a"
 
 
 @pytest.mark.parametrize(("short", "count"), [("half", 25), ("all but one", 49), (7, 7), (0, 0), (1000, 50)])
@@ -135,15 +130,13 @@ def test_kept_buffers_are_kept() -> None:
     view = memoryview(data)
     file.write_from(0, [view])
     assert backend.kept_buffers == [view]
-    with pytest.raises(BufferError):
-        data.clear()
+    raises(BufferError, data.clear)
 
 
 def test_use_changes_the_plan_and_counts_anew() -> None:
     backend, file = faulty(Rule("write", nth=1, error=errno.EIO))
     for _ in range(2):
-        with pytest.raises(OSError):
-            file.write_from(0, [DATA])
+        raises(OSError, file.write_from, 0, [DATA])
         backend.use([Rule("write", nth=1, error=errno.EIO)])
     backend.use([])
     assert file.write_from(0, [DATA]) == 100
@@ -178,15 +171,7 @@ def test_chance_is_a_probability(chance: float) -> None:
 
 
 def test_an_unknown_profile_is_refused() -> None:
-    with pytest.raises(ValueError, match="nasty"):
-        FaultPlan.profile("nice")
-
-
-def test_optional_methods_are_those_of_the_inner_file() -> None:
-    _, file = faulty()
-    assert hasattr(file, "punch_hole")
-    for name in ("stage", "rollback", "close", "limits", "no_such_thing"):
-        assert not hasattr(file, name)
+    raises(ValueError, FaultPlan.profile, "nice", match="nasty")
 
 
 def test_a_dead_backend_closes_the_files_of_the_inner_one() -> None:
@@ -204,7 +189,5 @@ def test_a_dead_backend_closes_the_files_of_the_inner_one() -> None:
     backend = FaultyBackend(inner, FaultPlan((Rule("write", dies=True),)))
     file: Any = backend.open("a")
     for call in (lambda: file.write_from(0, [DATA]), file.close):
-        with pytest.raises(OSError) as caught:
-            call()
-        assert caught.value.errno == errno.ENOTCONN
+        assert raises(OSError, call).errno == errno.ENOTCONN
     assert closed == ["a"]
