@@ -547,6 +547,13 @@ static MAYBE void put(u64 pos, u64 len, u8 value)
 	free(bytes);
 }
 
+/* The same; the store acknowledges them, or stages them. */
+static MAYBE void send_bytes(u64 pos, u64 len, u8 value)
+{
+	put(pos, len, value);
+	EQUAL(flush(file), 0);
+}
+
 /* Check that all bytes of a range have that value. */
 static MAYBE void see(u64 pos, u64 len, u8 value)
 {

@@ -22,12 +22,6 @@ static MAYBE void start(u64 size)
 	start_with(size, 4 * PAGE, 1, limits_wide()); /* everything */
 }
 
-static MAYBE void stage(u64 pos, u64 len, u8 value)
-{
-	put(pos, len, value);
-	EQUAL(flush(file), 0);
-}
-
 static MAYBE u64 staged(void)
 {
 	return usage(file, NULL).staged;

@@ -28,8 +28,7 @@ TEST(check_a_running_commit_of_later_bytes_is_not_waited_for)
 	put(0, PAGE, 1);
 	u64 s = pc_epoch_take(rig.volume);
 	EQUAL(file_sync(file), 0);
-	put(PAGE, PAGE, 2);
-	EQUAL(flush(file), 0);
+	send_bytes(PAGE, PAGE, 2);
 	CHECK(begin_commit(file));
 	CHECK(pc_sync_done(file->inode, s));
 	CHECK(!pc_sync_done(file->inode, ALL));
@@ -358,8 +357,7 @@ TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 	struct pc_undone_report undone;
 	for (int resumed = 0; resumed < 2; resumed++) {
 		start(PAGE, false);
-		put(0, PAGE, 1);
-		EQUAL(flush(file), 0);
+		send_bytes(0, PAGE, 1);
 		pc_inode_set_uncommitted(file->inode, true, 7, 0, 0);
 		CHECK(begin_commit(file));
 		pc_volume_abort(rig.volume);
@@ -386,8 +384,7 @@ TEST(check_a_commit_that_an_abort_overtook_is_a_failure_whatever_it_says)
 TEST(check_no_commit_begins_after_an_abort)
 {
 	start(PAGE, false);
-	put(0, PAGE, 1);
-	EQUAL(flush(file), 0);
+	send_bytes(0, PAGE, 1);
 	pc_commit_start(file->inode, 0);
 	pc_volume_abort(rig.volume);
 	struct pc_work w;

@@ -97,8 +97,7 @@ TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothi
 	CHECK(!NUMBER(file->inode, COMMIT_DUE));
 	EQUAL(file->inode->counters.commits, 0);
 	pc_commit_end(file->inode, false, PC_COMMIT_KEPT);
-	put(0, PAGE, 2);
-	EQUAL(flush(file), 0);
+	send_bytes(0, PAGE, 2);
 	CHECK(begin_commit(file));
 	CHECK(NUMBER(file->inode, COMMIT_DUE));
 	pc_settle_start(file->inode); /* while it runs: not lost */
@@ -119,13 +118,11 @@ TEST_OF_FIX("settling_commits_nothing", check_work_under_the_token_commits_nothi
 /* Stored 1, acknowledged 2, discarded. */
 static void acknowledged_and_given_up(void)
 {
-	u64 lost[2];
 	begin();
 	put(0, 2 * PAGE, 1);
 	EQUAL(file_sync(file), 0);
-	put(0, PAGE, 2);
-	EQUAL(flush(file), 0);
-	EQUAL(file_discard(file, 0, PAGE, lost, 1), 1);
+	send_bytes(0, PAGE, 2);
+	EQUAL(file_discard(file, 0, PAGE, NULL, 0), 1);
 }
 
 TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_a_failed_commit)
@@ -173,11 +170,10 @@ TEST(check_a_commit_that_keeps_everything_leaves_what_was_read)
 /* A backend that cannot roll back publishes its staged bytes; reads show that only when it is in the object. */
 TEST_OF_FIX("discarded_bytes_are_not_kept", check_bytes_read_after_a_discard_go_with_the_commit_that_publishes)
 {
-	u64 lost[2];
 	start(2 * PAGE);
 	u8 old = byte_at(0);
-	stage(0, PAGE, 2);
-	EQUAL(file_discard(file, 0, PAGE, lost, 1), 1);
+	send_bytes(0, PAGE, 2);
+	EQUAL(file_discard(file, 0, PAGE, NULL, 0), 1);
 	EQUAL(staged(), 0);
 	EQUAL(byte_at(0), old);
 	EQUAL(file_sync(file), 0);

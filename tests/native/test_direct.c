@@ -325,8 +325,7 @@ TEST(check_a_commit_and_a_direct_write_alternate)
 	pc_inode_leaf_lock(file->inode);
 	file->inode->limits.parallel_direct_writes = 0;
 	pc_inode_leaf_unlock(file->inode);
-	put(0, PAGE, 7);
-	EQUAL(flush(file), 0);
+	send_bytes(0, PAGE, 7);
 	struct write d = begin(2 * PAGE, 3 * PAGE, PC_EXCLUSIVE);
 	CHECK(!begin_commit(file));
 	SOUND(&rig);

@@ -26,8 +26,7 @@ static void check_local_blocks_lie_over_the_new_version(u64 max_folio)
 {
 	start(ROOM, max_folio);
 	EQUAL(fill_range(file, 0, ROOM), 0);
-	put(2 * PAGE, PAGE, 2);
-	EQUAL(flush(file), 0);
+	send_bytes(2 * PAGE, PAGE, 2);
 	put(4 * PAGE, PAGE, 3);
 	EQUAL(usage(file, NULL).unstable, PAGE);
 	replace_storage(9, ROOM);

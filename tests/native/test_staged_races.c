@@ -7,7 +7,7 @@ TEST(check_a_fill_beside_the_end_of_a_commit)
 {
 	for (int late = 0; late < 2; late++) {
 		start(0);
-		stage(0, 2 * PAGE, 1);
+		send_bytes(0, 2 * PAGE, 1);
 		evict_all();
 		struct pc_request *r = begin_fill(file, 0, 2 * PAGE);
 		struct call c = next_call(r);
@@ -34,7 +34,7 @@ TEST(check_eviction_beside_the_end_of_a_commit)
 {
 	for (int order = 0; order < 2; order++) {
 		start_with(0, PAGE, 1, limits_wide());
-		stage(0, PAGE, 1);
+		send_bytes(0, PAGE, 1);
 		CHECK(begin_commit(file));
 		EQUAL(store_commit(&file->store), 0);
 		if (order)
@@ -55,7 +55,7 @@ TEST(check_eviction_beside_truncate)
 {
 	for (int order = 0; order < 2; order++) {
 		start_with(0, PAGE, 1, limits_wide());
-		stage(0, PAGE, 1);
+		send_bytes(0, PAGE, 1);
 		if (order) {
 			file_truncate(file, 100);
 			evict_in_thread(NULL);

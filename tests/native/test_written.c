@@ -138,7 +138,7 @@ TEST(check_staged_bytes)
 {
 	start(4 * PAGE);
 	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
-	stage(PAGE + 10, 10, 2);
+	send_bytes(PAGE + 10, 10, 2);
 	EQUAL(staged(), PAGE);
 	put(PAGE + 30, 10, 3);
 	WRITTEN(PAGE + 10, PAGE + 20, PAGE + 30, PAGE + 40);
@@ -158,7 +158,7 @@ TEST(check_staged_bytes)
 TEST(check_sent_bytes_come_back_beside_staged_ones)
 {
 	start(4 * PAGE);
-	stage(PAGE + 10, 10, 2);
+	send_bytes(PAGE + 10, 10, 2);
 	evict_all();
 	put(PAGE + 30, 10, 3);
 	end(hand_over(), false);
@@ -178,11 +178,10 @@ static void check_a_hole_in_sent_bytes(bool stages, u64 from, u64 to)
 	else
 		start_with(4 * PAGE, 4 * PAGE, 64, limits_wide());
 	EQUAL(fill_range(file, 0, 4 * PAGE), 0);
-	stage(PAGE, PAGE, 2);
+	send_bytes(PAGE, PAGE, 2);
 	EQUAL(staged(), stages ? PAGE : 0);
 	WITH_TOKEN(pc_punch(file->inode, PAGE + from, PAGE + to, false));
-	put(PAGE + from + 20, 10, 3);
-	EQUAL(flush(file), 0);
+	send_bytes(PAGE + from + 20, 10, 3);
 	pc_uncommit(file->inode);
 	if (from)
 		WRITTEN(PAGE, PAGE + from, PAGE + from + 20, PAGE + from + 30, PAGE + to, 2 * PAGE);
