@@ -81,14 +81,6 @@ def test_a_rename_of_a_new_file_is_atomic_beside_a_crash(world: World, *, carrie
         assert found == {"k": b"A" * 100}
 
 
-def test_recovered_bytes_are_listed_under_the_name_that_their_object_has(world: World) -> None:
-    """A rename had been carried out, and not been recorded."""
-    world.synced(b"new")
-    after = world.killed_in("rename", world.volume.rename, "k", "other", carried_out=True)
-    assert after.read("other") == changed(0, b"new")
-    assert after.left() in ([], ["other"])  # perhaps saved by now
-
-
 @pytest.mark.parametrize("place", ["set_aside", "removed"])
 def test_an_fsync_beside_a_remove_does_not_bring_the_object_back(
     world: World, monkeypatch: pytest.MonkeyPatch, place: str
@@ -200,17 +192,18 @@ def test_a_first_append_beside_a_rename_records_both_names(world: World, monkeyp
     assert not after[0].volume.exists("k")
 
 
-def test_a_removal_that_was_not_recorded_is_recorded_later(world: World) -> None:
-    world.synced(b"old")
+@pytest.mark.parametrize("call", ["remove", "discard"])
+def test_what_was_removed_or_given_up_and_not_recorded_is_recorded_later(world: World, call: str) -> None:
+    file = world.synced(b"old")
     with disk_fails("pwritev"):
-        world.volume.remove("k")
-    with world.volume.open("k", "x+b") as new:
-        new.write(b"new")
-        new.fsync(durability="backend")
+        getattr(world.volume, call)("k")
+    if call == "remove":
+        file = world.open("k", "x+b")
+    file.pwrite(b"newer", 0)
     world.volume.sync(durability="backend")
     after = world.crash()
     assert after.left() == []
-    assert after.read() == b"new"
+    assert after.read() == (b"newer" if call == "remove" else changed(0, b"newer"))
 
 
 # -- what the journal lacks
@@ -234,17 +227,6 @@ def test_a_change_that_the_journal_lacks_is_saved_by_the_next_fsync(world: World
     file.fsync()
     expected = file.pread(1 << 20, 0)
     assert world.crash().read() == expected
-
-
-def test_what_was_given_up_and_not_recorded_is_recorded_later(world: World) -> None:
-    file = world.synced(b"gone")
-    with disk_fails("pwritev"):
-        world.volume.discard("k")
-    file.pwrite(b"newer", 0)
-    world.volume.sync(durability="backend")
-    after = world.crash()
-    assert after.left() == []
-    assert after.read() == changed(0, b"newer")
 
 
 def test_a_sync_at_the_store_records_what_an_append_beside_it_would_have(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -34,7 +33,7 @@ from pagecache.stress.world import World
 from pagecache.testing import FaultPlan, FaultyBackend, Gate, Rule
 from pagecache.testing.fault_profiles import PROFILES as FAULTS
 
-from ..file.rig import eventually, raises
+from ..file.rig import at_gate, eventually, raises
 from ..stores import ObjectBackend
 from .test_clean import SHORT, clean
 
@@ -301,21 +300,13 @@ def test_a_conflict_of_a_file_that_was_renamed_before_its_repair_is_settled() ->
 
 def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at_rest() -> None:
     """The commit reports another version after the faults have ended; a sync at rest has none to raise. [2.19]"""
-    faulting, gate, ending = Faulting(Plan(seed=1, faults="hell"), 0), Gate(), threading.Event()
+    faulting, gate = Faulting(Plan(seed=1, faults="hell"), 0), Gate()
 
     class Told(FaultyBackend):
         def use(self, plan: FaultPlan | Iterable[Rule]) -> None:
             super().use(plan)
             if plan == []:
-                ending.set()
-
-    def release() -> None:
-        assert ending.wait(60)
-        gate.release()
-
-    def fsync() -> None:
-        with contextlib.suppress(OSError):
-            file.fsync()
+                gate.release()
 
     backend = Told(MemoryBackend())
     faulting.plan = FaultPlan([Rule("commit", nth=1, gate=gate, change=True, error=errno.ESTALE)])
@@ -324,14 +315,11 @@ def test_a_conflict_of_a_call_that_was_under_way_when_faults_ended_is_settled_at
         file = volume.open("f", "w+")
         faulting.begin(volume, backend)
         file.write(b"accepted")
-        threads = [threading.Thread(target=call) for call in (fsync, release)]
-        threads[0].start()
-        gate.wait_entered(60)
-        threads[1].start()
+        _, saving = at_gate(gate, file.fsync)
         faulting.calm()
         volume.sync()
-        for thread in threads:
-            thread.join(60)
+        with contextlib.suppress(OSError):
+            saving.result()
         assert faulting.repairs["conflicts settled"] == 1
         file.close()
 

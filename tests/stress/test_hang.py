@@ -62,14 +62,11 @@ def test_a_call_without_an_end_is_a_hang_and_so_are_calls_without_end(moved: flo
     assert overdue({1: activity}, now, 60.0) == found
 
 
-def test_calls_that_return_are_noted() -> None:
+def test_calls_that_return_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of threads and of tasks are noted; those that raise too."""
     moved: list[int] = []
-    noted, World.move = World.move, lambda self, worker: moved.append(worker)  # type: ignore[method-assign]
-    try:
-        report = run(Plan(seed=1, **SMALL | {"patience": 60}, threads=2, tasks=2, operations=20), "memory:")
-    finally:
-        World.move = noted  # type: ignore[method-assign]
+    monkeypatch.setattr(World, "move", lambda self, worker: moved.append(worker))
+    report = run(Plan(seed=1, **SMALL | {"patience": 60}, threads=2, tasks=2, operations=20), "memory:")
     assert report.ok, report.story
     assert set(moved) == {1, 2, 3, 4}
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,8 @@ from pagecache.backends.directory import DirectoryBackend
 from pagecache.backends.passing import PassingBackend
 from pagecache.backends.protocol import BackendFile
 from pagecache.stress import Plan, job
+
+from ..file.rig import eventually
 
 BOUND = 50.0  # seconds after which a test gives up: shorter than a hang that would count as the finding
 WAITS = "interrupted: waiting up to 5 s for calls of the backend; Ctrl-C again ends at once"
@@ -48,13 +49,6 @@ def make():
 """
 
 
-def within_bound(path: Path) -> bool:
-    end = time.monotonic() + BOUND
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.02)
-    return path.exists()
-
-
 @contextmanager
 def hanging(folder: Path, before: str = "pass") -> Iterator[subprocess.Popen[str]]:
     """A run that hangs in a call of its backend."""
@@ -65,7 +59,7 @@ def hanging(folder: Path, before: str = "pass") -> Iterator[subprocess.Popen[str
     command = [sys.executable, "-c", program, "stress", "python:mine:make", *options]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         try:
-            assert within_bound(folder / "hangs")
+            eventually((folder / "hangs").exists, BOUND)
             yield running
         finally:
             running.kill()

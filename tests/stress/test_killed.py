@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from pagecache.stress.history import Broken
 from pagecache.stress.killed import Child
 from pagecache.stress.profiles import Operation
 
+from ..file.rig import eventually
 from . import planted
 
 ROOT = str(Path(__file__).parents[2])
@@ -32,13 +32,6 @@ LONG = 600.0  # seconds that no shrink here needs
 BOUND = 60.0  # seconds after which a test gives up
 SMALL: dict[str, Any] = {"size": "64KiB", "capacity": "256KiB", "rounds": 1}
 SAVED = Script((0,), (((Operation("write", 0, "buffered", 0, 4096), Operation("fsync", 0)),),))
-
-
-def within_bound(so: Callable[[], object]) -> bool:
-    end = time.monotonic() + BOUND
-    while not so() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(so())
 
 
 def at_home_in(folder: Path) -> list[str]:
@@ -183,7 +176,7 @@ def test_a_killed_process_takes_its_children_along(tmp_path: Path) -> None:
         assert len(at_home_in(tmp_path)) >= 2
         parent.kill()
         parent.wait()
-    assert within_bound(lambda: not at_home_in(tmp_path)), at_home_in(tmp_path)
+    eventually(lambda: not at_home_in(tmp_path), BOUND)
 
 
 MODES = {"dir": ["dir:store"], "killed": ["dir:store", "--crashes", "killed"]}
@@ -220,5 +213,5 @@ def test_ctrl_c_ends_with_130_and_leaves_neither_files_nor_processes(tmp_path: P
     os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 130, said[-3000:]
     assert said.rstrip().endswith(b"interrupted: nothing is left in the target"), said[-3000:]
-    assert within_bound(lambda: not at_home_in(tmp_path)), at_home_in(tmp_path)
+    eventually(lambda: not at_home_in(tmp_path), BOUND)
     assert [list((tmp_path / name).iterdir()) for name in ("store", "temporary")] == [[], []]

@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 
 from pagecache.backends import MemoryBackend
-from pagecache.config import Durability
 from pagecache.stress import Plan, UnusableTarget, run
-from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
-from pagecache.stress.job import Run
 from pagecache.stress.power import Power
 
 from ..file.rig import raises
@@ -49,21 +46,6 @@ def test_a_killed_process_leaves_what_was_saved_on_disk(tmp_path: Path) -> None:
     """Some of the recoveries are killed as well. [D1, D3, D10]"""
     clean(Plan(seed=1, rounds=4, **ON_DISK | {"crashes": "killed"}), f"dir:{tmp_path}")
     assert list(tmp_path.iterdir()) == []
-
-
-class NotOnDisk(CachedTarget):
-    """An fsync at disk does nothing."""
-
-    def fsync(self, file: int, way: str = "buffered", level: Durability = "backend") -> None:
-        if level == "backend":
-            super().fsync(file, way)
-
-
-def test_an_fsync_that_puts_nothing_on_disk_is_found() -> None:
-    """The store has the bytes soon, so only a crash shows it."""
-    found = Run(Plan(seed=1, **ON_DISK), make=lambda plan, number: NotOnDisk(plan, number, None, "NotOnDisk")).run()
-    assert (found.ok, found.kind) == (False, "crash"), found.story
-    assert "the store after a crash" in found.story
 
 
 @pytest.mark.parametrize("cut", ["at a call", "now"])

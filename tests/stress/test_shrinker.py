@@ -21,7 +21,6 @@ from pagecache.stress.job import Run
 from pagecache.stress.profiles import Operation
 from pagecache.stress.shrinker import chained, ddmin, in_turns, kept
 from pagecache.stress.targets import Target
-from pagecache.volume import lifetimes
 
 from ..file.rig import raises
 from .planted import BACKENDS, TARGETS, FlushesOnly, NoFsync
@@ -106,15 +105,6 @@ def test_a_mistake_of_many_workers_is_found_with_range_and_writer() -> None:
     assert not report.ok
     assert BYTES.search(report.story), report.story
     assert "writer" in report.story
-
-
-def test_a_close_that_hands_nothing_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store is checked after the last close of an object that no other worker has open. [2.20]"""
-    plan = Plan(seed=1, duration=20, profile="metadata", threads=2, tasks=0, operations=60)
-    monkeypatch.setattr(lifetimes, "close_handle", lambda use, **_: lifetimes.release(use))
-    report = run(plan)
-    assert (report.ok, report.kind) == (False, "data")
-    assert "is in the store after the last close, should be" in report.story
 
 
 def test_a_failure_is_replayed_by_its_round() -> None:

@@ -14,7 +14,6 @@ import pytest
 from pagecache.backends import Backend, MemoryBackend
 from pagecache.backends.protocol import BackendLimits
 from pagecache.errors import BackendError, DataLossError, LostRange
-from pagecache.native import NativeInode
 from pagecache.stress import Plan, run
 from pagecache.stress.cached import CachedTarget
 from pagecache.stress.forgetting import ForgettingBackend
@@ -131,10 +130,3 @@ def test_whole_objects_lose_nothing_and_publish_nothing_that_was_given_up(store:
     report = run(Plan(**FIELDS, tasks=2, operations=40, rounds=2), store())
     assert report.ok, report.story
     assert report.counters["uploads given up"] == 2
-
-
-def test_an_upload_that_is_published_after_it_was_given_up_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache never makes the store forget the discarded bytes. [2.18]"""
-    monkeypatch.setattr(NativeInode, "acknowledged", lambda *_args: False)
-    report = run(Plan(**FIELDS, tasks=0, operations=5), object_store())
-    assert (report.ok, report.kind) == (False, "data")
