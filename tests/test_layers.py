@@ -1,6 +1,6 @@
-"""Imports go down only, those for annotations as well, and one module imports the extension.
+"""Imports go down only, those for annotations as well, and one module imports the extension; fields have one owner.
 
-LAYERS is the order; FOR_TYPES has the exceptions for annotations.
+LAYERS is the order; FOR_TYPES has the exceptions for annotations. PARTS are the classes that own the state of a file.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ def test_every_owner_in_the_table_is_named_by_a_part() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "found"),
     [
+        ("engine.retryer", "from .io import reader", "imports pagecache.engine.io.reader, which is a layer above"),
         ("engine.park", "from ..volume.keys import BusyKeys", "imports pagecache.volume.keys, which is a layer above"),
+        ("volume.inode", "from .opening import bind", "imports pagecache.volume.opening, which is a layer above"),
         (
             "volume.keys",
             "if TYPE_CHECKING:\n    from .opening import bind",
@@ -202,6 +204,112 @@ def test_only_native_imports_the_extension() -> None:
         if not within(module, "_native") and any(within(imported, "_native") for imported, _, _ in imports(module))
     }
     assert importers <= {"native.extension"}
+
+
+# ---------------------------------------------------------------------------------------------- owners of fields
+
+# `EngineFile` and its parts. A field is assigned by methods of its own class only.
+PARTS = {
+    "engine.file": "EngineFile",
+    "engine.commit.versions": "Versions",
+    "engine.commit.remote": "Dispute",
+    "engine.commit.commits": "Commits",
+    "engine.commit.owed": "Owed",
+    "engine.failures": "Failures",
+}
+
+# Assignments to objects of other classes that have a field of this name, by module.
+NAMESAKES = {
+    "backends.s3": ["upload.failures"],
+    "engine.file": ["work.volume"],  # a job
+    "engine.loop": ["outcome.error"],
+    "engine.namesync": ["call.error"],
+    "engine.runner": ["job.volume"],
+    "volume.namespace": ["inode.key"],
+}
+
+
+def assigned(tree: ast.AST) -> Iterator[ast.Attribute]:
+    """Attributes that are assigned or deleted anywhere in the tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield node
+
+
+def assigned_by_owner(tree: ast.AST) -> Iterator[ast.Attribute]:
+    """Attributes of `self` that a class assigns."""
+    for owner in ast.walk(tree):
+        if isinstance(owner, ast.ClassDef):
+            yield from (node for node in assigned(owner) if ast.unparse(node.value) == "self")
+
+
+def part(module: str) -> ast.ClassDef:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == PARTS[module])
+    return found
+
+
+def fields_of_parts() -> set[str]:
+    fields = set()
+    for module in PARTS:
+        body = part(module)
+        fields |= {node.attr for node in assigned_by_owner(body)}
+        targets: list[ast.expr] = [node.target for node in body.body if isinstance(node, ast.AnnAssign | ast.AugAssign)]
+        targets += [target for node in body.body if isinstance(node, ast.Assign) for target in node.targets]
+        fields |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return fields
+
+
+def foreign_assignments(module: str, fields: set[str]) -> list[str]:
+    """Assignments in a module to a field of the engine's file or its parts, outside of the class that owns it."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    owners = {id(node) for node in assigned_by_owner(tree)}
+    allowed = [text for prefix, texts in NAMESAKES.items() if within(module, prefix) for text in texts]
+    found = [
+        f"{MODULES[module].name}:{node.lineno} assigns {ast.unparse(node)}"
+        for node in assigned(tree)
+        if node.attr in fields and id(node) not in owners and ast.unparse(node) not in allowed
+    ]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and len(node.args) == 3:
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and name.value in fields:
+                found.append(f"{MODULES[module].name}:{node.lineno} assigns by {ast.unparse(node)}")
+    return found
+
+
+def test_no_module_assigns_a_field_of_the_engines_file_or_of_its_parts() -> None:
+    fields = fields_of_parts()
+    assert {"version_stale", "base", "error", "backend_file", "abandoned", "_steps"} - fields == {"version_stale"}
+    assert [found for module in MODULES for found in foreign_assignments(module, fields)] == []
+
+
+@pytest.mark.parametrize("module", PARTS)
+def test_a_part_of_the_engines_file_names_its_lock(module: str) -> None:
+    described = (ast.get_docstring(part(module)) or "") + (
+        ast.get_docstring(ast.parse(MODULES[module].read_text())) or ""
+    )
+    assert re.search(r"^Locks?: ", described, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "found"),
+    [
+        ("engine.io.issuer", "def late(file):\n    file.versions.base = None", "assigns file.versions.base"),
+        ("engine.io.sizes", "def late(self):\n    self.forgetting = True", "assigns self.forgetting"),
+        ("volume.lifetimes", "def late(inode):\n    inode.commits.failed += 1", "assigns inode.commits.failed"),
+        ("volume.opening", "def late(x):\n    for x.dispute.remote in []:\n        pass", "assigns x.dispute.remote"),
+        ("fuse.loop", "def late(x):\n    setattr(x, 'withheld', 1)", "assigns by setattr(x, 'withheld', 1)"),
+    ],
+)
+def test_an_assignment_outside_of_the_owner_is_found(
+    module: str, line: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / MODULES[module].name
+    copy.write_text(f"{MODULES[module].read_text(encoding='utf-8')}\n\n{line}\n", encoding="utf-8")
+    monkeypatch.setitem(MODULES, module, copy)
+    (violation,) = foreign_assignments(module, fields_of_parts())
+    assert violation.endswith(found)
 
 
 # ---------------------------------------------------------------------------------------------- the C core
