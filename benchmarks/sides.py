@@ -292,7 +292,7 @@ class Repeated(io.RawIOBase):
 
 # ---------------------------------------------------------------- processes
 
-PACKAGES = ["s3fs>=2026", "boto3", "cffi", "click", "diskcache", "prometheus_client", "rich", "sortedcontainers"]
+PACKAGES = ["s3fs[boto3]>=2026", "cffi", "click", "diskcache", "prometheus_client", "rich", "sortedcontainers"]
 PACKAGES += ["obstore", "pyarrow", "pandas", "polars", "duckdb==1.5.5", "duckdb-extension-httpfs==1.5.5"]
 PLAIN = {
     "AWS_REGION": "us-east-1",
