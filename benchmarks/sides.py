@@ -292,8 +292,8 @@ class Repeated(io.RawIOBase):
 
 # ---------------------------------------------------------------- processes
 
-PACKAGES = ["s3fs[boto3]>=2026", "cffi", "click", "diskcache", "prometheus_client", "rich", "sortedcontainers"]
-PACKAGES += ["obstore", "pyarrow", "pandas", "polars", "duckdb==1.5.5", "duckdb-extension-httpfs==1.5.5"]
+PACKAGES = ["s3fs[boto3]>=2026", "cffi", "click", "diskcache", "execnet", "obstore", "pandas", "polars", "pyarrow"]
+PACKAGES += ["prometheus_client", "rich", "sortedcontainers", "duckdb==1.5.5", "duckdb-extension-httpfs==1.5.5"]
 PLAIN = {
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
