@@ -12,6 +12,7 @@ The bucket is that of `far.py`, 50 ms a request.
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
@@ -47,9 +48,9 @@ Row = tuple[str, str, str, str, str, bool | None]
 
 @dataclass(slots=True)
 class Disk(Bench):
-    """The surroundings of a run, in a folder on the disk. `environment`: see `Far`."""
+    """The surroundings of a run, in a folder on the disk. `environments`: see `Far`."""
 
-    environment: Path | None = None
+    environments: Path | None = None
 
 
 @contextmanager
@@ -125,14 +126,14 @@ def fsyncs(bench: Disk) -> Iterator[Row]:
                     file.pwrite(DATA, offset)
                     file.fsync()
 
-            def together(pool: ThreadPoolExecutor, files: Sequence[CachedFile], offsets: Sequence[int]) -> None:
+            def together(offsets: Sequence[int], files: Sequence[CachedFile], pool: ThreadPoolExecutor) -> None:
                 list(pool.map(ours, files, [offsets[number::THREADS] for number in range(THREADS)]))
 
             pages = [PAGE * number for number in bench.rng.sample(range(16 * MIB // PAGE), 2048)]
             kept = stack.enter_context(diskcache.Cache(str(folder / "diskcache"), sqlite_synchronous=2))
             ways: dict[str, Run] = {
                 "ours": partial(ours, files[0]),
-                "threads": partial(together, pool, files),
+                "threads": partial(together, files=files, pool=pool),
                 "rewritten": partial(synced, descriptors[0]),
                 "appended": partial(synced, descriptors[1]),
                 "diskcache": each(partial(kept.set, value=DATA)),
@@ -201,8 +202,9 @@ def reads(bench: Disk) -> Iterator[Row]:
 
     cached = fsspec.filesystem("filecache", target_protocol="file", cache_storage=str(bench.folder / "filecache"))
     copy = stack.enter_context(cached.open(str(plain), "rb"))
-    forgotten = partial(forget, bench.folder / "filecache")
-    add("filecache", lambda length, at: (copy.seek(at), copy.read(length)), lambda _: forgotten())
+    add(
+        "filecache", lambda length, at: (copy.seek(at), copy.read(length)), lambda _: forget(bench.folder / "filecache")
+    )
     kept = stack.enter_context(diskcache.Cache(str(bench.folder / "diskcache"), size_limit=8 * size, **UNCACHED))
     with kept.transact():
         for offset in range(0, size, PAGE):
@@ -229,7 +231,7 @@ def reads(bench: Disk) -> Iterator[Row]:
         yield "P45", "the same", name, *speed(found, "ours", name, 2)
 
 
-UNSAVED = """
+TIER = """
 import os, sys, time
 from pagecache import DiskTier, PageCache
 path, size = sys.argv[1], int(sys.argv[2])
@@ -237,29 +239,41 @@ begin = time.perf_counter()
 disk = DiskTier(path, size=4 * size, journal_limit=3 * size)
 cache = PageCache(3 * size, disk=disk, dirty_expire=3600, dirty_background=0.6, dirty_limit=0.7)
 volume = cache.attach("memory:", volume_id="benchmark", durability="disk", on_recovery="hold")
-found = volume.recovered()
-print(time.perf_counter() - begin, sum(length for each in found for _, length in each.ranges))
-block, files = os.urandom(1 << 20), [volume.open(str(number), "wb") for number in range(0 if found else 8)]
+"""
+UNSAVED = (
+    TIER
+    + """
+block, files = os.urandom(1 << 20), [volume.open(str(number), "wb") for number in range(8)]
 for file in files:
     for _ in range(size >> 23):
         file.write(block)
     file.fsync()
-sys.stdout.flush()
 os._exit(0)
 """
-"""It makes unsaved data in a folder that has none; else it recovers them."""
+)
+RECOVER = (
+    TIER
+    + """
+found = volume.recovered()
+print(time.perf_counter() - begin, sum(length for each in found for _, length in each.ranges))
+os._exit(0)
+"""
+)
 
 
 def recovery(bench: Disk) -> Iterator[Row]:
     """P46."""
     folder, size = bench.folder / "unsaved", 8 * bench.settings.size
-    words, recovered = [sys.executable, "-c", UNSAVED, str(folder), str(size)], []
+    words = [sys.executable, "-c", UNSAVED, str(folder), str(size)]
+    subprocess.run(words, check=True, timeout=600)
 
     def recover() -> float:
         forget(folder)
-        done = subprocess.run(words, check=True, timeout=600, capture_output=True, text=True)
+        done = subprocess.run(
+            [*words[:2], RECOVER, *words[3:]], check=True, timeout=600, capture_output=True, text=True
+        )
         seconds, found = done.stdout.split()
-        recovered.append(int(found))
+        assert int(found) == size, (found, size)
         return float(seconds)
 
     def plain() -> float:
@@ -271,9 +285,7 @@ def recovery(bench: Disk) -> Iterator[Row]:
                     pass
         return time.perf_counter() - begin
 
-    recover()  # which makes the unsaved data
     found = Comparison(sides.interleaved({"ours": recover, "plain": plain}, min(3, bench.settings.rounds), "P46"))
-    assert set(recovered[1:]) == {size}
     yield "P46", f"recovery of {size // MIB} MiB of unsaved data", "reading it", *speed(found, "ours", "plain", 0.5)
     for path in folder.rglob("*.journal"):
         path.unlink()
@@ -289,11 +301,10 @@ def stand_ins(bench: Disk) -> Iterator[Row]:
     catalogue = Catalogue(str(bench.folder / "stand-in"))
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-
-    def known(copy: int, number: int) -> Any:
-        return catalogue.chunk(copy, number, lambda _: True)
-
-    copies = [Copy(number, "", b"", "", known) for number in range(1, 17)]
+    copies = [
+        Copy(number, "", b"", "", lambda one, chunk: catalogue.chunk(one, chunk, lambda _: True))
+        for number in range(1, 17)
+    ]
     for copy in copies:
         copy.known = True
         assert copy.find(0)
@@ -316,19 +327,24 @@ def stand_ins(bench: Disk) -> Iterator[Row]:
 # ---------------------------------------------------------------- the bucket
 
 DELAY = 0.05
-SIDES: sides.Sides = {
-    "tier": (sides.Ours, ("128MiB", "{}/s3-tier")),
-    "filecache": (sides.Fsspec, ("filecache", "{}/s3-filecache")),
-    "diskcache": (sides.Diskcache, ("{}/s3-diskcache",)),
-    "boto3": (sides.Boto3, ()),
+KINDS: dict[str, type[sides.Way]] = {
+    "tier": sides.Ours,
+    "filecache": sides.Fsspec,
+    "diskcache": sides.Diskcache,
+    "boto3": sides.Boto3,
 }
 
 
 def bucket(bench: Disk) -> Far:
     """Return the server, without a delay; its sides have their files on the disk."""
+    words: dict[str, tuple[str, ...]] = {
+        "tier": ("128MiB", f"{bench.folder}/s3-tier"),
+        "filecache": ("filecache", f"{bench.folder}/s3-filecache"),
+        "diskcache": (f"{bench.folder}/s3-diskcache",),
+    }
     tempfile.tempdir = str(bench.folder)
-    known = {name: (kind, tuple(word.format(bench.folder) for word in words)) for name, (kind, words) in SIDES.items()}
-    return Far(known, bench.environment, bench.stack)
+    known: sides.Sides = {name: ("disk", kind, words.get(name, ())) for name, kind in KINDS.items()}
+    return Far(known, bench.environments, bench.stack)
 
 
 def second(bench: Disk) -> Iterator[Row]:
@@ -360,8 +376,14 @@ def second(bench: Disk) -> Iterator[Row]:
     found = Comparison(sides.interleaved({name: ways[name] for name in first}, min(5, bench.settings.rounds), "P44"))
     mine = counts["tier"]
     text = f"{mine['requests']} requests, {mine['bytes']} bytes"
-    job, goal = f"{count} objects by a second process", f"{count} requests, 0 bytes"
-    yield "P44", job, "requests", goal, text, text == goal
+    yield (
+        "P44",
+        f"{count} objects by a second process",
+        "requests",
+        "one each, no byte",
+        text,
+        text == f"{count} requests, 0 bytes",
+    )
     for name in list(found)[1:]:
         yield "P45", f"the same; {counts[name]['requests']} requests there", name, *speed(found, "tier", name, 2)
 
@@ -386,8 +408,9 @@ def upload(bench: Disk) -> Iterator[Row]:
         return seconds
 
     names = [name for name in ("tier", "boto3", "filecache", "rclone-full") if far.side(name) is not None]
-    ways, rounds = {name: partial(once, name) for name in names}, min(3, bench.settings.rounds)
-    found = Comparison(sides.interleaved(ways, rounds, "P43"))
+    found = Comparison(
+        sides.interleaved({name: partial(once, name) for name in names}, min(3, bench.settings.rounds), "P43")
+    )
     sent = counts["tier"]["bytes"] / size
     job = f"{size // MIB} MiB into the bucket, 128 MiB of memory; {counts['tier']['requests']} requests"
     yield "P43", job, "bytes sent", "once", f"{sent:.3f}", sent < 1.01
@@ -400,18 +423,25 @@ JOBS = {"fsync": fsyncs, "reads": reads, "recovery": recovery, "start": stand_in
 
 
 def main() -> None:
-    parser = sides.parser(__doc__, [*JOBS])
+    sides.side({name: ("", kind, ()) for name, kind in KINDS.items()})
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
+    parser.add_argument("--only", metavar="NAME,…", default=",".join(JOBS), help=f"of {', '.join(JOBS)}")
     parser.add_argument("--folder", type=Path, help="use this one, and no loop device")
+    parser.add_argument("--here", action="store_true", help="with the packages of this environment")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "pagecache-far")
     options = parser.parse_args()
+    if unknown := set(options.only.split(",")) - set(JOBS):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(JOBS)}")
     settings = Settings(rounds=1, size=32 * MIB) if options.quick else Settings(rounds=7, size=256 * MIB)
     loop = os.geteuid() == 0 and options.folder is None
     with tempfile.TemporaryDirectory(dir=options.folder or "/var/tmp") as folder, ExitStack() as stack:
         top = stack.enter_context(ext4(Path(folder), max(2 << 30, 24 * settings.size))) if loop else Path(folder)
         bench = Disk(settings, top, random.Random(settings.seed), stack)
-        bench.environment = options.environment
+        bench.environments = None if options.here else options.environments
         print(f"load {os.getloadavg()[0]:.1f}, {'ext4 on a loop device' if loop else folder}\n")
         print("| goal | job | beside | bound | measured | reached |\n|---|---|---|---|---|---|")
-        for name in options.only:
+        for name in options.only.split(","):
             with ExitStack() as bench.stack:
                 for *cells, reached in JOBS[name](bench):
                     print(f"| {' | '.join(cells)} | {'yes' if reached else 'no'} |", flush=True)

@@ -29,16 +29,16 @@ from sides import BUCKET, MIB, PAGE, SMALL, Boto3, Far, Fsspec, Way
 
 EDITS, FILES, ROWS = 200, 8, 250_000
 COLUMNS = [f"c{number}" for number in range(8)]
-SUM = f"SELECT {' + '.join(f'sum({column})' for column in COLUMNS)} FROM '{{}}/*.parquet'"
 
 
 # ---------------------------------------------------------------- engines
 
 
 class Engines(Way):
-    """Programs that read the data set, by a file system of pyarrow."""
+    """Programs that read the data set."""
 
     def arrow(self) -> Any:
+        """Return a file system of pyarrow."""
         raise NotImplementedError
 
     def dataset(self) -> None:
@@ -54,20 +54,7 @@ class Engines(Way):
                 pyarrow.parquet.write_table(table, target, row_group_size=ROWS // 4, use_dictionary=False)
 
     def engine(self, name: str) -> None:
-        """Sum all columns."""
-        found = float(getattr(self, name)(f"{BUCKET}/data"))
-        assert abs(found - 8 * FILES * ROWS / 2) < FILES * ROWS / 10
-
-    def pyarrow(self, folder: str) -> Any:
-        import pyarrow.dataset
-
-        table = pyarrow.dataset.dataset(folder, filesystem=self.arrow(), format="parquet").to_table()
-        return sum(table[column].to_numpy().sum() for column in COLUMNS)
-
-    def pandas(self, folder: str) -> Any:
-        import pandas
-
-        return pandas.read_parquet(folder, filesystem=getattr(self, "fs", None) or self.arrow()).sum().sum()
+        assert abs(scan(name, self, f"{BUCKET}/data") - 8 * FILES * ROWS / 2) < FILES * ROWS / 10
 
     def tables(self, key: str) -> None:
         """Read the data set by two spawned processes, in four epochs."""
@@ -89,81 +76,86 @@ class Layers(Engines, Fsspec):
 
         return PyFileSystem(FSSpecHandler(self.fs))
 
-    def polars(self, folder: str) -> Any:
-        import polars
-        import pyarrow.dataset
-
-        found = pyarrow.dataset.dataset(folder, filesystem=self.arrow(), format="parquet")
-        return polars.scan_pyarrow_dataset(found).sum().collect().sum_horizontal()[0]
-
-    def duckdb(self, folder: str) -> Any:
-        import duckdb
-
-        with duckdb.connect() as connection:
-            connection.register_filesystem(self.fs)
-            return connection.sql(SUM.format(f"pagecache::s3://{folder}")).fetchall()[0][0]
-
 
 class Arrow(Engines):
     """pyarrow's S3FileSystem, and the own clients of engines."""
 
-    def __init__(self, endpoint: str, *words: str) -> None:
-        super().__init__(endpoint, *words)
-        self.host = endpoint.removeprefix("http://")
-
     def arrow(self) -> Any:
         from pyarrow.fs import S3FileSystem
 
-        return S3FileSystem(endpoint_override=self.host, scheme="http", region="us-east-1")
+        return S3FileSystem(endpoint_override=self.endpoint.removeprefix("http://"), scheme="http", region="us-east-1")
 
-    def polars(self, folder: str) -> Any:
-        import polars
 
-        options = {"aws_endpoint_url": self.endpoint, "aws_virtual_hosted_style_request": "false"}
-        lazy = polars.scan_parquet(f"s3://{folder}/*.parquet", storage_options=options)
-        return lazy.sum().collect().sum_horizontal()[0]
+def scan(name: str, way: Any, folder: str) -> float:
+    """The sum of all columns, by an engine."""
+    own = isinstance(way, Arrow)
+    if name == "pandas":
+        import pandas
 
-    def duckdb(self, folder: str) -> Any:
+        frame = pandas.read_parquet(folder, filesystem=way.arrow() if own else way.fs)
+        return float(frame.sum().sum())
+    if name == "duckdb":
         import duckdb
-        import duckdb_extension_httpfs  # type: ignore[import-not-found]
 
-        program = next(Path(duckdb_extension_httpfs.__path__[0]).rglob("*.duckdb_extension"))
-        identity, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-        keys = [f"KEY_ID '{identity}'", f"SECRET '{secret}'", f"ENDPOINT '{self.host}'"]
-        keys += ["URL_STYLE 'path'", "USE_SSL false", "REGION 'us-east-1'"]
         with duckdb.connect() as connection:
-            connection.execute(f"LOAD '{program}'")
-            connection.execute(f"CREATE SECRET (TYPE s3, {', '.join(keys)})")
-            return connection.sql(SUM.format(f"s3://{folder}")).fetchall()[0][0]
+            if own:
+                import duckdb_extension_httpfs  # type: ignore[import-not-found]
+
+                program = next(Path(duckdb_extension_httpfs.__path__[0]).rglob("*.duckdb_extension"))
+                connection.execute(f"LOAD '{program}'")
+                host = way.endpoint.removeprefix("http://")
+                words = "TYPE s3, URL_STYLE 'path', USE_SSL false, REGION 'us-east-1'"
+                identity, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+                keys = f"KEY_ID '{identity}', SECRET '{secret}'"
+                connection.execute(f"CREATE SECRET ({words}, {keys}, ENDPOINT '{host}')")
+            else:
+                connection.register_filesystem(way.fs)
+            url = f"{'' if own else 'pagecache::'}s3://{folder}/*.parquet"
+            sums = " + ".join(f"sum({column})" for column in COLUMNS)
+            return float(connection.sql(f"SELECT {sums} FROM '{url}'").fetchall()[0][0])
+    import polars
+    import pyarrow.dataset
+
+    if name == "polars" and own:
+        options = {"aws_endpoint_url": way.endpoint, "aws_virtual_hosted_style_request": "false"}
+        lazy = polars.scan_parquet(f"s3://{folder}/*.parquet", storage_options=options)
+        return float(lazy.sum().collect().sum_horizontal()[0])
+    found = pyarrow.dataset.dataset(folder, filesystem=way.arrow(), format="parquet")
+    if name == "polars":
+        return float(polars.scan_pyarrow_dataset(found).sum().collect().sum_horizontal()[0])
+    table = found.to_table()
+    return float(sum(table[column].to_numpy().sum() for column in COLUMNS))
 
 
 def worker(kind: type[Engines], endpoint: str, words: Sequence[str], keys: Sequence[str], epochs: int) -> None:
     import pyarrow.parquet
 
     way = kind(endpoint, *words)
-    way.fresh()
-    for key in [*keys] * epochs:
-        with way.arrow().open_input_file(f"{BUCKET}/{key}") as file:
-            assert pyarrow.parquet.read_table(file).num_rows == ROWS
+    for _ in range(epochs):
+        for key in keys:
+            with way.arrow().open_input_file(f"{BUCKET}/{key}") as file:
+                assert pyarrow.parquet.read_table(file).num_rows == ROWS
 
 
 SIDES: sides.Sides = {
-    "ours": (sides.Ours, ("512MiB",)),
-    "ours-128": (sides.Ours, ("128MiB",)),
-    "fsspec": (Layers, ("pagecache", "0")),
-    "fsspec-kept": (Layers, ("pagecache", "3600")),
-    "boto3": (Boto3, ()),
-    "obstore": (sides.Obstore, ()),
-    "s3fs": (Layers, ()),
-    "s3fs-file": (Layers, ("filecache",)),
-    "own client": (Arrow, ()),
+    "ours": ("ours", sides.Ours, ("512MiB",)),
+    "ours-128": ("ours", sides.Ours, ("128MiB",)),
+    "fsspec": ("ours", Layers, ("pagecache", "0")),
+    "fsspec-kept": ("ours", Layers, ("pagecache", "3600")),
+    "boto3": ("peers", Boto3, ()),
+    "obstore": ("peers", sides.Obstore, ()),
+    "smart_open": ("peers", sides.Smart, ()),
+    "s3fs": ("ours", Layers, ()),
+    "s3fs-block": ("ours", Layers, ("blockcache",)),
+    "s3fs-file": ("ours", Layers, ("filecache",)),
+    "own client": ("peers", Arrow, ()),
 }
 
 # ---------------------------------------------------------------- jobs
 
 PEERS = {
-    "L": ("boto3", "obstore", "s3fs"),
-    "C": ("boto3", "obstore", "s3fs", "s3fs-file"),
+    "L": ("boto3", "obstore", "smart_open", "s3fs"),
+    "C": ("boto3", "obstore", "smart_open", "s3fs", "s3fs-block", "s3fs-file"),
     "O": ("boto3", "obstore"),
     "M": ("rclone-writes", "rclone-full", "s3fs-fuse"),
     "E": ("own client", "s3fs"),
@@ -200,7 +192,7 @@ class Job:
 def jobs(quick: bool) -> dict[str, Job]:
     few, many, listed, hundred = (4, 16, 50, 8) if quick else (250, 1000, 5000, 100)
     large, huge = (32 * MIB, 48 * MIB) if quick else (256 * MIB, 1024 * MIB)
-    small, parts, none = len(SMALL), large // (8 * MIB), None
+    small, parts, engine, none = len(SMALL), large // (8 * MIB), f"{FILES} files", None
     chance = random.Random(40)
 
     def at(begin: int, end: int, count: int = EDITS) -> dict[str, Any]:
@@ -239,21 +231,16 @@ def jobs(quick: bool) -> dict[str, Job]:
             {"count": listed}),
     ]
     for name, peers in (("pyarrow", "E"), ("pandas", "E"), ("polars", "P"), ("duckdb", "P")):
-        for more, text, side, how, least in (
-            ("", f"{name}: {FILES} files", "fsspec", "", 1),
-            ("-again", "the same again", "fsspec", "again", 3),
-            ("-kept", "within `revalidate`", "fsspec-kept", "again", 3),
-        ):
-            found.append(Job(name + more, text, "engine", side, peers, 1, 0, 1, how, none, least))
+        found.append(Job(name, f"{name}: {engine}", "engine", "fsspec", peers, 1, 0, 1, "", none, 1))
+        found.append(Job(f"{name}-again", "the same again", "engine", "fsspec", peers, 1, 0, 1, "again", none, 3))
+        words = name + "-kept", "within `revalidate`", "engine", "fsspec-kept"
+        found.append(Job(*words, peers, 1, 0, 1, "again", none, 3))
     found.append(Job("workers", "2 workers, 4 epochs", "tables", "fsspec", "E", 1, 0, 1, "", none, 1))
     # fmt: on
     return {job.name: job for job in found}
 
 
-Turn = tuple[float, float, dict[str, int]]
-
-
-def once(far: Far, job: Job, name: str, delay: float) -> Turn:
+def once(far: Far, job: Job, name: str, delay: float) -> tuple[float, float, dict[str, int]]:
     """Run a job of one side; return its seconds, those of its processor, and the counts."""
     run, top, engines = far.side(name), f"{job.name}/{time.time_ns()}", job.act in ("engine", "tables")
     keys = [job.name.partition("-")[0]] if engines else [f"{top}/{number}" for number in range(job.count)]
@@ -281,29 +268,37 @@ def once(far: Far, job: Job, name: str, delay: float) -> Turn:
     return seconds, cpu, counts
 
 
+def measure(far: Far, job: Job, delay: float, rounds: int) -> dict[str, dict[str, Any]]:
+    """Run the rounds of a job, all sides in each. Counts are those of the last round."""
+    names = [name for name in (job.side, *PEERS[job.peers]) if far.side(name) is not None]
+    found = sides.interleaved({name: partial(once, far, job, name, delay) for name in names}, rounds, job.name)
+    return {
+        name: {**turns[-1][2], "seconds": [turn[0] for turn in turns], "cpu": [turn[1] for turn in turns]}
+        for name, turns in found.items()
+    }
+
+
 # ---------------------------------------------------------------- tables
 
 HEAD = "job | {} | best peer | {} | speed | goal | reached".replace("{}", "requests; MiB; in flight; s; CPU s")
 
 
-def row(job: Job, found: dict[str, list[Turn]]) -> str:
+def row(job: Job, found: dict[str, dict[str, Any]]) -> str:
     """Return the row of a job beside the peer with the least median."""
-    times = {name: [turn[0] for turn in turns] for name, turns in found.items()}
-    best = min({*found} - {job.side}, key=lambda name: median(times[name]), default=job.side)
-    speed = median([theirs / ours for ours, theirs in zip(times[job.side], times[best], strict=True)])
-    goals = {}
+    best = min({*found} - {job.side}, key=lambda name: median(found[name]["seconds"]), default=job.side)
+    pairs = zip(found[job.side]["seconds"], found[best]["seconds"], strict=True)
+    speed, goals = median([theirs / ours for ours, theirs in pairs]), []
     if job.most is not None:
-        goals[f"≤ {job.most:,} requests"] = found[job.side][-1][2]["requests"] <= job.most
+        goals.append((f"≤ {job.most:,} requests", found[job.side]["requests"] <= job.most))
     if job.least is not None:
-        goals[f"≥ {job.least:g} × speed"] = speed >= job.least
+        goals.append((f"≥ {job.least:g} × speed", speed >= job.least))
 
-    def cells(name: str) -> str:
-        _, cpu, counts = zip(*found[name], strict=True)
-        costs = f"{counts[-1]['requests']:,}; {counts[-1]['bytes'] / MIB:.1f}; {counts[-1]['most']}"
-        return f"{costs}; {median(times[name]):.2f}; {median(cpu):.2f}"
+    def cells(cost: dict[str, Any]) -> str:
+        times = f"{median(cost['seconds']):.2f}; {median(cost['cpu']):.2f}"
+        return f"{cost['requests']:,}; {cost['bytes'] / MIB:.1f}; {cost['most']}; {times}"
 
-    reached = "; ".join("yes" if one else "no" for one in goals.values())
-    every = [f"{job.name}: {job.text}", cells(job.side), best, cells(best), f"{speed:.2f}", "; ".join(goals), reached]
+    goal, reached = "; ".join(text for text, _ in goals), "; ".join("yes" if one else "no" for _, one in goals)
+    every = [f"{job.name}: {job.text}", cells(found[job.side]), best, cells(found[best]), f"{speed:.2f}", goal, reached]
     return f"| {' | '.join(every)} |"
 
 
@@ -317,21 +312,27 @@ def seconds(text: str) -> float:
 
 
 def main() -> None:
-    parser = sides.parser(__doc__, [*jobs(quick=False)])
+    sides.side(SIDES)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--delay", type=seconds, default=0.02, help="of each request (20ms)")
+    parser.add_argument("--only", metavar="NAME,…", help="jobs, by their names in the table")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: requests count, times do not")
+    parser.add_argument("--here", action="store_true", help="with the packages of this environment")
+    parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "pagecache-far")
     options = parser.parse_args()
     known = jobs(options.quick)
+    only = options.only.split(",") if options.only else list(known)
+    if unknown := set(only) - set(known):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
     with ExitStack() as stack:
-        far = Far(SIDES, options.environment, stack)
+        far = Far(SIDES, None if options.here else options.environments, stack)
         print(f"delay {options.delay * 1000:g} ms, load {os.getloadavg()[0]:.1f} at the start\n")
         print(f"| {HEAD} |\n|{'---|' * (HEAD.count('|') + 1)}")
-        if any(known[name].act in ("engine", "tables") for name in options.only):
+        if any(known[name].act in ("engine", "tables") for name in only):
             far.side("own client")("dataset")
-        for job in [known[name] for name in options.only]:
-            names = [name for name in (job.side, *PEERS[job.peers]) if far.side(name) is not None]
-            turns = {name: partial(once, far, job, name, options.delay) for name in names}
-            found = sides.interleaved(turns, 1 if options.quick else options.rounds, job.name)
+        for name in only:
+            found = measure(far, job := known[name], options.delay, 1 if options.quick else options.rounds)
             if job.side in found:
                 print(row(job, found), flush=True)
         print(f"\nload {os.getloadavg()[0]:.1f} at the end")

@@ -8,6 +8,8 @@ installed is skipped. Rows are multiples of the other's speed (median of the rou
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import random
 import sys
 import threading
@@ -25,8 +27,26 @@ from pagecache.aio import AsyncCachedFile
 from pagecache.bench import BLOCK, FOLIO, MIB, PAGE, QUICK, Bench, Run, Settings, Way, each
 
 DATA = BLOCK[:PAGE]
-Peer = tuple[Run, Run, Callable[[int], Any]]
+Peer = tuple[Run, Run | None, Callable[[int], Any]]
 """Reads, overwrites, and the key of an offset."""
+
+
+def mapping(bench: Bench) -> Peer:
+    """Slices of a shared mapping."""
+    with bench.plain("mapped").open("r+b") as file:
+        pages = bench.stack.enter_context(mmap.mmap(file.fileno(), 0))
+    for offset in range(0, len(pages), PAGE):
+        pages[offset] = pages[offset]  # map each page for writing
+
+    def read(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pages[offset : offset + PAGE]
+
+    def write(offsets: Sequence[int]) -> None:
+        for offset in offsets:
+            pages[offset : offset + PAGE] = DATA
+
+    return read, write, int
 
 
 def cachetools(bench: Bench) -> Peer:
@@ -79,7 +99,23 @@ def lmdb(bench: Bench) -> Peer:
     return read, each(put), keys
 
 
-PEERS = {"cachetools + lock": cachetools, "diskcache": diskcache, "py-lmdb": lmdb}
+def fsspec(bench: Bench) -> Peer:
+    """Fsspec's block cache, which its remote files read through: blocks of 64 KiB. It cannot write."""
+    size = bench.settings.size
+    made = import_module("fsspec.caching").BlockCache
+    cache = made(FOLIO, lambda start, end: BLOCK[: end - start], size, maxblocks=size // FOLIO)
+    for offset in range(0, size, FOLIO):
+        cache._fetch(offset, offset + FOLIO)
+    return each(lambda offset: cache._fetch(offset, offset + PAGE)), None, int
+
+
+PEERS: dict[str, Callable[[Bench], Peer]] = {
+    "mmap slice": mapping,
+    "cachetools + lock": cachetools,
+    "diskcache": diskcache,
+    "py-lmdb": lmdb,
+    "fsspec block cache": fsspec,
+}
 
 
 def beside_peers(bench: Bench) -> Iterator[str]:
@@ -93,6 +129,9 @@ def beside_peers(bench: Bench) -> Iterator[str]:
             continue
         found = []
         for own, other in ((each(file.pread, PAGE), read), (each(file.pwrite, DATA), write)):
+            if other is None:
+                found.append("–")
+                continue
             peer = Way(name="peer", run=other, items=[key(offset) for offset in bench.offsets()])
             value, _, spread = bench.compare(bench.way("cache", own), peer).speed("cache", "peer")
             found.append(f"{value:.2f} ±{100 * spread:.0f} %")
@@ -101,18 +140,22 @@ def beside_peers(bench: Bench) -> Iterator[str]:
 
 
 def other_ways(bench: Bench) -> Iterator[str]:
-    """Views and awaited hits, in 64 KiB folios."""
+    """Sequential hits, views and awaited hits, in 64 KiB folios."""
     file, large = bench.file(FOLIO), bench.file(MIB)
+    upward, pieces = range(0, bench.settings.size, PAGE), bench.offsets(MIB)
 
     def view(offset: int) -> None:
         with file.view(offset, MIB) as found:
             for segment in found.segments:
                 segment[::PAGE].tobytes()
 
-    runs = {"own": each(view), "other": each(large.pread, MIB)}
-    ways = [Way(name=name, run=run, items=bench.offsets(MIB)) for name, run in runs.items()]
-    value, _, spread = bench.compare(*ways).speed("own", "other")
-    yield f"| 1 MiB view: open, touch every page, release | pread of it | {value:.2f} × speed ±{100 * spread:.0f} % |"
+    for metric, against, own, other, items in (
+        ("4 KiB sequential hit", "os.pread", each(file.pread, PAGE), each(os.pread, bench.descriptor(), PAGE), upward),
+        ("1 MiB view: open, touch every page, release", "pread of it", each(view), each(large.pread, MIB), pieces),
+    ):
+        ways = [Way(name=name, run=run, items=items) for name, run in (("own", own), ("other", other))]
+        value, _, spread = bench.compare(*ways).speed("own", "other")
+        yield f"| {metric} | {against} | {value:.2f} × speed ±{100 * spread:.0f} % |"
     awaited, runner = AsyncCachedFile(file), bench.stack.enter_context(asyncio.Runner())
 
     async def hits(offsets: Sequence[int]) -> None:
@@ -137,7 +180,10 @@ def main() -> None:
     with TemporaryDirectory(dir="/dev/shm") as folder, ExitStack() as stack:
         bench = Bench(settings, Path(folder), random.Random(settings.seed), stack)
         print("| 4 KiB at random offsets, beside | reads, × speed | overwrites, × speed |\n|---|---|---|")
-        for line in (*beside_peers(bench), "\n| hits in 64 KiB folios | beside | |\n|---|---|---|", *other_ways(bench)):
+        for line in beside_peers(bench):
+            print(line, flush=True)
+        print("\n| hits in 64 KiB folios | beside | |\n|---|---|---|")
+        for line in other_ways(bench):
             print(line, flush=True)
 
 

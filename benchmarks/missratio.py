@@ -41,16 +41,14 @@ def traces(pages: int, length: int, rng: random.Random) -> dict[str, list[int]]:
     near: list[int] = []  # half of the pages are read again a few reads later
     for page in hot:
         near += [page] + ([near[-7]] if len(near) > 7 and rng.random() < 0.5 else [])
-
-    def shuffled(count: int) -> list[int]:
-        return [page for _ in range(length // count) for page in rng.sample(range(count), count)]
-
     return {
         "popular pages (Zipf 1.0)": hot,
         "popular pages and scans": scans,
         "a loop over 1.25 times the cache": loop,
         "epochs over twice the cache": [page % (pages // 5) for page in range(length)],
-        "shuffled epochs over twice the cache": shuffled(pages // 5),
+        "shuffled epochs over twice the cache": [
+            page for _ in range(length // (pages // 5)) for page in rng.sample(range(pages // 5), pages // 5)
+        ],
         "a working set that moves": [page % pages for page in moving],
         "popular pages, read twice at once": near[:length],
         "flatly popular pages (Zipf 0.7)": flat,
@@ -58,7 +56,9 @@ def traces(pages: int, length: int, rng: random.Random) -> dict[str, list[int]]:
         "popular pages beside a loop": [
             page if at % 2 else pages // 2 + at // 2 % (pages // 5) for at, page in enumerate(hot)
         ],
-        "shuffled epochs over 1.25 times the cache": shuffled(pages // 8),
+        "shuffled epochs over 1.25 times the cache": [
+            page for _ in range(length // (pages // 8)) for page in rng.sample(range(pages // 8), pages // 8)
+        ],
         "each page as likely": rng.choices(range(pages), k=length),
     }
 

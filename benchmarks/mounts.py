@@ -1,11 +1,13 @@
-"""A mount and its peers, in one run: `python benchmarks/mounts.py [--files N]`.
+"""A mount and its peers, in one run: `python benchmarks/mounts.py [--buffered] [--trees] [--files N]`.
 
     c            a mount of this project
     plain        a passthrough on pyfuse3 that does nothing but answer
     ll           libfuse's own passthrough_ll over tmpfs, if its source and a compiler are installed
+    tmpfs        no FUSE at all
 
 The result is the median over rounds of the ratio within a round (goal P36: c at least 2.0 of plain at 4 KiB, with
-direct I/O). Everything is cached in every one of them.
+direct I/O). Everything is cached in every one of them. `--buffered`: with the kernel's pages. `--trees`: programs on
+trees of N files instead. The passthrough on pyfuse3 has no directories and stays out.
 """
 
 from __future__ import annotations
@@ -15,24 +17,35 @@ import mmap
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import sides  # noqa: F401
-from pagecache.bench import MIB, PAGE, Bench, Settings, Way
-from tests.fuse.mounts import Mounted
+from pagecache.bench import MIB, PAGE, Bench, Comparison, Settings, Way
+from tests.fuse.mounts import Mounted, run
 
 SIZE = 32 << 20
 PASSTHROUGH_LL = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
-GOALS = {"names": 0.6, "stats": 0.8}
+GOALS = {
+    "tar x": 0.7,
+    "find | xargs stat": 0.8,
+    "cp -r": 0.7,
+    "rm -r": 0.7,
+    "git clone": 0.7,
+    "names": 0.6,
+    "stats": 0.8,
+}
 """Least speed of c beside ll."""
-PEERS = ("plain", "ll")
+NAMES = ("c", "plain", "ll", "tmpfs")
 
 PASSTHROUGH = """
 import errno, os, stat, sys
@@ -60,7 +73,7 @@ class Plain(pyfuse3.Operations):
     async def unlink(self, parent, name, ctx):
         del NAMES[name]
     async def open(self, inode, flags, ctx):
-        return pyfuse3.FileInfo(fh=inode, direct_io=True)
+        return pyfuse3.FileInfo(fh=inode, direct_io=sys.argv[2] == "direct")
     async def read(self, fh, off, size):
         return bytes(VIEW[off:off + size])
     async def write(self, fh, off, buf):
@@ -76,14 +89,15 @@ trio.run(pyfuse3.main)
 class Subject:
     """A file system with a file that is cached in it, and the process that serves it."""
 
-    def __init__(self, top: Path, pid: int, stack: ExitStack) -> None:
+    def __init__(self, top: Path, pid: int | None) -> None:
         self.top, self.pid = top, pid
         self.fd = os.open(top / "data", os.O_RDWR)
-        stack.callback(os.close, self.fd)
         self.room = memoryview(mmap.mmap(-1, MIB))
         self.done, self.used = 0, 0.0
 
     def cpu(self) -> float:
+        if self.pid is None:
+            return 0.0
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -127,25 +141,58 @@ def works(bench: Bench, subjects: dict[str, Subject], files: int, without_stats:
         ways = [on.way(name, call, items) for name, on in taking.items()]
         found = bench.compare(*ways, clock=time.perf_counter)
         own = subjects["c"]
-        cpu = f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"
-        cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in PEERS]
-        print(f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |", flush=True)
+        print(row(job, found, f"{(own.used + own.cpu()) / own.done * 1e6:.1f} µs"), flush=True)
+
+
+def row(job: str, found: Comparison, cpu: str) -> str:
+    cells = [f"{found.speed('c', name)[0]:.2f}" if name in found else "–" for name in NAMES[1:]]
+    return f"| {job} | {GOALS.get(job, '')} | {cpu} | {' | '.join(cells)} |"
+
+
+def trees(bench: Bench, subjects: dict[str, Subject], files: int) -> None:
+    """Print the table of programs that make, read and remove a tree of small files."""
+    archive, repository = bench.folder / "tree.tar", bench.folder / "repository"
+    with tarfile.open(archive, "w") as target:
+        for number in range(files):
+            entry = tarfile.TarInfo(f"tree/{number // 100}/file{number}")
+            entry.size, entry.mode = bench.rng.randrange(200, 8000), 0o644
+            target.addfile(entry, BytesIO(bench.rng.randbytes(entry.size)))
+    git = ("git", "-C", repository, "-c", "user.name=bench", "-c", "user.email=bench@localhost")
+    call = partial(run, timeout=1800)
+    call("git", "init", "-q", "-b", "main", repository)
+    call("tar", "xf", archive, "-C", repository)
+    call(*git, "add", ".")
+    call(*git, "commit", "-q", "-m", "files")
+    listed = 'find "$0" -type f -print0 | xargs -0 stat -c %s > /dev/null'
+    untar = ("tar", "xf", archive, "-C", "TOP")
+    jobs: dict[str, tuple[Sequence[str | Path], Sequence[str | Path]]] = {  # and what follows, untimed
+        "tar x": (untar, ("rm", "-rf", "TOP/tree")),
+        "rm -r": (("rm", "-rf", "TOP/tree"), untar),
+        "find": (("sh", "-c", listed, "TOP/tree"), ("true",)),
+        "cp -r": (("cp", "-r", "TOP/tree", "TOP/copy"), ("rm", "-rf", "TOP/copy")),
+        "git clone": (("git", "clone", "-q", repository, "TOP/clone"), ("rm", "-rf", "TOP/clone")),
+    }
+
+    def on(words: Sequence[str | Path]) -> Callable[[Sequence[Subject]], object]:
+        return lambda some: call(*(str(word).replace("TOP", str(some[0].top)) for word in words))
+
+    for job, (words, after) in jobs.items():
+        ways = [Way(name=name, run=on(words), items=[each], after=on(after), most=1) for name, each in subjects.items()]
+        print(row(job, bench.compare(*ways, clock=time.perf_counter, rounds=3), "–"), flush=True)
 
 
 def make_files(top: Path, files: int) -> None:
-    top.mkdir(parents=True)
     (top / "data").write_bytes(bytes(SIZE))
     for number in range(files):
         (top / f"file{number}").touch()
 
 
 @contextmanager
-def served(command: Sequence[str], path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def served(command: Sequence[str], path: Path, ready: Callable[[], bool]) -> Iterator[subprocess.Popen[bytes]]:
     """A server of another project, whose mount is gone at the end."""
-    path.mkdir()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            while not (path / "data").exists() and process.poll() is None:
+            while not ready() and process.poll() is None:
                 os.sched_yield()
             yield process
         finally:
@@ -155,39 +202,67 @@ def served(command: Sequence[str], path: Path) -> Iterator[subprocess.Popen[byte
 
 def built_ll(folder: Path) -> Path | None:
     """Libfuse's example; None: its source, its headers or a compiler are missing."""
-    program = folder / "passthrough_ll"
-    flags = "$(pkg-config --cflags --libs fuse3)"
-    command = f"cc -O2 -w -D_GNU_SOURCE {PASSTHROUGH_LL} -o {program} {flags}"
-    return None if subprocess.run(command, shell=True, stderr=subprocess.DEVNULL, check=False).returncode else program
+    program, flags = folder / "passthrough_ll", ["pkg-config", "--cflags", "--libs", "fuse3"]
+    if not (PASSTHROUGH_LL.exists() and shutil.which("cc") and shutil.which("pkg-config")):
+        return None
+    words = subprocess.run(flags, capture_output=True, text=True, check=True).stdout.split()
+    command = ["cc", "-O2", "-w", "-D_GNU_SOURCE", str(PASSTHROUGH_LL), "-o", str(program), *words]
+    return None if subprocess.run(command, check=False).returncode else program
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--files", type=int, default=8_000)
-    files = parser.parse_args().files
+    parser.add_argument("--buffered", action="store_true")
+    parser.add_argument("--trees", action="store_true")
+    parser.add_argument("--files", type=int)
+    arguments = parser.parse_args()
+    if arguments.files is not None and arguments.files < 1:
+        parser.error(f"--files: {arguments.files} is less than 1")
+    if arguments.trees and not shutil.which("git"):
+        parser.error("--trees needs git")
+    direct = not arguments.buffered
+    wanted = arguments.files or (10_000 if arguments.trees else 8_000)
+    files = 1 if arguments.trees else wanted  # of those that are there before
     room = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (room, room))
     without_stats = {"plain"} | ({"ll"} if files + 1000 > room else set())  # it has a descriptor for each file
-    options = ("--capacity", "256MiB", "--direct-io")
+    options = ("--capacity", "256MiB", *(("--direct-io",) if direct else ()))
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))) / "store"
+        memory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
         make_files(memory, files)
+        subjects = {"tmpfs": Subject(memory, None)}
+        (root / "c" / "store").mkdir(parents=True)
         make_files(root / "c" / "store", files)
         mounted = stack.enter_context(Mounted(root / "c", f"dir:{root / 'c' / 'store'}", *options, longest=3600))
         (mounted.path / "data").read_bytes()
         assert mounted.process is not None
-        subjects = {"c": Subject(mounted.path, mounted.process.pid, stack)}
-        others = {"plain": [sys.executable, "-c", PASSTHROUGH, str(root / "plain")]}
+        subjects["c"] = Subject(mounted.path, mounted.process.pid)
+        others = {}
+        if not arguments.trees:
+            words = [str(root / "plain"), "direct" if direct else "pages"]
+            others["plain"] = [sys.executable, "-c", PASSTHROUGH, *words]
         if ll := built_ll(root):
-            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={memory},cache=never"]
+            cache = "never" if direct else "auto"
+            source = memory
+            if arguments.trees:  # names of both are in use at the same time
+                source = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+                make_files(source, files)
+            others["ll"] = [str(ll), str(root / "ll"), "-f", "-o", f"source={source},cache={cache}"]
         for name, command in others.items():
-            process = stack.enter_context(served(command, root / name))
-            subjects[name] = Subject(root / name, process.pid, stack)
+            (root / name).mkdir()
+            data = root / name / "data"
+            process = stack.enter_context(served(command, root / name, data.exists))
+            subjects[name] = Subject(root / name, process.pid)
+        for subject in subjects.values():
+            stack.callback(os.close, subject.fd)
         print(f"load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {options}")
-        print(f"| work | goal beside ll | CPU | {' | '.join(PEERS)} |\n|---|---|---|---|---|")
+        print("| work | goal beside ll | CPU | " + " | ".join(NAMES[1:]) + " |\n|---|---|---|---|---|---|")
         bench = Bench(Settings(rounds=11, seconds=0.02, size=SIZE), root, random.Random(1), stack)
-        works(bench, subjects, files, without_stats)
+        if arguments.trees:
+            trees(bench, subjects, wanted)
+        else:
+            works(bench, subjects, wanted, without_stats)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
 """What the benchmarks of stores share: an S3 server that delays and counts, ways to its objects, and rounds.
 
 The server is ministack with its objects in memory, in whose process each request is delayed and counted. Each side runs
-in a process by itself, with the packages of `environment`; mounts are servers. What cannot be had is said and left out.
+in a process by itself, in an environment that is made below `environments`; mounts are servers. What cannot be had is
+said and left out.
 """
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
-import importlib
 import io
-import itertools
 import json
 import os
 import random
@@ -20,13 +18,11 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-
-import execnet
 
 TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP))  # `tests` is no installed package
@@ -36,23 +32,7 @@ SMALL = BLOCK[: 16 << 10]
 T = TypeVar("T")
 
 
-def parser(text: str | None, jobs: Sequence[str]) -> argparse.ArgumentParser:
-    """Return a parser of the options that programs with sides have in common."""
-
-    def some(text: str) -> list[str]:
-        if unknown := sorted({*text.split(",")} - {*jobs}):
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(jobs)}")
-        return text.split(",")
-
-    found = argparse.ArgumentParser(description=(text or "").partition("\n")[0])
-    found.add_argument("--only", metavar="NAME,…", type=some, default=jobs, help="jobs, by their names in the table")
-    found.add_argument("--quick", action="store_true", help="tiny sizes, one round: requests count, times do not")
-    found.add_argument("--environment", type=Path, default=Path.home() / ".cache" / "pagecache-far")
-    found.add_argument("--here", dest="environment", action="store_const", const=None, help="use the present packages")
-    return found
-
-
-def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, job: str) -> dict[str, list[T]]:
+def interleaved(sides: dict[str, Callable[[], T]], rounds: int, job: str) -> dict[str, list[T]]:
     """Run all sides in each round, another one first. A side that fails is said and left out."""
     found: dict[str, list[T]] = {name: [] for name in sides}
     for turn in range(rounds):
@@ -60,7 +40,7 @@ def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, job: str) -> 
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             try:
                 found[name].append(sides[name]())
-            except (RuntimeError, OSError, EOFError, execnet.RemoteError) as error:
+            except (RuntimeError, OSError) as error:
                 print(f"{name} is left out of {job}: {error}", file=sys.stderr)
                 del found[name]
     return found
@@ -171,7 +151,8 @@ class Fsspec(Way):
     def open(self, key: str, mode: str) -> Any:
         if self.fs is None:
             self.fresh()
-        return self.fs.open(f"{BUCKET}/{key}", mode)
+        options = {"cache_type": "blockcache"} if self.words == ("blockcache",) and mode == "rb" else {}
+        return self.fs.open(f"{BUCKET}/{key}", mode, **options)
 
 
 class Client(Way):
@@ -241,6 +222,17 @@ class Diskcache(Boto3):
         kept.close()
 
 
+class Smart(Boto3):
+    """smart_open."""
+
+    read, create, stream, upload = Way.read, Way.create, Way.stream, Way.upload
+
+    def open(self, key: str, mode: str) -> Any:
+        import smart_open  # type: ignore[import-not-found]
+
+        return smart_open.open(f"s3://{BUCKET}/{key}", mode, transport_params={"client": self.client})
+
+
 class Obstore(Client):
     """obstore: the client of Rust programs. It sends parts of 8 MiB, eight at once."""
 
@@ -259,9 +251,6 @@ class Obstore(Client):
     def create(self, key: str) -> None:
         self.calls.put(self.bucket, key, SMALL)
 
-    def upload(self, key: str, size: int) -> None:
-        self.store(key, itertools.repeat(BLOCK, size // MIB))
-
     def load(self, key: str, target: Any) -> None:
         for piece in self.calls.get(self.bucket, key).stream(min_chunk_size=MIB):
             target.write(piece)
@@ -278,26 +267,36 @@ class Repeated(io.RawIOBase):
     """A file of one block again and again, for uploads."""
 
     def __init__(self, size: int) -> None:
-        self.left = size
+        self.size, self.at = size, 0
 
     def readable(self) -> bool:
         return True
 
+    seekable = readable
+
     def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), self.left, MIB)
-        buffer[:size] = BLOCK[:size]
-        self.left -= size
+        size = min(len(buffer), self.size - self.at, MIB - self.at % MIB)
+        buffer[:size] = BLOCK[self.at % MIB : self.at % MIB + size]
+        self.at += size
         return size
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
 
 
 # ---------------------------------------------------------------- processes
 
-PACKAGES = ["s3fs[boto3]>=2026", "cffi", "click", "diskcache", "execnet", "obstore", "pandas", "polars", "pyarrow"]
-PACKAGES += ["prometheus_client", "rich", "sortedcontainers", "duckdb==1.5.5", "duckdb-extension-httpfs==1.5.5"]
+ENGINES = ["pyarrow", "pandas", "polars", "duckdb==1.5.5"]
+ENVIRONMENTS = {
+    "ours": ["s3fs>=2026", "boto3", "cffi", "click", "prometheus_client", "rich", "sortedcontainers", *ENGINES],
+    "peers": ["boto3", "obstore", "smart_open[s3]", *ENGINES, "duckdb-extension-httpfs==1.5.5"],
+    "disk": ["s3fs>=2026", "boto3", "cffi", "click", "diskcache", "sortedcontainers"],
+}
 PLAIN = {
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
-    "PYTHONPATH": f"{TOP}{os.pathsep}{TOP / 'benchmarks'}",
+    "PYTHONPATH": str(TOP),
     "RCLONE_S3_PROVIDER": "Other",
     "RCLONE_S3_ENV_AUTH": "true",
     "RCLONE_CONFIG": os.devnull,
@@ -311,41 +310,34 @@ MOUNTS = {
     "--use-server-modtime --s3-endpoint {endpoint}",
     "s3fs-fuse": "s3fs far {at} -f -o url={endpoint},use_path_request_style,use_cache={cache}",
 }
-Sides = dict[str, tuple[type[Way], tuple[str, ...]]]
-"""By name: the kind and its words."""
-
-
-def serve(channel: Any) -> None:
-    """Do the jobs that come in, by a side of a program."""
-    program, name, words = channel.receive()
-    way = importlib.import_module(program).SIDES[name][0](*words)
-    for act, given, named in channel:
-        try:
-            channel.send((getattr(way, act)(*given, **named), None))
-        except Exception as error:
-            channel.send((None, repr(error)[:300]))
-    os._exit(0)  # sessions of some clients are not closed
+Sides = dict[str, tuple[str, type[Way], tuple[str, ...]]]
+"""By name: the environment, the kind and its words."""
 
 
 class Remote:
-    """A side in a process of another interpreter."""
+    """A side in a process of its environment, which takes jobs."""
 
     def __init__(self, name: str, python: Path, far: Far) -> None:
-        self.group = execnet.Group()
+        command = [str(python), sys.argv[0], "--side", name, far.endpoint, *far.known[name][2]]
         far.stack.callback(self.close)
-        gateway = self.group.makegateway(f"popen//python={python}")
-        self.jobs = gateway.remote_exec("import sides; sides.serve(channel)")
-        self.jobs.send((Path(sys.argv[0]).stem, name, [far.endpoint, *far.known[name][1]]))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def __call__(self, act: str, *given: Any, **named: Any) -> Any:
-        self.jobs.send((act, given, named))
-        found, error = self.jobs.receive()
-        if error is not None:
-            raise RuntimeError(error)
+    def __call__(self, act: str, *words: Any, **named: Any) -> Any:
+        orders, answers = self.process.stdin, self.process.stdout
+        assert orders is not None
+        assert answers is not None
+        orders.write(json.dumps([act, words, named]) + "\n")
+        orders.flush()
+        if not (answer := answers.readline()):
+            raise RuntimeError("its process ended")
+        found = json.loads(answer)
+        if isinstance(found, dict):
+            raise RuntimeError(found["error"])
         return found
 
     def close(self) -> None:
-        self.group.terminate(timeout=60)
+        if self.process.stdin is not None and not self.process.stdin.closed:
+            self.process.communicate(timeout=60)
 
 
 class Mount(Way):
@@ -396,13 +388,28 @@ class Mount(Way):
         return getattr(self, act)(*given, **named)
 
 
-class Far:
-    """The server, and the sides that were used so far. `environment`: its folder; None: the one that runs this."""
+def side(known: Sides) -> None:
+    """Be a side, if this process was started as one: do what comes in, line by line."""
+    if sys.argv[1:2] != ["--side"]:
+        return
+    way = known[sys.argv[2]][1](*sys.argv[3:])
+    for line in sys.stdin:
+        act, positional, named = json.loads(line)
+        try:
+            found = getattr(way, act)(*positional, **named)
+        except Exception as error:
+            found = {"error": repr(error)[:300]}
+        print(json.dumps(found), flush=True)
+    os._exit(0)  # sessions of some clients are not closed
 
-    def __init__(self, known: Sides, environment: Path | None, stack: ExitStack) -> None:
+
+class Far:
+    """The server, and the sides that were used so far. `environments`: a folder for them; None: use this one."""
+
+    def __init__(self, known: Sides, environments: Path | None, stack: ExitStack) -> None:
         from tests.s3.servers import ENVIRONMENT, Server
 
-        self.known, self.environment, self.stack = known, environment, stack
+        self.known, self.environments, self.stack = known, environments, stack
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name in [name for name in os.environ if name.startswith(("AWS_", "RCLONE_"))]:
             del os.environ[name]
@@ -438,14 +445,17 @@ class Far:
         return self.sides[name]
 
     def remote(self, name: str) -> Remote:
-        if (home := self.environment) is None:
-            return Remote(name, Path(sys.executable), self)
-        if not (home / "whole").exists():
-            print(f"making {home}", file=sys.stderr)
-            subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-            subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *PACKAGES], check=True, timeout=900)
-            (home / "whole").touch()
-        return Remote(name, home / "bin" / "python", self)
+        python, environment = Path(sys.executable), self.known[name][0]
+        if self.environments is not None:
+            home = self.environments / environment
+            python = home / "bin" / "python"
+            if not (home / "whole").exists():
+                print(f"making {home}", file=sys.stderr)
+                subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
+                packages = ENVIRONMENTS[environment]
+                subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True, timeout=900)
+                (home / "whole").touch()
+        return Remote(name, python, self)
 
     def mounted(self, name: str) -> Mount:
         if name != "mount" and not shutil.which(MOUNTS[name].split()[0]):

@@ -26,9 +26,9 @@ def main() -> None:
         bench = Bench(Settings(rounds=rounds, size=size), Path(folder), random.Random(1), stack)
         volume = stack.enter_context(PageCache(capacity)).attach(f"dir:{folder}")
 
-        def compare(name: str, cached: Any, plain: Any, after: Any = lambda _: None) -> None:
-            runs = {"cached": cached, "plain": plain}
-            ways = [Way(name=side, run=run, items=[0], after=after, most=1) for side, run in runs.items()]
+        def compare(name: str, cached: Any, plain: Any, *items: Any, after: Any = lambda _: None) -> None:
+            ways = [Way(name="cached", run=cached, items=items, after=after, most=1)]
+            ways.append(Way(name="plain", run=plain, items=items, after=after, most=1))
             found = bench.compare(*ways, clock=time.perf_counter)
             print(f"| {name} | {found.speed('cached', 'plain')[0]:.2f} |", flush=True)
 
@@ -51,21 +51,25 @@ def main() -> None:
 
         print(f"{size // MIB} MiB through {capacity // MIB} MiB, load {os.getloadavg()[0]:.1f}\n")
         print("| job | × speed of plain files |\n|---|---|")
-        compare("write by 1 MiB, fsync", cached_write, plain_write, removed)
-        for name, key in (("read by 1 MiB", "file"), ("direct read by 1 MiB", "direct")):  # each has a file of its own
+        compare("write by 1 MiB, fsync", cached_write, plain_write, 0, after=removed)
+        for name, key, piece, direct in (
+            ("read by 1 MiB", "file", MIB, False),
+            ("read by 64 KiB", "file", MIB // 16, False),
+            ("direct read by 1 MiB", "other", MIB, True),  # of a file of its own
+        ):
 
-            def cached_read(_: object, key: str = key) -> None:
-                with volume.open(key, "rb", direct=key == "direct") as file:
-                    while file.read(MIB):
+            def cached_read(_: object, key: str = key, piece: int = piece, direct: bool = direct) -> None:
+                with volume.open(key, "rb", direct=direct) as file:
+                    while file.read(piece):
                         pass
 
-            def plain_read(_: object, key: str = key) -> None:
+            def plain_read(_: object, key: str = key, piece: int = piece) -> None:
                 with open(bench.folder / key, "rb", buffering=0) as file:
-                    while file.read(MIB):
+                    while file.read(piece):
                         pass
 
             bench.plain(key)
-            compare(name, cached_read, plain_read)
+            compare(name, cached_read, plain_read, 0)
 
 
 if __name__ == "__main__":

@@ -171,5 +171,5 @@ def test_a_bad_delay_is_refused(delay: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("fusermount3") is None, reason="there is no FUSE here")
-def test_a_mount_is_measured() -> None:
-    assert "names" in [cells[0] for cells in quick("mounts.py", "--files", "20")]
+def test_a_mount_is_measured_with_programs_on_trees() -> None:
+    assert "git clone" in [cells[0] for cells in quick("mounts.py", "--trees", "--files", "20")]
