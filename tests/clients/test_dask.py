@@ -1,5 +1,10 @@
-"""Several processes, each with its own cache. Two that write one object without an order are in conflict: one of them
-gets an error, and the other's bytes stay. tests/fsspec/test_sharing.py has opens after another process has closed.
+"""Several processes, each with its own cache: a worker that opens after another has closed sees the bytes that it
+wrote.
+
+    worker A   open ── write ── close ─┐
+    worker B                           └─ open ── read        close-to-open: B has A's bytes
+
+Two that write one object without that order are in conflict: one of them gets an error, and the other's bytes stay.
 """
 
 from __future__ import annotations
@@ -49,6 +54,11 @@ def write(url: str, mode: str, offset: int, data: bytes) -> None:
         file.write(data)
 
 
+def read(url: str) -> bytes:
+    with fsspec.open(url, "rb") as file:
+        return bytes(file.read())
+
+
 class Writer:
     """A handle that stays open in a worker."""
 
@@ -65,6 +75,21 @@ class Writer:
         except OSError as error:
             return type(error).__name__
         return "closed"
+
+
+def test_an_open_after_another_worker_closed_sees_the_new_bytes(client: Client, workers: list[str], url: str) -> None:
+    one, other = workers
+    data = bytearray(b"\1" * SIZE)
+    client.submit(write, url, "wb", 0, bytes(data), workers=one, pure=False).result(60)
+    for turn in range(6):
+        reader, writer = (one, other) if turn % 2 else (other, one)
+        found = client.submit(read, url, workers=reader, pure=False).result(60)
+        assert found == data  # the reader has all of it cached now
+        patch = bytes([turn + 2]) * 1000
+        data[turn * 20_000 : turn * 20_000 + 1000] = patch
+        client.submit(write, url, "r+b", turn * 20_000, patch, workers=writer, pure=False).result(60)
+        assert client.submit(read, url, workers=reader, pure=False).result(60) == data
+    assert Path(url.partition("://")[2]).read_bytes() == data
 
 
 @pytest.mark.parametrize(
