@@ -170,13 +170,11 @@ def with_overrides(options: Options, overrides: Mapping[str, Any], call: Any = N
     >>> with_overrides(VolumeOptions(), {"read_ahead": "64KiB"}).read_ahead
     65536
     """
-    if not overrides:
-        return options
     known = [f.name for f in dataclasses.fields(options)]
-    for name in overrides:
-        if call is not None and name not in known:
-            raise unknown_option(call.__qualname__.removesuffix(".__init__"), name, [*known, *call.__kwdefaults__])
-    return dataclasses.replace(options, **overrides)
+    wrong = [name for name in overrides if name not in known]
+    if wrong and call is not None:
+        raise unknown_option(call.__qualname__.removesuffix(".__init__"), wrong[0], [*known, *call.__kwdefaults__])
+    return dataclasses.replace(options, **overrides) if overrides else options
 
 
 @named_options

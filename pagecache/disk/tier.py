@@ -479,10 +479,7 @@ class Tier:
             self._tell(f"the disk tier in {self.described.path!r} is written again", None, "")
 
     def _tell(self, what: str, error: OSError | None, next: str) -> None:
-        if error is not None:
-            log.warning("%s; %s", what, next)
-        else:
-            log.info("%s", what)
+        log.log(logging.INFO if error is None else logging.WARNING, "%s%s", what, next and f"; {next}")
         for volume in tuple(self.told):
             volume.emit("disk", error=error, message=what, next=next)
 

@@ -420,7 +420,7 @@ class CachedFile(Handle, io.RawIOBase):
         self._check_open()
         if level == "disk":
             barrier.save(self._inode, timeout)
-        elif self._inode.removed and self._inode.is_unpublishable():
+        elif self.volume._is_read_only() or (self._inode.removed and self._inode.is_unpublishable()):
             self._inode.volume.check_alive(self.key)
         else:
             barrier.drive(barrier.FileSync(self._inode), timeout, "fsync")

@@ -34,6 +34,7 @@ from ..backends.protocol import ObjectStat
 from ..engine.attempts import Attempts
 from ..errors import os_error
 from ..objects import Kind
+from ..volume.inode import Inode
 from ..volume.volume import Volume
 from .remembered import PAGE, Answer, Remembered
 
@@ -172,13 +173,13 @@ class Directories(Namespace):
             recovery.give_up(made)
             return answer
 
-    def status(self, key: str, again: bool = True) -> ObjectStat:
-        """Return the status, with the cache's size if the store may lack bytes. `again`: look again at another file."""
+    def status(self, key: str, seen: Inode | None = None) -> ObjectStat:
+        """Return the status, with the cache's size if the store may lack bytes. `seen`: the name led to it just now."""
         lstat = getattr(self.backend, "lstat", self.backend.stat)
         canonical = self.volume._canonical(key)
         if self.volume.recovery is not None:
             self.volume.recovery.first(self.volume._attempts("stat", key, None), canonical)
-        known = self.volume._inode_at(canonical)
+        known = self.volume._inode_at(canonical) if seen is None else seen
         quiet = None if known is None else known.versions.quiet()
         try:
             found: ObjectStat = self.query("stat", key, lambda: lstat(key))
@@ -190,8 +191,8 @@ class Directories(Namespace):
         if inode is None or inode.backend_file is None:
             return found
         same = inode is known or (found.version is not None and found.version == inode.versions.base)
-        if again and not same:
-            return self.status(key, again=False)
+        if seen is None and not same:
+            return self.status(key, inode)  # it may have been written back after that look
         quiet = quiet if inode is known else inode.versions.quiet()
         stored = same and not inode.has_local() and quiet is not None and inode.versions.quiet() == quiet
         return found if stored else dataclasses.replace(found, size=inode.size)

@@ -4,16 +4,12 @@ A target has numbered files. Threads call its verbs as methods, tasks as corouti
 io.UnsupportedOperation: it is skipped from then on, and the report lists it. Verbs return and raise what the calls
 behind them do: errors are OSError, with `characters_written` after a partial write.
 
-    try_read, try_write                     None, False: they would have to wait
     view, copy                              memory of a file (`Held`), and a write out of it
     tear                                    a write from memory whose last part is unmapped, which raises EFAULT
-    save                                    fsync of a handle
     change      change the store as a foreign writer; on return the tested system is aware of it
     replace     replace the stored object so, while some local data exists; on return the conflict is settled
     lose        discard local data of a range, or of all from an offset on; returns the lost (offset, length)
     publish, rename, remove, look           a worker's own objects; with `hold` the content of a handle opened before
-    enter, act, link, symlink               shared names; `act` calls a method of a handle
-    elsewhere                               a change of a shared name by another program
 """
 
 from __future__ import annotations

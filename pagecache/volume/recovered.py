@@ -289,14 +289,16 @@ class Recovery:
 
     def has_changed(self, file: EngineFile) -> bool:
         """Return whether a file that is held was changed since it was laid."""
-        return self.holds(file) and not file.journaled.has_all()
+        return self.holds(file) and not file.journaled.is_as_adopted()
 
     # -- in the background
 
     def resume(self, name: Key | None) -> None:
-        found = self._left if name is None else self._named(name)
-        if name is not None and (inode := self._volume.inodes.get(name)) in self._laid:  # perhaps by another name
-            found = [self._laid[inode], *(each for each in found if each.inode is None)]
+        found = self._left
+        if name is not None:
+            found = [each for each in self._named(name) if each.inode is None or each.inode.key == name]
+            if (inode := self._volume.inodes.get(name)) in self._laid:  # it had another name
+                found.append(self._laid[inode])
         for each in found:
             each.held, each.sought = False, True  # first: what lays it looks at the end
             if each.inode is not None:
@@ -364,7 +366,7 @@ class Recovery:
 
 def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery | None:
     """Find the files that were left for a volume; None: there are none."""
-    reads = volume.options.read_only or bool(volume.engine.backend.limits.read_only)
+    hold |= (reads := volume._is_read_only())
     numbers = set(tier.unsaved(volume_id))
     for other in tuple(tier.told):
         journal = getattr(other, "journal", None)
@@ -376,20 +378,15 @@ def find(volume: Volume, tier: Tier, volume_id: str, *, hold: bool) -> Recovery 
     # What the start has found is true until a record is appended; its states are those that appends change.
     found = opened.recovered if opened.last == opened.recovered.end else opened.read()
     left = [
-        _Left(
-            volume,
-            replace(unsaved, state=_state(volume, unsaved)),
-            _canonical(volume, unsaved.state.key),
-            held=hold or reads,
-        )
+        _Left(volume, replace(unsaved, state=_state(volume, unsaved)), _canonical(volume, unsaved.state.key), held=hold)
         for unsaved in found.files
         if unsaved.number in numbers
     ]
     if volume.engine.journal is not None:
         volume.engine.journal.numbers |= numbers
     total = sum(end - begin for each in left for begin, end in _written(each.unsaved, each.unsaved.base_size))
-    held = "they wait for a volume that may write" if reads else "they wait for Volume.resume"
-    then = held if hold or reads else "they are saved in the background"
+    then = "they wait for Volume.resume" if hold else "they are saved in the background"
+    then = "they wait for a volume that may write" if reads else then
     what = f"{len(left)} files with {total} bytes that the store does not have were found in the disk tier"
     volume.engine.say(logging.WARNING, "recovered bytes", what, then)
     return Recovery(volume, tier, volume_id, left)
@@ -518,18 +515,18 @@ def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | No
 
 def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
     """Open the object of a name; `created`: or make it. FileNotFoundError: there is none, or it is another one."""
+    created &= not volume._is_read_only()
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
     flags, lasting = os.O_RDWR | (os.O_CREAT if created else 0), volume.engine.lasting_identity
     other = FileNotFoundError(errno.ENOENT, "another object has its name", key)
     if state.identity is not None:  # before the open: another writable handle keeps a close from saving
         try:
-            if lasting(tries.repeated(partial(volume.engine.backend.stat, key)).identity) != state.identity:
-                raise other
-        except FileNotFoundError as error:
-            if error is other:
-                raise
-            flags |= os.O_EXCL if created else 0
+            found = lasting(tries.repeated(partial(volume.engine.backend.stat, key)).identity)
+        except FileNotFoundError:
+            found, flags = state.identity, flags | (os.O_EXCL if created else 0)
+        if found != state.identity:
+            raise other
     handle = volume._open(key, volume._canonical(key), flags, 0.0, make, tries, lays=True)
     if flags & os.O_EXCL or state.identity in (None, lasting(handle._inode.identity)):
         return handle

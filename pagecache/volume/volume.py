@@ -260,9 +260,12 @@ class Volume:
     def _check_may_write(self, key: Key | None, bits: int) -> None:
         """Raise PermissionError if an open with these flags would change a read-only object."""
         writes = bits & os.O_ACCMODE != os.O_RDONLY or bits & (os.O_CREAT | os.O_TRUNC)
-        if writes and (self.options.read_only or self.engine.backend.limits.read_only):
+        if writes and self._is_read_only():
             why = getattr(self.engine.backend, "why_read_only", "")
             raise PermissionError(errno.EACCES, f"the volume {self.name!r} is read-only{why and f': {why}'}", key)
+
+    def _is_read_only(self) -> bool:
+        return self.options.read_only or self.engine.backend.limits.read_only
 
     # -- the namespace
 

@@ -559,15 +559,31 @@ def held(world: World, **options: Any) -> World:
 
 
 @pytest.mark.parametrize("by", [lambda world: world.volume, lambda world: world.cache], ids=["volume", "cache"])
-def test_a_sync_at_the_store_saves_a_held_file_that_was_changed_since_and_no_other(world: World, by: Any) -> None:
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda file: file.pwrite(b"mine", 100), changed(100, b"mine", HELD)),
+        (lambda file: file.truncate(6000), HELD[:6000]),
+        (lambda file: file.punch_hole(0, 4096), bytes(4096) + HELD[4096:]),
+    ],
+    ids=["bytes", "a truncate", "a hole"],
+)
+def test_a_sync_at_the_store_saves_a_held_file_that_was_changed_since_and_no_other(
+    world: World, by: Any, change: Any, expected: bytes
+) -> None:
     after = held(world, durability="backend")
     file = after.open()
+    file.fsync(durability="disk")  # which changes nothing
     by(after).sync()
     assert after.saved() == OLD
-    file.pwrite(b"mine", 100)
+    change(file)
     by(after).sync()
-    assert after.saved() == changed(100, b"mine", HELD)
+    assert after.saved() == expected
     assert after.left() == []
+    change(file)
+    file.pwrite(b"again", 0)
+    by(after).sync()
+    assert (after.saved() or b"")[:5] == b"again"
 
 
 @pytest.mark.parametrize("durability", ["backend", "disk"])
@@ -584,15 +600,23 @@ def test_a_held_file_is_resumed_by_the_name_that_it_has_now(world: World) -> Non
     after = held(world)
     after.volume.rename("k", "there")
     after.volume.resume("k")
-    assert after.left() == ["there"]
+    after.volume.sync(durability="backend")
+    assert after.saved("there") == OLD
     after.volume.resume("there")
     eventually(lambda: not after.left())
     assert after.saved("there") == HELD
 
 
 def test_a_read_only_volume_saves_nothing_that_was_left(world: World) -> None:
-    after = held(world, read_only=True)
-    assert after.read() == HELD
+    world.synced(b"made", key="n", mode="x+b")
+    world.store.objects.pop("n", None)  # by a power cut
+    world.synced(b"new", 5000)
+    after = world.crash(read_only=True)
+    raises(FileNotFoundError, after.read, "n")
+    assert "n" not in after.store.objects
+    with after.volume.open("k") as file:
+        assert file.read() == HELD
+        file.fsync(durability="backend")
     raises(PermissionError, after.volume.resume)
     raises(PermissionError, after.volume.resume, "k")
     after.volume.sync(durability="backend")

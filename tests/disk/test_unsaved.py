@@ -385,7 +385,7 @@ def test_a_close_does_not_save_a_file_that_is_held(world: World) -> None:
         file.pwrite(b"more", 100)
     with after.volume.open("k", "r+b"):
         pass
-    after.volume.sync(durability="backend")
+    after.volume.sync(durability="disk")
     assert after.saved() == OLD
     again = after.crash(on_recovery="hold")
     assert again.read() == changed(100, b"more", changed(8192, b"gone", changed(0, b"kept")))

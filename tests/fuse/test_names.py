@@ -190,25 +190,38 @@ def test_a_mount_asks_the_kernel_to_forget_names_that_no_process_uses(tmp_path: 
         eventually(lambda: mounted.number("mounted_names") == 1)
 
 
-@pytest.mark.parametrize("call", ["lstat", "readdir"])
+@pytest.mark.parametrize(("call", "times"), [("lstat", 1), ("lstat", 2), ("readdir", 1)])
 def test_the_size_of_a_file_that_is_saved_beside_a_look_is_not_older_than_its_bytes(
-    volume: Volume, monkeypatch: Patch, call: str
+    volume: Volume, monkeypatch: Patch, call: str, times: int
 ) -> None:
-    """The store is asked, the file comes to its name and is written back, and then the answer arrives."""
+    """The store is asked, a file comes to its name and is written back, and then the answer arrives; perhaps twice."""
     with volume.open("a", "xb") as former:
         former.write(b"former")
-    namespace, new = namespace_of(volume), volume.open("new", "xb")
-    new.write(b"whole file")
-    real = getattr(volume.engine.backend, call)
+    namespace, files = namespace_of(volume), [volume.open(f"new{number}", "xb") for number in range(times)]
+    for file in files:
+        file.write(b"whole file")
+    real, coming, here = getattr(volume.engine.backend, call), [*enumerate(files)], threading.get_ident()
 
     def beside(key: str) -> Any:
-        monkeypatch.undo()
-        Task(volume.rename, "new", "a").result()
+        if not coming or threading.get_ident() != here:
+            return real(key)
+        number, file = coming.pop(0)
+        Task(volume.rename, f"new{number}", "a").result()
         found = list(real(key)) if call == "readdir" else real(key)
-        Task(new.fsync).result()
+        Task(file.fsync).result()
         return found
 
     monkeypatch.setattr(volume.engine.backend, call, beside)
     found = namespace.status("a") if call == "lstat" else dict(namespace.entries(""))["a"]
-    assert found.size == 10
-    new.close()
+    assert (found.size, coming) == (10, [])
+    for file in files:
+        file.close()
+
+
+def test_the_size_by_a_new_name_is_that_of_another_program_s_change(volume: Volume, store: Path) -> None:
+    (store / "a").write_bytes(b"former")
+    with volume.open("a") as file:
+        assert file.read() == b"former"
+    os.link(store / "a", store / "b")
+    (store / "a").write_bytes(b"longer by another program")
+    assert namespace_of(volume).status("b").size == 25

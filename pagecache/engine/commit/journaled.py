@@ -277,6 +277,7 @@ class Journaled:
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
+        self._adopted = 0  # LSN of the last mark of what an earlier process has left
         self.due = 0.0
         """When its oldest unsaved record was appended."""
 
@@ -532,6 +533,13 @@ class Journaled:
                 return False
             return self._generation == self._owner.journal().generation
 
+    def is_as_adopted(self) -> bool:
+        """Return whether nothing of it was changed, or saved, since it was taken over."""
+        with self._lock:
+            return (
+                bool(self._marks) and self._marks[-1].lsn == self._adopted and not (self._lacks or self.file.unlogged())
+            )
+
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
         """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
         disk does not take it.
@@ -663,6 +671,7 @@ class Journaled:
             self._bases += self.file.size != state.size  # another program has appended in place
             self.file.cut_unlogged()
             self._add_mark()
+            self._adopted = max((mark.lsn for mark in self._marks), default=0)
             if state.renaming is not None or state.removing:  # whether that was done is known now
                 self._known = self._base()
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
