@@ -282,7 +282,7 @@ class PageCache:
             durability: what fsync, close, sync and detach wait for: "backend": the store; "disk": the disk of the tier.
                 Then the store gets the bytes in the background, and a later attach those that a crash or a detach left.
             on_recovery: "resume": save bytes that were found in the tier in the background; "hold": only after
-                `Volume.resume`.
+                `Volume.resume`, or an open for writing.
             volume_id: what the tier knows the store by; None: the backend's attribute `name`, which those of pagecache
                 have, else the URL, or the class of an object. Two stores with one id are taken for one; only versions
                 tell their objects apart.
@@ -453,7 +453,7 @@ class PageCache:
         self._check_open()
         deadline = Deadline(self.clock, timeout)
         errors: list[OSError] = []
-        tickets = self._begin_syncs(errors)
+        tickets = self._begin_syncs(errors, deadline)
         waits = [(ticket, ticket._deadline(deadline.timeout())) for ticket in tickets]
         for ticket, until in waits:
             try:
@@ -463,13 +463,13 @@ class PageCache:
         if errors:
             raise closing.together(WritebackError, errors, "could not be saved")
 
-    def _begin_syncs(self, errors: list[OSError]) -> list[SyncTicket]:
-        """Begin one ticket per volume, all at once; errors of detached volumes go to `errors`."""
+    def _begin_syncs(self, errors: list[OSError], deadline: Deadline) -> list[SyncTicket]:
+        """Begin one ticket per volume, all at once, those first that wait for no disk; errors go to `errors`."""
         tickets = []
-        for volume in self.volumes():
+        for volume in sorted(self.volumes(), key=lambda each: each.engine.durability):
             try:
-                tickets.append(volume.begin_sync())
-            except ShutdownError as error:
+                tickets.append(volume._begin_sync(None, deadline))
+            except OSError as error:
                 errors.append(error)
         return tickets
 

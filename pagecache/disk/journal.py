@@ -436,6 +436,10 @@ class Journal:
                 raise self._failure(error, "cannot be synced")
         return lsn <= self._confirmed
 
+    def has_void(self, lsn: int) -> bool:
+        """Return whether any record before this one, or it, does not count."""
+        return any(after < lsn for after, _, _ in self._void)
+
     def _is_void(self, lsn: int) -> bool:
         return any(after < lsn <= last for after, last, _ in self._void)
 

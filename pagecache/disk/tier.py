@@ -506,13 +506,10 @@ class Tier:
                 self._segments.end()
                 return
 
-    def _is_found(self, copy: Copy) -> bool:
-        """Return whether files find a copy. The lock is held."""
-        return self._copies.get((copy.volume, copy.key)) is copy
-
     def _save(self) -> None:
         with self._lock:
-            copies = [copy for copy in self._unsaved if copy.version is not None and self._is_found(copy)]
+            copies = [copy for copy in self._unsaved if copy.version is not None]
+            copies = [copy for copy in copies if self._copies.get((copy.volume, copy.key)) is copy]  # files find it
             self._unsaved.clear()
         oldest = self._segments.oldest
         if not copies and oldest == self._swept and not self._catalogue.damaged and not self._undropped:

@@ -646,6 +646,17 @@ class EngineFile(NativeInode):
 
     # -- write-back
 
+    def flush_start(self, stamp: int, pos: int = 0, end: int = END) -> int:
+        """Begin a pass, unless only an explicit call may save the file."""
+        return 0 if self._is_kept() else super().flush_start(stamp, pos, end)
+
+    def start_commit(self, stamp: int = 0) -> None:
+        if not self._is_kept():
+            super().start_commit(stamp)
+
+    def _is_kept(self) -> bool:
+        return self.withheld and self.conflict is None  # a conflict sends nothing: it marks bytes as failed
+
     def begin_hand_over(self, start: int, end: int) -> None:
         """Start write-back of a range's dirty bytes, without waiting. Not if a commit makes bytes visible: age and
         hints do not count there (contract 2.11).

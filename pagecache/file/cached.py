@@ -418,13 +418,11 @@ class CachedFile(Handle, io.RawIOBase):
         """Do what `fsync` does, without a report of losses: that is for the caller, who may have left."""
         level = self.volume.engine.level(durability)
         self._check_open()
-        if level == "disk":
-            barrier.save(self._inode, timeout)
-        elif self.volume._is_read_only() or (self._inode.removed and self._inode.is_unpublishable()):
+        held = self._inode.withheld and self.volume._is_read_only()  # what was recovered
+        if held or (level == "backend" and self._inode.removed and self._inode.is_unpublishable()):
             self._inode.volume.check_alive(self.key)
         else:
-            barrier.drive(barrier.FileSync(self._inode), timeout, "fsync")
-            self._inode.confirm_saved()
+            (barrier.save if level == "disk" else barrier.fsync)(self._inode, timeout)
         if self._inode.unclosed:
             self._inode.set_unclosed(False)  # the writer itself has published the object
 
@@ -436,9 +434,8 @@ class CachedFile(Handle, io.RawIOBase):
         """
         self._check_open()
         start, end = extent(offset, length, self._inode.size)
-        if start < end:
-            sync = barrier.FileSync(self._inode, start=start, end=end, commit=False, version=False)
-            barrier.drive(sync, None, "flush")
+        if start < end and not self._inode.withheld:
+            barrier.flush(self._inode, start, end)
 
     # -- the end
 

@@ -134,10 +134,6 @@ class Moving:
                 self._awaited.pop(caller, None)
                 self._changed.notify_all()
 
-    def _awaited_until(self, entries: tuple[Entry, ...]) -> float:
-        """Return the time until which calls may come back for one of these names."""
-        return max((until for entry, until in self._awaited.values() if entry in entries), default=0.0)
-
     @contextlib.contextmanager
     def taking(self, *entries: Entry, key: str | None = None) -> Iterator[None]:
         """Context of a call that takes these names away: waits for opens that come back, and for the running ones.
@@ -145,7 +141,9 @@ class Moving:
         """
         with self._changed:
             until = time.monotonic() + OPEN_TIMEOUT_S
-            while (left := min(self._awaited_until(entries), until) - time.monotonic()) > 0:
+            while awaited := [end for entry, end in self._awaited.values() if entry in entries]:
+                if (left := min(max(awaited), until) - time.monotonic()) <= 0:
+                    break
                 self._changed.wait(left)
             nodes = [self._nodes.child(*entry) for entry in entries]
             begun = [opening for opening, node in self._opens.items() if node in nodes]

@@ -113,7 +113,8 @@ class Server:
         if found.allocated == 0 and found.size and self._may_be_mapped(node):
             # Programs such as tar treat a file without blocks as one without data.
             found = dataclasses.replace(found, allocated=BLOCK)
-        return self._appearance.attributes(node.number, found, self._written_ns(node), taken)
+        written_ns = max((opened.written_ns for opened in self._opened(node)), default=0)
+        return self._appearance.attributes(node.number, found, written_ns, taken)
 
     @staticmethod
     def _as_open(found: ObjectStat, opened: list[OpenFile]) -> ObjectStat:
@@ -146,10 +147,6 @@ class Server:
         with self.nodes.lock:
             numbers = list(node.opens)
         return [opened for fh in numbers if (opened := self.files.by_number.get(fh)) is not None]
-
-    def _written_ns(self, node: Node) -> int:
-        """Return the time of the last write that is not stored yet."""
-        return max((opened.written_ns for opened in self._opened(node)), default=0)
 
     def _stat(self, node: Node) -> ObjectStat:
         for opened in self._opened(node):

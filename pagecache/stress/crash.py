@@ -115,7 +115,9 @@ class Crash(NoCrash):
         replaced = self._replace() if on_disk and target.withholds else None
         stored = [target.store(number) for number in range(len(world.models))] if on_disk else []
         target.resume()
-        self._check_journal()
+        tier = target.cache.tier
+        if world.plan.durability == "disk" and tier is not None and (lost := tier.journal().recovered.lost):
+            raise Broken(f"the journal reports lost records: {lost}", "crash")  # the disk has lost nothing confirmed
         world.count("files recovered", target.recovered)
         for number, model in enumerate(world.models):
             got = look(number)
@@ -165,12 +167,6 @@ class Crash(NoCrash):
         """Check the recovered bytes of a file, which lie over another version."""
         for begin, length in ranges:
             self._durable.judge_part(number, begin, got[begin : begin + length])
-
-    def _check_journal(self) -> None:
-        """Check that no part of the journal is lost. Raises: Broken: the disk has lost nothing that it confirmed."""
-        tier = self._target.cache.tier
-        if self._world.plan.durability == "disk" and tier is not None and (lost := tier.journal().recovered.lost):
-            raise Broken(f"the journal reports lost records: {lost}", "crash")
 
     def _look(self, what: int | str) -> bytes | None:
         return self._target.patiently(what, partial(self._target.look, what))

@@ -296,16 +296,13 @@ class Model:
                 self._remove(write, write.start, write.end)
             for start, end, gone in overtaken:
                 low = max(start, write.start)
-                pieces = [
-                    (a, b, (*found, *self._possible(gone, found))) for a, b, found in self.extents.pieces(low, end)
-                ]
+                pieces = []
+                for a, b, found in self.extents.pieces(low, end):
+                    certain = [other for other in found if other.certain and other not in self.running]
+                    left = [one for one in gone if all(one.ended >= other.begun for other in certain)]
+                    pieces.append((a, b, (*found, *left)))  # none of the others has certainly overwritten them
                 self.extents.assign(low, end, pieces)
             write.start, write.end, write.size = 0, 0, -1
-
-    def _possible(self, gone: Candidates, found: Candidates) -> Candidates:
-        """Return those of `gone` that none of the others has certainly overwritten."""
-        certain = [other for other in found if other.certain and other not in self.running]
-        return tuple(one for one in gone if all(one.ended >= other.begun for other in certain))
 
     def place(self, write: Write, offset: int, done: int | None = None) -> Write | None:
         """Record the place that an append reports: the end, possibly as moved by concurrent calls.

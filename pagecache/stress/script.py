@@ -55,8 +55,11 @@ class Script:
             raise ValueError("script.threads: none, and script.tasks: none: nothing would run")
         if not self.stirs:
             raise ValueError("script.threads: no worker has a stir: there is nothing to do")
-        for where, operation in self._places():
-            check(operation, where, len(self.contents))
+        for name in ("threads", "tasks"):
+            for i, worker in enumerate(getattr(self, name)):
+                for j, stir in enumerate(worker):
+                    for k, operation in enumerate(stir):
+                        check(operation, f"script.{name}[{i}][{j}][{k}]", len(self.contents))
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -77,13 +80,6 @@ class Script:
         worker = self.workers[number]
         for _ in range(self.repeat if stir < len(worker) else 0):
             yield from worker[stir]
-
-    def _places(self) -> Iterator[tuple[str, Operation]]:
-        for name in ("threads", "tasks"):
-            for i, worker in enumerate(getattr(self, name)):
-                for j, stir in enumerate(worker):
-                    for k, operation in enumerate(stir):
-                        yield f"script.{name}[{i}][{j}][{k}]", operation
 
     # -- as JSON
 

@@ -241,7 +241,8 @@ def _cut_views(volume: Volume, deadline: Deadline) -> bool:
 
 def _stays(volume: Volume, file: EngineFile) -> bool:
     """Return whether the unsaved bytes of a file stay in the disk tier."""
-    return (file.withheld or volume.engine.durability == "disk") and file.journaled.has_all()
+    kept = file.withheld or volume.engine.durability == "disk"
+    return file.recovering or (kept and file.journaled.has_all())
 
 
 def _unsaved(volume: Volume) -> list[FailedRange]:

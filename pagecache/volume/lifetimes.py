@@ -163,11 +163,12 @@ def close_handle(use: Use, *, changed: bool, timeout: float | None = None) -> No
             on_disk = volume.engine.durability == "disk"  # the journal keeps what a close saves
             if inode.conflict is not None:
                 raise inode.conflict_error()
-            if inode.withheld and not (on_disk and volume.recovery is not None and volume.recovery.holds(inode)):
+            if inode.withheld:
                 inode.set_aside(withheld=False)
             if inode.unclosed:
                 inode.set_unclosed(False)
-            if on_disk and volume.options.sync_on_close is not False and inode.has_local():
+            unsaved = inode.has_local() or inode.journaled.is_live()
+            if on_disk and volume.options.sync_on_close is not False and unsaved:
                 barrier.save(inode, timeout)
                 if inode.journaled.is_live():
                     inode.journaled.save_soon()

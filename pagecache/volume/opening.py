@@ -270,6 +270,8 @@ def open_again(handle: CachedFile, bits: int) -> CachedFile | None:
             use.begin()
         lifetimes.settle_abandoned(inode, tries)
         opened = bind(use, key, bits, make, nameless=True)
+        if volume.recovery is not None and opened is not None and bits & os.O_ACCMODE != os.O_RDONLY:
+            volume.recovery.opened_for_writing(inode)
     except BaseException:
         lifetimes.release(use)
         raise
@@ -633,7 +635,7 @@ def free_descriptors(volume: Volume, tries: Attempts) -> None:
     taken = volume.engine.take_idle(0, turn=None)
     tries.repeated(close, again=False)
     for file in volume.engine.idle_files():
-        if file.has_local() and not file.limits().commit_on_close:
+        if file.has_local() and not (file.withheld or file.limits().commit_on_close):
             barrier.fsync(file, tries.deadline.timeout())
     taken = volume.engine.take_idle(0, turn=None)
     tries.repeated(close, again=False)
@@ -713,7 +715,7 @@ def _yielded(volume: Volume, inode: Inode, stat: ObjectStat, changes: int, tries
     the base.
     """
     usage = inode.usage()
-    if inode.has_local() and not usage["dirty"] and not usage["writeback"]:
+    if inode.has_local() and not inode.withheld and not usage["dirty"] and not usage["writeback"]:
         with contextlib.suppress(OSError):  # otherwise it is a conflict
             barrier.fsync(inode, tries.deadline.timeout())
             changes = inode.changes()

@@ -320,7 +320,8 @@ def _open(
     """
     with inode.owner.inodes_lock:
         named = inode.owner.inodes.names(inode)
-    create = named and inode.has_local()
+    held = inode.withheld and (inode.owner.options.read_only or backend.limits.read_only)
+    create = named and inode.has_local() and not held
     settled = fenced or not inode.publications
     found = _find(backend, inode, create=create, comparable=not named or (same and not inode.names_are_facts()))
     if found is None:
@@ -407,7 +408,8 @@ def _adopt(inode: Inode, opened: Opened | None, limits: BackendLimits, fenced: b
     inode.lose_direct(forget=True)
     durable = inode.limits().durable_writes
     keep = {"punch_hole", "truncate"} if durable else {"punch_hole"}
-    kept = inode.owe_instead(_owed(inode, durable), keep=keep)
+    owed = [step._replace(behind=inode.withheld) for step in _owed(inode, durable)]  # held: with its first save
+    kept = inode.owe_instead(owed, keep=keep)
     if not (inode.commits.holes or inode.limits().commit_on_close):  # else they are owed, and later writes sent again
         _lose_holes(inode, [step.arguments for step in kept if step.method == "punch_hole"])
     if tail:
@@ -503,6 +505,8 @@ def _check_version(volume: Volume, inode: Inode, opened: Opened) -> None:
 
     The status from its open may be outdated: old calls may have ended since, and writers did not wait.
     """
+    if inode.recovering:
+        return  # the next call drops what was laid in part, and then compares
     if opened.quiet is not None and inode.versions.quiet() == opened.quiet and not inode.is_stale():
         try:
             compare(volume, inode, opened.stat, Attempts(volume.engine, "open", inode.key), opened.quiet)

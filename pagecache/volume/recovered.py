@@ -83,6 +83,12 @@ class _Left:
         self.begun: Inode | None = None  # its bytes may have been laid in part
         self.size_before = 0  # of that
 
+    def has_memory(self) -> bool:
+        """Return whether it has bytes in memory that nothing writes back."""
+        if self.inode is None:
+            return self.held and self.laying is not None and not self.laying.finished()
+        return self.inode.withheld and self.inode.has_local()
+
     def waits(self) -> bool:
         """Return whether it is to be laid without a call for it."""
         return self.sought and not (self.held or self.over)
@@ -197,12 +203,12 @@ class Recovery:
         try:
             self._check_room(each)
             each.inode = _lay(self._volume, each, Attempts(self._volume.engine, "open", each.key))
-            each.over = True
             if each.inode is not None:
                 self._laid[each.inode] = each
                 self._tier.errors += len(each.unsaved.damaged)
                 if not each.held:
                     _release(each.inode)
+            each.over = True  # last: a sync waits for what is not over
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -217,11 +223,7 @@ class Recovery:
         if not each.held:
             return
         with self._starting:
-            kept = [
-                one
-                for one in self._withheld
-                if one.held and (one.inode.has_local() if one.inode else one.laying and not one.laying.finished())
-            ]
+            kept = [one for one in self._withheld if one is not each and one.has_memory()]
             taken = sum(one.memory for one in kept)
             room = max(0, self._volume.cache.limits.dirty_limit // 2 - taken)
             self._withheld = [*kept, each]
@@ -283,13 +285,11 @@ class Recovery:
                 found = [other for other in found if other is not each]
         return found
 
-    def holds(self, file: EngineFile) -> bool:
-        """Return whether the bytes of a file are saved only after `resume`."""
-        return (each := self._laid.get(file)) is not None and each.held
-
-    def has_changed(self, file: EngineFile) -> bool:
-        """Return whether a file that is held was changed since it was laid."""
-        return self.holds(file) and not file.journaled.is_as_adopted()
+    def opened_for_writing(self, inode: Inode) -> None:
+        """End the hold of a file, before a handle can change it: so no file that is held has unsaved changes."""
+        if (each := self._laid.get(inode)) is not None and each.held:
+            each.held = False
+            _release(inode)
 
     # -- in the background
 
@@ -420,6 +420,8 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
         FileNotFoundError: there is no such object, and there was one.
     """
     unsaved, handle = each.unsaved, None
+    if each.begun is not None and each.begun.recovering and not each.begun.freed:
+        _take_back(volume, each, each.begun)
     try:
         handle = _found(volume, unsaved.state, tries)
         if each.over:
@@ -432,8 +434,6 @@ def _lay(volume: Volume, each: _Left, tries: Attempts) -> Inode | None:
             return None
         inode: Inode = handle._inode
         if not inode.journaled.has_adopted(unsaved.number):
-            if each.begun is inode:
-                _take_back(volume, each, inode)
             _adopt(volume, each, handle, tries)
         inode.keep_changes()
         _report_damage(volume, inode, unsaved)
@@ -515,7 +515,7 @@ def _found(volume: Volume, state: FileState, tries: Attempts) -> CachedFile | No
 
 def _opened(volume: Volume, state: FileState, key: Key, tries: Attempts, *, created: bool) -> CachedFile:
     """Open the object of a name; `created`: or make it. FileNotFoundError: there is none, or it is another one."""
-    created &= not volume._is_read_only()
+    created &= not volume._is_read_only() or bool(volume.engine.backend.limits.commit_on_close)  # that makes none yet
     window = int(volume.options.read_ahead)
     make = partial(CachedFile, key=key, mode="rb+", flags=os.O_RDWR, through=False, read_ahead=window)
     flags, lasting = os.O_RDWR | (os.O_CREAT if created else 0), volume.engine.lasting_identity

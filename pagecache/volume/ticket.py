@@ -84,7 +84,7 @@ class SyncTicket:
         `ordered`: it is over only after earlier ones; `failed`: the first errors.
         """
         engine = volume.engine
-        self._engine, self._aside, self._recovery = engine, volume.aside, volume.recovery
+        self._engine, self._aside = engine, volume.aside
         self._mark = engine.name_sync.mark()
         self._began = engine.reconnects
         self._stamp = engine.native.take_epoch()
@@ -236,8 +236,8 @@ class SyncTicket:
             self._files, self._taken_up = None, True
 
     def _take(self, file: EngineFile) -> None:
-        withheld = file.withheld and (self._recovery is None or not self._recovery.has_changed(file))
-        if file.freed or file.removed or file.abandoned or withheld or file.is_synced(self._stamp):
+        gone = file.freed or file.removed or file.abandoned
+        if gone or file.withheld or file.recovering or file.is_synced(self._stamp):
             return
         sync = FileSync(file, self._stamp)
         _, self._unsent[sync] = file.unsaved_up_to(self._stamp)

@@ -60,14 +60,6 @@ class _Mark(NamedTuple):
     """Epochs of the volume before it that are none of a mark: equal if no sync has begun between two marks."""
 
 
-class Appended(NamedTuple):
-    """What an fsync has appended, and has to confirm."""
-
-    file: Journaled
-    lsn: int
-    generation: int
-
-
 class VolumeJournal:
     """The journal as one volume uses it.
 
@@ -131,7 +123,7 @@ class VolumeJournal:
         """Append what the journal lacks of files, and wait for the device once. Return those that are to be saved in
         the store.
         """
-        done: list[Appended] = []
+        done: list[tuple[EngineFile, int]] = []
         left: list[EngineFile] = []
         clean: list[EngineFile] = []
         for file in files:
@@ -140,14 +132,14 @@ class VolumeJournal:
             if not (file.has_local() or file.journaled.is_live()):
                 clean.append(file)
                 continue
-            appended = file.journal().begin(until)
-            if appended is None:
+            generation = file.journal().begin(until)
+            if generation is None:
                 left.append(file)
             else:
-                done.append(appended)
+                done.append((file, generation))
         if (journal := self._journal) is not None:  # also that older records of clean files are settled
             error = self.confirm_all() if clean else self.confirm(journal.last)
-            left += [each.file.file for each in done if error or each.generation != journal.generation]
+            left += [file for file, generation in done if error or generation != journal.generation]
             left += clean if error else []
         return left
 
@@ -224,7 +216,8 @@ class VolumeJournal:
             with self._lock:
                 self._turn = deque(self._waiting)
         expire = self.volume.cache.config.dirty_expire
-        crowded = self._crowded()
+        journal = self._journal
+        crowded = journal is not None and journal.bytes > journal.limit // 2
         due: list[Journaled] = []
         delay = expire
         for _ in range(min(TURN, len(self._turn))):
@@ -246,11 +239,6 @@ class VolumeJournal:
                 file.set_sent(True)
             self._saving[self.begin_saving([file.file for file in due])] = due
         return min(delay, AGAIN) if due or self._saving else delay
-
-    def _crowded(self) -> bool:
-        """Return whether the journal has more than half of its limit."""
-        journal = self._journal
-        return journal is not None and journal.bytes > journal.limit // 2
 
     def unsaved(self) -> int:
         """Return the number of files with unsaved records."""
@@ -277,23 +265,23 @@ class Journaled:
         self._committing = False  # a commit of the whole object may be in the store, with a version that is not known
         self._bases = self._known_bases = 0  # times that another version came below its bytes, and those in its records
         self._made: tuple[str | None, str] | None = None  # base before, and version, of the last commit
-        self._adopted = 0  # LSN of the last mark of what an earlier process has left
         self.due = 0.0
         """When its oldest unsaved record was appended."""
 
     # -- append
 
-    def begin(self, until: float | None = None) -> Appended | None:
-        """Append what the journal lacks; the caller confirms it. None: it is to be saved in the store.
+    def begin(self, until: float | None = None) -> int | None:
+        """Append what the journal lacks; the caller confirms it. Return the generation of the journal in which that
+        counts; None: it is to be saved in the store.
 
         Raises:
             TimeoutError: the inode lock was not free `until` then.
         """
-        done: list[Appended | None] = []
+        done: list[int | None] = []
         self.file.run(LOCK, "holding", lambda: done.append(self._append()), until)
         return done[0]
 
-    def _append(self) -> Appended | None:
+    def _append(self) -> int | None:
         """The inode lock is held."""
         file = self.file
         with self._lock:
@@ -302,14 +290,15 @@ class Journaled:
                 self._settle(journal)
                 if not file.has_local():
                     file.cut_unlogged()
-                    return Appended(self, self._last, journal.generation)
-                if journal.generation != self._generation:
-                    self._generation, self._whole = journal.generation, True
+                    return journal.generation
+                if not self._counts():
+                    self._whole = True
                     self._lacks |= self._cut
+                self._generation = journal.generation
                 if not self._may_append():
                     return None
                 self._append_changes(journal)
-                return Appended(self, self._last, self._generation)
+                return self._generation
             except NotStagedError:
                 return None
             except (OSError, ValueError) as error:
@@ -527,18 +516,18 @@ class Journaled:
         return len(self._marks) > 0
 
     def has_all(self) -> bool:
-        """Return whether the journal has all that is local, as it is now."""
-        with self._lock:
-            if not self._marks or self._lacks or self.file.unlogged():
-                return False
-            return self._generation == self._owner.journal().generation
+        """Return whether the journal has all that is local, as it is now; not while an append hangs."""
+        if not self._marks or not self._lock.acquire(timeout=SLICE):
+            return False
+        try:
+            return bool(self._marks) and not (self._lacks or self.file.unlogged()) and self._counts()
+        finally:
+            self._lock.release()
 
-    def is_as_adopted(self) -> bool:
-        """Return whether nothing of it was changed, or saved, since it was taken over."""
-        with self._lock:
-            return (
-                bool(self._marks) and self._marks[-1].lsn == self._adopted and not (self._lacks or self.file.unlogged())
-            )
+    def _counts(self) -> bool:
+        """Return whether each of its records counts, as no sync of the device has failed that was about one."""
+        journal = self._owner.journal()
+        return journal.generation == self._generation or not journal.has_void(self._last)
 
     def note(self, make: Callable[[int], Record], *, confirm: bool = False) -> bool:
         """Append a record of something that has happened, or with `confirm` is about to happen, to the file. False: the
@@ -671,7 +660,6 @@ class Journaled:
             self._bases += self.file.size != state.size  # another program has appended in place
             self.file.cut_unlogged()
             self._add_mark()
-            self._adopted = max((mark.lsn for mark in self._marks), default=0)
             if state.renaming is not None or state.removing:  # whether that was done is known now
                 self._known = self._base()
                 self.note(lambda number: records.renamed(number, self._key(), self._known), confirm=True)
@@ -681,8 +669,13 @@ class Journaled:
         return self.is_live() and self._number == number
 
     def may_be_saved(self) -> bool:
-        """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it."""
-        return self._sent is not self._oldest() and not (self.file.freed or self.file.is_given_up())
+        """Return whether a save may begin of what is unsaved: none runs, and nothing forbids it. It would publish what
+        a writer has not saved yet of a whole object (contract 2.22).
+        """
+        file = self.file
+        if file.freed or file.is_given_up() or (file.limits().commit_on_close and file.unlogged()):
+            return False
+        return self._sent is not self._oldest()
 
     def set_sent(self, sent: bool) -> None:
         """Record that a save of it runs, or has ended."""

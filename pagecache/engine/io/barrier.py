@@ -302,6 +302,8 @@ def fsync(file: EngineFile, timeout: float | None = None) -> None:
         WritebackError, CommitError: it is not, and is still dirty.
         TimeoutError: the deadline passed; I/O goes on.
     """
+    if file.withheld:
+        file.set_aside(withheld=False)  # the caller publishes it on purpose
     drive(FileSync(file), timeout, "fsync")
     file.confirm_saved()
 
